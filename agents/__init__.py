@@ -1,0 +1,15 @@
+"""The agents, imported by name: autodiscovery only warns when a module fails to import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.main import RelayApp
+
+
+def register(app: RelayApp) -> None:
+    """Register every agent with the application."""
+    from agents import order_logging
+
+    order_logging.register(app)

@@ -1,0 +1,31 @@
+"""The order relay: every ORDER_PAID event reaches the external logger or the dead letters.
+
+``app.app`` is the Faust application, made on first use, so that ``faust -A app worker`` works
+while the pure modules import without Faust.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from app.main import RelayApp
+
+    app: RelayApp
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from app.errors import InvalidSettings
+    from app.main import create_app
+    from app.settings import load_settings
+
+    try:
+        settings = load_settings()
+    except InvalidSettings as error:
+        # A user's mistake gets one line, not a stack trace.
+        raise SystemExit(str(error)) from None
+    made = create_app(settings)
+    globals()["app"] = made
+    return made

@@ -1,0 +1,58 @@
+"""Where delivery's dead letters meet publishing's producer: the dead-letter topic."""
+
+from __future__ import annotations
+
+import time
+
+from app.delivery.dead_letters import DeadLetter, dead_letter_headers, smallest_headers
+from app.errors import PublishRefused, RecordTooLarge
+from app.publishing.producer import KafkaProducer
+
+PARTITION_COUNT_TTL_SECONDS = 60.0
+
+
+class DeadLetterTopic:
+    """Writes dead letters with acks=all; a ``DeadLetterSink``."""
+
+    def __init__(self, producer: KafkaProducer, topic: str, group_id: str) -> None:
+        """Write to ``topic`` for the consumer group ``group_id``."""
+        self._producer = producer
+        self._topic = topic
+        self._group_id = group_id
+        self._partitions = 0
+        self._asked_at = float("-inf")
+
+    async def send(self, letter: DeadLetter) -> None:
+        """See ``DeadLetterSink.send``."""
+        headers = dead_letter_headers(letter, self._group_id)
+        try:
+            await self._send(letter, headers)
+        except RecordTooLarge:
+            # Rather a letter without its long texts than none.
+            await self._send(letter, smallest_headers(headers))
+
+    async def _send(self, letter: DeadLetter, headers: list[tuple[str, bytes | None]]) -> None:
+        record = letter.record
+        partitions = await self._partition_count()
+        try:
+            await self._producer.send(
+                self._topic,
+                key=record.key,
+                value=record.value,
+                headers=headers,
+                # The same partition where it exists, so that a key's letters keep their order.
+                partition=record.partition if record.partition < partitions else None,
+            )
+        except PublishRefused:
+            self._asked_at = float("-inf")  # the topic may have changed
+            raise
+
+    async def _partition_count(self) -> int:
+        now = time.monotonic()
+        if now - self._asked_at > PARTITION_COUNT_TTL_SECONDS:
+            self._partitions = await self._producer.partition_count(self._topic)
+            self._asked_at = now
+        if not self._partitions:
+            self._asked_at = float("-inf")
+            raise PublishRefused(self._topic, "the topic does not exist")
+        return self._partitions

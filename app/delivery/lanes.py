@@ -1,0 +1,245 @@
+"""Lanes: records of one key one after another, different keys side by side.
+
+A lane holds the taken records of one key in offset order and works on its first one. It has a
+*place* while it is at an attempt; at most ``max_in_flight`` lanes have one. A lane that waits
+(for its backoff, or for the breaker) gives its place away, so a failing key holds up only
+itself. A lane that wants its place back comes before new records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+
+from app.delivery.record import Record
+
+# Records in memory, working or waiting behind their key: bounds memory when a key with many
+# records is stuck, and is far above what MAX_IN_FLIGHT keys can work on.
+MAX_HELD_RECORDS = 10_000
+
+
+class Abandoned(Exception):  # noqa: N818 - an outcome, not an error
+    """The worker is giving a record up unfinished: its partition moves, or the worker stops."""
+
+
+class Lane:
+    """One key's records, and the task that works on them."""
+
+    __slots__ = ("_lanes", "has_place", "key", "queue", "task")
+
+    def __init__(self, lanes: Lanes, key: Hashable, record: Record) -> None:
+        self._lanes = lanes
+        self.key = key
+        self.queue: deque[Record] = deque((record,))
+        self.has_place = True
+        self.task: asyncio.Task[None] | None = None
+
+    async def pause(self, seconds: float, until: asyncio.Future[None] | None = None) -> None:
+        """Give the place away for ``seconds`` (or until ``until`` is done), then take it back.
+
+        Raises:
+            Abandoned: The record is given up meanwhile.
+        """
+        lanes = self._lanes
+        lanes.check_open()
+        lanes.free_place(self)
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        timer = None
+        if seconds != float("inf"):
+            timer = loop.call_later(seconds, _resolve, waiter)
+
+        def wake(_: asyncio.Future[None]) -> None:
+            _resolve(waiter)
+
+        if until is not None:
+            until.add_done_callback(wake)
+        try:
+            await lanes.wait(waiter)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if until is not None:
+                until.remove_done_callback(wake)
+        await lanes.take_place(self)
+
+
+class Lanes:
+    """Runs ``deliver`` for every record put in: in order within a key, keys side by side."""
+
+    def __init__(
+        self,
+        deliver: Callable[[Record, Lane], Awaitable[None]],
+        *,
+        max_in_flight: int,
+        max_held: int = MAX_HELD_RECORDS,
+    ) -> None:
+        """Make lanes that are open.
+
+        Args:
+            deliver: Finishes one record, or raises ``Abandoned``; nothing else.
+            max_in_flight: Lanes at an attempt at a time.
+            max_held: Records in memory at a time.
+        """
+        self._deliver = deliver
+        self._max_in_flight = max_in_flight
+        self._max_held = max(max_held, max_in_flight)
+        self._lanes: dict[Hashable, Lane] = {}
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._place_queue: deque[tuple[Lane, asyncio.Future[None]]] = deque()
+        self._watchers: list[asyncio.Future[None]] = []
+        self._closed = False
+        self._finished = 0
+        self.in_flight = 0
+        self.held = 0
+
+    # --- taking records in ------------------------------------------------------------------
+
+    def has_room(self, key: Hashable) -> bool:
+        """Whether a record of this lane can be put now: back-pressure asks this first."""
+        if self._closed or self.held >= self._max_held:
+            return False
+        return key in self._lanes or (
+            self.in_flight < self._max_in_flight and not self._place_queue
+        )
+
+    def put(self, key: Hashable, record: Record) -> None:
+        """Queue a record behind its lane's others, or start its lane. Needs ``has_room``."""
+        self.held += 1
+        lane = self._lanes.get(key)
+        if lane is not None:
+            lane.queue.append(record)
+            return
+        lane = Lane(self, key, record)
+        self._lanes[key] = lane
+        self.in_flight += 1
+        lane.task = asyncio.create_task(self._run(lane))
+
+    async def changed(self) -> None:
+        """Wait until there may be room, or the lanes were closed or opened."""
+        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers.append(watcher)
+        await watcher
+
+    def notify(self) -> None:
+        """Wake whoever waits in ``changed``."""
+        if self._watchers:
+            watchers, self._watchers = self._watchers, []
+            for watcher in watchers:
+                _resolve(watcher)
+
+    # --- stopping -----------------------------------------------------------------------------
+
+    async def drain(self, seconds: float, give_up: Callable[[], bool]) -> None:
+        """Let the lanes run empty, for ``seconds`` at most or until ``give_up`` says so."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self.held and not give_up() and (left := deadline - loop.time()) > 0:
+            # give_up asks about somebody else's state: it is asked at every change of the lanes,
+            # and at least every quarter of a second.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.changed(), min(left, 0.25))
+
+    async def close(self, seconds: float) -> int:
+        """Take in nothing more, let attempts under way end, give up the rest unfinished.
+
+        Attempts get ``seconds`` to end and are cancelled then. When this returns, no lane runs.
+
+        Returns:
+            How many records were given up.
+        """
+        self._closed = True
+        held, finished = self.held, self._finished
+        self.notify()
+        for lane in self._lanes.values():
+            while len(lane.queue) > 1:
+                lane.queue.pop()
+        for waiter in list(self._waiters):
+            if not waiter.done():
+                waiter.set_exception(Abandoned())
+        tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+        # No lane runs: begin anew, also for a task that was cancelled before its first step.
+        self._lanes.clear()
+        self._place_queue.clear()
+        self.in_flight = self.held = 0
+        self.notify()
+        return held - (self._finished - finished)
+
+    def open(self) -> None:
+        """Take records in again after ``close``."""
+        self._closed = False
+        self.notify()
+
+    def check_open(self) -> None:
+        """Raise ``Abandoned`` once the lanes are closed."""
+        if self._closed:
+            raise Abandoned
+
+    # --- places -------------------------------------------------------------------------------
+
+    async def wait(self, waiter: asyncio.Future[None]) -> None:
+        """Wait for a future that ``close`` may end with ``Abandoned``."""
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def free_place(self, lane: Lane) -> None:
+        """Give a lane's place to whoever waits for one."""
+        if not lane.has_place:
+            return
+        lane.has_place = False
+        while self._place_queue:
+            next_lane, waiter = self._place_queue.popleft()
+            if not waiter.done():
+                next_lane.has_place = True
+                waiter.set_result(None)
+                return
+        self.in_flight -= 1
+        self.notify()
+
+    async def take_place(self, lane: Lane) -> None:
+        """Wait for a place.
+
+        Raises:
+            Abandoned: The lanes are closed.
+        """
+        if self.in_flight < self._max_in_flight:
+            self.in_flight += 1
+            lane.has_place = True
+        else:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._place_queue.append((lane, waiter))
+            await self.wait(waiter)
+        self.check_open()
+
+    async def _run(self, lane: Lane) -> None:
+        queue = lane.queue
+        try:
+            while queue:
+                self.check_open()
+                await self._deliver(queue[0], lane)
+                queue.popleft()
+                self.held -= 1
+                self._finished += 1
+        except Abandoned:
+            pass
+        finally:
+            self.held -= len(queue)
+            # No await since the queue was seen empty: a record put later starts a new lane.
+            self._lanes.pop(lane.key, None)
+            self.free_place(lane)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

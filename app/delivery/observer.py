@@ -1,0 +1,24 @@
+"""What the delivery code tells about itself, for metrics."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class DeliveryObserver(Protocol):
+    """Hears of every attempt and every end. Must neither block nor raise."""
+
+    def attempted(self, result: str, seconds: float) -> None:
+        """One attempt ended: ``success``, ``retryable``, ``rejected`` or ``outage``."""
+
+    def retrying(self) -> None:
+        """A record will be tried again."""
+
+    def delivered(self, paid_to_delivered_seconds: float) -> None:
+        """The logger answered 2xx."""
+
+    def dead_lettered(self, reason: str) -> None:
+        """A dead letter was acknowledged."""
+
+    def abandoned(self, records: int) -> None:
+        """Records were given up unfinished: their partition moved, or the worker stops."""

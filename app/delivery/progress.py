@@ -1,0 +1,156 @@
+"""How far a partition is finished: what may be committed, and what is finished beyond it.
+
+Only the contiguous finished prefix may be committed as the group's offset. Records finished out
+of order, behind one that is still being retried, are written beside it as commit metadata, so
+that the next owner of the partition does not deliver them again. (Confluent Parallel Consumer
+does the same; the text format here is our own.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+# The broker's default for offset.metadata.max.bytes is 4,096.
+MAX_METADATA_LENGTH = 4000
+_VERSION = "relay1"
+
+
+class Commit(NamedTuple):
+    """What to commit for a partition.
+
+    Attributes:
+        offset: The next offset to deliver: everything before it is finished.
+        metadata: What is finished beyond it, for ``PartitionProgress(metadata=...)``; "" if
+            nothing is.
+    """
+
+    offset: int
+    metadata: str
+
+
+class PartitionProgress:
+    """The records of one partition that were taken in one generation of the group.
+
+    Memory is bounded by what is unfinished, never by how much finished behind a slow record.
+    """
+
+    def __init__(self, generation: int, committed: Commit | None = None) -> None:
+        """Begin with nothing taken.
+
+        Args:
+            generation: The group's generation; records of another one are not counted.
+            committed: What the group committed last; ``None`` if it never did.
+        """
+        self.generation = generation
+        self._next: int | None = committed.offset if committed else None
+        # Offset to record time in seconds. Insertion order is offset order.
+        self._unfinished: dict[int, float] = {}
+        self._held: set[int] = set()
+        # Everything below it is finished but for the unfinished ones.
+        self._finished_below = self._next or 0
+        self._restored_unfinished: set[int] = set()
+        self._restored_below = 0
+        if committed and committed.metadata:
+            self._restore(committed)
+
+    def take(self, offset: int, record_time: float) -> bool:
+        """Note that a record was read from Kafka. Offsets come in ascending order.
+
+        Args:
+            offset: The record's offset.
+            record_time: The record's timestamp, in seconds since the epoch.
+
+        Returns:
+            Whether it is to be delivered; ``False`` for a record that is finished already.
+        """
+        if self._next is not None and offset < self._next:  # read again
+            return offset in self._unfinished
+        self._next = offset + 1
+        if offset < self._restored_below and offset not in self._restored_unfinished:
+            return False
+        self._unfinished[offset] = record_time
+        return True
+
+    def hold(self, offset: int) -> bool:
+        """Claim a taken record for delivery.
+
+        Returns:
+            ``False`` if it is finished or being delivered: a second copy, to be dropped.
+        """
+        if offset not in self._unfinished or offset in self._held:
+            return False
+        self._held.add(offset)
+        return True
+
+    def finish(self, offset: int) -> None:
+        """Note that a record is finished, for good. Finishing it twice does nothing."""
+        if self._unfinished.pop(offset, None) is not None:
+            self._held.discard(offset)
+            if offset >= self._finished_below:
+                self._finished_below = offset + 1
+
+    def commit(self) -> Commit | None:
+        """Return what may be committed now; ``None`` when nothing was ever taken."""
+        if self._next is None:
+            return None
+        position = next(iter(self._unfinished), self._next)
+        return Commit(position, self._metadata(position))
+
+    def oldest_unfinished_time(self) -> float | None:
+        """Return the record time of the oldest unfinished record, in seconds since the epoch."""
+        return next(iter(self._unfinished.values()), None)
+
+    @property
+    def unfinished(self) -> int:
+        """How many taken records are not finished."""
+        return len(self._unfinished)
+
+    # --- metadata: "relay1:<length>:<gap>,<gap>..." in base 10 -----------------------------
+    # length: how far beyond the offset the finished stretch reaches; gaps: the distance of each
+    # unfinished record in it from the one before (the first one: from the offset).
+
+    def _metadata(self, position: int) -> str:
+        below = max(self._finished_below, self._restored_below)
+        if below <= position:
+            return ""
+        parts: list[str] = []
+        length = 0
+        last = position
+        for offset in self._unfinished_below(below):
+            part = str(offset - last)
+            length += len(part) + 1
+            if length > MAX_METADATA_LENGTH - 40:
+                below = offset  # the rest does not fit: what is finished beyond it repeats
+                break
+            parts.append(part)
+            last = offset
+        if below <= position + 1:
+            return ""
+        return f"{_VERSION}:{below - position}:{','.join(parts)}"
+
+    def _unfinished_below(self, below: int) -> Iterator[int]:
+        for offset in self._unfinished:
+            if offset >= below:
+                return
+            yield offset
+        if self._next is not None and self._next < self._restored_below:
+            yield from sorted(
+                offset for offset in self._restored_unfinished if self._next <= offset < below
+            )
+
+    def _restore(self, committed: Commit) -> None:
+        try:
+            version, length, gaps = committed.metadata.split(":")
+            if version != _VERSION:
+                return
+            below = committed.offset + int(length)
+            unfinished = set()
+            last = committed.offset
+            for gap in filter(None, gaps.split(",")):
+                last += int(gap)
+                unfinished.add(last)
+        except ValueError:
+            return  # written by another tool: its records are simply delivered again
+        self._restored_below = below
+        self._restored_unfinished = unfinished

@@ -1,0 +1,74 @@
+"""One record of the source topic, as it came."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from urllib.parse import quote_from_bytes
+
+import msgspec
+
+EVENT_ID_HEADER = "event-id"
+# Visible ASCII but for "%", and short enough for every HTTP server's header limit.
+_PLAIN_ID = re.compile(rb"[!-$&-~]{1,256}")
+_VISIBLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A record and where it came from.
+
+    Attributes:
+        topic: Source topic.
+        partition: Partition in the source topic.
+        offset: Offset in the partition.
+        generation: The consumer group's generation that handed the record out; what finishes
+            under an older generation is not committed.
+        key: The record's key, ``None`` for a record without one.
+        value: The record's value, byte for byte; ``None`` for a tombstone.
+        headers: All headers in their order, duplicates included.
+        timestamp_ms: Milliseconds since the epoch.
+        timestamp_type: 0 for the producer's time, 1 for the broker's (Kafka's own codes).
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    generation: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    timestamp_ms: int = 0
+    timestamp_type: int = 0
+
+    def header(self, name: str) -> bytes | None:
+        """Return the last header of that name: Kafka's rule for duplicates (``lastHeader``)."""
+        for key, value in reversed(self.headers):
+            if key == name:
+                return value
+        return None
+
+    def event_id(self) -> bytes:
+        """Return the id that all attempts, redrives and replays of this event share.
+
+        The ``event-id`` header where there is one, else ``<topic>-<partition>-<offset>``.
+        """
+        if self.headers:
+            given = self.header(EVENT_ID_HEADER)
+            if given:
+                return given
+        return f"{self.topic}-{self.partition}-{self.offset}".encode()
+
+    def idempotency_key(self) -> str:
+        """Return the event id as an HTTP header value.
+
+        One event id always gives the same key, and two never share one: bytes that a header
+        cannot hold are percent-encoded, and a very long id is given by its SHA-256.
+        """
+        event_id = self.event_id()
+        if _PLAIN_ID.fullmatch(event_id):
+            return event_id.decode()
+        encoded = quote_from_bytes(event_id, safe=_VISIBLE)
+        return encoded if len(encoded) <= 768 else hashlib.sha256(event_id).hexdigest()
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]@{self.offset}"

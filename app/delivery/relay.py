@@ -1,0 +1,322 @@
+"""The use case: every record that is taken ends delivered, dead-lettered, or given back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from app.delivery.breaker import Breaker, BreakerState
+from app.delivery.dead_letters import DeadLetter, DeadLetterSink
+from app.delivery.lanes import MAX_HELD_RECORDS, Abandoned, Lane, Lanes
+from app.delivery.logger_client import Answer, ExternalLogger
+from app.delivery.observer import DeliveryObserver
+from app.delivery.record import Record
+from app.delivery.retry import RetryPolicy, Verdict
+from app.errors import InvalidEvent, RelayError
+from app.events import OrderPaid, decode_order_paid
+
+logger = logging.getLogger(__name__)
+
+
+class Relay:
+    """Delivers records to the external logger, in order within a key.
+
+    ``take`` is called by one task, record by record; deliveries run in tasks of their own. When
+    a record is finished (the logger answered 2xx, or its dead letter is kept), ``on_finished``
+    is called, exactly once for a record that is not given up.
+    """
+
+    def __init__(
+        self,
+        external_logger: ExternalLogger,
+        dead_letters: DeadLetterSink,
+        observer: DeliveryObserver,
+        on_finished: Callable[[Record], None],
+        *,
+        policy: RetryPolicy,
+        breaker_threshold: int,
+        breaker_probe_interval_seconds: float,
+        max_in_flight: int,
+        max_held: int = MAX_HELD_RECORDS,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Make a relay that takes records in.
+
+        Args:
+            external_logger: Where records are delivered.
+            dead_letters: Where records go that cannot be delivered.
+            observer: Hears of attempts and ends.
+            on_finished: Called with each finished record.
+            policy: Retries and their waits.
+            breaker_threshold: Failures in a row that open the breaker; 0: never.
+            breaker_probe_interval_seconds: Wait before the first probe.
+            max_in_flight: Attempts at a time.
+            max_held: Records in memory at a time.
+            clock: Monotonic seconds.
+            wall_clock: Seconds since the epoch.
+        """
+        self._logger = external_logger
+        self._dead_letters = dead_letters
+        self._observer = observer
+        self._on_finished = on_finished
+        self._policy = policy
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self.breaker = Breaker(
+            breaker_threshold, breaker_probe_interval_seconds, clock, self._on_breaker_change
+        )
+        self._breaker_changed: asyncio.Future[None] | None = None
+        self._lanes = Lanes(self._deliver, max_in_flight=max_in_flight, max_held=max_held)
+        self._epoch = 0
+        self.dead_lettering = 0
+        """Dead letters that wait for their acknowledgement."""
+        self.last_activity = clock()
+        """When an attempt last ended or records were last let in; on the injected clock."""
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts under way."""
+        return self._lanes.in_flight
+
+    @property
+    def held(self) -> int:
+        """Records taken and not finished: under way or waiting."""
+        return self._lanes.held
+
+    # --- taking in and giving back --------------------------------------------------------------
+
+    async def take(self, record: Record) -> None:
+        """Take a record for delivery; waits while there is no room or the breaker is not closed.
+
+        Returns without taking it when records are given back meanwhile: its partition is then
+        read again from the committed offset.
+        """
+        lane = (
+            (record.topic, record.partition, record.key)
+            if record.key is not None
+            else (record.topic, record.partition, None, record.offset)
+        )
+        epoch = self._epoch
+        while not self._may_take(lane):
+            await self._lanes.changed()
+            if epoch != self._epoch:
+                return
+        self._lanes.put(lane, record)
+
+    async def give_back(self, *, drain_seconds: float, attempt_seconds: float) -> None:
+        """Stop taking in, and end everything under way; when this returns nothing runs.
+
+        Args:
+            drain_seconds: How long everything taken may go on as usual. An open breaker ends it:
+                nothing can finish then.
+            attempt_seconds: How long attempts under way after that may take. The rest is given
+                up unfinished.
+        """
+        self._epoch += 1
+        self._lanes.notify()
+        await self._lanes.drain(drain_seconds, lambda: not self.breaker.closed)
+        abandoned = await self._lanes.close(attempt_seconds)
+        if abandoned:
+            self._observer.abandoned(abandoned)
+            logger.info("Gave back %d unfinished records: they will be redelivered", abandoned)
+
+    def resume(self) -> None:
+        """Take records in again."""
+        self.last_activity = self._clock()
+        self._lanes.open()
+
+    def _may_take(self, lane: tuple[object, ...]) -> bool:
+        # With the breaker open, one record is let in where none is held: the probe needs one.
+        return self._lanes.has_room(lane) and (self.breaker.closed or not self._lanes.held)
+
+    # --- one record -----------------------------------------------------------------------------
+
+    async def _deliver(self, record: Record, lane: Lane) -> None:
+        try:
+            event = decode_order_paid(record.value)
+        except InvalidEvent as error:
+            letter = self._letter(record, error.reason, str(error), error, attempts=0)
+            await self._dead_letter(letter, lane)
+            return
+        value = record.value or b""
+        idempotency_key = record.idempotency_key()
+        attempts = failures = 0
+        while True:
+            probe = await self._wait_for_breaker(lane)
+            answer = await self._attempt(value, idempotency_key, probe)
+            if answer.verdict is Verdict.SUCCESS:
+                self.breaker.succeeded()
+                self._observer.delivered(self._paid_to_delivered_seconds(record, event))
+                self._on_finished(record)
+                return
+            if answer.verdict is Verdict.REJECTED:
+                self.breaker.answered()
+                letter = self._refused_letter(record, "rejected", answer, attempts + 1)
+                await self._dead_letter(letter, lane)
+                return
+            self.breaker.failed(probe=probe)
+            failures += 1
+            # Neither an outage nor what fails while the breaker is open counts against the record.
+            if answer.verdict is Verdict.RETRYABLE and self.breaker.closed:
+                attempts += 1
+                if self._policy.exhausted(attempts):
+                    letter = self._refused_letter(record, "retries_exhausted", answer, attempts)
+                    await self._dead_letter(letter, lane)
+                    return
+            await self._wait_for_retry(record, answer, failures, lane)
+
+    async def _wait_for_breaker(self, lane: Lane) -> bool:
+        """Wait until an attempt may be made; returns whether it is the probe."""
+        while wait := self.breaker.ask():
+            if self._breaker_changed is None:
+                self._breaker_changed = asyncio.get_running_loop().create_future()
+            await lane.pause(wait, until=self._breaker_changed)
+        return not self.breaker.closed
+
+    async def _attempt(self, value: bytes, idempotency_key: str, probe: bool) -> Answer:
+        started = self._clock()
+        try:
+            answer = await self._logger.post(value, idempotency_key)
+        except asyncio.CancelledError:
+            self.breaker.withdrawn(probe=probe)
+            raise
+        except Exception as error:
+            # A fault of ours must neither lose the record nor stop its key for ever.
+            logger.exception("An attempt failed in a way nobody foresaw")
+            answer = Answer(Verdict.RETRYABLE, detail=repr(error), error_type=_full_name(error))
+        self.last_activity = now = self._clock()
+        self._observer.attempted(answer.verdict.value, now - started)
+        return answer
+
+    async def _wait_for_retry(
+        self, record: Record, answer: Answer, failures: int, lane: Lane
+    ) -> None:
+        if self.breaker.closed:
+            wait = self._policy.wait_seconds(failures, answer.retry_after_seconds)
+        else:
+            wait = answer.retry_after_seconds  # the breaker decides when to go on
+        self._observer.retrying()
+        logger.warning(
+            "Retrying message topic=%s partition=%d offset=%d event_id=%s failures=%d "
+            "status=%s wait_seconds=%.1f breaker=%s detail=%r",
+            record.topic,
+            record.partition,
+            record.offset,
+            record.idempotency_key(),
+            failures,
+            answer.status,
+            wait,
+            self.breaker.state.name.lower(),
+            answer.detail[:200],
+        )
+        await lane.pause(wait)
+
+    async def _dead_letter(self, letter: DeadLetter, lane: Lane) -> None:
+        record = letter.record
+        logger.error(
+            "Publishing failed message to DLQ topic=%s partition=%d offset=%d event_id=%s "
+            "reason=%s attempts=%d status=%s detail=%r",
+            record.topic,
+            record.partition,
+            record.offset,
+            record.idempotency_key(),
+            letter.reason,
+            letter.attempts,
+            letter.http_status,
+            letter.message[:200],
+        )
+        failures = 0
+        while (refusal := await self._refusal(letter)) is not None:
+            failures += 1
+            wait = self._policy.wait_seconds(failures)
+            logger.error(
+                "Dead letter refused, its record stays unfinished topic=%s partition=%d "
+                "offset=%d failures=%d wait_seconds=%.1f detail=%r",
+                record.topic,
+                record.partition,
+                record.offset,
+                failures,
+                wait,
+                refusal,
+            )
+            await lane.pause(wait)
+        self._observer.dead_lettered(letter.reason)
+        self._on_finished(record)
+
+    async def _refusal(self, letter: DeadLetter) -> str | None:
+        """Send a dead letter; returns why it was refused, ``None`` once it is kept."""
+        self.dead_lettering += 1
+        try:
+            await self._dead_letters.send(letter)
+        except RelayError as error:
+            return str(error)
+        except Exception as error:
+            logger.exception("A dead letter failed in a way nobody foresaw")
+            return repr(error)
+        finally:
+            self.dead_lettering -= 1
+            self.last_activity = self._clock()
+        return None
+
+    def _refused_letter(
+        self, record: Record, reason: str, answer: Answer, attempts: int
+    ) -> DeadLetter:
+        status = f"HTTP {answer.status}" if answer.status is not None else "no answer"
+        message = f"{status}: {answer.detail}" if answer.detail else status
+        return DeadLetter(
+            record=record,
+            reason=reason,
+            message=message,
+            error_type=f"order_relay.{'Rejected' if reason == 'rejected' else 'RetriesExhausted'}",
+            cause_type=answer.error_type,
+            attempts=attempts,
+            http_status=answer.status,
+            failed_at=self._now(),
+        )
+
+    def _letter(
+        self, record: Record, reason: str, message: str, error: Exception, attempts: int
+    ) -> DeadLetter:
+        cause = error.__cause__
+        return DeadLetter(
+            record=record,
+            reason=reason,
+            message=message,
+            error_type=_full_name(error),
+            cause_type=_full_name(cause) if cause is not None else None,
+            attempts=attempts,
+            failed_at=self._now(),
+        )
+
+    def _paid_to_delivered_seconds(self, record: Record, event: OrderPaid) -> float:
+        # A paidAt without a zone is the order service's local time, of which we know nothing:
+        # the record's own timestamp stands in.
+        paid_at = event.paid_at()
+        paid = record.timestamp_ms / 1000 if paid_at.tzinfo is None else paid_at.timestamp()
+        return max(self._wall_clock() - paid, 0.0)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._wall_clock(), UTC)
+
+    def _on_breaker_change(self, state: BreakerState) -> None:
+        if state is BreakerState.OPEN:
+            logger.error("Breaker open: the external logger fails; intake is paused")
+        elif state is BreakerState.CLOSED:
+            logger.warning("Breaker closed: the external logger works again")
+        self.last_activity = self._clock()
+        changed, self._breaker_changed = self._breaker_changed, None
+        if changed is not None and not changed.done():
+            changed.set_result(None)
+        self._lanes.notify()
+
+
+def _full_name(error: BaseException) -> str:
+    kind = type(error)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+__all__ = ["Abandoned", "Relay"]

@@ -1,0 +1,94 @@
+"""How an attempt at the external logger is judged, and how long to wait before the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+
+RETRYABLE_STATUSES = frozenset({408, 425, 429})
+OUTAGE_STATUSES = frozenset({401, 403})
+MAX_RETRY_AFTER_SECONDS = 60.0
+
+
+class Verdict(StrEnum):
+    """What an answer of the logger means for the record."""
+
+    SUCCESS = "success"
+    RETRYABLE = "retryable"
+    """Worth another try: network errors, time-outs, 408, 425, 429 and 5xx."""
+    REJECTED = "rejected"
+    """The message's own fault: any other 4xx. It goes to the dead letters at once."""
+    OUTAGE = "outage"
+    """Not the message's fault: 401 and 403 (our credentials), and redirects (our URL)."""
+
+
+def judge(status: int) -> Verdict:
+    """Classify an HTTP status."""
+    if 200 <= status < 300:
+        return Verdict.SUCCESS
+    if status in OUTAGE_STATUSES or 300 <= status < 400:
+        return Verdict.OUTAGE
+    if status in RETRYABLE_STATUSES or not 400 <= status < 500:
+        return Verdict.RETRYABLE
+    return Verdict.REJECTED
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Exponential backoff with a cap: ``min(initial * multiplier ** (n - 1), maximum)``.
+
+    Attributes:
+        max_retries: Attempts after the first one.
+        initial_seconds: Wait before the first retry.
+        multiplier: Factor from one wait to the next.
+        max_seconds: Longest wait of the formula; a longer Retry-After still counts.
+    """
+
+    max_retries: int = 3
+    initial_seconds: float = 1.0
+    multiplier: float = 2.0
+    max_seconds: float = 10.0
+
+    def exhausted(self, attempts: int) -> bool:
+        """Tell whether ``attempts`` attempts were all that the policy grants."""
+        return attempts > self.max_retries
+
+    def wait_seconds(self, failures: int, retry_after_seconds: float = 0.0) -> float:
+        """Return the wait after ``failures`` failures in a row (1 or more).
+
+        ``retry_after_seconds`` can lengthen it, never shorten it.
+        """
+        try:
+            backoff = self.initial_seconds * self.multiplier ** (failures - 1)
+        except OverflowError:
+            backoff = self.max_seconds
+        return max(min(backoff, self.max_seconds), retry_after_seconds)
+
+
+def parse_retry_after(value: str | None, now: datetime) -> float:
+    """Read a Retry-After header: seconds or an HTTP-date (RFC 9110, section 10.2.3).
+
+    Args:
+        value: The header's value, ``None`` without one.
+        now: The current time, with a zone.
+
+    Returns:
+        Seconds to wait, between 0 and 60; 0 for a header that says nothing usable.
+    """
+    if value is None:
+        return 0.0
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        # A number of any length counts; only its size against the cap matters.
+        return (
+            MAX_RETRY_AFTER_SECONDS if len(value) > 9 else min(int(value), MAX_RETRY_AFTER_SECONDS)
+        )
+    try:
+        moment = parsedate_to_datetime(value)
+    except (TypeError, ValueError, IndexError):
+        return 0.0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return min(max((moment - now).total_seconds(), 0.0), MAX_RETRY_AFTER_SECONDS)

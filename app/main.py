@@ -1,0 +1,342 @@
+"""The Faust application: what it is made of, and what starts and stops in which order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+import threading
+import time
+from typing import Any
+
+import faust
+from faust.sensors.prometheus import FaustMetrics, PrometheusMonitor
+from faust.types import TP, Message
+from faust.types.auth import SASLMechanism
+
+import mode.loop
+from mode import Service
+from app.dead_letter_topic import DeadLetterTopic
+from app.delivery.logger_client import HttpLogger
+from app.delivery.relay import Relay
+from app.delivery.retry import RetryPolicy
+from app.errors import KafkaUnavailable
+from app.operations.health import Health
+from app.operations.metrics import Metrics
+from app.operations.web import WebServer
+from app.publishing.producer import KafkaProducer
+from app.settings import Settings
+from app.topics import Topics
+from app.transport import RelayConsumer, RelayTransport
+
+logger = logging.getLogger(__name__)
+
+LAG_INTERVAL_SECONDS = 5.0
+# After deliveries have ended: committing, leaving the group, closing connections.
+SHUTDOWN_TAIL_SECONDS = 15.0
+# A rebalance waits for attempts under way, and the group for the slowest member: well under
+# broker_rebalance_timeout, whatever the logger's time-out is.
+MAX_REBALANCE_DRAIN_SECONDS = 20.0
+# A worker whose intake is paused does not poll; it must stay a member however long that takes.
+MAX_POLL_INTERVAL_SECONDS = 365 * 24 * 3600.0
+
+
+class RelayMonitor(PrometheusMonitor):
+    """Faust's own metrics, without the ones that cost most for each record.
+
+    The relay counts deliveries itself; Faust's per-stream labels would be normalised by regular
+    expression for every event, and its active counts never fall for streams without acks.
+    """
+
+    def on_stream_event_in(
+        self, tp: TP, offset: int, stream: faust.StreamT, event: faust.EventT
+    ) -> dict[str, Any] | None:
+        """Count the event, nothing more."""
+        self.events_total += 1
+        self._metrics.total_events.inc()
+        return None
+
+
+class RelayApp(faust.App):
+    """Faust's app with the relay in it."""
+
+    settings: Settings
+    relay: Relay
+
+    def prepare(self, settings: Settings) -> None:
+        """Make everything the worker runs; nothing is started or connected."""
+        self.settings = settings
+        self.metrics = Metrics()
+        self.monitor = RelayMonitor(metrics=FaustMetrics.create(self.metrics.registry, "faust"))
+        self.kafka_topics = Topics(settings)
+        self.kafka_producer = KafkaProducer(settings)
+        token = settings.external_logger_token
+        self.http_logger = HttpLogger(
+            settings.external_logger_url,
+            timeout_seconds=settings.external_logger_timeout_seconds,
+            connect_timeout_seconds=settings.external_logger_connect_timeout_seconds,
+            max_connections=settings.max_in_flight,
+            token=token.get_secret_value() if token else None,
+            ca_file=settings.external_logger_ca_file,
+            redact=lambda text: redact(text, settings.secrets),
+        )
+        self.relay = Relay(
+            self.http_logger,
+            DeadLetterTopic(self.kafka_producer, settings.dlq_topic, settings.consumer_group_id),
+            self.metrics,
+            self._on_finished,
+            policy=RetryPolicy(
+                max_retries=settings.consumer_retry_max_attempts,
+                initial_seconds=settings.consumer_retry_initial_interval_ms / 1000,
+                multiplier=settings.consumer_retry_multiplier,
+                max_seconds=settings.consumer_retry_max_interval_ms / 1000,
+            ),
+            breaker_threshold=settings.breaker_failure_threshold,
+            breaker_probe_interval_seconds=settings.breaker_probe_interval_seconds,
+            max_in_flight=settings.max_in_flight,
+        )
+        self.health = Health(
+            self.relay,
+            breaker_closed=lambda: self.relay.breaker.closed,
+            dead_lettering=lambda: self.relay.dead_lettering,
+            attempt_timeout_seconds=settings.external_logger_timeout_seconds,
+            clock=time.monotonic,
+        )
+        self.metrics.watch(
+            in_flight=lambda: self.relay.in_flight,
+            held=lambda: self.relay.held,
+            breaker_state=lambda: self.relay.breaker.state,
+            oldest_unfinished_seconds=lambda: self._relay_consumer.oldest_unfinished_seconds(),
+        )
+        self.web_server(WebService(self))
+        self._lag_task: asyncio.Task[None] | None = None
+        self.order_paid_topic = self.topic(
+            settings.order_paid_topic,
+            # Bytes in, bytes out: decoding inside the agent cannot lose a poison record.
+            key_serializer="raw",
+            value_serializer="raw",
+            # Progress is kept by RelayConsumer, not by Faust's acks.
+            acks=False,
+        )
+
+    # --- starting and stopping ------------------------------------------------------------------
+
+    async def on_start(self) -> None:
+        """Start what deliveries need, before Faust starts its consumer and agents."""
+        await super().on_start()
+        # Before Kafka is there: probes want an answer while the worker waits for it.
+        await self.on_started_init_web_server()
+        if not await self.kafka_topics.wait_for_kafka(self._pause):
+            return
+        if self.settings.kafka_declare_topics:
+            await self.kafka_topics.declare()
+        await self.kafka_producer.start()
+        await self.http_logger.start()
+        self._lag_task = asyncio.create_task(self._watch_lag())
+
+    async def on_stop(self) -> None:
+        """End deliveries within the grace, commit them, then let Faust stop."""
+        grace = self.settings.shutdown_grace_seconds
+        _end_process_after(grace + SHUTDOWN_TAIL_SECONDS)
+        if self._consumer is not None:
+            self._relay_consumer.stop_flow()
+            self.flow_control.suspend()
+            self.flow_control.clear()
+            await self.relay.give_back(drain_seconds=grace, attempt_seconds=0.0)
+            await self._relay_consumer.commit_before_leaving()
+        if self._lag_task is not None:
+            self._lag_task.cancel()
+        await super().on_stop()
+        await self.kafka_producer.stop()
+        await self.http_logger.stop()
+
+    async def _pause(self, seconds: float) -> bool:
+        await self.sleep(seconds)
+        return bool(self.should_stop)
+
+    def _create_directories(self) -> None:
+        """Make no data directory: there are no tables to keep in it."""
+
+    # --- between Faust's consumer and the relay -------------------------------------------------
+
+    @property
+    def _relay_consumer(self) -> RelayConsumer:
+        consumer = self.consumer
+        assert isinstance(consumer, RelayConsumer)
+        return consumer
+
+    async def take(self, message: Message) -> None:
+        """Take a message in for delivery; waits while there is no room."""
+        record = self._relay_consumer.claim(message)
+        if record is not None:
+            await self.relay.take(record)
+
+    def _on_finished(self, record: Any) -> None:
+        self._relay_consumer.finished(record)
+
+    async def on_partitions_leaving(self) -> None:
+        """End deliveries before a rebalance: attempts may end, waits are given up."""
+        attempt_seconds = min(
+            self.settings.external_logger_timeout_seconds + 1.0, MAX_REBALANCE_DRAIN_SECONDS
+        )
+        await self.relay.give_back(drain_seconds=0.0, attempt_seconds=attempt_seconds)
+
+    def on_partitions_arriving(self) -> None:
+        """Let deliveries go on after a rebalance."""
+        self.relay.resume()
+
+    # --- lag ------------------------------------------------------------------------------------
+
+    async def _watch_lag(self) -> None:
+        shown: set[TP] = set()
+        while True:
+            try:
+                shown = await self._measure_lag(shown)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                logger.debug("Lag not measured: %r", error)
+            await asyncio.sleep(LAG_INTERVAL_SECONDS)
+
+    async def _measure_lag(self, shown: set[TP]) -> set[TP]:
+        consumer = self._relay_consumer
+        committed = consumer.committed_offsets()
+        self.health.assigned_partitions = len(committed)
+        try:
+            await self.kafka_producer.partition_count(self.settings.dlq_topic)
+            self.health.kafka_seen_at = time.monotonic()
+        except KafkaUnavailable:
+            pass
+        lags = {}
+        if committed:
+            timeout = LAG_INTERVAL_SECONDS
+            ends = await asyncio.wait_for(consumer.highwaters(*committed), timeout)
+            starts: Any = {}
+            if fresh := [tp for tp, offset in committed.items() if offset is None]:
+                starts = await asyncio.wait_for(consumer.earliest_offsets(*fresh), timeout)
+            for tp, offset in committed.items():
+                start = starts.get(tp, 0) if offset is None else offset
+                lags[tp] = max(ends.get(tp, start) - start, 0)
+        for tp in shown - set(lags):
+            self.metrics.lag.remove(tp.topic, str(tp.partition))
+        for tp, lag in lags.items():
+            self.metrics.lag.labels(tp.topic, str(tp.partition)).set(lag)
+        self.health.lag = sum(lags.values())
+        return set(lags)
+
+
+class WebService(Service):
+    """The web server as Faust starts and stops it, in place of Faust's own."""
+
+    def __init__(self, app: RelayApp, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._app = app
+        self._server: WebServer | None = None
+
+    async def on_start(self) -> None:
+        """Serve, or end the start with one line."""
+        app = self._app
+        host, port = app.conf.web_bind, app.conf.web_port
+        self._server = WebServer(host, port, app.metrics.registry, app.health)
+        try:
+            await self._server.start()
+        except OSError as error:
+            raise SystemExit(
+                f"cannot serve on WEB_HOST={host} WEB_PORT={port}: {error.strerror or error}"
+            ) from None
+
+    async def on_stop(self) -> None:
+        """Stop serving."""
+        if self._server is not None:
+            await self._server.stop()
+
+
+def create_app(settings: Settings) -> RelayApp:
+    """Make the application; nothing is started or connected."""
+    mode.loop.use("uvloop")
+    app = RelayApp(
+        settings.consumer_group_id,
+        broker=[f"aiokafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
+        broker_credentials=_credentials(settings),
+        # Repeated after a kill is at most what finished since the last commit.
+        broker_commit_interval=1.0,
+        broker_session_timeout=30.0,
+        broker_heartbeat_interval=3.0,
+        broker_rebalance_timeout=60.0,
+        # At least the session's time-out, says Faust.
+        broker_request_timeout=40.0,
+        broker_max_poll_interval=MAX_POLL_INTERVAL_SECONDS,
+        consumer_auto_offset_reset="earliest",
+        # Faust's own producer is idle here; its default of 1,200 s would hold up the shutdown.
+        producer_request_timeout=15.0,
+        stream_buffer_maxsize=1024,
+        # app.topics declares the topics; Faust's leader is not used, work is claimed instead.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        table_standby_replicas=0,
+        web_enabled=True,
+        web_bind=settings.web_host,
+        web_host=settings.web_host,
+        web_port=settings.web_port,
+        autodiscover=False,
+        worker_redirect_stdouts=False,
+    )
+    app.transport = RelayTransport(app.conf.broker_consumer, app)
+    app.prepare(settings)
+    _register_agents(app)
+    return app
+
+
+def _register_agents(app: RelayApp) -> None:
+    import agents
+    import tables
+
+    tables.register(app)
+    agents.register(app)
+
+
+def redact(text: str, secrets: tuple[str, ...]) -> str:
+    """Replace secrets in text that comes from outside."""
+    for secret in secrets:
+        text = text.replace(secret, "[redacted]")
+    return text
+
+
+def _credentials(settings: Settings) -> faust.types.auth.CredentialsT | None:
+    protocol = settings.kafka_security_protocol
+    context = None
+    if protocol.endswith("SSL"):
+        ca_file = settings.kafka_ssl_ca_file
+        context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+        if settings.kafka_ssl_cert_file is not None:
+            password = settings.kafka_ssl_key_password
+            context.load_cert_chain(
+                str(settings.kafka_ssl_cert_file),
+                str(settings.kafka_ssl_key_file) if settings.kafka_ssl_key_file else None,
+                password.get_secret_value() if password else None,
+            )
+    if protocol.startswith("SASL"):
+        assert settings.kafka_sasl_password is not None
+        return faust.SASLCredentials(
+            mechanism=SASLMechanism(settings.kafka_sasl_mechanism),
+            username=settings.kafka_sasl_username,
+            password=settings.kafka_sasl_password.get_secret_value(),
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context is not None else None
+
+
+def _end_process_after(seconds: float) -> None:
+    """End the process if the shutdown overruns: a client that waits for a dead broker would.
+
+    Safe at any moment: what is not committed is delivered again.
+    """
+
+    def end() -> None:
+        logger.critical("Shutdown took longer than %.0f s: ending the process", seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()

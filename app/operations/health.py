@@ -1,0 +1,103 @@
+"""Liveness by progress, readiness by partitions and producer. Pure; the clock is injected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.delivery.retry import MAX_RETRY_AFTER_SECONDS
+
+KAFKA_FRESH_SECONDS = 30.0
+
+
+class Deliveries(Protocol):
+    """What health asks of the delivering half."""
+
+    last_activity: float
+
+    @property
+    def held(self) -> int:
+        """Records taken and not finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An answer to a health question.
+
+    Attributes:
+        ok: The answer.
+        reasons: What is wrong, or what was looked at.
+    """
+
+    ok: bool
+    reasons: dict[str, object]
+
+
+class Health:
+    """Answers ``/health/live`` and ``/health/ready``."""
+
+    def __init__(
+        self,
+        deliveries: Deliveries,
+        *,
+        breaker_closed: Callable[[], bool],
+        dead_lettering: Callable[[], int],
+        attempt_timeout_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """Watch ``deliveries``.
+
+        Args:
+            deliveries: What has to move.
+            breaker_closed: Whether deliveries should be moving.
+            dead_lettering: Dead letters that wait for Kafka's acknowledgement.
+            attempt_timeout_seconds: Longest attempt.
+            clock: Monotonic seconds, the same as that of ``deliveries``.
+        """
+        self._deliveries = deliveries
+        self._breaker_closed = breaker_closed
+        self._dead_lettering = dead_lettering
+        # The longest silence of a working relay: one record, told to come back as late as is
+        # listened to, whose next attempt times out.
+        self.stall_seconds = MAX_RETRY_AFTER_SECONDS + attempt_timeout_seconds + 30.0
+        self._clock = clock
+        self.assigned_partitions = 0
+        self.lag = 0
+        self.kafka_seen_at = float("-inf")
+        """When Kafka last answered, on the injected clock."""
+
+    def live(self) -> Report:
+        """Fail when deliveries stand still though work is waiting and the breaker is closed.
+
+        While Kafka itself does not answer, only records in hand count as work: a restart would
+        not bring Kafka back.
+        """
+        waiting = self._deliveries.held or (self.lag if self._kafka_fresh() else 0)
+        idle_seconds = self._clock() - self._deliveries.last_activity
+        stalled = (
+            waiting > 0
+            and self._breaker_closed()
+            and not self._dead_lettering()
+            and idle_seconds > self.stall_seconds
+        )
+        return Report(
+            not stalled,
+            {
+                "work_waiting": waiting,
+                "idle_seconds": round(idle_seconds, 1),
+                "stalled_after_seconds": self.stall_seconds,
+                "breaker_closed": self._breaker_closed(),
+            },
+        )
+
+    def ready(self) -> Report:
+        """Succeed when partitions are assigned and Kafka answers the producer."""
+        connected = self._kafka_fresh()
+        return Report(
+            bool(self.assigned_partitions) and connected,
+            {"assigned_partitions": self.assigned_partitions, "producer_connected": connected},
+        )
+
+    def _kafka_fresh(self) -> bool:
+        return self._clock() - self.kafka_seen_at < KAFKA_FRESH_SECONDS

@@ -1,0 +1,134 @@
+"""The catalogue of the relay's metrics: every name, label and bucket, once.
+
+Base units; labels are bounded, never an order id. Each worker has a registry of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
+
+PREFIX = "order_relay"
+# An attempt takes from a loopback's millisecond to the logger's time-out.
+ATTEMPT_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+# From paid to delivered: backoffs are seconds, outages minutes and hours.
+DELIVERY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+                    900.0, 3600.0, 14400.0)  # fmt: skip
+DEAD_LETTER_REASONS = (
+    "tombstone",
+    "invalid_utf8",
+    "invalid_json",
+    "invalid_event",
+    "rejected",
+    "retries_exhausted",
+)
+
+
+class Metrics:
+    """The metrics of one worker; also the ``DeliveryObserver`` that counts."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        """Register the whole catalogue, every known label at 0."""
+        # The time of creation beside every counter says nothing that is not known otherwise.
+        disable_created_metrics()
+        self.registry = registry or CollectorRegistry()
+        self._deliveries = self._counter(
+            "deliveries", "Records by how they ended in this worker.", "outcome"
+        )
+        self._attempts = self._counter(
+            "delivery_attempts", "POSTs to the external logger by their result.", "result"
+        )
+        self._retries = self._counter(
+            "delivery_retries", "Attempts that failed and are to be made again."
+        )
+        self._dead_letters = self._counter(
+            "dead_letters", "Records acknowledged by the dead-letter topic.", "reason"
+        )
+        self._attempt_seconds = self._histogram(
+            "delivery_attempt_seconds", "Time from POST to answer.", ATTEMPT_BUCKETS
+        )
+        self._paid_to_delivered = self._histogram(
+            "paid_to_delivered_seconds",
+            "Time from paidAt (the record's timestamp where paidAt has no zone) to the 2xx.",
+            DELIVERY_BUCKETS,
+        )
+        self._in_flight = self._gauge("in_flight", "POSTs and dead letters under way.")
+        self._held = self._gauge(
+            "held_records", "Records taken and not finished: in flight, in backoff, or queued."
+        )
+        self._breaker = self._gauge("breaker_state", "0 closed, 1 half-open, 2 open.")
+        self._oldest = self._gauge(
+            "oldest_unfinished_seconds", "Age of the oldest record read and not finished."
+        )
+        self.lag = self._gauge(
+            "consumer_lag",
+            "Records behind the end of the partition, from the committed offset.",
+            "topic",
+            "partition",
+        )
+        self._delivered = self._deliveries.labels("delivered")
+        self._dead_lettered = self._deliveries.labels("dead_lettered")
+        self._abandoned = self._deliveries.labels("abandoned")
+        self._by_result = {
+            result: self._attempts.labels(result)
+            for result in ("success", "retryable", "rejected", "outage")
+        }
+        for reason in DEAD_LETTER_REASONS:
+            self._dead_letters.labels(reason)
+
+    def watch(
+        self,
+        *,
+        in_flight: Callable[[], int],
+        held: Callable[[], int],
+        breaker_state: Callable[[], int],
+        oldest_unfinished_seconds: Callable[[], float],
+    ) -> None:
+        """Read these gauges from their owners at every scrape."""
+        self._in_flight.set_function(in_flight)
+        self._held.set_function(held)
+        self._breaker.set_function(breaker_state)
+        self._oldest.set_function(oldest_unfinished_seconds)
+
+    # --- DeliveryObserver -----------------------------------------------------------------------
+
+    def attempted(self, result: str, seconds: float) -> None:
+        """See ``DeliveryObserver``."""
+        self._by_result[result].inc()
+        self._attempt_seconds.observe(seconds)
+
+    def retrying(self) -> None:
+        """See ``DeliveryObserver``."""
+        self._retries.inc()
+
+    def delivered(self, paid_to_delivered_seconds: float) -> None:
+        """See ``DeliveryObserver``."""
+        self._delivered.inc()
+        self._paid_to_delivered.observe(paid_to_delivered_seconds)
+
+    def dead_lettered(self, reason: str) -> None:
+        """See ``DeliveryObserver``."""
+        self._dead_lettered.inc()
+        self._dead_letters.labels(reason).inc()
+
+    def abandoned(self, records: int) -> None:
+        """See ``DeliveryObserver``."""
+        self._abandoned.inc(records)
+
+    # --- construction ---------------------------------------------------------------------------
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"{PREFIX}_{name}", text, buckets=buckets, registry=self.registry)

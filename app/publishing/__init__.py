@@ -1,0 +1,1 @@
+"""The producing half: records acknowledged by Kafka, or an error; never a silent loss."""

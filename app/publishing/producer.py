@@ -1,0 +1,222 @@
+"""An asyncio face for librdkafka's idempotent producer.
+
+librdkafka has every producer setting of the design by name, and idempotence that survives
+broker failovers; Faust's own producer has it only inside transactions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from app.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
+from app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+# Above any broker's usual limit, so that the broker and its topics decide what is too large.
+MAX_MESSAGE_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A record is in Kafka: written by all in-sync replicas."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+def client_config(settings: Settings) -> dict[str, Any]:
+    """Return how to reach Kafka, as librdkafka spells it."""
+    config: dict[str, Any] = {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "security.protocol": settings.kafka_security_protocol,
+        "client.id": settings.consumer_group_id,
+    }
+    if settings.kafka_security_protocol.startswith("SASL"):
+        config["sasl.mechanism"] = settings.kafka_sasl_mechanism
+        config["sasl.username"] = settings.kafka_sasl_username
+        if settings.kafka_sasl_password is not None:
+            config["sasl.password"] = settings.kafka_sasl_password.get_secret_value()
+    if settings.kafka_security_protocol.endswith("SSL"):
+        for key, path in (
+            ("ssl.ca.location", settings.kafka_ssl_ca_file),
+            ("ssl.certificate.location", settings.kafka_ssl_cert_file),
+            ("ssl.key.location", settings.kafka_ssl_key_file),
+        ):
+            if path is not None:
+                config[key] = str(path)
+        if settings.kafka_ssl_key_password is not None:
+            config["ssl.key.password"] = settings.kafka_ssl_key_password.get_secret_value()
+    return config
+
+
+def producer_config(settings: Settings) -> dict[str, Any]:
+    """Return the producer's settings: acks=all, idempotence, and the bounds of the design."""
+    return client_config(settings) | {
+        "acks": "all",
+        "enable.idempotence": True,
+        "retries": settings.producer_retries,
+        "retry.backoff.ms": settings.producer_retry_backoff_ms,
+        "retry.backoff.max.ms": max(1000, settings.producer_retry_backoff_ms),
+        "request.timeout.ms": settings.producer_request_timeout_ms,
+        "delivery.timeout.ms": settings.producer_delivery_timeout_ms,
+        "max.in.flight.requests.per.connection": settings.producer_max_in_flight,
+        "message.max.bytes": MAX_MESSAGE_BYTES,
+        "linger.ms": 5,
+        # The same hash as the Java clients, so that a key lands where Java would put it.
+        "partitioner": "murmur2_random",
+    }
+
+
+class KafkaProducer:
+    """Publishes records and waits for Kafka's acknowledgement.
+
+    ``start`` and ``stop`` may each be called once. ``send`` may be called from many tasks of the
+    loop that called ``start``.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer: Producer | None = None
+        self._poller: threading.Thread | None = None
+        self._stopping = threading.Event()
+
+    async def start(self) -> None:
+        """Start the client. It needs no broker yet: it connects in the background, for ever."""
+        self._producer = Producer(
+            producer_config(self._settings) | {"error_cb": _log_client_error}, logger=logger
+        )
+        self._poller = threading.Thread(target=self._poll, name="kafka-producer", daemon=True)
+        self._poller.start()
+
+    async def stop(self, timeout_seconds: float = 5.0) -> None:
+        """Give records on their way ``timeout_seconds`` to be acknowledged, then let go."""
+        if self._producer is None:
+            return
+        loop = asyncio.get_running_loop()
+        left = await loop.run_in_executor(None, self._producer.flush, timeout_seconds)
+        if left:
+            # Each of them still ends: its send() raises PublishRefused.
+            self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+            await loop.run_in_executor(None, self._producer.flush, 1.0)
+        self._stopping.set()
+        if self._poller is not None:
+            await loop.run_in_executor(None, self._poller.join, 2.0)
+        self._producer = None
+
+    async def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Acknowledged:
+        """Publish one record and wait until all in-sync replicas have it.
+
+        Cancelling the wait does not take the record back: it may still reach Kafka.
+
+        Returns:
+            Where the record is.
+
+        Raises:
+            RecordTooLarge: The broker or the topic does not take records of this size.
+            PublishRefused: Kafka did not acknowledge the record within the delivery time-out.
+        """
+        if self._producer is None:
+            raise PublishRefused(topic, "the producer is not running")
+        loop = asyncio.get_running_loop()
+        acknowledged: asyncio.Future[Acknowledged] = loop.create_future()
+
+        def on_delivery(error: KafkaError | None, message: Message) -> None:
+            outcome = _outcome(topic, key, value, error, message)
+            loop.call_soon_threadsafe(_settle, acknowledged, outcome)
+
+        options: dict[str, Any] = {"headers": list(headers), "on_delivery": on_delivery}
+        if partition is not None:
+            options["partition"] = partition
+        if timestamp_ms is not None:
+            options["timestamp"] = timestamp_ms
+        try:
+            self._producer.produce(topic, value=value, key=key, **options)
+        except BufferError as error:
+            raise PublishRefused(topic, "the producer's queue is full") from error
+        except KafkaException as error:
+            kafka_error = error.args[0]
+            if kafka_error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                raise RecordTooLarge(topic, _size(key, value)) from error
+            raise PublishRefused(topic, str(kafka_error)) from error
+        return await acknowledged
+
+    async def partition_count(self, topic: str, timeout_seconds: float = 5.0) -> int:
+        """Ask Kafka how many partitions ``topic`` has; 0 when it does not exist.
+
+        Raises:
+            KafkaUnavailable: No broker answered in time.
+        """
+        if self._producer is None:
+            raise KafkaUnavailable(
+                self._settings.kafka_bootstrap_servers, "the producer is not running"
+            )
+        loop = asyncio.get_running_loop()
+        try:
+            metadata = await loop.run_in_executor(
+                None, self._producer.list_topics, topic, timeout_seconds
+            )
+        except KafkaException as error:
+            raise KafkaUnavailable(
+                self._settings.kafka_bootstrap_servers, error.args[0].str()
+            ) from error
+        found = metadata.topics.get(topic)
+        return 0 if found is None or found.error is not None else len(found.partitions)
+
+    def _poll(self) -> None:
+        while not self._stopping.is_set():
+            producer = self._producer
+            if producer is None:
+                return
+            producer.poll(0.2)
+
+
+def _outcome(
+    topic: str,
+    key: bytes | None,
+    value: bytes | None,
+    error: KafkaError | None,
+    message: Message,
+) -> Acknowledged | Exception:
+    if error is None:
+        return Acknowledged(topic, message.partition() or 0, message.offset() or 0)
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        return RecordTooLarge(topic, _size(key, value))
+    return PublishRefused(topic, error.str())
+
+
+def _settle(future: asyncio.Future[Acknowledged], outcome: Acknowledged | Exception) -> None:
+    if future.done():  # the caller no longer waits
+        return
+    if isinstance(outcome, Acknowledged):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome)
+
+
+def _size(key: bytes | None, value: bytes | None) -> int:
+    return len(key or b"") + len(value or b"")
+
+
+def _log_client_error(error: KafkaError) -> None:
+    # librdkafka reconnects by itself; the line is for whoever reads the log during an outage.
+    logger.warning("Kafka producer: %s", error.str())

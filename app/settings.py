@@ -1,0 +1,194 @@
+"""Every setting of the relay, read once from the environment and ``.env``.
+
+Nothing else reads the environment. ``.env.example`` lists every key with its default and unit.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import InvalidSettings
+
+# Apache Kafka: legal topic characters, and at most 249 of them.
+TopicName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+\S*$")]
+
+
+class Settings(BaseSettings):
+    """The relay's settings, immutable once read."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    # --- Kafka ------------------------------------------------------------------------------
+    kafka_bootstrap_servers: str = "localhost:19092,localhost:29092,localhost:39092"
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ssl_ca_file: Path | None = None
+    kafka_ssl_cert_file: Path | None = None
+    kafka_ssl_key_file: Path | None = None
+    kafka_ssl_key_password: SecretStr | None = None
+    order_paid_topic: TopicName = "order-paid-events"
+    dlq_topic: TopicName = "order-paid-events.DLQ"
+    topic_partitions: int = Field(default=3, ge=1)
+    topic_replication_factor: int = Field(default=3, ge=1, le=32767)
+    kafka_declare_topics: bool = True
+    consumer_group_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,249}$")] = (
+        "logging-consumer-group"
+    )
+
+    # --- the external logger ----------------------------------------------------------------
+    external_logger_url: HttpUrl = "http://localhost:3000/logs"
+    external_logger_timeout_seconds: float = Field(default=10.0, gt=0, le=300)
+    external_logger_connect_timeout_seconds: float = Field(default=5.0, gt=0, le=300)
+    external_logger_token: SecretStr | None = None
+    external_logger_ca_file: Path | None = None
+
+    # --- delivery ---------------------------------------------------------------------------
+    consumer_retry_max_attempts: int = Field(default=3, ge=0, le=1000)
+    consumer_retry_initial_interval_ms: int = Field(default=1000, ge=0)
+    consumer_retry_multiplier: float = Field(default=2.0, ge=1.0)
+    consumer_retry_max_interval_ms: int = Field(default=10_000, ge=0)
+    max_in_flight: int = Field(default=256, ge=1, le=100_000)
+    breaker_failure_threshold: int = Field(default=20, ge=0)
+    breaker_probe_interval_seconds: float = Field(default=5.0, gt=0)
+    shutdown_grace_seconds: float = Field(default=30.0, ge=0)
+
+    # --- the producer (names and values of the Kafka producer configuration) -----------------
+    # Idempotence needs at least 1 (KIP-98).
+    producer_retries: int = Field(default=3, ge=1)
+    producer_retry_backoff_ms: int = Field(default=1000, ge=1, le=300_000)
+    producer_request_timeout_ms: int = Field(default=30_000, ge=1, le=900_000)
+    producer_delivery_timeout_ms: int = Field(default=120_000, ge=1)
+    # Idempotence needs at most 5 (KIP-98).
+    producer_max_in_flight: int = Field(default=5, ge=1, le=5)
+
+    # --- the worker's own web server and files ------------------------------------------------
+    web_host: str = "127.0.0.1"
+    web_port: int = Field(default=6066, ge=1, le=65535)
+    api_token: SecretStr | None = None
+    data_dir: Path | None = None
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _check_servers(cls, value: str) -> str:
+        servers = [server.strip() for server in value.split(",") if server.strip()]
+        if not servers:
+            raise ValueError("must be host:port, several separated by commas")
+        for server in servers:
+            host, _, port = server.rpartition(":")
+            if not host or "/" in host or not port.isdigit() or not 0 < int(port) < 65536:
+                raise ValueError(f"{server!r} is not host:port")
+        return ",".join(servers)
+
+    @field_validator("external_logger_url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        from yarl import URL
+
+        try:
+            url = URL(value)
+            _ = url.port
+        except ValueError as error:
+            raise ValueError(f"must be an http:// or https:// URL: {error}") from error
+        if not url.host:
+            raise ValueError("must be an http:// or https:// URL with a host")
+        return value
+
+    @field_validator(
+        "kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file", "external_logger_ca_file"
+    )
+    @classmethod
+    def _check_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError("must be a file that can be read")
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.kafka_security_protocol.startswith("SASL") and (
+            self.kafka_sasl_username is None or self.kafka_sasl_password is None
+        ):
+            raise ValueError(
+                f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol} needs "
+                "KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
+            )
+        if self.dlq_topic == self.order_paid_topic:
+            raise ValueError("DLQ_TOPIC must differ from ORDER_PAID_TOPIC")
+        return self
+
+    @cached_property
+    def secrets(self) -> tuple[str, ...]:
+        """The secret values that are set, for redacting text that comes from outside."""
+        values = (getattr(self, name) for name in type(self).model_fields)
+        return tuple(
+            value.get_secret_value()
+            for value in values
+            if isinstance(value, SecretStr) and value.get_secret_value()
+        )
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings from the environment and ``.env``.
+
+    Args:
+        overrides: Values that win over the environment, by field name; for tests and tools.
+
+    Raises:
+        InvalidSettings: One line that names each wrong variable, its value and what is allowed.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise InvalidSettings(_describe(error, overrides)) from None
+
+
+def _describe(error: ValidationError, overrides: dict[str, Any]) -> str:
+    """Turn pydantic's report into one line in the words of the environment."""
+    import os
+
+    parts = []
+    for item in error.errors():
+        name = str(item["loc"][0]) if item["loc"] else ""
+        message = item["msg"].removeprefix("Value error, ")
+        message = message.replace("Input should be", "must be")
+        if not name:
+            parts.append(message)
+            continue
+        variable = name.upper()
+        field = Settings.model_fields.get(name)
+        secret = field is not None and "SecretStr" in str(field.annotation)
+        value = overrides.get(name, os.environ.get(variable, os.environ.get(name)))
+        shown = "" if secret or value is None else f"={str(value)[:200]!r}"
+        if item["type"] == "string_pattern_mismatch":
+            message = _PATTERN_WORDS.get(name, message)
+        parts.append(f"{variable}{shown} {message}")
+    return "invalid settings: " + "; ".join(parts)
+
+
+_PATTERN_WORDS = {
+    "external_logger_url": "must be an http:// or https:// URL",
+    "order_paid_topic": "must be 1 to 249 of the characters A-Z a-z 0-9 . _ -",
+    "dlq_topic": "must be 1 to 249 of the characters A-Z a-z 0-9 . _ -",
+    "consumer_group_id": "must be 1 to 249 of the characters A-Z a-z 0-9 . _ -",
+}

@@ -1,0 +1,301 @@
+"""Faust's Kafka transport, with our own idea of what may be committed.
+
+Stock Faust commits what was acked, and acks on paths that lose data: out-of-order acks, errors
+that leave an agent, undecodable records, skipped events, cancelled ones (docs/decisions/0001).
+Here an offset is committed only when the delivery code says that every record before it is
+finished. Faust's acks are not consulted: topics are declared with ``acks=False`` and agents read
+``stream.noack()``.
+
+What is overridden is private to Faust 0.15.3, which is therefore pinned exactly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.consumer import RecordMap
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, Message
+from faust.types.transports import TPorTopicSet
+from mode import ServiceT
+
+from app.delivery.progress import Commit, PartitionProgress
+from app.delivery.record import Record
+
+# A commit that a dead broker holds up must not outlive its generation, nor hold up a rebalance.
+COMMIT_TIMEOUT_SECONDS = 5.0
+
+
+class RelayConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread that talks to Kafka: commits with metadata, and never crashes over a commit."""
+
+    async def commit_finished(self, commits: Mapping[TP, Commit]) -> bool:
+        """Commit for the assigned ones of these partitions; ``False`` if Kafka did not take it."""
+        return bool(await self.call_thread(self._commit_finished, commits))
+
+    async def _commit_finished(self, commits: Mapping[TP, Commit]) -> bool:
+        consumer = self._ensure_consumer()
+        assigned = self.assignment()
+        offsets = {
+            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(
+                commit.offset, commit.metadata
+            )
+            for tp, commit in commits.items()
+            if tp in assigned
+        }
+        if not offsets:
+            return False
+        try:
+            await asyncio.wait_for(consumer.commit(offsets), COMMIT_TIMEOUT_SECONDS)
+        except (CommitFailedError, IllegalStateError) as error:
+            # The group moved on. Nothing is lost: the records are delivered again.
+            self.log.info("Commit came too late for the group: %s", error)
+            return False
+        except (KafkaError, TimeoutError) as error:
+            self.log.warning("Commit failed, it is tried again with the next one: %r", error)
+            return False
+        return True
+
+    async def seek_to_committed_or_beginning(self) -> dict[TP, Commit | None]:
+        """Seek every assigned partition to its committed offset, or else to its beginning.
+
+        aiokafka's own call leaves the position alone where nothing, or offset 0, is committed:
+        records that were fetched and dropped before would never be read again.
+        """
+        return cast(
+            dict[TP, Commit | None], await self.call_thread(self._seek_to_committed_or_beginning)
+        )
+
+    async def _seek_to_committed_or_beginning(self) -> dict[TP, Commit | None]:
+        consumer = self._ensure_consumer()
+        assigned = list(consumer.assignment())
+        committed = await consumer._coordinator.fetch_committed_offsets(assigned)
+        commits: dict[TP, Commit | None] = {}
+        for partition in assigned:
+            found = committed.get(partition)
+            tp = TP(partition.topic, partition.partition)
+            if found is None or found.offset < 0:
+                commits[tp] = None
+                await consumer.seek_to_beginning(partition)
+            else:
+                commits[tp] = Commit(found.offset, found.metadata or "")
+                consumer.seek(partition, found.offset)
+        return commits
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Say nothing: a paused intake is no livelock. ``/health/live`` watches progress."""
+
+
+class RelayConsumer(driver.Consumer):
+    """Reads records, and commits the contiguous finished prefix of each partition."""
+
+    _thread: RelayConsumerThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._progress: dict[TP, PartitionProgress] = {}
+        self._last_commits: dict[TP, Commit | None] = {}
+        self._stops = 0
+
+    def _new_consumer_thread(self) -> RelayConsumerThread:
+        return RelayConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    # --- what the delivery code calls -----------------------------------------------------------
+
+    def claim(self, message: Message) -> Record | None:
+        """Return a message's record for delivery; ``None`` if it is to be dropped.
+
+        Dropped are second copies and those of an older generation: both come, or came, again.
+        """
+        progress = self._progress.get(message.tp)
+        generation = message.generation_id or 0
+        if progress is None or progress.generation != generation:
+            return None
+        if not progress.hold(message.offset):
+            return None
+        return Record(
+            message.topic,
+            message.partition,
+            message.offset,
+            generation,
+            message.key,
+            message.value,
+            tuple(message.headers or ()),
+            round(message.timestamp * 1000) if message.timestamp is not None else -1,
+            message.timestamp_type,
+        )
+
+    def finished(self, record: Record) -> None:
+        """Note that a record is finished; one of an older generation does not count."""
+        progress = self._progress.get(TP(record.topic, record.partition))
+        if progress is not None and progress.generation == record.generation:
+            progress.finish(record.offset)
+
+    def committed_offsets(self) -> dict[TP, int | None]:
+        """Return the committed offset of every assigned partition; ``None`` without one."""
+        return {tp: commit.offset if commit else None for tp, commit in self._last_commits.items()}
+
+    def oldest_unfinished_seconds(self) -> float:
+        """Return the age of the oldest record that was read and is not finished; 0 if none."""
+        times = [
+            moment
+            for progress in self._progress.values()
+            if (moment := progress.oldest_unfinished_time()) is not None
+        ]
+        return max(time.time() - min(times), 0.0) if times else 0.0
+
+    # --- committing -----------------------------------------------------------------------------
+
+    async def force_commit(
+        self, topics: TPorTopicSet | None = None, start_new_transaction: bool = True
+    ) -> bool:
+        """Commit what is finished, where it changed since the last commit."""
+        commits = {
+            tp: commit
+            for tp, progress in self._progress.items()
+            if (commit := progress.commit()) is not None and commit != self._last_commits.get(tp)
+        }
+        if not commits:
+            return False
+        state = self.app.sensors.on_commit_initiated(self)
+        did_commit = await self._thread.commit_finished(commits)
+        self.app.sensors.on_commit_completed(self, state)
+        if did_commit:
+            self._last_commits.update(
+                {tp: commit for tp, commit in commits.items() if tp in self._progress}
+            )
+            offsets = {tp: commit.offset for tp, commit in commits.items()}
+            self.app.tables.on_commit(offsets)
+            self.app.monitor.on_tp_commit(offsets)
+        return did_commit
+
+    async def commit_before_leaving(self) -> None:
+        """Commit everything that is finished by now."""
+        # A commit under way may have begun before the last deliveries ended: wait it out first.
+        await self.maybe_wait_for_commit_to_finish()
+        await self.force_commit()
+
+    def ack(self, message: Message) -> bool:
+        """Take no notice: Faust's acks say nothing about whether a record is finished."""
+        return False
+
+    # --- rebalancing ----------------------------------------------------------------------------
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """End deliveries and commit them before the partitions go.
+
+        Faust itself forgets what was acked first, and waits afterwards.
+        """
+        self.stop_flow()
+        self.app.flow_control.suspend()
+        self.app.flow_control.clear()
+        try:
+            await cast(Any, self.app).on_partitions_leaving()
+            await self.commit_before_leaving()
+        finally:
+            self._progress = {}
+            self._last_commits = {}
+            await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Begin each partition anew; records flow after ``seek_to_committed``."""
+        self._progress = {}
+        self._last_commits = {}
+        cast(Any, self.app).on_partitions_arriving()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Seek to what the group committed, and take up the progress that stands there."""
+        generation = self.app.consumer_generation_id
+        commits = await self._thread.seek_to_committed_or_beginning()
+        if generation != self.app.consumer_generation_id:
+            return {}
+        for tp, commit in commits.items():
+            known = self._progress.get(tp)
+            if known is None or known.generation != generation:
+                self._progress[tp] = PartitionProgress(generation, commit)
+                self._last_commits[tp] = commit
+        return {tp: commit.offset for tp, commit in commits.items() if commit is not None}
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def stop_flow(self) -> None:
+        """Stop handing out records."""
+        self._stops += 1
+        super().stop_flow()
+
+    async def _wait_next_records(self, timeout: float) -> tuple[RecordMap | None, set[TP] | None]:
+        stops = self._stops
+        records, active = await super()._wait_next_records(timeout)
+        if records and stops != self._stops and self.flow_active:
+            # The flow was stopped and resumed during the fetch: whether these records are from
+            # before or after the seek in between is unknown, so they are read again.
+            await self._seek_again()
+            records = {}
+        return records, active
+
+    async def _seek_again(self) -> None:
+        """Go back to what is committed: records were fetched that nobody may take."""
+        stops = self._stops
+        while stops == self._stops and not self.should_stop:
+            try:
+                await self.perform_seek()
+            except KafkaError as error:
+                self.log.warning("Seek failed, trying again: %r", error)
+                await self.sleep(1.0)
+            else:
+                return
+
+    async def _drain_messages(self, fetcher: ServiceT) -> None:
+        """Hand records to the streams.
+
+        Faust guards every record's way into its stream by two tasks, so that a rebalance can
+        break off a wait for room; that is the largest cost of an idle worker. Here only records
+        that have to wait get the guard.
+        """
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                await self._drain_once()
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+            self.log.info("Broker stopped consumer, shutting down...")
+        except asyncio.CancelledError:
+            if not self.app.should_stop:
+                raise
+            self.log.info("Consumer shutting down for user cancel.")
+
+    async def _drain_once(self) -> None:
+        deliver = self.callback
+        flow_is_active = self.app.flow_control.is_active
+        channels_of = cast(Any, self.app.topics)._tp_index
+        await self.sleep(0)
+        since_yield = 0
+        async for tp, message in self.getmany(timeout=1.0):
+            since_yield += 1
+            if since_yield > 100:
+                await asyncio.sleep(0)
+                since_yield = 0
+            progress = self._progress.get(tp)
+            if progress is None or progress.generation != message.generation_id:
+                # Flow resumed although the seek after the assignment did not succeed. Dropping
+                # the record would leave a hole that the next one covers up.
+                await self._seek_again()
+                return
+            if not progress.take(message.offset, message.timestamp or 0.0):
+                continue  # finished already
+            if flow_is_active() and not any(c.queue.full() for c in channels_of[tp]):
+                await deliver(message)
+            else:
+                await self.wait_first(deliver(message), self.suspend_flow.wait())
+
+
+class RelayTransport(driver.Transport):
+    """The transport that ``app.main`` gives to Faust."""
+
+    Consumer = RelayConsumer

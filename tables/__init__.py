@@ -1,0 +1,12 @@
+"""The Faust tables, imported by name as the agents are. There are none yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.main import RelayApp
+
+
+def register(app: RelayApp) -> None:
+    """Register every table with the application."""
