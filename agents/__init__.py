@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agents import order_logging
+
 if TYPE_CHECKING:
     from app.main import RelayApp
 
 
 def register(app: RelayApp) -> None:
     """Register every agent with the application."""
-    from agents import order_logging
-
     order_logging.register(app)

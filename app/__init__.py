@@ -17,15 +17,23 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from app.errors import InvalidSettings
-    from app.main import create_app
-    from app.settings import load_settings
+    made = globals()["app"] = _make_app()
+    return made
+
+
+def _make_app() -> RelayApp:
+    # Imported only now: nobody who wants the pure modules waits for Faust.
+    import agents  # noqa: PLC0415
+    import tables  # noqa: PLC0415
+    from app.errors import InvalidSettings  # noqa: PLC0415
+    from app.main import create_app  # noqa: PLC0415
+    from app.settings import load_settings  # noqa: PLC0415
 
     try:
-        settings = load_settings()
+        made = create_app(load_settings())
     except InvalidSettings as error:
         # A user's mistake gets one line, not a stack trace.
         raise SystemExit(str(error)) from None
-    made = create_app(settings)
-    globals()["app"] = made
+    tables.register(made)
+    agents.register(made)
     return made

@@ -80,5 +80,5 @@ def decode_order_paid(value: bytes | None) -> OrderPaid:
         return _decoder.decode(value)
     except msgspec.ValidationError as error:
         raise InvalidEvent("invalid_event", f"not an ORDER_PAID event: {error}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:  # nested too deeply to be ours
         raise InvalidEvent("invalid_json", f"the value is not JSON: {error}") from error

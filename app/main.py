@@ -5,34 +5,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import ssl
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import faust
-from faust.sensors.prometheus import FaustMetrics, PrometheusMonitor
-from faust.types import TP, Message
-from faust.types.auth import SASLMechanism
-
 import mode.loop
+from faust.sensors.prometheus import FaustMetrics, PrometheusMonitor
+from faust.types import TP
 from mode import Service
+
+from app.credentials import faust_credentials
 from app.dead_letter_topic import DeadLetterTopic
 from app.delivery.logger_client import HttpLogger
+from app.delivery.record import Record
 from app.delivery.relay import Relay
 from app.delivery.retry import RetryPolicy
-from app.errors import KafkaUnavailable
 from app.operations.health import Health
+from app.operations.lag import watch_lag
 from app.operations.metrics import Metrics
 from app.operations.web import WebServer
 from app.publishing.producer import KafkaProducer
 from app.settings import Settings
 from app.topics import Topics
-from app.transport import RelayConsumer, RelayTransport
+from app.transport import RecordBatches, RelayConsumer, RelayTransport
 
 logger = logging.getLogger(__name__)
 
-LAG_INTERVAL_SECONDS = 5.0
 # After deliveries have ended: committing, leaving the group, closing connections.
 SHUTDOWN_TAIL_SECONDS = 15.0
 # A rebalance waits for attempts under way, and the group for the slowest member: well under
@@ -50,11 +49,12 @@ class RelayMonitor(PrometheusMonitor):
     """
 
     def on_stream_event_in(
-        self, tp: TP, offset: int, stream: faust.StreamT, event: faust.EventT
+        self, tp: TP, offset: int, stream: faust.StreamT[Any], event: faust.EventT[Any]
     ) -> dict[str, Any] | None:
-        """Count the event, nothing more."""
-        self.events_total += 1
-        self._metrics.total_events.inc()
+        """Count the batch's records, nothing more."""
+        records = len(cast(list[Record], event.value))
+        self.events_total += records
+        self._metrics.total_events.inc(records)
         return None
 
 
@@ -107,15 +107,15 @@ class RelayApp(faust.App):
             in_flight=lambda: self.relay.in_flight,
             held=lambda: self.relay.held,
             breaker_state=lambda: self.relay.breaker.state,
-            oldest_unfinished_seconds=lambda: self._relay_consumer.oldest_unfinished_seconds(),
+            # Faust makes its consumer when it first asks for it: not yet.
+            oldest_unfinished_seconds=lambda: self._relay_consumer.oldest_unfinished_seconds(),  # noqa: PLW0108
         )
         self.web_server(WebService(self))
         self._lag_task: asyncio.Task[None] | None = None
         self.order_paid_topic = self.topic(
             settings.order_paid_topic,
-            # Bytes in, bytes out: decoding inside the agent cannot lose a poison record.
-            key_serializer="raw",
-            value_serializer="raw",
+            # Bytes in, bytes out: decoding in the delivery code cannot lose a poison record.
+            schema=RecordBatches(),
             # Progress is kept by RelayConsumer, not by Faust's acks.
             acks=False,
         )
@@ -133,7 +133,9 @@ class RelayApp(faust.App):
             await self.kafka_topics.declare()
         await self.kafka_producer.start()
         await self.http_logger.start()
-        self._lag_task = asyncio.create_task(self._watch_lag())
+        self._lag_task = asyncio.create_task(
+            watch_lag(self._relay_consumer, self.kafka_producer, self.metrics, self.health)
+        )
 
     async def on_stop(self) -> None:
         """End deliveries within the grace, commit them, then let Faust stop."""
@@ -162,17 +164,14 @@ class RelayApp(faust.App):
 
     @property
     def _relay_consumer(self) -> RelayConsumer:
-        consumer = self.consumer
-        assert isinstance(consumer, RelayConsumer)
-        return consumer
+        return cast(RelayConsumer, self.consumer)  # RelayTransport makes no other
 
-    async def take(self, message: Message) -> None:
-        """Take a message in for delivery; waits while there is no room."""
-        record = self._relay_consumer.claim(message)
-        if record is not None:
+    async def take(self, record: Record) -> None:
+        """Take a record in for delivery; waits while there is no room."""
+        if self._relay_consumer.claim(record):
             await self.relay.take(record)
 
-    def _on_finished(self, record: Any) -> None:
+    def _on_finished(self, record: Record) -> None:
         self._relay_consumer.finished(record)
 
     async def on_partitions_leaving(self) -> None:
@@ -180,50 +179,13 @@ class RelayApp(faust.App):
         attempt_seconds = min(
             self.settings.external_logger_timeout_seconds + 1.0, MAX_REBALANCE_DRAIN_SECONDS
         )
+        self.health.assigned_partitions = 0
         await self.relay.give_back(drain_seconds=0.0, attempt_seconds=attempt_seconds)
 
-    def on_partitions_arriving(self) -> None:
+    def on_partitions_arriving(self, partitions: int) -> None:
         """Let deliveries go on after a rebalance."""
+        self.health.assigned_partitions = partitions
         self.relay.resume()
-
-    # --- lag ------------------------------------------------------------------------------------
-
-    async def _watch_lag(self) -> None:
-        shown: set[TP] = set()
-        while True:
-            try:
-                shown = await self._measure_lag(shown)
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                logger.debug("Lag not measured: %r", error)
-            await asyncio.sleep(LAG_INTERVAL_SECONDS)
-
-    async def _measure_lag(self, shown: set[TP]) -> set[TP]:
-        consumer = self._relay_consumer
-        committed = consumer.committed_offsets()
-        self.health.assigned_partitions = len(committed)
-        try:
-            await self.kafka_producer.partition_count(self.settings.dlq_topic)
-            self.health.kafka_seen_at = time.monotonic()
-        except KafkaUnavailable:
-            pass
-        lags = {}
-        if committed:
-            timeout = LAG_INTERVAL_SECONDS
-            ends = await asyncio.wait_for(consumer.highwaters(*committed), timeout)
-            starts: Any = {}
-            if fresh := [tp for tp, offset in committed.items() if offset is None]:
-                starts = await asyncio.wait_for(consumer.earliest_offsets(*fresh), timeout)
-            for tp, offset in committed.items():
-                start = starts.get(tp, 0) if offset is None else offset
-                lags[tp] = max(ends.get(tp, start) - start, 0)
-        for tp in shown - set(lags):
-            self.metrics.lag.remove(tp.topic, str(tp.partition))
-        for tp, lag in lags.items():
-            self.metrics.lag.labels(tp.topic, str(tp.partition)).set(lag)
-        self.health.lag = sum(lags.values())
-        return set(lags)
 
 
 class WebService(Service):
@@ -253,12 +215,12 @@ class WebService(Service):
 
 
 def create_app(settings: Settings) -> RelayApp:
-    """Make the application; nothing is started or connected."""
+    """Make the application, without its agents; nothing is started or connected."""
     mode.loop.use("uvloop")
     app = RelayApp(
         settings.consumer_group_id,
         broker=[f"aiokafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
-        broker_credentials=_credentials(settings),
+        broker_credentials=faust_credentials(settings),
         # Repeated after a kill is at most what finished since the last commit.
         broker_commit_interval=1.0,
         broker_session_timeout=30.0,
@@ -270,7 +232,9 @@ def create_app(settings: Settings) -> RelayApp:
         consumer_auto_offset_reset="earliest",
         # Faust's own producer is idle here; its default of 1,200 s would hold up the shutdown.
         producer_request_timeout=15.0,
-        stream_buffer_maxsize=1024,
+        # A batch of at most so many records is one event; the stream holds few of them.
+        broker_max_poll_records=500,
+        stream_buffer_maxsize=16,
         # app.topics declares the topics; Faust's leader is not used, work is claimed instead.
         topic_allow_declare=False,
         topic_disable_leader=True,
@@ -284,16 +248,7 @@ def create_app(settings: Settings) -> RelayApp:
     )
     app.transport = RelayTransport(app.conf.broker_consumer, app)
     app.prepare(settings)
-    _register_agents(app)
     return app
-
-
-def _register_agents(app: RelayApp) -> None:
-    import agents
-    import tables
-
-    tables.register(app)
-    agents.register(app)
 
 
 def redact(text: str, secrets: tuple[str, ...]) -> str:
@@ -301,30 +256,6 @@ def redact(text: str, secrets: tuple[str, ...]) -> str:
     for secret in secrets:
         text = text.replace(secret, "[redacted]")
     return text
-
-
-def _credentials(settings: Settings) -> faust.types.auth.CredentialsT | None:
-    protocol = settings.kafka_security_protocol
-    context = None
-    if protocol.endswith("SSL"):
-        ca_file = settings.kafka_ssl_ca_file
-        context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
-        if settings.kafka_ssl_cert_file is not None:
-            password = settings.kafka_ssl_key_password
-            context.load_cert_chain(
-                str(settings.kafka_ssl_cert_file),
-                str(settings.kafka_ssl_key_file) if settings.kafka_ssl_key_file else None,
-                password.get_secret_value() if password else None,
-            )
-    if protocol.startswith("SASL"):
-        assert settings.kafka_sasl_password is not None
-        return faust.SASLCredentials(
-            mechanism=SASLMechanism(settings.kafka_sasl_mechanism),
-            username=settings.kafka_sasl_username,
-            password=settings.kafka_sasl_password.get_secret_value(),
-            ssl_context=context,
-        )
-    return faust.SSLCredentials(context) if context is not None else None
 
 
 def _end_process_after(seconds: float) -> None:

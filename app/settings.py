@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from yarl import URL
 
 from app.errors import InvalidSettings
 
@@ -104,8 +105,6 @@ class Settings(BaseSettings):
     @field_validator("external_logger_url")
     @classmethod
     def _check_url(cls, value: str) -> str:
-        from yarl import URL
-
         try:
             url = URL(value)
             _ = url.port
@@ -160,13 +159,11 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        raise InvalidSettings(_describe(error, overrides)) from None
+        raise InvalidSettings(_describe(error)) from None
 
 
-def _describe(error: ValidationError, overrides: dict[str, Any]) -> str:
+def _describe(error: ValidationError) -> str:
     """Turn pydantic's report into one line in the words of the environment."""
-    import os
-
     parts = []
     for item in error.errors():
         name = str(item["loc"][0]) if item["loc"] else ""
@@ -178,8 +175,7 @@ def _describe(error: ValidationError, overrides: dict[str, Any]) -> str:
         variable = name.upper()
         field = Settings.model_fields.get(name)
         secret = field is not None and "SecretStr" in str(field.annotation)
-        value = overrides.get(name, os.environ.get(variable, os.environ.get(name)))
-        shown = "" if secret or value is None else f"={str(value)[:200]!r}"
+        shown = "" if secret else f"={str(item['input'])[:200]!r}"
         if item["type"] == "string_pattern_mismatch":
             message = _PATTERN_WORDS.get(name, message)
         parts.append(f"{variable}{shown} {message}")

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from app.publishing.producer import client_config
 from app.settings import Settings

@@ -6,6 +6,9 @@ Here an offset is committed only when the delivery code says that every record b
 finished. Faust's acks are not consulted: topics are declared with ``acks=False`` and agents read
 ``stream.noack()``.
 
+Records go to the streams in batches, one event for what a fetch brought of a partition: Faust's
+work for an event (queue, guards, sensors) is the largest cost of a worker otherwise.
+
 What is overridden is private to Faust 0.15.3, which is therefore pinned exactly.
 """
 
@@ -16,11 +19,12 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
+import aiokafka
+import faust
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
-from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP, Message
+from faust.types import TP, ConsumerMessage, Message
 from faust.types.transports import TPorTopicSet
 from mode import ServiceT
 
@@ -29,10 +33,17 @@ from app.delivery.record import Record
 
 # A commit that a dead broker holds up must not outlive its generation, nor hold up a rebalance.
 COMMIT_TIMEOUT_SECONDS = 5.0
+FETCH_MAX_WAIT_MS = 200
 
 
 class RelayConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that talks to Kafka: commits with metadata, and never crashes over a commit."""
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust fixes 1,500 ms; a seek, and the embedded cluster's answer, wait for it.
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
+        return consumer
 
     async def commit_finished(self, commits: Mapping[TP, Commit]) -> bool:
         """Commit for the assigned ones of these partitions; ``False`` if Kafka did not take it."""
@@ -76,15 +87,18 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         assigned = list(consumer.assignment())
         committed = await consumer._coordinator.fetch_committed_offsets(assigned)
         commits: dict[TP, Commit | None] = {}
+        uncommitted = []
         for partition in assigned:
             found = committed.get(partition)
             tp = TP(partition.topic, partition.partition)
             if found is None or found.offset < 0:
                 commits[tp] = None
-                await consumer.seek_to_beginning(partition)
+                uncommitted.append(partition)
             else:
                 commits[tp] = Commit(found.offset, found.metadata or "")
                 consumer.seek(partition, found.offset)
+        if uncommitted:
+            await consumer.seek_to_beginning(*uncommitted)
         return commits
 
     def verify_event_path(self, now: float, tp: TP) -> None:
@@ -107,27 +121,16 @@ class RelayConsumer(driver.Consumer):
 
     # --- what the delivery code calls -----------------------------------------------------------
 
-    def claim(self, message: Message) -> Record | None:
-        """Return a message's record for delivery; ``None`` if it is to be dropped.
+    def claim(self, record: Record) -> bool:
+        """Whether a record is to be delivered now.
 
-        Dropped are second copies and those of an older generation: both come, or came, again.
+        Not second copies, and not those of an older generation: both come, or came, again.
         """
-        progress = self._progress.get(message.tp)
-        generation = message.generation_id or 0
-        if progress is None or progress.generation != generation:
-            return None
-        if not progress.hold(message.offset):
-            return None
-        return Record(
-            message.topic,
-            message.partition,
-            message.offset,
-            generation,
-            message.key,
-            message.value,
-            tuple(message.headers or ()),
-            round(message.timestamp * 1000) if message.timestamp is not None else -1,
-            message.timestamp_type,
+        progress = self._progress.get(TP(record.topic, record.partition))
+        return (
+            progress is not None
+            and progress.generation == record.generation
+            and progress.hold(record.offset)
         )
 
     def finished(self, record: Record) -> None:
@@ -206,7 +209,7 @@ class RelayConsumer(driver.Consumer):
         """Begin each partition anew; records flow after ``seek_to_committed``."""
         self._progress = {}
         self._last_commits = {}
-        cast(Any, self.app).on_partitions_arriving()
+        cast(Any, self.app).on_partitions_arriving(len(assigned))
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
@@ -229,15 +232,56 @@ class RelayConsumer(driver.Consumer):
         self._stops += 1
         super().stop_flow()
 
-    async def _wait_next_records(self, timeout: float) -> tuple[RecordMap | None, set[TP] | None]:
+    async def _drain_messages(self, fetcher: ServiceT) -> None:
+        """Hand records to the streams until the worker stops."""
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                try:
+                    await self._drain_once()
+                except KafkaError as error:
+                    # The position stays where it is: nothing is skipped.
+                    self.log.error("Fetch failed, trying again: %r", error)
+                    await self.sleep(1.0)
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+            self.log.info("Broker stopped consumer, shutting down...")
+        except asyncio.CancelledError:
+            if not self.app.should_stop:
+                raise
+            self.log.info("Consumer shutting down for user cancel.")
+
+    async def _drain_once(self) -> None:
+        await self.sleep(0)
         stops = self._stops
-        records, active = await super()._wait_next_records(timeout)
-        if records and stops != self._stops and self.flow_active:
-            # The flow was stopped and resumed during the fetch: whether these records are from
-            # before or after the seek in between is unknown, so they are read again.
+        fetched, _ = await self._wait_next_records(timeout=1.0)
+        if not fetched or not self.flow_active:
+            return  # flow resumes after a seek to what is committed
+        if stops != self._stops:
+            # Stopped and resumed during the fetch: whether these records are from before or
+            # after the seek in between is unknown, so they are read again.
             await self._seek_again()
-            records = {}
-        return records, active
+            return
+        generation = self.app.consumer_generation_id
+        for partition, raw in fetched.items():
+            tp = TP(partition.topic, partition.partition)
+            progress = self._progress.get(tp)
+            if progress is None or progress.generation != generation:
+                # Flow resumed although the seek after the assignment did not succeed. Dropping
+                # the records would leave a hole that the next ones cover up.
+                await self._seek_again()
+                return
+            batch = [
+                _record(record, generation)
+                for record in raw
+                if progress.take(record.offset, (record.timestamp or 0) / 1000)
+            ]
+            if batch:
+                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+                # A rebalance breaks off the wait for room in the stream.
+                await self.wait_first(
+                    self.callback(_batch_message(tp, batch, generation)), self.suspend_flow.wait()
+                )
 
     async def _seek_again(self) -> None:
         """Go back to what is committed: records were fetched that nobody may take."""
@@ -251,48 +295,51 @@ class RelayConsumer(driver.Consumer):
             else:
                 return
 
-    async def _drain_messages(self, fetcher: ServiceT) -> None:
-        """Hand records to the streams.
 
-        Faust guards every record's way into its stream by two tasks, so that a rebalance can
-        break off a wait for room; that is the largest cost of an idle worker. Here only records
-        that have to wait get the guard.
-        """
-        try:
-            while not (self.should_stop or fetcher.should_stop):
-                await self._drain_once()
-        except self.consumer_stopped_errors:
-            if not self.app.should_stop:
-                raise
-            self.log.info("Broker stopped consumer, shutting down...")
-        except asyncio.CancelledError:
-            if not self.app.should_stop:
-                raise
-            self.log.info("Consumer shutting down for user cancel.")
+class RecordBatches(faust.Schema[Any, list[Record]]):
+    """Hands batches of records to the streams as they are: there is nothing to decode."""
 
-    async def _drain_once(self) -> None:
-        deliver = self.callback
-        flow_is_active = self.app.flow_control.is_active
-        channels_of = cast(Any, self.app.topics)._tp_index
-        await self.sleep(0)
-        since_yield = 0
-        async for tp, message in self.getmany(timeout=1.0):
-            since_yield += 1
-            if since_yield > 100:
-                await asyncio.sleep(0)
-                since_yield = 0
-            progress = self._progress.get(tp)
-            if progress is None or progress.generation != message.generation_id:
-                # Flow resumed although the seek after the assignment did not succeed. Dropping
-                # the record would leave a hole that the next one covers up.
-                await self._seek_again()
-                return
-            if not progress.take(message.offset, message.timestamp or 0.0):
-                continue  # finished already
-            if flow_is_active() and not any(c.queue.full() for c in channels_of[tp]):
-                await deliver(message)
-            else:
-                await self.wait_first(deliver(message), self.suspend_flow.wait())
+    def loads_key(self, app: Any, message: Message, **kwargs: Any) -> Any:
+        """Return no key: a batch has none."""
+        return None
+
+    def loads_value(self, app: Any, message: Message, **kwargs: Any) -> Any:
+        """Return the batch, a list of ``Record``."""
+        return message.value
+
+
+def _record(raw: Any, generation: int) -> Record:
+    timestamp_ms = raw.timestamp if raw.timestamp is not None else -1
+    return Record(
+        raw.topic,
+        raw.partition,
+        raw.offset,
+        generation,
+        raw.key,
+        raw.value,
+        tuple(raw.headers),
+        timestamp_ms,
+        raw.timestamp_type or 0,
+    )
+
+
+def _batch_message(tp: TP, batch: list[Record], generation: int) -> ConsumerMessage:
+    first = batch[0]
+    return ConsumerMessage(
+        tp.topic,
+        tp.partition,
+        first.offset,
+        first.timestamp_ms / 1000,
+        first.timestamp_type,
+        None,
+        None,
+        cast(Any, batch),
+        None,
+        0,
+        0,
+        tp,
+        generation_id=generation,
+    )
 
 
 class RelayTransport(driver.Transport):

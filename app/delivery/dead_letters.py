@@ -19,7 +19,7 @@ Headers = list[tuple[str, bytes | None]]
 # Large enough for any answer a person would read, small enough to stay under topic limits.
 MAX_TEXT_BYTES = 2048
 _OURS = ("kafka_dlt-", "dlq-")
-_TIMESTAMP_TYPES = {0: b"CREATE_TIME", 1: b"LOG_APPEND_TIME"}
+_TIMESTAMP_TYPES = {0: b"CreateTime", 1: b"LogAppendTime"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def dead_letter_headers(letter: DeadLetter, group_id: str) -> Headers:
         ("kafka_dlt-original-timestamp", struct.pack(">q", record.timestamp_ms)),
         (
             "kafka_dlt-original-timestamp-type",
-            _TIMESTAMP_TYPES.get(record.timestamp_type, b"NO_TIMESTAMP_TYPE"),
+            _TIMESTAMP_TYPES.get(record.timestamp_type, b"NoTimestampType"),
         ),
         ("kafka_dlt-original-consumer-group", group_id.encode()),
         ("kafka_dlt-exception-fqcn", letter.error_type.encode()),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 
@@ -18,9 +19,12 @@ from app.delivery.record import Record
 # Records in memory, working or waiting behind their key: bounds memory when a key with many
 # records is stuck, and is far above what MAX_IN_FLIGHT keys can work on.
 MAX_HELD_RECORDS = 10_000
+FAULT_PAUSE_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
 
 
-class Abandoned(Exception):  # noqa: N818 - an outcome, not an error
+class Abandoned(Exception):
     """The worker is giving a record up unfinished: its partition moves, or the worker stops."""
 
 
@@ -227,7 +231,15 @@ class Lanes:
         try:
             while queue:
                 self.check_open()
-                await self._deliver(queue[0], lane)
+                try:
+                    await self._deliver(queue[0], lane)
+                except (Abandoned, asyncio.CancelledError):
+                    raise
+                except Exception:
+                    # Neither finished nor dropped: a fault of ours must not lose a record.
+                    logger.exception("Delivery of %s failed in a way nobody foresaw", queue[0])
+                    await lane.pause(FAULT_PAUSE_SECONDS)
+                    continue
                 queue.popleft()
                 self.held -= 1
                 self._finished += 1

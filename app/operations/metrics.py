@@ -37,7 +37,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         """Register the whole catalogue, every known label at 0."""
         # The time of creation beside every counter says nothing that is not known otherwise.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry or CollectorRegistry()
         self._deliveries = self._counter(
             "deliveries", "Records by how they ended in this worker.", "outcome"

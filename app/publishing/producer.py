@@ -93,9 +93,7 @@ class KafkaProducer:
 
     async def start(self) -> None:
         """Start the client. It needs no broker yet: it connects in the background, for ever."""
-        self._producer = Producer(
-            producer_config(self._settings) | {"error_cb": _log_client_error}, logger=logger
-        )
+        self._producer = Producer(producer_config(self._settings), logger=logger)
         self._poller = threading.Thread(target=self._poll, name="kafka-producer", daemon=True)
         self._poller.start()
 
@@ -166,21 +164,33 @@ class KafkaProducer:
         Raises:
             KafkaUnavailable: No broker answered in time.
         """
+        metadata = await self._metadata(topic, timeout_seconds)
+        found = metadata.topics.get(topic)
+        return 0 if found is None or found.error is not None else len(found.partitions)
+
+    async def ping(self, timeout_seconds: float = 5.0) -> None:
+        """Return when a broker answered.
+
+        Raises:
+            KafkaUnavailable: None did in time.
+        """
+        # Of one topic: a large cluster's whole metadata is no small question.
+        await self._metadata(self._settings.order_paid_topic, timeout_seconds)
+
+    async def _metadata(self, topic: str, timeout_seconds: float) -> Any:
         if self._producer is None:
             raise KafkaUnavailable(
                 self._settings.kafka_bootstrap_servers, "the producer is not running"
             )
         loop = asyncio.get_running_loop()
         try:
-            metadata = await loop.run_in_executor(
+            return await loop.run_in_executor(
                 None, self._producer.list_topics, topic, timeout_seconds
             )
         except KafkaException as error:
             raise KafkaUnavailable(
                 self._settings.kafka_bootstrap_servers, error.args[0].str()
             ) from error
-        found = metadata.topics.get(topic)
-        return 0 if found is None or found.error is not None else len(found.partitions)
 
     def _poll(self) -> None:
         while not self._stopping.is_set():
@@ -215,8 +225,3 @@ def _settle(future: asyncio.Future[Acknowledged], outcome: Acknowledged | Except
 
 def _size(key: bytes | None, value: bytes | None) -> int:
     return len(key or b"") + len(value or b"")
-
-
-def _log_client_error(error: KafkaError) -> None:
-    # librdkafka reconnects by itself; the line is for whoever reads the log during an outage.
-    logger.warning("Kafka producer: %s", error.str())

@@ -1,0 +1,95 @@
+"""Consumer lag, and whether Kafka answers: measured beside the deliveries, every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
+
+from app.errors import KafkaUnavailable
+from app.operations.health import Health
+from app.operations.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 2.0
+# A request may take longer than a round; the next round then waits for it.
+TIMEOUT_SECONDS = 5.0
+
+
+class Partition(Protocol):
+    """A partition of a topic, as a Kafka client names it."""
+
+    @property
+    def topic(self) -> str:
+        """The topic's name."""
+
+    @property
+    def partition(self) -> int:
+        """The partition's number."""
+
+
+P = TypeVar("P", bound=Partition)
+
+
+class Offsets(Protocol[P]):
+    """What the consumer knows of its partitions. The calls that ask Kafka may hang or raise."""
+
+    def committed_offsets(self) -> dict[P, int | None]:
+        """Return the committed offset of every assigned partition; ``None`` without one."""
+
+    async def highwaters(self, *partitions: P) -> Mapping[P, int]:
+        """Ask Kafka for the end of these partitions."""
+
+    async def earliest_offsets(self, *partitions: P) -> Mapping[P, int]:
+        """Ask Kafka for the beginning of these partitions."""
+
+
+class Reachable(Protocol):
+    """Asks Kafka something small."""
+
+    async def ping(self) -> None:
+        """Return when a broker answered.
+
+        Raises:
+            KafkaUnavailable: None did.
+        """
+
+
+async def watch_lag(
+    offsets: Offsets[P], kafka: Reachable, metrics: Metrics, health: Health
+) -> None:
+    """Keep the lag metrics and what health knows of Kafka true, until cancelled."""
+    shown: set[P] = set()
+    while True:
+        try:
+            await kafka.ping()
+            health.kafka_seen_at = time.monotonic()
+            shown = await _measure(offsets, metrics, health, shown)
+        except (KafkaUnavailable, TimeoutError) as error:
+            logger.debug("Lag not measured: %s", error)
+        except Exception as error:  # noqa: BLE001 - whatever a client raises, the next round asks anew
+            logger.info("Lag not measured: %r", error)
+        await asyncio.sleep(INTERVAL_SECONDS)
+
+
+async def _measure(offsets: Offsets[P], metrics: Metrics, health: Health, shown: set[P]) -> set[P]:
+    committed = offsets.committed_offsets()
+    ends: Mapping[P, int] = {}
+    starts: Mapping[P, int] = {}
+    if committed:
+        ends = await asyncio.wait_for(offsets.highwaters(*committed), TIMEOUT_SECONDS)
+    if uncommitted := [p for p, offset in committed.items() if offset is None]:
+        starts = await asyncio.wait_for(offsets.earliest_offsets(*uncommitted), TIMEOUT_SECONDS)
+    lags = {}
+    for partition, offset in committed.items():
+        start = starts.get(partition, 0) if offset is None else offset
+        lags[partition] = max(ends.get(partition, start) - start, 0)
+    for gone in shown - set(lags):
+        metrics.lag.remove(gone.topic, str(gone.partition))
+    for partition, lag in lags.items():
+        metrics.lag.labels(partition.topic, str(partition.partition)).set(lag)
+    health.lag = sum(lags.values())
+    return set(lags)
