@@ -21,6 +21,7 @@ from app.delivery.logger_client import HttpLogger
 from app.delivery.record import Record
 from app.delivery.relay import Relay
 from app.delivery.retry import RetryPolicy
+from app.operations import log_limit
 from app.operations.health import Health
 from app.operations.lag import watch_lag
 from app.operations.metrics import Metrics
@@ -125,6 +126,7 @@ class RelayApp(faust.App):
     async def on_start(self) -> None:
         """Start what deliveries need, before Faust starts its consumer and agents."""
         await super().on_start()
+        log_limit.install()
         # Before Kafka is there: probes want an answer while the worker waits for it.
         await self.on_started_init_web_server()
         if not await self.kafka_topics.wait_for_kafka(self._pause):

@@ -197,7 +197,7 @@ class KafkaProducer:
             producer = self._producer
             if producer is None:
                 return
-            producer.poll(0.2)
+            producer.poll(0.5)  # returns as soon as there is something to report
 
 
 def _outcome(

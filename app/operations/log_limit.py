@@ -1,0 +1,60 @@
+"""Keeps a client's complaints readable: an outage says each thing now and then, not each time.
+
+A Kafka client that cannot reach its brokers logs every attempt, hundreds of lines a second. Each
+distinct message of those clients passes once in ``INTERVAL_SECONDS`` and then says how many like
+it were left out. The relay's own lines always pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+INTERVAL_SECONDS = 30.0
+# Names of loggers, and of their children, whose messages repeat.
+CLIENTS = ("aiokafka", "app.publishing.producer", "faust.transport")
+
+
+class RepeatFilter(logging.Filter):
+    """Lets one record of each message template of the clients pass per interval."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with nothing said. The clock is monotonic, in seconds."""
+        super().__init__()
+        self._clock = clock
+        self._said: dict[tuple[str, int, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the record passes; adds to its text how many were left out before it."""
+        if record.levelno < logging.WARNING or not _is_client(record.name):
+            return True
+        # The template, not the text: it is the same however the details vary.
+        key = (record.name, record.levelno, _template(record))
+        now = self._clock()
+        said_at, left_out = self._said.get(key, (float("-inf"), 0))
+        if now - said_at < INTERVAL_SECONDS:
+            self._said[key] = (said_at, left_out + 1)
+            return False
+        self._said[key] = (now, 0)
+        if left_out:
+            record.msg = f"{record.getMessage()} ({left_out} more like it since)"
+            record.args = ()
+        return True
+
+
+def install() -> None:
+    """Put a filter on every handler of the root logger."""
+    repeat_filter = RepeatFilter()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(repeat_filter)
+
+
+def _is_client(name: str) -> bool:
+    return any(name == client or name.startswith(f"{client}.") for client in CLIENTS)
+
+
+def _template(record: logging.LogRecord) -> str:
+    # librdkafka has one template for everything; its first argument is the kind of event.
+    kind = record.args[0] if isinstance(record.args, tuple) and record.args else ""
+    return f"{record.msg} {kind}" if str(record.msg).startswith("%s [") else str(record.msg)
