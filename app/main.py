@@ -113,6 +113,7 @@ class RelayApp(faust.App):
         )
         self.web_server(WebService(self))
         self._lag_task: asyncio.Task[None] | None = None
+        self._shutdown_watch: threading.Timer | None = None
         self.order_paid_topic = self.topic(
             settings.order_paid_topic,
             # Bytes in, bytes out: decoding in the delivery code cannot lose a poison record.
@@ -129,10 +130,8 @@ class RelayApp(faust.App):
         log_limit.install()
         # Before Kafka is there: probes want an answer while the worker waits for it.
         await self.on_started_init_web_server()
-        if not await self.kafka_topics.wait_for_kafka(self._pause):
-            return
-        if self.settings.kafka_declare_topics:
-            await self.kafka_topics.declare()
+        if not await self.kafka_topics.wait_until_ready(self._pause):
+            return  # the worker stops
         await self.kafka_producer.start()
         await self.http_logger.start()
         self._lag_task = asyncio.create_task(
@@ -142,18 +141,30 @@ class RelayApp(faust.App):
     async def on_stop(self) -> None:
         """End deliveries within the grace, commit them, then let Faust stop."""
         grace = self.settings.shutdown_grace_seconds
-        _end_process_after(grace + SHUTDOWN_TAIL_SECONDS)
+        self._watch_shutdown(grace + SHUTDOWN_TAIL_SECONDS)
         if self._consumer is not None:
             self._relay_consumer.stop_flow()
             self.flow_control.suspend()
             self.flow_control.clear()
             await self.relay.give_back(drain_seconds=grace, attempt_seconds=0.0)
+            self._watch_shutdown(SHUTDOWN_TAIL_SECONDS)
             await self._relay_consumer.commit_before_leaving()
         if self._lag_task is not None:
             self._lag_task.cancel()
         await super().on_stop()
         await self.kafka_producer.stop()
         await self.http_logger.stop()
+
+    async def on_shutdown(self) -> None:
+        """Everything has stopped in time."""
+        if self._shutdown_watch is not None:
+            self._shutdown_watch.cancel()
+        await super().on_shutdown()
+
+    def _watch_shutdown(self, seconds: float) -> None:
+        if self._shutdown_watch is not None:
+            self._shutdown_watch.cancel()
+        self._shutdown_watch = _end_process_after(seconds)
 
     async def _pause(self, seconds: float) -> bool:
         await self.sleep(seconds)
@@ -260,16 +271,17 @@ def redact(text: str, secrets: tuple[str, ...]) -> str:
     return text
 
 
-def _end_process_after(seconds: float) -> None:
+def _end_process_after(seconds: float) -> threading.Timer:
     """End the process if the shutdown overruns: a client that waits for a dead broker would.
 
     Safe at any moment: what is not committed is delivered again.
     """
 
     def end() -> None:
-        logger.critical("Shutdown took longer than %.0f s: ending the process", seconds)
+        logger.critical("Shutdown took over %.0f s: ending the process", seconds)
         os._exit(1)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
+    return timer

@@ -5,6 +5,7 @@ Nothing else reads the environment. ``.env.example`` lists every key with its de
 
 from __future__ import annotations
 
+import ssl
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -121,6 +122,16 @@ class Settings(BaseSettings):
     def _check_file(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
             raise ValueError("must be a file that can be read")
+        return value
+
+    @field_validator("kafka_ssl_ca_file", "external_logger_ca_file")
+    @classmethod
+    def _check_authorities(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                ssl.create_default_context(cafile=str(value))
+            except (ssl.SSLError, OSError) as error:
+                raise ValueError("must be a PEM file of certificates") from error
         return value
 
     @model_validator(mode="after")

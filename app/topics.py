@@ -15,7 +15,17 @@ from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+UNREACHABLE = (
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._RESOLVE,
+    KafkaError._AUTHENTICATION,
+    KafkaError._SSL,
+)
+
 PROBE_SECONDS = 5.0
+RETRY_SECONDS = 1.0
 # A dead letter is its record and headers: it must fit where the record just fitted. Kafka's
 # default limit is 1,048,588 bytes.
 DLQ_MAX_MESSAGE_BYTES = 2 * 1024 * 1024
@@ -31,10 +41,10 @@ class Topics:
         self._settings = settings
         self._admin: AdminClient | None = None
 
-    async def wait_for_kafka(self, pause: Callable[[float], Awaitable[bool]]) -> bool:
-        """Wait until a broker answers, for as long as it takes.
+    async def wait_until_ready(self, pause: Callable[[float], Awaitable[bool]]) -> bool:
+        """Wait until Kafka answers and the topics are declared, for as long as it takes.
 
-        Says once that Kafka is missing, and once when it is there.
+        Says in one line what is wrong, again when it changes, and once when all is well.
 
         Args:
             pause: Waits the given seconds; returns ``True`` when the worker is to stop.
@@ -42,25 +52,23 @@ class Topics:
         Returns:
             ``False`` when the worker is to stop first.
         """
-        waiting = False
+        said = ""
         while True:
             try:
-                await self.partition_counts()
+                if self._settings.kafka_declare_topics:
+                    await self.declare()
+                else:
+                    await self.partition_counts()
             except KafkaException as error:
-                if not waiting:
-                    logger.error(
-                        "Kafka cannot be reached at %s, trying on until it can: %s",
-                        self._settings.kafka_bootstrap_servers,
-                        error.args[0].str(),
-                    )
-                waiting = True
+                problem = _problem(error, self._settings)
+                if problem != said:
+                    logger.error("%s; trying on until it works", problem)
+                said = problem
             else:
-                if waiting:
-                    logger.warning(
-                        "Kafka can be reached at %s", self._settings.kafka_bootstrap_servers
-                    )
+                if said:
+                    logger.warning("Kafka works at %s", self._settings.kafka_bootstrap_servers)
                 return True
-            if await pause(1.0):
+            if await pause(RETRY_SECONDS):
                 return False
 
     async def declare(self) -> None:
@@ -132,3 +140,15 @@ class Topics:
                 | {"log_level": 0, "socket.connection.setup.timeout.ms": 5000}
             )
         return self._admin
+
+
+def _problem(error: KafkaException, settings: Settings) -> str:
+    kafka_error = error.args[0]
+    servers = settings.kafka_bootstrap_servers
+    if kafka_error.code() in UNREACHABLE:
+        return f"Kafka cannot be reached at KAFKA_BOOTSTRAP_SERVERS={servers}: {kafka_error.str()}"
+    return (
+        f"Kafka at {servers} does not declare the topics (TOPIC_PARTITIONS="
+        f"{settings.topic_partitions}, TOPIC_REPLICATION_FACTOR="
+        f"{settings.topic_replication_factor}): {kafka_error.str()}"
+    )

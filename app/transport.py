@@ -45,6 +45,17 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
         return consumer
 
+    async def check_group(self) -> None:
+        """Raise what stopped the group's coordination, if something did.
+
+        aiokafka holds an error until somebody asks, and does nothing until then; Faust never asks.
+        """
+        if self._consumer is not None:
+            await self.call_thread(self._check_group, self._consumer)
+
+    async def _check_group(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
+        consumer._coordinator.check_errors()
+
     async def commit_finished(self, commits: Mapping[TP, Commit]) -> bool:
         """Commit for the assigned ones of these partitions; ``False`` if Kafka did not take it."""
         return bool(await self.call_thread(self._commit_finished, commits))
@@ -151,6 +162,15 @@ class RelayConsumer(driver.Consumer):
             if (moment := progress.oldest_unfinished_time()) is not None
         ]
         return max(time.time() - min(times), 0.0) if times else 0.0
+
+    async def check_group(self) -> None:
+        """Let the group's coordination go on after an error; crash if it ended for good."""
+        try:
+            await self._thread.check_group()
+        except KafkaError as error:
+            self.log.error("Membership in the consumer group failed, trying again: %s", error)
+        except Exception as error:  # noqa: BLE001 - whatever ended it, nothing would be delivered
+            await self.crash(error)
 
     # --- committing -----------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ class Breaker:
         self._on_change = on_change
         self._failures = 0
         self._probe_at = 0.0
+        self._probes = 0
         self.state = BreakerState.CLOSED
 
     @property
@@ -64,10 +65,10 @@ class Breaker:
         """Ask to send one attempt.
 
         Returns:
-            0 when the caller may send: the probe, if the breaker is not closed now. It then must
-            report ``succeeded``, ``answered``, ``failed`` or ``withdrawn``. Otherwise the
-            seconds after which asking again can help, at the most: a change of state may come
-            before (infinite while another's probe is out).
+            0 when the caller may send; it notes ``ticket`` and then must report ``succeeded``,
+            ``answered``, ``failed`` or ``withdrawn``. Otherwise the seconds after which asking
+            again can help, at the most: a change of state may come before (infinite while
+            another's probe is out).
         """
         if self.state is BreakerState.CLOSED:
             return 0.0
@@ -76,8 +77,18 @@ class Breaker:
         wait = self._probe_at - self._clock()
         if wait > 0:
             return wait
+        self._probes += 1
         self._move(BreakerState.HALF_OPEN)
         return 0.0
+
+    @property
+    def ticket(self) -> int:
+        """The number of the probe that is out; 0 while there is none.
+
+        Read right after ``ask`` said 0, it tells what the attempt is: a late failure of an
+        earlier outage's probe must not be taken for one of the probe that is out now.
+        """
+        return self._probes if self.state is BreakerState.HALF_OPEN else 0
 
     def succeeded(self) -> None:
         """An attempt was answered 2xx: the logger works."""
@@ -94,12 +105,12 @@ class Breaker:
         if self.state is not BreakerState.CLOSED:
             self.succeeded()
 
-    def failed(self, *, probe: bool) -> None:
+    def failed(self, ticket: int) -> None:
         """An attempt failed in a way that speaks of an outage.
 
         Attempts that began before the breaker opened say nothing new.
         """
-        if self.state is BreakerState.HALF_OPEN and probe:
+        if self.state is BreakerState.HALF_OPEN and ticket == self._probes:
             self._interval_seconds = min(self._interval_seconds * 2, self._max_interval_seconds)
             self._open()
         elif self.state is BreakerState.CLOSED:
@@ -107,9 +118,9 @@ class Breaker:
             if 0 < self._threshold <= self._failures:
                 self._open()
 
-    def withdrawn(self, *, probe: bool) -> None:
+    def withdrawn(self, ticket: int) -> None:
         """An attempt that was allowed did not come to an end; a probe is free again."""
-        if self.state is BreakerState.HALF_OPEN and probe:
+        if self.state is BreakerState.HALF_OPEN and ticket == self._probes:
             self._open(wait_seconds=0.0)
 
     def _open(self, wait_seconds: float | None = None) -> None:

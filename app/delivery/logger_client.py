@@ -18,7 +18,7 @@ from app.delivery.retry import Verdict, judge, parse_retry_after
 # An answer's body is read so that the connection can be used again. More than this is not worth
 # it: the connection is closed instead.
 MAX_BODY_BYTES = 64 * 1024
-MAX_KEPT_BODY_BYTES = 1024
+MAX_KEPT_BODY_LENGTH = 1024
 # Shorter than the 5 s after which common servers (Node.js) drop idle connections, so that an
 # attempt does not begin on one that is being closed.
 KEEPALIVE_SECONDS = 4.0
@@ -152,11 +152,12 @@ class HttpLogger:
         except (aiohttp.ClientError, TimeoutError, OSError):
             response.close()
             body = b""
-        text = body[:MAX_KEPT_BODY_BYTES].decode("utf-8", "replace").strip()
+        # Redacted first: a cut through a secret would leave half of it.
+        text = self._redact(body.decode("utf-8", "replace")).strip()
         return Answer(
             verdict,
             response.status,
-            self._redact(text),
+            text[:MAX_KEPT_BODY_LENGTH],
             parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC)),
         )
 

@@ -11,6 +11,7 @@ import msgspec
 EVENT_ID_HEADER = "event-id"
 # Visible ASCII but for "%", and short enough for every HTTP server's header limit.
 _PLAIN_ID = re.compile(rb"[!-$&-~]{1,256}")
+MAX_KEY_LENGTH = 768
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 
 
@@ -68,7 +69,10 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         if _PLAIN_ID.fullmatch(event_id):
             return event_id.decode()
         encoded = quote_from_bytes(event_id, safe=_VISIBLE)
-        return encoded if len(encoded) <= 768 else hashlib.sha256(event_id).hexdigest()
+        if len(encoded) <= MAX_KEY_LENGTH:
+            return encoded
+        # "%s" is nothing that percent-encoding makes: no other id has this key.
+        return f"%sha256-{hashlib.sha256(event_id).hexdigest()}"
 
     def __str__(self) -> str:
         return f"{self.topic}[{self.partition}]@{self.offset}"

@@ -71,6 +71,7 @@ class Relay:
         )
         self._breaker_changed: asyncio.Future[None] | None = None
         self._lanes = Lanes(self._deliver, max_in_flight=max_in_flight, max_held=max_held)
+        self._taking = True
         self._epoch = 0
         self.dead_lettering = 0
         """Dead letters that wait for their acknowledgement."""
@@ -92,9 +93,11 @@ class Relay:
     async def take(self, record: Record) -> None:
         """Take a record for delivery; waits while there is no room or the breaker is not closed.
 
-        Returns without taking it when records are given back meanwhile: its partition is then
-        read again from the committed offset.
+        Returns without taking it between ``give_back`` and ``resume``, also if that begins while
+        it waits: the record's partition is then read again from the committed offset.
         """
+        if not self._taking:
+            return
         lane = (
             (record.topic, record.partition, record.key)
             if record.key is not None
@@ -116,6 +119,7 @@ class Relay:
             attempt_seconds: How long attempts under way after that may take. The rest is given
                 up unfinished.
         """
+        self._taking = False
         self._epoch += 1
         self._lanes.notify()
         await self._lanes.drain(drain_seconds, lambda: not self.breaker.closed)
@@ -126,6 +130,7 @@ class Relay:
 
     def resume(self) -> None:
         """Take records in again."""
+        self._taking = True
         self.last_activity = self._clock()
         self._lanes.open()
 
@@ -146,8 +151,8 @@ class Relay:
         idempotency_key = record.idempotency_key()
         attempts = failures = 0
         while True:
-            probe = await self._wait_for_breaker(lane)
-            answer = await self._attempt(value, idempotency_key, probe)
+            ticket = await self._wait_for_breaker(lane)
+            answer = await self._attempt(value, idempotency_key, ticket)
             if answer.verdict is Verdict.SUCCESS:
                 self.breaker.succeeded()
                 self._observer.delivered(self._paid_to_delivered_seconds(record, event))
@@ -158,7 +163,7 @@ class Relay:
                 letter = self._refused_letter(record, "rejected", answer, attempts + 1)
                 await self._dead_letter(letter, lane)
                 return
-            self.breaker.failed(probe=probe)
+            self.breaker.failed(ticket)
             failures += 1
             # Neither an outage nor what fails while the breaker is open counts against the record.
             if answer.verdict is Verdict.RETRYABLE and self.breaker.closed:
@@ -169,20 +174,20 @@ class Relay:
                     return
             await self._wait_for_retry(record, answer, failures, lane)
 
-    async def _wait_for_breaker(self, lane: Lane) -> bool:
-        """Wait until an attempt may be made; returns whether it is the probe."""
+    async def _wait_for_breaker(self, lane: Lane) -> int:
+        """Wait until an attempt may be made; returns the breaker's ticket for it."""
         while wait := self.breaker.ask():
             if self._breaker_changed is None:
                 self._breaker_changed = asyncio.get_running_loop().create_future()
             await lane.pause(wait, until=self._breaker_changed)
-        return not self.breaker.closed
+        return self.breaker.ticket
 
-    async def _attempt(self, value: bytes, idempotency_key: str, probe: bool) -> Answer:
+    async def _attempt(self, value: bytes, idempotency_key: str, ticket: int) -> Answer:
         started = self._clock()
         try:
             answer = await self._logger.post(value, idempotency_key)
         except asyncio.CancelledError:
-            self.breaker.withdrawn(probe=probe)
+            self.breaker.withdrawn(ticket)
             raise
         except Exception as error:
             # A fault of ours must neither lose the record nor stop its key for ever.

@@ -81,13 +81,12 @@ def parse_retry_after(value: str | None, now: datetime) -> float:
         return 0.0
     value = value.strip()
     if value.isascii() and value.isdigit():
-        # A number of any length counts; only its size against the cap matters.
-        return (
-            MAX_RETRY_AFTER_SECONDS if len(value) > 9 else min(int(value), MAX_RETRY_AFTER_SECONDS)
-        )
+        digits = value.lstrip("0") or "0"
+        # int() refuses very long numbers; over the cap they are all the same.
+        return min(float(digits[:9]), MAX_RETRY_AFTER_SECONDS)
     try:
         moment = parsedate_to_datetime(value)
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         return 0.0
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

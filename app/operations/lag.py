@@ -37,6 +37,9 @@ P = TypeVar("P", bound=Partition)
 class Offsets(Protocol[P]):
     """What the consumer knows of its partitions. The calls that ask Kafka may hang or raise."""
 
+    async def check_group(self) -> None:
+        """Let the group's coordination go on after an error."""
+
     def committed_offsets(self) -> dict[P, int | None]:
         """Return the committed offset of every assigned partition; ``None`` without one."""
 
@@ -65,6 +68,7 @@ async def watch_lag(
     shown: set[P] = set()
     while True:
         try:
+            await offsets.check_group()
             await kafka.ping()
             health.kafka_seen_at = time.monotonic()
             shown = await _measure(offsets, metrics, health, shown)
