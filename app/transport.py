@@ -45,6 +45,17 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
         return consumer
 
+    async def on_thread_stop(self) -> None:
+        """Stop the client, whatever it says of brokers that are gone.
+
+        aiokafka lets the cancellation of its own requests out, and Faust would wait for the thread
+        that it ended until the process is killed.
+        """
+        try:
+            await super().on_thread_stop()
+        except (asyncio.CancelledError, KafkaError) as error:
+            self.log.info("Stopped without the brokers' leave: %r", error)
+
     async def check_group(self) -> None:
         """Raise what stopped the group's coordination, if something did.
 
