@@ -85,11 +85,9 @@ class Settings(BaseSettings):
     # Idempotence needs at most 5 (KIP-98).
     producer_max_in_flight: int = Field(default=5, ge=1, le=5)
 
-    # --- the worker's own web server and files ------------------------------------------------
+    # --- the worker's own web server ------------------------------------------------
     web_host: str = "127.0.0.1"
     web_port: int = Field(default=6066, ge=1, le=65535)
-    api_token: SecretStr | None = None
-    data_dir: Path | None = None
 
     @field_validator("kafka_bootstrap_servers")
     @classmethod

@@ -55,6 +55,8 @@ class Breaker:
         self._probe_at = 0.0
         self._probes = 0
         self.state = BreakerState.CLOSED
+        self.failed_probes = 0
+        """Probes that failed since the breaker opened."""
 
     @property
     def closed(self) -> bool:
@@ -92,7 +94,7 @@ class Breaker:
 
     def succeeded(self) -> None:
         """An attempt was answered 2xx: the logger works."""
-        self._failures = 0
+        self._failures = self.failed_probes = 0
         self._interval_seconds = self._first_interval_seconds
         if self.state is not BreakerState.CLOSED:
             self._move(BreakerState.CLOSED)
@@ -112,6 +114,7 @@ class Breaker:
         """
         if self.state is BreakerState.HALF_OPEN and ticket == self._probes:
             self._interval_seconds = min(self._interval_seconds * 2, self._max_interval_seconds)
+            self.failed_probes += 1
             self._open()
         elif self.state is BreakerState.CLOSED:
             self._failures += 1

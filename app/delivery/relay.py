@@ -20,6 +20,8 @@ from app.events import OrderPaid, decode_order_paid
 
 logger = logging.getLogger(__name__)
 
+PROBE_TURN_SECONDS = 0.1
+
 
 class Relay:
     """Delivers records to the external logger, in order within a key.
@@ -135,8 +137,12 @@ class Relay:
         self._lanes.open()
 
     def _may_take(self, lane: tuple[object, ...]) -> bool:
-        # With the breaker open, one record is let in where none is held: the probe needs one.
-        return self._lanes.has_room(lane) and (self.breaker.closed or not self._lanes.held)
+        if not self._lanes.has_room(lane):
+            return False
+        # With the breaker open intake stops, but for what probes need: one record where none is
+        # held, and another after each probe that failed. The record in hand may be one that the
+        # logger never takes; probing with it alone would keep the breaker open for ever.
+        return self.breaker.closed or self._lanes.held <= self.breaker.failed_probes
 
     # --- one record -----------------------------------------------------------------------------
 
@@ -149,9 +155,10 @@ class Relay:
             return
         value = record.value or b""
         idempotency_key = record.idempotency_key()
-        attempts = failures = 0
+        attempts = failures = ticket = 0
         while True:
-            ticket = await self._wait_for_breaker(lane)
+            # Who probed last lets others go first: the next probe is made with another record.
+            ticket = await self._wait_for_breaker(lane, PROBE_TURN_SECONDS if ticket else 0.0)
             answer = await self._attempt(value, idempotency_key, ticket)
             if answer.verdict is Verdict.SUCCESS:
                 self.breaker.succeeded()
@@ -174,12 +181,15 @@ class Relay:
                     return
             await self._wait_for_retry(record, answer, failures, lane)
 
-    async def _wait_for_breaker(self, lane: Lane) -> int:
-        """Wait until an attempt may be made; returns the breaker's ticket for it."""
+    async def _wait_for_breaker(self, lane: Lane, behind_seconds: float) -> int:
+        """Wait until an attempt may be made; returns the breaker's ticket for it.
+
+        ``behind_seconds`` puts a probe off by that much, for others to come first.
+        """
         while wait := self.breaker.ask():
             if self._breaker_changed is None:
                 self._breaker_changed = asyncio.get_running_loop().create_future()
-            await lane.pause(wait, until=self._breaker_changed)
+            await lane.pause(wait + behind_seconds, until=self._breaker_changed)
         return self.breaker.ticket
 
     async def _attempt(self, value: bytes, idempotency_key: str, ticket: int) -> Answer:
