@@ -5,6 +5,7 @@ Nothing else reads the environment. ``.env.example`` lists every key with its de
 
 from __future__ import annotations
 
+import re
 import ssl
 from functools import cached_property
 from pathlib import Path
@@ -111,7 +112,19 @@ class Settings(BaseSettings):
             raise ValueError(f"must be an http:// or https:// URL: {error}") from error
         if not url.host:
             raise ValueError("must be an http:// or https:// URL with a host")
+        if url.user is not None or url.password is not None:
+            raise ValueError("must hold no user or password: use EXTERNAL_LOGGER_TOKEN")
         return value
+
+    @field_validator("external_logger_token")
+    @classmethod
+    def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        token = value.get_secret_value().strip()  # such as the line end of a file
+        if not re.fullmatch(r"[!-~]+", token):
+            raise ValueError("must be visible ASCII characters only, without spaces")
+        return SecretStr(token)
 
     @field_validator(
         "kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file", "external_logger_ca_file"
@@ -184,7 +197,9 @@ def _describe(error: ValidationError) -> str:
         variable = name.upper()
         field = Settings.model_fields.get(name)
         secret = field is not None and "SecretStr" in str(field.annotation)
-        shown = "" if secret else f"={str(item['input'])[:200]!r}"
+        # A password in a URL is a secret too.
+        value = re.sub(r"//[^/]*@", "//[redacted]@", str(item["input"]))
+        shown = "" if secret else f"={value[:200]!r}"
         if item["type"] == "string_pattern_mismatch":
             message = _PATTERN_WORDS.get(name, message)
         parts.append(f"{variable}{shown} {message}")

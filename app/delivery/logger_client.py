@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import aiohttp
+from aiohttp.http import HttpProcessingError, RawResponseMessage
 from yarl import URL
 
 from app.delivery.retry import Verdict, judge, parse_retry_after
@@ -22,8 +23,6 @@ MAX_KEPT_BODY_LENGTH = 1024
 # Shorter than the 5 s after which common servers (Node.js) drop idle connections, so that an
 # attempt does not begin on one that is being closed.
 KEEPALIVE_SECONDS = 4.0
-# aiohttp warns above this size that writing raw bytes holds up the event loop.
-MAX_RAW_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +85,9 @@ class HttpLogger:
         self._url = URL(url)
         self._timeout_seconds = timeout_seconds
         self._connect_timeout_seconds = connect_timeout_seconds
+        self._connect_timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=connect_timeout_seconds
+        )
         self._max_connections = max_connections
         self._token = token
         self._ca_file = ca_file
@@ -100,17 +102,27 @@ class HttpLogger:
         headers = {"Content-Type": "application/json", "User-Agent": "order-relay"}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._max_connections, ssl=tls, keepalive_timeout=KEEPALIVE_SECONDS
-            ),
-            timeout=aiohttp.ClientTimeout(
-                total=self._timeout_seconds, sock_connect=self._connect_timeout_seconds
-            ),
-            headers=headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
+        self._connector = aiohttp.TCPConnector(
+            limit=self._max_connections, ssl=tls, keepalive_timeout=KEEPALIVE_SECONDS
         )
+        self._session = aiohttp.ClientSession(connector=self._connector)
+        # Never sent: it names the host to the connector, and holds the headers of every attempt.
+        self._template = aiohttp.ClientRequest(
+            "POST",
+            self._url,
+            headers=headers,
+            # Bodies of error answers are kept as they come.
+            skip_auto_headers=("Accept-Encoding",),
+            loop=asyncio.get_running_loop(),
+            session=self._session,
+        )
+        lines = [f"POST {self._url.raw_path_qs} HTTP/1.1"]
+        lines += [
+            f"{name}: {value}"
+            for name, value in self._template.headers.items()
+            if name != "Content-Length"
+        ]
+        self._head = "\r\n".join(lines)
 
     async def stop(self) -> None:
         """Close the session."""
@@ -122,60 +134,77 @@ class HttpLogger:
         """See ``ExternalLogger.post``."""
         if self._session is None:
             raise RuntimeError("the logger client is not started")
-        data: bytes | io.BytesIO = body if len(body) <= MAX_RAW_BYTES else io.BytesIO(body)
+        head = None
+        answer_body = b""
         try:
-            async with self._session.post(
-                self._url,
-                data=data,
-                headers={"Idempotency-Key": idempotency_key},
-                # A redirect would turn the POST into a GET or carry the token elsewhere.
-                allow_redirects=False,
-            ) as response:
-                return await self._read(response)
-        except TimeoutError as error:
-            limit = f"no answer within {self._timeout_seconds:g} s"
-            return _failure(error, str(error) or limit)
-        except (aiohttp.ClientError, OSError) as error:
-            return _failure(error, str(error) or type(error).__name__)
+            async with asyncio.timeout(self._timeout_seconds):
+                connection = await self._connect()
+                try:
+                    head, content = await self._exchange(connection, body, idempotency_key)
+                    answer_body = await _read_bounded(content)
+                except BaseException:
+                    connection.close()
+                    raise
+                # Closed rather than kept where the answer was not read to its end.
+                connection.release()
+        except (TimeoutError, aiohttp.ClientError, HttpProcessingError, OSError) as error:
+            # Once there is a status it decides: a body that breaks off does not undo it.
+            if head is None:
+                limit = f"no answer within {self._timeout_seconds:g} s"
+                text = str(error) or (limit if isinstance(error, TimeoutError) else "")
+                return _failure(error, text or type(error).__name__)
+        return self._judge(head, answer_body)
 
-    async def _read(self, response: aiohttp.ClientResponse) -> Answer:
-        verdict = judge(response.status)
-        if verdict is Verdict.SUCCESS:
-            # The status alone decides: a body that breaks off does not undo a 2xx.
-            try:
-                await _read_bounded(response)
-            except (aiohttp.ClientError, TimeoutError, OSError):
-                response.close()
-            return SUCCESS.get(response.status) or Answer(verdict, response.status)
+    async def _connect(self) -> aiohttp.connector.Connection:
         try:
-            body = await _read_bounded(response)
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            response.close()
-            body = b""
+            return await self._connector.connect(self._template, [], self._connect_timeout)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError(
+                f"no connection within {self._connect_timeout_seconds:g} s"
+            ) from error
+
+    async def _exchange(
+        self, connection: aiohttp.connector.Connection, body: bytes, idempotency_key: str
+    ) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+        """Send one request; returns the head of its answer, and the body to be read.
+
+        aiohttp's connections and parser without its request and response objects, which take
+        more time than everything else the relay does for a record (docs/performance.md).
+        """
+        protocol, transport = connection.protocol, connection.transport
+        if protocol is None or transport is None:
+            raise aiohttp.ClientConnectionError("the connection was closed")
+        protocol.set_response_params(read_until_eof=True, auto_decompress=False)
+        transport.write(
+            f"{self._head}\r\nIdempotency-Key: {idempotency_key}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        while True:
+            head, content = await protocol.read()
+            if not 100 <= head.code < 200 or head.code == 101:
+                return head, content
+
+    def _judge(self, head: RawResponseMessage, body: bytes) -> Answer:
+        verdict = judge(head.code)
+        if verdict is Verdict.SUCCESS:
+            return SUCCESS.get(head.code) or Answer(verdict, head.code)
         # Redacted first: a cut through a secret would leave half of it.
         text = self._redact(body.decode("utf-8", "replace")).strip()
         return Answer(
             verdict,
-            response.status,
+            head.code,
             text[:MAX_KEPT_BODY_LENGTH],
-            parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC)),
+            parse_retry_after(head.headers.get("Retry-After"), datetime.now(UTC)),
         )
 
 
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    """Read the body; close the connection when it is longer than is worth reading."""
-    length = response.content_length
-    if length is not None and length <= MAX_BODY_BYTES:
-        return await response.read()
-    chunks = []
-    size = 0
-    async for chunk in response.content.iter_chunked(8192):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            response.close()
-            break
-    return b"".join(chunks)
+async def _read_bounded(content: aiohttp.StreamReader) -> bytes:
+    """Read a body to its end, or as far as is worth it."""
+    body = b""
+    while not content.at_eof() and len(body) <= MAX_BODY_BYTES:
+        body += await content.readany()
+    return body
 
 
 def _failure(error: BaseException, detail: str) -> Answer:
