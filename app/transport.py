@@ -23,6 +23,7 @@ import aiokafka
 import faust
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 from faust.types.transports import TPorTopicSet
@@ -34,6 +35,10 @@ from app.delivery.record import Record
 # A commit that a dead broker holds up must not outlive its generation, nor hold up a rebalance.
 COMMIT_TIMEOUT_SECONDS = 5.0
 FETCH_MAX_WAIT_MS = 200
+
+
+class NoProgress(Exception):
+    """Records of a partition whose progress was never begun."""
 
 
 class RelayConsumerThread(driver.AIOKafkaConsumerThread):
@@ -122,6 +127,22 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         if uncommitted:
             await consumer.seek_to_beginning(*uncommitted)
         return commits
+
+    def positions(self) -> dict[TP, int]:
+        """Return the next offset to be handed out of every partition where it is known.
+
+        May be called from another thread: each is one number, read at once.
+        """
+        subscription = self._ensure_consumer()._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        if assignment is None:
+            return {}
+        states = ((tp, assignment.state_value(tp)) for tp in assignment.tps)
+        return {
+            TP(tp.topic, tp.partition): state.position
+            for tp, state in states
+            if state is not None and state.has_valid_position
+        }
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Say nothing: a paused intake is no livelock. ``/health/live`` watches progress."""
@@ -286,33 +307,51 @@ class RelayConsumer(driver.Consumer):
         await self.sleep(0)
         stops = self._stops
         fetched, _ = await self._wait_next_records(timeout=1.0)
-        if not fetched or not self.flow_active:
+        if fetched is None or not self.flow_active:
             return  # flow resumes after a seek to what is committed
         if stops != self._stops:
             # Stopped and resumed during the fetch: whether these records are from before or
             # after the seek in between is unknown, so they are read again.
             await self._seek_again()
             return
+        try:
+            batches = self._take(fetched)
+        except NoProgress:
+            # Dropping the records would leave a hole that the next ones cover up.
+            await self._seek_again()
+            return
+        for tp, batch in batches:
+            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+            # A rebalance breaks off the wait for room in the stream.
+            await self.wait_first(
+                self.callback(_batch_message(tp, batch)), self.suspend_flow.wait()
+            )
+
+    def _take(self, fetched: RecordMap) -> list[tuple[TP, list[Record]]]:
+        """Note what was fetched; returns what of it is to be delivered, in batches.
+
+        Raises:
+            NoProgress: Flow resumed although the seek after the assignment did not succeed.
+        """
         generation = self.app.consumer_generation_id
+        batches = []
         for partition, raw in fetched.items():
             tp = TP(partition.topic, partition.partition)
             progress = self._progress.get(tp)
             if progress is None or progress.generation != generation:
-                # Flow resumed although the seek after the assignment did not succeed. Dropping
-                # the records would leave a hole that the next ones cover up.
-                await self._seek_again()
-                return
+                raise NoProgress(tp)
             batch = [
                 _record(record, generation)
                 for record in raw
                 if progress.take(record.offset, (record.timestamp or 0) / 1000)
             ]
             if batch:
-                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-                # A rebalance breaks off the wait for room in the stream.
-                await self.wait_first(
-                    self.callback(_batch_message(tp, batch, generation)), self.suspend_flow.wait()
-                )
+                batches.append((tp, batch))
+        # Only now, with all that was handed out taken and before more can be.
+        for tp, position in self._thread.positions().items():
+            if tp in self._progress:
+                self._progress[tp].skip_to(position)
+        return batches
 
     async def _seek_again(self) -> None:
         """Go back to what is committed: records were fetched that nobody may take."""
@@ -354,7 +393,7 @@ def _record(raw: Any, generation: int) -> Record:
     )
 
 
-def _batch_message(tp: TP, batch: list[Record], generation: int) -> ConsumerMessage:
+def _batch_message(tp: TP, batch: list[Record]) -> ConsumerMessage:
     first = batch[0]
     return ConsumerMessage(
         tp.topic,
@@ -369,7 +408,7 @@ def _batch_message(tp: TP, batch: list[Record], generation: int) -> ConsumerMess
         0,
         0,
         tp,
-        generation_id=generation,
+        generation_id=first.generation,
     )
 
 

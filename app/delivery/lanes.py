@@ -243,6 +243,8 @@ class Lanes:
                 queue.popleft()
                 self.held -= 1
                 self._finished += 1
+                if self.held == self._max_held - 1:
+                    self.notify()  # intake waited for just this
         except Abandoned:
             pass
         finally:

@@ -8,12 +8,14 @@ does the same; the text format here is our own.)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 # The broker's default for offset.metadata.max.bytes is 4,096.
 MAX_METADATA_LENGTH = 4000
 _VERSION = "relay1"
+_METADATA = re.compile(rf"{_VERSION}:(?P<length>\d{1,19}):(?P<gaps>\d{1,19}(,\d{1,19})*|)", re.ASCII)
 
 
 class Commit(NamedTuple):
@@ -72,6 +74,14 @@ class PartitionProgress:
         self._unfinished[offset] = record_time
         return True
 
+    def skip_to(self, position: int) -> None:
+        """Note that there is nothing left to read before ``position``.
+
+        Markers of transactions and compacted records take offsets that no record has.
+        """
+        if self._next is None or position > self._next:
+            self._next = position
+
     def hold(self, offset: int) -> bool:
         """Claim a taken record for delivery.
 
@@ -125,8 +135,8 @@ class PartitionProgress:
                 break
             parts.append(part)
             last = offset
-        if below <= position + 1:
-            return ""
+        if below <= position + (position in self._unfinished):
+            return ""  # nothing beyond the position itself
         return f"{_VERSION}:{below - position}:{','.join(parts)}"
 
     def _unfinished_below(self, below: int) -> Iterator[int]:
@@ -140,17 +150,14 @@ class PartitionProgress:
             )
 
     def _restore(self, committed: Commit) -> None:
-        try:
-            version, length, gaps = committed.metadata.split(":")
-            if version != _VERSION:
-                return
-            below = committed.offset + int(length)
-            unfinished = set()
-            last = committed.offset
-            for gap in filter(None, gaps.split(",")):
-                last += int(gap)
-                unfinished.add(last)
-        except ValueError:
+        match = _METADATA.fullmatch(committed.metadata)
+        if match is None:
             return  # written by another tool: its records are simply delivered again
+        below = committed.offset + int(match["length"])
+        unfinished = set()
+        last = committed.offset
+        for gap in filter(None, match["gaps"].split(",")):
+            last += int(gap)
+            unfinished.add(last)
         self._restored_below = below
         self._restored_unfinished = unfinished

@@ -76,7 +76,7 @@ class Relay:
         self._taking = True
         self._epoch = 0
         self.dead_lettering = 0
-        """Dead letters that wait for their acknowledgement."""
+        """Records that wait for their dead letter's acknowledgement."""
         self.last_activity = clock()
         """When an attempt last ended or records were last let in; on the injected clock."""
 
@@ -142,7 +142,8 @@ class Relay:
         # With the breaker open intake stops, but for what probes need: one record where none is
         # held, and another after each probe that failed. The record in hand may be one that the
         # logger never takes; probing with it alone would keep the breaker open for ever.
-        return self.breaker.closed or self._lanes.held <= self.breaker.failed_probes
+        can_probe = self._lanes.held - self.dead_lettering
+        return self.breaker.closed or can_probe <= self.breaker.failed_probes
 
     # --- one record -----------------------------------------------------------------------------
 
@@ -244,6 +245,17 @@ class Relay:
             letter.http_status,
             letter.message[:200],
         )
+        self.dead_lettering += 1
+        self._lanes.notify()
+        try:
+            await self._bury(letter, lane)
+        finally:
+            self.dead_lettering -= 1
+        self._observer.dead_lettered(letter.reason)
+        self._on_finished(record)
+
+    async def _bury(self, letter: DeadLetter, lane: Lane) -> None:
+        record = letter.record
         failures = 0
         while (refusal := await self._refusal(letter)) is not None:
             failures += 1
@@ -259,12 +271,9 @@ class Relay:
                 refusal,
             )
             await lane.pause(wait)
-        self._observer.dead_lettered(letter.reason)
-        self._on_finished(record)
 
     async def _refusal(self, letter: DeadLetter) -> str | None:
         """Send a dead letter; returns why it was refused, ``None`` once it is kept."""
-        self.dead_lettering += 1
         try:
             await self._dead_letters.send(letter)
         except RelayError as error:
@@ -273,7 +282,6 @@ class Relay:
             logger.exception("A dead letter failed in a way nobody foresaw")
             return repr(error)
         finally:
-            self.dead_lettering -= 1
             self.last_activity = self._clock()
         return None
 

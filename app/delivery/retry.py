@@ -63,7 +63,7 @@ class RetryPolicy:
         try:
             backoff = self.initial_seconds * self.multiplier ** (failures - 1)
         except OverflowError:
-            backoff = self.max_seconds
+            backoff = self.max_seconds if self.initial_seconds else 0.0
         return max(min(backoff, self.max_seconds), retry_after_seconds)
 
 
