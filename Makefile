@@ -1,0 +1,58 @@
+# Everything that is done with the relay by hand. `make help` lists it.
+
+PYTHON ?=
+ORDERS ?=
+ARGS ?=
+UPGRADE ?=
+
+export PYTHON
+BIN := .venv/bin
+# Uv resolves for every Python and platform at once; hashes of all wheels and the source go in.
+UV_COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal \
+	--python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
+	$(if $(UPGRADE),--upgrade)
+LOCK_VENV := .venv-lock
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format lock clean
+
+help: ## list what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  PYTHON=/path/to/python3 chooses the interpreter, 3.11 or newer; .venv is made on demand."
+
+run: ## show it at work until Ctrl-C; ORDERS=500 pays 500 orders and prints the ledger
+	@scripts/venv run
+	@exec $(BIN)/python -m app.quickstart $(if $(ORDERS),--orders '$(ORDERS)')
+
+test: ## run every test; ARGS='-k breaker -x' goes to pytest
+	@scripts/venv dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: ## format, lint, types and the one-way flow of imports, changing nothing
+	@scripts/venv dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: ## format and mend what can be mended
+	@scripts/venv dev
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+lock: ## write the lock files anew from pyproject.toml; UPGRADE=1 takes newer versions
+	@rm -rf $(LOCK_VENV)
+	@$(or $(PYTHON),python3) -m venv $(LOCK_VENV)
+	@$(LOCK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --only-binary :all: -r requirements/lock-tools.txt
+	$(UV_COMPILE) --group build -o requirements/build.txt
+	$(UV_COMPILE) pyproject.toml -o requirements/run.txt
+	$(UV_COMPILE) pyproject.toml --group dev -c requirements/run.txt -o requirements/dev.txt
+	$(UV_COMPILE) --group lock -o requirements/lock-tools.txt
+	@rm -rf $(LOCK_VENV)
+
+clean: ## remove .venv, caches and build leftovers
+	rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
+		.hypothesis build dist *.egg-info
+	find app agents tables tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,49 @@
+"""What every test runs under: required mode, and how Hypothesis searches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import hypothesis
+import pytest
+
+REQUIRED = os.environ.get("RELAY_REQUIRE_ALL") == "1"
+"""CI sets this: a test that cannot run there is a failure, never a quiet skip."""
+
+# The default seed is fresh each time and finds new cases; in CI the same commit must give the
+# same answer twice, and a failure must be repeatable from the log alone.
+hypothesis.settings.register_profile("dev", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if REQUIRED or os.environ.get("CI") else "dev")
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip into a failure that keeps the reason; an expected failure stays one."""
+    if not REQUIRED or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    where = report.longrepr
+    reason = where[2] if isinstance(where, tuple) else str(where)
+    report.outcome = "failed"
+    report.longrepr = f"RELAY_REQUIRE_ALL=1 allows no skips, and this was: {reason}"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Refuse skips by a mark, in a fixture, in a test or in a subtest."""
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Refuse skips of whole modules, such as ``importorskip``."""
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+def pytest_report_header() -> str:
+    """Say which mode this is."""
+    return f"relay: {'every test is required' if REQUIRED else 'tests may skip, with a reason'}"
