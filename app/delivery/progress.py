@@ -15,7 +15,7 @@ from typing import NamedTuple
 # The broker's default for offset.metadata.max.bytes is 4,096.
 MAX_METADATA_LENGTH = 4000
 _VERSION = "relay1"
-_METADATA = re.compile(rf"{_VERSION}:(?P<length>\d{1,19}):(?P<gaps>\d{1,19}(,\d{1,19})*|)", re.ASCII)
+_METADATA = re.compile(r"relay1:(?P<length>\d{1,19}):(?P<gaps>\d{1,19}(,\d{1,19})*|)", re.ASCII)
 
 
 class Commit(NamedTuple):
