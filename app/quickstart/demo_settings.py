@@ -1,0 +1,80 @@
+"""The worker's settings in the quickstart, kept apart from whatever the user has configured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+import app
+from app.settings import Settings
+
+# What a Python process may need from its surroundings. Everything else stays out: variables of
+# this project, and Faust's own (BROKER_URL, APP_DATADIR, ...), would change the demonstration.
+_KEPT = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
+        *("LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
+    }
+)
+_KEPT_PREFIXES = ("LC_", "PYTHON", "DYLD_", "COVERAGE_")
+
+
+class DemoSettings(Settings):
+    """The defaults, and what is given; neither the environment nor ``.env`` has a say."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave only what is given."""
+        return (init_settings,)
+
+
+def demo_settings(*, servers: str, logger_port: int, web_port: int) -> Settings:
+    """Return the settings of the quickstart."""
+    return DemoSettings(
+        kafka_bootstrap_servers=servers,
+        kafka_declare_topics=False,
+        external_logger_url=f"http://127.0.0.1:{logger_port}/logs",
+        # Shorter than usual, so that a hanging request is not the longest thing to watch.
+        external_logger_timeout_seconds=4.0,
+        shutdown_grace_seconds=10.0,
+        web_host="127.0.0.1",
+        web_port=web_port,
+    )
+
+
+def worker_environment(settings: Settings, surroundings: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment that gives a worker exactly these settings.
+
+    The worker must also start in a folder without a ``.env`` file.
+
+    Args:
+        settings: What the worker is to read.
+        surroundings: This process's environment.
+    """
+    environment = {
+        name: value
+        for name, value in surroundings.items()
+        if name.upper() in _KEPT or name.upper().startswith(_KEPT_PREFIXES)
+    }
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        if value is not None:
+            environment[name.upper()] = str(value)
+    # The worker runs in another folder, and this package need not be installed.
+    paths = [str(Path(app.__file__).resolve().parent.parent), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment

@@ -1,0 +1,174 @@
+"""All the parties of the demonstration, put up and taken down together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.publishing.producer import KafkaProducer
+from app.quickstart.books import Books
+from app.quickstart.dead_letter_reader import DeadLetterReader
+from app.quickstart.delivery_times import WINDOW_SECONDS
+from app.quickstart.demo_settings import demo_settings, worker_environment
+from app.quickstart.embedded_cluster import SAFE_BACKLOG, EmbeddedCluster
+from app.quickstart.logger_script import FAILURES, Kind, LoggerScript, Outages
+from app.quickstart.options import Options
+from app.quickstart.order_shop import OrderBook, OrderShop
+from app.quickstart.sample_logger import SampleLogger
+from app.quickstart.snapshot import LoggerFigures, Phase, RateMeter, Snapshot, WorkerState
+from app.quickstart.worker_log import WorkerLog
+from app.quickstart.worker_probe import WorkerProbe
+from app.quickstart.worker_process import WorkerProcess, check_web_port
+from app.settings import Settings
+
+# On top of the worker's own deadline: leaving the group, closing connections.
+_STOP_MARGIN_SECONDS = 20.0
+
+
+@dataclass
+class Stage:
+    """The parties, and how they look at one moment.
+
+    Attributes:
+        phase: How far the demonstration is; set by the play.
+        begun_at: When the stage was up, on the monotonic clock.
+        opened_at: When the shop opened.
+    """
+
+    options: Options
+    settings: Settings
+    books: Books
+    logger: SampleLogger
+    shop: OrderShop
+    letters: DeadLetterReader
+    worker: WorkerProcess
+    probe: WorkerProbe
+    log: WorkerLog
+    phase: Phase = Phase.STARTING
+    begun_at: float = field(default_factory=time.monotonic)
+    opened_at: float | None = None
+    _paid_rate: RateMeter = field(default_factory=RateMeter)
+    _delivered_rate: RateMeter = field(default_factory=RateMeter)
+    _was_ready: bool = False
+
+    @property
+    def open_seconds(self) -> float:
+        """Since the shop opened; 0 before."""
+        return 0.0 if self.opened_at is None else time.monotonic() - self.opened_at
+
+    def snapshot(self) -> Snapshot:
+        """Gather what is to be shown now."""
+        now = time.monotonic()
+        balance = self.books.ledger.balance()
+        self.log.read_on()
+        return Snapshot(
+            elapsed_seconds=now - self.begun_at,
+            goal=self.options.orders,
+            phase=self.phase,
+            balance=balance,
+            paid_per_second=self._paid_rate.read(now, balance.taken),
+            delivered_per_second=self._delivered_rate.read(now, balance.delivered),
+            times=self.books.times.percentiles(since=now - WINDOW_SECONDS),
+            worker=self._worker_state(),
+            metrics=self.probe.metrics,
+            logger=self.logger_figures(),
+            warnings=self.log.warnings,
+            log_path=str(self.worker.log_path),
+            metrics_url=f"http://{self.settings.web_host}:{self.settings.web_port}/metrics",
+        )
+
+    def logger_figures(self) -> LoggerFigures:
+        """Gather what the sample logger did."""
+        answers = self.logger.answers
+        return LoggerFigures(
+            requests=self.logger.requests,
+            accepted=answers[Kind.ACCEPTED],
+            refused=answers[Kind.REFUSED],
+            failures={str(kind): answers[kind] for kind in FAILURES},
+            slow=self.logger.slow,
+            outages=self.logger.outages,
+            is_down=self.logger.is_down,
+        )
+
+    def _worker_state(self) -> WorkerState:
+        self._was_ready = self._was_ready or self.probe.ready
+        if self.worker.exit_code is not None:
+            return WorkerState.ENDED
+        if self.phase is Phase.STOPPING:
+            return WorkerState.DRAINING
+        if self.probe.ready:
+            return WorkerState.READY
+        if not self._was_ready:
+            return WorkerState.STARTING
+        return WorkerState.NOT_READY if self.probe.answers else WorkerState.SILENT
+
+
+@asynccontextmanager
+async def put_up(
+    options: Options, folder: Path, surroundings: Mapping[str, str]
+) -> AsyncIterator[Stage]:
+    """Start everything but the shop; at the end, whatever is left of it is ended.
+
+    Args:
+        options: What the user asked for.
+        folder: Empty folder for the worker's log, and to run it in.
+        surroundings: This process's environment.
+
+    Raises:
+        CannotRun: A port is in use, or the embedded cluster does not start.
+    """
+    async with AsyncExitStack() as stack:
+        books = Books()
+        logger = SampleLogger(
+            LoggerScript(options.seed, Outages.for_orders(options.orders)), books.logged
+        )
+        check_web_port(options.web_port)
+        await logger.start(options.logger_port)
+        stack.push_async_callback(logger.stop)
+
+        topics = Settings.model_fields["order_paid_topic"], Settings.model_fields["dlq_topic"]
+        cluster = EmbeddedCluster()
+        servers = await asyncio.to_thread(cluster.start, [topic.default for topic in topics])
+        stack.callback(cluster.stop)
+        settings = demo_settings(
+            servers=servers,
+            logger_port=options.logger_port,
+            web_port=options.web_port,
+        )
+
+        producer = KafkaProducer(settings)
+        await producer.start()
+        stack.push_async_callback(producer.stop)
+        letters = DeadLetterReader(settings, books.dead_lettered)
+        letters.start()
+        stack.push_async_callback(letters.finish)
+
+        worker = WorkerProcess(
+            folder / "worker.log",
+            worker_environment(settings, surroundings),
+            grace_seconds=settings.shutdown_grace_seconds + _STOP_MARGIN_SECONDS,
+        )
+        stack.push_async_callback(worker.kill)
+        await worker.start()
+        yield Stage(
+            options=options,
+            settings=settings,
+            books=books,
+            logger=logger,
+            shop=OrderShop(
+                OrderBook(options.seed),
+                producer,
+                settings.order_paid_topic,
+                books,
+                rate=options.rate,
+                may_pay=lambda: books.ledger.balance().open < SAFE_BACKLOG,
+            ),
+            letters=letters,
+            worker=worker,
+            probe=await stack.enter_async_context(WorkerProbe(settings)),
+            log=WorkerLog(worker.log_path),
+        )

@@ -1,0 +1,252 @@
+"""``python -m app.quickstart``, which ``make run`` starts, as a user types it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.kafka.ports import free_ports
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+# With the worker's start, an outage of the logger and orders that are retried to the end.
+LIMIT_SECONDS = 240.0
+# A user's settings for something else; none of them may reach the demonstration.
+USERS = {
+    "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+    "CONSUMER_RETRY_MAX_ATTEMPTS": "many",
+    "BROKER_URL": "kafka://127.0.0.1:1",
+}
+
+
+def environment(folder: Path, **given: str) -> dict[str, str]:
+    """The test's own environment with these, and temporary files in its own folder."""
+    return {**os.environ, **USERS, "TMPDIR": str(folder), "COLUMNS": "80", **given}
+
+
+class Quickstart:
+    """The command, running; its ports are free ones."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.logger_port, self.web_port = free_ports(2)
+        self.output = folder / "output"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "app.quickstart", *arguments],
+                cwd=ROOT,
+                env=environment(
+                    folder, LOGGER_PORT=str(self.logger_port), WEB_PORT=str(self.web_port)
+                ),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    def text(self) -> str:
+        """What it has printed so far."""
+        return self.output.read_text()
+
+    def figure(self, label: str) -> int:
+        """A figure of the ledger."""
+        found = re.search(rf"^ +{re.escape(label)} +([0-9,]+)", self.text(), re.MULTILINE)
+        assert found, self.text()
+        return int(found[1].replace(",", ""))
+
+    async def ended(self) -> int:
+        """Its exit status, once it has ended."""
+        await eventually(lambda: self.process.poll() is not None, LIMIT_SECONDS, describe=self.text)
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+    def worker(self) -> int:
+        """The process id of its worker, its only child; 0 while there is none."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        return int(children.read_text().strip() or 0)
+
+    def leaves_nothing(self) -> bool:
+        """Whether both of its ports are free again."""
+        for port in (self.logger_port, self.web_port):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return False
+        return True
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[list[Quickstart]]:
+    """Commands that a test started; they end with it, whatever happens."""
+    running: list[Quickstart] = []
+    yield running
+    for quickstart in running:
+        quickstart.process.kill()
+        quickstart.process.wait()
+
+
+@pytest.mark.timeout(LIMIT_SECONDS + 30)
+async def test_sixty_orders_are_all_accounted_for(
+    tmp_path: Path, started: list[Quickstart]
+) -> None:
+    """Sixty orders through refusals, failures and an outage: the ledger closes, the status is 0."""
+    quickstart = Quickstart(tmp_path, "--orders", "60")
+    started.append(quickstart)
+    status = await quickstart.ended()
+    text = quickstart.text()
+    assert status == 0, text
+    assert "in memory" in text.splitlines()[0]
+    paid = quickstart.figure("paid, acknowledged by Kafka")
+    delivered = quickstart.figure("= delivered, the logger said 2xx")
+    dead = quickstart.figure("+ dead-lettered")
+    saved = quickstart.figure("+ saved for replay")
+    assert (paid, saved) == (60, 0)
+    assert paid == delivered + dead + saved
+    # The seed has a broken message and a refusal among the first sixty orders, and an outage.
+    assert dead >= 2
+    assert "invalid_json 1" in text
+    assert "full outages 1" in text
+    assert "The ledger closes: 60 paid, 60 accounted for." in text
+    assert quickstart.leaves_nothing()
+
+
+@pytest.mark.timeout(LIMIT_SECONDS + 30)
+async def test_ctrl_c_ends_everything_and_prints_the_ledger(
+    tmp_path: Path, started: list[Quickstart]
+) -> None:
+    """Without a number it goes on until Ctrl-C; then worker, logger and shop are gone."""
+    quickstart = Quickstart(tmp_path)
+    started.append(quickstart)
+    await eventually(
+        lambda: re.search(r"  delivered [1-9]", quickstart.text()),
+        LIMIT_SECONDS,
+        describe=quickstart.text,
+    )
+    quickstart.process.send_signal(signal.SIGINT)
+    assert await quickstart.ended() == 0, quickstart.text()
+    text = quickstart.text()
+    assert "Traceback" not in text
+    assert "Ledger after" in text
+    paid = quickstart.figure("paid, acknowledged by Kafka")
+    assert paid >= quickstart.figure("= delivered, the logger said 2xx") > 0
+    assert quickstart.leaves_nothing()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in Linux's /proc")
+@pytest.mark.timeout(LIMIT_SECONDS + 30)
+async def test_a_worker_that_dies_is_told_with_the_end_of_its_log(
+    tmp_path: Path, started: list[Quickstart]
+) -> None:
+    """When the worker ends by itself the command says so, shows why, and fails."""
+    quickstart = Quickstart(tmp_path)
+    started.append(quickstart)
+    (log,) = await eventually(lambda: list(tmp_path.glob("order-relay-*/worker.log")))
+    await eventually(lambda: "Starting..." in log.read_text(), LIMIT_SECONDS)
+    os.kill(quickstart.worker(), signal.SIGKILL)
+    assert await quickstart.ended() == 1
+    text = quickstart.text()
+    assert "The worker ended unexpectedly with status -9." in text
+    assert "Starting..." in text
+    assert "Traceback" not in text
+    assert quickstart.leaves_nothing()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in Linux's /proc")
+@pytest.mark.timeout(LIMIT_SECONDS + 30)
+async def test_it_gives_up_when_nothing_moves_and_names_what_is_missing(
+    tmp_path: Path, started: list[Quickstart]
+) -> None:
+    """With a frozen worker the ledger stays open: missing ids are named, the status is 1."""
+    quickstart = Quickstart(tmp_path, "--orders", "60", "--rate", "20", "--give-up-after", "4")
+    started.append(quickstart)
+    await eventually(
+        lambda: re.search(r"  delivered [1-9]", quickstart.text()),
+        LIMIT_SECONDS,
+        describe=quickstart.text,
+    )
+    worker = quickstart.worker()
+    os.kill(worker, signal.SIGSTOP)
+    await eventually(
+        lambda: "worker finishing" in quickstart.text(), 60.0, describe=quickstart.text
+    )
+    # It would wait for the worker's deadline; one Ctrl-C spares that.
+    quickstart.process.send_signal(signal.SIGINT)
+    assert await quickstart.ended() == 1, quickstart.text()
+    text = quickstart.text()
+    assert "Given up: nothing has moved for 4 s." in text
+    assert "The worker was killed" in text
+    missing = quickstart.figure("NOT ACCOUNTED FOR")
+    assert missing > 0
+    assert len(re.findall(r"^  not accounted for: [-0-9a-f]{36}$", text, re.MULTILINE)) == missing
+    assert f"THE LEDGER DOES NOT CLOSE: 60 paid, {60 - missing} accounted for." in text
+    assert quickstart.leaves_nothing()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends the worker on Linux only")
+@pytest.mark.timeout(LIMIT_SECONDS + 30)
+async def test_even_killed_it_leaves_no_worker(tmp_path: Path, started: list[Quickstart]) -> None:
+    """Killed with SIGKILL it can clean up nothing; its worker ends all the same."""
+    quickstart = Quickstart(tmp_path)
+    started.append(quickstart)
+    await eventually(
+        lambda: list(tmp_path.glob("order-relay-*/worker.log")), LIMIT_SECONDS, quickstart.text
+    )
+    worker = await eventually(quickstart.worker)
+    quickstart.process.kill()
+    await eventually(lambda: not Path(f"/proc/{worker}").exists())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "way_out"),
+    [((), "LOGGER_PORT", "--logger-port"), (("--orders", "5"), "WEB_PORT", "--web-port")],
+)
+def test_a_port_in_use_gets_one_line(
+    tmp_path: Path, arguments: tuple[str, ...], variable: str, way_out: str
+) -> None:
+    """The line names the port and how to choose another; nothing is left running."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        free = {"LOGGER_PORT": str(free_ports(1)[0]), "WEB_PORT": str(free_ports(1)[0])}
+        ended = subprocess.run(
+            [sys.executable, "-m", "app.quickstart", *arguments],
+            cwd=ROOT,
+            env=environment(tmp_path, **(free | {variable: str(port)})),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1
+    assert f"port {port} is in use" in ended.stderr
+    assert way_out in ended.stderr
+    assert variable in ended.stderr
+
+
+@pytest.mark.parametrize("orders", ["abc", "-3", "0", "1.5"])
+def test_a_wrong_number_of_orders_gets_one_line(tmp_path: Path, orders: str) -> None:
+    """What is wrong and what is allowed, in one line; the status is 2."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "app.quickstart", f"--orders={orders}"],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1
+    assert "--orders" in ended.stderr
+    assert repr(orders) in ended.stderr

@@ -1,0 +1,79 @@
+"""The worker's settings in the quickstart: what the user has configured has no say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.quickstart.demo_settings import demo_settings, worker_environment
+from app.settings import Settings, load_settings
+
+USERS = {
+    "KAFKA_BOOTSTRAP_SERVERS": "kafka.example.com:9093",
+    "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+    "EXTERNAL_LOGGER_TOKEN": "secret",
+    "CONSUMER_RETRY_MAX_ATTEMPTS": "many",
+    "max_in_flight": "1",
+}
+
+
+@pytest.fixture(params=["environment", ".env"])
+def configured(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's settings for a real cluster, one of them wrong."""
+    monkeypatch.chdir(tmp_path)
+    if request.param == "environment":
+        for name, value in USERS.items():
+            monkeypatch.setenv(name, value)
+    else:
+        (tmp_path / ".env").write_text("".join(f"{name}={USERS[name]}\n" for name in USERS))
+
+
+@pytest.mark.usefixtures("configured")
+def test_neither_environment_nor_file_has_a_say() -> None:
+    """The demonstration's settings are the defaults and its own."""
+    settings = demo_settings(servers="127.0.0.1:1", logger_port=3001, web_port=7001)
+    assert settings.kafka_bootstrap_servers == "127.0.0.1:1"
+    assert settings.kafka_security_protocol == "PLAINTEXT"
+    assert settings.external_logger_url == "http://127.0.0.1:3001/logs"
+    assert settings.external_logger_token is None
+    assert settings.max_in_flight == Settings.model_fields["max_in_flight"].default
+    assert not settings.kafka_declare_topics
+
+
+def test_a_worker_reads_back_the_same_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment made for the worker gives it these settings and no others."""
+    settings = demo_settings(servers="127.0.0.1:1,127.0.0.1:2", logger_port=3001, web_port=7001)
+    environment = worker_environment(settings, {})
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().model_dump() == settings.model_dump()
+
+
+def test_only_what_a_process_needs_is_handed_on() -> None:
+    """Settings of this project and of Faust stay out; paths, language and time zone stay in."""
+    settings = demo_settings(servers="127.0.0.1:1", logger_port=3001, web_port=7001)
+    surroundings = USERS | {
+        "BROKER_URL": "kafka://elsewhere",
+        "APP_DATADIR": "/data",
+        "FAUST_LOOP": "gevent",
+        "PATH": "/usr/bin",
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
+        "PYTHONPATH": "/else",
+    }
+    environment = worker_environment(settings, surroundings)
+    assert {"BROKER_URL", "APP_DATADIR", "FAUST_LOOP", "max_in_flight"}.isdisjoint(environment)
+    assert "EXTERNAL_LOGGER_TOKEN" not in environment
+    assert environment["PATH"] == "/usr/bin"
+    assert environment["LC_ALL"] == "C.UTF-8"
+    assert environment["TZ"] == "UTC"
+    assert environment["CONSUMER_RETRY_MAX_ATTEMPTS"] == "3"
+    project, rest = environment["PYTHONPATH"].split(":")
+    assert (Path(project) / "app" / "quickstart").is_dir()
+    assert rest == "/else"

@@ -1,0 +1,69 @@
+"""The quickstart's options: what is right passes, what is wrong gets one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.quickstart.options import parse_options
+
+
+def test_without_anything_it_goes_on_until_stopped() -> None:
+    """The defaults: no end, 20 payments a second, the documented ports."""
+    options = parse_options([], {})
+    assert options.orders is None
+    assert options.rate == 20
+    assert (options.logger_port, options.web_port) == (3000, 6066)
+
+
+def test_a_counted_run_pays_faster() -> None:
+    """Who asks for a number of orders wants to see the end of it."""
+    options = parse_options(["--orders", "500"], {})
+    assert (options.orders, options.rate) == (500, 100)
+    assert parse_options(["--orders", "500", "--rate", "7.5"], {}).rate == 7.5
+
+
+def test_ports_come_from_the_environment_or_the_command_line() -> None:
+    """The command line wins over LOGGER_PORT and WEB_PORT; empty variables count as unset."""
+    environment = {"LOGGER_PORT": "3001", "WEB_PORT": "7000"}
+    options = parse_options(["--web-port", "7001"], environment)
+    assert (options.logger_port, options.web_port) == (3001, 7001)
+    assert parse_options([], {"LOGGER_PORT": " ", "WEB_PORT": ""}).web_port == 6066
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "named"),
+    [
+        (["--orders", "abc"], {}, ["--orders", "'abc'", "whole number"]),
+        (["--orders=-5"], {}, ["--orders", "'-5'", "from 1"]),
+        (["--orders", "0"], {}, ["--orders", "'0'"]),
+        (["--orders", "1_000"], {}, ["--orders", "'1_000'"]),
+        (["--orders", "²"], {}, ["--orders"]),
+        (["--orders", "9" * 5000], {}, ["--orders"]),
+        (["--orders", ""], {}, ["--orders", "''"]),
+        (["--rate", "0"], {}, ["--rate", "0.1"]),
+        (["--rate", "nan"], {}, ["--rate", "'nan'"]),
+        (["--rate", "fast"], {}, ["--rate", "'fast'"]),
+        (["--seed", "-1"], {}, ["--seed"]),
+        (["--give-up-after", "0"], {}, ["--give-up-after"]),
+        (["--logger-port", "70000"], {}, ["--logger-port", "65,535"]),
+        ([], {"LOGGER_PORT": "http"}, ["LOGGER_PORT", "'http'"]),
+        ([], {"WEB_PORT": "0"}, ["WEB_PORT", "'0'"]),
+        (["--web-port", "3000"], {}, ["3000", "--logger-port", "--web-port"]),
+        (["--nonsense"], {}, ["--nonsense"]),
+        (["500"], {}, ["500"]),
+    ],
+)
+def test_wrong_options_get_one_line(
+    arguments: list[str],
+    environment: dict[str, str],
+    named: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line on stderr names what is wrong; the status is 2."""
+    with pytest.raises(SystemExit) as ended:
+        parse_options(arguments, environment)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert len(said) < 300
+    assert all(word in said for word in named)
