@@ -243,6 +243,8 @@ def create_app(settings: Settings) -> RelayApp:
         broker_request_timeout=40.0,
         broker_max_poll_interval=MAX_POLL_INTERVAL_SECONDS,
         consumer_auto_offset_reset="earliest",
+        # A leader that hangs is left for the new one as soon as the metadata knows it.
+        consumer_metadata_max_age_ms=10_000,
         # Faust's own producer is idle here; its default of 1,200 s would hold up the shutdown.
         producer_request_timeout=15.0,
         # A batch of at most so many records is one event; the stream holds few of them.
@@ -266,7 +268,7 @@ def create_app(settings: Settings) -> RelayApp:
 
 def redact(text: str, secrets: tuple[str, ...]) -> str:
     """Replace secrets in text that comes from outside."""
-    for secret in secrets:
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be part of another
         text = text.replace(secret, "[redacted]")
     return text
 

@@ -106,9 +106,13 @@ class Settings(BaseSettings):
         if not servers:
             raise ValueError("must be host:port, several separated by commas")
         for server in servers:
-            host, _, port = server.rpartition(":")
-            if not host or "/" in host or not port.isdigit() or not 0 < int(port) < 65536:
-                raise ValueError(f"{server!r} is not host:port")
+            match = re.fullmatch(
+                r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\]):(\d{1,5})", server, re.ASCII
+            )
+            if match is None or not 0 < int(match[2]) < 65536:
+                raise ValueError(
+                    f"must be host:port, several separated by commas: {server!r} is not"
+                )
         return ",".join(servers)
 
     @field_validator("external_logger_url")
@@ -167,9 +171,11 @@ class Settings(BaseSettings):
         if self.kafka_ssl_cert_file is not None:
             self._check_client_certificate(self.kafka_ssl_cert_file)
         elif self.kafka_ssl_key_file is not None:
-            raise ValueError("KAFKA_SSL_KEY_FILE needs KAFKA_SSL_CERT_FILE")
+            raise ValueError(
+                f"KAFKA_SSL_KEY_FILE={str(self.kafka_ssl_key_file)!r} needs KAFKA_SSL_CERT_FILE"
+            )
         if self.dlq_topic == self.order_paid_topic:
-            raise ValueError("DLQ_TOPIC must differ from ORDER_PAID_TOPIC")
+            raise ValueError(f"DLQ_TOPIC={self.dlq_topic!r} must differ from ORDER_PAID_TOPIC")
         return self
 
     def _check_client_certificate(self, cert_file: Path) -> None:
@@ -212,6 +218,8 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise InvalidSettings(_describe(error)) from None
+    except UnicodeDecodeError as error:
+        raise InvalidSettings(f"invalid settings: .env must be UTF-8 text: {error}") from None
 
 
 def _describe(error: ValidationError) -> str:
@@ -227,8 +235,7 @@ def _describe(error: ValidationError) -> str:
         variable = name.upper()
         field = Settings.model_fields.get(name)
         secret = field is not None and "SecretStr" in str(field.annotation)
-        # A password in a URL is a secret too.
-        value = re.sub(r"//[^/]*@", "//[redacted]@", str(item["input"]))
-        shown = "" if secret else f"={value[:200]!r}"
+        shown = "" if secret else f"={str(item['input'])[:200]!r}"
         parts.append(f"{variable}{shown} {message}")
-    return "invalid settings: " + "; ".join(parts)
+    # What stands before an @ in a URL or an address may be a password.
+    return "invalid settings: " + re.sub(r"[^\s='\"]+@", "[redacted]@", "; ".join(parts))

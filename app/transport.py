@@ -21,7 +21,12 @@ from typing import Any, cast
 
 import aiokafka
 import faust
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    IllegalGenerationError,
+    KafkaError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
@@ -89,15 +94,31 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         if not offsets:
             return False
         try:
-            await asyncio.wait_for(consumer.commit(offsets), COMMIT_TIMEOUT_SECONDS)
-        except (CommitFailedError, IllegalStateError) as error:
+            async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
+                await self._commit_once(consumer, offsets)
+        except (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError) as error:
             # The group moved on. Nothing is lost: the records are delivered again.
-            self.log.info("Commit came too late for the group: %s", error)
+            self.log.info("Commit came too late for the group: %r", error)
             return False
         except (KafkaError, TimeoutError) as error:
             self.log.warning("Commit failed, it is tried again with the next one: %r", error)
             return False
         return True
+
+    async def _commit_once(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+    ) -> None:
+        """Ask the coordinator once.
+
+        aiokafka's own commit tries on until it succeeds, with whatever generation the member has
+        by then: an old offset could land after newer ones.
+        """
+        coordinator = consumer._coordinator
+        await coordinator.ensure_coordinator_known()
+        async with coordinator._commit_lock:
+            await coordinator._do_commit_offsets(None, offsets)
 
     async def seek_to_committed_or_beginning(self) -> dict[TP, Commit | None]:
         """Seek every assigned partition to its committed offset, or else to its beginning.
