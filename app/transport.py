@@ -179,6 +179,7 @@ class RelayConsumer(driver.Consumer):
         self._progress: dict[TP, PartitionProgress] = {}
         self._last_commits: dict[TP, Commit | None] = {}
         self._stops = 0
+        self._fetch_was_cancelled = False
 
     def _new_consumer_thread(self) -> RelayConsumerThread:
         return RelayConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -326,8 +327,16 @@ class RelayConsumer(driver.Consumer):
 
     async def _drain_once(self) -> None:
         await self.sleep(0)
+        if self._fetch_was_cancelled:
+            self._fetch_was_cancelled = False
+            await self._seek_again()
         stops = self._stops
-        fetched, _ = await self._wait_next_records(timeout=1.0)
+        try:
+            fetched, _ = await self._wait_next_records(timeout=1.0)
+        except asyncio.CancelledError:
+            # What it may have brought is lost to us, though Kafka's client stands behind it.
+            self._fetch_was_cancelled = True
+            raise
         if fetched is None or not self.flow_active:
             return  # flow resumes after a seek to what is committed
         if stops != self._stops:
