@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import threading
@@ -27,7 +28,7 @@ from app.operations.lag import watch_lag
 from app.operations.metrics import Metrics
 from app.operations.web import WebServer
 from app.publishing.producer import KafkaProducer
-from app.settings import Settings
+from app.settings import Settings as RelaySettings
 from app.topics import Topics
 from app.transport import RecordBatches, RelayConsumer, RelayTransport
 
@@ -40,6 +41,9 @@ SHUTDOWN_TAIL_SECONDS = 15.0
 MAX_REBALANCE_DRAIN_SECONDS = 20.0
 # A worker whose intake is paused does not poll; it must stay a member however long that takes.
 MAX_POLL_INTERVAL_SECONDS = 365 * 24 * 3600.0
+# Python's default of 700 new objects lets the garbage collector take a fifth of the time of a
+# worker with hundreds of deliveries under way (docs/performance.md).
+GC_THRESHOLDS = (10_000, 20, 20)
 
 
 class RelayMonitor(PrometheusMonitor):
@@ -59,13 +63,27 @@ class RelayMonitor(PrometheusMonitor):
         return None
 
 
+class FaustSettings(faust.Settings):
+    """Faust's settings as ``create_app`` gives them.
+
+    Faust would let the environment override each of them: a stray CONSUMER_AUTO_OFFSET_RESET or
+    BROKER_URL would change what is delivered, and from where.
+    """
+
+    def getenv(self, env_name: str) -> Any:
+        """Find nothing."""
+        return None
+
+
 class RelayApp(faust.App):
     """Faust's app with the relay in it."""
 
-    settings: Settings
+    Settings = FaustSettings
+
+    settings: RelaySettings
     relay: Relay
 
-    def prepare(self, settings: Settings) -> None:
+    def prepare(self, settings: RelaySettings) -> None:
         """Make everything the worker runs; nothing is started or connected."""
         self.settings = settings
         self.metrics = Metrics()
@@ -127,6 +145,7 @@ class RelayApp(faust.App):
     async def on_start(self) -> None:
         """Start what deliveries need, before Faust starts its consumer and agents."""
         await super().on_start()
+        gc.set_threshold(*GC_THRESHOLDS)
         log_limit.install()
         # Before Kafka is there: probes want an answer while the worker waits for it.
         await self.on_started_init_web_server()
@@ -227,7 +246,7 @@ class WebService(Service):
             await self._server.stop()
 
 
-def create_app(settings: Settings) -> RelayApp:
+def create_app(settings: RelaySettings) -> RelayApp:
     """Make the application, without its agents; nothing is started or connected."""
     mode.loop.use("uvloop")
     app = RelayApp(

@@ -93,7 +93,9 @@ class Topics:
             for name, config in wanted.items()
             if name not in existing
         ]
-        for name, future in (self._client().create_topics(missing) if missing else {}).items():
+        for name, future in (
+            self._client().create_topics(missing, request_timeout=PROBE_SECONDS) if missing else {}
+        ).items():
             try:
                 await asyncio.wrap_future(future)
             except KafkaException as error:

@@ -109,6 +109,10 @@ class Lanes:
             self.in_flight < self._max_in_flight and not self._place_queue
         )
 
+    def __len__(self) -> int:
+        """How many lanes have a record."""
+        return len(self._lanes)
+
     def put(self, key: Hashable, record: Record) -> None:
         """Queue a record behind its lane's others, or start its lane. Needs ``has_room``."""
         self.held += 1

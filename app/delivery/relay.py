@@ -142,7 +142,7 @@ class Relay:
         # With the breaker open intake stops, but for what probes need: one record where none is
         # held, and another after each probe that failed. The record in hand may be one that the
         # logger never takes; probing with it alone would keep the breaker open for ever.
-        can_probe = self._lanes.held - self.dead_lettering
+        can_probe = len(self._lanes) - self.dead_lettering
         return self.breaker.closed or can_probe <= self.breaker.failed_probes
 
     # --- one record -----------------------------------------------------------------------------
