@@ -1,0 +1,134 @@
+"""The embedded cluster for tests: librdkafka's three mock brokers, in a process of their own.
+
+Memory only, no CreateTopics (topics are made here, or by their first use with four partitions),
+no size limits of its own. Brokers can be taken down and up with what they hold, and be told to
+answer with errors. A separate process, so that it can also be frozen or killed.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support.kafka.broker import DIE_WITH_PARENT
+from tests.support.stage import Stage
+
+BROKERS = 3
+PARTITIONS = 3
+PRODUCE = 0
+"""The api key of Produce requests, for ``refuse``."""
+ROOT = Path(__file__).parents[2]
+
+
+class EmbeddedKafka:
+    """Three brokers from construction to ``close``. Calls take milliseconds.
+
+    Attributes:
+        bootstrap_servers: Where they listen, or refuse to.
+    """
+
+    def __init__(self) -> None:
+        guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
+        script = str(Path(__file__).with_name("mock_cluster.py"))
+        self._process = subprocess.Popen(
+            [*guard, sys.executable, script, str(BROKERS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            start_new_session=True,
+            text=True,
+        )
+        self.bootstrap_servers = str(self._answer())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def stage(self, *, partitions: int = PARTITIONS) -> Stage:
+        """Make topics of a test's own, and the name of a group."""
+        name = uuid.uuid4().hex[:8]
+        stage = Stage(
+            self.bootstrap_servers,
+            topic=f"order-paid-{name}",
+            dlq_topic=f"order-paid-{name}.DLQ",
+            group_id=f"group-{name}",
+        )
+        self.create_topic(stage.topic, partitions)
+        self.create_topic(stage.dlq_topic, partitions)
+        return stage
+
+    def create_topic(self, name: str, partitions: int = PARTITIONS) -> None:
+        """Make a topic."""
+        self._tell("create_topic", name, partitions, BROKERS)
+
+    def set_first_join_delay(self, seconds: float) -> None:
+        """Let the first member of every new group wait so long for others to join with it.
+
+        Later members join by a rebalance, which takes the session's time-out less a second here:
+        29 s with our workers.
+        """
+        self._tell("first_join_delay", round(seconds * 1000))
+
+    def set_topic_error(self, name: str, code: int) -> None:
+        """Answer questions about a topic with an error (``KafkaError``'s codes); 0 ends that."""
+        self._tell("topic_error", name, code)
+
+    def down(self, *brokers: int) -> None:
+        """Refuse connections to these brokers (all, if none is named) and cut the open ones."""
+        for broker in brokers or range(1, BROKERS + 1):
+            self._tell("down", broker)
+
+    def up(self, *brokers: int) -> None:
+        """Let these brokers (all, if none is named) be reached again, with what they held."""
+        for broker in brokers or range(1, BROKERS + 1):
+            self._tell("up", broker)
+
+    def refuse(self, code: int, count: int, api_key: int = PRODUCE) -> None:
+        """Answer the next ``count`` requests of a kind, from whomever, with an error."""
+        self._tell("refuse", api_key, code, count)
+
+    def relent(self, api_key: int = PRODUCE) -> None:
+        """Forget what is left of ``refuse``."""
+        self._tell("relent", api_key)
+
+    def freeze(self) -> None:
+        """Stop the brokers in their tracks: connections stay open, nothing answers."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let frozen brokers go on."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End the brokers and all that they hold. May be called twice."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _tell(self, *command: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        if (result := self._answer()) != 0:
+            raise RuntimeError(f"the embedded cluster answered {result!r} to {command}")
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the embedded cluster ended with {self._process.wait()}")
+        return json.loads(line)

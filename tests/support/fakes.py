@@ -1,0 +1,223 @@
+"""Hand-written stand-ins for what the relay talks to, and a relay that is made of them."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from app.delivery.dead_letters import DeadLetter
+from app.delivery.logger_client import Answer
+from app.delivery.record import Record
+from app.delivery.relay import Relay
+from app.delivery.retry import RetryPolicy, Verdict, judge
+from tests.support.orders import order_value
+
+# 2025-12-19T10:30:00Z; virtual time begins here.
+START_SECONDS = 1_766_140_200.0
+
+
+def record(
+    offset: int,
+    key: str | None = "order",
+    *,
+    partition: int = 0,
+    value: bytes | None = b"",
+    headers: Iterable[tuple[str, bytes | None]] = (),
+) -> Record:
+    """A record of the source topic; a valid order unless a value is given."""
+    return Record(
+        topic="order-paid-events",
+        partition=partition,
+        offset=offset,
+        generation=1,
+        key=None if key is None else key.encode(),
+        value=order_value(offset) if value == b"" else value,
+        headers=tuple(headers),
+        timestamp_ms=round(START_SECONDS * 1000),
+    )
+
+
+def answer(status: int, detail: str = "", retry_after_seconds: float = 0.0) -> Answer:
+    """The logger's answer with that status."""
+    return Answer(judge(status), status, detail, retry_after_seconds)
+
+
+NO_ANSWER = Answer(Verdict.RETRYABLE, detail="reset", error_type="aiohttp.ClientOSError")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one attempt comes to.
+
+    Attributes:
+        outcome: The answer, or the error that is raised.
+        seconds: How long it takes; infinite for an attempt that ends only by cancellation.
+    """
+
+    outcome: Answer | Exception
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt as the logger saw it; ``at`` is the loop's time when it began."""
+
+    at: float
+    event_id: str
+    body: bytes
+
+
+class BrokenRule(BaseException):
+    """An assertion of a test inside the code under test, which must not catch it as a fault."""
+
+
+def must(condition: bool, rule: str) -> None:
+    """Assert a rule in a callback of the code under test."""
+    if not condition:
+        raise BrokenRule(rule)
+
+
+class FakeLogger:
+    """An ``ExternalLogger`` with a script.
+
+    Attempts for a record follow its own plan first; then, as all others, the ``default`` step.
+    """
+
+    def __init__(self) -> None:
+        self.default = Step(answer(200))
+        self.attempts: list[Attempt] = []
+        self.under_way: list[str] = []
+        self.most_under_way = 0
+        self.on_attempt: Callable[[], None] = lambda: None
+        self._plans: dict[str, deque[Step]] = {}
+
+    def plan(self, planned: Record, *steps: Step | Answer | Exception) -> None:
+        """Add steps for the next attempts at this record."""
+        plan = self._plans.setdefault(planned.idempotency_key(), deque())
+        plan.extend(step if isinstance(step, Step) else Step(step) for step in steps)
+
+    async def post(self, body: bytes, idempotency_key: str) -> Answer:
+        loop = asyncio.get_running_loop()
+        self.attempts.append(Attempt(loop.time(), idempotency_key, body))
+        plan = self._plans.get(idempotency_key)
+        step = plan.popleft() if plan else self.default
+        self.under_way.append(idempotency_key)
+        self.most_under_way = max(self.most_under_way, len(self.under_way))
+        self.on_attempt()
+        try:
+            if step.seconds == float("inf"):
+                await loop.create_future()
+            await asyncio.sleep(step.seconds)
+        finally:
+            self.under_way.remove(idempotency_key)
+        if isinstance(step.outcome, Exception):
+            raise step.outcome.with_traceback(None)
+        return step.outcome
+
+    def times(self, of: Record | None = None) -> list[float]:
+        """When attempts began: at one record, or at all."""
+        return [
+            attempt.at
+            for attempt in self.attempts
+            if of is None or attempt.event_id == of.idempotency_key()
+        ]
+
+
+class FakeDeadLetters:
+    """A ``DeadLetterSink`` in memory that raises ``refusals`` first, one a call."""
+
+    def __init__(self) -> None:
+        self.refusals: deque[Exception] = deque()
+        self.calls: list[tuple[float, int]] = []
+        self.letters: list[DeadLetter] = []
+
+    async def send(self, letter: DeadLetter) -> None:
+        self.calls.append((asyncio.get_running_loop().time(), letter.record.offset))
+        await asyncio.sleep(0)
+        if self.refusals:
+            raise self.refusals.popleft().with_traceback(None)
+        self.letters.append(letter)
+
+
+class RecordingObserver:
+    """A ``DeliveryObserver`` that remembers what it heard."""
+
+    def __init__(self) -> None:
+        self.attempts: list[tuple[str, float]] = []
+        self.retries = 0
+        self.paid_to_delivered_seconds: list[float] = []
+        self.dead_letter_reasons: list[str] = []
+        self.abandoned_records: list[int] = []
+
+    def attempted(self, result: str, seconds: float) -> None:
+        self.attempts.append((result, seconds))
+
+    def retrying(self) -> None:
+        self.retries += 1
+
+    def delivered(self, paid_to_delivered_seconds: float) -> None:
+        self.paid_to_delivered_seconds.append(paid_to_delivered_seconds)
+
+    def dead_lettered(self, reason: str) -> None:
+        self.dead_letter_reasons.append(reason)
+
+    def abandoned(self, records: int) -> None:
+        self.abandoned_records.append(records)
+
+
+class Bench:
+    """A relay made of fakes on the running loop's clock. Make it inside the loop."""
+
+    def __init__(
+        self,
+        *,
+        policy: RetryPolicy | None = None,
+        breaker_threshold: int = 0,
+        breaker_probe_interval_seconds: float = 5.0,
+        max_in_flight: int = 8,
+        max_held: int = 1000,
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        self.logger = FakeLogger()
+        self.dead_letters = FakeDeadLetters()
+        self.observer = RecordingObserver()
+        self.finished: list[Record] = []
+        self.on_finished: Callable[[Record], None] = lambda finished: None
+        self._awaited: asyncio.Future[None] | None = None
+        self.relay = Relay(
+            self.logger,
+            self.dead_letters,
+            self.observer,
+            self._finish,
+            policy=policy or RetryPolicy(),
+            breaker_threshold=breaker_threshold,
+            breaker_probe_interval_seconds=breaker_probe_interval_seconds,
+            max_in_flight=max_in_flight,
+            max_held=max_held,
+            clock=clock,
+            wall_clock=lambda: START_SECONDS + clock(),
+        )
+
+    @property
+    def finished_offsets(self) -> list[int]:
+        """The offsets of the finished records, in the order in which they finished."""
+        return [one.offset for one in self.finished]
+
+    async def take(self, *records: Record) -> None:
+        """Take records in, one after another as the agent does; fails where one has to wait."""
+        for one in records:
+            async with asyncio.timeout(0.5):
+                await self.relay.take(one)
+
+    async def until_finished(self, count: int, within_seconds: float = 100_000.0) -> None:
+        """Wait until that many records are finished in all."""
+        async with asyncio.timeout(within_seconds):
+            while len(self.finished) < count:
+                self._awaited = asyncio.get_running_loop().create_future()
+                await self._awaited
+
+    def _finish(self, finished: Record) -> None:
+        self.finished.append(finished)
+        self.on_finished(finished)
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)

@@ -1,0 +1,198 @@
+"""One combined broker and controller: its properties, its storage, its JVM."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tests.support.kafka.ports import LOOPBACK
+
+DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
+TERM_LIMIT_SECONDS = 15
+FORMAT_LIMIT_SECONDS = 60
+
+# A quick start matters more than peak speed: no second compiler, no parallel collector.
+JVM_OPTIONS = (
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",
+    "-Djava.awt.headless=true",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+)
+
+# For three brokers: every topic survives the loss of one, and no acks=all write is lost by it.
+PROPERTIES: Mapping[str, str] = {
+    "auto.create.topics.enable": "false",
+    "default.replication.factor": "3",
+    "min.insync.replicas": "2",
+    # Few partitions of the internal topics: they are created, and led anew, in a moment.
+    "offsets.topic.replication.factor": "3",
+    "offsets.topic.num.partitions": "3",
+    "transaction.state.log.replication.factor": "3",
+    "transaction.state.log.min.isr": "2",
+    "transaction.state.log.num.partitions": "3",
+    "share.coordinator.state.topic.replication.factor": "3",
+    "share.coordinator.state.topic.min.isr": "2",
+    "share.coordinator.state.topic.num.partitions": "3",
+    # A dead or frozen broker is fenced after 3 s without a heartbeat instead of 9, and its
+    # partitions get a new leader then.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",
+    # The default is 128 MB, half of the heap.
+    "log.cleaner.dedupe.buffer.size": "4194304",
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+    "background.threads": "2",
+}
+
+
+class Broker:
+    """A broker's process, which may be running, frozen or dead, and its storage, which stays.
+
+    Args:
+        broker_id: Its node id, from 1.
+        port: Where clients and the other brokers reach it.
+        controller_ports: The controllers' ports by node id.
+        directory: For its properties, data and log; must exist and be empty.
+        java: The command that starts a JVM, with all of its options and the class path.
+        properties: Further server properties; they go before those above.
+        spawn: Starts a process. The kernel kills what it started when the thread that started it
+            ends, so this must run in a thread that outlives the broker.
+    """
+
+    def __init__(
+        self,
+        broker_id: int,
+        port: int,
+        *,
+        controller_ports: Mapping[int, int],
+        directory: Path,
+        java: Sequence[str],
+        properties: Mapping[str, str],
+        spawn: Callable[[Callable[[], subprocess.Popen[bytes]]], subprocess.Popen[bytes]],
+    ) -> None:
+        self.id = broker_id
+        self.port = port
+        self.log = directory / "broker.log"
+        self._java = list(java)
+        self._spawn = spawn
+        self._process: subprocess.Popen[bytes] | None = None
+        self._frozen = False
+        self._properties_file = directory / "server.properties"
+        everything = {
+            "process.roles": "broker,controller",
+            "node.id": str(broker_id),
+            "controller.quorum.voters": ",".join(
+                f"{node}@{LOOPBACK}:{at}" for node, at in sorted(controller_ports.items())
+            ),
+            "listeners": (
+                f"PLAINTEXT://{LOOPBACK}:{port},"
+                f"CONTROLLER://{LOOPBACK}:{controller_ports[broker_id]}"
+            ),
+            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{port}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(directory / "data"),
+            **PROPERTIES,
+            **properties,
+        }
+        lines = [f"{name}={value}\n" for name, value in everything.items()]
+        self._properties_file.write_text("".join(lines), encoding="utf-8")
+
+    @property
+    def running(self) -> bool:
+        """Whether its process exists, frozen or not."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it was frozen and not yet thawed."""
+        return self.running and self._frozen
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the JVM, or None if there is none."""
+        return self._process.pid if self._process is not None and self.running else None
+
+    def format(self, cluster_id: str) -> None:
+        """Make its storage ready for a cluster, once, before the first start."""
+        command = ["kafka.tools.StorageTool", "format", "-t", cluster_id]
+        done = subprocess.run(
+            [*self._java, *command, "-c", str(self._properties_file)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=FORMAT_LIMIT_SECONDS,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"cannot format storage of broker {self.id}: {done.stderr.strip()}")
+
+    def launch(self) -> None:
+        """Start the JVM if there is none; does not wait until it serves."""
+        if not self.running:
+            self._process = self._spawn(self._popen)
+            self._frozen = False
+
+    def terminate(self) -> None:
+        """Ask it to shut down in an orderly way (SIGTERM); see `join`."""
+        self.thaw()
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL), frozen or not."""
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+
+    def join(self) -> None:
+        """Wait until a terminated process has ended; kill it if it does not end in time.
+
+        The last brokers of a cluster that is stopped have no controller quorum left to sign off
+        with, and would wait for one for minutes.
+        """
+        if self._process is not None:
+            try:
+                self._process.wait(TERM_LIMIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def freeze(self) -> None:
+        """Stop it in its tracks (SIGSTOP): its connections stay open, and nothing answers."""
+        if self.running:
+            self._signal(signal.SIGSTOP)
+            self._frozen = True
+
+    def thaw(self) -> None:
+        """Let a frozen process go on (SIGCONT)."""
+        if self._frozen:
+            self._signal(signal.SIGCONT)
+            self._frozen = False
+
+    def last_words(self, lines: int = 5) -> str:
+        """The end of its log, for an error message."""
+        if not self.log.exists():
+            return "(no log)"
+        return "\n".join(
+            self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+        )
+
+    def _popen(self) -> subprocess.Popen[bytes]:
+        guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [*guard, *self._java, "kafka.Kafka", str(self._properties_file)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the terminal is for us; we stop the brokers
+            )
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)

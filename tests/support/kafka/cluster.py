@@ -1,0 +1,283 @@
+"""Three brokers, started, stopped, killed, frozen and revived together or one by one."""
+
+import atexit
+import base64
+import shutil
+import subprocess
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+from tests.support.kafka.broker import JVM_OPTIONS, Broker
+from tests.support.kafka.distribution import fetch_jars, java_executable
+from tests.support.kafka.ports import LOOPBACK, ensure_free, free_ports
+from tests.support.kafka.view import ClusterView
+from tests.support.kafka.waiting import wait_until
+
+BROKERS = 3
+QUORUM = 2
+READY_LIMIT_SECONDS = 120.0
+
+
+class RealKafka:
+    """Three combined brokers and controllers, ids 1 to 3, in a temporary directory of their own.
+
+    Replication is 3, min.insync.replicas 2, topics are made only by `create_topic` or a client's
+    CreateTopics. Data outlives the death of brokers, and goes with `close`.
+
+    Args:
+        ports: The three ports for clients; free ones by default.
+        properties: Further server properties for every broker, or others in place of the
+            harness's own (see `tests.support.kafka.broker.PROPERTIES`).
+        heap: The largest heap of each JVM, in the form `-Xmx` takes.
+        jvm_options: JVM options in place of those for a quick start.
+    """
+
+    def __init__(
+        self,
+        *,
+        ports: Sequence[int] | None = None,
+        properties: Mapping[str, str] | None = None,
+        heap: str = "256m",
+        jvm_options: Sequence[str] = JVM_OPTIONS,
+    ) -> None:
+        if ports is not None and len(set(ports)) != BROKERS:
+            raise ValueError(f"ports: {BROKERS} different ones are needed, not {list(ports)}")
+        self._ports = list(ports) if ports is not None else None
+        self._properties = dict(properties or {})
+        self._jvm_options = [f"-Xmx{heap}", *jvm_options]
+        self._brokers: dict[int, Broker] = {}
+        self._wanted: set[int] = set()
+        self._directory: Path | None = None
+        self._known_view: ClusterView | None = None
+        # The kernel kills a broker when the thread that started it ends, so it is always this one.
+        self._spawner = ThreadPoolExecutor(1, thread_name_prefix="kafka-spawner")
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> "RealKafka":
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """`host:port` of all three, separated by commas, whether they run or not."""
+        return ",".join(f"{LOOPBACK}:{broker.port}" for broker in self._brokers.values())
+
+    @property
+    def broker_ids(self) -> tuple[int, ...]:
+        """The ids to name brokers by."""
+        return tuple(self._brokers)
+
+    @property
+    def running(self) -> frozenset[int]:
+        """Ids of the brokers whose process runs and is not frozen."""
+        return frozenset(b.id for b in self._brokers.values() if b.running and not b.frozen)
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Process ids of the JVMs there are, frozen ones too, by broker id."""
+        return {b.id: b.pid for b in self._brokers.values() if b.pid is not None}
+
+    @property
+    def logs(self) -> dict[int, Path]:
+        """The log file of each broker."""
+        return {broker.id: broker.log for broker in self._brokers.values()}
+
+    def start(self, broker_id: int | None = None) -> None:
+        """Start a broker, or all that do not run, and wait until they serve.
+
+        The first start fetches Kafka where it must and makes the cluster. A broker that has no
+        second one to form a quorum with is only launched, not waited for.
+
+        Raises:
+            KafkaUnavailable: Java or Maven is missing, or Kafka could not be fetched.
+            TimeoutError: The cluster is not ready within two minutes.
+            RuntimeError: A port is in use, or a broker ended by itself.
+        """
+        with self._lock:
+            new = not self._brokers
+            if new:
+                self._make_cluster()
+            for broker in self._chosen(broker_id):
+                self._wanted.add(broker.id)
+                broker.launch()
+            self._wait_if_quorate()
+            if new:
+                # Asking for any group makes the internal topic of the offsets, once and for all,
+                # so that no test has to wait for it.
+                self.create_topic("warm-up", partitions=1)
+                self.committed("warm-up", "warm-up")
+                self.wait_until_ready()
+
+    def stop(self, broker_id: int | None = None) -> None:
+        """Shut down a broker, or all, in an orderly way (SIGTERM); their data stays."""
+        with self._lock:
+            chosen = self._chosen(broker_id)
+            self._wanted -= {broker.id for broker in chosen}
+            for broker in chosen:
+                broker.terminate()
+            for broker in chosen:
+                broker.join()
+
+    def kill(self, broker_id: int | None = None) -> None:
+        """End a broker, or all, at once (SIGKILL); what they had written stays."""
+        with self._lock:
+            for broker in self._chosen(broker_id):
+                self._wanted.discard(broker.id)
+                broker.kill()
+
+    def freeze(self, broker_id: int) -> None:
+        """Stop a broker in its tracks (SIGSTOP): its connections stay open, nothing answers."""
+        with self._lock:
+            for broker in self._chosen(broker_id):
+                broker.freeze()
+
+    def revive(self, broker_id: int | None = None) -> None:
+        """Thaw a frozen broker, start a dead one, or do so with all; wait until they are back.
+
+        Back means registered and in sync for every partition they hold. Costs a question to the
+        cluster when nothing was dead or frozen.
+        """
+        with self._lock:
+            for broker in self._chosen(broker_id):
+                broker.thaw()
+            self.start(broker_id)
+
+    def close(self) -> None:
+        """End everything at once and remove the data; more than one call does no harm."""
+        with self._lock:
+            if self._known_view is not None:
+                self._known_view.close()
+                self._known_view = None
+            self.kill()
+            self._spawner.shutdown()
+            if self._directory is not None:
+                shutil.rmtree(self._directory, ignore_errors=True)
+                self._directory = None
+            atexit.unregister(self.close)
+
+    def wait_until_ready(self, limit: float = READY_LIMIT_SECONDS) -> None:
+        """Wait until the brokers that run unfrozen serve everything.
+
+        Each is registered and in sync for all partitions it holds, and every partition is led by
+        one of them.
+
+        Raises:
+            TimeoutError: That did not come true within `limit` seconds.
+            RuntimeError: A broker ended by itself; the text has the end of its log.
+        """
+        missing: list[str] = []
+
+        def ready() -> bool:
+            missing[:] = self._missing()
+            return not missing
+
+        try:
+            wait_until(ready, limit=limit, what="brokers ready")
+        except TimeoutError as late:
+            raise TimeoutError(f"{late}: {'; '.join(missing[:5])}") from None
+
+    def create_topic(
+        self,
+        name: str,
+        partitions: int = 3,
+        replication: int = BROKERS,
+        configs: Mapping[str, str] | None = None,
+    ) -> None:
+        """Create a topic; wait until each of its partitions is led and fully replicated."""
+        self._view.create_topic(name, partitions, replication, configs or {})
+
+    def leader_of(self, topic: str, partition: int = 0, *, other_than: int | None = None) -> int:
+        """The id of the broker that leads a partition, waiting for one if there is none.
+
+        Args:
+            topic: An existing topic.
+            partition: One of its partitions.
+            other_than: A broker just killed or frozen: wait until another has taken its place.
+        """
+        return self._view.leader_of(topic, partition, other_than=other_than)
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        """The offsets a consumer group has committed, by partition; empty when none."""
+        return self._view.committed(group, topic)
+
+    def end_offsets(self, topic: str) -> dict[int, int]:
+        """The offset that the next record of each partition will get."""
+        return self._view.end_offsets(topic)
+
+    @property
+    def _view(self) -> ClusterView:
+        if self._known_view is None:
+            raise RuntimeError("the cluster was not started, or is closed")
+        return self._known_view
+
+    def _chosen(self, broker_id: int | None) -> list[Broker]:
+        if broker_id is None:
+            return list(self._brokers.values())
+        if broker_id not in self._brokers:
+            raise ValueError(f"no broker {broker_id}; there are {list(self._brokers)}")
+        return [self._brokers[broker_id]]
+
+    def _make_cluster(self) -> None:
+        jars = fetch_jars()
+        java = [str(java_executable()), *self._jvm_options, "-cp", f"{jars}/*"]
+        for port in self._ports or ():
+            ensure_free(port)
+        free = free_ports(2 * BROKERS)
+        controllers = dict(enumerate(free[:BROKERS], start=1))
+        self._directory = Path(tempfile.mkdtemp(prefix="order-relay-kafka-"))
+        atexit.register(self.close)
+        for broker_id, port in enumerate(self._ports or free[BROKERS:], start=1):
+            directory = self._directory / f"broker-{broker_id}"
+            directory.mkdir()
+            self._brokers[broker_id] = Broker(
+                broker_id,
+                port,
+                controller_ports=controllers,
+                directory=directory,
+                java=java,
+                properties=self._properties,
+                spawn=self._spawn,
+            )
+        # Kafka writes the 16 bytes of a cluster's UUID as base64.
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        with ThreadPoolExecutor(BROKERS) as pool:
+            list(pool.map(lambda broker: broker.format(cluster_id), self._brokers.values()))
+        self._known_view = ClusterView(self.bootstrap_servers)
+
+    def _spawn(self, popen: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        return self._spawner.submit(popen).result()
+
+    def _wait_if_quorate(self) -> None:
+        if len(self.running) >= QUORUM:
+            self.wait_until_ready()
+
+    def _missing(self) -> list[str]:
+        """What stands between the cluster and being ready, one sentence each."""
+        for broker in self._brokers.values():
+            if broker.id in self._wanted and not broker.running:
+                raise RuntimeError(f"broker {broker.id} ended by itself: {broker.last_words()}")
+        running = self.running
+        registered = self._view.brokers()
+        missing = [f"broker {broker_id} not registered" for broker_id in running - registered]
+        partitions = self._view.partitions()
+        if partitions is None:
+            return [*missing, "no broker answers"]
+        for state in partitions:
+            if state.leader not in running:
+                missing.append(f"{state.topic}-{state.partition} has no leader")
+            elif behind := (state.replicas & running) - state.in_sync:
+                missing.append(f"{state.topic}-{state.partition} not in sync on {sorted(behind)}")
+        return missing

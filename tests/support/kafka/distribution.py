@@ -1,0 +1,177 @@
+"""Apache Kafka's own jars: fetched once by Maven, checked, kept in a cache.
+
+They are kept in `kafka-<version>` under `$RELAY_KAFKA_CACHE`, or under `~/.cache/order-relay`.
+Jars are fetched beside that directory, checked against jars.sha256 and moved into place in one
+step, so neither a killed download nor two test runs at once leave half a cache behind. With the
+cache in place neither Maven nor a network is needed.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).parent
+POM = HERE / "pom.xml"
+DIGESTS = HERE / "jars.sha256"
+JAVA_NEEDED = 17
+FETCH_TRIES = 3
+FETCH_LIMIT_SECONDS = 600
+
+
+class KafkaUnavailable(RuntimeError):
+    """Real Kafka cannot run on this machine; the text is one line saying what is missing."""
+
+
+def kafka_version() -> str:
+    """The Apache Kafka version pinned in pom.xml."""
+    found = re.search("<kafka.version>(.+)</kafka.version>", POM.read_text(encoding="utf-8"))
+    if found is None:
+        raise KafkaUnavailable(f"{POM} has no property kafka.version")
+    return found.group(1)
+
+
+def cache_directory() -> Path:
+    """Where the jars are, or will be."""
+    configured = os.environ.get("RELAY_KAFKA_CACHE")
+    parent = Path(configured) if configured else Path("~/.cache/order-relay")
+    return parent.expanduser().absolute() / f"kafka-{kafka_version()}"
+
+
+def java_executable() -> str | None:
+    """Path of `java`: from JAVA_HOME when that is set, else from PATH."""
+    home = os.environ.get("JAVA_HOME")
+    if home and (found := shutil.which("java", path=str(Path(home) / "bin"))):
+        return found
+    return shutil.which("java")
+
+
+def unavailable_reason() -> str | None:
+    """Why real Kafka cannot run here, as one line, or None if it can.
+
+    Starts `java -version` once; fetches nothing.
+    """
+    java = java_executable()
+    if java is None:
+        return f"real Kafka needs Java {JAVA_NEEDED} or newer: no java in JAVA_HOME or PATH"
+    major = _java_major(java)
+    if major is None or major < JAVA_NEEDED:
+        found = "an unknown version" if major is None else f"Java {major}"
+        return f"real Kafka needs Java {JAVA_NEEDED} or newer: {java} is {found}"
+    if not _is_complete(cache_directory()) and shutil.which("mvn") is None:
+        return f"real Kafka needs Maven to fetch its jars: no mvn in PATH, no {cache_directory()}"
+    return None
+
+
+def fetch_jars() -> Path:
+    """Return the directory with all the jars, fetching them first if they are not there.
+
+    Safe to call from several processes at once: one fetches, the others wait for it.
+
+    Raises:
+        KafkaUnavailable: Java or Maven is missing, or Maven could not fetch the pinned jars.
+    """
+    if (reason := unavailable_reason()) is not None:
+        raise KafkaUnavailable(reason)
+    cache = cache_directory()
+    if _is_complete(cache):
+        return cache
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(cache.with_name(cache.name + ".lock")):
+        if not _is_complete(cache):
+            _fetch_into(cache)
+    return cache
+
+
+def _fetch_into(cache: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=cache.parent, prefix=cache.name + ".part-") as part:
+        jars = Path(part) / "jars"
+        _run_maven(jars)
+        if (wrong := _differences(_digests_of(jars))) is not None:
+            raise KafkaUnavailable(f"the jars Maven fetched are not those of {DIGESTS}: {wrong}")
+        # Whatever is there is incomplete: a set of jars from before a change of the pom.
+        if cache.exists():
+            shutil.rmtree(cache)
+        jars.rename(cache)
+
+
+def _run_maven(jars: Path) -> None:
+    command = [
+        *("mvn", "--batch-mode", "--quiet", "--file", str(POM)),
+        *("dependency:copy-dependencies", f"-DoutputDirectory={jars}"),
+    ]
+    complaint = ""
+    for _ in range(FETCH_TRIES):
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=FETCH_LIMIT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            complaint = f"no end after {FETCH_LIMIT_SECONDS} s"
+            continue
+        if done.returncode == 0:
+            return
+        lines = [line for line in done.stdout.splitlines() if "ERROR" in line]
+        complaint = lines[0] if lines else f"mvn ended with {done.returncode}"
+    raise KafkaUnavailable(f"Maven could not fetch Apache Kafka {kafka_version()}: {complaint}")
+
+
+def _java_major(java: str) -> int | None:
+    done = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(\d+)', done.stderr + done.stdout)
+    return int(found.group(1)) if found else None
+
+
+def _expected() -> dict[str, str]:
+    lines = (line.split() for line in DIGESTS.read_text(encoding="ascii").splitlines())
+    return {name: digest for digest, name in lines}
+
+
+def _digests_of(directory: Path) -> dict[str, str]:
+    return {
+        jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in directory.glob("*.jar")
+    }
+
+
+def _differences(found: dict[str, str]) -> str | None:
+    expected = _expected()
+    names = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    return ", ".join(names) if names else None
+
+
+def _is_complete(directory: Path) -> bool:
+    """Names only: the digests were checked before the directory got its name."""
+    return {jar.name for jar in directory.glob("*.jar")} >= set(_expected())
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def write_digests() -> None:
+    """Fetch what pom.xml asks for and write jars.sha256 anew: for a change of version."""
+    with tempfile.TemporaryDirectory() as directory:
+        jars = Path(directory)
+        _run_maven(jars)
+        lines = [f"{digest}  {name}\n" for name, digest in sorted(_digests_of(jars).items())]
+    DIGESTS.write_text("".join(lines), encoding="ascii")
+    sys.stdout.write(f"{DIGESTS}: {len(lines)} jars of Apache Kafka {kafka_version()}\n")
+
+
+if __name__ == "__main__":
+    write_digests()

@@ -1,0 +1,51 @@
+"""Free loopback ports that stay free while a broker is down."""
+
+import random
+import socket
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+LOWEST = 10_000
+
+
+def free_ports(count: int) -> list[int]:
+    """Return `count` different ports that nothing listens on.
+
+    They lie below the range the kernel takes outgoing connections from. A port inside that range
+    can be lost while its broker is down: to another connection, or to a client that retries the
+    broker's own address and, getting that very port as its source, connects to itself.
+    """
+    candidates = list(range(LOWEST, _first_ephemeral_port()))
+    random.shuffle(candidates)
+    free: list[int] = []
+    for port in candidates:
+        if _is_free(port):
+            free.append(port)
+            if len(free) == count:
+                return free
+    raise RuntimeError(f"fewer than {count} free ports on {LOOPBACK} from {LOWEST} on")
+
+
+def ensure_free(port: int) -> None:
+    """Raise RuntimeError with one line when something listens on `port`."""
+    if not _is_free(port):
+        raise RuntimeError(f"port {port} on {LOOPBACK} is in use")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the JVM does it: a port whose last connections are in TIME_WAIT counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def _first_ephemeral_port() -> int:
+    try:
+        first = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
+    except OSError:  # not Linux; this is the IANA range
+        return 49_152
+    return max(int(first[0]), LOWEST + 1_000)

@@ -1,0 +1,213 @@
+"""What a Kafka cluster says about itself, asked from outside of everything under test."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, not re-exported
+    AdminClient,
+    ClusterMetadata,
+    NewTopic,
+    OffsetSpec,
+)
+
+from tests.support.kafka.waiting import wait_until
+
+ASK_SECONDS = 3.0
+ANSWER_LIMIT_SECONDS = 60.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionState:
+    """One partition as the controller sees it; `leader` is None while there is none."""
+
+    topic: str
+    partition: int
+    leader: int | None
+    replicas: frozenset[int]
+    in_sync: frozenset[int]
+
+
+class ClusterView:
+    """Questions to a cluster by Kafka's admin protocol.
+
+    A question is put again while the cluster cannot answer: brokers here are killed and frozen, and
+    any single request may meet one of those. After ANSWER_LIMIT_SECONDS a TimeoutError is raised.
+    """
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._config: dict[str, str | int | float | bool] = {
+            "bootstrap.servers": bootstrap_servers,
+            # Brokers come back within a second here; the default backs off to 10 s.
+            "reconnect.backoff.ms": 50,
+            "reconnect.backoff.max.ms": 250,
+            "socket.timeout.ms": int(ASK_SECONDS * 1000),
+            "log_level": 0,  # it would report every broker that a test has killed
+        }
+        self._admin = AdminClient(self._config)
+        self._asking_for: tuple[str, Consumer] | None = None
+        self._lock = threading.RLock()
+
+    def partitions(self) -> list[PartitionState] | None:
+        """Every partition of every topic, internal ones too; None when nobody answers now."""
+        metadata = self._metadata()
+        if metadata is None:
+            return None
+        return [
+            PartitionState(
+                topic=name,
+                partition=number,
+                leader=state.leader if state.leader >= 0 else None,
+                replicas=frozenset(state.replicas),
+                in_sync=frozenset(state.isrs),
+            )
+            for name, topic in metadata.topics.items()
+            for number, state in topic.partitions.items()
+        ]
+
+    def brokers(self) -> frozenset[int]:
+        """Ids of the brokers that are registered and heard of; empty when nobody answers now."""
+        metadata = self._metadata()
+        return frozenset() if metadata is None else frozenset(metadata.brokers)
+
+    def leader_of(self, topic: str, partition: int, *, other_than: int | None = None) -> int:
+        """The broker that leads a partition, waiting for one if there is none.
+
+        Args:
+            topic: An existing topic.
+            partition: One of its partitions.
+            other_than: A broker just killed: wait until its place is taken.
+        """
+
+        def leader() -> int | None:
+            for state in self.partitions() or ():
+                if (state.topic, state.partition) == (topic, partition):
+                    return None if state.leader in (None, other_than) else state.leader
+            return None
+
+        return self._answer(leader, f"a leader for {topic}-{partition} that is not {other_than}")
+
+    def create_topic(
+        self, name: str, partitions: int, replication: int, configs: Mapping[str, str]
+    ) -> None:
+        """Create a topic; wait until each of its partitions is led and has all replicas in sync."""
+        topic = NewTopic(name, partitions, replication, config=dict(configs))
+
+        def created() -> bool:
+            try:
+                self._admin.create_topics([topic], request_timeout=ASK_SECONDS)[name].result()
+            except KafkaException as failure:
+                # A try whose answer was lost has created it.
+                return _code(failure) == KafkaError.TOPIC_ALREADY_EXISTS or _again(failure)
+            return True
+
+        def in_place() -> bool:
+            states = [s for s in self.partitions() or () if s.topic == name]
+            return len(states) == partitions and all(
+                state.leader is not None and state.in_sync == state.replicas for state in states
+            )
+
+        self._answer(created, f"creation of topic {name}")
+        self._answer(in_place, f"all replicas of topic {name}")
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        """The offsets a consumer group has committed, by partition; none for an unknown group."""
+
+        def answer() -> dict[int, int] | None:
+            states = [s for s in self.partitions() or () if s.topic == topic]
+            ask = [TopicPartition(topic, state.partition) for state in states]
+            if not ask:
+                return None
+            try:
+                found = self._member_of(group).committed(ask, timeout=ASK_SECONDS)
+            except KafkaException as failure:
+                _again(failure)
+                return None
+            return {entry.partition: entry.offset for entry in found if entry.offset >= 0}
+
+        with self._lock:
+            return self._answer(answer, f"the offsets of {topic} that group {group} committed")
+
+    def end_offsets(self, topic: str) -> dict[int, int]:
+        """The offset the next record of each partition will get."""
+
+        def answer() -> dict[int, int] | None:
+            states = [s for s in self.partitions() or () if s.topic == topic]
+            latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+            ask = {TopicPartition(topic, state.partition): latest for state in states}
+            if not ask:
+                return None
+            try:
+                futures = self._admin.list_offsets(ask, request_timeout=ASK_SECONDS)
+                return {entry.partition: f.result().offset for entry, f in futures.items()}
+            except KafkaException as failure:
+                _again(failure)
+                return None
+
+        return self._answer(answer, f"the end offsets of topic {topic}")
+
+    def close(self) -> None:
+        """Close its connections."""
+        with self._lock:
+            if self._asking_for is not None:
+                self._asking_for[1].close()
+                self._asking_for = None
+
+    def _member_of(self, group: str) -> Consumer:
+        """A consumer that never joins the group, only asks its coordinator; the last one is kept.
+
+        AdminClient.list_consumer_group_offsets would be the natural way, but in librdkafka 2.16 it
+        ends the process with a segmentation fault when the answer is "not the coordinator".
+        """
+        if self._asking_for is None or self._asking_for[0] != group:
+            self.close()
+            self._asking_for = group, Consumer({**self._config, "group.id": group})
+        return self._asking_for[1]
+
+    def _metadata(self) -> ClusterMetadata | None:
+        try:
+            return self._admin.list_topics(timeout=ASK_SECONDS)
+        except KafkaException as failure:
+            _again(failure)
+            return None
+
+    def _answer(self, ask: Callable[[], T | None], what: str) -> T:
+        return wait_until(ask, limit=ANSWER_LIMIT_SECONDS, what=what)
+
+
+def _code(failure: KafkaException) -> int:
+    code: int = failure.args[0].code()
+    return code
+
+
+# What a broker says while it, or its partition, is on the way down or up.
+_PASSING = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._WAIT_COORD,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.NOT_CONTROLLER,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.INVALID_REPLICATION_FACTOR,  # fewer brokers registered than replicas asked for
+    }
+)
+
+
+def _again(failure: KafkaException) -> bool:
+    """Return False, for "ask again", unless the failure is one that stays; that one is raised."""
+    if _code(failure) in _PASSING:
+        return False
+    raise failure

@@ -1,0 +1,261 @@
+"""The real worker, ``faust -A app worker -l info``, as a process of its own.
+
+    async with WorkerProcess(tmp_path, stage, sink.url, max_in_flight=10) as worker:
+        await worker.wait_ready()
+        ...
+        worker.sigterm()
+        assert await worker.wait() == 0
+
+Its working directory is the test's, not the project's; its environment is only what stands here.
+Whichever way the test ends, the process ends with it.
+"""
+
+import inspect
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.kafka.broker import DIE_WITH_PARENT
+from tests.support.kafka.ports import LOOPBACK, free_ports
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+COMMAND = ("-m", "faust", "-A", "app", "worker", "-l", "info")
+# On two busy cores a worker needs many seconds to import Faust and join its group.
+LIMIT_SECONDS = 90.0
+QUICK = {
+    "CONSUMER_RETRY_INITIAL_INTERVAL_MS": "50",
+    "CONSUMER_RETRY_MAX_INTERVAL_MS": "200",
+    "BREAKER_PROBE_INTERVAL_SECONDS": "0.2",
+    "EXTERNAL_LOGGER_TIMEOUT_SECONDS": "10",
+    "SHUTDOWN_GRACE_SECONDS": "10",
+}
+"""Shorter waits than the product's own, so that tests are quick."""
+
+
+class WorkerProcess:
+    """A worker; made, not started. May be started again after its end, on the same web port.
+
+    Args:
+        directory: Its working directory, and where its log goes.
+        stage: Its Kafka, topics and group.
+        logger_url: EXTERNAL_LOGGER_URL.
+        name: Tells workers of one test apart.
+        settings: Further settings, or others, by their names in lower case; ``None`` leaves one
+            to the product's default.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        stage: Stage,
+        logger_url: str,
+        *,
+        name: str = "worker",
+        **settings: object,
+    ) -> None:
+        self.name = name
+        self.web_port = free_ports(1)[0]
+        self.log = directory / f"{name}.log"
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        given = {
+            "KAFKA_BOOTSTRAP_SERVERS": stage.bootstrap_servers,
+            "KAFKA_DECLARE_TOPICS": stage.declare_topics,
+            "ORDER_PAID_TOPIC": stage.topic,
+            "DLQ_TOPIC": stage.dlq_topic,
+            "CONSUMER_GROUP_ID": stage.group_id,
+            "EXTERNAL_LOGGER_URL": logger_url,
+            "WEB_PORT": self.web_port,
+            **QUICK,
+            **{key.upper(): value for key, value in settings.items()},
+        }
+        self.environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            **{key: str(value) for key, value in given.items() if value is not None},
+        }
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill9()
+
+    # --- its life -------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Start it; does not wait. Its log goes on where an earlier start left off."""
+        if self.running:
+            raise RuntimeError(f"{self.name} runs already")
+        guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*guard, sys.executable, *COMMAND],
+                cwd=self._directory,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the terminal is for the test run
+            )
+        return self
+
+    @property
+    def running(self) -> bool:
+        """Whether the process exists, frozen or not."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit status, negative for a signal; ``None`` while it runs."""
+        return self._process.poll() if self._process is not None else None
+
+    def sigterm(self) -> None:
+        """Ask it to stop."""
+        self._signal(signal.SIGTERM)
+
+    def kill9(self) -> None:
+        """End it at once, frozen or not. Does nothing when it has ended."""
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+
+    def freeze(self) -> None:
+        """Stop it in its tracks (SIGSTOP)."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on after ``freeze``."""
+        self._signal(signal.SIGCONT)
+
+    async def wait(self, timeout: float = LIMIT_SECONDS) -> int:
+        """Wait until it has ended; return its exit status, negative for a signal.
+
+        Raises:
+            TimeoutError: It did not end; the text has the end of its log.
+        """
+        await eventually(lambda: not self.running, timeout, self._still("to end"))
+        assert self.exit_code is not None
+        return self.exit_code
+
+    async def stop(self, timeout: float = LIMIT_SECONDS) -> int:
+        """Ask it to stop, and wait for its end."""
+        self.sigterm()
+        return await self.wait(timeout)
+
+    # --- what it says ---------------------------------------------------------------------------
+
+    async def wait_ready(self, timeout: float = LIMIT_SECONDS) -> None:
+        """Wait until ``/health/ready`` says yes: partitions assigned, producer connected.
+
+        Raises:
+            TimeoutError: It did not in time, or the process ended.
+        """
+        await self.wait_until(self.ready, timeout, "to be ready")
+
+    async def wait_until(
+        self,
+        condition: Callable[[], object],
+        timeout: float = LIMIT_SECONDS,
+        what: str = "",
+    ) -> None:
+        """Wait for a condition, as ``eventually`` does, and no longer than the worker runs.
+
+        Raises:
+            TimeoutError: It did not hold in time; the text has the end of the log.
+            RuntimeError: The worker ended before it held.
+        """
+
+        async def holds() -> bool:
+            # In this order: what the worker did before it ended counts.
+            alive = self.running
+            answer = condition()
+            if await answer if inspect.isawaitable(answer) else answer:
+                return True
+            if not alive:
+                raise RuntimeError(f"{self.name} ended with {self.exit_code}:\n{self.last_words()}")
+            return False
+
+        await eventually(holds, timeout, self._still(what))
+
+    async def wait_log(self, phrase: str, timeout: float = LIMIT_SECONDS) -> None:
+        """Wait until its log has a phrase."""
+        await self.wait_until(lambda: phrase in self.log_text(), timeout, f"to log {phrase!r}")
+
+    async def ready(self) -> bool:
+        """Whether ``/health/ready`` says yes now."""
+        answer = await self.get("/health/ready")
+        return answer is not None and answer[0] == 200
+
+    async def live(self) -> bool:
+        """Whether ``/health/live`` says yes now."""
+        answer = await self.get("/health/live")
+        return answer is not None and answer[0] == 200
+
+    async def get(self, path: str) -> tuple[int, str] | None:
+        """GET from its web server: status and body; ``None`` when it does not answer."""
+        timeout = aiohttp.ClientTimeout(total=5)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(f"http://{LOOPBACK}:{self.web_port}{path}") as response,
+            ):
+                return response.status, await response.text()
+        except (aiohttp.ClientError, TimeoutError):
+            return None
+
+    async def metrics(self) -> dict[str, float]:
+        """Its metrics now, by name and sorted labels as Prometheus writes them.
+
+        Such as ``order_relay_deliveries_total{outcome="delivered"}``; empty when it does not
+        answer.
+        """
+        answer = await self.get("/metrics")
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(answer[1] if answer is not None else ""):
+            for sample in family.samples:
+                labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
+                found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        return found
+
+    def log_text(self) -> str:
+        """Everything it has printed so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+
+    def log_lines(self, phrase: str) -> list[str]:
+        """The lines of its log that have a phrase."""
+        return [line for line in self.log_text().splitlines() if phrase in line]
+
+    def last_words(self, lines: int = 30) -> str:
+        """The end of its log, for an error message."""
+        return "\n".join(self.log_text().splitlines()[-lines:])
+
+    def _still(self, what: str) -> Callable[[], str]:
+        return lambda: f"{self.name} {what}; its log ends:\n{self.last_words()}"
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)

@@ -1,0 +1,181 @@
+"""The ORDER_PAID event: what passes, and what is refused with which reason."""
+
+import json
+from datetime import datetime, timedelta, timezone
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import InvalidEvent
+from app.events import OrderItem, OrderPaid, decode_order_paid
+from tests.support.orders import order_value
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def _reason(value: bytes | None) -> str:
+    with pytest.raises(InvalidEvent) as caught:
+        decode_order_paid(value)
+    assert str(caught.value) == caught.value.detail != ""
+    return caught.value.reason
+
+
+def test_the_documented_message_is_read() -> None:
+    """The message of the design is an event with all its fields."""
+    event = decode_order_paid(
+        b'{"eventType":"ORDER_PAID","orderId":123,"userId":456,"paidAt":"2025-12-19T10:30:00",'
+        b'"orderItems":[{"productId":1,"orderQuantity":2}]}'
+    )
+
+    assert event == OrderPaid("ORDER_PAID", 123, 456, "2025-12-19T10:30:00", [OrderItem(1, 2)])
+    assert event.paid_at() == datetime(2025, 12, 19, 10, 30)  # noqa: DTZ001 - it has no zone
+
+
+@given(st.dictionaries(st.text(min_size=1).map("x-".__add__), JSON_VALUES, max_size=4))
+def test_unknown_fields_pass(unknown: dict[str, object]) -> None:
+    """Fields that nobody named change nothing, whatever they hold."""
+    assert decode_order_paid(order_value(7, **unknown)) == decode_order_paid(order_value(7))
+
+
+@pytest.mark.parametrize("spaces", [b" ", b"\n", b"\r\n\t"])
+def test_space_around_the_json_passes(spaces: bytes) -> None:
+    """Space that JSON allows is no reason to refuse an event."""
+    assert decode_order_paid(spaces + order_value(7) + spaces).orderId == 7
+
+
+def test_a_tombstone_has_its_own_reason() -> None:
+    """A record without a value is a tombstone; one with an empty value is not."""
+    assert _reason(None) == "tombstone"
+    assert _reason(b"") == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"\xff\xfe",
+        order_value(1, note="caf").replace(b"caf", b"caf\xe9"),  # Latin-1 in an unknown field
+        order_value(1).decode().encode("utf-16"),
+        b"\xed\xa0\x80",  # a surrogate
+    ],
+)
+def test_what_is_not_utf8_is_refused(value: bytes) -> None:
+    """Bytes that are not UTF-8 are refused, also where no field of ours is touched."""
+    assert _reason(value) == "invalid_utf8"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"order",
+        b"{",
+        order_value(1)[:-1],
+        order_value(1) + b"x",
+        order_value(1) + order_value(2),
+        b"\xef\xbb\xbf" + order_value(1),  # a byte order mark is not JSON (RFC 8259, 8.1)
+        b'{"orderId":NaN}',
+    ],
+)
+def test_what_is_not_json_is_refused(value: bytes) -> None:
+    """UTF-8 that is not one JSON text is refused."""
+    assert _reason(value) == "invalid_json"
+
+
+@pytest.mark.parametrize("nesting", [b"[", b'{"x":'])
+@pytest.mark.parametrize("place", ["alone", "in an unknown field", "in the items"])
+def test_json_without_end_to_its_nesting_is_refused(nesting: bytes, place: str) -> None:
+    """JSON that nests deeper than can be read is refused; it must not break the reader."""
+    deep = nesting * 200_000
+    value = {
+        "alone": deep,
+        "in an unknown field": order_value(1)[:-1] + b',"x":' + deep,
+        "in the items": order_value(1).replace(b"[{", deep + b"[{"),
+    }[place]
+
+    assert _reason(value) in {"invalid_json", "invalid_event"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"null",
+        b"1",
+        b'"ORDER_PAID"',
+        b"[]",
+        b"{}",
+        order_value(1, eventType="ORDER_SHIPPED"),
+        order_value(1, eventType=None),
+        order_value(1, orderId="1"),
+        order_value(1, orderId=True),
+        order_value(1, orderId=1.5),
+        order_value(1, userId=None),
+        order_value(1, orderItems=None),
+        order_value(1, orderItems={}),
+        order_value(1, orderItems=[{"productId": 1}]),
+        order_value(1, orderItems=[{"productId": "1", "orderQuantity": 2}]),
+        order_value(1, paidAt=1_766_140_200),
+        order_value(1, paidAt=""),
+        order_value(1, paidAt="yesterday at noon"),
+        order_value(1, paidAt="2025-12-19"),
+        order_value(1, paidAt="2025-13-19T10:30:00"),
+        order_value(1, paidAt="x" * 100_000),
+    ],
+)
+def test_json_of_another_shape_is_refused(value: bytes) -> None:
+    """JSON that is not an ORDER_PAID event is refused."""
+    assert _reason(value) == "invalid_event"
+
+
+@pytest.mark.parametrize("missing", ["eventType", "orderId", "userId", "paidAt", "orderItems"])
+def test_every_field_is_needed(missing: str) -> None:
+    """An event lacks none of the five fields, and the refusal names the one that is missing."""
+    fields = json.loads(order_value(1))
+    del fields[missing]
+
+    with pytest.raises(InvalidEvent, match=missing) as caught:
+        decode_order_paid(json.dumps(fields).encode())
+    assert caught.value.reason == "invalid_event"
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        # As Java prints LocalDateTime (without seconds and fractions that are 0) ...
+        ("2025-12-19T10:30", datetime(2025, 12, 19, 10, 30)),  # noqa: DTZ001 - as printed
+        ("2025-12-19T10:30:07.5", datetime(2025, 12, 19, 10, 30, 7, 500_000)),  # noqa: DTZ001
+        ("2025-12-19T10:30:07.123456789", datetime(2025, 12, 19, 10, 30, 7, 123_456)),  # noqa: DTZ001
+        # ... and OffsetDateTime.
+        ("2025-12-19T10:30:00Z", datetime(2025, 12, 19, 10, 30, tzinfo=timezone.utc)),  # noqa: UP017
+        (
+            "2025-12-19T10:30+09:00",
+            datetime(2025, 12, 19, 10, 30, tzinfo=timezone(timedelta(hours=9))),
+        ),
+    ],
+)
+def test_paid_at_is_read_as_java_prints_it(text: str, moment: datetime) -> None:
+    """Date and time pass in every form in which Java prints them, with the zone kept."""
+    paid_at = decode_order_paid(order_value(1, paidAt=text)).paid_at()
+
+    assert paid_at == moment
+    assert paid_at.utcoffset() == moment.utcoffset()
+
+
+@given(st.binary(max_size=200) | JSON_VALUES.map(msgspec.json.encode))
+def test_nothing_but_a_refusal_is_raised(value: bytes) -> None:
+    """Whatever the bytes: an event comes back, or a refusal with one of the four reasons."""
+    refusals = []
+    try:
+        decode_order_paid(value)
+    except InvalidEvent as error:
+        refusals.append(error.reason)
+
+    assert set(refusals) <= {"invalid_utf8", "invalid_json", "invalid_event"}

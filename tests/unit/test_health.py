@@ -1,0 +1,142 @@
+"""Liveness by progress, and readiness."""
+
+import pytest
+
+from app.operations.health import Health
+
+STALL = 100.0  # 60 s of Retry-After, an attempt of 10 s, and 30 s to spare
+
+
+class Deliveries:
+    """What health sees of the relay."""
+
+    def __init__(self) -> None:
+        self.last_activity = 0.0
+        self.held = 0
+
+
+class Watched:
+    """Health with everything it looks at, at rest: an idle worker that Kafka answers."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.breaker_closed = True
+        self.dead_lettering = 0
+        self.deliveries = Deliveries()
+        self.health = Health(
+            self.deliveries,
+            breaker_closed=lambda: self.breaker_closed,
+            dead_lettering=lambda: self.dead_lettering,
+            attempt_timeout_seconds=10.0,
+            clock=lambda: self.now,
+        )
+
+    def pass_time(self, seconds: float, *, kafka_answers: bool = True) -> None:
+        self.now += seconds
+        if kafka_answers:
+            self.health.kafka_seen_at = self.now
+
+    @property
+    def live(self) -> bool:
+        return self.health.live().ok
+
+    @property
+    def ready(self) -> bool:
+        return self.health.ready().ok
+
+
+def test_an_idle_worker_lives_for_ever() -> None:
+    """Without work there is nothing to do, and nothing wrong."""
+    watched = Watched()
+    watched.pass_time(1_000_000)
+
+    assert watched.live
+
+
+@pytest.mark.parametrize("work", ["held", "lag"])
+def test_it_fails_when_deliveries_stand_still(work: str) -> None:
+    """Work that waits for longer than any working relay is silent fails it, and not before."""
+    watched = Watched()
+    if work == "held":
+        watched.deliveries.held = 3
+    else:
+        watched.health.lag = 3
+
+    watched.pass_time(STALL)
+    assert watched.live
+    watched.pass_time(1)
+    report = watched.health.live()
+
+    assert not report.ok
+    assert report.reasons == {
+        "work_waiting": 3,
+        "idle_seconds": STALL + 1,
+        "stalled_after_seconds": STALL,
+        "breaker_closed": True,
+    }
+
+
+def test_any_sign_of_life_counts() -> None:
+    """An attempt that ended, however it did, begins the time anew."""
+    watched = Watched()
+    watched.deliveries.held = 1
+    watched.pass_time(STALL + 1)
+    watched.deliveries.last_activity = watched.now
+    watched.pass_time(STALL)
+
+    assert watched.live
+
+
+def test_an_open_breaker_is_no_standstill() -> None:
+    """While the logger is down a restart would help nobody."""
+    watched = Watched()
+    watched.deliveries.held = 1
+    watched.breaker_closed = False
+    watched.pass_time(1_000_000)
+
+    assert watched.live
+    watched.breaker_closed = True
+    assert not watched.live
+
+
+def test_waiting_for_kafka_is_no_standstill() -> None:
+    """While dead letters wait for Kafka's acknowledgement a restart would help nobody."""
+    watched = Watched()
+    watched.deliveries.held = 1
+    watched.dead_lettering = 1
+    watched.pass_time(1_000_000)
+
+    assert watched.live
+
+
+def test_lag_counts_only_while_kafka_answers() -> None:
+    """A lag that was measured before Kafka went away cannot be worked on."""
+    watched = Watched()
+    watched.health.lag = 3
+    watched.pass_time(STALL + 1, kafka_answers=False)
+    assert watched.live
+    watched.deliveries.held = 1
+    assert not watched.live
+
+
+@pytest.mark.parametrize("partitions", [0, 1, 3])
+@pytest.mark.parametrize("seconds_since_kafka", [0.0, 29.0, 31.0])
+def test_ready_means_partitions_and_kafka(partitions: int, seconds_since_kafka: float) -> None:
+    """A worker is ready when it has partitions and Kafka answered the producer lately."""
+    watched = Watched()
+    watched.pass_time(100)
+    watched.health.assigned_partitions = partitions
+    watched.pass_time(seconds_since_kafka, kafka_answers=False)
+    report = watched.health.ready()
+
+    connected = seconds_since_kafka < 30
+    assert report.ok == (partitions > 0 and connected)
+    assert report.reasons == {"assigned_partitions": partitions, "producer_connected": connected}
+
+
+def test_nothing_is_ready_before_kafka_answers() -> None:
+    """At the start a worker lives and is not ready."""
+    watched = Watched()
+
+    assert watched.live
+    assert not watched.ready

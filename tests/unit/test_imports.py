@@ -1,0 +1,125 @@
+"""What an import brings in: our own agents and tables, and Faust only where it is needed."""
+
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import agents
+import app
+import tables
+
+ROOT = Path(app.__file__).parents[1]
+PURE = [
+    "app",
+    "app.settings",
+    "app.events",
+    "app.errors",
+    "app.dead_letter_topic",
+    *(
+        found.name
+        for package in ("delivery", "operations", "publishing")
+        for found in pkgutil.walk_packages([str(ROOT / "app" / package)], prefix=f"app.{package}.")
+    ),
+]
+FAUST = {"faust", "mode", "aiokafka"}
+
+
+def _python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter, in a folder that is not the project's."""
+    return subprocess.run(
+        [sys.executable, "-W", "error::ImportWarning", "-c", code],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_agents_and_tables_are_ours() -> None:
+    """Packages of these names are on PyPI too (openai-agents, PyTables): ours are imported."""
+    for package in (agents, tables):
+        assert Path(package.__file__ or "").parent.parent == ROOT
+
+
+def test_every_agent_is_registered(tmp_path: Path) -> None:
+    """Each module in agents/ has its agent in the app; autodiscovery would only warn."""
+    modules = {found.name for found in pkgutil.iter_modules(agents.__path__)}
+    result = _python(
+        "import json, app; print(json.dumps([sorted(app.app.agents), app.app.conf.id]))", tmp_path
+    )
+
+    assert result.returncode == 0, result.stderr
+    registered, app_id = json.loads(result.stdout)
+    assert set(registered) == modules == {"order_logging"}
+    assert app_id == "logging-consumer-group"
+
+
+@pytest.mark.parametrize("together", ["each", "all"])
+def test_pure_modules_do_not_import_faust(together: str, tmp_path: Path) -> None:
+    """The rules import and run without Faust and the Kafka consumer below it."""
+    assert {"app.delivery.relay", "app.publishing.producer", "app.operations.health"} <= set(PURE)
+    lines = [f"import {name}" for name in PURE]
+    if together == "each":
+        # One after another in one interpreter: the first that brings Faust in is named.
+        check = "; assert not {0} & set(sys.modules), {1!r}"
+        lines = [line + check.format(FAUST, line) for line in lines]
+    else:
+        lines.append(f"assert not {FAUST} & set(sys.modules)")
+
+    result = _python("\n".join(["import sys", *lines]), tmp_path)
+
+    assert result.returncode == 0, result.stderr
+
+
+def test_delivery_and_publishing_know_nothing_of_each_other(tmp_path: Path) -> None:
+    """Each half imports without the other."""
+    for half, other in [("delivery", "publishing"), ("publishing", "delivery")]:
+        modules = [name for name in PURE if name.startswith(f"app.{half}.")]
+        result = _python(
+            f"import sys\nimport {', '.join(modules)}\n"
+            f"print([name for name in sys.modules if name.startswith('app.{other}')])",
+            tmp_path,
+        )
+        assert result.stdout == "[]\n", result.stderr
+
+
+def test_importing_the_app_reads_and_starts_nothing(tmp_path: Path) -> None:
+    """A wrong setting is no matter until the application is asked for; no folder is made."""
+    result = _python(
+        "import threading, app, app.main; assert threading.active_count() == 1",
+        tmp_path,
+        MAX_IN_FLIGHT="0",
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_setting_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    """Asking for the application with a wrong setting ends the process, without a stack trace."""
+    result = _python("import app; app.app", tmp_path, MAX_IN_FLIGHT="0")
+
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr == (
+        "invalid settings: MAX_IN_FLIGHT='0' must be greater than or equal to 1\n"
+    )
+
+
+def test_the_app_is_made_once(tmp_path: Path) -> None:
+    """Whoever asks gets the same application; other names are refused as ever."""
+    result = _python(
+        "import app\nassert app.app is app.app\nfrom app import app as again\n"
+        "import sys\nassert again is sys.modules['app'].app\n"
+        "assert not hasattr(sys.modules['app'], 'nonsense')",
+        tmp_path,
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert list(tmp_path.iterdir()) == [], "no data folder where there are no tables"

@@ -1,0 +1,149 @@
+"""Lag and reachability: measured again and again, whatever Kafka's clients do."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from app.errors import KafkaUnavailable
+from app.operations.health import Health
+from app.operations.lag import INTERVAL_SECONDS, TIMEOUT_SECONDS, watch_lag
+from app.operations.metrics import Metrics
+from tests.support.virtual_time import virtual_time
+
+NEVER = float("-inf")
+
+
+class Place(NamedTuple):
+    topic: str
+    partition: int
+
+
+ONE, TWO = Place("orders", 0), Place("orders", 1)
+
+
+class FakeKafka:
+    """A consumer and a broker whose offsets a test sets; errors are raised one a round."""
+
+    def __init__(self) -> None:
+        self.committed: dict[Place, int | None] = {}
+        self.ends: dict[Place, int] = {}
+        self.starts: dict[Place, int] = {}
+        self.errors: list[Exception] = []
+        self.hangs = False
+        self.rounds = 0
+
+    async def check_group(self) -> None:
+        self.rounds += 1
+
+    async def ping(self) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+
+    def committed_offsets(self) -> dict[Place, int | None]:
+        return dict(self.committed)
+
+    async def highwaters(self, *partitions: Place) -> Mapping[Place, int]:
+        if self.hangs:
+            await asyncio.get_running_loop().create_future()
+        return {one: self.ends[one] for one in partitions if one in self.ends}
+
+    async def earliest_offsets(self, *partitions: Place) -> Mapping[Place, int]:
+        return {one: self.starts[one] for one in partitions if one in self.starts}
+
+
+class Deliveries:
+    last_activity = 0.0
+    held = 0
+
+
+class Watched:
+    """A watch over a fake Kafka. Make it inside the loop."""
+
+    def __init__(self) -> None:
+        self.kafka = FakeKafka()
+        self.metrics = Metrics()
+        self.health = Health(
+            Deliveries(),
+            breaker_closed=lambda: True,
+            dead_lettering=lambda: 0,
+            attempt_timeout_seconds=1.0,
+            clock=asyncio.get_running_loop().time,
+        )
+        self.task = asyncio.create_task(
+            watch_lag(self.kafka, self.kafka, self.metrics, self.health)
+        )
+
+    def lag(self, place: Place) -> float | None:
+        return self.metrics.registry.get_sample_value(
+            "order_relay_consumer_lag", {"topic": place.topic, "partition": str(place.partition)}
+        )
+
+    async def another_round(self) -> None:
+        before = self.kafka.rounds
+        await asyncio.sleep(INTERVAL_SECONDS + 0.5)
+        assert self.kafka.rounds > before
+
+
+@virtual_time
+async def test_lag_is_what_lies_behind_the_commit() -> None:
+    """Lag is counted from the committed offset, or from the beginning where there is none."""
+    watched = Watched()
+    watched.kafka.committed = {ONE: 40, TWO: None}
+    watched.kafka.ends = {ONE: 100, TWO: 30}
+    watched.kafka.starts = {TWO: 10}
+    assert watched.health.kafka_seen_at == NEVER
+    await watched.another_round()
+
+    assert (watched.lag(ONE), watched.lag(TWO)) == (60, 20)
+    assert watched.health.lag == 80
+    assert watched.health.kafka_seen_at > NEVER
+
+
+@virtual_time
+async def test_lag_is_never_negative() -> None:
+    """An end that was asked for a moment before the commit does not go below 0."""
+    watched = Watched()
+    watched.kafka.committed = {ONE: 7, TWO: 7}
+    watched.kafka.ends = {ONE: 5}
+    await watched.another_round()
+
+    assert (watched.lag(ONE), watched.lag(TWO)) == (0, 0)
+
+
+@virtual_time
+async def test_partitions_that_went_are_not_shown() -> None:
+    """After a rebalance only the worker's own partitions have a lag."""
+    watched = Watched()
+    watched.kafka.committed = {ONE: 0, TWO: 0}
+    watched.kafka.ends = {ONE: 5, TWO: 6}
+    await watched.another_round()
+    watched.kafka.committed = {TWO: 0}
+    await watched.another_round()
+    assert (watched.lag(ONE), watched.lag(TWO)) == (None, 6)
+
+    watched.kafka.committed = {}
+    await watched.another_round()
+    assert watched.lag(TWO) is None
+    assert watched.health.lag == 0
+
+
+@virtual_time
+async def test_the_watch_outlives_every_error() -> None:
+    """Whatever a client raises, or if it hangs, the next round measures again."""
+    watched = Watched()
+    watched.kafka.committed = {ONE: 0}
+    watched.kafka.ends = {ONE: 5}
+    watched.kafka.errors = [KafkaUnavailable("a:1", "down"), ZeroDivisionError(), TimeoutError()]
+    for _ in range(3):
+        assert watched.lag(ONE) is None
+        assert watched.health.kafka_seen_at == NEVER
+        await watched.another_round()
+    assert watched.lag(ONE) == 5
+    watched.kafka.hangs = True
+    watched.kafka.ends = {ONE: 9}
+    await asyncio.sleep(INTERVAL_SECONDS + TIMEOUT_SECONDS)
+    watched.kafka.hangs = False
+    await asyncio.sleep(INTERVAL_SECONDS + TIMEOUT_SECONDS)
+
+    assert watched.lag(ONE) == 9
+    assert not watched.task.done()

@@ -1,0 +1,66 @@
+"""What Kafka's clients say again and again is said now and then."""
+
+import logging
+
+import pytest
+
+from app.operations.log_limit import INTERVAL_SECONDS, RepeatFilter
+
+
+class Log:
+    """A filter with a clock, and the lines that passed it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._filter = RepeatFilter(lambda: self.now)
+        self.lines: list[str] = []
+
+    def say(self, name: str, text: str, *args: object, level: int = logging.WARNING) -> None:
+        record = logging.LogRecord(name, level, "file.py", 1, text, args, None)
+        if self._filter.filter(record):
+            self.lines.append(record.getMessage())
+
+
+def test_a_clients_complaint_passes_once_in_an_interval() -> None:
+    """The first passes; those within the interval are counted and told with the next."""
+    log = Log()
+    for second in range(int(INTERVAL_SECONDS) + 1):
+        log.now = float(second)
+        log.say("aiokafka.conn", "Unable connect to node %s", second)
+
+    assert log.lines == [
+        "Unable connect to node 0",
+        f"Unable connect to node {INTERVAL_SECONDS:.0f} "
+        f"({INTERVAL_SECONDS - 1:.0f} more like it since)",
+    ]
+
+
+def test_different_complaints_do_not_hide_each_other() -> None:
+    """Each text, level and logger is limited for itself."""
+    log = Log()
+    for _ in range(3):
+        log.say("aiokafka.conn", "one %s", "x")
+        log.say("aiokafka.conn", "two")
+        log.say("aiokafka.conn", "one %s", "y", level=logging.ERROR)
+        log.say("aiokafka.client", "one %s", "z")
+
+    assert log.lines == ["one x", "two", "one y", "one z"]
+
+
+@pytest.mark.parametrize("name", ["app.delivery.relay", "app.main", "faust.app", "aiokafkaesque"])
+def test_the_relays_own_lines_always_pass(name: str) -> None:
+    """What people grep for and count is never left out."""
+    log = Log()
+    for _ in range(3):
+        log.say(name, "Retrying message")
+
+    assert log.lines == ["Retrying message"] * 3
+
+
+def test_what_is_below_a_warning_always_passes() -> None:
+    """Whoever asks for debug lines gets them all."""
+    log = Log()
+    for _ in range(3):
+        log.say("aiokafka.conn", "sent", level=logging.DEBUG)
+
+    assert len(log.lines) == 3

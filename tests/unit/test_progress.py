@@ -1,0 +1,315 @@
+"""What may be committed for a partition, and what the next owner learns from it."""
+
+import random
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from app.delivery.progress import MAX_METADATA_LENGTH, Commit, PartitionProgress
+
+OURS = re.compile(r"relay1:[0-9]+:([0-9]+(,[0-9]+)*)?", re.ASCII)
+
+
+def _taken(*offsets: int, committed: Commit | None = None) -> PartitionProgress:
+    """Progress in which these were read, and claimed for delivery where they are to be."""
+    progress = PartitionProgress(1, committed)
+    for offset in offsets:
+        if progress.take(offset, float(offset)):
+            assert progress.hold(offset)
+    return progress
+
+
+def test_nothing_taken_is_nothing_to_commit() -> None:
+    """A partition from which nothing was ever read has nothing to commit."""
+    progress = PartitionProgress(1)
+
+    assert progress.commit() is None
+    assert progress.oldest_unfinished_time() is None
+    assert progress.unfinished == 0
+
+
+def test_the_first_record_after_an_assignment_holds_the_commit() -> None:
+    """Offset 0 unfinished and 1 to 5 finished commits 0: where stock Faust commits 6."""
+    progress = _taken(0, 1, 2, 3, 4, 5)
+    for offset in range(1, 6):
+        progress.finish(offset)
+    commit = progress.commit()
+
+    assert commit is not None
+    assert commit.offset == 0
+
+    progress.finish(0)
+    assert progress.commit() == Commit(6, "")
+
+
+def test_gaps_in_the_offsets_do_not_stop_the_commit() -> None:
+    """Offsets that Kafka does not hand out (compaction, transactions) hold nothing up."""
+    progress = _taken(10, 12, 20)
+    progress.finish(10)
+    assert progress.commit() == Commit(12, "")
+    progress.finish(12)
+    assert progress.commit() == Commit(20, "")
+    progress.finish(20)
+    assert progress.commit() == Commit(21, "")
+
+
+def test_markers_are_committed_over() -> None:
+    """Offsets that no record has, at the end of the partition too, leave no lag behind."""
+    progress = PartitionProgress(1)
+    progress.skip_to(3)
+    assert progress.commit() == Commit(3, "")
+    progress.take(3, 0.0)
+    progress.skip_to(7)
+    assert progress.commit() == Commit(3, "")
+    progress.finish(3)
+    assert progress.commit() == Commit(7, "")
+    progress.skip_to(5)
+    assert progress.commit() == Commit(7, "")
+
+
+def test_a_record_is_delivered_once_in_a_generation() -> None:
+    """A record that is read again is dropped while its delivery runs, and when it is finished."""
+    progress = PartitionProgress(1)
+    assert progress.take(0, 0.0)
+    assert progress.take(0, 0.0), "read again before anybody claimed it"
+    assert progress.hold(0)
+    assert not progress.hold(0), "a second copy"
+    assert progress.take(0, 0.0)
+    assert not progress.hold(0)
+
+    progress.finish(0)
+
+    assert not progress.take(0, 0.0)
+    assert not progress.hold(0)
+
+
+def test_what_was_not_taken_cannot_be_held() -> None:
+    """A record that was never read from Kafka in this generation cannot be claimed."""
+    assert not PartitionProgress(1).hold(7)
+
+
+def test_finishing_is_for_good() -> None:
+    """Finishing a record again, or one that was never taken, changes nothing."""
+    progress = _taken(0, 1)
+    progress.finish(0)
+
+    progress.finish(0)
+    progress.finish(99)
+
+    assert progress.commit() == Commit(1, "")
+    assert progress.unfinished == 1
+
+
+def test_the_oldest_unfinished_record_is_known() -> None:
+    """The time of the lowest unfinished offset is told, whatever finished beyond it."""
+    progress = _taken(3, 4, 5)
+    progress.finish(4)
+    assert progress.oldest_unfinished_time() == 3.0
+    progress.finish(3)
+    assert progress.oldest_unfinished_time() == 5.0
+    assert progress.unfinished == 1
+
+
+def test_memory_is_that_of_the_unfinished() -> None:
+    """Behind one slow record a million others may finish: what is kept does not grow."""
+    progress = _taken(0)
+    for offset in range(1, 100_000):
+        progress.take(offset, 0.0)
+        progress.hold(offset)
+        progress.finish(offset)
+
+    kept = [value for value in vars(progress).values() if isinstance(value, dict | set)]
+    assert sum(len(value) for value in kept) <= 2
+    assert progress.commit() == Commit(0, "relay1:100000:0")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "relay1",
+        "relay1:5",
+        "relay1:x:",
+        "relay1:5:x",
+        "relay1:5:0:1",
+        "relay1:-5:",
+        "relay1:5:-1,1",
+        "relay1:5:,",
+        "relay1:5:0,,1",
+        "relay1: 5:",
+        "relay1:5_0:",
+        "relay1:\u0665:",
+        "relay2:5:",
+        "RELAY1:5:",
+        "bz1,AAAA",
+        "written by a person",
+        "relay1:" + "9" * 5000 + ":",
+    ],
+)
+def test_metadata_of_other_tools_is_ignored(metadata: str) -> None:
+    """What we did not write says nothing: every record is delivered."""
+    progress = PartitionProgress(2, Commit(100, metadata))
+
+    assert [progress.take(offset, 0.0) for offset in range(100, 110)] == [True] * 10
+
+
+@given(st.text() | st.from_regex(r"relay1:[-+ _0-9:,]*", fullmatch=True))
+def test_no_metadata_breaks_or_skips(metadata: str) -> None:
+    """Whatever stands beside the commit, a record is skipped only on our own words."""
+    progress = PartitionProgress(2, Commit(100, metadata))
+    to_be_delivered = [progress.take(offset, 0.0) for offset in range(100, 110)]
+
+    if not OURS.fullmatch(metadata):
+        assert to_be_delivered == [True] * 10
+
+
+@given(st.integers(99, 10**9), st.integers(0, 2**32 - 1))
+@settings(max_examples=20)
+def test_metadata_is_bounded_and_truncation_skips_nothing(widest_gap: int, seed: int) -> None:
+    """However many records are unfinished, the metadata fits, and none of them is skipped."""
+    chance = random.Random(seed)
+    offset = chance.randrange(10**12)
+    progress = PartitionProgress(1, Commit(offset, ""))
+    unfinished, finished = [], []
+    for _ in range(2500):
+        offset += 1 + chance.randrange(widest_gap + 1)
+        progress.take(offset, 0.0)
+        progress.hold(offset)
+        if chance.random() < 0.5:
+            progress.finish(offset)
+            finished.append(offset)
+        else:
+            unfinished.append(offset)
+    commit = progress.commit()
+
+    assert commit is not None
+    assert commit.offset == unfinished[0]
+    assert MAX_METADATA_LENGTH - 100 < len(commit.metadata) <= MAX_METADATA_LENGTH < 4096
+    assert commit.metadata.isascii()
+    owner = PartitionProgress(2, commit)
+    read_again = [one for one in sorted(unfinished + finished) if one >= commit.offset]
+    delivered = {one for one in read_again if owner.take(one, 0.0)}
+    assert delivered >= set(unfinished)
+    assert len(delivered) < len(read_again), "the part that fits is used"
+
+
+class OneGroup(RuleBasedStateMachine):
+    """A partition through reads, deliveries in any order, commits, re-reads and new owners."""
+
+    @initialize(first=st.integers(0, 3))
+    def start(self, first: int) -> None:
+        self.log: list[int] = []
+        self.next_offset = first
+        self.progress = PartitionProgress(0)
+        self.position = 0  # index in the log of the record that is read next
+        self.seen = 0  # how much of the log this owner has read
+        self.told = -1  # where the consumer said that it stands
+        self.held: list[int] = []
+        self.finished: set[int] = set()
+        self.committed: Commit | None = None
+        self.finished_at_commit: set[int] = set()
+
+    @rule(count=st.integers(1, 4), gap=st.sampled_from([0, 0, 0, 1, 5]))
+    def produce(self, count: int, gap: int) -> None:
+        self.next_offset += gap
+        self.log += range(self.next_offset, self.next_offset + count)
+        self.next_offset += count
+
+    @precondition(lambda self: self.position < len(self.log))
+    @rule(count=st.integers(1, 5))
+    def read(self, count: int) -> None:
+        for offset in self.log[self.position : self.position + count]:
+            self.position += 1
+            self.seen = max(self.seen, self.position)
+            assert self.progress.take(offset, float(offset)) == (offset not in self.finished)
+            if offset not in self.finished:
+                assert self.progress.hold(offset) == (offset not in self.held)
+                if offset not in self.held:
+                    self.held.append(offset)
+            else:
+                assert not self.progress.hold(offset)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), times=st.sampled_from([1, 1, 2]))
+    def finish(self, data: st.DataObject, times: int) -> None:
+        offset = data.draw(st.sampled_from(self.held))
+        self.held.remove(offset)
+        self.finished.add(offset)
+        for _ in range(times):
+            self.progress.finish(offset)
+
+    @rule(markers=st.integers(0, 2))
+    def skip_markers(self, markers: int) -> None:
+        """The consumer tells where it stands: behind markers and gaps that hold no record."""
+        if self.position == len(self.log):
+            self.next_offset += markers
+            standing = self.next_offset
+        else:
+            standing = self.log[self.position]
+        self.progress.skip_to(standing)
+        self.told = max(self.told, standing)
+
+    @rule()
+    def commit(self) -> None:
+        self.committed = self.progress.commit()
+        self.finished_at_commit = set(self.finished)
+
+    @rule()
+    def read_again(self) -> None:
+        """The consumer seeks to what is committed, in the same generation."""
+        self.position = self._committed_position()
+
+    @rule(commits_first=st.booleans())
+    def change_owner(self, commits_first: bool) -> None:
+        """A rebalance, or a kill: what was not committed is forgotten."""
+        if commits_first:
+            self.commit()
+        self.finished = set(self.finished_at_commit)
+        self.held.clear()
+        self.progress = PartitionProgress(self.progress.generation + 1, self.committed)
+        self.position = self.seen = self._committed_position()
+        self.told = -1
+
+    def _committed_position(self) -> int:
+        if self.committed is None:
+            return 0
+        return sum(offset < self.committed.offset for offset in self.log)
+
+    @invariant()
+    def the_commit_is_the_finished_prefix(self) -> None:
+        commit = self.progress.commit()
+        if commit is None:
+            assert not self.seen
+            assert self.told < 0
+            return
+        before = {offset for offset in self.log if offset < commit.offset}
+        assert before <= self.finished
+        assert commit.offset <= self.next_offset
+        assert len(commit.metadata) <= MAX_METADATA_LENGTH
+        unfinished = [offset for offset in self.log[: self.seen] if offset not in self.finished]
+        if unfinished:
+            assert commit.offset == unfinished[0]
+        else:
+            assert commit.offset >= self.told
+            assert not self.seen or commit.offset > self.log[self.seen - 1]
+
+    @invariant()
+    def a_new_owner_delivers_exactly_the_unfinished(self) -> None:
+        commit = self.progress.commit()
+        owner = PartitionProgress(99, commit)
+        start = commit.offset if commit else 0
+        for offset in self.log:
+            if offset >= start:
+                assert owner.take(offset, 0.0) == (offset not in self.finished)
+
+    @invariant()
+    def the_unfinished_are_counted(self) -> None:
+        assert self.progress.unfinished == len(self.held)
+        oldest = min(self.held, default=None)
+        assert self.progress.oldest_unfinished_time() == oldest
+
+
+TestOneGroup = OneGroup.TestCase
+TestOneGroup.settings = settings(max_examples=200, stateful_step_count=40)

@@ -1,0 +1,293 @@
+"""The relay's promises about one record, on a virtual clock."""
+
+import asyncio
+import dataclasses
+import itertools
+from datetime import UTC, datetime
+
+import pytest
+from msgspec import structs
+
+from app.delivery.logger_client import Answer
+from app.delivery.retry import RetryPolicy
+from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record
+from tests.support.orders import order_value
+from tests.support.virtual_time import virtual_time
+
+DOWN = answer(503, "try later")
+
+
+# --- one attempt ------------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_a_record_is_delivered_as_it_came() -> None:
+    """The body is the record's value byte for byte, once; then the record is finished."""
+    bench = Bench()
+    value = b' {"note":"\xc3\xa9", ' + order_value(7).strip()[1:] + b"\n"
+    one = record(7, value=value, headers=[("event-id", b"pay-7")])
+
+    await bench.take(one)
+    await bench.until_finished(1)
+
+    assert [(a.body, a.event_id) for a in bench.logger.attempts] == [(value, "pay-7")]
+    assert bench.finished == [one]
+    assert bench.dead_letters.letters == []
+    assert bench.observer.attempts == [("success", 0.0)]
+    assert (bench.relay.held, bench.relay.in_flight) == (0, 0)
+
+
+@virtual_time
+async def test_a_record_is_not_finished_before_the_answer() -> None:
+    """While the logger has not answered, nothing is finished."""
+    bench = Bench()
+    one = record(0)
+    bench.logger.plan(one, Step(answer(200), seconds=5.0))
+
+    await bench.take(one)
+    await asyncio.sleep(4.0)
+    assert bench.finished == []
+    assert (bench.relay.held, bench.relay.in_flight) == (1, 1)
+    await bench.until_finished(1)
+    assert asyncio.get_running_loop().time() == 5.0
+
+
+@pytest.mark.parametrize(
+    ("paid_at", "seconds"),
+    [
+        ("2025-12-19T10:29:30Z", 30.0),
+        ("2025-12-19T19:29:30+09:00", 30.0),
+        ("2025-12-19T03:00:00", 5.0),  # no zone: the record's own time stands in
+        ("2025-12-19T10:31:00Z", 0.0),  # clocks differ: never negative
+    ],
+)
+@virtual_time
+async def test_the_time_from_paid_to_delivered(paid_at: str, seconds: float) -> None:
+    """The time since paidAt is told at the 2xx; since the record's own time without a zone."""
+    bench = Bench()
+    one = record(0, value=order_value(0, paidAt=paid_at))
+
+    await bench.take(structs.replace(one, timestamp_ms=one.timestamp_ms - 5000))
+    await bench.until_finished(1)
+
+    assert bench.observer.paid_to_delivered_seconds == [pytest.approx(seconds)]
+
+
+# --- retries ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "failure", [answer(status) for status in (408, 425, 429, 500, 502, 503, 504, 599)] + [NO_ANSWER]
+)
+@virtual_time
+async def test_four_attempts_after_1_2_and_4_seconds(failure: Answer) -> None:
+    """A retryable failure is tried 1 + 3 times, after 1, 2 and 4 s, and then dead-lettered."""
+    bench = Bench()
+    one = record(0)
+    bench.logger.plan(one, *[failure] * 4)
+
+    await bench.take(one)
+    await bench.until_finished(1)
+
+    assert bench.logger.times() == [0.0, 1.0, 3.0, 7.0]
+    assert [(letter.reason, letter.attempts) for letter in bench.dead_letters.letters] == [
+        ("retries_exhausted", 4)
+    ]
+    assert bench.finished == [one]
+    assert bench.observer.retries == 3
+    assert bench.observer.dead_letter_reasons == ["retries_exhausted"]
+
+
+@virtual_time
+async def test_waits_begin_when_the_attempt_ends() -> None:
+    """A slow failure does not eat up the wait after it."""
+    bench = Bench()
+    one = record(0)
+    bench.logger.plan(one, Step(NO_ANSWER, seconds=10.0), Step(DOWN, seconds=0.5))
+
+    await bench.take(one)
+    await bench.until_finished(1)
+
+    assert bench.logger.times() == [0.0, 11.0, 13.5]
+    assert bench.dead_letters.letters == []
+
+
+@virtual_time
+async def test_waits_double_to_the_cap() -> None:
+    """With more retries the waits go on doubling and stay at 10 s."""
+    bench = Bench(policy=RetryPolicy(max_retries=6))
+    one = record(0)
+    bench.logger.plan(one, *[DOWN] * 7)
+
+    await bench.take(one)
+    await bench.until_finished(1)
+
+    waits = [late - early for early, late in itertools.pairwise(bench.logger.times())]
+    assert waits == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+
+
+@virtual_time
+async def test_every_attempt_carries_the_same_key_and_body() -> None:
+    """All attempts at one event carry one Idempotency-Key, and the same bytes."""
+    bench = Bench()
+    one = record(7, partition=2)
+    bench.logger.plan(one, DOWN, NO_ANSWER, answer(401), DOWN)
+
+    await bench.take(one)
+    await bench.until_finished(1)
+
+    sent = {(attempt.event_id, attempt.body) for attempt in bench.logger.attempts}
+    assert sent == {("order-paid-events-2-7", one.value)}
+    assert len(bench.logger.attempts) == 5
+
+
+@virtual_time
+async def test_retry_after_lengthens_the_wait() -> None:
+    """A Retry-After over the backoff counts, one below it does not shorten anything."""
+    bench = Bench()
+    one = record(0)
+    bench.logger.plan(
+        one, answer(429, retry_after_seconds=30.0), answer(503, retry_after_seconds=0.5)
+    )
+
+    await bench.take(one)
+    await bench.until_finished(1)
+
+    assert bench.logger.times() == [0.0, 30.0, 32.0]
+
+
+@virtual_time
+async def test_a_success_after_failures_ends_it() -> None:
+    """What is delivered at last is not dead-lettered."""
+    bench = Bench()
+    one = record(0)
+    bench.logger.plan(one, DOWN, DOWN, DOWN)
+
+    await bench.take(one)
+    await bench.until_finished(1)
+    await asyncio.sleep(1000)
+
+    assert len(bench.logger.attempts) == 4
+    assert bench.finished == [one]
+    assert bench.dead_letters.letters == []
+
+
+@pytest.mark.parametrize("status", [400, 402, 404, 405, 409, 410, 413, 415, 422, 431, 451, 499])
+@virtual_time
+async def test_a_message_that_is_refused_goes_to_the_dead_letters_at_once(status: int) -> None:
+    """A 4xx of the message's own fault is dead-lettered after one attempt, answer and all."""
+    bench = Bench()
+    one = record(0)
+    bench.logger.plan(one, answer(status, "no such order", retry_after_seconds=60))
+
+    await bench.take(one)
+    await bench.until_finished(1)
+
+    assert bench.logger.times() == [0.0]
+    (letter,) = bench.dead_letters.letters
+    assert (letter.record, letter.reason, letter.attempts) == (one, "rejected", 1)
+    assert letter.http_status == status
+    assert letter.message == f"HTTP {status}: no such order"
+    assert letter.failed_at == datetime(2025, 12, 19, 10, 30, tzinfo=UTC)
+    assert bench.finished == [one]
+
+
+@pytest.mark.parametrize("status", [401, 403, 301, 302, 307, 308])
+@virtual_time
+async def test_an_outage_is_never_held_against_the_message(status: int) -> None:
+    """Wrong credentials and redirects are tried again for as long as it takes."""
+    bench = Bench()
+    one = record(0)
+    bench.logger.plan(one, *[answer(status)] * 200)
+
+    await bench.take(one)
+    await bench.until_finished(1)
+
+    assert bench.dead_letters.letters == []
+    assert bench.logger.times()[:6] == [0.0, 1.0, 3.0, 7.0, 15.0, 25.0]
+    assert len(bench.logger.attempts) == 201
+
+
+@virtual_time
+async def test_outages_spend_no_attempt() -> None:
+    """After any number of 401 a message still has all its attempts."""
+    bench = Bench()
+    one = record(0)
+    bench.logger.plan(one, answer(401), DOWN, answer(403), DOWN, answer(302), DOWN, DOWN)
+
+    await bench.take(one)
+    await bench.until_finished(1)
+
+    assert len(bench.logger.attempts) == 7
+    assert bench.dead_letters.letters[0].attempts == 4
+
+
+@virtual_time
+async def test_a_fault_of_ours_loses_nothing() -> None:
+    """An error that nobody foresaw is tried again, and at last dead-lettered with its name."""
+    bench = Bench()
+    lucky, unlucky = record(0, "lucky"), record(1, "unlucky")
+    bench.logger.plan(lucky, ZeroDivisionError("bug"))
+    bench.logger.plan(unlucky, *[ZeroDivisionError("bug")] * 4)
+
+    await bench.take(lucky, unlucky)
+    await bench.until_finished(2)
+
+    assert bench.finished_offsets == [0, 1]
+    (letter,) = bench.dead_letters.letters
+    assert (letter.reason, letter.attempts) == ("retries_exhausted", 4)
+    assert letter.cause_type == "builtins.ZeroDivisionError"
+    assert "bug" in letter.message
+
+
+# --- broken messages --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "tombstone"),
+        (b"\xff", "invalid_utf8"),
+        (b"{", "invalid_json"),
+        (b"{}", "invalid_event"),
+        (order_value(1)[:-1] + b',"x":' + b"[" * 200_000, "invalid_json"),
+    ],
+)
+@virtual_time
+async def test_broken_messages_go_to_the_dead_letters_at_once(
+    value: bytes | None, reason: str
+) -> None:
+    """What is no ORDER_PAID event is dead-lettered with its bytes; the next one follows."""
+    bench = Bench()
+    broken, after = record(0, value=value), record(1)
+
+    await bench.take(broken, after)
+    await bench.until_finished(2)
+
+    (letter,) = bench.dead_letters.letters
+    assert letter.record is broken
+    assert (letter.reason, letter.attempts, letter.http_status) == (reason, 0, None)
+    assert [attempt.event_id for attempt in bench.logger.attempts] == ["order-paid-events-0-1"]
+    assert bench.finished_offsets == [0, 1]
+    assert asyncio.get_running_loop().time() == 0.0
+
+
+# --- what people grep -------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_the_log_phrases(caplog: pytest.LogCaptureFixture) -> None:
+    """Retries are warnings and dead letters errors, on one line, in the phrases people grep."""
+    bench = Bench()
+    one = record(7, partition=2)
+    bench.logger.plan(one, *[dataclasses.replace(DOWN, detail="line one\nline two")] * 4)
+
+    await bench.take(one)
+    await bench.until_finished(1)
+
+    lines = [(entry.levelname, entry.getMessage()) for entry in caplog.records]
+    assert [level for level, _ in lines] == ["WARNING"] * 3 + ["ERROR"]
+    place = "topic=order-paid-events partition=2 offset=7 event_id=order-paid-events-2-7"
+    assert lines[0][1].startswith(f"Retrying message {place} failures=1 status=503 wait_seconds=1")
+    assert lines[3][1].startswith(f"Publishing failed message to DLQ {place} ")
+    assert not [text for _, text in lines if "\n" in text]

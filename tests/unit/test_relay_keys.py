@@ -1,0 +1,129 @@
+"""The relay's promises about keys: order, what holds up what, and how much at a time."""
+
+import asyncio
+
+import pytest
+
+from app.errors import PublishRefused
+from tests.support.fakes import Bench, Step, answer, record
+from tests.support.virtual_time import virtual_time
+
+FOR_EVER = float("inf")
+DOWN = answer(503, "try later")
+
+
+# --- dead letters that Kafka refuses ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [PublishRefused("dlq", "down"), OSError("nobody foresaw it")])
+@virtual_time
+async def test_a_refused_dead_letter_is_tried_until_it_is_kept(error: Exception) -> None:
+    """Its record stays unfinished, its key waits, and other keys go on."""
+    bench = Bench()
+    bench.dead_letters.refusals.extend([error] * 6)
+
+    await bench.take(record(0, "a", value=b"{"), record(1, "a"), record(2, "b"))
+    await bench.until_finished(1)
+    assert bench.finished_offsets == [2]
+    await asyncio.sleep(34.5)
+    assert bench.finished_offsets == [2]
+    await bench.until_finished(3)
+
+    waits_1_2_4_8_10 = [0.0, 1.0, 3.0, 7.0, 15.0, 25.0, 35.0]
+    assert bench.dead_letters.calls == [(at, 0) for at in waits_1_2_4_8_10]
+    assert bench.finished_offsets == [2, 0, 1]
+    assert bench.observer.dead_letter_reasons == ["invalid_json"]
+    assert bench.relay.dead_lettering == 0
+
+
+@virtual_time
+async def test_a_dead_letter_that_waits_takes_no_place() -> None:
+    """While Kafka refuses a dead letter, deliveries use its place."""
+    bench = Bench(max_in_flight=1)
+    bench.dead_letters.refusals.extend([PublishRefused("dlq", "down")] * 3)
+
+    await bench.take(record(0, "a", value=b"{"))
+    await asyncio.sleep(0.5)
+    await bench.take(record(1, "b"))
+    await bench.until_finished(1)
+
+    assert bench.finished_offsets == [1]
+
+
+# --- keys -------------------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_one_key_goes_in_offset_order() -> None:
+    """The next record of a key is sent only when the one before is finished."""
+    bench = Bench()
+    first, second, third = record(0, "a"), record(1, "a"), record(2, "a")
+    bench.logger.plan(first, DOWN, DOWN)
+    bench.logger.plan(second, answer(400))
+
+    await bench.take(first, second, third)
+    await bench.until_finished(3)
+
+    sent = [(attempt.event_id[-1], attempt.at) for attempt in bench.logger.attempts]
+    assert sent == [("0", 0.0), ("0", 1.0), ("0", 3.0), ("1", 3.0), ("2", 3.0)]
+    assert bench.finished_offsets == [0, 1, 2]
+
+
+@virtual_time
+async def test_a_key_in_backoff_holds_up_only_itself() -> None:
+    """While one key fails through all its retries, others are delivered at once."""
+    bench = Bench(max_in_flight=1)
+    failing = record(0, "failing")
+    bench.logger.plan(failing, *[DOWN] * 4)
+
+    await bench.take(failing, record(1, "failing"))
+    for offset in range(2, 50):
+        await bench.take(record(offset, f"key-{offset}"))
+    await bench.until_finished(50)
+
+    assert bench.finished_offsets == [*range(2, 50), 0, 1]
+    assert bench.logger.times(record(49, "key-49")) == [0.0]
+
+
+@virtual_time
+async def test_records_without_a_key_wait_for_nobody() -> None:
+    """No key means a lane of its own; an empty key is a key."""
+    bench = Bench()
+    for offset, key in enumerate([None, None, "", ""]):
+        one = record(offset, key)
+        bench.logger.plan(one, Step(answer(200), seconds=3.0 - offset if offset < 2 else 1.0))
+        await bench.take(one)
+    await bench.until_finished(4)
+
+    assert bench.logger.times() == [0.0, 0.0, 0.0, 1.0]
+    assert bench.finished_offsets in ([2, 1, 3, 0], [2, 3, 1, 0])
+
+
+@virtual_time
+async def test_no_more_than_max_in_flight_attempts_at_a_time() -> None:
+    """The record too many waits until a place is free: that is the back-pressure."""
+    bench = Bench(max_in_flight=3)
+    bench.logger.default = Step(answer(200), seconds=2.0)
+    await bench.take(*(record(offset, str(offset)) for offset in range(3)))
+
+    waiting = asyncio.create_task(bench.relay.take(record(3, "3")))
+    await asyncio.sleep(1.0)
+    assert not waiting.done()
+    await bench.until_finished(4)
+
+    assert bench.logger.times() == [0.0, 0.0, 0.0, 2.0]
+    assert bench.logger.most_under_way == 3
+
+
+@virtual_time
+async def test_memory_is_bounded_behind_a_stuck_key() -> None:
+    """When as many records wait as may be held, intake waits too."""
+    bench = Bench(max_in_flight=2, max_held=5)
+    bench.logger.default = Step(answer(200), seconds=FOR_EVER)
+    await bench.take(*(record(offset, "stuck") for offset in range(5)))
+
+    with pytest.raises(TimeoutError):
+        await bench.take(record(5, "stuck"))
+    with pytest.raises(TimeoutError):
+        await bench.take(record(6, "other"))
+    assert bench.relay.held == 5

@@ -1,0 +1,250 @@
+"""The relay's promise about outages: the breaker, over all keys, on a virtual clock."""
+
+import asyncio
+
+import pytest
+
+from app.delivery.breaker import BreakerState
+from app.delivery.logger_client import Answer
+from app.delivery.relay import PROBE_TURN_SECONDS
+from app.delivery.retry import RetryPolicy
+from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record
+from tests.support.virtual_time import virtual_time
+
+DOWN = answer(503)
+PROBES = [5.0, 15.0, 35.0, 75.0, 135.0, 195.0]  # after 5 s, doubling to 60 s
+
+
+def _about(times: list[float]) -> object:
+    """A record that probed before lets others go first: each of its probes is a little late."""
+    return pytest.approx(times, abs=len(times) * PROBE_TURN_SECONDS)
+
+
+@virtual_time
+async def test_the_breaker_opens_over_all_keys_and_probes_alone() -> None:
+    """After the threshold only one attempt at a time is made, 5 s later, doubling to 60 s."""
+    bench = Bench(breaker_threshold=4)
+    bench.logger.default = Step(DOWN)
+
+    await bench.take(*(record(offset, str(offset)) for offset in range(4)))
+    await asyncio.sleep(200)
+
+    assert bench.logger.times() == _about([0.0] * 4 + PROBES)
+    assert bench.logger.most_under_way == 4
+    assert bench.relay.breaker.state is BreakerState.OPEN
+    assert bench.finished == []
+
+
+@pytest.mark.parametrize("failure", [DOWN, NO_ANSWER, answer(429), answer(401), answer(302)])
+@virtual_time
+async def test_what_counts_for_the_breaker(failure: Answer) -> None:
+    """Retryable failures and outages both open it."""
+    bench = Bench(breaker_threshold=2)
+    bench.logger.default = Step(failure)
+
+    await bench.take(record(0, "a"), record(1, "b"))
+    await asyncio.sleep(4)
+
+    assert bench.logger.times() == [0.0, 0.0]
+    assert bench.relay.breaker.state is BreakerState.OPEN
+
+
+@virtual_time
+async def test_below_the_threshold_nothing_opens() -> None:
+    """One failure fewer than the threshold, then a success: all goes its usual way."""
+    bench = Bench(breaker_threshold=4)
+    one, two = record(0, "a"), record(1, "b")
+    bench.logger.plan(one, DOWN, DOWN, DOWN)
+
+    await bench.take(one)
+    await bench.until_finished(1)
+    bench.logger.plan(two, DOWN, DOWN, DOWN)
+    await bench.take(two)
+    await bench.until_finished(2)
+
+    assert bench.logger.times() == [0.0, 1.0, 3.0, 7.0, 7.0, 8.0, 10.0, 14.0]
+
+
+@virtual_time
+async def test_refused_messages_neither_open_nor_reset_it() -> None:
+    """A 4xx of the message's own fault is not one of the failures, nor a success between."""
+    bench = Bench(breaker_threshold=2)
+    for offset, status in enumerate([400, 503, 400, 400, 503]):
+        one = record(offset, str(offset))
+        bench.logger.plan(one, answer(status))
+        await bench.take(one)
+        await asyncio.sleep(0.01)
+
+    assert bench.relay.breaker.state is BreakerState.OPEN
+    assert bench.finished_offsets == [0, 2, 3]
+
+
+@virtual_time
+async def test_with_a_threshold_of_0_a_dead_logger_dead_letters() -> None:
+    """Switched off, the breaker stops nothing: every record ends after its retries."""
+    bench = Bench(breaker_threshold=0)
+    bench.logger.default = Step(DOWN)
+
+    await bench.take(*(record(offset, str(offset)) for offset in range(8)))
+    await bench.until_finished(8)
+
+    assert asyncio.get_running_loop().time() == 7.0
+    assert len(bench.logger.attempts) == 32
+    assert {letter.reason for letter in bench.dead_letters.letters} == {"retries_exhausted"}
+
+
+@virtual_time
+async def test_an_outage_of_any_length_dead_letters_nothing() -> None:
+    """After hours without the logger everything that was taken is delivered, in key order."""
+    bench = Bench(breaker_threshold=3)
+    bench.logger.default = Step(DOWN)
+    await bench.take(*(record(offset, str(offset % 3)) for offset in range(9)))
+
+    await asyncio.sleep(6 * 3600)
+    assert bench.finished == []
+    bench.logger.default = Step(answer(200))
+    await bench.until_finished(9)
+
+    assert asyncio.get_running_loop().time() <= 6 * 3600 + 60
+    assert bench.dead_letters.letters == []
+    for key in range(3):
+        of_key = [offset for offset in bench.finished_offsets if offset % 3 == key]
+        assert of_key == sorted(of_key)
+
+
+@virtual_time
+async def test_an_outage_spends_no_attempts() -> None:
+    """The failure that opens the breaker and those while it is open do not count."""
+    bench = Bench(breaker_threshold=2, policy=RetryPolicy(max_retries=1))
+    one, slow = record(0, "a"), record(1, "b")
+    bench.logger.plan(one, *[DOWN] * 6)
+    bench.logger.plan(slow, Step(answer(200), seconds=40.0))  # shows then that the logger works
+
+    await bench.take(one, slow)
+    await bench.until_finished(2)
+
+    assert bench.logger.times(one) == _about([0.0, 1.0, 6.0, 16.0, 36.0, 40.0])
+    (letter,) = bench.dead_letters.letters
+    assert (letter.record, letter.attempts) == (one, 2), "the first one and the last one"
+
+
+@virtual_time
+async def test_intake_stops_while_the_breaker_is_open() -> None:
+    """During an outage one more record is let in after each probe that failed, and no other."""
+    loop = asyncio.get_running_loop()
+    bench = Bench(breaker_threshold=3)
+    bench.logger.default = Step(DOWN)
+    await bench.take(*(record(offset, str(offset)) for offset in range(3)))
+    await asyncio.sleep(0.1)
+    let_in: list[float] = []
+
+    async def take_more() -> None:
+        for offset in range(3, 100):
+            await bench.relay.take(record(offset, str(offset)))
+            let_in.append(loop.time())
+
+    taking = asyncio.create_task(take_more())
+    await asyncio.sleep(400)
+    assert let_in == _about([35.0, 75.0, 135.0, 195.0, 255.0, 315.0, 375.0])
+    bench.logger.default = Step(answer(200))
+    await taking
+    await bench.until_finished(100)
+
+    assert loop.time() == pytest.approx(435.0, abs=2)
+    assert bench.dead_letters.letters == []
+
+
+@virtual_time
+async def test_the_next_probe_is_made_with_another_record() -> None:
+    """A record that the logger never takes does not keep the breaker open for all."""
+    bench = Bench(breaker_threshold=1)
+    hopeless, good = record(0, "hopeless"), record(1, "good")
+    bench.logger.plan(hopeless, *[DOWN] * 1000)
+    await bench.take(hopeless)
+    await asyncio.sleep(0.1)
+
+    await bench.relay.take(good)
+    await bench.until_finished(1)
+
+    assert bench.finished == [good]
+    assert asyncio.get_running_loop().time() == 15.0
+
+
+@virtual_time
+async def test_records_that_wait_go_on_as_soon_as_the_probe_succeeds() -> None:
+    """When the breaker closes, whoever waited for it is sent at once."""
+    bench = Bench(breaker_threshold=3)
+    records = [record(offset, str(offset)) for offset in range(3)]
+    for one in records:
+        bench.logger.plan(one, DOWN)
+
+    await bench.take(*records)
+    await bench.until_finished(3)
+
+    assert bench.logger.times() == [0.0] * 3 + [5.0] * 3
+
+
+@virtual_time
+async def test_a_probe_that_is_refused_for_its_own_fault_ends_the_outage() -> None:
+    """A 4xx about the message shows that the logger works."""
+    bench = Bench(breaker_threshold=2)
+    one, other = record(0, "a"), record(1, "b")
+    bench.logger.plan(one, DOWN, answer(422))
+    bench.logger.plan(other, DOWN)
+
+    await bench.take(one, other)
+    await bench.until_finished(2)
+
+    assert [letter.record for letter in bench.dead_letters.letters] == [one]
+    assert bench.logger.times() == [0.0, 0.0, 5.0, 5.0]
+
+
+@virtual_time
+async def test_late_failures_do_not_lengthen_the_outage() -> None:
+    """Attempts that began before the breaker opened say nothing new when they fail."""
+    bench = Bench(breaker_threshold=1)
+    bench.logger.default = Step(DOWN)
+    slow = [record(offset, str(offset)) for offset in range(1, 5)]
+    for one in slow:
+        bench.logger.plan(one, Step(NO_ANSWER, seconds=float(one.offset)))
+    await bench.take(*slow, record(0, "quick"))
+
+    await asyncio.sleep(100)
+
+    probes = bench.logger.times()[5:]
+    assert probes == _about(PROBES[:4])
+
+
+@virtual_time
+async def test_another_record_probes_while_one_is_told_to_wait() -> None:
+    """A Retry-After holds back the record that got it, not the probing."""
+    bench = Bench(breaker_threshold=2)
+    bench.logger.default = Step(DOWN)
+    patient = record(0, "patient")
+    bench.logger.plan(patient, answer(503, retry_after_seconds=60.0))
+
+    await bench.take(patient, record(1, "other"))
+    await asyncio.sleep(50)
+
+    assert bench.logger.times(patient) == [0.0]
+    assert bench.logger.times() == _about([0.0, 0.0, 5.0, 15.0, 35.0])
+
+
+# --- what people grep -------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_the_log_tells_of_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """An outage is an error that names itself once a change; its end is told too."""
+    bench = Bench(breaker_threshold=1)
+    one = record(0)
+    bench.logger.plan(one, DOWN)
+
+    await bench.take(one)
+    await bench.until_finished(1)
+
+    told = [(entry.levelname, entry.getMessage()) for entry in caplog.records]
+    assert [one for one in told if "Breaker" in one[1]] == [
+        ("ERROR", "Breaker open: the external logger fails; intake is paused"),
+        ("WARNING", "Breaker closed: the external logger works again"),
+    ]

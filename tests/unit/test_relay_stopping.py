@@ -1,0 +1,286 @@
+"""The relay's promises about stopping and rebalancing, on a virtual clock."""
+
+import asyncio
+
+import pytest
+
+from app.delivery.breaker import BreakerState
+from app.errors import PublishRefused
+from tests.support.fakes import Bench, Step, answer, record
+from tests.support.virtual_time import virtual_time
+
+FOR_EVER = float("inf")
+DOWN = answer(503)
+
+
+@virtual_time
+async def test_everything_finishes_within_the_grace() -> None:
+    """Draining lets attempts, backoffs and queued records end; then nothing is given up."""
+    bench = Bench()
+    slow, failing = record(0, "a"), record(1, "b")
+    bench.logger.plan(slow, Step(answer(200), seconds=4.0))
+    bench.logger.plan(failing, DOWN, DOWN)
+    await bench.take(slow, failing, record(2, "b"), record(3, "c", value=b"{"))
+
+    await bench.relay.give_back(drain_seconds=30.0, attempt_seconds=0.0)
+
+    assert sorted(bench.finished_offsets) == [0, 1, 2, 3]
+    assert asyncio.get_running_loop().time() == 4.0
+    assert bench.observer.abandoned_records == []
+
+
+@virtual_time
+async def test_what_does_not_finish_in_time_is_given_up() -> None:
+    """After the grace attempts get their last seconds, and the rest is left unfinished."""
+    bench = Bench()
+    ends, hangs = record(0, "ends"), record(1, "hangs")
+    bench.logger.plan(ends, Step(answer(200), seconds=12.0))
+    bench.logger.plan(hangs, Step(answer(200), seconds=FOR_EVER))
+    waits = record(2, "waits")
+    bench.logger.plan(waits, answer(429, retry_after_seconds=60.0))
+    await bench.take(ends, hangs, waits, record(3, "waits"), record(4, "ends"))
+
+    await bench.relay.give_back(drain_seconds=10.0, attempt_seconds=5.0)
+
+    assert asyncio.get_running_loop().time() == 15.0
+    assert bench.finished_offsets == [0]
+    assert bench.observer.abandoned_records == [4]
+    assert (bench.relay.held, bench.relay.in_flight) == (0, 0)
+
+
+@virtual_time
+async def test_nothing_finishes_after_it_was_given_back() -> None:
+    """When giving back returns, nothing runs on: no attempt, no dead letter, no finish."""
+    bench = Bench(max_in_flight=2)
+    bench.dead_letters.refusals.extend([PublishRefused("dlq", "down")] * 3)
+    hangs, fails = record(0, "hangs"), record(1, "fails")
+    bench.logger.plan(hangs, Step(answer(200), seconds=3.0))
+    bench.logger.plan(fails, DOWN, DOWN)
+    await bench.take(hangs)
+    await bench.take(record(2, "broken", value=b"{"))
+    await asyncio.sleep(0.1)
+    await bench.take(fails)
+    await asyncio.sleep(0.1)
+    await bench.relay.give_back(drain_seconds=0.0, attempt_seconds=1.0)
+    attempts, calls = len(bench.logger.attempts), len(bench.dead_letters.calls)
+
+    await asyncio.sleep(1000)
+
+    assert bench.finished == []
+    assert (len(bench.logger.attempts), len(bench.dead_letters.calls)) == (attempts, calls)
+    assert bench.observer.abandoned_records == [3]
+    assert len(asyncio.all_tasks()) == 1
+
+
+@virtual_time
+async def test_a_success_within_the_last_seconds_is_finished() -> None:
+    """An attempt that ends well while the rest is given up finishes its record."""
+    bench = Bench()
+    one = record(0, "a")
+    bench.logger.plan(one, Step(answer(200), seconds=2.0))
+    await bench.take(one, record(1, "a"))
+    await asyncio.sleep(1.0)
+
+    await bench.relay.give_back(drain_seconds=0.0, attempt_seconds=5.0)
+
+    assert bench.finished == [one]
+    assert bench.observer.abandoned_records == [1]
+
+
+@virtual_time
+async def test_a_failure_within_the_last_seconds_is_given_up() -> None:
+    """An attempt that fails while the rest is given up is not retried, nor dead-lettered."""
+    bench = Bench()
+    one = record(0)
+    bench.logger.plan(one, Step(DOWN, seconds=2.0))
+    await bench.take(one)
+    await asyncio.sleep(1.0)
+
+    await bench.relay.give_back(drain_seconds=0.0, attempt_seconds=30.0)
+
+    assert asyncio.get_running_loop().time() == 2.0
+    assert bench.finished == []
+    assert bench.dead_letters.letters == []
+
+
+@virtual_time
+async def test_giving_back_nothing_is_quick() -> None:
+    """An idle relay gives back at once, as often as it is asked."""
+    bench = Bench()
+
+    await bench.relay.give_back(drain_seconds=30.0, attempt_seconds=10.0)
+    await bench.relay.give_back(drain_seconds=30.0, attempt_seconds=10.0)
+
+    assert asyncio.get_running_loop().time() == 0.0
+    assert bench.observer.abandoned_records == []
+
+
+@virtual_time
+async def test_a_record_that_waits_for_room_is_not_taken_any_more() -> None:
+    """Whoever waits to hand a record in returns without it; it is read again later."""
+    bench = Bench(max_in_flight=1)
+    bench.logger.default = Step(answer(200), seconds=5.0)
+    await bench.take(record(0, "a"))
+    waiting = asyncio.create_task(bench.relay.take(record(1, "b")))
+    await asyncio.sleep(1)
+
+    await bench.relay.give_back(drain_seconds=30.0, attempt_seconds=0.0)
+
+    assert waiting.done()
+    await asyncio.sleep(100)
+    bench.relay.resume()
+    await asyncio.sleep(100)
+    assert bench.finished_offsets == [0]
+    assert len(bench.logger.attempts) == 1
+
+
+@pytest.mark.parametrize("moment", ["while draining", "when closed"])
+@virtual_time
+async def test_a_record_of_before_is_not_delivered_after(moment: str) -> None:
+    """A record that is handed in between giving back and resuming does not come in late.
+
+    It will be read again; delivered first, it would overtake the older records of its key.
+    """
+    bench = Bench()
+    hangs = record(0, "hangs")
+    bench.logger.plan(hangs, Step(answer(200), seconds=FOR_EVER))
+    await bench.take(hangs)
+    giving_back = asyncio.create_task(bench.relay.give_back(drain_seconds=5.0, attempt_seconds=0.0))
+    await asyncio.sleep(1.0 if moment == "while draining" else 6.0)
+    taking = asyncio.create_task(bench.relay.take(record(5, "a")))
+    await asyncio.sleep(10.0)
+    assert giving_back.done()
+    bench.relay.resume()
+
+    await bench.take(record(4, "a"), record(5, "a"))
+    await bench.until_finished(2)
+    await asyncio.sleep(10.0)
+
+    assert taking.done()
+    assert [attempt.event_id[-1] for attempt in bench.logger.attempts] == ["0", "4", "5"]
+    assert bench.finished_offsets == [4, 5]
+
+
+@virtual_time
+async def test_it_goes_on_as_before_after_resuming() -> None:
+    """All places are free again, attempts count anew, and keys are ordered."""
+    bench = Bench(max_in_flight=2)
+    one = record(0, "a")
+    bench.logger.plan(one, DOWN, DOWN, *[DOWN] * 4)
+    await bench.take(one)
+    await asyncio.sleep(1.5)
+    await bench.relay.give_back(drain_seconds=0.0, attempt_seconds=0.0)
+    bench.relay.resume()
+
+    await bench.take(one, record(1, "a"), record(2, "b"))
+    await bench.until_finished(3)
+
+    assert bench.logger.times(one) == [0.0, 1.0, 1.5, 2.5, 4.5, 8.5]
+    assert bench.dead_letters.letters[0].attempts == 4
+    assert bench.finished_offsets == [2, 0, 1]
+
+
+@virtual_time
+async def test_activity_is_told_for_liveness() -> None:
+    """The time of the last sign of life is that of the last attempt, dead letter or resumption."""
+    bench = Bench()
+    one = record(0)
+    bench.logger.plan(one, Step(answer(400), seconds=3.0))
+    bench.dead_letters.refusals.append(PublishRefused("dlq", "down"))
+    assert bench.relay.last_activity == 0.0
+
+    await bench.take(one)
+    await asyncio.sleep(3.5)
+    assert bench.relay.last_activity == 3.0
+    await bench.until_finished(1)
+    assert bench.relay.last_activity == 4.0
+    await asyncio.sleep(10)
+    bench.relay.resume()
+    assert bench.relay.last_activity == 14.0
+
+
+# --- an outage and a rebalance ----------------------------------------------------------------
+
+
+@virtual_time
+async def test_an_open_breaker_ends_the_draining() -> None:
+    """In an outage nothing can finish: giving back does not wait for it."""
+    bench = Bench(breaker_threshold=2)
+    bench.logger.default = Step(DOWN)
+    await bench.take(record(0, "a"), record(1, "b"), record(2, "b"))
+    await asyncio.sleep(1)
+
+    await bench.relay.give_back(drain_seconds=30.0, attempt_seconds=11.0)
+
+    assert asyncio.get_running_loop().time() == pytest.approx(1.0, abs=0.25)
+    assert bench.observer.abandoned_records == [3]
+    assert bench.finished == []
+
+
+@virtual_time
+async def test_after_a_rebalance_in_an_outage_somebody_probes() -> None:
+    """With the breaker open one record is let in, to probe; the rest follows its success."""
+    loop = asyncio.get_running_loop()
+    bench = Bench(breaker_threshold=1)
+    bench.logger.default = Step(DOWN)
+    await bench.take(record(0, "a"))
+    await asyncio.sleep(1)
+    await bench.relay.give_back(drain_seconds=0.0, attempt_seconds=1.0)
+    bench.relay.resume()
+
+    await bench.take(record(0, "a"))
+    second = asyncio.create_task(bench.relay.take(record(1, "a")))
+    await asyncio.sleep(3)
+    assert not second.done()
+    await asyncio.sleep(17)
+    assert bench.logger.times() == pytest.approx([0.0, 5.0, 15.0], abs=1)
+    bench.logger.default = Step(answer(200))
+    await bench.until_finished(2)
+
+    assert loop.time() == pytest.approx(35.0, abs=1)
+    assert bench.finished_offsets == [0, 1]
+
+
+@virtual_time
+async def test_a_probe_that_is_given_back_does_not_stop_the_probing() -> None:
+    """A probe that was cancelled leaves its turn to the next record at once."""
+    bench = Bench(breaker_threshold=1)
+    one = record(0, "a")
+    bench.logger.plan(one, DOWN, Step(DOWN, seconds=float("inf")))
+    await bench.take(one)
+    await asyncio.sleep(6)
+    assert bench.relay.breaker.state is BreakerState.HALF_OPEN
+
+    await bench.relay.give_back(drain_seconds=0.0, attempt_seconds=2.0)
+    bench.relay.resume()
+    await bench.take(one)
+    await bench.until_finished(1)
+
+    assert asyncio.get_running_loop().time() == 8.0
+    assert bench.relay.breaker.closed
+
+
+@pytest.mark.parametrize("queued_behind", [0, 1, 5])
+@virtual_time
+async def test_a_dead_letter_that_kafka_refuses_does_not_stop_the_probing(
+    queued_behind: int,
+) -> None:
+    """After a rebalance in an outage the first record may be broken, and Kafka may refuse it."""
+    bench = Bench(breaker_threshold=1)
+    good = record(1, "good")
+    bench.logger.plan(good, DOWN)
+    await bench.take(good)
+    await asyncio.sleep(1)
+    await bench.relay.give_back(drain_seconds=0.0, attempt_seconds=1.0)
+    bench.relay.resume()
+    bench.dead_letters.refusals.extend([PublishRefused("dlq", "no such topic")] * 1000)
+
+    await bench.take(record(0, "broken", value=b"{"))
+    async with asyncio.timeout(60):
+        for offset in range(2, 2 + queued_behind):
+            await bench.relay.take(record(offset, "broken"))
+        await bench.relay.take(good)
+    await bench.until_finished(1, within_seconds=120)
+
+    assert bench.finished == [good]
+    assert bench.relay.breaker.closed

@@ -1,0 +1,200 @@
+"""How a mistake in the settings is told: one line, nothing half-done, no secret."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from app.errors import InvalidSettings
+from app.settings import load_settings
+
+NAME = "must be 1 to 249 of the characters A-Z a-z 0-9 . _ -"
+URL = "must be an http:// or https:// URL"
+NO_FILE = "must be a file that can be read"
+
+
+pytestmark = pytest.mark.usefixtures("empty_environment")
+
+
+def _complaint() -> str:
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings()
+    text = str(caught.value)
+    assert text.startswith("invalid settings: ")
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        *[
+            ("KAFKA_BOOTSTRAP_SERVERS", value, "host:port")
+            for value in [
+                "kafka",
+                ",",
+                ":9092",
+                "kafka:",
+                "kafka:port",
+                "kafka:0",
+                "kafka:65536",
+                "kafka:-1",
+                "kafka:9092,kafka",
+                "kafka:\u00b2",
+                "kafka:\u0669\u0660\u0669\u0662",
+                "PLAINTEXT://kafka:9092",
+                "ka fka:9092",
+                "kafka\t:9092",
+                "kafka?x:9092",
+                "::1:9092",
+                "[::1:9092",
+            ]
+        ],
+        ("KAFKA_SECURITY_PROTOCOL", "TLS", "must be 'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or"),
+        ("KAFKA_SASL_MECHANISM", "GSSAPI", "must be 'PLAIN', 'SCRAM-SHA-256' or 'SCRAM-SHA-512'"),
+        ("KAFKA_SSL_CA_FILE", "missing.pem", NO_FILE),
+        ("KAFKA_SSL_CERT_FILE", "missing.pem", NO_FILE),
+        ("KAFKA_SSL_KEY_FILE", ".", NO_FILE),
+        ("KAFKA_SSL_KEY_FILE", __file__, "needs KAFKA_SSL_CERT_FILE"),
+        ("KAFKA_SSL_CA_FILE", __file__, "must be a PEM file of certificates"),
+        ("KAFKA_SSL_CERT_FILE", __file__, "must be a certificate, its key and the key's password"),
+        ("ORDER_PAID_TOPIC", "order paid", NAME),
+        ("ORDER_PAID_TOPIC", "..", NAME),
+        ("ORDER_PAID_TOPIC", "x" * 250, NAME),
+        ("DLQ_TOPIC", "dlq/1", NAME),
+        ("DLQ_TOPIC", "order-paid-events", "must differ from ORDER_PAID_TOPIC"),
+        ("CONSUMER_GROUP_ID", "gr\u00fcppe", NAME),
+        ("TOPIC_PARTITIONS", "0", "greater than or equal to 1"),
+        ("TOPIC_PARTITIONS", "three", "must be a valid integer"),
+        ("TOPIC_PARTITIONS", "9" * 20, "less than or equal to"),
+        ("TOPIC_REPLICATION_FACTOR", "0", "greater than or equal to 1"),
+        ("TOPIC_REPLICATION_FACTOR", "32768", "less than or equal to 32767"),
+        ("KAFKA_DECLARE_TOPICS", "maybe", "must be a valid boolean"),
+        ("EXTERNAL_LOGGER_URL", "logger", URL),
+        ("EXTERNAL_LOGGER_URL", "ftp://logger/", URL),
+        ("EXTERNAL_LOGGER_URL", "http://", URL),
+        ("EXTERNAL_LOGGER_URL", "http:///logs", URL),
+        ("EXTERNAL_LOGGER_URL", "http://logger:port/", URL),
+        ("EXTERNAL_LOGGER_URL", "http://logger:70000/", URL),
+        ("EXTERNAL_LOGGER_URL", "http://[::1/", URL),
+        ("EXTERNAL_LOGGER_URL", "http://log ger/", URL),
+        ("EXTERNAL_LOGGER_TIMEOUT_SECONDS", "0", "must be greater than 0"),
+        ("EXTERNAL_LOGGER_TIMEOUT_SECONDS", "10s", "must be a valid number"),
+        ("EXTERNAL_LOGGER_TIMEOUT_SECONDS", "301", "less than or equal to 300"),
+        ("EXTERNAL_LOGGER_CONNECT_TIMEOUT_SECONDS", "-1", "must be greater than 0"),
+        ("EXTERNAL_LOGGER_CA_FILE", "missing.pem", NO_FILE),
+        ("EXTERNAL_LOGGER_CA_FILE", __file__, "must be a PEM file of certificates"),
+        ("CONSUMER_RETRY_MAX_ATTEMPTS", "-1", "greater than or equal to 0"),
+        ("CONSUMER_RETRY_INITIAL_INTERVAL_MS", "-1", "greater than or equal to 0"),
+        ("CONSUMER_RETRY_INITIAL_INTERVAL_MS", "9" * 400, "less than or equal to"),
+        ("CONSUMER_RETRY_MULTIPLIER", "0.5", "greater than or equal to 1"),
+        ("CONSUMER_RETRY_MULTIPLIER", "inf", "must be a finite number"),
+        ("CONSUMER_RETRY_MAX_INTERVAL_MS", "1e3x", "must be a valid integer"),
+        ("MAX_IN_FLIGHT", "0", "greater than or equal to 1"),
+        ("MAX_IN_FLIGHT", "1.5", "must be a valid integer"),
+        ("MAX_IN_FLIGHT", "100001", "less than or equal to 100000"),
+        ("BREAKER_FAILURE_THRESHOLD", "-1", "greater than or equal to 0"),
+        ("BREAKER_FAILURE_THRESHOLD", "often", "must be a valid integer"),
+        ("BREAKER_PROBE_INTERVAL_SECONDS", "0", "must be greater than 0"),
+        ("BREAKER_PROBE_INTERVAL_SECONDS", "inf", "must be a finite number"),
+        ("SHUTDOWN_GRACE_SECONDS", "-1", "greater than or equal to 0"),
+        ("SHUTDOWN_GRACE_SECONDS", "inf", "must be a finite number"),
+        ("SHUTDOWN_GRACE_SECONDS", "nan", "must be a finite number"),
+        ("PRODUCER_RETRIES", "0", "greater than or equal to 1"),
+        ("PRODUCER_RETRIES", "99999999999", "less than or equal to"),
+        ("PRODUCER_RETRY_BACKOFF_MS", "0", "greater than or equal to 1"),
+        ("PRODUCER_REQUEST_TIMEOUT_MS", "900001", "less than or equal to 900000"),
+        ("PRODUCER_DELIVERY_TIMEOUT_MS", "1", "greater than or equal to"),
+        ("PRODUCER_MAX_IN_FLIGHT", "6", "less than or equal to 5"),
+        ("WEB_PORT", "0", "greater than or equal to 1"),
+        ("WEB_PORT", "65536", "less than or equal to 65535"),
+    ],
+)
+def test_a_bad_setting_is_told_in_one_line(
+    name: str, value: str, allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line names the variable, its value and what is allowed."""
+    monkeypatch.setenv(name, value)
+
+    text = _complaint()
+
+    assert f"{name}={value[:200]!r}" in text
+    assert allowed in text
+    assert len(text) < 700
+    assert set(re.findall(r"([A-Z_]{5,})=", text)) == {name}
+
+
+@pytest.mark.parametrize("missing", ["KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD"])
+@pytest.mark.parametrize("protocol", ["SASL_SSL", "SASL_PLAINTEXT"])
+def test_sasl_needs_a_user_and_a_password(
+    protocol: str, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SASL protocol without credentials is told with what it needs."""
+    for name in {"KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD"} - {missing}:
+        monkeypatch.setenv(name, "given")
+    monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", protocol)
+
+    assert _complaint() == (
+        f"invalid settings: KAFKA_SECURITY_PROTOCOL={protocol} needs KAFKA_SASL_USERNAME and "
+        "KAFKA_SASL_PASSWORD"
+    )
+
+
+def test_several_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All wrong settings stand in the one line, so that nobody mends them one by one."""
+    monkeypatch.setenv("MAX_IN_FLIGHT", "0")
+    monkeypatch.setenv("EXTERNAL_LOGGER_URL", "logger")
+    monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "TLS")
+
+    text = _complaint()
+
+    assert re.findall(r"[A-Z_]+='\w+'", text) == [
+        "KAFKA_SECURITY_PROTOCOL='TLS'",
+        "EXTERNAL_LOGGER_URL='logger'",
+        "MAX_IN_FLIGHT='0'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EXTERNAL_LOGGER_TOKEN", "hunter2 hunter2"),
+        ("EXTERNAL_LOGGER_TOKEN", "hunter2\nX-Evil: 1"),
+        ("EXTERNAL_LOGGER_URL", "http://user:hunter2@logger/"),
+        ("EXTERNAL_LOGGER_URL", "http://user:hunter2@logger:70000/"),
+        ("EXTERNAL_LOGGER_URL", "http://user:hun/hunter2@logger/"),
+        ("EXTERNAL_LOGGER_URL", "user:hunter2@logger"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "SASL_SSL://user:hunter2@kafka:9092"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "user:hunter2@kafka:9092"),
+    ],
+)
+def test_no_secret_is_told(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong with a secret is told without it, also where a URL holds one."""
+    monkeypatch.setenv(name, value)
+
+    text = _complaint()
+
+    assert name in text
+    assert "hunter2" not in text
+    assert "Evil" not in text
+
+
+def test_a_mistake_in_dot_env_is_told_with_its_value(empty_environment: Path) -> None:
+    """A bad value in the file is told like one in the environment."""
+    (empty_environment / ".env").write_text("MAX_IN_FLIGHT=many\nKAFKA_SASL_PASSWORD=hunter2\n")
+
+    text = _complaint()
+
+    assert "MAX_IN_FLIGHT='many' must be a valid integer" in text
+    assert "hunter2" not in text
+
+
+def test_a_dot_env_that_is_no_text(empty_environment: Path) -> None:
+    """A file that is not UTF-8 is told in one line, without what stands in it."""
+    (empty_environment / ".env").write_bytes(b"EXTERNAL_LOGGER_TOKEN=caf\xe9\n")
+
+    text = _complaint()
+
+    assert ".env" in text
+    assert "UTF-8" in text
+    assert "caf" not in text
