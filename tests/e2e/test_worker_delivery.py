@@ -1,0 +1,236 @@
+"""The shipped worker delivers: bytes, keys, order, retries, dead letters."""
+
+import asyncio
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.support.orders import Order, event_ids, order, order_value, orders
+from tests.support.sink import Answer, Fault, Received, ScriptedSink
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+pytestmark = pytest.mark.e2e
+
+
+async def test_every_record_arrives_byte_for_byte(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """From any folder: each record is posted as it is, under its event id, and committed."""
+    plain = order_value(1)
+    odd = [
+        Order(
+            b"spaces", b' \t{ "orderId" : 2 ,' + plain[1:].replace(b'"orderId":1,', b"") + b"\r\n"
+        ),
+        Order(b"escapes", order_value(3, note="\u00e4\n\u2028")),
+        Order(b"utf8", '{"naïve":"日本",'.encode() + plain[1:]),
+        Order(b"nested", order_value(5, extra={"a": [1, {"b": None}]}, big=10**30)),
+        Order(b"large", order_value(6, pad="x" * 700_000)),
+        Order(None, order_value(7)),
+        Order(b"", order_value(8)),
+        Order(b"\x00\xff", order_value(9)),
+        Order(b"event-id", order_value(10), (("event-id", b"my-event-10"),)),
+        Order(b"odd-id", order_value(11), (("event-id", "näh 11".encode()), ("other", None))),
+    ]
+    published = await stage.publish([*odd, *orders(500, first=100)])
+    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+        await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=60)
+        await eventually(stage.all_committed, 20, "everything is committed")
+        await worker.wait_ready()
+        assert await worker.live()
+
+        sent = {record.value: record.event_id for record in published}
+        got = {body: key for key, body in sink.accepted}
+        strange = odd[-1].value
+        assert got.keys() == sent.keys()
+        assert {b: k for b, k in got.items() if b != strange} == {
+            b: k for b, k in sent.items() if b != strange
+        }
+        assert got[strange or b""].isascii()
+        assert len(sink.requests) == len(published)
+        assert not await stage.dead_letters()
+
+        metrics = await worker.metrics()
+        assert metrics['order_relay_deliveries_total{outcome="delivered"}'] == len(published)
+        assert metrics['order_relay_delivery_attempts_total{result="success"}'] == len(published)
+        assert metrics["order_relay_paid_to_delivered_seconds_count"] == len(published)
+        assert metrics["order_relay_in_flight"] == 0
+        assert metrics["order_relay_oldest_unfinished_seconds"] == 0
+        assert metrics["order_relay_breaker_state"] == 0
+        assert any(name.startswith("faust_") for name in metrics)
+
+        async def no_lag() -> bool:
+            found = await worker.metrics()
+            lags = {n: v for n, v in found.items() if n.startswith("order_relay_consumer_lag{")}
+            return len(lags) == 3 and not any(lags.values())
+
+        await eventually(no_lag, 20, "the lag of three partitions is 0")
+        assert await worker.stop() == 0
+        assert "Traceback" not in worker.log_text()
+    # Nothing is left lying about where it was started.
+    left = await asyncio.to_thread(lambda: [path.name for path in tmp_path.iterdir()])
+    assert left == [worker.log.name]
+
+
+async def test_a_failing_key_keeps_its_order_and_holds_up_only_itself(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Records of a key arrive one after another whatever fails; other keys go on meanwhile."""
+    keys = 12
+
+    def script(request: Received) -> Answer:
+        if request.key == "key-0" and len(sink.accepted) < count - count // keys:
+            return Answer(503)  # until everything else has been accepted
+        failures = (request.order_id or 0) % 3
+        if request.attempt <= failures:
+            return Answer(500) if failures == 1 else Answer(fault=Fault.RESET)
+        return Answer(delay_seconds=0.005)
+
+    count = 360
+    sink.script = script
+    published = await stage.publish(orders(count, keys=keys))
+    async with WorkerProcess(
+        tmp_path,
+        stage,
+        sink.url,
+        consumer_retry_max_attempts=1000,
+        consumer_retry_initial_interval_ms=20,
+        consumer_retry_max_interval_ms=100,
+        breaker_failure_threshold=100_000,
+    ) as worker:
+        await sink.wait_for(lambda s: len(s.accepted) == count, timeout=60)
+        metrics = await worker.metrics()
+    assert sorted(sink.accepted_keys) == sorted(event_ids(published))
+    by_key = sink.by_key()
+    assert len(by_key) == keys
+    for key, requests in by_key.items():
+        ids = [request.order_id or 0 for request in requests]
+        assert ids == sorted(ids), f"{key} out of order"
+        # One at a time: the next attempt of a key arrives after the answer to the last one.
+        for one, two in pairwise(requests):
+            assert one.answered_at is not None
+            assert one.answered_at <= two.arrived_at
+    assert sink.most_open_requests > 1
+    assert metrics['order_relay_delivery_attempts_total{result="retryable"}'] >= 2 * count / 3
+    assert worker.log_lines("Retrying message")
+    assert not await stage.dead_letters()
+
+
+async def test_retries_wait_longer_each_time_and_as_the_logger_asks(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Waits grow by the factor up to the cap, and a Retry-After lengthens one."""
+    waits = (0.2, 0.4, 0.5)
+    asked = 1.0
+
+    def script(request: Received) -> Answer:
+        if request.order_id == 2 and request.attempt == 1:
+            return Answer(429, {"Retry-After": str(int(asked))})
+        return Answer(503 if request.order_id == 1 and request.attempt <= 3 else 200)
+
+    sink.script = script
+    first, second = await stage.publish([order(1), order(2)])
+    async with WorkerProcess(
+        tmp_path,
+        stage,
+        sink.url,
+        consumer_retry_initial_interval_ms=200,
+        consumer_retry_max_interval_ms=500,
+    ):
+        await sink.wait_for(lambda s: len(s.accepted) == 2, timeout=60)
+    attempts = sink.attempts(first.event_id)
+    assert len(attempts) == 4
+    assert {attempt.body for attempt in attempts} == {first.value}
+    for wait, (one, two) in zip(waits, pairwise(attempts), strict=True):
+        assert two.arrived_at - (one.answered_at or 0.0) >= wait
+    one, two = sink.attempts(second.event_id)
+    assert two.arrived_at - (one.answered_at or 0.0) >= asked
+
+
+async def test_what_cannot_be_delivered_is_dead_lettered_and_blocks_nothing(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Poison, tombstones, rejected and hopeless records are dead letters; the rest arrives."""
+    poison = {
+        "invalid_utf8": b'{"eventType":"ORDER_PAID","note":"\xff"}',
+        "invalid_json": b"{not json",
+        "invalid_event": b'{"eventType":"ORDER_PAID","orderId":"one"}',
+        "deep": b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        "empty": b"",
+    }
+
+    def script(request: Received) -> Answer:
+        if request.order_id == 400:
+            return Answer(422, body=b'{"error":"no such product"}')
+        if request.order_id == 500:
+            return Answer(503, body=b"overloaded")
+        return Answer()
+
+    sink.script = script
+    # All in one partition and of one key, so that one that blocked would block the rest.
+    bad = [
+        *(Order(b"k", value, (("trace", b"t-1"),), 0) for value in poison.values()),
+        Order(b"k", None, (), 0),
+        order(400, key="k", partition=0),
+        order(500, key="k", partition=0),
+    ]
+    good = [order(1000 + n, key="k", partition=0) for n in range(len(bad))]
+    published = await stage.publish([one for pair in zip(bad, good, strict=True) for one in pair])
+    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+        await sink.wait_for(lambda s: len(s.accepted) == len(good), timeout=60)
+        await eventually(stage.all_committed, 20, "everything is committed")
+        metrics = await worker.metrics()
+        assert await worker.stop() == 0
+    assert sink.accepted_bodies == [one.value for one in good]
+
+    letters = await stage.dead_letters()
+    records = [record for record in published if record.value not in sink.accepted_bodies]
+    assert [(row.key, row.value) for row in letters] == [(r.key, r.value) for r in records]
+    assert [row.source for row in letters] == [(r.partition, r.offset) for r in records]
+    assert {row.partition for row in letters} == {0}
+    assert [row.text("dlq-reason") for row in letters] == [
+        "invalid_utf8",
+        "invalid_json",
+        "invalid_event",
+        "invalid_json",
+        "invalid_json",
+        "tombstone",
+        "rejected",
+        "retries_exhausted",
+    ]
+    assert [row.text("dlq-attempts") for row in letters] == ["0"] * 6 + ["1", "4"]
+    assert [row.text("dlq-http-status") for row in letters] == [None] * 6 + ["422", "503"]
+    assert [row.text("event-id") for row in letters] == event_ids(records)
+    assert letters[0].text("trace") == "t-1"
+    for row in letters:
+        assert row.text("kafka_dlt-original-topic") == stage.topic
+        assert row.text("kafka_dlt-original-consumer-group") == stage.group_id
+        assert row.text("kafka_dlt-exception-fqcn")
+        assert row.text("kafka_dlt-exception-message")
+    assert "no such product" in (letters[6].text("kafka_dlt-exception-message") or "")
+    assert "overloaded" in (letters[7].text("kafka_dlt-exception-message") or "")
+    rejected, exhausted = records[-2:]
+    assert len(sink.attempts(rejected.event_id)) == 1
+    assert len(sink.attempts(exhausted.event_id)) == 4
+    assert json.loads(exhausted.value or b"")["orderId"] == 500
+
+    assert len(worker.log_lines("Publishing failed message to DLQ")) == len(letters)
+    assert "Traceback" not in worker.log_text()
+    assert metrics['order_relay_deliveries_total{outcome="dead_lettered"}'] == len(letters)
+    assert metrics['order_relay_dead_letters_total{reason="invalid_json"}'] == 3
+    assert metrics['order_relay_dead_letters_total{reason="retries_exhausted"}'] == 1
+
+
+async def test_no_more_in_flight_than_allowed(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """MAX_IN_FLIGHT is reached and never passed, however many keys wait."""
+    sink.script = lambda request: Answer(delay_seconds=0.02)
+    published = await stage.publish(orders(400))
+    async with WorkerProcess(tmp_path, stage, sink.url, max_in_flight=7):
+        await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=60)
+    assert sink.most_open_requests == 7
+    assert sorted(sink.accepted_keys) == sorted(event_ids(published))

@@ -1,0 +1,222 @@
+"""The shipped worker during outages of the external logger, and of Kafka."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaError
+
+from tests.support.embedded import EmbeddedKafka
+from tests.support.orders import event_ids, order, orders
+from tests.support.sink import Answer, ScriptedSink
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+pytestmark = pytest.mark.e2e
+
+REBALANCE = "Setting newly assigned partitions"
+BREAKER_STATE = "order_relay_breaker_state"
+OPEN = 2.0
+
+
+async def test_an_outage_dead_letters_nothing_and_keeps_the_membership(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """A logger that is down opens the breaker; intake waits in the group; then all is delivered."""
+    before = await stage.publish(orders(100, keys=10))
+    async with WorkerProcess(
+        tmp_path,
+        stage,
+        sink.url,
+        breaker_failure_threshold=5,
+        max_in_flight=8,
+        consumer_retry_max_attempts=3,
+    ) as worker:
+        await sink.wait_for(lambda s: len(s.accepted) == len(before), timeout=60)
+        await worker.wait_ready()
+        await sink.down()
+        during = await stage.publish(orders(2000, first=1000))
+
+        async def is_open() -> bool:
+            return (await worker.metrics()).get(BREAKER_STATE) == OPEN
+
+        await worker.wait_until(is_open, 30, "to open its breaker")
+        # Several probes fail, each after a longer wait.
+        attempts = (await worker.metrics())[
+            'order_relay_delivery_attempts_total{result="retryable"}'
+        ]
+
+        async def has_probed() -> bool:
+            metrics = await worker.metrics()
+            return (
+                metrics['order_relay_delivery_attempts_total{result="retryable"}'] >= attempts + 3
+            )
+
+        await worker.wait_until(has_probed, 30, "to probe three times")
+        metrics = await worker.metrics()
+        # Intake stands still: what was at an attempt is held, the rest stays in Kafka.
+        assert metrics["order_relay_in_flight"] <= 1
+        assert 0 < metrics["order_relay_held_records"] < 50
+        assert metrics["order_relay_oldest_unfinished_seconds"] > 0
+        assert await worker.ready()
+        assert await worker.live()
+
+        await sink.up()
+        await sink.wait_for(lambda s: len(s.accepted) >= len(before) + len(during), timeout=60)
+        await eventually(stage.all_committed, 20, "everything is committed")
+        assert (await worker.metrics())[BREAKER_STATE] == 0
+        assert await worker.stop() == 0
+    assert sorted(sink.accepted_keys) == sorted(event_ids([*before, *during]))
+    assert not await stage.dead_letters()
+    assert len(worker.log_lines(REBALANCE)) == 1
+    assert worker.log_lines("Breaker open")
+    assert worker.log_lines("Breaker closed")
+    for requests in sink.by_key().values():
+        ids = [request.order_id or 0 for request in requests]
+        assert ids == sorted(ids)
+
+
+async def test_wrong_credentials_are_an_outage(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """401 and 403 open the breaker and never count against a message, nor does a redirect."""
+    published = await stage.publish(orders(30))
+    refusals = [Answer(401), Answer(403), Answer(307, {"Location": "http://127.0.0.1:1/"})]
+    sink.script = lambda request: refusals[len(sink.requests) % 3]
+    async with WorkerProcess(
+        tmp_path,
+        stage,
+        sink.url,
+        breaker_failure_threshold=3,
+        breaker_probe_interval_seconds=0.1,
+        consumer_retry_max_attempts=0,
+        external_logger_token="a-token-of-ours",
+    ) as worker:
+        await worker.wait_log("Breaker open")
+        await sink.wait_for(lambda s: len(s.requests) >= 34, timeout=30)
+        sink.script = lambda request: Answer()
+        await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=60)
+        await eventually(stage.all_committed, 20, "everything is committed")
+    assert not await stage.dead_letters()
+    assert "a-token-of-ours" not in worker.log_text()
+    assert {request.headers["authorization"] for request in sink.requests} == {
+        "Bearer a-token-of-ours"
+    }
+
+
+async def test_without_a_breaker_a_dead_logger_dead_letters(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """BREAKER_FAILURE_THRESHOLD=0: every record spends its retries and becomes a dead letter."""
+    await sink.down()
+    published = await stage.publish(orders(60))
+    async with WorkerProcess(
+        tmp_path,
+        stage,
+        sink.url,
+        breaker_failure_threshold=0,
+        consumer_retry_initial_interval_ms=10,
+    ) as worker:
+
+        async def all_dead() -> bool:
+            metrics = await worker.metrics()
+            return metrics.get('order_relay_dead_letters_total{reason="retries_exhausted"}') == len(
+                published
+            )
+
+        await worker.wait_until(all_dead, 60, "to dead-letter everything")
+        await eventually(stage.all_committed, 20, "everything is committed")
+    letters = await stage.dead_letters()
+    assert sorted(row.source for row in letters) == sorted(
+        (r.partition, r.offset) for r in published
+    )
+    assert {row.text("dlq-attempts") for row in letters} == {"4"}
+    assert {row.text("dlq-http-status") for row in letters} == {None}
+    assert all(row.text("kafka_dlt-exception-cause-fqcn") for row in letters)
+    assert not sink.accepted
+
+
+async def test_a_refused_dead_letter_holds_its_record_back(
+    fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """While Kafka refuses a dead letter its record stays unfinished; other keys go on."""
+    stage = fragile.stage()
+    fragile.set_topic_error(stage.dlq_topic, KafkaError.UNKNOWN_TOPIC_OR_PART)
+    sink.script = lambda request: Answer(422 if request.order_id == 1 else 200)
+    bad = order(1, key="bad", partition=0)
+    rest = [order(n, key=f"k-{n}", partition=0) for n in range(2, 50)]
+    behind = order(100, key="bad", partition=0)
+    await stage.publish([bad, *rest, behind])
+    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+        await sink.wait_for(lambda s: len(s.accepted) == len(rest), timeout=60)
+        await worker.wait_log("Dead letter refused")
+
+        async def rest_is_noted() -> bool:
+            committed = (await stage.committed()).get(0)
+            # Nothing before the bad record may be committed; what is finished beyond it is noted.
+            assert committed is None or committed.offset == 0
+            return committed is not None and committed.metadata != ""
+
+        await eventually(rest_is_noted, 20, "what is finished is noted beside the offset")
+        assert behind.value not in sink.accepted_bodies
+        fragile.set_topic_error(stage.dlq_topic, 0)
+        await sink.wait_for(lambda s: behind.value in s.accepted_bodies, timeout=60)
+        await eventually(stage.all_committed, 20, "everything is committed")
+        assert await worker.stop() == 0
+    (letter,) = await stage.dead_letters()
+    assert letter.value == bad.value
+    assert len(sink.accepted) == len(rest) + 1
+
+
+async def test_kafka_gone_under_load_and_back(
+    fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """All brokers vanish during deliveries and come back: the worker goes on by itself."""
+    stage = fragile.stage()
+    sink.script = lambda request: Answer(delay_seconds=0.01)
+    first = await stage.publish(orders(600, keys=60))
+    async with WorkerProcess(tmp_path, stage, sink.url, max_in_flight=20) as worker:
+        await sink.wait_for(lambda s: len(s.accepted) > 50, timeout=60)
+        fragile.down()
+        delivered = len(sink.accepted)
+        # What it holds is delivered without Kafka; then it waits.
+        await sink.wait_for(lambda s: len(s.accepted) > delivered, timeout=30)
+        await asyncio.to_thread(fragile.up)
+        second = await stage.publish(orders(300, keys=60, first=10_000))
+        await sink.wait_for(
+            lambda s: set(event_ids([*first, *second])) <= set(s.accepted_keys), timeout=90
+        )
+        await eventually(stage.all_committed, 60, "everything is committed")
+        assert worker.running
+        assert await worker.stop() == 0
+    assert not await stage.dead_letters()
+
+
+async def test_one_hopeless_record_does_not_keep_the_breaker_open(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """A record that always fails opens the breaker; healthy ones close it, and it is given up."""
+    sink.script = lambda request: Answer(500 if request.order_id == 1 else 200)
+    published = await stage.publish([order(1), *orders(20, first=2)])
+    async with WorkerProcess(
+        tmp_path,
+        stage,
+        sink.url,
+        breaker_failure_threshold=2,
+        breaker_probe_interval_seconds=0.1,
+        max_in_flight=1,
+        consumer_retry_initial_interval_ms=10,
+    ):
+        await sink.wait_for(lambda s: len(s.accepted) == len(published) - 1, timeout=60)
+
+        async def given_up() -> bool:
+            # As in a shop that goes on selling: each success closes the breaker for a while.
+            published.extend(await stage.publish([order(len(published) + 1)]))
+            return len(await stage.dead_letters()) == 1
+
+        await eventually(given_up, 60, "the hopeless record is given up")
+        await eventually(stage.all_committed, 30, "everything is committed")
+    (letter,) = await stage.dead_letters()
+    assert letter.text("dlq-reason") == "retries_exhausted"
+    assert len(sink.accepted) == len(published) - 1

@@ -1,0 +1,186 @@
+"""Dead letters on the embedded cluster, read back by another client."""
+
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from confluent_kafka import KafkaError
+
+from app.dead_letter_topic import DeadLetterTopic
+from app.delivery.dead_letters import DeadLetter
+from app.delivery.record import Record
+from app.errors import PublishRefused, RecordTooLarge, RetryableError
+from app.publishing.producer import KafkaProducer
+from tests.support.embedded import EmbeddedKafka
+from tests.support.orders import order_value
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+
+RECORD = Record(
+    topic="order-paid-events",
+    partition=2,
+    offset=4_294_967_296,
+    generation=1,
+    key=b"17",
+    value=order_value(17),
+    headers=(("traceparent", b"00-aa-bb-01"), ("twice", b"1"), ("twice", b"2"), ("null", None)),
+    timestamp_ms=1_700_000_000_123,
+    timestamp_type=0,
+)
+LETTER = DeadLetter(
+    record=RECORD,
+    reason="rejected",
+    message="HTTP 422: orderItems is empty",
+    error_type="order_relay.Rejected",
+    cause_type="builtins.ValueError",
+    attempts=1,
+    http_status=422,
+    failed_at=datetime(2025, 12, 19, 10, 30, tzinfo=UTC),
+)
+
+
+@asynccontextmanager
+async def dead_letter_topic(stage: Stage, **settings: Any) -> AsyncIterator[DeadLetterTopic]:
+    """The dead-letter topic of a stage, over a producer with quick limits."""
+    quick = {
+        "producer_request_timeout_ms": 500,
+        "producer_delivery_timeout_ms": 1500,
+        "producer_retry_backoff_ms": 50,
+    }
+    producer = KafkaProducer(stage.settings(**(quick | settings)))
+    await producer.start()
+    try:
+        yield DeadLetterTopic(producer, stage.dlq_topic, stage.group_id)
+    finally:
+        await producer.stop()
+
+
+async def test_a_letter_is_read_back_with_all_its_headers(stage: Stage) -> None:
+    """Key, value and own headers are as they came; Spring's and our headers say what happened."""
+    async with dead_letter_topic(stage) as topic:
+        await topic.send(LETTER)
+    (row,) = await stage.dead_letters()
+    assert (row.partition, row.key, row.value) == (RECORD.partition, RECORD.key, RECORD.value)
+    assert row.headers[:4] == RECORD.headers
+    assert dict(row.headers[4:]) == {
+        "event-id": b"order-paid-events-2-4294967296",
+        "kafka_dlt-original-topic": b"order-paid-events",
+        "kafka_dlt-original-partition": struct.pack(">i", 2),
+        "kafka_dlt-original-offset": struct.pack(">q", 4_294_967_296),
+        "kafka_dlt-original-timestamp": struct.pack(">q", 1_700_000_000_123),
+        "kafka_dlt-original-timestamp-type": b"CreateTime",
+        "kafka_dlt-original-consumer-group": stage.group_id.encode(),
+        "kafka_dlt-exception-fqcn": b"order_relay.Rejected",
+        "kafka_dlt-exception-cause-fqcn": b"builtins.ValueError",
+        "kafka_dlt-exception-message": b"HTTP 422: orderItems is empty",
+        "kafka_dlt-exception-stacktrace": b"order_relay.Rejected: HTTP 422: orderItems is empty",
+        "dlq-reason": b"rejected",
+        "dlq-attempts": b"1",
+        "dlq-failed-at": b"2025-12-19T10:30:00.000+00:00",
+        "dlq-redrives": b"0",
+        "dlq-http-status": b"422",
+    }
+
+
+async def test_letters_keep_their_partitions_and_order(stage: Stage) -> None:
+    """Each letter goes to the partition its record came from, whatever the key would say."""
+    async with dead_letter_topic(stage) as topic:
+        for offset in range(12):
+            record = msgspec.structs.replace(RECORD, partition=offset % 3, offset=offset)
+            await topic.send(replace(LETTER, record=record))
+    rows = await stage.dead_letters()
+    assert [row.source for row in rows] == [
+        (partition, offset) for partition in range(3) for offset in range(partition, 12, 3)
+    ]
+    assert all(row.partition == row.source[0] for row in rows)
+
+
+async def test_a_partition_that_the_topic_lacks(stage: Stage) -> None:
+    """A record of a partition that the dead-letter topic does not have goes where its key says."""
+    async with dead_letter_topic(stage) as topic:
+        record = msgspec.structs.replace(RECORD, partition=7)
+        await topic.send(replace(LETTER, record=record))
+        await topic.send(replace(LETTER, record=record))
+    first, second = await stage.dead_letters()
+    assert first.source == second.source == (7, RECORD.offset)
+    assert first.partition == second.partition
+
+
+async def test_a_tombstone_and_a_record_without_a_key(stage: Stage) -> None:
+    """Null stays null, in key and value."""
+    async with dead_letter_topic(stage) as topic:
+        record = msgspec.structs.replace(RECORD, key=None, value=None)
+        await topic.send(replace(LETTER, record=record, reason="tombstone", http_status=None))
+    (row,) = await stage.dead_letters()
+    assert (row.key, row.value, row.header("dlq-reason")) == (None, None, b"tombstone")
+    assert "dlq-http-status" not in dict(row.headers)
+
+
+async def test_a_letter_over_the_limit_loses_its_long_texts(
+    embedded: EmbeddedKafka, stage: Stage
+) -> None:
+    """A letter that is too large is written once more without message and stack trace."""
+    async with dead_letter_topic(stage) as topic:
+        await topic.send(LETTER)
+        embedded.refuse(KafkaError.MSG_SIZE_TOO_LARGE, 1)
+        await topic.send(LETTER)
+    whole, short = await stage.dead_letters()
+    missing = dict(whole.headers).keys() - dict(short.headers).keys()
+    assert missing == {"kafka_dlt-exception-message", "kafka_dlt-exception-stacktrace"}
+    assert (short.key, short.value) == (RECORD.key, RECORD.value)
+
+
+async def test_a_letter_that_cannot_be_made_smaller(embedded: EmbeddedKafka, stage: Stage) -> None:
+    """When even the short one is too large, the caller hears of it: nothing counts as kept."""
+    async with dead_letter_topic(stage) as topic:
+        await topic.send(LETTER)
+        embedded.refuse(KafkaError.MSG_SIZE_TOO_LARGE, 2)
+        with pytest.raises(RecordTooLarge):
+            await topic.send(LETTER)
+        await topic.send(LETTER)
+    assert len(await stage.dead_letters()) == 2
+
+
+async def test_a_missing_topic_refuses_until_it_is_made(
+    embedded: EmbeddedKafka, stage: Stage
+) -> None:
+    """Without its topic a letter is refused at once; as soon as there is one, it is kept."""
+    embedded.set_topic_error(stage.dlq_topic, KafkaError.UNKNOWN_TOPIC_OR_PART)
+    async with dead_letter_topic(stage) as topic:
+        with pytest.raises(PublishRefused, match="does not exist"):
+            await topic.send(LETTER)
+        embedded.set_topic_error(stage.dlq_topic, 0)
+        await eventually(lambda: _kept(topic), 20, "the letter is kept")
+    assert len(await stage.dead_letters()) == 1
+
+
+async def test_without_kafka_a_letter_is_refused_until_it_is_back(
+    fragile: EmbeddedKafka,
+) -> None:
+    """No broker is a retryable error, before the first letter and after it."""
+    stage = fragile.stage()
+    async with dead_letter_topic(stage) as topic:
+        fragile.down()
+        with pytest.raises(RetryableError):
+            await topic.send(LETTER)
+        fragile.up()
+        await eventually(lambda: _kept(topic), 20, "the first letter is kept")
+        fragile.down()
+        with pytest.raises(RetryableError):
+            await topic.send(LETTER)
+        fragile.up()
+        await eventually(lambda: _kept(topic), 20, "the second letter is kept")
+    assert {row.source for row in await stage.dead_letters()} == {(2, RECORD.offset)}
+
+
+async def _kept(topic: DeadLetterTopic) -> bool:
+    try:
+        await topic.send(LETTER)
+    except RetryableError:
+        return False
+    return True

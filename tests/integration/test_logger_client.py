@@ -1,0 +1,316 @@
+"""The client of the external logger against a real HTTP server that misbehaves."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from app.delivery.logger_client import MAX_KEPT_BODY_LENGTH, HttpLogger
+from app.delivery.retry import Verdict
+from app.main import redact
+from tests.support.kafka.ports import LOOPBACK
+from tests.support.sink import Answer, Fault, ScriptedSink
+
+BODY = b'{"eventType":"ORDER_PAID","orderId":1}'
+
+
+@asynccontextmanager
+async def client(url: str, **options: Any) -> AsyncIterator[HttpLogger]:
+    """A started client with short limits."""
+    limits = {"timeout_seconds": 5.0, "connect_timeout_seconds": 2.0, "max_connections": 10}
+    http = HttpLogger(url, **(limits | options))
+    await http.start()
+    try:
+        yield http
+    finally:
+        await http.stop()
+
+
+async def test_one_post_carries_the_bytes_as_they_are(sink: ScriptedSink) -> None:
+    """The body arrives byte for byte, with the idempotency key and a JSON content type."""
+    body = b' {"orderId" : 1, "note":"\xc3\xa4\\u00e4\\n"}\r\n'
+    async with client(sink.url) as http:
+        answer = await http.post(body, "order-paid-events-0-17")
+    (request,) = sink.requests
+    assert answer.verdict is Verdict.SUCCESS
+    assert (request.method, request.path, request.body) == ("POST", "/logs", body)
+    assert request.idempotency_key == "order-paid-events-0-17"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["content-length"] == str(len(body))
+    assert "authorization" not in request.headers
+
+
+@pytest.mark.parametrize(
+    ("verdict", "statuses"),
+    [
+        (Verdict.SUCCESS, (200, 201, 202, 203, 204, 206, 299)),
+        (Verdict.RETRYABLE, (408, 425, 429, 500, 501, 502, 503, 504, 507, 599)),
+        (Verdict.REJECTED, (400, 402, 404, 405, 406, 409, 410, 411, 413, 414, 415, 422, 451)),
+        (Verdict.OUTAGE, (401, 403)),
+    ],
+)
+async def test_every_status_class(
+    sink: ScriptedSink, verdict: Verdict, statuses: tuple[int, ...]
+) -> None:
+    """A status decides the verdict, and comes back with it."""
+    async with client(sink.url) as http:
+        for status in statuses:
+            sink.fail_next(1, status)
+            answer = await http.post(BODY, f"key-{status}")
+            assert (answer.verdict, answer.status) == (verdict, status)
+    assert len(sink.requests) == len(statuses)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed(sink: ScriptedSink, status: int) -> None:
+    """A redirect is an outage of our URL's: the event and the token go nowhere else."""
+    async with ScriptedSink() as elsewhere:
+        sink.fail_next(1, status, headers={"Location": elsewhere.url})
+        async with client(sink.url, token="s3cret-token") as http:
+            answer = await http.post(BODY, "key")
+        assert (answer.verdict, answer.status) == (Verdict.OUTAGE, status)
+        assert not elsewhere.requests
+
+
+async def test_retry_after_in_seconds_and_as_a_date(sink: ScriptedSink) -> None:
+    """Retry-After is read in both of its forms and capped at a minute; nonsense says nothing."""
+    in_half_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    long_ago = format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)
+    expected = {
+        "7": (7, 7),
+        "0": (0, 0),
+        "86400": (60, 60),
+        in_half_a_minute: (1, 30),
+        long_ago: (0, 0),
+        "soon": (0, 0),
+        "-5": (0, 0),
+    }
+    async with client(sink.url) as http:
+        for value, (low, high) in expected.items():
+            sink.fail_next(1, 503, headers={"Retry-After": value})
+            answer = await http.post(BODY, "key")
+            assert low <= answer.retry_after_seconds <= high, value
+
+
+async def test_no_answer_in_time_is_retryable(sink: ScriptedSink) -> None:
+    """An answer that never comes ends with the time-out; the client goes on working."""
+    sink.fail_next(1, fault=Fault.HANG)
+    async with client(sink.url, timeout_seconds=0.2) as http:
+        answer = await http.post(BODY, "key")
+        assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
+        assert "Timeout" in (answer.error_type or "")
+        assert answer.detail
+        assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
+
+
+async def test_a_connection_that_breaks_is_retryable(sink: ScriptedSink) -> None:
+    """A connection that is closed instead of an answer is no answer; the next one is a new one."""
+    sink.fail_next(1, fault=Fault.RESET)
+    async with client(sink.url) as http:
+        answer = await http.post(BODY, "key")
+        assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
+        assert answer.detail
+        assert answer.error_type
+        assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
+    # aiohttp may not send it again by itself: attempts are counted.
+    assert len(sink.requests) == 2
+
+
+async def test_a_logger_that_is_down_is_retryable(sink: ScriptedSink) -> None:
+    """Refused connections are retryable, and the same client works once the logger is back."""
+    async with client(sink.url) as http:
+        assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
+        await sink.down()
+        for _ in range(3):
+            answer = await http.post(BODY, "key")
+            assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
+        await sink.up()
+        assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
+
+
+async def test_connecting_has_a_limit_of_its_own() -> None:
+    """A host that does not even accept is given up after the connect time-out."""
+    with socket.socket() as full:
+        full.bind((LOOPBACK, 0))
+        full.listen(0)
+        address = full.getsockname()
+        # Nobody accepts: once the backlog is full, further connections are not answered.
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(address)
+        try:
+            async with client(
+                f"http://{LOOPBACK}:{address[1]}", timeout_seconds=60, connect_timeout_seconds=0.2
+            ) as http:
+                answer = await http.post(BODY, "key")
+        finally:
+            for one in waiting:
+                one.close()
+    assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
+    assert "Timeout" in (answer.error_type or "")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 200_000 + b"\r\n\r\n",
+        b"\x16\x03\x01\x02\x00",
+    ],
+    ids=["nothing", "garbage", "no status", "no length", "huge header", "tls"],
+)
+async def test_what_is_not_http_is_retryable(reply: bytes) -> None:
+    """A server that does not speak HTTP gives an answer of ours, never an exception."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply)
+        writer.close()
+
+    async with await asyncio.start_server(serve, LOOPBACK, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with client(f"http://{LOOPBACK}:{port}/logs") as http:
+            answer = await http.post(BODY, "key")
+    assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
+    assert answer.error_type
+
+
+# --- bodies of answers ------------------------------------------------------------------------
+
+
+async def test_the_body_of_an_error_is_kept_and_bounded(sink: ScriptedSink) -> None:
+    """What the logger says about an error is kept, up to a bound."""
+    async with client(sink.url) as http:
+        sink.fail_next(1, 422, body=b' {"error":"orderItems is empty"}\n')
+        assert (await http.post(BODY, "key")).detail == '{"error":"orderItems is empty"}'
+        sink.fail_next(1, 422, body=b"x" * 50_000)
+        assert (await http.post(BODY, "key")).detail == "x" * MAX_KEPT_BODY_LENGTH
+        sink.fail_next(1, 422, body=b"\xff\xfe not text")
+        assert (await http.post(BODY, "key")).detail == "\ufffd\ufffd not text"
+    assert sink.connections == 1
+
+
+@pytest.mark.parametrize("status", [200, 422, 503])
+async def test_an_endless_body_is_cut_off(sink: ScriptedSink, status: int) -> None:
+    """A body without an end is not read to it: the connection is closed, the status counts."""
+    sink.fail_next(1, status, fault=Fault.ENDLESS)
+    async with client(sink.url, timeout_seconds=60) as http:
+        answer = await http.post(BODY, "key")
+        assert answer.status == status
+        assert len(answer.detail) <= MAX_KEPT_BODY_LENGTH
+        assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
+    assert sink.connections == 2
+
+
+async def test_a_huge_body_of_known_length_is_cut_off(sink: ScriptedSink) -> None:
+    """A body of many megabytes is not read either."""
+    sink.fail_next(1, 500, body=b"x" * 20_000_000)
+    async with client(sink.url) as http:
+        answer = await http.post(BODY, "key")
+        assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, 500)
+        assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
+    assert sink.connections == 2
+
+
+@pytest.mark.parametrize("status", [200, 201])
+async def test_a_success_is_a_success_though_its_body_drips(
+    sink: ScriptedSink, status: int
+) -> None:
+    """After a 2xx the body may be slower than the time-out: the record was accepted."""
+    sink.fail_next(1, status, body=b"x" * 1000, drip_seconds=0.05)
+    async with client(sink.url, timeout_seconds=0.3) as http:
+        answer = await http.post(BODY, "key")
+        assert (answer.verdict, answer.status) == (Verdict.SUCCESS, status)
+        assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
+
+
+async def test_a_success_is_a_success_though_its_body_breaks_off(sink: ScriptedSink) -> None:
+    """After a 2xx a broken body changes nothing; after an error the status still counts."""
+    async with client(sink.url) as http:
+        sink.fail_next(1, 200, body=b"x" * 1000, fault=Fault.CUT)
+        assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
+        sink.fail_next(1, 422, body=b"x" * 1000, fault=Fault.CUT)
+        answer = await http.post(BODY, "key")
+        assert (answer.verdict, answer.status) == (Verdict.REJECTED, 422)
+
+
+# --- the token --------------------------------------------------------------------------------
+
+TOKEN = "s3cret-token-of-ours"
+
+
+async def test_the_token_is_sent_and_kept_out_of_what_is_kept(sink: ScriptedSink) -> None:
+    """The token goes out as Bearer, and an answer that repeats it does not reach dead letters."""
+    sink.script = lambda request: Answer(
+        403, body=f"denied: {request.headers['authorization']}".encode()
+    )
+    async with client(sink.url, token=TOKEN, redact=lambda text: redact(text, (TOKEN,))) as http:
+        answer = await http.post(BODY, "key")
+    assert sink.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
+    assert answer.detail == "denied: Bearer [redacted]"
+
+
+async def test_a_token_at_the_bound_is_redacted_as_a_whole(sink: ScriptedSink) -> None:
+    """A repeated token that straddles the end of what is kept leaves no part of itself."""
+    sink.fail_next(1, 403, body=b"x" * (MAX_KEPT_BODY_LENGTH - 12) + TOKEN.encode())
+    async with client(sink.url, token=TOKEN, redact=lambda text: redact(text, (TOKEN,))) as http:
+        answer = await http.post(BODY, "key")
+    assert TOKEN[:6] not in answer.detail
+
+
+# --- connections ------------------------------------------------------------------------------
+
+
+async def test_sequential_posts_share_one_connection(sink: ScriptedSink) -> None:
+    """Keep-alive: a hundred posts, errors among them, go over one connection."""
+    sink.script = lambda request: Answer(
+        503 if len(sink.requests) % 3 == 0 else 200, body=b'{"some":"answer"}'
+    )
+    async with client(sink.url) as http:
+        for number in range(100):
+            await http.post(BODY, f"key-{number}")
+    assert len(sink.requests) == 100
+    assert sink.connections == 1
+
+
+async def test_no_more_connections_than_allowed(sink: ScriptedSink) -> None:
+    """Posts at once share the allowed connections, and all of them end."""
+    sink.script = lambda request: Answer(delay_seconds=0.02)
+    async with client(sink.url, max_connections=3) as http:
+        answers = await asyncio.gather(*(http.post(BODY, f"key-{n}") for n in range(30)))
+    assert {answer.verdict for answer in answers} == {Verdict.SUCCESS}
+    assert sink.connections <= 3
+    assert sink.most_open_requests == 3
+
+
+async def test_cookies_are_not_kept(sink: ScriptedSink) -> None:
+    """What one answer sets does not colour the next attempt."""
+    sink.script = lambda request: Answer(headers={"Set-Cookie": "session=1"})
+    async with client(sink.url) as http:
+        await http.post(BODY, "key-1")
+        await http.post(BODY, "key-2")
+    assert all("cookie" not in request.headers for request in sink.requests)
+
+
+async def test_a_large_record_arrives_whole(sink: ScriptedSink) -> None:
+    """A body of several megabytes is sent in pieces, and arrives as it was."""
+    body = b'{"pad":"' + b"0123456789" * 300_000 + b'"}'
+    async with client(sink.url) as http:
+        assert (await http.post(body, "key")).verdict is Verdict.SUCCESS
+    assert sink.requests[0].body == body
+
+
+async def test_a_post_without_start_is_a_fault_of_ours(sink: ScriptedSink) -> None:
+    """A client that is not started says so."""
+    http = HttpLogger(sink.url, timeout_seconds=1, connect_timeout_seconds=1, max_connections=1)
+    with pytest.raises(RuntimeError, match="not started"):
+        await http.post(BODY, "key")

@@ -1,0 +1,234 @@
+"""The producer on the embedded cluster: a publish ends acknowledged or refused, never silently."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError
+
+from app.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
+from app.publishing.producer import Acknowledged, KafkaProducer
+from tests.support.embedded import EmbeddedKafka
+from tests.support.orders import order_value
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+
+# The product's limits are minutes; here a refusal comes within moments.
+QUICK = {
+    "producer_request_timeout_ms": 500,
+    "producer_delivery_timeout_ms": 1500,
+    "producer_retry_backoff_ms": 50,
+}
+
+
+@asynccontextmanager
+async def producing(stage: Stage, **settings: Any) -> AsyncIterator[KafkaProducer]:
+    """A started producer with quick limits."""
+    producer = KafkaProducer(stage.settings(**(QUICK | settings)))
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+async def test_a_record_is_acknowledged_and_read_back_as_it_was(stage: Stage) -> None:
+    """Key, value, headers in their order, partition and timestamp are what was sent."""
+    headers = [("event-id", b"e-1"), ("twice", b"1"), ("twice", b"2"), ("null", None)]
+    async with producing(stage) as producer:
+        ack = await producer.send(
+            stage.topic,
+            key=b"17",
+            value=order_value(17),
+            headers=headers,
+            partition=2,
+            timestamp_ms=1_700_000_000_000,
+        )
+        empty = await producer.send(stage.topic, key=None, value=None, partition=2)
+    assert ack == Acknowledged(stage.topic, 2, 0)
+    assert empty == Acknowledged(stage.topic, 2, 1)
+    first, second = await stage.records()
+    assert (first.partition, first.offset) == (2, 0)
+    assert (first.key, first.value) == (b"17", order_value(17))
+    assert list(first.headers) == headers
+    assert first.timestamp_ms == 1_700_000_000_000
+    assert (second.key, second.value, second.headers) == (None, None, ())
+
+
+async def test_many_at_once_are_all_acknowledged_in_order(stage: Stage) -> None:
+    """A thousand sends at once: each has an offset of its own, in the order they were made."""
+    async with producing(stage) as producer:
+        acks = await asyncio.gather(
+            *(producer.send(stage.topic, key=b"one", value=b"%d" % n) for n in range(1000))
+        )
+    assert [ack.offset for ack in acks] == list(range(1000))
+    assert len({ack.partition for ack in acks}) == 1
+    assert [row.value for row in await stage.records()] == [b"%d" % n for n in range(1000)]
+
+
+async def test_retryable_errors_of_kafka_are_outlived(
+    embedded: EmbeddedKafka, stage: Stage
+) -> None:
+    """A broker that lacks replicas for a moment costs time, not the record, and no duplicate."""
+    async with producing(stage, producer_delivery_timeout_ms=20_000) as producer:
+        await producer.ping()
+        embedded.refuse(KafkaError.NOT_ENOUGH_REPLICAS, 2)
+        ack = await producer.send(stage.topic, key=b"1", value=b"v", partition=0)
+    assert ack.offset == 0
+    assert len(await stage.records()) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (KafkaError.MSG_SIZE_TOO_LARGE, RecordTooLarge),
+        (KafkaError.INVALID_RECORD, PublishRefused),
+    ],
+)
+async def test_a_refused_record_does_not_harm_the_next(
+    embedded: EmbeddedKafka, stage: Stage, code: int, error: type[Exception]
+) -> None:
+    """What Kafka refuses ends with an error that says why; the producer goes on."""
+    async with producing(stage) as producer:
+        first = await producer.send(stage.topic, key=b"1", value=b"first", partition=0)
+        embedded.refuse(code, 1)
+        with pytest.raises(error) as refused:
+            await producer.send(stage.topic, key=b"1", value=b"refused", partition=0)
+        assert stage.topic in str(refused.value)
+        last = await producer.send(stage.topic, key=b"1", value=b"last", partition=0)
+    assert (first.offset, last.offset) == (0, 1)
+    assert [row.value for row in await stage.records()] == [b"first", b"last"]
+
+
+async def test_a_topic_that_we_may_not_write_to(embedded: EmbeddedKafka, stage: Stage) -> None:
+    """Missing rights end in refusals for a while; granted, they need no restart."""
+    async with producing(stage) as producer:
+        await producer.ping()
+        embedded.refuse(KafkaError.TOPIC_AUTHORIZATION_FAILED, 1)
+        with pytest.raises(PublishRefused, match="authorization"):
+            await producer.send(stage.topic, key=b"1", value=b"refused", partition=0)
+        await eventually(lambda: _sends(producer, stage.topic), 20, "the topic is ours again")
+
+
+async def test_a_record_over_the_clients_own_limit(stage: Stage) -> None:
+    """A record that not even librdkafka takes is refused at once."""
+    async with producing(stage) as producer:
+        with pytest.raises(RecordTooLarge) as refused:
+            await producer.send(stage.topic, key=b"key", value=bytes(100_000_001))
+    assert refused.value.size_bytes == 100_000_004
+    assert refused.value.topic == stage.topic
+
+
+async def test_an_unknown_topic_is_refused(embedded: EmbeddedKafka, stage: Stage) -> None:
+    """A topic that does not exist ends in a refusal, and works once it exists."""
+    topic = f"{stage.topic}-missing"
+    embedded.create_topic(topic)
+    embedded.set_topic_error(topic, KafkaError.UNKNOWN_TOPIC_OR_PART)
+    async with producing(stage) as producer:
+        assert await producer.partition_count(topic) == 0
+        with pytest.raises(PublishRefused) as refused:
+            await producer.send(topic, key=b"1", value=b"v")
+        assert refused.value.topic == topic
+        embedded.set_topic_error(topic, 0)
+        await eventually(lambda: producer.partition_count(topic), 20, "the topic is there")
+        assert (await producer.send(topic, key=b"1", value=b"v")).offset == 0
+
+
+async def test_a_partition_that_does_not_exist_is_refused(stage: Stage) -> None:
+    """An impossible partition is a refusal, not a wait for ever."""
+    async with producing(stage) as producer:
+        await producer.send(stage.topic, key=b"1", value=b"v")
+        with pytest.raises(PublishRefused):
+            await producer.send(stage.topic, key=b"1", value=b"v", partition=99)
+
+
+async def test_no_broker_means_refused_until_one_is_back(fragile: EmbeddedKafka) -> None:
+    """With all brokers gone a publish is refused in its time; when they return it works again."""
+    stage = fragile.stage()
+    async with producing(stage) as producer:
+        await producer.send(stage.topic, key=b"1", value=b"before", partition=0)
+        fragile.down()
+        with pytest.raises(PublishRefused) as refused:
+            await producer.send(stage.topic, key=b"1", value=b"during", partition=0)
+        assert refused.value.reason
+        with pytest.raises(KafkaUnavailable):
+            await producer.ping(timeout_seconds=0.3)
+        with pytest.raises(KafkaUnavailable):
+            await producer.partition_count(stage.topic, timeout_seconds=0.3)
+        fragile.up()
+        await eventually(lambda: _sends(producer, stage.topic), 20, "Kafka takes records again")
+    values = [row.value for row in await stage.records()]
+    assert values[0] == b"before"
+    assert b"during" not in values
+
+
+async def _sends(producer: KafkaProducer, topic: str) -> bool:
+    try:
+        await producer.send(topic, key=b"1", value=b"after", partition=0)
+    except PublishRefused:
+        return False
+    return True
+
+
+async def test_a_leader_that_is_gone_for_a_moment(fragile: EmbeddedKafka) -> None:
+    """Sends begun while brokers are away are acknowledged when they come back in time."""
+    stage = fragile.stage()
+    async with producing(stage, producer_delivery_timeout_ms=30_000) as producer:
+        await producer.ping()
+        fragile.down()
+        sends = [
+            asyncio.create_task(producer.send(stage.topic, key=b"k", value=b"%d" % n))
+            for n in range(20)
+        ]
+        with pytest.raises(KafkaUnavailable):
+            await producer.ping(timeout_seconds=0.3)
+        assert not any(send.done() for send in sends)
+        fragile.up()
+        acks = await asyncio.wait_for(asyncio.gather(*sends), 30)
+    assert [ack.offset for ack in acks] == list(range(20))
+
+
+async def test_stop_ends_pending_sends(fragile: EmbeddedKafka) -> None:
+    """Nobody waits for ever for a producer that was stopped."""
+    stage = fragile.stage()
+    producer = KafkaProducer(stage.settings())
+    await producer.start()
+    await producer.ping()
+    fragile.down()
+    sends = [
+        asyncio.create_task(producer.send(stage.topic, key=b"1", value=b"v")) for _ in range(3)
+    ]
+    await asyncio.sleep(0)  # each of them has been handed to librdkafka
+    await producer.stop(timeout_seconds=0.1)
+    ended = await asyncio.wait_for(asyncio.gather(*sends, return_exceptions=True), 10)
+    assert [type(one) for one in ended] == [PublishRefused] * 3
+    with pytest.raises(PublishRefused, match="not running"):
+        await producer.send(stage.topic, key=b"1", value=b"v")
+
+
+async def test_a_producer_that_was_never_started(stage: Stage) -> None:
+    """Before its start it refuses; stopping it does nothing."""
+    producer = KafkaProducer(stage.settings())
+    with pytest.raises(PublishRefused, match="not running"):
+        await producer.send(stage.topic, key=b"1", value=b"v")
+    with pytest.raises(KafkaUnavailable):
+        await producer.ping()
+    await producer.stop()
+
+
+async def test_a_cancelled_send_harms_nothing(
+    fragile: EmbeddedKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever gives up waiting leaves no error behind, whichever way the record ends."""
+    stage = fragile.stage()
+    async with producing(stage) as producer:
+        await producer.ping()
+        fragile.down()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(producer.send(stage.topic, key=b"1", value=b"v"), 0.05)
+        fragile.up()
+        await eventually(lambda: _sends(producer, stage.topic), 20, "Kafka takes records again")
+    # Where asyncio reports errors that nobody has taken.
+    assert not [line for line in caplog.records if line.name == "asyncio"]

@@ -1,0 +1,103 @@
+"""Waiting for Kafka and looking at its topics, on the embedded cluster."""
+
+import logging
+
+import pytest
+
+from app.topics import Topics
+from tests.support.embedded import EmbeddedKafka
+from tests.support.stage import Stage
+
+
+class Pauses:
+    """What happens while the worker waits; it is told to stop after the last of them."""
+
+    def __init__(self, *events: object) -> None:
+        self._events = list(events)
+        self.lasted: list[float] = []
+
+    async def __call__(self, seconds: float) -> bool:
+        self.lasted.append(seconds)
+        event = self._events.pop(0)
+        if callable(event):
+            event()
+        return event == "stop"
+
+
+@pytest.fixture(autouse=True)
+def short_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silent Kafka is noticed sooner than in production."""
+    monkeypatch.setattr("app.topics.PROBE_SECONDS", 0.5)
+
+
+def _told(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+    return [
+        (line.levelno, line.getMessage()) for line in caplog.records if line.name == "app.topics"
+    ]
+
+
+async def test_kafka_that_is_there_is_not_waited_for(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a broker there is nothing to wait for and nothing to say."""
+    pauses = Pauses()
+    assert await Topics(stage.settings()).wait_until_ready(pauses)
+    assert not pauses.lasted
+    assert not _told(caplog)
+
+
+async def test_kafka_that_comes_later_is_waited_for(
+    fragile: EmbeddedKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its absence is said in one line however long it lasts, and its return in another."""
+    stage = fragile.stage()
+    fragile.down()
+    pauses = Pauses(None, None, fragile.up, *[None] * 20)
+    assert await Topics(stage.settings()).wait_until_ready(pauses)
+    missing, back = _told(caplog)
+    assert missing[0] == logging.ERROR
+    assert "cannot be reached" in missing[1]
+    assert stage.bootstrap_servers in missing[1]
+    assert "\n" not in missing[1]
+    assert back == (logging.WARNING, f"Kafka works at {stage.bootstrap_servers}")
+
+
+async def test_waiting_ends_with_the_worker(fragile: EmbeddedKafka) -> None:
+    """A worker that is told to stop meanwhile waits no longer."""
+    stage = fragile.stage()
+    fragile.down()
+    assert not await Topics(stage.settings()).wait_until_ready(Pauses(None, "stop"))
+
+
+async def test_a_name_that_does_not_resolve_is_waited_for(
+    caplog: pytest.LogCaptureFixture, stage: Stage
+) -> None:
+    """A host that DNS does not know (yet) is an absence like any other."""
+    settings = stage.settings(kafka_bootstrap_servers="kafka.invalid:9092")
+    assert not await Topics(settings).wait_until_ready(Pauses("stop"))
+    ((level, _),) = _told(caplog)
+    assert level == logging.ERROR
+
+
+async def test_existing_topics_are_left_alone(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Declaring what exists asks for nothing (the embedded cluster could not make a topic)."""
+    topics = Topics(stage.settings(topic_partitions=3))
+    await topics.declare()
+    counts = await topics.partition_counts()
+    assert (counts[stage.topic], counts[stage.dlq_topic]) == (3, 3)
+    assert not _told(caplog)
+
+
+async def test_fewer_partitions_than_configured_is_a_warning(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A topic with fewer partitions is used as it is, and said so, once for each topic."""
+    await Topics(stage.settings(topic_partitions=5)).declare()
+    told = _told(caplog)
+    assert [level for level, _ in told] == [logging.WARNING] * 2
+    for topic in (stage.topic, stage.dlq_topic):
+        (line,) = [text for _, text in told if f" {topic} " in text]
+        assert "3 partitions" in line
+        assert "TOPIC_PARTITIONS=5" in line

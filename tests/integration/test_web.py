@@ -1,0 +1,148 @@
+"""The worker's web server over real HTTP."""
+
+import socket
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.operations.health import Health
+from app.operations.metrics import Metrics
+from app.operations.web import WebServer
+from tests.support.kafka.ports import LOOPBACK, free_ports
+
+# DESIGN's names for the delivering half; whatever dashboards rely on.
+CATALOGUE = {
+    "order_relay_deliveries_total": {"outcome"},
+    "order_relay_delivery_attempts_total": {"result"},
+    "order_relay_delivery_attempt_seconds_count": set(),
+    "order_relay_paid_to_delivered_seconds_count": set(),
+    "order_relay_in_flight": set(),
+    "order_relay_oldest_unfinished_seconds": set(),
+    "order_relay_dead_letters_total": {"reason"},
+    "order_relay_breaker_state": set(),
+}
+
+
+class Deliveries:
+    """Deliveries that stand where the test puts them."""
+
+    last_activity = 0.0
+    held = 0
+
+
+class Served:
+    """A web server, and the state it shows."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.breaker_closed = True
+        self.deliveries = Deliveries()
+        self.metrics = Metrics()
+        self.health = Health(
+            self.deliveries,
+            breaker_closed=lambda: self.breaker_closed,
+            dead_lettering=lambda: 0,
+            attempt_timeout_seconds=10,
+            clock=lambda: self.now,
+        )
+        self.port = free_ports(1)[0]
+        self.server = WebServer(LOOPBACK, self.port, self.metrics.registry, self.health)
+
+    async def get(self, path: str) -> tuple[int, str, str]:
+        """Status, content type and body."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://{LOOPBACK}:{self.port}{path}") as response,
+        ):
+            return response.status, response.headers["Content-Type"], await response.text()
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    """A web server that serves."""
+    one = Served()
+    await one.server.start()
+    yield one
+    await one.server.stop()
+
+
+async def test_metrics_are_served_in_prometheus_format(served: Served) -> None:
+    """Every name of the catalogue is there before anything has happened, with its labels."""
+    served.metrics.watch(
+        in_flight=lambda: 3,
+        held=lambda: 5,
+        breaker_state=lambda: 2,
+        oldest_unfinished_seconds=lambda: 1.5,
+    )
+    served.metrics.attempted("retryable", 0.2)
+    served.metrics.delivered(0.5)
+    status, content_type, body = await served.get("/metrics")
+    assert status == 200
+    assert content_type.startswith("text/plain")
+    samples = [s for family in text_string_to_metric_families(body) for s in family.samples]
+    labels = {sample.name: set(sample.labels) for sample in samples}
+    assert {name: labels.get(name) for name in CATALOGUE} == CATALOGUE
+    values = {(s.name, *s.labels.values()): s.value for s in samples}
+    assert values["order_relay_in_flight",] == 3
+    assert values["order_relay_breaker_state",] == 2
+    assert values["order_relay_oldest_unfinished_seconds",] == 1.5
+    assert values["order_relay_delivery_attempts_total", "retryable"] == 1
+    assert values["order_relay_deliveries_total", "delivered"] == 1
+    assert values["order_relay_deliveries_total", "dead_lettered"] == 0
+
+
+async def test_readiness_needs_partitions_and_kafka(served: Served) -> None:
+    """Ready is 200 with partitions and a fresh answer of Kafka, else 503 with what is missing."""
+    status, content_type, body = await served.get("/health/ready")
+    assert (status, content_type.split(";")[0]) == (503, "application/json")
+    assert '"producer_connected": false' in body
+    served.health.assigned_partitions = 3
+    assert (await served.get("/health/ready"))[0] == 503
+    served.health.kafka_seen_at = served.now
+    assert (await served.get("/health/ready"))[0] == 200
+    served.now += 3600
+    assert (await served.get("/health/ready"))[0] == 503
+
+
+async def test_liveness_is_about_progress(served: Served) -> None:
+    """Live is 503 only while work waits, the breaker is closed, and nothing has moved for long."""
+    served.now = 10_000.0
+    assert (await served.get("/health/live"))[0] == 200
+    served.deliveries.held = 4
+    assert (await served.get("/health/live"))[0] == 503
+    served.breaker_closed = False
+    assert (await served.get("/health/live"))[0] == 200
+    served.breaker_closed = True
+    served.deliveries.last_activity = served.now
+    assert (await served.get("/health/live"))[0] == 200
+
+
+async def test_other_paths_and_methods_are_refused(served: Served) -> None:
+    """There is nothing else to be found, and nothing that can be changed."""
+    assert (await served.get("/table/"))[0] == 404
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://{LOOPBACK}:{served.port}/metrics") as response,
+    ):
+        assert response.status == 405
+
+
+async def test_a_port_in_use_is_said(served: Served) -> None:
+    """A second server on the same port raises, and the first one goes on."""
+    second = WebServer(LOOPBACK, served.port, served.metrics.registry, served.health)
+    with pytest.raises(OSError, match=str(served.port)):
+        await second.start()
+    await second.stop()
+    assert (await served.get("/health/live"))[0] == 200
+
+
+async def test_stopping_frees_the_port() -> None:
+    """After its stop the port can be bound again, and a second stop does nothing."""
+    one = Served()
+    await one.server.start()
+    await one.server.stop()
+    await one.server.stop()
+    with socket.create_server((LOOPBACK, one.port)):
+        pass
