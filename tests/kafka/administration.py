@@ -1,0 +1,130 @@
+"""What an operator asks a Kafka cluster and does to it, by the admin protocol."""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, not re-exported
+    AdminClient,
+    ConfigResource,
+    ResourceType,
+)
+
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+
+ASK_SECONDS = 10.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of a group; its id changes when it has to join anew as somebody else."""
+
+    id: str
+    partitions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A consumer group as its coordinator describes it."""
+
+    state: str
+    coordinator: int
+    members: tuple[Member, ...]
+
+    def settled(self, members: int) -> bool:
+        """Whether it has that many members, and all know their partitions."""
+        return self.state == "STABLE" and len(self.members) == members
+
+
+class Administration:
+    """Questions and changes for one stage. No call blocks the loop."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._client = AdminClient(
+            {
+                "bootstrap.servers": stage.bootstrap_servers,
+                "socket.timeout.ms": 3_000,
+                "log_level": 0,
+            }
+        )
+
+    async def group(self) -> Group:
+        """Describe the stage's group."""
+        group_id = self._stage.group_id
+        asked = self._client.describe_consumer_groups([group_id], request_timeout=ASK_SECONDS)
+        found = await asyncio.wrap_future(asked[group_id])
+        return Group(
+            found.state.name,
+            found.coordinator.id,
+            tuple(
+                sorted(
+                    (
+                        Member(
+                            member.member_id,
+                            tuple(
+                                sorted(tp.partition for tp in member.assignment.topic_partitions)
+                            ),
+                        )
+                        for member in found.members
+                    ),
+                    key=lambda member: member.id,
+                )
+            ),
+        )
+
+    async def settled_group(self, members: int, timeout: float = 90.0) -> Group:
+        """Wait until the group has that many members and is at rest; return it."""
+
+        async def settled() -> Group | None:
+            try:
+                group = await self.group()
+            except KafkaException:
+                return None  # its coordinator is on the move
+            return group if group.settled(members) else None
+
+        found = await eventually(settled, timeout, f"{members} members of the group")
+        assert found is not None
+        return found
+
+    async def topic_config(self, topic: str, name: str) -> str | None:
+        """One setting of a topic."""
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        asked = self._client.describe_configs([resource], request_timeout=ASK_SECONDS)
+        value: str | None = (await asyncio.wrap_future(asked[resource]))[name].value
+        return value
+
+    async def replication(self, topic: str) -> list[tuple[int, int]]:
+        """The number of replicas of each partition of a topic, and of those in sync."""
+        metadata = await asyncio.to_thread(self._client.list_topics, topic, ASK_SECONDS)
+        partitions = metadata.topics[topic].partitions.values()
+        return [(len(partition.replicas), len(partition.isrs)) for partition in partitions]
+
+    async def delete_records(self, topic: str, partition: int, before: int) -> None:
+        """Delete what lies before an offset, as retention does."""
+        where = TopicPartition(topic, partition, before)
+        asked = self._client.delete_records([where], request_timeout=ASK_SECONDS)
+        await asyncio.wrap_future(asked[where])
+
+    async def delete_topic(self, topic: str) -> None:
+        """Delete a topic, and wait until no broker knows it."""
+        asked = self._client.delete_topics([topic], request_timeout=ASK_SECONDS)
+        await asyncio.wrap_future(asked[topic])
+
+        async def gone() -> bool:
+            metadata = await asyncio.to_thread(self._client.list_topics, None, ASK_SECONDS)
+            return topic not in metadata.topics
+
+        await eventually(gone, 30, f"{topic} to be gone")
+
+
+async def together(*stories: Coroutine[Any, Any, T]) -> list[T]:
+    """Run coroutines side by side; the first failure ends the others."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(story) for story in stories]
+    return [task.result() for task in tasks]

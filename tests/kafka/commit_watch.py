@@ -1,0 +1,125 @@
+"""What a group commits, looked at all the time and held against what the logger has accepted."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from tests.support.stage import Committed, Stage
+
+LOOK_SECONDS = 0.1
+ANSWER_MS = 3000
+
+Place = tuple[int, int]
+"""Partition and offset."""
+
+
+def finished_beyond(committed: Committed) -> set[int]:
+    """Offsets after the committed one that its metadata says are finished.
+
+    The format, "relay1:<length>:<gap>,<gap>...", is written down in app/delivery/progress.py; it
+    is read here by other code on purpose.
+    """
+    if not committed.metadata:
+        return set()
+    version, length, gaps = committed.metadata.split(":")
+    assert version == "relay1"
+    finished = set(range(committed.offset, committed.offset + int(length)))
+    position = committed.offset
+    for gap in filter(None, gaps.split(",")):
+        position += int(gap)
+        finished.remove(position)  # never twice, never beyond the length
+    return finished
+
+
+class CommitWatch:
+    """Polls a group's commits while its block runs.
+
+    Attributes:
+        looks: Every answer, in order.
+        faults: What must never be: a commit of a record that is not finished, or a step back.
+        known_at: When each record was first seen to be committed, by the offset or by the metadata;
+            monotonic seconds.
+        not_records: Places where there is nothing to finish: deleted, or a transaction's marker.
+    """
+
+    def __init__(self, stage: Stage, is_finished: Callable[[Place], bool]) -> None:
+        """Watch the stage's group; ``is_finished`` is asked about each record that is committed."""
+        self.looks: list[dict[int, Committed]] = []
+        self.faults: list[str] = []
+        self.known_at: dict[Place, float] = {}
+        self.not_records: set[Place] = set()
+        self._stage = stage
+        self._is_finished = is_finished
+        self._checked: dict[int, int] = {}
+        # Not confluent_kafka: it reads metadata beyond its end, into whatever follows in memory.
+        self._client = AIOKafkaAdminClient(
+            bootstrap_servers=stage.bootstrap_servers, request_timeout_ms=ANSWER_MS
+        )
+        self._looking: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._client.start()
+        self._looking = asyncio.create_task(self._look())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+        await self._client.close()
+        if self._looking is not None and not self._looking.cancelled():
+            self._looking.result()  # it looks for ever, so it has failed
+
+    @property
+    def last(self) -> dict[int, Committed]:
+        """The last answer."""
+        return self.looks[-1] if self.looks else {}
+
+    def offset(self, partition: int) -> int | None:
+        """The committed offset of a partition by the last answer; ``None`` without one."""
+        committed = self.last.get(partition)
+        return None if committed is None else committed.offset
+
+    async def _look(self) -> None:
+        while True:
+            committed = await self._ask()
+            if committed:
+                self._check(committed)
+                self.looks.append(committed)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _ask(self) -> dict[int, Committed]:
+        try:
+            answer = await self._client.list_consumer_group_offsets(self._stage.group_id)
+        except (KafkaError, AttributeError):
+            # A fault is under way: asked again. (The client stumbles over some errors' answers.)
+            return {}
+        return {
+            tp.partition: Committed(one.offset, one.metadata or "")
+            for tp, one in answer.items()
+            if tp.topic == self._stage.topic and one.offset >= 0
+        }
+
+    def _check(self, committed: dict[int, Committed]) -> None:
+        for partition, now in committed.items():
+            checked = self._checked.get(partition, 0)
+            if now.offset < checked:
+                self.faults.append(f"partition {partition}: from {checked} back to {now.offset}")
+            self._checked[partition] = max(checked, now.offset)
+            for offset in {*range(checked, now.offset), *finished_beyond(now)}:
+                place = partition, offset
+                if place in self.known_at or place in self.not_records:
+                    continue
+                self.known_at[place] = time.monotonic()
+                if not self._is_finished(place):
+                    self.faults.append(f"committed {now}, and {place} is not finished")

@@ -1,0 +1,16 @@
+"""Finding E: a topic with a serializer, and so with decoding outside the agent."""
+
+import os
+
+from faust.types import StreamT
+
+from tests.kafka.findings.stock import TOPIC, note, stock_app
+
+app = stock_app()
+
+
+@app.agent(app.topic(os.environ[TOPIC], key_serializer="raw", value_serializer="json"))
+async def deliver(stream: StreamT[bytes]) -> None:
+    """Note every record that gets here."""
+    async for event in stream.events():
+        note("delivered", event)

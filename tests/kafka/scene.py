@@ -1,0 +1,291 @@
+"""One story's topic, group, scripted logger, load and workers on the real cluster, and its ledger.
+
+async with Scene(kafka, tmp_path) as scene:
+    worker = await scene.ready_worker("a")
+    scene.load.flow(200)
+    ...
+    await scene.close_books()
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.kafka.administration import Administration
+from tests.kafka.commit_watch import CommitWatch, Place
+from tests.kafka.load import Load
+from tests.support.kafka_cluster import RealKafka
+from tests.support.sink import Answer, Fault, Received, ScriptedSink
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+MAX_IN_FLIGHT = 256
+# Commits come every second. On a busy machine one may be late, and take a while.
+COMMIT_LAG_SECONDS = 5.0
+LIMIT_SECONDS = 120.0
+
+
+class Scene:
+    """Everything one story needs; all of it ends with the block.
+
+    From beginning to end the group's commits are held against what the logger has accepted: at
+    no moment may a record be committed that is not finished, by the offset or by the metadata, and
+    none that is committed may be sent again.
+
+    Args:
+        partitions: Of both topics.
+        keys: Of the load's orders.
+        declared: Whether the topics exist before a worker declares them.
+        dlq_configs: Of the dead-letter topic.
+
+    Attributes:
+        latency_seconds: How long the logger takes to accept.
+        failing: Keys whose records the logger answers 503, at once.
+        hanging: Keys whose records the logger never answers.
+        rejected: Keys whose records the logger answers 422.
+        dead_lettered: Places of records that may be finished though the logger never accepts them.
+    """
+
+    def __init__(
+        self,
+        kafka: RealKafka,
+        directory: Path,
+        *,
+        partitions: int = 3,
+        keys: int = 600,
+        declared: bool = True,
+        dlq_configs: Mapping[str, str] | None = None,
+    ) -> None:
+        name = uuid.uuid4().hex[:8]
+        self.stage = Stage(
+            kafka.bootstrap_servers,
+            topic=f"order-paid-{name}",
+            dlq_topic=f"order-paid-{name}.DLQ",
+            group_id=f"group-{name}",
+            declare_topics=True,
+        )
+        self.latency_seconds = 0.0
+        self.failing: set[str] = set()
+        self.hanging: set[str] = set()
+        self.rejected: set[str] = set()
+        self.dead_lettered: set[Place] = set()
+        self.admin = Administration(self.stage)
+        self.sink = ScriptedSink()
+        self.sink.script = self._answer
+        self.load = Load(self.stage, keys=keys)
+        self.commits = CommitWatch(self.stage, self.is_finished)
+        self._kafka = kafka
+        self._directory = directory / name
+        self._partitions = partitions
+        self._declared = declared
+        self._dlq_configs = dlq_configs
+        self._everything = AsyncExitStack()
+        self._workers: list[WorkerProcess] = []
+        self._indexed = 0
+        self._accepted: set[str] = set()
+        self._accepted_orders: set[int] = set()
+
+    async def __aenter__(self) -> Self:
+        self._directory.mkdir(parents=True)
+        if self._declared:
+            await self.create_topic(self.stage.topic)
+            await self.create_topic(self.stage.dlq_topic, self._dlq_configs)
+        for part in (self.sink, self.load, self.commits):
+            await self._everything.enter_async_context(part)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._everything.aclose()
+        if error is None:
+            assert self.commits.looks
+            assert self.commits.faults == []
+            assert self.sent_after_commit() == []
+
+    async def create_topic(self, name: str, configs: Mapping[str, str] | None = None) -> None:
+        """Create a topic with the scene's number of partitions."""
+        await asyncio.to_thread(self._kafka.create_topic, name, self._partitions, configs=configs)
+
+    def worker(self, name: str, **settings: object) -> WorkerProcess:
+        """Start a worker; its name is the last part of the path that it posts to."""
+        worker = WorkerProcess(
+            self._directory, self.stage, f"{self.sink.url}/{name}", name=name, **settings
+        )
+        self._everything.callback(worker.kill9)
+        self._workers.append(worker)
+        return worker.start()
+
+    async def ready_worker(self, name: str, **settings: object) -> WorkerProcess:
+        """Start a worker and wait until it has partitions."""
+        worker = self.worker(name, **settings)
+        await worker.wait_ready()
+        return worker
+
+    # --- what has happened so far ---------------------------------------------------------------
+
+    @property
+    def accepted(self) -> set[str]:
+        """Event ids of the records that the logger has accepted."""
+        for event_id, body in self.sink.accepted[self._indexed :]:
+            self._accepted.add(event_id)
+            self._accepted_orders.add(json.loads(body)["orderId"])
+        self._indexed = len(self.sink.accepted)
+        return self._accepted
+
+    @property
+    def accepted_orders(self) -> set[int]:
+        """Ids of the orders that the logger has accepted."""
+        return self._accepted_orders if self.accepted else set()
+
+    def is_finished(self, place: Place) -> bool:
+        """Whether the record there was accepted, or is known to be dead-lettered."""
+        return self._event_id(place) in self.accepted or place in self.dead_lettered
+
+    def repeats(self) -> dict[str, int]:
+        """How often too often records were accepted, by event id."""
+        counts = Counter(self.sink.accepted_keys)
+        return {event_id: count - 1 for event_id, count in counts.items() if count > 1}
+
+    def accepted_at(self, event_id: str) -> float:
+        """When a record was accepted first; monotonic seconds."""
+        return min(
+            request.answered_at
+            for request in self.sink.attempts(event_id)
+            if request.answered_at is not None and request.answer is not None
+            if request.answer.accepts
+        )
+
+    def has_worker(self, name: str) -> bool:
+        """Whether a worker of that name was started."""
+        return any(worker.name == name for worker in self._workers)
+
+    def sent_by(self, name: str) -> int:
+        """How many requests a worker has made."""
+        return sum(request.path.endswith(f"/{name}") for request in self.sink.requests)
+
+    # --- what must hold -------------------------------------------------------------------------
+
+    async def until_accepted(self, count: int, timeout: float = LIMIT_SECONDS) -> None:
+        """Wait until that many different records were accepted."""
+        await eventually(lambda: len(self.accepted) >= count, timeout, self._state)
+
+    async def until_full(self, in_flight: int = MAX_IN_FLIGHT) -> None:
+        """Wait until that many requests are open at the logger."""
+        await eventually(lambda: self.sink.open_requests >= in_flight, LIMIT_SECONDS, self._state)
+
+    async def until_sent_by(self, name: str, count: int) -> None:
+        """Wait until a worker has made that many requests."""
+        await eventually(lambda: self.sent_by(name) >= count, LIMIT_SECONDS, self._state)
+
+    async def until_orders_accepted(self, last: int, timeout: float = LIMIT_SECONDS) -> None:
+        """Wait until all orders from 1 to this one were accepted."""
+        wanted = set(range(1, last + 1))
+
+        def all_there() -> bool:
+            return len(self.accepted) >= last and wanted <= self.accepted_orders
+
+        await eventually(all_there, timeout, self._state)
+
+    async def until_all_committed(self, timeout: float = LIMIT_SECONDS) -> None:
+        """Wait until the group has committed the end of every partition that has records."""
+        ends = {p: end for p, end in (await self.stage.ends()).items() if end > 0}
+        await eventually(
+            lambda: ends == {p: self.commits.offset(p) for p in ends}, timeout, self._state
+        )
+
+    async def close_books(self, timeout: float = LIMIT_SECONDS) -> None:
+        """End the load; wait until all is delivered and committed; check loss and order."""
+        await self.load.settle()
+        expected = self.load.event_ids - {self._event_id(place) for place in self.dead_lettered}
+        await eventually(lambda: expected <= self.accepted, timeout, self._state)
+        await self.until_all_committed(timeout)
+        assert self.accepted == expected  # nothing lost, nothing made up
+        assert self.keys_out_of_order() == {}
+        assert {row.source for row in await self.stage.dead_letters()} == self.dead_lettered
+
+    def keys_out_of_order(self) -> dict[str, list[int]]:
+        """Order ids by key in the order of first acceptance, of the keys where that is wrong."""
+        seen: set[str] = set()
+        by_key: dict[str, list[int]] = {}
+        for event_id, body in self.sink.accepted:
+            if event_id not in seen:
+                seen.add(event_id)
+                request = self.sink.attempts(event_id)[0]
+                assert request.body == body
+                by_key.setdefault(str(request.key), []).append(request.order_id or 0)
+        return {key: ids for key, ids in by_key.items() if ids != sorted(ids)}
+
+    def sent_after_commit(self) -> list[str]:
+        """Event ids of records that were sent after Kafka had said that they are finished."""
+        return [
+            request.idempotency_key
+            for place, known_at in self.commits.known_at.items()
+            for request in self.sink.attempts(self._event_id(place))
+            if request.arrived_at > known_at
+        ]
+
+    def overlaps(self) -> list[str]:
+        """Keys of which a request arrived while another one was open."""
+        found = []
+        for key, requests in self.sink.by_key().items():
+            ended = float("-inf")
+            for request in requests:
+                if request.arrived_at < ended:
+                    found.append(str(key))
+                ended = max(ended, request.answered_at or float("inf"))
+        return found
+
+    def repeated_across(self, moments: Iterable[float]) -> set[str]:
+        """Event ids of records accepted before one of these moments and sent after it again."""
+        return {
+            event_id
+            for event_id in self.repeats()
+            for request in self.sink.attempts(event_id)
+            if any(self.accepted_at(event_id) < at < request.arrived_at for at in moments)
+        }
+
+    def assert_repeats_are_recent(self, since: float) -> None:
+        """Only what was in flight at a fault, or finished lately before it, was repeated.
+
+        Args:
+            since: When the fault came, in monotonic seconds. Commits come every second, so what
+                was accepted COMMIT_LAG_SECONDS before is committed, with room for a busy machine.
+        """
+        repeats = self.repeats()
+        early = {one for one in repeats if self.accepted_at(one) < since - COMMIT_LAG_SECONDS}
+        assert early == set()
+
+    def _event_id(self, place: Place) -> str:
+        return f"{self.stage.topic}-{place[0]}-{place[1]}"
+
+    def _answer(self, request: Received) -> Answer:
+        if request.key in self.failing:
+            return Answer(503)
+        if request.key in self.rejected:
+            return Answer(422)
+        if request.key in self.hanging:
+            return Answer(fault=Fault.HANG)
+        return Answer(delay_seconds=self.latency_seconds)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "at": round(time.monotonic()),
+            "produced": self.load.produced,
+            "acknowledged": len(self.load.event_ids),
+            "accepted": len(self.accepted),
+            "sink": self.sink.summary(),
+            "committed": self.commits.last,
+            "workers": {worker.name: worker.last_words(15) for worker in self._workers},
+        }

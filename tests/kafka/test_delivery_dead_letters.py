@@ -1,0 +1,62 @@
+"""Kafka refuses dead letters: their records stay unfinished until it takes them."""
+
+import asyncio
+from pathlib import Path
+
+from tests.kafka.commit_watch import Place
+from tests.kafka.scene import Scene
+from tests.support.kafka_cluster import RealKafka
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+REFUSED = "Dead letter refused"
+ALL_THREE = {"min.insync.replicas": "3"}
+
+
+async def test_a_record_whose_dead_letter_kafka_refuses_stays_unfinished(
+    kafka: RealKafka, tmp_path: Path
+) -> None:
+    """Without the topic, or one of its replicas, letters are tried again, and no commit passes.
+
+    That a letter is refused while one replica is away shows that it is written with acks=all: the
+    partition's leader alone would have taken it.
+    """
+    async with Scene(kafka, tmp_path) as scene:
+        topic = scene.stage.dlq_topic
+        worker = await scene.ready_worker("a", producer_retry_backoff_ms=100)
+        await scene.admin.delete_topic(topic)
+        first = await refused_letter(scene, worker, "without the topic")
+        scene.dead_lettered.add(first)
+        await scene.create_topic(topic, ALL_THREE)
+        await scene.until_all_committed()
+
+        leader = await asyncio.to_thread(kafka.leader_of, topic, first[0])
+        await asyncio.to_thread(kafka.kill, next(b for b in kafka.broker_ids if b != leader))
+
+        async def one_is_away() -> bool:
+            return set(await scene.admin.replication(topic)) == {(3, 2)}
+
+        await eventually(one_is_away, 60, "the dead broker to leave the replicas in sync")
+        second = await refused_letter(scene, worker, "without a replica")
+        scene.dead_lettered.add(second)
+        await asyncio.to_thread(kafka.revive)
+        await scene.close_books()
+        assert scene.repeats() == {}
+
+
+async def refused_letter(scene: Scene, worker: WorkerProcess, key: str) -> Place:
+    """Publish a record whose dead letter is refused, and see that commits stand before it."""
+    refusals = len(worker.log_lines(REFUSED))
+    scene.rejected.add(key)
+    scene.load.publish(1, key=key, partition=0)
+    scene.load.publish(300)
+    await scene.load.settle()
+    await scene.until_accepted(scene.load.produced - len(scene.rejected))
+    await worker.wait_until(
+        lambda: len(worker.log_lines(REFUSED)) >= refusals + 2, what="to be refused, twice"
+    )
+    partition, offset = scene.load.places[key]
+    await worker.wait_until(
+        lambda: scene.commits.offset(partition) == offset, what="to commit up to the record"
+    )
+    return partition, offset

@@ -1,0 +1,215 @@
+"""Topics and records as real Kafka has them: declared, short of partitions, compressed, odd."""
+
+import asyncio
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+
+from tests.kafka.administration import Administration
+from tests.kafka.commit_watch import Place
+from tests.kafka.scene import Scene
+from tests.support.kafka_cluster import RealKafka
+from tests.support.orders import Order, order, order_value
+from tests.support.sink import Answer, ScriptedSink
+from tests.support.stage import Row, Stage
+from tests.support.worker import WorkerProcess
+
+DEFAULTS: dict[str, Any] = {
+    "kafka_declare_topics": None,
+    "order_paid_topic": None,
+    "dlq_topic": None,
+    "consumer_group_id": None,
+}
+"""Settings that are left to the product."""
+# Just under Kafka's default limit for a record with its framing, 1,048,588 bytes.
+LARGE_BYTES = 1_048_000
+
+
+def produce(
+    kafka: RealKafka,
+    orders: list[Order],
+    topic: str,
+    transaction: Literal["commit", "abort"] | None = None,
+    config: Mapping[str, str | int] | None = None,
+) -> list[Place]:
+    """Publish with producer settings of one's own; returns where the records are in Kafka."""
+    places: list[Place] = []
+
+    def acknowledged(error: KafkaError | None, message: Message) -> None:
+        assert error is None
+        places.append((message.partition() or 0, message.offset() or 0))
+
+    given = dict(config or {})
+    if transaction is not None:
+        given["transactional.id"] = topic
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "acks": "all", **given})
+    if transaction is not None:
+        producer.init_transactions(60)
+        producer.begin_transaction()
+    for one in orders:
+        producer.produce(
+            topic,
+            one.value,
+            one.key,
+            one.partition or 0,
+            headers=list(one.headers),
+            on_delivery=acknowledged,
+        )
+    producer.flush(60)
+    assert len(places) == len(orders)
+    if transaction == "commit":
+        producer.commit_transaction(60)
+    elif transaction == "abort":
+        producer.abort_transaction(60)
+    return places
+
+
+async def test_a_worker_with_its_defaults_on_a_new_cluster(
+    kafka: RealKafka, tmp_path: Path
+) -> None:
+    """It declares both topics, joins its group, delivers bytes exactly, and dead-letters the rest.
+
+    Dead letters keep key, value and partition, even of a record that just fitted, and have
+    Spring's headers.
+    """
+    stage = Stage(
+        kafka.bootstrap_servers,
+        "order-paid-events",
+        "order-paid-events.DLQ",
+        "logging-consumer-group",
+    )
+    admin = Administration(stage)
+    async with ScriptedSink() as sink:
+        sink.script = lambda request: Answer(422 if len(request.body) > 1_000_000 else 200)
+        worker = WorkerProcess(tmp_path, stage, sink.url, **DEFAULTS)
+        async with worker:
+            await worker.wait_ready()
+
+            for topic in (stage.topic, stage.dlq_topic):
+                assert [replicas for replicas, _ in await admin.replication(topic)] == [3, 3, 3]
+            limits = [
+                int(await admin.topic_config(topic, "max.message.bytes") or 0)
+                for topic in (stage.topic, stage.dlq_topic)
+            ]
+            assert limits == [1_048_588, 2 * 1024 * 1024]
+            group = await admin.settled_group(1)
+            assert group.members[0].partitions == (0, 1, 2)
+
+            odd = (
+                b' { "orderItems" : [ {"orderQuantity":2,"productId":1} ],"paidAt":'
+                b'"2025-12-19T10:30:00" ,\r\n"userId":2,"orderId":1,"eventType":"ORDER_PAID",'
+                b'"note":"\xc3\xa9 \\u00e9 \xf0\x9f\x9b\x92","big":1e400}  '
+            )
+            good = [
+                Order(b"odd", odd, partition=1),
+                order(2, event_id="an id with spaces", partition=2),
+                Order(None, order_value(3), partition=0),
+            ]
+            large = order(4, partition=2, filler="x" * (LARGE_BYTES - 200))
+            trace: tuple[tuple[str, bytes | None], ...] = (("trace", b"\x00\xff"), ("trace", None))
+            bad = [
+                Order(b"k1", b"\xff\x00 not json", trace, 1),
+                Order(b"k2", None, (), 2),
+                large,
+            ]
+            await asyncio.to_thread(
+                produce, kafka, good + bad, stage.topic, None, {"message.max.bytes": 2_000_000}
+            )
+
+            async def all_committed() -> bool:
+                ends = await asyncio.to_thread(kafka.end_offsets, stage.topic)
+                return ends == await asyncio.to_thread(kafka.committed, stage.group_id, stage.topic)
+
+            await worker.wait_until(all_committed, what="to commit everything")
+            assert sorted(sink.accepted_bodies) == sorted(one.value or b"" for one in good)
+            assert {r.idempotency_key for r in sink.requests if r.body == good[1].value} == {
+                "an%20id%20with%20spaces"
+            }
+            letters = {row.key: row for row in await stage.dead_letters()}
+            assert len(letters) == len(bad)
+            for one in bad:
+                row = letters[one.key]
+                assert (row.value, row.partition) == (one.value, one.partition)
+                assert row.headers[: len(one.headers)] == one.headers
+            records = {row.key: row for row in await stage.records()}
+            for key, reason in ((b"k1", "invalid_utf8"), (b"k2", "tombstone"), (b"4", "rejected")):
+                check_headers(letters[key], records[key], stage, reason)
+            assert await worker.stop() == 0
+            assert (await admin.group()).members == ()
+
+
+def check_headers(letter: Row, record: Row, stage: Stage, reason: str) -> None:
+    """Hold a dead letter's headers against the record that it was made of."""
+    assert letter.source == (record.partition, record.offset)
+    assert letter.text("kafka_dlt-original-topic") == stage.topic
+    assert letter.header("kafka_dlt-original-timestamp") == struct.pack(">q", record.timestamp_ms)
+    assert letter.text("kafka_dlt-original-timestamp-type") == "CreateTime"
+    assert letter.text("kafka_dlt-original-consumer-group") == stage.group_id
+    assert letter.text("kafka_dlt-exception-fqcn")
+    assert letter.text("kafka_dlt-exception-message")
+    assert letter.text("kafka_dlt-exception-stacktrace")
+    assert letter.text("dlq-reason") == reason
+    assert letter.text("dlq-attempts") == ("1" if reason == "rejected" else "0")
+    assert letter.text("dlq-http-status") == ("422" if reason == "rejected" else None)
+    assert letter.text("dlq-redrives") == "0"
+    assert letter.text("event-id") == f"{stage.topic}-{record.partition}-{record.offset}"
+
+
+async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
+    kafka: RealKafka, tmp_path: Path
+) -> None:
+    """Two partitions instead of three, deleted beginnings, all compressions, and transactions.
+
+    The worker warns of the partitions. It begins where the records begin, whether nothing or
+    something before that was committed. The markers of transactions, which take offsets, hold up
+    no commit; what was aborted is read too, as read_uncommitted does.
+    """
+    async with Scene(kafka, tmp_path, partitions=2) as scene:
+        stage = scene.stage
+        scene.commits.not_records = {(p, offset) for p in (0, 1) for offset in range(6)}
+        ids = iter(range(1, 1000))
+
+        def some(count: int, partition: int) -> list[Order]:
+            return [order(next(ids), partition=partition) for _ in range(count)]
+
+        old = [*some(10, 0), *some(10, 1)]
+        await asyncio.to_thread(produce, kafka, old, stage.topic)
+        for partition in (0, 1):
+            await scene.admin.delete_records(stage.topic, partition, before=6)
+        await asyncio.to_thread(commit, stage, TopicPartition(stage.topic, 1, 2))
+        live = [*old[6:10], *old[16:20]]
+        for codec in ("gzip", "snappy", "lz4", "zstd"):
+            batch = [*some(5, 0), *some(5, 1)]
+            live += batch
+            config: dict[str, str | int] = {"compression.type": codec, "linger.ms": 500}
+            await asyncio.to_thread(produce, kafka, batch, stage.topic, None, config)
+        endings: list[tuple[int, Literal["commit", "abort"]]] = [
+            (0, "commit"), (1, "abort"), (1, "commit"), (0, "abort")
+        ]  # fmt: skip
+        for partition, ending in endings:
+            batch = some(4, partition)
+            live += batch
+            places = await asyncio.to_thread(produce, kafka, batch, stage.topic, ending)
+            scene.commits.not_records.add((partition, places[-1][1] + 1))
+
+        worker = await scene.ready_worker("a")
+        await scene.until_accepted(len(live))
+        assert sorted(scene.sink.accepted_bodies) == sorted(one.value or b"" for one in live)
+        # 10 old ones, 20 compressed ones, twice 4 and a marker; the last marker is not waited for.
+        await worker.wait_until(
+            lambda: all(scene.commits.offset(p) in (39, 40) for p in (0, 1)), what="to commit"
+        )
+        await asyncio.to_thread(produce, kafka, some(1, 0) + some(1, 1), stage.topic)
+        await scene.until_all_committed()
+        assert scene.repeats() == {}
+        assert worker.log_lines(f"Topic {stage.topic} has 2 partitions, fewer than TOPIC_PARTITIO")
+
+
+def commit(stage: Stage, place: TopicPartition) -> None:
+    """Commit for the stage's group, as an earlier consumer of it would have."""
+    consumer = Consumer({"bootstrap.servers": stage.bootstrap_servers, "group.id": stage.group_id})
+    consumer.commit(offsets=[place], asynchronous=False)
+    consumer.close()

@@ -1,0 +1,234 @@
+"""Workers are killed, stopped and held up under load, while the brokers are well.
+
+The stories run side by side, from the first test on: most of their time they wait until a group
+has given up a dead member.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.kafka.commit_watch import finished_beyond
+from tests.kafka.scene import MAX_IN_FLIGHT, Scene
+from tests.support.kafka_cluster import RealKafka
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SESSION_SECONDS = 30.0
+PATIENT = {
+    "consumer_retry_max_attempts": 1000,
+    "consumer_retry_initial_interval_ms": 500,
+    "consumer_retry_max_interval_ms": 500,
+    "breaker_failure_threshold": 0,
+}
+"""Settings of a worker that neither gives a record up nor takes a few keys for an outage."""
+
+Story = Callable[[Scene], Awaitable[None]]
+Stories = dict[Story, asyncio.Task[None]]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stories(
+    kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stories]:
+    """Begin all stories; a test awaits its own."""
+
+    async def tell(story: Story, directory: Path) -> None:
+        async with Scene(kafka, directory) as scene:
+            await story(scene)
+
+    begun = {
+        story: asyncio.create_task(tell(story, tmp_path_factory.mktemp("story")))
+        for story in STORIES
+    }
+    yield begun
+    for task in begun.values():
+        task.cancel()
+    await asyncio.wait(begun.values())
+
+
+async def killed_before_its_first_commit(scene: Scene) -> None:
+    """The first 256 records of all are in flight."""
+    scene.latency_seconds = 1.5
+    scene.load.publish(1500)
+    worker = scene.worker("a")
+    await scene.until_full()
+    await kill_and_see(scene, worker)
+
+
+async def killed_with_keys_in_backoff(scene: Scene) -> None:
+    """Much is finished behind records that are not, and only commit metadata says so."""
+    scene.latency_seconds = 0.5
+    scene.failing = {"key-0", "key-1", "key-2"}
+    scene.load.publish(2500)
+    worker = scene.worker("a", **PATIENT)
+    await scene.until_accepted(4 * MAX_IN_FLIGHT)
+    await scene.until_full()
+    await kill_and_see(scene, worker)
+
+
+async def killed_in_the_drain_of_a_stop(scene: Scene) -> None:
+    """After SIGTERM, with half of what was in flight delivered."""
+    scene.latency_seconds = 1.5
+    scene.load.publish(1000)
+    worker = scene.worker("a")
+    await scene.until_accepted(MAX_IN_FLIGHT)
+    await scene.until_full()
+    worker.sigterm()
+    await eventually(lambda: scene.sink.open_requests < MAX_IN_FLIGHT / 2, 60)
+    await kill_and_see(scene, worker)
+
+
+async def killed_in_a_rebalance(scene: Scene) -> None:
+    """While it gives its partitions back, because a second worker has joined."""
+    scene.latency_seconds = 2.0
+    scene.load.publish(2000)
+    worker = await scene.ready_worker("a")
+    await scene.until_accepted(MAX_IN_FLIGHT)
+    await scene.until_full()
+    scene.worker("b")
+
+    async def gives_partitions_back() -> bool:
+        return not await worker.ready()
+
+    await worker.wait_until(gives_partitions_back, what="to notice the second worker")
+    await kill_and_see(scene, worker)
+
+
+async def kill_and_see(scene: Scene, worker: WorkerProcess) -> None:
+    """Kill a worker, let a second one finish the work, and look what was repeated.
+
+    It may be what was in flight (256) and what finished after the last commit: commits come every
+    second.
+    """
+    since = time.monotonic()
+    worker.kill9()
+    scene.failing = set()
+    scene.latency_seconds = 0.1
+    if not scene.has_worker("b"):
+        scene.worker("b")
+    await scene.close_books()
+    scene.assert_repeats_are_recent(since)
+
+
+async def stopped_under_load(scene: Scene) -> None:
+    """SIGTERM with 256 records in flight and some in backoff."""
+    scene.latency_seconds = 0.5
+    scene.failing = {"key-0", "key-1", "key-2"}
+    scene.load.publish(2500)
+    worker = scene.worker("a", shutdown_grace_seconds=10, **PATIENT)
+    await scene.until_accepted(2 * MAX_IN_FLIGHT)
+    await scene.until_full()
+    worker.sigterm()
+    # A worker that overruns its grace and the tail ends itself, with 1.
+    assert await worker.wait() == 0
+    scene.failing = set()
+    scene.worker("b")
+    await scene.close_books()
+    assert scene.repeats() == {}
+
+
+async def held_records(scene: Scene) -> None:
+    """A failing and a hanging record: the very first ones of their partitions, then later ones."""
+    worker = None
+    for name, before in (("first", 0), ("later", 300)):
+        failing, hanging = f"failing-{name}", f"hanging-{name}"
+        scene.failing, scene.hanging = {failing}, {hanging}
+        scene.load.publish(before)
+        scene.load.publish(1, key=failing, partition=0)
+        scene.load.publish(1, key=hanging, partition=1)
+        scene.load.publish(600)
+        await scene.load.settle()
+        held = dict(scene.load.places[key] for key in (failing, hanging))
+        worker = worker or scene.worker("a", external_logger_timeout_seconds=5, **PATIENT)
+        await scene.until_accepted(scene.load.produced - len(held))
+        # CommitWatch sees to it that no commit ever passes what is held.
+        await until_committed_around(scene, worker, held)
+
+        scene.failing, scene.hanging = set(), set()
+        await scene.until_all_committed()
+    await scene.close_books()
+    assert scene.repeats() == {}
+
+
+async def until_committed_around(scene: Scene, worker: WorkerProcess, held: dict[int, int]) -> None:
+    """Wait until commits stand right before the held records, and say what is finished behind."""
+    ends = await scene.stage.ends()
+
+    def committed() -> bool:
+        return all(
+            scene.commits.offset(partition) == held.get(partition, end)
+            and (
+                partition not in held
+                or finished_beyond(scene.commits.last[partition])
+                == set(range(held[partition] + 1, end))
+            )
+            for partition, end in ends.items()
+        )
+
+    await worker.wait_until(committed, what=f"to commit {ends} around {held}")
+
+
+async def logger_away(scene: Scene) -> None:
+    """No logger for longer than the group waits for a silent member."""
+    await scene.sink.down()
+    scene.load.publish(1000)
+    worker = await scene.ready_worker("a")
+
+    async def breaker_is_open() -> bool:
+        return (await worker.metrics()).get("order_relay_breaker_state", 0) > 0
+
+    await worker.wait_until(breaker_is_open, what="to open the breaker")
+    group = await scene.admin.settled_group(1)
+    rebalances = (await worker.metrics())["faust_total_rebalances"]
+    await asyncio.sleep(SESSION_SECONDS + 10)  # the outage itself, not a wait for something
+    assert await worker.ready()
+    assert await worker.live()
+    assert await scene.stage.dead_letters() == []
+    await scene.sink.up()
+    await scene.close_books()
+    assert await scene.admin.group() == group
+    assert (await worker.metrics())["faust_total_rebalances"] == rebalances
+    assert scene.repeats() == {}
+
+
+KILLS: tuple[Story, ...] = (
+    killed_before_its_first_commit,
+    killed_with_keys_in_backoff,
+    killed_in_the_drain_of_a_stop,
+    killed_in_a_rebalance,
+)
+STORIES: tuple[Story, ...] = (*KILLS, stopped_under_load, held_records, logger_away)
+
+
+@pytest.mark.parametrize("story", KILLS, ids=lambda story: story.__name__)
+async def test_kill_9_loses_nothing(stories: Stories, story: Story) -> None:
+    """Whatever the moment, the next worker repeats only what was in flight or not yet committed."""
+    await stories[story]
+
+
+async def test_a_stop_under_load_repeats_nothing(stories: Stories) -> None:
+    """SIGTERM drains within the grace, commits, ends with 0, and the next worker repeats nothing.
+
+    Not even what finished behind the records that stayed in backoff.
+    """
+    await stories[stopped_under_load]
+
+
+async def test_commits_stand_before_a_record_that_is_held_up(stories: Stories) -> None:
+    """A record that does not finish holds up its partition's commits, from the first one on.
+
+    It holds up nothing else, and what finished behind it stands in the commits' metadata.
+    """
+    await stories[held_records]
+
+
+async def test_a_logger_outage_longer_than_the_session(stories: Stories) -> None:
+    """With the breaker open the worker stays the member it was, and nothing is dead-lettered."""
+    await stories[logger_away]
