@@ -1,0 +1,133 @@
+"""Where the records wait: an embedded cluster, real Kafka from the tests' harness, or yours."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+from collections.abc import Iterator
+
+from confluent_kafka import KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from benchmarks.processes import CannotMeasure, Child
+
+PARTITIONS = 3
+# librdkafka's mock cluster drops the oldest beyond 5 MiB or 100,000 records a partition; it has
+# 4 partitions a topic.
+EMBEDDED_MAX_RECORDS = 100_000
+_ADMIN_SECONDS = 15.0
+
+Config = dict[str, str | int | float | bool]
+
+
+class Brokers:
+    """A cluster to make topics on."""
+
+    def __init__(self, servers: str, *, creates_topics: bool) -> None:
+        self.servers = servers
+        self._config: Config = {"bootstrap.servers": servers, "log_level": 0}
+        self._creates_topics = creates_topics
+
+    @contextlib.contextmanager
+    def topic(self) -> Iterator[Topic]:
+        """A new empty topic, and one for its dead letters; both go in the end."""
+        topic = Topic(f"order-relay-benchmark-{uuid.uuid4().hex[:8]}", self._config)
+        names = [topic.name, topic.dlq_name]
+        admin = AdminClient(self._config)
+        try:
+            self._make(admin, names)
+        except KafkaException as error:
+            raise CannotMeasure(f"no topic at {self.servers}: {error.args[0].str()}") from error
+        try:
+            yield topic
+        finally:
+            if self._creates_topics:
+                for future in admin.delete_topics(names).values():
+                    with contextlib.suppress(KafkaException):
+                        future.result(_ADMIN_SECONDS)
+
+    def _make(self, admin: AdminClient, names: list[str]) -> None:
+        if not self._creates_topics:  # it makes them when they are first asked for
+            for name in names:
+                admin.list_topics(name, timeout=_ADMIN_SECONDS)
+            return
+        replication = min(3, len(admin.list_topics(timeout=_ADMIN_SECONDS).brokers))
+        new = [NewTopic(name, PARTITIONS, replication) for name in names]
+        for future in admin.create_topics(new).values():
+            future.result(_ADMIN_SECONDS)
+
+
+class Topic:
+    """A topic that is filled with orders of different keys."""
+
+    def __init__(self, name: str, config: Config) -> None:
+        self.name = name
+        self.dlq_name = f"{name}.DLQ"
+        self.records = 0
+        self._producer = Producer(
+            config | {"linger.ms": 20, "queue.buffering.max.messages": 200_000}
+        )
+
+    def fill(self, records: int) -> None:
+        """Publish orders until there are so many, and wait until Kafka has them."""
+        producer = self._producer
+        for order_id in range(self.records + 1, records + 1):
+            value = _order(order_id)
+            while True:
+                try:
+                    producer.produce(self.name, value, str(order_id))
+                except BufferError:
+                    producer.poll(0.1)
+                else:
+                    break
+            if order_id % 1000 == 0:
+                producer.poll(0)
+        self.records = max(records, self.records)
+        left = producer.flush(120)
+        if left:
+            raise RuntimeError(f"the brokers did not take {left} of the records")
+
+
+def _order(order_id: int) -> bytes:
+    return json.dumps(
+        {
+            "eventType": "ORDER_PAID",
+            "orderId": order_id,
+            "userId": order_id % 997,
+            "paidAt": "2025-12-19T10:30:00",
+            "orderItems": [{"productId": 1, "orderQuantity": 2}],
+        },
+        separators=(",", ":"),
+    ).encode()
+
+
+@contextlib.contextmanager
+def embedded() -> Iterator[Brokers]:
+    """Three brokers of librdkafka's mock cluster in the memory of one process."""
+    with Child(["-m", "benchmarks.embedded"]) as cluster:
+        yield Brokers(cluster.first_line(), creates_topics=False)
+
+
+@contextlib.contextmanager
+def real_kafka() -> Iterator[Brokers]:
+    """Three brokers of Apache Kafka, fetched and started by the tests' harness."""
+    # The harness is the tests': what needs no Kafka needs no tests either.
+    from tests.support.kafka_cluster import KafkaUnavailable, RealKafka  # noqa: PLC0415
+
+    kafka = RealKafka()
+    try:
+        try:
+            kafka.start()
+        except (KafkaUnavailable, TimeoutError) as error:
+            raise CannotMeasure(str(error)) from error
+        yield Brokers(kafka.bootstrap_servers, creates_topics=True)
+    finally:
+        kafka.close()
+
+
+@contextlib.contextmanager
+def given(servers: str) -> Iterator[Brokers]:
+    """A cluster that runs already."""
+    yield Brokers(servers, creates_topics=True)

@@ -1,0 +1,150 @@
+"""Child processes: started, measured through /proc, and ended with the benchmark."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from app.quickstart import leash
+
+ROOT = Path(__file__).parents[1]
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class CannotMeasure(Exception):
+    """A process of the benchmark ended, delivers nothing, or finds no brokers."""
+
+
+class Child:
+    """A Python process that ends when the ``with`` block does, or the benchmark dies."""
+
+    def __init__(
+        self,
+        arguments: list[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        command = [sys.executable, *arguments]
+        output = log.open("wb") if log is not None else None
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, leash.__file__, str(os.getpid()), *command],
+                stdin=subprocess.PIPE,
+                stdout=output or subprocess.PIPE,
+                stderr=subprocess.STDOUT if output else None,
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+            )
+        finally:
+            if output is not None:
+                output.close()
+        self._log = log
+        self._proc = Path("/proc") / str(self._process.pid)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def first_line(self) -> str:
+        """The first line it prints: its port or its servers."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().decode().strip()
+        if not line:
+            raise CannotMeasure(f"it ended with status {self._process.wait()} before it was ready")
+        return line
+
+    def check(self) -> None:
+        """Raise ``CannotMeasure`` with the end of its log when it has ended."""
+        status = self._process.poll()
+        if status is not None:
+            raise CannotMeasure(f"it ended with status {status}:\n{self.last_words()}")
+
+    def last_words(self, lines: int = 20) -> str:
+        """The end of its log."""
+        if self._log is None:
+            return ""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+
+    def cpu_seconds(self) -> float:
+        """User and system time of all its threads, those that have ended too."""
+        fields = (self._proc / "stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def rss_mib(self) -> float:
+        """Resident memory now."""
+        return self._status("VmRSS:")
+
+    def peak_rss_mib(self) -> float:
+        """The most resident memory it ever had."""
+        return self._status("VmHWM:")
+
+    def _status(self, name: str) -> float:
+        for line in (self._proc / "status").read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) / 1024
+        raise CannotMeasure(f"/proc has no {name}")
+
+
+@dataclass(frozen=True, slots=True)
+class SinkCounts:
+    """What the sink had seen at a moment of the monotonic clock."""
+
+    answered: int
+    last_answer: float
+    clock: float
+    repeated: int | None
+
+
+class Sink(Child):
+    """``benchmarks.sink`` in a process of its own."""
+
+    def __init__(self, latency_ms: float, *, count_keys: bool = False) -> None:
+        keys = ["--count-keys"] if count_keys else []
+        super().__init__(["-m", "benchmarks.sink", str(latency_ms), *keys])
+        self.port = int(self.first_line())
+        self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+
+    @property
+    def url(self) -> str:
+        """Where to POST."""
+        return f"http://127.0.0.1:{self.port}/logs"
+
+    def counts(self) -> SinkCounts:
+        """Ask what it has seen."""
+        self._connection.request("GET", "/")
+        return SinkCounts(**json.load(self._connection.getresponse()))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._connection.close()
+        super().__exit__(kind, error, trace)
