@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from app.delivery.answer import Answer
 from app.delivery.record import EVENT_ID_HEADER, Record
+from app.errors import InvalidEvent
 
 Headers = list[tuple[str, bytes | None]]
 
@@ -46,6 +48,37 @@ class DeadLetter:
     failed_at: datetime
     cause_type: str | None = None
     http_status: int | None = None
+
+
+def broken_record_letter(record: Record, error: InvalidEvent, failed_at: datetime) -> DeadLetter:
+    """Return the letter of a record that is not an ORDER_PAID event."""
+    cause = error.__cause__
+    return DeadLetter(
+        record=record,
+        reason=error.reason,
+        message=str(error),
+        error_type=full_name(error),
+        cause_type=full_name(cause) if cause is not None else None,
+        attempts=0,
+        failed_at=failed_at,
+    )
+
+
+def refused_letter(
+    record: Record, reason: str, answer: Answer, attempts: int, failed_at: datetime
+) -> DeadLetter:
+    """Return the letter of a record that the logger did not take; ``answer`` was its last word."""
+    status = f"HTTP {answer.status}" if answer.status is not None else "no answer"
+    return DeadLetter(
+        record=record,
+        reason=reason,
+        message=f"{status}: {answer.detail}" if answer.detail else status,
+        error_type=f"order_relay.{'Rejected' if reason == 'rejected' else 'RetriesExhausted'}",
+        cause_type=answer.error_type,
+        attempts=attempts,
+        http_status=answer.status,
+        failed_at=failed_at,
+    )
 
 
 class DeadLetterSink(Protocol):
@@ -107,6 +140,12 @@ def smallest_headers(headers: Headers) -> Headers:
     """Leave out the long texts, for a letter that is over the topic's size limit."""
     texts = ("kafka_dlt-exception-message", "kafka_dlt-exception-stacktrace")
     return [(name, value) for name, value in headers if name not in texts]
+
+
+def full_name(error: BaseException) -> str:
+    """Return the full name of an error's class."""
+    kind = type(error)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _bounded(text: str) -> bytes:

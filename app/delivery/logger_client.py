@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 import aiohttp
 from aiohttp.http import HttpProcessingError, RawResponseMessage
 from yarl import URL
 
+from app.delivery.answer import Answer
 from app.delivery.retry import Verdict, judge, parse_retry_after
 
 # An answer's body is read so that the connection can be used again. More than this is not worth
@@ -25,36 +24,7 @@ MAX_KEPT_BODY_LENGTH = 1024
 KEEPALIVE_SECONDS = 4.0
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of one attempt.
-
-    Attributes:
-        verdict: What it means for the record.
-        status: HTTP status; ``None`` when no answer came.
-        detail: The body of an error answer (bounded), or what went wrong.
-        retry_after_seconds: What Retry-After asked for, 0 to 60.
-        error_type: Full name of the error's class when no answer came.
-    """
-
-    verdict: Verdict
-    status: int | None = None
-    detail: str = ""
-    retry_after_seconds: float = 0.0
-    error_type: str | None = None
-
-
 SUCCESS = {status: Answer(Verdict.SUCCESS, status) for status in (200, 201, 202, 204)}
-
-
-class ExternalLogger(Protocol):
-    """Where records are delivered."""
-
-    async def post(self, body: bytes, idempotency_key: str) -> Answer:
-        """Make one attempt. Ends within the time-out; failures are answers, not errors.
-
-        A cancelled attempt may have reached the logger.
-        """
 
 
 class HttpLogger:

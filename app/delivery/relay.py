@@ -8,10 +8,16 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from app.delivery.answer import Answer, ExternalLogger
 from app.delivery.breaker import Breaker, BreakerState
-from app.delivery.dead_letters import DeadLetter, DeadLetterSink
-from app.delivery.lanes import MAX_HELD_RECORDS, Abandoned, Lane, Lanes
-from app.delivery.logger_client import Answer, ExternalLogger
+from app.delivery.dead_letters import (
+    DeadLetter,
+    DeadLetterSink,
+    broken_record_letter,
+    full_name,
+    refused_letter,
+)
+from app.delivery.lanes import MAX_HELD_RECORDS, Lane, Lanes
 from app.delivery.observer import DeliveryObserver
 from app.delivery.record import Record
 from app.delivery.retry import RetryPolicy, Verdict
@@ -151,7 +157,7 @@ class Relay:
         try:
             event = decode_order_paid(record.value)
         except InvalidEvent as error:
-            letter = self._letter(record, error.reason, str(error), error, attempts=0)
+            letter = broken_record_letter(record, error, self._now())
             await self._dead_letter(letter, lane)
             return
         value = record.value or b""
@@ -168,7 +174,7 @@ class Relay:
                 return
             if answer.verdict is Verdict.REJECTED:
                 self.breaker.answered()
-                letter = self._refused_letter(record, "rejected", answer, attempts + 1)
+                letter = refused_letter(record, "rejected", answer, attempts + 1, self._now())
                 await self._dead_letter(letter, lane)
                 return
             self.breaker.failed(ticket)
@@ -177,7 +183,9 @@ class Relay:
             if answer.verdict is Verdict.RETRYABLE and self.breaker.closed:
                 attempts += 1
                 if self._policy.exhausted(attempts):
-                    letter = self._refused_letter(record, "retries_exhausted", answer, attempts)
+                    letter = refused_letter(
+                        record, "retries_exhausted", answer, attempts, self._now()
+                    )
                     await self._dead_letter(letter, lane)
                     return
             await self._wait_for_retry(record, answer, failures, lane)
@@ -203,7 +211,7 @@ class Relay:
         except Exception as error:
             # A fault of ours must neither lose the record nor stop its key for ever.
             logger.exception("An attempt failed in a way nobody foresaw")
-            answer = Answer(Verdict.RETRYABLE, detail=repr(error), error_type=_full_name(error))
+            answer = Answer(Verdict.RETRYABLE, detail=repr(error), error_type=full_name(error))
         self.last_activity = now = self._clock()
         self._observer.attempted(answer.verdict.value, now - started)
         return answer
@@ -285,36 +293,6 @@ class Relay:
             self.last_activity = self._clock()
         return None
 
-    def _refused_letter(
-        self, record: Record, reason: str, answer: Answer, attempts: int
-    ) -> DeadLetter:
-        status = f"HTTP {answer.status}" if answer.status is not None else "no answer"
-        message = f"{status}: {answer.detail}" if answer.detail else status
-        return DeadLetter(
-            record=record,
-            reason=reason,
-            message=message,
-            error_type=f"order_relay.{'Rejected' if reason == 'rejected' else 'RetriesExhausted'}",
-            cause_type=answer.error_type,
-            attempts=attempts,
-            http_status=answer.status,
-            failed_at=self._now(),
-        )
-
-    def _letter(
-        self, record: Record, reason: str, message: str, error: Exception, attempts: int
-    ) -> DeadLetter:
-        cause = error.__cause__
-        return DeadLetter(
-            record=record,
-            reason=reason,
-            message=message,
-            error_type=_full_name(error),
-            cause_type=_full_name(cause) if cause is not None else None,
-            attempts=attempts,
-            failed_at=self._now(),
-        )
-
     def _paid_to_delivered_seconds(self, record: Record, event: OrderPaid) -> float:
         # A paidAt without a zone is the order service's local time, of which we know nothing:
         # the record's own timestamp stands in.
@@ -335,11 +313,3 @@ class Relay:
         if changed is not None and not changed.done():
             changed.set_result(None)
         self._lanes.notify()
-
-
-def _full_name(error: BaseException) -> str:
-    kind = type(error)
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-__all__ = ["Abandoned", "Relay"]

@@ -150,7 +150,7 @@ async def test_sigterm_while_kafka_is_gone(
         await sink.wait_for(lambda s: len(s.accepted) > 30, timeout=60)
         fragile.down()
         worker.sigterm()
-        await worker.wait(10 + TAIL_SECONDS * 2)
+        assert await worker.wait(10 + TAIL_SECONDS * 2) == 0
     fragile.up()
     heir = await stage.heir()
     async with WorkerProcess(tmp_path, heir, sink.url, name="second"):

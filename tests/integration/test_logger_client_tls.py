@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from app.delivery.logger_client import Answer, HttpLogger
+from app.delivery.answer import Answer
+from app.delivery.logger_client import HttpLogger
 from app.delivery.retry import Verdict
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.sink import ScriptedSink

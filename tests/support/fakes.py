@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from app.delivery.answer import Answer
 from app.delivery.dead_letters import DeadLetter
-from app.delivery.logger_client import Answer
 from app.delivery.record import Record
 from app.delivery.relay import Relay
 from app.delivery.retry import RetryPolicy, Verdict, judge

@@ -112,6 +112,26 @@ def test_a_wrong_setting_ends_the_start_with_one_line(tmp_path: Path) -> None:
     )
 
 
+def test_nothing_else_in_the_environment_configures_faust(tmp_path: Path) -> None:
+    """Faust's own variables change nothing: a stray one could skip records or read elsewhere."""
+    result = _python(
+        "import json, app; conf = app.app.conf; print(json.dumps([conf.id, conf.web_port,"
+        " conf.consumer_auto_offset_reset, [str(url) for url in conf.broker]]))",
+        tmp_path,
+        APP_ID="other",
+        BROKER_URL="kafka://elsewhere:1",
+        CONSUMER_AUTO_OFFSET_RESET="latest",
+        KAFKA_BOOTSTRAP_SERVERS="here:9092",
+        NODE_HOSTNAME="elsewhere",
+        WEB_PORT="7000",
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == [
+        "logging-consumer-group", 7000, "earliest", ["aiokafka://here:9092"],
+    ]  # fmt: skip
+
+
 def test_the_app_is_made_once(tmp_path: Path) -> None:
     """Whoever asks gets the same application; other names are refused as ever."""
     result = _python(

@@ -50,8 +50,10 @@ async def test_closing_lets_attempts_end_and_gives_up_the_rest() -> None:
     work.put(3, "pauses next", 1.0, -100.0, 0.0)
     await asyncio.sleep(0.5)
 
-    assert await work.lanes.close(5.0) == 3
-
+    closing = asyncio.create_task(work.lanes.close(5.0))
+    await asyncio.sleep(0.25)
+    assert work.lanes.in_flight == len(work.at_attempt) == 2
+    assert await closing == 3
     assert asyncio.get_running_loop().time() == 2.0
     assert work.finished == [0]
     assert work.begun == [0, 2, 3]
@@ -83,6 +85,42 @@ async def test_nobody_keeps_waiting_for_a_place_at_the_close() -> None:
 
     assert await work.lanes.close(10.0) == 2
     assert work.finished == [2]
+
+
+@virtual_time
+async def test_what_has_not_begun_does_not_begin_any_more() -> None:
+    """A record that was put a moment before the close is given up before its first attempt."""
+    work = Work(max_in_flight=2)
+    work.put(0, "a", 1.0)
+
+    assert await work.lanes.close(10.0) == 1
+    assert work.begun == []
+    assert asyncio.get_running_loop().time() == 0.0
+
+
+@virtual_time
+async def test_a_lane_that_gets_its_place_at_the_close_is_given_up() -> None:
+    """A place that is handed on in the moment of the close leads to no further attempt."""
+    ends: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    attempts: list[int] = []
+
+    async def deliver(one: Record, lane: Lane) -> None:
+        if one.offset == 0:
+            await lane.pause(1.0)
+        else:
+            await ends
+        attempts.append(one.offset)
+
+    lanes = Lanes(deliver, max_in_flight=1)
+    lanes.put("waits", record(0))
+    await asyncio.sleep(0.5)
+    lanes.put("works", record(1))
+    await asyncio.sleep(1.0)  # now the first waits for the place of the second
+    ends.set_result(None)
+    await asyncio.sleep(0)  # the second ends, and the first has not yet woken up
+
+    assert await lanes.close(10.0) == 1
+    assert attempts == [1]
 
 
 @virtual_time

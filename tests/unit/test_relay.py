@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from msgspec import structs
 
-from app.delivery.logger_client import Answer
+from app.delivery.answer import Answer
 from app.delivery.retry import RetryPolicy
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record
 from tests.support.orders import order_value

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from app.delivery.answer import Answer
 from app.delivery.breaker import BreakerState
-from app.delivery.logger_client import Answer
 from app.delivery.relay import PROBE_TURN_SECONDS
 from app.delivery.retry import RetryPolicy
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record

@@ -1,5 +1,6 @@
 """How answers are judged, and how long the relay waits."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from fractions import Fraction
@@ -119,6 +120,18 @@ def test_waits_never_shrink(policy: RetryPolicy, failures: int) -> None:
 def test_retry_after(value: str | None, seconds: float) -> None:
     """Seconds and HTTP-dates are read and capped at 60 s; what says nothing usable is 0."""
     assert parse_retry_after(value, NOW) == seconds
+
+
+@pytest.mark.parametrize("zone", ["Asia/Seoul", "America/New_York"])
+def test_a_date_without_a_zone_is_utc(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP's dates are UTC wherever the worker runs."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", zone)
+        time.tzset()
+        seconds = parse_retry_after("Fri Dec 19 10:30:20 2025", NOW)
+    time.tzset()
+
+    assert seconds == 20
 
 
 @given(st.integers(-10_000_000, 10_000_000))

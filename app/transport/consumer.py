@@ -1,16 +1,4 @@
-"""Faust's Kafka transport, with our own idea of what may be committed.
-
-Stock Faust commits what was acked, and acks on paths that lose data: out-of-order acks, errors
-that leave an agent, undecodable records, skipped events, cancelled ones (docs/decisions/0001).
-Here an offset is committed only when the delivery code says that every record before it is
-finished. Faust's acks are not consulted: topics are declared with ``acks=False`` and agents read
-``stream.noack()``.
-
-Records go to the streams in batches, one event for what a fetch brought of a partition: Faust's
-work for an event (queue, guards, sensors) is the largest cost of a worker otherwise.
-
-What is overridden is private to Faust 0.15.3, which is therefore pinned exactly.
-"""
+"""The consumer: hands records to the streams, and commits the finished prefix."""
 
 from __future__ import annotations
 
@@ -19,154 +7,21 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
-import aiokafka
-import faust
-from aiokafka.errors import (
-    IllegalGenerationError,
-    KafkaError,
-    RebalanceInProgressError,
-    UnknownMemberIdError,
-)
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.errors import KafkaError
 from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP, ConsumerMessage, Message
+from faust.types import TP, Message
 from faust.types.transports import TPorTopicSet
 from mode import ServiceT
 
 from app.delivery.progress import Commit, PartitionProgress
 from app.delivery.record import Record
-
-# A commit that a dead broker holds up must not outlive its generation, nor hold up a rebalance.
-COMMIT_TIMEOUT_SECONDS = 5.0
-FETCH_MAX_WAIT_MS = 200
+from app.transport.batches import as_message, as_record
+from app.transport.thread import RelayConsumerThread
 
 
 class NoProgress(Exception):
     """Records of a partition whose progress was never begun."""
-
-
-class RelayConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread that talks to Kafka: commits with metadata, and never crashes over a commit."""
-
-    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
-        consumer = super()._create_worker_consumer(transport)
-        # Faust fixes 1,500 ms; a seek, and the embedded cluster's answer, wait for it.
-        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
-        return consumer
-
-    async def on_thread_stop(self) -> None:
-        """Stop the client, whatever it says of brokers that are gone.
-
-        aiokafka lets the cancellation of its own requests out, and Faust would wait for the thread
-        that it ended until the process is killed.
-        """
-        try:
-            await super().on_thread_stop()
-        except (asyncio.CancelledError, KafkaError) as error:
-            self.log.info("Stopped without the brokers' leave: %r", error)
-
-    async def check_group(self) -> None:
-        """Raise what stopped the group's coordination, if something did.
-
-        aiokafka holds an error until somebody asks, and does nothing until then; Faust never asks.
-        """
-        if self._consumer is not None:
-            await self.call_thread(self._check_group, self._consumer)
-
-    async def _check_group(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
-        consumer._coordinator.check_errors()
-
-    async def commit_finished(self, commits: Mapping[TP, Commit]) -> bool:
-        """Commit for the assigned ones of these partitions; ``False`` if Kafka did not take it."""
-        return bool(await self.call_thread(self._commit_finished, commits))
-
-    async def _commit_finished(self, commits: Mapping[TP, Commit]) -> bool:
-        consumer = self._ensure_consumer()
-        assigned = self.assignment()
-        offsets = {
-            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(
-                commit.offset, commit.metadata
-            )
-            for tp, commit in commits.items()
-            if tp in assigned
-        }
-        if not offsets:
-            return False
-        try:
-            async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
-                await self._commit_once(consumer, offsets)
-        except (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError) as error:
-            # The group moved on. Nothing is lost: the records are delivered again.
-            self.log.info("Commit came too late for the group: %r", error)
-            return False
-        except (KafkaError, TimeoutError) as error:
-            self.log.warning("Commit failed, it is tried again with the next one: %r", error)
-            return False
-        return True
-
-    async def _commit_once(
-        self,
-        consumer: aiokafka.AIOKafkaConsumer,
-        offsets: Mapping[TopicPartition, OffsetAndMetadata],
-    ) -> None:
-        """Ask the coordinator once.
-
-        aiokafka's own commit tries on until it succeeds, with whatever generation the member has
-        by then: an old offset could land after newer ones.
-        """
-        coordinator = consumer._coordinator
-        await coordinator.ensure_coordinator_known()
-        async with coordinator._commit_lock:
-            await coordinator._do_commit_offsets(None, offsets)
-
-    async def seek_to_committed_or_beginning(self) -> dict[TP, Commit | None]:
-        """Seek every assigned partition to its committed offset, or else to its beginning.
-
-        aiokafka's own call leaves the position alone where nothing, or offset 0, is committed:
-        records that were fetched and dropped before would never be read again.
-        """
-        return cast(
-            dict[TP, Commit | None], await self.call_thread(self._seek_to_committed_or_beginning)
-        )
-
-    async def _seek_to_committed_or_beginning(self) -> dict[TP, Commit | None]:
-        consumer = self._ensure_consumer()
-        assigned = list(consumer.assignment())
-        committed = await consumer._coordinator.fetch_committed_offsets(assigned)
-        commits: dict[TP, Commit | None] = {}
-        uncommitted = []
-        for partition in assigned:
-            found = committed.get(partition)
-            tp = TP(partition.topic, partition.partition)
-            if found is None or found.offset < 0:
-                commits[tp] = None
-                uncommitted.append(partition)
-            else:
-                commits[tp] = Commit(found.offset, found.metadata or "")
-                consumer.seek(partition, found.offset)
-        if uncommitted:
-            await consumer.seek_to_beginning(*uncommitted)
-        return commits
-
-    def positions(self) -> dict[TP, int]:
-        """Return the next offset to be handed out of every partition where it is known.
-
-        May be called from another thread: each is one number, read at once.
-        """
-        subscription = self._ensure_consumer()._subscription.subscription
-        assignment = subscription.assignment if subscription is not None else None
-        if assignment is None:
-            return {}
-        states = ((tp, assignment.state_value(tp)) for tp in assignment.tps)
-        return {
-            TP(tp.topic, tp.partition): state.position
-            for tp, state in states
-            if state is not None and state.has_valid_position
-        }
-
-    def verify_event_path(self, now: float, tp: TP) -> None:
-        """Say nothing: a paused intake is no livelock. ``/health/live`` watches progress."""
 
 
 class RelayConsumer(driver.Consumer):
@@ -353,9 +208,7 @@ class RelayConsumer(driver.Consumer):
         for tp, batch in batches:
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             # A rebalance breaks off the wait for room in the stream.
-            await self.wait_first(
-                self.callback(_batch_message(tp, batch)), self.suspend_flow.wait()
-            )
+            await self.wait_first(self.callback(as_message(tp, batch)), self.suspend_flow.wait())
 
     def _take(self, fetched: RecordMap) -> list[tuple[TP, list[Record]]]:
         """Note what was fetched; returns what of it is to be delivered, in batches.
@@ -371,7 +224,7 @@ class RelayConsumer(driver.Consumer):
             if progress is None or progress.generation != generation:
                 raise NoProgress(tp)
             batch = [
-                _record(record, generation)
+                as_record(record, generation)
                 for record in raw
                 if progress.take(record.offset, (record.timestamp or 0) / 1000)
             ]
@@ -394,52 +247,6 @@ class RelayConsumer(driver.Consumer):
                 await self.sleep(1.0)
             else:
                 return
-
-
-class RecordBatches(faust.Schema[Any, list[Record]]):
-    """Hands batches of records to the streams as they are: there is nothing to decode."""
-
-    def loads_key(self, app: Any, message: Message, **kwargs: Any) -> Any:
-        """Return no key: a batch has none."""
-        return None
-
-    def loads_value(self, app: Any, message: Message, **kwargs: Any) -> Any:
-        """Return the batch, a list of ``Record``."""
-        return message.value
-
-
-def _record(raw: Any, generation: int) -> Record:
-    timestamp_ms = raw.timestamp if raw.timestamp is not None else -1
-    return Record(
-        raw.topic,
-        raw.partition,
-        raw.offset,
-        generation,
-        raw.key,
-        raw.value,
-        tuple(raw.headers),
-        timestamp_ms,
-        raw.timestamp_type or 0,
-    )
-
-
-def _batch_message(tp: TP, batch: list[Record]) -> ConsumerMessage:
-    first = batch[0]
-    return ConsumerMessage(
-        tp.topic,
-        tp.partition,
-        first.offset,
-        first.timestamp_ms / 1000,
-        first.timestamp_type,
-        None,
-        None,
-        cast(Any, batch),
-        None,
-        0,
-        0,
-        tp,
-        generation_id=first.generation,
-    )
 
 
 class RelayTransport(driver.Transport):

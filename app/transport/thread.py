@@ -1,0 +1,147 @@
+"""The thread that talks to Kafka for the consumer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, cast
+
+import aiokafka
+from aiokafka.errors import (
+    IllegalGenerationError,
+    KafkaError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from app.delivery.progress import Commit
+
+# A commit that a dead broker holds up must not outlive its generation, nor hold up a rebalance.
+COMMIT_TIMEOUT_SECONDS = 5.0
+FETCH_MAX_WAIT_MS = 200
+
+
+class RelayConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread that talks to Kafka: commits with metadata, and never crashes over a commit."""
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust fixes 1,500 ms; a seek, and the embedded cluster's answer, wait for it.
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
+        return consumer
+
+    async def on_thread_stop(self) -> None:
+        """Stop the client, whatever it says of brokers that are gone.
+
+        aiokafka lets the cancellation of its own requests out, and Faust would wait for the thread
+        that it ended until the process is killed.
+        """
+        try:
+            await super().on_thread_stop()
+        except (asyncio.CancelledError, KafkaError) as error:
+            self.log.info("Stopped without the brokers' leave: %r", error)
+
+    async def check_group(self) -> None:
+        """Raise what stopped the group's coordination, if something did.
+
+        aiokafka holds an error until somebody asks, and does nothing until then; Faust never asks.
+        """
+        if self._consumer is not None:
+            await self.call_thread(self._check_group, self._consumer)
+
+    async def _check_group(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
+        consumer._coordinator.check_errors()
+
+    async def commit_finished(self, commits: Mapping[TP, Commit]) -> bool:
+        """Commit for the assigned ones of these partitions; ``False`` if Kafka did not take it."""
+        return bool(await self.call_thread(self._commit_finished, commits))
+
+    async def _commit_finished(self, commits: Mapping[TP, Commit]) -> bool:
+        consumer = self._ensure_consumer()
+        assigned = self.assignment()
+        offsets = {
+            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(
+                commit.offset, commit.metadata
+            )
+            for tp, commit in commits.items()
+            if tp in assigned
+        }
+        if not offsets:
+            return False
+        try:
+            async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
+                await self._commit_once(consumer, offsets)
+        except (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError) as error:
+            # The group moved on. Nothing is lost: the records are delivered again.
+            self.log.info("Commit came too late for the group: %r", error)
+            return False
+        except (KafkaError, TimeoutError) as error:
+            self.log.warning("Commit failed, it is tried again with the next one: %r", error)
+            return False
+        return True
+
+    async def _commit_once(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+    ) -> None:
+        """Ask the coordinator once.
+
+        aiokafka's own commit tries on until it succeeds, with whatever generation the member has
+        by then: an old offset could land after newer ones.
+        """
+        coordinator = consumer._coordinator
+        await coordinator.ensure_coordinator_known()
+        async with coordinator._commit_lock:
+            await coordinator._do_commit_offsets(None, offsets)
+
+    async def seek_to_committed_or_beginning(self) -> dict[TP, Commit | None]:
+        """Seek every assigned partition to its committed offset, or else to its beginning.
+
+        aiokafka's own call leaves the position alone where nothing, or offset 0, is committed:
+        records that were fetched and dropped before would never be read again.
+        """
+        return cast(
+            dict[TP, Commit | None], await self.call_thread(self._seek_to_committed_or_beginning)
+        )
+
+    async def _seek_to_committed_or_beginning(self) -> dict[TP, Commit | None]:
+        consumer = self._ensure_consumer()
+        assigned = list(consumer.assignment())
+        committed = await consumer._coordinator.fetch_committed_offsets(assigned)
+        commits: dict[TP, Commit | None] = {}
+        uncommitted = []
+        for partition in assigned:
+            found = committed.get(partition)
+            tp = TP(partition.topic, partition.partition)
+            if found is None or found.offset < 0:
+                commits[tp] = None
+                uncommitted.append(partition)
+            else:
+                commits[tp] = Commit(found.offset, found.metadata or "")
+                consumer.seek(partition, found.offset)
+        if uncommitted:
+            await consumer.seek_to_beginning(*uncommitted)
+        return commits
+
+    def positions(self) -> dict[TP, int]:
+        """Return the next offset to be handed out of every partition where it is known.
+
+        May be called from another thread: each is one number, read at once.
+        """
+        subscription = self._ensure_consumer()._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        if assignment is None:
+            return {}
+        states = ((tp, assignment.state_value(tp)) for tp in assignment.tps)
+        return {
+            TP(tp.topic, tp.partition): state.position
+            for tp, state in states
+            if state is not None and state.has_valid_position
+        }
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Say nothing: a paused intake is no livelock. ``/health/live`` watches progress."""
