@@ -7,6 +7,7 @@ unordered, ...), so that a neighbour's load falls on both of a pair.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -25,6 +26,7 @@ from benchmarks.subjects import Start
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; returns the exit status."""
     options = parse_options(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, too
     print(machine(), flush=True)
     try:
         with _cluster(options.brokers) as brokers:

@@ -298,7 +298,8 @@ class Relay:
         # the record's own timestamp stands in.
         paid_at = event.paid_at()
         paid = record.timestamp_ms / 1000 if paid_at.tzinfo is None else paid_at.timestamp()
-        return max(self._wall_clock() - paid, 0.0)
+        # A record can be without a timestamp, too (-1).
+        return max(self._wall_clock() - paid, 0.0) if paid > 0 else 0.0
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._wall_clock(), UTC)

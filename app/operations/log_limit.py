@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 INTERVAL_SECONDS = 30.0
 # Names of loggers, and of their children, whose messages repeat.
-CLIENTS = ("aiokafka", "app.publishing.producer", "faust.transport")
+CLIENTS = ("aiokafka", "app.publishing.producer", "app.transport", "faust.transport")
 
 
 class RepeatFilter(logging.Filter):

@@ -7,7 +7,7 @@ finished. Faust's acks are not consulted: topics are declared with ``acks=False`
 ``stream.noack()``.
 
 Records go to the streams in batches, one event for what a fetch brought of a partition: Faust's
-work for an event (queue, guards, sensors) is the largest cost of a worker otherwise.
+work for an event (queue, guards, sensors) would be the largest cost of a record after the POST.
 
 What is overridden is private to Faust 0.15.3, which is therefore pinned exactly.
 """

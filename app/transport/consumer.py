@@ -167,8 +167,9 @@ class RelayConsumer(driver.Consumer):
             while not (self.should_stop or fetcher.should_stop):
                 try:
                     await self._drain_once()
-                except KafkaError as error:
-                    # The position stays where it is: nothing is skipped.
+                except (KafkaError, UnicodeDecodeError) as error:
+                    # The position stays where it is: nothing is skipped. (aiokafka cannot read a
+                    # record with a header whose name is not UTF-8; other partitions go on.)
                     self.log.error("Fetch failed, trying again: %r", error)
                     await self.sleep(1.0)
         except self.consumer_stopped_errors:

@@ -2,33 +2,16 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import Any
 
 import pytest
 
-from app.delivery.logger_client import MAX_KEPT_BODY_LENGTH, HttpLogger
+from app.delivery.logger_client import HttpLogger
 from app.delivery.retry import Verdict
-from app.main import redact
+from tests.integration.http_client import BODY, client
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.sink import Answer, Fault, ScriptedSink
-
-BODY = b'{"eventType":"ORDER_PAID","orderId":1}'
-
-
-@asynccontextmanager
-async def client(url: str, **options: Any) -> AsyncIterator[HttpLogger]:
-    """A started client with short limits."""
-    limits = {"timeout_seconds": 5.0, "connect_timeout_seconds": 2.0, "max_connections": 10}
-    http = HttpLogger(url, **(limits | options))
-    await http.start()
-    try:
-        yield http
-    finally:
-        await http.stop()
 
 
 async def test_one_post_carries_the_bytes_as_they_are(sink: ScriptedSink) -> None:
@@ -182,92 +165,6 @@ async def test_what_is_not_http_is_retryable(reply: bytes) -> None:
             answer = await http.post(BODY, "key")
     assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
     assert answer.error_type
-
-
-# --- bodies of answers ------------------------------------------------------------------------
-
-
-async def test_the_body_of_an_error_is_kept_and_bounded(sink: ScriptedSink) -> None:
-    """What the logger says about an error is kept, up to a bound."""
-    async with client(sink.url) as http:
-        sink.fail_next(1, 422, body=b' {"error":"orderItems is empty"}\n')
-        assert (await http.post(BODY, "key")).detail == '{"error":"orderItems is empty"}'
-        sink.fail_next(1, 422, body=b"x" * 50_000)
-        assert (await http.post(BODY, "key")).detail == "x" * MAX_KEPT_BODY_LENGTH
-        sink.fail_next(1, 422, body=b"\xff\xfe not text")
-        assert (await http.post(BODY, "key")).detail == "\ufffd\ufffd not text"
-    assert sink.connections == 1
-
-
-@pytest.mark.parametrize("status", [200, 422, 503])
-async def test_an_endless_body_is_cut_off(sink: ScriptedSink, status: int) -> None:
-    """A body without an end is not read to it: the connection is closed, the status counts."""
-    sink.fail_next(1, status, fault=Fault.ENDLESS)
-    async with client(sink.url, timeout_seconds=60) as http:
-        answer = await http.post(BODY, "key")
-        assert answer.status == status
-        assert len(answer.detail) <= MAX_KEPT_BODY_LENGTH
-        assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
-    assert sink.connections == 2
-
-
-async def test_a_huge_body_of_known_length_is_cut_off(sink: ScriptedSink) -> None:
-    """A body of many megabytes is not read either."""
-    sink.fail_next(1, 500, body=b"x" * 20_000_000)
-    async with client(sink.url) as http:
-        answer = await http.post(BODY, "key")
-        assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, 500)
-        assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
-    assert sink.connections == 2
-
-
-@pytest.mark.parametrize("status", [200, 201])
-async def test_a_success_is_a_success_though_its_body_drips(
-    sink: ScriptedSink, status: int
-) -> None:
-    """After a 2xx the body may be slower than the time-out: the record was accepted."""
-    sink.fail_next(1, status, body=b"x" * 1000, drip_seconds=0.05)
-    async with client(sink.url, timeout_seconds=0.3) as http:
-        answer = await http.post(BODY, "key")
-        assert (answer.verdict, answer.status) == (Verdict.SUCCESS, status)
-        assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
-
-
-async def test_a_success_is_a_success_though_its_body_breaks_off(sink: ScriptedSink) -> None:
-    """After a 2xx a broken body changes nothing; after an error the status still counts."""
-    async with client(sink.url) as http:
-        sink.fail_next(1, 200, body=b"x" * 1000, fault=Fault.CUT)
-        assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
-        sink.fail_next(1, 422, body=b"x" * 1000, fault=Fault.CUT)
-        answer = await http.post(BODY, "key")
-        assert (answer.verdict, answer.status) == (Verdict.REJECTED, 422)
-
-
-# --- the token --------------------------------------------------------------------------------
-
-TOKEN = "s3cret-token-of-ours"
-
-
-async def test_the_token_is_sent_and_kept_out_of_what_is_kept(sink: ScriptedSink) -> None:
-    """The token goes out as Bearer, and an answer that repeats it does not reach dead letters."""
-    sink.script = lambda request: Answer(
-        403, body=f"denied: {request.headers['authorization']}".encode()
-    )
-    async with client(sink.url, token=TOKEN, redact=lambda text: redact(text, (TOKEN,))) as http:
-        answer = await http.post(BODY, "key")
-    assert sink.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
-    assert answer.detail == "denied: Bearer [redacted]"
-
-
-async def test_a_token_at_the_bound_is_redacted_as_a_whole(sink: ScriptedSink) -> None:
-    """A repeated token that straddles the end of what is kept leaves no part of itself."""
-    sink.fail_next(1, 403, body=b"x" * (MAX_KEPT_BODY_LENGTH - 12) + TOKEN.encode())
-    async with client(sink.url, token=TOKEN, redact=lambda text: redact(text, (TOKEN,))) as http:
-        answer = await http.post(BODY, "key")
-    assert TOKEN[:6] not in answer.detail
-
-
-# --- connections ------------------------------------------------------------------------------
 
 
 async def test_sequential_posts_share_one_connection(sink: ScriptedSink) -> None:

@@ -41,7 +41,8 @@ class CommitWatch:
 
     Attributes:
         looks: Every answer, in order.
-        faults: What must never be: a commit of a record that is not finished, or a step back.
+        faults: Commits of records that were not finished: must never be.
+        steps_back: Commits that were behind an earlier one.
         known_at: When each record was first seen to be committed, by the offset or by the metadata;
             monotonic seconds.
         not_records: Places where there is nothing to finish: deleted, or a transaction's marker.
@@ -51,6 +52,7 @@ class CommitWatch:
         """Watch the stage's group; ``is_finished`` is asked about each record that is committed."""
         self.looks: list[dict[int, Committed]] = []
         self.faults: list[str] = []
+        self.steps_back: list[str] = []
         self.known_at: dict[Place, float] = {}
         self.not_records: set[Place] = set()
         self._stage = stage
@@ -114,7 +116,7 @@ class CommitWatch:
         for partition, now in committed.items():
             checked = self._checked.get(partition, 0)
             if now.offset < checked:
-                self.faults.append(f"partition {partition}: from {checked} back to {now.offset}")
+                self.steps_back.append(f"{partition}: from {checked} back to {now.offset}")
             self._checked[partition] = max(checked, now.offset)
             for offset in {*range(checked, now.offset), *finished_beyond(now)}:
                 place = partition, offset

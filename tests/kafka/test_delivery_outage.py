@@ -73,6 +73,7 @@ async def a_worker_under_load_goes_on_afterwards(
         worker = await scene.ready_worker("a")
         scene.load.flow(100)
         await scene.until_accepted(500)
+        scene.all_brokers_died = True
         await outage.begun()
         await outage.over()
         assert await worker.live()
@@ -92,11 +93,13 @@ async def a_worker_that_is_to_stop_ends_during_it(
         scene.load.publish(3000)
         await scene.until_accepted(MAX_IN_FLIGHT)
         await scene.until_full()
+        scene.all_brokers_died = True
         await outage.begun()
         worker.sigterm()
         await worker.wait(GRACE_SECONDS + SHUTDOWN_TAIL_SECONDS + ENDING_SECONDS)
         await outage.over()
-        await scene.ready_worker("b2")
+        scene.latency_seconds = 0.1
+        scene.worker("b2")
         await scene.close_books()
         scene.assert_repeats_are_recent(outage.since)
 
