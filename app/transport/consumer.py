@@ -34,7 +34,7 @@ class RelayConsumer(driver.Consumer):
         self._progress: dict[TP, PartitionProgress] = {}
         self._last_commits: dict[TP, Commit | None] = {}
         self._stops = 0
-        self._fetch_was_cancelled = False
+        self._fetch_was_dropped = False
 
     def _new_consumer_thread(self) -> RelayConsumerThread:
         return RelayConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -183,18 +183,21 @@ class RelayConsumer(driver.Consumer):
 
     async def _drain_once(self) -> None:
         await self.sleep(0)
-        if self._fetch_was_cancelled:
-            self._fetch_was_cancelled = False
+        if self._fetch_was_dropped:
+            if not self.flow_active:
+                await self.wait(self.can_resume_flow.wait())
+            self._fetch_was_dropped = False
             await self._seek_again()
         stops = self._stops
         try:
             fetched, _ = await self._wait_next_records(timeout=1.0)
         except asyncio.CancelledError:
             # What it may have brought is lost to us, though Kafka's client stands behind it.
-            self._fetch_was_cancelled = True
+            self._fetch_was_dropped = True
             raise
         if fetched is None or not self.flow_active:
-            return  # flow resumes after a seek to what is committed
+            self._fetch_was_dropped = bool(fetched)
+            return
         if stops != self._stops:
             # Stopped and resumed during the fetch: whether these records are from before or
             # after the seek in between is unknown, so they are read again.

@@ -33,6 +33,11 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
         return consumer
 
+    def __post_init__(self) -> None:
+        """Set up what the thread's own loop uses."""
+        super().__post_init__()
+        self._reading = asyncio.Lock()
+
     async def on_thread_stop(self) -> None:
         """Stop the client, whatever it says of brokers that are gone.
 
@@ -114,18 +119,25 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         committed = await consumer._coordinator.fetch_committed_offsets(assigned)
         commits: dict[TP, Commit | None] = {}
         uncommitted = []
-        for partition in assigned:
-            found = committed.get(partition)
-            tp = TP(partition.topic, partition.partition)
-            if found is None or found.offset < 0:
-                commits[tp] = None
-                uncommitted.append(partition)
-            else:
-                commits[tp] = Commit(found.offset, found.metadata or "")
-                consumer.seek(partition, found.offset)
-        if uncommitted:
-            await consumer.seek_to_beginning(*uncommitted)
+        async with self._reading:
+            for partition in assigned:
+                found = committed.get(partition)
+                tp = TP(partition.topic, partition.partition)
+                if found is None or found.offset < 0:
+                    commits[tp] = None
+                    uncommitted.append(partition)
+                else:
+                    commits[tp] = Commit(found.offset, found.metadata or "")
+                    consumer.seek(partition, found.offset)
+            if uncommitted:
+                await consumer.seek_to_beginning(*uncommitted)
         return commits
+
+    async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
+        # A fetch that waits over a rebalance would move on in the new assignment behind the back of
+        # the seek, and its records be dropped: seeks wait until no fetch is under way.
+        async with self._reading:
+            return await super()._fetch_records(*args, **kwargs)
 
     def positions(self) -> dict[TP, int]:
         """Return the next offset to be handed out of every partition where it is known.

@@ -296,5 +296,6 @@ class Scene:
             "accepted": len(self.accepted),
             "sink": self.sink.summary(),
             "committed": self.commits.last,
+            "faults": self.commits.faults[:10],
             "workers": {worker.name: worker.last_words(15) for worker in self._workers},
         }

@@ -1,12 +1,19 @@
-"""A second worker joins and leaves under load, again and again."""
+"""The group rebalances under load, again and again: other members join and leave."""
 
+import asyncio
 import time
 from pathlib import Path
 
+from confluent_kafka import Consumer, TopicPartition
+
+from tests.kafka.administration import together
 from tests.kafka.scene import MAX_IN_FLIGHT, Scene
 from tests.support.kafka_cluster import RealKafka
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
 
 ROUNDS = 3
+RAPID_ROUNDS = 5
 PATIENT = {
     "shutdown_grace_seconds": 4,
     "consumer_retry_max_attempts": 1000,
@@ -50,3 +57,59 @@ async def test_two_workers_share_and_part_with_256_in_flight(
         assert scene.repeated_across(handovers) == set()
         assert sum(scene.repeats().values()) <= MAX_IN_FLIGHT * len(handovers)
         assert scene.overlaps() == []
+
+
+async def test_a_fast_logger_and_members_that_come_and_go(kafka: RealKafka, tmp_path: Path) -> None:
+    """Rebalances that are over in no time, with fetches under way, lose and repeat nothing.
+
+    Three groups at once, as much depends on the moment. Records in backoff are the first ones of
+    their partitions, so that they show it when a partition is not read from where it stood.
+    """
+    await together(
+        *(come_and_go(kafka, tmp_path / str(number), RAPID_ROUNDS) for number in range(3))
+    )
+
+
+async def come_and_go(kafka: RealKafka, directory: Path, rounds: int) -> None:
+    """One group, whose second member only joins and leaves."""
+    async with Scene(kafka, directory) as scene:
+        scene.latency_seconds = 0.01
+        scene.failing = {f"key-{n}" for n in range(6)}
+        scene.load.publish(600)
+        worker = await scene.ready_worker("a", **PATIENT)
+        await scene.until_accepted(594)
+        for _ in range(rounds):
+            # Meanwhile nothing is published, so that a fetch is always under way.
+            await join_and_leave(scene.stage)
+            await eventually(worker.ready, 60)
+            # One of each key that is not in backoff.
+            scene.load.publish(600)
+            await scene.until_accepted(len(scene.accepted) + 594)
+        scene.failing = set()
+        await scene.close_books()
+        assert scene.repeats() == {}
+        assert scene.overlaps() == []
+
+
+async def join_and_leave(stage: Stage) -> None:
+    """Be a member of the stage's group until it is given partitions; read nothing of them."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": stage.bootstrap_servers,
+            "group.id": stage.group_id,
+            "partition.assignment.strategy": "roundrobin",  # as the worker's
+            "enable.auto.commit": False,
+            "log_level": 0,
+        }
+    )
+    given: list[TopicPartition] = []
+    consumer.subscribe([stage.topic], on_assign=lambda _, partitions: given.extend(partitions))
+
+    async def a_member() -> bool:
+        await asyncio.to_thread(consumer.poll, 0.1)
+        return bool(given)
+
+    try:
+        await eventually(a_member, 90, "partitions")
+    finally:
+        await asyncio.to_thread(consumer.close)
