@@ -3,11 +3,15 @@
     RelayError
     ├── RetryableError          trying again later may work
     │   ├── PublishRefused          Kafka did not acknowledge a record
-    │   └── KafkaUnavailable        no broker can be reached
+    │   ├── KafkaUnavailable        no broker can be reached
+    │   ├── DatabaseUnavailable     the database did not do what it was asked
+    │   └── PublishFailed           an event is neither in Kafka nor in the database
     └── PermanentError          trying again cannot work
         ├── InvalidSettings         a setting is wrong; the start ends
         ├── InvalidEvent            a record is not an ORDER_PAID event
-        └── RecordTooLarge          a record is over the broker's limit
+        ├── RecordTooLarge          a record is over the broker's limit
+        ├── InvalidDatabaseUrl      DATABASE_URL names no database that can be used
+        └── DatabaseTooNew          a newer version of the relay has migrated the database
 
 Expected outcomes (delivered, rejected, dead-lettered) are values, not errors: see
 ``app.delivery``.
@@ -34,12 +38,14 @@ class PublishRefused(RetryableError):
     Attributes:
         topic: The topic the record was meant for.
         reason: Kafka's own words, such as ``Local: Message timed out``.
+        code: The name of Kafka's error code, such as ``_MSG_TIMED_OUT``; empty where there is none.
     """
 
-    def __init__(self, topic: str, reason: str) -> None:
+    def __init__(self, topic: str, reason: str, code: str = "") -> None:
         super().__init__(f"Kafka refused a record for topic {topic}: {reason}")
         self.topic = topic
         self.reason = reason
+        self.code = code
 
 
 class KafkaUnavailable(RetryableError):
@@ -54,6 +60,40 @@ class KafkaUnavailable(RetryableError):
         super().__init__(f"Kafka cannot be reached at {servers}: {reason}")
         self.servers = servers
         self.reason = reason
+
+
+class DatabaseUnavailable(RetryableError):
+    """The database did not do what it was asked.
+
+    Attributes:
+        reason: The driver's own words, on one line.
+        statement_refused: The database works, and refused what it was given.
+    """
+
+    def __init__(self, reason: str, *, statement_refused: bool = False) -> None:
+        super().__init__(f"the database refused: {reason}")
+        self.reason = reason
+        self.statement_refused = statement_refused
+
+
+class PublishFailed(RetryableError):
+    """An event is neither in Kafka nor in the database: the caller must keep it.
+
+    Attributes:
+        event_id: The event's id; a repeated publish should carry the same.
+        kafka_error: Why Kafka does not have it.
+        database_error: Why the database does not.
+    """
+
+    def __init__(
+        self, event_id: str, kafka_error: BaseException, database_error: BaseException
+    ) -> None:
+        super().__init__(
+            f"event {event_id} was neither published nor saved: {kafka_error}; {database_error}"
+        )
+        self.event_id = event_id
+        self.kafka_error = kafka_error
+        self.database_error = database_error
 
 
 class InvalidSettings(PermanentError):
@@ -82,3 +122,24 @@ class RecordTooLarge(PermanentError):
         super().__init__(f"a record of {size_bytes} bytes is too large for topic {topic}")
         self.topic = topic
         self.size_bytes = size_bytes
+
+
+class InvalidDatabaseUrl(PermanentError):
+    """DATABASE_URL names no database that can be used; the message says what is allowed."""
+
+
+class DatabaseTooNew(PermanentError):
+    """A newer version of the relay has migrated the database.
+
+    Attributes:
+        revision: The database's revision, which this version does not know.
+        known: The newest revision that this version knows.
+    """
+
+    def __init__(self, revision: str, known: str) -> None:
+        super().__init__(
+            f"the database is at revision {revision}, which this version of the relay does not "
+            f"know (its newest is {known}): run the newer version, or restore a backup"
+        )
+        self.revision = revision
+        self.known = known

@@ -20,10 +20,22 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
 from yarl import URL
 
 from app.errors import InvalidSettings
 
+# What people are used to writing, and the drivers that there are.
+DATABASE_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "sqlite+aiosqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+    "postgresql+asyncpg": "postgresql+asyncpg",
+}
+DATABASE_EXAMPLES = (
+    "sqlite+aiosqlite:///order-relay.db or postgresql+asyncpg://user:password@host:5432/database"
+)
 # What a 32-bit signed configuration value of Kafka's clients can hold.
 MAX_INT = 2**31 - 1
 
@@ -95,9 +107,31 @@ class Settings(BaseSettings):
     # Idempotence needs at most 5 (KIP-98).
     producer_max_in_flight: int = Field(default=5, ge=1, le=5)
 
+    # --- the fallback table -----------------------------------------------------------------
+    # Secret, since it may hold a password.
+    database_url: SecretStr = SecretStr("sqlite+aiosqlite:///order-relay.db")
+    fallback_replay_interval_seconds: float = Field(default=60.0, gt=0, le=86_400)
+    fallback_max_retry: int = Field(default=3, ge=1, le=1000)
+    fallback_backoff_base_seconds: float = Field(default=60.0, gt=0, le=86_400)
+    fallback_stats_interval_seconds: float = Field(default=3600.0, gt=0)
+    fallback_retention_days: float = Field(default=7.0, ge=0, le=36_500)
+
+    # --- who may change something over HTTP -------------------------------------------------
+    api_token: SecretStr | None = None
+
     # --- the worker's own web server ---------------------------------------------------------
     web_host: str = "127.0.0.1"
     web_port: int = Field(default=6066, ge=1, le=65535)
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: SecretStr) -> SecretStr:
+        scheme, separator, _ = value.get_secret_value().partition("://")
+        if not separator:
+            raise ValueError(f"must be a URL like {DATABASE_EXAMPLES}")
+        if scheme not in DATABASE_DRIVERS:
+            raise ValueError(f"has the unknown driver {scheme[:40]!r}: use {DATABASE_EXAMPLES}")
+        return value
 
     @field_validator("kafka_bootstrap_servers")
     @classmethod
@@ -130,7 +164,7 @@ class Settings(BaseSettings):
             raise ValueError("must hold no user or password: use EXTERNAL_LOGGER_TOKEN")
         return value
 
-    @field_validator("external_logger_token")
+    @field_validator("external_logger_token", "api_token")
     @classmethod
     def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
@@ -197,12 +231,15 @@ class Settings(BaseSettings):
     @cached_property
     def secrets(self) -> tuple[str, ...]:
         """The secret values that are set, for redacting text that comes from outside."""
-        values = (getattr(self, name) for name in type(self).model_fields)
-        return tuple(
+        secrets = [
             value.get_secret_value()
-            for value in values
-            if isinstance(value, SecretStr) and value.get_secret_value()
-        )
+            for name in type(self).model_fields
+            if isinstance(value := getattr(self, name), SecretStr)
+        ]
+        # Of a database's URL only the password is one.
+        secrets.remove(database := self.database_url.get_secret_value())
+        secrets.append(make_url(database).password or "")
+        return tuple(secret for secret in secrets if secret)
 
 
 def load_settings(**overrides: Any) -> Settings:

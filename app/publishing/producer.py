@@ -150,12 +150,12 @@ class KafkaProducer:
         try:
             self._producer.produce(topic, value=value, key=key, **options)
         except BufferError as error:
-            raise PublishRefused(topic, "the producer's queue is full") from error
+            raise PublishRefused(topic, "the producer's queue is full", "_QUEUE_FULL") from error
         except KafkaException as error:
             kafka_error = error.args[0]
             if kafka_error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
                 raise RecordTooLarge(topic, _size(key, value)) from error
-            raise PublishRefused(topic, str(kafka_error)) from error
+            raise PublishRefused(topic, str(kafka_error), kafka_error.name()) from error
         return await acknowledged
 
     async def partition_count(self, topic: str, timeout_seconds: float = 5.0) -> int:
@@ -211,7 +211,7 @@ def _outcome(
         return Acknowledged(topic, message.partition() or 0, message.offset() or 0)
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
         return RecordTooLarge(topic, _size(key, value))
-    return PublishRefused(topic, error.str())
+    return PublishRefused(topic, error.str(), error.name())
 
 
 def _settle(future: asyncio.Future[Acknowledged], outcome: Acknowledged | Exception) -> None:

@@ -4,10 +4,14 @@ import pytest
 
 from app import errors
 from app.errors import (
+    DatabaseTooNew,
+    DatabaseUnavailable,
+    InvalidDatabaseUrl,
     InvalidEvent,
     InvalidSettings,
     KafkaUnavailable,
     PermanentError,
+    PublishFailed,
     PublishRefused,
     RecordTooLarge,
     RelayError,
@@ -17,11 +21,15 @@ from app.errors import (
 RETRYABLE: list[RelayError] = [
     PublishRefused("dlq", "timed out"),
     KafkaUnavailable("a:1", "refused"),
+    DatabaseUnavailable("locked"),
+    PublishFailed("id", OSError("no broker"), OSError("no database")),
 ]
 PERMANENT: list[RelayError] = [
     InvalidSettings("x"),
     InvalidEvent("tombstone", "x"),
     RecordTooLarge("dlq", 7),
+    InvalidDatabaseUrl("x"),
+    DatabaseTooNew("0009", "0001"),
 ]
 
 

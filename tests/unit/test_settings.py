@@ -37,6 +37,7 @@ DEFAULTS = {
     "SHUTDOWN_GRACE_SECONDS": 30.0,
 }
 SECRETS = (
+    "API_TOKEN",
     "EXTERNAL_LOGGER_TOKEN",
     "KAFKA_SASL_PASSWORD",
     "KAFKA_SSL_KEY_PASSWORD",
@@ -62,7 +63,8 @@ def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(settings.secrets) == sorted(f"hunter2-{name}" for name in SECRETS)
     kinds = {field: str(info.annotation) for field, info in Settings.model_fields.items()}
     assert {field.upper() for field, kind in kinds.items() if SecretStr.__name__ in kind} == {
-        *SECRETS
+        *SECRETS,
+        "DATABASE_URL",
     }
 
 

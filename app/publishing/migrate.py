@@ -1,0 +1,118 @@
+"""Bringing the fallback table up to date: at every start, or ``python -m app.publishing.migrate``.
+
+Several workers may start at once: one migrates, the others wait and find it done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.errors import DatabaseTooNew, RelayError
+from app.publishing.database import SQLITE_BUSY_TIMEOUT_SECONDS, make_engine, translated
+from app.settings import load_settings
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+# A name of our own: the table may stand in a database that has Alembic migrations already.
+VERSION_TABLE = "kafka_fallback_version"
+# Any number that nobody else uses; these are the letters "kfm" and a one.
+ADVISORY_LOCK = 0x6B666D01
+LOCK_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """Which revision the database was at (None: it was empty), and is at now."""
+
+    before: str | None
+    after: str
+
+
+async def migrate(database_url: str) -> Migrated:
+    """Bring the fallback table to the newest revision, in one transaction.
+
+    Raises:
+        InvalidDatabaseUrl: The URL cannot be used.
+        DatabaseTooNew: A newer version of the relay has been here; nothing was changed.
+        DatabaseUnavailable: The database did not answer, or refused; nothing was changed.
+    """
+    # Whoever waits for another worker's migration waits as long as that takes.
+    engine = make_engine(database_url, command_timeout_seconds=None)
+    try:
+        with translated():
+            if engine.dialect.name == "sqlite":
+                await _use_wal(engine)
+            async with engine.connect() as plain:
+                connection = await plain.execution_options(relay_begin="IMMEDIATE")
+                async with connection.begin():
+                    return await connection.run_sync(_upgrade)
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: sa.Connection) -> Migrated:
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+    # Its lines of every start say nothing that ours do not.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    config.attributes["version_table"] = VERSION_TABLE
+    known = ScriptDirectory.from_config(config)
+    newest = known.get_current_head() or ""
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    before = context.get_current_revision()
+    if before is not None and before not in {script.revision for script in known.walk_revisions()}:
+        raise DatabaseTooNew(before, newest)
+    if before != newest:
+        command.upgrade(config, "head")
+    return Migrated(before, newest)
+
+
+async def _use_wal(engine: AsyncEngine) -> None:
+    """Switch a SQLite file to WAL, which it remembers.
+
+    While others use the file SQLite refuses this at once, without waiting.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + SQLITE_BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            async with engine.connect() as plain:
+                connection = await plain.execution_options(relay_begin=None)
+                await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                return
+        except OperationalError as error:
+            if "locked" not in str(error) or loop.time() >= deadline:
+                raise
+            await asyncio.sleep(LOCK_POLL_SECONDS)
+
+
+def main() -> None:
+    """Migrate the database of the settings; print one line."""
+    try:
+        migrated = asyncio.run(migrate(load_settings().database_url.get_secret_value()))
+    except RelayError as error:
+        sys.exit(str(error))
+    before = migrated.before or "nothing"
+    print(  # noqa: T201 - what the person who runs it wants to see
+        f"The database is up to date (revision {migrated.after})"
+        if migrated.before == migrated.after
+        else f"The database was migrated from {before} to revision {migrated.after}"
+    )
+
+
+if __name__ == "__main__":
+    main()

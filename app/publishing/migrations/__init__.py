@@ -1,0 +1,1 @@
+"""Alembic's migrations of the fallback table; ``app.publishing.migrate`` runs them."""

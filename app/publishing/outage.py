@@ -1,0 +1,56 @@
+"""Whether Kafka is known to be away, so that nobody waits two minutes to hear what is known."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from app.errors import KafkaUnavailable
+from app.publishing.reachability import Pingable
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 2.0
+PING_TIMEOUT_SECONDS = 3.0
+# So many questions without an answer, one after another, make an outage.
+UNANSWERED = 2
+
+
+class OutageWatch:
+    """Asks now and then whether a broker answers.
+
+    Attributes:
+        reason: Why Kafka is taken to be away; empty while it answers, or nobody asked yet.
+    """
+
+    def __init__(
+        self,
+        producer: Pingable,
+        interval_seconds: float = INTERVAL_SECONDS,
+        on_outage: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare to ask through ``producer``; ``on_outage`` is called when an outage begins."""
+        self._producer = producer
+        self._on_outage = on_outage
+        self._interval_seconds = interval_seconds
+        self.reason = ""
+
+    async def run(self) -> None:
+        """Ask until cancelled; never raises otherwise."""
+        unanswered = 0
+        while True:
+            try:
+                await self._producer.ping(PING_TIMEOUT_SECONDS)
+            except KafkaUnavailable as error:
+                unanswered += 1
+                if unanswered >= UNANSWERED:
+                    begins, self.reason = not self.reason, str(error)
+                    if begins:
+                        self._on_outage()
+            except Exception:  # whatever a client raises, it is no answer about the brokers
+                logger.exception("Kafka could not be asked")
+            else:
+                unanswered = 0
+                self.reason = ""
+            await asyncio.sleep(self._interval_seconds)

@@ -1,0 +1,243 @@
+"""Events of committed transactions are published, those of others never."""
+
+import asyncio
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import orm
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.errors import DatabaseUnavailable, InvalidDatabaseUrl, InvalidEvent, PublishFailed
+from app.publishing.after_commit import AfterCommit, NotCommitted, PendingPublish
+from app.publishing.memory_store import MemoryFallbackStore
+from app.publishing.order_events import open_order_events, order_events_thread
+from app.publishing.publisher import Published, Publisher, Saved
+from tests.support.publish_orders import Order, make_orders, order_ids, sync_engine
+from tests.support.publish_ways import (
+    TOPIC,
+    ScriptedKafka,
+    paid,
+    publish_settings,
+    read_topic,
+    until,
+)
+
+pytest_plugins = ["tests.support.publish_fixtures"]
+
+
+class Service:
+    """An order service in one process: a scripted Kafka, a store in memory."""
+
+    def __init__(self) -> None:
+        self.kafka = ScriptedKafka()
+        self.store = MemoryFallbackStore()
+        self.publisher = Publisher(self.kafka, self.store, TOPIC)
+        self.after_commit = AfterCommit(self.publisher)
+
+    @property
+    def sent(self) -> list[int]:
+        """The orders whose events Kafka was given, in order."""
+        return [int(record.key or b"-1") for record in self.kafka.sent]
+
+
+async def test_on_kafka_and_a_real_database(cluster: str, topic: str, database_url: str) -> None:
+    """Orders that commit are in Kafka, in the order paid; one that rolls back is not."""
+    settings = publish_settings(cluster, database_url, order_paid_topic=topic)
+    engine = await make_orders(database_url)
+    async with open_order_events(settings) as events:
+        pending: list[PendingPublish] = []
+        for first in range(0, 50, 5):
+            async with AsyncSession(engine) as session:
+                for number in range(first, first + 5):
+                    session.add(Order(number))
+                    pending.append(
+                        events.after_commit.publish(session, paid(number), key=b"one-key")
+                    )
+                if first == 20:
+                    await session.rollback()
+                await session.commit()
+        results = [await one for one in pending]
+    for number, result in enumerate(results):
+        assert isinstance(result, NotCommitted if 20 <= number < 25 else Published)
+    assert len(await order_ids(engine)) == 45
+    await engine.dispose()
+    records = await asyncio.to_thread(read_topic, cluster, topic)
+    committed = [one.event_id for number, one in enumerate(pending) if not 20 <= number < 25]
+    assert [record.event_id for record in records] == committed
+
+
+async def test_a_blocking_session_in_a_thread(tmp_path: Path) -> None:
+    """A Session of another thread publishes through the loop, and can wait there for the end."""
+    service = Service()
+
+    def pay() -> list[object]:
+        with sync_engine(str(tmp_path / "orders.db")) as engine:
+            pending = []
+            with orm.Session(engine) as session:
+                for number in range(20):
+                    session.add(Order(number))
+                    pending.append(service.after_commit.publish(session, paid(number)))
+                session.commit()
+                dropped = service.after_commit.publish(session, paid(99))
+            return [one.result(timeout_seconds=30) for one in [*pending, dropped]]
+
+    *published, dropped = await asyncio.to_thread(pay)
+    assert all(isinstance(one, Published) for one in published)
+    assert dropped == NotCommitted()
+    assert service.sent == list(range(20))
+
+
+async def test_a_blocking_session_in_the_loops_thread(tmp_path: Path) -> None:
+    """A Session in the loop's own thread does as well; blocking there is refused, not a hang."""
+    service = Service()
+    with sync_engine(str(tmp_path / "orders.db")) as engine, orm.Session(engine) as session:
+        pending = service.after_commit.publish(session, paid(1))
+        session.commit()
+    with pytest.raises(RuntimeError, match="await"):
+        pending.result()
+    assert isinstance(await pending, Published)
+    assert isinstance(pending.result(), Published)
+
+
+def test_a_service_without_asyncio(cluster: str, topic: str, tmp_path: Path) -> None:
+    """``order_events_thread`` brings its own loop, and leaves nothing running."""
+    settings = publish_settings(cluster, tmp_path / "fallback.db", order_paid_topic=topic)
+    with (
+        order_events_thread(settings) as events,
+        sync_engine(str(tmp_path / "orders.db")) as engine,
+        orm.Session(engine) as session,
+    ):
+        session.add(Order(1))
+        pending = events.after_commit.publish(session, paid(1))
+        session.commit()
+        assert isinstance(pending.result(30), Published)
+        last = events.after_commit.publish(session, paid(2))
+        session.commit()  # and nobody waits for this one
+    assert isinstance(last.result(0), Published)
+    assert {record.key for record in read_topic(cluster, topic)} == {b"1", b"2"}
+    assert "order-events" not in {thread.name for thread in threading.enumerate()}
+
+
+async def test_a_wrong_event_is_refused_before_the_commit() -> None:
+    """The order can still be rolled back."""
+    service = Service()
+    with orm.Session() as session:
+        with pytest.raises(InvalidEvent, match="orderId"):
+            service.after_commit.publish(session, paid(orderId="x"))
+        assert not session.in_transaction()
+
+
+async def test_what_was_given_is_published() -> None:
+    """Changing the event before the commit changes nothing."""
+    service = Service()
+    event = paid(1)
+    with orm.Session() as session:
+        pending = service.after_commit.publish(session, event, event_id="e", headers=[("h", b"v")])
+        event["orderId"] = 2
+        session.commit()
+    await pending
+    (record,) = service.kafka.sent
+    assert (record.key, record.headers) == (b"1", (("h", b"v"), ("event-id", b"e")))
+
+
+async def test_the_commit_does_not_wait_for_kafka() -> None:
+    """While Kafka says nothing, commits go on; events come out in the order of commits."""
+    service = Service()
+    service.kafka.answers.clear()
+    pending = []
+    for number in range(5):
+        async with AsyncSession() as session:
+            pending.append(service.after_commit.publish(session, paid(number)))
+            await session.commit()
+    assert not any(one.done() for one in pending)
+    service.kafka.answers.set()
+    assert all([isinstance(await one, Published) for one in pending])
+    assert service.sent == list(range(5))
+
+
+async def test_who_stops_waiting_takes_nothing_back() -> None:
+    """Cancelling whoever awaits an event, before or after the commit, changes nothing."""
+    service = Service()
+    with orm.Session() as session:
+        pending = service.after_commit.publish(session, paid(1))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await pending
+        session.commit()
+    assert isinstance(await pending, Published)
+
+
+async def test_saved_and_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """What Kafka refuses is saved; what the database refuses too is an error, told and logged."""
+    service = Service()
+    service.kafka.refuse()
+    with orm.Session() as session:
+        pending = service.after_commit.publish(session, paid(1))
+        session.commit()
+        assert isinstance(await pending, Saved)
+        service.store.error = DatabaseUnavailable("disk full")
+        pending = service.after_commit.publish(session, paid(2), event_id="lost-one")
+        session.commit()
+    with pytest.raises(PublishFailed, match="disk full"):
+        await pending
+    (line,) = [r.message for r in caplog.records if r.levelno == logging.ERROR]
+    assert line.startswith("Event of a committed order was lost event_id=lost-one key=2 ")
+
+
+@pytest.mark.parametrize("from_thread", [False, True], ids=["loop", "thread"])
+async def test_closing_right_after_a_commit(from_thread: bool) -> None:
+    """Nothing that was committed before the close is forgotten by it."""
+    service = Service()
+    service.kafka.answers.clear()
+
+    def pay() -> PendingPublish:
+        with orm.Session() as session:
+            pending = service.after_commit.publish(session, paid(1))
+            session.commit()
+        return pending
+
+    pending = await asyncio.to_thread(pay) if from_thread else pay()
+    await service.after_commit.close(grace_seconds=0)
+    await service.publisher.close(grace_seconds=0)
+    assert isinstance(await pending, Saved)
+    assert len(service.store.rows) == 1
+
+
+async def test_an_answer_within_the_grace() -> None:
+    """Closing waits for Kafka's answer as long as it was told."""
+    service = Service()
+    service.kafka.answers.clear()
+    with orm.Session() as session:
+        pending = service.after_commit.publish(session, paid(1))
+        session.commit()
+    closing = asyncio.create_task(service.after_commit.close(grace_seconds=30))
+    await until(lambda: service.kafka.sent)
+    service.kafka.answers.set()
+    await closing
+    assert pending.done()
+    assert isinstance(pending.result(), Published)
+
+
+def test_a_commit_after_the_loop_has_ended(caplog: pytest.LogCaptureFixture) -> None:
+    """The commit stands, and the event's loss is in the log and in the result."""
+
+    async def make() -> AfterCommit:
+        return Service().after_commit
+
+    after_commit = asyncio.run(make())
+    with orm.Session() as session:
+        pending = after_commit.publish(session, paid(1))
+        session.commit()
+    with pytest.raises(RuntimeError, match="closed"):
+        pending.result(0)
+    assert "Event of a committed order was lost" in caplog.text
+
+
+def test_a_service_without_asyncio_and_a_wrong_database() -> None:
+    """The error comes to the caller, and no thread is left."""
+    settings = publish_settings("localhost:1", "sqlite+aiosqlite:///:memory:")
+    with pytest.raises(InvalidDatabaseUrl), order_events_thread(settings):
+        pass
+    assert "order-events" not in {thread.name for thread in threading.enumerate()}

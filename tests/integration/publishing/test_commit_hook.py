@@ -1,0 +1,313 @@
+"""What follows a commit of a session follows that commit, and no rollback, whatever the nesting."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from sqlalchemy import orm
+from sqlalchemy.ext.asyncio import (
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
+
+from app.publishing.commit_hook import AnySession, when_committed
+
+metadata = sa.MetaData()
+orders = sa.Table(
+    "orders",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("note", sa.Text, unique=True),
+)
+
+
+class Order:
+    """A row that the unit of work writes."""
+
+    def __init__(self, id: int, note: str | None = None) -> None:  # noqa: A002 - the column's name
+        self.id = id
+        self.note = note
+
+
+orm.registry(metadata=metadata).map_imperatively(Order, orders)
+
+
+def make_engine(path: str = "") -> sa.Engine:
+    """SQLite, with transactions and savepoints as other databases have them."""
+    engine = sa.create_engine(f"sqlite:///{path}")
+
+    def connected(connection: sa.engine.interfaces.DBAPIConnection, _: object) -> None:
+        connection.isolation_level = None
+
+    sa.event.listen(engine, "connect", connected)
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    metadata.create_all(engine)
+    return engine
+
+
+@pytest.fixture
+def engine() -> Iterator[sa.Engine]:
+    """A database in memory."""
+    made = make_engine()
+    yield made
+    made.dispose()
+
+
+class Diary:
+    """What was committed, and what was dropped, in order."""
+
+    def __init__(self) -> None:
+        self.committed: list[int] = []
+        self.dropped: list[int] = []
+
+    def ask(self, session: AnySession, number: int) -> None:
+        """Ask to be told about the transaction that a session is in."""
+        when_committed(
+            session,
+            lambda: self.committed.append(number),
+            lambda: self.dropped.append(number),
+        )
+
+
+def test_after_a_commit(engine: sa.Engine) -> None:
+    """Nothing before the commit; then once, in the order asked; nothing at the next commit."""
+    diary = Diary()
+    with orm.Session(engine) as session:
+        for number in (3, 1, 2):
+            diary.ask(session, number)
+            session.add(Order(number))
+        session.flush()
+        assert diary.committed == []
+        session.commit()
+        assert diary.committed == [3, 1, 2]
+        session.add(Order(4))
+        session.commit()
+    assert (diary.committed, diary.dropped) == ([3, 1, 2], [])
+
+
+@pytest.mark.parametrize(
+    "ending", ["rollback", "close", "reset", "error", "constraint", "expunged"]
+)
+def test_never_without_a_commit(engine: sa.Engine, ending: str) -> None:
+    """A rollback, a close, an exception or a failed flush is told as such, and only that."""
+    diary = Diary()
+    session = orm.Session(engine)
+    diary.ask(session, 1)
+    session.add(Order(1, "same"))
+    match ending:
+        case "rollback":
+            session.rollback()
+        case "close":
+            session.close()
+        case "reset":
+            session.reset()
+        case "error":
+            with pytest.raises(ZeroDivisionError), session:
+                raise ZeroDivisionError
+        case "constraint":
+            session.add(Order(2, "same"))
+            with pytest.raises(sa.exc.IntegrityError):
+                session.commit()
+            session.rollback()
+        case "expunged":
+            session.expunge_all()
+            session.close()
+    assert (diary.committed, diary.dropped) == ([], [1])
+    session.commit()
+    session.close()
+    assert (diary.committed, diary.dropped) == ([], [1])
+
+
+def test_a_commit_that_the_database_refuses(engine: sa.Engine) -> None:
+    """A commit that fails is no commit."""
+    diary = Diary()
+
+    def refuse(connection: sa.Connection) -> None:
+        raise RuntimeError("disk full")
+
+    with orm.Session(engine) as session:
+        diary.ask(session, 1)
+        session.add(Order(1))
+        session.flush()
+        sa.event.listen(engine, "commit", refuse)
+        with pytest.raises(RuntimeError, match="disk full"):
+            session.commit()
+        sa.event.remove(engine, "commit", refuse)
+    assert (diary.committed, diary.dropped) == ([], [1])
+
+
+def test_begin_blocks(engine: sa.Engine) -> None:
+    """A ``with session.begin()`` block commits at its end."""
+    diary = Diary()
+    with orm.sessionmaker(engine).begin() as session:
+        diary.ask(session, 1)
+        with session.begin_nested():
+            diary.ask(session, 2)
+        assert diary.committed == []
+    assert diary.committed == [1, 2]
+
+
+def test_an_outer_rollback_takes_released_savepoints_along(engine: sa.Engine) -> None:
+    """Released is not committed."""
+    diary = Diary()
+    with orm.Session(engine) as session:
+        with session.begin_nested(), session.begin_nested():
+            diary.ask(session, 1)
+        session.rollback()
+    assert (diary.committed, diary.dropped) == ([], [1])
+
+
+STEPS = st.lists(
+    st.sampled_from(
+        [
+            "pay",
+            "pay",
+            "pay",
+            "flush",
+            "savepoint",
+            "release",
+            "undo",
+            "commit",
+            "rollback",
+            "close",
+        ]
+    ),
+    max_size=40,
+)
+
+
+@given(steps=STEPS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_told_of_exactly_the_rows_that_are_there(engine: sa.Engine, steps: list[str]) -> None:
+    """However savepoints, commits and rollbacks nest: a row is in the database iff it was told."""
+    diary = Diary()
+    with engine.begin() as connection:
+        connection.execute(orders.delete())
+    session = orm.Session(engine)
+    savepoints: list[orm.SessionTransaction] = []
+    paid = 0
+    for step in [*steps, "close"]:
+        match step:
+            case "pay":
+                paid += 1
+                diary.ask(session, paid)
+                session.add(Order(paid))
+            case "savepoint":
+                savepoints.append(session.begin_nested())
+            case "release" if savepoints:
+                savepoints.pop().commit()
+            case "undo" if savepoints:
+                savepoints.pop().rollback()
+            case "flush":
+                session.flush()
+            case "commit" | "rollback" | "close":
+                getattr(session, step)()
+                savepoints.clear()
+    with engine.connect() as connection:
+        rows = list(connection.scalars(sa.select(orders.c.id).order_by(orders.c.id)))
+    assert diary.committed == rows
+    assert sorted(diary.committed + diary.dropped) == list(range(1, paid + 1))
+
+
+def test_a_session_inside_a_transaction_of_its_connection(
+    engine: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A commit of the session that the connection can still undo is none, and said so."""
+    diary = Diary()
+    with engine.connect() as connection, connection.begin() as outer:
+        with orm.Session(connection) as session:
+            diary.ask(session, 1)
+            session.commit()
+        outer.rollback()
+    assert (diary.committed, diary.dropped) == ([], [1])
+    assert "Not published" in caplog.text
+    with engine.connect() as connection, orm.Session(connection) as session:
+        diary.ask(session, 2)
+        session.commit()
+    assert diary.committed == [2]
+
+
+def test_an_error_in_what_follows_does_not_undo_the_commit(
+    engine: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The commit stands, the others are told, and the error is in the log."""
+    diary = Diary()
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with orm.Session(engine) as session:
+        session.add(Order(1))
+        when_committed(session, fail, fail)
+        diary.ask(session, 2)
+        session.commit()
+    assert diary.committed == [2]
+    assert "the commit itself stands" in caplog.text
+
+
+def test_sessions_do_not_mix(engine: sa.Engine) -> None:
+    """What one session commits says nothing about another."""
+    diary = Diary()
+    with orm.Session(engine) as one, orm.Session(engine) as other:
+        diary.ask(one, 1)
+        diary.ask(other, 2)
+        other.commit()
+        assert diary.committed == [2]
+    assert (diary.committed, diary.dropped) == ([2], [1])
+
+
+def test_scoped_sessions(engine: sa.Engine) -> None:
+    """A scoped session stands for the session of its thread."""
+    diary = Diary()
+    scoped = orm.scoped_session(orm.sessionmaker(engine))
+    diary.ask(scoped, 1)
+    other = threading.Thread(target=scoped.commit)
+    other.start()
+    other.join()
+    assert diary.committed == []
+    scoped.commit()
+    scoped.remove()
+    assert diary.committed == [1]
+
+
+def test_other_things_are_no_session() -> None:
+    """A connection, or nothing, is a mistake that is named."""
+    with pytest.raises(TypeError, match="NoneType"):
+        when_committed(None, lambda: None, lambda: None)  # type: ignore[arg-type]
+
+
+async def test_async_sessions(tmp_path: Path) -> None:
+    """The same for an AsyncSession, plain, with savepoints, and scoped."""
+    make_engine(str(tmp_path / "orders.db")).dispose()
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/orders.db")
+    diary = Diary()
+    async with AsyncSession(engine) as session:
+        diary.ask(session, 1)
+        async with session.begin_nested():
+            session.add(Order(1))
+            diary.ask(session, 2)
+        undone = await session.begin_nested()
+        diary.ask(session, 3)
+        await undone.rollback()
+        await session.commit()
+        assert (diary.committed, diary.dropped) == ([1, 2], [3])
+        diary.ask(session, 4)
+        await session.rollback()
+        diary.ask(session, 5)
+    assert (diary.committed, diary.dropped) == ([1, 2], [3, 4, 5])
+    scoped = async_scoped_session(
+        async_sessionmaker(engine),
+        scopefunc=asyncio.current_task,
+    )
+    diary.ask(scoped, 6)
+    await scoped.commit()
+    await scoped.remove()
+    assert diary.committed == [1, 2, 6]
+    await engine.dispose()

@@ -1,0 +1,159 @@
+"""Bringing the table up to date: several at once, from any folder, and never backwards."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from app.errors import DatabaseTooNew, DatabaseUnavailable, InvalidDatabaseUrl
+from app.publishing.database import make_engine
+from app.publishing.migrate import Migrated, migrate
+from tests.support.publish_postgres import PostgresServer
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without anything in it."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'ne w%.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.url(server.create_database())
+
+
+async def execute(url: str, *statements: str) -> list[tuple[object, ...]]:
+    """Run statements; return the last one's rows."""
+    engine = make_engine(url)
+    try:
+        async with engine.begin() as connection:
+            for statement in statements:
+                result = await connection.execute(text(statement))
+            return [tuple(row) for row in result] if result.returns_rows else []
+    finally:
+        await engine.dispose()
+
+
+async def test_migrating_twice(empty_url: str) -> None:
+    """The first makes the table, the second finds it done; the rows stay."""
+    assert await migrate(empty_url) == Migrated(None, "0001")
+    await execute(empty_url, "INSERT INTO kafka_fallback_message (topic) VALUES ('t')")
+    assert await migrate(empty_url) == Migrated("0001", "0001")
+    counted = await execute(
+        empty_url, "SELECT status, COUNT(*) FROM kafka_fallback_message GROUP BY status"
+    )
+    assert counted == [("PENDING", 1)]
+
+
+async def test_a_newer_version_has_been_here(empty_url: str) -> None:
+    """A revision that nobody knows is one clear error, and nothing is changed."""
+    await migrate(empty_url)
+    await execute(empty_url, "UPDATE kafka_fallback_version SET version_num = '0999'")
+    with pytest.raises(DatabaseTooNew, match=r"0999.*0001"):
+        await migrate(empty_url)
+    versions = await execute(empty_url, "SELECT version_num FROM kafka_fallback_version")
+    assert versions == [("0999",)]
+
+
+async def test_all_or_nothing(empty_url: str) -> None:
+    """A migration that fails half-way leaves nothing behind."""
+    # An index of that name makes the migration fail after the table has been made.
+    await execute(
+        empty_url,
+        "CREATE TABLE other (a INTEGER)",
+        "CREATE INDEX kafka_fallback_message_status ON other (a)",
+    )
+    with pytest.raises(DatabaseUnavailable, match="already exists"):
+        await migrate(empty_url)
+    await execute(empty_url, "DROP TABLE other")
+    assert await migrate(empty_url) == Migrated(None, "0001")
+
+
+def test_several_processes_at_once(empty_url: str, tmp_path: Path) -> None:
+    """Of many workers that start at once one migrates; all of them find the table."""
+    workers = [_start(empty_url, tmp_path) for _ in range(4)]
+    outputs = [worker.communicate(timeout=120) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4, outputs
+    lines = sorted(stdout.strip() for stdout, _ in outputs)
+    assert lines == [
+        *["The database is up to date (revision 0001)"] * 3,
+        "The database was migrated from nothing to revision 0001",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("mysql://u:secret@h/d", "DATABASE_URL has the unknown driver 'mysql'"),
+        ("postgresql://u:secret@127.0.0.1:1/d", "the database refused: "),
+    ],
+)
+def test_one_line_for_a_wrong_url(url: str, words: str, tmp_path: Path) -> None:
+    """A URL that cannot be used ends the command with one line, and no password in it."""
+    worker = _start(url, tmp_path)
+    stdout, stderr = worker.communicate(timeout=120)
+    assert worker.returncode == 1
+    assert stdout == ""
+    assert words in stderr
+    assert stderr.count("\n") == 1
+    assert "secret" not in stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sqlite:////no/such/folder/x.db", "unable to open database file"),
+        ("postgresql://u:secret@127.0.0.1:1/d", "127.0.0.1"),
+    ],
+)
+async def test_a_database_that_does_not_answer(url: str, words: str) -> None:
+    """The driver's words come on one line, without the password."""
+    with pytest.raises(DatabaseUnavailable, match=words) as caught:
+        await migrate(url)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "x", "mysql://u:p@h/d", "postgresql+psycopg2://u:p@h/d", "sqlite://",
+        "postgresql://u:p@h", "sqlite:///:memory:", "sqlite://host/x.db", "postgresql+asyncpg://h:port/d",
+    ],
+)  # fmt: skip
+def test_wrong_urls_make_no_engine(url: str) -> None:
+    """What is no URL of a lasting database is refused before anything is connected."""
+    with pytest.raises(InvalidDatabaseUrl, match="DATABASE_URL"):
+        make_engine(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "driver"),
+    [
+        ("sqlite:///x.db", "sqlite+aiosqlite"),
+        ("postgres://u:p@h/d", "postgresql+asyncpg"),
+        ("postgresql://u:p@h/d?sslmode=require", "postgresql+asyncpg"),
+    ],
+)
+def test_urls_as_people_write_them(url: str, driver: str) -> None:
+    """The driver may be left out, and the URL of a hosting provider pasted."""
+    made = make_engine(url).url
+    assert made.drivername == driver
+    assert "sslmode" not in made.query
+
+
+def _start(url: str, folder: Path) -> subprocess.Popen[str]:
+    """Run the command in another folder."""
+    environment = {**os.environ, "DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "app.publishing.migrate"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

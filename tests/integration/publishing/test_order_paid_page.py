@@ -1,0 +1,428 @@
+"""``POST /order-paid`` over real HTTP: every answer, and what is in Kafka or the table after it."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+
+from app.errors import DatabaseUnavailable, RecordTooLarge
+from app.operations.order_paid_page import Limits
+from app.publishing.memory_store import MemoryFallbackStore
+from app.publishing.publisher import Publisher
+from tests.support.publish_ways import TOPIC, ScriptedKafka, body, serving, until
+
+JSON = {"Content-Type": "application/json"}
+WAIT_SECONDS = 20.0
+
+
+@dataclass
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    json: Any
+    headers: Mapping[str, str]
+
+
+@dataclass
+class Intake:
+    """A page, and what stands behind it."""
+
+    url: str
+    kafka: ScriptedKafka
+    store: MemoryFallbackStore
+    publisher: Publisher
+    http: aiohttp.ClientSession
+
+    async def post(self, data: Any, **headers: str) -> Answer:
+        """Post a body; underscores in header names are hyphens."""
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.http.post(f"{self.url}/order-paid", data=data, headers=JSON | names) as it:
+            text = await it.text()
+            parsed = json.loads(text) if it.content_type == "application/json" else text
+            return Answer(it.status, parsed, it.headers)
+
+    async def raw(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Send bytes over a connection of one's own."""
+        port = int(self.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        await writer.drain()
+        return reader, writer
+
+
+@asynccontextmanager
+async def opened(token: str | None = None, limits: Limits | None = None) -> AsyncIterator[Intake]:
+    """An intake."""
+    kafka, store = ScriptedKafka(), MemoryFallbackStore()
+    publisher = Publisher(kafka, store, TOPIC)
+    async with (
+        serving(publisher, token=token, limits=limits) as url,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(WAIT_SECONDS)) as http,
+    ):
+        yield Intake(url, kafka, store, publisher, http)
+        kafka.answers.set()
+        await publisher.close()
+
+
+@pytest.fixture
+async def intake() -> AsyncIterator[Intake]:
+    """An intake without a token."""
+    async with opened() as one:
+        yield one
+
+
+async def test_published(intake: Intake) -> None:
+    """202 once Kafka has the event: the body byte for byte, the order's id as key, an event id."""
+    sent = b' {"extra" : "\xc3\xa9", ' + body(77)[1:] + b"\n"
+    answer = await intake.post(sent)
+    (record,) = intake.kafka.sent
+    assert answer.status == 202
+    assert answer.json == {
+        "status": "published",
+        "topic": TOPIC,
+        "partition": 0,
+        "offset": 0,
+        "eventId": record.event_id,
+    }
+    assert (record.key, record.value) == (b"77", sent)
+
+
+async def test_saved(intake: Intake) -> None:
+    """202 once the database has the event that Kafka refused, with the row's id and the reason."""
+    intake.kafka.refuse()
+    answer = await intake.post(body(), event_id="e-1")
+    assert answer.status == 202
+    assert answer.json["status"] == "saved"
+    assert answer.json["eventId"] == "e-1"
+    assert "timed out" in answer.json["reason"]
+    row = intake.store.rows[answer.json["id"]]
+    assert (row.payload, row.headers) == (body(), (("event-id", b"e-1"),))
+
+
+async def test_neither(intake: Intake) -> None:
+    """503 when neither takes it; the same request with the id of the answer succeeds later."""
+    intake.kafka.refuse()
+    intake.store.error = DatabaseUnavailable("disk full")
+    answer = await intake.post(body())
+    assert answer.status == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    assert "timed out" in answer.json["error"]
+    assert "disk full" in answer.json["error"]
+    intake.kafka.refusal = intake.store.error = None
+    again = await intake.post(body(), event_id=answer.json["eventId"])
+    assert again.status == 202
+    assert [record.event_id for record in intake.kafka.sent] == [answer.json["eventId"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (body(eventType="ORDER_SENT"), "eventType"),
+        (body(orderId="123"), "orderId"),
+        (body(orderId=None), "orderId"),
+        (body(userId=1.5), "userId"),
+        (body(paidAt="yesterday"), "paidAt"),
+        (body(paidAt=5), "paidAt"),
+        (body(orderItems={}), "orderItems"),
+        (body(orderItems=[{"productId": 1}]), "orderItems[0].orderQuantity"),
+        (body(orderItems=[{"productId": "x", "orderQuantity": 1}]), "orderItems[0].productId"),
+        (b'{"eventType":"ORDER_PAID","orderId":1}', "userId"),
+        (b"{}", "eventType"),
+        (b"[]", None),
+        (b"null", None),
+        (b"", None),
+        (b'{"eventType":', None),
+        (b"\xff\xfe", None),
+        (b"[" * 100_000, None),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_wrong_events(intake: Intake, data: bytes, field: str | None) -> None:
+    """400 with the field that is wrong; nothing was published."""
+    answer = await intake.post(data)
+    assert (answer.status, answer.json["field"]) == (400, field)
+    assert "\n" not in answer.json["error"]
+    assert not intake.kafka.sent
+
+
+@pytest.mark.parametrize("name", ["event-id", "Idempotency-Key", "idempotency-key"])
+async def test_event_ids_of_clients(intake: Intake, name: str) -> None:
+    """A client's id is the event's id, under either name, at each of its attempts."""
+    for _ in range(2):
+        answer = await intake.post(body(), **{name: "order-123 paid"})
+        assert answer.json["eventId"] == "order-123 paid"
+    assert [record.event_id for record in intake.kafka.sent] == ["order-123 paid"] * 2
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"event-id": "a", "Idempotency-Key": "b"},
+        {"event-id": ""},
+        {"event-id": "x" * 256},
+        {"event-id": "a\tb"},
+    ],
+    ids=str,
+)
+async def test_event_ids_that_cannot_be(intake: Intake, headers: dict[str, str]) -> None:
+    """400 with the field event-id for two ids that differ, an empty, long or unprintable one."""
+    answer = await intake.post(body(), **headers)
+    assert (answer.status, answer.json["field"]) == (400, "event-id")
+    assert not intake.kafka.sent
+
+
+async def test_tokens() -> None:
+    """With a token everybody must bring it, loopback too; the right one is let in."""
+    async with opened(token="s3cret") as intake:
+        for headers in (
+            {},
+            {"Authorization": "Bearer"},
+            {"Authorization": "Bearer s3cre"},
+            {"Authorization": "Bearer s3cret2"},
+            {"Authorization": "Basic s3cret"},
+            {"Authorization": "Bearer \u00e9"},
+        ):
+            answer = await intake.post(body(), **headers)
+            assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+            assert "s3cret" not in answer.json["error"]
+        assert not intake.kafka.sent
+        for scheme in ("Bearer", "bearer"):
+            assert (await intake.post(body(), Authorization=f"{scheme} s3cret")).status == 202
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"X-Forwarded-For": "10.0.0.9"}, {"Forwarded": "for=10.0.0.9"}, {"Host": "evil.example"}],
+    ids=str,
+)
+async def test_without_a_token_only_this_machine(intake: Intake, headers: dict[str, str]) -> None:
+    """403 for what comes through a proxy, or by a name that is not this machine's own."""
+    answer = await intake.post(body(), **headers)
+    assert answer.status == 403
+    assert "API_TOKEN" in answer.json["error"]
+    assert not intake.kafka.sent
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": ""},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "application/json; charset=latin-1"},
+        {"Content-Encoding": "gzip"},
+    ],
+    ids=str,
+)
+async def test_other_types(intake: Intake, headers: dict[str, str]) -> None:
+    """415 for whatever is not plain JSON in UTF-8."""
+    assert (await intake.post(body(), **headers)).status == 415
+    assert not intake.kafka.sent
+
+
+async def test_a_charset_that_is_utf_8(intake: Intake) -> None:
+    """UTF-8 may be said."""
+    answer = await intake.post(body(), Content_Type="application/json; charset=UTF-8")
+    assert answer.status == 202
+
+
+async def test_too_large() -> None:
+    """413 for a body over the bound, announced or in chunks, and for what Kafka finds too large."""
+    async with opened(limits=Limits(body_bytes=1000)) as intake:
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for _ in range(50):
+                yield b" " * 100
+
+        assert (await intake.post(b" " * 1001)).status == 413
+        assert (await intake.post(chunks())).status == 413
+        assert not intake.kafka.sent
+        fits = body() + b" " * (1000 - len(body()))
+        assert (await intake.post(fits)).status == 202
+        intake.kafka.refusal = RecordTooLarge(TOPIC, 1000)
+        assert (await intake.post(body())).status == 413
+        assert not intake.store.rows
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(requests=3), Limits(total_bytes=3 * len(body()))], ids=["requests", "bytes"]
+)
+async def test_bursts(limits: Limits, caplog: pytest.LogCaptureFixture) -> None:
+    """429 with Retry-After beyond the bound, said once in the log; afterwards there is room."""
+    async with opened(limits=limits) as intake:
+        intake.kafka.answers.clear()
+        taken = [asyncio.create_task(intake.post(body())) for _ in range(3)]
+        await until(lambda: len(intake.kafka.sent) == 3)
+        for _ in range(5):
+            answer = await intake.post(body())
+            assert answer.status == 429
+            assert int(answer.headers["Retry-After"]) > 0
+        assert len(intake.kafka.sent) == 3
+        intake.kafka.answers.set()
+        assert {answer.status for answer in await asyncio.gather(*taken)} == {202}
+        assert (await intake.post(body())).status == 202
+    assert [r.message for r in caplog.records if "429" in r.message] == [
+        f"Too many paid orders at once, refused with 429 requests=3 bytes={3 * len(body())}"
+    ]
+
+
+async def test_a_large_burst_is_answered(intake: Intake) -> None:
+    """Each of 500 posts at once gets its answer; every accepted event was sent exactly once."""
+    answers = await asyncio.gather(*(intake.post(body(n), event_id=str(n)) for n in range(500)))
+    assert {answer.status for answer in answers} == {202}
+    assert sorted(int(record.event_id) for record in intake.kafka.sent) == list(range(500))
+
+
+def head(length: int) -> bytes:
+    """The head of a request."""
+    return (
+        b"POST /order-paid HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % length
+    )
+
+
+@pytest.mark.parametrize("kafka_answers", [True, False], ids=["published", "saved"])
+async def test_a_client_that_leaves(
+    intake: Intake, caplog: pytest.LogCaptureFixture, kafka_answers: bool
+) -> None:
+    """Whoever hangs up in the middle of a publish has published all the same."""
+    caplog.set_level(logging.INFO)
+    intake.kafka.answers.clear()
+    _, writer = await intake.raw(head(len(body())) + body())
+    await until(lambda: intake.kafka.sent)
+    writer.transport.abort()
+    # The server has noticed when another connection's request has come and gone.
+    assert (await intake.post(b"{}")).status == 400
+    if not kafka_answers:
+        intake.kafka.refuse()
+    intake.kafka.answers.set()
+    await until(lambda: not intake.publisher.in_flight)
+    assert len(intake.store.rows) == (0 if kafka_answers else 1)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize("ending", ["abort", "half-closed"])
+async def test_a_client_that_leaves_in_its_body(
+    caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    """Half an event is no event; its room is free again, and nobody is called."""
+    async with opened(limits=Limits(requests=1, body_seconds=WAIT_SECONDS)) as intake:
+        _, writer = await intake.raw(head(len(body())) + body()[:50])
+        async with asyncio.timeout(WAIT_SECONDS):
+            while (await intake.post(body())).status != 429:
+                pass  # until the half has come in
+            if ending == "abort":
+                writer.transport.abort()
+            else:
+                writer.write_eof()
+            while (await intake.post(body(2))).status != 202:
+                pass
+        writer.close()
+    values = {record.value for record in intake.kafka.sent}
+    assert values <= {body(), body(2)}
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_body_that_does_not_come() -> None:
+    """408 for whoever promises a body and keeps it; the room is free again."""
+    async with opened(limits=Limits(requests=1, body_seconds=0.05)) as intake:
+        reader, writer = await intake.raw(head(len(body())) + body()[:50])
+        line = await asyncio.wait_for(reader.readline(), WAIT_SECONDS)
+        assert line.startswith(b"HTTP/1.1 408")
+        assert (await intake.post(body())).status == 202
+        writer.close()
+
+
+async def test_chunks_that_are_none(intake: Intake, caplog: pytest.LogCaptureFixture) -> None:
+    """400 for a body that breaks the rules of HTTP."""
+    chunked = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    reader, writer = await intake.raw(chunked + b"5\r\n{\r\n\r\nzz\r\n")
+    line = await asyncio.wait_for(reader.readline(), WAIT_SECONDS)
+    assert b" 400 " in line
+    writer.close()
+    assert not intake.kafka.sent
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+RAW_HEAD = b"POST /order-paid HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"POST /order-paid HTTP/1.0\r\nContent-Type: application/json\r\n", 202),
+        (RAW_HEAD.replace(b"application/json", b";;=\xff/"), 415),
+        (RAW_HEAD.replace(b"localhost", b"[::1"), 202),
+        (RAW_HEAD.replace(b"localhost", b"[::2]:6066"), 403),
+        (RAW_HEAD + b"event-id: \xc3\xa9\r\n", 202),
+        (RAW_HEAD + b"event-id: \xe9\r\n", 400),
+        (RAW_HEAD + b"event-id: a\r\nevent-id: b\r\n", 400),
+        (RAW_HEAD + b"event-id: a\r\nEvent-Id: a\r\n", 202),
+        (RAW_HEAD + b"Content-Length: -1\r\n", 400),
+        (RAW_HEAD + b"Content-Length: 99999999999999999999\r\n", 400),
+        (RAW_HEAD + b"X-Long: " + b"x" * 100_000 + b"\r\n", 400),
+    ],
+    ids=lambda value: str(value)[-50:],
+)
+async def test_requests_that_no_client_library_sends(
+    intake: Intake, caplog: pytest.LogCaptureFixture, request_head: bytes, status: int
+) -> None:
+    """Each gets one of the answers above, and none an error in the log."""
+    if b"Content-Length" not in request_head:
+        request_head += b"Content-Length: %d\r\n" % len(body())
+    reader, writer = await intake.raw(request_head + b"Connection: close\r\n\r\n" + body())
+    line = await asyncio.wait_for(reader.readline(), WAIT_SECONDS)
+    assert line.split()[1] == b"%d" % status
+    writer.close()
+    assert len(intake.kafka.sent) == (1 if status == 202 else 0)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_closing_the_publisher_answers_who_waits(intake: Intake) -> None:
+    """When the worker stops while Kafka says nothing, waiting posts are saved and answered."""
+    intake.kafka.answers.clear()
+    waiting = asyncio.create_task(intake.post(body()))
+    await until(lambda: intake.kafka.sent)
+    await intake.publisher.close(grace_seconds=0)
+    answer = await waiting
+    assert (answer.status, answer.json["status"]) == (202, "saved")
+    late = await intake.post(body(2))
+    assert (late.status, late.json["status"]) == (202, "saved")
+
+
+async def test_other_methods_and_workers_without_a_publisher(intake: Intake) -> None:
+    """405 for a GET; 404 where there is no publisher."""
+    async with intake.http.get(f"{intake.url}/order-paid") as response:
+        assert response.status == 405
+    async with serving(None) as url, intake.http.post(f"{url}/order-paid", data=body()) as response:
+        assert response.status == 404
+
+
+async def test_a_server_that_stops_cuts_nothing_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever waits too long gets no answer; the event is published all the same."""
+    monkeypatch.setattr("app.operations.web.STOP_SECONDS", 0.01)
+    kafka, store = ScriptedKafka(), MemoryFallbackStore()
+    publisher = Publisher(kafka, store, TOPIC)
+    kafka.answers.clear()
+    async with aiohttp.ClientSession() as http:
+        async with serving(publisher) as url:
+            intake = Intake(url, kafka, store, publisher, http)
+            waiting = asyncio.create_task(intake.post(body()))
+            await until(lambda: kafka.sent)
+        with pytest.raises(aiohttp.ClientError):
+            await waiting
+    assert publisher.in_flight == 1
+    kafka.refuse()
+    kafka.answers.set()
+    await until(lambda: not publisher.in_flight)
+    assert [row.payload for row in store.rows.values()] == [body()]
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []

@@ -1,0 +1,296 @@
+"""Rows of the outbox are committed with the order, published at once where that is possible."""
+
+import asyncio
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from app.errors import DatabaseUnavailable, InvalidEvent
+from app.publishing.batch import Sweep
+from app.publishing.fallback import FallbackRow, RowFilter, Status
+from app.publishing.migrate import migrate
+from app.publishing.order_events import open_order_events, order_events_thread
+from app.publishing.outbox import MAX_WAITING, Outbox
+from app.publishing.replay import Replay
+from app.publishing.sql_store import SqlFallbackStore
+from tests.support.publish_orders import Order, make_orders, order_ids, statuses, sync_engine
+from tests.support.publish_ways import (
+    TOPIC,
+    ScriptedKafka,
+    body,
+    paid,
+    publish_settings,
+    read_topic,
+    until,
+)
+
+pytest_plugins = ["tests.support.publish_fixtures"]
+
+
+class Rows:
+    """A replay that writes down what it is asked to publish.
+
+    Attributes:
+        calls: The ids of each call.
+        error: Raised, while it is set.
+        goes_on: Cleared, calls do not end until it is set again.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []
+        self.error: Exception | None = None
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+
+    async def publish_rows(self, ids: Collection[int]) -> Sweep:
+        """See ``Replay.publish_rows``."""
+        self.calls.append(list(ids))
+        await self.goes_on.wait()
+        if self.error is not None:
+            raise self.error
+        return Sweep(published=len(ids))
+
+
+async def stored(url: str) -> list[FallbackRow]:
+    """All rows as the store reads them."""
+    store = SqlFallbackStore.connect(url)
+    rows = await store.find(RowFilter(), limit=10_000)
+    await store.close()
+    return rows
+
+
+async def test_on_kafka_and_a_real_database(cluster: str, topic: str, database_url: str) -> None:
+    """Rows are PUBLISHED right after their commit, in order; rolled back ones never were."""
+    # No sweep but the one at the start: what is published is published by the outbox.
+    settings = publish_settings(cluster, database_url, order_paid_topic=topic)
+    engine = await make_orders(database_url)
+    ids = []
+    async with open_order_events(settings) as events:
+        for first in range(0, 50, 5):
+            async with AsyncSession(engine) as session:
+                for number in range(first, first + 5):
+                    session.add(Order(number))
+                    event_id = events.outbox.add(session, paid(number), key=b"one-key")
+                    if first != 20:
+                        ids.append(event_id)
+                if first == 20:
+                    await session.rollback()
+                await session.commit()
+
+        async def all_published() -> bool:
+            return await statuses(engine) == [Status.PUBLISHED] * 45
+
+        await until(all_published)
+    assert len(await order_ids(engine)) == 45
+    await engine.dispose()
+    records = await asyncio.to_thread(read_topic, cluster, topic)
+    assert [record.event_id for record in records] == ids
+    assert {record.key for record in records} == {b"one-key"}
+
+
+def test_a_service_without_asyncio(cluster: str, topic: str, tmp_path: Path) -> None:
+    """A blocking Session on the same file, with the loop in a thread."""
+    path = tmp_path / "orders.db"
+    settings = publish_settings(cluster, path, order_paid_topic=topic)
+    with (
+        order_events_thread(settings) as events,
+        sync_engine(str(path)) as engine,
+        orm.Session(engine) as session,
+    ):
+        session.add(Order(1))
+        event_id = events.outbox.add(session, paid(1))
+        session.commit()
+    # Closing gave it its grace.
+    (record,) = read_topic(cluster, topic)
+    assert (record.event_id, record.value) == (event_id, body(1))
+
+
+async def test_the_row(database_url: str) -> None:
+    """The row is as the core writes it: due at once, and the event id among the headers."""
+    engine = await make_orders(database_url)
+    outbox = Outbox(TOPIC, max_retry=7)
+    async with AsyncSession(engine) as session, session.begin():
+        event_id = outbox.add(session, body(5), headers=[("h", b"\xff")])
+    await engine.dispose()
+    (row,) = await stored(database_url)
+    assert (row.topic, row.key, row.payload) == (TOPIC, b"5", body(5))
+    assert row.headers == (("h", b"\xff"), ("event-id", event_id.encode()))
+    assert (row.status, row.retry_count, row.max_retry) == (Status.PENDING, 0, 7)
+    assert row.error_message is None
+    store = SqlFallbackStore.connect(database_url)
+    assert (await store.claim(limit=1, lease_seconds=1)).rows[0].id == row.id
+    await store.close()
+
+
+async def test_a_wrong_event_adds_nothing() -> None:
+    """The order can still be rolled back."""
+    with orm.Session() as session, pytest.raises(InvalidEvent, match="orderId"):
+        Outbox(TOPIC).add(session, paid(orderId="x"))
+    assert not session.new
+
+
+async def test_rolled_back_savepoints(tmp_path: Path) -> None:
+    """Only rows of savepoints that were kept are written and published."""
+    rows = Rows()
+    outbox = Outbox(TOPIC, replay=rows)
+    url = f"sqlite+aiosqlite:///{tmp_path}/orders.db"
+    await migrate(url)
+    engine = await make_orders(url)
+    async with AsyncSession(engine) as session:
+        outbox.add(session, paid(1))
+        async with session.begin_nested():
+            outbox.add(session, paid(2))
+        undone = await session.begin_nested()
+        outbox.add(session, paid(3))
+        await undone.rollback()
+        outbox.add(session, paid(4))
+        await session.commit()
+    await engine.dispose()
+    await until(lambda: rows.calls)
+    assert [row.key for row in await stored(url)] == [b"1", b"2", b"4"]
+    assert [row_id for call in rows.calls for row_id in call] == [
+        row.id for row in await stored(url)
+    ]
+
+
+async def commit_one(engine: AsyncEngine, outbox: Outbox, number: int) -> None:
+    """Commit an event."""
+    async with AsyncSession(engine) as session, session.begin():
+        outbox.add(session, paid(number))
+
+
+async def test_commits_share_a_call(tmp_path: Path) -> None:
+    """Rows that are committed while others are published go out together, next."""
+    rows = Rows()
+    rows.goes_on.clear()
+    outbox = Outbox(TOPIC, replay=rows)
+    url = f"sqlite+aiosqlite:///{tmp_path}/orders.db"
+    await migrate(url)
+    engine = await make_orders(url)
+    await commit_one(engine, outbox, 1)
+    await until(lambda: rows.calls)
+    for number in range(2, 6):
+        await commit_one(engine, outbox, number)
+    rows.goes_on.set()
+    await until(lambda: len(rows.calls) == 2)
+    assert rows.calls == [[1], [2, 3, 4, 5]]
+    await engine.dispose()
+
+
+async def test_the_database_away_after_the_commit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows that cannot be claimed wait for replay; the outbox goes on with the next."""
+    rows = Rows()
+    rows.error = DatabaseUnavailable("gone")
+    outbox = Outbox(TOPIC, replay=rows)
+    url = f"sqlite+aiosqlite:///{tmp_path}/orders.db"
+    await migrate(url)
+    engine = await make_orders(url)
+    await commit_one(engine, outbox, 1)
+    await until(lambda: "wait for replay" in caplog.text)
+    rows.error = ZeroDivisionError()
+    await commit_one(engine, outbox, 2)
+    await until(lambda: "nobody foresaw" in caplog.text)
+    rows.error = None
+    await commit_one(engine, outbox, 3)
+    await until(lambda: len(rows.calls) == 3)
+    await engine.dispose()
+
+
+async def test_closed(tmp_path: Path) -> None:
+    """After the close rows are still written, for replay; a call that hangs is given up."""
+    rows = Rows()
+    rows.goes_on.clear()
+    outbox = Outbox(TOPIC, replay=rows)
+    url = f"sqlite+aiosqlite:///{tmp_path}/orders.db"
+    await migrate(url)
+    engine = await make_orders(url)
+    await commit_one(engine, outbox, 1)
+    await until(lambda: rows.calls)
+    await outbox.close(grace_seconds=0)
+    await commit_one(engine, outbox, 2)
+    await engine.dispose()
+    assert rows.calls == [[1]]
+    assert [row.status for row in await stored(url)] == [Status.PENDING] * 2
+
+
+async def test_closing_right_after_a_commit(tmp_path: Path) -> None:
+    """What was committed before the close is published within its grace."""
+    rows = Rows()
+    outbox = Outbox(TOPIC, replay=rows)
+    await migrate(f"sqlite+aiosqlite:///{tmp_path}/orders.db")
+    with sync_engine(str(tmp_path / "orders.db")) as engine, orm.Session(engine) as session:
+        outbox.add(session, paid(1))
+        session.commit()
+    await outbox.close()
+    assert rows.calls == [[1]]
+
+
+async def test_rows_that_wait_are_bounded() -> None:
+    """In a long outage the outbox remembers so many rows; the sweep finds the others."""
+    rows = Rows()
+    rows.goes_on.clear()
+    outbox = Outbox(TOPIC, replay=rows)
+    outbox._ready(0)
+    await until(lambda: rows.calls)
+    for row_id in range(1, MAX_WAITING + 100):
+        outbox._ready(row_id)
+    rows.goes_on.set()
+    await until(lambda: len(rows.calls) == 2)
+    assert len(rows.calls[1]) == MAX_WAITING
+    await outbox.close()
+
+
+async def test_kafka_away(tmp_path: Path) -> None:
+    """A refused row stays PENDING, and the next sweep after its wait publishes it."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/orders.db"
+    await migrate(url)
+    engine = await make_orders(url)
+    store = SqlFallbackStore.connect(url)
+
+    class Kafka(ScriptedKafka):
+        async def ping(self, timeout_seconds: float = 5.0) -> None:
+            """Answer."""
+
+    kafka = Kafka()
+    kafka.refuse()
+    replay = Replay(store, kafka)
+    outbox = Outbox(TOPIC, replay=replay)
+    await commit_one(engine, outbox, 1)
+    await until(lambda: kafka.sent)
+    await outbox.close()
+    (row,) = await stored(url)
+    assert (row.status, row.retry_count) == (Status.PENDING, 1)
+    kafka.refusal = None
+    async with engine.begin() as connection:
+        await connection.execute(
+            sa.text("UPDATE kafka_fallback_message SET next_retry_at = created_at")
+        )
+    assert (await replay.run_once()).published == 1
+    assert len({record.event_id for record in kafka.sent}) == 1
+    await store.close()
+    await engine.dispose()
+
+
+def test_a_commit_after_the_loop_has_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The row is committed and waits for replay."""
+    caplog.set_level(logging.WARNING)
+
+    async def make() -> Outbox:
+        await migrate(f"sqlite+aiosqlite:///{tmp_path}/orders.db")
+        return Outbox(TOPIC, replay=Rows())
+
+    outbox = asyncio.run(make())
+    with sync_engine(str(tmp_path / "orders.db")) as engine, orm.Session(engine) as session:
+        outbox.add(session, paid(1))
+        session.commit()
+    assert "outbox rows wait for replay" in caplog.text
+    assert len(asyncio.run(stored(f"sqlite+aiosqlite:///{tmp_path}/orders.db"))) == 1

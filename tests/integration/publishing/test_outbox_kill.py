@@ -1,0 +1,120 @@
+"""An order service that is killed with SIGKILL: what is left, and what replay makes of it."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from app.publishing.batch import Sweep
+from app.publishing.fallback import Status
+from app.publishing.producer import KafkaProducer
+from app.publishing.replay import Replay
+from app.publishing.sql_store import SqlFallbackStore
+from tests.support.publish_orders import make_orders, order_ids, statuses
+from tests.support.publish_ways import Sent, publish_settings, read_topic
+
+pytest_plugins = ["tests.support.publish_fixtures"]
+
+ROOT = Path(__file__).parents[3]
+# Whatever the dead process had leased is due again by this clock.
+LATER = timedelta(minutes=10)
+
+
+def kill_service(way: str, url: str, topic: str, servers: str, *, after: int) -> None:
+    """Run an order service until it has paid ``after`` orders, and kill it; 0: it kills itself."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.publish_order_service",
+        way,
+        url,
+        topic,
+        servers,
+    ]
+    with subprocess.Popen(
+        command + ([] if after else ["die"]),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+    ) as service:
+        assert service.stdout is not None
+        for _ in range(after):
+            assert service.stdout.readline()
+        if after:
+            service.kill()
+        assert service.wait(60) == -signal.SIGKILL
+
+
+async def replayed(servers: str, url: str) -> Sweep:
+    """One sweep of a replay, as any worker on the same database makes it."""
+    store = SqlFallbackStore.connect(url, clock=lambda: datetime.now(UTC) + LATER)
+    producer = KafkaProducer(publish_settings(servers, url))
+    await producer.start()
+    sweep = await Replay(store, producer).run_once()
+    await producer.stop()
+    await store.close()
+    return sweep
+
+
+async def ledger(url: str) -> tuple[list[int], list[Status]]:
+    """The orders that are committed, and the rows of the table."""
+    engine = await make_orders(url)
+    found = await order_ids(engine), await statuses(engine)
+    await engine.dispose()
+    return found
+
+
+def check_events(orders: list[int], records: list[Sent]) -> None:
+    """Every order has its event, no event is without an order, repeats share their id."""
+    assert {json.loads(record.value or b"")["orderId"] for record in records} == set(orders)
+    assert {record.event_id for record in records} == {f"order-{number}" for number in orders}
+    for record in records:
+        assert record.event_id == f"order-{json.loads(record.value or b'')['orderId']}"
+
+
+def test_outbox_killed_between_commit_and_publish(
+    cluster: str, topic: str, database_url: str
+) -> None:
+    """The order and its row survive, nothing is in Kafka; one sweep of a replay publishes it."""
+    kill_service("outbox", database_url, topic, cluster, after=0)
+    assert asyncio.run(ledger(database_url)) == ([1], [Status.PENDING])
+    assert read_topic(cluster, topic) == []
+    assert asyncio.run(replayed(cluster, database_url)) == Sweep(published=1)
+    assert asyncio.run(ledger(database_url)) == ([1], [Status.PUBLISHED])
+    (record,) = read_topic(cluster, topic)
+    check_events([1], [record])
+
+
+@pytest.mark.parametrize("after", [1, 30, 150])
+def test_outbox_killed_at_any_moment(
+    cluster: str, topic: str, database_url: str, after: int
+) -> None:
+    """Whatever was committed by then ends in Kafka, and nothing else; repeats keep their id."""
+    kill_service("outbox", database_url, topic, cluster, after=after)
+    orders, rows = asyncio.run(ledger(database_url))
+    assert len(orders) >= after
+    assert len(rows) == len(orders)
+    sweep = asyncio.run(replayed(cluster, database_url))
+    assert sweep == Sweep(published=rows.count(Status.PENDING))
+    assert Counter(asyncio.run(ledger(database_url))[1]) == {Status.PUBLISHED: len(orders)}
+    records = read_topic(cluster, topic)
+    check_events(orders, records)
+    # Twice only what was published and not yet marked when the kill came.
+    assert len(records) - len(orders) <= sweep.published
+
+
+def test_after_commit_killed_between_commit_and_publish(
+    cluster: str, topic: str, database_url: str
+) -> None:
+    """What the documents say of this way: the order is there and its event is nowhere."""
+    kill_service("after-commit", database_url, topic, cluster, after=0)
+    assert asyncio.run(ledger(database_url)) == ([1], [])
+    assert asyncio.run(replayed(cluster, database_url)) == Sweep()
+    assert read_topic(cluster, topic) == []

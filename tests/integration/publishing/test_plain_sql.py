@@ -1,0 +1,142 @@
+"""Rows that an order service writes with plain SQL, in any language."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from app.errors import DatabaseUnavailable
+from app.publishing.batch import Sweep
+from app.publishing.fallback import FallbackRow, RowFilter, Status
+from app.publishing.replay import Replay
+from app.publishing.sql_store import SqlFallbackStore
+from tests.support.publish_fakes import FakeProducer, message
+
+
+async def insert(store: SqlFallbackStore, columns: str, values: str) -> None:
+    """Insert a row as a person would."""
+    async with store.engine.begin() as connection:
+        await connection.execute(
+            text(f"INSERT INTO kafka_fallback_message ({columns}) VALUES ({values})")  # noqa: S608
+        )
+
+
+async def test_three_columns_are_enough(database_url: str) -> None:
+    """Topic, key and payload as text: the row is due at once, with an event id of its own."""
+    store = SqlFallbackStore.connect(database_url)
+    producer = FakeProducer()
+    payload = '{"note":"a \\\\ \\"quoted\\" \\n größe 😀"}'
+    await insert(store, "topic, message_key, payload", f"'orders', '42', '{payload}'")
+    (row,) = await store.find(RowFilter())
+    assert (row.status, row.retry_count, row.max_retry) == (Status.PENDING, 0, 3)
+    assert abs(datetime.now(UTC) - row.created_at) < timedelta(minutes=1)
+    assert await Replay(store, producer).run_once() == Sweep(published=1)
+    (sent,) = producer.sent
+    assert (sent.topic, sent.key, sent.value) == ("orders", b"42", payload.encode())
+    assert len(sent.event_id or b"") == 36
+    await store.close()
+
+
+async def test_headers_and_bytes_by_hand(database_url: str) -> None:
+    """Headers may be an object; bytes are written in hexadecimal; no key is no order."""
+    store = SqlFallbackStore.connect(database_url)
+    producer = FakeProducer()
+    await insert(
+        store, "topic, payload, headers", "'orders', '\\x00ff', '{\"event-id\"\\:\"e-1\"}'"
+    )
+    assert (await Replay(store, producer).run_once()).published == 1
+    assert producer.sent[0].value == b"\x00\xff"
+    assert producer.sent[0].event_id == b"e-1"
+    await store.close()
+
+
+async def test_unreadable_headers_fail_the_row(database_url: str) -> None:
+    """A row that cannot be read back waits for a person; others go on."""
+    store = SqlFallbackStore.connect(database_url)
+    await insert(store, "topic, message_key, headers", "'orders', '1', '{oops'")
+    await insert(store, "topic, message_key", "'orders', '1'")
+    assert await Replay(store, FakeProducer()).run_once() == Sweep(published=1, failed=1)
+    (row,) = await store.find(RowFilter(status=Status.FAILED))
+    assert "headers" in (row.error_message or "")
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("columns", "values"),
+    [("topic, status", "'orders', 'DONE'"), ("topic", "''"), ("payload", "'{}'")],
+)
+async def test_nonsense_is_refused_when_written(
+    database_url: str, columns: str, values: str
+) -> None:
+    """A wrong status, an empty topic or none is the writer's error, at once."""
+    store = SqlFallbackStore.connect(database_url)
+    with pytest.raises(IntegrityError):
+        await insert(store, columns, values)
+    await store.close()
+
+
+@pytest.mark.parametrize("moment", ["2025-12-19T10:30:00Z", "tomorrow", "1766140200"])
+async def test_sqlite_refuses_other_times(sqlite_url: str, moment: str) -> None:
+    """Times are text in SQLite: one that would sort wrongly is refused when it is written."""
+    store = SqlFallbackStore.connect(sqlite_url)
+    with pytest.raises(IntegrityError):
+        await insert(
+            store, "topic, next_retry_at", f"'orders', '{moment.replace(':', chr(92) + ':')}'"
+        )
+    await insert(store, "topic, next_retry_at", "'orders', CURRENT_TIMESTAMP")
+    assert (await Replay(store, FakeProducer()).run_once()).published == 1
+    await store.close()
+
+
+async def test_a_blob_is_a_payload_too(sqlite_url: str) -> None:
+    """SQLite keeps bytes that a driver wrote as they are."""
+    store = SqlFallbackStore.connect(sqlite_url)
+    await insert(store, "topic, payload", "'orders', x'00FF'")
+    rows: list[FallbackRow] = await store.find(RowFilter())
+    assert rows[0].payload == b"\x00\xff"
+    await store.close()
+
+
+async def test_workers_of_one_database(database_url: str) -> None:
+    """Several stores on one database, each with its own connections, publish every row once."""
+    stores = [SqlFallbackStore.connect(database_url) for _ in range(3)]
+    producer = FakeProducer(latency_seconds=0.002)
+    for number in range(300):
+        await stores[0].save(message(b"%d" % number, b"%d" % (number % 40)))
+    workers = [Replay(store, producer, batch_size=25) for store in stores]
+    sweeps = await asyncio.gather(*(worker.run_once() for worker in workers))
+    assert sum(sweep.published for sweep in sweeps) == 300
+    assert len(producer.sent) == 300
+    by_key: dict[bytes | None, list[int]] = {}
+    for sent in producer.acknowledged:
+        by_key.setdefault(sent.key, []).append(int(sent.value or b""))
+    assert all(numbers == sorted(numbers) for numbers in by_key.values())
+    for store in stores:
+        await store.close()
+
+
+async def test_a_database_that_is_gone(postgres_url: str) -> None:
+    """A database that does not exist is DatabaseUnavailable, with the driver's words."""
+    store = SqlFallbackStore.connect(postgres_url + "_gone")
+    with pytest.raises(DatabaseUnavailable, match="does not exist"):
+        await store.save(message())
+    with pytest.raises(DatabaseUnavailable, match="does not exist"):
+        await store.claim(limit=1, lease_seconds=1)
+    await store.close()
+
+
+async def test_one_bad_message_does_not_spoil_the_others(database_url: str) -> None:
+    """Messages share a commit; one that the database refuses fails alone."""
+    store = SqlFallbackStore.connect(database_url)
+    bad = message(topic="")
+    results = await asyncio.gather(
+        *(store.save(message(key=b"%d" % n)) for n in range(5)),
+        store.save(bad),
+        *(store.save(message(key=b"%d" % n)) for n in range(5)),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results].count(DatabaseUnavailable) == 1
+    assert await store.count(RowFilter()) == 10
+    await store.close()

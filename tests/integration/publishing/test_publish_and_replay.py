@@ -1,0 +1,234 @@
+"""Publishing through librdkafka to brokers that vanish, refuse and come back."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaError
+
+from app.dead_letter_topic import DeadLetterTopic
+from app.delivery.dead_letters import DeadLetter
+from app.delivery.record import Record
+from app.errors import DatabaseUnavailable, PublishFailed
+from app.fallback_dead_letters import FallbackDeadLetters
+from app.publishing.fallback import NewMessage, RowFilter, Status
+from app.publishing.producer import KafkaProducer, producer_config
+from app.publishing.publisher import Published, Publisher, Saved
+from app.publishing.replay import Replay
+from app.publishing.sql_store import SqlFallbackStore
+from tests.support.embedded import EmbeddedKafka
+from tests.support.fixtures import fragile
+from tests.support.orders import order_value
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+
+__all__ = ["fragile"]
+
+ROOT = Path(__file__).parents[3]
+QUICK = {"producer_delivery_timeout_ms": 1500, "producer_request_timeout_ms": 1000}
+
+
+class Shop:
+    """A publisher and a replay on an embedded cluster that may be taken down."""
+
+    def __init__(self, kafka: EmbeddedKafka, url: str) -> None:
+        self.kafka = kafka
+        self.stage: Stage = kafka.stage()
+        self.settings = self.stage.settings(**QUICK)
+        self.producer = KafkaProducer(self.settings)
+        self.store = SqlFallbackStore.connect(url)
+        self.publisher = Publisher(self.producer, self.store, self.stage.topic)
+        self.replay = Replay(self.store, self.producer)
+        self.dead_letters = FallbackDeadLetters(
+            DeadLetterTopic(self.producer, self.stage.dlq_topic, "group"), self.store
+        )
+
+    async def event_ids(self) -> Counter[bytes]:
+        """The event ids in the topic."""
+        return Counter(
+            value or b""
+            for row in await self.stage.records()
+            for name, value in row.headers
+            if name == "event-id"
+        )
+
+
+@pytest.fixture
+async def shop(fragile: EmbeddedKafka, sqlite_url: str) -> AsyncIterator[Shop]:
+    """A shop that runs."""
+    running = Shop(fragile, sqlite_url)
+    await running.producer.start()
+    yield running
+    await running.replay.stop(0)
+    await running.publisher.close(0)
+    await running.producer.stop(0)
+    await running.store.close()
+
+
+async def test_an_outage_from_end_to_end(shop: Shop) -> None:
+    """Events are acknowledged, saved while no broker is there, and in Kafka when they are back."""
+    first = await shop.publisher.publish(order_value(1), event_id="e-1")
+    assert isinstance(first, Published)
+    shop.kafka.down()
+    outcomes = await asyncio.gather(
+        *(shop.publisher.publish(order_value(n), event_id=f"e-{n}") for n in range(2, 52))
+    )
+    assert {type(outcome) for outcome in outcomes} == {Saved}
+    assert "cannot be reached" in (await shop.replay.run_once()).skipped
+    assert await shop.store.count(RowFilter(status=Status.PENDING)) == 50
+    shop.kafka.up()
+    await eventually(_published(shop, 50))
+    assert await shop.event_ids() == Counter(f"e-{n}".encode() for n in range(1, 52))
+    rows = await shop.store.find(RowFilter(), limit=100)
+    assert {(row.status, row.retry_count) for row in rows} == {(Status.PUBLISHED, 0)}
+
+
+async def test_brokers_vanish_in_the_middle_of_a_sweep(shop: Shop) -> None:
+    """Rows that brokers no longer answered for spend no retry, and arrive when they are back."""
+    for number in range(200):
+        await shop.store.save(NewMessage(shop.stage.topic, b"%d" % number, order_value(number)))
+    shop.kafka.freeze()
+    pinged = asyncio.Event()
+    ping = shop.producer.ping
+
+    async def answered_once(timeout_seconds: float = 5.0) -> None:
+        # The frozen brokers answered a moment ago: the sweep begins.
+        if pinged.is_set():
+            await ping(0.2)
+        pinged.set()
+
+    shop.producer.ping = answered_once  # type: ignore[method-assign]
+    sweep = await shop.replay.run_once()
+    assert (sweep.settled, sweep.released) == (0, 200)
+    shop.kafka.thaw()
+    await eventually(_published(shop, 200))
+    rows = await shop.store.find(RowFilter(), limit=1000)
+    assert {row.retry_count for row in rows} == {0}
+
+
+async def test_an_unknown_topic_fails_at_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that no topic takes is FAILED with Kafka's words; others are published."""
+    # librdkafka gives a new topic 30 s to be known to all brokers; a test need not.
+    monkeypatch.setattr(
+        "app.publishing.producer.producer_config",
+        lambda settings: producer_config(settings) | {"topic.metadata.propagation.max.ms": 100},
+    )
+    producer = KafkaProducer(shop.stage.settings())
+    await producer.start()
+    shop.kafka.set_topic_error("gone", KafkaError.UNKNOWN_TOPIC_OR_PART)
+    await shop.store.save(NewMessage("gone", b"1", b"{}"))
+    await shop.store.save(NewMessage("gone", b"1", b"{}"))
+    await shop.store.save(NewMessage(shop.stage.topic, b"1", order_value(1)))
+    sweep = await Replay(shop.store, producer).run_once()
+    await producer.stop(0)
+    assert (sweep.published, sweep.failed) == (1, 2)
+    rows = await shop.store.find(RowFilter(status=Status.FAILED))
+    assert [row.topic for row in rows] == ["gone", "gone"]
+    assert "nknown topic" in (rows[0].error_message or "")
+
+
+async def test_too_large_fails_at_once(shop: Shop) -> None:
+    """A broker that finds a record too large is not asked again."""
+    shop.kafka.refuse(KafkaError.MSG_SIZE_TOO_LARGE, 1)
+    await shop.store.save(NewMessage(shop.stage.topic, b"1", order_value(1)))
+    assert (await shop.replay.run_once()).failed == 1
+    (row,) = await shop.store.find(RowFilter(status=Status.FAILED))
+    assert "too large" in (row.error_message or "")
+
+
+async def test_neither_kafka_nor_database(shop: Shop, tmp_path: Path) -> None:
+    """When both refuse, the caller has both reasons."""
+    lost = SqlFallbackStore.connect(f"sqlite:///{tmp_path / 'no' / 'folder.db'}")
+    publisher = Publisher(shop.producer, lost, shop.stage.topic)
+    shop.kafka.down()
+    with pytest.raises(PublishFailed) as caught:
+        await publisher.publish(order_value(1))
+    assert isinstance(caught.value.database_error, DatabaseUnavailable)
+    assert "timed out" in str(caught.value)
+    assert "unable to open database file" in str(caught.value)
+    await lost.close()
+
+
+async def test_refused_dead_letters_come_back(shop: Shop) -> None:
+    """A dead letter that Kafka refuses is saved, bytes, partition and headers, and arrives."""
+    record = Record(shop.stage.topic, 2, 7, 1, b"\xff\x00", None, (("h", b"\xfe"),), 5)
+    letter = DeadLetter(record, "tombstone", "no value", "T", 1, datetime.now(UTC))
+    shop.kafka.down()
+    await shop.dead_letters.send(letter)
+    assert await shop.store.count(RowFilter(topic=shop.stage.dlq_topic)) == 1
+    shop.kafka.up()
+    await eventually(_published(shop, 1))
+    (row,) = await shop.stage.dead_letters()
+    assert (row.partition, row.key, row.value) == (2, b"\xff\x00", None)
+    headers = dict(row.headers)
+    assert headers["h"] == b"\xfe"
+    assert headers["dlq-reason"] == b"tombstone"
+    assert headers["event-id"] == f"{shop.stage.topic}-2-7".encode()
+    await shop.dead_letters.send(letter)  # straight to the topic now
+    assert await shop.store.count(RowFilter()) == 1
+
+
+WORKER = """
+import asyncio, sys
+from app.publishing.producer import KafkaProducer, producer_config
+from app.publishing.replay import Replay
+from app.publishing.sql_store import SqlFallbackStore
+from app.settings import load_settings
+
+async def main():
+    producer = KafkaProducer(load_settings(kafka_bootstrap_servers=sys.argv[1]))
+    producer.ping = lambda timeout_seconds=5.0: asyncio.sleep(0)
+    await producer.start()
+    store = SqlFallbackStore.connect(sys.argv[2])
+    await Replay(store, producer, lease_seconds=2).run_once()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("database", ["sqlite_url", "postgres_url"])
+async def test_a_worker_killed_in_the_middle(
+    fragile: EmbeddedKafka, database: str, request: pytest.FixtureRequest
+) -> None:
+    """Rows that a killed worker had claimed and sent are published by another worker."""
+    url: str = request.getfixturevalue(database)
+    shop = Shop(fragile, url)
+    for number in range(50):
+        await shop.store.save(NewMessage(shop.stage.topic, b"%d" % number, order_value(number)))
+    fragile.freeze()
+    worker = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+        [sys.executable, "-c", WORKER, fragile.bootstrap_servers, url],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+    async def all_claimed() -> bool:
+        rows = await shop.store.find(RowFilter(), limit=100)
+        return all(row.lease_token for row in rows)
+
+    await eventually(all_claimed)
+    worker.send_signal(signal.SIGKILL)
+    await asyncio.to_thread(worker.wait)
+    fragile.thaw()
+    await shop.producer.start()
+    await eventually(_published(shop, 50))
+    values = {row.value for row in await shop.stage.records()}
+    assert values == {order_value(number) for number in range(50)}
+    await shop.producer.stop()
+    await shop.store.close()
+
+
+def _published(shop: Shop, count: int) -> Callable[[], Coroutine[None, None, bool]]:
+    """Sweep until so many rows are PUBLISHED: a cluster needs a moment to be itself again."""
+
+    async def sweep() -> bool:
+        await shop.replay.run_once()
+        return await shop.store.count(RowFilter(status=Status.PUBLISHED)) == count
+
+    return sweep

@@ -1,0 +1,276 @@
+"""What every fallback store keeps: memory, SQLite and PostgreSQL."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from app.publishing.fallback import (
+    Acked,
+    Claim,
+    FallbackStats,
+    GiveUp,
+    Outcome,
+    Position,
+    Release,
+    Retry,
+    RowFilter,
+    Status,
+)
+from tests.integration.publishing.conftest import Table
+from tests.support.publish_fakes import START, message
+
+
+def ids(claim: Claim) -> list[int]:
+    """The rows of a claim."""
+    return [row.id for row in claim.rows]
+
+
+async def test_a_row_comes_back_exactly(table: Table) -> None:
+    """Any bytes, nulls, duplicate headers and the partition survive; the rest has defaults."""
+    key, payload = b"\xff\x00k", b"\\x41 \xc3\x28"
+    headers = (("event-id", b"7"), ("a", None), ("a", b""), ("n", b"\x00\x00\x00\x07"))
+    saved = await table.store.save(
+        message(payload, key, headers=headers, partition=2, error_message="no\0", max_retry=5)
+    )
+    (row,) = await table.store.find(RowFilter())
+    assert row.id == saved
+    assert (row.topic, row.key, row.payload, row.headers) == ("orders", key, payload, headers)
+    assert (row.partition, row.max_retry, row.retry_count) == (2, 5, 0)
+    assert row.status is Status.PENDING
+    assert row.next_retry_at == row.created_at == row.updated_at == START
+    assert (row.published_at, row.lease_token, row.lease_until) == (None, None, None)
+    assert row.malformed is None
+    assert (row.error_message or "").startswith("no")
+
+
+@pytest.mark.parametrize("value", [None, b"", b"x" * 3_000_000, '{"größe":"\\u00e9😀"}'.encode()])
+async def test_any_size_of_key_and_payload(table: Table, value: bytes | None) -> None:
+    """Null, empty, megabytes: as payload and as key, in whose index there must be room."""
+    await table.store.save(message(value, value))
+    claim = await table.store.claim(limit=1, lease_seconds=60)
+    assert claim.rows[0].payload == value
+    assert claim.rows[0].key == value
+
+
+async def test_saves_at_once(table: Table) -> None:
+    """Many tasks may save at one time; every one gets its own row's id."""
+    saved = await asyncio.gather(
+        *(table.store.save(message(b"%d" % n, b"%d" % n)) for n in range(450))
+    )
+    assert len(set(saved)) == 450
+    rows = {row.id: row for row in await table.store.find(RowFilter(), limit=1000)}
+    assert [rows[row_id].payload for row_id in saved] == [b"%d" % n for n in range(450)]
+
+
+async def test_claims_are_leases(table: Table) -> None:
+    """A claimed row is nobody else's until it is settled or the lease runs out."""
+    await table.store.save(message())
+    first = await table.store.claim(limit=10, lease_seconds=60)
+    assert ids(first) == [1]
+    assert first.until == START + timedelta(seconds=60)
+    assert first.rows[0].lease_token == first.token
+    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == []
+    table.clock.advance(60)
+    second = await table.store.claim(limit=10, lease_seconds=60)
+    assert ids(second) == [1]
+    assert await table.store.settle(first.token, [Acked(1)]) == set()
+    assert await table.store.renew(first.token, [1], 60) == set()
+    assert await table.store.settle(second.token, [Acked(1)]) == {1}
+    assert await table.store.settle(second.token, [Acked(1)]) == set()
+
+
+async def test_renewed_leases_hold_on(table: Table) -> None:
+    """A renewed lease counts from the renewal."""
+    for _ in range(2):
+        await table.store.save(message(key=None))
+    claim = await table.store.claim(limit=10, lease_seconds=60)
+    table.clock.advance(50)
+    assert await table.store.renew(claim.token, [1, 99], 60) == {1}
+    table.clock.advance(20)
+    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [2]
+
+
+async def test_every_outcome(table: Table) -> None:
+    """Acknowledged, to be retried, given up, released: each as it should stand afterwards."""
+    for _ in range(4):
+        await table.store.save(message(key=None))
+    claim = await table.store.claim(limit=10, lease_seconds=60)
+    table.clock.advance(5)
+    later = table.clock() + timedelta(minutes=2)
+    outcomes: list[Outcome] = [
+        Acked(1),
+        Retry(2, 1, later, "re\0fused"),
+        GiveUp(3, 3, "néver"),
+        Release(4),
+    ]
+    assert await table.store.settle(claim.token, outcomes) == {1, 2, 3, 4}
+    one, two, three, four = await table.store.find(RowFilter())
+    assert (one.status, one.published_at) == (Status.PUBLISHED, table.clock())
+    assert (two.status, two.retry_count, two.next_retry_at) == (Status.PENDING, 1, later)
+    assert (two.error_message or "").startswith("re")
+    assert (three.status, three.retry_count) == (Status.FAILED, 3)
+    assert (three.error_message, three.next_retry_at) == ("néver", START)
+    assert (four.status, four.retry_count, four.next_retry_at) == (Status.PENDING, 0, START)
+    for row in (one, two, three, four):
+        assert (row.lease_token, row.lease_until) == (None, None)
+        assert row.updated_at == table.clock()
+    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [4]
+    table.clock.advance(119)
+    assert ids(await table.store.claim(limit=10, lease_seconds=600)) == [4]
+    table.clock.advance(1)
+    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [2]
+
+
+async def test_a_key_is_claimed_in_order(table: Table) -> None:
+    """Rows of a topic and key are claimed together, the earliest first; others are apart."""
+    for topic, key in (("a", b"1"), ("a", b"1"), ("b", b"1"), ("a", None), ("a", None)):
+        await table.store.save(message(key=key, topic=topic))
+    assert ids(await table.store.claim(limit=1, lease_seconds=60)) == [1]
+    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [3, 4, 5]
+    table.clock.advance(60)
+    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [1, 2, 3, 4, 5]
+
+
+async def test_an_earlier_unfinished_row_holds_back(table: Table) -> None:
+    """A row waits while an earlier one of its key waits or is leased, but not if it FAILED."""
+    for _ in range(3):
+        await table.store.save(message(key=b"k"))
+    claim = await table.store.claim(limit=1, lease_seconds=60)
+    later = table.clock() + timedelta(minutes=1)
+    await table.store.settle(claim.token, [Retry(1, 1, later, "refused")])
+    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == []
+    table.clock.advance(60)
+    claim = await table.store.claim(limit=10, lease_seconds=60)
+    assert ids(claim) == [1, 2, 3]
+    await table.store.settle(claim.token, [GiveUp(1, 2, "never"), Release(2), Release(3)])
+    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [2, 3]
+
+
+async def test_followers_end_where_one_is_not_due(table: Table) -> None:
+    """A claim never skips a row of a key, whatever a person did to the rows."""
+    for _ in range(3):
+        await table.store.save(message(key=b"k"))
+    claim = await table.store.claim(limit=10, lease_seconds=60)
+    later = table.clock() + timedelta(minutes=1)
+    await table.store.settle(claim.token, [Release(1), Retry(2, 1, later, "x"), Release(3)])
+    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [1]
+
+
+async def test_claims_go_on_where_the_last_ended(table: Table) -> None:
+    """A pass by position sees every due row once, the longest due first."""
+    for number in range(7):
+        await table.store.save(message(key=b"%d" % number))
+        table.clock.advance(1)
+    position: Position | None = None
+    seen = []
+    while True:
+        claim = await table.store.claim(limit=3, lease_seconds=60, after=position)
+        seen.append(ids(claim))
+        await table.store.settle(claim.token, [Release(row.id) for row in claim.rows])
+        position = claim.position
+        if position is None:
+            break
+    assert seen == [[1, 2, 3], [4, 5, 6], [7]]
+
+
+async def test_claims_of_named_rows(table: Table) -> None:
+    """Named rows are claimed if they are due and first of their key, and no others with them."""
+    for key in (b"k", b"k", b"l", None):
+        await table.store.save(message(key=key))
+    assert ids(await table.store.claim(limit=10, lease_seconds=60, ids=[2])) == []
+    assert ids(await table.store.claim(limit=10, lease_seconds=60, ids=[])) == []
+    assert ids(await table.store.claim(limit=10, lease_seconds=60, ids=[1, 4, 99])) == [1, 4]
+
+
+async def test_concurrent_claims_share(table: Table) -> None:
+    """Claims at one time never give one row to two, and together give all."""
+    for number in range(200):
+        await table.store.save(message(key=b"%d" % (number % 150)))
+    claims = await asyncio.gather(
+        *(table.store.claim(limit=30, lease_seconds=60) for _ in range(10))
+    )
+    claimed = [row_id for claim in claims for row_id in ids(claim)]
+    assert len(claimed) == len(set(claimed))
+    while rest := ids(await table.store.claim(limit=30, lease_seconds=60)):
+        claimed += rest
+    # Rows behind a head in another claim follow when that is settled.
+    assert set(range(1, 151)) <= set(claimed)
+
+
+async def test_figures(table: Table) -> None:
+    """Rows by status, and the age of the oldest one that is PENDING."""
+    assert await table.store.stats() == FallbackStats()
+    for _ in range(5):
+        await table.store.save(message(key=None))
+    claim = await table.store.claim(limit=3, lease_seconds=1)
+    await table.store.settle(claim.token, [Acked(1), Acked(2), GiveUp(3, 1, "x")])
+    table.clock.advance(90)
+    assert await table.store.stats() == FallbackStats(2, 2, 1, 90.0)
+
+
+async def test_purge_takes_old_published_rows_only(table: Table) -> None:
+    """The oldest PUBLISHED rows go first, at most so many; all others stay."""
+    for _ in range(6):
+        await table.store.save(message(key=None))
+    claim = await table.store.claim(limit=5, lease_seconds=1)
+    for row_id in (1, 2, 3):
+        table.clock.advance(1)
+        await table.store.settle(claim.token, [Acked(row_id)])
+    await table.store.settle(claim.token, [GiveUp(4, 1, "x"), Release(5)])
+    before = START + timedelta(seconds=3)
+    assert await table.store.purge(published_before=before, limit=1) == 1
+    assert [row.id for row in await table.store.find(RowFilter())] == [2, 3, 4, 5, 6]
+    assert await table.store.purge(published_before=before, limit=100) == 1
+    assert [row.id for row in await table.store.find(RowFilter())] == [3, 4, 5, 6]
+
+
+async def test_requeue(table: Table) -> None:
+    """FAILED rows become due with all retries before them; others are left alone."""
+    for _ in range(3):
+        await table.store.save(message(key=None))
+    claim = await table.store.claim(limit=2, lease_seconds=1)
+    await table.store.settle(claim.token, [GiveUp(1, 3, "x"), Acked(2)])
+    table.clock.advance(10)
+    assert await table.store.requeue([1, 2, 3, 99]) == {1}
+    row = (await table.store.find(RowFilter(ids=[1])))[0]
+    assert (row.status, row.retry_count, row.error_message) == (Status.PENDING, 0, "x")
+    assert row.next_retry_at == table.clock()
+
+
+async def test_discard(table: Table) -> None:
+    """FAILED rows and free PENDING ones can be deleted; published and leased ones cannot."""
+    for _ in range(4):
+        await table.store.save(message(key=None))
+    claim = await table.store.claim(limit=3, lease_seconds=60)
+    await table.store.settle(claim.token, [GiveUp(1, 3, "x"), Acked(2)])
+    assert await table.store.discard([1, 2, 3, 4, 99]) == {1, 4}
+    assert [row.id for row in await table.store.find(RowFilter())] == [2, 3]
+
+
+async def test_find_and_count(table: Table) -> None:
+    """Every condition counts, pages follow each other by id."""
+    for number in range(5):
+        await table.store.save(
+            message(key=None, topic="odd" if number % 2 else "even", error_message=f"E{number}%")
+        )
+    claim = await table.store.claim(limit=1, lease_seconds=60)
+    await table.store.settle(claim.token, [GiveUp(1, 1, "Broker: Not_Enough 100% replicas")])
+    store = table.store
+    assert [row.id for row in await store.find(RowFilter(topic="even"), limit=2)] == [1, 3]
+    assert [row.id for row in await store.find(RowFilter(topic="even"), after_id=3)] == [5]
+    assert await store.count(RowFilter()) == 5
+    assert await store.count(RowFilter(status=Status.FAILED)) == 1
+    assert await store.count(RowFilter(status=Status.PENDING, topic="even")) == 2
+    assert await store.count(RowFilter(ids=[1, 2, 77], status=Status.PENDING)) == 1
+    assert await store.count(RowFilter(ids=[])) == 0
+    assert await store.count(RowFilter(error_contains="not_enough 100%")) == 1
+    assert await store.count(RowFilter(error_contains="e_%")) == 0
+
+
+async def test_nothing_asked_of_nothing(table: Table) -> None:
+    """Empty questions have empty answers."""
+    assert await table.store.settle("nobody", []) == set()
+    assert await table.store.renew("nobody", [], 60) == set()
+    assert await table.store.requeue([]) == await table.store.discard([]) == set()
+    assert await table.store.now() == START

@@ -1,0 +1,157 @@
+"""Random lives of a fallback table, for property tests: what workers may do to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeAlias
+
+from hypothesis import strategies as st
+
+from app.publishing.fallback import (
+    Acked,
+    Claim,
+    FallbackRow,
+    FallbackStore,
+    GiveUp,
+    Outcome,
+    Release,
+    Retry,
+)
+from tests.support.publish_fakes import Clock, message
+
+LEASE_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """A message of a key (None: without one) is saved."""
+
+    key: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """A worker claims; maybe it goes on from its last claim's position."""
+
+    worker: int
+    limit: int
+    go_on: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """A worker settles its oldest claim, one letter a row: a(ck), r(etry), g(ive up), free."""
+
+    worker: int
+    outcomes: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """A worker renews its claims."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """A person requeues a row."""
+
+    row_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Time passes."""
+
+    seconds: int
+
+
+Step: TypeAlias = Save | Take | Settle | Renew | Requeue | Pass
+
+_workers = st.integers(0, 2)
+steps: st.SearchStrategy[list[Step]] = st.lists(
+    st.one_of(
+        st.builds(Save, st.sampled_from([b"a", b"a", b"b", b"\xff\0", None])),
+        st.builds(Save, st.sampled_from([b"a", b"b", b"c", None])),
+        st.builds(Take, _workers, st.integers(1, 5), st.booleans()),
+        st.builds(Settle, _workers, st.text("aarg.", min_size=1, max_size=5)),
+        st.builds(Renew, _workers),
+        st.builds(Requeue, st.integers(1, 10)),
+        st.builds(Pass, st.sampled_from([1, 30, 61, 130])),
+    ),
+    max_size=60,
+)
+
+
+@dataclass
+class Life:
+    """Plays steps on a store and remembers what each worker holds.
+
+    Attributes:
+        told: Everything the store answered, for comparing two stores.
+        settled: Ids in the order in which they were acknowledged.
+    """
+
+    store: FallbackStore
+    clock: Clock
+    told: list[object] = field(default_factory=list)
+    acked: list[FallbackRow] = field(default_factory=list)
+    live: dict[int, list[Claim]] = field(default_factory=dict)
+    requeued: set[int] = field(default_factory=set)
+
+    async def play(self, step: Step) -> Claim | None:
+        """Take one step; return the claim if it made one."""
+        match step:
+            case Save(key):
+                self.told.append(await self.store.save(message(key=key)))
+            case Pass(seconds):
+                self.clock.advance(seconds)
+            case Requeue(row_id):
+                requeued = await self.store.requeue([row_id])
+                self.requeued |= requeued
+                self.told.append(requeued)
+            case Renew(worker):
+                for claim in self.live.get(worker, []):
+                    ids = [row.id for row in claim.rows]
+                    self.told.append(await self.store.renew(claim.token, ids, LEASE_SECONDS))
+            case Settle(worker, letters):
+                await self._settle(worker, letters)
+            case Take(worker, limit, go_on):
+                claims = self.live.setdefault(worker, [])
+                after = claims[-1].position if claims and go_on else None
+                claim = await self.store.claim(
+                    limit=limit, lease_seconds=LEASE_SECONDS, after=after
+                )
+                claims.append(claim)
+                self.told.append([row.id for row in claim.rows])
+                self.told.append(claim.position)
+                return claim
+        return None
+
+    async def _settle(self, worker: int, letters: str) -> None:
+        claims = self.live.get(worker)
+        if not claims:
+            return
+        claim = claims.pop(0)
+        outcomes: list[Outcome] = []
+        blocked: set[bytes] = set()
+        # As a batch does it: a row that is not settled holds back those of its key.
+        for row, letter in zip(claim.rows, letters * len(claim.rows), strict=False):
+            if letter in "r." or row.key in blocked:
+                if row.key is not None:
+                    blocked.add(row.key)
+                held = letter != "r"
+                later = self.clock() + timedelta(seconds=60)
+                outcomes.append(
+                    Release(row.id) if held else Retry(row.id, row.retry_count + 1, later, "no")
+                )
+            elif letter == "a":
+                outcomes.append(Acked(row.id))
+            else:
+                outcomes.append(GiveUp(row.id, row.retry_count + 1, "never"))
+        written = await self.store.settle(claim.token, outcomes)
+        self.told.append(written)
+        acked = {one.row_id for one in outcomes if isinstance(one, Acked)} & written
+        self.acked += [row for row in claim.rows if row.id in acked]

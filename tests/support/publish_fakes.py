@@ -1,0 +1,120 @@
+"""A Kafka producer by hand, and a clock to set, for tests of publishing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from app.errors import KafkaUnavailable, PublishRefused
+from app.publishing.fallback import Header, NewMessage
+from app.publishing.producer import Acknowledged
+from tests.support.virtual_time import VirtualTimeLoop
+
+START = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)
+
+
+class Clock:
+    """A clock that stands still until told; give it a loop's time to let it run along."""
+
+    def __init__(self, follows: Callable[[], float] | None = None) -> None:
+        self._follows = follows
+        self._ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        passed = timedelta(seconds=self._follows()) if self._follows else timedelta()
+        return START + passed + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        """Go forward."""
+        self._ahead += timedelta(seconds=seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A record that the producer was given."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[Header, ...]
+    partition: int | None
+
+    @property
+    def event_id(self) -> bytes | None:
+        """The last event id."""
+        return dict(self.headers).get("event-id")
+
+
+@dataclass
+class FakeProducer:
+    """A producer that answers as told.
+
+    Attributes:
+        sent: Every record it was given, in this order.
+        acknowledged: Those that it acknowledged, in the order of the acknowledgements.
+        refuse: The error for a record, or None to acknowledge it.
+        latency_seconds: How long an answer takes.
+        hold: While set to an event, answers wait for it.
+        reachable: Whether brokers answer a ping.
+        most_at_once: The most records that waited for an answer at one time.
+    """
+
+    sent: list[Sent] = field(default_factory=list)
+    acknowledged: list[Sent] = field(default_factory=list)
+    refuse: Callable[[Sent], Exception | None] = lambda _: None
+    latency_seconds: float = 0.0
+    hold: asyncio.Event | None = None
+    reachable: bool = True
+    most_at_once: int = 0
+    _waiting: int = 0
+
+    async def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[Header] = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Acknowledged:
+        record = Sent(topic, key, value, tuple(headers), partition)
+        self.sent.append(record)
+        self._waiting += 1
+        self.most_at_once = max(self.most_at_once, self._waiting)
+        try:
+            await asyncio.sleep(self.latency_seconds)
+            if self.hold is not None:
+                await self.hold.wait()
+        finally:
+            self._waiting -= 1
+        if (error := self.refuse(record)) is not None:
+            raise error
+        self.acknowledged.append(record)
+        return Acknowledged(topic, partition or 0, len(self.acknowledged) - 1)
+
+    async def ping(self, timeout_seconds: float = 5.0) -> None:
+        await asyncio.sleep(0)
+        if not self.reachable:
+            raise KafkaUnavailable("broker:9092", "no answer")
+
+
+def refusal(code: str = "NOT_ENOUGH_REPLICAS", topic: str = "orders") -> PublishRefused:
+    """What Kafka says: by default something that may pass."""
+    return PublishRefused(topic, f"Broker: {code}", code)
+
+
+def message(
+    payload: bytes | None = b"{}", key: bytes | None = b"1", topic: str = "orders", **fields: object
+) -> NewMessage:
+    """A message to save."""
+    return NewMessage(topic, key, payload, **fields)  # type: ignore[arg-type]
+
+
+def forgive() -> None:
+    """In virtual time: tasks that have ended in an error until now were meant to."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop.failures.clear()

@@ -1,0 +1,184 @@
+"""A Kafka and a web server as the tests of the ways in script them, and reading a topic back."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+
+from app.errors import PublishRefused
+from app.operations.health import Health
+from app.operations.metrics import Metrics
+from app.operations.order_paid_page import Limits
+from app.operations.web import WebServer
+from app.publishing.producer import Acknowledged, Headers
+from app.publishing.publisher import Publisher
+from app.settings import Settings
+
+LOOPBACK = "127.0.0.1"
+TOPIC = "order-paid-events"
+READ_SECONDS = 30.0
+
+
+def paid(order_id: int = 123, **changes: Any) -> dict[str, Any]:
+    """An ORDER_PAID event."""
+    return {
+        "eventType": "ORDER_PAID",
+        "orderId": order_id,
+        "userId": 456,
+        "paidAt": "2025-12-19T10:30:00",
+        "orderItems": [{"productId": 1, "orderQuantity": 2}],
+    } | changes
+
+
+def body(order_id: int = 123, **changes: Any) -> bytes:
+    """An ORDER_PAID event as bytes."""
+    return msgspec.json.encode(paid(order_id, **changes))
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A record."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+    @property
+    def event_id(self) -> str:
+        """Its event id."""
+        return (dict(self.headers)["event-id"] or b"").decode()
+
+
+class ScriptedKafka:
+    """Acknowledges, refuses, or says nothing until it is let.
+
+    Attributes:
+        sent: What it was given, in order.
+        refusal: Raised for every record, while it is set.
+        answers: Cleared, nothing is answered until it is set again.
+    """
+
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+        self.refusal: Exception | None = None
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Acknowledged:
+        """See ``KafkaProducer.send``."""
+        self.sent.append(Sent(key, value, tuple(headers)))
+        offset = len(self.sent) - 1
+        await self.answers.wait()
+        if self.refusal is not None:
+            raise self.refusal
+        return Acknowledged(topic, 0, offset)
+
+    def refuse(self) -> None:
+        """Refuse what comes from now on."""
+        self.refusal = PublishRefused(TOPIC, "Local: Message timed out", "_MSG_TIMED_OUT")
+
+
+class _Idle:
+    last_activity = 0.0
+    held = 0
+
+
+@asynccontextmanager
+async def serving(
+    publisher: Publisher | None, *, token: str | None = None, limits: Limits | None = None
+) -> AsyncIterator[str]:
+    """A worker's web server; gives its address."""
+    metrics = Metrics()
+    health = Health(
+        _Idle(),
+        breaker_closed=lambda: True,
+        dead_lettering=lambda: 0,
+        attempt_timeout_seconds=10,
+        clock=lambda: 0.0,
+    )
+    server = WebServer(
+        LOOPBACK, 0, metrics.registry, health, publisher=publisher, token=token, limits=limits
+    )
+    await server.start()
+    try:
+        yield f"http://{LOOPBACK}:{server.port}"
+    finally:
+        await server.stop()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until something is so, with a limit; the question may be a coroutine's."""
+    async with asyncio.timeout(READ_SECONDS):
+        while True:
+            answer = condition()
+            if await answer if inspect.isawaitable(answer) else answer:
+                return
+            await asyncio.sleep(0.001)
+
+
+def publish_settings(servers: str, database: Path | str, **changes: Any) -> Settings:
+    """Settings of a test: this cluster, this database, short waits."""
+    url = f"sqlite+aiosqlite:///{database}" if isinstance(database, Path) else database
+    values: dict[str, Any] = {
+        "kafka_bootstrap_servers": servers,
+        "database_url": url,
+        "producer_delivery_timeout_ms": 10_000,
+        "producer_request_timeout_ms": 5_000,
+    }
+    return Settings(_env_file=None, **(values | changes))  # type: ignore[call-arg]
+
+
+@contextmanager
+def _consumer(servers: str) -> Iterator[Consumer]:
+    consumer = Consumer(
+        {
+            "bootstrap.servers": servers,
+            "group.id": "reads-all",
+            "enable.auto.commit": False,
+            "enable.partition.eof": False,
+            "fetch.wait.max.ms": 50,
+            "log_level": 0,
+        }
+    )
+    try:
+        yield consumer
+    finally:
+        consumer.close()
+
+
+def read_topic(servers: str, topic: str) -> list[Sent]:
+    """Everything that a topic holds now, partition by partition in order. Blocks."""
+    with _consumer(servers) as consumer:
+        partitions = consumer.list_topics(topic, timeout=READ_SECONDS).topics[topic].partitions
+        ends = {
+            number: consumer.get_watermark_offsets(
+                TopicPartition(topic, number), timeout=READ_SECONDS
+            )[1]
+            for number in partitions
+        }
+        wanted = sum(ends.values())
+        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
+        found: dict[tuple[int, int], Sent] = {}
+        while len(found) < wanted:
+            message = consumer.poll(READ_SECONDS)
+            assert message is not None, f"{len(found)} of {wanted} records came"
+            assert message.error() is None, message.error()
+            headers: Any = tuple(message.headers() or ())
+            place = (message.partition() or 0, message.offset() or 0)
+            found[place] = Sent(message.key(), message.value(), headers)
+        return [found[place] for place in sorted(found)]

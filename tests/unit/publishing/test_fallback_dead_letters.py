@@ -1,0 +1,94 @@
+"""Dead letters: to their topic, or to the table, or not finished."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import cast
+
+import pytest
+
+from app.dead_letter_topic import DeadLetterTopic
+from app.delivery.dead_letters import DeadLetter
+from app.delivery.record import Record
+from app.errors import DatabaseUnavailable, KafkaUnavailable, PublishRefused, RecordTooLarge
+from app.fallback_dead_letters import FallbackDeadLetters
+from app.publishing.memory_store import MemoryFallbackStore
+from app.publishing.producer import Acknowledged, Headers, KafkaProducer
+
+LETTER = DeadLetter(
+    Record("orders", 1, 5, 1, b"k", b"\xff", (("h", b"v"),)), "invalid_utf8", "not UTF-8", "E", 1,
+    datetime(2025, 12, 19, tzinfo=UTC),
+)  # fmt: skip
+
+
+@dataclass
+class Kafka:
+    """A producer that refuses as told."""
+
+    error: Exception | None = None
+    sent: list[str] = field(default_factory=list)
+
+    async def partition_count(self, topic: str) -> int:
+        if isinstance(self.error, KafkaUnavailable):
+            raise self.error
+        return 3
+
+    async def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        partition: int | None,
+    ) -> Acknowledged:
+        if self.error is not None:
+            raise self.error
+        self.sent.append(topic)
+        return Acknowledged(topic, 0, 0)
+
+
+def desk(error: Exception | None = None) -> tuple[FallbackDeadLetters, MemoryFallbackStore, Kafka]:
+    """A sink on a producer and a store by hand."""
+    kafka, store = Kafka(error), MemoryFallbackStore()
+    topic = DeadLetterTopic(cast(KafkaProducer, kafka), "orders.DLQ", "group")
+    return FallbackDeadLetters(topic, store, max_retry=4), store, kafka
+
+
+async def test_kafka_comes_first() -> None:
+    """What Kafka takes is in no table."""
+    sink, store, kafka = desk()
+    await sink.send(LETTER)
+    assert kafka.sent == ["orders.DLQ"]
+    assert store.rows == {}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PublishRefused("orders.DLQ", "timed out", "_MSG_TIMED_OUT"),
+        KafkaUnavailable("broker:1", "gone"),
+        RecordTooLarge("orders.DLQ", 9),
+    ],
+)
+async def test_what_kafka_refuses_is_saved(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The row has the letter's bytes, its partition, all its headers and the reason."""
+    sink, store, _ = desk(error)
+    await sink.send(LETTER)
+    (row,) = store.rows.values()
+    assert (row.topic, row.key, row.payload, row.partition) == ("orders.DLQ", b"k", b"\xff", 1)
+    assert (row.max_retry, row.error_message) == (4, str(error))
+    headers = dict(row.headers)
+    assert headers["h"] == b"v"
+    assert headers["event-id"] == b"orders-1-5"
+    assert headers["dlq-reason"] == b"invalid_utf8"
+    assert "Saved fallback message id=1 topic=orders.DLQ record=orders[1]@5" in caplog.text
+
+
+async def test_neither_takes_it() -> None:
+    """When the database refuses too, the letter's record is not finished."""
+    sink, store, _ = desk(KafkaUnavailable("broker:1", "gone"))
+    store.error = DatabaseUnavailable("disk full")
+    with pytest.raises(DatabaseUnavailable):
+        await sink.send(LETTER)

@@ -1,0 +1,53 @@
+"""An event on its way: its bytes, its key, its id."""
+
+import uuid
+from typing import Any
+
+import pytest
+
+from app.errors import InvalidEvent
+from app.publishing.message import order_event
+from tests.support.publish_ways import body, paid
+
+
+def test_bytes_stay_as_they_are() -> None:
+    """JSON that is given as bytes is not written anew."""
+    given = b"  " + body(5) + b"\n"
+    event = order_event(given)
+    assert (event.payload, event.key) == (given, b"5")
+    uuid.UUID(event.event_id)
+    assert event.headers == (("event-id", event.event_id.encode()),)
+
+
+def test_mappings_become_json() -> None:
+    """A mapping is encoded at once: later changes do not count."""
+    given = paid(5)
+    event = order_event(given)
+    given["orderId"] = 6
+    assert event.payload == body(5)
+
+
+def test_ids_and_keys_that_are_given() -> None:
+    """The id that is given wins over the last one among the headers; there is one in the end."""
+    headers = [("event-id", b"first"), ("trace", None), ("event-id", b"last")]
+    event = order_event(body(), event_id="mine", key=b"k", headers=headers)
+    assert (event.event_id, event.key) == ("mine", b"k")
+    assert event.headers == (("trace", None), ("event-id", b"mine"))
+    assert order_event(body(), headers=headers).event_id == "last"
+    assert order_event(body(), headers=[("event-id", None)]).event_id
+
+
+@pytest.mark.parametrize("event_id", ["x" * 256, "a\nb", "\0", "\udc80"], ids=ascii)
+def test_ids_that_cannot_be(event_id: str) -> None:
+    """An id is 1 to 255 printable characters."""
+    with pytest.raises(InvalidEvent, match="event-id"):
+        order_event(body(), event_id=event_id)
+
+
+@pytest.mark.parametrize(
+    "event", [{}, paid(orderId="1"), paid(userId={1: object()}), b"no"], ids=str
+)
+def test_other_things_are_refused(event: Any) -> None:
+    """What is no ORDER_PAID event, or cannot be JSON."""
+    with pytest.raises(InvalidEvent):
+        order_event(event)
