@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agents import order_logging
+from agents import fallback_replay, order_logging
 
 if TYPE_CHECKING:
     from app.main import RelayApp
@@ -13,3 +13,4 @@ if TYPE_CHECKING:
 def register(app: RelayApp) -> None:
     """Register every agent with the application."""
     order_logging.register(app)
+    fallback_replay.register(app)

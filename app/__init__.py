@@ -25,13 +25,14 @@ def _make_app() -> RelayApp:
     # Imported only now: nobody who wants the pure modules waits for Faust.
     import agents  # noqa: PLC0415
     import tables  # noqa: PLC0415
-    from app.errors import InvalidSettings  # noqa: PLC0415
+    from app.errors import InvalidDatabaseUrl, InvalidSettings  # noqa: PLC0415
     from app.main import create_app  # noqa: PLC0415
+    from app.operations import commands  # noqa: F401, PLC0415 - importing registers them
     from app.settings import load_settings  # noqa: PLC0415
 
     try:
         made = create_app(load_settings())
-    except InvalidSettings as error:
+    except (InvalidSettings, InvalidDatabaseUrl) as error:
         # A user's mistake gets one line, not a stack trace.
         raise SystemExit(str(error)) from None
     tables.register(made)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from app.delivery.dead_letters import DeadLetter, dead_letter_headers, smallest_headers
+from app.delivery.dead_letters import DeadLetter, Headers, dead_letter_headers, smallest_headers
 from app.errors import PublishRefused, RecordTooLarge
 from app.publishing.producer import KafkaProducer
 
@@ -16,27 +16,31 @@ class DeadLetterTopic:
 
     def __init__(self, producer: KafkaProducer, topic: str, group_id: str) -> None:
         """Write to ``topic`` for the consumer group ``group_id``."""
+        self.topic = topic
         self._producer = producer
-        self._topic = topic
         self._group_id = group_id
         self._partitions = 0
         self._asked_at = float("-inf")
 
     async def send(self, letter: DeadLetter) -> None:
         """See ``DeadLetterSink.send``."""
-        headers = dead_letter_headers(letter, self._group_id)
+        headers = self.headers(letter)
         try:
             await self._send(letter, headers)
         except RecordTooLarge:
             # Rather a letter without its long texts than none.
             await self._send(letter, smallest_headers(headers))
 
+    def headers(self, letter: DeadLetter) -> Headers:
+        """Return all headers of a dead letter."""
+        return dead_letter_headers(letter, self._group_id)
+
     async def _send(self, letter: DeadLetter, headers: list[tuple[str, bytes | None]]) -> None:
         record = letter.record
         partitions = await self._partition_count()
         try:
             await self._producer.send(
-                self._topic,
+                self.topic,
                 key=record.key,
                 value=record.value,
                 headers=headers,
@@ -50,9 +54,9 @@ class DeadLetterTopic:
     async def _partition_count(self) -> int:
         now = time.monotonic()
         if now - self._asked_at > PARTITION_COUNT_TTL_SECONDS:
-            self._partitions = await self._producer.partition_count(self._topic)
+            self._partitions = await self._producer.partition_count(self.topic)
             self._asked_at = now
         if not self._partitions:
             self._asked_at = float("-inf")
-            raise PublishRefused(self._topic, "the topic does not exist")
+            raise PublishRefused(self.topic, "the topic does not exist")
         return self._partitions

@@ -8,12 +8,12 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import faust
 import mode.loop
-from faust.sensors.prometheus import FaustMetrics, PrometheusMonitor
-from faust.types import TP
+from faust.sensors.prometheus import FaustMetrics
 from mode import Service
 
 from app.credentials import faust_credentials
@@ -22,7 +22,11 @@ from app.delivery.logger_client import HttpLogger
 from app.delivery.record import Record
 from app.delivery.relay import Relay
 from app.delivery.retry import RetryPolicy
+from app.fallback import Fallback
+from app.fallback_dead_letters import FallbackDeadLetters
+from app.faust_overrides import FaustSettings, RelayMonitor
 from app.operations import log_limit
+from app.operations.fallback_table import FallbackTable
 from app.operations.health import Health
 from app.operations.lag import watch_lag
 from app.operations.metrics import Metrics
@@ -46,35 +50,6 @@ MAX_POLL_INTERVAL_SECONDS = 365 * 24 * 3600.0
 GC_THRESHOLDS = (10_000, 20, 20)
 
 
-class RelayMonitor(PrometheusMonitor):
-    """Faust's own metrics, without the ones that cost most for each record.
-
-    The relay counts deliveries itself; Faust's per-stream labels would be normalised by regular
-    expression for every event, and its active counts never fall for streams without acks.
-    """
-
-    def on_stream_event_in(
-        self, tp: TP, offset: int, stream: faust.StreamT[Any], event: faust.EventT[Any]
-    ) -> dict[str, Any] | None:
-        """Count the batch's records, nothing more."""
-        records = len(cast(list[Record], event.value))
-        self.events_total += records
-        self._metrics.total_events.inc(records)
-        return None
-
-
-class FaustSettings(faust.Settings):
-    """Faust's settings as ``create_app`` gives them.
-
-    Faust would let the environment override each of them: a stray CONSUMER_AUTO_OFFSET_RESET or
-    BROKER_URL would change what is delivered, and from where.
-    """
-
-    def getenv(self, env_name: str) -> Any:
-        """Find nothing."""
-        return None
-
-
 class RelayApp(faust.App):
     """Faust's app with the relay in it."""
 
@@ -90,6 +65,12 @@ class RelayApp(faust.App):
         self.monitor = RelayMonitor(metrics=FaustMetrics.create(self.metrics.registry, "faust"))
         self.kafka_topics = Topics(settings)
         self.kafka_producer = KafkaProducer(settings)
+        self.fallback = Fallback(
+            settings,
+            FallbackTable(settings.database_url.get_secret_value()),
+            self.kafka_producer,
+            self.metrics,
+        )
         token = settings.external_logger_token
         self.http_logger = HttpLogger(
             settings.external_logger_url,
@@ -102,7 +83,7 @@ class RelayApp(faust.App):
         )
         self.relay = Relay(
             self.http_logger,
-            DeadLetterTopic(self.kafka_producer, settings.dlq_topic, settings.consumer_group_id),
+            self._dead_letters(),
             self.metrics,
             self._on_finished,
             policy=RetryPolicy(
@@ -130,6 +111,9 @@ class RelayApp(faust.App):
             oldest_unfinished_seconds=lambda: self._relay_consumer.oldest_unfinished_seconds(),  # noqa: PLW0108
         )
         self.web_server(WebService(self))
+        self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        """What runs beside deliveries from the start on; each ends by itself or is cancelled."""
+        self._background_tasks: list[asyncio.Task[None]] = []
         self._lag_task: asyncio.Task[None] | None = None
         self._shutdown_watch: threading.Timer | None = None
         self.order_paid_topic = self.topic(
@@ -140,6 +124,15 @@ class RelayApp(faust.App):
             acks=False,
         )
 
+    def _dead_letters(self) -> FallbackDeadLetters:
+        settings = self.settings
+        return FallbackDeadLetters(
+            DeadLetterTopic(self.kafka_producer, settings.dlq_topic, settings.consumer_group_id),
+            self.fallback.store,
+            max_retry=settings.fallback_max_retry,
+            on_saved=self.metrics.dead_letter_saved,
+        )
+
     # --- starting and stopping ------------------------------------------------------------------
 
     async def on_start(self) -> None:
@@ -147,11 +140,14 @@ class RelayApp(faust.App):
         await super().on_start()
         gc.set_threshold(*GC_THRESHOLDS)
         log_limit.install()
-        # Before Kafka is there: probes want an answer while the worker waits for it.
+        # Before Kafka is there: probes want an answer while the worker waits for it, and orders
+        # that come in by HTTP can be saved.
+        await self.kafka_producer.start()
         await self.on_started_init_web_server()
+        await self.fallback.start()
+        self._background_tasks = [asyncio.create_task(work()) for work in self.background]
         if not await self.kafka_topics.wait_until_ready(self._pause):
             return  # the worker stops
-        await self.kafka_producer.start()
         await self.http_logger.start()
         self._lag_task = asyncio.create_task(
             watch_lag(self._relay_consumer, self.kafka_producer, self.metrics, self.health)
@@ -161,6 +157,7 @@ class RelayApp(faust.App):
         """End deliveries within the grace, commit them, then let Faust stop."""
         grace = self.settings.shutdown_grace_seconds
         self._watch_shutdown(grace + SHUTDOWN_TAIL_SECONDS)
+        replay_stopped = asyncio.create_task(self.fallback.stop_replay(grace))
         if self._consumer is not None:
             self._relay_consumer.stop_flow()
             self.flow_control.suspend()
@@ -170,12 +167,18 @@ class RelayApp(faust.App):
             await self._relay_consumer.commit_before_leaving()
         if self._lag_task is not None:
             self._lag_task.cancel()
+        await replay_stopped
+        for task in self._background_tasks:
+            task.cancel()
+        # Before the producer stops; what comes in by HTTP after this goes to the table.
+        await self.fallback.stop_publishing(grace)
         await super().on_stop()
         await self.kafka_producer.stop()
         await self.http_logger.stop()
 
     async def on_shutdown(self) -> None:
-        """Everything has stopped in time."""
+        """Everything has stopped in time, the web server too: nothing is saved any more."""
+        await self.fallback.close()
         if self._shutdown_watch is not None:
             self._shutdown_watch.cancel()
         await super().on_shutdown()
@@ -232,7 +235,15 @@ class WebService(Service):
         """Serve, or end the start with one line."""
         app = self._app
         host, port = app.conf.web_bind, app.conf.web_port
-        self._server = WebServer(host, port, app.metrics.registry, app.health)
+        token = app.settings.api_token
+        self._server = WebServer(
+            host,
+            port,
+            app.metrics.registry,
+            app.health,
+            publisher=app.fallback.publisher,
+            token=token.get_secret_value() if token else None,
+        )
         try:
             await self._server.start()
         except OSError as error:

@@ -5,6 +5,7 @@ Base units; labels are bounded, never an order id. Each worker has a registry of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from prometheus_client import (
@@ -14,6 +15,8 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
+
+from app.publishing.fallback import FallbackStats
 
 PREFIX = "order_relay"
 # An attempt takes from a loopback's millisecond to the logger's time-out.
@@ -29,10 +32,19 @@ DEAD_LETTER_REASONS = (
     "rejected",
     "retries_exhausted",
 )
+# What the publishing half says (its PublishObserver), and the label it is counted under.
+PUBLISH_RESULTS = {
+    "acknowledged": "published",
+    "saved": "saved",
+    "invalid": "refused",
+    "too_large": "refused",
+    "failed": "failed",
+}
+REPLAY_RESULTS = {"published": "published", "retried": "retry", "failed": "failed"}
 
 
 class Metrics:
-    """The metrics of one worker; also the ``DeliveryObserver`` that counts."""
+    """The metrics of one worker; also the observer of both halves, which counts."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         """Register the whole catalogue, every known label at 0."""
@@ -49,7 +61,13 @@ class Metrics:
             "delivery_retries", "Attempts that failed and are to be made again."
         )
         self._dead_letters = self._counter(
-            "dead_letters", "Records acknowledged by the dead-letter topic.", "reason"
+            "dead_letters",
+            "Records acknowledged by the dead-letter topic, or else saved in the fallback table.",
+            "reason",
+        )
+        self._dead_letters_saved = self._counter(
+            "dead_letters_saved",
+            "Those of the dead letters that Kafka refused and the fallback table keeps.",
         )
         self._attempt_seconds = self._histogram(
             "delivery_attempt_seconds", "Time from POST to answer.", ATTEMPT_BUCKETS
@@ -73,6 +91,39 @@ class Metrics:
             "topic",
             "partition",
         )
+        self._published = self._counter(
+            "published",
+            "Events given to this worker to publish: published (Kafka has it), saved (Kafka "
+            "refused, the fallback table has it), refused (no event, or too large), failed "
+            "(neither has it, the caller was told).",
+            "result",
+        )
+        self._replayed = self._counter(
+            "fallback_replayed",
+            "Rows of the fallback table that this worker tried: published, retry (refused, to be "
+            "tried again), failed (refused for good, for a person).",
+            "result",
+        )
+        self._fallback_messages = self._gauge(
+            "fallback_messages",
+            "Rows of the fallback table by status. Every worker shows the same table: take the "
+            "maximum, never the sum. NaN while the database does not answer.",
+            "status",
+        )
+        self._fallback_oldest = self._gauge(
+            "fallback_oldest_pending_seconds",
+            "Age of the oldest pending row of the fallback table, 0 without one; NaN while the "
+            "database does not answer.",
+        )
+        self._fallback_up = self._gauge(
+            "fallback_database_up",
+            "1 when the fallback table's database answered when last asked, else 0.",
+        )
+        for result in PUBLISH_RESULTS.values():
+            self._published.labels(result)
+        for result in REPLAY_RESULTS.values():
+            self._replayed.labels(result)
+        self.counted(None)
         self._delivered = self._deliveries.labels("delivered")
         self._dead_lettered = self._deliveries.labels("dead_lettered")
         self._abandoned = self._deliveries.labels("abandoned")
@@ -121,6 +172,28 @@ class Metrics:
     def abandoned(self, records: int) -> None:
         """See ``DeliveryObserver``."""
         self._abandoned.inc(records)
+
+    # --- PublishObserver, and the fallback table's figures --------------------------------------
+
+    def published(self, result: str) -> None:
+        """See ``PublishObserver``."""
+        self._published.labels(PUBLISH_RESULTS.get(result, "failed")).inc()
+
+    def replayed(self, result: str) -> None:
+        """See ``PublishObserver``."""
+        self._replayed.labels(REPLAY_RESULTS.get(result, "failed")).inc()
+
+    def dead_letter_saved(self) -> None:
+        """Kafka refused a dead letter, and the fallback table keeps it."""
+        self._dead_letters_saved.inc()
+
+    def counted(self, stats: FallbackStats | None) -> None:
+        """Show the figures of the fallback table; ``None``: it did not answer."""
+        self._fallback_up.set(0 if stats is None else 1)
+        for status in ("pending", "published", "failed"):
+            rows = math.nan if stats is None else getattr(stats, status)
+            self._fallback_messages.labels(status).set(rows)
+        self._fallback_oldest.set(math.nan if stats is None else stats.oldest_pending_seconds)
 
     # --- construction ---------------------------------------------------------------------------
 

@@ -1,23 +1,61 @@
-"""The worker's own web server: metrics and health. It answers before Kafka does."""
+"""The worker's own web server: metrics, health, and paid orders over HTTP.
+
+It answers before Kafka does.
+"""
 
 from __future__ import annotations
 
+import logging
+
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from app.operations.access import Access
 from app.operations.health import Health, Report
+from app.operations.order_paid_page import Limits, OrderPaidPage
+from app.publishing.publisher import Publisher
+
+logger = logging.getLogger(__name__)
+
+# For requests under way; close the publisher first, then they end soon.
+STOP_SECONDS = 5.0
 
 
 class WebServer:
-    """Serves ``/metrics``, ``/health/live`` and ``/health/ready``."""
+    """Serves ``/metrics``, ``/health/live``, ``/health/ready``, and ``POST /order-paid``."""
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, health: Health) -> None:
-        """Prepare the server; ``start`` binds the port."""
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        health: Health,
+        *,
+        publisher: Publisher | None = None,
+        token: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """Prepare the server; ``start`` binds the port.
+
+        Args:
+            host: The address to serve on.
+            port: The port.
+            registry: What ``/metrics`` shows.
+            health: What ``/health`` shows.
+            publisher: Takes paid orders; None: there is no such page. Open as long as the server
+                serves, or closed before its ``stop``; its database must outlive the server.
+            token: Whoever posts must bring it; None: loopback only.
+            limits: Of paid orders under way.
+        """
         self._host = host
         self._port = port
         self._registry = registry
         self._health = health
+        self._order_paid = (
+            OrderPaidPage(publisher, Access(token), limits=limits) if publisher else None
+        )
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -30,12 +68,30 @@ class WebServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._ready)
-        self._runner = web.AppRunner(app, access_log=None)
+        if self._order_paid is not None:
+            self._order_paid.add_to(app.router)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=_connection_logger(),
+            auto_decompress=False,  # bodies are taken as they are, or not at all
+            shutdown_timeout=STOP_SECONDS,
+        )
         await self._runner.setup()
         await web.TCPSite(self._runner, self._host, self._port).start()
 
+    @property
+    def port(self) -> int:
+        """The port that is served on; where 0 was given, the one that was free."""
+        if self._runner is None or not self._runner.addresses:
+            return self._port
+        return int(self._runner.addresses[0][1])
+
     async def stop(self) -> None:
-        """Stop serving."""
+        """Stop serving, once requests under way have ended, after 5 s at the latest.
+
+        An event that is being published then ends all the same, without an answer.
+        """
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -50,6 +106,18 @@ class WebServer:
 
     async def _ready(self, request: web.Request) -> web.Response:
         return _answer(self._health.ready())
+
+
+def _connection_logger() -> logging.Logger:
+    """Return what aiohttp logs to: not that a client breaks the rules of HTTP, which gets a 400."""
+    connections = logger.getChild("connections")
+    if not connections.filters:
+        connections.addFilter(
+            lambda record: (
+                not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+            )
+        )
+    return connections
 
 
 def _answer(report: Report) -> web.Response:

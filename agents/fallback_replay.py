@@ -1,0 +1,26 @@
+"""From the worker's life to the replay of the fallback table: an adapter, nothing more."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.main import RelayApp
+
+logger = logging.getLogger(__name__)
+
+
+def register(app: RelayApp) -> None:
+    """Register the task that publishes saved rows every minute."""
+
+    async def fallback_replay() -> None:
+        """Replay until the worker stops; claims, not a leader, share the rows among workers."""
+        try:
+            await app.fallback.replay_until_stopped()
+        except Exception:
+            # An error that left this task would end replay without a word.
+            logger.exception("Fallback replay ended in a way nobody foresaw")
+
+    # Not a Faust task: those begin when the worker has its partitions, and rows need none.
+    app.background.append(fallback_replay)

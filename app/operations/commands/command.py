@@ -1,0 +1,111 @@
+"""What all commands of the relay share: a loop of their own, one-line errors, an exit status.
+
+A command starts neither the worker nor anything of it: it takes the settings from the
+application, and makes what it needs itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, NoReturn, Protocol, cast
+
+import click
+from faust.cli.base import AppCommand, _apply_options, cli, option
+
+from app.errors import RelayError
+from app.operations import log_limit
+from app.settings import Settings
+
+JSON_OPTION = option(
+    "--json", "as_json", is_flag=True, default=False, help="Print JSON lines, for programs."
+)
+DRY_RUN_OPTION = option(
+    "--dry-run", is_flag=True, default=False, help="Only show what would be done."
+)
+
+
+class HasSettings(Protocol):
+    """The part of the application that commands use."""
+
+    settings: Settings
+
+
+class OneLineCommand(click.Command):
+    """A click command that tells a wrong argument in one line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments.
+
+        Raises:
+            ClickException: One is wrong; the text names it and what is allowed.
+        """
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise usage_error(" ".join(error.format_message().split())) from None
+
+
+def usage_error(message: str) -> click.ClickException:
+    """Return the error for a wrong argument: one line on stderr, exit status 2."""
+    error = click.ClickException(message)
+    error.exit_code = 2
+    return error
+
+
+class RelayCommand(AppCommand):
+    """A command of the relay; subclasses write ``work``."""
+
+    abstract: ClassVar[bool] = True
+
+    # What the command does: takes its options by name, returns the exit status. A RelayError that
+    # it raises is shown on one line.
+    work: Callable[..., Coroutine[Any, Any, int]]
+
+    @property
+    def settings(self) -> Settings:
+        """The application's settings."""
+        return cast(HasSettings, self.app).settings
+
+    @classmethod
+    def as_click_command(cls) -> Callable[..., Any]:
+        """Make the click command. Faust's own would print a stack trace for any error."""
+
+        @click.pass_context
+        @functools.wraps(cls, updated=())
+        def run(*args: Any, **kwargs: Any) -> NoReturn:
+            cls(*args, **kwargs)()
+
+        made = cli.command(help=cls.__doc__, cls=OneLineCommand)(run)
+        return cast(Callable[..., Any], _apply_options(cls.options or [])(made))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run the command in a loop of its own and end the process with its status."""
+        _log_to_stderr(self._loglevel)
+        try:
+            status = asyncio.run(self.work(**self.kwargs))
+        except RelayError as error:
+            raise click.ClickException(" ".join(str(error).split())) from None
+        sys.stdout.flush()
+        raise SystemExit(status)
+
+
+def options(*given: Callable[[Any], Any]) -> list[Callable[[Any], Any]]:
+    """Return options as Faust wants them, in the order in which ``--help`` lists them."""
+    return list(given)
+
+
+def _log_to_stderr(level: str | None) -> None:
+    """Log errors only, unless ``--loglevel`` asks for more: the command itself says what it did."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=getattr(logging, level.upper(), logging.ERROR) if level else logging.ERROR,
+        format="[%(asctime)s] [%(levelname)s] %(message)s",
+    )
+    if level is None:
+        # The Kafka client tells an outage in words of its own, again and again; we say it once.
+        logging.getLogger("app.publishing.producer").setLevel(logging.CRITICAL)
+    log_limit.install()

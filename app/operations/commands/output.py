@@ -1,0 +1,68 @@
+"""Tables for people, JSON lines for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# Where there is no terminal, whose width would count.
+WIDTH_WITHOUT_TERMINAL = 160
+
+
+def for_people() -> Console:
+    """Return a console on stdout that keeps what it is given: no markup, no emojis."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_WITHOUT_TERMINAL
+    return Console(markup=False, emoji=False, highlight=False, width=width)
+
+
+def on_stderr() -> Console:
+    """Return a console on stderr, for progress and remarks."""
+    return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def json_line(fields: Mapping[str, Any]) -> None:
+    """Print one JSON object on one line of stdout."""
+    sys.stdout.write(json.dumps(fields, separators=(",", ":")) + "\n")
+
+
+def make_table(columns: Sequence[str], *, right: Sequence[str] = ()) -> Table:
+    """Return a table without rows; the columns named in ``right`` hold figures."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        if column in right:
+            table.add_column(column, justify="right", no_wrap=True)
+        else:
+            table.add_column(column, overflow="fold")
+    return table
+
+
+def plain(text: str | None, limit: int = 0) -> Text:
+    """Return text from outside as a cell: on one line, nothing in it can steer the terminal."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text or "")
+    return Text(shown if not limit or len(shown) <= limit else shown[: limit - 1] + "…")
+
+
+def moment(when: datetime | None) -> str | None:
+    """Return a moment in ISO 8601, UTC, to the second."""
+    return None if when is None else when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def age(seconds: float) -> str:
+    """Return a time span as people say it: ``0 s``, ``59 s``, ``3 min``, ``5 h``, ``2 d``."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size * (2 if unit == "d" else 1):
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def rows_of(number: int) -> str:
+    """Return ``1 row`` or ``2 rows``."""
+    return f"{number:,} {'row' if number == 1 else 'rows'}"

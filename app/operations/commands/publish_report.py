@@ -1,0 +1,109 @@
+"""What ``faust -A app publish`` says: lines of JSON as they end, or a report in the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+
+from app.operations.commands.line_publisher import LineResult, Result
+from app.operations.commands.output import json_line, make_table, plain
+
+SHOWN = 20
+SHOWN_REASONS = 10
+NOBODY_HAS_THEM = (Result.REFUSED, Result.FAILED)
+
+
+class PublishReport:
+    """Counts results; keeps the first few of those that a person must look at."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        """Print each result as JSON at once, or only count it."""
+        self._as_json = as_json
+        self._counts: Counter[Result] = Counter()
+        self._first: list[LineResult] = []
+        self._saved_because: Counter[str] = Counter()
+
+    def add(self, result: LineResult) -> None:
+        """Take in the result of one line."""
+        self._counts[result.result] += 1
+        if self._as_json:
+            json_line(_fields(result))
+            return
+        if result.result in NOBODY_HAS_THEM and len(self._first) < SHOWN:
+            self._first.append(result)
+        if result.result is Result.SAVED and (
+            result.reason in self._saved_because or len(self._saved_because) < SHOWN_REASONS
+        ):
+            self._saved_because[result.reason] += 1
+
+    @property
+    def unhappy(self) -> int:
+        """How many lines are neither in Kafka nor in the table."""
+        return sum(self._counts[result] for result in NOBODY_HAS_THEM)
+
+    def words(self) -> str:
+        """Return the counts so far in a few words."""
+        return ", ".join(
+            f"{self._counts[result]:,} {result.value}"
+            for result in Result
+            if self._counts[result] or result is Result.PUBLISHED
+        )
+
+    def close(self, console: Console, *, topic: str, table_place: str, remark: str) -> None:
+        """Print the report; ``remark`` says why the end came early, if it did."""
+        if self._as_json:
+            counts = {result.value: self._counts[result] for result in Result}
+            json_line({"type": "summary", **counts, "stopped": remark or None})
+            return
+        shown = make_table(("", "events", ""), right=("events",))
+        shown.show_header = False
+        where = {
+            Result.PUBLISHED: f"in topic {topic}",
+            Result.SAVED: f"in {table_place}; its workers publish them" if self._saved else "",
+            Result.REFUSED: "",
+            Result.FAILED: "neither in Kafka nor in the database" if self._failed else "",
+        }
+        for result in Result:
+            shown.add_row(result.value, f"{self._counts[result]:,}", plain(where[result]))
+        console.print(shown)
+        self._print_reasons(console)
+        if remark:
+            console.print(plain(remark))
+
+    def _print_reasons(self, console: Console) -> None:
+        for reason, count in self._saved_because.most_common():
+            console.print(plain(f"saved {count:,}: {reason}"))
+        for result in sorted(self._first, key=lambda one: one.number):
+            console.print(plain(f"line {result.number:,} {result.result.value}: {result.reason}"))
+        if self.unhappy > len(self._first):
+            console.print(f"… and {self.unhappy - len(self._first):,} more; --json names them all")
+
+    @property
+    def _saved(self) -> int:
+        return self._counts[Result.SAVED]
+
+    @property
+    def _failed(self) -> int:
+        return self._counts[Result.FAILED]
+
+
+def _fields(result: LineResult) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "type": "line",
+        "line": result.number,
+        "result": result.result.value,
+        "event_id": result.event_id,
+    }
+    if result.place is not None:
+        fields |= {
+            "topic": result.place.topic,
+            "partition": result.place.partition,
+            "offset": result.place.offset,
+        }
+    if result.row_id is not None:
+        fields["row_id"] = result.row_id
+    if result.reason:
+        fields["reason"] = result.reason
+    return fields

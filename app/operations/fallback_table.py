@@ -1,0 +1,58 @@
+"""The fallback table of the settings' database: refuses everything until it has been opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.errors import DatabaseUnavailable, RelayError
+from app.publishing.database import make_engine
+from app.publishing.fallback import NewMessage
+from app.publishing.migrate import Migrated, migrate
+from app.publishing.sql_store import SqlFallbackStore
+
+
+class FallbackTable(SqlFallbackStore):
+    """A ``FallbackStore`` that brings its table up to date before it keeps anything in it.
+
+    Nothing is written into a table that a newer version has migrated: nobody knows what it would
+    mean there.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        """Prepare for a database; nothing is connected yet.
+
+        Raises:
+            InvalidDatabaseUrl: The URL cannot be used.
+        """
+        super().__init__(make_engine(database_url))
+        self._database_url = database_url
+        self._shut: str | None = "the fallback table is not open yet"
+
+    @property
+    def place(self) -> str:
+        """The database for people to read: without its password, a file by its full path."""
+        url = self.engine.url
+        if url.get_backend_name() == "sqlite" and not (url.database or "").startswith("file:"):
+            url = url.set(database=str(Path(url.database or "").absolute()))
+        return url.render_as_string(hide_password=True)
+
+    async def open(self) -> Migrated:
+        """Bring the table up to date. May be called again after an error.
+
+        Raises:
+            DatabaseUnavailable: The database did not answer, or refused.
+            DatabaseTooNew: A newer version of the relay has migrated it.
+        """
+        try:
+            migrated = await migrate(self._database_url)
+        except RelayError as error:
+            self._shut = str(error)
+            raise
+        self._shut = None
+        return migrated
+
+    async def save(self, message: NewMessage) -> int:
+        """See ``FallbackStore.save``."""
+        if self._shut is not None:
+            raise DatabaseUnavailable(self._shut)
+        return await super().save(message)

@@ -1,0 +1,210 @@
+"""``POST /order-paid``: a paid order's event over HTTP, answered once it is durable.
+
+The body is published byte for byte. A client that got no answer, 429 or 503 sends the same again,
+with the same ``event-id`` or ``Idempotency-Key`` header, so that repeats can be told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http import HttpProcessingError
+
+from app.errors import InvalidEvent, PublishFailed, RecordTooLarge
+from app.operations.access import Access
+from app.publishing.fallback import EVENT_ID_HEADER
+from app.publishing.publisher import Outcome, Published, Publisher
+
+logger = logging.getLogger(__name__)
+
+PATH = "/order-paid"
+ID_HEADERS = (EVENT_ID_HEADER, "Idempotency-Key")
+
+BUSY_RETRY_SECONDS = 1
+FAILED_RETRY_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the page takes at most; the defaults bound its memory to some 64 MiB.
+
+    Attributes:
+        body_bytes: Of one event; Kafka's own default is 1 MiB for a record.
+        requests: Events under way.
+        total_bytes: Of all events under way.
+        body_seconds: From the head of a request to the end of its body.
+    """
+
+    body_bytes: int = 1024 * 1024
+    requests: int = 2000
+    total_bytes: int = 64 * 1024 * 1024
+    body_seconds: float = 10.0
+
+
+class OrderPaidPage:
+    """Hands bodies of requests to the publisher."""
+
+    def __init__(
+        self, publisher: Publisher, access: Access, *, limits: Limits | None = None
+    ) -> None:
+        """Let in whom ``access`` lets in."""
+        self._publisher = publisher
+        self._access = access
+        self._limits = limits or Limits()
+        self._requests = 0
+        self._bytes = 0
+        self._full = False
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Serve the page."""
+        router.add_post(PATH, self._post)
+
+    async def _post(self, request: web.Request) -> web.Response:
+        try:
+            return await self._publish(request)
+        except _Refused as refused:
+            return refused.response
+
+    async def _publish(self, request: web.Request) -> web.Response:
+        # Refused by its head before any of its body is read.
+        self._check_access(request)
+        _check_type(request)
+        event_id = _event_id(request)
+        length = request.content_length
+        if length is not None and length > self._limits.body_bytes:
+            raise self._too_large()
+        with self._room_for(self._limits.body_bytes if length is None else length):
+            body = await self._read(request)
+            try:
+                # A client that leaves changes nothing from here on.
+                outcome = await self._publisher.publish(body, event_id=event_id)
+            except InvalidEvent as error:
+                raise _Refused(400, error.detail, field=_field(error.detail)) from error
+            except RecordTooLarge as error:
+                raise _Refused(413, str(error)) from error
+            except PublishFailed as error:
+                raise _Refused(
+                    503, str(error), retry_after=FAILED_RETRY_SECONDS, eventId=error.event_id
+                ) from error
+        return web.json_response(_described(outcome), status=202)
+
+    def _check_access(self, request: web.Request) -> None:
+        if refusal := self._access.refusal(request):
+            raise _Refused(refusal.status, refusal.error)
+
+    async def _read(self, request: web.Request) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > self._limits.body_bytes:
+                        raise self._too_large()
+        except TimeoutError:
+            raise _Refused(
+                408, f"the body did not come within {self._limits.body_seconds:g} s"
+            ) from None
+        except (ConnectionError, web.RequestPayloadError, HttpProcessingError) as error:
+            # Half an event; mostly nobody is left to read this.
+            raise _Refused(400, "the body broke off", field=None) from error
+        return bytes(body)
+
+    def _too_large(self) -> _Refused:
+        return _Refused(413, f"the body must be at most {self._limits.body_bytes} bytes")
+
+    @contextmanager
+    def _room_for(self, size: int) -> Iterator[None]:
+        """Hold room until the event is durable; a client that leaves frees nothing earlier."""
+        limits = self._limits
+        if self._requests >= limits.requests or self._bytes + size > limits.total_bytes:
+            if not self._full:  # once, not for each of a burst
+                logger.warning(
+                    "Too many paid orders at once, refused with 429 requests=%d bytes=%d",
+                    self._requests,
+                    self._bytes,
+                )
+            self._full = True
+            raise _Refused(429, "too many paid orders at once", retry_after=BUSY_RETRY_SECONDS)
+        self._requests += 1
+        self._bytes += size
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            self._bytes -= size
+            if self._requests <= limits.requests // 2 and self._bytes <= limits.total_bytes // 2:
+                self._full = False
+
+
+class _Refused(Exception):
+    """A request ends with an error; carries the answer."""
+
+    def __init__(
+        self, status: int, error: str, *, retry_after: int | None = None, **fields: Any
+    ) -> None:
+        super().__init__(error)
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+        if retry_after is not None:
+            headers["Retry-After"] = str(retry_after)
+        self.response = web.json_response(
+            {"error": error, **fields}, status=status, headers=headers
+        )
+
+
+def _check_type(request: web.Request) -> None:
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if request.content_type != "application/json":
+        raise _Refused(415, "Content-Type must be application/json")
+    if (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+        raise _Refused(415, "the charset must be utf-8")
+    if encoding != "identity":
+        raise _Refused(415, "Content-Encoding must be identity: the body is published as it is")
+
+
+def _event_id(request: web.Request) -> str | None:
+    """Return the id that the client gave; two that differ are a mistake."""
+    given = {value for name in ID_HEADERS for value in request.headers.getall(name, ())}
+    if len(given) > 1:
+        raise _Refused(400, f"{' and '.join(ID_HEADERS)} differ", field=EVENT_ID_HEADER)
+    if "" in given:
+        raise _Refused(400, "event-id is empty", field=EVENT_ID_HEADER)
+    return next(iter(given), None)
+
+
+def _described(outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, Published):
+        return {
+            "status": "published",
+            "topic": outcome.topic,
+            "partition": outcome.partition,
+            "offset": outcome.offset,
+            "eventId": outcome.event_id,
+        }
+    return {
+        "status": "saved",
+        "id": outcome.row_id,
+        "eventId": outcome.event_id,
+        "reason": outcome.reason,
+    }
+
+
+def _field(detail: str) -> str | None:
+    """Return which field the words of ``InvalidEvent`` are about: ``orderItems[0].productId``.
+
+    None where it is no single one: no JSON, or no object.
+    """
+    found = re.search(r" - at `\$\.?(.*?)`$", detail)
+    path = found[1] if found else ""
+    if missing := re.search(r"missing required field `(\w+)`", detail):
+        return f"{path}.{missing[1]}".lstrip(".")
+    if path:
+        return path
+    named = re.search(rf"(?:^|: )(paidAt|{EVENT_ID_HEADER}) must ", detail)
+    return named[1] if named else None

@@ -1,0 +1,190 @@
+"""``faust -A app fallback-…`` as a user types them, on a SQLite file and without any Kafka."""
+
+import os
+import pty
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from app.publishing.fallback import NewMessage
+from app.publishing.migrate import VERSION_TABLE, migrate
+from app.publishing.schema import TABLE_NAME
+from app.publishing.sql_store import SqlFallbackStore
+from tests.support.publish_command import Relay, nothing_in
+
+pytestmark = pytest.mark.e2e
+
+SET_STATUS = f"UPDATE {TABLE_NAME} SET status = ? WHERE id = ?"  # noqa: S608 - our own name
+GET_STATUSES = f"SELECT id, status FROM {TABLE_NAME} ORDER BY id"  # noqa: S608 - our own name
+STATUSES = ("PENDING", "PUBLISHED", "FAILED", "FAILED", "PENDING")
+
+
+async def filled(folder: Path, statuses: Sequence[str] = STATUSES) -> Relay:
+    """A relay whose table has a row of each status, ids from 1."""
+    relay = Relay(folder)
+    await migrate(relay.database_url)
+    store = SqlFallbackStore.connect(relay.database_url)
+    for number, _ in enumerate(statuses, 1):
+        await store.save(
+            NewMessage(
+                "orders" if number % 2 else "orders.DLQ",
+                b"%d" % number,
+                b"\xff" if number == 3 else b'{"orderId":1}',
+                (("event-id", b"e%d" % number),),
+                error_message=f"refused \x1b[31m{number}",
+            )
+        )
+    await store.close()
+    for number, status in enumerate(statuses, 1):
+        run_sql(relay, SET_STATUS, status, number)
+    return relay
+
+
+def run_sql(relay: Relay, sql: str, *values: object) -> list[tuple[object, ...]]:
+    """Run a statement on the file, as somebody at its own prompt would."""
+    connection = sqlite3.connect(relay.database)
+    try:
+        with connection:
+            return connection.execute(sql, values).fetchall()
+    finally:
+        connection.close()
+
+
+def statuses(relay: Relay) -> dict[object, object]:
+    """The status of every row."""
+    return dict(run_sql(relay, GET_STATUSES))  # type: ignore[arg-type]
+
+
+async def test_help_lists_the_commands(tmp_path: Path) -> None:
+    """Whoever asks Faust for help finds them."""
+    ended = await Relay(tmp_path)("--help")
+    for name in ("publish", "fallback-stats", "fallback-list", "fallback-requeue"):
+        assert f"\n  {name} " in ended.out
+    assert nothing_in(tmp_path)
+
+
+async def test_stats_for_people_and_programs(tmp_path: Path) -> None:
+    """The same figures as a table and as JSON, wherever --json stands."""
+    relay = await filled(tmp_path)
+    table = (await relay("fallback-stats")).out
+    assert [line.split()[:2] for line in table.splitlines()[1:]] == [
+        ["PENDING", "2"],
+        ["PUBLISHED", "1"],
+        ["FAILED", "2"],
+    ]
+    for arguments in (("fallback-stats", "--json"), ("--json", "fallback-stats")):
+        ended = await relay(*arguments)
+        (figures,) = ended.objects
+        assert figures.pop("oldest_pending_seconds") >= 0
+        assert figures == {"pending": 2, "published": 1, "failed": 2}
+        assert not ended.err
+
+
+async def test_listing_rows(tmp_path: Path) -> None:
+    """Filters, a limit with the way to the next rows, bytes as they stand in the table."""
+    relay = await filled(tmp_path)
+    failed = await relay("fallback-list", "--status", "failed", "--json")
+    assert [(row["id"], row["payload"]) for row in failed.objects] == [
+        (3, "\\xff"),
+        (4, '{"orderId":1}'),
+    ]
+    assert failed.objects[0]["headers"] == [["event-id", "e3"]]
+    assert not failed.err
+    people = await relay("fallback-list", "--limit", "2")
+    assert "\x1b" not in people.out
+    assert "2 of 5 rows; --after-id 2 shows the next" in people.err
+    rest = await relay("fallback-list", "--after-id", "2", "--topic", "orders", "--json")
+    assert [row["id"] for row in rest.objects] == [3, 5]
+    words = await relay("fallback-list", "--error-contains", "31M4", "--json")
+    assert [row["id"] for row in words.objects] == [4]
+    none = await relay("fallback-list", "--topic", "nothing")
+    assert (none.out, none.err) == ("", "No rows\n")
+
+
+async def test_requeueing_failed_rows(tmp_path: Path) -> None:
+    """First to look, then by id, then all that a filter leaves."""
+    relay = await filled(tmp_path)
+    dry = await relay("fallback-requeue", "--all", "--dry-run")
+    assert "2 rows would be requeued; nothing was changed" in dry.out
+    assert list(statuses(relay).values()) == list(STATUSES)
+    by_id = await relay("fallback-requeue", "3", "1", "77", "--json", statuses=(1,))
+    assert [(one["id"], one["result"]) for one in by_id.objects] == [
+        (1, "skipped"),
+        (3, "requeued"),
+        (77, "skipped"),
+    ]
+    other = await relay("fallback-requeue", "--all", "--topic", "orders")
+    assert "0 rows were requeued" in other.out
+    rest = await relay("fallback-requeue", "--all", "--error-contains", "4")
+    assert "1 row was requeued" in rest.out
+    assert "FAILED" not in statuses(relay).values()
+
+
+async def test_discarding_rows(tmp_path: Path) -> None:
+    """Ids, or all of a status with --yes; PUBLISHED rows stay."""
+    relay = await filled(tmp_path)
+    dry = await relay("fallback-discard", "3", "--dry-run", "--json")
+    assert dry.objects == [{"id": 3, "result": "discarded", "dry_run": True}]
+    assert len(statuses(relay)) == 5
+    by_id = await relay("fallback-discard", "2", "3", statuses=(1,))
+    assert "1 row was discarded" in by_id.out
+    assert "PUBLISHED" in by_id.out
+    assert "--yes" in await relay.refused("fallback-discard", "--all")
+    await relay("fallback-discard", "--all", "--yes")
+    await relay("fallback-discard", "--all", "--status", "PENDING", "--topic", "orders", "--yes")
+    assert statuses(relay) == {2: "PUBLISHED"}
+
+
+async def test_discarding_on_a_terminal_asks(tmp_path: Path) -> None:
+    """Anything but yes leaves the rows; yes deletes them."""
+    relay = await filled(tmp_path)
+    for answer, left in ((b"n\n", 5), (b"y\n", 4)):
+        leader, follower = pty.openpty()
+        try:
+            process = await relay.start("fallback-discard", "3", stdin=follower)
+            os.write(leader, answer)
+            _, err = await process.communicate()
+        finally:
+            os.close(leader)
+            os.close(follower)
+        assert b"Discard 1 row?" in err
+        assert len(statuses(relay)) == left
+
+
+async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
+    """The line names what is wrong and what is allowed; nothing is made in the folder."""
+    relay = Relay(tmp_path)
+    wrong = {
+        ("fallback-list", "--status", "LOST"): "PENDING or PUBLISHED or FAILED",
+        ("fallback-list", "--limit", "0"): "1<=x",
+        ("fallback-list", "--limt", "5"): "--limit",
+        ("fallback-requeue",): "--all",
+        ("fallback-requeue", "one"): "whole numbers from 1",
+        ("fallback-requeue", "1", "--all"): "not both",
+        ("fallback-requeue", "1", "--topic", "orders"): "--all",
+        ("fallback-discard", "--all", "--status", "PUBLISHED", "--yes"): "FAILED or PENDING",
+    }
+    for arguments, told in wrong.items():
+        assert told in await relay.refused(*arguments), arguments
+    assert nothing_in(tmp_path)
+
+
+async def test_databases_that_cannot_be_used_get_one_line(tmp_path: Path) -> None:
+    """No file, an unknown driver, nobody there, a newer version: no stack trace, no new file."""
+    no_file = await Relay(tmp_path)("fallback-stats", statuses=(1,))
+    assert "there is no database" in no_file.only_line
+    assert nothing_in(tmp_path)
+    unknown = Relay(tmp_path, database_url="mysql://relay:hush@localhost/orders")
+    line = (await unknown("fallback-list", statuses=(1,))).only_line
+    assert "mysql" in line
+    assert "sqlite+aiosqlite" in line
+    nobody = Relay(tmp_path, database_url="postgresql://relay:hush@127.0.0.1:1/orders")
+    line = (await nobody("fallback-list", statuses=(1,))).only_line
+    assert "DATABASE_URL=postgresql+asyncpg://relay:***@127.0.0.1:1/orders" in line
+    newer = await filled(tmp_path)
+    run_sql(newer, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")  # noqa: S608 - our own name
+    line = (await newer("fallback-requeue", "3", statuses=(1,))).only_line
+    assert "9999" in line
+    assert statuses(newer)[3] == "FAILED"

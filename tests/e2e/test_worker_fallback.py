@@ -1,0 +1,154 @@
+"""The shipped worker with its fallback table: outages of Kafka, of the database, a newer table."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from app.publishing.migrate import VERSION_TABLE, migrate
+from tests.support.embedded import EmbeddedKafka
+from tests.support.kafka.ports import LOOPBACK
+from tests.support.orders import event_ids, order_value, orders
+from tests.support.publish_command import Relay
+from tests.support.sink import Answer, ScriptedSink
+from tests.support.stage import Stage
+from tests.support.worker import WorkerProcess
+
+pytestmark = pytest.mark.e2e
+
+QUICK: dict[str, Any] = {
+    "fallback_replay_interval_seconds": 1,
+    "fallback_stats_interval_seconds": 1,
+    "producer_delivery_timeout_ms": 3000,
+    "producer_request_timeout_ms": 1000,
+}
+
+
+async def post(worker: WorkerProcess, body: bytes) -> tuple[int, dict[str, object]]:
+    """POST a paid order: status and answer."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(
+            f"http://{LOOPBACK}:{worker.web_port}/order-paid",
+            data=body,
+            headers={"Content-Type": "application/json"},
+        ) as response,
+    ):
+        return response.status, await response.json()
+
+
+def database(folder: Path) -> dict[str, Any]:
+    """A file of the test's own."""
+    return {"database_url": f"sqlite+aiosqlite:///{folder / 'relay.db'}"}
+
+
+async def test_an_order_paid_while_kafka_is_down_arrives_when_it_is_back(
+    fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Saved, told in log, metrics and commands; then published and delivered with its event id."""
+    stage = fragile.stage()
+    async with WorkerProcess(tmp_path, stage, sink.url, **QUICK, **database(tmp_path)) as worker:
+        await worker.wait_ready()
+        status, published = await post(worker, order_value(1))
+        assert (status, published["status"]) == (202, "published")
+        fragile.down()
+        status, saved = await post(worker, order_value(2))
+        assert (status, saved["status"]) == (202, "saved")
+        assert worker.log_lines("Saved fallback message")
+        assert (await worker.metrics())['order_relay_published_total{result="saved"}'] == 1
+        relay = Relay(tmp_path, **database(tmp_path))
+        (row,) = (await relay("fallback-list", "--status", "PENDING", "--json")).objects
+        assert row["payload"].encode() == order_value(2)
+        fragile.up()
+        await worker.wait_log("Fallback message published successfully")
+        await sink.wait_for(lambda s: len(s.accepted) == 2, timeout=60)
+        await worker.wait_log("Fallback message stats - pending: 0, published: 1, failed: 0")
+        assert await worker.stop() == 0
+    # Two orders are two keys: either may come first.
+    assert len(sink.accepted_keys) == 2
+    assert set(sink.accepted_keys) == {published["eventId"], saved["eventId"]}
+    assert "Traceback" not in worker.log_text()
+
+
+async def test_a_dead_letter_that_kafka_refuses_is_kept_and_comes_back(
+    fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Its row keeps partition and headers; its record is finished; Kafka gets it later."""
+    stage = fragile.stage()
+    hold: dict[str, Any] = {
+        "consumer_retry_initial_interval_ms": 3000,
+        "consumer_retry_max_attempts": 1,
+    }
+    sink.script = lambda _: Answer(500)
+    async with WorkerProcess(
+        tmp_path, stage, sink.url, breaker_failure_threshold=0, **hold, **QUICK,
+        **database(tmp_path),
+    ) as worker:  # fmt: skip
+        await worker.wait_ready()
+        (published,) = await stage.publish(orders(1))
+        await sink.wait_for(lambda s: len(s.requests) == 1, timeout=60)
+        fragile.down()
+        await worker.wait_log("Saved fallback message")
+        assert (await worker.metrics())["order_relay_dead_letters_saved_total"] == 1
+        relay = Relay(tmp_path, **database(tmp_path))
+        (row,) = (await relay("fallback-list", "--json")).objects
+        assert row["topic"] == stage.dlq_topic
+        assert row["message_partition"] == published.partition
+        fragile.up()
+        await worker.wait_log("Fallback message published successfully")
+        await worker.wait_until(stage.all_committed, 60, "to commit the record")
+        assert await worker.stop() == 0
+    (letter,) = await stage.dead_letters()
+    assert letter.partition == published.partition
+    assert (letter.key, letter.value) == (published.key, published.value)
+    assert letter.source == (published.partition, published.offset)
+    assert letter.text("event-id") == published.event_id
+    assert letter.text("dlq-reason") == "retries_exhausted"
+
+
+async def test_a_database_that_is_down_does_not_stop_deliveries(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """One line without the password; records are delivered, Kafka takes orders, figures are NaN."""
+    url = "postgresql://relay:hush@127.0.0.1:1/orders"
+    async with WorkerProcess(tmp_path, stage, sink.url, database_url=url, **QUICK) as worker:
+        await worker.wait_ready()
+        await worker.wait_log("Fallback table unusable")
+        published = await stage.publish(orders(20))
+        status, answer = await post(worker, order_value(99))
+        assert (status, answer["status"]) == (202, "published")
+        await sink.wait_for(lambda s: len(s.accepted) == 21, timeout=60)
+        assert (await worker.metrics())["order_relay_fallback_database_up"] == 0
+        assert await worker.stop() == 0
+    assert set(event_ids(published)) < set(sink.accepted_keys)
+    assert len(worker.log_lines("Fallback table unusable")) == 1
+    assert "hush" not in worker.log_text()
+
+
+async def test_a_table_of_a_newer_version_is_not_touched(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """The worker says so in one line, delivers, and writes nothing into it."""
+    settings = database(tmp_path)
+    await migrate(settings["database_url"])
+    _set_revision(tmp_path / "relay.db", "9999")
+    async with WorkerProcess(tmp_path, stage, sink.url, **settings, **QUICK) as worker:
+        await worker.wait_ready()
+        await worker.wait_log("Fallback table unusable")
+        await stage.publish(orders(3))
+        await sink.wait_for(lambda s: len(s.accepted) == 3, timeout=60)
+        # Somebody restores it: the worker goes on by itself.
+        _set_revision(tmp_path / "relay.db", "0001")
+        await worker.wait_log("Fallback table opened")
+        assert await worker.stop() == 0
+    (line,) = worker.log_lines("Fallback table unusable")
+    assert "9999" in line
+
+
+def _set_revision(path: Path, revision: str) -> None:
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = ?", (revision,))  # noqa: S608 - our own name
+    connection.close()

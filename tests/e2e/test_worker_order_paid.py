@@ -1,0 +1,74 @@
+"""Paid orders over HTTP, from the client to the external logger, through the shipped worker."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import sqlalchemy as sa
+
+from app.publishing.database import make_engine
+from app.publishing.schema import fallback_message
+from tests.support.embedded import EmbeddedKafka
+from tests.support.publish_ways import LOOPBACK, body
+from tests.support.sink import ScriptedSink
+from tests.support.stage import Stage
+from tests.support.worker import WorkerProcess
+
+pytestmark = pytest.mark.e2e
+
+
+async def post(worker: WorkerProcess, number: int, **headers: str) -> tuple[int, dict[str, Any]]:
+    """Hand in an order; give status and answer."""
+    url = f"http://{LOOPBACK}:{worker.web_port}/order-paid"
+    given = {"Content-Type": "application/json", "event-id": f"order-{number}"} | headers
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(url, data=body(number), headers=given) as answer,
+    ):
+        return answer.status, json.loads(await answer.text())
+
+
+async def test_from_the_client_to_the_logger(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Every accepted order reaches the logger byte for byte, under the id that the client gave."""
+    database = f"sqlite:///{tmp_path}/relay.db"
+    async with WorkerProcess(
+        tmp_path, stage, sink.url, database_url=database, api_token="s3cret"
+    ) as worker:
+        await worker.wait_ready()
+        bearer = {"Authorization": "Bearer s3cret"}
+        assert (await post(worker, 0))[0] == 401
+        answers = await asyncio.gather(*(post(worker, number, **bearer) for number in range(200)))
+        assert {(status, answer["status"]) for status, answer in answers} == {(202, "published")}
+        await sink.wait_for(lambda s: len(s.accepted) == 200, timeout=60)
+        assert set(sink.accepted) == {(f"order-{number}", body(number)) for number in range(200)}
+        assert await worker.stop() == 0
+
+
+async def test_stopping_while_kafka_is_away(
+    fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """A client that waits for Kafka when the worker stops is told that its order is saved."""
+    url = f"sqlite:///{tmp_path}/relay.db"
+    # The producer's own patience, 2 minutes, is not what ends it.
+    async with WorkerProcess(
+        tmp_path, fragile.stage(), sink.url, database_url=url, shutdown_grace_seconds=5
+    ) as worker:
+        await worker.wait_ready()
+        assert (await post(worker, 1))[0] == 202
+        fragile.down()
+        waiting = [asyncio.create_task(post(worker, number)) for number in range(2, 12)]
+        # A worker's loop takes them in order; by the answer to this one it has them.
+        assert (await post(worker, 99, **{"event-id": ""}))[0] == 400
+        assert await worker.stop() == 0
+        for status, answer in await asyncio.gather(*waiting):
+            assert (status, answer["status"]) == (202, "saved")
+    engine = make_engine(url)
+    async with engine.connect() as connection:
+        keys = set(await connection.scalars(sa.select(fallback_message.c.message_key)))
+    await engine.dispose()
+    assert keys == {str(number) for number in range(2, 12)}

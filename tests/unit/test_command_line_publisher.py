@@ -1,0 +1,215 @@
+"""Publishing many lines: every one accounted for, in order within a key, bounded."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import DatabaseUnavailable
+from app.operations.commands.line_publisher import LinePublisher, LineResult, Result
+from app.operations.commands.lines import Line
+from app.publishing.memory_store import MemoryFallbackStore
+from tests.support.orders import order_value
+from tests.support.publish_fakes import FakeProducer, Sent, forgive, refusal
+from tests.support.virtual_time import run_virtual, virtual_time
+
+
+def line(number: int, order_id: int | None = None, **fields: object) -> Line:
+    """A line with a valid order, of the line's number unless told."""
+    return Line(number, order_value(number if order_id is None else order_id, n=number, **fields))
+
+
+class Run:
+    """A run over a store in memory and a producer by hand."""
+
+    def __init__(self, **options: object) -> None:
+        self.producer = FakeProducer()
+        self.store = MemoryFallbackStore()
+        self.results: list[LineResult] = []
+        self.publisher = LinePublisher(
+            self.producer,
+            self.store,
+            "orders",
+            self.results.append,
+            max_retry=5,
+            **options,  # type: ignore[arg-type]
+        )
+
+    async def publish(self, *lines: Line) -> dict[Result, list[int]]:
+        """Publish the lines; the numbers of the lines by how they ended."""
+        await self.publisher.publish(one_by_one(lines))
+        return {
+            result: sorted(one.number for one in self.results if one.result is result)
+            for result in {one.result for one in self.results}
+        }
+
+
+async def one_by_one(lines: Iterable[Line]) -> AsyncIterator[Line]:
+    """The lines as a reader hands them out."""
+    for one in lines:
+        yield one
+
+
+@virtual_time
+async def test_good_and_bad_lines() -> None:
+    """Good lines are published byte for byte; bad ones are refused, each with its reason."""
+    run = Run()
+    good = line(1)
+    ended = await run.publish(
+        good, Line(2, b"{bad"), line(3, orderId="x"), Line(4, b"", too_long=True), line(5)
+    )
+    assert ended == {Result.PUBLISHED: [1, 5], Result.REFUSED: [2, 3, 4]}
+    assert run.producer.sent[0].value == good.value
+    assert run.producer.sent[0].key == b"1"
+    reasons = {one.number: one.reason for one in run.results}
+    assert "not JSON" in reasons[2]
+    assert "orderId" in reasons[3]
+    assert "too long" in reasons[4]
+
+
+@virtual_time
+async def test_what_kafka_refuses_is_saved() -> None:
+    """The row has the event with its id and the retries of the settings."""
+    run = Run()
+    run.producer.refuse = lambda sent: refusal() if sent.key == b"2" else None
+    ended = await run.publish(line(1), line(2), line(3))
+    assert ended == {Result.PUBLISHED: [1, 3], Result.SAVED: [2]}
+    (row,) = run.store.rows.values()
+    assert row.max_retry == 5
+    assert row.payload == line(2).value
+    (saved,) = [one for one in run.results if one.result is Result.SAVED]
+    assert saved.row_id == row.id
+    assert dict(row.headers)["event-id"] == (saved.event_id or "").encode()
+
+
+@virtual_time
+async def test_an_event_does_not_overtake_a_saved_one_of_its_key() -> None:
+    """Once an event of a key is in the table, those after it go there too; other keys do not."""
+    run = Run()
+    run.producer.refuse = lambda sent: refusal() if sent is run.producer.sent[0] else None
+    ended = await run.publish(line(1, 7), line(2, 7), line(3, 8), line(4, 7))
+    assert ended == {Result.PUBLISHED: [3], Result.SAVED: [1, 2, 4]}
+    assert [row.payload for row in run.store.rows.values()] == [line(n, 7).value for n in (1, 2, 4)]
+
+
+@given(
+    keys=st.lists(st.integers(0, 3), max_size=40),
+    slow=st.sets(st.integers(0, 40)),
+    refused=st.sets(st.integers(0, 40), max_size=5),
+)
+def test_order_within_a_key(keys: list[int], slow: set[int], refused: set[int]) -> None:
+    """Kafka and then the table have each key's events in the order of the lines, none missing."""
+
+    async def scenario() -> None:
+        run = Run(max_in_flight=8)
+
+        def refuse(sent: Sent) -> Exception | None:
+            number = int((sent.value or b"").rpartition(b":")[2].rstrip(b"}"))
+            return refusal() if number in refused else None
+
+        run.producer.refuse = refuse
+        run.producer.latency_seconds = 0.01 * len(slow)
+        await run.publish(*[line(number, key) for number, key in enumerate(keys)])
+        assert run.producer.most_at_once <= 8
+        for key in set(keys):
+            mine = [line(n, k).value for n, k in enumerate(keys) if k == key]
+            kafka = [one.value for one in run.producer.acknowledged if one.key == b"%d" % key]
+            table = [row.payload for row in run.store.rows.values() if row.key == b"%d" % key]
+            assert kafka + table == mine
+
+    run_virtual(scenario())
+
+
+@virtual_time
+async def test_never_more_in_flight_than_allowed() -> None:
+    """The number of lines under way is bounded, and so is their size."""
+    run = Run(max_in_flight=10)
+    run.producer.latency_seconds = 1
+    await run.publish(*[line(n) for n in range(35)])
+    assert run.producer.most_at_once == 10
+    large = Run(max_bytes=len(line(1).value) * 3)
+    large.producer.latency_seconds = 1
+    await large.publish(*[line(n) for n in range(1, 9)])
+    assert large.producer.most_at_once == 3
+
+
+@virtual_time
+async def test_a_line_over_all_bounds_goes_alone() -> None:
+    """It is let in when nothing else is under way, rather than never."""
+    run = Run(max_bytes=10)
+    run.producer.latency_seconds = 1
+    assert await run.publish(line(1), line(2)) == {Result.PUBLISHED: [1, 2]}
+    assert run.producer.most_at_once == 1
+
+
+@virtual_time
+async def test_without_kafka_nothing_waits_for_it() -> None:
+    """When no broker answers at the start, events are saved without being sent."""
+    run = Run()
+    run.producer.reachable = False
+    await run.publisher.look_at_kafka()
+    assert run.publisher.outage is not None
+    ended = await run.publish(*[line(n) for n in range(20)])
+    assert ended == {Result.SAVED: list(range(20))}
+    assert not run.producer.sent
+    assert "cannot be reached" in run.results[0].reason
+
+
+@virtual_time
+async def test_an_outage_that_begins_and_ends_meanwhile() -> None:
+    """While brokers do not answer events are saved; afterwards they are published again."""
+    run = Run(ping_interval_seconds=1)
+
+    async def slowly() -> AsyncIterator[Line]:
+        yield line(1)
+        run.producer.reachable = False
+        await asyncio.sleep(5)
+        yield line(2)
+        run.producer.reachable = True
+        await asyncio.sleep(2)
+        yield line(3)
+
+    await run.publisher.publish(slowly())
+    assert [one.result for one in run.results] == [
+        Result.PUBLISHED,
+        Result.SAVED,
+        Result.PUBLISHED,
+    ]
+
+
+@virtual_time
+async def test_when_nobody_takes_events_nothing_more_is_begun() -> None:
+    """The first event that is nowhere ends the run; every line begun is accounted for."""
+    run = Run(max_in_flight=2)
+    run.producer.refuse = lambda _: refusal()
+    run.store.error = DatabaseUnavailable("the disk is full")
+    ended = await run.publish(*[line(n) for n in range(1, 50)])
+    assert set(ended) == {Result.FAILED}
+    assert run.publisher.stopped_at == 1
+    assert len(ended[Result.FAILED]) < 5
+    assert "NOT_ENOUGH_REPLICAS" in run.results[0].reason
+    assert "the disk is full" in run.results[0].reason
+    forgive()
+
+
+@virtual_time
+async def test_hurrying_saves_what_kafka_does_not_answer() -> None:
+    """After a signal what is under way ends within the grace: as published, or saved."""
+    run = Run()
+    run.producer.hold = asyncio.Event()
+    publishing = asyncio.create_task(run.publish(line(1), line(2)))
+    await asyncio.sleep(1)
+    await run.publisher.hurry(5)
+    assert await publishing == {Result.SAVED: [1, 2]}
+
+
+@virtual_time
+async def test_the_same_line_has_the_same_event_id() -> None:
+    """A file that is published again repeats its ids, unless new ones are wanted."""
+    first, again, new = Run(), Run(), Run(new_ids=True)
+    for run in (first, again, new):
+        await run.publish(line(1), line(2))
+    ids = [[one.event_id for one in run.results] for run in (first, again, new)]
+    assert ids[0] == ids[1]
+    assert len({*ids[0], *ids[2]}) == 4

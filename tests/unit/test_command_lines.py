@@ -1,0 +1,115 @@
+"""Reading lines from a descriptor beside the loop."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.operations.commands import lines
+from app.operations.commands.lines import Line, LineReader
+
+LIMIT_SECONDS = 30.0
+
+
+async def read_all(descriptor: int, *, max_line_bytes: int = 1000) -> list[Line]:
+    """Every line of a descriptor."""
+    async with asyncio.timeout(LIMIT_SECONDS):
+        reader = LineReader(descriptor, max_line_bytes=max_line_bytes)
+        return [line async for line in reader.lines()]
+
+
+def read_bytes(content: bytes, tmp_path: Path, *, max_line_bytes: int = 1000) -> list[Line]:
+    """The lines of a file with that content."""
+    path = tmp_path / "lines"
+    path.write_bytes(content)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return asyncio.run(read_all(descriptor, max_line_bytes=max_line_bytes))
+    finally:
+        os.close(descriptor)
+
+
+def test_blank_lines_count_and_are_left_out(tmp_path: Path) -> None:
+    """Numbers are those an editor shows; ends of lines of any system are no part of a line."""
+    content = b"\xef\xbb\xbffirst\r\n\n   \n  second \nlast without an end"
+    assert read_bytes(content, tmp_path) == [
+        Line(1, b"first"),
+        Line(4, b"second"),
+        Line(5, b"last without an end"),
+    ]
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    """There is nothing in it."""
+    assert read_bytes(b"", tmp_path) == []
+
+
+@given(
+    pieces=st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"")), max_size=30),
+    chunk=st.integers(1, 40),
+)
+def test_chunks_do_not_matter(
+    pieces: list[bytes], chunk: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """However the system hands the bytes out, lines over the limit are known and not kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "CHUNK_BYTES", chunk)
+        content = b"x\n" + b"\n".join(pieces)
+        found = read_bytes(content, tmp_path_factory.mktemp("lines"), max_line_bytes=20)
+    expected = []
+    for number, piece in enumerate(content.split(b"\n"), 1):
+        if len(piece) > 20:
+            expected.append(Line(number, b"", too_long=True))
+        elif stripped := piece.strip(b" \t\r"):
+            expected.append(Line(number, stripped))
+    assert found == expected
+
+
+async def test_a_line_is_there_as_soon_as_it_is_written() -> None:
+    """A pipe that stays open holds back nothing that it has given."""
+    reading, writing = os.pipe()
+    try:
+        found = LineReader(reading, max_line_bytes=1000).lines()
+        async with asyncio.timeout(LIMIT_SECONDS):
+            os.write(writing, b"one\ntwo\nthr")
+            assert await anext(found) == Line(1, b"one")
+            assert await anext(found) == Line(2, b"two")
+            os.write(writing, b"ee\n")
+            assert await anext(found) == Line(3, b"three")
+    finally:
+        os.close(writing)
+        os.close(reading)
+
+
+async def test_stopping_while_nothing_comes() -> None:
+    """Whoever waits for a line is let go, though the pipe stays open and silent."""
+    reading, writing = os.pipe()
+    try:
+        reader = LineReader(reading, max_line_bytes=1000)
+        waiting = asyncio.create_task(collect(reader))
+        os.write(writing, b"one\n")
+        await asyncio.sleep(0)
+        reader.stop()
+        async with asyncio.timeout(LIMIT_SECONDS):
+            assert len(await waiting) <= 1
+    finally:
+        os.close(writing)
+        os.close(reading)
+
+
+async def collect(reader: LineReader) -> list[Line]:
+    """Every line until the end."""
+    return [line async for line in reader.lines()]
+
+
+async def test_what_cannot_be_read(tmp_path: Path) -> None:
+    """The system's error comes out where the lines are used."""
+    descriptor = os.open(tmp_path, os.O_RDONLY)  # a folder
+    try:
+        with pytest.raises(IsADirectoryError):
+            await read_all(descriptor)
+    finally:
+        os.close(descriptor)

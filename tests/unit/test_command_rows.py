@@ -1,0 +1,164 @@
+"""Choosing rows, changing them, and what is said of each; on a table in memory."""
+
+import json
+from dataclasses import replace
+
+import click
+import pytest
+
+from app.operations.commands.changing import PAGE, Change, RowResult, change_and_tell, changed_rows
+from app.operations.commands.choosing import ROW_ID, STATUS, chosen
+from app.operations.commands.output import age, plain
+from app.publishing.fallback import RowFilter, Status
+from app.publishing.memory_store import MemoryFallbackStore
+from tests.support.publish_fakes import Clock, message
+
+DISCARDABLE = frozenset({Status.FAILED, Status.PENDING})
+
+
+async def filled(*statuses: Status, topic: str = "orders") -> MemoryFallbackStore:
+    """A table with a row of each status, ids from 1."""
+    store = MemoryFallbackStore(clock=Clock())
+    for status in statuses:
+        row_id = await store.save(message(topic=topic))
+        store.rows[row_id] = replace(store.rows[row_id], status=status)
+    return store
+
+
+def requeue(store: MemoryFallbackStore) -> Change:
+    """What ``fallback-requeue`` does."""
+    return Change("requeued", "would be requeued", store.requeue, frozenset({Status.FAILED}))
+
+
+def discard(store: MemoryFallbackStore) -> Change:
+    """What ``fallback-discard`` does."""
+    return Change("discarded", "would be discarded", store.discard, DISCARDABLE)
+
+
+async def results(
+    store: MemoryFallbackStore, rows: RowFilter, change: Change, *, dry_run: bool = False
+) -> dict[int, str]:
+    """The reason for each row, empty where it was changed."""
+    found: list[RowResult] = [
+        one async for one in changed_rows(store, rows, change, dry_run=dry_run)
+    ]
+    return {one.row_id: one.reason for one in found}
+
+
+async def test_requeueing_by_id() -> None:
+    """FAILED rows become PENDING; of each other row it is said why not."""
+    store = await filled(Status.FAILED, Status.PENDING, Status.PUBLISHED, Status.FAILED)
+    told = await results(store, RowFilter(ids={1, 2, 3, 99}), requeue(store))
+    assert told[1] == ""
+    assert "PENDING" in told[2]
+    assert "PUBLISHED" in told[3]
+    assert told[99] == "there is no such row"
+    assert store.rows[1].status is Status.PENDING
+    assert store.rows[4].status is Status.FAILED
+
+
+async def test_discarding_leaves_rows_alone_that_are_on_their_way() -> None:
+    """A row that a worker has claimed, and one that Kafka has, stay."""
+    store = await filled(Status.PENDING, Status.PENDING, Status.PUBLISHED)
+    await store.claim(limit=10, lease_seconds=60, ids=[1])
+    told = await results(store, RowFilter(ids={1, 2, 3}), discard(store))
+    assert told[1] == "a worker is publishing it"
+    assert told[2] == ""
+    assert "PUBLISHED" in told[3]
+    assert set(store.rows) == {1, 3}
+
+
+async def test_a_dry_run_says_the_same_and_changes_nothing() -> None:
+    """What would be done is what is done afterwards."""
+    store = await filled(Status.FAILED, Status.PENDING, Status.FAILED, Status.PUBLISHED)
+    rows = RowFilter(ids={1, 2, 3, 4, 5})
+    before = dict(store.rows)
+    dry = await results(store, rows, requeue(store), dry_run=True)
+    assert store.rows == before
+    assert await results(store, rows, requeue(store)) == dry
+
+
+async def test_more_rows_than_a_page() -> None:
+    """All rows of a filter are changed, though changing takes them out of the filter."""
+    store = await filled(*[Status.FAILED] * (2 * PAGE + 1))
+    told = await results(store, RowFilter(status=Status.FAILED), requeue(store))
+    assert len(told) == 2 * PAGE + 1
+    assert not any(told.values())
+    assert (await store.stats()).failed == 0
+
+
+async def test_lines_of_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    """One object a row; the exit status tells whether every id was changed."""
+    store = await filled(Status.FAILED, Status.PENDING)
+    status = await change_and_tell(
+        store, RowFilter(ids={1, 2}), requeue(store), dry_run=False, as_json=True
+    )
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert status == 1
+    assert first == {"id": 1, "result": "requeued", "dry_run": False}
+    assert (second["id"], second["result"]) == (2, "skipped")
+
+
+async def test_nothing_to_do_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """A filter that finds nothing says so."""
+    store = await filled(Status.PUBLISHED)
+    status = await change_and_tell(
+        store, RowFilter(status=Status.FAILED), requeue(store), dry_run=False, as_json=False
+    )
+    assert status == 0
+    assert "0 rows were requeued" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("ids", "everything", "filters", "told"),
+    [
+        ((), False, RowFilter(), "say which rows"),
+        ((1,), True, RowFilter(), "not both"),
+        ((1,), False, RowFilter(topic="orders"), "go with --all"),
+        ((1,), False, RowFilter(error_contains="x"), "go with --all"),
+    ],
+)
+def test_choices_that_make_no_sense(
+    ids: tuple[int, ...], everything: bool, filters: RowFilter, told: str
+) -> None:
+    """One line says what is wrong and what is allowed; the status is 2."""
+    with pytest.raises(click.ClickException, match=told) as raised:
+        chosen(ids, everything, filters)
+    assert raised.value.exit_code == 2
+
+
+def test_choices() -> None:
+    """Ids mean rows of any status, for the reason to be told; --all means the filter."""
+    assert chosen((3, 1, 3), False, RowFilter(status=Status.FAILED)) == RowFilter(ids={1, 3})
+    failed = RowFilter(status=Status.FAILED, topic="orders")
+    assert chosen((), True, failed) is failed
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "abc", "", "²", "9" * 19, "9" * 40, "1 2"])
+def test_what_is_no_row_id(text: str) -> None:
+    """Only what can be an id is one."""
+    with pytest.raises(click.BadParameter, match="whole numbers from 1"):
+        ROW_ID.convert(text, None, None)
+
+
+def test_status_in_any_case_of_letters() -> None:
+    """FAILED and failed are the same; others are told what there is."""
+    assert STATUS.convert("failed", None, None) is Status.FAILED
+    with pytest.raises(click.BadParameter, match="PENDING or PUBLISHED or FAILED"):
+        STATUS.convert("LOST", None, None)
+
+
+def test_text_from_outside_cannot_steer_the_terminal() -> None:
+    """Escape sequences, line ends and markup are shown, not obeyed."""
+    assert plain("a\x1b[31mb\nc[bold]한").plain == r"a\x1b[31mb\nc[bold]한"
+    assert plain("x" * 50, 10).plain == "xxxxxxxxx…"
+    assert plain(None).plain == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3599, "60 min"), (7200, "2 h"), (172800, "2 d")],
+)
+def test_ages(seconds: float, words: str) -> None:
+    """A time span in one unit."""
+    assert age(seconds) == words

@@ -1,0 +1,209 @@
+"""The producing half in the worker: opened in the background, replayed, counted, closed."""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from pathlib import Path
+
+import pytest
+
+from app.errors import DatabaseTooNew, DatabaseUnavailable
+from app.fallback import Fallback
+from app.operations.metrics import Metrics
+from app.publishing.fallback import NewMessage, Status
+from app.publishing.memory_store import MemoryFallbackStore
+from app.publishing.migrate import Migrated
+from app.publishing.publisher import Published, Saved
+from app.settings import load_settings
+from tests.support.publish_fakes import Clock, FakeProducer, forgive, message, refusal
+from tests.support.virtual_time import virtual_time
+
+EVENT = (
+    b'{"eventType":"ORDER_PAID","orderId":1,"userId":2,"paidAt":"2025-12-19T10:30:00",'
+    b'"orderItems":[]}'
+)
+
+
+class OpenableMemory(MemoryFallbackStore):
+    """A store in memory that does not open until its troubles are over."""
+
+    place = "sqlite+aiosqlite:////srv/relay.db"
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock=clock)
+        self.troubles: deque[Exception] = deque()
+        self.opened = False
+        self.closed = False
+
+    async def open(self) -> Migrated:
+        if self.troubles:
+            raise self.troubles.popleft().with_traceback(None)
+        self.opened = True
+        return Migrated(None, "0001")
+
+    async def save(self, message: NewMessage) -> int:
+        if not self.opened:
+            raise DatabaseUnavailable("not open")
+        return await super().save(message)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Worker:
+    """A worker's producing half over a store in memory and a producer by hand."""
+
+    def __init__(self) -> None:
+        self.store = OpenableMemory(Clock(asyncio.get_running_loop().time))
+        self.producer = FakeProducer()
+        self.metrics = Metrics()
+        self.fallback = Fallback(
+            load_settings(fallback_replay_interval_seconds=60),
+            self.store,
+            self.producer,
+            self.metrics,
+        )
+
+    def metric(self, name: str, **labels: str) -> float:
+        """What the registry shows."""
+        value = self.metrics.registry.get_sample_value(f"order_relay_{name}", labels)
+        assert value is not None, name
+        return value
+
+
+@pytest.fixture(autouse=True)
+def _no_dot_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@virtual_time
+async def test_a_database_that_is_down_is_tried_on_and_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One line while the trouble is the same, another when it changes, and then it works."""
+    worker = Worker()
+    down = DatabaseUnavailable("Connection refused")
+    worker.store.troubles.extend([down, down, down, DatabaseTooNew("0002", "0001"), OSError("?")])
+    with caplog.at_level(logging.INFO):
+        await worker.fallback.start()
+        await asyncio.sleep(60)
+    assert worker.store.opened
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == 3
+    assert "Connection refused" in errors[0]
+    assert "revision 0002" in errors[1]
+    assert all("DATABASE_URL=sqlite+aiosqlite:////srv/relay.db" in line for line in errors)
+    assert "migrated from nothing to revision 0001" in caplog.text
+    await worker.fallback.close()
+
+
+@virtual_time
+async def test_nothing_is_replayed_before_the_table_is_open() -> None:
+    """Rows are published as soon as the table opens, not before."""
+    worker = Worker()
+    worker.store.troubles.extend([DatabaseUnavailable("down")] * 10)
+    await MemoryFallbackStore.save(worker.store, message())
+    await worker.fallback.start()
+    replay = asyncio.create_task(worker.fallback.replay_until_stopped())
+    await asyncio.sleep(49)
+    assert not worker.producer.sent
+    await asyncio.sleep(2)
+    assert len(worker.producer.acknowledged) == 1
+    await worker.fallback.stop_replay(10)
+    await replay
+    await worker.fallback.close()
+    assert worker.store.closed
+
+
+@virtual_time
+async def test_rows_are_replayed_every_interval_and_counted() -> None:
+    """A row saved now is published within the interval; the metrics say so."""
+    worker = Worker()
+    await worker.fallback.start()
+    replay = asyncio.create_task(worker.fallback.replay_until_stopped())
+    await asyncio.sleep(1)
+    worker.producer.refuse = lambda _: refusal()
+    saved = await worker.fallback.publisher.publish(EVENT)
+    assert isinstance(saved, Saved)
+    await asyncio.sleep(20)
+    assert worker.metric("fallback_messages", status="pending") == 1
+    assert worker.metric("fallback_oldest_pending_seconds") > 0
+    await asyncio.sleep(50)
+    assert worker.metric("fallback_replayed_total", result="retry") == 1
+    worker.producer.refuse = lambda _: None
+    await asyncio.sleep(150)
+    assert worker.store.rows[saved.row_id].status is Status.PUBLISHED
+    assert worker.metric("fallback_replayed_total", result="published") == 1
+    assert worker.metric("fallback_messages", status="pending") == 0
+    assert worker.metric("fallback_messages", status="published") == 1
+    assert worker.metric("fallback_oldest_pending_seconds") == 0
+    await worker.fallback.stop_replay(10)
+    await replay
+    await worker.fallback.close()
+
+
+@virtual_time
+async def test_figures_are_unknown_while_the_database_does_not_answer() -> None:
+    """NaN and 0 instead of what was true once; true again when it answers."""
+    worker = Worker()
+    assert math.isnan(worker.metric("fallback_messages", status="pending"))
+    assert worker.metric("fallback_database_up") == 0
+    await worker.fallback.start()
+    await asyncio.sleep(1)
+    assert worker.metric("fallback_messages", status="failed") == 0
+    assert worker.metric("fallback_database_up") == 1
+    worker.store.error = DatabaseUnavailable("gone")
+    await asyncio.sleep(15)
+    assert math.isnan(worker.metric("fallback_messages", status="failed"))
+    assert math.isnan(worker.metric("fallback_oldest_pending_seconds"))
+    assert worker.metric("fallback_database_up") == 0
+    worker.store.error = RuntimeError("nobody foresaw this")
+    await asyncio.sleep(15)
+    worker.store.error = None
+    await asyncio.sleep(15)
+    assert worker.metric("fallback_database_up") == 1
+    await worker.fallback.close()
+
+
+@virtual_time
+async def test_publishing_needs_no_database_while_kafka_answers() -> None:
+    """With the table shut, what Kafka takes is published; what it refuses is told to the caller."""
+    worker = Worker()
+    worker.store.troubles.extend([DatabaseUnavailable("down")] * 100)
+    await worker.fallback.start()
+    assert isinstance(await worker.fallback.publisher.publish(EVENT), Published)
+    worker.producer.refuse = lambda _: refusal()
+    with pytest.raises(Exception, match=r"neither published nor saved: .*; .*not open"):
+        await worker.fallback.publisher.publish(EVENT)
+    forgive()
+    assert worker.metric("published_total", result="published") == 1
+    assert worker.metric("published_total", result="failed") == 1
+    await worker.fallback.close()
+
+
+@virtual_time
+async def test_stopping_saves_what_kafka_has_not_answered() -> None:
+    """Publishes under way get their grace, then a row; later ones go straight to the table."""
+    worker = Worker()
+    await worker.fallback.start()
+    await asyncio.sleep(0.1)
+    worker.producer.hold = asyncio.Event()
+    under_way = asyncio.create_task(worker.fallback.publisher.publish(EVENT))
+    await asyncio.sleep(0.1)
+    await worker.fallback.stop_publishing(30)
+    assert isinstance(await under_way, Saved)
+    assert isinstance(await worker.fallback.publisher.publish(EVENT), Saved)
+    assert len(worker.producer.sent) == 1
+    await worker.fallback.close()
+
+
+@virtual_time
+async def test_closing_what_was_never_started() -> None:
+    """A start that ended early is cleaned up all the same, twice if need be."""
+    worker = Worker()
+    await worker.fallback.stop_replay(10)
+    await worker.fallback.stop_publishing(10)
+    await worker.fallback.close()
+    await worker.fallback.close()
+    assert worker.store.closed
