@@ -1,0 +1,68 @@
+"""An order service that publishes after the commit: the third order rolls back, and is not.
+
+``python pay_after_commit.py``; KAFKA_BOOTSTRAP_SERVERS and DATABASE_URL are the worker's settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from app.publishing.after_commit import PendingPublish
+from app.publishing.order_events import OrderEvents, open_order_events
+from app.settings import load_settings
+
+
+class Base(DeclarativeBase):
+    """The service's own tables."""
+
+
+class Order(Base):
+    """A paid order."""
+
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int]
+    paid_at: Mapped[datetime]
+
+
+async def pay(session: AsyncSession, events: OrderEvents, user_id: int) -> PendingPublish:
+    """Take an order and its event into the session's transaction; the caller commits."""
+    order = Order(user_id=user_id, paid_at=datetime.now(UTC).replace(tzinfo=None))
+    session.add(order)
+    await session.flush()  # gives the order its id
+    event = {
+        "eventType": "ORDER_PAID",
+        "orderId": order.id,
+        "userId": order.user_id,
+        "paidAt": order.paid_at.isoformat(),
+        "orderItems": [{"productId": 1, "orderQuantity": 2}],
+    }
+    return events.after_commit.publish(session, event)
+
+
+async def main() -> None:
+    """Pay three orders."""
+    settings = load_settings()
+    engine = create_async_engine(settings.database_url.get_secret_value())
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+
+    async with open_order_events(settings) as events:
+        for user_id in (1, 2, 3):
+            async with AsyncSession(engine) as session:
+                pending = await pay(session, events, user_id)
+                if user_id == 3:
+                    await session.rollback()
+                else:
+                    await session.commit()
+            # The commit did not wait for Kafka; a service need not either.
+            print(f"user {user_id}:", await pending)
+    await engine.dispose()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
