@@ -17,7 +17,7 @@ class Books:
     Attributes:
         ledger: What became of every order.
         times: How long the deliveries took.
-        refusal: Why Kafka refused a publish the last time; empty if it never did.
+        refusal: Why the shop's database refused an order the last time; empty if it never did.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,18 +27,14 @@ class Books:
         self.refusal = ""
 
     def paid(self, order: Order) -> None:
-        """The shop took a payment."""
+        """An order was committed."""
         self.ledger.paid(order.event_id, broken=order.broken)
         self.times.paid(order.event_id, self._clock())
 
     def refused(self, order: Order, error: RelayError) -> None:
-        """Kafka refused to publish an order's event; the shop tries again."""
+        """The database refused an order; the shop tries again."""
         self.ledger.refused()
         self.refusal = str(error)
-
-    def published(self, order: Order) -> None:
-        """Kafka acknowledged an order's event."""
-        self.ledger.published(order.event_id)
 
     def logged(self, event_id: str) -> None:
         """The logger answered 2xx."""

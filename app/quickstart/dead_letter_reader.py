@@ -38,6 +38,8 @@ class DeadLetterReader:
             "group.id": f"quickstart-ledger-{uuid.uuid4()}",
             "enable.auto.commit": False,
             "log_level": 0,
+            # After an outage it is there again at once.
+            "reconnect.backoff.max.ms": 500,
         }
         self._on_letter = on_letter
         self._stopping = threading.Event()

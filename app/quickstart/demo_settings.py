@@ -39,7 +39,7 @@ class DemoSettings(Settings):
         return (init_settings,)
 
 
-def demo_settings(*, servers: str, logger_port: int, web_port: int) -> Settings:
+def demo_settings(*, servers: str, database_url: str, logger_port: int, web_port: int) -> Settings:
     """Return the settings of the quickstart."""
     return DemoSettings(
         kafka_bootstrap_servers=servers,
@@ -48,6 +48,13 @@ def demo_settings(*, servers: str, logger_port: int, web_port: int) -> Settings:
         # Shorter than usual, so that a hanging request is not the longest thing to watch.
         external_logger_timeout_seconds=4.0,
         shutdown_grace_seconds=10.0,
+        # So short that an outage of seconds is a refusal, and what was saved follows soon after.
+        producer_request_timeout_ms=1500,
+        producer_delivery_timeout_ms=2000,
+        producer_retry_backoff_ms=200,
+        database_url=SecretStr(database_url),
+        fallback_replay_interval_seconds=1.0,
+        fallback_backoff_base_seconds=1.0,
         web_host="127.0.0.1",
         web_port=web_port,
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
-from confluent_kafka import KafkaException, Producer
-
 from app.quickstart.errors import CannotRun
+from app.quickstart.mock_brokers import MockBrokers
 
 BROKERS = 3
+PARTITIONS = 4
 LIMITS = (
     f"Embedded Kafka: {BROKERS} brokers in memory, for trying out and for tests only; "
     "nothing is kept when it ends."
@@ -17,15 +16,19 @@ LIMITS = (
 # Each partition keeps 5 MiB or 100,000 records and then drops the oldest, read or not. At 4
 # partitions a topic and a few hundred bytes an order, this many waiting are safe.
 SAFE_BACKLOG = 20_000
-_START_SECONDS = 10.0
 
 
 class EmbeddedCluster:
-    """Holds the cluster open from ``start`` to ``stop``. It makes topics on first use."""
+    """Holds the cluster open from ``start`` to ``stop``. It makes topics on first use.
+
+    Attributes:
+        is_down: Whether the brokers cannot be reached.
+    """
 
     def __init__(self, brokers: int = BROKERS) -> None:
-        self._brokers = brokers
-        self._handle: Producer | None = None
+        self._number = brokers
+        self._brokers: MockBrokers | None = None
+        self.is_down = False
 
     def start(self, topics: Sequence[str] = ()) -> str:
         """Start the brokers and make the topics, 4 partitions each. Blocks for a moment.
@@ -34,38 +37,34 @@ class EmbeddedCluster:
             The bootstrap servers.
 
         Raises:
-            CannotRun: This librdkafka has no mock cluster, or it does not come up.
+            CannotRun: This librdkafka has no mock cluster, or it does not start.
         """
         try:
-            # The log would go to stderr, over the live view; what matters comes as an exception.
-            self._handle = Producer({"test.mock.num.brokers": self._brokers, "log_level": 0})
-        except KafkaException as error:
-            raise CannotRun(
-                "the embedded Kafka cluster does not start: the installed confluent-kafka has no "
-                f"mock cluster in it ({error.args[0].str()}); install it from PyPI's wheel"
-            ) from error
-        try:
-            brokers = self._handle.list_topics(timeout=_START_SECONDS).brokers.values()
+            self._brokers = MockBrokers(self._number)
             for topic in topics:
-                self._make(topic)
-        except KafkaException as error:
+                self._brokers.make_topic(topic, PARTITIONS)
+        except OSError as error:
             self.stop()
             raise CannotRun(
-                f"the embedded Kafka cluster does not answer: {error.args[0].str()}"
+                f"the embedded Kafka cluster does not start ({error}): "
+                "install confluent-kafka from PyPI's wheel, which has one in it"
             ) from error
-        return ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
+        return self._brokers.servers
+
+    def down(self) -> None:
+        """Let the brokers be out of reach; what they hold stays."""
+        if self._brokers is not None:
+            self._brokers.down()
+            self.is_down = True
+
+    def up(self) -> None:
+        """Let the brokers be reached again. May be called twice."""
+        if self._brokers is not None and self.is_down:
+            self._brokers.up()
+            self.is_down = False
 
     def stop(self) -> None:
         """Let the cluster and all that is in it go. May be called twice."""
-        self._handle = None
-
-    def _make(self, topic: str) -> None:
-        # Asking for a topic makes it; the first answer may come before it is there.
-        assert self._handle is not None  # noqa: S101 - start() has just set it
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline:
-            found = self._handle.list_topics(topic, timeout=_START_SECONDS).topics[topic]
-            if found.error is None and found.partitions:
-                return
-            time.sleep(0.05)
-        raise CannotRun(f"the embedded Kafka cluster does not make topic {topic}")
+        if self._brokers is not None:
+            self._brokers.close()
+            self._brokers = None

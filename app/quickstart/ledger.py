@@ -1,12 +1,13 @@
 """The ledger: what became of every order, by event id.
 
-It hears of each fact from where the fact is: from Kafka's acknowledgement to the shop, from the
-sample logger's own answers, from the dead-letter topic itself. It never asks the worker.
+It hears of each fact from where the fact is: from the shop's database, from the sample logger's own
+answers, from the dead-letter topic itself. It never asks the worker.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntFlag
 
@@ -17,10 +18,10 @@ class Fate(IntFlag):
     UNKNOWN = 0
     PAID = 1
     BROKEN = 2
-    PUBLISHED = 4
-    DELIVERED = 8
-    DEAD_LETTERED = 16
-    SAVED = 32
+    DELIVERED = 4
+    DEAD_LETTERED = 8
+    SAVED = 16
+    WAS_SAVED = 32
 
 
 FINISHED = Fate.DELIVERED | Fate.DEAD_LETTERED | Fate.SAVED
@@ -31,14 +32,13 @@ class Balance:
     """The ledger's figures at one moment. Each event is counted in one place only.
 
     Attributes:
-        taken: Payments the shop took.
-        paid: Those that Kafka acknowledged.
+        paid: Orders committed in the shop's database.
         delivered: Of ``paid``: the logger answered 2xx.
         dead_lettered: Of ``paid``: in the dead-letter topic and not delivered.
         saved: Of ``paid``: saved for replay, neither delivered nor dead-lettered.
-        unpublished: Payments that Kafka has not acknowledged.
+        replayed: Of ``paid``: were saved and are no more, since Kafka has them.
         open: Of ``paid``: not finished in any of the three ways.
-        refusals: Publishes that Kafka refused; the shop tries again.
+        refusals: Orders that the database refused; the shop tries again.
         duplicates: 2xx answers beyond the first for an event.
         repeated_dead_letters: Dead letters beyond the first for an event.
         in_both: Events that were delivered and also dead-lettered.
@@ -48,12 +48,11 @@ class Balance:
         dead_letter_reasons: Dead-lettered events by reason.
     """
 
-    taken: int
     paid: int
     delivered: int
     dead_lettered: int
     saved: int
-    unpublished: int
+    replayed: int
     open: int
     refusals: int
     duplicates: int
@@ -67,7 +66,7 @@ class Balance:
     @property
     def closes(self) -> bool:
         """Every payment is accounted for, and nothing is there that should not be."""
-        return self.taken == self.paid == self.finished and not self.goes_wrong
+        return self.paid == self.finished and not self.goes_wrong
 
     @property
     def goes_wrong(self) -> bool:
@@ -88,21 +87,18 @@ class Ledger:
         # How many events share a fate: the figures without going through all of them.
         self._numbers: Counter[Fate] = Counter()
         self._reasons: Counter[str] = Counter()
+        self._saved: frozenset[str] = frozenset()
         self._refusals = 0
         self._duplicates = 0
         self._repeated_dead_letters = 0
 
     def paid(self, event_id: str, *, broken: bool = False) -> None:
-        """The shop took a payment; ``broken`` if its message is not an event at all."""
+        """The order is committed; ``broken`` if its message is not an event at all."""
         self._add(event_id, Fate.PAID | (Fate.BROKEN if broken else Fate.UNKNOWN))
 
     def refused(self) -> None:
-        """Kafka refused one publish."""
+        """The database refused an order once."""
         self._refusals += 1
-
-    def published(self, event_id: str) -> None:
-        """Kafka acknowledged the event."""
-        self._add(event_id, Fate.PUBLISHED)
 
     def delivered(self, event_id: str) -> bool:
         """The logger answered 2xx; returns whether for the first time."""
@@ -119,24 +115,28 @@ class Ledger:
             self._repeated_dead_letters += 1
         return first
 
-    def saved_for_replay(self, event_id: str) -> bool:
-        """The event is a row of the fallback table; returns whether for the first time.
+    def saved_for_replay(self, event_ids: Collection[str]) -> None:
+        """These events, and no others, wait in the fallback table now.
 
-        Nothing calls this yet: there is no fallback table so far, so its figure stays 0.
+        To have been saved is nothing that an event could be found by later.
         """
-        return self._add(event_id, Fate.SAVED)
+        now = frozenset(event_ids)
+        for event_id in self._saved - now:
+            self._change(event_id, self._fates[event_id] & ~Fate.SAVED)
+        for event_id in now - self._saved:
+            self._add(event_id, Fate.SAVED | Fate.WAS_SAVED)
+        self._saved = now
 
     def balance(self) -> Balance:
         """Return the figures as they are now."""
-        paid = Fate.PAID | Fate.PUBLISHED
+        paid = Fate.PAID
         broken_delivered = Fate.BROKEN | Fate.DELIVERED
         return Balance(
-            taken=self._count(Fate.PAID),
             paid=self._count(paid),
             delivered=self._count(paid | Fate.DELIVERED),
             dead_lettered=self._count(paid | Fate.DEAD_LETTERED, without=Fate.DELIVERED),
             saved=self._count(paid | Fate.SAVED, without=Fate.DELIVERED | Fate.DEAD_LETTERED),
-            unpublished=self._count(Fate.PAID, without=Fate.PUBLISHED),
+            replayed=self._count(paid | Fate.WAS_SAVED, without=Fate.SAVED),
             open=self._count(paid, without=FINISHED),
             refusals=self._refusals,
             duplicates=self._duplicates,
@@ -149,12 +149,8 @@ class Ledger:
         )
 
     def missing(self) -> list[str]:
-        """Return the ids that Kafka has and that are not finished, in order of payment."""
-        return self._ids(Fate.PAID | Fate.PUBLISHED, without=FINISHED)
-
-    def never_published(self) -> list[str]:
-        """Return the ids that were paid and that Kafka has not acknowledged."""
-        return self._ids(Fate.PAID, without=Fate.PUBLISHED)
+        """Return the ids that were paid and are not finished, in order of payment."""
+        return self._ids(Fate.PAID, without=FINISHED)
 
     def wrong(self) -> list[str]:
         """Return the ids that were never paid, and those delivered though broken."""
@@ -163,8 +159,10 @@ class Ledger:
         )
 
     def _add(self, event_id: str, fact: Fate) -> bool:
+        return self._change(event_id, self._fates.get(event_id, Fate.UNKNOWN) | fact)
+
+    def _change(self, event_id: str, after: Fate) -> bool:
         before = self._fates.get(event_id)
-        after = (before or Fate.UNKNOWN) | fact
         if after == before:
             return False
         self._fates[event_id] = after

@@ -24,8 +24,8 @@ class Closing:
         seconds: From the first payment to the end.
         times: Delivery times of the run.
         logger: What the sample logger did.
-        missing: Ids in Kafka and not finished.
-        never_published: Ids that Kafka never acknowledged.
+        kafka_outages: How often Kafka was out of reach.
+        missing: Ids that were paid and are not finished.
         wrong: Ids that should not be where they are.
     """
 
@@ -34,14 +34,14 @@ class Closing:
     seconds: float
     times: Percentiles | None
     logger: LoggerFigures
+    kafka_outages: int
     missing: Sequence[str]
-    never_published: Sequence[str]
     wrong: Sequence[str]
 
     @property
     def closes(self) -> bool:
         """The orders that were to be paid are, and each is accounted for."""
-        return self.balance.closes and self.goal in {None, self.balance.taken}
+        return self.balance.closes and self.goal in {None, self.balance.paid}
 
 
 def report(closing: Closing, *, interrupted: bool) -> list[str]:
@@ -55,19 +55,21 @@ def report(closing: Closing, *, interrupted: bool) -> list[str]:
     balance, logger = closing.balance, closing.logger
     lines = [
         f"Ledger after {wording.duration(closing.seconds)}",
-        _row("paid, acknowledged by Kafka", balance.paid, f"of them broken: {balance.broken:,}"),
+        _row("paid, in the shop's database", balance.paid, f"of them broken: {balance.broken:,}"),
         _row("= delivered, the logger said 2xx", balance.delivered),
         _row("+ dead-lettered", balance.dead_lettered),
         *_parts(balance.dead_letter_reasons),
-        _row("+ saved for replay", balance.saved),
+        _row(
+            "+ saved for replay",
+            balance.saved,
+            f"reached Kafka later: {balance.replayed:,}",
+        ),
     ]
     if balance.open:
         label = "+ waiting in Kafka" if interrupted else "  NOT ACCOUNTED FOR"
         lines.append(_row(label, balance.open))
-    if balance.unpublished:
-        lines.append(_row("  never acknowledged by Kafka", balance.unpublished))
     if balance.refusals:
-        lines.append(_row("  publishes that Kafka refused", balance.refusals))
+        lines.append(_row("orders that the database refused", balance.refusals))
     lines.append(_row("duplicates, 2xx beyond the first", balance.duplicates))
     if balance.repeated_dead_letters:
         lines.append(_row("dead letters beyond the first", balance.repeated_dead_letters))
@@ -79,10 +81,10 @@ def report(closing: Closing, *, interrupted: bool) -> list[str]:
         f"{logger.refused:,} refused, {logger.failed:,} failed",
         *_parts(logger.failures),
         *_parts({"full outages": logger.outages, "slow answers": logger.slow}),
+        f"  Kafka: {_outages(closing.kafka_outages)}",
     ]
     if not interrupted:
         lines += _ids("not accounted for", closing.missing)
-    lines += _ids("never acknowledged by Kafka", closing.never_published)
     lines += _ids("never paid, or delivered though broken", closing.wrong)
     lines.append(_verdict(closing, interrupted=interrupted))
     return lines
@@ -104,10 +106,14 @@ def _ids(what: str, ids: Sequence[str]) -> list[str]:
     return lines
 
 
+def _outages(number: int) -> str:
+    return f"{number:,} outage" + ("" if number == 1 else "s")
+
+
 def _verdict(closing: Closing, *, interrupted: bool) -> str:
     balance = closing.balance
-    of_goal = "" if closing.goal in {None, balance.taken} else f" of {closing.goal:,}"
-    sides = f"{balance.taken:,}{of_goal} paid, {balance.finished:,} accounted for"
+    of_goal = "" if closing.goal in {None, balance.paid} else f" of {closing.goal:,}"
+    sides = f"{balance.paid:,}{of_goal} paid, {balance.finished:,} accounted for"
     if closing.closes:
         return f"The ledger closes: {sides}."
     if interrupted and not balance.goes_wrong:

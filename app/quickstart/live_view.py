@@ -66,14 +66,14 @@ def _way(now: Snapshot) -> RenderableType:
     table.add_row(
         f"{now.paid_per_second:.1f} paid/s",
         "",
-        "in memory only",
+        Text("DOWN", "bold red") if now.kafka_is_down else Text("in memory only"),
         "",
         Text(str(now.worker), _WORKER_STYLE.get(now.worker, "bold red")),
         "",
         Text("DOWN", "bold red") if now.logger.is_down else Text("answers", "green"),
     )
     table.add_row(
-        "",
+        "SQLite outbox",
         "",
         Text(f"lag {sum(lag.values()):,}" if lag else "lag -"),
         "",
@@ -91,9 +91,9 @@ def _orders(now: Snapshot) -> RenderableType:
     table.add_column(no_wrap=True)
     table.add_column(justify="right", min_width=9, no_wrap=True, style="bold")
     table.add_column(no_wrap=True, overflow="ellipsis")
-    refused = f", Kafka refused {balance.refusals:,} times" if balance.refusals else ""
+    refused = f", the database refused {balance.refusals:,}" if balance.refusals else ""
     table.add_row(
-        "Paid", f"{balance.taken:,}", Text(f"{balance.broken:,} of them broken messages{refused}")
+        "Paid", f"{balance.paid:,}", Text(f"{balance.broken:,} of them broken messages{refused}")
     )
     table.add_row(
         Text("Delivered", "green"),
@@ -105,11 +105,15 @@ def _orders(now: Snapshot) -> RenderableType:
         Text(f"{balance.dead_lettered:,}", "red" if balance.dead_lettered else ""),
         Text(wording.parts(balance.dead_letter_reasons)),
     )
-    table.add_row("Saved for replay", f"{balance.saved:,}", "")
-    on_the_way = balance.open + balance.unpublished
+    saved = "yellow" if balance.saved else ""
+    table.add_row(
+        Text("Saved for replay", saved),
+        Text(f"{balance.saved:,}", saved),
+        f"{balance.replayed:,} reached Kafka later, outages so far: {now.kafka_outages:,}",
+    )
     oldest = now.metrics.oldest_unfinished_seconds
     age = f"the oldest for {wording.duration(oldest)}" if oldest else ""
-    table.add_row(Text("On the way", "yellow"), Text(f"{on_the_way:,}", "yellow"), age)
+    table.add_row(Text("On the way", "yellow"), Text(f"{balance.open:,}", "yellow"), age)
     return table
 
 
@@ -129,14 +133,14 @@ def _parties(now: Snapshot) -> RenderableType:
     logger, metrics = now.logger, now.metrics
     failures = wording.parts(logger.failures)
     table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, style="dim")
+    table.add_column(no_wrap=True, style="dim", min_width=len("Delivery time"))
     table.add_column(no_wrap=True, overflow="ellipsis")
     table.add_row("Delivery time", f"{wording.percentiles(now.times)}   (last minute)")
     table.add_row("Lag", f"{wording.lag(metrics.lag)}   (records not committed yet, by partition)")
     table.add_row(
         "Worker",
         f"{wording.number(metrics.in_flight)} in flight, {wording.number(metrics.held)} in hand, "
-        f"{wording.number(metrics.retries)} retried",
+        f"{wording.number(metrics.retries)} retried, {wording.number(metrics.published)} replayed",
     )
     table.add_row(
         "Logger",

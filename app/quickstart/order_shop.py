@@ -1,4 +1,4 @@
-"""The sample order shop: takes payments and publishes an ORDER_PAID event for each."""
+"""The sample order shop: takes payments, each committed with the ORDER_PAID event about it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from typing import Protocol
 import msgspec
 
 from app.errors import RelayError
-from app.publishing.producer import Acknowledged, Headers
 
-EVENT_ID_HEADER = "event-id"
 # One message in so many is not an event at all, as a careless producer would write it.
 BROKEN_EVERY = 100
 FIRST_ORDER_ID = 100_001
 RETRY_SECONDS = 1.0
-# More publishes than this at a time would only wait in the client's queue.
-MAX_PUBLISHING = 1000
+# More payments than this at a time would only wait for the database.
+MAX_PAYING = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +28,7 @@ class Order:
 
     event_id: str
     order_id: int
+    paid_at: datetime
     value: bytes
     broken: bool
 
@@ -75,19 +74,19 @@ class OrderBook:
             }
         )
         event_id = uuid.UUID(int=self._random.getrandbits(128), version=4)
-        return Order(str(event_id), order_id, value[: len(value) // 2] if broken else value, broken)
+        if broken:
+            value = value[: len(value) // 2]
+        return Order(str(event_id), order_id, paid_at, value, broken)
 
 
-class Publisher(Protocol):
-    """Puts records into Kafka; see ``app.publishing.producer.KafkaProducer``."""
+class Till(Protocol):
+    """Takes payments down; see ``ShopDatabase``."""
 
-    async def send(
-        self, topic: str, *, key: bytes | None, value: bytes | None, headers: Headers = ()
-    ) -> Acknowledged:
-        """Publish one record and wait for the acknowledgement.
+    async def pay(self, order: Order) -> None:
+        """Commit the order and its event in one transaction; publishing it is not waited for.
 
         Raises:
-            RelayError: Kafka did not acknowledge it.
+            RelayError: Nothing was committed.
         """
 
 
@@ -95,23 +94,19 @@ class ShopKeeper(Protocol):
     """Hears what happens in the shop. Must neither block nor raise."""
 
     def paid(self, order: Order) -> None:
-        """A payment was taken."""
+        """The order is committed, and its event with it."""
 
     def refused(self, order: Order, error: RelayError) -> None:
-        """Kafka did not acknowledge the event; it will be published again."""
-
-    def published(self, order: Order) -> None:
-        """Kafka acknowledged the event."""
+        """The order was not committed; it will be tried again."""
 
 
 class OrderShop:
-    """Takes payments at a steady rate; each event is published until Kafka acknowledges it."""
+    """Takes payments at a steady rate; each is tried until it is committed."""
 
     def __init__(
         self,
         book: OrderBook,
-        publisher: Publisher,
-        topic: str,
+        till: Till,
         keeper: ShopKeeper,
         *,
         rate: float,
@@ -121,33 +116,30 @@ class OrderShop:
 
         Args:
             book: Where the orders come from.
-            publisher: Where the events go.
-            topic: The topic of ORDER_PAID events.
-            keeper: Hears of payments, refusals and acknowledgements.
+            till: Where the payments go.
+            keeper: Hears of payments and refusals.
             rate: Payments a second.
             may_pay: While it says no, nobody pays.
         """
         self._book = book
-        self._publisher = publisher
-        self._topic = topic
+        self._till = till
         self._keeper = keeper
         self._rate = rate
         self._may_pay = may_pay
-        self._places = asyncio.Semaphore(MAX_PUBLISHING)
+        self._places = asyncio.Semaphore(MAX_PAYING)
         self._closed = asyncio.Event()
 
     def close(self) -> None:
-        """Take no more payments; ``run`` returns when all events are acknowledged."""
+        """Take no more payments; ``run`` returns when all are committed."""
         self._closed.set()
 
     async def run(self, orders: int | None) -> None:
-        """Take payments until there are ``orders`` of them, all acknowledged by Kafka.
+        """Take payments until there are ``orders`` of them, all committed.
 
-        ``None`` goes on until ``close``. Cancelling it leaves the events that are being published
-        unacknowledged.
+        ``None`` goes on until ``close``. Cancelling it leaves open whether the last ones are.
         """
         now = asyncio.get_running_loop().time
-        async with asyncio.TaskGroup() as publishing:
+        async with asyncio.TaskGroup() as paying:
             due = now()
             made = 0
             while orders is None or made < orders:
@@ -160,8 +152,7 @@ class OrderShop:
                 await self._places.acquire()
                 order = self._book.next_order(datetime.now(UTC))
                 made += 1
-                self._keeper.paid(order)
-                publishing.create_task(self._publish(order))
+                paying.create_task(self._pay(order))
 
     async def _closed_within(self, seconds: float) -> bool:
         try:
@@ -170,19 +161,16 @@ class OrderShop:
             return False
         return True
 
-    async def _publish(self, order: Order) -> None:
-        headers = [(EVENT_ID_HEADER, order.event_id.encode())]
+    async def _pay(self, order: Order) -> None:
         try:
             while True:
                 try:
-                    await self._publisher.send(
-                        self._topic, key=order.key, value=order.value, headers=headers
-                    )
+                    await self._till.pay(order)
                 except RelayError as error:
                     self._keeper.refused(order, error)
                     await asyncio.sleep(RETRY_SECONDS)
                 else:
-                    self._keeper.published(order)
+                    self._keeper.paid(order)
                     return
         finally:
             self._places.release()

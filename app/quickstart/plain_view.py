@@ -13,13 +13,14 @@ def plain_line(now: Snapshot) -> str:
     if now.phase is Phase.STARTING:
         return f"{clock(now.elapsed_seconds)}  worker {now.worker}"
     balance, metrics = now.balance, now.metrics
-    paid = number(balance.taken) + (f"/{now.goal:,}" if now.goal is not None else "")
+    paid = number(balance.paid) + (f"/{now.goal:,}" if now.goal is not None else "")
     reasons = parts(balance.dead_letter_reasons)
     fields = [
         clock(now.elapsed_seconds),
         f"paid {paid}",
         f"delivered {balance.delivered:,}",
         f"dead-lettered {balance.dead_lettered:,}" + (f" ({reasons})" if reasons else ""),
+        f"saved {balance.saved:,}",
         f"in flight {number(metrics.in_flight)}",
         f"retried {number(metrics.retries)}",
         f"lag {lag(metrics.lag)}",
@@ -29,6 +30,8 @@ def plain_line(now: Snapshot) -> str:
     if now.times is not None:
         times = (now.times.p50, now.times.p95, now.times.p99)
         fields.append("p50/p95/p99 " + " / ".join(duration(seconds) for seconds in times))
+    if now.kafka_is_down:
+        fields.append("Kafka is down")
     if now.logger.is_down:
         fields.append("the logger is down")
     return "  ".join(fields)

@@ -23,7 +23,7 @@ FRAME_SECONDS = 0.5
 _LOOK_SECONDS = 0.1
 # The shop opens even if the worker is not ready by then: the orders wait in Kafka.
 _READY_SECONDS = 30.0
-# After Ctrl-C: for what has been paid to reach Kafka, and for what is in Kafka to be delivered.
+# After Ctrl-C: for what has been paid to be delivered.
 _LAST_ORDERS_SECONDS = 5.0
 INTERRUPTED_STATUS = 130
 
@@ -111,18 +111,18 @@ async def _sell(stage: Stage) -> None:
     await stage.shop.run(stage.options.orders)
     if stage.phase is Phase.RUNNING:
         stage.phase = Phase.FINISHING
-    await _until(lambda: not stage.books.ledger.balance().open)
+    await _until(stage.is_settled)
 
 
 async def _last_orders(stage: Stage, interruption: Interruption) -> None:
     """Close the shop and give the orders on the way a moment, but no more than that."""
     stage.shop.close()
     stage.phase = Phase.CLOSING
+    await stage.kafka.end()
 
     def nothing_to_wait_for() -> bool:
-        balance = stage.books.ledger.balance()
-        finished = not balance.open and not balance.unpublished
-        return finished or interruption.second.is_set() or stage.worker.exit_code is not None
+        ended = interruption.second.is_set() or stage.worker.exit_code is not None
+        return ended or stage.is_settled()
 
     with suppress(TimeoutError):
         async with asyncio.timeout(_LAST_ORDERS_SECONDS):
@@ -150,7 +150,7 @@ async def _stall(stage: Stage) -> None:
 
 
 async def _stop(stage: Stage, hurry: asyncio.Event) -> bool:
-    """Let the worker finish what it has begun, and read the last dead letters.
+    """Let shop and worker finish what they have begun, and read what they have left.
 
     Args:
         stage: Whose worker it is.
@@ -160,6 +160,8 @@ async def _stop(stage: Stage, hurry: asyncio.Event) -> bool:
         ``False`` when the worker had to be killed.
     """
     stage.phase = Phase.STOPPING
+    await stage.kafka.end()
+    settling = asyncio.create_task(stage.database.settle())
     stopping = asyncio.create_task(stage.worker.stop())
     hurrying = asyncio.create_task(hurry.wait())
     await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
@@ -168,7 +170,9 @@ async def _stop(stage: Stage, hurry: asyncio.Event) -> bool:
     if not in_time:
         await stage.worker.kill()
     in_time = await stopping and in_time
+    await settling
     await stage.letters.finish()
+    await stage.saved.finish()
     return in_time
 
 
@@ -178,7 +182,7 @@ def _close_ledger(stage: Stage, console: Console, end: End) -> int:
     interrupted = end is End.INTERRUPTED
     if end is End.STALLED:
         patience = stage.options.give_up_after_seconds
-        why = f" Kafka's last refusal: {stage.books.refusal}." if stage.books.refusal else ""
+        why = f" The database's last refusal: {stage.books.refusal}." if stage.books.refusal else ""
         say(console, f"Given up: nothing has moved for {patience:g} s.{why}")
     closing = Closing(
         goal=stage.options.orders,
@@ -186,8 +190,8 @@ def _close_ledger(stage: Stage, console: Console, end: End) -> int:
         seconds=stage.open_seconds,
         times=stage.books.times.percentiles(),
         logger=stage.logger_figures(),
+        kafka_outages=stage.kafka.begun,
         missing=ledger.missing(),
-        never_published=ledger.never_published(),
         wrong=ledger.wrong(),
     )
     for line in report(closing, interrupted=interrupted):

@@ -76,6 +76,8 @@ class Snapshot:
         worker: How the worker is.
         metrics: What it says about itself.
         logger: What the sample logger did.
+        kafka_is_down: Whether the embedded cluster is out of reach.
+        kafka_outages: How often it was.
         warnings: The worker's last warnings, one of each kind.
         log_path: File of the worker's log.
         metrics_url: Where the worker shows its metrics.
@@ -91,6 +93,8 @@ class Snapshot:
     worker: WorkerState
     metrics: WorkerMetrics
     logger: LoggerFigures
+    kafka_is_down: bool
+    kafka_outages: int
     warnings: tuple[Warned, ...]
     log_path: str
     metrics_url: str

@@ -15,10 +15,13 @@ from app.quickstart.dead_letter_reader import DeadLetterReader
 from app.quickstart.delivery_times import WINDOW_SECONDS
 from app.quickstart.demo_settings import demo_settings, worker_environment
 from app.quickstart.embedded_cluster import SAFE_BACKLOG, EmbeddedCluster
+from app.quickstart.kafka_outages import KafkaOutages, OutagePlan
 from app.quickstart.logger_script import FAILURES, Kind, LoggerScript, Outages
 from app.quickstart.options import Options
 from app.quickstart.order_shop import OrderBook, OrderShop
 from app.quickstart.sample_logger import SampleLogger
+from app.quickstart.saved_rows import SavedRows
+from app.quickstart.shop_database import ShopDatabase, database_url
 from app.quickstart.snapshot import LoggerFigures, Phase, RateMeter, Snapshot, WorkerState
 from app.quickstart.worker_log import WorkerLog
 from app.quickstart.worker_probe import WorkerProbe
@@ -43,6 +46,10 @@ class Stage:
     settings: Settings
     books: Books
     logger: SampleLogger
+    cluster: EmbeddedCluster
+    kafka: KafkaOutages
+    database: ShopDatabase
+    saved: SavedRows
     shop: OrderShop
     letters: DeadLetterReader
     worker: WorkerProcess
@@ -60,6 +67,10 @@ class Stage:
         """Since the shop opened; 0 before."""
         return 0.0 if self.opened_at is None else time.monotonic() - self.opened_at
 
+    def is_settled(self) -> bool:
+        """Whether nothing is on its way, neither in Kafka nor in the shop's database."""
+        return not self.books.ledger.balance().open and not self.saved.pending
+
     def snapshot(self) -> Snapshot:
         """Gather what is to be shown now."""
         now = time.monotonic()
@@ -70,12 +81,14 @@ class Stage:
             goal=self.options.orders,
             phase=self.phase,
             balance=balance,
-            paid_per_second=self._paid_rate.read(now, balance.taken),
+            paid_per_second=self._paid_rate.read(now, balance.paid),
             delivered_per_second=self._delivered_rate.read(now, balance.delivered),
             times=self.books.times.percentiles(since=now - WINDOW_SECONDS),
             worker=self._worker_state(),
             metrics=self.probe.metrics,
             logger=self.logger_figures(),
+            kafka_is_down=self.cluster.is_down,
+            kafka_outages=self.kafka.begun,
             warnings=self.log.warnings,
             log_path=str(self.worker.log_path),
             metrics_url=f"http://{self.settings.web_host}:{self.settings.web_port}/metrics",
@@ -136,6 +149,7 @@ async def put_up(
         stack.callback(cluster.stop)
         settings = demo_settings(
             servers=servers,
+            database_url=database_url(folder),
             logger_port=options.logger_port,
             web_port=options.web_port,
         )
@@ -143,6 +157,9 @@ async def put_up(
         producer = KafkaProducer(settings)
         await producer.start()
         stack.push_async_callback(producer.stop)
+        database = ShopDatabase(settings, producer)
+        stack.push_async_callback(database.close)
+        await database.open()
         letters = DeadLetterReader(settings, books.dead_lettered)
         letters.start()
         stack.push_async_callback(letters.finish)
@@ -159,10 +176,19 @@ async def put_up(
             settings=settings,
             books=books,
             logger=logger,
+            cluster=cluster,
+            kafka=await stack.enter_async_context(
+                KafkaOutages(
+                    cluster,
+                    OutagePlan.for_orders(options.orders),
+                    lambda: books.ledger.balance().paid,
+                )
+            ),
+            database=database,
+            saved=await stack.enter_async_context(SavedRows(database, books.ledger)),
             shop=OrderShop(
                 OrderBook(options.seed),
-                producer,
-                settings.order_paid_topic,
+                database,
                 books,
                 rate=options.rate,
                 may_pay=lambda: books.ledger.balance().open < SAFE_BACKLOG,

@@ -21,6 +21,7 @@ class WorkerMetrics:
         oldest_unfinished_seconds: Age of the oldest record that is not finished.
         breaker: ``closed``, ``half-open`` or ``open``.
         lag: Records behind, by partition of the order topic.
+        published: Rows of the shop's table that it has published.
     """
 
     in_flight: int | None = None
@@ -29,6 +30,7 @@ class WorkerMetrics:
     oldest_unfinished_seconds: float | None = None
     breaker: str | None = None
     lag: dict[int, int] = field(default_factory=dict)
+    published: int | None = None
 
 
 def parse_metrics(text: str, order_topic: str) -> WorkerMetrics:
@@ -42,6 +44,9 @@ def parse_metrics(text: str, order_topic: str) -> WorkerMetrics:
                 if name == "consumer_lag":
                     if sample.labels.get("topic") == order_topic:
                         lag[int(sample.labels["partition"])] = int(sample.value)
+                elif name == "fallback_replayed_total":
+                    if sample.labels.get("result") == "published":
+                        single["replayed"] = sample.value
                 elif not sample.labels and sample.name.startswith(PREFIX):
                     single[name] = sample.value
         return WorkerMetrics(
@@ -51,6 +56,7 @@ def parse_metrics(text: str, order_topic: str) -> WorkerMetrics:
             oldest_unfinished_seconds=single.get("oldest_unfinished_seconds"),
             breaker=_BREAKER.get(int(single.get("breaker_state", -1))),
             lag=dict(sorted(lag.items())),
+            published=_whole(single.get("replayed")),
         )
     except (ValueError, OverflowError, KeyError):  # not the text format, or not-a-number
         return WorkerMetrics()

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 
 import aiohttp
 import pytest
 from confluent_kafka import Producer
 
-from app.publishing.producer import Headers
+from app.errors import DatabaseUnavailable
+from app.publishing.producer import Headers, KafkaProducer
+from app.publishing.replay import Replay
+from app.publishing.sql_store import SqlFallbackStore
 from app.quickstart.dead_letter_reader import DeadLetterReader
 from app.quickstart.demo_settings import demo_settings
 from app.quickstart.embedded_cluster import EmbeddedCluster
 from app.quickstart.errors import CannotRun
+from app.quickstart.kafka_outages import KafkaOutages, OutagePlan
+from app.quickstart.ledger import Ledger
 from app.quickstart.logger_script import (
     RETRY_AFTER_SECONDS,
     Answer,
@@ -20,10 +31,23 @@ from app.quickstart.logger_script import (
     LoggerScript,
     Outages,
 )
+from app.quickstart.order_shop import Order, OrderBook
 from app.quickstart.sample_logger import SampleLogger
+from app.quickstart.saved_rows import SavedRows
+from app.quickstart.shop_database import ShopDatabase, Waiting, database_url
 from app.quickstart.worker_process import check_web_port
+from app.settings import Settings
 from tests.support.kafka.ports import free_ports
 from tests.support.waiting import eventually
+
+DLQ_TOPIC = "order-paid-events.DLQ"
+
+
+def settings_at(servers: str, folder: Path) -> Settings:
+    """The demonstration's settings, with its database in this folder."""
+    return demo_settings(
+        servers=servers, database_url=database_url(folder), logger_port=3000, web_port=6066
+    )
 
 
 class Answers(LoggerScript):
@@ -87,13 +111,12 @@ def test_a_cluster_that_does_not_start_is_one_line() -> None:
         EmbeddedCluster(brokers=-1).start()
 
 
-async def test_every_dead_letter_is_read_to_the_very_end() -> None:
+async def test_every_dead_letter_is_read_to_the_very_end(tmp_path: Path) -> None:
     """Letters from before the start, from while it runs, and from just before the end."""
     cluster = EmbeddedCluster()
-    settings = demo_settings(servers="127.0.0.1:1", logger_port=3000, web_port=6066)
-    servers = cluster.start([settings.dlq_topic])
+    servers = cluster.start([DLQ_TOPIC])
     assert len(servers.split(",")) == 3
-    settings = demo_settings(servers=servers, logger_port=3000, web_port=6066)
+    settings = settings_at(servers, tmp_path)
     producer = Producer({"bootstrap.servers": servers, "log_level": 0})
     found: dict[str, str] = {}
 
@@ -122,3 +145,171 @@ async def test_every_dead_letter_is_read_to_the_very_end() -> None:
     assert len(nameless) == 1
     assert found.pop(nameless[0]) == "no reason given"
     assert found == {f"event-{letter}": "rejected" for letter in range(30)}
+
+
+def orders(number: int) -> list[Order]:
+    """The first orders of a book, the first broken one among them."""
+    book = OrderBook(1)
+    return [book.next_order(datetime.now(UTC)) for _ in range(number)]
+
+
+@asynccontextmanager
+async def shop_at(settings: Settings) -> AsyncIterator[ShopDatabase]:
+    """The shop's database, open, with a producer of its own."""
+    producer = KafkaProducer(settings)
+    await producer.start()
+    database = ShopDatabase(settings, producer)
+    try:
+        await database.open()
+        yield database
+    finally:
+        await database.close()
+        await producer.stop(0.0)
+
+
+async def test_orders_are_published_at_once_and_the_others_are_left_to_replay(
+    tmp_path: Path,
+) -> None:
+    """Rows of our helper go to Kafka after their commit; a row without it waits for a sweep."""
+    cluster = EmbeddedCluster()
+    settings = settings_at(cluster.start([Settings().order_paid_topic]), tmp_path)
+    made = orders(50)
+    (broken,) = (order for order in made if order.broken)
+    try:
+        async with shop_at(settings) as database:
+            for order in made:
+                await database.pay(order)
+            assert await database.orders() == [order.event_id for order in made]
+            only_the_broken = Waiting(frozenset({broken.event_id}), 1)
+            await _until_waiting(database, only_the_broken)
+            async with replay_at(settings):
+                await _until_waiting(database, Waiting(frozenset(), 0))
+    finally:
+        cluster.stop()
+
+
+async def test_orders_are_paid_while_kafka_is_down_and_published_afterwards(
+    tmp_path: Path,
+) -> None:
+    """An outage costs no payment: rows wait, the ledger calls them saved, then Kafka has them."""
+    cluster = EmbeddedCluster()
+    settings = settings_at(cluster.start([Settings().order_paid_topic]), tmp_path)
+    ledger = Ledger()
+    made = [order for order in orders(20) if not order.broken]
+    try:
+        async with shop_at(settings) as database, SavedRows(database, ledger) as saved:
+            cluster.down()
+            assert cluster.is_down
+            for order in made:
+                await database.pay(order)
+            await eventually(lambda: saved.pending == len(made))
+            cluster.up()
+            async with replay_at(settings):
+                await eventually(lambda: saved.pending == 0)
+            await saved.finish()
+    finally:
+        cluster.stop()
+    balance = ledger.balance()
+    assert (balance.paid, balance.replayed, balance.saved) == (len(made), len(made), 0)
+
+
+async def test_the_last_look_finds_every_order_and_every_row(tmp_path: Path) -> None:
+    """What nobody told the ledger stands in the database: orders, and rows of any age."""
+    settings = settings_at("127.0.0.1:1", tmp_path)
+    ledger = Ledger()
+    made = orders(3)
+    async with shop_at(settings) as database, SavedRows(database, ledger) as saved:
+        for order in made:
+            await database.pay(order)
+        await saved.finish()
+        assert saved.pending == 3
+    balance = ledger.balance()
+    assert (balance.paid, balance.saved) == (3, 3)
+    assert balance.closes
+
+
+async def test_an_order_that_the_database_refuses_leaves_nothing(tmp_path: Path) -> None:
+    """Neither the order nor its event is there; the error is one of ours."""
+    settings = settings_at("127.0.0.1:1", tmp_path)
+    first, second = orders(2)
+    async with shop_at(settings) as database:
+        await database.pay(first)
+        await asyncio.to_thread(_rename, tmp_path, "kafka_fallback_message", "hidden")
+        with pytest.raises(DatabaseUnavailable, match="kafka_fallback_message"):
+            await database.pay(second)
+        await asyncio.to_thread(_rename, tmp_path, "hidden", "kafka_fallback_message")
+        assert await database.orders() == [first.event_id]
+        assert (await database.waiting()).event_ids == {first.event_id}
+
+
+async def test_a_database_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    """The line says what could not be made."""
+    settings = settings_at("127.0.0.1:1", tmp_path / "no such folder")
+    with pytest.raises(CannotRun, match="shop's database cannot be made"):
+        async with shop_at(settings):
+            pass
+
+
+class Brokers:
+    """Writes down when it is down."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def down(self) -> None:
+        """See ``EmbeddedCluster``."""
+        self.calls.append("down")
+
+    def up(self) -> None:
+        """See ``EmbeddedCluster``."""
+        self.calls.append("up")
+
+
+async def test_kafka_is_down_as_planned_and_up_at_the_end() -> None:
+    """An outage begins after so many orders, ends by itself, and ends with the demonstration."""
+    brokers, paid = Brokers(), 10
+    plan = OutagePlan(first_after=10, every=5, seconds=0.01)
+    async with KafkaOutages(brokers, plan, lambda: paid) as outages:
+        await asyncio.sleep(0)
+        assert outages.begun == 0
+        paid = 11
+        await eventually(lambda: brokers.calls == ["down", "up"])
+        paid = 20
+        await eventually(lambda: outages.begun == 2)
+    assert brokers.calls == ["down", "up"] * 2
+
+
+@pytest.mark.parametrize(("orders", "first"), [(1, 0), (60, 40), (500, 333), (100_000, 99_500)])
+def test_a_counted_run_meets_one_outage(orders: int, first: int) -> None:
+    """It begins before the last orders are paid, and is the only one."""
+    plan = OutagePlan.for_orders(orders)
+    assert plan.first_after == first < orders <= plan.first_after + plan.every
+
+
+async def _until_waiting(database: ShopDatabase, expected: Waiting) -> None:
+    async with asyncio.timeout(30):
+        while await database.waiting() != expected:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.02)
+
+
+def _rename(folder: Path, before: str, after: str) -> None:
+    connection = sqlite3.connect(folder / "shop.db")
+    connection.execute(f"ALTER TABLE {before} RENAME TO {after}")
+    connection.close()
+
+
+@asynccontextmanager
+async def replay_at(settings: Settings) -> AsyncIterator[None]:
+    """A replay like the worker's, sweeping."""
+    producer = KafkaProducer(settings)
+    await producer.start()
+    store = SqlFallbackStore.connect(settings.database_url.get_secret_value())
+    replay = Replay(store, producer, interval_seconds=settings.fallback_replay_interval_seconds)
+    sweeping = asyncio.create_task(replay.run())
+    try:
+        yield
+    finally:
+        await replay.stop()
+        await sweeping
+        await producer.stop()
+        await store.close()

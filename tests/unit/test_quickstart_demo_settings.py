@@ -15,7 +15,14 @@ USERS = {
     "EXTERNAL_LOGGER_TOKEN": "secret",
     "CONSUMER_RETRY_MAX_ATTEMPTS": "many",
     "max_in_flight": "1",
+    "DATABASE_URL": "postgresql://orders.example.com/orders",
 }
+DATABASE = "sqlite+aiosqlite:////a/folder/shop.db"
+
+
+def settings_at(servers: str) -> Settings:
+    """The demonstration's settings."""
+    return demo_settings(servers=servers, database_url=DATABASE, logger_port=3001, web_port=7001)
 
 
 @pytest.fixture(params=["environment", ".env"])
@@ -34,20 +41,21 @@ def configured(
 @pytest.mark.usefixtures("configured")
 def test_neither_environment_nor_file_has_a_say() -> None:
     """The demonstration's settings are the defaults and its own."""
-    settings = demo_settings(servers="127.0.0.1:1", logger_port=3001, web_port=7001)
+    settings = settings_at("127.0.0.1:1")
     assert settings.kafka_bootstrap_servers == "127.0.0.1:1"
     assert settings.kafka_security_protocol == "PLAINTEXT"
     assert settings.external_logger_url == "http://127.0.0.1:3001/logs"
     assert settings.external_logger_token is None
     assert settings.max_in_flight == Settings.model_fields["max_in_flight"].default
     assert not settings.kafka_declare_topics
+    assert settings.database_url.get_secret_value() == DATABASE
 
 
 def test_a_worker_reads_back_the_same_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The environment made for the worker gives it these settings and no others."""
-    settings = demo_settings(servers="127.0.0.1:1,127.0.0.1:2", logger_port=3001, web_port=7001)
+    settings = settings_at("127.0.0.1:1,127.0.0.1:2")
     environment = worker_environment(settings, {})
     monkeypatch.chdir(tmp_path)
     for name, value in environment.items():
@@ -57,7 +65,7 @@ def test_a_worker_reads_back_the_same_settings(
 
 def test_only_what_a_process_needs_is_handed_on() -> None:
     """Settings of this project and of Faust stay out; paths, language and time zone stay in."""
-    settings = demo_settings(servers="127.0.0.1:1", logger_port=3001, web_port=7001)
+    settings = settings_at("127.0.0.1:1")
     surroundings = USERS | {
         "BROKER_URL": "kafka://elsewhere",
         "APP_DATADIR": "/data",
@@ -70,6 +78,7 @@ def test_only_what_a_process_needs_is_handed_on() -> None:
     environment = worker_environment(settings, surroundings)
     assert {"BROKER_URL", "APP_DATADIR", "FAUST_LOOP", "max_in_flight"}.isdisjoint(environment)
     assert "EXTERNAL_LOGGER_TOKEN" not in environment
+    assert environment["DATABASE_URL"] == DATABASE
     assert environment["PATH"] == "/usr/bin"
     assert environment["LC_ALL"] == "C.UTF-8"
     assert environment["TZ"] == "UTC"

@@ -28,6 +28,11 @@ order_relay_oldest_unfinished_seconds 1.25
 order_relay_consumer_lag{partition="10",topic="orders"} 4.0
 order_relay_consumer_lag{partition="2",topic="orders"} 7.0
 order_relay_consumer_lag{partition="0",topic="others"} 9.0
+# TYPE order_relay_fallback_replayed_total counter
+order_relay_fallback_replayed_total{result="published"} 41.0
+order_relay_fallback_replayed_total{result="retry"} 2.0
+# TYPE order_relay_fallback_messages gauge
+order_relay_fallback_messages{status="pending"} NaN
 # TYPE faust_total_events counter
 faust_total_events 5.0
 """
@@ -75,6 +80,7 @@ def test_reads_the_workers_metrics() -> None:
         oldest_unfinished_seconds=1.25,
         breaker="open",
         lag={2: 7, 10: 4},
+        published=41,
     )
     assert list(metrics.lag) == [2, 10]
 

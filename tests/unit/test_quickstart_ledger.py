@@ -14,26 +14,25 @@ from app.quickstart.ledger import Ledger
 IDS = st.sampled_from(["a", "b", "c", "d"])
 FACTS = st.lists(
     st.tuples(
-        st.sampled_from(["paid", "broken", "published", "delivered", "dead_lettered", "saved"]), IDS
+        st.sampled_from(["paid", "broken", "delivered", "dead_lettered", "saved", "replayed"]), IDS
     ),
     max_size=40,
 )
 
 
-def settled(ledger: Ledger, *event_ids: str) -> None:
-    """Let these be paid and acknowledged."""
+def pay(ledger: Ledger, *event_ids: str) -> None:
+    """Let these be paid."""
     for event_id in event_ids:
         ledger.paid(event_id)
-        ledger.published(event_id)
 
 
 def test_closes_when_every_payment_is_somewhere() -> None:
     """Delivered, dead-lettered and saved add up to paid."""
     ledger = Ledger()
-    settled(ledger, "a", "b", "c")
+    pay(ledger, "a", "b", "c")
     ledger.delivered("a")
     ledger.dead_lettered("b", "rejected")
-    ledger.saved_for_replay("c")
+    ledger.saved_for_replay(["c"])
     balance = ledger.balance()
     assert balance.closes
     assert (balance.paid, balance.delivered, balance.dead_lettered, balance.saved) == (3, 1, 1, 1)
@@ -43,31 +42,41 @@ def test_closes_when_every_payment_is_somewhere() -> None:
 def test_names_what_is_missing() -> None:
     """An id that nobody has seen again keeps the ledger open, and is named."""
     ledger = Ledger()
-    settled(ledger, "a", "b")
+    pay(ledger, "a", "b")
     ledger.delivered("b")
     assert not ledger.balance().closes
     assert ledger.missing() == ["a"]
     assert ledger.balance().open == 1
 
 
-def test_a_payment_kafka_never_took_keeps_it_open() -> None:
-    """A payment without Kafka's acknowledgement is no order in Kafka, and no closed ledger."""
+def test_to_have_been_saved_is_not_enough() -> None:
+    """An event that is no row any more must turn up elsewhere, or the ledger stays open."""
     ledger = Ledger()
-    ledger.paid("a")
-    ledger.refused()
+    pay(ledger, "a", "b")
+    ledger.saved_for_replay(["a", "b"])
+    assert ledger.balance().closes
+    ledger.saved_for_replay(["b"])
     balance = ledger.balance()
-    assert (balance.taken, balance.paid, balance.refusals) == (1, 0, 1)
+    assert (balance.saved, balance.replayed, balance.open) == (1, 1, 1)
     assert not balance.closes
-    assert ledger.never_published() == ["a"]
-    ledger.published("a")
+    assert ledger.missing() == ["a"]
     ledger.delivered("a")
     assert ledger.balance().closes
+
+
+def test_an_order_that_the_database_refused_is_not_paid() -> None:
+    """A refusal is counted; the order is when it is committed."""
+    ledger = Ledger()
+    ledger.refused()
+    balance = ledger.balance()
+    assert (balance.paid, balance.refusals) == (0, 1)
+    assert balance.closes
 
 
 def test_counts_duplicates_beyond_the_first() -> None:
     """A second and third 2xx for one id are two duplicates; the order counts once."""
     ledger = Ledger()
-    settled(ledger, "a")
+    pay(ledger, "a")
     assert [ledger.delivered("a") for _ in range(3)] == [True, False, False]
     balance = ledger.balance()
     assert (balance.delivered, balance.duplicates) == (1, 2)
@@ -77,7 +86,7 @@ def test_counts_duplicates_beyond_the_first() -> None:
 def test_an_order_in_both_places_counts_once() -> None:
     """Delivered and dead-lettered is one order, and is said."""
     ledger = Ledger()
-    settled(ledger, "a")
+    pay(ledger, "a")
     ledger.dead_lettered("a", "retries_exhausted")
     ledger.delivered("a")
     ledger.dead_lettered("a", "retries_exhausted")
@@ -91,19 +100,20 @@ def test_a_broken_message_must_be_a_dead_letter() -> None:
     """A broken message that reaches the logger keeps the ledger open."""
     ledger = Ledger()
     ledger.paid("a", broken=True)
-    ledger.published("a")
     ledger.delivered("a")
     assert ledger.balance().broken_delivered == 1
     assert not ledger.balance().closes
     assert ledger.wrong() == ["a"]
 
 
-@pytest.mark.parametrize("where", ["delivered", "dead_lettered"])
+@pytest.mark.parametrize("where", ["delivered", "dead_lettered", "saved"])
 def test_strangers_keep_it_open(where: str) -> None:
-    """An id that was never paid has no business at the logger or among the dead letters."""
+    """An id that was never paid has no business at the logger, in the table or as a dead letter."""
     ledger = Ledger()
     if where == "delivered":
         ledger.delivered("x")
+    elif where == "saved":
+        ledger.saved_for_replay(["x"])
     else:
         ledger.dead_lettered("x", "rejected")
     assert ledger.balance().strangers == 1
@@ -117,10 +127,10 @@ class Model:
 
     paid: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
-    published: set[str] = field(default_factory=set)
     delivered: Counter[str] = field(default_factory=Counter)
     dead: set[str] = field(default_factory=set)
     saved: set[str] = field(default_factory=set)
+    was_saved: set[str] = field(default_factory=set)
 
 
 @given(FACTS)
@@ -134,9 +144,6 @@ def test_counts_as_sets_of_ids_do(facts: list[tuple[str, str]]) -> None:
                 model.paid.add(event_id)
                 if fact == "broken":
                     model.broken.add(event_id)
-            case "published":
-                ledger.published(event_id)
-                model.published.add(event_id)
             case "delivered":
                 ledger.delivered(event_id)
                 model.delivered[event_id] += 1
@@ -144,22 +151,22 @@ def test_counts_as_sets_of_ids_do(facts: list[tuple[str, str]]) -> None:
                 ledger.dead_lettered(event_id, "rejected")
                 model.dead.add(event_id)
             case "saved":
-                ledger.saved_for_replay(event_id)
                 model.saved.add(event_id)
+                model.was_saved.add(event_id)
+                ledger.saved_for_replay(model.saved)
+            case "replayed":
+                model.saved.discard(event_id)
+                ledger.saved_for_replay(model.saved)
     balance = ledger.balance()
-    in_kafka = model.paid & model.published
     delivered = set(model.delivered)
-    assert balance.taken == len(model.paid)
-    assert balance.paid == len(in_kafka)
-    assert balance.delivered == len(in_kafka & delivered)
-    assert balance.dead_lettered == len(in_kafka & model.dead - delivered)
-    assert balance.saved == len(in_kafka & model.saved - model.dead - delivered)
+    assert balance.paid == len(model.paid)
+    assert balance.delivered == len(model.paid & delivered)
+    assert balance.dead_lettered == len(model.paid & model.dead - delivered)
+    assert balance.saved == len(model.paid & model.saved - model.dead - delivered)
+    assert balance.replayed == len(model.paid & model.was_saved - model.saved)
     assert balance.duplicates == model.delivered.total() - len(delivered)
-    assert set(ledger.missing()) == in_kafka - delivered - model.dead - model.saved
-    assert set(ledger.never_published()) == model.paid - model.published
+    assert set(ledger.missing()) == model.paid - delivered - model.dead - model.saved
     assert balance.open == len(ledger.missing())
     assert balance.finished + balance.open == balance.paid
     assert balance.broken_delivered == len(model.broken & delivered)
-    assert balance.strangers == len(
-        (model.published | delivered | model.dead | model.saved) - model.paid
-    )
+    assert balance.strangers == len((delivered | model.dead | model.was_saved) - model.paid)

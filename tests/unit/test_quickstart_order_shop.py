@@ -1,4 +1,4 @@
-"""The sample order shop: its orders, its pace, and its patience with Kafka."""
+"""The sample order shop: its orders, its pace, and its patience with the database."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.errors import InvalidEvent, PublishRefused, RelayError
+from app.errors import DatabaseUnavailable, InvalidEvent, RelayError
 from app.events import decode_order_paid
-from app.publishing.producer import Acknowledged, Headers
 from app.quickstart.books import Books
 from app.quickstart.order_shop import Order, OrderBook, OrderShop
 from tests.support.virtual_time import virtual_time
@@ -48,89 +47,78 @@ def test_orders_are_events_and_a_few_are_broken() -> None:
     assert any(order.broken for order in made[:50])
 
 
-class Kafka:
-    """Takes records, after refusing a few."""
+class Database:
+    """Takes orders, after refusing a few."""
 
     def __init__(self, refusals: int = 0) -> None:
         self.refusals = refusals
-        self.records: list[tuple[float, str, bytes | None, bytes]] = []
+        self.orders: list[tuple[float, Order]] = []
 
-    async def send(
-        self, topic: str, *, key: bytes | None, value: bytes | None, headers: Headers = ()
-    ) -> Acknowledged:
+    async def pay(self, order: Order) -> None:
         """Refuse, or keep."""
-        assert value
         await asyncio.sleep(0)
         if self.refusals:
             self.refusals -= 1
-            raise PublishRefused(topic, "not now")
-        ((name, event_id),) = headers
-        assert name == "event-id"
-        assert event_id is not None
-        now = asyncio.get_running_loop().time()
-        self.records.append((now, topic, key, event_id))
-        return Acknowledged(topic, 0, len(self.records))
+            raise DatabaseUnavailable("not now")
+        self.orders.append((asyncio.get_running_loop().time(), order))
 
 
-def shop_with(kafka: Kafka, books: Books, rate: float) -> OrderShop:
-    """A shop at this Kafka."""
-    return OrderShop(OrderBook(1), kafka, "orders", books, rate=rate)
+def shop_with(database: Database, books: Books, rate: float) -> OrderShop:
+    """A shop with this database."""
+    return OrderShop(OrderBook(1), database, books, rate=rate)
 
 
 @virtual_time
-async def test_pays_at_the_rate_and_ends_with_the_last_acknowledgement() -> None:
-    """Ten orders at 5 a second take 1.8 s, and all of them are in Kafka by then."""
-    kafka, books = Kafka(), Books()
-    await shop_with(kafka, books, rate=5).run(10)
-    assert [round(at, 3) for at, *_ in kafka.records] == [round(n / 5, 3) for n in range(10)]
+async def test_pays_at_the_rate_and_ends_with_the_last_commit() -> None:
+    """Ten orders at 5 a second take 1.8 s, and all of them are committed by then."""
+    database, books = Database(), Books()
+    await shop_with(database, books, rate=5).run(10)
+    assert [round(at, 3) for at, _ in database.orders] == [round(n / 5, 3) for n in range(10)]
     assert books.ledger.balance().paid == 10
-    expected = orders(1, 10)
-    assert [record[1:] for record in kafka.records] == [
-        ("orders", order.key, order.event_id.encode()) for order in expected
-    ]
+    expected = [(order.event_id, order.key) for order in orders(1, 10)]
+    assert [(order.event_id, order.key) for _, order in database.orders] == expected
 
 
 @virtual_time
-async def test_publishes_until_kafka_acknowledges() -> None:
-    """A refusal is counted and the same event is tried again a second later."""
-    kafka, books = Kafka(refusals=2), Books()
-    await shop_with(kafka, books, rate=1).run(1)
+async def test_tries_until_the_order_is_committed() -> None:
+    """A refusal is counted and the same order is tried again a second later."""
+    database, books = Database(refusals=2), Books()
+    await shop_with(database, books, rate=1).run(1)
     balance = books.ledger.balance()
-    assert (balance.taken, balance.paid, balance.refusals) == (1, 1, 2)
-    assert kafka.records[0][0] == pytest.approx(2.0)
+    assert (balance.paid, balance.refusals) == (1, 2)
+    assert database.orders[0][0] == pytest.approx(2.0)
     assert "not now" in books.refusal
 
 
 @virtual_time
-async def test_closing_ends_it_once_all_is_published() -> None:
-    """After closing nobody pays any more; events that Kafka refuses are still published."""
-    kafka, books = Kafka(), Books()
-    shop = shop_with(kafka, books, rate=10)
+async def test_closing_ends_it_once_all_is_committed() -> None:
+    """After closing nobody pays any more; orders that the database refuses are still tried."""
+    database, books = Database(), Books()
+    shop = shop_with(database, books, rate=10)
     selling = asyncio.create_task(shop.run(None))
     await asyncio.sleep(1.05)
-    kafka.refusals = 1
+    database.refusals = 1
     await asyncio.sleep(0.1)
     shop.close()
     await selling
     balance = books.ledger.balance()
-    assert (balance.taken, balance.paid, balance.refusals) == (12, 12, 1)
+    assert (balance.paid, balance.refusals) == (12, 1)
 
 
 @virtual_time
 async def test_nobody_pays_while_too_much_is_waiting() -> None:
     """The shop waits for room, and goes on when there is."""
-    kafka, books = Kafka(), Books()
+    books = Books()
     shop = OrderShop(
         OrderBook(1),
-        kafka,
-        "orders",
+        Database(),
         books,
         rate=10,
         may_pay=lambda: books.ledger.balance().open < 3,
     )
     selling = asyncio.create_task(shop.run(5))
     await asyncio.sleep(5)
-    assert books.ledger.balance().taken == 3
+    assert books.ledger.balance().paid == 3
     for order in orders(1, 3):
         books.logged(order.event_id)
     await selling
@@ -144,7 +132,7 @@ def test_books_keep_the_time_from_payment_to_the_first_answer() -> None:
     first, second = orders(1, 2)
     books.paid(first)
     books.paid(second)
-    error: RelayError = PublishRefused("orders", "no")
+    error: RelayError = DatabaseUnavailable("no")
     books.refused(first, error)
     now = 12.5
     books.logged(first.event_id)

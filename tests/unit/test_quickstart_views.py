@@ -24,11 +24,22 @@ def ledger_of(delivered: int, dead: int = 0, missing: int = 0) -> Ledger:
     for number in range(delivered + dead + missing):
         event_id = f"event-{number}"
         ledger.paid(event_id)
-        ledger.published(event_id)
         if number < delivered:
             ledger.delivered(event_id)
         elif number < delivered + dead:
             ledger.dead_lettered(event_id, ("rejected", "retries_exhausted")[number % 2])
+    return ledger
+
+
+def with_saved(ledger: Ledger, saved: int, replayed: int) -> Ledger:
+    """The same, with so many more orders in the table, and so many that were there."""
+    ids = [f"saved-{number}" for number in range(saved + replayed)]
+    for event_id in ids:
+        ledger.paid(event_id)
+    ledger.saved_for_replay(ids)
+    ledger.saved_for_replay(ids[:saved])
+    for event_id in ids[saved:]:
+        ledger.delivered(event_id)
     return ledger
 
 
@@ -45,7 +56,7 @@ BUSY = Snapshot(
     elapsed_seconds=45_296.0,
     goal=500_000,
     phase=Phase.STOPPING,
-    balance=ledger_of(1500, 40, 14).balance(),
+    balance=with_saved(ledger_of(1378, 40, 14), 2_004, 122).balance(),
     paid_per_second=1000.0,
     delivered_per_second=987.6,
     times=Percentiles(0.034, 1.2, 125.0),
@@ -57,8 +68,11 @@ BUSY = Snapshot(
         oldest_unfinished_seconds=61.5,
         breaker="half-open",
         lag={0: 5000, 1: 4000, 2: 6000, 3: 5000},
+        published=23_456,
     ),
     logger=LOGGER,
+    kafka_is_down=True,
+    kafka_outages=12,
     warnings=tuple(Warned("10:30:00", "a warning that is long " * 20, n) for n in (1, 2, 3)),
     log_path="/tmp/order-relay-abcdefgh/worker.log",  # noqa: S108 - a name, not a file
     metrics_url="http://127.0.0.1:6066/metrics",
@@ -73,6 +87,8 @@ QUIET = dataclasses.replace(
     worker=WorkerState.STARTING,
     metrics=WorkerMetrics(),
     logger=LoggerFigures(0, 0, 0, {}, 0, 0, is_down=False),
+    kafka_is_down=False,
+    kafka_outages=0,
     warnings=(),
 )
 
@@ -106,15 +122,20 @@ def test_the_panel_cuts_no_figure_short() -> None:
         "breaker half-open",
         "DOWN",
         "outages so far: 12",
-        "1,554",
+        "SQLite outbox",
+        "3,558",
+        "Delivery time",
         "1,500",
+        "2,004",
+        "122 reached Kafka later, outages so far: 12",
         "rejected 20, retries_exhausted 20",
         "p50 34 ms   p95 1.2 s   p99 2 min 05 s",
         "256 in flight",
         "12,345 retried",
+        "23,456 replayed",
         "71,900 requests",
         "11,000 failed",
-        "1,540 of 500,000 accounted for",
+        "3,544 of 500,000 accounted for",
         "/tmp/order-relay-abcdefgh/worker.log",  # noqa: S108 - a name, not a file
     ):
         assert figure in text
@@ -124,8 +145,9 @@ def test_the_plain_line_says_the_same() -> None:
     """Without a terminal there is one line with all the figures."""
     line = plain_line(BUSY)
     assert "\n" not in line
-    for figure in ("paid 1,554/500,000", "delivered 1,500", "dead-lettered 40", "rejected 20",
-                   "in flight 256", "retried 12,345", "lag 5,000 4,000 6,000 5,000",
+    for figure in ("paid 3,558/500,000", "delivered 1,500", "dead-lettered 40", "rejected 20",
+                   "saved 2,004", "Kafka is down", "in flight 256", "retried 12,345",
+                   "lag 5,000 4,000 6,000 5,000",
                    "breaker half-open", "worker does not answer", "34 ms / 1.2 s / 2 min 05 s",
                    "logger is down"):  # fmt: skip
         assert figure in line
@@ -140,21 +162,22 @@ def closing(ledger: Ledger, goal: int | None = None) -> Closing:
         seconds=23.4,
         times=Percentiles(0.03, 1.0, 6.0),
         logger=LOGGER,
+        kafka_outages=1,
         missing=ledger.missing(),
-        never_published=ledger.never_published(),
         wrong=ledger.wrong(),
     )
 
 
 def test_a_ledger_that_closes() -> None:
     """The figures stand one below the other, and the last line says that it closes."""
-    lines = report(closing(ledger_of(489, 11)), interrupted=False)
+    lines = report(closing(with_saved(ledger_of(479, 11), 4, 6)), interrupted=False)
     assert lines[0] == "Ledger after 23.4 s"
     assert lines[1].split()[-5:] == ["500", "of", "them", "broken:", "0"]
     text = "\n".join(lines)
-    assert "= delivered, the logger said 2xx        489" in text
+    assert "= delivered, the logger said 2xx        485" in text
     assert "rejected 5, retries_exhausted 6" in text or "retries_exhausted 6, rejected 5" in text
-    assert "+ saved for replay                        0" in text
+    assert "+ saved for replay                        4   reached Kafka later: 6" in text
+    assert "Kafka: 1 outage" in text.splitlines()[-2]
     assert lines[-1] == "The ledger closes: 500 paid, 500 accounted for."
     assert max(len(line) for line in lines) <= 80
 
@@ -190,15 +213,13 @@ def test_oddities_are_told() -> None:
     """Refusals, duplicates, strangers and events in both places have lines of their own."""
     ledger = ledger_of(2)
     ledger.refused()
-    ledger.paid("unpublished")
     ledger.delivered("event-0")
     ledger.dead_lettered("event-1", "rejected")
     ledger.dead_lettered("event-1", "rejected")
     ledger.delivered("stranger")
     text = "\n".join(report(closing(ledger), interrupted=True))
     for words in (
-        "never acknowledged by Kafka: unpublished",
-        "publishes that Kafka refused",
+        "orders that the database refused          1",
         "duplicates, 2xx beyond the first          1",
         "dead letters beyond the first             1",
         "delivered and dead-lettered               1",
