@@ -1,4 +1,7 @@
-"""Kafka refuses dead letters: their records stay unfinished until it takes them."""
+"""Kafka and the database refuse dead letters: their records stay unfinished until one takes them.
+
+What the database alone does with them: test_publish_dead_letters.
+"""
 
 import asyncio
 from pathlib import Path
@@ -11,9 +14,10 @@ from tests.support.worker import WorkerProcess
 
 REFUSED = "Dead letter refused"
 ALL_THREE = {"min.insync.replicas": "3"}
+NO_DATABASE = "postgresql://relay@127.0.0.1:1/orders"
 
 
-async def test_a_record_whose_dead_letter_kafka_refuses_stays_unfinished(
+async def test_a_record_whose_dead_letter_nobody_takes_stays_unfinished(
     kafka: RealKafka, tmp_path: Path
 ) -> None:
     """Without the topic, or one of its replicas, letters are tried again, and no commit passes.
@@ -23,7 +27,9 @@ async def test_a_record_whose_dead_letter_kafka_refuses_stays_unfinished(
     """
     async with Scene(kafka, tmp_path) as scene:
         topic = scene.stage.dlq_topic
-        worker = await scene.ready_worker("a", producer_retry_backoff_ms=100)
+        worker = await scene.ready_worker(
+            "a", producer_retry_backoff_ms=100, database_url=NO_DATABASE
+        )
         await scene.admin.delete_topic(topic)
         first = await refused_letter(scene, worker, "without the topic")
         scene.dead_lettered.add(first)

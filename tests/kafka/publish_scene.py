@@ -1,0 +1,335 @@
+"""One story of paid orders: topics, a database, an order service, workers; and its books.
+
+async with PublishScene(kafka, tmp_path, database_url) as scene:
+service = scene.service(OUTBOX)
+await service.pay(4000)
+...
+await scene.until_all_published()
+scene.check_books(...)
+"""
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Collection, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+
+from app.publishing.database import make_engine
+from app.publishing.fallback import Status
+from app.publishing.schema import fallback_message
+from tests.kafka.publish_service import order_event_id
+from tests.support.kafka.broker import DIE_WITH_PARENT
+from tests.support.kafka_cluster import RealKafka
+from tests.support.orders import order_value
+from tests.support.sink import ScriptedSink
+from tests.support.stage import Row, Stage
+from tests.support.waiting import eventually
+from tests.support.worker import ROOT, WorkerProcess
+
+LIMIT_SECONDS = 120.0
+QUICK: Mapping[str, object] = {
+    "FALLBACK_REPLAY_INTERVAL_SECONDS": 0.5,
+    "FALLBACK_BACKOFF_BASE_SECONDS": 1,
+    "PRODUCER_DELIVERY_TIMEOUT_MS": 3000,
+    "PRODUCER_REQUEST_TIMEOUT_MS": 2000,
+    "PRODUCER_RETRY_BACKOFF_MS": 100,
+}
+"""Refusals come quickly and saved rows are soon tried again; by default that takes minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A row of the fallback table."""
+
+    id: int
+    topic: str
+    key: str
+    event_id: str
+    status: Status
+    error: str | None
+    token: str | None
+
+
+class Service:
+    """An order service, running from construction on; see ``publish_service``."""
+
+    def __init__(self, directory: Path, way: str, environment: Mapping[str, str]) -> None:
+        self.log = directory / f"{way}.log"
+        self._output = directory / f"{way}.out"
+        guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
+        with self._output.open("wb") as output, self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*guard, sys.executable, "-m", "tests.kafka.publish_service", way],
+                cwd=directory,
+                env=dict(environment),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def allow(self, last: int) -> None:
+        """Let it pay up to this order, while this test goes on."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{last}\n".encode())
+        self._process.stdin.flush()
+
+    async def until_paid(self, count: int) -> None:
+        """Wait until it has paid so many orders."""
+
+        def paid() -> bool:
+            assert self._process.poll() is None, self._state()
+            return len(self.said("paid")) >= count
+
+        await eventually(paid, LIMIT_SECONDS, self._state)
+
+    async def end(self) -> None:
+        """Let it end in good order, and wait for it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await eventually(lambda: self._process.poll() is not None, LIMIT_SECONDS, self._state)
+        assert self._process.returncode == 0, self._state()
+
+    def kill9(self) -> None:
+        """End it at once; does nothing when it has ended."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+
+    def said(self, word: str) -> list[list[str]]:
+        """The rest of each line that begins with a word."""
+        lines = (line.split() for line in self._output.read_text().splitlines())
+        return [line[1:] for line in lines if line and line[0] == word]
+
+    def _state(self) -> str:
+        return f"{len(self.said('paid'))} paid; {self.log.read_text()[-3000:]}"
+
+
+class PublishScene:
+    """Everything one story needs; all of it ends with the block.
+
+    Args:
+        database_url: Of a database with the table.
+        dlq_configs: Of the dead-letter topic.
+        settings: Of workers and services, or others in place of QUICK's.
+    """
+
+    def __init__(
+        self,
+        kafka: RealKafka,
+        directory: Path,
+        database_url: str,
+        *,
+        dlq_configs: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
+        name = uuid.uuid4().hex[:8]
+        self.kafka = kafka
+        self.stage = Stage(
+            kafka.bootstrap_servers,
+            topic=f"order-paid-{name}",
+            dlq_topic=f"order-paid-{name}.DLQ",
+            group_id=f"group-{name}",
+            declare_topics=True,
+        )
+        self.sink = ScriptedSink()
+        self.engine = make_engine(database_url)
+        self._dlq_configs = dlq_configs
+        self._settings = {
+            "DATABASE_URL": database_url,
+            **QUICK,
+            **{key.upper(): value for key, value in settings.items()},
+        }
+        self._directory = directory / name
+        self._everything = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self._directory.mkdir(parents=True)
+        self._everything.push_async_callback(self.engine.dispose)
+        await asyncio.to_thread(self.kafka.create_topic, self.stage.topic)
+        await asyncio.to_thread(
+            self.kafka.create_topic, self.stage.dlq_topic, configs=self._dlq_configs
+        )
+        await self._everything.enter_async_context(self.sink)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._everything.aclose()
+
+    # --- who takes part -------------------------------------------------------------------------
+
+    def worker(self, name: str, **settings: object) -> WorkerProcess:
+        """Start a worker, with settings of its own besides the scene's."""
+        worker = WorkerProcess(
+            self._directory, self.stage, self.sink.url, name=name, **(self._settings | settings)
+        )
+        self._everything.callback(worker.kill9)
+        return worker.start()
+
+    async def ready_worker(self, name: str) -> WorkerProcess:
+        """Start a worker and wait until it has partitions."""
+        worker = self.worker(name)
+        await worker.wait_ready()
+        return worker
+
+    def service(self, way: str) -> Service:
+        """Start an order service."""
+        given = {
+            "PATH": os.environ.get("PATH", ""),
+            "PYTHONPATH": ROOT,
+            "PYTHONUNBUFFERED": 1,
+            "KAFKA_BOOTSTRAP_SERVERS": self.stage.bootstrap_servers,
+            "ORDER_PAID_TOPIC": self.stage.topic,
+            **self._settings,
+        }
+        environment = {key: str(value) for key, value in given.items()}
+        service = Service(self._directory, way, environment)
+        self._everything.callback(service.kill9)
+        return service
+
+    async def kill_brokers(self, *brokers: int) -> None:
+        """Kill these brokers at once, or all."""
+        for broker in brokers or (None,):
+            await asyncio.to_thread(self.kafka.kill, broker)
+
+    async def revive_brokers(self) -> None:
+        """Start all brokers that are dead, and wait until they serve."""
+        await asyncio.to_thread(self.kafka.revive)
+
+    # --- the log --------------------------------------------------------------------------------
+
+    @staticmethod
+    def replayed(worker: WorkerProcess) -> dict[int, tuple[int, int]]:
+        """Partition and offset of the rows that a worker has published, by id; each only once."""
+        found: dict[int, tuple[int, int]] = {}
+        for line in worker.log_lines("Fallback message published successfully"):
+            words = dict(re.findall(r"(\w+)=(\S+)", line))
+            assert (
+                found.setdefault(
+                    int(words["id"]), place := (int(words["partition"]), int(words["offset"]))
+                )
+                == place
+            ), line
+        return found
+
+    # --- the table ------------------------------------------------------------------------------
+
+    async def saved(self) -> list[Saved]:
+        """Every row of the table, by id."""
+        columns = fallback_message.c
+        async with self.engine.connect() as connection:
+            rows = await connection.execute(
+                sa.select(
+                    columns.id,
+                    columns.topic,
+                    columns.message_key,
+                    columns.headers,
+                    columns.status,
+                    columns.error_message,
+                    columns.lease_token,
+                ).order_by(columns.id)
+            )
+            return [
+                Saved(
+                    row.id,
+                    row.topic,
+                    row.message_key,
+                    dict(json.loads(row.headers))["event-id"],
+                    Status(row.status),
+                    row.error_message,
+                    row.lease_token,
+                )
+                for row in rows
+            ]
+
+    async def counts(self) -> dict[str, int]:
+        """How many rows there are of each status."""
+        async with self.engine.connect() as connection:
+            counted = await connection.execute(
+                sa.text("SELECT status, COUNT(*) FROM kafka_fallback_message GROUP BY status")
+            )
+            return {status: count for status, count in counted}  # noqa: C416 - typed
+
+    async def until_published(self, count: int) -> None:
+        """Wait until so many rows are marked PUBLISHED."""
+
+        async def published() -> bool:
+            return (await self.counts()).get("PUBLISHED", 0) >= count
+
+        await eventually(published, LIMIT_SECONDS, f"{count} rows published")
+
+    async def until_settled(self) -> None:
+        """Wait until every row is PUBLISHED; there must be some."""
+        counts: dict[str, int] = {}
+
+        async def settled() -> bool:
+            counts.clear()
+            counts.update(await self.counts())
+            return counts.keys() == {"PUBLISHED"}
+
+        await eventually(settled, LIMIT_SECONDS, lambda: counts)
+
+    # --- the books ------------------------------------------------------------------------------
+
+    async def records(self) -> "Records":
+        """All that is in the topic now, as another client reads it from its beginning."""
+        return Records(await self.stage.records())
+
+
+class Records:
+    """What Kafka has of the orders, by event id, in order of partition and offset."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.rows = rows
+        self.by_id: dict[str, list[Row]] = {}
+        for row in rows:
+            self.by_id.setdefault(row.text("event-id") or "", []).append(row)
+
+    @property
+    def copies(self) -> Counter[str]:
+        """How often each event is there, of those that are there more than once."""
+        return Counter({one: len(rows) for one, rows in self.by_id.items() if len(rows) > 1})
+
+    def check_orders(self, orders: int) -> None:
+        """Each order from 1 to this one is there, and nothing else; whole, and under its id."""
+        expected = {order_event_id(number): order_value(number) for number in range(1, orders + 1)}
+        assert self.by_id.keys() == expected.keys()
+        for event_id, rows in self.by_id.items():
+            assert {row.value for row in rows} == {expected[event_id]}
+            assert len({(row.key, row.partition) for row in rows}) == 1
+
+    def check_acknowledged(self, places: Mapping[str, tuple[int, int]]) -> None:
+        """What was acknowledged is there once, where its sender was told."""
+        for event_id, place in places.items():
+            assert [(row.partition, row.offset) for row in self.by_id[event_id]] == [place]
+
+    def check_order(self, saved: Collection[Saved], *, first: bool) -> None:
+        """Rows of one key went to Kafka in the order of their ids.
+
+        Args:
+            saved: The rows.
+            first: Whether no later row of a key was sent before an earlier one had been; else
+                whether none was sent after it for good, whatever unanswered attempts left.
+        """
+        by_key: dict[str, list[int]] = {}
+        for row in sorted(saved, key=lambda row: row.id):
+            found = self.by_id[row.event_id]
+            by_key.setdefault(row.key, []).append((found[0] if first else found[-1]).offset)
+        assert {key for key, offsets in by_key.items() if offsets != sorted(offsets)} == set()

@@ -1,0 +1,166 @@
+"""An order service as a process: it pays as many orders as it is told, each in one transaction.
+
+Its argument is the way in: after-commit, outbox or plain-sql; its settings are the relay's own,
+from the environment. Each line of its standard input is the number of an order: up to this one it
+may pay. Where they end, so does the service, in good order.
+
+It prints what has happened to whom: ``paid 7`` when the order is committed; ``published 7 0 42``
+with partition and offset, or ``saved 7``, as the way in tells it; ``refused order-7`` whenever
+Kafka did not acknowledge a record of that event id.
+"""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeAlias
+from unittest.mock import patch
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.publishing.after_commit import PendingPublish
+from app.publishing.order_events import open_order_events
+from app.publishing.producer import Acknowledged, Headers, KafkaProducer
+from app.publishing.publisher import Published, Saved
+from app.settings import Settings, load_settings
+from tests.support.orders import order_value
+from tests.support.publish_orders import Order, make_orders
+
+# A buyer pays one order after another, so orders of one key are committed in their order.
+BUYERS = 40
+KEYS = 200
+
+AFTER_COMMIT, OUTBOX, PLAIN_SQL = "after-commit", "outbox", "plain-sql"
+
+HandIn: TypeAlias = Callable[[AsyncSession, int], Awaitable[object]]
+
+# As docs/outbox.md has it.
+INSERT = sa.text(
+    "INSERT INTO kafka_fallback_message (topic, message_key, payload, headers)"
+    " VALUES (:topic, :key, :payload, :headers)"
+)
+
+
+def order_key(number: int) -> str:
+    """The key of an order's event."""
+    return f"key-{number % KEYS}"
+
+
+def order_event_id(number: int) -> str:
+    """The id of an order's event."""
+    return f"order-{number}"
+
+
+class WatchedProducer(KafkaProducer):
+    """Tells of each record that Kafka did not acknowledge."""
+
+    async def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Acknowledged:
+        """See ``KafkaProducer.send``."""
+        try:
+            return await super().send(
+                topic,
+                key=key,
+                value=value,
+                headers=headers,
+                partition=partition,
+                timestamp_ms=timestamp_ms,
+            )
+        except BaseException:
+            print("refused", (dict(headers)["event-id"] or b"").decode())
+            raise
+
+
+@contextlib.asynccontextmanager
+async def after_commit(settings: Settings) -> AsyncIterator[HandIn]:
+    """Publish each event after the commit; at the end say what became of each."""
+    pending: dict[int, PendingPublish] = {}
+    async with open_order_events(settings) as events:
+
+        async def hand_in(session: AsyncSession, number: int) -> None:
+            pending[number] = events.after_commit.publish(
+                session,
+                order_value(number),
+                event_id=order_event_id(number),
+                key=order_key(number).encode(),
+            )
+
+        yield hand_in
+    for number, one in pending.items():
+        match await one:
+            case Published(partition=partition, offset=offset):
+                print("published", number, partition, offset)
+            case Saved():
+                print("saved", number)
+
+
+@contextlib.asynccontextmanager
+async def outbox(settings: Settings) -> AsyncIterator[HandIn]:
+    """Write each event's row with the order."""
+    async with open_order_events(settings) as events:
+
+        async def hand_in(session: AsyncSession, number: int) -> None:
+            events.outbox.add(
+                session,
+                order_value(number),
+                event_id=order_event_id(number),
+                key=order_key(number).encode(),
+            )
+
+        yield hand_in
+
+
+@contextlib.asynccontextmanager
+async def plain_sql(settings: Settings) -> AsyncIterator[HandIn]:
+    """Write each event's row as any language can; knows no Kafka."""
+    yield lambda session, number: session.execute(
+        INSERT,
+        {
+            "topic": settings.order_paid_topic,
+            "key": order_key(number),
+            "payload": order_value(number).decode(),
+            "headers": f'{{"event-id":"{order_event_id(number)}"}}',
+        },
+    )
+
+
+WAYS = {AFTER_COMMIT: after_commit, OUTBOX: outbox, PLAIN_SQL: plain_sql}
+
+
+async def main(way: str) -> None:
+    """Pay."""
+    settings = load_settings()
+    engine = await make_orders(settings.database_url.get_secret_value())
+
+    async def pay(number: int, hand_in: HandIn) -> None:
+        async with AsyncSession(engine) as session, session.begin():
+            session.add(Order(number))
+            await hand_in(session, number)
+        print("paid", number)
+
+    async def buyer(numbers: range, hand_in: HandIn) -> None:
+        for number in numbers:
+            await pay(number, hand_in)
+
+    async with WAYS[way](settings) as hand_in:
+        paid = 0
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            first, paid = paid + 1, int(line)
+            await asyncio.gather(
+                *(buyer(range(first + n, paid + 1, BUYERS), hand_in) for n in range(BUYERS))
+            )
+    await engine.dispose()
+
+
+if __name__ == "__main__":
+    with patch("app.publishing.order_events.KafkaProducer", WatchedProducer):
+        asyncio.run(main(sys.argv[1]))

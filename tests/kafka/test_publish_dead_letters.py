@@ -1,0 +1,90 @@
+"""Dead letters that Kafka refuses go to the table, and from there to the dead-letter topic."""
+
+import asyncio
+from pathlib import Path
+
+from app.publishing.fallback import Status
+from tests.kafka.administration import Administration
+from tests.kafka.publish_scene import PublishScene
+from tests.support.exchange import Answer
+from tests.support.kafka_cluster import RealKafka
+from tests.support.orders import Published, event_ids, orders
+from tests.support.publish_command import Relay
+from tests.support.waiting import eventually
+
+pytest_plugins = ["tests.kafka.publish_databases"]
+
+REJECTED = 100
+ALL_THREE = {"min.insync.replicas": "3"}
+
+
+async def test_letters_refused_for_want_of_a_replica(
+    kafka: RealKafka, tmp_path: Path, sqlite_url: str
+) -> None:
+    """Their records are committed as finished; when the replica is back, so are the letters."""
+    async with PublishScene(
+        kafka, tmp_path, sqlite_url, dlq_configs=ALL_THREE, fallback_max_retry=20
+    ) as scene:
+        scene.sink.script = lambda _: Answer(422)
+        admin = Administration(scene.stage)
+        worker = await scene.ready_worker("a")
+        topic = scene.stage.dlq_topic
+        leader = await asyncio.to_thread(kafka.leader_of, topic)
+        await scene.kill_brokers(next(one for one in kafka.broker_ids if one != leader))
+
+        async def one_is_away() -> bool:
+            return set(await admin.replication(topic)) == {(3, 2)}
+
+        await eventually(one_is_away, 60, "the dead broker to leave the replicas in sync")
+        rejected = await scene.stage.publish(orders(REJECTED, keys=20))
+        await worker.wait_until(scene.stage.all_committed, what="to commit the records")
+        saved = await scene.saved()
+        assert {row.event_id for row in saved} == set(event_ids(rejected))
+        assert {(row.topic, row.status) for row in saved} == {(topic, Status.PENDING)}
+        assert len(saved) == REJECTED
+        assert await scene.stage.dead_letters() == []
+
+        await scene.revive_brokers()
+        await scene.until_settled()
+        await check_letters(scene, rejected)
+        assert await worker.stop() == 0
+
+
+async def test_letters_refused_for_want_of_the_topic(
+    kafka: RealKafka, tmp_path: Path, postgres_url: str
+) -> None:
+    """They are given up and wait for a person, who makes the topic and requeues them."""
+    async with PublishScene(kafka, tmp_path, postgres_url, fallback_max_retry=1) as scene:
+        scene.sink.script = lambda _: Answer(422)
+        worker = await scene.ready_worker("a")
+        topic = scene.stage.dlq_topic
+        await Administration(scene.stage).delete_topic(topic)
+        rejected = await scene.stage.publish(orders(REJECTED))
+        await worker.wait_until(scene.stage.all_committed, what="to commit the records")
+
+        async def failed() -> bool:
+            return await scene.counts() == {"FAILED": REJECTED}
+
+        await worker.wait_until(failed, what="to give the letters up")
+        await asyncio.to_thread(kafka.create_topic, topic)
+        relay = Relay(tmp_path, database_url=postgres_url)
+        await relay("fallback-requeue", "--all")
+        await scene.until_settled()
+        await check_letters(scene, rejected)
+        assert await worker.stop() == 0
+
+
+async def check_letters(scene: PublishScene, rejected: list[Published]) -> None:
+    """Each record's letter is in the dead-letter topic once, as it is; those of a key in order."""
+    letters = await scene.stage.dead_letters()
+    assert sorted((one.source, one.text("event-id"), one.partition) for one in letters) == sorted(
+        ((one.partition, one.offset), one.event_id, one.partition) for one in rejected
+    )
+    bodies = {one.event_id: (one.key, one.value) for one in rejected}
+    sources: dict[bytes | None, list[tuple[int, int]]] = {}
+    for letter in letters:
+        sources.setdefault(letter.key, []).append(letter.source)
+        assert (letter.key, letter.value) == bodies[letter.text("event-id") or ""]
+        assert letter.text("dlq-reason") == "rejected"
+        assert letter.text("dlq-http-status") == "422"
+    assert all(places == sorted(places) for places in sources.values())

@@ -1,0 +1,124 @@
+"""Workers that replay thousands of rows into real Kafka side by side, or die at it."""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from app.publishing.fallback import NewMessage, Status
+from app.publishing.schema import TABLE_NAME, fallback_message, insert_values
+from tests.kafka.publish_scene import PublishScene, Saved
+from tests.kafka.publish_service import order_event_id
+from tests.support.kafka_cluster import RealKafka
+from tests.support.orders import order_value
+
+pytest_plugins = ["tests.kafka.publish_databases"]
+
+ROWS = 12_000
+# So many that those of the rows which one worker holds at a time are a part of all.
+KEYS = 6_000
+INSERT_CHUNK = 1_000
+
+
+@pytest.mark.parametrize("database", ["sqlite_url", "postgres_url"])
+async def test_two_workers_at_once(
+    kafka: RealKafka, tmp_path: Path, request: pytest.FixtureRequest, database: str
+) -> None:
+    """Both publish, no row twice, and those of a key in their order although both have some."""
+    url: str = request.getfixturevalue(database)
+    async with PublishScene(kafka, tmp_path, url) as scene:
+        workers = [scene.worker(name) for name in ("a", "b")]
+        for worker in workers:
+            await worker.wait_log("Fallback table opened")
+        await save_rows(scene)
+        await scene.until_settled()
+        records = await scene.records()
+        records.check_orders(ROWS)
+        assert records.copies == {}
+        records.check_order(await scene.saved(), first=True)
+        published = [len(scene.replayed(worker)) for worker in workers]
+        assert sum(published) == ROWS
+        assert min(published) > 0
+
+
+@pytest.mark.parametrize("database", ["sqlite_url", "postgres_url"])
+async def test_a_worker_killed_while_it_replays(
+    kafka: RealKafka, tmp_path: Path, request: pytest.FixtureRequest, database: str
+) -> None:
+    """Its lease is respected until it runs out; then others take the rows over; none is lost.
+
+    Twice in Kafka is at most what the dead worker had sent and not yet marked.
+    """
+    url: str = request.getfixturevalue(database)
+    async with PublishScene(kafka, tmp_path, url) as scene:
+        await save_rows(scene)
+        worker = scene.worker("killed")
+        await scene.until_published(ROWS // 10)
+        worker.kill9()
+        rows = await scene.saved()
+        leased = {row.id for row in rows if row.token and row.status is Status.PENDING}
+        held = held_back(rows, leased)
+        assert leased
+        assert len(held) < sum(row.status is Status.PENDING for row in rows)
+
+        # In the dead worker's group it would wait for that one's session to end, half a minute.
+        heir = scene.worker("heir", consumer_group_id=f"{scene.stage.group_id}-heir")
+        await scene.until_published(ROWS - len(held))
+        await heir.wait_until(lambda: len(scene.replayed(heir)) > 0, what="to publish the rest")
+        rows = await scene.saved()
+        assert {row.id for row in rows if row.status is Status.PENDING} == held
+        assert {row.id for row in rows if row.token} == leased
+        once = await scene.records()
+        assert once.copies == {}
+
+        await let_leases_run_out(scene)
+        await scene.until_settled()
+        records = await scene.records()
+        records.check_orders(ROWS)
+        rows = await scene.saved()
+        assert records.copies.keys() <= {row.event_id for row in rows if row.id in leased}
+        assert set(records.copies.values()) <= {2}
+        records.check_order(rows, first=True)
+        assert held <= scene.replayed(heir).keys()
+
+
+async def save_rows(scene: PublishScene) -> None:
+    """Fill the table with orders, as an outage does; they appear at once."""
+    rows = [
+        insert_values(
+            NewMessage(
+                scene.stage.topic,
+                f"key-{number % KEYS}".encode(),
+                order_value(number),
+                (("event-id", order_event_id(number).encode()),),
+            )
+        )
+        for number in range(1, ROWS + 1)
+    ]
+    async with scene.engine.begin() as connection:
+        for first in range(0, ROWS, INSERT_CHUNK):
+            await connection.execute(
+                sa.insert(fallback_message), rows[first : first + INSERT_CHUNK]
+            )
+
+
+def held_back(rows: list[Saved], leased: set[int]) -> set[int]:
+    """The leased rows, and those that wait behind one of their key."""
+    first: dict[str, int] = {}
+    for row in rows:
+        if row.id in leased:
+            first.setdefault(row.key, row.id)
+    return {row.id for row in rows if row.id >= first.get(row.key, row.id + 1)}
+
+
+async def let_leases_run_out(scene: PublishScene) -> None:
+    """Do what a minute does."""
+    past = "2000-01-01 00:00:00.000000"
+    if scene.engine.dialect.name == "postgresql":
+        past += "+00"
+    async with scene.engine.begin() as connection:
+        await connection.execute(
+            sa.text(
+                f"UPDATE {TABLE_NAME} SET lease_until = '{past}' WHERE lease_token IS NOT NULL"  # noqa: S608 - our own words
+            )
+        )
