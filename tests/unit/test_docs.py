@@ -1,4 +1,4 @@
-"""The documents say what the code says: settings, metrics, log phrases, links."""
+"""The documents say what the code says: settings, metrics, log phrases, commands, links."""
 
 import ast
 import re
@@ -7,13 +7,23 @@ from pathlib import Path
 
 import annotated_types
 import pytest
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
+from sqlalchemy import make_url
 
-from app.operations.metrics import DEAD_LETTER_REASONS, PREFIX, Metrics
+from app.operations import commands
+from app.operations.metrics import (
+    DEAD_LETTER_REASONS,
+    PREFIX,
+    PUBLISH_RESULTS,
+    REPLAY_RESULTS,
+    Metrics,
+)
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+COMMANDS = {name.replace("_", "-") for name in commands.__all__}
 FIELDS = {name.upper(): field for name, field in Settings.model_fields.items()}
 # The largest value of a client's 32-bit setting says nothing to a reader.
 BOUNDS_WORTH_TELLING = range(1_000_000)
@@ -31,6 +41,8 @@ def default_text(field: FieldInfo, none: str) -> str:
         return none
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -97,16 +109,20 @@ def test_the_example_tells_units_and_bounds() -> None:
             assert "Seconds" in comment, name
         if name.endswith("_MS"):
             assert "Milliseconds" in comment, name
+        if name.endswith("_DAYS"):
+            assert "Days" in comment, name
         for bound in bounds(FIELDS[name]):
             if bound in BOUNDS_WORTH_TELLING:
                 assert re.search(rf"\b{bound:.0f}\b", comment), f"{name} does not tell {bound}"
 
 
 def test_secrets_have_no_default() -> None:
-    """No secret is written down anywhere, not even as an example."""
+    """No secret is written down as a default; of the database's URL only its password is one."""
     secrets = {name for name, field in FIELDS.items() if "SecretStr" in str(field.annotation)}
-    assert len(secrets) >= 3  # else this looks for the wrong thing
-    assert {settings_of_example()[name][0] for name in secrets} == {""}
+    assert len(secrets) >= 5  # else this looks for the wrong thing
+    database_url = settings_of_example()["DATABASE_URL"][0]
+    assert make_url(database_url).password is None
+    assert {settings_of_example()[name][0] for name in secrets - {"DATABASE_URL"}} == {""}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -116,21 +132,35 @@ def test_metrics_that_are_named_exist(document: Path) -> None:
     assert named <= catalogue()
 
 
-def test_every_metric_and_every_reason_is_explained() -> None:
-    """The page for people on call has the whole catalogue, and all reasons of dead letters."""
+def test_every_metric_and_every_label_is_explained() -> None:
+    """The page for people on call has the whole catalogue, and the values of its labels."""
     text = read("docs/operations.md")
     assert {name for name in catalogue() if f"| `{name}` |" not in text} == set()
-    assert {reason for reason in DEAD_LETTER_REASONS if f"`{reason}`" not in text} == set()
+    values = {*DEAD_LETTER_REASONS, *PUBLISH_RESULTS.values(), *REPLAY_RESULTS.values()}
+    assert {value for value in values if f"`{value}`" not in text} == set()
 
 
 def test_log_phrases_that_are_explained_are_logged() -> None:
     """A phrase that the page for people on call explains stands in the code as it is there."""
-    table = read("docs/operations.md").split("## Logs")[1].split("## ")[0]
-    cells = re.findall(r"^\| (`.+?`) \| \w", table, re.MULTILINE)
-    phrases = [phrase for cell in cells for phrase in re.findall(r"`(.+?)`", cell)]
-    assert len(phrases) > 10  # else the table was not found
+    phrases = explained_phrases()
+    assert len(phrases) > 30  # else the table was not found
     texts = "\n".join(strings_of_the_code())
     assert [phrase for phrase in phrases if phrase not in texts] == []
+
+
+def test_errors_that_are_logged_are_explained() -> None:
+    """Whatever a person must act on stands in the table of the page for people on call."""
+    logged = list(errors_of_the_code())
+    assert len(logged) > 10  # else they were not found
+    phrases = explained_phrases()
+    assert [text for text in logged if not any(phrase in text for phrase in phrases)] == []
+
+
+def explained_phrases() -> list[str]:
+    """The phrases in the first column of the table of log lines."""
+    table = read("docs/operations.md").split("## Logs")[1].split("## ")[0]
+    cells = re.findall(r"^\| (`.+?`) \| \w", table, re.MULTILINE)
+    return [phrase for cell in cells for phrase in re.findall(r"`(.+?)`", cell)]
 
 
 def strings_of_the_code() -> Iterator[str]:
@@ -139,6 +169,35 @@ def strings_of_the_code() -> Iterator[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
+
+
+def errors_of_the_code() -> Iterator[str]:
+    """What the worker and an order service log as an error or worse, as it stands in the code."""
+    for path in [*ROOT.glob("app/**/*.py"), *ROOT.glob("agents/*.py")]:
+        if "quickstart" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(
+                        value=ast.Name(id="logger"), attr="error" | "exception" | "critical"
+                    ),
+                    args=[ast.Constant(value=str(text)), *_],
+                ) if not text.startswith("%s"):
+                    yield text
+
+
+def test_the_readme_lists_every_command() -> None:
+    """Every command beside the worker stands in the README's table, and no other."""
+    rows = re.findall(r"^\| `([a-z-]+)(?: [A-Z]+)?` \| .+ \|$", read("README.md"), re.MULTILINE)
+    assert sorted(rows) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_that_are_named_exist(document: Path) -> None:
+    """Whatever a document runs with ``faust -A app`` can be run."""
+    named = set(re.findall(r"faust -A app ([a-z][a-z-]*)", document.read_text(encoding="utf-8")))
+    assert named <= COMMANDS | {"worker"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
