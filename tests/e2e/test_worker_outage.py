@@ -94,7 +94,8 @@ async def test_wrong_credentials_are_an_outage(
         external_logger_token="a-token-of-ours",
     ) as worker:
         await worker.wait_log("Breaker open")
-        await sink.wait_for(lambda s: len(s.requests) >= 34, timeout=30)
+        # However many were under way when it opened: a few probes fail after them.
+        await sink.wait_for(lambda s: len(s.requests) >= 9, timeout=30)
         sink.script = lambda request: Answer()
         await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=60)
         await eventually(stage.all_committed, 20, "everything is committed")
