@@ -141,7 +141,7 @@ async def test_without_a_breaker_a_dead_logger_dead_letters(
 async def test_a_refused_dead_letter_holds_its_record_back(
     fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """While Kafka refuses a dead letter its record stays unfinished; other keys go on."""
+    """While Kafka and the database refuse a dead letter its record is unfinished; others go on."""
     stage = fragile.stage()
     fragile.set_topic_error(stage.dlq_topic, KafkaError.UNKNOWN_TOPIC_OR_PART)
     sink.script = lambda request: Answer(422 if request.order_id == 1 else 200)
@@ -149,7 +149,9 @@ async def test_a_refused_dead_letter_holds_its_record_back(
     rest = [order(n, key=f"k-{n}", partition=0) for n in range(2, 50)]
     behind = order(100, key="bad", partition=0)
     await stage.publish([bad, *rest, behind])
-    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+    # A database that cannot be used: the table would take the letter, and the record be finished.
+    nowhere = f"sqlite+aiosqlite:///{tmp_path / 'no-such-folder' / 'relay.db'}"
+    async with WorkerProcess(tmp_path, stage, sink.url, database_url=nowhere) as worker:
         await sink.wait_for(lambda s: len(s.accepted) == len(rest), timeout=60)
         await worker.wait_log("Dead letter refused")
 

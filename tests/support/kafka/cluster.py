@@ -252,7 +252,8 @@ class RealKafka:
                 spawn=self._spawn,
             )
         # Kafka writes the 16 bytes of a cluster's UUID as base64.
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # Kafka's form of a UUID; a leading "-" would be taken for an option.
+        cluster_id = "r" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:].rstrip("=")
         with ThreadPoolExecutor(BROKERS) as pool:
             list(pool.map(lambda broker: broker.format(cluster_id), self._brokers.values()))
         self._known_view = ClusterView(self.bootstrap_servers)
