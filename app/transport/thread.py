@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar, cast
 
 import aiokafka
 from aiokafka.errors import (
@@ -22,6 +22,8 @@ from app.delivery.progress import Commit
 # A commit that a dead broker holds up must not outlive its generation, nor hold up a rebalance.
 COMMIT_TIMEOUT_SECONDS = 5.0
 FETCH_MAX_WAIT_MS = 200
+
+T = TypeVar("T")
 
 
 class RelayConsumerThread(driver.AIOKafkaConsumerThread):
@@ -49,20 +51,37 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         except (asyncio.CancelledError, KafkaError) as error:
             self.log.info("Stopped without the brokers' leave: %r", error)
 
+    async def _in_thread(self, call: Coroutine[Any, Any, T]) -> T:
+        """Run a call in the thread, beside others; cancelling the wait cancels the call.
+
+        Faust's own ``call_thread`` has two workers for all calls, and goes on with calls that
+        nobody waits for any more: questions to a broker that hangs would hold up commits.
+        """
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self.thread_loop))
+
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
+        """Ask Kafka for the ends of these partitions."""
+        return cast(Mapping[TP, int], await self._in_thread(self._highwaters(list(partitions))))
+
+    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
+        """Ask Kafka for the beginnings of these partitions."""
+        ask = self._ensure_consumer().beginning_offsets(partitions)
+        return cast(Mapping[TP, int], await self._in_thread(ask))
+
     async def check_group(self) -> None:
         """Raise what stopped the group's coordination, if something did.
 
         aiokafka holds an error until somebody asks, and does nothing until then; Faust never asks.
         """
         if self._consumer is not None:
-            await self.call_thread(self._check_group, self._consumer)
+            await self._in_thread(self._check_group(self._consumer))
 
     async def _check_group(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
         consumer._coordinator.check_errors()
 
     async def commit_finished(self, commits: Mapping[TP, Commit]) -> bool:
         """Commit for the assigned ones of these partitions; ``False`` if Kafka did not take it."""
-        return bool(await self.call_thread(self._commit_finished, commits))
+        return await self._in_thread(self._commit_finished(commits))
 
     async def _commit_finished(self, commits: Mapping[TP, Commit]) -> bool:
         consumer = self._ensure_consumer()
@@ -109,9 +128,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         aiokafka's own call leaves the position alone where nothing, or offset 0, is committed:
         records that were fetched and dropped before would never be read again.
         """
-        return cast(
-            dict[TP, Commit | None], await self.call_thread(self._seek_to_committed_or_beginning)
-        )
+        return await self._in_thread(self._seek_to_committed_or_beginning())
 
     async def _seek_to_committed_or_beginning(self) -> dict[TP, Commit | None]:
         consumer = self._ensure_consumer()
