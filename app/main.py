@@ -141,13 +141,13 @@ class RelayApp(faust.App):
         gc.set_threshold(*GC_THRESHOLDS)
         log_limit.install()
         # Before Kafka is there: probes want an answer while the worker waits for it, and orders
-        # that come in by HTTP can be saved.
-        await self.kafka_producer.start()
+        # that come in by HTTP are saved.
         await self.on_started_init_web_server()
         await self.fallback.start()
-        self._background_tasks = [asyncio.create_task(work()) for work in self.background]
         if not await self.kafka_topics.wait_until_ready(self._pause):
             return  # the worker stops
+        await self.kafka_producer.start()
+        self._background_tasks = [asyncio.create_task(work()) for work in self.background]
         await self.http_logger.start()
         self._lag_task = asyncio.create_task(
             watch_lag(self._relay_consumer, self.kafka_producer, self.metrics, self.health)
