@@ -1,0 +1,207 @@
+"""A worker's figures: the page ``/stats``, and the line of deliveries in the log each hour.
+
+All that is a metric is read from the metrics' registry, so that the two never disagree. Nothing
+here asks Kafka or the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from aiohttp import web
+from yarl import URL
+
+from app.delivery.breaker import BreakerState
+from app.log_line import FiguresLine
+from app.operations.lag import Partition
+from app.operations.metrics import Metrics
+from app.operations.samples import Samples
+from app.version import VERSION
+
+logger = logging.getLogger(__name__)
+
+PATH = "/stats"
+
+METRICS = (
+    *("deliveries_total", "delivery_attempts_total", "delivery_retries_total"),
+    *("in_flight", "held_records", "oldest_unfinished_seconds", "consumer_lag", "breaker_state"),
+    *("dead_letters_total", "dead_letters_saved_total", "kafka_up"),
+    *("published_total", "fallback_replayed_total"),
+    *("fallback_messages", "fallback_oldest_pending_seconds", "fallback_database_up"),
+    *("table_entries", "table_recovering", "table_recovery_seconds"),
+)
+HISTOGRAMS = ("paid_to_delivered_seconds", "delivery_attempt_seconds")
+
+
+class Partitions(Protocol):
+    """What the consumer knows of its partitions, without asking Kafka; keys are ``Partition``."""
+
+    def committed_offsets(self) -> Mapping[Any, int | None]:
+        """Return the committed offset of every assigned partition; ``None`` without one."""
+
+    def positions(self) -> Mapping[Any, int | None]:
+        """Return the next offset to read of every assigned partition; ``None`` before the first."""
+
+
+class BreakerFigures(Protocol):
+    """What the breaker says of itself."""
+
+    failed_probes: int
+
+    @property
+    def probe_in_seconds(self) -> float | None:
+        """See ``Breaker.probe_in_seconds``."""
+
+
+class Stats:
+    """Figures of one worker, since its start."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        group: str,
+        url: URL,
+        partitions: Callable[[], Partitions],
+        breaker: BreakerFigures,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Make the figures of a worker that starts now.
+
+        Args:
+            metrics: Where the figures are.
+            group: The consumer group.
+            url: Where others reach this worker.
+            partitions: Gives the consumer.
+            breaker: The relay's.
+            clock: Monotonic seconds.
+            wall_clock: Seconds since the epoch.
+        """
+        self._metrics = metrics
+        self._group = group
+        self._url = str(url)
+        self._partitions = partitions
+        self._breaker = breaker
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._started = clock()
+        self._logged_at: float | None = None
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Serve the page."""
+        router.add_get(PATH, self._get)
+
+    async def log_regularly(self, interval_seconds: float) -> None:
+        """Write the line of deliveries into the log at every interval, until cancelled."""
+        while True:
+            await asyncio.sleep(interval_seconds)
+            try:
+                self.log()
+            except Exception:
+                logger.exception("Delivery stats failed in a way nobody foresaw")
+
+    def log(self) -> None:
+        """Write the line of deliveries into the log."""
+        self._logged_at = self._wall_clock()
+        samples = self._samples()
+        ended = samples.by_label("deliveries_total", "outcome")
+        logger.info(
+            FiguresLine(
+                "Delivery stats",
+                delivered=ended["delivered"],
+                dead_lettered=ended["dead_lettered"],
+                duplicates=ended["duplicate"],
+                lag=sum(partition["lag"] or 0 for partition in self._of_partitions(samples)),
+                oldest_unfinished_seconds=_rounded(samples.number("oldest_unfinished_seconds")),
+                breaker=_state(samples),
+            )
+        )
+
+    def figures(self) -> dict[str, Any]:
+        """Return all figures; docs/operations.md says what each is."""
+        samples = self._samples()
+        number, by_label = samples.number, samples.by_label
+        probe_in = self._breaker.probe_in_seconds
+        return {
+            "version": VERSION,
+            "time": _iso(self._wall_clock()),
+            "uptime_seconds": round(self._clock() - self._started, 1),
+            "group": self._group,
+            "worker": {"url": self._url, "host": socket.gethostname(), "pid": os.getpid()},
+            "kafka_up": bool(number("kafka_up")),
+            "partitions": self._of_partitions(samples),
+            "deliveries": by_label("deliveries_total", "outcome"),
+            "attempts": by_label("delivery_attempts_total", "result"),
+            "retries": number("delivery_retries_total"),
+            "in_flight": number("in_flight"),
+            "held": number("held_records"),
+            "oldest_unfinished_seconds": _rounded(number("oldest_unfinished_seconds")),
+            "breaker": {
+                "state": _state(samples),
+                "failed_probes": self._breaker.failed_probes,
+                "next_probe_seconds": _rounded(probe_in),
+            },
+            "dead_letters": by_label("dead_letters_total", "reason"),
+            "dead_letters_saved": number("dead_letters_saved_total"),
+            "paid_to_delivered": samples.distribution("paid_to_delivered_seconds"),
+            "attempt": samples.distribution("delivery_attempt_seconds"),
+            "published": by_label("published_total", "result"),
+            "fallback": {
+                "database_up": bool(number("fallback_database_up")),
+                **by_label("fallback_messages", "status"),
+                "oldest_pending_seconds": _rounded(number("fallback_oldest_pending_seconds")),
+                "replayed": by_label("fallback_replayed_total", "result"),
+            },
+            "deliveries_table": {
+                "entries": number("table_entries", table="deliveries"),
+                "recovering": bool(number("table_recovering")),
+                "recovery_seconds": _rounded(number("table_recovery_seconds")),
+            },
+            "logged_at": _iso(self._logged_at),
+        }
+
+    async def _get(self, request: web.Request) -> web.Response:
+        return web.json_response(self.figures())
+
+    def _samples(self) -> Samples:
+        return Samples(self._metrics.registry, METRICS, HISTOGRAMS)
+
+    def _of_partitions(self, samples: Samples) -> list[dict[str, Any]]:
+        consumer = self._partitions()
+        positions = consumer.positions()
+        committed: dict[Partition, int | None] = dict(consumer.committed_offsets())
+        return [
+            {
+                "topic": one.topic,
+                "partition": one.partition,
+                "lag": samples.number(
+                    "consumer_lag", topic=one.topic, partition=str(one.partition)
+                ),
+                "committed": committed[one],
+                "position": positions.get(one),
+            }
+            for one in sorted(committed, key=lambda one: (one.topic, one.partition))
+        ]
+
+
+def _state(samples: Samples) -> str:
+    return BreakerState(int(samples.number("breaker_state") or 0)).name.lower()
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+def _iso(moment: float | None) -> str | None:
+    if moment is None:
+        return None
+    text = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")

@@ -1,0 +1,103 @@
+"""The figures of the shipped worker: under traffic, and while Kafka is down."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.embedded import EmbeddedKafka
+from tests.support.orders import order, orders
+from tests.support.sink import Answer, ScriptedSink
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+pytestmark = pytest.mark.e2e
+
+
+async def figures(worker: WorkerProcess) -> dict[str, Any]:
+    """The page now."""
+    answer = await worker.get("/stats")
+    assert answer is not None
+    status, text = answer
+    assert status == 200
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert isinstance(found, dict)
+    return found
+
+
+async def test_the_figures_under_traffic_are_those_of_the_metrics(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Counts, partitions with their offsets, times; no secret; and the line in the log."""
+    sink.script = lambda request: Answer(
+        422 if request.order_id == 7 else 503 if request.attempt == 1 else 200
+    )
+    await stage.publish([order(7), *orders(60, first=100)])
+    async with WorkerProcess(
+        tmp_path, stage, sink.url, external_logger_token="hush-hush", api_token="whisper",
+        fallback_stats_interval_seconds=1, breaker_failure_threshold=0,
+    ) as worker:  # fmt: skip
+        await sink.wait_for(lambda s: len(s.accepted) == 60, timeout=60)
+        await eventually(stage.all_committed, 20, "everything is committed")
+        ends = await stage.ends()
+
+        async def settled() -> bool:
+            found = await figures(worker)
+            return [one["lag"] for one in found["partitions"]] == [0] * len(ends)
+
+        await worker.wait_until(settled, 30, "to show a lag of 0")
+        found, metrics = await figures(worker), await worker.metrics()
+        await worker.wait_log("Delivery stats - delivered: 60, dead lettered: 1, duplicates: 0, ")
+        assert await worker.stop() == 0
+    assert found["group"] == stage.group_id
+    assert found["worker"]["pid"] > 0
+    assert str(worker.web_port) in found["worker"]["url"]
+    assert found["kafka_up"] is True
+    assert found["uptime_seconds"] > 0
+    assert [(one["topic"], one["partition"]) for one in found["partitions"]] == [
+        (stage.topic, partition) for partition in sorted(ends)
+    ]
+    for one in found["partitions"]:
+        if ends[one["partition"]]:
+            assert one["committed"] == one["position"] == ends[one["partition"]]
+    for outcome, count in found["deliveries"].items():
+        assert metrics[f'order_relay_deliveries_total{{outcome="{outcome}"}}'] == count
+    for result, count in found["attempts"].items():
+        assert metrics[f'order_relay_delivery_attempts_total{{result="{result}"}}'] == count
+    assert (found["deliveries"]["delivered"], found["deliveries"]["dead_lettered"]) == (60, 1)
+    assert found["attempts"]["retryable"] == found["retries"] == 60
+    assert found["dead_letters"]["rejected"] == 1
+    assert found["paid_to_delivered"]["count"] == 60
+    assert found["paid_to_delivered"]["p95_seconds"] >= found["paid_to_delivered"]["p50_seconds"]
+    assert found["breaker"]["state"] == "closed"
+    assert (found["in_flight"], found["held"]) == (0, 0)
+    assert found["fallback"]["database_up"] is True
+    assert not {"hush-hush", "whisper"} & set(json.dumps(found).split('"'))
+
+
+async def test_the_figures_are_there_while_kafka_and_the_logger_are_down(
+    fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Before Kafka first answers, and when it is gone again; the breaker says when it probes."""
+    stage = fragile.stage()
+    await stage.publish(orders(30))
+    fragile.down()
+    await sink.down()
+    async with WorkerProcess(
+        tmp_path, stage, sink.url, breaker_failure_threshold=3, breaker_probe_interval_seconds=30
+    ) as worker:
+        await worker.wait_log("Kafka cannot be reached")
+        found = await figures(worker)
+        assert found["kafka_up"] is False
+        assert found["partitions"] == []
+        assert found["deliveries"]["delivered"] == 0
+        fragile.up()
+        await worker.wait_log("Breaker open")
+        fragile.down()
+        found = await figures(worker)
+        assert found["breaker"]["state"] == "open"
+        assert 0 < found["breaker"]["next_probe_seconds"] <= 30
+        assert found["held"] > 0
+        assert found["oldest_unfinished_seconds"] > 0

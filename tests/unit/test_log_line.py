@@ -1,0 +1,48 @@
+"""A log line as people and as programs read it."""
+
+import ast
+from pathlib import Path
+
+from app.log_line import FiguresLine, LogLine
+
+APP = Path(__file__).parents[2] / "app"
+# The fields of every JSON line.
+TAKEN = {"timestamp", "level", "logger", "process", "message", "exception"}
+
+
+def test_it_reads_as_a_phrase_and_its_data() -> None:
+    """Text from outside is quoted, the rest is as it is; the trace's id comes last."""
+    line = LogLine("Retrying message", trace_id="ab", offset=41, status=None, detail="a\n'b'")
+    assert str(line) == "Retrying message offset=41 status=None detail=\"a\\n'b'\" trace_id=ab"
+    assert line.message == "Retrying message"
+    assert list(line.fields) == ["offset", "status", "detail", "trace_id"]
+
+
+def test_without_a_trace_nothing_is_said_of_it() -> None:
+    """Most records have none."""
+    assert (
+        str(LogLine("Retrying message", offset=41, trace_id=None)) == "Retrying message offset=41"
+    )
+
+
+def test_figures_read_as_a_sentence() -> None:
+    """The phrase that people grep holds the figures, in JSON too."""
+    line = FiguresLine("Fallback message stats", pending=2, published=45, failed=1)
+    assert str(line) == "Fallback message stats - pending: 2, published: 45, failed: 1"
+    assert line.message == str(line)
+    assert line.fields == {"pending": 2, "published": 45, "failed": 1}
+    assert str(FiguresLine("X", oldest_unfinished_seconds=1.5)) == "X - oldest unfinished: 1.5 s"
+
+
+def test_no_line_calls_its_data_what_every_line_has() -> None:
+    """Else the JSON line would lose it."""
+    found = 0
+    for path in APP.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+                "LogLine",
+                "FiguresLine",
+            ):
+                found += 1
+                assert not TAKEN & {keyword.arg for keyword in node.keywords}, path
+    assert found > 10

@@ -1,0 +1,232 @@
+"""A worker's figures: they are those of the metrics, and the page shows what they mean."""
+
+import ast
+import asyncio
+import json
+import logging
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faust.types import TP
+from prometheus_client import CollectorRegistry, Histogram
+from yarl import URL
+
+from app.delivery.breaker import Breaker
+from app.operations.metrics import PREFIX, Metrics
+from app.operations.samples import Samples, quantile
+from app.operations.stats import HISTOGRAMS, METRICS, Stats
+from app.publishing.fallback import FallbackStats
+from app.version import VERSION
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+
+
+class FakeConsumer:
+    """A consumer with two partitions, one of them never committed."""
+
+    def committed_offsets(self) -> dict[TP, int | None]:
+        return {TP("orders", 2): None, TP("orders", 0): 41}
+
+    def positions(self) -> dict[TP, int | None]:
+        return {TP("orders", 0): 57, TP("orders", 2): None}
+
+
+class Bench:
+    """Figures with a clock of their own."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.metrics = Metrics(CollectorRegistry())
+        self.breaker = Breaker(2, 5.0, lambda: self.now)
+        self.metrics.watch(
+            in_flight=lambda: 3,
+            held=lambda: 5,
+            breaker_state=lambda: self.breaker.state,
+            oldest_unfinished_seconds=lambda: 2.26,
+        )
+        self.stats = Stats(
+            self.metrics,
+            group="g",
+            url=URL("http://10.0.0.1:6066"),
+            partitions=FakeConsumer,
+            breaker=self.breaker,
+            clock=lambda: self.now,
+            wall_clock=lambda: 1_766_140_200.0 + self.now - 1000.0,
+        )
+
+    def figures(self) -> dict[str, Any]:
+        """The page, as it goes over the wire."""
+        found = json.loads(json.dumps(self.stats.figures(), allow_nan=False))
+        assert isinstance(found, dict)
+        return found
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """A worker that has just started."""
+    return Bench()
+
+
+def test_a_new_worker_has_figures_for_everything(bench: Bench) -> None:
+    """Counts are 0, and what is not known yet is null; nothing is missing."""
+    found = bench.figures()
+    assert found["version"] == VERSION
+    assert found["time"] == "2025-12-19T10:30:00.000Z"
+    assert found["uptime_seconds"] == 0
+    assert found["deliveries"] == {
+        "delivered": 0, "dead_lettered": 0, "duplicate": 0, "abandoned": 0
+    }  # fmt: skip
+    assert found["paid_to_delivered"] == {
+        "count": 0, "average_seconds": None,
+        "p50_seconds": None, "p95_seconds": None, "p99_seconds": None,
+    }  # fmt: skip
+    assert found["fallback"]["database_up"] is False
+    assert found["fallback"]["pending"] is None
+    assert found["fallback"]["oldest_pending_seconds"] is None
+    assert found["logged_at"] is None
+
+
+def test_the_figures_are_those_of_the_metrics(bench: Bench) -> None:
+    """What the observers counted, by the same names."""
+    metrics = bench.metrics
+    for seconds in (0.02, 0.02, 0.2, 4.0):
+        metrics.delivered(seconds)
+    metrics.attempted("success", 0.01)
+    metrics.attempted("retryable", 0.5)
+    metrics.retrying()
+    metrics.dead_lettered("rejected")
+    metrics.dead_letter_saved()
+    metrics.published("saved")
+    metrics.replayed("retried")
+    metrics.counted(FallbackStats(pending=2, published=45, failed=1, oldest_pending_seconds=61.04))
+    metrics.lag.labels("orders", "0").set(16)
+    bench.now += 90.0
+    found = bench.figures()
+    assert found["uptime_seconds"] == 90.0
+    assert found["deliveries"]["delivered"] == 4
+    assert found["deliveries"]["dead_lettered"] == 1
+    assert found["attempts"] == {"success": 1, "retryable": 1, "rejected": 0, "outage": 0}
+    assert found["retries"] == 1
+    assert found["dead_letters"]["rejected"] == 1
+    assert found["dead_letters_saved"] == 1
+    assert found["paid_to_delivered"]["count"] == 4
+    assert found["paid_to_delivered"]["average_seconds"] == 1.06
+    assert 0.01 < found["paid_to_delivered"]["p50_seconds"] <= 0.025
+    assert 2.5 < found["paid_to_delivered"]["p99_seconds"] <= 5.0
+    assert found["published"]["saved"] == 1
+    assert found["fallback"] == {
+        "database_up": True, "pending": 2, "published": 45, "failed": 1,
+        "oldest_pending_seconds": 61.0,
+        "replayed": {"published": 0, "retry": 1, "failed": 0},
+    }  # fmt: skip
+    assert (found["in_flight"], found["held"], found["oldest_unfinished_seconds"]) == (3, 5, 2.3)
+    assert found["partitions"] == [
+        {"topic": "orders", "partition": 0, "lag": 16, "committed": 41, "position": 57},
+        {"topic": "orders", "partition": 2, "lag": None, "committed": None, "position": None},
+    ]
+
+
+def test_an_open_breaker_says_when_it_probes(bench: Bench) -> None:
+    """The state, the failed probes, and how long until the next one."""
+    assert bench.figures()["breaker"] == {
+        "state": "closed", "failed_probes": 0, "next_probe_seconds": None
+    }  # fmt: skip
+    bench.breaker.failed(0)
+    bench.breaker.failed(0)
+    bench.now += 2.0
+    assert bench.figures()["breaker"] == {
+        "state": "open", "failed_probes": 0, "next_probe_seconds": 3.0
+    }  # fmt: skip
+    bench.now += 4.0
+    assert bench.figures()["breaker"]["next_probe_seconds"] == 0
+    assert bench.breaker.ask() == 0
+    assert bench.figures()["breaker"] == {
+        "state": "half_open", "failed_probes": 0, "next_probe_seconds": None
+    }  # fmt: skip
+    bench.breaker.failed(bench.breaker.ticket)
+    assert bench.figures()["breaker"]["failed_probes"] == 1
+
+
+def test_the_hourly_line_of_deliveries(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """The phrase first, then the figures, and when it was said is on the page."""
+    bench.metrics.delivered(0.1)
+    bench.metrics.lag.labels("orders", "0").set(16)
+    bench.now += 3600.0
+    with caplog.at_level(logging.INFO):
+        bench.stats.log()
+    (line,) = caplog.messages
+    assert line == (
+        "Delivery stats - delivered: 1, dead lettered: 0, duplicates: 0, lag: 16, "
+        "oldest unfinished: 2.3 s, breaker: closed"
+    )
+    assert bench.figures()["logged_at"] == "2025-12-19T11:30:00.000Z"
+
+
+async def test_the_line_comes_at_every_interval(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until it is cancelled."""
+    with caplog.at_level(logging.INFO):
+        task = asyncio.create_task(bench.stats.log_regularly(0.001))
+        await eventually(lambda: len(caplog.messages) >= 3, 10)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert all(message.startswith("Delivery stats - ") for message in caplog.messages)
+
+
+def test_every_metric_that_is_read_exists() -> None:
+    """A name that the catalogue does not know would read as nothing."""
+    known = {
+        sample.name
+        for family in Metrics(CollectorRegistry()).registry.collect()
+        for sample in family.samples
+    }
+    # The lag has no value until a partition is assigned.
+    assert {f"{PREFIX}_{name}" for name in METRICS} - known == {f"{PREFIX}_consumer_lag"}
+    assert {f"{PREFIX}_{name}_sum" for name in HISTOGRAMS} <= known
+
+
+def test_a_quantile_is_estimated_within_its_bucket() -> None:
+    """As Prometheus does: in proportion, and never beyond the last finite bound."""
+    buckets = [(1.0, 10.0), (2.0, 30.0), (4.0, 30.0), (float("inf"), 40.0)]
+    assert quantile(buckets, 0.25) == 1.0
+    assert quantile(buckets, 0.5) == 1.5
+    assert quantile(buckets, 0.99) == 4.0
+    assert quantile([], 0.5) is None
+    assert quantile([(1.0, 0.0)], 0.5) is None
+
+
+def test_a_distribution_has_its_average() -> None:
+    """Sum by count, to a tenth of a millisecond."""
+    registry = CollectorRegistry()
+    histogram = Histogram(f"{PREFIX}_x_seconds", "X", buckets=(1.0, 2.0), registry=registry)
+    histogram.observe(0.5)
+    histogram.observe(1.0)
+    found = Samples(registry, (), ["x_seconds"]).distribution("x_seconds")
+    assert found["count"] == 2
+    assert found["average_seconds"] == 0.75
+    assert found["p50_seconds"] == 0.5
+
+
+def test_the_version_is_the_project_s() -> None:
+    """Written in two places, which must agree."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == VERSION
+
+
+def test_the_document_describes_every_figure(bench: Bench) -> None:
+    """docs/operations.md has a row for each key of the page, and none that is not there."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = text.partition("## Figures of a worker")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named == set(bench.stats.figures())
+    example = ast.literal_eval(
+        section.partition("```json\n")[2].partition("\n```")[0]
+        .replace("null", "None").replace("true", "True").replace("false", "False")
+    )  # fmt: skip
+    assert set(example) == set(bench.stats.figures())
