@@ -1,8 +1,10 @@
-"""The Faust tables, imported by name as the agents are. There are none yet."""
+"""The Faust tables, imported by name as the agents are."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from tables import deliveries
 
 if TYPE_CHECKING:
     from app.main import RelayApp
@@ -10,3 +12,4 @@ if TYPE_CHECKING:
 
 def register(app: RelayApp) -> None:
     """Register every table with the application."""
+    deliveries.register(app)

@@ -1,0 +1,113 @@
+"""``faust -A app order-status``."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from typing import Any
+
+import aiohttp
+import click
+from faust.cli.base import argument, option
+from yarl import URL
+
+from app.operations.commands.command import JSON_OPTION, RelayCommand, options, usage_error
+from app.operations.commands.output import for_people, json_line, make_table, on_stderr, plain
+from app.operations.orders_page import ORDER_ID
+from app.order_status.entry import decode_entry, entry_key
+from app.order_status.lookup import entry_fields
+from app.order_status.recovery import ChangelogUnreadable, Recovery
+from app.publishing.client_config import client_config
+
+ASK_SECONDS = 10.0
+# Reading the whole changelog: a minute is some ten million entries.
+READ_SECONDS = 60.0
+
+
+class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name from here
+    """Show what became of the order ORDER_ID.
+
+    A worker is asked, and asks the others; where none answers, the table's changelog in Kafka is
+    read, which knows of finished records alone. The exit status is 0 when the order is known, 1
+    when it is not.
+    """
+
+    options = options(
+        argument("order_id", metavar="ORDER_ID", required=False),
+        option(
+            "--url",
+            default=None,
+            metavar="URL",
+            help="Ask the worker at this URL; by default ADVERTISED_URL, else WEB_HOST:WEB_PORT.",
+        ),
+        JSON_OPTION,
+    )
+
+    async def work(self, *, order_id: str | None, url: str | None, as_json: bool) -> int:
+        """Print the order's fields."""
+        if order_id is None or ORDER_ID.fullmatch(order_id) is None:
+            given = "is missing" if order_id is None else f"{order_id[:40]!r} is no order's"
+            raise usage_error(f"ORDER_ID {given}: give a whole number")
+        if url is not None and not re.match(r"https?://[^/\s]", url):
+            raise usage_error(f"--url must be an http:// or https:// URL, {url[:80]!r} is not")
+        found = await self._ask(URL(url) if url else self.settings.own_url, int(order_id))
+        if "error" in found:
+            raise click.ClickException(str(found["error"]))
+        if as_json or self.json:
+            json_line(found)
+            return 0
+        table = make_table(("field", "value"))
+        for name, value in found.items():
+            if value is not None:
+                table.add_row(name, plain(str(value)))
+        for_people().print(table)
+        return 0
+
+    async def _ask(self, url: URL, order_id: int) -> dict[str, Any]:
+        timeout = aiohttp.ClientTimeout(total=ASK_SECONDS)
+        page = url / "orders" / str(order_id)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as client,
+                client.get(page) as response,
+            ):
+                body = await response.json()
+            if isinstance(body, dict) and ("error" in body or "state" in body):
+                return body
+            problem = "it is no order relay"
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            problem = str(error) or "no answer in time"
+        if self.settings.deliveries_store == "off":
+            return {"error": f"no worker answers at {url}: {problem}"}
+        on_stderr().print(
+            f"No worker answers at {url} ({problem}): reading "
+            f"{self.settings.deliveries_changelog_topic} in Kafka"
+        )
+        return await self._read(order_id)
+
+    async def _read(self, order_id: int) -> dict[str, Any]:
+        settings = self.settings
+        recovery = Recovery(client_config(settings), settings.deliveries_changelog_topic)
+        stop = threading.Event()
+        timer = threading.Timer(READ_SECONDS, stop.set)
+        timer.daemon = True
+        timer.start()
+        try:
+            value = await asyncio.to_thread(
+                recovery.read_order, entry_key(order_id), settings.order_paid_topic, stop
+            )
+        except ChangelogUnreadable as error:
+            return {"error": f"Kafka does not hand out the changelog: {error}"}
+        finally:
+            timer.cancel()
+        entry = decode_entry(value) if value is not None else None
+        if entry is not None:
+            return entry_fields(entry)
+        if stop.is_set():
+            servers = settings.kafka_bootstrap_servers
+            return {"error": f"Kafka did not answer in {READ_SECONDS:.0f} s at {servers}"}
+        return {
+            "error": f"order {order_id} is not known: no record of it was finished in the last "
+            f"{settings.deliveries_retention_hours:g} hours"
+        }

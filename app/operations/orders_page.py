@@ -1,0 +1,38 @@
+"""``GET /orders/<orderId>``: what became of an order, from whichever worker knows."""
+
+from __future__ import annotations
+
+import re
+
+from aiohttp import web
+
+from app.order_status.lookup import ROUTED_HEADER, OrderLookup
+
+# What an order's id is in an event: a whole number of at most 64 bits.
+ORDER_ID = re.compile(r"-?[0-9]{1,20}", re.ASCII)
+STATUS = {"known": 200, "unknown": 404, "unsure": 503}
+
+
+class OrdersPage:
+    """Answers in JSON."""
+
+    def __init__(self, lookup: OrderLookup | None) -> None:
+        """Ask ``lookup``; None: the table is switched off."""
+        self._lookup = lookup
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Serve the page."""
+        router.add_get("/orders/{order_id:.*}", self._get)
+
+    async def _get(self, request: web.Request) -> web.Response:
+        given = request.match_info["order_id"]
+        if ORDER_ID.fullmatch(given) is None:
+            return web.json_response(
+                {"error": f"orderId must be a whole number, {given[:40]!r} is not"}, status=400
+            )
+        if self._lookup is None:
+            return web.json_response(
+                {"error": "the deliveries table is switched off (DELIVERIES_STORE=off)"}, status=404
+            )
+        found = await self._lookup.find(int(given), here_only=ROUTED_HEADER in request.headers)
+        return web.json_response(found.body, status=STATUS[found.certainty])

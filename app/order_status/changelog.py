@@ -1,0 +1,120 @@
+"""Writing the table's changelog: one record for every change, the newest of a key wins."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from app.errors import RelayError
+from app.log_line import LogLine
+from app.publishing.producer import Acknowledged, KafkaProducer, Outcome
+
+logger = logging.getLogger(__name__)
+
+# Changes are gathered for so long: a request to Kafka costs far more than a record in it, and
+# offsets are committed once a second.
+GATHER_SECONDS = 0.05
+# Once so many changes wait for Kafka, finishing a record does not wait for its own.
+MAX_UNACKNOWLEDGED = 10_000
+
+
+class Changelog:
+    """Writes entries and tombstones, and tells when Kafka has them.
+
+    The table never holds up deliveries: a change that Kafka refuses is done, too, and while
+    Kafka's last answer was a refusal nobody waits for the next one.
+
+    Attributes:
+        topic: The changelog topic.
+        next_offsets: By partition, the offset after the last change that Kafka acknowledged.
+    """
+
+    def __init__(self, producer: KafkaProducer, topic: str) -> None:
+        """Write to ``topic`` by a producer that is started and stopped elsewhere."""
+        self.topic = topic
+        self.next_offsets: dict[int, int] = {}
+        self._producer = producer
+        self._unacknowledged = 0
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._refused = False
+        self._gathered: list[tuple[int, bytes, bytes | None, Callable[[], None]]] = []
+
+    def write(
+        self, partition: int, key: bytes, value: bytes | None, on_done: Callable[[], None]
+    ) -> None:
+        """Write a change, without waiting.
+
+        Args:
+            partition: Partition of the changelog.
+            key: Whose entry it is.
+            value: The entry; ``None`` for a tombstone.
+            on_done: Called exactly once, perhaps before this returns: nothing needs to wait for
+                the change any more. Must not raise.
+        """
+        if self._refused or self._unacknowledged >= MAX_UNACKNOWLEDGED:
+            on_done()
+            on_done = _nothing
+        self._unacknowledged += 1
+        self._drained.clear()
+        if not self._gathered:
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._send)
+        self._gathered.append((partition, key, value, on_done))
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Wait until Kafka has answered for every change, or for so long."""
+        self._send()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._drained.wait()
+        except TimeoutError:
+            logger.warning(
+                LogLine("Table deliveries: changes late", unacknowledged=self._unacknowledged)
+            )
+
+    def _send(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        for partition, key, value, on_done in gathered:
+            settled = partial(self._settle, on_done)
+            try:
+                self._producer.enqueue(
+                    self.topic, settled, key=key, value=value, partition=partition
+                )
+            except RelayError as error:
+                self._settle(on_done, error)
+
+    def _settle(self, on_done: Callable[[], None], outcome: Outcome | RelayError) -> None:
+        self._unacknowledged -= 1
+        if not self._unacknowledged:
+            self._drained.set()
+        self._note(outcome)
+        on_done()
+
+    def _note(self, outcome: Outcome | RelayError) -> None:
+        if isinstance(outcome, Acknowledged):
+            after = outcome.offset + 1
+            self.next_offsets[outcome.partition] = max(
+                after, self.next_offsets.get(outcome.partition, 0)
+            )
+            if self._refused:
+                logger.warning(
+                    LogLine("Table deliveries: Kafka takes its changelog again", topic=self.topic)
+                )
+            self._refused = False
+            return
+        if not self._refused:
+            logger.error(
+                LogLine(
+                    "Table deliveries: Kafka refuses its changelog; deliveries go on, orders "
+                    "finished meanwhile may be missing from the table later",
+                    topic=self.topic,
+                    detail=str(outcome),
+                )
+            )
+        self._refused = True
+
+
+def _nothing() -> None:
+    """Be told, and have nothing to do."""

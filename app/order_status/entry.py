@@ -1,0 +1,110 @@
+"""An entry of the ``deliveries`` table: how one order's latest record ended."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from app.delivery.outcome import Outcome
+from app.delivery.record import Record
+
+# An order has one event, so there is hardly ever an earlier one.
+MAX_EARLIER_EVENT_IDS = 32
+MAX_ERROR_CHARACTERS = 500
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
+    """What is known of one order; JSON in the changelog.
+
+    Attributes:
+        order_id: The order.
+        state: How its latest record ended.
+        event_id: That record's event id (its ``Idempotency-Key``).
+        attempts: POSTs made for it.
+        topic: Where it stood.
+        partition: Partition there.
+        offset: Offset there.
+        published_ms: The record's timestamp, milliseconds since the epoch; 0 without one.
+        started_ms: When this worker's first attempt began.
+        finished_ms: When it was finished; the entry's age counts from here.
+        paid_at: ``paidAt`` as the event gives it.
+        last_error: What the last failed attempt said; empty without one.
+        http_status: The logger's last refusal; ``None`` without one.
+        dead_letter_reason: The short code of the dead letter; empty if it was delivered.
+        earlier_event_ids: Delivered before, under other event ids.
+    """
+
+    order_id: int
+    state: Literal["delivered", "dead_lettered"]
+    event_id: str
+    attempts: int
+    topic: str
+    partition: int
+    offset: int
+    finished_ms: int
+    started_ms: int = 0
+    published_ms: int = 0
+    paid_at: str = ""
+    last_error: str = ""
+    http_status: int | None = None
+    dead_letter_reason: str = ""
+    earlier_event_ids: tuple[str, ...] = ()
+
+    def has_delivered(self, event_id: str) -> bool:
+        """Whether the event of that id was delivered."""
+        if self.state == "delivered" and self.event_id == event_id:
+            return True
+        return event_id in self.earlier_event_ids
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Entry)
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """Return an entry as the changelog and the stores hold it."""
+    return _encoder.encode(entry)
+
+
+def decode_entry(value: bytes) -> Entry | None:
+    """Return the entry; ``None`` for bytes that are none, such as a newer version's."""
+    try:
+        return _decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def entry_key(order_id: int) -> bytes:
+    """Return the key of an order's entry: the key that its records have by convention."""
+    return b"%d" % order_id
+
+
+def make_entry(
+    record: Record, order_id: int, outcome: Outcome, finished_ms: int, before: Entry | None
+) -> Entry:
+    """Return the entry of a finished record; ``before`` is the order's entry up to now."""
+    return Entry(
+        order_id=order_id,
+        state="delivered" if outcome.delivered else "dead_lettered",
+        event_id=record.idempotency_key(),
+        attempts=outcome.attempts,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        finished_ms=finished_ms,
+        started_ms=outcome.started_ms,
+        published_ms=max(record.timestamp_ms, 0),
+        paid_at=outcome.paid_at,
+        last_error=outcome.last_error[:MAX_ERROR_CHARACTERS],
+        http_status=outcome.http_status,
+        dead_letter_reason=outcome.reason,
+        earlier_event_ids=_delivered_ids(before, record.idempotency_key()) if before else (),
+    )
+
+
+def _delivered_ids(before: Entry, event_id: str) -> tuple[str, ...]:
+    ids = before.earlier_event_ids
+    if before.state == "delivered" and before.event_id != event_id:
+        ids = (*ids, before.event_id)
+    return tuple(one for one in ids if one != event_id)[-MAX_EARLIER_EVENT_IDS:]

@@ -1,0 +1,203 @@
+"""Asking what became of an order: here, or at whichever worker has its partition."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import aiohttp
+from yarl import URL
+
+from app.delivery.outcome import Trouble
+from app.delivery.record import Record
+from app.errors import InvalidEvent
+from app.events import decode_order_paid
+from app.order_status.book import DeliveryBook
+from app.order_status.entry import Entry, entry_key
+
+# Says who asks, and that the one who is asked is to answer for itself alone.
+ROUTED_HEADER = "X-Order-Relay-Routed-From"
+ASK_SECONDS = 3.0
+
+InHand = Callable[[Callable[[Record], bool]], tuple[Record, Trouble | None] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of an order.
+
+    Attributes:
+        certainty: ``known``; ``unknown`` to every worker; ``unsure`` where one did not answer.
+        body: The order's fields, or ``error`` with why there are none.
+    """
+
+    certainty: Literal["known", "unknown", "unsure"]
+    body: dict[str, Any]
+
+
+class OrderLookup:
+    """Finds an order in this worker's records and entries, else asks the other workers."""
+
+    def __init__(
+        self,
+        book: DeliveryBook,
+        in_hand: InHand,
+        owners: Callable[[], Mapping[int, str]],
+        own_url: URL,
+        *,
+        partition_of: Callable[[bytes, int], int],
+        retention_hours: float,
+    ) -> None:
+        """Prepare; nothing is connected yet.
+
+        Args:
+            book: The entries of this worker.
+            in_hand: Finds a record that is not finished; see ``Relay.find``.
+            owners: Base URL of every partition's worker, where it is known.
+            own_url: This worker's.
+            partition_of: The partition that Kafka's clients choose for a key, out of so many.
+            retention_hours: How long entries are kept, for people to read.
+        """
+        self._book = book
+        self._in_hand = in_hand
+        self._owners = owners
+        self._own_url = str(own_url)
+        self._partition_of = partition_of
+        self._retention_hours = retention_hours
+        self._client: aiohttp.ClientSession | None = None
+
+    async def find(self, order_id: int, *, here_only: bool = False) -> Found:
+        """Return what is known of an order; never raises.
+
+        Args:
+            order_id: The order.
+            here_only: Ask no other worker.
+        """
+        body = self._find_here(order_id)
+        if body is not None:
+            return Found("known", body)
+        doubts = ["this worker is reading its table"] if self._book.recovering else []
+        if not here_only:
+            owners = dict(self._owners())
+            likely = self._likely_owner(order_id, owners)
+            others = set(owners.values()) - {self._own_url}
+            if not owners:
+                doubts.append("which worker has which partition is not known yet")
+            for urls in (others & {likely}, others - {likely}):
+                answers = await asyncio.gather(*(self._ask(url, order_id) for url in urls))
+                for answer in answers:
+                    if answer.certainty == "known":
+                        return answer
+                    if answer.certainty == "unsure":
+                        doubts.append(str(answer.body["error"]))
+        if doubts:
+            return Found("unsure", {"error": f"order {order_id} is not found: {'; '.join(doubts)}"})
+        return Found(
+            "unknown",
+            {
+                "error": f"order {order_id} is not known: no record of it is in hand, and none was "
+                f"finished in the last {self._retention_hours:g} hours"
+            },
+        )
+
+    async def close(self) -> None:
+        """Let go of connections. May be called twice."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    # --- here -----------------------------------------------------------------------------------
+
+    def _find_here(self, order_id: int) -> dict[str, Any] | None:
+        digits = entry_key(order_id)
+
+        def is_wanted(record: Record) -> bool:
+            return digits in (record.value or b"") and _order_id(record) == order_id
+
+        if (found := self._in_hand(is_wanted)) is not None:
+            return {**_in_hand_fields(order_id, *found), "worker": self._own_url}
+        if (entry := self._book.find(order_id)) is not None:
+            return {**entry_fields(entry), "worker": self._own_url}
+        return None
+
+    # --- elsewhere ------------------------------------------------------------------------------
+
+    def _likely_owner(self, order_id: int, owners: Mapping[int, str]) -> str:
+        partitions = max(owners, default=0) + 1
+        return owners.get(self._partition_of(entry_key(order_id), partitions), "")
+
+    async def _ask(self, url: str, order_id: int) -> Found:
+        if self._client is None:
+            self._client = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=ASK_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        try:
+            async with self._client.get(
+                URL(url) / "orders" / str(order_id), headers={ROUTED_HEADER: self._own_url}
+            ) as response:
+                body = await response.json()
+                if response.status == 200 and isinstance(body, dict):
+                    return Found("known", body)
+                if response.status == 404:
+                    return Found("unknown", {})
+                problem = f"status {response.status}"
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            problem = str(error) or type(error).__name__
+        return Found("unsure", {"error": f"worker {url} did not answer: {problem}"})
+
+
+def _order_id(record: Record) -> int | None:
+    try:
+        return decode_order_paid(record.value).orderId
+    except InvalidEvent:
+        return None
+
+
+def entry_fields(entry: Entry) -> dict[str, Any]:
+    """Return an entry as ``/orders`` shows it."""
+    return {
+        "orderId": entry.order_id,
+        "state": entry.state,
+        "attempts": entry.attempts,
+        "eventId": entry.event_id,
+        "topic": entry.topic,
+        "partition": entry.partition,
+        "offset": entry.offset,
+        "paidAt": entry.paid_at or None,
+        "publishedAt": _moment(entry.published_ms),
+        "startedAt": _moment(entry.started_ms),
+        "finishedAt": _moment(entry.finished_ms),
+        "lastError": entry.last_error or None,
+        "httpStatus": entry.http_status,
+        "deadLetterReason": entry.dead_letter_reason or None,
+    }
+
+
+def _in_hand_fields(order_id: int, record: Record, trouble: Trouble | None) -> dict[str, Any]:
+    return {
+        "orderId": order_id,
+        "state": "in_progress",
+        "attempts": trouble.failures if trouble is not None else 0,
+        "eventId": record.idempotency_key(),
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "paidAt": decode_order_paid(record.value).paidAt,
+        "publishedAt": _moment(record.timestamp_ms),
+        "startedAt": None,
+        "finishedAt": None,
+        "lastError": trouble.last_error if trouble is not None else None,
+        "httpStatus": trouble.http_status if trouble is not None else None,
+        "deadLetterReason": None,
+    }
+
+
+def _moment(milliseconds: int) -> str | None:
+    if milliseconds <= 0:
+        return None
+    when = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,196 @@
+"""``/orders/<orderId>`` and ``order-status``: what the shipped worker knows of an order."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.order_status.entry import decode_entry
+from tests.support.embedded import EmbeddedKafka
+from tests.support.orders import Order, order, order_value
+from tests.support.publish_command import Relay
+from tests.support.sink import Answer, Fault, ScriptedSink
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+pytestmark = pytest.mark.e2e
+
+
+async def asked(worker: WorkerProcess, order_id: object) -> tuple[int, dict[str, Any]]:
+    """What the worker answers about an order."""
+    answer = await worker.get(f"/orders/{order_id}")
+    assert answer is not None
+    return answer[0], json.loads(answer[1])
+
+
+async def until_state(worker: WorkerProcess, order_id: int, state: str) -> dict[str, Any]:
+    """Wait until an order is in a state; return what is known of it."""
+
+    async def found() -> dict[str, Any] | None:
+        status, body = await asked(worker, order_id)
+        return body if status == 200 and body["state"] == state else None
+
+    body = await eventually(found, 60, f"order {order_id} is {state}")
+    assert body is not None
+    return body
+
+
+def by_id(request: Any) -> Answer:
+    """Order 2 fails once, order 3 always, order 4 is refused, order 5 hangs."""
+    if request.order_id == 3:
+        return Answer(503, body=b"try later")
+    if request.order_id == 4:
+        return Answer(422, body=b"no such product")
+    if request.order_id == 5:
+        return Answer(fault=Fault.HANG)
+    return Answer()
+
+
+async def test_what_became_of_each_order(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
+    """Delivered, delivered late, in backoff, dead-lettered, in flight, broken: each is told."""
+    sink.script = by_id
+    async with WorkerProcess(
+        tmp_path,
+        stage,
+        sink.url,
+        consumer_retry_max_attempts=1000,
+        consumer_retry_initial_interval_ms=300,
+        breaker_failure_threshold=0,
+    ) as worker:
+        await worker.wait_ready()
+        (one,) = await stage.publish([order(1, event_id="paid-1")])
+        first = await until_state(worker, 1, "delivered")
+        sink.fail_next(1)
+        await stage.publish([order(2)])
+        second = await until_state(worker, 2, "delivered")
+        await stage.publish([order(n) for n in (3, 4, 5)])
+        await stage.publish([Order(b"6", b"{")])
+        fourth = await until_state(worker, 4, "dead_lettered")
+        sixth = await until_state(worker, 6, "dead_lettered")
+        await eventually(lambda: len([r for r in sink.requests if r.order_id == 3]) > 1, 30)
+        third = await until_state(worker, 3, "in_progress")
+        fifth = await until_state(worker, 5, "in_progress")
+
+        times = [first.pop(name) for name in ("publishedAt", "startedAt", "finishedAt")]
+        assert times == sorted(times)
+        assert first == {
+            "orderId": 1,
+            "state": "delivered",
+            "attempts": 1,
+            "eventId": "paid-1",
+            "topic": stage.topic,
+            "partition": one.partition,
+            "offset": one.offset,
+            "paidAt": "2025-12-19T10:30:00",
+            "lastError": None,
+            "httpStatus": None,
+            "deadLetterReason": None,
+            "worker": f"http://127.0.0.1:{worker.web_port}",
+        }
+        assert (second["attempts"], second["httpStatus"]) == (2, 503)
+        assert third["attempts"] >= 1
+        assert (third["lastError"], third["httpStatus"]) == ("try later", 503)
+        assert (fourth["deadLetterReason"], fourth["httpStatus"]) == ("rejected", 422)
+        assert fifth["attempts"] == 0
+        assert (sixth["deadLetterReason"], sixth["paidAt"]) == ("invalid_json", None)
+
+        assert (await asked(worker, 77))[0] == 404
+        for malformed in ("abc", "1.5", "%00", "", "1/2", "9" * 30):
+            status, body = await asked(worker, malformed)
+            assert (status, list(body)) == (400, ["error"]), malformed
+
+
+async def test_an_event_that_was_delivered_is_not_sent_again(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """It is counted and committed; other events of the order, and failed ones, are sent."""
+    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+        await worker.wait_ready()
+        sink.fail_next(1, 422)
+        for event_id in ("refused", "a", "b", "a", "b", "refused", "a"):
+            await stage.publish([order(1, event_id=event_id)])
+        await eventually(stage.all_committed, 30, "everything is committed")
+        assert [r.idempotency_key for r in sink.requests] == ["refused", "a", "b", "refused"]
+        assert sink.accepted_keys == ["a", "b", "refused"]
+        metrics = await worker.metrics()
+        assert metrics['order_relay_deliveries_total{outcome="duplicate"}'] == 3
+        assert metrics['order_relay_deliveries_total{outcome="delivered"}'] == 3
+        assert metrics['order_relay_table_entries{table="deliveries"}'] == 1
+
+
+@pytest.mark.parametrize("store", ["memory", "rocksdb"])
+async def test_old_orders_are_forgotten(
+    stage: Stage, embedded: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path, store: str
+) -> None:
+    """After the retention an order is unknown, and its changelog ends in a tombstone."""
+    changelog = stage.settings().deliveries_changelog_topic
+    embedded.create_topic(changelog)
+    async with WorkerProcess(
+        tmp_path,
+        stage,
+        sink.url,
+        deliveries_store=store,
+        deliveries_retention_hours=6 / 3600,
+        data_dir=tmp_path / "data",
+    ) as worker:
+        await worker.wait_ready()
+        await stage.publish([order(1)])
+        await until_state(worker, 1, "delivered")
+
+        async def forgotten() -> bool:
+            return (await asked(worker, 1))[0] == 404
+
+        await eventually(forgotten, 60, "order 1 is forgotten")
+        assert await worker.stop() == 0
+        rows = await stage.records(changelog)
+        assert [row.key for row in rows] == [b"1", b"1"]
+        assert decode_entry(rows[0].value or b"") is not None
+        assert rows[1].value is None
+
+
+async def test_switched_off_there_is_no_table(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Every event is sent, as often as it comes; /orders says why it knows nothing."""
+    async with WorkerProcess(tmp_path, stage, sink.url, deliveries_store="off") as worker:
+        await worker.wait_ready()
+        for _ in range(2):
+            await stage.publish([order(1, event_id="a")])
+        await sink.wait_for(lambda s: len(s.accepted) == 2, timeout=30)
+        status, body = await asked(worker, 1)
+        assert status == 404
+        assert "DELIVERIES_STORE=off" in body["error"]
+    assert not (tmp_path / "order-relay-data").exists()
+
+
+async def test_order_status_asks_a_worker_or_else_kafka(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """The command prints what is known, with and without a worker; mistakes get one line."""
+    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+        await worker.wait_ready()
+        await stage.publish([order(1), order(2), Order(b"3", order_value(3, eventType="OTHER"))])
+        for order_id, state in ((1, "delivered"), (3, "dead_lettered")):
+            await until_state(worker, order_id, state)
+        relay = Relay(
+            tmp_path,
+            web_port=worker.web_port,
+            kafka_bootstrap_servers=stage.bootstrap_servers,
+            order_paid_topic=stage.topic,
+            consumer_group_id=stage.group_id,
+        )
+        shown = await relay("order-status", "1")
+        assert "delivered" in shown.out
+        assert str(worker.web_port) in shown.out
+        (by_worker,) = (await relay("order-status", "3", "--json")).objects
+        assert by_worker["deadLetterReason"] == "invalid_event"
+        unknown = await relay("order-status", "77", statuses=(1,))
+        assert "order 77 is not known" in unknown.only_line
+        assert await worker.stop() == 0
+    (by_kafka,) = (await relay("order-status", "3", "--json")).objects
+    assert by_kafka == {name: value for name, value in by_worker.items() if name != "worker"}
+    for arguments in ((), ("abc",), ("1", "--url", "example.org")):
+        mistake = (await relay("order-status", *arguments, statuses=(2,))).only_line
+        assert "give a whole number" in mistake or "must be an http:// or https:// URL" in mistake

@@ -1,0 +1,111 @@
+"""Where entries are kept: in memory and in RocksDB, one behaviour."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.order_status.rocks import RocksStore
+from app.order_status.store import MemoryStore, PartitionStore
+
+Open = Callable[[], PartitionStore]
+
+
+@pytest.fixture(params=["memory", "rocksdb"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Opens empty stores, and closes them in the end."""
+    stores: list[PartitionStore] = []
+
+    def make() -> PartitionStore:
+        store: PartitionStore = (
+            MemoryStore() if request.param == "memory" else RocksStore(tmp_path / str(len(stores)))
+        )
+        stores.append(store)
+        return store
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+def test_the_last_entry_of_a_key_stays(opened: Open) -> None:
+    """What is put again replaces what was there, and counts from its own time."""
+    store = opened()
+    store.put(b"7", 100, b"first")
+    store.put(b"8", 200, b"other")
+    store.put(b"7", 300, b"second")
+    assert store.get(b"7") == b"second"
+    assert store.get(b"9") is None
+    assert store.older_than(250, 10) == [b"8"]
+    assert store.older_than(1000, 10) == [b"8", b"7"]
+
+
+def test_the_oldest_come_first_and_no_more_than_asked(opened: Open) -> None:
+    """A sweep begins with the oldest."""
+    store = opened()
+    for number in range(10):
+        store.put(b"%d" % number, number, b"x")
+    assert store.older_than(5, 3) == [b"0", b"1", b"2"]
+    assert store.older_than(5, 100) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_clearing_forgets_everything(opened: Open) -> None:
+    """Entries and the place in the changelog."""
+    store = opened()
+    store.put(b"7", 100, b"x")
+    store.read_up_to(17)
+    assert store.next_offset == 17
+    store.clear()
+    assert [store.next_offset, store.get(b"7"), *store.older_than(1000, 10)] == [None, None]
+
+
+KEYS = st.binary(max_size=3)
+# A key, seconds since the last change, and a value; None: the key is removed.
+CHANGES = st.lists(st.tuples(KEYS, st.integers(0, 50), st.none() | st.binary(max_size=3)))
+
+
+@given(changes=CHANGES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_a_store_behaves_like_a_dictionary(
+    opened: Open, changes: list[tuple[bytes, int, bytes | None]]
+) -> None:
+    """Whatever is put and removed in whatever order, any bytes for keys."""
+    store = opened()
+    model: dict[bytes, tuple[int, bytes]] = {}
+    clock = 0
+    for key, step, value in changes:
+        clock += step  # an entry never finishes before the ones that were put earlier
+        if value is None:
+            store.remove(key)
+            model.pop(key, None)
+        else:
+            store.put(key, clock, value)
+            model[key] = (clock, value)
+    assert {key: store.get(key) for key in model} == {k: value for k, (_, value) in model.items()}
+    cut = clock // 2
+    assert set(store.older_than(cut, 1000)) == {k for k, (at, _) in model.items() if at < cut}
+
+
+def test_what_is_on_disk_is_there_after_a_restart(tmp_path: Path) -> None:
+    """Entries, their age, and the place in the changelog."""
+    first = RocksStore(tmp_path / "0")
+    first.put(b"7", 100, b"x")
+    first.read_up_to(17)
+    first.close()
+    first.close()
+    again = RocksStore(tmp_path / "0")
+    assert again.get(b"7") == b"x"
+    assert again.older_than(101, 10) == [b"7"]
+    assert again.next_offset == 17
+    again.close()
+
+
+def test_a_folder_has_one_owner(tmp_path: Path) -> None:
+    """A second opening is refused, and succeeds once the first has closed."""
+    first = RocksStore(tmp_path / "0")
+    with pytest.raises(Exception, match=r"(?i)lock"):
+        RocksStore(tmp_path / "0")
+    first.close()
+    RocksStore(tmp_path / "0").close()

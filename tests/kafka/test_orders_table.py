@@ -1,0 +1,153 @@
+"""The table ``deliveries`` on real Kafka: after kills and rebalances, and over several workers."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.kafka.administration import Administration
+from tests.support.kafka_cluster import RealKafka
+from tests.support.orders import Order, order
+from tests.support.sink import Answer, ScriptedSink
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+LIMIT_SECONDS = 120.0
+
+
+@pytest.fixture
+def stage(kafka: RealKafka, unique: Callable[[str], str]) -> Stage:
+    """Names of this test's own; a worker declares the topics."""
+    topic = unique("order-paid")
+    return Stage(kafka.bootstrap_servers, topic, f"{topic}.DLQ", unique("group"), True)
+
+
+@pytest.fixture
+async def sink() -> AsyncIterator[ScriptedSink]:
+    """A scripted external logger in the test's loop."""
+    async with ScriptedSink() as scripted:
+        yield scripted
+
+
+def paid(first: int, last: int) -> list[Order]:
+    """Orders whose events carry ids of their own, as the publisher gives them."""
+    return [order(n, event_id=f"paid-{n}") for n in range(first, last + 1)]
+
+
+async def until_finished(stage: Stage, sink: ScriptedSink, last: int) -> None:
+    """Wait until the events 1 to ``last`` were accepted, and everything is committed."""
+    wanted = {f"paid-{n}" for n in range(1, last + 1)}
+    await eventually(lambda: wanted <= set(sink.accepted_keys), LIMIT_SECONDS, sink.summary)
+    await eventually(stage.all_committed, LIMIT_SECONDS, "everything is committed")
+
+
+async def states(worker: WorkerProcess, first: int, last: int) -> Counter[str]:
+    """What a worker says of these orders: how many are in which state, or which status it gave."""
+
+    async def state(order_id: int) -> str:
+        answer = await worker.get(f"/orders/{order_id}")
+        assert answer is not None
+        return json.loads(answer[1]).get("state") or str(answer[0])
+
+    found: Counter[str] = Counter()
+    for begin in range(first, last + 1, 20):
+        chunk = range(begin, min(begin + 20, last + 1))
+        found.update(await asyncio.gather(*(state(order_id) for order_id in chunk)))
+    return found
+
+
+async def until_known(worker: WorkerProcess, last: int) -> None:
+    """Wait until a worker tells of all orders from 1 to this one that they are delivered."""
+
+    async def known() -> bool:
+        return await states(worker, 1, last) == {"delivered": last}
+
+    await eventually(known, LIMIT_SECONDS, f"{worker.name} knows {last} orders")
+
+
+async def duplicates(*workers: WorkerProcess) -> float:
+    """Events that these workers found delivered before."""
+    name = 'order_relay_deliveries_total{outcome="duplicate"}'
+    return sum([(await worker.metrics())[name] for worker in workers])
+
+
+async def test_the_changelog_is_compacted_and_as_wide_as_its_source(
+    kafka: RealKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """The worker declares it so, also where the source is not as wide as TOPIC_PARTITIONS."""
+    kafka.create_topic(stage.topic, 5)
+    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+        await worker.wait_ready()
+        admin = Administration(stage)
+        changelog = f"{stage.group_id}-deliveries-changelog"
+        assert len(await admin.replication(changelog)) == 5
+        assert await admin.topic_config(changelog, "cleanup.policy") == "compact"
+        assert await worker.stop() == 0
+
+
+@pytest.mark.parametrize("store", ["memory", "rocksdb"])
+async def test_a_killed_worker_comes_back_and_knows(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path, store: str
+) -> None:
+    """After a kill -9 in full flight every order is known, and what was delivered stays so."""
+    async with WorkerProcess(
+        tmp_path, stage, sink.url, deliveries_store=store, max_in_flight=20
+    ) as worker:
+        await worker.wait_ready()
+        await stage.publish(paid(1, 300))
+        await until_finished(stage, sink, 300)
+        sink.script = lambda request: Answer(delay_seconds=0.1)
+        await stage.publish(paid(301, 600))
+        await sink.wait_for(lambda s: len(s.accepted) > 350, timeout=LIMIT_SECONDS)
+        worker.kill9()
+        open_at_kill = {r.idempotency_key for r in sink.requests if r.answered_at is None}
+        at_kill = set(sink.accepted_keys) | open_at_kill
+        # A service that heard no answer publishes again.
+        await stage.publish(paid(1, 600))
+        worker.start()
+        await until_finished(stage, sink, 600)
+
+        assert await states(worker, 1, 600) == {"delivered": 600}
+        assert await states(worker, 601, 605) == {"404": 5}
+        repeated = {one for one, count in Counter(sink.accepted_keys).items() if count > 1}
+        # Only what the killed worker could not write down any more, some 20 in flight and 50 ms.
+        assert repeated <= at_kill - {f"paid-{n}" for n in range(1, 301)}
+        assert await duplicates(worker) >= 600 - len(repeated)
+        assert await worker.stop() == 0
+        assert "Traceback" not in worker.log_text()
+
+
+async def test_every_worker_answers_for_all(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Each of two workers tells of every order, through joining, leaving and dying."""
+    async with (
+        WorkerProcess(tmp_path, stage, sink.url, name="a") as a,
+        WorkerProcess(tmp_path, stage, sink.url, name="b") as b,
+    ):
+        await a.wait_ready()
+        await stage.publish(paid(1, 200))
+        await until_finished(stage, sink, 200)
+        await Administration(stage).settled_group(2)
+        for worker in (a, b):
+            await worker.wait_ready()
+            await until_known(worker, 200)
+            assert await states(worker, 201, 205) == {"404": 5}
+        # What one delivered, the other does not deliver again.
+        await stage.publish(paid(1, 300))
+        await until_finished(stage, sink, 300)
+        assert set(Counter(sink.accepted_keys).values()) == {1}
+        assert await duplicates(a, b) == 200
+
+        a.kill9()
+        # Of a dead worker's orders nobody says that they are unknown.
+        assert set(await states(b, 1, 300)) <= {"delivered", "503"}
+        await until_known(b, 300)
+        await stage.publish(paid(1, 300))
+        await eventually(stage.all_committed, LIMIT_SECONDS, "everything is committed")
+        assert set(Counter(sink.accepted_keys).values()) == {1}
+        assert await b.stop() == 0

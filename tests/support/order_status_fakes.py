@@ -1,0 +1,130 @@
+"""Hand-written stand-ins for what the table ``deliveries`` talks to."""
+
+import threading
+from collections.abc import Callable
+
+from app.delivery.outcome import Outcome
+from app.delivery.record import Record
+from app.order_status.book import DeliveryBook
+from app.order_status.entry import Entry, decode_entry, encode_entry
+from app.order_status.recovery import ChangelogUnreadable
+from app.order_status.store import MemoryStore, PartitionStore
+from tests.support.fakes import START_SECONDS
+
+DELIVERED = Outcome(delivered=True, attempts=1, order_id=7, paid_at="2025-12-19T10:30:00")
+
+
+class FakeChangelog:
+    """A changelog in memory that acknowledges at once, or when told to.
+
+    Attributes:
+        changes: What was written: partition, key and value.
+        holding: Whether acknowledgements wait for ``acknowledge``.
+        drains: How often somebody waited for all acknowledgements.
+    """
+
+    def __init__(self) -> None:
+        self.next_offsets: dict[int, int] = {}
+        self.changes: list[tuple[int, bytes, bytes | None]] = []
+        self.holding = False
+        self.drains = 0
+        self._held: list[Callable[[], None]] = []
+
+    def write(
+        self, partition: int, key: bytes, value: bytes | None, on_done: Callable[[], None]
+    ) -> None:
+        self.changes.append((partition, key, value))
+        self.next_offsets[partition] = self.next_offsets.get(partition, 0) + 1
+        if self.holding:
+            self._held.append(on_done)
+        else:
+            on_done()
+
+    async def drain(self, timeout_seconds: float) -> None:
+        self.drains += 1
+        self.acknowledge()
+
+    def acknowledge(self) -> None:
+        """Say of everything that Kafka has it."""
+        held, self._held = self._held, []
+        for on_done in held:
+            on_done()
+
+    def entries(self) -> list[Entry]:
+        """The entries that were written, without tombstones."""
+        return [entry for _, _, value in self.changes if value and (entry := decode_entry(value))]
+
+    def tombstones(self) -> list[tuple[int, bytes]]:
+        """Partition and key of what was removed."""
+        return [(partition, key) for partition, key, value in self.changes if value is None]
+
+
+class FakeRecovery:
+    """Fills stores with the entries of ``known``, by partition; may be held up or broken.
+
+    Attributes:
+        partitions: Of the changelog.
+        reads: The partitions that were asked for, read by read.
+        released: While it is not set, reads wait.
+    """
+
+    def __init__(self, partitions: int = 3) -> None:
+        self.partitions = partitions
+        self.known: dict[int, list[Entry]] = {}
+        self.unreadable = False
+        self.reads: list[tuple[int, ...]] = []
+        self.released = threading.Event()
+        self.released.set()
+
+    def read(self, stores: dict[int, PartitionStore], stop: threading.Event) -> int:
+        self.reads.append(tuple(sorted(stores)))
+        while not self.released.wait(0.01):
+            if stop.is_set():
+                return self.partitions
+        if self.unreadable:
+            raise ChangelogUnreadable("not authorized")
+        for partition, store in stores.items():
+            for entry in self.known.get(partition, []):
+                store.put(b"%d" % entry.order_id, entry.finished_ms, encode_entry(entry))
+            store.read_up_to(100)
+        return self.partitions
+
+
+class FakeObserver:
+    """Hears of recoveries."""
+
+    def __init__(self) -> None:
+        self.recoveries = 0
+
+    def recovered(self, seconds: float) -> None:
+        self.recoveries += 1
+
+
+class BookBench:
+    """A book made of fakes. Make it inside the loop."""
+
+    def __init__(self, *, retention_seconds: float = 3600.0) -> None:
+        self.changelog = FakeChangelog()
+        self.recovery = FakeRecovery()
+        self.observer = FakeObserver()
+        self.finished: list[Record] = []
+        self.stores: dict[int, MemoryStore] = {}
+        self.now = START_SECONDS
+        self.book = DeliveryBook(
+            self.changelog,
+            self.recovery,
+            self._open,
+            self.finished.append,
+            self.observer,
+            retention_seconds=retention_seconds,
+            wall_clock=lambda: self.now,
+        )
+
+    async def arrive(self, *partitions: int) -> None:
+        """Take partitions over, and wait until they are ready."""
+        self.book.arriving(partitions)
+        assert await self.book.until_ready()
+
+    def _open(self, partition: int) -> MemoryStore:
+        self.stores[partition] = MemoryStore()
+        return self.stores[partition]

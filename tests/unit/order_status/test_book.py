@@ -1,0 +1,226 @@
+"""The book of finished records: what it keeps, and when a record's offset may be committed."""
+
+import asyncio
+
+import pytest
+
+from app.delivery.outcome import Outcome
+from app.order_status.entry import Entry
+from tests.support.fakes import START_SECONDS, record
+from tests.support.order_status_fakes import DELIVERED, BookBench
+from tests.support.waiting import eventually
+
+KNOWN = Entry(7, "delivered", "paid-7", 1, "order-paid-events", 0, 3, int(START_SECONDS * 1000))
+
+
+async def test_a_record_is_finished_once_kafka_has_its_entry() -> None:
+    """Its offset is not committed before: what is committed is in the table."""
+    bench = BookBench()
+    await bench.arrive(0)
+    bench.changelog.holding = True
+    one = record(3, "7")
+    bench.book.finished(one, DELIVERED)
+    assert bench.finished == []
+    bench.changelog.acknowledge()
+    assert bench.finished == [one]
+
+
+async def test_an_entry_is_known_before_kafka_has_it() -> None:
+    """The same event again, right behind, is not sent again."""
+    bench = BookBench()
+    await bench.arrive(0)
+    bench.changelog.holding = True
+    again = record(4, "7", headers=[("event-id", b"paid-7")])
+    assert not bench.book.is_delivered(again, 7)
+    bench.book.finished(record(3, "7", headers=[("event-id", b"paid-7")]), DELIVERED)
+    assert bench.book.is_delivered(again, 7)
+    assert not bench.book.is_delivered(record(5, "7", headers=[("event-id", b"other")]), 7)
+
+
+async def test_what_the_last_owner_knew_is_known() -> None:
+    """Entries read from the changelog count as one's own."""
+    bench = BookBench()
+    bench.recovery.known = {0: [KNOWN]}
+    await bench.arrive(0, 1)
+    assert bench.book.find(7) == KNOWN
+    assert bench.book.is_delivered(record(9, "7", headers=[("event-id", b"paid-7")]), 7)
+    # The partition of a record is where its event was delivered, if anywhere.
+    elsewhere = record(9, "7", partition=1, headers=[("event-id", b"paid-7")])
+    assert not bench.book.is_delivered(elsewhere, 7)
+
+
+async def test_records_wait_until_the_table_is_read() -> None:
+    """Nothing is delivered on a guess about what was delivered before."""
+    bench = BookBench()
+    bench.recovery.released.clear()
+    bench.book.arriving([0])
+    waiting = asyncio.create_task(bench.book.until_ready())
+    await eventually(lambda: bench.recovery.reads == [(0,)])
+    assert not waiting.done()
+    assert bench.book.recovering
+    bench.recovery.released.set()
+    assert await waiting
+    assert not bench.book.recovering
+
+
+async def test_who_waits_is_let_go_when_the_partitions_leave() -> None:
+    """A rebalance during recovery neither waits for it nor delivers anything."""
+    bench = BookBench()
+    bench.recovery.released.clear()
+    bench.book.arriving([0])
+    waiting = asyncio.create_task(bench.book.until_ready())
+    await eventually(lambda: bench.recovery.reads)
+    await bench.book.leaving()
+    assert not await waiting
+    assert not bench.book.ready
+
+
+async def test_a_rebalance_during_recovery_begins_anew() -> None:
+    """Only the newest assignment becomes ready."""
+    bench = BookBench()
+    bench.recovery.released.clear()
+    bench.book.arriving([0])
+    await eventually(lambda: bench.recovery.reads)
+    await bench.book.leaving()
+    bench.book.arriving([1])
+    bench.recovery.released.set()
+    assert await bench.book.until_ready()
+    assert bench.recovery.reads == [(0,), (1,)]
+    assert bench.observer.recoveries == 1
+
+
+async def test_stores_of_partitions_that_stay_are_read_on() -> None:
+    """A partition that comes back at once keeps its entries; others are dropped."""
+    bench = BookBench()
+    await bench.arrive(0, 1)
+    bench.book.finished(record(1, "7"), DELIVERED)
+    kept = bench.stores[0]
+    await bench.book.leaving()
+    await bench.arrive(0, 2)
+    assert bench.stores[0] is kept
+    assert bench.book.find(7) is not None
+    assert bench.recovery.reads[-1] == (0, 2)
+
+
+async def test_leaving_waits_for_the_changelog() -> None:
+    """The next owner finds what this one has delivered."""
+    bench = BookBench()
+    await bench.arrive(0)
+    bench.changelog.holding = True
+    one = record(3, "7")
+    bench.book.finished(one, DELIVERED)
+    await bench.book.leaving()
+    assert bench.changelog.drains == 1
+    assert bench.finished == [one]
+
+
+async def test_a_changelog_that_cannot_be_read_does_not_stop_deliveries(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The table goes on without its history, and says so in one line."""
+    bench = BookBench()
+    bench.recovery.unreadable = True
+    await bench.arrive(0)
+    (line,) = [one for one in caplog.messages if "cannot be read" in one]
+    assert "not authorized" in line
+    # Nor may a store on disk be taken for complete.
+    bench.book.finished(record(1, "7"), DELIVERED)
+    await bench.book.close()
+    assert bench.stores[0].next_offset is None
+
+
+async def test_a_store_that_is_still_open_elsewhere_is_waited_for() -> None:
+    """Workers of one machine hand a partition's files over."""
+    bench = BookBench()
+    refusals = [OSError("lock"), OSError("lock")]
+    open_store = bench.book._open_store
+
+    def opened(partition: int) -> object:
+        if refusals:
+            raise refusals.pop()
+        return open_store(partition)
+
+    bench.book._open_store = opened  # type: ignore[assignment]
+    await bench.arrive(0)
+    assert refusals == []
+
+
+async def test_a_duplicate_leaves_the_entry_alone() -> None:
+    """It is finished, and nothing is written."""
+    bench = BookBench()
+    await bench.arrive(0)
+    bench.book.finished(record(3, "7"), DELIVERED)
+    again = record(4, "7")
+    bench.book.finished(again, Outcome(delivered=True, attempts=0, duplicate=True))
+    assert bench.finished[-1] == again
+    assert [entry.offset for entry in bench.changelog.entries()] == [3]
+
+
+async def test_a_broken_record_is_kept_under_the_order_of_its_key() -> None:
+    """What became of order 7 is known even when its event was no JSON."""
+    bench = BookBench()
+    await bench.arrive(0)
+    broken = Outcome(delivered=False, attempts=0, reason="invalid_json")
+    bench.book.finished(record(3, "7", value=b"{"), broken)
+    bench.book.finished(record(4, "no-order", value=b"{"), broken)
+    bench.book.finished(record(5, None, value=b"{"), broken)
+    found = bench.book.find(7)
+    assert found is not None
+    assert (found.state, found.dead_letter_reason) == ("dead_lettered", "invalid_json")
+    assert len(bench.finished) == 3
+    assert len(bench.changelog.changes) == 1
+
+
+async def test_old_entries_go_with_a_tombstone() -> None:
+    """After the retention an order is forgotten, here and in the changelog."""
+    bench = BookBench(retention_seconds=60)
+    await bench.arrive(1)
+    bench.book.finished(record(3, "7", partition=1), DELIVERED)
+    bench.now += 30
+    young = Outcome(delivered=True, attempts=1, order_id=8)
+    bench.book.finished(record(4, "8", partition=1), young)
+    bench.now += 31
+    assert await bench.book.sweep() == 1
+    assert bench.changelog.tombstones() == [(1, b"7")]
+    assert bench.book.find(7) is None
+    assert bench.book.find(8) is not None
+
+
+async def test_many_old_entries_go_in_chunks() -> None:
+    """A sweep of a large table lets Kafka answer between chunks."""
+    bench = BookBench(retention_seconds=60)
+    await bench.arrive(0)
+    for number in range(1200):
+        outcome = Outcome(delivered=True, attempts=1, order_id=number)
+        bench.book.finished(record(number, str(number)), outcome)
+    bench.now += 61
+    assert await bench.book.sweep() == 1200
+    assert bench.changelog.drains == 2
+    assert bench.book.entries == 0
+
+
+async def test_a_changelog_with_fewer_partitions_is_shared() -> None:
+    """A source topic that grew keeps its table: partition 4 writes to 4 modulo 3."""
+    bench = BookBench()
+    await bench.arrive(4)
+    bench.book.finished(record(1, "7", partition=4), DELIVERED)
+    assert bench.changelog.changes[0][0] == 1
+
+
+async def test_closing_notes_where_the_changelog_ends() -> None:
+    """A store on disk is read on from there after a restart."""
+    bench = BookBench()
+    await bench.arrive(0)
+    bench.changelog.next_offsets[0] = 200
+    bench.book.finished(record(1, "7"), DELIVERED)
+    await bench.book.close()
+    assert bench.stores[0].next_offset == 201
+
+
+async def test_a_worker_without_partitions_is_ready() -> None:
+    """It has nothing to read, and nothing waits."""
+    bench = BookBench()
+    await bench.arrive()
+    assert bench.book.entries == 0
+    await bench.book.close()
+    await bench.book.close()

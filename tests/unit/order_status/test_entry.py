@@ -1,0 +1,113 @@
+"""What an entry says of an order, and of the events that were delivered for it."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.delivery.outcome import Outcome
+from app.order_status.entry import (
+    MAX_EARLIER_EVENT_IDS,
+    MAX_ERROR_CHARACTERS,
+    Entry,
+    decode_entry,
+    encode_entry,
+    make_entry,
+)
+from tests.support.fakes import record
+
+DELIVERED = Outcome(delivered=True, attempts=2, order_id=7)
+BURIED = Outcome(delivered=False, attempts=4, order_id=7, reason="retries_exhausted")
+
+
+def _after(*events: tuple[str, Outcome]) -> Entry:
+    """The entry of an order after its events ended like this."""
+    entry: Entry | None = None
+    for offset, (event_id, outcome) in enumerate(events):
+        one = record(offset, "7", headers=[("event-id", event_id.encode())])
+        entry = make_entry(one, 7, outcome, 1000 + offset, entry)
+    assert entry is not None
+    return entry
+
+
+def test_an_entry_holds_what_the_outcome_and_the_record_say() -> None:
+    """State, attempts, times, place, event id and the last error are all there."""
+    outcome = Outcome(
+        False, 4, 7, "2025-12-19T10:30:00", 500, "retries_exhausted", 503, "503 Service Unavailable"
+    )
+    one = record(41, "7", partition=2, headers=[("event-id", b"paid-7")])
+    assert make_entry(one, 7, outcome, 900, None) == Entry(
+        order_id=7,
+        state="dead_lettered",
+        event_id="paid-7",
+        attempts=4,
+        topic="order-paid-events",
+        partition=2,
+        offset=41,
+        finished_ms=900,
+        started_ms=500,
+        published_ms=one.timestamp_ms,
+        paid_at="2025-12-19T10:30:00",
+        last_error="503 Service Unavailable",
+        http_status=503,
+        dead_letter_reason="retries_exhausted",
+    )
+
+
+def test_a_delivered_event_stays_known_after_others_of_its_order() -> None:
+    """Whatever comes later for an order, what was delivered is not forgotten."""
+    entry = _after(("a", DELIVERED), ("b", BURIED), ("c", DELIVERED))
+    assert [entry.has_delivered(event_id) for event_id in "abcd"] == [True, False, True, False]
+
+
+def test_a_dead_lettered_event_is_not_delivered_until_it_is() -> None:
+    """A redriven event is sent again; once delivered, it counts once."""
+    assert not _after(("a", BURIED)).has_delivered("a")
+    entry = _after(("a", BURIED), ("a", DELIVERED))
+    assert entry.has_delivered("a")
+    assert entry.earlier_event_ids == ()
+
+
+def test_an_entry_stays_small() -> None:
+    """Neither a long error nor many events of one order make an entry large."""
+    loud = Outcome(delivered=False, attempts=1, order_id=7, last_error="x" * 10_000)
+    entry = _after(*((str(n), DELIVERED) for n in range(100)), ("loud", loud))
+    assert len(entry.last_error) == MAX_ERROR_CHARACTERS
+    assert len(entry.earlier_event_ids) == MAX_EARLIER_EVENT_IDS
+    assert entry.earlier_event_ids[-1] == "99"
+
+
+@given(
+    st.builds(
+        Entry,
+        order_id=st.integers(-(2**63), 2**63 - 1),
+        state=st.sampled_from(["delivered", "dead_lettered"]),
+        event_id=st.text(),
+        attempts=st.integers(0, 2000),
+        topic=st.text(max_size=5),
+        partition=st.integers(0, 100_000),
+        offset=st.integers(0, 2**63 - 1),
+        finished_ms=st.integers(0, 2**53),
+        last_error=st.text(),
+        http_status=st.none() | st.integers(100, 599),
+        earlier_event_ids=st.lists(st.text(), max_size=5).map(tuple),
+    )
+)
+def test_an_entry_survives_the_changelog(entry: Entry) -> None:
+    """What is written is what is read, and it is JSON."""
+    written = encode_entry(entry)
+    assert decode_entry(written) == entry
+    assert json.loads(written)["orderId"] == entry.order_id
+
+
+def test_bytes_of_another_kind_are_no_entry() -> None:
+    """A changelog that others wrote to breaks nothing."""
+    assert [decode_entry(value) for value in (b"", b"{}", b"[1]", b"\xff", b'{"orderId":1}')] == [
+        None
+    ] * 5
+
+
+def test_fields_of_a_newer_version_pass() -> None:
+    """A worker of an older version reads what a newer one wrote."""
+    newer = json.loads(encode_entry(_after(("a", DELIVERED)))) | {"colour": "green"}
+    assert decode_entry(json.dumps(newer).encode()) == _after(("a", DELIVERED))
