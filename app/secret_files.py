@@ -1,0 +1,113 @@
+"""Secrets by file: ``<SECRET>_FILE`` names the file that holds a secret setting.
+
+Docker and Kubernetes hand secrets to a container as files; a variable would show them to everybody
+who may inspect the container. Every setting of type ``SecretStr`` can be given so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
+
+MAX_SECRET_BYTES = 64 * 1024
+ALLOWED = "it must name a file of UTF-8 text that holds the secret and nothing else"
+# The kind of pydantic's error whose message is complete as it is.
+ERROR_KIND = "secret_file"
+
+
+@dataclass(frozen=True, slots=True)
+class BadSecretFile:
+    """What stands in a secret's place where its file cannot be used."""
+
+    problem: str
+
+
+class SecretFiles(PydanticBaseSettingsSource):
+    """Reads the files that ``<SECRET>_FILE`` names, in the environment or in ``.env``.
+
+    pydantic-settings' own ``secrets_dir`` is one folder with file names of its choice, and takes a
+    file that is missing for a secret that is not set.
+    """
+
+    def __init__(
+        self,
+        settings_cls: type[BaseSettings],
+        environment: PydanticBaseSettingsSource,
+        dot_env: PydanticBaseSettingsSource,
+    ) -> None:
+        super().__init__(settings_cls)
+        self._variables: dict[str, str | None] = {}
+        for source in (dot_env, environment):  # the environment wins
+            if isinstance(source, EnvSettingsSource):
+                self._variables.update(source.env_vars)
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return the secret or a ``BadSecretFile``; ``None`` where no file is named."""
+        return _secret(field_name, self._variables), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the secrets whose files are named, by the names of their fields."""
+        found = {name: _secret(name, self._variables) for name in secret_fields(self.settings_cls)}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def secret_fields(settings_cls: type[BaseSettings]) -> tuple[str, ...]:
+    """Return the names of the settings that are secret."""
+    return tuple(
+        name
+        for name, field in settings_cls.model_fields.items()
+        if SecretStr.__name__ in str(field.annotation)
+    )
+
+
+def refuse_bad_file(value: Any) -> Any:
+    """Raise what is wrong with a secret's file, so that it is told with all other mistakes."""
+    if isinstance(value, BadSecretFile):
+        raise PydanticCustomError(ERROR_KIND, "{problem}", {"problem": value.problem})
+    return value
+
+
+def _secret(name: str, variables: Mapping[str, str | None]) -> str | BadSecretFile | None:
+    file = variables.get(f"{name}_file")
+    if not file:
+        return None
+    variable = f"{name.upper()}_FILE"
+    if variables.get(name):
+        return BadSecretFile(f"{name.upper()} and {variable} are both set: set one of them")
+    try:
+        return _read(Path(file))
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        return BadSecretFile(f"{variable}={file[:200]!r} cannot be used ({why}): {ALLOWED}")
+
+
+def _read(path: Path) -> str:
+    """Return what a file holds, without one line end after it.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It does not hold a secret; the message has nothing of what it holds.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("not a file")  # one that never ends would hold up the start
+    with path.open("rb") as file:
+        content = file.read(MAX_SECRET_BYTES + 1)
+    if len(content) > MAX_SECRET_BYTES:
+        raise ValueError(f"over {MAX_SECRET_BYTES} bytes")
+    try:
+        text = content.decode("utf-8-sig")  # Windows' editors put a mark at the beginning
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text.strip():
+        raise ValueError("empty")
+    if "\0" in text:
+        raise ValueError("not text")
+    return text

@@ -1,0 +1,229 @@
+"""The fallback table on a PostgreSQL server that takes TLS only."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from app.errors import DatabaseUnavailable, InvalidDatabaseUrl
+from app.fallback import Fallback
+from app.operations.fallback_table import FallbackTable
+from app.operations.metrics import Metrics
+from app.publishing.database import make_engine
+from app.publishing.migrate import Migrated, migrate
+from app.publishing.producer import KafkaProducer
+from app.settings import load_settings
+from tests.support.publish_postgres import (
+    CERTIFIED,
+    USER,
+    WITH_PASSWORD,
+    PostgresServer,
+    unavailable_reason,
+)
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[3]
+PASSWORD = "pass word:/@%+1"
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """The authority of the server and of its clients."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def server(authority: trustme.CA) -> Iterator[PostgresServer]:
+    """The server."""
+    if reason := unavailable_reason():
+        pytest.skip(reason)
+    with PostgresServer(authority=authority) as running:
+        running.execute(f"CREATE ROLE {CERTIFIED} SUPERUSER LOGIN")
+        running.execute(f"CREATE ROLE {WITH_PASSWORD} SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
+        yield running
+
+
+@pytest.fixture
+def url(server: PostgresServer) -> Iterator[str]:
+    """An empty database of the test's own."""
+    name = server.create_database()
+    yield server.url(name)
+    server.drop_database(name)
+
+
+@pytest.fixture
+def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
+    """The authority's file."""
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return path
+
+
+def certificate(authority: trustme.CA, folder: Path, user: str) -> dict[str, Path]:
+    """The settings of a client's certificate, which names its user."""
+    issued = authority.issue_cert(common_name=user)
+    cert, key = folder / "client.pem", folder / "client.key"
+    cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(str(key))
+    return {"database_ssl_cert_file": cert, "database_ssl_key_file": key}
+
+
+async def tls_version(url: str) -> str | None:
+    """What the server says of our connection."""
+    engine = make_engine(url)
+    try:
+        async with engine.connect() as connection:
+            query = "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+            row = (await connection.exec_driver_sql(query)).one()
+            return None if row[0] is None else str(row[0])
+    finally:
+        await engine.dispose()
+
+
+@pytest.mark.parametrize("mode", [None, "verify-full", "verify-ca", "require"])
+async def test_a_known_authority_is_trusted(url: str, ca_file: Path, mode: str | None) -> None:
+    """With the authority's file the table is migrated and used over TLS."""
+    given = url if mode is None else f"{url}?sslmode={mode}"
+    settings = load_settings(database_url=given, database_ssl_ca_file=ca_file)
+    complete = settings.database_url.get_secret_value()
+
+    table = FallbackTable(complete)
+    assert (await table.open()).after
+    assert (await table.stats()).pending == 0
+    await table.close()
+    assert str(await tls_version(complete)).startswith("TLS")
+
+
+@pytest.mark.parametrize("name", ["ssl", "sslmode"])
+async def test_the_url_alone_says_it_too(url: str, ca_file: Path, name: str) -> None:
+    """The parameters of libpq in the URL do the same, as hosting providers give them."""
+    assert await tls_version(f"{url}?{name}=verify-full&sslrootcert={ca_file}")
+    assert await tls_version(f"{url}?{name}=require")
+    assert await tls_version(url)  # preferred by default
+
+
+async def test_a_password_from_a_setting_of_its_own(url: str, ca_file: Path) -> None:
+    """The password need not stand in the URL, and may be of any characters."""
+    settings = load_settings(
+        database_url=url.replace(f"{USER}@", f"{WITH_PASSWORD}@"),
+        database_password=PASSWORD,
+        database_ssl_ca_file=ca_file,
+    )
+    assert PASSWORD in settings.secrets
+    assert await tls_version(settings.database_url.get_secret_value())
+
+
+async def test_a_client_certificate(
+    url: str, ca_file: Path, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """Where the server wants a certificate it gets ours, and refuses whoever has none."""
+    certified = url.replace(f"{USER}@", f"{CERTIFIED}@")
+    settings = load_settings(
+        database_url=certified,
+        database_ssl_ca_file=ca_file,
+        **certificate(authority, tmp_path, CERTIFIED),
+    )
+    assert await tls_version(settings.database_url.get_secret_value())
+    with pytest.raises(DatabaseUnavailable, match="certificate"):
+        await migrate(f"{certified}?sslrootcert={ca_file}")
+
+
+async def test_what_does_not_match_is_refused(url: str, ca_file: Path, tmp_path: Path) -> None:
+    """Another authority, another host name and plain text are each refused with one line."""
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    localhost = url.replace("127.0.0.1", "localhost")
+    refusals = {
+        f"{url}?sslrootcert={other}": "certificate verify failed: self-signed",
+        f"{url}?sslmode=verify-full": "certificate verify failed: self-signed",
+        f"{url}?sslmode=disable": "no pg_hba.conf entry for host .* no encryption",
+        f"{localhost}?sslrootcert={ca_file}": "not valid for 'localhost'",
+    }
+    for wrong, line in refusals.items():
+        with pytest.raises(DatabaseUnavailable, match=line) as caught:
+            await migrate(wrong)
+        assert "\n" not in str(caught.value)
+    # The name is not looked at where that is asked for.
+    assert await tls_version(f"{localhost}?sslmode=verify-ca&sslrootcert={ca_file}")
+
+
+async def test_a_wrong_authority_is_said_once_at_the_start(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker goes on without the table, and one line says why, however often it tries."""
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    settings = load_settings(database_url=url, database_ssl_ca_file=other)
+    table = CountingTable(settings.database_url.get_secret_value())
+    fallback = Fallback(
+        settings, table, KafkaProducer(settings), Metrics(), open_retry_seconds=0.01
+    )
+    with caplog.at_level(logging.INFO):
+        await fallback.start()
+        await eventually(lambda: table.tries > 3, 30, lambda: "not tried again")
+        await fallback.close()
+    (line,) = [one.getMessage() for one in caplog.records if one.name == "app.fallback"]
+    assert "certificate verify failed: self-signed" in line
+    assert "DATABASE_SSL_CA_FILE" in line
+
+
+class CountingTable(FallbackTable):
+    """Counts how often it is to be opened."""
+
+    tries = 0
+
+    async def open(self) -> Migrated:
+        self.tries += 1
+        return await super().open()
+
+
+def test_commands_use_the_same(url: str, ca_file: Path, tmp_path: Path) -> None:
+    """Migrating by hand and the commands take TLS and the password from the same settings."""
+    secret = tmp_path / "password"
+    secret.write_text(f"{PASSWORD}\n")
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "DATABASE_URL": url.replace(f"{USER}@", f"{WITH_PASSWORD}@"),
+        "DATABASE_PASSWORD_FILE": str(secret),
+        "DATABASE_SSL_CA_FILE": str(ca_file),
+    }
+    for command, answer in (
+        (["app.publishing.migrate"], "The database was migrated from nothing"),
+        (["faust", "-A", "app", "fallback-stats"], "PENDING"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert answer in done.stdout
+        assert PASSWORD not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("query", "line"),
+    [
+        ("sslmode=yes", "sslmode='yes'.* must be one of disable, allow, prefer, require"),
+        ("sslrootcert=/missing.pem", "sslrootcert='/missing.pem'.* must be a PEM file"),
+        (f"sslrootcert={__file__}", "must be a PEM file of certificates"),
+        ("sslrootcert=system&sslmode=prefer", "must be require, verify-ca or verify-full"),
+        ("sslcert=/missing.pem", "must be a certificate and its key without a password"),
+        ("sslkey=/missing.pem", "needs sslcert"),
+        ("channel_binding=require", "unknown parameter 'channel_binding': allowed are sslmode"),
+    ],
+)
+def test_a_mistake_in_the_url_is_told_in_one_line(query: str, line: str) -> None:
+    """What cannot be is said before anything is connected, and what is allowed."""
+    with pytest.raises(InvalidDatabaseUrl, match=line) as caught:
+        make_engine(f"postgresql://u:hunter2@h/d?{query}")
+    assert "hunter2" not in str(caught.value)
+    assert "DATABASE_URL" in str(caught.value)

@@ -1,0 +1,124 @@
+"""Brokers and a worker that do not come together: one line says why, and by which setting."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from app.topics import Topics
+from tests.kafka.security.whole_way import well_behaved
+from tests.support.kafka.ports import LOOPBACK
+from tests.support.orders import order
+from tests.support.secure_kafka import SecureKafka
+from tests.support.sink import ScriptedSink
+from tests.support.stage import Stage
+from tests.support.worker import WorkerProcess
+
+SERVERS = "kafka_bootstrap_servers"
+MISTAKES = {
+    "authority": "certificate verify failed: unable to get local issuer certificate",
+    "no authority": "See KAFKA_SSL_CA_FILE",
+    "host name": "Hostname mismatch, certificate is not valid for 'localhost'",
+    "password": "the brokers refuse KAFKA_SASL_USERNAME=relay and its KAFKA_SASL_PASSWORD",
+    "SCRAM password": "the brokers refuse KAFKA_SASL_USERNAME=relay and its KAFKA_SASL_PASSWORD",
+    "mechanism": "broker's supported mechanisms: SCRAM-SHA-512",
+    "no TLS": "does KAFKA_SECURITY_PROTOCOL=SASL_PLAINTEXT suit their ports?",
+    "no SASL": "does KAFKA_SECURITY_PROTOCOL=SSL suit their ports?",
+    "TLS where there is none": "does KAFKA_SECURITY_PROTOCOL=SASL_SSL suit their ports?",
+    "no certificate": "do they ask for a KAFKA_SSL_CERT_FILE?",
+    "certificate of another authority": "do they ask for the right KAFKA_SSL_CERT_FILE?",
+    "client secret": "answered 401 (invalid_client: not [redacted])",
+    "authority of the provider": "certificate verify failed: unable to get local issuer",
+    "no provider": "KAFKA_SASL_OAUTH_TOKEN_URL=https://127.0.0.1:1/: Connection refused",
+}
+
+
+def _mistaken(secure: SecureKafka, mistake: str) -> dict[str, Any]:
+    plain, oauth, certificate = secure.password("PLAIN"), secure.oauth(), secure.certificate()
+    cert, key = secure.client_certificate("strange", authority=trustme.CA())
+    none = dict.fromkeys(("kafka_ssl_cert_file", "kafka_ssl_key_file", "kafka_ssl_key_password"))
+    return {
+        "authority": plain | {"kafka_ssl_ca_file": secure.other_ca_file},
+        "no authority": plain | {"kafka_ssl_ca_file": None},
+        "host name": plain | {SERVERS: plain[SERVERS].replace(LOOPBACK, "localhost")},
+        "password": plain | {"kafka_sasl_password": "hunter2"},
+        "SCRAM password": secure.password("SCRAM-SHA-512") | {"kafka_sasl_password": "hunter2"},
+        "mechanism": plain | {SERVERS: secure.kafka.servers("SCRAM")},
+        "no TLS": plain | {"kafka_security_protocol": "SASL_PLAINTEXT"},
+        "no SASL": plain | {"kafka_security_protocol": "SSL"},
+        "TLS where there is none": plain | {SERVERS: secure.kafka.bootstrap_servers},
+        "no certificate": certificate | none,
+        "certificate of another authority": certificate
+        | none
+        | {"kafka_ssl_cert_file": cert, "kafka_ssl_key_file": key},
+        "client secret": oauth | {"kafka_sasl_oauth_client_secret": "hunter2"},
+        "authority of the provider": oauth | {"kafka_sasl_oauth_ca_file": secure.other_ca_file},
+        "no provider": oauth | {"kafka_sasl_oauth_token_url": "https://127.0.0.1:1/"},
+    }[mistake]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+async def test_a_mistake_is_told_once(
+    secure: SecureKafka,
+    stage: Stage,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    mistake: str,
+) -> None:
+    """However often Kafka is asked, one line says what is wrong, without what is secret."""
+    monkeypatch.setattr("app.topics.PROBE_SECONDS", 2.0)
+    pauses = iter([False, False, True])
+
+    async def pause(seconds: float) -> bool:
+        return next(pauses)
+
+    settings = stage.settings(**_mistaken(secure, mistake))
+    with caplog.at_level(logging.INFO):
+        assert not await Topics(settings).wait_until_ready(pause)
+
+    (line,) = [one.getMessage() for one in caplog.records if one.name.startswith("app.")]
+    assert line.startswith("Kafka cannot be ")
+    assert MISTAKES[mistake] in line
+    assert line.endswith("; trying on until it works")
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize("mistake", ["authority", "password", "no provider"])
+async def test_a_worker_with_a_mistake_waits(
+    secure: SecureKafka, stage: Stage, tmp_path: Path, mistake: str
+) -> None:
+    """The worker says it in one line, is alive but not ready, and ends in good order."""
+    settings = _mistaken(secure, mistake)
+    async with WorkerProcess(tmp_path, stage, "http://127.0.0.1:1/", **settings) as worker:
+        await worker.wait_log("trying on until it works")
+        await worker.wait_until(worker.live, 30, "to be alive")
+        assert not await worker.ready()
+        assert await worker.stop() == 0
+    (line,) = worker.log_lines("trying on until it works")
+    assert MISTAKES[mistake] in line
+    well_behaved(worker)
+
+
+async def test_a_provider_that_comes_later_is_waited_for(
+    secure: SecureKafka, stage: Stage, tmp_path: Path
+) -> None:
+    """An identity provider that is away at the start holds the worker up until it is back."""
+    secure.provider.stop()
+    try:
+        async with (
+            ScriptedSink() as sink,
+            WorkerProcess(tmp_path, stage, sink.url, **secure.oauth()) as worker,
+        ):
+            await worker.wait_log("no access token from KAFKA_SASL_OAUTH_TOKEN_URL=")
+            secure.provider.start()
+            await worker.wait_ready()
+            await stage.publish([order(1)])
+            await sink.wait_for(lambda s: len(s.accepted) == 1, timeout=60)
+            assert await worker.stop() == 0
+    finally:
+        secure.provider.stop()
+        secure.provider.start()
+    assert len(worker.log_lines("Kafka works at")) == 1
+    well_behaved(worker)

@@ -1,0 +1,172 @@
+"""Access tokens: kept while they are good, renewed in time, asked for in peace."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import trustme
+
+from app.access_tokens import PAUSE_SECONDS, AccessToken, AccessTokens, TokenEndpoint
+from app.errors import AccessTokenUnavailable
+from tests.support.identity_provider import IdentityProvider
+
+ID, SECRET = "relay:client", "hunter2 +/%"
+
+
+class Provider:
+    """A clock, and a provider that answers by it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.asked = 0
+        self.away = False
+        self.tokens = AccessTokens(self._fetch, clock=lambda: self.now)
+
+    def _fetch(self) -> tuple[str, float]:
+        self.asked += 1
+        if self.away:
+            raise AccessTokenUnavailable("url", f"away {self.asked}")
+        return f"token {self.asked}", 100.0
+
+    def at(self, now: float) -> str:
+        """What is current at a time; empty if nothing is."""
+        self.now = now
+        try:
+            return self.tokens.current().value
+        except AccessTokenUnavailable:
+            return ""
+
+
+def test_a_token_is_used_until_it_is_to_be_renewed() -> None:
+    """Everybody gets the same token for three quarters of its lifetime, then a new one."""
+    provider = Provider()
+
+    assert [provider.at(now) for now in (1000, 1001, 1074.9)] == ["token 1"] * 3
+    assert [provider.at(now) for now in (1075, 1149.9)] == ["token 2"] * 2
+    assert provider.tokens.current() == AccessToken("token 2", 1175.0)
+    assert provider.asked == 2
+
+
+def test_the_last_token_is_kept_while_there_is_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """While the provider is away the last token serves to its end; each turn is said once."""
+    provider = Provider()
+    provider.at(1000)
+    provider.away = True
+
+    assert [provider.at(now) for now in (1075, 1080, 1099.9)] == ["token 1"] * 3
+    assert [provider.at(now) for now in (1100, 1105, 1110)] == [""] * 3
+    provider.away = False
+    assert provider.at(1120) == f"token {provider.asked}"
+
+    assert [(line.levelno, line.getMessage().partition(":")[0]) for line in caplog.records] == [
+        (logging.WARNING, "Access token not renewed, the last one is kept"),
+        (logging.ERROR, "Access token expired, Kafka will refuse us"),
+        (logging.WARNING, "Access token renewed again"),
+    ]
+    assert "token 1" not in caplog.text
+
+
+def test_a_provider_that_refuses_has_peace() -> None:
+    """However many connections are tried, it is asked once in a while; all get its words."""
+    provider = Provider()
+    provider.away = True
+    for _ in range(3):
+        with pytest.raises(AccessTokenUnavailable, match="away 1"):
+            provider.tokens.current()
+    provider.now += PAUSE_SECONDS
+    with pytest.raises(AccessTokenUnavailable, match="away 2"):
+        provider.tokens.current()
+
+
+def test_a_token_does_not_print() -> None:
+    """A token that is logged by mistake shows nothing of itself."""
+    assert "hunter2" not in repr(AccessToken("hunter2", 1.0))
+
+
+# --- asking over HTTP ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def provider() -> Iterator[IdentityProvider]:
+    """A provider without TLS."""
+    with IdentityProvider({ID: SECRET}, lifetime_seconds=60) as running:
+        yield running
+
+
+def _endpoint(provider: IdentityProvider, secret: str = SECRET) -> TokenEndpoint:
+    return TokenEndpoint(
+        provider.url, client_id=ID, client_secret=secret, scope="kafka read", timeout_seconds=5
+    )
+
+
+def _refusal(endpoint: TokenEndpoint) -> str:
+    with pytest.raises(AccessTokenUnavailable) as caught:
+        endpoint.fetch()
+    text = str(caught.value)
+    assert "hunter2" not in text
+    assert "\n" not in text
+    assert text.startswith("no access token from KAFKA_SASL_OAUTH_TOKEN_URL=http")
+    return caught.value.reason
+
+
+def test_a_token_is_granted(provider: IdentityProvider) -> None:
+    """Id and secret go in the header, encoded as RFC 6749 asks; the scope in the form."""
+    token, lifetime = _endpoint(provider).fetch()
+
+    assert [token] == provider.tokens
+    assert lifetime == 60
+    assert provider.scopes == ["kafka read"]
+
+
+def test_a_wrong_secret_is_told_without_it(provider: IdentityProvider) -> None:
+    """The provider's words are passed on, without the secret that this one repeats in them."""
+    reason = _refusal(_endpoint(provider, "hunter2"))
+    assert reason == "answered 401 (invalid_client: not [redacted])"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (500, b"<html>hunter2</html>", "answered 500"),
+        (302, b"", "answered 302"),
+        (400, b'{"error": "bad\\nscope"}', "answered 400 (bad scope)"),
+        (400, b'["error"]', "answered 400"),
+        (200, b"", "the answer has no access_token"),
+        (200, b'{"access_token": 7}', "the answer has no access_token"),
+        (200, b'{"access_token": "hunter2 hunter2"}', "the answer has no access_token"),
+        (200, b'{"access_token": "hunter2\\u0001"}', "the answer has no access_token"),
+    ],
+)
+def test_an_answer_without_a_token(
+    provider: IdentityProvider, status: int, body: bytes, reason: str
+) -> None:
+    """Whatever it answers instead of a token is told in a line, with nothing of the token."""
+    provider.answer = (status, body)
+    assert _refusal(_endpoint(provider)) == reason
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "lifetime"),
+    [(b"7200", 7200.0), (b'"7200"', 7200.0), (b"null", 300.0), (b"-1", 300.0), (b'"x"', 300.0)],
+)
+def test_lifetimes(provider: IdentityProvider, expires_in: bytes, lifetime: float) -> None:
+    """Numbers may be text; where none is told, five minutes are taken."""
+    provider.answer = (200, b'{"access_token": "abc", "expires_in": %s}' % expires_in)
+    assert _endpoint(provider).fetch() == ("abc", lifetime)
+
+
+def test_a_provider_that_is_away(provider: IdentityProvider) -> None:
+    """Nobody there is told as what it is."""
+    provider.stop()
+    assert _refusal(_endpoint(provider)) == "Connection refused"
+
+
+def test_an_unknown_authority_is_refused() -> None:
+    """A provider whose certificate is not trusted gets no secret."""
+    with IdentityProvider({ID: SECRET}, authority=trustme.CA()) as provider:
+        reason = _refusal(_endpoint(provider))
+        assert reason.startswith("certificate verify failed: ")
+        assert reason.endswith("(KAFKA_SASL_OAUTH_CA_FILE)")
+        assert not provider.tokens
