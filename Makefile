@@ -14,10 +14,10 @@ UV_COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal \
 LOCK_VENV := .venv-lock
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lock clean
+.PHONY: help run test check format dashboards lock clean
 
 help: ## list what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=/path/to/python3 chooses the interpreter, 3.11 or newer; .venv is made on demand."
 
@@ -41,6 +41,10 @@ format: ## format and mend what can be mended
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
+dashboards: ## write Grafana's dashboards anew from grafana/*.py
+	@scripts/venv dev
+	$(BIN)/python -m grafana.build
+
 lock: ## write the lock files anew from pyproject.toml; UPGRADE=1 takes newer versions
 	@rm -rf $(LOCK_VENV)
 	@$(or $(PYTHON),python3) -m venv $(LOCK_VENV)
@@ -55,4 +59,4 @@ lock: ## write the lock files anew from pyproject.toml; UPGRADE=1 takes newer ve
 clean: ## remove .venv, caches and build leftovers
 	rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
 		.hypothesis build dist *.egg-info
-	find app agents tables tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find app agents tables tests benchmarks grafana -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -6,6 +6,7 @@ while the pure modules import without Faust.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,15 +27,26 @@ def _make_app() -> RelayApp:
     import agents  # noqa: PLC0415
     import tables  # noqa: PLC0415
     from app.errors import InvalidDatabaseUrl, InvalidSettings  # noqa: PLC0415
+    from app.json_worker import use_json_worker  # noqa: PLC0415
     from app.main import create_app  # noqa: PLC0415
-    from app.operations import commands  # noqa: F401, PLC0415 - importing registers them
-    from app.settings import load_settings  # noqa: PLC0415
+    from app.operations import (  # noqa: PLC0415
+        commands,  # noqa: F401 - importing registers them
+        json_log,
+    )
+    from app.settings import load_log_format, load_settings  # noqa: PLC0415
 
+    in_json = load_log_format() == "json"
+    if in_json:
+        json_log.set_up()
     try:
         made = create_app(load_settings())
     except (InvalidSettings, InvalidDatabaseUrl) as error:
         # A user's mistake gets one line, not a stack trace.
-        raise SystemExit(str(error)) from None
+        if in_json:
+            logging.getLogger(__name__).critical(str(error))
+        raise SystemExit(1 if in_json else str(error)) from None
+    if in_json:
+        use_json_worker(made)
     tables.register(made)
     agents.register(made)
     return made

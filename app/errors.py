@@ -4,6 +4,7 @@
     ├── RetryableError          trying again later may work
     │   ├── PublishRefused          Kafka did not acknowledge a record
     │   ├── KafkaUnavailable        no broker can be reached
+    │   ├── AccessTokenUnavailable  the identity provider gives no token for Kafka
     │   ├── DatabaseUnavailable     the database did not do what it was asked
     │   └── PublishFailed           an event is neither in Kafka nor in the database
     └── PermanentError          trying again cannot work
@@ -59,6 +60,20 @@ class KafkaUnavailable(RetryableError):
     def __init__(self, servers: str, reason: str) -> None:
         super().__init__(f"Kafka cannot be reached at {servers}: {reason}")
         self.servers = servers
+        self.reason = reason
+
+
+class AccessTokenUnavailable(RetryableError):
+    """The identity provider gives no token for Kafka.
+
+    Attributes:
+        url: Where it was asked.
+        reason: What it said, or why it did not answer; no secret is in it.
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"no access token from KAFKA_SASL_OAUTH_TOKEN_URL={url}: {reason}")
+        self.url = url
         self.reason = reason
 
 

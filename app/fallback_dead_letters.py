@@ -8,7 +8,9 @@ from collections.abc import Callable
 from app.dead_letter_topic import DeadLetterTopic
 from app.delivery.dead_letters import DeadLetter
 from app.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
+from app.log_line import LogLine
 from app.publishing.fallback import FallbackStore, NewMessage
+from app.trace_context import trace_id
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +62,12 @@ class FallbackDeadLetters:
         )
         self._on_saved()
         logger.warning(
-            "Saved fallback message id=%d topic=%s record=%s reason=%s",
-            row_id,
-            self._topic.topic,
-            record,
-            error,
+            LogLine(
+                "Saved fallback message",
+                id=row_id,
+                topic=self._topic.topic,
+                record=str(record),
+                reason=str(error),
+                trace_id=trace_id(record.headers),
+            )
         )

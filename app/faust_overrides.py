@@ -1,4 +1,4 @@
-"""Parts of Faust where ours differ: its metrics, and where its settings come from."""
+"""Parts of Faust where ours differ: its metrics, its tables, and where its settings come from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import faust
 from faust.sensors.prometheus import PrometheusMonitor
+from faust.tables.manager import TableManager
 from faust.types import TP
 
 from app.delivery.record import Record
@@ -38,3 +39,20 @@ class FaustSettings(faust.Settings):
     def getenv(self, env_name: str) -> Any:
         """Find nothing."""
         return None
+
+
+class ForeignChangelogs(TableManager):
+    """Faust's tables, whose changelogs are no business of the consumer group.
+
+    Faust would subscribe the group to them, for which all members must change their assignor at
+    once, and stop every partition while it reads them (docs/decisions/0014).
+    """
+
+    @property
+    def changelog_topics(self) -> set[str]:
+        """Return none: Faust has nothing to read."""
+        return set()
+
+    async def _update_channels(self) -> None:
+        self._tables_finalized.set()
+        self._tables_registered.set()

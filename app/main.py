@@ -5,36 +5,41 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
-import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, cast
 
 import faust
 import mode.loop
 from faust.sensors.prometheus import FaustMetrics
-from mode import Service
 
 from app.credentials import faust_credentials
 from app.dead_letter_topic import DeadLetterTopic
 from app.delivery.logger_client import HttpLogger
+from app.delivery.outcome import Outcome
 from app.delivery.record import Record
 from app.delivery.relay import Relay
 from app.delivery.retry import RetryPolicy
 from app.fallback import Fallback
 from app.fallback_dead_letters import FallbackDeadLetters
-from app.faust_overrides import FaustSettings, RelayMonitor
+from app.faust_overrides import FaustSettings, ForeignChangelogs, RelayMonitor
 from app.operations import log_limit
 from app.operations.fallback_table import FallbackTable
 from app.operations.health import Health
 from app.operations.lag import watch_lag
 from app.operations.metrics import Metrics
+from app.operations.process_metrics import add_process_metrics, watch_event_loop
+from app.operations.stats import Stats
+from app.operations.topic_partitions import watch_topic_partitions
 from app.operations.web import WebServer
+from app.order_status.book import DeliveryBook
+from app.order_status.lookup import OrderLookup
 from app.publishing.producer import KafkaProducer
 from app.settings import Settings as RelaySettings
+from app.shutdown_watch import ShutdownWatch
 from app.topics import Topics
-from app.transport import RecordBatches, RelayConsumer, RelayTransport
+from app.transport import RecordBatches, RelayConsumer, RelayTransport, partition_of
+from app.web_service import WebService
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +91,7 @@ class RelayApp(faust.App):
             self._dead_letters(),
             self.metrics,
             self._on_finished,
+            is_delivered=self._is_delivered,
             policy=RetryPolicy(
                 max_retries=settings.consumer_retry_max_attempts,
                 initial_seconds=settings.consumer_retry_initial_interval_ms / 1000,
@@ -100,6 +106,7 @@ class RelayApp(faust.App):
             self.relay,
             breaker_closed=lambda: self.relay.breaker.closed,
             dead_lettering=lambda: self.relay.dead_lettering,
+            recovering=lambda: self.deliveries is not None and self.deliveries.recovering,
             attempt_timeout_seconds=settings.external_logger_timeout_seconds,
             clock=time.monotonic,
         )
@@ -110,18 +117,58 @@ class RelayApp(faust.App):
             # Faust makes its consumer when it first asks for it: not yet.
             oldest_unfinished_seconds=lambda: self._relay_consumer.oldest_unfinished_seconds(),  # noqa: PLW0108
         )
-        self.web_server(WebService(self))
+        self.metrics.watch_group(
+            assigned_partitions=lambda: self.health.assigned_partitions,
+            kafka_answers=self.health.kafka_answers,
+        )
+        add_process_metrics(self.metrics.registry)
+        self.stats = Stats(
+            self.metrics,
+            group=settings.consumer_group_id,
+            url=settings.own_url,
+            partitions=lambda: self._relay_consumer,  # as above: not made yet
+            breaker=self.relay.breaker,
+        )
+        self.deliveries: DeliveryBook | None = None
+        self.order_lookup: OrderLookup | None = None
+        self.web_server(WebService(self._make_web_server))
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         """What runs beside deliveries from the start on; each ends by itself or is cancelled."""
         self._background_tasks: list[asyncio.Task[None]] = []
-        self._lag_task: asyncio.Task[None] | None = None
-        self._shutdown_watch: threading.Timer | None = None
+        self._watches: list[asyncio.Task[None]] = []
+        self._shutdown_watch = ShutdownWatch()
         self.order_paid_topic = self.topic(
             settings.order_paid_topic,
             # Bytes in, bytes out: decoding in the delivery code cannot lose a poison record.
             schema=RecordBatches(),
             # Progress is kept by RelayConsumer, not by Faust's acks.
             acks=False,
+        )
+
+    def _make_web_server(self) -> WebServer:
+        token = self.settings.api_token
+        return WebServer(
+            self.settings.web_host,
+            self.settings.web_port,
+            self.metrics.registry,
+            self.health,
+            publisher=self.fallback.publisher,
+            orders=self.order_lookup,
+            stats=self.stats,
+            token=token.get_secret_value() if token else None,
+        )
+
+    def keep_deliveries(self, book: DeliveryBook) -> None:
+        """Keep what became of each order in ``book``; before the start."""
+        self.deliveries = book
+        self.metrics.watch_table(entries=lambda: book.entries, recovering=lambda: book.recovering)
+        self.order_lookup = OrderLookup(
+            book,
+            self.relay.find,
+            lambda: self._relay_consumer.owners(self.settings.order_paid_topic),
+            self.settings.own_url,
+            partition_of=partition_of,
+            retention_hours=self.settings.deliveries_retention_hours,
         )
 
     def _dead_letters(self) -> FallbackDeadLetters:
@@ -140,6 +187,8 @@ class RelayApp(faust.App):
         await super().on_start()
         gc.set_threshold(*GC_THRESHOLDS)
         log_limit.install()
+        self._watch(watch_event_loop(self.metrics.loop_lagged))
+        self._watch(self.stats.log_regularly(self.settings.fallback_stats_interval_seconds))
         # Before Kafka is there: probes want an answer while the worker waits for it, and orders
         # that come in by HTTP are saved.
         await self.on_started_init_web_server()
@@ -149,24 +198,27 @@ class RelayApp(faust.App):
         await self.kafka_producer.start()
         self._background_tasks = [asyncio.create_task(work()) for work in self.background]
         await self.http_logger.start()
-        self._lag_task = asyncio.create_task(
-            watch_lag(self._relay_consumer, self.kafka_producer, self.metrics, self.health)
-        )
+        self._watch(watch_lag(self._relay_consumer, self.kafka_producer, self.metrics, self.health))
+        if self.deliveries is not None:
+            self._watch(self.deliveries.forget_old())
+        self._watch(watch_topic_partitions(self._ask_partitions, self.metrics.topic_partitions))
 
     async def on_stop(self) -> None:
         """End deliveries within the grace, commit them, then let Faust stop."""
         grace = self.settings.shutdown_grace_seconds
-        self._watch_shutdown(grace + SHUTDOWN_TAIL_SECONDS)
+        self._shutdown_watch.allow(grace + SHUTDOWN_TAIL_SECONDS)
         replay_stopped = asyncio.create_task(self.fallback.stop_replay(grace))
         if self._consumer is not None:
             self._relay_consumer.stop_flow()
             self.flow_control.suspend()
             self.flow_control.clear()
             await self.relay.give_back(drain_seconds=grace, attempt_seconds=0.0)
-            self._watch_shutdown(SHUTDOWN_TAIL_SECONDS)
+            self._shutdown_watch.allow(SHUTDOWN_TAIL_SECONDS)
+            if self.deliveries is not None:
+                await self.deliveries.close()
             await self._relay_consumer.commit_before_leaving()
-        if self._lag_task is not None:
-            self._lag_task.cancel()
+        for watch in self._watches:
+            watch.cancel()
         await replay_stopped
         for task in self._background_tasks:
             task.cancel()
@@ -175,25 +227,27 @@ class RelayApp(faust.App):
         await super().on_stop()
         await self.kafka_producer.stop()
         await self.http_logger.stop()
+        if self.order_lookup is not None:
+            await self.order_lookup.close()
 
     async def on_shutdown(self) -> None:
         """Everything has stopped in time, the web server too: nothing is saved any more."""
         await self.fallback.close()
-        if self._shutdown_watch is not None:
-            self._shutdown_watch.cancel()
+        self._shutdown_watch.cancel()
         await super().on_shutdown()
 
-    def _watch_shutdown(self, seconds: float) -> None:
-        if self._shutdown_watch is not None:
-            self._shutdown_watch.cancel()
-        self._shutdown_watch = _end_process_after(seconds)
+    def _watch(self, work: Coroutine[Any, Any, None]) -> None:
+        self._watches.append(asyncio.create_task(work))
+
+    async def _ask_partitions(self) -> int:
+        return await self.kafka_producer.partition_count(self.settings.order_paid_topic)
 
     async def _pause(self, seconds: float) -> bool:
         await self.sleep(seconds)
         return bool(self.should_stop)
 
     def _create_directories(self) -> None:
-        """Make no data directory: there are no tables to keep in it."""
+        """Make no data directory: the tables are not Faust's to keep."""
 
     # --- between Faust's consumer and the relay -------------------------------------------------
 
@@ -202,11 +256,24 @@ class RelayApp(faust.App):
         return cast(RelayConsumer, self.consumer)  # RelayTransport makes no other
 
     async def take(self, record: Record) -> None:
-        """Take a record in for delivery; waits while there is no room."""
+        """Take a record in for delivery; waits while there is no room or no table yet."""
+        book = self.deliveries
+        if book is not None and not book.ready and not await book.until_ready():
+            return  # its partition leaves, and is read again
         if self._relay_consumer.claim(record):
             await self.relay.take(record)
 
-    def _on_finished(self, record: Record) -> None:
+    def _is_delivered(self, record: Record, order_id: int) -> bool:
+        return self.deliveries is not None and self.deliveries.is_delivered(record, order_id)
+
+    def _on_finished(self, record: Record, outcome: Outcome) -> None:
+        if self.deliveries is None:
+            self.finish(record)
+        else:
+            self.deliveries.finished(record, outcome)
+
+    def finish(self, record: Record) -> None:
+        """Let a record's offset be committed."""
         self._relay_consumer.finished(record)
 
     async def on_partitions_leaving(self) -> None:
@@ -216,45 +283,15 @@ class RelayApp(faust.App):
         )
         self.health.assigned_partitions = 0
         await self.relay.give_back(drain_seconds=0.0, attempt_seconds=attempt_seconds)
+        if self.deliveries is not None:
+            await self.deliveries.leaving()
 
-    def on_partitions_arriving(self, partitions: int) -> None:
-        """Let deliveries go on after a rebalance."""
-        self.health.assigned_partitions = partitions
+    def on_partitions_arriving(self, partitions: Collection[int]) -> None:
+        """Let deliveries go on after a rebalance, with these partitions of the source topic."""
+        self.health.assigned_partitions = len(partitions)
+        if self.deliveries is not None:
+            self.deliveries.arriving(partitions)
         self.relay.resume()
-
-
-class WebService(Service):
-    """The web server as Faust starts and stops it, in place of Faust's own."""
-
-    def __init__(self, app: RelayApp, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._app = app
-        self._server: WebServer | None = None
-
-    async def on_start(self) -> None:
-        """Serve, or end the start with one line."""
-        app = self._app
-        host, port = app.conf.web_bind, app.conf.web_port
-        token = app.settings.api_token
-        self._server = WebServer(
-            host,
-            port,
-            app.metrics.registry,
-            app.health,
-            publisher=app.fallback.publisher,
-            token=token.get_secret_value() if token else None,
-        )
-        try:
-            await self._server.start()
-        except OSError as error:
-            raise SystemExit(
-                f"cannot serve on WEB_HOST={host} WEB_PORT={port}: {error.strerror or error}"
-            ) from None
-
-    async def on_stop(self) -> None:
-        """Stop serving."""
-        if self._server is not None:
-            await self._server.stop()
 
 
 def create_app(settings: RelaySettings) -> RelayApp:
@@ -284,6 +321,7 @@ def create_app(settings: RelaySettings) -> RelayApp:
         topic_allow_declare=False,
         topic_disable_leader=True,
         table_standby_replicas=0,
+        TableManager=ForeignChangelogs,
         web_enabled=True,
         web_bind=settings.web_host,
         web_host=settings.web_host,
@@ -301,19 +339,3 @@ def redact(text: str, secrets: tuple[str, ...]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):  # one may be part of another
         text = text.replace(secret, "[redacted]")
     return text
-
-
-def _end_process_after(seconds: float) -> threading.Timer:
-    """End the process if the shutdown overruns: a client that waits for a dead broker would.
-
-    Safe at any moment: what is not committed is delivered again.
-    """
-
-    def end() -> None:
-        logger.critical("Shutdown took over %.0f s: ending the process", seconds)
-        os._exit(1)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    return timer

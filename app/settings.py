@@ -6,7 +6,7 @@ Nothing else reads the environment. ``.env.example`` lists every key with its de
 from __future__ import annotations
 
 import re
-import ssl
+import socket
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,38 +16,37 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy import make_url
 from yarl import URL
 
+from app import setting_rules as rules
 from app.errors import InvalidSettings
+from app.secret_files import ERROR_KIND, SecretFiles, refuse_bad_file, secret_fields
 
-# What people are used to writing, and the drivers that there are.
-DATABASE_DRIVERS = {
-    "sqlite": "sqlite+aiosqlite",
-    "sqlite+aiosqlite": "sqlite+aiosqlite",
-    "postgres": "postgresql+asyncpg",
-    "postgresql": "postgresql+asyncpg",
-    "postgresql+asyncpg": "postgresql+asyncpg",
-}
-DATABASE_EXAMPLES = (
-    "sqlite+aiosqlite:///order-relay.db or postgresql+asyncpg://user:password@host:5432/database"
-)
 # What a 32-bit signed configuration value of Kafka's clients can hold.
 MAX_INT = 2**31 - 1
 
+Name = Annotated[str, AfterValidator(rules.check_name)]
+Servers = Annotated[str, AfterValidator(rules.check_servers)]
+HttpUrl = Annotated[str, AfterValidator(rules.check_url)]
+Extensions = Annotated[str, AfterValidator(rules.check_extensions)]
+Token = Annotated[SecretStr, AfterValidator(rules.check_token)]
+ExistingFile = Annotated[Path, AfterValidator(rules.check_file)]
+Authorities = Annotated[Path, AfterValidator(rules.check_authorities)]
+LogFormat = Literal["text", "json"]
 
-def _check_name(value: str) -> str:
-    # Apache Kafka's rule for topics; groups may be called anything, but then no tool can type it.
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", value) or value in (".", ".."):
-        raise ValueError("must be 1 to 249 of the characters A-Z a-z 0-9 . _ -, not . or ..")
-    return value
 
-
-Name = Annotated[str, AfterValidator(_check_name)]
+SASL_CREDENTIALS = ("kafka_sasl_username", "kafka_sasl_password")
+OAUTH_CREDENTIALS = (
+    "kafka_sasl_oauth_token_url",
+    "kafka_sasl_oauth_client_id",
+    "kafka_sasl_oauth_client_secret",
+)
 
 
 class Settings(BaseSettings):
@@ -64,14 +63,22 @@ class Settings(BaseSettings):
     )
 
     # --- Kafka ------------------------------------------------------------------------------
-    kafka_bootstrap_servers: str = "localhost:19092,localhost:29092,localhost:39092"
+    kafka_bootstrap_servers: Servers = "localhost:19092,localhost:29092,localhost:39092"
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = (
+        "PLAIN"
+    )
     kafka_sasl_username: str | None = None
     kafka_sasl_password: SecretStr | None = None
-    kafka_ssl_ca_file: Path | None = None
-    kafka_ssl_cert_file: Path | None = None
-    kafka_ssl_key_file: Path | None = None
+    kafka_sasl_oauth_token_url: HttpUrl | None = None
+    kafka_sasl_oauth_client_id: str | None = None
+    kafka_sasl_oauth_client_secret: SecretStr | None = None
+    kafka_sasl_oauth_scope: str | None = None
+    kafka_sasl_oauth_extensions: Extensions | None = None
+    kafka_sasl_oauth_ca_file: Authorities | None = None
+    kafka_ssl_ca_file: Authorities | None = None
+    kafka_ssl_cert_file: ExistingFile | None = None
+    kafka_ssl_key_file: ExistingFile | None = None
     kafka_ssl_key_password: SecretStr | None = None
     order_paid_topic: Name = "order-paid-events"
     dlq_topic: Name = "order-paid-events.DLQ"
@@ -81,11 +88,11 @@ class Settings(BaseSettings):
     consumer_group_id: Name = "logging-consumer-group"
 
     # --- the external logger ----------------------------------------------------------------
-    external_logger_url: str = "http://localhost:3000/logs"
+    external_logger_url: HttpUrl = "http://localhost:3000/logs"
     external_logger_timeout_seconds: float = Field(default=10.0, gt=0, le=300)
     external_logger_connect_timeout_seconds: float = Field(default=5.0, gt=0, le=300)
-    external_logger_token: SecretStr | None = None
-    external_logger_ca_file: Path | None = None
+    external_logger_token: Token | None = None
+    external_logger_ca_file: Authorities | None = None
 
     # --- delivery ---------------------------------------------------------------------------
     consumer_retry_max_attempts: int = Field(default=3, ge=0, le=1000)
@@ -108,6 +115,11 @@ class Settings(BaseSettings):
     producer_max_in_flight: int = Field(default=5, ge=1, le=5)
 
     # --- the fallback table -----------------------------------------------------------------
+    # Before DATABASE_URL, which takes them into itself.
+    database_password: SecretStr | None = None
+    database_ssl_ca_file: Authorities | None = None
+    database_ssl_cert_file: ExistingFile | None = None
+    database_ssl_key_file: ExistingFile | None = None
     # Secret, since it may hold a password.
     database_url: SecretStr = SecretStr("sqlite+aiosqlite:///order-relay.db")
     fallback_replay_interval_seconds: float = Field(default=60.0, gt=0, le=86_400)
@@ -117,124 +129,109 @@ class Settings(BaseSettings):
     fallback_retention_days: float = Field(default=7.0, ge=0, le=36_500)
 
     # --- who may change something over HTTP -------------------------------------------------
-    api_token: SecretStr | None = None
+    api_token: Token | None = None
 
     # --- the worker's own web server ---------------------------------------------------------
     web_host: str = "127.0.0.1"
     web_port: int = Field(default=6066, ge=1, le=65535)
+    # Where other workers reach this one's server; by default what it is bound to.
+    advertised_url: HttpUrl | None = None
 
-    @field_validator("database_url")
-    @classmethod
-    def _check_database_url(cls, value: SecretStr) -> SecretStr:
-        scheme, separator, _ = value.get_secret_value().partition("://")
-        if not separator:
-            raise ValueError(f"must be a URL like {DATABASE_EXAMPLES}")
-        if scheme not in DATABASE_DRIVERS:
-            raise ValueError(f"has the unknown driver {scheme[:40]!r}: use {DATABASE_EXAMPLES}")
-        return value
+    # --- the table of what became of each order ----------------------------------------------
+    deliveries_store: Literal["memory", "rocksdb", "off"] = "memory"
+    deliveries_retention_hours: float = Field(default=24.0, gt=0, le=24 * 3650)
+    data_dir: Path = Path("order-relay-data")
 
-    @field_validator("kafka_bootstrap_servers")
-    @classmethod
-    def _check_servers(cls, value: str) -> str:
-        servers = [server.strip() for server in value.split(",") if server.strip()]
-        if not servers:
-            raise ValueError("must be host:port, several separated by commas")
-        for server in servers:
-            match = re.fullmatch(
-                r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\]):(\d{1,5})", server, re.ASCII
-            )
-            if match is None or not 0 < int(match[2]) < 65536:
-                raise ValueError(
-                    f"must be host:port, several separated by commas: {server!r} is not"
-                )
-        return ",".join(servers)
+    # --- logs -------------------------------------------------------------------------------
+    log_format: LogFormat = "text"
 
-    @field_validator("external_logger_url")
     @classmethod
-    def _check_url(cls, value: str) -> str:
-        allowed = "must be an http:// or https:// URL with a host"
-        try:
-            url = URL(value)
-            usable = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
-        except ValueError as error:
-            raise ValueError(f"{allowed}: {error}") from error
-        if not usable or re.search(r"\s", value):
-            raise ValueError(allowed)
-        if url.user is not None or url.password is not None:
-            raise ValueError("must hold no user or password: use EXTERNAL_LOGGER_TOKEN")
-        return value
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what is given in code, else secrets' files, the environment, ``.env``."""
+        files = SecretFiles(settings_cls, env_settings, dotenv_settings)
+        return init_settings, files, env_settings, dotenv_settings
 
-    @field_validator("external_logger_token", "api_token")
+    @field_validator("*", mode="before")
     @classmethod
-    def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        token = value.get_secret_value().strip()  # such as the line end of a file
-        if not re.fullmatch(r"[!-~]+", token):
-            raise ValueError("must be visible ASCII characters only, without spaces")
-        return SecretStr(token)
+    def _check_secret_file(cls, value: Any) -> Any:
+        return refuse_bad_file(value)
 
-    @field_validator(
-        "kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file", "external_logger_ca_file"
-    )
+    @field_validator("database_url", mode="after")
     @classmethod
-    def _check_file(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_file():
-            raise ValueError("must be a file that can be read")
-        return value
-
-    @field_validator("kafka_ssl_ca_file", "external_logger_ca_file")
-    @classmethod
-    def _check_authorities(cls, value: Path | None) -> Path | None:
-        if value is not None:
-            try:
-                ssl.create_default_context(cafile=str(value))
-            except (ssl.SSLError, OSError) as error:
-                raise ValueError("must be a PEM file of certificates") from error
-        return value
+    def _complete_database_url(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        given = {
+            name: str(part.get_secret_value() if isinstance(part, SecretStr) else part)
+            for name, part in info.data.items()
+            if name.startswith("database_") and part is not None
+        }
+        return rules.complete_database_url(rules.check_database_url(value), given)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if self.kafka_security_protocol.startswith("SASL") and (
-            self.kafka_sasl_username is None or self.kafka_sasl_password is None
-        ):
-            raise ValueError(
-                f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol} needs "
-                "KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
-            )
-        if self.kafka_ssl_cert_file is not None:
-            self._check_client_certificate(self.kafka_ssl_cert_file)
-        elif self.kafka_ssl_key_file is not None:
-            raise ValueError(
-                f"KAFKA_SSL_KEY_FILE={str(self.kafka_ssl_key_file)!r} needs KAFKA_SSL_CERT_FILE"
-            )
+        if self.kafka_security_protocol.startswith("SASL"):
+            self._check_credentials()
+        password = self.kafka_ssl_key_password
+        rules.check_client_certificate(
+            "KAFKA_SSL",
+            self.kafka_ssl_cert_file,
+            self.kafka_ssl_key_file,
+            password.get_secret_value() if password else "",
+        )
+        rules.check_client_certificate(
+            "DATABASE_SSL", self.database_ssl_cert_file, self.database_ssl_key_file
+        )
         if self.dlq_topic == self.order_paid_topic:
             raise ValueError(f"DLQ_TOPIC={self.dlq_topic!r} must differ from ORDER_PAID_TOPIC")
         return self
 
-    def _check_client_certificate(self, cert_file: Path) -> None:
-        password = self.kafka_ssl_key_password
-        try:
-            ssl.create_default_context().load_cert_chain(
-                cert_file,
-                self.kafka_ssl_key_file,
-                # Never ask on the terminal: a wrong password is an error like any other.
-                password.get_secret_value() if password else "",
-            )
-        except (ssl.SSLError, OSError) as error:
+    def _check_credentials(self) -> None:
+        oauth = self.kafka_sasl_mechanism == "OAUTHBEARER"
+        names = OAUTH_CREDENTIALS if oauth else SASL_CREDENTIALS
+        if any(getattr(self, name) is None for name in names):
+            mechanism = " with KAFKA_SASL_MECHANISM=OAUTHBEARER" if oauth else ""
+            *most, last = (name.upper() for name in names)
             raise ValueError(
-                f"KAFKA_SSL_CERT_FILE={str(cert_file)!r} with KAFKA_SSL_KEY_FILE and "
-                "KAFKA_SSL_KEY_PASSWORD must be a certificate, its key and the key's password, "
-                f"in PEM ({error.strerror or 'no PEM'})"
-            ) from error
+                f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}{mechanism} needs "
+                f"{', '.join(most)} and {last}"
+            )
+
+    @cached_property
+    def own_url(self) -> URL:
+        """Where other workers reach this worker's web server."""
+        if self.advertised_url is not None:
+            return URL(self.advertised_url)
+        host = self.web_host
+        if host in ("", "0.0.0.0", "::"):  # noqa: S104 - every address: none that others can use
+            host = socket.gethostname()
+        return URL.build(scheme="http", host=host, port=self.web_port)
+
+    @property
+    def deliveries_changelog_topic(self) -> str:
+        """The changelog topic of the table ``deliveries``, named as Faust names them."""
+        return f"{self.consumer_group_id}-deliveries-changelog"
+
+    @property
+    def uses_access_tokens(self) -> bool:
+        """Whether Kafka is shown tokens of an identity provider."""
+        return (
+            self.kafka_security_protocol.startswith("SASL")
+            and self.kafka_sasl_mechanism == "OAUTHBEARER"
+        )
 
     @cached_property
     def secrets(self) -> tuple[str, ...]:
         """The secret values that are set, for redacting text that comes from outside."""
         secrets = [
             value.get_secret_value()
-            for name in type(self).model_fields
-            if isinstance(value := getattr(self, name), SecretStr)
+            for name in secret_fields(type(self))
+            if (value := getattr(self, name)) is not None
         ]
         # Of a database's URL only the password is one.
         secrets.remove(database := self.database_url.get_secret_value())
@@ -259,6 +256,20 @@ def load_settings(**overrides: Any) -> Settings:
         raise InvalidSettings(f"invalid settings: .env must be UTF-8 text: {error}") from None
 
 
+class _LogSettings(BaseSettings):
+    model_config = Settings.model_config
+
+    log_format: LogFormat = "text"
+
+
+def load_log_format() -> LogFormat:
+    """Read LOG_FORMAT alone, to say in it what is wrong with the others; text if it is wrong."""
+    try:
+        return _LogSettings().log_format
+    except (ValidationError, UnicodeDecodeError):
+        return "text"
+
+
 def _describe(error: ValidationError) -> str:
     """Turn pydantic's report into one line in the words of the environment."""
     parts = []
@@ -266,13 +277,10 @@ def _describe(error: ValidationError) -> str:
         name = str(item["loc"][0]) if item["loc"] else ""
         message = item["msg"].removeprefix("Value error, ")
         message = message.replace("Input should be", "must be")
-        if not name:
+        if not name or item["type"] == ERROR_KIND:
             parts.append(message)
             continue
-        variable = name.upper()
-        field = Settings.model_fields.get(name)
-        secret = field is not None and "SecretStr" in str(field.annotation)
-        shown = "" if secret else f"={str(item['input'])[:200]!r}"
-        parts.append(f"{variable}{shown} {message}")
+        shown = "" if name in secret_fields(Settings) else f"={str(item['input'])[:200]!r}"
+        parts.append(f"{name.upper()}{shown} {message}")
     # What stands before an @ in a URL or an address may be a password.
     return "invalid settings: " + re.sub(r"[^\s='\"]+@", "[redacted]@", "; ".join(parts))

@@ -1,16 +1,20 @@
-"""The two topics: waiting until Kafka is there, declaring them, and saying what looks wrong."""
+"""The topics: waiting until Kafka is there, declaring them, and saying what looks wrong."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ClusterMetadata  # type: ignore[attr-defined] # documented, not re-exported
 from confluent_kafka.cimpl import NewTopic
 
-from app.publishing.producer import client_config
+from app.access_tokens import access_tokens
+from app.connection_check import why_not
+from app.errors import AccessTokenUnavailable
+from app.publishing.client_config import client_config
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -23,12 +27,17 @@ UNREACHABLE = (
     KafkaError._AUTHENTICATION,
     KafkaError._SSL,
 )
+# Errors of connections that say more than that there is none.
+COMPLAINTS = (KafkaError._TRANSPORT, KafkaError._AUTHENTICATION, KafkaError._SSL)
 
 PROBE_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 # A dead letter is its record and headers: it must fit where the record just fitted. Kafka's
 # default limit is 1,048,588 bytes.
 DLQ_MAX_MESSAGE_BYTES = 2 * 1024 * 1024
+# Of the table's changelog: the newest entry of each order stays until its tombstone. Segments are
+# rolled every hour, since Kafka does not compact the one that is written to.
+CHANGELOG_CONFIG = {"cleanup.policy": "compact", "segment.ms": str(3_600_000)}
 
 
 class Topics:
@@ -40,6 +49,7 @@ class Topics:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._admin: AdminClient | None = None
+        self._complaints: set[str] = set()
 
     async def wait_until_ready(self, pause: Callable[[float], Awaitable[bool]]) -> bool:
         """Wait until Kafka answers and the topics are declared, for as long as it takes.
@@ -59,8 +69,8 @@ class Topics:
                     await self.declare()
                 else:
                     await self.partition_counts()
-            except KafkaException as error:
-                problem = _problem(error, self._settings)
+            except (KafkaException, AccessTokenUnavailable) as error:
+                problem = await self._problem(error)
                 if problem != said:
                     logger.error("%s; trying on until it works", problem)
                 said = problem
@@ -76,6 +86,7 @@ class Topics:
 
         Raises:
             KafkaException: Kafka does not let us, or does not answer.
+            AccessTokenUnavailable: There is no access token to ask it with.
         """
         settings = self._settings
         existing = await self.partition_counts()
@@ -83,10 +94,18 @@ class Topics:
             settings.order_paid_topic: {},
             settings.dlq_topic: {"max.message.bytes": str(DLQ_MAX_MESSAGE_BYTES)},
         }
+        partitions = dict.fromkeys(wanted, settings.topic_partitions)
+        if settings.deliveries_store != "off":
+            changelog = settings.deliveries_changelog_topic
+            wanted[changelog] = CHANGELOG_CONFIG
+            # As many as the source has, so that an entry stands where its record stood.
+            partitions[changelog] = existing.get(
+                settings.order_paid_topic, settings.topic_partitions
+            )
         missing = [
             NewTopic(
                 name,
-                num_partitions=settings.topic_partitions,
+                num_partitions=partitions[name],
                 replication_factor=settings.topic_replication_factor,
                 config=config,
             )
@@ -107,11 +126,14 @@ class Topics:
                 logger.info(
                     "Declared topic %s with %d partitions, replication %d",
                     name,
-                    settings.topic_partitions,
+                    partitions[name],
                     settings.topic_replication_factor,
                 )
         for name, count in existing.items():
-            if name in wanted and count < settings.topic_partitions:
+            if (
+                name in (settings.order_paid_topic, settings.dlq_topic)
+                and count < settings.topic_partitions
+            ):
                 logger.warning(
                     "Topic %s has %d partitions, fewer than TOPIC_PARTITIONS=%d; it is used as it "
                     "is: at most %d workers can share it",
@@ -126,31 +148,59 @@ class Topics:
 
         Raises:
             KafkaException: No broker answered.
+            AccessTokenUnavailable: There is no access token to ask it with.
         """
-        metadata = await asyncio.to_thread(self._client().list_topics, timeout=PROBE_SECONDS)
+        metadata = await asyncio.to_thread(self._metadata)
         return {
             name: len(topic.partitions)
             for name, topic in metadata.topics.items()
             if topic.error is None
         }
 
+    def _metadata(self) -> ClusterMetadata:
+        self._complaints.clear()
+        return self._client().list_topics(timeout=PROBE_SECONDS)
+
     def _client(self) -> AdminClient:
         if self._admin is None:
+            settings = self._settings
+            if settings.uses_access_tokens:
+                # The client would wait for one, and say nothing of why there is none.
+                access_tokens(settings).current()
             # The client's own log would repeat every refused connection; we say it once.
             self._admin = AdminClient(
-                client_config(self._settings)
-                | {"log_level": 0, "socket.connection.setup.timeout.ms": 5000}
+                client_config(settings)
+                | {
+                    "log_level": 0,
+                    "socket.connection.setup.timeout.ms": 5000,
+                    "error_cb": self._on_error,
+                }
             )
         return self._admin
 
+    def _on_error(self, error: KafkaError) -> None:
+        # Without what differs from broker to broker and from time to time.
+        text = re.sub(r"^\S+/(bootstrap|\d+): | \(after .*", "", error.str())
+        if error.code() in COMPLAINTS and not text.startswith("Connect to"):
+            self._complaints.add(text)
 
-def _problem(error: KafkaException, settings: Settings) -> str:
-    kafka_error = error.args[0]
-    servers = settings.kafka_bootstrap_servers
-    if kafka_error.code() in UNREACHABLE:
-        return f"Kafka cannot be reached at KAFKA_BOOTSTRAP_SERVERS={servers}: {kafka_error.str()}"
-    return (
-        f"Kafka at {servers} does not declare the topics (TOPIC_PARTITIONS="
-        f"{settings.topic_partitions}, TOPIC_REPLICATION_FACTOR="
-        f"{settings.topic_replication_factor}): {kafka_error.str()}"
-    )
+    async def _problem(self, error: KafkaException | AccessTokenUnavailable) -> str:
+        settings = self._settings
+        servers = settings.kafka_bootstrap_servers
+        if isinstance(error, AccessTokenUnavailable):
+            return f"Kafka cannot be asked at KAFKA_BOOTSTRAP_SERVERS={servers}: {error}"
+        kafka_error = error.args[0]
+        if kafka_error.code() in UNREACHABLE:
+            if self._admin is not None:
+                self._admin.poll(0)
+            reason = (
+                await why_not(settings, PROBE_SECONDS)
+                or max(self._complaints, key=len, default="")
+                or kafka_error.str()
+            )
+            return f"Kafka cannot be reached at KAFKA_BOOTSTRAP_SERVERS={servers}: {reason}"
+        return (
+            f"Kafka at {servers} does not declare the topics (TOPIC_PARTITIONS="
+            f"{settings.topic_partitions}, TOPIC_REPLICATION_FACTOR="
+            f"{settings.topic_replication_factor}): {kafka_error.str()}"
+        )

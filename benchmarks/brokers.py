@@ -31,13 +31,16 @@ class Brokers:
         self._creates_topics = creates_topics
 
     @contextlib.contextmanager
-    def topic(self) -> Iterator[Topic]:
-        """A new empty topic, and one for its dead letters; both go in the end."""
+    def topic(self, partitions: int = PARTITIONS) -> Iterator[Topic]:
+        """A new empty topic, and one for its dead letters; both go in the end.
+
+        The embedded cluster has its own mind about how many partitions they have.
+        """
         topic = Topic(f"order-relay-benchmark-{uuid.uuid4().hex[:8]}", self._config)
         names = [topic.name, topic.dlq_name]
         admin = AdminClient(self._config)
         try:
-            self._make(admin, names)
+            self._make(admin, names, partitions)
         except KafkaException as error:
             raise CannotMeasure(f"no topic at {self.servers}: {error.args[0].str()}") from error
         try:
@@ -48,13 +51,13 @@ class Brokers:
                     with contextlib.suppress(KafkaException):
                         future.result(_ADMIN_SECONDS)
 
-    def _make(self, admin: AdminClient, names: list[str]) -> None:
+    def _make(self, admin: AdminClient, names: list[str], partitions: int) -> None:
         if not self._creates_topics:  # it makes them when they are first asked for
             for name in names:
                 admin.list_topics(name, timeout=_ADMIN_SECONDS)
             return
         replication = min(3, len(admin.list_topics(timeout=_ADMIN_SECONDS).brokers))
-        new = [NewTopic(name, PARTITIONS, replication) for name in names]
+        new = [NewTopic(name, partitions, replication) for name in names]
         for future in admin.create_topics(new).values():
             future.result(_ADMIN_SECONDS)
 
@@ -70,14 +73,19 @@ class Topic:
             config | {"linger.ms": 20, "queue.buffering.max.messages": 200_000}
         )
 
-    def fill(self, records: int) -> None:
-        """Publish orders until there are so many, and wait until Kafka has them."""
+    def fill(self, records: int, keys: int | None = None) -> None:
+        """Publish orders until there are so many, and wait until Kafka has them.
+
+        Args:
+            records: Orders in the topic afterwards.
+            keys: How many keys they have between them; each its own by default.
+        """
         producer = self._producer
         for order_id in range(self.records + 1, records + 1):
             value = _order(order_id)
             while True:
                 try:
-                    producer.produce(self.name, value, str(order_id))
+                    producer.produce(self.name, value, str(order_id % keys if keys else order_id))
                 except BufferError:
                     producer.poll(0.1)
                 else:

@@ -19,8 +19,14 @@ from benchmarks.measure import Result, measure
 from benchmarks.memory import BACKLOGS, EMBEDDED_BACKLOGS, compare_memory
 from benchmarks.options import EMBEDDED, REAL_KAFKA, Options, parse_options
 from benchmarks.processes import CannotMeasure
-from benchmarks.report import comparison, machine
+from benchmarks.report import comparison, machine, table_comparison
 from benchmarks.subjects import Start
+
+TABLES: dict[str, Start] = {
+    "without table": subjects.relay_without_table,
+    "table in memory": subjects.relay,
+    "table in RocksDB": subjects.relay_with_rocksdb,
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -67,6 +73,13 @@ def _compare(options: Options, brokers: Brokers, topic: Topic, latency_ms: float
         )
 
     print(f"\nSink answers after {latency_ms:g} ms, {options.in_flight} in flight:", flush=True)
+    if options.table:
+        results: dict[str, list[Result]] = {name: [] for name in TABLES}
+        for _ in range(options.repeat):
+            for name, start in TABLES.items():
+                results[name].append(run(start))
+        print(table_comparison(results), flush=True)
+        return
     relay, unordered = [], []
     for _ in range(options.repeat):
         relay.append(run(subjects.relay))

@@ -29,6 +29,7 @@ class Options:
         seconds: Longest measured part of a run.
         count_keys: Count deliveries that the relay made twice.
         memory: Compare memory under different backlogs instead.
+        table: Compare the worker with and without the table of orders instead.
     """
 
     latencies_ms: tuple[float, ...]
@@ -39,6 +40,7 @@ class Options:
     seconds: float
     count_keys: bool
     memory: bool
+    table: bool
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -69,6 +71,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
         seconds=given.seconds,
         count_keys=given.count_keys,
         memory=given.memory,
+        table=given.table,
     )
 
 
@@ -133,7 +136,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let the sink count requests of the relay whose Idempotency-Key had come before",
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--table",
+        action="store_true",
+        help="compare the worker with its table of orders in memory, in RocksDB, and without it",
+    )
+    instead.add_argument(
         "--memory",
         action="store_true",
         help="show the worker's memory with few and with many records waiting, nothing else",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from statistics import median
 
@@ -38,6 +38,19 @@ def comparison(relay: Sequence[Result], unordered: Sequence[Result], one_at_a_ti
         _row("plain, unordered", unordered),
         _row("plain, one at a time", [one_at_a_time]),
     ]
+    return "\n".join(lines)
+
+
+def table_comparison(results: Mapping[str, Sequence[Result]]) -> str:
+    """The table of one latency; ratios are to the first of ``results``, pair by pair."""
+    (first_name, first), *others = results.items()
+    lines = [
+        _ROW.format("", "records/s", "to the first", "CPU us/rec", "to the first", "peak MiB"),
+        _row(first_name, first),
+    ]
+    for name, result in others:
+        speed = _ratio(result, first, lambda one: one.records_per_second)
+        lines.append(_row(name, result, speed, _ratio(result, first, lambda one: one.cpu_us)))
     return "\n".join(lines)
 
 

@@ -18,6 +18,20 @@ _folder = tempfile.TemporaryDirectory(prefix="order-relay-benchmark-")
 
 def relay(brokers: Brokers, topic: Topic, sink: Sink, in_flight: int) -> Child:
     """``faust -A app worker -l warn``."""
+    return _relay("memory", brokers, topic, sink, in_flight)
+
+
+def relay_without_table(brokers: Brokers, topic: Topic, sink: Sink, in_flight: int) -> Child:
+    """The worker with ``DELIVERIES_STORE=off``."""
+    return _relay("off", brokers, topic, sink, in_flight)
+
+
+def relay_with_rocksdb(brokers: Brokers, topic: Topic, sink: Sink, in_flight: int) -> Child:
+    """The worker with ``DELIVERIES_STORE=rocksdb``."""
+    return _relay("rocksdb", brokers, topic, sink, in_flight)
+
+
+def _relay(store: str, brokers: Brokers, topic: Topic, sink: Sink, in_flight: int) -> Child:
     return Child(
         ["-m", "faust", "-A", "app", "worker", "-l", "warn"],
         environment={
@@ -28,6 +42,8 @@ def relay(brokers: Brokers, topic: Topic, sink: Sink, in_flight: int) -> Child:
             "CONSUMER_GROUP_ID": _group(),
             "EXTERNAL_LOGGER_URL": sink.url,
             "MAX_IN_FLIGHT": str(in_flight),
+            "DELIVERIES_STORE": store,
+            "DATA_DIR": f"data-{_group()}",
             "WEB_PORT": str(_free_port()),
         },
         log=_log("relay"),

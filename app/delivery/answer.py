@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.delivery.retry import Verdict
+from app.trace_context import TraceContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,10 @@ class Answer:
 class ExternalLogger(Protocol):
     """Where records are delivered."""
 
-    async def post(self, body: bytes, idempotency_key: str) -> Answer:
+    async def post(
+        self, body: bytes, idempotency_key: str, trace: TraceContext | None = None
+    ) -> Answer:
         """Make one attempt. Ends within the time-out; failures are answers, not errors.
 
-        A cancelled attempt may have reached the logger.
+        ``trace`` goes along as headers. A cancelled attempt may have reached the logger.
         """

@@ -92,6 +92,13 @@ class Breaker:
         """
         return self._probes if self.state is BreakerState.HALF_OPEN else 0
 
+    @property
+    def probe_in_seconds(self) -> float | None:
+        """After how long the next probe may go out; ``None`` while closed or one is out."""
+        if self.state is not BreakerState.OPEN:
+            return None
+        return max(self._probe_at - self._clock(), 0.0)
+
     def succeeded(self) -> None:
         """An attempt was answered 2xx: the logger works."""
         self._failures = self.failed_probes = 0

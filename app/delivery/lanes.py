@@ -125,6 +125,10 @@ class Lanes:
         self.in_flight += 1
         lane.task = asyncio.create_task(self._run(lane))
 
+    def records(self) -> list[Record]:
+        """Return every record in hand."""
+        return [record for lane in self._lanes.values() for record in lane.queue]
+
     async def changed(self) -> None:
         """Wait until there may be room, or the lanes were closed or opened."""
         watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -14,6 +14,7 @@ from yarl import URL
 
 from app.delivery.answer import Answer
 from app.delivery.retry import Verdict, judge, parse_retry_after
+from app.trace_context import TraceContext
 
 # An answer's body is read so that the connection can be used again. More than this is not worth
 # it: the connection is closed instead.
@@ -100,17 +101,20 @@ class HttpLogger:
             await self._session.close()
             self._session = None
 
-    async def post(self, body: bytes, idempotency_key: str) -> Answer:
+    async def post(
+        self, body: bytes, idempotency_key: str, trace: TraceContext | None = None
+    ) -> Answer:
         """See ``ExternalLogger.post``."""
         if self._session is None:
             raise RuntimeError("the logger client is not started")
         head = None
         answer_body = b""
+        request = self._request(body, idempotency_key, trace)
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 connection = await self._connect()
                 try:
-                    head, content = await self._exchange(connection, body, idempotency_key)
+                    head, content = await self._exchange(connection, request)
                     answer_body = await _read_bounded(content)
                 except BaseException:
                     connection.close()
@@ -122,7 +126,8 @@ class HttpLogger:
             if head is None:
                 limit = f"no answer within {self._timeout_seconds:g} s"
                 text = str(error) or (limit if isinstance(error, TimeoutError) else "")
-                return _failure(error, text or type(error).__name__)
+                # It may hold what came instead of an answer.
+                return _failure(error, self._redact(text or type(error).__name__))
         return self._judge(head, answer_body)
 
     async def _connect(self) -> aiohttp.connector.Connection:
@@ -133,8 +138,17 @@ class HttpLogger:
                 f"no connection within {self._connect_timeout_seconds:g} s"
             ) from error
 
+    def _request(self, body: bytes, idempotency_key: str, trace: TraceContext | None) -> bytes:
+        # A TraceContext holds nothing that could end a header's line, nor does the key.
+        more = "".join(f"{name}: {value}\r\n" for name, value in trace.headers()) if trace else ""
+        return (
+            f"{self._head}\r\nIdempotency-Key: {idempotency_key}\r\n{more}"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+
     async def _exchange(
-        self, connection: aiohttp.connector.Connection, body: bytes, idempotency_key: str
+        self, connection: aiohttp.connector.Connection, request: bytes
     ) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
         """Send one request; returns the head of its answer, and the body to be read.
 
@@ -145,11 +159,7 @@ class HttpLogger:
         if protocol is None or transport is None:
             raise aiohttp.ClientConnectionError("the connection was closed")
         protocol.set_response_params(read_until_eof=True, auto_decompress=False)
-        transport.write(
-            f"{self._head}\r\nIdempotency-Key: {idempotency_key}\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n".encode()
-            + body
-        )
+        transport.write(request)
         while True:
             head, content = await protocol.read()
             if not 100 <= head.code < 200 or head.code == 101:
@@ -179,6 +189,10 @@ async def _read_bounded(content: aiohttp.StreamReader) -> bytes:
 
 def _failure(error: BaseException, detail: str) -> Answer:
     kind = type(error)
+    # A certificate that does not match is no record's fault.
+    outage = isinstance(error, aiohttp.ClientConnectorCertificateError)
     return Answer(
-        Verdict.RETRYABLE, detail=detail, error_type=f"{kind.__module__}.{kind.__qualname__}"
+        Verdict.OUTAGE if outage else Verdict.RETRYABLE,
+        detail=detail,
+        error_type=f"{kind.__module__}.{kind.__qualname__}",
     )

@@ -17,6 +17,9 @@ class DeliveryObserver(Protocol):
     def delivered(self, paid_to_delivered_seconds: float) -> None:
         """The logger answered 2xx."""
 
+    def duplicate(self) -> None:
+        """A record's event was delivered before: the record is finished, and was not sent."""
+
     def dead_lettered(self, reason: str) -> None:
         """A dead letter was acknowledged."""
 

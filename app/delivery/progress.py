@@ -112,6 +112,11 @@ class PartitionProgress:
         return next(iter(self._unfinished.values()), None)
 
     @property
+    def position(self) -> int | None:
+        """The next offset to read; ``None`` before the first."""
+        return self._next
+
+    @property
     def unfinished(self) -> int:
         """How many taken records are not finished."""
         return len(self._unfinished)

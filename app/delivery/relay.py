@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from app.delivery import lines
 from app.delivery.answer import Answer, ExternalLogger
 from app.delivery.breaker import Breaker, BreakerState
 from app.delivery.dead_letters import (
@@ -19,10 +20,12 @@ from app.delivery.dead_letters import (
 )
 from app.delivery.lanes import MAX_HELD_RECORDS, Lane, Lanes
 from app.delivery.observer import DeliveryObserver
+from app.delivery.outcome import Outcome, Trouble
 from app.delivery.record import Record
 from app.delivery.retry import RetryPolicy, Verdict
 from app.errors import InvalidEvent, RelayError
 from app.events import OrderPaid, decode_order_paid
+from app.trace_context import TraceContext, of_record
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +36,8 @@ class Relay:
     """Delivers records to the external logger, in order within a key.
 
     ``take`` is called by one task, record by record; deliveries run in tasks of their own. When
-    a record is finished (the logger answered 2xx, or its dead letter is kept), ``on_finished``
-    is called, exactly once for a record that is not given up.
+    a record is finished (the logger answered 2xx, or its dead letter is kept, or its event was
+    delivered before), ``on_finished`` is called, exactly once for a record that is not given up.
     """
 
     def __init__(
@@ -42,8 +45,9 @@ class Relay:
         external_logger: ExternalLogger,
         dead_letters: DeadLetterSink,
         observer: DeliveryObserver,
-        on_finished: Callable[[Record], None],
+        on_finished: Callable[[Record, Outcome], None],
         *,
+        is_delivered: Callable[[Record, int], bool] = lambda record, order_id: False,
         policy: RetryPolicy,
         breaker_threshold: int,
         breaker_probe_interval_seconds: float,
@@ -58,7 +62,9 @@ class Relay:
             external_logger: Where records are delivered.
             dead_letters: Where records go that cannot be delivered.
             observer: Hears of attempts and ends.
-            on_finished: Called with each finished record.
+            on_finished: Called with each finished record, and how it ended.
+            is_delivered: Whether a record's event, of that order, was delivered before: it is
+                not sent again.
             policy: Retries and their waits.
             breaker_threshold: Failures in a row that open the breaker; 0: never.
             breaker_probe_interval_seconds: Wait before the first probe.
@@ -71,6 +77,8 @@ class Relay:
         self._dead_letters = dead_letters
         self._observer = observer
         self._on_finished = on_finished
+        self._is_delivered = is_delivered
+        self._failing: dict[Record, Trouble] = {}
         self._policy = policy
         self._clock = clock
         self._wall_clock = wall_clock
@@ -95,6 +103,13 @@ class Relay:
     def held(self) -> int:
         """Records taken and not finished: under way or waiting."""
         return self._lanes.held
+
+    def find(self, wanted: Callable[[Record], bool]) -> tuple[Record, Trouble | None] | None:
+        """Return the last record in hand that is wanted, and how its attempts failed so far."""
+        for record in self._lanes.records():
+            if wanted(record):
+                return record, self._failing.get(record)
+        return None
 
     # --- taking in and giving back --------------------------------------------------------------
 
@@ -154,31 +169,58 @@ class Relay:
     # --- one record -----------------------------------------------------------------------------
 
     async def _deliver(self, record: Record, lane: Lane) -> None:
+        started_ms = int(self._wall_clock() * 1000)
         try:
             event = decode_order_paid(record.value)
         except InvalidEvent as error:
             letter = broken_record_letter(record, error, self._now())
-            await self._dead_letter(letter, lane)
+            await self._dead_letter(letter, None, started_ms, lane)
             return
+        if self._is_delivered(record, event.orderId):
+            self.last_activity = self._clock()
+            logger.debug(lines.delivered_before(record))
+            self._observer.duplicate()
+            self._on_finished(record, Outcome(delivered=True, attempts=0, duplicate=True))
+            return
+        try:
+            await self._send(record, event, started_ms, lane)
+        finally:
+            if self._failing:
+                self._failing.pop(record, None)
+
+    async def _send(self, record: Record, event: OrderPaid, started_ms: int, lane: Lane) -> None:
         value = record.value or b""
         idempotency_key = record.idempotency_key()
+        trace = of_record(record.headers) if record.headers else None
         attempts = failures = ticket = 0
+        last_error, last_status = "", None
         while True:
             # Who probed last lets others go first: the next probe is made with another record.
             ticket = await self._wait_for_breaker(lane, PROBE_TURN_SECONDS if ticket else 0.0)
-            answer = await self._attempt(value, idempotency_key, ticket)
+            answer = await self._attempt(value, idempotency_key, trace, ticket)
             if answer.verdict is Verdict.SUCCESS:
                 self.breaker.succeeded()
                 self._observer.delivered(self._paid_to_delivered_seconds(record, event))
-                self._on_finished(record)
+                outcome = Outcome(
+                    True,
+                    failures + 1,
+                    event.orderId,
+                    event.paidAt,
+                    started_ms,
+                    http_status=last_status,
+                    last_error=last_error,
+                )
+                self._on_finished(record, outcome)
                 return
             if answer.verdict is Verdict.REJECTED:
                 self.breaker.answered()
                 letter = refused_letter(record, "rejected", answer, attempts + 1, self._now())
-                await self._dead_letter(letter, lane)
+                await self._dead_letter(letter, event, started_ms, lane)
                 return
             self.breaker.failed(ticket)
             failures += 1
+            last_error, last_status = answer.detail, answer.status
+            self._failing[record] = Trouble(failures, last_error, last_status)
             # Neither an outage nor what fails while the breaker is open counts against the record.
             if answer.verdict is Verdict.RETRYABLE and self.breaker.closed:
                 attempts += 1
@@ -186,7 +228,7 @@ class Relay:
                     letter = refused_letter(
                         record, "retries_exhausted", answer, attempts, self._now()
                     )
-                    await self._dead_letter(letter, lane)
+                    await self._dead_letter(letter, event, started_ms, lane)
                     return
             await self._wait_for_retry(record, answer, failures, lane)
 
@@ -201,10 +243,12 @@ class Relay:
             await lane.pause(wait + behind_seconds, until=self._breaker_changed)
         return self.breaker.ticket
 
-    async def _attempt(self, value: bytes, idempotency_key: str, ticket: int) -> Answer:
+    async def _attempt(
+        self, value: bytes, idempotency_key: str, trace: TraceContext | None, ticket: int
+    ) -> Answer:
         started = self._clock()
         try:
-            answer = await self._logger.post(value, idempotency_key)
+            answer = await self._logger.post(value, idempotency_key, trace)
         except asyncio.CancelledError:
             self.breaker.withdrawn(ticket)
             raise
@@ -224,35 +268,13 @@ class Relay:
         else:
             wait = answer.retry_after_seconds  # the breaker decides when to go on
         self._observer.retrying()
-        logger.warning(
-            "Retrying message topic=%s partition=%d offset=%d event_id=%s failures=%d "
-            "status=%s wait_seconds=%.1f breaker=%s detail=%r",
-            record.topic,
-            record.partition,
-            record.offset,
-            record.idempotency_key(),
-            failures,
-            answer.status,
-            wait,
-            self.breaker.state.name.lower(),
-            answer.detail[:200],
-        )
+        logger.warning(lines.retrying(record, answer, failures, wait, self.breaker.state))
         await lane.pause(wait)
 
-    async def _dead_letter(self, letter: DeadLetter, lane: Lane) -> None:
-        record = letter.record
-        logger.error(
-            "Publishing failed message to DLQ topic=%s partition=%d offset=%d event_id=%s "
-            "reason=%s attempts=%d status=%s detail=%r",
-            record.topic,
-            record.partition,
-            record.offset,
-            record.idempotency_key(),
-            letter.reason,
-            letter.attempts,
-            letter.http_status,
-            letter.message[:200],
-        )
+    async def _dead_letter(
+        self, letter: DeadLetter, event: OrderPaid | None, started_ms: int, lane: Lane
+    ) -> None:
+        logger.error(lines.given_up(letter))
         self.dead_lettering += 1
         self._lanes.notify()
         try:
@@ -260,24 +282,24 @@ class Relay:
         finally:
             self.dead_lettering -= 1
         self._observer.dead_lettered(letter.reason)
-        self._on_finished(record)
+        outcome = Outcome(
+            False,
+            letter.attempts,
+            event.orderId if event is not None else None,
+            event.paidAt if event is not None else "",
+            started_ms,
+            letter.reason,
+            letter.http_status,
+            letter.message,
+        )
+        self._on_finished(letter.record, outcome)
 
     async def _bury(self, letter: DeadLetter, lane: Lane) -> None:
-        record = letter.record
         failures = 0
         while (refusal := await self._refusal(letter)) is not None:
             failures += 1
             wait = self._policy.wait_seconds(failures)
-            logger.error(
-                "Dead letter refused, its record stays unfinished topic=%s partition=%d "
-                "offset=%d failures=%d wait_seconds=%.1f detail=%r",
-                record.topic,
-                record.partition,
-                record.offset,
-                failures,
-                wait,
-                refusal,
-            )
+            logger.error(lines.letter_refused(letter.record, failures, wait, refusal))
             await lane.pause(wait)
 
     async def _refusal(self, letter: DeadLetter) -> str | None:

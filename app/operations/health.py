@@ -43,6 +43,7 @@ class Health:
         *,
         breaker_closed: Callable[[], bool],
         dead_lettering: Callable[[], int],
+        recovering: Callable[[], bool] = lambda: False,
         attempt_timeout_seconds: float,
         clock: Callable[[], float],
     ) -> None:
@@ -52,12 +53,14 @@ class Health:
             deliveries: What has to move.
             breaker_closed: Whether deliveries should be moving.
             dead_lettering: Dead letters that wait for Kafka's acknowledgement.
+            recovering: Whether deliveries wait for a table to be read.
             attempt_timeout_seconds: Longest attempt.
             clock: Monotonic seconds, the same as that of ``deliveries``.
         """
         self._deliveries = deliveries
         self._breaker_closed = breaker_closed
         self._dead_lettering = dead_lettering
+        self._recovering = recovering
         # The longest silence of a working relay: one record, told to come back as late as is
         # listened to, whose next attempt times out.
         self.stall_seconds = MAX_RETRY_AFTER_SECONDS + attempt_timeout_seconds + 30.0
@@ -73,12 +76,13 @@ class Health:
         While Kafka itself does not answer, only records in hand count as work: a restart would
         not bring Kafka back.
         """
-        waiting = self._deliveries.held or (self.lag if self._kafka_fresh() else 0)
+        waiting = self._deliveries.held or (self.lag if self.kafka_answers() else 0)
         idle_seconds = self._clock() - self._deliveries.last_activity
         stalled = (
             waiting > 0
             and self._breaker_closed()
             and not self._dead_lettering()
+            and not self._recovering()
             and idle_seconds > self.stall_seconds
         )
         return Report(
@@ -93,11 +97,12 @@ class Health:
 
     def ready(self) -> Report:
         """Succeed when partitions are assigned and Kafka answers the producer."""
-        connected = self._kafka_fresh()
+        connected = self.kafka_answers()
         return Report(
             bool(self.assigned_partitions) and connected,
             {"assigned_partitions": self.assigned_partitions, "producer_connected": connected},
         )
 
-    def _kafka_fresh(self) -> bool:
+    def kafka_answers(self) -> bool:
+        """Whether Kafka answered lately."""
         return self._clock() - self.kafka_seen_at < KAFKA_FRESH_SECONDS

@@ -11,6 +11,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from app.log_line import LogLine
+
 INTERVAL_SECONDS = 30.0
 # Names of loggers, and of their children, whose messages repeat.
 CLIENTS = ("aiokafka", "app.publishing.producer", "app.transport", "faust.transport")
@@ -37,7 +39,9 @@ class RepeatFilter(logging.Filter):
             self._said[key] = (said_at, left_out + 1)
             return False
         self._said[key] = (now, 0)
-        if left_out:
+        if left_out and isinstance(record.msg, LogLine):
+            record.msg = record.msg.also(left_out=left_out)
+        elif left_out:
             record.msg = f"{record.getMessage()} ({left_out} more like it since)"
             record.args = ()
         return True
@@ -45,6 +49,8 @@ class RepeatFilter(logging.Filter):
 
 def install() -> None:
     """Put a filter on every handler of the root logger."""
+    # It names the user at every connection, and brokers may end one every few minutes.
+    logging.getLogger("aiokafka.conn").setLevel(logging.WARNING)
     repeat_filter = RepeatFilter()
     for handler in logging.getLogger().handlers:
         handler.addFilter(repeat_filter)
@@ -55,6 +61,8 @@ def _is_client(name: str) -> bool:
 
 
 def _template(record: logging.LogRecord) -> str:
+    if isinstance(record.msg, LogLine):
+        return record.msg.phrase
     # librdkafka has one template for everything; its first argument is the kind of event.
     kind = record.args[0] if isinstance(record.args, tuple) and record.args else ""
     return f"{record.msg} {kind}" if str(record.msg).startswith("%s [") else str(record.msg)

@@ -24,6 +24,8 @@ ATTEMPT_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 # From paid to delivered: backoffs are seconds, outages minutes and hours.
 DELIVERY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
                     900.0, 3600.0, 14400.0)  # fmt: skip
+# The loop's own timer is good to a millisecond; from a second on the worker seems to hang.
+LOOP_LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 DEAD_LETTER_REASONS = (
     "tombstone",
     "invalid_utf8",
@@ -119,6 +121,35 @@ class Metrics:
             "fallback_database_up",
             "1 when the fallback table's database answered when last asked, else 0.",
         )
+        self._assigned = self._gauge(
+            "assigned_partitions",
+            "Partitions of the source topic that this worker owns; 0 while the group rebalances.",
+        )
+        self._topic_partitions = self._gauge(
+            "topic_partitions",
+            "Partitions of the source topic, which the workers of the group share; 0 until Kafka "
+            "was first asked. The same from every worker.",
+        )
+        self._kafka_up = self._gauge(
+            "kafka_up", "1 when Kafka answered this worker in the last 30 s, else 0."
+        )
+        self._loop_lag = self._histogram(
+            "event_loop_lag_seconds",
+            "How much later than asked the event loop woke a task, measured four times a second.",
+            LOOP_LAG_BUCKETS,
+        )
+        self._table_entries = self._gauge(
+            "table_entries",
+            "Entries of the table on this worker, estimated for RocksDB; 0 when it is off.",
+            "table",
+        )
+        self._table_entries.labels("deliveries")
+        self._table_recovering = self._gauge(
+            "table_recovering", "1 while the table is read from its changelog, else 0."
+        )
+        self._table_recovery_seconds = self._gauge(
+            "table_recovery_seconds", "How long the last reading of the table took."
+        )
         for result in PUBLISH_RESULTS.values():
             self._published.labels(result)
         for result in REPLAY_RESULTS.values():
@@ -126,6 +157,7 @@ class Metrics:
         self.counted(None)
         self._delivered = self._deliveries.labels("delivered")
         self._dead_lettered = self._deliveries.labels("dead_lettered")
+        self._duplicate = self._deliveries.labels("duplicate")
         self._abandoned = self._deliveries.labels("abandoned")
         self._by_result = {
             result: self._attempts.labels(result)
@@ -148,6 +180,30 @@ class Metrics:
         self._breaker.set_function(breaker_state)
         self._oldest.set_function(oldest_unfinished_seconds)
 
+    def watch_group(
+        self, *, assigned_partitions: Callable[[], int], kafka_answers: Callable[[], bool]
+    ) -> None:
+        """Read at every scrape what this worker has of the group, and whether Kafka is there."""
+        self._assigned.set_function(assigned_partitions)
+        self._kafka_up.set_function(kafka_answers)
+
+    def topic_partitions(self, partitions: int) -> None:
+        """Kafka says that the source topic has so many partitions."""
+        self._topic_partitions.set(partitions)
+
+    def loop_lagged(self, seconds: float) -> None:
+        """The event loop woke a task so much later than asked."""
+        self._loop_lag.observe(seconds)
+
+    def watch_table(self, *, entries: Callable[[], int], recovering: Callable[[], bool]) -> None:
+        """Read the gauges of the table ``deliveries`` from its owner at every scrape."""
+        self._table_entries.labels("deliveries").set_function(entries)
+        self._table_recovering.set_function(recovering)
+
+    def recovered(self, seconds: float) -> None:
+        """The table was read from its changelog."""
+        self._table_recovery_seconds.set(seconds)
+
     # --- DeliveryObserver -----------------------------------------------------------------------
 
     def attempted(self, result: str, seconds: float) -> None:
@@ -163,6 +219,10 @@ class Metrics:
         """See ``DeliveryObserver``."""
         self._delivered.inc()
         self._paid_to_delivered.observe(paid_to_delivered_seconds)
+
+    def duplicate(self) -> None:
+        """See ``DeliveryObserver``."""
+        self._duplicate.inc()
 
     def dead_lettered(self, reason: str) -> None:
         """See ``DeliveryObserver``."""

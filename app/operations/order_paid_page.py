@@ -18,9 +18,11 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from app.errors import InvalidEvent, PublishFailed, RecordTooLarge
+from app.log_line import LogLine
 from app.operations.access import Access
-from app.publishing.fallback import EVENT_ID_HEADER
+from app.publishing.fallback import EVENT_ID_HEADER, Header
 from app.publishing.publisher import Outcome, Published, Publisher
+from app.trace_context import TRACEPARENT, TRACESTATE, of_request
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,9 @@ class OrderPaidPage:
             body = await self._read(request)
             try:
                 # A client that leaves changes nothing from here on.
-                outcome = await self._publisher.publish(body, event_id=event_id)
+                outcome = await self._publisher.publish(
+                    body, event_id=event_id, headers=_trace_headers(request)
+                )
             except InvalidEvent as error:
                 raise _Refused(400, error.detail, field=_field(error.detail)) from error
             except RecordTooLarge as error:
@@ -126,9 +130,11 @@ class OrderPaidPage:
         if self._requests >= limits.requests or self._bytes + size > limits.total_bytes:
             if not self._full:  # once, not for each of a burst
                 logger.warning(
-                    "Too many paid orders at once, refused with 429 requests=%d bytes=%d",
-                    self._requests,
-                    self._bytes,
+                    LogLine(
+                        "Too many paid orders at once, refused with 429",
+                        requests=self._requests,
+                        bytes=self._bytes,
+                    )
                 )
             self._full = True
             raise _Refused(429, "too many paid orders at once", retry_after=BUSY_RETRY_SECONDS)
@@ -176,6 +182,15 @@ def _event_id(request: web.Request) -> str | None:
     if "" in given:
         raise _Refused(400, "event-id is empty", field=EVENT_ID_HEADER)
     return next(iter(given), None)
+
+
+def _trace_headers(request: web.Request) -> tuple[Header, ...]:
+    """Return the request's trace context as headers of its record; none unless it is valid."""
+    headers = request.headers
+    if TRACEPARENT not in headers:
+        return ()
+    trace = of_request(headers.getall(TRACEPARENT), headers.getall(TRACESTATE, ()))
+    return trace.record_headers() if trace is not None else ()
 
 
 def _described(outcome: Outcome) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from app.operations.access import Access
 from app.operations.health import Health, Report
 from app.operations.order_paid_page import Limits, OrderPaidPage
+from app.operations.orders_page import OrdersPage
+from app.operations.stats import Stats
+from app.order_status.lookup import OrderLookup
 from app.publishing.publisher import Publisher
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,8 @@ class WebServer:
         health: Health,
         *,
         publisher: Publisher | None = None,
+        orders: OrderLookup | None = None,
+        stats: Stats | None = None,
         token: str | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -46,16 +51,20 @@ class WebServer:
             health: What ``/health`` shows.
             publisher: Takes paid orders; None: there is no such page. Open as long as the server
                 serves, or closed before its ``stop``; its database must outlive the server.
+            stats: What ``/stats`` shows; None: there is no such page.
+            orders: Knows what became of orders; None: the table is switched off.
             token: Whoever posts must bring it; None: loopback only.
             limits: Of paid orders under way.
         """
-        self._host = host
+        self.host = host
         self._port = port
         self._registry = registry
         self._health = health
         self._order_paid = (
             OrderPaidPage(publisher, Access(token), limits=limits) if publisher else None
         )
+        self._orders = OrdersPage(orders)
+        self._stats = stats
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -68,6 +77,9 @@ class WebServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._ready)
+        self._orders.add_to(app.router)
+        if self._stats is not None:
+            self._stats.add_to(app.router)
         if self._order_paid is not None:
             self._order_paid.add_to(app.router)
         self._runner = web.AppRunner(
@@ -78,7 +90,7 @@ class WebServer:
             shutdown_timeout=STOP_SECONDS,
         )
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
+        await web.TCPSite(self._runner, self.host, self._port).start()
 
     @property
     def port(self) -> int:

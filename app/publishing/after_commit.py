@@ -13,10 +13,12 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from app.log_line import LogLine
 from app.publishing.commit_hook import AnySession, when_committed
 from app.publishing.fallback import Header
 from app.publishing.message import OrderEvent, order_event
 from app.publishing.publisher import Outcome, Publisher
+from app.trace_context import trace_id
 
 logger = logging.getLogger(__name__)
 
@@ -163,10 +165,13 @@ class AfterCommit:
     @staticmethod
     def _lost(event: OrderEvent, pending: PendingPublish, error: Exception) -> None:
         logger.error(
-            "Event of a committed order was lost event_id=%s key=%s reason=%s",
-            event.event_id,
-            event.key.decode("utf-8", "replace"),
-            error,
+            LogLine(
+                "Event of a committed order was lost",
+                event_id=event.event_id,
+                key=event.key.decode("utf-8", "replace"),
+                reason=str(error),
+                trace_id=trace_id(event.headers),
+            )
         )
         pending.settle(error)
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app.errors import DatabaseUnavailable, PublishRefused
+from app.publishing import lines
 from app.publishing.event_id import with_event_id
 from app.publishing.fallback import (
     Acked,
@@ -165,13 +166,7 @@ class Batch:
             acknowledged = await self._send(row)
         except Exception as error:  # noqa: BLE001 - whatever it is, the row must get an outcome
             return await self._refused(row, error)
-        logger.info(
-            "Fallback message published successfully id=%d topic=%s partition=%d offset=%d",
-            row.id,
-            acknowledged.topic,
-            acknowledged.partition,
-            acknowledged.offset,
-        )
+        logger.info(lines.published(row, acknowledged))
         self._observer.replayed("published")
         return Acked(row.id)
 
@@ -198,27 +193,12 @@ class Batch:
         outcome = self._schedule.after_refusal(row, error, self._now())
         if isinstance(outcome, GiveUp):
             return self._give_up(outcome, row)
-        logger.warning(
-            "Fallback message refused id=%d topic=%s retry=%d/%d next_retry_at=%s reason=%s",
-            row.id,
-            row.topic,
-            outcome.retry_count,
-            row.max_retry,
-            outcome.next_retry_at.isoformat(timespec="seconds"),
-            outcome.error_message,
-        )
+        logger.warning(lines.refused(row, outcome))
         self._observer.replayed("retried")
         return outcome
 
     def _give_up(self, outcome: GiveUp, row: FallbackRow) -> GiveUp:
-        logger.error(
-            "Fallback message failed and waits for a person id=%d topic=%s retry=%d/%d reason=%s",
-            row.id,
-            row.topic,
-            outcome.retry_count,
-            row.max_retry,
-            outcome.error_message,
-        )
+        logger.error(lines.failed(row, outcome))
         self._observer.replayed("failed")
         return outcome
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,8 @@ from sqlalchemy.exc import (
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.errors import DatabaseUnavailable, InvalidDatabaseUrl
-from app.settings import DATABASE_DRIVERS, DATABASE_EXAMPLES
+from app.publishing.database_tls import take_tls
+from app.setting_rules import DATABASE_DRIVERS, DATABASE_EXAMPLES
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 COMMAND_TIMEOUT_SECONDS = 60.0
@@ -61,11 +63,6 @@ def parse_database_url(database_url: str) -> sa.URL:
         raise InvalidDatabaseUrl(
             f"DATABASE_URL must name a database: it must be like {DATABASE_EXAMPLES}"
         )
-    elif "sslmode" in url.query:
-        # libpq's name for what asyncpg calls ssl; hosting providers hand out such URLs.
-        query = dict(url.query)
-        query["ssl"] = query.pop("sslmode")
-        url = url.set(query=query)
     return url
 
 
@@ -78,10 +75,11 @@ def make_engine(
     IMMEDIATE lets writers queue up instead of failing half-way, None begins none.
 
     Raises:
-        InvalidDatabaseUrl: See ``parse_database_url``.
+        InvalidDatabaseUrl: See ``parse_database_url`` and ``take_tls``.
     """
     url = parse_database_url(database_url)
     if url.get_backend_name() == "postgresql":
+        url, tls = take_tls(url)
         return create_async_engine(
             url,
             pool_pre_ping=True,  # a database that was restarted is no error
@@ -89,6 +87,7 @@ def make_engine(
             connect_args={
                 "timeout": CONNECT_TIMEOUT_SECONDS,
                 "command_timeout": command_timeout_seconds,
+                **({} if tls is None else {"ssl": tls}),
                 "server_settings": {
                     "application_name": "order-relay",
                     # Compiling a claim would take longer than the claim.
@@ -148,6 +147,11 @@ def describe(error: BaseException) -> str:
     cause: BaseException = error
     if isinstance(error, DBAPIError) and error.orig is not None:
         cause = error.orig
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return (
+            f"certificate verify failed: {cause.verify_message} (DATABASE_SSL_CA_FILE, or "
+            "sslrootcert in DATABASE_URL)"
+        )
     text = " ".join(str(cause).split()) or type(cause).__name__
     # SQLAlchemy puts the class of asyncpg's errors in front.
     return text.rpartition(">: ")[2] if text.startswith("<class") else text

@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from app.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
+from app.access_tokens import access_tokens
+from app.errors import AccessTokenUnavailable, KafkaUnavailable, PublishRefused, RecordTooLarge
+from app.publishing.client_config import client_config
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -24,6 +27,7 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 # Above any broker's usual limit, so that the broker and its topics decide what is too large.
 MAX_MESSAGE_BYTES = 100_000_000
+TOKEN_RETRY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,29 +39,7 @@ class Acknowledged:
     offset: int
 
 
-def client_config(settings: Settings) -> dict[str, Any]:
-    """Return how to reach Kafka, as librdkafka spells it."""
-    config: dict[str, Any] = {
-        "bootstrap.servers": settings.kafka_bootstrap_servers,
-        "security.protocol": settings.kafka_security_protocol,
-        "client.id": settings.consumer_group_id,
-    }
-    if settings.kafka_security_protocol.startswith("SASL"):
-        config["sasl.mechanism"] = settings.kafka_sasl_mechanism
-        config["sasl.username"] = settings.kafka_sasl_username
-        if settings.kafka_sasl_password is not None:
-            config["sasl.password"] = settings.kafka_sasl_password.get_secret_value()
-    if settings.kafka_security_protocol.endswith("SSL"):
-        for key, path in (
-            ("ssl.ca.location", settings.kafka_ssl_ca_file),
-            ("ssl.certificate.location", settings.kafka_ssl_cert_file),
-            ("ssl.key.location", settings.kafka_ssl_key_file),
-        ):
-            if path is not None:
-                config[key] = str(path)
-        if settings.kafka_ssl_key_password is not None:
-            config["ssl.key.password"] = settings.kafka_ssl_key_password.get_secret_value()
-    return config
+Outcome = Acknowledged | RecordTooLarge | PublishRefused
 
 
 def producer_config(settings: Settings) -> dict[str, Any]:
@@ -73,6 +55,9 @@ def producer_config(settings: Settings) -> dict[str, Any]:
         "max.in.flight.requests.per.connection": settings.producer_max_in_flight,
         "message.max.bytes": MAX_MESSAGE_BYTES,
         "linger.ms": 5,
+        # Warnings and up: connections that end are no news, and they end in rows while a broker
+        # refuses us.
+        "log_level": 5,
         # The same hash as the Java clients, so that a key lands where Java would put it.
         "partitioner": "murmur2_random",
     }
@@ -90,18 +75,33 @@ class KafkaProducer:
         self._producer: Producer | None = None
         self._poller: threading.Thread | None = None
         self._stopping = threading.Event()
+        self._missing = "the producer is not running"
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._settled: deque[tuple[Callable[[Outcome], None], Outcome]] = deque()
+        self._settling = False
 
     async def start(self) -> None:
-        """Start the client. It needs no broker yet: it connects in the background, for ever."""
-        self._producer = Producer(producer_config(self._settings), logger=logger)
+        """Start the client. It needs no broker yet: it connects in the background, for ever.
+
+        Nor does it need an access token yet, where Kafka wants one: it asks for one until it gets
+        it, and until then is as if no broker answered.
+        """
+        self._loop = asyncio.get_running_loop()
+        if self._settings.uses_access_tokens:
+            await asyncio.to_thread(self._try_to_begin)
+            if self._producer is None:
+                logger.warning("No record is published yet: %s; trying on", self._missing)
+        else:
+            self._begin()
         self._poller = threading.Thread(target=self._poll, name="kafka-producer", daemon=True)
         self._poller.start()
 
     async def stop(self, timeout_seconds: float = 5.0) -> None:
         """Give records on their way ``timeout_seconds`` to be acknowledged, then let go."""
-        if self._producer is None:
-            return
         loop = asyncio.get_running_loop()
+        if self._producer is None:
+            self._stopping.set()
+            return
         left = await loop.run_in_executor(None, self._producer.flush, timeout_seconds)
         if left:
             # Each of them still ends: its send() raises PublishRefused.
@@ -133,14 +133,59 @@ class KafkaProducer:
             RecordTooLarge: The broker or the topic does not take records of this size.
             PublishRefused: Kafka did not acknowledge the record within the delivery time-out.
         """
+        acknowledged: asyncio.Future[Acknowledged] = asyncio.get_running_loop().create_future()
+
+        def settle(outcome: Outcome) -> None:
+            if acknowledged.done():  # the caller no longer waits
+                return
+            if isinstance(outcome, Acknowledged):
+                acknowledged.set_result(outcome)
+            else:
+                acknowledged.set_exception(outcome)
+
+        self.enqueue(
+            topic,
+            settle,
+            key=key,
+            value=value,
+            headers=headers,
+            partition=partition,
+            timestamp_ms=timestamp_ms,
+        )
+        return await acknowledged
+
+    def enqueue(
+        self,
+        topic: str,
+        on_settled: Callable[[Outcome], None],
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> None:
+        """Publish one record without waiting; returns at once.
+
+        Args:
+            topic: Where to.
+            on_settled: Called in the loop of ``start``, exactly once, with where the record is or
+                with the error that ``send`` would raise. Must not raise.
+            key: The record's key.
+            value: The record's value.
+            headers: The record's headers.
+            partition: ``None``: by the key.
+            timestamp_ms: ``None``: now.
+
+        Raises:
+            RecordTooLarge: The client itself does not take records of this size.
+            PublishRefused: The client takes no records now; ``on_settled`` is not called.
+        """
         if self._producer is None:
-            raise PublishRefused(topic, "the producer is not running")
-        loop = asyncio.get_running_loop()
-        acknowledged: asyncio.Future[Acknowledged] = loop.create_future()
+            raise PublishRefused(topic, self._missing)
 
         def on_delivery(error: KafkaError | None, message: Message) -> None:
-            outcome = _outcome(topic, key, value, error, message)
-            loop.call_soon_threadsafe(_settle, acknowledged, outcome)
+            self._settle_in_loop(on_settled, _outcome(topic, key, value, error, message))
 
         options: dict[str, Any] = {"headers": list(headers), "on_delivery": on_delivery}
         if partition is not None:
@@ -156,7 +201,19 @@ class KafkaProducer:
             if kafka_error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
                 raise RecordTooLarge(topic, _size(key, value)) from error
             raise PublishRefused(topic, str(kafka_error), kafka_error.name()) from error
-        return await acknowledged
+
+    def _settle_in_loop(self, on_settled: Callable[[Outcome], None], outcome: Outcome) -> None:
+        # From the client's thread. One wake-up of the loop serves all that come before it.
+        self._settled.append((on_settled, outcome))
+        if not self._settling and self._loop is not None:
+            self._settling = True
+            self._loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        self._settling = False  # first: what is appended from now on wakes the loop again
+        while self._settled:
+            on_settled, outcome = self._settled.popleft()
+            on_settled(outcome)
 
     async def partition_count(self, topic: str, timeout_seconds: float = 5.0) -> int:
         """Ask Kafka how many partitions ``topic`` has; 0 when it does not exist.
@@ -179,9 +236,7 @@ class KafkaProducer:
 
     async def _metadata(self, topic: str, timeout_seconds: float) -> Any:
         if self._producer is None:
-            raise KafkaUnavailable(
-                self._settings.kafka_bootstrap_servers, "the producer is not running"
-            )
+            raise KafkaUnavailable(self._settings.kafka_bootstrap_servers, self._missing)
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(
@@ -192,7 +247,20 @@ class KafkaProducer:
                 self._settings.kafka_bootstrap_servers, error.args[0].str()
             ) from error
 
+    def _begin(self) -> None:
+        self._producer = Producer(producer_config(self._settings), logger=logger)
+
+    def _try_to_begin(self) -> None:
+        """Make the client if there is an access token: it would wait for one, and say nothing."""
+        try:
+            access_tokens(self._settings).current()
+            self._begin()
+        except (AccessTokenUnavailable, KafkaException) as error:
+            self._missing = str(error)
+
     def _poll(self) -> None:
+        while self._producer is None and not self._stopping.wait(TOKEN_RETRY_SECONDS):
+            self._try_to_begin()
         while not self._stopping.is_set():
             producer = self._producer
             if producer is None:
@@ -206,21 +274,12 @@ def _outcome(
     value: bytes | None,
     error: KafkaError | None,
     message: Message,
-) -> Acknowledged | Exception:
+) -> Outcome:
     if error is None:
         return Acknowledged(topic, message.partition() or 0, message.offset() or 0)
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
         return RecordTooLarge(topic, _size(key, value))
     return PublishRefused(topic, error.str(), error.name())
-
-
-def _settle(future: asyncio.Future[Acknowledged], outcome: Acknowledged | Exception) -> None:
-    if future.done():  # the caller no longer waits
-        return
-    if isinstance(outcome, Acknowledged):
-        future.set_result(outcome)
-    else:
-        future.set_exception(outcome)
 
 
 def _size(key: bytes | None, value: bytes | None) -> int:

@@ -14,10 +14,12 @@ from app.errors import (
     PublishRefused,
     RecordTooLarge,
 )
+from app.log_line import LogLine
 from app.publishing.fallback import FallbackStore, Header, NewMessage
 from app.publishing.message import order_event
 from app.publishing.observer import PublishObserver, Unobserved
 from app.publishing.producer import Acknowledged, Headers
+from app.trace_context import trace_id
 
 logger = logging.getLogger(__name__)
 
@@ -214,11 +216,14 @@ class Publisher:
             raise PublishFailed(event_id, kafka_error, error) from kafka_error
         self._observer.published("saved")
         logger.warning(
-            "Saved fallback message id=%d topic=%s event_id=%s reason=%s",
-            row_id,
-            message.topic,
-            event_id,
-            reason,
+            LogLine(
+                "Saved fallback message",
+                id=row_id,
+                topic=message.topic,
+                event_id=event_id,
+                reason=reason,
+                trace_id=trace_id(message.headers),
+            )
         )
         return Saved(row_id, event_id, reason)
 

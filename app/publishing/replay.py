@@ -9,6 +9,8 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from app.errors import DatabaseUnavailable, KafkaUnavailable
+from app.log_line import LogLine
+from app.publishing import lines
 from app.publishing.batch import Batch, Sweep, end_tasks
 from app.publishing.fallback import FallbackStats, FallbackStore, Position
 from app.publishing.observer import PublishObserver, Unobserved
@@ -139,7 +141,7 @@ class Replay:
                 break
             await asyncio.sleep(0)
         if purged:
-            logger.info("Purged published fallback messages count=%d", purged)
+            logger.info(LogLine("Purged published fallback messages", count=purged))
         return purged
 
     async def log_stats(self) -> FallbackStats:
@@ -149,12 +151,7 @@ class Replay:
             DatabaseUnavailable: The database refused.
         """
         stats = await self._store.stats()
-        logger.info(
-            "Fallback message stats - pending: %d, published: %d, failed: %d",
-            stats.pending,
-            stats.published,
-            stats.failed,
-        )
+        logger.info(lines.figures(stats))
         return stats
 
     # --- sweeping -------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
-from app.publishing.producer import client_config
+from app.publishing.client_config import client_config
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -39,10 +39,11 @@ class Options:
     give_up_after_seconds: float
 
 
-class _OneLineParser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line; the usage is there for ``--help``."""
 
     def error(self, message: str) -> NoReturn:
+        """End the process with status 2."""
         self.exit(2, f"quickstart: {message.removeprefix('argument ')}\n")
 
 
@@ -68,7 +69,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLineParser(
+    parser = OneLineParser(
         prog="python -m app.quickstart",
         description="Run the order relay with an embedded Kafka cluster, a sample order shop and "
         "a sample external logger, and watch it live. Nothing is kept afterwards.",
@@ -83,25 +84,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--rate",
-        type=_rate,
+        type=rate,
         metavar="R",
         help=f"payments a second (default {LIVE_RATE:g}; {COUNTED_RATE:g} with --orders)",
     )
     parser.add_argument(
         "--logger-port",
-        type=_port,
+        type=port,
         metavar="PORT",
         help=f"port of the sample logger (default LOGGER_PORT, else {LOGGER_PORT})",
     )
     parser.add_argument(
         "--web-port",
-        type=_port,
+        type=port,
         metavar="PORT",
         help=f"port of the worker's web server (default WEB_PORT, else {WEB_PORT})",
     )
     parser.add_argument(
         "--seed",
-        type=_seed,
+        type=seed,
         default=SEED,
         metavar="S",
         help=f"another seed gives other orders and other mishaps (default {SEED})",
@@ -124,7 +125,7 @@ def _port_of(
     if not text:
         return default
     try:
-        return _port(text)
+        return port(text)
     except argparse.ArgumentTypeError as error:
         parser.error(f"{name} {error}")
 
@@ -142,15 +143,30 @@ def _orders(text: str) -> int:
     return _whole(text, 1, MAX_ORDERS)
 
 
-def _port(text: str) -> int:
+def port(text: str) -> int:
+    """Read the number of a port.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
     return _whole(text, 1, 65_535)
 
 
-def _seed(text: str) -> int:
+def seed(text: str) -> int:
+    """Read a seed.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
     return _whole(text, 0, 2**31 - 1)
 
 
-def _rate(text: str) -> float:
+def rate(text: str) -> float:
+    """Read payments a second.
+
+    Raises:
+        argparse.ArgumentTypeError: They are none.
+    """
     return _number(text, 0.1, MAX_RATE)
 
 

@@ -41,8 +41,9 @@ class Order:
 class OrderBook:
     """Makes up orders; the same seed makes the same ones."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, first_order_id: int = FIRST_ORDER_ID) -> None:
         self._random = random.Random(f"{seed}:orders")  # noqa: S311 - sample data
+        self._first_order_id = first_order_id
         self._made = 0
         self._broken_at = 0
 
@@ -55,7 +56,7 @@ class OrderBook:
         if self._made % BROKEN_EVERY == 0:
             self._broken_at = self._made + self._random.randrange(BROKEN_EVERY // 2)
         broken = self._made == self._broken_at
-        order_id = FIRST_ORDER_ID + self._made
+        order_id = self._first_order_id + self._made
         self._made += 1
         items = [
             {

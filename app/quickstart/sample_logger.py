@@ -1,4 +1,4 @@
-"""The sample external logger: ``POST /logs`` on loopback, following a script."""
+"""The sample external logger: ``POST /logs``, following a script; ``GET /`` says what it did."""
 
 from __future__ import annotations
 
@@ -58,21 +58,22 @@ class SampleLogger:
         """Whether a full outage is on."""
         return self._script.is_down(self._clock())
 
-    async def start(self, port: int) -> None:
-        """Begin to listen.
+    async def start(self, port: int, host: str = HOST) -> None:
+        """Begin to listen, on loopback unless told otherwise.
 
         Raises:
             CannotRun: The port is in use or not allowed.
         """
         application = web.Application()
         application.router.add_post("/logs", self._take)
+        application.router.add_get("/", self._figures)
         # A request whose client has gone must not be counted as answered later.
         self._runner = web.AppRunner(
             application, access_log=None, handler_cancellation=True, shutdown_timeout=0.2
         )
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, HOST, port).start()
+            await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
             await self.stop()
             raise CannotRun(
@@ -98,6 +99,12 @@ class SampleLogger:
         if kind is Kind.ACCEPTED:
             self._on_accepted(event_id)
         return await _respond(request, kind)
+
+    async def _figures(self, request: web.Request) -> web.Response:
+        answers = {str(kind): self.answers[kind] for kind in Kind}
+        return web.json_response(
+            {"requests": self.requests, "answers": answers, "is_down": self.is_down}
+        )
 
 
 async def _respond(request: web.Request, kind: Kind) -> web.StreamResponse:

@@ -28,7 +28,7 @@ _metadata = sa.MetaData()
 _orders = sa.Table(
     "orders",
     _metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("event_id", sa.Text, nullable=False),
     sa.Column("paid_at", sa.Text, nullable=False),
 )

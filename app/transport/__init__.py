@@ -12,7 +12,8 @@ work for an event (queue, guards, sensors) would be the largest cost of a record
 What is overridden is private to Faust 0.15.3, which is therefore pinned exactly.
 """
 
+from app.transport.assignor import partition_of
 from app.transport.batches import RecordBatches
 from app.transport.consumer import RelayConsumer, RelayTransport
 
-__all__ = ["RecordBatches", "RelayConsumer", "RelayTransport"]
+__all__ = ["RecordBatches", "RelayConsumer", "RelayTransport", "partition_of"]

@@ -59,9 +59,17 @@ class RelayConsumer(driver.Consumer):
         if progress is not None and progress.generation == record.generation:
             progress.finish(record.offset)
 
+    def owners(self, topic: str) -> dict[int, str]:
+        """Return the base URL of the worker that has each partition, where it is known."""
+        return self._thread.owners(topic)
+
     def committed_offsets(self) -> dict[TP, int | None]:
         """Return the committed offset of every assigned partition; ``None`` without one."""
         return {tp: commit.offset if commit else None for tp, commit in self._last_commits.items()}
+
+    def positions(self) -> dict[TP, int | None]:
+        """Return the next offset to read of every assigned partition; ``None`` before the first."""
+        return {tp: progress.position for tp, progress in self._progress.items()}
 
     def oldest_unfinished_seconds(self) -> float:
         """Return the age of the oldest record that was read and is not finished; 0 if none."""
@@ -138,7 +146,7 @@ class RelayConsumer(driver.Consumer):
         """Begin each partition anew; records flow after ``seek_to_committed``."""
         self._progress = {}
         self._last_commits = {}
-        cast(Any, self.app).on_partitions_arriving(len(assigned))
+        cast(Any, self.app).on_partitions_arriving([tp.partition for tp in assigned])
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:

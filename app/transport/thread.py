@@ -18,6 +18,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from app.delivery.progress import Commit
+from app.transport.assignor import OwnersAssignor
 
 # A commit that a dead broker holds up must not outlive its generation, nor hold up a rebalance.
 COMMIT_TIMEOUT_SECONDS = 5.0
@@ -33,7 +34,16 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         # Faust fixes 1,500 ms; a seek, and the embedded cluster's answer, wait for it.
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
+        # Faust gives plain round robin; ours is the same, and tells who has what.
+        self._owners = OwnersAssignor(str(cast(Any, self.app).settings.own_url))
+        consumer._partition_assignment_strategy = [self._owners]
         return consumer
+
+    def owners(self, topic: str) -> dict[int, str]:
+        """Return the base URL of the worker that has each partition, where it is known."""
+        if self._consumer is None:
+            return {}
+        return {tp.partition: url for tp, url in self._owners.owners.items() if tp.topic == topic}
 
     def __post_init__(self) -> None:
         """Set up what the thread's own loop uses."""

@@ -56,7 +56,7 @@ async def test_an_unknown_authority_is_refused(tls_sink: ScriptedSink, tmp_path:
     trustme.CA().cert_pem.write_to_path(str(other))
     for ca_file in (None, other):
         answer = await _post(tls_sink.url, ca_file)
-        assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
+        assert (answer.verdict, answer.status) == (Verdict.OUTAGE, None)
         assert "certificate" in answer.detail.lower()
     assert not tls_sink.requests
 
@@ -68,5 +68,5 @@ async def test_the_host_name_is_checked(
     ca_file = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(ca_file))
     answer = await _post(f"https://localhost:{tls_sink.port}/logs", ca_file)
-    assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
+    assert (answer.verdict, answer.status) == (Verdict.OUTAGE, None)
     assert not tls_sink.requests

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from app.delivery.answer import Answer
 from app.delivery.dead_letters import DeadLetter
+from app.delivery.outcome import Outcome
 from app.delivery.record import Record
 from app.delivery.relay import Relay
 from app.delivery.retry import RetryPolicy, Verdict, judge
+from app.trace_context import TraceContext
 from tests.support.orders import order_value
 
 # 2025-12-19T10:30:00Z; virtual time begins here.
@@ -65,6 +67,7 @@ class Attempt:
     at: float
     event_id: str
     body: bytes
+    trace: TraceContext | None = None
 
 
 class BrokenRule(BaseException):
@@ -96,9 +99,11 @@ class FakeLogger:
         plan = self._plans.setdefault(planned.idempotency_key(), deque())
         plan.extend(step if isinstance(step, Step) else Step(step) for step in steps)
 
-    async def post(self, body: bytes, idempotency_key: str) -> Answer:
+    async def post(
+        self, body: bytes, idempotency_key: str, trace: TraceContext | None = None
+    ) -> Answer:
         loop = asyncio.get_running_loop()
-        self.attempts.append(Attempt(loop.time(), idempotency_key, body))
+        self.attempts.append(Attempt(loop.time(), idempotency_key, body, trace))
         plan = self._plans.get(idempotency_key)
         step = plan.popleft() if plan else self.default
         self.under_way.append(idempotency_key)
@@ -146,6 +151,7 @@ class RecordingObserver:
         self.attempts: list[tuple[str, float]] = []
         self.retries = 0
         self.paid_to_delivered_seconds: list[float] = []
+        self.duplicates = 0
         self.dead_letter_reasons: list[str] = []
         self.abandoned_records: list[int] = []
 
@@ -157,6 +163,9 @@ class RecordingObserver:
 
     def delivered(self, paid_to_delivered_seconds: float) -> None:
         self.paid_to_delivered_seconds.append(paid_to_delivered_seconds)
+
+    def duplicate(self) -> None:
+        self.duplicates += 1
 
     def dead_lettered(self, reason: str) -> None:
         self.dead_letter_reasons.append(reason)
@@ -182,13 +191,16 @@ class Bench:
         self.dead_letters = FakeDeadLetters()
         self.observer = RecordingObserver()
         self.finished: list[Record] = []
+        self.outcomes: list[Outcome] = []
         self.on_finished: Callable[[Record], None] = lambda finished: None
+        self.delivered_before: set[str] = set()
         self._awaited: asyncio.Future[None] | None = None
         self.relay = Relay(
             self.logger,
             self.dead_letters,
             self.observer,
             self._finish,
+            is_delivered=lambda one, order_id: one.idempotency_key() in self.delivered_before,
             policy=policy or RetryPolicy(),
             breaker_threshold=breaker_threshold,
             breaker_probe_interval_seconds=breaker_probe_interval_seconds,
@@ -216,8 +228,9 @@ class Bench:
                 self._awaited = asyncio.get_running_loop().create_future()
                 await self._awaited
 
-    def _finish(self, finished: Record) -> None:
+    def _finish(self, finished: Record, outcome: Outcome) -> None:
         self.finished.append(finished)
+        self.outcomes.append(outcome)
         self.on_finished(finished)
         if self._awaited is not None and not self._awaited.done():
             self._awaited.set_result(None)

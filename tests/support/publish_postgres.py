@@ -21,10 +21,18 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import asyncpg  # type: ignore[import-untyped] # ships no types
+import trustme
 
 T = TypeVar("T")
 
 USER = "relay"
+CERTIFIED = "certified"
+WITH_PASSWORD = "with_password"
+HBA = f"""\
+hostssl all {CERTIFIED} all cert
+hostssl all {WITH_PASSWORD} all scram-sha-256
+hostssl all {USER} all trust
+"""
 START_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
 
@@ -50,8 +58,12 @@ def unavailable_reason() -> str | None:
 class PostgresServer:
     """A running server from construction to ``close``."""
 
-    def __init__(self, *, durable: bool = False) -> None:
-        """Start; without ``durable`` commits do not wait for the disk."""
+    def __init__(self, *, durable: bool = False, authority: trustme.CA | None = None) -> None:
+        """Start; without ``durable`` commits do not wait for the disk.
+
+        With an authority the server takes connections over TLS only, by a certificate that the
+        authority has signed; the user CERTIFIED needs one too.
+        """
         initdb, postgres = find_binary("initdb"), find_binary("postgres")
         assert initdb is not None
         assert postgres is not None
@@ -76,6 +88,8 @@ class PostgresServer:
             "fsync": "on" if durable else "off",
             "max_connections": "200",
         }
+        if authority is not None:
+            options |= self._secure(authority, user)
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [postgres, "-D", data, *(f"--{name}={value}" for name, value in options.items())],
@@ -101,6 +115,23 @@ class PostgresServer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _secure(self, authority: trustme.CA, user: str | None) -> dict[str, str]:
+        """Write the files that TLS needs; return the options."""
+        issued = authority.issue_cert("127.0.0.1")
+        files = {
+            "ssl_cert_file": b"".join(blob.bytes() for blob in issued.cert_chain_pems),
+            "ssl_key_file": issued.private_key_pem.bytes(),
+            "ssl_ca_file": authority.cert_pem.bytes(),
+            "hba_file": HBA.encode(),
+        }
+        for name, content in files.items():
+            path = self._folder / name
+            path.write_bytes(content)
+            path.chmod(0o600)
+            if user is not None:
+                shutil.chown(path, user)
+        return {"ssl": "on", **{name: str(self._folder / name) for name in files}}
 
     def url(self, database: str) -> str:
         """Return the DATABASE_URL of a database."""

@@ -12,7 +12,9 @@ from app.settings import Settings
 def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An environment without settings, in an empty folder."""
     for name in list(os.environ):
-        if name.lower() in Settings.model_fields:
+        if name.lower().removesuffix("_file") in Settings.model_fields or (
+            name.lower() in Settings.model_fields
+        ):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -172,7 +172,10 @@ def strings_of_the_code() -> Iterator[str]:
 
 
 def errors_of_the_code() -> Iterator[str]:
-    """What the worker and an order service log as an error or worse, as it stands in the code."""
+    """What the worker and an order service log as an error or worse, as it stands in the code.
+
+    And whatever they log with data beside it.
+    """
     for path in [*ROOT.glob("app/**/*.py"), *ROOT.glob("agents/*.py")]:
         if "quickstart" in path.parts:
             continue
@@ -184,6 +187,12 @@ def errors_of_the_code() -> Iterator[str]:
                     ),
                     args=[ast.Constant(value=str(text)), *_],
                 ) if not text.startswith("%s"):
+                    yield text
+                # Lines with data of their own, whatever their level.
+                case ast.Call(
+                    func=ast.Name(id="LogLine" | "FiguresLine"),
+                    args=[ast.Constant(value=str(text))],
+                ):
                     yield text
 
 

@@ -18,10 +18,13 @@ PURE = [
     "app.settings",
     "app.events",
     "app.errors",
+    "app.log_line",
+    "app.trace_context",
+    "app.version",
     "app.dead_letter_topic",
     *(
         found.name
-        for package in ("delivery", "operations", "publishing")
+        for package in ("delivery", "operations", "order_status", "publishing")
         for found in pkgutil.walk_packages([str(ROOT / "app" / package)], prefix=f"app.{package}.")
         # Faust's commands, and what Alembic runs by itself.
         if not found.name.startswith(("app.operations.commands", "app.publishing.migrations"))

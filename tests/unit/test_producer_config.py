@@ -3,7 +3,8 @@
 import pytest
 from confluent_kafka import Producer
 
-from app.publishing.producer import client_config, producer_config
+from app.publishing.client_config import client_config
+from app.publishing.producer import producer_config
 from app.settings import Settings, load_settings
 
 pytestmark = pytest.mark.usefixtures("empty_environment")

@@ -39,6 +39,7 @@ DEFAULTS = {
 SECRETS = (
     "API_TOKEN",
     "EXTERNAL_LOGGER_TOKEN",
+    "KAFKA_SASL_OAUTH_CLIENT_SECRET",
     "KAFKA_SASL_PASSWORD",
     "KAFKA_SSL_KEY_PASSWORD",
 )
@@ -64,6 +65,7 @@ def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {field: str(info.annotation) for field, info in Settings.model_fields.items()}
     assert {field.upper() for field, kind in kinds.items() if SecretStr.__name__ in kind} == {
         *SECRETS,
+        "DATABASE_PASSWORD",
         "DATABASE_URL",
     }
 
@@ -94,6 +96,21 @@ def test_what_is_empty_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> Non
 
     settings = load_settings()
     assert {name: getattr(settings, name.lower()) for name in DEFAULTS} == DEFAULTS
+
+
+def test_the_database_password_is_a_secret_wherever_it_stands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The password goes into the URL, encoded; redacting knows it as it is."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://relay@db/relay?target_session_attrs=any")
+    monkeypatch.setenv("DATABASE_PASSWORD", "hun/ter@2")
+
+    settings = load_settings()
+
+    url = "postgresql://relay:hun%2Fter%402@db/relay?target_session_attrs=any"
+    assert settings.database_url.get_secret_value() == url
+    assert set(settings.secrets) == {"hun/ter@2"}
+    assert "hun" not in repr(settings)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import trustme
 
 from app.errors import InvalidSettings
 from app.settings import load_settings
@@ -51,7 +52,15 @@ def _complaint() -> str:
             ]
         ],
         ("KAFKA_SECURITY_PROTOCOL", "TLS", "must be 'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or"),
-        ("KAFKA_SASL_MECHANISM", "GSSAPI", "must be 'PLAIN', 'SCRAM-SHA-256' or 'SCRAM-SHA-512'"),
+        ("KAFKA_SASL_MECHANISM", "GSSAPI", "'SCRAM-SHA-256', 'SCRAM-SHA-512' or 'OAUTHBEARER'"),
+        ("KAFKA_SASL_OAUTH_TOKEN_URL", "identity", URL),
+        ("KAFKA_SASL_OAUTH_CA_FILE", __file__, "must be a PEM file of certificates"),
+        *[
+            ("KAFKA_SASL_OAUTH_EXTENSIONS", value, "must be name=value, several separated by")
+            for value in ["pool", "pool=", "=1", "po-ol=1", "auth=1", "a=1,,b=2", "a=1 2"]
+        ],
+        ("DATABASE_SSL_CA_FILE", __file__, "must be a PEM file of certificates"),
+        ("DATABASE_SSL_CERT_FILE", "missing.pem", NO_FILE),
         ("KAFKA_SSL_CA_FILE", "missing.pem", NO_FILE),
         ("KAFKA_SSL_CERT_FILE", "missing.pem", NO_FILE),
         ("KAFKA_SSL_KEY_FILE", ".", NO_FILE),
@@ -106,6 +115,8 @@ def _complaint() -> str:
         ("PRODUCER_REQUEST_TIMEOUT_MS", "900001", "less than or equal to 900000"),
         ("PRODUCER_DELIVERY_TIMEOUT_MS", "1", "greater than or equal to"),
         ("PRODUCER_MAX_IN_FLIGHT", "6", "less than or equal to 5"),
+        ("LOG_FORMAT", "yaml", "must be 'text' or 'json'"),
+        ("LOG_FORMAT", "JSON", "must be 'text' or 'json'"),
         ("WEB_PORT", "0", "greater than or equal to 1"),
         ("WEB_PORT", "65536", "less than or equal to 65535"),
     ],
@@ -138,6 +149,61 @@ def test_sasl_needs_a_user_and_a_password(
         f"invalid settings: KAFKA_SECURITY_PROTOCOL={protocol} needs KAFKA_SASL_USERNAME and "
         "KAFKA_SASL_PASSWORD"
     )
+
+
+@pytest.mark.parametrize("missing", ["TOKEN_URL", "CLIENT_ID", "CLIENT_SECRET"])
+def test_access_tokens_need_somebody_who_gives_them(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OAUTHBEARER without its settings is told with what it needs."""
+    for name in {"TOKEN_URL", "CLIENT_ID", "CLIENT_SECRET"} - {missing}:
+        monkeypatch.setenv(f"KAFKA_SASL_OAUTH_{name}", "http://given")
+    monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("KAFKA_SASL_MECHANISM", "OAUTHBEARER")
+
+    assert _complaint() == (
+        "invalid settings: KAFKA_SECURITY_PROTOCOL=SASL_SSL with KAFKA_SASL_MECHANISM=OAUTHBEARER "
+        "needs KAFKA_SASL_OAUTH_TOKEN_URL, KAFKA_SASL_OAUTH_CLIENT_ID and "
+        "KAFKA_SASL_OAUTH_CLIENT_SECRET"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("", "DATABASE_URL must be one of PostgreSQL, as DATABASE_PASSWORD is set"),
+        ("sqlite:///x.db", "DATABASE_URL must be one of PostgreSQL, as DATABASE_PASSWORD is set"),
+        ("postgresql://u:hunter2@h/d", "DATABASE_URL must hold no password, as DATABASE_PASSWORD"),
+    ],
+)
+def test_a_database_password_needs_a_url_without_one(
+    url: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A password that goes nowhere, or beside another one, is a mistake."""
+    monkeypatch.setenv("DATABASE_PASSWORD", "hunter2")
+    monkeypatch.setenv("DATABASE_URL", url)
+
+    text = _complaint()
+
+    assert line in text
+    assert "hunter2" not in text
+
+
+def test_a_key_that_belongs_to_another_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate with another one's key is told at the start."""
+    authority = trustme.CA()
+    authority.issue_cert("one").cert_chain_pems[0].write_to_path("one.pem")
+    authority.issue_cert("two").private_key_pem.write_to_path("two.key")
+    for prefix in ("KAFKA_SSL", "DATABASE_SSL"):
+        monkeypatch.setenv(f"{prefix}_CERT_FILE", "one.pem")
+        monkeypatch.setenv(f"{prefix}_KEY_FILE", "two.key")
+        monkeypatch.setenv("DATABASE_URL", "postgresql://u@h/d")
+        text = _complaint()
+        assert f"{prefix}_CERT_FILE='one.pem' with {prefix}_KEY_FILE" in text
+        assert "KEY_VALUES_MISMATCH" in text
+        monkeypatch.delenv(f"{prefix}_CERT_FILE")
+        assert f"{prefix}_KEY_FILE='two.key' needs {prefix}_CERT_FILE" in _complaint()
+        monkeypatch.delenv(f"{prefix}_KEY_FILE")
 
 
 def test_several_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

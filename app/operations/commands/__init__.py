@@ -5,7 +5,15 @@ from app.operations.commands import (
     fallback_list,
     fallback_requeue,
     fallback_stats,
+    order_status,
     publish,
 )
 
-__all__ = ["fallback_discard", "fallback_list", "fallback_requeue", "fallback_stats", "publish"]
+__all__ = [
+    "fallback_discard",
+    "fallback_list",
+    "fallback_requeue",
+    "fallback_stats",
+    "order_status",
+    "publish",
+]

@@ -100,10 +100,10 @@ def options(*given: Callable[[Any], Any]) -> list[Callable[[Any], Any]]:
 
 def _log_to_stderr(level: str | None) -> None:
     """Log errors only, unless ``--loglevel`` asks for more: the command itself says what it did."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=getattr(logging, level.upper(), logging.ERROR) if level else logging.ERROR,
-        format="[%(asctime)s] [%(levelname)s] %(message)s",
+    logging.basicConfig(stream=sys.stderr, format="[%(asctime)s] [%(levelname)s] %(message)s")
+    # Also where a handler is there already: LOG_FORMAT=json puts one up at the start.
+    logging.getLogger().setLevel(
+        getattr(logging, level.upper(), logging.ERROR) if level else logging.ERROR
     )
     if level is None:
         # The Kafka client tells an outage in words of its own, again and again; we say it once.

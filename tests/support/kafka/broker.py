@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.kafka.ports import LOOPBACK
@@ -52,6 +53,19 @@ PROPERTIES: Mapping[str, str] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A further way to reach the brokers.
+
+    Attributes:
+        protocol: ``SSL``, ``SASL_PLAINTEXT`` or ``SASL_SSL``.
+        properties: Server properties of this listener alone, without its prefix.
+    """
+
+    protocol: str
+    properties: Mapping[str, str]
+
+
 class Broker:
     """A broker's process, which may be running, frozen or dead, and its storage, which stays.
 
@@ -62,6 +76,7 @@ class Broker:
         directory: For its properties, data and log; must exist and be empty.
         java: The command that starts a JVM, with all of its options and the class path.
         properties: Further server properties; they go before those above.
+        listeners: Further listeners with their ports, by name.
         spawn: Starts a process. The kernel kills what it started when the thread that started it
             ends, so this must run in a thread that outlives the broker.
     """
@@ -75,31 +90,45 @@ class Broker:
         directory: Path,
         java: Sequence[str],
         properties: Mapping[str, str],
+        listeners: Mapping[str, tuple[int, Listener]],
         spawn: Callable[[Callable[[], subprocess.Popen[bytes]]], subprocess.Popen[bytes]],
     ) -> None:
         self.id = broker_id
         self.port = port
+        self.ports = {name: at for name, (at, _) in listeners.items()}
         self.log = directory / "broker.log"
         self._java = list(java)
         self._spawn = spawn
         self._process: subprocess.Popen[bytes] | None = None
         self._frozen = False
         self._properties_file = directory / "server.properties"
+        clients = ",".join(
+            f"{name}://{LOOPBACK}:{at}" for name, at in {"PLAINTEXT": port, **self.ports}.items()
+        )
         everything = {
             "process.roles": "broker,controller",
             "node.id": str(broker_id),
             "controller.quorum.voters": ",".join(
                 f"{node}@{LOOPBACK}:{at}" for node, at in sorted(controller_ports.items())
             ),
-            "listeners": (
-                f"PLAINTEXT://{LOOPBACK}:{port},"
-                f"CONTROLLER://{LOOPBACK}:{controller_ports[broker_id]}"
-            ),
-            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{port}",
+            "listeners": f"{clients},CONTROLLER://{LOOPBACK}:{controller_ports[broker_id]}",
+            "advertised.listeners": clients,
             "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": ",".join(
+                [
+                    "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+                    *(f"{name}:{one.protocol}" for name, (_, one) in listeners.items()),
+                ]
+            ),
+            "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": str(directory / "data"),
             **PROPERTIES,
             **properties,
+            **{
+                f"listener.name.{name.lower()}.{key}": value
+                for name, (_, one) in listeners.items()
+                for key, value in one.properties.items()
+            },
         }
         lines = [f"{name}={value}\n" for name, value in everything.items()]
         self._properties_file.write_text("".join(lines), encoding="utf-8")
@@ -119,9 +148,15 @@ class Broker:
         """The process id of the JVM, or None if there is none."""
         return self._process.pid if self._process is not None and self.running else None
 
-    def format(self, cluster_id: str) -> None:
-        """Make its storage ready for a cluster, once, before the first start."""
+    def format(self, cluster_id: str, scram_users: Mapping[str, str]) -> None:
+        """Make its storage ready for a cluster, once, before the first start.
+
+        ``scram_users`` may log in by SCRAM; they are the cluster's, and their passwords by name.
+        """
         command = ["kafka.tools.StorageTool", "format", "-t", cluster_id]
+        for name, password in scram_users.items():
+            for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
+                command += ["--add-scram", f"{mechanism}=[name={name},password={password}]"]
         done = subprocess.run(
             [*self._java, *command, "-c", str(self._properties_file)],
             stdin=subprocess.DEVNULL,

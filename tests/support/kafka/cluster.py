@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from tests.support.kafka.broker import JVM_OPTIONS, Broker
+from tests.support.kafka.broker import JVM_OPTIONS, Broker, Listener
 from tests.support.kafka.distribution import fetch_jars, java_executable
 from tests.support.kafka.ports import LOOPBACK, ensure_free, free_ports
 from tests.support.kafka.view import ClusterView
@@ -35,6 +35,8 @@ class RealKafka:
             harness's own (see `tests.support.kafka.broker.PROPERTIES`).
         heap: The largest heap of each JVM, in the form `-Xmx` takes.
         jvm_options: JVM options in place of those for a quick start.
+        listeners: Further listeners, such as one with TLS, by name in capitals.
+        scram_users: Who may log in by SCRAM where a listener allows it, and their passwords.
     """
 
     def __init__(
@@ -44,11 +46,15 @@ class RealKafka:
         properties: Mapping[str, str] | None = None,
         heap: str = "256m",
         jvm_options: Sequence[str] = JVM_OPTIONS,
+        listeners: Mapping[str, Listener] | None = None,
+        scram_users: Mapping[str, str] | None = None,
     ) -> None:
         if ports is not None and len(set(ports)) != BROKERS:
             raise ValueError(f"ports: {BROKERS} different ones are needed, not {list(ports)}")
         self._ports = list(ports) if ports is not None else None
         self._properties = dict(properties or {})
+        self._listeners = dict(listeners or {})
+        self._scram_users = dict(scram_users or {})
         self._jvm_options = [f"-Xmx{heap}", *jvm_options]
         self._brokers: dict[int, Broker] = {}
         self._wanted: set[int] = set()
@@ -74,6 +80,10 @@ class RealKafka:
     def bootstrap_servers(self) -> str:
         """`host:port` of all three, separated by commas, whether they run or not."""
         return ",".join(f"{LOOPBACK}:{broker.port}" for broker in self._brokers.values())
+
+    def servers(self, listener: str) -> str:
+        """The same for one of the further listeners."""
+        return ",".join(f"{LOOPBACK}:{one.ports[listener]}" for one in self._brokers.values())
 
     @property
     def broker_ids(self) -> tuple[int, ...]:
@@ -235,11 +245,13 @@ class RealKafka:
         java = [str(java_executable()), *self._jvm_options, "-cp", f"{jars}/*"]
         for port in self._ports or ():
             ensure_free(port)
-        free = free_ports(2 * BROKERS)
+        free = free_ports((2 + len(self._listeners)) * BROKERS)
         controllers = dict(enumerate(free[:BROKERS], start=1))
         self._directory = Path(tempfile.mkdtemp(prefix="order-relay-kafka-"))
         atexit.register(self.close)
-        for broker_id, port in enumerate(self._ports or free[BROKERS:], start=1):
+        further = iter(free[2 * BROKERS :])
+        clients = self._ports or free[BROKERS : 2 * BROKERS]
+        for broker_id, port in enumerate(clients, start=1):
             directory = self._directory / f"broker-{broker_id}"
             directory.mkdir()
             self._brokers[broker_id] = Broker(
@@ -249,13 +261,19 @@ class RealKafka:
                 directory=directory,
                 java=java,
                 properties=self._properties,
+                listeners={name: (next(further), one) for name, one in self._listeners.items()},
                 spawn=self._spawn,
             )
         # Kafka writes the 16 bytes of a cluster's UUID as base64.
         # Kafka's form of a UUID; a leading "-" would be taken for an option.
         cluster_id = "r" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:].rstrip("=")
         with ThreadPoolExecutor(BROKERS) as pool:
-            list(pool.map(lambda broker: broker.format(cluster_id), self._brokers.values()))
+            list(
+                pool.map(
+                    lambda broker: broker.format(cluster_id, self._scram_users),
+                    self._brokers.values(),
+                )
+            )
         self._known_view = ClusterView(self.bootstrap_servers)
 
     def _spawn(self, popen: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:

@@ -1,0 +1,192 @@
+"""``python -m benchmarks.scale_out``: throughput of one, two and three workers, and what bounds it.
+
+Three brokers of Apache Kafka, a sink that answers after a fixed time, and workers of one group on a
+topic that is filled before. Measured is the time after every worker has its share of the
+partitions. docs/scaling.md says how to read the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.brokers import Brokers, real_kafka
+from benchmarks.fleet import Fleet
+from benchmarks.processes import CannotMeasure, Sink
+from benchmarks.report import machine
+
+# Connections, caches, and what the first worker had begun while the others joined.
+SETTLE_SECONDS = 2.0
+# For what is delivered before the measured part begins.
+JOINING_SECONDS = 15.0
+_ROW = "{:>10}{:>12}{:>12}{:>13}{:>12}{:>12}{:>12}"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Runs that differ in one thing, the first being what the others are held against.
+
+    Attributes:
+        name: What it is about.
+        shapes: Workers and partitions of each run.
+        latency_ms: How long the sink takes to answer.
+        in_flight: MAX_IN_FLIGHT of each worker.
+        keys: Keys of the records; ``None`` gives each its own.
+        rate_at_most: Records a second that one run may deliver; decides how many there must be.
+    """
+
+    name: str
+    shapes: tuple[tuple[int, int], ...]
+    latency_ms: float
+    in_flight: int
+    rate_at_most: int
+    keys: int | None = None
+
+
+SERIES = (
+    Series(
+        "more workers; the sink's latency bounds each",
+        ((1, 3), (2, 3), (3, 3)),
+        latency_ms=100,
+        in_flight=32,
+        rate_at_most=1_000,
+    ),
+    Series(
+        "three workers, more partitions",
+        ((3, 1), (3, 2), (3, 3), (3, 6)),
+        latency_ms=100,
+        in_flight=32,
+        rate_at_most=1_000,
+    ),
+    Series(
+        "one worker, more in flight instead",
+        ((1, 3), (2, 3), (3, 3)),
+        latency_ms=100,
+        in_flight=96,
+        rate_at_most=3_000,
+    ),
+    Series(
+        "ten keys only",
+        ((1, 3), (2, 3), (3, 3)),
+        latency_ms=20,
+        in_flight=256,
+        rate_at_most=600,
+        keys=10,
+    ),
+    Series(
+        "no latency: processors bound it",
+        ((1, 3), (2, 3), (3, 3)),
+        latency_ms=0,
+        in_flight=256,
+        rate_at_most=10_000,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run showed in its measured part, over all workers.
+
+    Attributes:
+        records_per_second: Deliveries a second.
+        cpu_us: CPU microseconds a delivery.
+        cores: Processors that the workers kept busy.
+    """
+
+    records_per_second: float
+    cpu_us: float
+    cores: float
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the benchmark; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scale_out",
+        description="Measure one, two and three workers of a group beside each other, on three "
+        "brokers of Apache Kafka. docs/scaling.md says how to read the result.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--repeat", type=int, default=3, help="rounds; medians are shown (3)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="measured part of a run (8)")
+    parser.add_argument(
+        "--series",
+        type=int,
+        choices=range(1, len(SERIES) + 1),
+        help="only this one: "
+        + "; ".join(f"{number} {series.name}" for number, series in enumerate(SERIES, 1)),
+    )
+    options = parser.parse_args(arguments)
+    chosen = SERIES if options.series is None else (SERIES[options.series - 1],)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, too
+    print(machine(), flush=True)
+    try:
+        with real_kafka() as brokers:
+            for series in chosen:
+                for line in _report(brokers, series, options.repeat, options.seconds):
+                    print(line, flush=True)
+    except CannotMeasure as failure:
+        print(f"benchmarks.scale_out: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _report(brokers: Brokers, series: Series, repeat: int, seconds: float) -> Iterator[str]:
+    yield (
+        f"\n{series.name}: {series.latency_ms:g} ms, {series.in_flight} in flight a worker"
+        + (f", {series.keys} keys" if series.keys else "")
+    )
+    yield _ROW.format(
+        "workers", "partitions", "records/s", "to the first", "CPU us/rec", "cores busy", "load"
+    )
+    results: dict[tuple[int, int], list[Result]] = {shape: [] for shape in series.shapes}
+    load = []
+    for _ in range(repeat):
+        for shape in series.shapes:
+            results[shape].append(_measure(brokers, series, shape, seconds))
+            load.append(os.getloadavg()[0])
+    first = results[series.shapes[0]]
+    for shape, its in results.items():
+        ratios = (
+            a.records_per_second / b.records_per_second for a, b in zip(its, first, strict=True)
+        )
+        yield _ROW.format(
+            *shape,
+            f"{median(one.records_per_second for one in its):,.0f}",
+            f"x {median(ratios):.2f}",
+            f"{median(one.cpu_us for one in its):.0f}",
+            f"{median(one.cores for one in its):.2f}",
+            f"{median(load):.1f}",
+        )
+
+
+def _measure(brokers: Brokers, series: Series, shape: tuple[int, int], seconds: float) -> Result:
+    workers, partitions = shape
+    records = int(series.rate_at_most * (JOINING_SECONDS + SETTLE_SECONDS + seconds))
+    with brokers.topic(partitions) as topic, Sink(series.latency_ms) as sink:
+        topic.fill(records, series.keys)
+        with Fleet(brokers, topic, sink, workers=workers, in_flight=series.in_flight) as fleet:
+            fleet.wait_until_shared(partitions)
+            time.sleep(SETTLE_SECONDS)
+            begin, cpu = sink.counts(), fleet.cpu_seconds()
+            time.sleep(seconds)
+            end, cpu = sink.counts(), fleet.cpu_seconds() - cpu
+            fleet.check()
+    if end.answered >= records * 0.98:
+        raise CannotMeasure(f"{records} records were too few")
+    delivered = end.answered - begin.answered
+    if not delivered:
+        raise CannotMeasure("nothing was delivered in the measured part")
+    elapsed = end.clock - begin.clock
+    return Result(delivered / elapsed, cpu / delivered * 1e6, cpu / elapsed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,265 @@
+"""The dashboard of deliveries: does every order reach the external logger, and how soon."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
+
+from grafana.frame import dashboard
+from grafana.panels import Query, State, figure, line, timeline
+from grafana.queries import ALERTS, added, count, largest, per_second, quantile, relay, total
+
+BREAKER = {
+    0: State("closed", "green"),
+    1: State("half-open: probing", "yellow"),
+    2: State("open: logger down", "red"),
+}
+DELIVERIES = relay("deliveries_total")
+ATTEMPTS = relay("delivery_attempt_seconds_bucket")
+PAID_TO_DELIVERED = relay("paid_to_delivered_seconds_bucket")
+
+
+def delivery() -> Dashboard:
+    """Make the dashboard."""
+    board = dashboard(
+        "order-relay-delivery",
+        "Order relay: delivery",
+        "From Kafka to the external logger. First row: is anything at risk.",
+    )
+    for row in (_at_risk, _rate, _backlog, _logger, _given_up):
+        board = row(board)
+    return board
+
+
+def _at_risk(board: Dashboard) -> Dashboard:
+    return (
+        board.with_row(Row("Is anything at risk?"))
+        .with_panel(
+            figure(
+                "Alerts firing",
+                "How many alerts of the relay fire now, of all groups. Each has a section in "
+                "docs/runbook.md. Which they are stands in the timeline below.",
+                f"count({ALERTS}) or vector(0)",
+                unit="short",
+                decimals=0,
+                steps=[(1, "red")],
+            )
+        )
+        .with_panel(
+            figure(
+                "External logger",
+                "The breaker of the worker that is worst off. Open: the logger fails, deliveries "
+                "wait, nothing is dead-lettered for it. It closes by itself.",
+                largest(relay("breaker_state")),
+                unit="short",
+                states=BREAKER,
+            )
+        )
+        .with_panel(
+            figure(
+                "Records waiting",
+                "Records from the committed offset to the end, of all partitions that somebody "
+                "owns. Some hundreds are normal under load.",
+                added(largest(relay("consumer_lag"), "topic", "partition")),
+                unit="short",
+                decimals=0,
+            )
+        )
+        .with_panel(
+            figure(
+                "Oldest unfinished",
+                "Age of the oldest record that a worker has and has not finished. Seconds are "
+                "normal; minutes are a stuck record, or a logger that is down.",
+                largest(relay("oldest_unfinished_seconds")),
+                unit="s",
+                decimals=1,
+                steps=[(60, "yellow"), (300, "red")],
+            )
+        )
+        .with_panel(
+            figure(
+                "Dead letters",
+                "Orders that were given up in the time shown: the logger does not have them. They "
+                "stand in the dead-letter topic.",
+                total(relay("dead_letters_total")),
+                unit="short",
+                decimals=0,
+                steps=[(0.5, "red")],
+            )
+        )
+        .with_panel(
+            figure(
+                "Partitions without a worker",
+                "Nobody delivers their orders, and nobody reports their lag. For some seconds in "
+                "a rebalance it is all of them.",
+                f"clamp_min({largest(relay('topic_partitions'))} - "
+                f"{added(relay('assigned_partitions'))}, 0)",
+                unit="short",
+                decimals=0,
+                steps=[(1, "red")],
+            )
+        )
+        .with_panel(
+            timeline(
+                "Alerts",
+                "Which alerts fired when, of all groups. Empty is good.",
+                Query(f"max by (alertname, severity) ({ALERTS})", "{{alertname}} ({{severity}})"),
+                {1: State("firing", "red")},
+                no_value="no alert fires",
+                width=24,
+            )
+        )
+    )
+
+
+def _rate(board: Dashboard) -> Dashboard:
+    return (
+        board.with_row(Row("Deliveries"))
+        .with_panel(
+            line(
+                "Records a second, by how they ended",
+                "delivered: the logger has it. dead_lettered: given up. duplicate: its event was "
+                "delivered before, so it was not posted again. abandoned: given back unfinished "
+                "in a rebalance or at a stop, and delivered again later.",
+                Query(per_second(DELIVERIES, "outcome"), "{{outcome}}"),
+                unit="recps",
+            )
+        )
+        .with_panel(
+            line(
+                "From paid to delivered",
+                "How long ago orders were paid when the logger took them: half of them, 95 of a "
+                "hundred, 99 of a hundred. High for a while after an outage, when the backlog is "
+                "delivered.",
+                Query(quantile(0.5, PAID_TO_DELIVERED), "median"),
+                Query(quantile(0.95, PAID_TO_DELIVERED), "95 %"),
+                Query(quantile(0.99, PAID_TO_DELIVERED), "99 %"),
+                unit="s",
+            )
+        )
+        .with_panel(
+            line(
+                "Given back and delivered twice",
+                "abandoned: records that a rebalance or a stop gave back; they come again. "
+                "duplicate: records whose event had been delivered already; the logger was spared "
+                "the second copy. Steps at a release or a worker's death are normal.",
+                Query(count(relay("deliveries_total", 'outcome=~"abandoned|duplicate"'), "outcome"),
+                      "{{outcome}}"),
+                unit="short",
+                bars=True,
+            )
+        )
+        .with_panel(
+            line(
+                "Records a second, by worker",
+                "How the work is shared. A worker without partitions has none; one that falls "
+                "behind the others may lack CPU: see the worker dashboard.",
+                Query(per_second(relay("deliveries_total", 'outcome!="abandoned"'), "instance"),
+                      "{{instance}}"),
+                unit="recps",
+            )
+        )
+    )  # fmt: skip
+
+
+def _backlog(board: Dashboard) -> Dashboard:
+    return (
+        board.with_row(Row("Backlog"))
+        .with_panel(
+            line(
+                "Lag by partition",
+                "Records from the committed offset to the end. It waits for the oldest unfinished "
+                "record: one record in a long backoff shows as a lag of all that finished behind "
+                "it. Frozen while Kafka does not answer.",
+                Query(largest(relay("consumer_lag"), "topic", "partition"),
+                      "{{topic}} {{partition}}"),
+                unit="short",
+                decimals=0,
+            )
+        )
+        .with_panel(
+            line(
+                "Age of the oldest unfinished record",
+                "By worker, since Kafka got it. Rising by a second each second: that record is "
+                "stuck (look for 'Dead letter refused'), or the breaker is open. Falling: a "
+                "backlog is being worked off.",
+                Query(largest(relay("oldest_unfinished_seconds"), "instance"), "{{instance}}"),
+                unit="s",
+                limit=300,
+            )
+        )
+        .with_panel(
+            line(
+                "In flight and held",
+                "in flight: POSTs and dead letters under way, at most MAX_IN_FLIGHT a worker. "
+                "held: records in hand, also those in backoff or queued behind their key, at most "
+                "10,000 a worker. In flight at its limit: the logger is slower than orders come.",
+                Query(added(relay("in_flight"), "instance"), "in flight {{instance}}"),
+                Query(added(relay("held_records"), "instance"), "held {{instance}}"),
+                unit="short",
+                decimals=0,
+            )
+        )
+        .with_panel(
+            timeline(
+                "Breaker",
+                "Of each worker. It opens after a run of failures with no success between, and "
+                "asks with one probe at a time.",
+                Query(largest(relay("breaker_state"), "instance"), "{{instance}}"),
+                BREAKER,
+            )
+        )
+    )  # fmt: skip
+
+
+def _logger(board: Dashboard) -> Dashboard:
+    return (
+        board.with_row(Row("What the external logger answers"))
+        .with_panel(
+            line(
+                "Attempts a second, by result",
+                "success: 2xx. retryable: network, time-out, 408, 425, 429, 5xx. rejected: the "
+                "logger refuses the message. outage: 401, 403 or a redirect, so our token or URL.",
+                Query(per_second(relay("delivery_attempts_total"), "result"), "{{result}}"),
+                unit="reqps",
+            )
+        )
+        .with_panel(
+            line(
+                "Time to an answer",
+                "From POST to answer, of all attempts. Its limit is "
+                "EXTERNAL_LOGGER_TIMEOUT_SECONDS.",
+                Query(quantile(0.5, ATTEMPTS), "median"),
+                Query(quantile(0.95, ATTEMPTS), "95 %"),
+                Query(quantile(0.99, ATTEMPTS), "99 %"),
+                unit="s",
+            )
+        )
+    )
+
+
+def _given_up(board: Dashboard) -> Dashboard:
+    return (
+        board.with_row(Row("Given up, and tried again"))
+        .with_panel(
+            line(
+                "Dead letters, by reason",
+                "Each is an order that the logger does not have. rejected and invalid: the order "
+                "service or the logger is wrong about the message. retries_exhausted: the logger "
+                "failed on it four times while it took others.",
+                Query(count(relay("dead_letters_total"), "reason"), "{{reason}}"),
+                unit="short",
+                bars=True,
+            )
+        )
+        .with_panel(
+            line(
+                "Retries, and dead letters that Kafka refused",
+                "retries: attempts that failed and are made again; few are normal. saved: dead "
+                "letters that Kafka refused and the fallback table keeps until it takes them.",
+                Query(count(relay("delivery_retries_total")), "retries"),
+                Query(count(relay("dead_letters_saved_total")), "saved"),
+                unit="short",
+                bars=True,
+            )
+        )
+    )

@@ -1,0 +1,51 @@
+"""How the dashboards ask Prometheus: which series, of which workers, over which time."""
+
+from __future__ import annotations
+
+JOB = 'job="$job"'
+WORKER = 'instance=~"$worker"'
+ALERTS = 'ALERTS{alertname=~"OrderRelay.*", alertstate="firing"}'
+
+
+def series(name: str, *matchers: str) -> str:
+    """Name the series of the chosen workers."""
+    return f"{name}{{{', '.join([JOB, WORKER, *matchers])}}}"
+
+
+def relay(name: str, *matchers: str) -> str:
+    """Name a metric of the relay's own, of the chosen workers."""
+    return series(f"order_relay_{name}", *matchers)
+
+
+def per_second(metric: str, *by: str) -> str:
+    """Ask how often a counter went up, over all workers unless told otherwise."""
+    return f"sum{_by(by)} (rate({metric}[$__rate_interval]))"
+
+
+def count(metric: str, *by: str) -> str:
+    """Ask how many times a counter went up since the point before, over all workers."""
+    return f"sum{_by(by)} (increase({metric}[$__rate_interval]))"
+
+
+def total(metric: str, *by: str) -> str:
+    """Ask how many times a counter went up in the time that the dashboard shows."""
+    return f"sum{_by(by)} (increase({metric}[$__range]))"
+
+
+def quantile(share: float, histogram: str, *by: str) -> str:
+    """Ask below which value this share of a histogram's observations was."""
+    return f"histogram_quantile({share}, {per_second(histogram, 'le', *by)})"
+
+
+def largest(metric: str, *by: str) -> str:
+    """Ask for the largest: for ages, and for what every worker reports of one shared thing."""
+    return f"max{_by(by)} ({metric})"
+
+
+def added(metric: str, *by: str) -> str:
+    """Ask for the sum: for what each worker has of its own."""
+    return f"sum{_by(by)} ({metric})"
+
+
+def _by(labels: tuple[str, ...]) -> str:
+    return f" by ({', '.join(labels)})" if labels else ""

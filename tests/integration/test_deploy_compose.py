@@ -1,0 +1,227 @@
+"""docker-compose.yml, held to what it promises without an engine to run it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from yarl import URL
+
+from app.main import SHUTDOWN_TAIL_SECONDS
+from app.settings import Settings, load_settings
+from tests.support.compose import FILE, Compose
+from tests.support.kafka.distribution import kafka_version
+
+SECRETS_FOLDER = "/run/secrets/"
+WORKERS_AT_MOST = 32
+PORTS = {
+    "kafka-1": "19092",
+    "kafka-2": "29092",
+    "kafka-3": "39092",
+    "kafka-ui": "8081",
+    "sample-logger": "3000",
+    "prometheus": "9090",
+    "grafana": "3001",
+}
+
+
+@pytest.fixture(scope="module")
+def compose() -> Compose:
+    """The file."""
+    return Compose()
+
+
+def check(file: Path) -> subprocess.CompletedProcess[str]:
+    """Hold a file to the schema of the Compose specification."""
+    checker = [sys.executable, "-m", "check_jsonschema"]
+    return subprocess.run(
+        [*checker, "--builtin-schema", "vendor.compose-spec", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_it_is_a_compose_file() -> None:
+    """It keeps to the schema of the Compose specification."""
+    done = check(FILE)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_mistake_is_seen(tmp_path: Path) -> None:
+    """The same check refuses the file with a misspelt key."""
+    wrong = tmp_path / "docker-compose.yml"
+    wrong.write_text(FILE.read_text(encoding="utf-8").replace("healthcheck:", "healthchek:"))
+    done = check(wrong)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "healthchek" in done.stdout
+
+
+def test_every_image_is_pinned(compose: Compose) -> None:
+    """Each is built here or has a full version; that of Kafka is the one the tests run."""
+    for name, service in compose.services.items():
+        assert "build" in service or re.search(r":v?\d+\.\d+[\w.-]*$", service["image"]), name
+    assert {compose.services[broker]["image"] for broker in compose.brokers} == {
+        f"apache/kafka:{kafka_version()}"
+    }
+
+
+def test_only_this_machine_reaches_it(compose: Compose) -> None:
+    """Every published port is on loopback, no two are the same, and they are those promised."""
+    published = {
+        name: ports[0][1] for name in compose.services if (ports := compose.published(name))
+    }
+    assert {address for name in published for address, _, _ in compose.published(name)} == {
+        "127.0.0.1"
+    }
+    workers = published.pop("worker")
+    assert published == PORTS
+    first, last = (int(port) for port in workers.split("-"))
+    assert last - first + 1 == WORKERS_AT_MOST
+    assert not [port for port in published.values() if first <= int(port) <= last]
+
+
+def test_there_can_be_many_workers(compose: Compose) -> None:
+    """Nothing of a worker is there only once: no name, no single port, no shared volume."""
+    worker = compose.services["worker"]
+    assert not {"container_name", "hostname", "network_mode"} & worker.keys()
+    assert "ADVERTISED_URL" not in compose.environment("worker")
+    assert [volume for volume in worker["volumes"] if ":" in volume] == []
+
+
+def test_settings_of_the_worker_are_settings(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each variable is a setting, or names the file of a secret one; together they are valid."""
+    secrets = {
+        name.upper()
+        for name, field in Settings.model_fields.items()
+        if "SecretStr" in str(field.annotation)
+    }
+    for service in ("worker", "sample-shop"):
+        for name, value in compose.environment(service).items():
+            if name.endswith("_FILE") and value.startswith(SECRETS_FOLDER):
+                assert name.removesuffix("_FILE") in secrets, name
+                secret = value.removeprefix(SECRETS_FOLDER)
+                assert secret in compose.services[service]["secrets"]
+                monkeypatch.setenv(name, str(compose.secrets[secret]))
+            else:
+                assert name.lower() in Settings.model_fields, name
+                monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert settings.api_token is not None
+    assert settings.database_url.get_secret_value().startswith("postgresql+asyncpg://")
+
+
+def test_the_database_takes_the_workers_password(compose: Compose) -> None:
+    """The URL that workers use has the user, the password and the database of the server."""
+    server = compose.environment("postgres")
+    password = compose.secrets["postgres_password"].read_text(encoding="utf-8")
+    assert compose.secrets["database_url"].read_text(encoding="utf-8") == (
+        f"postgresql+asyncpg://{server['POSTGRES_USER']}:{password}@postgres:5432/"
+        f"{server['POSTGRES_DB']}"
+    )
+
+
+def test_no_secret_is_in_the_file(compose: Compose) -> None:
+    """Secrets come by file only, and those that are there say that they are none."""
+    text = FILE.read_text(encoding="utf-8")
+    for path in compose.secrets.values():
+        secret = path.read_text(encoding="utf-8")
+        assert "not-a-secret" in secret
+        assert secret not in text
+
+
+def test_a_worker_may_end_in_peace(compose: Compose) -> None:
+    """It gets longer than its own deadlines before it is killed."""
+    grace = float(compose.environment("worker")["SHUTDOWN_GRACE_SECONDS"])
+    allowed = re.fullmatch(r"(\d+)s", compose.services["worker"]["stop_grace_period"])
+    assert allowed
+    assert int(allowed[1]) > grace + SHUTDOWN_TAIL_SECONDS
+    assert compose.services["worker"]["init"] is True
+
+
+def test_our_containers_can_do_little(compose: Compose) -> None:
+    """Read-only, without capabilities, without a way to get more; data has a place of its own."""
+    ours = [service for service in compose.services.values() if "build" in service]
+    assert len(ours) == 3
+    for service in ours:
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert [mount.partition(":")[0] for mount in service["tmpfs"]] == ["/tmp"]  # noqa: S108
+        assert not {"cap_add", "privileged", "user"} & service.keys()
+    for service in compose.services.values():
+        assert "no-new-privileges:true" in service["security_opt"]
+    assert compose.environment("worker")["DATA_DIR"] in compose.services["worker"]["volumes"]
+
+
+def test_every_service_is_looked_after(compose: Compose) -> None:
+    """Each comes back when it ends, has bounded logs, and a health check if it serves anything."""
+    for name, service in compose.services.items():
+        assert service["restart"] == "unless-stopped", name
+        assert {"max-size", "max-file"} <= service["logging"]["options"].keys(), name
+        # That of the worker stands in the Dockerfile, and holds wherever it runs.
+        if name not in ("worker", "sample-shop"):
+            assert service["healthcheck"]["test"][0] == "CMD", name
+
+
+def test_services_start_in_order(compose: Compose) -> None:
+    """Whoever is waited for has a health check; workers wait for all brokers and the table."""
+    for name, service in compose.services.items():
+        for other, how in service.get("depends_on", {}).items():
+            if how["condition"] == "service_healthy":
+                assert "test" in compose.services[other]["healthcheck"], (name, other)
+    healthy = {
+        other
+        for other, how in compose.services["worker"]["depends_on"].items()
+        if how["condition"] == "service_healthy"
+    }
+    assert healthy == {*compose.brokers, "postgres"}
+
+
+def test_what_is_mounted_is_there(compose: Compose) -> None:
+    """Files from this folder exist, are mounted read-only, and where the program looks for them."""
+    for name in compose.services:
+        for here, there, options in compose.bind_mounts(name):
+            assert here.exists(), here
+            assert options == "ro", there
+    folders = {there: here for here, there, _ in compose.bind_mounts("prometheus")}
+    (config,) = (
+        argument.removeprefix("--config.file=")
+        for argument in compose.services["prometheus"]["command"]
+        if argument.startswith("--config.file=")
+    )
+    folder, _, file = config.rpartition("/")
+    assert (folders[folder] / file).is_file()
+    folders = {there: here for here, there, _ in compose.bind_mounts("grafana")}
+    provisioning = folders["/etc/grafana/provisioning"]
+    for source in provisioning.glob("dashboards/*.yml"):
+        for provider in yaml.safe_load(source.read_text(encoding="utf-8"))["providers"]:
+            assert list(folders[provider["options"]["path"]].glob("*.json"))
+    for source in provisioning.glob("datasources/*.yml"):
+        for origin in yaml.safe_load(source.read_text(encoding="utf-8"))["datasources"]:
+            assert URL(origin["url"]).host in compose.services
+
+
+def test_brokers_differ_only_where_they_must(compose: Compose) -> None:
+    """Their settings are the same but for the id and the addresses."""
+    environments = [compose.environment(broker) for broker in compose.brokers]
+    assert len(environments) == 3
+    different = {
+        name
+        for name in environments[0]
+        if len({environment[name] for environment in environments}) > 1
+    }
+    assert different == {"KAFKA_NODE_ID", "KAFKA_LISTENERS", "KAFKA_ADVERTISED_LISTENERS"}
+    for broker in compose.brokers:
+        outside = compose.published(broker)[0][1]
+        assert f"HOST://localhost:{outside}" in str(compose.environment(broker))
+        assert compose.published(broker)[0][2] == outside
+
+
+def test_the_defaults_reach_the_published_brokers(compose: Compose) -> None:
+    """A worker started on the host, with no settings, finds the brokers of the file."""
+    published = [f"localhost:{compose.published(broker)[0][1]}" for broker in compose.brokers]
+    assert Settings.model_fields["kafka_bootstrap_servers"].default == ",".join(published)

@@ -1,0 +1,194 @@
+"""The Dockerfile, carried out in a clean folder, and the worker that comes of it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.dockerfile import MOVED, Build, BuildContext, Dockerfile
+from tests.support.kafka.ports import free_ports
+from tests.support.orders import order
+from tests.support.sink import ScriptedSink
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+from tests.support.worker import LIMIT_SECONDS
+
+IMAGE_USER = 10001
+# Some hundred packages are fetched, checked and installed.
+BUILD_LIMIT_SECONDS = 600
+
+pytestmark = pytest.mark.timeout(BUILD_LIMIT_SECONDS)
+
+
+class Container:
+    """A process of the image: its user, its environment, its folder; what it starts with."""
+
+    def __init__(self, build: Build, dockerfile: Dockerfile, **environment: str) -> None:
+        self._build = build
+        self._dockerfile = dockerfile
+        given = {name: build.moved(value) for name, value in dockerfile.environment.items()}
+        given["PATH"] = given["PATH"].replace("$PATH", os.environ["PATH"])
+        self.environment = given | build.surroundings | environment
+        self.folder = Path(build.moved(dockerfile.last("WORKDIR").rest))
+        self.log = self.folder / "log"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start what the image starts, with nothing in between."""
+        command = [*self._dockerfile.last("ENTRYPOINT").words, *self._dockerfile.last("CMD").words]
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                [shutil.which(command[0], path=self.environment["PATH"]) or "", *command[1:]],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                **self._how(),
+            )
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run another command in it, to its end."""
+        return subprocess.run(
+            [shutil.which(command[0], path=self.environment["PATH"]) or "", *command[1:]],
+            capture_output=True,
+            text=True,
+            check=False,
+            **self._how(),
+        )
+
+    def healthy(self) -> bool:
+        """Whether the image's health check passes."""
+        check = self._dockerfile.last("HEALTHCHECK").rest.removeprefix("CMD ")
+        return self.run(*json.loads(check)).returncode == 0
+
+    def _how(self) -> dict[str, Any]:
+        how: dict[str, Any] = {"env": self.environment, "cwd": self.folder}
+        if os.geteuid() == 0:  # else the folders are read-only for us already
+            how |= {"user": IMAGE_USER, "group": IMAGE_USER, "extra_groups": []}
+        return how
+
+
+@pytest.fixture(scope="module")
+def dockerfile() -> Dockerfile:
+    """The file."""
+    return Dockerfile()
+
+
+@pytest.fixture(scope="module")
+def build(dockerfile: Dockerfile) -> Iterator[Build]:
+    """The file carried out; what comes of it can be read by everyone and written by nobody."""
+    # Not pytest's folders: the image's user could not get into them.
+    folder = Path(tempfile.mkdtemp(prefix="order-relay-image-"))
+    try:
+        folder.chmod(0o755)
+        build = Build(dockerfile, folder)
+        build.run()
+        for path in folder.glob("opt/**/*"):
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode & ~0o222)
+        yield build
+    finally:
+        for path in folder.glob("opt/**/"):
+            path.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def test_the_base_is_pinned(dockerfile: Dockerfile) -> None:
+    """Every stage begins with the same full version of Python."""
+    (base,) = set(dockerfile.bases)
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-[a-z]+", base)
+
+
+def test_it_runs_as_nobody_in_particular(dockerfile: Dockerfile) -> None:
+    """The user is a number other than root's, and the worker is not behind a shell."""
+    assert dockerfile.last("USER").rest == f"{IMAGE_USER}:{IMAGE_USER}"
+    assert dockerfile.last("ENTRYPOINT").words == ["faust", "-A", "app"]
+    assert dockerfile.last("CMD").words[0] == "worker"
+    for word in ("ENTRYPOINT", "CMD"):
+        assert dockerfile.last(word).rest.startswith("[")
+
+
+def test_all_folders_of_the_image_are_known(dockerfile: Dockerfile) -> None:
+    """Whatever the file makes in the image is made under the test's folder here."""
+    text = " ".join(one.rest for stage in dockerfile.stages for one in stage if one.word != "RUN")
+    absolute = set(re.findall(r"(?<![\w:/.])/(?:\w[\w.-]*/?)+", text))
+    assert {path for path in absolute if not path.startswith(MOVED)} == {"/health/live"}
+
+
+def test_only_what_is_needed_is_sent(dockerfile: Dockerfile) -> None:
+    """No settings, secrets, history or tests get near an image; all that is copied does."""
+    context = BuildContext()
+    for path in (".env", ".git/config", "deploy/dev-secrets/api_token", "tests/conftest.py",
+                 ".venv/bin/python", "docker-compose.yml", "app/__pycache__/main.pyc",
+                 "app/publishing/__pycache__/x.cpython-311.pyc", "orders.db"):  # fmt: skip
+        assert not context.lets_through(path), path
+    copied = [
+        source
+        for stage in dockerfile.stages
+        for one in stage
+        if one.word == "COPY" and not one.flags
+        for source in one.words[:-1]
+    ]
+    for source in copied:
+        assert context.lets_through(source), source
+        assert (context.folder / source).exists(), source
+
+
+def test_what_runs_has_no_tools_to_build(build: Build) -> None:
+    """Every RUN line works, and leaves an environment with the app and without pip or setuptools.
+
+    All of it is compiled already: nothing could be written when it runs.
+    """
+    assert len(build.commands) >= 5
+    home = Path(build.moved("/opt/order-relay"))
+    (packages,) = home.glob("lib/python3*/site-packages")
+    names = {path.name for path in packages.iterdir()}
+    assert {"app", "agents", "tables", "faust"} <= names
+    assert not {"pip", "setuptools", "wheel", "Cython", "tests"} & names
+    sources = {path.stem for path in (packages / "app").rglob("*.py")}
+    assert {path.name.split(".")[0] for path in (packages / "app").rglob("*.pyc")} == sources
+
+
+async def test_the_worker_of_the_image(
+    build: Build, dockerfile: Dockerfile, stage: Stage, sink: ScriptedSink
+) -> None:
+    """Another user than root runs it on files that none can write; it delivers, and ends well."""
+    (web_port,) = free_ports(1)
+    container = Container(
+        build,
+        dockerfile,
+        KAFKA_BOOTSTRAP_SERVERS=stage.bootstrap_servers,
+        KAFKA_DECLARE_TOPICS="false",
+        ORDER_PAID_TOPIC=stage.topic,
+        DLQ_TOPIC=stage.dlq_topic,
+        CONSUMER_GROUP_ID=stage.group_id,
+        EXTERNAL_LOGGER_URL=sink.url,
+        WEB_HOST="127.0.0.1",
+        WEB_PORT=str(web_port),
+    )
+    assert not container.healthy()
+    process = container.start()
+    try:
+
+        def up() -> bool:
+            assert process.poll() is None, container.log.read_text()
+            return container.healthy()
+
+        await eventually(up, LIMIT_SECONDS, container.log.read_text)
+        await stage.publish([order(1)])
+        await eventually(lambda: sink.accepted, LIMIT_SECONDS, container.log.read_text)
+        written = container.run("python", "-c", "import app; print(open(app.__file__, 'a'))")
+        assert "PermissionError" in written.stderr
+        process.send_signal(signal.SIGTERM)
+        await eventually(lambda: process.poll() is not None, LIMIT_SECONDS)
+        assert process.returncode == 0, container.log.read_text()
+        counted = container.run("faust", "-A", "app", "fallback-stats", "--json")
+        assert counted.returncode == 0, counted.stderr
+    finally:
+        process.kill()
+        process.wait()

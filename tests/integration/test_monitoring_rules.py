@@ -1,0 +1,98 @@
+"""Prometheus' own tools on the alerts, the configuration, and the dashboards' arithmetic."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.dashboard_panels import questions
+from tests.support.prometheus_server import ALERTS, FOLDER, JOB, promtool, unavailable_reason
+
+REASON = unavailable_reason()
+
+pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+
+SUITES = sorted((FOLDER / "tests").glob("*.yml"))
+
+
+def test_the_rules_are_rules() -> None:
+    """Prometheus can read every alert."""
+    done = promtool("check", "rules", ALERTS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_configuration_is_one() -> None:
+    """Prometheus can read its configuration, and finds the alerts from where it stands."""
+    done = promtool("check", "config", "prometheus.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 rule files found" in done.stdout
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
+def test_alerts_fire_where_they_must_and_nowhere_else(suite: Path) -> None:
+    """Promtool's unit tests of the alerts pass."""
+    done = promtool("test", "rules", suite.name, folder=suite.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Two workers with one fallback table and one topic: what each reports of them is the same thing.
+TWO_WORKERS = {
+    'order_relay_fallback_messages{job="order-relay", instance="a", status="pending"}': "7x20",
+    'order_relay_fallback_messages{job="order-relay", instance="b", status="pending"}': "7x20",
+    'order_relay_fallback_messages{job="order-relay", instance="a", status="failed"}': "3x20",
+    'order_relay_fallback_messages{job="order-relay", instance="b", status="failed"}': "3x20",
+    'order_relay_fallback_oldest_pending_seconds{job="order-relay", instance="a"}': "40x20",
+    'order_relay_fallback_oldest_pending_seconds{job="order-relay", instance="b"}': "40x20",
+    'order_relay_topic_partitions{job="order-relay", instance="a"}': "6x20",
+    'order_relay_topic_partitions{job="order-relay", instance="b"}': "6x20",
+    'order_relay_assigned_partitions{job="order-relay", instance="a"}': "3x20",
+    'order_relay_assigned_partitions{job="order-relay", instance="b"}': "2x20",
+    'order_relay_breaker_state{job="order-relay", instance="a"}': "0x20",
+    'order_relay_breaker_state{job="order-relay", instance="b"}': "2x20",
+    'order_relay_kafka_up{job="order-relay", instance="a"}': "1x20",
+    'order_relay_kafka_up{job="order-relay", instance="b"}': "0x20",
+    # Partition 1 has just moved from a to b, and both reported it for a moment.
+    'order_relay_consumer_lag{job="order-relay", instance="a", topic="t", partition="0"}': "10x20",
+    'order_relay_consumer_lag{job="order-relay", instance="a", topic="t", partition="1"}': "5x20",
+    'order_relay_consumer_lag{job="order-relay", instance="b", topic="t", partition="1"}': "5x20",
+    'order_relay_dead_letters_total{job="order-relay", instance="a", reason="rejected"}': "0 1x20",
+    'order_relay_dead_letters_total{job="order-relay", instance="b", reason="rejected"}': "0 1x20",
+    # Another group's worker, which these dashboards must not add.
+    'order_relay_assigned_partitions{job="another", instance="z"}': "4x20",
+}
+FIGURES = {
+    "Rows pending": 7,
+    "Rows FAILED": 3,
+    "Oldest pending row": 40,
+    "Partitions of the topic": 6,
+    "Partitions owned": 5,
+    "Partitions without a worker": 1,
+    "External logger": 2,
+    "Kafka": 0,
+    "Records waiting": 15,
+    "Dead letters": 2,
+}
+
+
+def test_figures_of_several_workers_are_right(tmp_path: Path) -> None:
+    """What workers share counts once, what each has of its own is added, the worst one shows."""
+    variables = {"job": JOB, "worker": "(a|b)", "__range": "15m", "__rate_interval": "1m"}
+    cases: list[dict[str, Any]] = [
+        {
+            "expr": question.asked(variables),
+            "eval_time": "15m",
+            "exp_samples": [{"labels": "{}", "value": FIGURES[question.panel]}],
+        }
+        for question in questions()
+        if question.panel in FIGURES
+    ]
+    assert len(cases) >= len(FIGURES)
+    series = [{"series": name, "values": values} for name, values in TWO_WORKERS.items()]
+    suite = {
+        "evaluation_interval": "1m",
+        "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": cases}],
+    }
+    (tmp_path / "figures.yml").write_text(yaml.safe_dump(suite), encoding="utf-8")
+    done = promtool("test", "rules", "figures.yml", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr

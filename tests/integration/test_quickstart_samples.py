@@ -1,0 +1,134 @@
+"""The sample shop and the sample logger, each by itself, as docker-compose.yml starts them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from app.publishing.migrate import migrate
+from tests.support.kafka.broker import DIE_WITH_PARENT
+from tests.support.kafka.ports import LOOPBACK, free_ports
+from tests.support.publish_postgres import PostgresServer, unavailable_reason
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+from tests.support.worker import ROOT
+
+
+def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+    """Start a sample; it prints into a file of the folder."""
+    guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
+    with (folder / "output").open("wb") as log:
+        return subprocess.Popen(
+            [*guard, sys.executable, "-m", *command],
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+@asynccontextmanager
+async def running(folder: Path, *command: str, **environment: str) -> AsyncIterator[None]:
+    """A sample, ended by SIGTERM at the end, in good order."""
+    output = folder / "output"
+    process = start(folder, *command, **environment)
+    try:
+        yield
+        assert process.poll() is None, output.read_text()
+        process.send_signal(signal.SIGTERM)
+        await eventually(lambda: process.poll() is not None, 30, output.read_text)
+        assert process.returncode == 0, output.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_the_logger_by_itself(tmp_path: Path) -> None:
+    """It takes events on the port and address that it is told, and counts its answers."""
+    (port,) = free_ports(1)
+    async with (
+        running(tmp_path, "app.quickstart.logger", "--host", LOOPBACK, "--logger-port", str(port)),
+        aiohttp.ClientSession(f"http://{LOOPBACK}:{port}") as session,
+    ):
+
+        async def up() -> bool:
+            try:
+                async with session.get("/") as response:
+                    return response.status == 200
+            except aiohttp.ClientError:
+                return False
+
+        await eventually(up)
+        async with session.post("/logs", data=b"{}", headers={"Idempotency-Key": "a"}) as answer:
+            assert answer.status == 201
+        async with session.get("/") as response:
+            figures = await response.json()
+    assert figures["requests"] == figures["answers"]["accepted"] == 1
+
+
+async def test_the_shop_by_itself(stage: Stage, tmp_path: Path) -> None:
+    """Its orders reach Kafka through the outbox of PostgreSQL; started again it sells new ones."""
+    if reason := unavailable_reason():
+        pytest.skip(reason)
+    with PostgresServer() as server:
+        url = server.url(server.create_database())
+        await migrate(url)
+        seen = 0
+        for _ in range(2):
+            async with running(
+                tmp_path,
+                *("app.quickstart.shop", "--rate", "50"),
+                KAFKA_BOOTSTRAP_SERVERS=stage.bootstrap_servers,
+                ORDER_PAID_TOPIC=stage.topic,
+                DATABASE_URL=url,
+            ):
+
+                async def more(before: int = seen) -> bool:
+                    return len(await stage.records()) >= before + 20
+
+                await eventually(more)
+            seen = len(await stage.records())
+        keys = [row.key for row in await stage.records()]
+        assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "complaint"),
+    [
+        ("app.quickstart.logger", ("--logger-port", "0"), "--logger-port: must be a whole number"),
+        ("app.quickstart.shop", ("--rate", "0"), "--rate: must be a number from 0.1 to 1000"),
+    ],
+)
+def test_bad_options(command: str, arguments: tuple[str, ...], complaint: str) -> None:
+    """A wrong option ends it with status 2 and one line that says what is allowed."""
+    done = subprocess.run(
+        [sys.executable, "-m", command, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_shop_with_wrong_settings(tmp_path: Path) -> None:
+    """It ends with one line, like the worker."""
+    done = subprocess.run(
+        [sys.executable, "-m", "app.quickstart.shop"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DATABASE_URL": "oracle://x"},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "DATABASE_URL has the unknown driver 'oracle'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

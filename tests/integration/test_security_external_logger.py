@@ -1,0 +1,103 @@
+"""What an external logger sends back, and its certificate: nothing secret is passed on."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+
+from app.delivery.answer import Answer
+from app.delivery.logger_client import HttpLogger
+from tests.support.embedded import EmbeddedKafka
+from tests.support.kafka.ports import LOOPBACK
+from tests.support.orders import order
+from tests.support.sink import ScriptedSink
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+TOKEN = "hunter2-token"
+
+
+@asynccontextmanager
+async def _answering(reply: bytes) -> AsyncIterator[str]:
+    """Serve one reply, whatever is asked; the URL."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, LOOPBACK, 0) as server:
+        yield f"http://{LOOPBACK}:{server.sockets[0].getsockname()[1]}/"
+
+
+async def _post(url: str, redact: Callable[[str], str]) -> Answer:
+    http = HttpLogger(
+        url,
+        timeout_seconds=5,
+        connect_timeout_seconds=5,
+        max_connections=1,
+        token=TOKEN,
+        redact=redact,
+    )
+    await http.start()
+    try:
+        return await http.post(b"{}", "key")
+    finally:
+        await http.stop()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 2x0 hunter2-token\r\n\r\n",
+        b"hunter2-token\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nhunter2-token\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: hunter2-token\r\n\r\n",
+        b"HTTP/1.1 400 hunter2-token\r\nContent-Length: 13\r\n\r\nhunter2-token",
+    ],
+)
+async def test_an_answer_that_is_none_is_redacted(reply: bytes) -> None:
+    """What comes in place of an answer is told as an error, without the token that is in it."""
+    async with _answering(reply) as url:
+        answer = await _post(url, lambda text: text.replace(TOKEN, "[redacted]"))
+    assert TOKEN not in repr(answer)
+    assert answer.detail
+
+
+async def test_a_wrong_certificate_is_an_outage(embedded: EmbeddedKafka, tmp_path: Path) -> None:
+    """However long it lasts nothing is dead-lettered; the log says what it is, and it ends."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(LOOPBACK).configure_cert(context)
+    other, right = tmp_path / "other.pem", tmp_path / "right.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    authority.cert_pem.write_to_path(str(right))
+    stage = embedded.stage()
+    await stage.publish([order(1)])
+    async with ScriptedSink(tls=context) as sink:
+        async with WorkerProcess(
+            tmp_path,
+            stage,
+            sink.url,
+            external_logger_ca_file=other,
+            consumer_retry_max_attempts=0,
+            breaker_failure_threshold=3,
+        ) as worker:
+            await worker.wait_log("Breaker open: the external logger fails")
+            assert await worker.stop() == 0
+        for line in worker.log_lines("Retrying message"):
+            assert "certificate verify failed" in line
+        assert not sink.requests
+        assert not await stage.dead_letters()
+        heir = await stage.heir()
+        async with WorkerProcess(
+            tmp_path, heir, sink.url, name="mended", external_logger_ca_file=right
+        ) as mended:
+            await eventually(lambda: sink.accepted, 60, lambda: "not delivered")
+            assert await mended.stop() == 0
+    assert "Traceback" not in worker.log_text()

@@ -1,0 +1,83 @@
+"""Every series that a worker can have, and what of a query is none of them."""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+
+from faust.sensors.prometheus import FaustMetrics
+
+from app.operations.metrics import Metrics
+from app.operations.process_metrics import add_process_metrics
+
+# What Prometheus adds to each series, and series of its own.
+EVERYWHERE = {"job", "instance"}
+OF_PROMETHEUS: Mapping[str, Mapping[str, set[str]]] = {
+    "up": {},
+    "ALERTS": {"alertname": set(), "alertstate": {"firing", "pending"}, "severity": set()},
+}
+SELECTOR = re.compile(r"\b(?P<name>[a-zA-Z_]\w*)\s*\{(?P<matchers>[^}]*)\}")
+BARE = re.compile(r"\b(?P<name>(?:order_relay|faust|process|python)_\w+|up|ALERTS)\b")
+MATCHER = re.compile(r'(?P<label>\w+)\s*(?P<how>=~|!~|!=|=)\s*"(?P<value>[^"]*)"')
+GROUPING = re.compile(
+    r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\((?P<labels>[^)]*)\)"
+)
+
+
+@cache
+def catalogue() -> dict[str, dict[str, set[str]]]:
+    """Every series by its name: its labels, and of each the values it has from the start.
+
+    A label without values is one that only the run brings: topics, partitions.
+    """
+    metrics = Metrics()
+    FaustMetrics.create(metrics.registry, "faust")
+    add_process_metrics(metrics.registry)
+    metrics.lag.labels("orders", "0")
+    found: dict[str, dict[str, set[str]]] = {}
+    for family in metrics.registry.collect():
+        for sample in family.samples:
+            labels = found.setdefault(sample.name, {})
+            for label, value in sample.labels.items():
+                labels.setdefault(label, set()).add(value)
+    for label in found["order_relay_consumer_lag"]:
+        found["order_relay_consumer_lag"][label] = set()
+    return found
+
+
+def unknown_in(expr: str) -> list[str]:
+    """Name each metric, label and label value of an expression that there is not."""
+    return list(_unknown(expr))
+
+
+def _unknown(expr: str) -> Iterator[str]:
+    known = {**catalogue(), **OF_PROMETHEUS}
+    names = {found["name"] for found in SELECTOR.finditer(expr)}
+    names |= {found["name"] for found in BARE.finditer(re.sub(r'"[^"]*"', '""', expr))}
+    if not names:
+        yield f"no metric in {expr}"
+    labels = {"le"} if "_bucket" in expr else set()
+    for name in names:
+        if name not in known:
+            yield name
+            continue
+        labels |= known[name].keys()
+    for selector in SELECTOR.finditer(expr):
+        of_metric = known.get(selector["name"], {})
+        for matcher in MATCHER.finditer(selector["matchers"]):
+            yield from _unknown_matcher(selector["name"], of_metric, matcher)
+    for grouping in GROUPING.finditer(expr):
+        for label in re.findall(r"\w+", grouping["labels"]):
+            if label not in labels | EVERYWHERE:
+                yield f"{label} of {grouping[0]}"
+
+
+def _unknown_matcher(
+    name: str, labels: Mapping[str, set[str]], matcher: re.Match[str]
+) -> Iterator[str]:
+    if matcher["label"] in EVERYWHERE:
+        return
+    if matcher["label"] not in labels:
+        yield f"{name}{{{matcher['label']}}}"
+    elif values := labels[matcher["label"]]:
+        asked = matcher["value"].split("|") if "~" in matcher["how"] else [matcher["value"]]
+        yield from (f"{name}{{{matcher['label']}={one}}}" for one in asked if one not in values)

@@ -1,0 +1,106 @@
+"""The dashboards: made by the code, complete, and asking only for what there is."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from app.operations.metrics import PREFIX
+from grafana.build import FOLDER, dashboards
+from tests.support.dashboard_panels import boards, panels, questions
+from tests.support.metric_catalogue import catalogue, unknown_in
+
+PROVISIONING = FOLDER.parent / "provisioning"
+BOARDS = dict(boards())
+PANELS = [
+    pytest.param(panel, id=f"{name}: {panel['title']}")
+    for name, board in BOARDS.items()
+    for panel in panels(board)
+]
+
+
+def test_the_committed_files_are_what_the_code_makes() -> None:
+    """``python -m grafana.build`` (``make dashboards``) would change nothing."""
+    committed = {file.name: file.read_text(encoding="utf-8") for file in FOLDER.iterdir()}
+    assert committed == dashboards()
+
+
+def test_there_are_three_that_know_each_other() -> None:
+    """Delivery, publishing, workers: each with its own uid, and links to the others."""
+    assert set(BOARDS) == {"order-relay-delivery", "order-relay-publishing", "order-relay-worker"}
+    for name, board in BOARDS.items():
+        assert board["uid"] == name
+        assert board["editable"] is False
+        (link,) = board["links"]
+        assert set(link["tags"]) <= set(board["tags"])
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_every_panel_can_be_read(panel: dict[str, Any]) -> None:
+    """It says what it shows, in which unit, from 0 on, and its lines have names."""
+    assert panel["title"]
+    assert len(panel["description"]) > 20
+    defaults = panel["fieldConfig"]["defaults"]
+    assert defaults["unit"]
+    assert defaults["min"] == 0
+    assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    for target in panel["targets"]:
+        assert target["datasource"] == panel["datasource"]
+        assert target["legendFormat"]
+    if panel["type"] == "timeseries":
+        assert panel["options"]["legend"]["showLegend"] is True
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_panels_do_not_lie_on_each_other(name: str) -> None:
+    """Every place of the grid has one panel at most, and none hangs over the right edge."""
+    taken: set[tuple[int, int]] = set()
+    for panel in BOARDS[name]["panels"]:
+        at = panel["gridPos"]
+        places = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not places & taken, panel["title"]
+        assert at["x"] + at["w"] <= 24
+        taken |= places
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_panels_have_titles_and_numbers_of_their_own(name: str) -> None:
+    """A person can name a panel, and a link can lead to it."""
+    titles = [panel["title"] for panel in panels(BOARDS[name])]
+    assert len(set(titles)) == len(titles)
+    numbers = [panel["id"] for panel in BOARDS[name]["panels"]]
+    assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize(
+    "question", [pytest.param(q, id=f"{q.panel}: {q.expr}") for q in questions()]
+)
+def test_only_what_exists_is_asked_for(question: Any) -> None:
+    """Every metric, label and label value in a query is one that a worker has."""
+    assert unknown_in(question.expr) == []
+
+
+def test_every_metric_of_the_relay_is_on_a_dashboard() -> None:
+    """Nothing is measured that nobody can see."""
+    asked = " ".join(question.expr for question in questions())
+    ours = {name for name in catalogue() if name.startswith(PREFIX)}
+    stems = {re.sub(r"_(bucket|sum|count)$", "", name) for name in ours}
+    assert {name for name in stems if not re.search(rf"\b{name}(_bucket)?\b", asked)} == set()
+
+
+def test_grafana_is_given_what_the_dashboards_ask_for() -> None:
+    """The source is a Prometheus that shows its alerts; the folder is the mounted one."""
+    source = yaml.safe_load((PROVISIONING / "datasources/prometheus.yml").read_text())
+    (prometheus,) = source["datasources"]
+    assert (prometheus["type"], prometheus["uid"]) == ("prometheus", "prometheus")
+    assert prometheus["jsonData"]["manageAlerts"] is True
+    provider = yaml.safe_load((PROVISIONING / "dashboards/order-relay.yml").read_text())
+    assert provider["providers"][0]["options"]["path"] == "/var/lib/grafana/dashboards"
+    scraped = yaml.safe_load((FOLDER.parents[1] / "prometheus/prometheus.yml").read_text())
+    interval = prometheus["jsonData"]["timeInterval"]
+    assert interval == scraped["global"]["scrape_interval"]

@@ -1,0 +1,96 @@
+"""What the worker measures of itself: its process, its event loop, its share of the group."""
+
+import asyncio
+import time
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from app.errors import KafkaUnavailable
+from app.operations.metrics import Metrics
+from app.operations.process_metrics import PROBE_SECONDS, add_process_metrics, watch_event_loop
+from app.operations.topic_partitions import INTERVAL_SECONDS, watch_topic_partitions
+from tests.support.virtual_time import virtual_time
+
+
+def test_the_process_is_at_the_workers_own_registry() -> None:
+    """CPU, memory, files, the garbage collector and Python's version are there to be scraped."""
+    registry = CollectorRegistry()
+    add_process_metrics(registry)
+
+    for name in (
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "process_start_time_seconds",
+    ):
+        assert (registry.get_sample_value(name) or 0) > 0, name
+    assert registry.get_sample_value("python_gc_collections_total", {"generation": "2"}) is not None
+
+
+@virtual_time
+async def test_an_idle_loop_is_not_late() -> None:
+    """Each probe of a loop that nothing holds up tells 0, four times a second."""
+    told: list[float] = []
+    watch = asyncio.create_task(watch_event_loop(told.append))
+    await asyncio.sleep(10 * PROBE_SECONDS)
+    watch.cancel()
+
+    assert 9 <= len(told) <= 10
+    assert max(told) == pytest.approx(0)
+
+
+async def test_what_blocks_the_loop_is_seen() -> None:
+    """A call that blocks makes the probe that it falls on late by what is left of it."""
+    told: asyncio.Queue[float] = asyncio.Queue()
+    watch = asyncio.create_task(watch_event_loop(told.put_nowait))
+    await asyncio.sleep(0)
+    time.sleep(2 * PROBE_SECONDS)  # noqa: ASYNC251 - this is what it is about
+    late = await told.get()
+    watch.cancel()
+
+    assert late >= PROBE_SECONDS * 0.9
+
+
+@virtual_time
+async def test_partitions_are_asked_for_again_and_again() -> None:
+    """New partitions are seen; while Kafka does not answer, and whatever a client raises, none."""
+    answers: list[int | Exception] = [3, KafkaUnavailable("a:1", "down"), ZeroDivisionError(), 6]
+    told: list[int] = []
+
+    async def ask() -> int:
+        answer = answers.pop(0) if answers else 6
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    watch = asyncio.create_task(watch_topic_partitions(ask, told.append))
+    await asyncio.sleep(INTERVAL_SECONDS / 2)
+    assert told == [3]
+    await asyncio.sleep(2 * INTERVAL_SECONDS)
+    assert told == [3]
+    await asyncio.sleep(INTERVAL_SECONDS)
+    assert told == [3, 6]
+    assert not watch.done()
+    watch.cancel()
+
+
+def test_the_group_is_read_when_it_is_scraped() -> None:
+    """Owned partitions and whether Kafka answers are what they are at the moment of the scrape."""
+    metrics = Metrics()
+    now = {"owned": 0, "answers": False}
+    metrics.watch_group(
+        assigned_partitions=lambda: int(now["owned"]), kafka_answers=lambda: bool(now["answers"])
+    )
+    metrics.topic_partitions(3)
+    metrics.loop_lagged(0.3)
+    now.update(owned=2, answers=True)
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(f"order_relay_{name}", labels)
+
+    assert value("assigned_partitions") == 2
+    assert value("topic_partitions") == 3
+    assert value("kafka_up") == 1
+    assert value("event_loop_lag_seconds_bucket", le="0.25") == 0
+    assert value("event_loop_lag_seconds_bucket", le="0.5") == 1
