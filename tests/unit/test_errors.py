@@ -4,6 +4,7 @@ import pytest
 
 from app import errors
 from app.errors import (
+    AccessTokenUnavailable,
     DatabaseTooNew,
     DatabaseUnavailable,
     InvalidDatabaseUrl,
@@ -21,6 +22,7 @@ from app.errors import (
 RETRYABLE: list[RelayError] = [
     PublishRefused("dlq", "timed out"),
     KafkaUnavailable("a:1", "refused"),
+    AccessTokenUnavailable("https://identity/token", "refused"),
     DatabaseUnavailable("locked"),
     PublishFailed("id", OSError("no broker"), OSError("no database")),
 ]

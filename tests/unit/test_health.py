@@ -22,11 +22,13 @@ class Watched:
         self.now = 0.0
         self.breaker_closed = True
         self.dead_lettering = 0
+        self.recovering = False
         self.deliveries = Deliveries()
         self.health = Health(
             self.deliveries,
             breaker_closed=lambda: self.breaker_closed,
             dead_lettering=lambda: self.dead_lettering,
+            recovering=lambda: self.recovering,
             attempt_timeout_seconds=10.0,
             clock=lambda: self.now,
         )
@@ -51,6 +53,18 @@ def test_an_idle_worker_lives_for_ever() -> None:
     watched.pass_time(1_000_000)
 
     assert watched.live
+
+
+def test_reading_a_large_table_is_no_standstill() -> None:
+    """Deliveries wait for the table; a restart would only make it begin anew."""
+    watched = Watched()
+    watched.health.lag = 1000
+    watched.recovering = True
+    watched.pass_time(10 * STALL)
+
+    assert watched.live
+    watched.recovering = False
+    assert not watched.live
 
 
 @pytest.mark.parametrize("work", ["held", "lag"])

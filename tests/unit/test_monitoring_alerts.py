@@ -4,22 +4,18 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from tests.support.alert_rules import grafanas_own, groups, rules
 from tests.support.dashboard_panels import boards, panels
 from tests.support.metric_catalogue import unknown_in
-from tests.support.prometheus_server import ALERTS, FOLDER, JOB
+from tests.support.prometheus_server import FOLDER, JOB
 from tests.unit.test_docs import strings_of_the_code
 
 RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
-RULES: dict[str, dict[str, Any]] = {
-    rule["alert"]: rule
-    for group in yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
-    for rule in group["rules"]
-}
+RULES = rules()
 # What the issue asks for at least.
 WANTED = {
     "lag": "OrderRelayLagGrowing",
@@ -87,15 +83,29 @@ def test_every_alert_is_shown_to_fire_and_not_to() -> None:
 
 
 def test_the_runbook_has_a_section_for_each_alert_and_no_other() -> None:
-    """In the order of the rules, under the alert's own name."""
-    assert list(sections()) == list(RULES)
+    """In the order of the rules, under the alert's own name; last the one of Grafana's own."""
+    assert list(sections()) == [*RULES, grafanas_own()["title"]]
 
 
-@pytest.mark.parametrize("name", RULES)
+def test_grafana_watches_prometheus() -> None:
+    """Its own alert fires without an answer, too, and is about the groups that there are."""
+    rule = grafanas_own()
+    assert (rule["noDataState"], rule["execErrState"]) == ("Alerting", "Alerting")
+    asked, compared = rule["data"]
+    assert compared["refId"] == rule["condition"]
+    assert compared["model"]["expression"] == asked["refId"]
+    assert asked["datasourceUid"] == "prometheus"
+    assert all(group["name"].startswith("order-relay-") for group in groups())
+    assert "order-relay-" in asked["model"]["expr"]
+    assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['title'].lower()}"
+
+
+@pytest.mark.parametrize("name", [*RULES, grafanas_own()["title"]])
 def test_a_section_has_what_a_person_on_call_needs(name: str) -> None:
     """How bad, whether anything is lost, panels and log phrases that exist, and when it is over."""
     text = sections()[name]
-    assert text.strip().lower().startswith(RULES[name]["labels"]["severity"])
+    severity = RULES.get(name, grafanas_own())["labels"]["severity"]
+    assert text.strip().lower().startswith(severity)
     assert "**" in text  # what is lost, or that nothing is
     assert re.search(r"^Over\b", text, re.MULTILINE)
     shown = {panel["title"] for _, board in boards() for panel in panels(board)}

@@ -1,0 +1,111 @@
+"""What the relay says of a record's end, of its trouble before, and of events delivered before."""
+
+import asyncio
+
+import pytest
+
+from app.delivery.outcome import Outcome, Trouble
+from app.delivery.retry import RetryPolicy
+from tests.support.fakes import START_SECONDS, Bench, Step, answer, record
+from tests.support.virtual_time import virtual_time
+
+START_MS = int(START_SECONDS * 1000)
+PAID_AT = "2025-12-19T10:30:00"
+DOWN = answer(503, "try later")
+
+
+@virtual_time
+async def test_a_delivery_is_told_with_its_attempts_and_last_error() -> None:
+    """All attempts count, also the one that worked; the error is the last one before it."""
+    bench = Bench()
+    one = record(7)
+    bench.logger.plan(one, answer(500, "first"), DOWN)
+
+    await bench.take(one)
+    await bench.until_finished(1)
+
+    assert bench.outcomes == [
+        Outcome(True, 3, 7, PAID_AT, START_MS, http_status=503, last_error="try later")
+    ]
+
+
+@virtual_time
+async def test_a_dead_letter_is_told_with_its_reason() -> None:
+    """What the dead letter says is what the outcome says."""
+    bench = Bench(policy=RetryPolicy(max_retries=1))
+    bench.logger.default = Step(DOWN)
+
+    await bench.take(record(7), record(8, value=b"{"))
+    await bench.until_finished(2)
+
+    broken, exhausted = sorted(bench.outcomes, key=lambda outcome: outcome.attempts)
+    assert (broken.order_id, broken.reason, broken.paid_at) == (None, "invalid_json", "")
+    assert exhausted.order_id == 7
+    assert (exhausted.delivered, exhausted.attempts) == (False, 2)
+    assert (exhausted.reason, exhausted.http_status) == ("retries_exhausted", 503)
+    assert "try later" in exhausted.last_error
+
+
+@virtual_time
+async def test_an_event_that_was_delivered_is_finished_without_an_attempt() -> None:
+    """It counts as a duplicate; the next record of its key goes on."""
+    bench = Bench()
+    before, after = record(1, headers=[("event-id", b"paid")]), record(2)
+    bench.delivered_before = {"paid"}
+
+    await bench.take(before, after)
+    await bench.until_finished(2)
+
+    assert bench.finished == [before, after]
+    assert bench.outcomes[0] == Outcome(delivered=True, attempts=0, duplicate=True)
+    assert [attempt.event_id for attempt in bench.logger.attempts] == [after.idempotency_key()]
+    assert (bench.observer.duplicates, len(bench.observer.paid_to_delivered_seconds)) == (1, 1)
+
+
+@virtual_time
+async def test_the_breaker_does_not_hold_a_duplicate_up() -> None:
+    """What is not sent needs no logger."""
+    bench = Bench(breaker_threshold=1)
+    one, twin = record(1, "a"), record(2, "b", headers=[("event-id", b"paid")])
+    bench.delivered_before = {"paid"}
+    bench.logger.default = Step(DOWN)
+
+    await bench.take(one, twin)
+    await bench.until_finished(1, within_seconds=4.0)
+
+    assert bench.finished == [twin]
+    await bench.relay.give_back(drain_seconds=0, attempt_seconds=0)
+
+
+@virtual_time
+async def test_a_record_in_hand_is_found_with_its_trouble() -> None:
+    """In backoff, in flight and behind its key; no more once it is finished."""
+    bench = Bench()
+    failing, behind, slow = record(1, "a"), record(2, "a"), record(3, "b")
+    bench.logger.plan(failing, DOWN)
+    bench.logger.plan(slow, Step(answer(200), seconds=60.0))
+
+    await bench.take(failing, behind, slow)
+    await asyncio.sleep(0.5)  # of virtual time: the first attempt has failed, its backoff is 1 s
+
+    assert bench.relay.find(lambda one: one == failing) == (failing, Trouble(1, "try later", 503))
+    assert bench.relay.find(lambda one: one == behind) == (behind, None)
+    assert bench.relay.find(lambda one: one == slow) == (slow, None)
+    assert bench.relay.find(lambda one: one == record(9)) is None
+    await bench.until_finished(3)
+    assert bench.relay.find(lambda one: True) is None
+
+
+@pytest.mark.parametrize("status", [503, 401])
+@virtual_time
+async def test_trouble_counts_every_failed_attempt(status: int) -> None:
+    """Also those that never count against the message."""
+    bench = Bench(policy=RetryPolicy(max_retries=10))
+    one = record(1)
+    bench.logger.plan(one, *[answer(status, "no")] * 3, Step(answer(200), seconds=5.0))
+
+    await bench.take(one)
+    await asyncio.sleep(9.0)  # of virtual time: after 1, 2 and 4 s the fourth attempt has begun
+
+    assert bench.relay.find(lambda _: True) == (one, Trouble(3, "no", status))
+    await bench.until_finished(1)
