@@ -7,6 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.support.alert_rules import grafanas_own
 from tests.support.dashboard_panels import boards, questions
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import LOOPBACK
@@ -194,6 +195,9 @@ async def alerts_are_well(prometheus: PrometheusServer) -> None:
     for rule in rules:
         await prometheus.values(rule["query"])
     assert await prometheus.values('ALERTS{alertname="OrderRelayNoWorker"}') == []
+    asked, _ = grafanas_own()["data"]
+    (age,) = await prometheus.values(asked["model"]["expr"])
+    assert age.values[0] < 120
     assert await prometheus.values('ALERTS{alertname="OrderRelayPartitionsUnassigned"}') == []
 
 

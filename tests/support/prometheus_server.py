@@ -55,7 +55,7 @@ class Series:
 
 
 class PrometheusServer:
-    """The server; it scrapes these targets as the job of the workers, every second."""
+    """The server; it scrapes itself, and these targets as the job of the workers, every second."""
 
     def __init__(self, directory: Path, targets: Sequence[str]) -> None:
         self.port = free_ports(1)[0]
@@ -169,10 +169,11 @@ class PrometheusServer:
             "evaluation_interval": seconds,
         }
         config["rule_files"] = [str(ALERTS)]
-        (workers,) = [one for one in config["scrape_configs"] if one["job_name"] == JOB]
-        del workers["dns_sd_configs"]
-        workers["static_configs"] = [{"targets": self._targets}]
-        config["scrape_configs"] = [workers]
+        for scraped in config["scrape_configs"]:
+            ours = scraped["job_name"] == JOB
+            scraped.pop("dns_sd_configs", None)
+            own = [f"{LOOPBACK}:{self.port}"]
+            scraped["static_configs"] = [{"targets": self._targets if ours else own}]
         return config
 
 

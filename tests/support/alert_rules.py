@@ -1,0 +1,26 @@
+"""The alerts as they stand in the files: Prometheus' rules, and the one of Grafana's own."""
+
+from typing import Any
+
+import yaml
+
+from tests.support.prometheus_server import ALERTS, FOLDER
+
+GRAFANAS = FOLDER.parent / "grafana" / "provisioning" / "alerting" / "order-relay.yml"
+
+
+def groups() -> list[dict[str, Any]]:
+    """Prometheus' groups of rules."""
+    return list(yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"])
+
+
+def rules() -> dict[str, dict[str, Any]]:
+    """Prometheus' rules by the alert's name, in their order."""
+    return {rule["alert"]: rule for group in groups() for rule in group["rules"]}
+
+
+def grafanas_own() -> dict[str, Any]:
+    """The alert that Grafana evaluates itself."""
+    (group,) = yaml.safe_load(GRAFANAS.read_text(encoding="utf-8"))["groups"]
+    (rule,) = group["rules"]
+    return dict(rule)
