@@ -22,6 +22,8 @@ from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from app.credentials import faust_credentials
 from app.settings import Settings
 
+# The longest wait for a broker to say good-bye.
+CLOSE_SECONDS = 1.0
 # OpenSSL's codes (x509_vfy.h): of the host's name, and of its address.
 WRONG_HOST = (62, 64)
 
@@ -53,18 +55,16 @@ async def why_not(settings: Settings, timeout_seconds: float) -> str:
                 else:
                     return ""
                 finally:
-                    _abort(connection)
+                    await _close(connection)
     except TimeoutError:
         pass
     return ""
 
 
-def _abort(connection: AIOKafkaConnection) -> None:
-    # Closing alone would wait for the broker to say good-bye.
-    writer = connection._writer
-    connection.close()
-    if writer is not None:
-        writer.transport.abort()
+async def _close(connection: AIOKafkaConnection) -> None:
+    closed = connection.close()
+    if connection._protocol is not None:  # else nothing was ever open
+        await asyncio.wait([closed], timeout=CLOSE_SECONDS)
 
 
 def _in_words(error: Exception, server: str, settings: Settings) -> str:

@@ -7,6 +7,8 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Collection, Coroutine
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, cast
 
 import faust
@@ -185,6 +187,8 @@ class RelayApp(faust.App):
     async def on_start(self) -> None:
         """Start what deliveries need, before Faust starts its consumer and agents."""
         await super().on_start()
+        if self.settings.deliveries_store == "rocksdb":
+            _prepare(self.settings.data_dir)
         gc.set_threshold(*GC_THRESHOLDS)
         log_limit.install()
         self._watch(watch_event_loop(self.metrics.loop_lagged))
@@ -200,7 +204,7 @@ class RelayApp(faust.App):
         await self.http_logger.start()
         self._watch(watch_lag(self._relay_consumer, self.kafka_producer, self.metrics, self.health))
         if self.deliveries is not None:
-            self._watch(self.deliveries.forget_old())
+            self._watch(self.deliveries.aging.run())
         self._watch(watch_topic_partitions(self._ask_partitions, self.metrics.topic_partitions))
 
     async def on_stop(self) -> None:
@@ -339,3 +343,15 @@ def redact(text: str, secrets: tuple[str, ...]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):  # one may be part of another
         text = text.replace(secret, "[redacted]")
     return text
+
+
+def _prepare(data_dir: Path) -> None:
+    """Make the folder that the table is kept in, or end the start with one line."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=data_dir):
+            pass
+    except OSError as error:
+        raise SystemExit(
+            f"DATA_DIR={str(data_dir)!r} must be a folder that can be written to: {error.strerror}"
+        ) from None

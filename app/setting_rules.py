@@ -33,6 +33,7 @@ LIBPQ_NAMES = {
     "database_ssl_cert_file": "sslcert",
     "database_ssl_key_file": "sslkey",
 }
+PARTS_OF_DATABASE_URL = ("database_password", *LIBPQ_NAMES)
 
 
 def check_name(value: str) -> str:

@@ -140,6 +140,7 @@ class Settings(BaseSettings):
     # --- the table of what became of each order ----------------------------------------------
     deliveries_store: Literal["memory", "rocksdb", "off"] = "memory"
     deliveries_retention_hours: float = Field(default=24.0, gt=0, le=24 * 3650)
+    deliveries_max_entries: int = Field(default=1_000_000, ge=1)
     data_dir: Path = Path("order-relay-data")
 
     # --- logs -------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ class Settings(BaseSettings):
         given = {
             name: str(part.get_secret_value() if isinstance(part, SecretStr) else part)
             for name, part in info.data.items()
-            if name.startswith("database_") and part is not None
+            if name in rules.PARTS_OF_DATABASE_URL and part is not None
         }
         return rules.complete_database_url(rules.check_database_url(value), given)
 
@@ -254,6 +255,8 @@ def load_settings(**overrides: Any) -> Settings:
         raise InvalidSettings(_describe(error)) from None
     except UnicodeDecodeError as error:
         raise InvalidSettings(f"invalid settings: .env must be UTF-8 text: {error}") from None
+    except OSError as error:
+        raise InvalidSettings(f"invalid settings: .env cannot be read: {error.strerror}") from None
 
 
 class _LogSettings(BaseSettings):

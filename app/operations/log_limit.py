@@ -49,7 +49,8 @@ class RepeatFilter(logging.Filter):
 
 def install() -> None:
     """Put a filter on every handler of the root logger."""
-    # It names the user at every connection, and brokers may end one every few minutes.
+    # At INFO it names the user with every connection, of which brokers may end one every few
+    # minutes; at DEBUG it would show passwords and tokens.
     logging.getLogger("aiokafka.conn").setLevel(logging.WARNING)
     repeat_filter = RepeatFilter()
     for handler in logging.getLogger().handlers:

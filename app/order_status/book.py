@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 import threading
@@ -15,32 +14,19 @@ from typing import Protocol
 from app.delivery.outcome import Outcome
 from app.delivery.record import Record
 from app.log_line import LogLine
-from app.order_status.entry import Entry, decode_entry, encode_entry, entry_key, make_entry
+from app.order_status.aging import Aging
+from app.order_status.changelog import ChangelogWriter
+from app.order_status.entry import Entry, encode_entry, entry_key, make_entry
 from app.order_status.recovery import ChangelogUnreadable
 from app.order_status.store import PartitionStore
+from app.order_status.stores import Stores
 
 logger = logging.getLogger(__name__)
 
-# Old entries are looked for this often, or ten times in a shorter retention.
-SWEEP_SECONDS = 30.0
-SWEEP_CHUNK = 500
 LEAVING_SECONDS = 2.0
+CLOSE_SECONDS = 5.0
 # A record that is no event may still tell its order by its key.
 ORDER_KEY = re.compile(rb"-?[0-9]{1,19}")
-
-
-class ChangelogWriter(Protocol):
-    """See ``Changelog``."""
-
-    next_offsets: dict[int, int]
-
-    def write(
-        self, partition: int, key: bytes, value: bytes | None, on_done: Callable[[], None]
-    ) -> None:
-        """See ``Changelog.write``."""
-
-    async def drain(self, timeout_seconds: float) -> None:
-        """See ``Changelog.drain``."""
 
 
 class ChangelogReader(Protocol):
@@ -62,6 +48,9 @@ class DeliveryBook:
 
     ``arriving`` and ``leaving`` follow the consumer group; between them records of a partition
     may be finished once ``until_ready`` let them through.
+
+    Attributes:
+        aging: Forgets orders; its ``run`` is the caller's to start.
     """
 
     def __init__(
@@ -73,6 +62,7 @@ class DeliveryBook:
         observer: RecoveryObserver,
         *,
         retention_seconds: float,
+        max_entries: int | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Prepare; nothing is opened or read yet.
@@ -80,26 +70,38 @@ class DeliveryBook:
         Args:
             changelog: Where entries are written.
             recovery: Reads them back.
-            open_store: Opens the store of a partition; may raise anything, and is tried again.
+            open_store: Opens the store of a partition; see ``Stores``.
             on_finished: Called with each record once Kafka has its entry, or refused it.
             observer: Hears how long recoveries take.
             retention_seconds: How long entries are kept.
+            max_entries: How many are kept at most, about; ``None``: as many as there are.
             wall_clock: Seconds since the epoch.
         """
         self._changelog = changelog
         self._recovery = recovery
-        self._open_store = open_store
         self._on_finished = on_finished
         self._observer = observer
-        self._retention_seconds = retention_seconds
         self._wall_clock = wall_clock
-        self._stores: dict[int, PartitionStore] = {}
-        self._incomplete: set[int] = set()
+        self._stores = Stores(open_store)
         self._changelog_partitions = 0
         self._ready = asyncio.Event()
         self._left = asyncio.Event()
         self._stop_reading = threading.Event()
         self._reading: asyncio.Task[None] | None = None
+        self.aging = Aging(
+            self._stores,
+            changelog,
+            self._changelog_partition,
+            self._ready.is_set,
+            retention_seconds=retention_seconds,
+            max_entries=max_entries,
+            wall_clock=wall_clock,
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether records can be finished now; else ``until_ready`` waits."""
+        return self._ready.is_set()
 
     @property
     def recovering(self) -> bool:
@@ -109,12 +111,7 @@ class DeliveryBook:
     @property
     def entries(self) -> int:
         """Entries on this worker; estimated where they are on disk."""
-        return sum(len(store) for store in self._stores.values())
-
-    @property
-    def ready(self) -> bool:
-        """Whether records can be finished now; else ``until_ready`` waits."""
-        return self._ready.is_set()
+        return len(self._stores)
 
     # --- the partitions -------------------------------------------------------------------------
 
@@ -152,11 +149,9 @@ class DeliveryBook:
         """Stop everything and let go of files. May be called twice."""
         await self.leaving()
         if self._reading is not None:
-            await asyncio.wait([self._reading])
+            await asyncio.wait([self._reading], timeout=CLOSE_SECONDS)
         self._note_offsets()
-        for store in self._stores.values():
-            store.close()
-        self._stores.clear()
+        self._stores.close()
 
     async def _take_over(
         self,
@@ -171,17 +166,11 @@ class DeliveryBook:
         started = time.monotonic()
         self._note_offsets()
         self._changelog.next_offsets.clear()
-        for partition in self._stores.keys() - partitions:
-            self._stores.pop(partition).close()
+        stores = await self._stores.become(partitions, stop)
         try:
-            for partition in sorted(partitions - self._stores.keys()):
-                self._stores[partition] = await self._opened(partition, stop)
-            self._incomplete = set(partitions)
-            self._changelog_partitions = await asyncio.to_thread(
-                self._recovery.read, dict(self._stores), stop
-            )
+            self._changelog_partitions = await asyncio.to_thread(self._recovery.read, stores, stop)
             if not stop.is_set():
-                self._incomplete = set()
+                self._stores.filled()
         except ChangelogUnreadable as error:
             logger.error(
                 LogLine(
@@ -207,41 +196,14 @@ class DeliveryBook:
         self._observer.recovered(seconds)
         self._ready.set()
 
-    async def _opened(self, partition: int, stop: threading.Event) -> PartitionStore:
-        said = False
-        while True:
-            try:
-                return self._open_store(partition)
-            except Exception as error:
-                # Its last owner on this machine may be about to close it.
-                if not said:
-                    logger.warning(
-                        LogLine(
-                            "Table deliveries: store not opened, trying on",
-                            partition=partition,
-                            detail=str(error),
-                        )
-                    )
-                said = True
-                if stop.is_set():
-                    raise
-                await asyncio.sleep(0.5)
-
     def _note_offsets(self) -> None:
-        """Let stores that outlive this process begin where the changelog is known to end."""
-        for partition, store in self._stores.items():
-            if partition in self._incomplete or not self._changelog_partitions:
-                continue
-            after = self._changelog.next_offsets.get(partition % self._changelog_partitions, 0)
-            if after > (store.next_offset or 0):
-                store.read_up_to(after)
+        self._stores.read_up_to(self._changelog.next_offsets, self._changelog_partitions)
 
     # --- records --------------------------------------------------------------------------------
 
     def is_delivered(self, record: Record, order_id: int) -> bool:
         """Whether the record's event was delivered before, as far as this worker knows."""
-        store = self._stores.get(record.partition)
-        entry = _get(store, entry_key(order_id)) if store is not None else None
+        entry = self._stores.get(record.partition, entry_key(order_id))
         return entry is not None and entry.has_delivered(record.idempotency_key())
 
     def finished(self, record: Record, outcome: Outcome) -> None:
@@ -249,67 +211,29 @@ class DeliveryBook:
         order_id = outcome.order_id
         if order_id is None and record.key is not None and ORDER_KEY.fullmatch(record.key):
             order_id = int(record.key)
-        store = self._stores.get(record.partition)
-        if outcome.duplicate or order_id is None or store is None:
+        partition = record.partition
+        if outcome.duplicate or order_id is None or partition not in self._stores:
             self._on_finished(record)
             return
         key = entry_key(order_id)
         finished_ms = int(self._wall_clock() * 1000)
-        entry = make_entry(record, order_id, outcome, finished_ms, _get(store, key))
-        value = encode_entry(entry)
-        store.put(key, finished_ms, value)
+        before = self._stores.get(partition, key)
+        value = encode_entry(make_entry(record, order_id, outcome, finished_ms, before))
+        self._stores.put(partition, key, finished_ms, value)
         self._changelog.write(
-            self._changelog_partition(record.partition),
-            key,
-            value,
-            partial(self._on_finished, record),
+            self._changelog_partition(partition), key, value, partial(self._on_finished, record)
         )
 
     def find(self, order_id: int) -> Entry | None:
         """Return the latest entry of an order on this worker."""
         key = entry_key(order_id)
-        found = [entry for store in self._stores.values() if (entry := _get(store, key))]
+        found = [
+            entry
+            for partition in self._stores.partitions
+            if (entry := self._stores.get(partition, key)) is not None
+        ]
         return max(found, key=lambda entry: entry.finished_ms, default=None)
 
     def _changelog_partition(self, partition: int) -> int:
         # Made after the source topic, with as many partitions, unless that grew since.
         return partition % self._changelog_partitions if self._changelog_partitions else partition
-
-    # --- age ------------------------------------------------------------------------------------
-
-    async def forget_old(self) -> None:
-        """Remove entries past the retention, here and in the changelog, until cancelled."""
-        while True:
-            await asyncio.sleep(min(SWEEP_SECONDS, self._retention_seconds / 10))
-            with contextlib.suppress(KeyError):  # a partition left meanwhile
-                await self.sweep()
-
-    async def sweep(self) -> int:
-        """Remove entries that are past the retention now; returns how many."""
-        removed = 0
-        before_ms = int((self._wall_clock() - self._retention_seconds) * 1000)
-        for partition in list(self._stores):
-            while self._ready.is_set():
-                store = self._stores[partition]
-                keys = store.older_than(before_ms, SWEEP_CHUNK)
-                for key in keys:
-                    store.remove(key)
-                    target = self._changelog_partition(partition)
-                    self._changelog.write(target, key, None, _nothing)
-                removed += len(keys)
-                if len(keys) < SWEEP_CHUNK:
-                    break
-                # Tombstones are in no hurry: deliveries come first.
-                await self._changelog.drain(LEAVING_SECONDS)
-        if self._ready.is_set():
-            self._note_offsets()
-        return removed
-
-
-def _get(store: PartitionStore, key: bytes) -> Entry | None:
-    value = store.get(key)
-    return None if value is None else decode_entry(value)
-
-
-def _nothing() -> None:
-    """A tombstone is written: nobody waits for it."""

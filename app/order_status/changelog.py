@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from app.errors import RelayError
 from app.log_line import LogLine
@@ -18,6 +19,20 @@ logger = logging.getLogger(__name__)
 GATHER_SECONDS = 0.05
 # Once so many changes wait for Kafka, finishing a record does not wait for its own.
 MAX_UNACKNOWLEDGED = 10_000
+
+
+class ChangelogWriter(Protocol):
+    """See ``Changelog``."""
+
+    next_offsets: dict[int, int]
+
+    def write(
+        self, partition: int, key: bytes, value: bytes | None, on_done: Callable[[], None]
+    ) -> None:
+        """See ``Changelog.write``."""
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """See ``Changelog.drain``."""
 
 
 class Changelog:

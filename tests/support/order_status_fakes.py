@@ -100,15 +100,42 @@ class FakeObserver:
         self.recoveries += 1
 
 
-class BookBench:
-    """A book made of fakes. Make it inside the loop."""
+class BreakableStore(MemoryStore):
+    """A store in memory whose disk may fail."""
 
-    def __init__(self, *, retention_seconds: float = 3600.0) -> None:
+    broken = False
+
+    def get(self, key: bytes) -> bytes | None:
+        self._check()
+        return super().get(key)
+
+    def put(self, key: bytes, finished_ms: int, value: bytes) -> None:
+        self._check()
+        super().put(key, finished_ms, value)
+
+    def _check(self) -> None:
+        if self.broken:
+            raise OSError("no space left on device")
+
+
+class BookBench:
+    """A book made of fakes. Make it inside the loop.
+
+    Attributes:
+        open_refusals: What opening a store raises, call by call.
+        stores: The stores that were opened.
+        now: The wall clock.
+    """
+
+    def __init__(
+        self, *, retention_seconds: float = 3600.0, max_entries: int | None = None
+    ) -> None:
         self.changelog = FakeChangelog()
         self.recovery = FakeRecovery()
         self.observer = FakeObserver()
         self.finished: list[Record] = []
-        self.stores: dict[int, MemoryStore] = {}
+        self.open_refusals: list[Exception] = []
+        self.stores: dict[int, BreakableStore] = {}
         self.now = START_SECONDS
         self.book = DeliveryBook(
             self.changelog,
@@ -117,6 +144,7 @@ class BookBench:
             self.finished.append,
             self.observer,
             retention_seconds=retention_seconds,
+            max_entries=max_entries,
             wall_clock=lambda: self.now,
         )
 
@@ -125,6 +153,8 @@ class BookBench:
         self.book.arriving(partitions)
         assert await self.book.until_ready()
 
-    def _open(self, partition: int) -> MemoryStore:
-        self.stores[partition] = MemoryStore()
+    def _open(self, partition: int) -> BreakableStore:
+        if self.open_refusals:
+            raise self.open_refusals.pop()
+        self.stores[partition] = BreakableStore()
         return self.stores[partition]

@@ -264,16 +264,14 @@ class RealKafka:
                 listeners={name: (next(further), one) for name, one in self._listeners.items()},
                 spawn=self._spawn,
             )
-        # Kafka writes the 16 bytes of a cluster's UUID as base64.
-        # Kafka's form of a UUID; a leading "-" would be taken for an option.
+        # Kafka's form of a UUID, 16 bytes as base64; a leading "-" would be taken for an option.
         cluster_id = "r" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:].rstrip("=")
         with ThreadPoolExecutor(BROKERS) as pool:
-            list(
-                pool.map(
-                    lambda broker: broker.format(cluster_id, self._scram_users),
-                    self._brokers.values(),
-                )
-            )
+            for done in [
+                pool.submit(one.format, cluster_id, self._scram_users)
+                for one in self._brokers.values()
+            ]:
+                done.result()
         self._known_view = ClusterView(self.bootstrap_servers)
 
     def _spawn(self, popen: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:

@@ -132,17 +132,22 @@ async def test_a_changelog_that_cannot_be_read_does_not_stop_deliveries(
 async def test_a_store_that_is_still_open_elsewhere_is_waited_for() -> None:
     """Workers of one machine hand a partition's files over."""
     bench = BookBench()
-    refusals = [OSError("lock"), OSError("lock")]
-    open_store = bench.book._open_store
-
-    def opened(partition: int) -> object:
-        if refusals:
-            raise refusals.pop()
-        return open_store(partition)
-
-    bench.book._open_store = opened  # type: ignore[assignment]
+    bench.open_refusals = [OSError("lock"), OSError("lock")]
     await bench.arrive(0)
-    assert refusals == []
+    assert bench.open_refusals == []
+
+
+async def test_a_store_that_fails_is_done_without(caplog: pytest.LogCaptureFixture) -> None:
+    """A full disk neither stops a delivery nor has it sent twice: memory takes over."""
+    bench = BookBench()
+    await bench.arrive(0)
+    bench.stores[0].broken = True
+    one = record(3, "7", headers=[("event-id", b"paid-7")])
+    assert not bench.book.is_delivered(one, 7)
+    bench.book.finished(one, DELIVERED)
+    assert bench.finished == [one]
+    assert bench.book.is_delivered(one, 7)
+    assert len([line for line in caplog.messages if "kept in memory" in line]) == 1
 
 
 async def test_a_duplicate_leaves_the_entry_alone() -> None:
@@ -180,7 +185,7 @@ async def test_old_entries_go_with_a_tombstone() -> None:
     young = Outcome(delivered=True, attempts=1, order_id=8)
     bench.book.finished(record(4, "8", partition=1), young)
     bench.now += 31
-    assert await bench.book.sweep() == 1
+    assert await bench.book.aging.sweep() == 1
     assert bench.changelog.tombstones() == [(1, b"7")]
     assert bench.book.find(7) is None
     assert bench.book.find(8) is not None
@@ -194,9 +199,24 @@ async def test_many_old_entries_go_in_chunks() -> None:
         outcome = Outcome(delivered=True, attempts=1, order_id=number)
         bench.book.finished(record(number, str(number)), outcome)
     bench.now += 61
-    assert await bench.book.sweep() == 1200
+    assert await bench.book.aging.sweep() == 1200
     assert bench.changelog.drains == 2
     assert bench.book.entries == 0
+
+
+async def test_too_many_entries_go_the_oldest_first(caplog: pytest.LogCaptureFixture) -> None:
+    """Memory is bounded also where orders come faster than they age; it is said once."""
+    bench = BookBench(max_entries=10)
+    await bench.arrive(0, 1)
+    for number in range(20):
+        bench.now += 1
+        outcome = Outcome(delivered=True, attempts=1, order_id=number)
+        bench.book.finished(record(number, str(number), partition=number // 15), outcome)
+    assert await bench.book.aging.sweep() == 10
+    assert [n for n in range(20) if bench.book.find(n) is not None] == list(range(10, 20))
+    assert len(bench.changelog.tombstones()) == 10
+    assert await bench.book.aging.sweep() == 0
+    assert len([line for line in caplog.messages if "forgotten early" in line]) == 1
 
 
 async def test_a_changelog_with_fewer_partitions_is_shared() -> None:

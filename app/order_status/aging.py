@@ -1,0 +1,112 @@
+"""Forgetting orders that are too old, or too many: here, and by tombstones in the changelog."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from app.log_line import LogLine
+from app.order_status.changelog import ChangelogWriter
+from app.order_status.stores import Stores
+
+logger = logging.getLogger(__name__)
+
+# Old entries are looked for this often, or ten times in a shorter retention.
+SWEEP_SECONDS = 30.0
+SWEEP_CHUNK = 500
+DRAIN_SECONDS = 2.0
+ANY_AGE_MS = 2**62
+
+
+class Aging:
+    """Removes entries from the stores of a worker."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        changelog: ChangelogWriter,
+        changelog_partition: Callable[[int], int],
+        may_write: Callable[[], bool],
+        *,
+        retention_seconds: float,
+        max_entries: int | None,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            stores: What to look through.
+            changelog: Where tombstones go.
+            changelog_partition: The partition there for one of the source topic.
+            may_write: Whether the stores are the worker's now; asked again and again.
+            retention_seconds: How long entries are kept.
+            max_entries: How many are kept at most, about; ``None``: as many as there are.
+            wall_clock: Seconds since the epoch.
+        """
+        self._stores = stores
+        self._changelog = changelog
+        self._changelog_partition = changelog_partition
+        self._may_write = may_write
+        self._retention_seconds = retention_seconds
+        self._max_entries = max_entries
+        self._wall_clock = wall_clock
+        self._full = False
+
+    async def run(self) -> None:
+        """Sweep now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(min(SWEEP_SECONDS, self._retention_seconds / 10))
+            try:
+                await self.sweep()
+            except Exception as error:  # noqa: BLE001 - whatever a store raises, the next sweep comes
+                logger.warning(LogLine("Table deliveries: old entries stay", detail=repr(error)))
+
+    async def sweep(self) -> int:
+        """Remove entries that are past the retention now, or too many; returns how many."""
+        before_ms = int((self._wall_clock() - self._retention_seconds) * 1000)
+        removed = 0
+        for partition in self._stores.partitions:
+            removed += await self._remove(partition, before_ms)
+        if self._max_entries is not None:
+            removed += await self._remove_excess(self._max_entries)
+        return removed
+
+    async def _remove_excess(self, max_entries: int) -> int:
+        excess = len(self._stores) - max_entries
+        if excess > 0 and not self._full:
+            logger.warning(
+                LogLine(
+                    "Table deliveries: full, the oldest orders are forgotten early",
+                    max_entries=max_entries,
+                )
+            )
+        self._full = excess > 0
+        removed = 0
+        partitions = self._stores.partitions
+        for partition in partitions:
+            # Each partition may have its part of them.
+            too_many = len(self._stores[partition]) - max_entries // len(partitions)
+            if (most := min(too_many, excess - removed)) > 0:
+                removed += await self._remove(partition, ANY_AGE_MS, most)
+        return removed
+
+    async def _remove(self, partition: int, before_ms: int, most: int | None = None) -> int:
+        removed = 0
+        while self._may_write() and partition in self._stores:
+            chunk = SWEEP_CHUNK if most is None else min(SWEEP_CHUNK, most - removed)
+            store = self._stores[partition]
+            keys = store.older_than(before_ms, chunk)
+            for key in keys:
+                store.remove(key)
+                self._changelog.write(self._changelog_partition(partition), key, None, _nothing)
+            removed += len(keys)
+            if len(keys) < SWEEP_CHUNK:
+                break
+            # Tombstones are in no hurry: deliveries come first.
+            await self._changelog.drain(DRAIN_SECONDS)
+        return removed
+
+
+def _nothing() -> None:
+    """A tombstone is written: nobody waits for it."""
