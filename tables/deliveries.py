@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,7 +15,6 @@ from app.order_status.entry import Entry
 from app.order_status.recovery import Recovery
 from app.order_status.store import MemoryStore, PartitionStore
 from app.publishing.client_config import client_config
-from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.main import RelayApp
@@ -80,23 +79,27 @@ def register(app: RelayApp) -> None:
     settings = app.settings
     if settings.deliveries_store == "off":
         return
+    in_memory = settings.deliveries_store == "memory"
     folder = settings.data_dir / settings.deliveries_changelog_topic
     changelog = Changelog(app.kafka_producer, settings.deliveries_changelog_topic)
     book = DeliveryBook(
         changelog,
         Recovery(client_config(settings), changelog.topic),
-        _opener(settings, folder),
+        _in_memory if in_memory else partial(_on_disk, folder),
         app.finish,
         app.metrics,
         retention_seconds=settings.deliveries_retention_hours * 3600,
+        max_entries=settings.deliveries_max_entries if in_memory else None,
     )
     app.tables.add(DeliveriesTable(app, book, folder))
     app.keep_deliveries(book)
 
 
-def _opener(settings: Settings, folder: Path) -> Callable[[int], PartitionStore]:
-    if settings.deliveries_store == "memory":
-        return lambda partition: MemoryStore()
+def _in_memory(partition: int) -> PartitionStore:
+    return MemoryStore()
+
+
+def _on_disk(folder: Path, partition: int) -> PartitionStore:
     from app.order_status.rocks import RocksStore  # noqa: PLC0415 - only who wants it loads it
 
-    return lambda partition: RocksStore(folder / str(partition))
+    return RocksStore(folder / str(partition))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -17,6 +18,9 @@ POLL_SECONDS = 0.5
 ASK_SECONDS = 5.0
 # So long without a record or an end, though Kafka answers: the partition is taken without history.
 GIVE_UP_SECONDS = 60.0
+# A topic that was made a moment ago is not known to every broker.
+UNKNOWN_SECONDS = 3.0
+REFUSALS = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.TOPIC_EXCEPTION)
 
 
 class ChangelogUnreadable(Exception):
@@ -58,8 +62,7 @@ class Recovery:
         Raises:
             ChangelogUnreadable: After ``GIVE_UP_SECONDS`` without a step forward.
         """
-        consumer = Consumer(self._config)
-        try:
+        with self._consumer(stop) as consumer:
             partitions = self._partition_count(consumer, self._topic, stop)
             if partitions:
                 by_changelog: dict[int, dict[int, PartitionStore]] = {}
@@ -67,22 +70,33 @@ class Recovery:
                     by_changelog.setdefault(partition % partitions, {})[partition] = store
                 _Reading(consumer, self._topic, by_changelog, stop).run()
             return partitions
-        finally:
-            consumer.close()
 
     def read_order(self, key: bytes, source_topic: str, stop: threading.Event) -> bytes | None:
         """Return an order's entry, whichever partition of ``source_topic`` it is of."""
         wanted = OneKeyStore(key)
-        consumer = Consumer(self._config)
-        try:
+        with self._consumer(stop) as consumer:
             partitions = self._partition_count(consumer, source_topic, stop)
-        finally:
-            consumer.close()
         self.read(dict.fromkeys(range(partitions), wanted), stop)
         return wanted.get(key)
 
+    @contextmanager
+    def _consumer(self, stop: threading.Event) -> Iterator[Consumer]:
+        while True:
+            try:
+                consumer = Consumer(self._config)
+                break
+            except KafkaException as error:
+                # There is no access token yet.
+                if stop.wait(1.0):
+                    raise ChangelogUnreadable(error.args[0].str()) from error
+        try:
+            yield consumer
+        finally:
+            consumer.close()
+
     def _partition_count(self, consumer: Consumer, topic: str, stop: threading.Event) -> int:
-        """Ask until Kafka answers."""
+        """Ask until Kafka answers, and a while longer about a topic that is being made."""
+        answered_at: float | None = None
         while True:
             try:
                 found = consumer.list_topics(topic, ASK_SECONDS).topics[topic]
@@ -92,9 +106,15 @@ class Recovery:
                 continue
             if found.error is None:
                 return len(found.partitions)
-            if found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            now = time.monotonic()
+            waited = now - (answered_at := answered_at or now)
+            unknown = found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+            if unknown and waited > UNKNOWN_SECONDS:
                 return 0
-            raise ChangelogUnreadable(found.error.str())
+            if waited > GIVE_UP_SECONDS or found.error.code() in REFUSALS:
+                raise ChangelogUnreadable(found.error.str())
+            if stop.wait(0.2):
+                return 0
 
 
 class _Reading:

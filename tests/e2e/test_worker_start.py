@@ -116,3 +116,18 @@ async def test_sigterm_while_kafka_is_missing_ends_the_worker(
         worker.sigterm()
         assert await worker.wait(15) == 0
     assert "Traceback" not in worker.log_text()
+
+
+async def test_a_data_folder_that_is_none_ends_the_start_with_one_line(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """RocksDB needs a folder; without RocksDB nobody looks at the setting."""
+    wrong = tmp_path / "a-file"
+    await asyncio.to_thread(wrong.write_text, "")
+    settings = {"data_dir": wrong, "deliveries_store": "rocksdb"}
+    async with WorkerProcess(tmp_path, stage, sink.url, **settings) as worker:
+        assert await worker.wait(60) == 1
+        (line,) = worker.log_lines("DATA_DIR")
+        assert str(wrong) in line
+        assert "must be a folder that can be written to" in line
+        assert "Traceback" not in worker.log_text()

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError
 
 from app.order_status.changelog import Changelog
 from app.order_status.entry import Entry, decode_entry, encode_entry
-from app.order_status.recovery import Recovery
+from app.order_status.recovery import ChangelogUnreadable, Recovery
 from app.order_status.store import MemoryStore
 from app.publishing.client_config import client_config
 from app.publishing.producer import KafkaProducer
@@ -189,3 +189,16 @@ async def test_reading_waits_for_brokers_and_ends_when_told(fragile: EmbeddedKaf
     assert not done
     stop.set()
     await asyncio.wait_for(reading, LIMIT_SECONDS)
+
+
+async def test_a_changelog_that_we_may_not_read_is_told_at_once(fragile: EmbeddedKafka) -> None:
+    """A missing right is no outage: deliveries shall not wait for it."""
+    settings = fragile.stage().settings()
+    fragile.create_topic(settings.deliveries_changelog_topic)
+    fragile.set_topic_error(
+        settings.deliveries_changelog_topic, KafkaError.TOPIC_AUTHORIZATION_FAILED
+    )
+    recovery = Recovery(client_config(settings), settings.deliveries_changelog_topic)
+    reading = asyncio.to_thread(recovery.read, {0: MemoryStore()}, threading.Event())
+    with pytest.raises(ChangelogUnreadable, match=r"(?i)author"):
+        await asyncio.wait_for(reading, LIMIT_SECONDS)
