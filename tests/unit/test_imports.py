@@ -69,6 +69,27 @@ def test_every_agent_is_registered(tmp_path: Path) -> None:
     assert app_id == "logging-consumer-group"
 
 
+@pytest.mark.parametrize(("store", "registered"), [("memory", ["deliveries"]), ("off", [])])
+def test_every_table_is_registered(store: str, registered: list[str], tmp_path: Path) -> None:
+    """Each module in tables/ has its table in the app, unless it is switched off.
+
+    Faust has nothing to recover: the group is not subscribed to changelogs.
+    """
+    result = _python(
+        "import json, app; tables = app.app.tables; "
+        "print(json.dumps([sorted(tables), [t.changelog_topic_name for t in tables.values()], "
+        "sorted(tables.changelog_topics)]))",
+        tmp_path,
+        DELIVERIES_STORE=store,
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert [found.name for found in pkgutil.iter_modules(tables.__path__)] == ["deliveries"]
+    changelogs = [f"logging-consumer-group-{name}-changelog" for name in registered]
+    assert json.loads(result.stdout) == [registered, changelogs, []]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("together", ["each", "all"])
 def test_pure_modules_do_not_import_faust(together: str, tmp_path: Path) -> None:
     """The rules import and run without Faust and the Kafka consumer below it."""

@@ -1,0 +1,48 @@
+"""The table ``deliveries`` as Faust shows it: to be read by order id, and written by nobody."""
+
+from pathlib import Path
+
+import pytest
+
+from app.main import create_app
+from app.order_status.entry import Entry
+from app.settings import load_settings
+from tables.deliveries import DeliveriesTable
+from tests.support.order_status_fakes import BookBench
+
+KNOWN = Entry(7, "delivered", "paid-7", 1, "order-paid-events", 0, 3, 1000)
+
+
+async def test_entries_are_read_by_order_id(tmp_path: Path) -> None:
+    """What this worker has of an order; a missing one is a KeyError, as of any mapping."""
+    bench = BookBench()
+    bench.recovery.known = {0: [KNOWN]}
+    await bench.arrive(0)
+    table = DeliveriesTable(create_app(load_settings()), bench.book, tmp_path)
+    assert table[7] == KNOWN
+    assert 7 in table
+    assert len(table) == 1
+    assert 8 not in table
+    with pytest.raises(KeyError):
+        table[8]
+
+
+async def test_nobody_else_writes(tmp_path: Path) -> None:
+    """A change that the changelog does not know would be undone by the next recovery."""
+    bench = BookBench()
+    await bench.arrive(0)
+    table = DeliveriesTable(create_app(load_settings()), bench.book, tmp_path)
+    with pytest.raises(TypeError, match="written by deliveries alone"):
+        table[7] = KNOWN
+    with pytest.raises(TypeError, match="removed by age alone"):
+        del table[7]
+
+
+def test_resetting_removes_what_is_on_disk(tmp_path: Path) -> None:
+    """``faust -A app reset``: the changelog has it all."""
+    folder = tmp_path / "changelog"
+    (folder / "0").mkdir(parents=True)
+    table = DeliveriesTable(create_app(load_settings()), BookBench().book, folder)
+    table.reset_state()
+    table.reset_state()
+    assert not folder.exists()
