@@ -11,6 +11,7 @@
         ├── InvalidSettings         a setting is wrong; the start ends
         ├── InvalidEvent            a record is not an ORDER_PAID event
         ├── RecordTooLarge          a record is over the broker's limit
+        ├── TopicUnusable           a topic does not do what a command needs of it
         ├── InvalidDatabaseUrl      DATABASE_URL names no database that can be used
         └── DatabaseTooNew          a newer version of the relay has migrated the database
 
@@ -137,6 +138,20 @@ class RecordTooLarge(PermanentError):
         super().__init__(f"a record of {size_bytes} bytes is too large for topic {topic}")
         self.topic = topic
         self.size_bytes = size_bytes
+
+
+class TopicUnusable(PermanentError):
+    """A topic is missing, or does not do what it was asked.
+
+    Attributes:
+        topic: The topic's name.
+        reason: Kafka's own words.
+    """
+
+    def __init__(self, topic: str, reason: str) -> None:
+        super().__init__(f"topic {topic} cannot be used: {reason}")
+        self.topic = topic
+        self.reason = reason
 
 
 class InvalidDatabaseUrl(PermanentError):

@@ -14,6 +14,7 @@ from confluent_kafka.cimpl import NewTopic
 from app.access_tokens import access_tokens
 from app.connection_check import why_not
 from app.errors import AccessTokenUnavailable
+from app.log_line import LogLine
 from app.publishing.client_config import client_config
 from app.settings import Settings
 
@@ -34,7 +35,7 @@ PROBE_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 # A dead letter is its record and headers: it must fit where the record just fitted. Kafka's
 # default limit is 1,048,588 bytes.
-DLQ_MAX_MESSAGE_BYTES = 2 * 1024 * 1024
+DLQ_CONFIG = {"max.message.bytes": str(2 * 1024 * 1024)}
 # Of the table's changelog: the newest entry of each order stays until its tombstone. Segments are
 # rolled every hour, since Kafka does not compact the one that is written to.
 CHANGELOG_CONFIG = {"cleanup.policy": "compact", "segment.ms": str(3_600_000)}
@@ -90,58 +91,71 @@ class Topics:
         """
         settings = self._settings
         existing = await self.partition_counts()
-        wanted = {
-            settings.order_paid_topic: {},
-            settings.dlq_topic: {"max.message.bytes": str(DLQ_MAX_MESSAGE_BYTES)},
-        }
-        partitions = dict.fromkeys(wanted, settings.topic_partitions)
-        if settings.deliveries_store != "off":
-            changelog = settings.deliveries_changelog_topic
-            wanted[changelog] = CHANGELOG_CONFIG
-            # As many as the source has, so that an entry stands where its record stood.
-            partitions[changelog] = existing.get(
-                settings.order_paid_topic, settings.topic_partitions
-            )
-        missing = [
-            NewTopic(
-                name,
-                num_partitions=partitions[name],
-                replication_factor=settings.topic_replication_factor,
-                config=config,
-            )
-            for name, config in wanted.items()
-            if name not in existing
+        width = settings.topic_partitions
+        wanted = [
+            self._topic(settings.order_paid_topic, width),
+            self._topic(settings.dlq_topic, width, DLQ_CONFIG),
         ]
-        for name, future in (
-            self._client().create_topics(missing, request_timeout=PROBE_SECONDS) if missing else {}
-        ).items():
+        await self._create([topic for topic in wanted if topic.topic not in existing])
+        for topic in wanted:
+            count = existing.get(topic.topic, width)
+            if count < width:
+                logger.warning(
+                    "Topic %s has %d partitions, fewer than TOPIC_PARTITIONS=%d; it is used as it "
+                    "is: at most %d workers can share it",
+                    topic.topic,
+                    count,
+                    width,
+                    count,
+                )
+        changelog = settings.deliveries_changelog_topic
+        if settings.deliveries_store != "off" and changelog not in existing:
+            # As wide as its source, so that an entry stands where its record stood.
+            count = existing.get(settings.order_paid_topic, width)
+            await self._create_changelog(self._topic(changelog, count, CHANGELOG_CONFIG))
+
+    def _topic(self, name: str, partitions: int, config: dict[str, str] | None = None) -> NewTopic:
+        return NewTopic(
+            name,
+            num_partitions=partitions,
+            replication_factor=self._settings.topic_replication_factor,
+            config=config or {},
+        )
+
+    async def _create(self, topics: list[NewTopic]) -> None:
+        if not topics:
+            return
+        made = self._client().create_topics(topics, request_timeout=PROBE_SECONDS)
+        for topic in topics:
             try:
-                await asyncio.wrap_future(future)
+                await asyncio.wrap_future(made[topic.topic])
             except KafkaException as error:
-                if (
-                    error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS
-                ):  # another worker was first
+                # Another worker was first.
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
             else:
                 logger.info(
                     "Declared topic %s with %d partitions, replication %d",
-                    name,
-                    partitions[name],
-                    settings.topic_replication_factor,
+                    topic.topic,
+                    topic.num_partitions,
+                    self._settings.topic_replication_factor,
                 )
-        for name, count in existing.items():
-            if (
-                name in (settings.order_paid_topic, settings.dlq_topic)
-                and count < settings.topic_partitions
-            ):
-                logger.warning(
-                    "Topic %s has %d partitions, fewer than TOPIC_PARTITIONS=%d; it is used as it "
-                    "is: at most %d workers can share it",
-                    name,
-                    count,
-                    settings.topic_partitions,
-                    count,
+
+    async def _create_changelog(self, topic: NewTopic) -> None:
+        """Make the table's changelog; orders must not wait for a right that only it needs."""
+        try:
+            await self._create([topic])
+        except KafkaException as error:
+            if error.args[0].code() in UNREACHABLE:
+                raise
+            logger.error(
+                LogLine(
+                    "Table deliveries: its changelog is not made by Kafka; deliveries go on, "
+                    "orders are forgotten with the worker",
+                    topic=topic.topic,
+                    detail=error.args[0].str(),
                 )
+            )
 
     async def partition_counts(self) -> dict[str, int]:
         """Return the number of partitions of every topic there is.

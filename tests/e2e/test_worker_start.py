@@ -124,8 +124,9 @@ async def test_a_data_folder_that_is_none_ends_the_start_with_one_line(
     """RocksDB needs a folder; without RocksDB nobody looks at the setting."""
     wrong = tmp_path / "a-file"
     await asyncio.to_thread(wrong.write_text, "")
-    settings = {"data_dir": wrong, "deliveries_store": "rocksdb"}
-    async with WorkerProcess(tmp_path, stage, sink.url, **settings) as worker:
+    async with WorkerProcess(
+        tmp_path, stage, sink.url, data_dir=wrong, deliveries_store="rocksdb"
+    ) as worker:
         assert await worker.wait(60) == 1
         (line,) = worker.log_lines("DATA_DIR")
         assert str(wrong) in line

@@ -66,6 +66,10 @@ class Container:
         check = self._dockerfile.last("HEALTHCHECK").rest.removeprefix("CMD ")
         return self.run(*json.loads(check)).returncode == 0
 
+    def data(self, name: str) -> list[Path]:
+        """The files of that name in its folder for data."""
+        return list(Path(self.environment["DATA_DIR"]).rglob(name))
+
     def _how(self) -> dict[str, Any]:
         how: dict[str, Any] = {"env": self.environment, "cwd": self.folder}
         if os.geteuid() == 0:  # else the folders are read-only for us already
@@ -168,6 +172,7 @@ async def test_the_worker_of_the_image(
         DLQ_TOPIC=stage.dlq_topic,
         CONSUMER_GROUP_ID=stage.group_id,
         EXTERNAL_LOGGER_URL=sink.url,
+        DELIVERIES_STORE="rocksdb",
         WEB_HOST="127.0.0.1",
         WEB_PORT=str(web_port),
     )
@@ -187,6 +192,7 @@ async def test_the_worker_of_the_image(
         process.send_signal(signal.SIGTERM)
         await eventually(lambda: process.poll() is not None, LIMIT_SECONDS)
         assert process.returncode == 0, container.log.read_text()
+        assert container.data("CURRENT")  # RocksDB's
         counted = container.run("faust", "-A", "app", "fallback-stats", "--json")
         assert counted.returncode == 0, counted.stderr
     finally:

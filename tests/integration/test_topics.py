@@ -80,9 +80,10 @@ async def test_a_name_that_does_not_resolve_is_waited_for(
 
 
 async def test_existing_topics_are_left_alone(
-    stage: Stage, caplog: pytest.LogCaptureFixture
+    embedded: EmbeddedKafka, stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Declaring what exists asks for nothing (the embedded cluster could not make a topic)."""
+    embedded.create_topic(stage.settings().deliveries_changelog_topic)
     topics = Topics(stage.settings(topic_partitions=3))
     await topics.declare()
     counts = await topics.partition_counts()
@@ -94,7 +95,8 @@ async def test_fewer_partitions_than_configured_is_a_warning(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A topic with fewer partitions is used as it is, and said so, once for each topic."""
-    await Topics(stage.settings(topic_partitions=5)).declare()
+    settings = stage.settings(topic_partitions=5, deliveries_store="off")
+    await Topics(settings).declare()
     told = _told(caplog)
     assert [level for level, _ in told] == [logging.WARNING] * 2
     for topic in (stage.topic, stage.dlq_topic):

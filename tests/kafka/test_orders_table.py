@@ -89,6 +89,21 @@ async def test_the_changelog_is_compacted_and_as_wide_as_its_source(
         assert await worker.stop() == 0
 
 
+async def test_orders_do_not_wait_for_a_changelog_that_cannot_be_made(
+    kafka: RealKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """It is said in one line; deliveries, and their commits, go on without the table."""
+    for topic in (stage.topic, stage.dlq_topic):
+        kafka.create_topic(topic, 3)
+    async with WorkerProcess(tmp_path, stage, sink.url, topic_replication_factor=5) as worker:
+        await worker.wait_ready()
+        await stage.publish(paid(1, 50))
+        await until_finished(stage, sink, 50)
+        (line,) = worker.log_lines("its changelog is not made by Kafka")
+        assert "replication" in line.lower()
+        assert await worker.stop() == 0
+
+
 @pytest.mark.parametrize("store", ["memory", "rocksdb"])
 async def test_a_killed_worker_comes_back_and_knows(
     stage: Stage, sink: ScriptedSink, tmp_path: Path, store: str

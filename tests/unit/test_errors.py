@@ -17,6 +17,7 @@ from app.errors import (
     RecordTooLarge,
     RelayError,
     RetryableError,
+    TopicUnusable,
 )
 
 RETRYABLE: list[RelayError] = [
@@ -30,6 +31,7 @@ PERMANENT: list[RelayError] = [
     InvalidSettings("x"),
     InvalidEvent("tombstone", "x"),
     RecordTooLarge("dlq", 7),
+    TopicUnusable("dlq", "unknown"),
     InvalidDatabaseUrl("x"),
     DatabaseTooNew("0009", "0001"),
 ]

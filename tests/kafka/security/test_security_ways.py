@@ -1,5 +1,6 @@
 """A worker on brokers with TLS and SASL delivers, publishes and dead-letters by every way in."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from tests.kafka.security.whole_way import hand_in, well_behaved
 from tests.support.orders import order
-from tests.support.secure_kafka import SecureKafka
+from tests.support.secure_kafka import CLIENT_SECRET, PASSWORD, SecureKafka
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
@@ -23,6 +24,33 @@ WAYS = {
     "certificate": lambda secure: secure.certificate(),
     "certificate and key in one file": lambda secure: secure.certificate_with_key(),
 }
+
+
+@pytest.mark.parametrize("way", ["PLAIN", "SCRAM-SHA-512", "OAUTHBEARER"])
+async def test_a_worker_that_logs_everything_shows_no_secret(
+    secure: SecureKafka,
+    stage: Stage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    """With ``-l debug``, too, neither password nor token is in the log."""
+    command = ("-m", "faust", "-A", "app", "worker", "-l", "debug")
+    monkeypatch.setattr("tests.support.worker.COMMAND", command)
+    async with (
+        ScriptedSink() as sink,
+        WorkerProcess(tmp_path, stage, sink.url, **WAYS[way](secure)) as worker,
+    ):
+        await worker.wait_ready()
+        await stage.publish([order(1)])
+        await sink.wait_for(lambda s: len(s.accepted) == 1, LIMIT_SECONDS)
+        assert (await hand_in(worker, 2))["status"] == "published"
+        assert await worker.stop() == 0
+    text = worker.log_text()
+    assert "DEBUG" in text
+    for secret in (PASSWORD, CLIENT_SECRET, *secure.provider.tokens):
+        assert secret not in text
+        assert base64.b64encode(secret.encode()).decode() not in text
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,0 +1,131 @@
+"""Workers added to a group share its partitions, do no work twice, and their metrics add up."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.kafka.publish_scene import PublishScene
+from tests.kafka.scene import Scene
+from tests.kafka.test_publish_replay import ROWS, save_rows
+from tests.support.kafka_cluster import RealKafka
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+pytest_plugins = ["tests.kafka.publish_databases"]
+
+PARTITIONS = 6
+KEYS = 600
+ORDERS = 6_000
+LIMIT_SECONDS = 120.0
+
+
+@pytest.mark.parametrize("count", [2, 3])
+async def test_workers_share_the_partitions(kafka: RealKafka, tmp_path: Path, count: int) -> None:
+    """Each has its part and delivers it; every order arrives once; what they count adds up.
+
+    A worker more than there are partitions would have none; here each has as many as the others.
+    """
+    async with Scene(kafka, tmp_path, partitions=PARTITIONS, keys=KEYS) as scene:
+        workers = [scene.worker(name) for name in "abc"[:count]]
+        await until_shared(workers, PARTITIONS)
+        scene.load.publish(ORDERS)
+        await scene.close_books()
+        assert len(scene.accepted_orders) == ORDERS
+        assert scene.repeats() == {}
+        assert scene.overlaps() == []
+
+        figures = [await worker.metrics() for worker in workers]
+        delivered = [outcomes(one)["delivered"] for one in figures]
+        assert delivered == [scene.sent_by(worker.name) for worker in workers]
+        assert sum(delivered) == ORDERS
+        assert min(delivered) > 0
+        assert sum(map(outcomes, figures), Counter()) == {"delivered": ORDERS}
+
+        async def caught_up() -> bool:
+            lags = [lag(await worker.metrics(), scene.stage.topic) for worker in workers]
+            # Each partition is told by its owner, and by nobody else.
+            assert sorted(p for one in lags for p in one) == list(range(PARTITIONS))
+            return sum(sum(one.values()) for one in lags) == 0
+
+        await eventually(caught_up, LIMIT_SECONDS, "lag 0 over all workers")
+
+
+async def test_one_worker_more_takes_its_part(kafka: RealKafka, tmp_path: Path) -> None:
+    """A worker added under load gets partitions and delivers, and one that leaves hands them back.
+
+    Nothing arrives twice: attempts under way may end before partitions change hands.
+    """
+    async with Scene(kafka, tmp_path, partitions=PARTITIONS, keys=KEYS) as scene:
+        scene.latency_seconds = 0.05
+        first = await scene.ready_worker("first")
+        scene.load.flow(500)
+        await scene.until_sent_by("first", 500)
+        second = await scene.ready_worker("second")
+        await until_shared([first, second], PARTITIONS)
+        await scene.until_sent_by("second", 500)
+        second.sigterm()
+        assert await second.wait() == 0
+        await until_shared([first], PARTITIONS)
+        await scene.close_books()
+        assert scene.repeats() == {}
+
+
+async def test_three_workers_replay_one_table(
+    kafka: RealKafka, tmp_path: Path, postgres_url: str
+) -> None:
+    """Rows of a shared PostgreSQL are published once and delivered once, whoever takes them."""
+    async with PublishScene(kafka, tmp_path, postgres_url) as scene:
+        workers = [scene.worker(name) for name in "abc"]
+        await until_shared(workers, 3)
+        await save_rows(scene)
+        await scene.until_settled()
+        records = await scene.records()
+        records.check_orders(ROWS)
+        assert records.copies == {}
+
+        await eventually(lambda: len(scene.sink.accepted) >= ROWS, LIMIT_SECONDS)
+        assert set(Counter(scene.sink.accepted_keys).values()) == {1}
+        figures = [await worker.metrics() for worker in workers]
+        name = 'order_relay_fallback_replayed_total{result="published"}'
+        replayed = [one[name] for one in figures]
+        assert sum(replayed) == ROWS
+        assert min(replayed) > 0
+        assert sum(map(outcomes, figures), Counter()) == {"delivered": ROWS}
+
+
+async def until_shared(workers: list[WorkerProcess], partitions: int) -> None:
+    """Wait until every partition has an owner among the workers, in equal parts."""
+    shares: list[float] = []
+
+    async def shared() -> bool:
+        figures = [await worker.metrics() for worker in workers]
+        shares[:] = [one.get("order_relay_assigned_partitions", 0) for one in figures]
+        return shares == [partitions / len(workers)] * len(workers)
+
+    await eventually(
+        shared,
+        LIMIT_SECONDS,
+        lambda: {"shares": shares, "logs": [worker.last_words() for worker in workers]},
+    )
+
+
+def outcomes(metrics: Mapping[str, float]) -> Counter[str]:
+    """How many records a worker has finished, by outcome."""
+    found: Counter[str] = Counter()
+    for name, value in metrics.items():
+        if match := re.fullmatch(r'order_relay_deliveries_total{outcome="(\w+)"}', name):
+            found[match[1]] = int(value)
+    return +found
+
+
+def lag(metrics: Mapping[str, float], topic: str) -> dict[int, float]:
+    """The lag that a worker tells of, by partition of a topic."""
+    pattern = rf'order_relay_consumer_lag{{partition="(\d+)",topic="{re.escape(topic)}"}}'
+    return {
+        int(match[1]): value
+        for name, value in metrics.items()
+        if (match := re.fullmatch(pattern, name))
+    }
