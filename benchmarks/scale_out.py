@@ -122,6 +122,8 @@ def main(arguments: Sequence[str]) -> int:
         + "; ".join(f"{number} {series.name}" for number, series in enumerate(SERIES, 1)),
     )
     options = parser.parse_args(arguments)
+    if options.repeat < 1 or not options.seconds >= 1:
+        parser.error("--repeat and --seconds must be at least 1")
     chosen = SERIES if options.series is None else (SERIES[options.series - 1],)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, too
     print(machine(), flush=True)
