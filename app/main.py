@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 # After deliveries have ended: committing, leaving the group, closing connections.
 SHUTDOWN_TAIL_SECONDS = 15.0
+PRODUCER_STOP_SECONDS = 1.0
 # A rebalance waits for attempts under way, and the group for the slowest member: well under
 # broker_rebalance_timeout, whatever the logger's time-out is.
 MAX_REBALANCE_DRAIN_SECONDS = 20.0
@@ -220,7 +221,7 @@ class RelayApp(faust.App):
             self._shutdown_watch.allow(SHUTDOWN_TAIL_SECONDS)
             if self.deliveries is not None:
                 await self.deliveries.close()
-            await self._relay_consumer.commit_before_leaving()
+            await self._relay_consumer.commit_for_good()
         for watch in self._watches:
             watch.cancel()
         await replay_stopped
@@ -229,7 +230,8 @@ class RelayApp(faust.App):
         # Before the producer stops; what comes in by HTTP after this goes to the table.
         await self.fallback.stop_publishing(grace)
         await super().on_stop()
-        await self.kafka_producer.stop()
+        # What is still on its way there nobody waits for: changes of the table, at most.
+        await self.kafka_producer.stop(PRODUCER_STOP_SECONDS)
         await self.http_logger.stop()
         if self.order_lookup is not None:
             await self.order_lookup.close()

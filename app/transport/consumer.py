@@ -19,6 +19,8 @@ from app.delivery.record import Record
 from app.transport.batches import as_message, as_record
 from app.transport.thread import RelayConsumerThread
 
+UNDER_WAY_SECONDS = 1.0
+
 
 class NoProgress(Exception):
     """Records of a partition whose progress was never begun."""
@@ -33,6 +35,7 @@ class RelayConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self._progress: dict[TP, PartitionProgress] = {}
         self._last_commits: dict[TP, Commit | None] = {}
+        self._last_commit_made = False
         self._stops = 0
         self._fetch_was_dropped = False
 
@@ -95,6 +98,9 @@ class RelayConsumer(driver.Consumer):
         self, topics: TPorTopicSet | None = None, start_new_transaction: bool = True
     ) -> bool:
         """Commit what is finished, where it changed since the last commit."""
+        return not self._last_commit_made and await self._commit_progress()
+
+    async def _commit_progress(self) -> bool:
         commits = {
             tp: commit
             for tp, progress in self._progress.items()
@@ -114,11 +120,19 @@ class RelayConsumer(driver.Consumer):
             self.app.monitor.on_tp_commit(offsets)
         return did_commit
 
+    async def commit_for_good(self) -> None:
+        """Commit everything that is finished by now, and nothing after it."""
+        # Faust would go on once a second, and wait for each: 5 s where no broker answers.
+        self._last_commit_made = True
+        await self.commit_before_leaving()
+
     async def commit_before_leaving(self) -> None:
         """Commit everything that is finished by now."""
-        # A commit under way may have begun before the last deliveries ended: wait it out first.
-        await self.maybe_wait_for_commit_to_finish()
-        await self.force_commit()
+        # A commit under way may have begun before the last deliveries ended: it goes first. One
+        # that no broker answers would take as long as ours, one after the other.
+        if self._commit_fut is not None:
+            await asyncio.wait([self._commit_fut], timeout=UNDER_WAY_SECONDS)
+        await self._commit_progress()
 
     def ack(self, message: Message) -> bool:
         """Take no notice: Faust's acks say nothing about whether a record is finished."""
