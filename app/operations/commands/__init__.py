@@ -1,6 +1,10 @@
 """The commands beside ``faust -A app worker``. Importing them makes them known to Faust."""
 
 from app.operations.commands import (
+    dlq_list,
+    dlq_purge,
+    dlq_redrive,
+    dlq_show,
     fallback_discard,
     fallback_list,
     fallback_requeue,
@@ -10,6 +14,10 @@ from app.operations.commands import (
 )
 
 __all__ = [
+    "dlq_list",
+    "dlq_purge",
+    "dlq_redrive",
+    "dlq_show",
     "fallback_discard",
     "fallback_list",
     "fallback_requeue",

@@ -107,5 +107,6 @@ def _log_to_stderr(level: str | None) -> None:
     )
     if level is None:
         # The Kafka client tells an outage in words of its own, again and again; we say it once.
-        logging.getLogger("app.publishing.producer").setLevel(logging.CRITICAL)
+        for name in ("app.publishing.producer", "aiokafka"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     log_limit.install()

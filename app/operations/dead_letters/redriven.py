@@ -72,17 +72,19 @@ class RedriveProgress:
         Args:
             redriven: What is known to have been.
             letters: The offsets of all letters from ``redriven.below`` to ``end``, ascending.
-            end: Letters from here on are none of ours.
+            end: Nothing is known of letters from here on.
         """
         self._open = [offset for offset in letters if offset not in redriven]
         self._next_open = 0
         self._end = max(end, redriven.below)
         self._base = _base(redriven.below)
-        self._bits = bytearray((self._end - self._base) // 8 + 1)
+        # Of later letters somebody else may have redriven some: that is not to be forgotten.
+        beyond = list(redriven.offsets_beyond())
+        size = max(self._end, beyond[-1] + 1 if beyond else 0) - self._base
+        self._bits = bytearray(size // 8 + 1)
         self._redriven_below = 0
-        for offset in redriven.offsets_beyond():
-            if offset < self._end:
-                self.finish(offset)
+        for offset in beyond:
+            self.finish(offset)
 
     def __contains__(self, offset: int) -> bool:
         byte, bit = divmod(offset - self._base, 8)

@@ -7,10 +7,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined] # documented, not re-exported
+from confluent_kafka.admin import AdminClient
 
 from app.access_tokens import access_tokens
 from app.errors import KafkaUnavailable, TopicUnusable
@@ -186,7 +186,7 @@ class TopicLog:
 
 
 def _letter(topic: str, message: Message) -> Letter:
-    headers = message.headers() or []
+    headers = cast(list[tuple[str, object]], message.headers() or [])
     return Letter(
         topic,
         message.partition() or 0,

@@ -1,0 +1,51 @@
+"""Typing ``faust -A app dlq-…`` for a stage, and letters to type it about."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tests.support.orders import Headers, Order
+from tests.support.publish_command import Relay
+from tests.support.stage import Stage
+
+
+def relay_on(stage: Stage, folder: Path, **settings: object) -> Relay:
+    """A folder to type commands in, with the settings of a stage's workers, and others."""
+    given: dict[str, object] = {
+        "kafka_bootstrap_servers": stage.bootstrap_servers,
+        "kafka_declare_topics": stage.declare_topics,
+        "order_paid_topic": stage.topic,
+        "dlq_topic": stage.dlq_topic,
+        "consumer_group_id": stage.group_id,
+    }
+    return Relay(folder, **(given | settings))
+
+
+def redriving(stage: Stage) -> Stage:
+    """The group that remembers what was redriven, and the topic that it is about."""
+    return replace(stage, topic=stage.dlq_topic, group_id=f"{stage.group_id}-dlq-redrive")
+
+
+def letter(
+    number: int, *, reason: str = "rejected", partition: int = 0, headers: Headers = ()
+) -> Order:
+    """A letter as the relay writes it, but for what Spring's headers tell."""
+    return Order(
+        b"%d" % number,
+        b'{"orderId":%d}' % number,
+        (
+            ("mine", b"\xff"),
+            ("event-id", b"paid-%d" % number),
+            ("kafka_dlt-exception-message", b"no such product"),
+            ("dlq-reason", reason.encode()),
+            ("dlq-http-status", b"422"),
+            ("dlq-failed-at", b"2025-12-19T10:30:00.000+00:00"),
+            *headers,
+        ),
+        partition,
+    )
+
+
+async def put_letters(stage: Stage, letters: Sequence[Order]) -> None:
+    """Write letters to the dead-letter topic."""
+    await replace(stage, topic=stage.dlq_topic).publish(letters)

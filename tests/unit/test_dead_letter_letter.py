@@ -1,0 +1,148 @@
+"""Dead letters of ours and of other programs: what they tell, and what they are sent again with."""
+
+import struct
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.delivery.answer import Answer
+from app.delivery.dead_letters import dead_letter_headers, refused_letter
+from app.delivery.record import Record
+from app.delivery.retry import Verdict
+from app.operations.dead_letters.choice import LetterFilter, parse_moment
+from app.operations.dead_letters.letter import Headers, Letter, header_value
+
+NOW = datetime(2025, 12, 19, 12, tzinfo=UTC)
+
+
+def relayed(*headers: tuple[str, bytes | None], redrives: bytes | None = None) -> Letter:
+    """The letter that the relay writes of a rejected record."""
+    own = [*headers, *([("dlq-redrives", redrives)] if redrives is not None else [])]
+    record = Record(
+        "orders", 2, 41, 0, b"7", b'{"orderId":7}', headers=tuple(own), timestamp_ms=1000
+    )
+    answer = Answer(Verdict.REJECTED, status=422, detail="no such product")
+    letter = refused_letter(record, "rejected", answer, 1, NOW)
+    return Letter(
+        "orders.DLQ", 2, 5, b"7", b'{"orderId":7}', tuple(dead_letter_headers(letter, "g"))
+    )
+
+
+def foreign(*headers: tuple[str, bytes | None], value: bytes | None = b"\xff") -> Letter:
+    """A letter that somebody else wrote."""
+    return Letter("orders.DLQ", 1, 9, None, value, headers, timestamp_ms=1_734_600_000_000)
+
+
+def test_a_letter_of_ours_tells_everything() -> None:
+    """What the relay wrote is read back."""
+    letter = relayed()
+    assert (letter.reason, letter.text("dlq-http-status"), letter.redrives) == (
+        "rejected",
+        "422",
+        0,
+    )
+    assert (letter.failed_at, letter.order_id, letter.event_id) == (NOW, 7, b"orders-2-41")
+    assert letter.number("kafka_dlt-original-offset") == 41
+    assert letter.home_partition == 2
+
+
+def test_it_goes_out_as_the_record_came() -> None:
+    """The record's own headers, its event id, and one redrive more."""
+    letter = relayed(("traceparent", b"00-1"), ("event-id", b"paid-7"), ("a", None), redrives=b"1")
+    assert letter.redriven_headers() == [
+        ("traceparent", b"00-1"),
+        ("a", None),
+        ("event-id", b"paid-7"),
+        ("dlq-redrives", b"2"),
+    ]
+
+
+def test_the_event_id_of_a_letter_without_one() -> None:
+    """Where the record stood first; where that is not told, the place of the letter."""
+    spring: Headers = (
+        ("kafka_dlt-original-topic", b"orders"),
+        ("kafka_dlt-original-partition", struct.pack(">i", 3)),
+        ("kafka_dlt-original-offset", struct.pack(">q", 12)),
+        ("event-id", b""),
+    )
+    assert foreign(*spring).event_id == b"orders-3-12"
+    assert foreign(*spring[:2]).event_id == b"orders.DLQ-1-9"
+    assert foreign().redriven_headers() == [
+        ("event-id", b"orders.DLQ-1-9"),
+        ("dlq-redrives", b"1"),
+    ]
+
+
+@pytest.mark.parametrize("value", [None, b"", b"[1]", b"\xff", b'{"orderId":{}}', b"[" * 5000])
+def test_letters_of_others_are_shown_as_they_are(value: bytes | None) -> None:
+    """Nothing in a letter can make reading it fail."""
+    letter = foreign(
+        ("dlq-redrives", b"many"),
+        ("dlq-failed-at", b"yesterday"),
+        ("dlq-reason", b"\xff\xfe"),
+        ("kafka_dlt-original-partition", b"\xff\xff\xff\xff"),
+        ("kafka_dlt-original-offset", b"12"),
+        value=value,
+    )
+    assert (letter.redrives, letter.order_id, letter.reason) == (0, None, "\\xfffe")
+    assert letter.failed_at == datetime(2024, 12, 19, 9, 20, tzinfo=UTC)
+    assert letter.home_partition == 1
+    assert letter.number("kafka_dlt-original-offset") is None
+    assert Letter("dlq", 0, 0, None, None).failed_at is None
+
+
+def test_header_values() -> None:
+    """Spring's numbers, text, and bytes that are neither."""
+    assert header_value("kafka_dlt-original-timestamp", struct.pack(">q", 5)) == 5
+    assert header_value("mine", struct.pack(">i", 5)) == "\\x00000005"
+    assert header_value("mine", "한".encode()) == "한"
+    assert header_value("mine", None) is None
+
+
+def test_filters() -> None:
+    """Each narrows down, and all together."""
+    letter = relayed(("event-id", b"paid-7"))
+    hour = timedelta(hours=1)
+    for fits in (
+        LetterFilter(),
+        LetterFilter(reason="rejected", http_status=422, key="7", event_id="paid-7"),
+        LetterFilter(since=NOW, until=NOW + hour),
+    ):
+        assert fits.finds(letter), fits
+    for other in (
+        LetterFilter(reason="tombstone"),
+        LetterFilter(http_status=400),
+        LetterFilter(key="8"),
+        LetterFilter(event_id="paid"),
+        LetterFilter(since=NOW + hour),
+        LetterFilter(until=NOW),
+    ):
+        assert not other.finds(letter), other
+    assert LetterFilter(key="7").finds(foreign(value=b'{"orderId":7}'))
+    assert LetterFilter(reason="").finds(foreign())
+    assert not LetterFilter(since=NOW).finds(Letter("dlq", 0, 0, None, None))
+    assert not LetterFilter()
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2h", NOW - timedelta(hours=2)),
+        ("90min", NOW - timedelta(minutes=90)),
+        ("1w", NOW - timedelta(days=7)),
+        ("2025-12-19", NOW.replace(hour=0)),
+        ("2025-12-19T10:30:00", datetime(2025, 12, 19, 10, 30, tzinfo=UTC)),
+        ("2025-12-19T10:30:00+09:00", datetime(2025, 12, 19, 1, 30, tzinfo=UTC)),
+        ("2025-12-19T10:30:00Z", datetime(2025, 12, 19, 10, 30, tzinfo=UTC)),
+    ],
+)
+def test_moments(text: str, moment: datetime) -> None:
+    """ISO 8601, UTC where no zone is named, or a time span before now."""
+    assert parse_moment(text, NOW) == moment
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "-2h", "yesterday", "999999w", "2025-13-01", "2 h"])
+def test_what_is_no_moment(text: str) -> None:
+    """One line says what is allowed."""
+    with pytest.raises(ValueError, match=r"must be ISO 8601 such as .*, or a time span such as"):
+        parse_moment(text, NOW)

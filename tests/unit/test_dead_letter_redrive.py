@@ -1,0 +1,218 @@
+"""Redriving in batches: what is published, what is remembered, and when it ends early."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import click
+import pytest
+
+from app.errors import PublishRefused, RecordTooLarge, TopicUnusable
+from app.operations.commands.letter_choosing import (
+    MOMENT,
+    PLACE,
+    LetterPlace,
+    check_choice,
+    letter_filter,
+)
+from app.operations.dead_letters.choice import LetterFilter
+from app.operations.dead_letters.letter import Letter
+from app.operations.dead_letters.redrive import BATCH, NO_ROOM, LetterResult, Redrive, Result
+from app.operations.dead_letters.redriven import Commit, Redriven, RedriveProgress
+from app.publishing.producer import Acknowledged, Headers
+
+
+class Topics:
+    """A dead-letter topic of one partition, and what was published to the orders' topic."""
+
+    def __init__(self, *offsets: int) -> None:
+        self.held = [Letter("dlq", 0, offset, b"k", b"%d" % offset) for offset in offsets]
+        self.published: list[tuple[bytes | None, int | None]] = []
+        self.errors: dict[int, PublishRefused | RecordTooLarge] = {}
+
+    async def letters(self, partition: int, start: int, end: int) -> AsyncIterator[Letter]:
+        for letter in self.held:
+            if letter.partition == partition and start <= letter.offset < end:
+                yield letter
+
+    async def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        partition: int | None,
+    ) -> Acknowledged:
+        if (error := self.errors.get(int(value or b""))) is not None:
+            raise error
+        self.published.append((value, partition))
+        return Acknowledged(topic, partition or 0, len(self.published))
+
+
+class Memory:
+    """Remembers commits; may be lost, or refuse them."""
+
+    def __init__(self) -> None:
+        self.busy = asyncio.Lock()
+        self.lost = False
+        self.error: TopicUnusable | None = None
+        self.commits: list[Commit] = []
+
+    async def commit(self, partition: int, commit: Commit) -> None:
+        assert self.busy.locked()
+        if self.error is not None:
+            raise self.error
+        self.commits.append(commit)
+
+
+def progress_of(topics: Topics) -> RedriveProgress:
+    """Nothing was redriven yet."""
+    offsets = [letter.offset for letter in topics.held]
+    return RedriveProgress(Redriven(), offsets, max(offsets, default=-1) + 1)
+
+
+async def redriven(
+    redrive: Redrive, progress: RedriveProgress, chosen: Sequence[int]
+) -> list[LetterResult]:
+    """Redrive letters of partition 0."""
+    return [one async for one in redrive.run({0: chosen}, {0: progress})]
+
+
+def prepared(topics: Topics, memory: Memory, rate: float | None = None) -> Redrive:
+    """A redrive to three partitions."""
+    return Redrive(topics, topics, memory, topic="orders", partitions=3, rate=rate)
+
+
+async def test_batches_are_published_in_order_and_remembered() -> None:
+    """Each batch is remembered once; what was not chosen stays open."""
+    topics, memory = Topics(*range(2 * BATCH + 10)), Memory()
+    chosen = [letter.offset for letter in topics.held if letter.offset != 3]
+    redrive, progress = prepared(topics, memory), progress_of(topics)
+    results = await redriven(redrive, progress, chosen)
+    assert [one.offset for one in results] == chosen
+    assert {one.result for one in results} == {Result.REDRIVEN}
+    assert [value for value, _ in topics.published] == [b"%d" % offset for offset in chosen]
+    assert len(memory.commits) == 3
+    known = Redriven(memory.commits[-1])
+    assert [offset for offset in range(2 * BATCH + 10) if offset not in known] == [3]
+    assert redrive.remark == ""
+
+
+async def test_the_partition_is_the_records_own_where_there_is_one() -> None:
+    """A number that the topic does not have is left to the key."""
+    topics = Topics()
+    topics.held = [Letter("dlq", number, 0, b"k", b"0") for number in (2, 3)]
+    redrive = prepared(topics, Memory())
+    both = {number: RedriveProgress(Redriven(), [0], 1) for number in (2, 3)}
+    assert len([one async for one in redrive.run({2: [0], 3: [0]}, both)]) == 2
+    assert topics.published == [(b"0", 2), (b"0", None)]
+
+
+async def test_what_kafka_refuses_ends_it_and_stays_open() -> None:
+    """The rest of the batch is remembered; the next batch does not begin."""
+    topics, memory = Topics(*range(2 * BATCH)), Memory()
+    topics.errors[1] = PublishRefused("orders", "timed out")
+    redrive, progress = prepared(topics, memory), progress_of(topics)
+    results = await redriven(redrive, progress, range(2 * BATCH))
+    assert len(results) == BATCH
+    assert [one.offset for one in results if one.result is Result.FAILED] == [1]
+    assert "timed out" in redrive.remark
+    known = Redriven(memory.commits[-1])
+    assert (0 in known, 1 in known, 2 in known) == (True, False, True)
+
+
+async def test_a_letter_that_is_too_large_holds_nothing_up() -> None:
+    """It fails alone."""
+    topics, memory = Topics(*range(BATCH + 1)), Memory()
+    topics.errors[1] = RecordTooLarge("orders", 7)
+    redrive, progress = prepared(topics, memory), progress_of(topics)
+    results = await redriven(redrive, progress, range(BATCH + 1))
+    assert [one.offset for one in results if one.result is Result.FAILED] == [1]
+    assert (len(topics.published), redrive.remark) == (BATCH, "")
+
+
+async def test_nothing_is_published_that_is_not_ours_any_more() -> None:
+    """Once somebody else has joined, or a commit was refused, no batch begins."""
+    topics, memory = Topics(*range(2 * BATCH)), Memory()
+    memory.lost = True
+    redrive = prepared(topics, memory)
+    assert await redriven(redrive, progress_of(topics), range(2 * BATCH)) == []
+    assert topics.published == []
+    assert "another dlq-redrive" in redrive.remark
+
+    memory = Memory()
+    memory.error = TopicUnusable("dlq", "the group rebalances")
+    redrive = prepared(topics, memory)
+    assert len(await redriven(redrive, progress_of(topics), range(2 * BATCH))) == BATCH
+    assert len(topics.published) == BATCH
+    assert "may be redriven once more by the next run, with the same event-ids" in redrive.remark
+
+
+async def test_stopping_ends_it_after_the_batch_under_way() -> None:
+    """Also while it waits for its turn at a rate: the first words stay."""
+    topics, memory = Topics(*range(100)), Memory()
+    redrive, progress = prepared(topics, memory, rate=0.01), progress_of(topics)
+    results = []
+    async for one in redrive.run({0: range(100)}, {0: progress}):
+        results.append(one)
+        redrive.stop("stopped by a signal")
+        redrive.stop("twice")
+    assert [one.offset for one in results] == [0]
+    assert (len(topics.published), redrive.remark) == (1, "stopped by a signal")
+    assert memory.commits == [Commit(1, "")]
+
+
+async def test_letters_that_are_gone_or_cannot_be_remembered_are_left() -> None:
+    """Retention took one; of others a commit could not tell."""
+    topics, memory = Topics(0, 2), Memory()
+    results = await redriven(prepared(topics, memory), progress_of(topics), [0, 1, 2])
+    assert {one.offset: one.reason for one in results}[1] == "it is no longer in the topic"
+
+    class NoRoom(RedriveProgress):
+        def can_remember(self, offsets: object) -> bool:
+            return False
+
+    topics = Topics(0, 2)
+    results = await redriven(prepared(topics, memory), NoRoom(Redriven(), [0, 2], 3), [2])
+    assert [(one.result, one.reason) for one in results] == [(Result.SKIPPED, NO_ROOM)]
+    assert topics.published == []
+
+
+@pytest.mark.parametrize(
+    ("places", "everything", "filters", "told"),
+    [
+        ((), False, LetterFilter(), "say which letters"),
+        ((LetterPlace(0, 1),), True, LetterFilter(), "not both"),
+        ((LetterPlace(0, 1),), False, LetterFilter(reason="rejected"), "not both"),
+    ],
+)
+def test_choices_that_make_no_sense(
+    places: tuple[LetterPlace, ...], everything: bool, filters: LetterFilter, told: str
+) -> None:
+    """One line says what is wrong and what is allowed; the status is 2."""
+    with pytest.raises(click.ClickException, match=told) as raised:
+        check_choice(places, everything, filters)
+    assert raised.value.exit_code == 2
+
+
+def test_choices() -> None:
+    """Places, filters, all, and all that filters leave."""
+    check_choice((LetterPlace(0, 1),), False, LetterFilter())
+    check_choice((), False, LetterFilter(reason="rejected"))
+    check_choice((), True, LetterFilter())
+    check_choice((), True, LetterFilter(key="7"))
+    nothing = dict.fromkeys(("reason", "status", "key", "event_id"))
+    early, late = (MOMENT.convert(text, None, None) for text in ("2h", "1h"))
+    assert letter_filter(**nothing, since=early, until=late).since == early
+    with pytest.raises(click.ClickException, match="before --until"):
+        letter_filter(**nothing, since=late, until=early)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "7", "0:", ":1", "-1:0", "0:1:2", "²:1", "a:b", "0:" + "9" * 19]
+)
+def test_what_is_no_place(text: str) -> None:
+    """Only what can be a letter's place is one."""
+    assert PLACE.convert("0:17", None, None) == LetterPlace(0, 17)
+    with pytest.raises(click.BadParameter, match="PARTITION:OFFSET"):
+        PLACE.convert(text, None, None)
