@@ -58,7 +58,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         """
         try:
             await super().on_thread_stop()
-        except (asyncio.CancelledError, KafkaError) as error:
+        except (asyncio.CancelledError, KafkaError, OSError) as error:
             self.log.info("Stopped without the brokers' leave: %r", error)
 
     async def _in_thread(self, call: Coroutine[Any, Any, T]) -> T:

@@ -159,6 +159,9 @@ class WorkerProcess:
         """
         await eventually(lambda: not self.running, timeout, self._still("to end"))
         assert self.exit_code is not None
+        if self.exit_code:
+            # Shown with a test that did not expect it.
+            print(f"{self.name} ended with {self.exit_code}; its log ends:\n{self.last_words(80)}")
         return self.exit_code
 
     async def stop(self, timeout: float = LIMIT_SECONDS) -> int:
