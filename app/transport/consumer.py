@@ -20,6 +20,8 @@ from app.transport.batches import as_message, as_record
 from app.transport.thread import RelayConsumerThread
 
 UNDER_WAY_SECONDS = 1.0
+# At the end of the worker; whatever is not committed is delivered again.
+LAST_COMMIT_SECONDS = 4.0
 
 
 class NoProgress(Exception):
@@ -124,7 +126,9 @@ class RelayConsumer(driver.Consumer):
         """Commit everything that is finished by now, and nothing after it."""
         # Faust would go on once a second, and wait for each: 5 s where no broker answers.
         self._last_commit_made = True
-        await self.commit_before_leaving()
+        last = asyncio.ensure_future(self.commit_before_leaving())
+        await asyncio.wait([last], timeout=LAST_COMMIT_SECONDS)
+        last.cancel()  # does nothing to one that has ended
 
     async def commit_before_leaving(self) -> None:
         """Commit everything that is finished by now."""

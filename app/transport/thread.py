@@ -23,6 +23,8 @@ from app.transport.assignor import OwnersAssignor
 # A commit that a dead broker holds up must not outlive its generation, nor hold up a rebalance.
 COMMIT_TIMEOUT_SECONDS = 5.0
 FETCH_MAX_WAIT_MS = 200
+# Leaving the group and closing connections.
+STOP_SECONDS = 3.0
 
 T = TypeVar("T")
 
@@ -54,11 +56,13 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         """Stop the client, whatever it says of brokers that are gone.
 
         aiokafka lets the cancellation of its own requests out, and Faust would wait for the thread
-        that it ended until the process is killed.
+        that it ended until the process is killed. A broker that does not answer, or does not say
+        good-bye on a connection with TLS (asyncio waits 30 s for that), is not waited for either.
         """
         try:
-            await super().on_thread_stop()
-        except (asyncio.CancelledError, KafkaError, OSError) as error:
+            async with asyncio.timeout(STOP_SECONDS):
+                await super().on_thread_stop()
+        except (asyncio.CancelledError, KafkaError, OSError) as error:  # TimeoutError is an OSError
             self.log.info("Stopped without the brokers' leave: %r", error)
 
     async def _in_thread(self, call: Coroutine[Any, Any, T]) -> T:
