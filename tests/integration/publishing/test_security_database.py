@@ -27,6 +27,16 @@ from tests.support.publish_postgres import (
 )
 from tests.support.waiting import eventually
 
+# asyncpg leaves the socket of a connection that TLS refused to the garbage collector now and then,
+# which closes it and says so.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{left}:pytest.PytestUnraisableExceptionWarning")
+    for left in (
+        r"Exception ignored in. <function _SelectorTransport\.__del__",
+        r"Exception ignored in. <socket\.socket",
+    )
+]
+
 ROOT = Path(__file__).parents[3]
 PASSWORD = "pass word:/@%+1"
 
