@@ -105,7 +105,7 @@ class Relay:
         return self._lanes.held
 
     def find(self, wanted: Callable[[Record], bool]) -> tuple[Record, Trouble | None] | None:
-        """Return the last record in hand that is wanted, and how its attempts failed so far."""
+        """Return a record in hand that is wanted, and how its attempts failed so far."""
         for record in self._lanes.records():
             if wanted(record):
                 return record, self._failing.get(record)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from app.log_line import LogLine
-from app.order_status.changelog import ChangelogWriter
+from app.order_status.changelog import ChangelogWriter, nobody_waits
 from app.order_status.stores import Stores
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ class Aging:
         changelog: ChangelogWriter,
         changelog_partition: Callable[[int], int],
         may_write: Callable[[], bool],
+        on_swept: Callable[[], None],
         *,
         retention_seconds: float,
         max_entries: int | None,
@@ -40,6 +41,7 @@ class Aging:
             changelog: Where tombstones go.
             changelog_partition: The partition there for one of the source topic.
             may_write: Whether the stores are the worker's now; asked again and again.
+            on_swept: Called after each sweep, while the stores are still the worker's.
             retention_seconds: How long entries are kept.
             max_entries: How many are kept at most, about; ``None``: as many as there are.
             wall_clock: Seconds since the epoch.
@@ -48,6 +50,7 @@ class Aging:
         self._changelog = changelog
         self._changelog_partition = changelog_partition
         self._may_write = may_write
+        self._on_swept = on_swept
         self._retention_seconds = retention_seconds
         self._max_entries = max_entries
         self._wall_clock = wall_clock
@@ -70,6 +73,8 @@ class Aging:
             removed += await self._remove(partition, before_ms)
         if self._max_entries is not None:
             removed += await self._remove_excess(self._max_entries)
+        if self._may_write():
+            self._on_swept()
         return removed
 
     async def _remove_excess(self, max_entries: int) -> int:
@@ -99,14 +104,10 @@ class Aging:
             keys = store.older_than(before_ms, chunk)
             for key in keys:
                 store.remove(key)
-                self._changelog.write(self._changelog_partition(partition), key, None, _nothing)
+                self._changelog.write(self._changelog_partition(partition), key, None, nobody_waits)
             removed += len(keys)
             if len(keys) < SWEEP_CHUNK:
                 break
             # Tombstones are in no hurry: deliveries come first.
             await self._changelog.drain(DRAIN_SECONDS)
         return removed
-
-
-def _nothing() -> None:
-    """A tombstone is written: nobody waits for it."""

@@ -93,6 +93,8 @@ class DeliveryBook:
             changelog,
             self._changelog_partition,
             self._ready.is_set,
+            # So that a store on disk reads little again, also after a kill.
+            self._note_offsets,
             retention_seconds=retention_seconds,
             max_entries=max_entries,
             wall_clock=wall_clock,

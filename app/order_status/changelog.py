@@ -71,7 +71,7 @@ class Changelog:
         """
         if self._refused or self._unacknowledged >= MAX_UNACKNOWLEDGED:
             on_done()
-            on_done = _nothing
+            on_done = nobody_waits
         self._unacknowledged += 1
         self._drained.clear()
         if not self._gathered:
@@ -131,5 +131,5 @@ class Changelog:
         self._refused = True
 
 
-def _nothing() -> None:
-    """Be told, and have nothing to do."""
+def nobody_waits() -> None:
+    """Do nothing when a change is done: nobody waits for it, or nobody any more."""

@@ -237,6 +237,21 @@ async def test_closing_notes_where_the_changelog_ends() -> None:
     assert bench.stores[0].next_offset == 201
 
 
+async def test_a_sweep_notes_where_the_changelog_ends() -> None:
+    """A store on disk is read on from there after a kill, too; not while another may have it."""
+    bench = BookBench()
+    await bench.arrive(0)
+    bench.changelog.next_offsets[0] = 200
+    bench.book.finished(record(1, "7"), DELIVERED)
+    assert bench.stores[0].next_offset == 100
+    await bench.book.aging.sweep()
+    assert bench.stores[0].next_offset == 201
+    await bench.book.leaving()
+    bench.changelog.next_offsets[0] = 300
+    await bench.book.aging.sweep()
+    assert bench.stores[0].next_offset == 201
+
+
 async def test_a_worker_without_partitions_is_ready() -> None:
     """It has nothing to read, and nothing waits."""
     bench = BookBench()
