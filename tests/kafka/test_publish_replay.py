@@ -1,5 +1,6 @@
 """Workers that replay thousands of rows into real Kafka side by side, or die at it."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from tests.kafka.publish_scene import PublishScene, Saved
 from tests.kafka.publish_service import order_event_id
 from tests.support.kafka_cluster import RealKafka
 from tests.support.orders import order_value
+from tests.support.waiting import POLL_SECONDS
+from tests.support.worker import WorkerProcess
 
 pytest_plugins = ["tests.kafka.publish_databases"]
 
@@ -54,12 +57,9 @@ async def test_a_worker_killed_while_it_replays(
         await save_rows(scene)
         worker = scene.worker("killed")
         await scene.until_published(ROWS // 10)
-        worker.kill9()
-        rows = await scene.saved()
-        leased = {row.id for row in rows if row.token and row.status is Status.PENDING}
+        rows = await killed_amid_a_batch(scene, worker)
+        leased = leased_rows(rows)
         held = held_back(rows, leased)
-        assert leased
-        assert len(held) < sum(row.status is Status.PENDING for row in rows)
 
         # In the dead worker's group it would wait for that one's session to end, half a minute.
         heir = scene.worker("heir", consumer_group_id=f"{scene.stage.group_id}-heir")
@@ -100,6 +100,28 @@ async def save_rows(scene: PublishScene) -> None:
             await connection.execute(
                 sa.insert(fallback_message), rows[first : first + INSERT_CHUNK]
             )
+
+
+async def killed_amid_a_batch(scene: PublishScene, worker: WorkerProcess) -> list[Saved]:
+    """Kill it while it has a lease on rows and others wait; return the rows it leaves.
+
+    Between two batches it has none, so it is looked at while it cannot move.
+    """
+    while True:
+        worker.freeze()
+        rows = await scene.saved()
+        pending = {row.id for row in rows if row.status is Status.PENDING}
+        assert pending, "the worker was done before it could be killed"
+        if 0 < len(held_back(rows, leased_rows(rows))) < len(pending):
+            worker.kill9()
+            return await scene.saved()
+        worker.thaw()
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def leased_rows(rows: list[Saved]) -> set[int]:
+    """Those that a worker was about to publish."""
+    return {row.id for row in rows if row.token and row.status is Status.PENDING}
 
 
 def held_back(rows: list[Saved], leased: set[int]) -> set[int]:
