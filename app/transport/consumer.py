@@ -17,6 +17,7 @@ from mode import ServiceT
 from app.delivery.progress import Commit, PartitionProgress
 from app.delivery.record import Record
 from app.transport.batches import as_message, as_record
+from app.transport.header_names import read_any_header_name
 from app.transport.thread import RelayConsumerThread
 
 UNDER_WAY_SECONDS = 1.0
@@ -193,9 +194,14 @@ class RelayConsumer(driver.Consumer):
             while not (self.should_stop or fetcher.should_stop):
                 try:
                     await self._drain_once()
-                except (KafkaError, UnicodeDecodeError) as error:
-                    # The position stays where it is: nothing is skipped. (aiokafka cannot read a
-                    # record with a header whose name is not UTF-8; other partitions go on.)
+                # The position stays where it is: nothing is skipped.
+                except UnicodeDecodeError:
+                    self.log.warning(
+                        "Header name is not UTF-8, fetching again with a slower parser"
+                    )
+                    read_any_header_name()
+                    await self.sleep(1.0)
+                except KafkaError as error:
                     self.log.error("Fetch failed, trying again: %r", error)
                     await self.sleep(1.0)
         except self.consumer_stopped_errors:

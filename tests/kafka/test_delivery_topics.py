@@ -12,6 +12,7 @@ from tests.kafka.administration import Administration
 from tests.kafka.commit_watch import Place
 from tests.kafka.scene import Scene
 from tests.support.kafka_cluster import RealKafka
+from tests.support.odd_headers import OddName, produce_odd
 from tests.support.orders import Order, order, order_value
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Row, Stage
@@ -156,6 +157,30 @@ def check_headers(letter: Row, record: Row, stage: Stage, reason: str) -> None:
     assert letter.text("dlq-http-status") == ("422" if reason == "rejected" else None)
     assert letter.text("dlq-redrives") == "0"
     assert letter.text("event-id") == f"{stage.topic}-{record.partition}-{record.offset}"
+
+
+async def test_headers_with_names_of_any_bytes_hold_nothing_up(
+    kafka: RealKafka, tmp_path: Path
+) -> None:
+    """Such records are delivered, or dead-lettered with the name written in escapes."""
+    async with Scene(kafka, tmp_path) as scene:
+        names = [(OddName(b"\xff-name"), b"\x00\xff")]
+        good = [(b"k1", order_value(1), names), (b"k2", order_value(2), [])]
+        bad = (b"k3", b"no JSON", names)
+        scene.dead_lettered.add((0, 2))
+        await produce_odd(kafka.bootstrap_servers, scene.stage.topic, [*good, bad])
+        worker = await scene.ready_worker("a")
+        await scene.until_accepted(2)
+        await worker.wait_log("Header name is not UTF-8")
+        # Those that come later in this partition, and those of others.
+        later = [order(number, partition=number % 3) for number in range(10, 40)]
+        await asyncio.to_thread(produce, kafka, later, scene.stage.topic)
+        await scene.until_accepted(2 + len(later))
+        assert {order_value(1), order_value(2)} <= set(scene.sink.accepted_bodies)
+        (letter,) = await scene.stage.dead_letters()
+        assert (letter.key, letter.value, letter.partition) == (b"k3", b"no JSON", 0)
+        assert letter.headers[0] == (r"\xff-name", b"\x00\xff")
+        await scene.until_all_committed()
 
 
 async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(

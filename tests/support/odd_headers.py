@@ -1,0 +1,59 @@
+"""Records with headers whose names are not UTF-8, as clients in C and Go may write them."""
+
+from collections.abc import Iterable, Sequence
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.producer import message_accumulator
+from aiokafka.producer import producer as producer_module
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+
+Row = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
+
+
+class OddName(str):
+    """A header's name of these bytes; aiokafka's producer asks it to encode itself."""
+
+    _name: bytes
+
+    def __new__(cls, name: bytes) -> "OddName":
+        """Hold the bytes."""
+        made = super().__new__(cls, name.decode("latin-1"))
+        made._name = name
+        return made
+
+    def encode(self, *_: object) -> bytes:
+        """Return the bytes."""
+        return self._name
+
+
+def batch_of(rows: Iterable[Row], codec: int = 0) -> bytes:
+    """Return a batch as it stands in Kafka; key, value and headers of each record.
+
+    Args:
+        rows: The records.
+        codec: 0 for none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
+    """
+    builder = _DefaultRecordBatchBuilderPy(2, codec, 0, -1, -1, -1, 1 << 20)
+    for offset, (key, value, headers) in enumerate(rows):
+        assert builder.append(offset, 1000 + offset, key, value, list(headers)) is not None
+    return bytes(builder.build())
+
+
+async def produce_odd(
+    bootstrap_servers: str, topic: str, rows: Iterable[Row], *, partition: int = 0
+) -> None:
+    """Publish records, with names of headers of any bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Its compiled builder does not ask the name.
+        for module in (message_accumulator, producer_module):
+            patch.setattr(module, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
+        producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, acks="all")
+        await producer.start()
+        try:
+            for key, value, headers in rows:
+                await producer.send_and_wait(
+                    topic, value, key, partition=partition, headers=list(headers)
+                )
+        finally:
+            await producer.stop()
