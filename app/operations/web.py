@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from app.operations.access import Access
+from app.operations.console import add_console
 from app.operations.health import Health, Report
 from app.operations.order_paid_page import Limits, OrderPaidPage
 from app.operations.orders_page import OrdersPage
@@ -27,7 +28,7 @@ STOP_SECONDS = 5.0
 
 
 class WebServer:
-    """Serves ``/metrics``, ``/health/live``, ``/health/ready``, and ``POST /order-paid``."""
+    """Serves metrics, health, figures and the console, orders, and ``POST /order-paid``."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class WebServer:
             health: What ``/health`` shows.
             publisher: Takes paid orders; None: there is no such page. Open as long as the server
                 serves, or closed before its ``stop``; its database must outlive the server.
-            stats: What ``/stats`` shows; None: there is no such page.
+            stats: What ``/stats`` and the console show; None: there are no such pages.
             orders: Knows what became of orders; None: the table is switched off.
             token: Whoever posts must bring it; None: loopback only.
             limits: Of paid orders under way.
@@ -80,6 +81,7 @@ class WebServer:
         self._orders.add_to(app.router)
         if self._stats is not None:
             self._stats.add_to(app.router)
+            add_console(app.router)
         if self._order_paid is not None:
             self._order_paid.add_to(app.router)
         self._runner = web.AppRunner(

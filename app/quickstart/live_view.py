@@ -160,7 +160,7 @@ def _warnings(now: Snapshot) -> list[RenderableType]:
         Text(f"{name:<15}{place}", "dim")
         for name, place in (
             ("Worker's log", now.log_path),
-            ("Its metrics", now.metrics_url),
+            ("Its console", now.console_url),
         )
     ]
     for line in lines:

@@ -80,7 +80,7 @@ class Snapshot:
         kafka_outages: How often it was.
         warnings: The worker's last warnings, one of each kind.
         log_path: File of the worker's log.
-        metrics_url: Where the worker shows its metrics.
+        console_url: Where the worker shows its console.
     """
 
     elapsed_seconds: float
@@ -97,7 +97,7 @@ class Snapshot:
     kafka_outages: int
     warnings: tuple[Warned, ...]
     log_path: str
-    metrics_url: str
+    console_url: str
 
 
 class RateMeter:

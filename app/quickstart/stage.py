@@ -91,7 +91,7 @@ class Stage:
             kafka_outages=self.kafka.begun,
             warnings=self.log.warnings,
             log_path=str(self.worker.log_path),
-            metrics_url=f"http://{self.settings.web_host}:{self.settings.web_port}/metrics",
+            console_url=f"http://{self.settings.web_host}:{self.settings.web_port}/",
         )
 
     def logger_figures(self) -> LoggerFigures:

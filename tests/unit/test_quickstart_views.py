@@ -75,7 +75,7 @@ BUSY = Snapshot(
     kafka_outages=12,
     warnings=tuple(Warned("10:30:00", "a warning that is long " * 20, n) for n in (1, 2, 3)),
     log_path="/tmp/order-relay-abcdefgh/worker.log",  # noqa: S108 - a name, not a file
-    metrics_url="http://127.0.0.1:6066/metrics",
+    console_url="http://127.0.0.1:6066/",
 )
 QUIET = dataclasses.replace(
     BUSY,

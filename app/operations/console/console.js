@@ -1,0 +1,131 @@
+"use strict";
+// Fills the page from /stats every two seconds. Everything is written as text, never as HTML: an
+// error that the external logger answered is shown here.
+
+const PERIOD_MS = 2000;
+const ANSWER_MS = 5000;
+const RATE_SAMPLES = 6; // the rate is that of the last ten seconds
+
+const byId = (id) => document.getElementById(id);
+const part = (figures, path) => path.split(".").reduce((value, key) => value?.[key], figures);
+
+function written(value, unit) {
+  if (value === null || value === undefined) return "–";
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value !== "number") return String(value);
+  if (unit !== "seconds") return value.toLocaleString("en");
+  if (value < 1) return `${Math.round(value * 1000)} ms`;
+  if (value < 120) return `${value.toFixed(1)} s`;
+  if (value < 7200) return `${Math.round(value / 60)} min`;
+  return `${(value / 3600).toFixed(1)} h`;
+}
+
+function element(name, text, className) {
+  const made = document.createElement(name);
+  made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function showPairs(list, pairs) {
+  list.replaceChildren(
+    ...pairs.flatMap(([name, value]) => [element("dt", name), element("dd", written(value))]),
+  );
+}
+
+// What a person should know, the worst first: [how bad, what, the alert whose section in
+// docs/runbook.md says what to do].
+function verdicts(figures, live) {
+  const { breaker, fallback } = figures;
+  const deadLetters = Object.values(figures.dead_letters).reduce((sum, count) => sum + count, 0);
+  const probe = breaker.next_probe_seconds === null ? "" : ` Next probe in ${written(breaker.next_probe_seconds, "seconds")}.`;
+  const all = [
+    [!live, "bad", "Work is waiting and nothing ends.", "OrderRelayOldestUnfinishedTooOld"],
+    [!figures.kafka_up, "bad", "Kafka does not answer this worker.", "OrderRelayKafkaUnreachable"],
+    [breaker.state !== "closed", "bad", `The external logger fails: events wait in Kafka, none is given up.${probe}`, "OrderRelayBreakerOpen"],
+    [!fallback.database_up, "bad", "The fallback table's database does not answer.", "OrderRelayFallbackDatabaseDown"],
+    [fallback.failed > 0, "bad", `Rows of the fallback table that wait for a person: ${written(fallback.failed)}.`, "OrderRelayFailedRows"],
+    [figures.partitions.length === 0, "warn", "No partitions: the worker starts, the group rebalances, or there are more workers than partitions.", "OrderRelayPartitionsUnassigned"],
+    [figures.deliveries_table.recovering, "warn", "The table of orders is being read; deliveries begin after it.", "OrderRelayTableRecovering"],
+    [fallback.pending > 0, "warn", `Rows of the fallback table that wait for Kafka: ${written(fallback.pending)}.`, "OrderRelayPendingRowTooOld"],
+    [figures.published.failed > 0, "note", `Orders since this worker's start that neither Kafka nor the database took, as the caller was told: ${written(figures.published.failed)}.`, "OrderRelayPublishFailed"],
+    [deadLetters > 0, "note", `Dead letters since this worker's start: ${written(deadLetters)}.`, "OrderRelayDeadLetters"],
+  ];
+  const found = all.filter(([is]) => is).map(([, ...verdict]) => verdict);
+  if (found.some(([level]) => level !== "note")) return found;
+  return [["good", "Events are delivered; nothing here is at risk.", ""], ...found];
+}
+
+function showVerdicts(found) {
+  byId("verdicts").replaceChildren(
+    ...found.map(([level, text, alert]) => {
+      const line = element("li", `${text} `, level);
+      if (alert) line.append(element("small", alert));
+      return line;
+    }),
+  );
+}
+
+const delivered = []; // [seconds, count], the newest last
+
+function rate(figures) {
+  delivered.push([Date.parse(figures.time) / 1000, figures.deliveries.delivered]);
+  if (delivered.length > RATE_SAMPLES) delivered.shift();
+  const [[since, before], [now, count]] = [delivered[0], delivered.at(-1)];
+  if (count < before) delivered.splice(0, delivered.length - 1); // the worker was restarted
+  return now > since && count >= before ? `${((count - before) / (now - since)).toFixed(1)}/s` : "";
+}
+
+function show(figures, live) {
+  document.body.classList.remove("stale");
+  for (const place of document.querySelectorAll("[data-figure]")) {
+    place.textContent = written(part(figures, place.dataset.figure), place.dataset.unit);
+  }
+  byId("rate").textContent = rate(figures);
+  const lags = figures.partitions.map(({ lag }) => lag);
+  byId("lag").textContent = lags.includes(null) ? "–" : written(lags.reduce((sum, lag) => sum + lag, 0));
+  byId("partitions").replaceChildren(
+    ...figures.partitions.map(({ topic, partition, lag, committed, position }) => {
+      const row = document.createElement("tr");
+      row.append(element("th", `${topic} ${partition}`));
+      row.append(...[lag, committed, position].map((value) => element("td", written(value))));
+      return row;
+    }),
+  );
+  showPairs(byId("dead-letters"), Object.entries(figures.dead_letters));
+  showVerdicts(verdicts(figures, live));
+}
+
+const ask = (path) => fetch(path, { signal: AbortSignal.timeout(ANSWER_MS), cache: "no-store" });
+
+async function refresh() {
+  try {
+    const [stats, live] = await Promise.all([ask("/stats"), ask("/health/live")]);
+    show(await stats.json(), live.ok);
+  } catch (error) {
+    document.body.classList.add("stale");
+    showVerdicts([["bad", `This worker does not answer (${error.message}); the figures are old.`, "OrderRelayWorkerNotScraped"]]);
+  }
+  setTimeout(refresh, PERIOD_MS);
+}
+
+async function lookUp(event) {
+  event.preventDefault();
+  const id = new FormData(byId("order")).get("id").trim();
+  let answer = "";
+  let fields = [];
+  try {
+    const response = await ask(`/orders/${encodeURIComponent(id)}`);
+    const body = await response.json();
+    // Its id is left out: one of 64 bits is more than a number of JavaScript holds.
+    fields = Object.entries(body).filter(([name]) => name !== "orderId" && name !== "error");
+    answer = body.error ?? `Order ${id}:`;
+  } catch (error) {
+    answer = `This worker does not answer (${error.message}).`;
+  }
+  byId("order-answer").textContent = answer;
+  showPairs(byId("order-fields"), fields);
+}
+
+byId("order").addEventListener("submit", lookUp);
+refresh();

@@ -1,0 +1,99 @@
+"""The console's files: what they read is there, and what they name exists."""
+
+import re
+import time
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from yarl import URL
+
+from app.delivery.breaker import Breaker
+from app.operations import console
+from app.operations.metrics import Metrics
+from app.operations.stats import Stats
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = files(console).joinpath("console.js").read_text("utf-8")
+PAGE = files(console).joinpath("index.html").read_text("utf-8")
+
+
+class NoConsumer:
+    """A consumer without partitions."""
+
+    def committed_offsets(self) -> dict[Any, int | None]:
+        return {}
+
+    positions = committed_offsets
+
+
+@pytest.fixture
+def figures() -> dict[str, Any]:
+    """What ``/stats`` has."""
+    stats = Stats(
+        Metrics(CollectorRegistry()),
+        group="g",
+        url=URL("http://127.0.0.1:6066"),
+        partitions=NoConsumer,
+        breaker=Breaker(20, 5.0, time.monotonic),
+    )
+    return stats.figures()
+
+
+def has(figures: Any, path: str) -> bool:
+    """Whether a path leads to a figure."""
+    for key in path.split("."):
+        if not isinstance(figures, dict) or key not in figures:
+            return False
+        figures = figures[key]
+    return True
+
+
+def test_every_figure_of_the_page_is_in_stats(figures: dict[str, Any]) -> None:
+    """A figure that was renamed would stand there as a dash for ever."""
+    paths = re.findall(r'data-figure="([^"]+)"', PAGE)
+    assert len(paths) > 30
+    assert [path for path in paths if not has(figures, path)] == []
+
+
+def test_every_figure_of_the_script_is_in_stats(figures: dict[str, Any]) -> None:
+    """What the verdicts depend on, too."""
+    script = SCRIPT.replace("fallback.", "figures.fallback.").replace(
+        "breaker.", "figures.breaker."
+    )
+    paths = set(re.findall(r"(?<!\w)figures\.([a-z_]+(?:\.[a-z_]+)?)\b(?!\()", script))
+    assert {"fallback.failed", "breaker.state", "kafka_up", "published.failed"} <= paths
+    owned = {path.removesuffix(".length").removesuffix(".map") for path in paths}
+    assert [path for path in sorted(owned) if not has(figures, path)] == []
+
+
+def test_every_alert_of_the_script_has_its_section_in_the_runbook() -> None:
+    """The verdicts send people there."""
+    sections = set(re.findall(r"^### (\w+)$", (ROOT / "docs/runbook.md").read_text(), re.MULTILINE))
+    named = set(re.findall(r'"(OrderRelay\w+)"', SCRIPT))
+    assert len(named) > 8
+    assert named <= sections
+
+
+def test_the_script_finds_what_it_looks_for_in_the_page() -> None:
+    """Ids that it asks for are there, once."""
+    ids: list[str] = []
+
+    class Ids(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            ids.extend(value or "" for name, value in attrs if name == "id")
+
+    Ids().feed(PAGE)
+    assert sorted(set(re.findall(r'byId\("([^"]+)"\)', SCRIPT))) == sorted(ids)
+
+
+def test_the_page_holds_nothing_that_its_policy_refuses() -> None:
+    """No script or style in the page, no handler in an attribute, nothing from elsewhere."""
+    assert "<style" not in PAGE
+    assert re.findall(r"<script(?! src=)", PAGE) == []
+    assert re.findall(r"\son\w+=|\sstyle=", PAGE) == []
+    for text in (PAGE, SCRIPT, files(console).joinpath("console.css").read_text("utf-8")):
+        assert re.findall(r"https?://|innerHTML|insertAdjacentHTML|document\.write", text) == []
