@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.dead_letter_commands import letter, put_letters, redriving, relay_on
+from tests.support.odd_headers import OddName, produce_odd
 from tests.support.orders import Order, order
 from tests.support.publish_command import Relay, nothing_in
 from tests.support.sink import Answer, Received, ScriptedSink
@@ -106,6 +107,23 @@ async def test_showing_a_letter(stage: Stage, tmp_path: Path) -> None:
     for nowhere in ("0:9", "9:0"):
         line = (await relay("dlq-show", nowhere, statuses=(1,))).only_line
         assert f"there is no letter {nowhere} in topic {stage.dlq_topic}" in line
+
+
+async def test_a_letter_whose_headers_cannot_be_read(stage: Stage, tmp_path: Path) -> None:
+    """It is listed and shown without them, and stays: sent again it would have another event-id."""
+    relay = relay_on(stage, tmp_path)
+    odd = (b"k", b'{"orderId":9}', [(OddName(b"\xff"), b"v"), ("event-id", b"paid-9")])
+    await produce_odd(stage.bootstrap_servers, stage.dlq_topic, [odd])
+    await put_letters(stage, [letter(1)])
+    assert await places(relay) == ["0:0", "0:1"]
+    (shown,) = (await relay("dlq-show", "0:0", "--json")).objects
+    assert (shown["headers_unreadable"], shown["headers"]) == (True, [])
+    assert (shown["key"], shown["order_id"]) == ("k", 9)
+    assert "headers_unreadable" in (await relay("dlq-show", "0:0")).out
+    redriven = await relay("dlq-redrive", "--all", "--yes")
+    assert "its headers cannot be read" in redriven.out
+    assert "1 letter was redriven" in redriven.out
+    assert await places(relay) == ["0:0"]
 
 
 async def test_what_was_redriven_is_not_redriven_again(stage: Stage, tmp_path: Path) -> None:

@@ -96,16 +96,8 @@ class Selection:
         return self._wanted.finds(letter)
 
     def _choose(self, letter: Letter) -> None:
-        if letter.redrives >= self._max_redrives:
-            times = "once" if letter.redrives == 1 else f"{letter.redrives} times"
-            self.left.append(
-                LetterResult(
-                    letter.partition,
-                    letter.offset,
-                    Result.SKIPPED,
-                    f"it was redriven {times} before: --max-redrives is {self._max_redrives}",
-                )
-            )
+        if reason := self._why_not(letter):
+            self.left.append(LetterResult(letter.partition, letter.offset, Result.SKIPPED, reason))
             return
         if self._limit is not None and self.count >= self._limit:
             return
@@ -113,3 +105,11 @@ class Selection:
         self._chosen[letter.partition].append(letter.offset)
         if self.count <= SHOWN:
             self.first.append(letter)
+
+    def _why_not(self, letter: Letter) -> str:
+        if letter.headers_unreadable:
+            return "its headers cannot be read, a name is not UTF-8: it would lose its event-id"
+        if letter.redrives >= self._max_redrives:
+            times = "once" if letter.redrives == 1 else f"{letter.redrives} times"
+            return f"it was redriven {times} before: --max-redrives is {self._max_redrives}"
+        return ""

@@ -49,6 +49,7 @@ def whole_letter(letter: Letter, *, redriven: bool) -> dict[str, Any]:
         **letter_fields(letter, redriven=redriven),
         "topic": letter.topic,
         "timestamp_ms": letter.timestamp_ms,
+        "headers_unreadable": letter.headers_unreadable,
         "headers": [[name, header_value(name, value)] for name, value in letter.headers],
         "value": to_text(letter.value),
     }

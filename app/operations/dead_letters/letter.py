@@ -38,6 +38,7 @@ class Letter:
         value: Value of the record, byte for byte.
         headers: All headers in their order.
         timestamp_ms: When Kafka got it, since the epoch.
+        headers_unreadable: Whether ``headers`` is empty because one has a name that is not UTF-8.
     """
 
     topic: str
@@ -47,6 +48,7 @@ class Letter:
     value: bytes | None
     headers: Headers = ()
     timestamp_ms: int = 0
+    headers_unreadable: bool = False
 
     def __str__(self) -> str:
         return f"{self.partition}:{self.offset}"

@@ -186,7 +186,12 @@ class TopicLog:
 
 
 def _letter(topic: str, message: Message) -> Letter:
-    headers = cast(list[tuple[str, object]], message.headers() or [])
+    unreadable = False
+    try:
+        headers = cast(list[tuple[str, object]], message.headers() or [])
+    except (SystemError, UnicodeDecodeError):
+        # So the client says that a name is not UTF-8. Our own letters have no such names.
+        headers, unreadable = [], True
     return Letter(
         topic,
         message.partition() or 0,
@@ -195,6 +200,7 @@ def _letter(topic: str, message: Message) -> Letter:
         _bytes(message.value()),
         tuple((name, _bytes(value)) for name, value in headers),
         message.timestamp()[1],
+        unreadable,
     )
 
 
