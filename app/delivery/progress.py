@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 # The broker's default for offset.metadata.max.bytes is 4,096.
 MAX_METADATA_LENGTH = 4000
-_VERSION = "relay1"
-_METADATA = re.compile(r"relay1:(?P<length>\d{1,19}):(?P<gaps>\d{1,19}(,\d{1,19})*|)", re.ASCII)
+_VERSION = "relay2"
+_METADATA = re.compile(
+    r"relay2:(?P<offset>\d{1,19}):(?P<length>\d{1,19}):(?P<gaps>\d{1,19}(,\d{1,19})*|)", re.ASCII
+)
 
 
 class Commit(NamedTuple):
@@ -121,7 +123,9 @@ class PartitionProgress:
         """How many taken records are not finished."""
         return len(self._unfinished)
 
-    # --- metadata: "relay1:<length>:<gap>,<gap>..." in base 10 -----------------------------
+    # --- metadata: "relay2:<offset>:<length>:<gap>,<gap>..." in base 10 ---------------------
+    # offset: the committed one. Tools that copy a group to another cluster translate the offset and
+    # take the metadata along: then it says nothing of the records there.
     # length: how far beyond the offset the finished stretch reaches; gaps: the distance of each
     # unfinished record in it from the one before (the first one: from the offset).
 
@@ -135,14 +139,14 @@ class PartitionProgress:
         for offset in self._unfinished_below(below):
             part = str(offset - last)
             length += len(part) + 1
-            if length > MAX_METADATA_LENGTH - 40:
+            if length > MAX_METADATA_LENGTH - 60:
                 below = offset  # the rest does not fit: what is finished beyond it repeats
                 break
             parts.append(part)
             last = offset
         if below <= position + (position in self._unfinished):
             return ""  # nothing beyond the position itself
-        return f"{_VERSION}:{below - position}:{','.join(parts)}"
+        return f"{_VERSION}:{position}:{below - position}:{','.join(parts)}"
 
     def _unfinished_below(self, below: int) -> Iterator[int]:
         for offset in self._unfinished:
@@ -156,8 +160,8 @@ class PartitionProgress:
 
     def _restore(self, committed: Commit) -> None:
         match = _METADATA.fullmatch(committed.metadata)
-        if match is None:
-            return  # written by another tool: its records are simply delivered again
+        if match is None or int(match["offset"]) != committed.offset:
+            return  # of another tool, or of another cluster: records are simply delivered again
         below = committed.offset + int(match["length"])
         unfinished = set()
         last = committed.offset

@@ -21,13 +21,13 @@ Place = tuple[int, int]
 def finished_beyond(committed: Committed) -> set[int]:
     """Offsets after the committed one that its metadata says are finished.
 
-    The format, "relay1:<length>:<gap>,<gap>...", is written down in app/delivery/progress.py; it
-    is read here by other code on purpose.
+    The format, "relay2:<offset>:<length>:<gap>,<gap>...", is written down in
+    app/delivery/progress.py; it is read here by other code on purpose.
     """
     if not committed.metadata:
         return set()
-    version, length, gaps = committed.metadata.split(":")
-    assert version == "relay1"
+    version, offset, length, gaps = committed.metadata.split(":")
+    assert (version, int(offset)) == ("relay2", committed.offset)
     finished = set(range(committed.offset, committed.offset + int(length)))
     position = committed.offset
     for gap in filter(None, gaps.split(",")):

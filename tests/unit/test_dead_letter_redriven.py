@@ -77,7 +77,11 @@ def test_what_cannot_be_remembered_is_told_before() -> None:
 
 def test_commits_that_are_none_of_ours() -> None:
     """Metadata of another tool tells nothing; an offset beyond the end is of an earlier topic."""
-    for metadata in ("", "relay1:7:1,2", "redriven1:", "redriven1:~~~~", "redriven1:Vxn", "\0"):
+    progress = RedriveProgress(Redriven(Commit(4, "")), range(4, 10), 10)
+    progress.finish(8)
+    elsewhere = progress.commit().metadata
+    assert 8 in Redriven(Commit(4, elsewhere), end=10)
+    for metadata in ("", "relay2:5:7:1,2", "redriven2:5:", "redriven2:5:~~~~", "\0", elsewhere):
         known = Redriven(Commit(5, metadata), end=10)
         assert [n for n in range(10) if n in known] == [0, 1, 2, 3, 4], metadata
     assert 0 not in Redriven(Commit(11, ""), end=10)

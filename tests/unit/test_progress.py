@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.delivery.progress import MAX_METADATA_LENGTH, Commit, PartitionProgress
 
-OURS = re.compile(r"relay1:[0-9]+:([0-9]+(,[0-9]+)*)?", re.ASCII)
+OURS = re.compile(r"relay2:100:[0-9]+:([0-9]+(,[0-9]+)*)?", re.ASCII)
 
 
 def _taken(*offsets: int, committed: Commit | None = None) -> PartitionProgress:
@@ -122,29 +122,33 @@ def test_memory_is_that_of_the_unfinished() -> None:
 
     kept = [value for value in vars(progress).values() if isinstance(value, dict | set)]
     assert sum(len(value) for value in kept) <= 2
-    assert progress.commit() == Commit(0, "relay1:100000:0")
+    assert progress.commit() == Commit(0, "relay2:0:100000:0")
 
 
 @pytest.mark.parametrize(
     "metadata",
     [
-        "relay1",
-        "relay1:5",
-        "relay1:x:",
-        "relay1:5:x",
-        "relay1:5:0:1",
-        "relay1:-5:",
-        "relay1:5:-1,1",
-        "relay1:5:,",
-        "relay1:5:0,,1",
-        "relay1: 5:",
-        "relay1:5_0:",
-        "relay1:\u0665:",
-        "relay2:5:",
-        "RELAY1:5:",
+        "relay2",
+        "relay2:100",
+        "relay2:100:5",
+        "relay2:100:x:",
+        "relay2:100:5:x",
+        "relay2:100:5:0:1",
+        "relay2:100:-5:",
+        "relay2:100:5:-1,1",
+        "relay2:100:5:,",
+        "relay2:100:5:0,,1",
+        "relay2:100: 5:",
+        "relay2:100:5_0:",
+        "relay2:100:\u0665:",
+        "relay2:99:5:",
+        "relay2:101:5:",
+        "relay2:0100x:5:",
+        "relay1:5:",
+        "RELAY2:100:5:",
         "bz1,AAAA",
         "written by a person",
-        "relay1:" + "9" * 5000 + ":",
+        "relay2:100:" + "9" * 5000 + ":",
     ],
 )
 def test_metadata_of_other_tools_is_ignored(metadata: str) -> None:
@@ -154,7 +158,7 @@ def test_metadata_of_other_tools_is_ignored(metadata: str) -> None:
     assert [progress.take(offset, 0.0) for offset in range(100, 110)] == [True] * 10
 
 
-@given(st.text() | st.from_regex(r"relay1:[-+ _0-9:,]*", fullmatch=True))
+@given(st.text() | st.from_regex(r"relay2:(100:)?[-+ _0-9:,]*", fullmatch=True))
 def test_no_metadata_breaks_or_skips(metadata: str) -> None:
     """Whatever stands beside the commit, a record is skipped only on our own words."""
     progress = PartitionProgress(2, Commit(100, metadata))

@@ -17,7 +17,8 @@ from typing import NamedTuple
 # The broker's default for offset.metadata.max.bytes is 4,096. A batch is redriven only if it can
 # be remembered; the rest is room for one of which Kafka refuses a part.
 MAX_PLANNED_LENGTH = 3800
-_METADATA = re.compile(r"redriven1:([\x21-\x7e]+)", re.ASCII)
+# With the offset: tools that copy a group to another cluster translate that, and nothing else.
+_METADATA = re.compile(r"redriven2:(?P<offset>\d{1,19}):(?P<bits>[\x21-\x7e]+)", re.ASCII)
 _MAX_BITMAP_BYTES = 16 * 1024 * 1024
 
 
@@ -46,7 +47,7 @@ class Redriven:
         if commit is None or commit.offset < 0 or (end is not None and commit.offset > end):
             commit = Commit(0, "")
         self.below = commit.offset
-        self._bits = _decoded(commit.metadata)
+        self._bits = _decoded(commit)
 
     def __contains__(self, offset: int) -> bool:
         if offset < self.below:
@@ -126,18 +127,18 @@ class RedriveProgress:
         first = (_base(position) - self._base) // 8
         last = (self._redriven_below - 1 - self._base) // 8
         packed = zlib.compress(bytes(self._bits[first : last + 1]), 9)
-        return Commit(position, f"redriven1:{base64.b85encode(packed).decode()}")
+        return Commit(position, f"redriven2:{position}:{base64.b85encode(packed).decode()}")
 
 
 def _base(offset: int) -> int:
     return offset - offset % 8
 
 
-def _decoded(metadata: str) -> bytes:
-    match = _METADATA.fullmatch(metadata)
-    if match is None:
-        return b""  # written by another tool
+def _decoded(commit: Commit) -> bytes:
+    match = _METADATA.fullmatch(commit.metadata)
+    if match is None or int(match["offset"]) != commit.offset:
+        return b""  # written by another tool, or on another cluster
     try:
-        return zlib.decompressobj().decompress(base64.b85decode(match[1]), _MAX_BITMAP_BYTES)
+        return zlib.decompressobj().decompress(base64.b85decode(match["bits"]), _MAX_BITMAP_BYTES)
     except (ValueError, zlib.error, binascii.Error):
         return b""
