@@ -38,6 +38,8 @@ class RelayConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self._progress: dict[TP, PartitionProgress] = {}
         self._last_commits: dict[TP, Commit | None] = {}
+        # Kafka's client hands out no offset below it, unless the partition became shorter.
+        self._read_to: dict[TP, int] = {}
         self._last_commit_made = False
         self._stops = 0
         self._fetch_was_dropped = False
@@ -175,6 +177,7 @@ class RelayConsumer(driver.Consumer):
         if generation != self.app.consumer_generation_id:
             return {}
         for tp, commit in commits.items():
+            self._read_to[tp] = commit.offset if commit else 0
             known = self._progress.get(tp)
             if known is None or known.generation != generation:
                 self._progress[tp] = PartitionProgress(generation, commit)
@@ -194,7 +197,6 @@ class RelayConsumer(driver.Consumer):
             while not (self.should_stop or fetcher.should_stop):
                 try:
                     await self._drain_once()
-                # The position stays where it is: nothing is skipped.
                 except UnicodeDecodeError:
                     self.log.warning(
                         "Header name is not UTF-8, fetching again with a slower parser"
@@ -259,10 +261,13 @@ class RelayConsumer(driver.Consumer):
             progress = self._progress.get(tp)
             if progress is None or progress.generation != generation:
                 raise NoProgress(tp)
+            if raw[0].offset < self._read_to.get(tp, 0):
+                progress = self._begin_anew(tp, raw[0].offset)
+            self._read_to[tp] = raw[-1].offset + 1
             batch = [
                 as_record(record, generation)
                 for record in raw
-                if progress.take(record.offset, (record.timestamp or 0) / 1000)
+                if progress.take(record.offset, _time_of(record))
             ]
             if batch:
                 batches.append((tp, batch))
@@ -271,6 +276,21 @@ class RelayConsumer(driver.Consumer):
             if tp in self._progress:
                 self._progress[tp].skip_to(position)
         return batches
+
+    def _begin_anew(self, tp: TP, offset: int) -> PartitionProgress:
+        """Forget what was finished: Kafka has lost what was read, and other records stand there.
+
+        Its client went back to the beginning since it was beyond the partition's end: the topic was
+        made anew, or lost its end when a replica that lagged behind became leader.
+        """
+        self.log.error(
+            "Partition is shorter than what was read of it, read from its beginning "
+            "topic=%s partition=%d read_to=%d now_at=%d",
+            tp.topic, tp.partition, self._read_to[tp], offset,
+        )  # fmt: skip
+        progress = PartitionProgress(self.app.consumer_generation_id)
+        self._progress[tp] = progress
+        return progress
 
     async def _seek_again(self) -> None:
         """Go back to what is committed: records were fetched that nobody may take."""
@@ -283,6 +303,12 @@ class RelayConsumer(driver.Consumer):
                 await self.sleep(1.0)
             else:
                 return
+
+
+def _time_of(record: Any) -> float:
+    """Return when a record was made, in seconds since the epoch; now where it does not tell."""
+    timestamp_ms = record.timestamp
+    return timestamp_ms / 1000 if timestamp_ms and timestamp_ms > 0 else time.time()
 
 
 class RelayTransport(driver.Transport):

@@ -52,6 +52,13 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         super().__post_init__()
         self._reading = asyncio.Lock()
 
+    def close(self) -> None:
+        """Do nothing: ``on_thread_stop`` closes, in the thread's own loop.
+
+        Faust calls this in a rebalance while the worker stops; the client would be half closed, and
+        the others of the group wait for this member until its session is over.
+        """
+
     async def on_thread_stop(self) -> None:
         """Stop the client, whatever it says of brokers that are gone.
 
@@ -168,7 +175,17 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         # A fetch that waits over a rebalance would move on in the new assignment behind the back of
         # the seek, and its records be dropped: seeks wait until no fetch is under way.
         async with self._reading:
-            return await super()._fetch_records(*args, **kwargs)
+            before = self.positions()
+            try:
+                return await super()._fetch_records(*args, **kwargs)
+            except Exception:
+                # Of one partition something cannot be read. What was taken out of others before is
+                # dropped with the error, though their positions stand behind it.
+                consumer = self._ensure_consumer()
+                for tp, position in self.positions().items():
+                    if before.get(tp, position) != position:
+                        consumer.seek(TopicPartition(tp.topic, tp.partition), before[tp])
+                raise
 
     def positions(self) -> dict[TP, int]:
         """Return the next offset to be handed out of every partition where it is known.

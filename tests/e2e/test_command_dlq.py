@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.dead_letter_commands import letter, put_letters, redriving, relay_on
-from tests.support.odd_headers import OddName, produce_odd
+from tests.support.odd_records import OddName, produce_odd
 from tests.support.orders import Order, order
 from tests.support.publish_command import Relay, nothing_in
 from tests.support.sink import Answer, Received, ScriptedSink

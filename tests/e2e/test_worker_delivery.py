@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.support.orders import Order, event_ids, order, order_value, orders
+from tests.support.odd_records import produce_broken
+from tests.support.orders import Order, Published, event_ids, order, order_value, orders
 from tests.support.sink import Answer, Fault, Received, ScriptedSink
-from tests.support.stage import Stage
+from tests.support.stage import Committed, Stage
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
@@ -243,3 +245,46 @@ async def test_no_more_in_flight_than_allowed(
         await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=60)
     assert sink.most_open_requests == 7
     assert sorted(sink.accepted_keys) == sorted(event_ids(published))
+
+
+async def test_a_partition_that_is_shorter_than_what_was_committed(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Kafka has lost its end, or the topic was made anew: what is there now is delivered."""
+    await stage.commit({partition: Committed(5000, "") for partition in range(3)})
+    published = await stage.publish(orders(60))
+    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+        await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=60)
+        await eventually(stage.all_committed, 20, "everything is committed")
+        await worker.wait_log("Partition is shorter than what was read of it")
+        assert sorted(sink.accepted_keys) == sorted(event_ids(published))
+
+
+def accepted(sink: ScriptedSink, count: int) -> bool:
+    """Whether so many records were accepted."""
+    return len(sink.accepted) >= count
+
+
+async def test_a_batch_that_cannot_be_read_holds_up_its_partition_alone(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """What was fetched beside it, again and again, is neither lost nor held up."""
+    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+        await worker.wait_ready()
+        await produce_broken(stage.bootstrap_servers, stage.topic, 1)
+        await worker.wait_log("Fetch failed, trying again")
+        published: list[Published] = []
+        for first in range(0, 3_000, 150):
+            numbers = range(first, first + 150)
+            published += await stage.publish(order(n, partition=2 * (n % 2)) for n in numbers)
+            # Never idle, never far behind: records are fetched all the time.
+            await eventually(partial(accepted, sink, first), 30, f"{first} orders accepted")
+        await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=30)
+        assert set(sink.accepted_keys) == set(event_ids(published))
+        ends = await stage.ends()
+
+        async def all_but_it() -> bool:
+            committed = {p: one.offset for p, one in (await stage.committed()).items()}
+            return {**ends, 1: 0} == {1: 0, **committed}
+
+        await eventually(all_but_it, 20, "everything that can be read is committed")

@@ -59,6 +59,25 @@ async def test_two_workers_share_and_part_with_256_in_flight(
         assert scene.overlaps() == []
 
 
+async def test_a_worker_leaves_its_group_though_it_rebalances_meanwhile(
+    kafka: RealKafka, tmp_path: Path
+) -> None:
+    """Another worker joins while it drains: after its end the group does not wait for it."""
+    async with Scene(kafka, tmp_path) as scene:
+        scene.latency_seconds = 8.0
+        leaving = await scene.ready_worker("leaving", shutdown_grace_seconds=20)
+        scene.load.publish(20)
+        await scene.until_full(20)
+        leaving.sigterm()
+        joining = scene.worker("joining")
+        assert await leaving.wait() == 0
+        group = await scene.admin.group()
+        assert len(group.members) <= 1, group
+        await joining.wait_ready()
+        scene.latency_seconds = 0.0
+        await scene.close_books()
+
+
 async def test_a_fast_logger_and_members_that_come_and_go(kafka: RealKafka, tmp_path: Path) -> None:
     """Rebalances that are over in no time, with fetches under way, lose and repeat nothing.
 

@@ -12,7 +12,7 @@ from tests.kafka.administration import Administration
 from tests.kafka.commit_watch import Place
 from tests.kafka.scene import Scene
 from tests.support.kafka_cluster import RealKafka
-from tests.support.odd_headers import OddName, produce_odd
+from tests.support.odd_records import OddName, produce_odd
 from tests.support.orders import Order, order, order_value
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Row, Stage
@@ -162,25 +162,34 @@ def check_headers(letter: Row, record: Row, stage: Stage, reason: str) -> None:
 async def test_headers_with_names_of_any_bytes_hold_nothing_up(
     kafka: RealKafka, tmp_path: Path
 ) -> None:
-    """Such records are delivered, or dead-lettered with the name written in escapes."""
+    """Such records are delivered, or dead-lettered with the name written in escapes.
+
+    What was fetched together with the first of them, of its partition and of others, is not lost.
+    """
     async with Scene(kafka, tmp_path) as scene:
-        names = [(OddName(b"\xff-name"), b"\x00\xff")]
-        good = [(b"k1", order_value(1), names), (b"k2", order_value(2), [])]
-        bad = (b"k3", b"no JSON", names)
-        scene.dead_lettered.add((0, 2))
-        await produce_odd(kafka.bootstrap_servers, scene.stage.topic, [*good, bad])
         worker = await scene.ready_worker("a")
-        await scene.until_accepted(2)
-        await worker.wait_log("Header name is not UTF-8")
-        # Those that come later in this partition, and those of others.
-        later = [order(number, partition=number % 3) for number in range(10, 40)]
-        await asyncio.to_thread(produce, kafka, later, scene.stage.topic)
-        await scene.until_accepted(2 + len(later))
-        assert {order_value(1), order_value(2)} <= set(scene.sink.accepted_bodies)
-        (letter,) = await scene.stage.dead_letters()
-        assert (letter.key, letter.value, letter.partition) == (b"k3", b"no JSON", 0)
-        assert letter.headers[0] == (r"\xff-name", b"\x00\xff")
         await scene.until_all_committed()
+        topic = scene.stage.topic
+        names = [(OddName(b"\xff-name"), b"\x00\xff")]
+        # More than a worker takes at once: so there is always something to be fetched beside them.
+        backlog = [order(number, partition=number % 3) for number in range(30_000)]
+        scene.latency_seconds = 0.2
+        producing = asyncio.create_task(asyncio.to_thread(produce, kafka, backlog, topic))
+        await scene.until_accepted(200)
+        good = [(b"k1", order_value(50_001), names), (b"k2", order_value(50_002), [])]
+        bad = (b"k3", b"no JSON", names)
+        *_, bad_at = await produce_odd(kafka.bootstrap_servers, topic, [*good, bad], partition=1)
+        scene.dead_lettered.add((1, bad_at))
+        await producing
+        scene.latency_seconds = 0.0
+        await worker.wait_log("Header name is not UTF-8")
+        await worker.wait_log("Publishing failed message to DLQ")
+        (letter,) = await scene.stage.dead_letters()
+        assert (letter.key, letter.value, letter.source) == (b"k3", b"no JSON", (1, bad_at))
+        assert letter.headers[0] == (r"\xff-name", b"\x00\xff")
+        await scene.until_accepted(2 + len(backlog))
+        await scene.until_all_committed()
+        assert {order_value(50_001), order_value(50_002)} <= set(scene.sink.accepted_bodies)
 
 
 async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(

@@ -1,11 +1,13 @@
-"""Records with headers whose names are not UTF-8, as clients in C and Go may write them."""
+"""Records as no Java client writes them: names of headers that are not UTF-8, broken batches."""
 
 from collections.abc import Iterable, Sequence
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.client import AIOKafkaClient
 from aiokafka.producer import message_accumulator
 from aiokafka.producer import producer as producer_module
+from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 Row = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
@@ -42,8 +44,8 @@ def batch_of(rows: Iterable[Row], codec: int = 0) -> bytes:
 
 async def produce_odd(
     bootstrap_servers: str, topic: str, rows: Iterable[Row], *, partition: int = 0
-) -> None:
-    """Publish records, with names of headers of any bytes."""
+) -> list[int]:
+    """Publish records, with names of headers of any bytes; return their offsets."""
     with pytest.MonkeyPatch.context() as patch:
         # Its compiled builder does not ask the name.
         for module in (message_accumulator, producer_module):
@@ -51,9 +53,30 @@ async def produce_odd(
         producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, acks="all")
         await producer.start()
         try:
-            for key, value, headers in rows:
-                await producer.send_and_wait(
-                    topic, value, key, partition=partition, headers=list(headers)
-                )
+            return [
+                (
+                    await producer.send_and_wait(
+                        topic, value, key, partition=partition, headers=list(headers)
+                    )
+                ).offset
+                for key, value, headers in rows
+            ]
         finally:
             await producer.stop()
+
+
+async def produce_broken(bootstrap_servers: str, topic: str, partition: int) -> None:
+    """Put a batch into a partition whose checksum is wrong; only embedded brokers take it."""
+    batch = bytearray(batch_of([(b"k", b"v", [])]))
+    batch[-1] ^= 0xFF
+    client = AIOKafkaClient(bootstrap_servers=bootstrap_servers)
+    await client.bootstrap()
+    try:
+        await client.set_topics([topic])
+        leader = client.cluster.leader_for_partition(TopicPartition(topic, partition))
+        request = ProduceRequest(None, -1, 10_000, [(topic, [(partition, bytes(batch))])])
+        answer = await client.send(leader, request)
+        ((_, ((_, error_code, *_),)),) = answer.topics
+        assert error_code == 0
+    finally:
+        await client.close()

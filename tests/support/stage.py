@@ -3,7 +3,7 @@
 import asyncio
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -134,18 +134,23 @@ class Stage:
         for a new group a new name is as good.
         """
         heir = replace(self, group_id=f"{self.group_id}-heir")
+        await heir.commit(await self.committed())
+        return heir
+
+    async def commit(self, commits: Mapping[int, Committed]) -> None:
+        """Commit for the group, by partition, as an earlier member of it would have."""
         committed = {
             aiokafka.TopicPartition(self.topic, partition): aiokafka.OffsetAndMetadata(
                 one.offset, one.metadata
             )
-            for partition, one in (await self.committed()).items()
+            for partition, one in commits.items()
         }
         if not committed:
-            return heir
+            return
         # Not by confluent_kafka, which writes a zero byte after the metadata.
         consumer = aiokafka.AIOKafkaConsumer(
             bootstrap_servers=self.bootstrap_servers,
-            group_id=heir.group_id,
+            group_id=self.group_id,
             enable_auto_commit=False,
         )
         await consumer.start()
@@ -154,7 +159,6 @@ class Stage:
             await consumer.commit(committed)
         finally:
             await consumer.stop()
-        return heir
 
     # --- the same for plain threads -------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from app.transport.header_names import Batches, read_any_header_name
-from tests.support.odd_headers import OddName, batch_of
+from tests.support.odd_records import OddName, batch_of
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, cast
 
 import pytest
+from aiokafka.errors import CorruptRecordException
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
@@ -20,7 +21,8 @@ class Client:
     def __init__(self, committed: OffsetAndMetadata | None) -> None:
         self.committed = committed
         self.sought: list[int | str] = []
-        self._coordinator = self
+        self._coordinator = self._subscription = self
+        self.subscription = None
 
     def assignment(self) -> set[TopicPartition]:
         """One partition."""
@@ -49,7 +51,7 @@ def thread_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> RelayConsumerT
 
 async def test_a_seek_waits_until_no_fetch_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fetch that ends after the seek would skip what it read: its records are dropped."""
-    client = Client(OffsetAndMetadata(7, "relay1:3:0"))
+    client = Client(OffsetAndMetadata(7, "relay2:7:3:0"))
     thread = thread_of(client, monkeypatch)
     waits, ends = asyncio.Event(), asyncio.Event()
 
@@ -68,7 +70,7 @@ async def test_a_seek_waits_until_no_fetch_is_under_way(monkeypatch: pytest.Monk
     ends.set()
 
     await fetching
-    assert await seeking == {TP("order-paid-events", 0): Commit(7, "relay1:3:0")}
+    assert await seeking == {TP("order-paid-events", 0): Commit(7, "relay2:7:3:0")}
     assert client.sought == [7]
 
 
@@ -84,3 +86,23 @@ async def test_every_partition_is_sought(
     await thread_of(client, monkeypatch)._seek_to_committed_or_beginning()
 
     assert client.sought == [sought]
+
+
+async def test_a_fetch_that_fails_takes_nothing_from_other_partitions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kafka's client may have taken records out before it came to one that cannot be read."""
+    client = Client(None)
+    thread = thread_of(client, monkeypatch)
+    positions = {TP("order-paid-events", 0): 7, TP("order-paid-events", 1): 3}
+    monkeypatch.setattr(thread, "positions", lambda: dict(positions))
+
+    async def fetch(*args: object, **kwargs: object) -> dict[Any, Any]:
+        positions[TP("order-paid-events", 0)] = 17
+        raise CorruptRecordException
+
+    monkeypatch.setattr(AIOKafkaConsumerThread, "_fetch_records", fetch)
+    with pytest.raises(CorruptRecordException):
+        await thread._fetch_records(cast(Any, client), set())
+
+    assert client.sought == [7]
