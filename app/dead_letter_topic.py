@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from app.delivery.dead_letters import DeadLetter, Headers, dead_letter_headers, smallest_headers
@@ -21,6 +22,7 @@ class DeadLetterTopic:
         self._group_id = group_id
         self._partitions = 0
         self._asked_at = float("-inf")
+        self._question: asyncio.Task[int] | None = None
 
     async def send(self, letter: DeadLetter) -> None:
         """See ``DeadLetterSink.send``."""
@@ -54,9 +56,15 @@ class DeadLetterTopic:
     async def _partition_count(self) -> int:
         now = time.monotonic()
         if now - self._asked_at > PARTITION_COUNT_TTL_SECONDS:
-            self._partitions = await self._producer.partition_count(self.topic)
+            self._partitions = await self._ask()
             self._asked_at = now
         if not self._partitions:
             self._asked_at = float("-inf")
             raise PublishRefused(self.topic, "the topic does not exist")
         return self._partitions
+
+    async def _ask(self) -> int:
+        """Ask once for all who wait: in an outage each question takes a thread for 5 s."""
+        if self._question is None or self._question.done():
+            self._question = asyncio.create_task(self._producer.partition_count(self.topic))
+        return await asyncio.shield(self._question)

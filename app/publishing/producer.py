@@ -7,6 +7,7 @@ broker failovers; Faust's own producer has it only inside transactions.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -27,7 +28,8 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 # Above any broker's usual limit, so that the broker and its topics decide what is too large.
 MAX_MESSAGE_BYTES = 100_000_000
-TOKEN_RETRY_SECONDS = 2.0
+# Between two tries to make a client.
+BEGIN_AGAIN_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +101,16 @@ class KafkaProducer:
     async def stop(self, timeout_seconds: float = 5.0) -> None:
         """Give records on their way ``timeout_seconds`` to be acknowledged, then let go."""
         loop = asyncio.get_running_loop()
-        if self._producer is None:
+        producer = self._producer
+        if producer is None:
             self._stopping.set()
             return
-        left = await loop.run_in_executor(None, self._producer.flush, timeout_seconds)
-        if left:
-            # Each of them still ends: its send() raises PublishRefused.
-            self._producer.purge(in_queue=True, in_flight=True, blocking=False)
-            await loop.run_in_executor(None, self._producer.flush, 1.0)
+        with contextlib.suppress(KafkaException):  # failed for good: the poller settles the rest
+            left = await loop.run_in_executor(None, producer.flush, timeout_seconds)
+            if left:
+                # Each of them still ends: its send() raises PublishRefused.
+                producer.purge(in_queue=True, in_flight=True, blocking=False)
+                await loop.run_in_executor(None, producer.flush, 1.0)
         self._stopping.set()
         if self._poller is not None:
             await loop.run_in_executor(None, self._poller.join, 2.0)
@@ -253,19 +257,36 @@ class KafkaProducer:
     def _try_to_begin(self) -> None:
         """Make the client if there is an access token: it would wait for one, and say nothing."""
         try:
-            access_tokens(self._settings).current()
+            if self._settings.uses_access_tokens:
+                access_tokens(self._settings).current()
             self._begin()
         except (AccessTokenUnavailable, KafkaException) as error:
             self._missing = str(error)
 
     def _poll(self) -> None:
-        while self._producer is None and not self._stopping.wait(TOKEN_RETRY_SECONDS):
-            self._try_to_begin()
         while not self._stopping.is_set():
             producer = self._producer
             if producer is None:
-                return
-            producer.poll(0.5)  # returns as soon as there is something to report
+                if not self._stopping.wait(BEGIN_AGAIN_SECONDS):
+                    self._try_to_begin()
+                continue
+            try:
+                producer.poll(0.5)  # returns as soon as there is something to report
+            except KafkaException as error:
+                self._give_up(producer, error.args[0])
+
+    def _give_up(self, producer: Producer, error: KafkaError) -> None:
+        """Let go of a client that failed for good; another one is made soon.
+
+        librdkafka ends an idempotent producer where it can promise no longer that nothing is lost
+        or written twice. What it had not settled is settled as refused.
+        """
+        self._missing = f"Kafka's client failed for good: {error.str()}"
+        self._producer = None  # until there is another, it is as if no broker answered
+        logger.error("Kafka producer failed for good, starting another: %s", error.str())
+        with contextlib.suppress(KafkaException):  # the same error, once more
+            producer.purge(in_queue=True, in_flight=True, blocking=False)
+            producer.flush(1.0)
 
 
 def _outcome(

@@ -39,8 +39,19 @@ UNANSWERED_CODES = frozenset(
     }
 )
 
-# Our own queue or our own end; not even an outage.
-LOCAL_CODES = frozenset({"_QUEUE_FULL", "_DESTROY", "_PURGE_QUEUE", "_PURGE_INFLIGHT"})
+# Our own queue, our own end, or the end of our client's session; no record is to blame.
+LOCAL_CODES = frozenset(
+    {
+        "_QUEUE_FULL",
+        "_DESTROY",
+        "_FATAL",
+        "_PURGE_QUEUE",
+        "_PURGE_INFLIGHT",
+        "OUT_OF_ORDER_SEQUENCE_NUMBER",
+        "UNKNOWN_PRODUCER_ID",
+        "INVALID_PRODUCER_EPOCH",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

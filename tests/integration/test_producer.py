@@ -10,11 +10,13 @@ from confluent_kafka import KafkaError
 
 from app.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
 from app.publishing.producer import Acknowledged, KafkaProducer
-from tests.support.embedded import EmbeddedKafka
+from app.publishing.schedule import is_local, is_unanswered
+from tests.support.embedded import PRODUCE, EmbeddedKafka
 from tests.support.orders import order_value
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
 
+INIT_PRODUCER_ID = 22
 # The product's limits are minutes; here a refusal comes within moments.
 QUICK = {
     "producer_request_timeout_ms": 500,
@@ -232,3 +234,35 @@ async def test_a_cancelled_send_harms_nothing(
         await eventually(lambda: _sends(producer, stage.topic), 20, "Kafka takes records again")
     # Where asyncio reports errors that nobody has taken.
     assert not [line for line in caplog.records if line.name == "asyncio"]
+
+
+@pytest.mark.parametrize(
+    ("code", "api_key"),
+    [
+        (KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, PRODUCE),
+        (KafkaError.CLUSTER_AUTHORIZATION_FAILED, INIT_PRODUCER_ID),
+    ],
+)
+async def test_a_client_that_failed_for_good_is_replaced(
+    embedded: EmbeddedKafka, stage: Stage, code: int, api_key: int
+) -> None:
+    """What it had is refused, Kafka counts as away, and then records are published again."""
+    embedded.refuse(code, 1, api_key)
+    async with producing(stage) as producer:
+        # Only a second record shows a broker that lost the first one.
+        sends = (producer.send(stage.topic, key=b"k", value=b"%d" % n) for n in range(2))
+        outcomes = await asyncio.gather(*sends, return_exceptions=True)
+        refused = [one for one in outcomes if isinstance(one, PublishRefused)]
+        assert refused
+
+        async def published() -> bool:
+            try:
+                await producer.send(stage.topic, key=b"k", value=b"later")
+            except PublishRefused as error:
+                refused.append(error)
+                return False
+            return True
+
+        await eventually(published, 30, "to publish by another client")
+        assert all(is_local(one) or is_unanswered(one) for one in refused), "a retry would be spent"
+        await producer.ping()

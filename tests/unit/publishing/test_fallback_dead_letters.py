@@ -1,5 +1,6 @@
 """Dead letters: to their topic, or to the table, or not finished."""
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import cast
@@ -26,8 +27,11 @@ class Kafka:
 
     error: Exception | None = None
     sent: list[str] = field(default_factory=list)
+    questions: int = 0
 
     async def partition_count(self, topic: str) -> int:
+        self.questions += 1
+        await asyncio.sleep(0)
         if isinstance(self.error, KafkaUnavailable):
             raise self.error
         return 3
@@ -92,3 +96,12 @@ async def test_neither_takes_it() -> None:
     store.error = DatabaseUnavailable("disk full")
     with pytest.raises(DatabaseUnavailable):
         await sink.send(LETTER)
+
+
+async def test_letters_that_come_together_share_one_question() -> None:
+    """Each question to brokers that are away holds a thread, and others wait for threads."""
+    sink, store, kafka = desk(KafkaUnavailable("broker:1", "gone"))
+    await asyncio.gather(*(sink.send(LETTER) for _ in range(50)))
+    assert (kafka.questions, len(store.rows)) == (1, 50)
+    await sink.send(LETTER)
+    assert kafka.questions == 2
