@@ -36,6 +36,8 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         # Faust fixes 1,500 ms; a seek, and the embedded cluster's answer, wait for it.
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
+        # An order whose transaction was rolled back was not paid. Faust reads those, too.
+        consumer._isolation_level = "read_committed"
         # Faust gives plain round robin; ours is the same, and tells who has what.
         self._owners = OwnersAssignor(str(cast(Any, self.app).settings.own_url))
         consumer._partition_assignment_strategy = [self._owners]
