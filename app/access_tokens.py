@@ -24,6 +24,7 @@ from urllib.parse import quote_plus, urlencode
 from yarl import URL
 
 from app.errors import AccessTokenUnavailable
+from app.secret_files import redact
 from app.setting_rules import parse_extensions
 from app.settings import Settings
 
@@ -198,7 +199,7 @@ class TokenEndpoint:
     def _refusal(self, status: int, answer: dict[str, object]) -> str:
         parts = (answer.get("error"), answer.get("error_description"))
         words = " ".join(": ".join(part for part in parts if isinstance(part, str)).split())
-        words = words.replace(self._secret, "[redacted]")[:300]
+        words = redact(words, (self._secret,))[:300]
         return f"answered {status}{f' ({words})' if words else ''}"
 
 

@@ -37,6 +37,7 @@ from app.operations.web import WebServer
 from app.order_status.book import DeliveryBook
 from app.order_status.lookup import OrderLookup
 from app.publishing.producer import KafkaProducer
+from app.secret_files import redact
 from app.settings import Settings as RelaySettings
 from app.shutdown_watch import ShutdownWatch
 from app.topics import Topics
@@ -303,6 +304,7 @@ class RelayApp(faust.App):
 def create_app(settings: RelaySettings) -> RelayApp:
     """Make the application, without its agents; nothing is started or connected."""
     mode.loop.use("uvloop")
+    web_host = f"[{settings.web_host}]" if ":" in settings.web_host else settings.web_host
     app = RelayApp(
         settings.consumer_group_id,
         broker=[f"aiokafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
@@ -329,8 +331,9 @@ def create_app(settings: RelaySettings) -> RelayApp:
         table_standby_replicas=0,
         TableManager=ForeignChangelogs,
         web_enabled=True,
-        web_bind=settings.web_host,
-        web_host=settings.web_host,
+        # Of these Faust makes a URL, in which an IPv6 address has brackets.
+        web_bind=web_host,
+        web_host=web_host,
         web_port=settings.web_port,
         autodiscover=False,
         worker_redirect_stdouts=False,
@@ -338,13 +341,6 @@ def create_app(settings: RelaySettings) -> RelayApp:
     app.transport = RelayTransport(app.conf.broker_consumer, app)
     app.prepare(settings)
     return app
-
-
-def redact(text: str, secrets: tuple[str, ...]) -> str:
-    """Replace secrets in text that comes from outside."""
-    for secret in sorted(secrets, key=len, reverse=True):  # one may be part of another
-        text = text.replace(secret, "[redacted]")
-    return text
 
 
 def _prepare(data_dir: Path) -> None:

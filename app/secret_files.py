@@ -1,13 +1,17 @@
-"""Secrets by file: ``<SECRET>_FILE`` names the file that holds a secret setting.
+"""Secrets: by file, and out of what is said.
 
-Docker and Kubernetes hand secrets to a container as files; a variable would show them to everybody
-who may inspect the container. Every setting of type ``SecretStr`` can be given so.
+``<SECRET>_FILE`` names the file that holds a secret setting. Docker and Kubernetes hand secrets to
+a container as files; a variable would show them to everybody who may inspect the container. Every
+setting of type ``SecretStr`` can be given so.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from html.entities import codepoint2name
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ MAX_SECRET_BYTES = 64 * 1024
 ALLOWED = "it must name a file of UTF-8 text that holds the secret and nothing else"
 # The kind of pydantic's error whose message is complete as it is.
 ERROR_KIND = "secret_file"
+ENTITIES = {**codepoint2name, ord("'"): "apos"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ def _secret(name: str, variables: Mapping[str, str | None]) -> str | BadSecretFi
         return _read(Path(file))
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        return BadSecretFile(f"{variable}={file[:200]!r} cannot be used ({why}): {ALLOWED}")
+        return BadSecretFile(f"{variable}={shown(file)} cannot be used ({why}): {ALLOWED}")
 
 
 def _read(path: Path) -> str:
@@ -111,3 +116,48 @@ def _read(path: Path) -> str:
     if "\0" in text:
         raise ValueError("not text")
     return text
+
+
+# --- out of what is said ----------------------------------------------------------------------
+
+
+def shown(value: object) -> str:
+    """Return a wrong value as a message may show it.
+
+    What stands before an @ in a URL or an address may be a password.
+    """
+    text = re.sub(r"(?s)^([A-Za-z][A-Za-z0-9+._]*://)?.*@", r"\1[redacted]@", str(value))
+    return repr(text[:200])
+
+
+def redact(text: str, secrets: tuple[str, ...]) -> str:
+    r"""Replace secrets in text that comes from outside.
+
+    Also as JSON, HTML and URLs write them: ``/`` may stand there as ``\/``, ``=`` as ``\u003d``,
+    ``&#x3D;`` or ``%3D``.
+    """
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be part of another
+        text = _pattern(secret).sub("[redacted]", text)
+    return text
+
+
+@cache
+def _pattern(secret: str) -> re.Pattern[str]:
+    return re.compile("".join(map(_forms, secret)))
+
+
+def _forms(character: str) -> str:
+    """Return a regular expression for a character, however it is written."""
+    if character.isascii() and character.isalnum():
+        return character
+    number, units = ord(character), character.encode("utf-16-be", "surrogatepass").hex()
+    forms = [
+        # JSON within JSON has more than one backslash before a character.
+        r"\\{0,8}" + re.escape(character),
+        "".join(rf"\\{{1,8}}u{units[at : at + 4]}" for at in range(0, len(units), 4)),
+        "".join(f"%{byte:02x}" for byte in character.encode("utf-8", "surrogatepass")),
+        f"&#(?:x0*{number:x}|0*{number});",
+    ]
+    if name := ENTITIES.get(number):
+        forms.append(f"&{name};")
+    return f"(?i:{'|'.join(forms)})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -48,14 +49,37 @@ def check_name(value: str) -> str:
 
 def check_servers(value: str) -> str:
     """Take host:port, several separated by commas; returns them without space between."""
+    allowed = "must be host:port, several separated by commas"
     servers = [server.strip() for server in value.split(",") if server.strip()]
-    if not servers:
-        raise ValueError("must be host:port, several separated by commas")
+    # What stands before an @ may be a password: not to be repeated.
+    if not servers or "@" in value:
+        raise ValueError(allowed)
     for server in servers:
-        match = re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\]):(\d{1,5})", server, re.ASCII)
-        if match is None or not 0 < int(match[2]) < 65536:
-            raise ValueError(f"must be host:port, several separated by commas: {server!r} is not")
+        match = re.fullmatch(r"(?:[A-Za-z0-9._-]+|\[(.*:.*)\]):(\d{1,5})", server, re.ASCII)
+        if match is None or not 0 < int(match[2]) < 65536 or not _is_address(match[1] or "::"):
+            raise ValueError(f"{allowed}: {server!r} is not")
     return ",".join(servers)
+
+
+def check_host(value: str) -> str:
+    """Take an address or a name to listen on; nothing else of a URL."""
+    name = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"
+    if not _is_address(value) and (
+        not re.fullmatch(name, value) or re.fullmatch(r"[0-9.]+", value)
+    ):
+        raise ValueError(
+            "must be an IP address, an IPv6 one without brackets, or a host name; the port is "
+            "WEB_PORT"
+        )
+    return value
+
+
+def is_every_address(host: str) -> bool:
+    """Whether who listens there listens on every address: ``0.0.0.0``, ``::``."""
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def check_url(value: str) -> str:
@@ -65,7 +89,8 @@ def check_url(value: str) -> str:
         url = URL(value)
         usable = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
     except ValueError as error:
-        raise ValueError(f"{allowed}: {error}") from error
+        # What stands before an @ may be a password: not to be repeated.
+        raise ValueError(allowed if "@" in value else f"{allowed}: {error}") from None
     if not usable or re.search(r"\s", value):
         raise ValueError(allowed)
     if url.user is not None or url.password is not None:
@@ -149,6 +174,8 @@ def check_database_url(value: SecretStr) -> SecretStr:
     scheme, separator, _ = value.get_secret_value().partition("://")
     if not separator:
         raise ValueError(f"must be a URL like {DATABASE_EXAMPLES}")
+    if not re.fullmatch(r"[A-Za-z0-9+._-]+", scheme):
+        raise ValueError(f"must be a URL like {DATABASE_EXAMPLES}")
     if scheme not in DATABASE_DRIVERS:
         raise ValueError(f"has the unknown driver {scheme[:40]!r}: use {DATABASE_EXAMPLES}")
     return value
@@ -180,3 +207,12 @@ def complete_database_url(value: SecretStr, parts: Mapping[str, str]) -> SecretS
         raise ValueError(f"must not have {twice[0]}, as {names} is set")
     url = url.update_query_dict(query)
     return SecretStr(url.render_as_string(hide_password=False))
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is an IP address that can stand in a URL."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return re.fullmatch(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?", text) is not None

@@ -5,7 +5,6 @@ Nothing else reads the environment. ``.env.example`` lists every key with its de
 
 from __future__ import annotations
 
-import re
 import socket
 from functools import cached_property
 from pathlib import Path
@@ -26,13 +25,14 @@ from yarl import URL
 
 from app import setting_rules as rules
 from app.errors import InvalidSettings
-from app.secret_files import ERROR_KIND, SecretFiles, refuse_bad_file, secret_fields
+from app.secret_files import ERROR_KIND, SecretFiles, refuse_bad_file, secret_fields, shown
 
 # What a 32-bit signed configuration value of Kafka's clients can hold.
 MAX_INT = 2**31 - 1
 
 Name = Annotated[str, AfterValidator(rules.check_name)]
 Servers = Annotated[str, AfterValidator(rules.check_servers)]
+Host = Annotated[str, AfterValidator(rules.check_host)]
 HttpUrl = Annotated[str, AfterValidator(rules.check_url)]
 Extensions = Annotated[str, AfterValidator(rules.check_extensions)]
 Token = Annotated[SecretStr, AfterValidator(rules.check_token)]
@@ -132,7 +132,7 @@ class Settings(BaseSettings):
     api_token: Token | None = None
 
     # --- the worker's own web server ---------------------------------------------------------
-    web_host: str = "127.0.0.1"
+    web_host: Host = "127.0.0.1"
     web_port: int = Field(default=6066, ge=1, le=65535)
     # Where other workers reach this one's server; by default what it is bound to.
     advertised_url: HttpUrl | None = None
@@ -209,7 +209,7 @@ class Settings(BaseSettings):
         if self.advertised_url is not None:
             return URL(self.advertised_url)
         host = self.web_host
-        if host in ("", "0.0.0.0", "::"):  # noqa: S104 - every address: none that others can use
+        if rules.is_every_address(host):  # none that others can use
             host = socket.gethostname()
         return URL.build(scheme="http", host=host, port=self.web_port)
 
@@ -269,7 +269,7 @@ def load_log_format() -> LogFormat:
     """Read LOG_FORMAT alone, to say in it what is wrong with the others; text if it is wrong."""
     try:
         return _LogSettings().log_format
-    except (ValidationError, UnicodeDecodeError):
+    except (ValidationError, UnicodeDecodeError, OSError):
         return "text"
 
 
@@ -283,7 +283,6 @@ def _describe(error: ValidationError) -> str:
         if not name or item["type"] == ERROR_KIND:
             parts.append(message)
             continue
-        shown = "" if name in secret_fields(Settings) else f"={str(item['input'])[:200]!r}"
-        parts.append(f"{name.upper()}{shown} {message}")
-    # What stands before an @ in a URL or an address may be a password.
-    return "invalid settings: " + re.sub(r"[^\s='\"]+@", "[redacted]@", "; ".join(parts))
+        value = "" if name in secret_fields(Settings) else f"={shown(item['input'])}"
+        parts.append(f"{name.upper()}{value} {message}")
+    return "invalid settings: " + "; ".join(parts)

@@ -6,6 +6,7 @@ import sqlite3
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped] # ships no types
@@ -27,6 +28,11 @@ from app.setting_rules import DATABASE_DRIVERS, DATABASE_EXAMPLES
 CONNECT_TIMEOUT_SECONDS = 10.0
 COMMAND_TIMEOUT_SECONDS = 60.0
 SQLITE_BUSY_TIMEOUT_SECONDS = 30.0
+SQLITE_PARAMETERS = ("timeout", "cached_statements", "check_same_thread", "uri")
+# Where PostgreSQL counts its microseconds from.
+POSTGRESQL_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
+LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
 SQLITE_LEAST = (3, 35)  # UPDATE ... RETURNING
 
 
@@ -59,6 +65,13 @@ def parse_database_url(database_url: str) -> sa.URL:
                 f"DATABASE_URL of SQLite has three slashes and a path, or four and one from the "
                 f"root: {DATABASE_EXAMPLES}"
             )
+        unknown = sorted(url.query.keys() - set(SQLITE_PARAMETERS))
+        # Of a URI of SQLite's own the others are for SQLite.
+        if unknown and "uri" not in url.query:
+            raise InvalidDatabaseUrl(
+                f"DATABASE_URL has the unknown parameter {unknown[0][:40]!r}: allowed are "
+                f"{', '.join(SQLITE_PARAMETERS)}"
+            )
     elif not url.database:
         raise InvalidDatabaseUrl(
             f"DATABASE_URL must name a database: it must be like {DATABASE_EXAMPLES}"
@@ -75,12 +88,28 @@ def make_engine(
     IMMEDIATE lets writers queue up instead of failing half-way, None begins none.
 
     Raises:
-        InvalidDatabaseUrl: See ``parse_database_url`` and ``take_tls``.
+        InvalidDatabaseUrl: See ``parse_database_url`` and ``take_tls``; or the driver cannot use
+            what the URL says.
     """
     url = parse_database_url(database_url)
+    try:
+        engine = _make_engine(url, command_timeout_seconds)
+        _, options = engine.dialect.create_connect_args(engine.url)
+    except (ArgumentError, ValueError):
+        raise InvalidDatabaseUrl(
+            f"DATABASE_URL has a part that cannot be used: it must be like {DATABASE_EXAMPLES}"
+        ) from None
+    ports = options.get("port") or ()
+    for port in ports if isinstance(ports, list | tuple) else [ports]:
+        if not 0 < port < 65536:
+            raise InvalidDatabaseUrl(f"DATABASE_URL has the port {port}: it must be 1 to 65535")
+    return engine
+
+
+def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEngine:
     if url.get_backend_name() == "postgresql":
         url, tls = take_tls(url)
-        return create_async_engine(
+        engine = create_async_engine(
             url,
             pool_pre_ping=True,  # a database that was restarted is no error
             pool_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -95,6 +124,8 @@ def make_engine(
                 },
             },
         )
+        sa.event.listen(engine.sync_engine, "connect", _prepare_postgresql)
+        return engine
     if sqlite3.sqlite_version_info < SQLITE_LEAST:
         raise InvalidDatabaseUrl(
             f"DATABASE_URL of SQLite needs SQLite 3.35, and this Python has "
@@ -106,13 +137,52 @@ def make_engine(
     return engine
 
 
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    connection.run_async(
+        lambda driver: driver.set_type_codec(
+            "timestamptz",
+            schema="pg_catalog",
+            encoder=_microseconds,
+            decoder=_moment,
+            format="tuple",
+        )
+    )
+
+
+def _microseconds(moment: datetime) -> tuple[int]:
+    return ((moment.astimezone(UTC) - POSTGRESQL_EPOCH) // timedelta(microseconds=1),)
+
+
+def _moment(microseconds: tuple[int]) -> datetime:
+    """Return a moment; for one beyond Python's calendar the first or last one that it has.
+
+    The driver would raise, and with one such row no row could be read.
+    """
+    try:
+        return POSTGRESQL_EPOCH + timedelta(microseconds=microseconds[0])
+    except OverflowError:
+        return LAST_MOMENT if microseconds[0] > 0 else FIRST_MOMENT
+
+
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     # The driver would begin transactions by itself, and not all of them.
     connection.isolation_level = None
+    connection.driver_connection.text_factory = _text
     cursor = connection.cursor()
     # What is committed survives a power failure: in WAL mode NORMAL would not promise that.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+def _text(value: bytes) -> str | bytes:
+    """Return text, or the bytes where programs of other languages wrote what is not UTF-8.
+
+    The driver would raise, and with one such row no row could be read.
+    """
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -6,6 +6,7 @@ itself knows only the mode there, and trusts only what stands in the user's home
 
 from __future__ import annotations
 
+import re
 import ssl
 
 import sqlalchemy as sa
@@ -21,6 +22,7 @@ OTHERS = (
     "host", "port", "target_session_attrs", "passfile", "krbsrvname", "gsslib",
     "prepared_statement_cache_size",
 )  # fmt: skip
+NUMBERS = ("port", "prepared_statement_cache_size")
 
 
 def take_tls(url: sa.URL) -> tuple[sa.URL, ssl.SSLContext | str | None]:
@@ -38,6 +40,12 @@ def take_tls(url: sa.URL) -> tuple[sa.URL, ssl.SSLContext | str | None]:
             f"DATABASE_URL has the unknown parameter {unknown[0][:40]!r}: allowed are "
             f"{', '.join(('sslmode', *FILES, *OTHERS))}"
         )
+    for name in NUMBERS:
+        number = _one(query.get(name))
+        if number is not None and not re.fullmatch(r"[0-9]+(,[0-9]+)*", number):
+            raise InvalidDatabaseUrl(
+                f"DATABASE_URL has {name}={number[:40]!r}: it must be a number"
+            )
     return url.set(query=query), _tls(mode, **files)
 
 

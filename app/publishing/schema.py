@@ -18,6 +18,9 @@ from app.publishing.fallback import FallbackRow, Header, NewMessage, Status
 
 TABLE_NAME = "kafka_fallback_message"
 
+# What a column reads as that holds no time.
+NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+
 metadata = sa.MetaData()
 
 
@@ -40,18 +43,22 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
         return sqlite_time(value) if dialect.name == "sqlite" else value.astimezone(UTC)
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
-        """Read a moment; one without a zone, as SQL functions of SQLite write it, is UTC."""
+        """Read a moment; one without a zone, as SQL functions of SQLite write it, is UTC.
+
+        SQLite takes times that there are not, such as ``2026-02-31 10:00:00``: ``NO_TIME`` itself.
+        """
         if value is None:
             return None
-        if isinstance(value, str):
-            value = datetime.fromisoformat(value)
-        moment: datetime = value
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        try:
+            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except (TypeError, ValueError, OverflowError):
+            return NO_TIME
 
 
 def sqlite_time(moment: datetime) -> str:
     """Return a moment as it stands in SQLite: ``2025-12-19 10:30:00.000000``, UTC."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 fallback_message = sa.Table(
@@ -103,20 +110,30 @@ def row_from(columns: Mapping[str, Any]) -> FallbackRow:
         headers = headers_from_text(columns["headers"])
     except ValueError as error:
         malformed = f"the headers column is wrong: {error}"
+    for name in ("next_retry_at", "created_at"):
+        if columns[name] is NO_TIME:
+            malformed = f"the {name} column is wrong: it holds no time that there is"
+    numbers = {name: columns[name] for name in ("retry_count", "max_retry", "message_partition")}
+    for name, number in numbers.items():
+        if number is not None and not isinstance(number, int):
+            malformed = f"the {name} column is wrong: it must be a whole number"
+            numbers[name] = 0
     if not columns["topic"]:
         malformed = "the topic column is empty"
+    elif isinstance(columns["topic"], bytes):
+        malformed = "the topic column is wrong: it must be text"
     return FallbackRow(
         id=columns["id"],
-        topic=columns["topic"],
+        topic=_words(columns["topic"]) or "",
         key=from_text(columns["message_key"]),
         payload=from_text(columns["payload"]),
         headers=headers,
-        partition=columns["message_partition"],
-        retry_count=columns["retry_count"],
-        max_retry=columns["max_retry"],
+        partition=numbers["message_partition"],
+        retry_count=numbers["retry_count"],
+        max_retry=numbers["max_retry"],
         status=Status(columns["status"]),
         next_retry_at=columns["next_retry_at"],
-        error_message=columns["error_message"],
+        error_message=_words(columns["error_message"]),
         created_at=columns["created_at"],
         updated_at=columns["updated_at"],
         published_at=columns["published_at"],
@@ -124,6 +141,11 @@ def row_from(columns: Mapping[str, Any]) -> FallbackRow:
         lease_until=columns["lease_until"],
         malformed=malformed,
     )
+
+
+def _words(value: str | bytes | None) -> str | None:
+    """Return words for people to read; SQLite keeps a BLOB in a column of text."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 # --- bytes as text ----------------------------------------------------------------------------

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from app.publishing.after_commit import PendingPublish
+from app.publishing.database import make_engine
 from app.publishing.order_events import OrderEvents, open_order_events
 from app.settings import load_settings
 
@@ -47,7 +48,7 @@ async def pay(session: AsyncSession, events: OrderEvents, user_id: int) -> Pendi
 async def main() -> None:
     """Pay three orders."""
     settings = load_settings()
-    engine = create_async_engine(settings.database_url.get_secret_value())
+    engine = make_engine(settings.database_url.get_secret_value())
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
 

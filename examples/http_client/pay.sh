@@ -1,8 +1,9 @@
 #!/bin/sh
 # Hand in a paid order over HTTP: sh pay.sh ORDER_ID
 #
-# curl tries again on 408, 429, 503 and lost connections, and waits as long as Retry-After says. The
-# event-id is made from the order, so that every attempt, also of another run, has the same.
+# curl tries again on 408, 429, 503 and refused connections, and waits as long as Retry-After says; what
+# it takes for final is a connection that was lost, after which the event may be nowhere: hence the loop.
+# The event-id is made from the order, so that every attempt, also of another run, has the same.
 set -eu
 order_id=$1
 
@@ -14,6 +15,15 @@ if [ -n "${API_TOKEN:-}" ]; then
 fi
 
 # While Kafka is down an answer takes up to PRODUCER_DELIVERY_TIMEOUT_MS, 2 minutes.
-exec curl --silent --show-error --fail-with-body --max-time 150 \
-	--retry 5 --retry-connrefused "$@" \
-	--data '{"eventType":"ORDER_PAID","orderId":'"$order_id"',"userId":456,"paidAt":"2025-12-19T10:30:00","orderItems":[{"productId":1,"orderQuantity":2}]}'
+for wait_seconds in 1 2 4 8 16 end; do
+	status=0
+	curl --silent --show-error --fail-with-body --max-time 150 \
+		--retry 5 --retry-connrefused "$@" \
+		--data '{"eventType":"ORDER_PAID","orderId":'"$order_id"',"userId":456,"paidAt":"2025-12-19T10:30:00","orderItems":[{"productId":1,"orderQuantity":2}]}' ||
+		status=$?
+	case $status in
+	18 | 52 | 55 | 56) [ "$wait_seconds" = end ] || sleep "$wait_seconds" ;; # lost in between
+	*) break ;;
+	esac
+done
+exit "$status"

@@ -22,6 +22,7 @@ WRONG = {
     "EXTERNAL_LOGGER_URL": "not a url",
     "KAFKA_SECURITY_PROTOCOL": "TLS",
     "KAFKA_BOOTSTRAP_SERVERS": "localhost",
+    "WEB_HOST": "http://0.0.0.0",
     "WEB_PORT": "70000",
 }
 

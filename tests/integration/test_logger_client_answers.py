@@ -4,7 +4,7 @@ import pytest
 
 from app.delivery.logger_client import MAX_KEPT_BODY_LENGTH
 from app.delivery.retry import Verdict
-from app.main import redact
+from app.secret_files import redact
 from tests.integration.http_client import BODY, client
 from tests.support.sink import Answer, Fault, ScriptedSink
 

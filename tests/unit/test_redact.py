@@ -1,9 +1,14 @@
 """Secrets are taken out of text that comes from outside."""
 
+import html
+import json
+from urllib.parse import quote
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.main import redact
+from app.secret_files import redact
 
 
 def test_every_secret_is_taken_out_wherever_it_stands() -> None:
@@ -22,3 +27,38 @@ def test_without_secrets_nothing_changes() -> None:
 def test_a_secret_within_a_secret_leaves_no_rest(secrets: list[str]) -> None:
     """When one secret is part of another, no piece of the longer one stays."""
     assert redact("x abcdef x", tuple(secrets)) == "x [redacted] x"
+
+
+SECRET = "ab/cd+12'\"<&>\\\u00e9\U0001f511="
+AROUND = '\\"'  # what JSON puts around it
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        json.dumps(SECRET),
+        json.dumps(SECRET, ensure_ascii=False),
+        json.dumps(json.dumps(json.dumps(SECRET))),
+        json.dumps(SECRET).replace("/", "\\/"),
+        json.dumps(SECRET).replace("=", "\\u003d").replace("&", "\\u0026"),
+        json.dumps(SECRET).replace("+", "\\u002B").replace("<", "\\u003C"),
+        quote(SECRET),
+        quote(SECRET, safe="").lower(),
+        html.escape(SECRET),
+        html.escape(SECRET)
+        .replace("=", "&#x3D;")
+        .replace("/", "&#47;")
+        .replace("&#x27;", "&apos;"),
+    ],
+)
+def test_a_secret_is_found_however_it_is_written(written: str) -> None:
+    """As JSON (of PHP, Gson and Go too), URLs and HTML write it: nothing of it stays."""
+    outside = redact(f"refused: {written.strip(AROUND)}, and so on", ("unused", SECRET))
+
+    assert outside == "refused: [redacted], and so on"
+
+
+@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1))
+def test_any_secret_in_json(secret: str) -> None:
+    """Whatever visible characters a secret has, an echo of it in JSON is found."""
+    assert redact(json.dumps(secret)[1:-1], (secret,)) == "[redacted]"

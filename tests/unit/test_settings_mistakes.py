@@ -1,5 +1,6 @@
 """How a mistake in the settings is told: one line, nothing half-done, no secret."""
 
+import errno
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import trustme
 
 from app.errors import InvalidSettings
-from app.settings import load_settings
+from app.settings import load_log_format, load_settings
 
 NAME = "must be 1 to 249 of the characters A-Z a-z 0-9 . _ -"
 URL = "must be an http:// or https:// URL"
@@ -49,6 +50,10 @@ def _complaint() -> str:
                 "kafka?x:9092",
                 "::1:9092",
                 "[::1:9092",
+                "[1.2]:9092",
+                "[]:9092",
+                "[127.0.0.1]:9092",
+                "[::1%a b]:9092",
             ]
         ],
         ("KAFKA_SECURITY_PROTOCOL", "TLS", "must be 'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or"),
@@ -117,6 +122,27 @@ def _complaint() -> str:
         ("PRODUCER_MAX_IN_FLIGHT", "6", "less than or equal to 5"),
         ("LOG_FORMAT", "yaml", "must be 'text' or 'json'"),
         ("LOG_FORMAT", "JSON", "must be 'text' or 'json'"),
+        *[
+            (
+                "WEB_HOST",
+                value,
+                "must be an IP address, an IPv6 one without brackets, or a host name",
+            )
+            for value in [
+                "http://0.0.0.0",
+                "127.0.0.1:6066",
+                "[::1]",
+                "::1:6066:",
+                "my host",
+                "300.1.1.1",
+                "0",
+                "a..b",
+                "gr\u00fcn",
+                "x" * 64,
+                "a/b",
+                "fe80::1%a b",
+            ]
+        ],
         ("WEB_PORT", "0", "greater than or equal to 1"),
         ("WEB_PORT", "65536", "less than or equal to 65535"),
     ],
@@ -232,6 +258,18 @@ def test_several_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> N
         ("EXTERNAL_LOGGER_URL", "user:hunter2@logger"),
         ("KAFKA_BOOTSTRAP_SERVERS", "SASL_SSL://user:hunter2@kafka:9092"),
         ("KAFKA_BOOTSTRAP_SERVERS", "user:hunter2@kafka:9092"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "kafka:9092,user:hunter2==@kafka:9092"),
+        ("EXTERNAL_LOGGER_URL", "https://user:hunter2==@logger/logs"),
+        ("EXTERNAL_LOGGER_URL", "https://user:s3c=hunter2@logger/logs"),
+        ("EXTERNAL_LOGGER_URL", "https://user:'hunter2' @logger:port/logs"),
+        ("EXTERNAL_LOGGER_URL", f"https://user:{'hunter2' * 50}@logger/logs"),
+        ("EXTERNAL_LOGGER_URL", "https://user:hunter2@hunter2@logger/logs"),
+        ("ADVERTISED_URL", "https://user:hunter2==@worker"),
+        ("KAFKA_SASL_OAUTH_TOKEN_URL", "https://user:hunter2==@identity"),
+        ("DATABASE_URL", "u:hunter2==@host/db"),
+        ("DATABASE_URL", "u:hunter2@host://db"),
+        ("DATABASE_URL", "mysql://u:hunter2==@host/db"),
+        ("DATABASE_URL_FILE", "postgresql://u:hunter2==@host/db"),
     ],
 )
 def test_no_secret_is_told(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +281,35 @@ def test_no_secret_is_told(name: str, value: str, monkeypatch: pytest.MonkeyPatc
     assert name in text
     assert "hunter2" not in text
     assert "Evil" not in text
+
+
+@pytest.mark.parametrize("value", ["foo", "mysql://u:p@h/d"])
+def test_the_form_of_a_database_url_is_told_in_full(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of our own example nothing is taken for a secret: who reads it learns the form."""
+    monkeypatch.setenv("DATABASE_URL", value)
+
+    assert "postgresql+asyncpg://user:password@host:5432/database" in _complaint()
+
+
+def test_what_is_shown_of_a_value_with_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheme and what stands behind the password, to find the value by."""
+    monkeypatch.setenv("EXTERNAL_LOGGER_URL", "https://u:p@ss@logger/logs")
+
+    assert "EXTERNAL_LOGGER_URL='https://[redacted]@logger/logs' must hold no user" in _complaint()
+
+
+def test_a_dot_env_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of another user is told in one line, whichever way the log is written."""
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+
+    assert load_log_format() == "text"
+    assert _complaint() == "invalid settings: .env cannot be read: Permission denied"
 
 
 def test_a_mistake_in_dot_env_is_told_with_its_value(empty_environment: Path) -> None:

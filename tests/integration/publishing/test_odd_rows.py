@@ -1,0 +1,185 @@
+"""Rows whose columns hold what the database takes and no program can read."""
+
+import pytest
+from sqlalchemy import text
+
+from app.publishing.batch import Sweep
+from app.publishing.fallback import RowFilter, Status
+from app.publishing.replay import Replay
+from app.publishing.schema import NO_TIME, sqlite_time
+from app.publishing.sql_store import SqlFallbackStore
+from tests.support.publish_fakes import START, Clock, FakeProducer, message
+
+IMPOSSIBLE = [
+    "2026-02-31 10:00:00",
+    "2026-02-20 24:00:00",
+    "0000-12-31 10:00:00",
+    "0001-01-01 00:00:00+14:00",
+]
+
+
+async def change(store: SqlFallbackStore, row_id: int, **columns: str | bytes) -> None:
+    """Write into a row as a person would."""
+    changes = ", ".join(f"{name} = :{name}" for name in columns)
+    async with store.engine.begin() as connection:
+        await connection.execute(
+            text(f"UPDATE kafka_fallback_message SET {changes} WHERE id = {row_id}"),  # noqa: S608
+            columns,
+        )
+
+
+async def change_time(store: SqlFallbackStore, row_id: int, column: str, moment: str) -> None:
+    """Write a time into a row, in PostgreSQL's own words."""
+    async with store.engine.begin() as connection:
+        await connection.exec_driver_sql(
+            f"UPDATE kafka_fallback_message SET {column} = '{moment}' WHERE id = {row_id}"  # noqa: S608
+        )
+
+
+async def three_rows(store: SqlFallbackStore) -> None:
+    """Save rows 1, 2 and 3, of which the first two have one key."""
+    for key in (b"1", b"1", b"2"):
+        await store.save(message(key=key))
+
+
+@pytest.mark.parametrize("column", ["next_retry_at", "created_at"])
+@pytest.mark.parametrize("moment", IMPOSSIBLE)
+async def test_a_time_that_there_is_not_fails_its_row_alone(
+    sqlite_url: str, column: str, moment: str
+) -> None:
+    """Of SQLite's text a day that no month has: the row is shown and FAILED, others go on."""
+    store = SqlFallbackStore.connect(sqlite_url)
+    await three_rows(store)
+    await change(store, 1, **{column: moment})
+
+    found = await store.find(RowFilter())
+    assert [row.id for row in found if row.malformed] == [1]
+    assert getattr(found[0], column) == NO_TIME
+    producer = FakeProducer()
+    assert await Replay(store, producer).run_once() == Sweep(published=2, failed=1)
+
+    (failed,) = await store.find(RowFilter(status=Status.FAILED))
+    assert f"the {column} column is wrong" in (failed.error_message or "")
+    assert (await store.stats()).published == 2
+    await change(store, 1, created_at="2026-02-28 10:00:00")
+    await store.requeue([1])
+    assert await Replay(store, producer).run_once() == Sweep(published=1)
+    await store.close()
+
+
+@pytest.mark.parametrize("column", ["updated_at", "published_at", "lease_until"])
+async def test_other_times_that_there_are_not_hold_up_nothing(sqlite_url: str, column: str) -> None:
+    """What publishing does not go by may hold anything: the row is read, and published."""
+    store = SqlFallbackStore.connect(sqlite_url)
+    await three_rows(store)
+    await change(store, 1, **{column: IMPOSSIBLE[0]})
+
+    assert getattr((await store.find(RowFilter()))[0], column) == NO_TIME
+    assert await Replay(store, FakeProducer()).run_once() == Sweep(published=3)
+    await store.close()
+
+
+async def test_a_batch_of_impossible_times_ends_the_pass(sqlite_url: str) -> None:
+    """However many there are, a pass goes on behind them, and ends."""
+    store = SqlFallbackStore.connect(sqlite_url)
+    for number in range(7):
+        await store.save(message(key=b"%d" % number))
+    for number in range(1, 6):
+        await change(store, number, next_retry_at="0000-12-31 10:00:00")
+
+    assert await Replay(store, FakeProducer(), batch_size=2).run_once() == Sweep(
+        published=2, failed=5
+    )
+    await store.close()
+
+
+async def test_blobs_in_columns_of_text(sqlite_url: str) -> None:
+    """Bytes where there should be words are shown as words; a topic of bytes is none."""
+    store = SqlFallbackStore.connect(sqlite_url)
+    await three_rows(store)
+    await change(store, 1, topic=b"orders", error_message=b"no \xff")
+    await change(store, 3, published_at=b"\xff")
+
+    first = (await store.find(RowFilter()))[0]
+    assert (first.topic, first.error_message) == ("orders", "no \ufffd")
+    assert await Replay(store, FakeProducer()).run_once() == Sweep(published=2, failed=1)
+    (failed,) = await store.find(RowFilter(status=Status.FAILED))
+    assert "the topic column is wrong" in (failed.error_message or "")
+    await store.close()
+
+
+async def test_text_that_is_not_utf_8(sqlite_url: str) -> None:
+    """SQLite takes any bytes for text: they are published as they are, and hold nobody up."""
+    store = SqlFallbackStore.connect(sqlite_url)
+    await three_rows(store)
+    async with store.engine.begin() as connection:
+        await connection.execute(
+            text(
+                "UPDATE kafka_fallback_message SET payload = CAST(x'ff41' AS TEXT),"
+                " error_message = CAST(x'ff42' AS TEXT) WHERE id = 1"
+            )
+        )
+
+    first = (await store.find(RowFilter()))[0]
+    assert (first.payload, first.error_message) == (b"\xffA", "\ufffdB")
+    producer = FakeProducer()
+    assert await Replay(store, producer).run_once() == Sweep(published=3)
+    assert producer.sent[0].value == b"\xffA"
+    await store.close()
+
+
+@pytest.mark.parametrize("column", ["retry_count", "max_retry", "message_partition"])
+async def test_words_in_columns_of_numbers(sqlite_url: str, column: str) -> None:
+    """SQLite keeps words in a column of numbers: the row is shown and FAILED, others go on."""
+    store = SqlFallbackStore.connect(sqlite_url)
+    await three_rows(store)
+    await change(store, 1, **{column: "some"})
+
+    assert [row.malformed is None for row in await store.find(RowFilter())] == [False, True, True]
+    assert await Replay(store, FakeProducer()).run_once() == Sweep(published=2, failed=1)
+    (failed,) = await store.find(RowFilter(status=Status.FAILED))
+    assert f"the {column} column is wrong" in (failed.error_message or "")
+    await store.close()
+
+
+@pytest.mark.parametrize("column", ["next_retry_at", "created_at", "published_at"])
+@pytest.mark.parametrize("moment", ["0044-03-15 BC", "-infinity"])
+async def test_times_of_postgresql_beyond_the_calendar(
+    postgres_url: str, column: str, moment: str
+) -> None:
+    """PostgreSQL knows years that Python does not: such a row is published like the others."""
+    store = SqlFallbackStore.connect(postgres_url)
+    await three_rows(store)
+    await change_time(store, 1, column, moment)
+
+    assert getattr((await store.find(RowFilter()))[0], column).year == 1
+    assert await Replay(store, FakeProducer()).run_once() == Sweep(published=3)
+    await store.close()
+
+
+async def test_a_time_of_postgresql_after_the_calendar(postgres_url: str) -> None:
+    """A row that is due in the year 20000 waits; one made then is published."""
+    store = SqlFallbackStore.connect(postgres_url)
+    await three_rows(store)
+    await change_time(store, 1, "created_at", "20000-01-01")
+    await change_time(store, 3, "next_retry_at", "20000-01-01")
+
+    found = await store.find(RowFilter())
+    assert (found[0].created_at.year, found[2].next_retry_at.year) == (9999, 9999)
+    assert await Replay(store, FakeProducer()).run_once() == Sweep(published=2)
+    assert (await store.stats()).pending == 1
+    await store.close()
+
+
+async def test_moments_come_back_to_the_microsecond(database_url: str) -> None:
+    """What was written is what is read, on either database."""
+    store = SqlFallbackStore.connect(database_url, clock=Clock())
+    await store.save(message())
+    (row,) = await store.find(RowFilter())
+    assert row.created_at == START
+    await store.close()
+
+
+def test_times_in_sqlite_sort_by_time() -> None:
+    """Years have four digits in text, the first ones too."""
+    assert sqlite_time(START.replace(year=999)) < sqlite_time(START)
