@@ -112,6 +112,7 @@ class RelayApp(faust.App):
             dead_lettering=lambda: self.relay.dead_lettering,
             recovering=lambda: self.deliveries is not None and self.deliveries.recovering,
             attempt_timeout_seconds=settings.external_logger_timeout_seconds,
+            longest_backoff_seconds=settings.consumer_retry_max_interval_ms / 1000,
             clock=time.monotonic,
         )
         self.metrics.watch(
@@ -160,6 +161,7 @@ class RelayApp(faust.App):
             orders=self.order_lookup,
             stats=self.stats,
             token=token.get_secret_value() if token else None,
+            on_turned_away=self.metrics.published,
         )
 
     def keep_deliveries(self, book: DeliveryBook) -> None:

@@ -30,6 +30,7 @@ COLOURS = {
         "saved": "yellow",
         "rejected": "orange",
         "refused": "orange",
+        "busy": "purple",
         "outage": "red",
         "failed": "red",
     },
@@ -108,6 +109,10 @@ def line(
         panel = panel.decimals(decimals)
     if maximum is not None:
         panel = panel.max(maximum)
+    if bars:
+        # $__rate_interval is four scrapes at least: bars nearer to each other would show each event
+        # several times.
+        panel = panel.interval("1m")
     if limit is not None:
         panel = panel.thresholds(_thresholds([(limit, "red")])).thresholds_style(
             common.GraphThresholdsStyleConfig().mode(shape.GraphThresholdsStyleMode.DASHED)

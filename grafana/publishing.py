@@ -100,7 +100,8 @@ def _published(board: Dashboard) -> Dashboard:
             line(
                 "Orders a second, by result",
                 "published: Kafka has it. saved: Kafka refused, the table has it. refused: it is "
-                "no event, or too large. failed: neither took it, and its sender was told.",
+                "no event, or too large. busy: too many at once, its sender was told to come "
+                "again. failed: neither took it, and its sender was told.",
                 Query(per_second(relay("published_total"), "result"), "{{result}}"),
                 unit="reqps",
             )

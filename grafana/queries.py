@@ -23,13 +23,23 @@ def per_second(metric: str, *by: str) -> str:
 
 
 def count(metric: str, *by: str) -> str:
-    """Ask how many times a counter went up since the point before, over all workers."""
+    """Ask how many times a counter went up since the point before, over all workers.
+
+    So it is where points are as far apart as ``$__rate_interval`` is long, or nearly: in bars.
+    """
     return f"sum{_by(by)} (increase({metric}[$__rate_interval]))"
 
 
 def total(metric: str, *by: str) -> str:
-    """Ask how many times a counter went up in the time that the dashboard shows."""
-    return f"sum{_by(by)} (increase({metric}[$__range]))"
+    """Ask how many times a counter went up in the time that the dashboard shows.
+
+    What a worker counted before it was first scraped has no sample before it that it could be more
+    than: of a worker that was started in that time the counter counts whole.
+    """
+    went_up = f"increase({metric}[$__range])"
+    just_started = f"time() - {series('process_start_time_seconds')} < $__range_s"
+    whole = f"({metric} and on (job, instance) {just_started})"
+    return f"sum{_by(by)} ({whole} > {went_up} or {went_up})"
 
 
 def quantile(share: float, histogram: str, *by: str) -> str:

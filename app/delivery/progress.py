@@ -104,10 +104,13 @@ class PartitionProgress:
 
     def commit(self) -> Commit | None:
         """Return what may be committed now; ``None`` when nothing was ever taken."""
-        if self._next is None:
-            return None
-        position = next(iter(self._unfinished), self._next)
-        return Commit(position, self._metadata(position))
+        position = self.finished_to
+        return None if position is None else Commit(position, self._metadata(position))
+
+    @property
+    def finished_to(self) -> int | None:
+        """The offset before which all is finished; ``None`` before the first record."""
+        return next(iter(self._unfinished), self._next)
 
     def oldest_unfinished_time(self) -> float | None:
         """Return the record time of the oldest unfinished record, in seconds since the epoch."""

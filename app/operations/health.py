@@ -45,6 +45,7 @@ class Health:
         dead_lettering: Callable[[], int],
         recovering: Callable[[], bool] = lambda: False,
         attempt_timeout_seconds: float,
+        longest_backoff_seconds: float = 0.0,
         clock: Callable[[], float],
     ) -> None:
         """Watch ``deliveries``.
@@ -55,28 +56,33 @@ class Health:
             dead_lettering: Dead letters that wait for Kafka's acknowledgement.
             recovering: Whether deliveries wait for a table to be read.
             attempt_timeout_seconds: Longest attempt.
+            longest_backoff_seconds: Longest wait between two attempts that the logger did not
+                ask for.
             clock: Monotonic seconds, the same as that of ``deliveries``.
         """
         self._deliveries = deliveries
         self._breaker_closed = breaker_closed
         self._dead_lettering = dead_lettering
         self._recovering = recovering
-        # The longest silence of a working relay: one record, told to come back as late as is
-        # listened to, whose next attempt times out.
-        self.stall_seconds = MAX_RETRY_AFTER_SECONDS + attempt_timeout_seconds + 30.0
+        # The longest silence of a working relay: one record, in the longest backoff or told to come
+        # back as late as is listened to, whose next attempt times out.
+        longest_wait = max(MAX_RETRY_AFTER_SECONDS, longest_backoff_seconds)
+        self.stall_seconds = longest_wait + attempt_timeout_seconds + 30.0
         self._clock = clock
         self.assigned_partitions = 0
-        self.lag = 0
+        self.unfinished = 0
+        """Records of the assigned partitions from the first unfinished one on, when measured."""
         self.kafka_seen_at = float("-inf")
         """When Kafka last answered, on the injected clock."""
 
     def live(self) -> Report:
         """Fail when deliveries stand still though work is waiting and the breaker is closed.
 
-        While Kafka itself does not answer, only records in hand count as work: a restart would
-        not bring Kafka back.
+        Work is what is in hand, on its way there, or was not read yet; what is finished and waits
+        for its commit is none. While Kafka itself does not answer, only records in hand count: a
+        restart would not bring Kafka back.
         """
-        waiting = self._deliveries.held or (self.lag if self.kafka_answers() else 0)
+        waiting = self._deliveries.held or (self.unfinished if self.kafka_answers() else 0)
         idle_seconds = self._clock() - self._deliveries.last_activity
         stalled = (
             waiting > 0

@@ -1,4 +1,4 @@
-"""Consumer lag, and whether Kafka answers: measured beside the deliveries, every few seconds."""
+"""Lag, what is not finished, and whether Kafka answers: measured beside the deliveries."""
 
 from __future__ import annotations
 
@@ -43,6 +43,9 @@ class Offsets(Protocol[P]):
     def committed_offsets(self) -> dict[P, int | None]:
         """Return the committed offset of every assigned partition; ``None`` without one."""
 
+    def finished_to(self) -> dict[P, int | None]:
+        """Return the offset of each before which all is finished; ``None`` before the first."""
+
     async def highwaters(self, *partitions: P) -> Mapping[P, int]:
         """Ask Kafka for the end of these partitions."""
 
@@ -73,14 +76,17 @@ async def watch_lag(
             health.kafka_seen_at = time.monotonic()
             shown = await _measure(offsets, metrics, health, shown)
         except (KafkaUnavailable, TimeoutError) as error:
+            health.unfinished = 0
             logger.debug("Lag not measured: %s", error)
         except Exception as error:  # noqa: BLE001 - whatever a client raises, the next round asks anew
+            health.unfinished = 0
             logger.info("Lag not measured: %r", error)
         await asyncio.sleep(INTERVAL_SECONDS)
 
 
 async def _measure(offsets: Offsets[P], metrics: Metrics, health: Health, shown: set[P]) -> set[P]:
     committed = offsets.committed_offsets()
+    finished_to = offsets.finished_to()
     ends: Mapping[P, int] = {}
     starts: Mapping[P, int] = {}
     if committed:
@@ -88,12 +94,16 @@ async def _measure(offsets: Offsets[P], metrics: Metrics, health: Health, shown:
     if uncommitted := [p for p, offset in committed.items() if offset is None]:
         starts = await asyncio.wait_for(offsets.earliest_offsets(*uncommitted), TIMEOUT_SECONDS)
     lags = {}
+    unfinished = 0
     for partition, offset in committed.items():
         start = starts.get(partition, 0) if offset is None else offset
-        lags[partition] = max(ends.get(partition, start) - start, 0)
+        end = ends.get(partition, start)
+        lags[partition] = max(end - start, 0)
+        finished = finished_to.get(partition)
+        unfinished += max(end - (start if finished is None else finished), 0)
     for gone in shown - set(lags):
         metrics.lag.remove(gone.topic, str(gone.partition))
     for partition, lag in lags.items():
         metrics.lag.labels(partition.topic, str(partition.partition)).set(lag)
-    health.lag = sum(lags.values())
+    health.unfinished = unfinished
     return set(lags)

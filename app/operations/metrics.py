@@ -34,12 +34,14 @@ DEAD_LETTER_REASONS = (
     "rejected",
     "retries_exhausted",
 )
-# What the publishing half says (its PublishObserver), and the label it is counted under.
+# What the publishing half (its PublishObserver) and the page before it say, and the label it is
+# counted under.
 PUBLISH_RESULTS = {
     "acknowledged": "published",
     "saved": "saved",
     "invalid": "refused",
     "too_large": "refused",
+    "busy": "busy",
     "failed": "failed",
 }
 REPLAY_RESULTS = {"published": "published", "retried": "retry", "failed": "failed"}
@@ -96,8 +98,9 @@ class Metrics:
         self._published = self._counter(
             "published",
             "Events given to this worker to publish: published (Kafka has it), saved (Kafka "
-            "refused, the fallback table has it), refused (no event, or too large), failed "
-            "(neither has it, the caller was told).",
+            "refused, the fallback table has it), refused (no event, or too large), busy "
+            "(too many at once, the caller was told to come again), failed (neither has it, the "
+            "caller was told).",
             "result",
         )
         self._replayed = self._counter(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,12 +54,22 @@ class OrderPaidPage:
     """Hands bodies of requests to the publisher."""
 
     def __init__(
-        self, publisher: Publisher, access: Access, *, limits: Limits | None = None
+        self,
+        publisher: Publisher,
+        access: Access,
+        *,
+        limits: Limits | None = None,
+        on_turned_away: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Let in whom ``access`` lets in."""
+        """Let in whom ``access`` lets in.
+
+        ``on_turned_away`` is told of each event that the publisher was not asked for: ``too_large``
+        or ``busy``.
+        """
         self._publisher = publisher
         self._access = access
         self._limits = limits or Limits()
+        self._on_turned_away = on_turned_away
         self._requests = 0
         self._bytes = 0
         self._full = False
@@ -82,8 +92,9 @@ class OrderPaidPage:
         length = request.content_length
         if length is not None and length > self._limits.body_bytes:
             raise self._too_large()
-        with self._room_for(self._limits.body_bytes if length is None else length):
+        with self._room_for(self._limits.body_bytes if length is None else length) as keep:
             body = await self._read(request)
+            keep(len(body))
             try:
                 # A client that leaves changes nothing from here on.
                 outcome = await self._publisher.publish(
@@ -121,11 +132,15 @@ class OrderPaidPage:
         return bytes(body)
 
     def _too_large(self) -> _Refused:
+        self._on_turned_away("too_large")
         return _Refused(413, f"the body must be at most {self._limits.body_bytes} bytes")
 
     @contextmanager
-    def _room_for(self, size: int) -> Iterator[None]:
-        """Hold room until the event is durable; a client that leaves frees nothing earlier."""
+    def _room_for(self, size: int) -> Iterator[Callable[[int], None]]:
+        """Hold room until the event is durable; a client that leaves frees nothing earlier.
+
+        What is given, called with a number of bytes, gives back the others.
+        """
         limits = self._limits
         if self._requests >= limits.requests or self._bytes + size > limits.total_bytes:
             if not self._full:  # once, not for each of a burst
@@ -137,11 +152,18 @@ class OrderPaidPage:
                     )
                 )
             self._full = True
+            self._on_turned_away("busy")
             raise _Refused(429, "too many paid orders at once", retry_after=BUSY_RETRY_SECONDS)
         self._requests += 1
         self._bytes += size
+
+        def keep(needed: int) -> None:
+            nonlocal size
+            self._bytes -= size - needed
+            size = needed
+
         try:
-            yield
+            yield keep
         finally:
             self._requests -= 1
             self._bytes -= size

@@ -6,6 +6,7 @@ It answers before Kafka does.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -42,6 +43,7 @@ class WebServer:
         stats: Stats | None = None,
         token: str | None = None,
         limits: Limits | None = None,
+        on_turned_away: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Prepare the server; ``start`` binds the port.
 
@@ -56,13 +58,16 @@ class WebServer:
             orders: Knows what became of orders; None: the table is switched off.
             token: Whoever posts must bring it; None: loopback only.
             limits: Of paid orders under way.
+            on_turned_away: See ``OrderPaidPage``.
         """
         self.host = host
         self._port = port
         self._registry = registry
         self._health = health
         self._order_paid = (
-            OrderPaidPage(publisher, Access(token), limits=limits) if publisher else None
+            OrderPaidPage(publisher, Access(token), limits=limits, on_turned_away=on_turned_away)
+            if publisher
+            else None
         )
         self._orders = OrdersPage(orders)
         self._stats = stats

@@ -79,6 +79,10 @@ class RelayConsumer(driver.Consumer):
         """Return the next offset to read of every assigned partition; ``None`` before the first."""
         return {tp: progress.position for tp, progress in self._progress.items()}
 
+    def finished_to(self) -> dict[TP, int | None]:
+        """Return the offset before which all is finished, whether Kafka knows it or not."""
+        return {tp: progress.finished_to for tp, progress in self._progress.items()}
+
     def oldest_unfinished_seconds(self) -> float:
         """Return the age of the oldest record that was read and is not finished; 0 if none."""
         times = [

@@ -221,6 +221,7 @@ async def panels_have_data(prometheus: PrometheusServer, target: str) -> None:
         "worker": f"({target}|another:6066)",
         "__rate_interval": "10s",
         "__range": "10m",
+        "__range_s": "600",
     }
     empty = []
     asked = 0

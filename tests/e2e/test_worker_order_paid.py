@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,25 @@ async def test_from_the_client_to_the_logger(
         assert {(status, answer["status"]) for status, answer in answers} == {(202, "published")}
         await sink.wait_for(lambda s: len(s.accepted) == 200, timeout=60)
         assert set(sink.accepted) == {(f"order-{number}", body(number)) for number in range(200)}
+        assert await worker.stop() == 0
+
+
+async def test_what_is_turned_away_is_in_the_metrics(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """A body that is refused for its size, before anything looks at it, is counted as refused."""
+    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+        await worker.wait_ready()
+        url = f"http://{LOOPBACK}:{worker.web_port}/order-paid"
+        given = {"Content-Type": "application/json"}
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(url, data=BytesIO(b" " * 1_100_000), headers=given) as answer,
+        ):
+            assert answer.status == 413
+        counted = await worker.metrics()
+        assert counted['order_relay_published_total{result="refused"}'] == 1
+        assert counted['order_relay_published_total{result="busy"}'] == 0
         assert await worker.stop() == 0
 
 

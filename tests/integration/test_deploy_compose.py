@@ -16,6 +16,7 @@ from tests.support.kafka.distribution import kafka_version
 
 SECRETS_FOLDER = "/run/secrets/"
 WORKERS_AT_MOST = 32
+OUR_IMAGE = "order-relay:"
 PORTS = {
     "kafka-1": "19092",
     "kafka-2": "29092",
@@ -62,10 +63,19 @@ def test_a_mistake_is_seen(tmp_path: Path) -> None:
 def test_every_image_is_pinned(compose: Compose) -> None:
     """Each is built here or has a full version; that of Kafka is the one the tests run."""
     for name, service in compose.services.items():
-        assert "build" in service or re.search(r":v?\d+\.\d+[\w.-]*$", service["image"]), name
+        ours = service["image"].startswith(OUR_IMAGE)
+        assert ours or re.search(r":v?\d+\.\d+[\w.-]*$", service["image"]), name
     assert {compose.services[broker]["image"] for broker in compose.brokers} == {
         f"apache/kafka:{kafka_version()}"
     }
+
+
+def test_each_image_is_built_once(compose: Compose) -> None:
+    """One service builds ours for all: builds of one tag side by side race for its name."""
+    built = [service["image"] for service in compose.services.values() if "build" in service]
+    assert len(built) == 1
+    assert built[0].startswith(OUR_IMAGE)
+    assert "build" in compose.services["worker"]
 
 
 def test_only_this_machine_reaches_it(compose: Compose) -> None:
@@ -89,6 +99,13 @@ def test_there_can_be_many_workers(compose: Compose) -> None:
     assert not {"container_name", "hostname", "network_mode"} & worker.keys()
     assert "ADVERTISED_URL" not in compose.environment("worker")
     assert [volume for volume in worker["volumes"] if ":" in volume] == []
+
+
+def test_the_number_of_workers_lasts(compose: Compose) -> None:
+    """It is a variable that .env keeps: every ``up`` goes back to what the file says."""
+    assert "scale: ${RELAY_WORKERS:-1}" in FILE.read_text(encoding="utf-8")
+    assert compose.services["worker"]["scale"] == 1
+    assert "replicas" not in compose.services["worker"]["deploy"]
 
 
 def test_settings_of_the_worker_are_settings(
@@ -145,7 +162,9 @@ def test_a_worker_may_end_in_peace(compose: Compose) -> None:
 
 def test_our_containers_can_do_little(compose: Compose) -> None:
     """Read-only, without capabilities, without a way to get more; data has a place of its own."""
-    ours = [service for service in compose.services.values() if "build" in service]
+    ours = [
+        service for service in compose.services.values() if service["image"].startswith(OUR_IMAGE)
+    ]
     assert len(ours) == 3
     for service in ours:
         assert service["read_only"] is True

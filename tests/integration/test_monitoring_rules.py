@@ -37,7 +37,7 @@ def test_alerts_fire_where_they_must_and_nowhere_else(suite: Path) -> None:
 
 
 # Two workers with one fallback table and one topic: what each reports of them is the same thing.
-TWO_WORKERS = {
+WORKERS = {
     'order_relay_fallback_messages{job="order-relay", instance="a", status="pending"}': "7x20",
     'order_relay_fallback_messages{job="order-relay", instance="b", status="pending"}': "7x20",
     'order_relay_fallback_messages{job="order-relay", instance="a", status="failed"}': "3x20",
@@ -58,6 +58,11 @@ TWO_WORKERS = {
     'order_relay_consumer_lag{job="order-relay", instance="b", topic="t", partition="1"}': "5x20",
     'order_relay_dead_letters_total{job="order-relay", instance="a", reason="rejected"}': "0 1x20",
     'order_relay_dead_letters_total{job="order-relay", instance="b", reason="rejected"}': "0 1x20",
+    # A third was started five minutes ago, and gave records up before it was first seen.
+    'order_relay_dead_letters_total{job="order-relay", instance="c", reason="rejected"}': "_x9 3x9",
+    'process_start_time_seconds{job="order-relay", instance="a"}': "-7200x20",
+    'process_start_time_seconds{job="order-relay", instance="b"}': "-7200x20",
+    'process_start_time_seconds{job="order-relay", instance="c"}': "_x9 590x9",
     # Another group's worker, which these dashboards must not add.
     'order_relay_assigned_partitions{job="another", instance="z"}': "4x20",
 }
@@ -71,13 +76,47 @@ FIGURES = {
     "External logger": 2,
     "Kafka": 0,
     "Records waiting": 15,
-    "Dead letters": 2,
+    "Dead letters": 5,
 }
+
+
+def test_an_event_is_in_one_bar(tmp_path: Path) -> None:
+    """Of bars a minute apart, as Grafana asks for them, one has the event, and no other."""
+    # Grafana's $__rate_interval: the step of a minute, and a scrape.
+    (bars,) = (
+        question.asked({"job": JOB, "worker": "a", "__rate_interval": "75s"})
+        for question in questions()
+        if question.panel == "Dead letters, by reason"
+    )
+    series = {
+        "series": 'order_relay_dead_letters_total{job="order-relay", instance="a", reason="x"}',
+        "values": "10x20 11x60",
+    }
+    cases = [
+        {
+            "expr": f"round({bars})",
+            "eval_time": f"{minute}m{after}s",
+            "exp_samples": [{"labels": '{reason="x"}', "value": int(minute == first)}],
+        }
+        # Wherever the minutes begin between two scrapes; the event is scraped at 5m15s.
+        for after, first in ((1, 6), (7, 6), (14, 6), (16, 5), (29, 5), (44, 5), (59, 5))
+        for minute in (4, 5, 6, 7, 8)
+    ]
+    suite = {"tests": [{"interval": "15s", "input_series": [series], "promql_expr_test": cases}]}
+    (tmp_path / "bars.yml").write_text(yaml.safe_dump(suite), encoding="utf-8")
+    done = promtool("test", "rules", "bars.yml", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_figures_of_several_workers_are_right(tmp_path: Path) -> None:
     """What workers share counts once, what each has of its own is added, the worst one shows."""
-    variables = {"job": JOB, "worker": "(a|b)", "__range": "15m", "__rate_interval": "1m"}
+    variables = {
+        "job": JOB,
+        "worker": "(a|b|c)",
+        "__range": "15m",
+        "__range_s": "900",
+        "__rate_interval": "1m",
+    }
     cases: list[dict[str, Any]] = [
         {
             "expr": question.asked(variables),
@@ -88,7 +127,7 @@ def test_figures_of_several_workers_are_right(tmp_path: Path) -> None:
         if question.panel in FIGURES
     ]
     assert len(cases) >= len(FIGURES)
-    series = [{"series": name, "values": values} for name, values in TWO_WORKERS.items()]
+    series = [{"series": name, "values": values} for name, values in WORKERS.items()]
     suite = {
         "evaluation_interval": "1m",
         "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": cases}],

@@ -2,7 +2,9 @@
 
 import pytest
 
+from app.main import create_app
 from app.operations.health import Health
+from app.settings import load_settings
 
 STALL = 100.0  # 60 s of Retry-After, an attempt of 10 s, and 30 s to spare
 
@@ -18,7 +20,7 @@ class Deliveries:
 class Watched:
     """Health with everything it looks at, at rest: an idle worker that Kafka answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_backoff_seconds: float = 10.0) -> None:
         self.now = 0.0
         self.breaker_closed = True
         self.dead_lettering = 0
@@ -30,6 +32,7 @@ class Watched:
             dead_lettering=lambda: self.dead_lettering,
             recovering=lambda: self.recovering,
             attempt_timeout_seconds=10.0,
+            longest_backoff_seconds=longest_backoff_seconds,
             clock=lambda: self.now,
         )
 
@@ -58,7 +61,7 @@ def test_an_idle_worker_lives_for_ever() -> None:
 def test_reading_a_large_table_is_no_standstill() -> None:
     """Deliveries wait for the table; a restart would only make it begin anew."""
     watched = Watched()
-    watched.health.lag = 1000
+    watched.health.unfinished = 1000
     watched.recovering = True
     watched.pass_time(10 * STALL)
 
@@ -67,14 +70,14 @@ def test_reading_a_large_table_is_no_standstill() -> None:
     assert not watched.live
 
 
-@pytest.mark.parametrize("work", ["held", "lag"])
+@pytest.mark.parametrize("work", ["held", "unfinished"])
 def test_it_fails_when_deliveries_stand_still(work: str) -> None:
     """Work that waits for longer than any working relay is silent fails it, and not before."""
     watched = Watched()
     if work == "held":
         watched.deliveries.held = 3
     else:
-        watched.health.lag = 3
+        watched.health.unfinished = 3
 
     watched.pass_time(STALL)
     assert watched.live
@@ -101,6 +104,31 @@ def test_any_sign_of_life_counts() -> None:
     assert watched.live
 
 
+@pytest.mark.parametrize(
+    ("backoff_seconds", "stall_seconds"), [(10.0, STALL), (60.0, STALL), (600.0, 640.0)]
+)
+def test_a_long_backoff_is_no_standstill(backoff_seconds: float, stall_seconds: float) -> None:
+    """A record that waits as long as the settings, or Retry-After, let it wait is no reason."""
+    watched = Watched(longest_backoff_seconds=backoff_seconds)
+    watched.deliveries.held = 1
+    watched.pass_time(stall_seconds)
+
+    assert watched.live
+    watched.pass_time(1)
+    assert not watched.live
+
+
+def test_the_workers_health_knows_its_backoff() -> None:
+    """The longest wait is that of the settings, where it is longer than Retry-After may be."""
+    settings = load_settings(
+        consumer_retry_initial_interval_ms=180_000,
+        consumer_retry_max_interval_ms=600_000,
+        external_logger_timeout_seconds=20,
+    )
+
+    assert create_app(settings).health.stall_seconds == 600 + 20 + 30
+
+
 def test_an_open_breaker_is_no_standstill() -> None:
     """While the logger is down a restart would help nobody."""
     watched = Watched()
@@ -123,10 +151,10 @@ def test_waiting_for_kafka_is_no_standstill() -> None:
     assert watched.live
 
 
-def test_lag_counts_only_while_kafka_answers() -> None:
-    """A lag that was measured before Kafka went away cannot be worked on."""
+def test_unfinished_records_count_only_while_kafka_answers() -> None:
+    """What was measured before Kafka went away cannot be read."""
     watched = Watched()
-    watched.health.lag = 3
+    watched.health.unfinished = 3
     watched.pass_time(STALL + 1, kafka_answers=False)
     assert watched.live
     watched.deliveries.held = 1

@@ -26,6 +26,7 @@ class FakeKafka:
 
     def __init__(self) -> None:
         self.committed: dict[Place, int | None] = {}
+        self.finished: dict[Place, int | None] = {}
         self.ends: dict[Place, int] = {}
         self.starts: dict[Place, int] = {}
         self.errors: list[Exception] = []
@@ -41,6 +42,9 @@ class FakeKafka:
 
     def committed_offsets(self) -> dict[Place, int | None]:
         return dict(self.committed)
+
+    def finished_to(self) -> dict[Place, int | None]:
+        return dict(self.finished)
 
     async def highwaters(self, *partitions: Place) -> Mapping[Place, int]:
         if self.hangs:
@@ -95,8 +99,41 @@ async def test_lag_is_what_lies_behind_the_commit() -> None:
     await watched.another_round()
 
     assert (watched.lag(ONE), watched.lag(TWO)) == (60, 20)
-    assert watched.health.lag == 80
     assert watched.health.kafka_seen_at > NEVER
+
+
+@virtual_time
+async def test_health_hears_of_what_is_not_finished() -> None:
+    """What is finished and not committed is lag, and no work that waits."""
+    watched = Watched()
+    watched.kafka.committed = {ONE: 40, TWO: None}
+    watched.kafka.finished = {ONE: 97, TWO: None}
+    watched.kafka.ends = {ONE: 100, TWO: 30}
+    watched.kafka.starts = {TWO: 10}
+    await watched.another_round()
+    assert (watched.lag(ONE), watched.lag(TWO)) == (60, 20)
+    assert watched.health.unfinished == 23
+
+    watched.kafka.finished = {ONE: 100, TWO: 30}
+    await watched.another_round()
+    assert (watched.lag(ONE), watched.lag(TWO)) == (60, 20)
+    assert watched.health.unfinished == 0
+
+
+@virtual_time
+async def test_what_cannot_be_measured_is_not_taken_for_work() -> None:
+    """A partition without a leader hangs the measuring of all: what was measured before is old."""
+    watched = Watched()
+    watched.kafka.committed = {ONE: 0}
+    watched.kafka.ends = {ONE: 5}
+    await watched.another_round()
+    assert watched.health.unfinished == 5
+    watched.kafka.hangs = True
+    await asyncio.sleep(INTERVAL_SECONDS + TIMEOUT_SECONDS)
+
+    assert watched.health.kafka_answers()
+    assert watched.lag(ONE) == 5
+    assert watched.health.unfinished == 0
 
 
 @virtual_time
@@ -124,7 +161,7 @@ async def test_partitions_that_went_are_not_shown() -> None:
     watched.kafka.committed = {}
     await watched.another_round()
     assert watched.lag(TWO) is None
-    assert watched.health.lag == 0
+    assert watched.health.unfinished == 0
 
 
 @virtual_time

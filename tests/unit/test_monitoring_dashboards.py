@@ -52,6 +52,13 @@ def test_every_panel_can_be_read(panel: dict[str, Any]) -> None:
         assert panel["options"]["legend"]["showLegend"] is True
 
 
+@pytest.mark.parametrize("panel", PANELS)
+def test_bars_are_a_minute_apart(panel: dict[str, Any]) -> None:
+    """Bars count events over four scrapes or more: nearer to each other they would share them."""
+    style = panel["fieldConfig"]["defaults"].get("custom", {}).get("drawStyle")
+    assert panel.get("interval") == ("1m" if style == "bars" else None)
+
+
 @pytest.mark.parametrize("name", BOARDS)
 def test_panels_do_not_lie_on_each_other(name: str) -> None:
     """Every place of the grid has one panel at most, and none hangs over the right edge."""

@@ -19,7 +19,7 @@ def labels_of(metrics: Metrics, name: str) -> dict[str, float]:
 def test_every_label_stands_there_from_the_start() -> None:
     """A dashboard shows 0 rather than nothing."""
     metrics = Metrics()
-    results = {"published", "saved", "refused", "failed"}
+    results = {"published", "saved", "refused", "busy", "failed"}
     assert set(labels_of(metrics, "order_relay_published_total")) == results
     replayed = {"published", "retry", "failed"}
     assert set(labels_of(metrics, "order_relay_fallback_replayed_total")) == replayed
@@ -34,6 +34,7 @@ def test_every_label_stands_there_from_the_start() -> None:
         ("saved", "saved"),
         ("invalid", "refused"),
         ("too_large", "refused"),
+        ("busy", "busy"),
         ("failed", "failed"),
         ("something new", "failed"),
     ],
@@ -44,7 +45,7 @@ def test_results_of_publishing(told: str, label: str) -> None:
     metrics.published(told)
     counted = labels_of(metrics, "order_relay_published_total")
     assert {name for name, value in counted.items() if value} == {label}
-    assert len(counted) == 4
+    assert len(counted) == 5
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from app.errors import DatabaseUnavailable, RecordTooLarge
-from app.operations.order_paid_page import Limits
+from app.operations.access import Access
+from app.operations.order_paid_page import Limits, OrderPaidPage
 from app.publishing.memory_store import MemoryFallbackStore
 from app.publishing.publisher import Publisher
 from tests.support.publish_ways import TOPIC, ScriptedKafka, body, serving, until
@@ -271,6 +275,60 @@ async def test_bursts(limits: Limits, caplog: pytest.LogCaptureFixture) -> None:
     assert [r.message for r in caplog.records if "429" in r.message] == [
         f"Too many paid orders at once, refused with 429 requests=3 bytes={3 * len(body())}"
     ]
+
+
+async def test_bodies_of_no_said_length_hold_room_for_what_they_are() -> None:
+    """Only until they are read could they become as large as a body may be."""
+
+    async def in_chunks() -> AsyncIterator[bytes]:
+        yield body()
+
+    async with opened(limits=Limits(body_bytes=1000, total_bytes=2000)) as intake:
+        intake.kafka.answers.clear()
+        taken = []
+        for _ in range(4):
+            taken.append(asyncio.create_task(intake.post(in_chunks())))
+            await until(lambda: len(intake.kafka.sent) == len(taken))
+        intake.kafka.answers.set()
+        assert [answer.status for answer in await asyncio.gather(*taken)] == [202] * 4
+
+
+async def test_what_is_turned_away_is_counted() -> None:
+    """Bodies over the bound count as too large, posts beyond it as busy; each of them once."""
+    kafka, refused = ScriptedKafka(), Counter[str]()
+    publisher = Publisher(kafka, MemoryFallbackStore(), TOPIC)
+
+    def count(result: str) -> None:
+        refused[result] += 1
+
+    page = OrderPaidPage(
+        publisher, Access(None), limits=Limits(body_bytes=1000, requests=1), on_turned_away=count
+    )
+    app = web.Application()
+    page.add_to(app.router)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(50):
+            yield b" " * 100
+
+    async with TestClient(TestServer(app)) as client:
+
+        async def post(data: Any) -> int:
+            async with client.post("/order-paid", data=data, headers=JSON) as answer:
+                return answer.status
+
+        assert [await post(b" " * 1001), await post(chunks())] == [413, 413]
+        assert refused == {"too_large": 2}
+        kafka.answers.clear()
+        taken = asyncio.create_task(post(body()))
+        await until(lambda: len(kafka.sent) == 1)
+        assert [await post(body()) for _ in range(3)] == [429] * 3
+        assert refused == {"too_large": 2, "busy": 3}
+        kafka.answers.set()
+        assert await taken == 202
+        assert await post(b"{}") == 400
+    await publisher.close()
+    assert refused == {"too_large": 2, "busy": 3}
 
 
 async def test_a_large_burst_is_answered(intake: Intake) -> None:
