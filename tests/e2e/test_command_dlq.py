@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-import pty
+import signal
 import struct
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 from tests.support.dead_letter_commands import letter, put_letters, redriving, relay_on
 from tests.support.odd_records import OddName, produce_odd
 from tests.support.orders import Order, order
-from tests.support.publish_command import Relay, nothing_in
+from tests.support.publish_command import Relay, asked, end_by_signal, nothing_in
 from tests.support.sink import Answer, Received, ScriptedSink
 from tests.support.stage import Row, Stage
 from tests.support.waiting import eventually
@@ -186,20 +186,22 @@ async def test_what_was_redriven_is_not_redriven_again(stage: Stage, tmp_path: P
 
 
 async def test_redriving_on_a_terminal_asks(stage: Stage, tmp_path: Path) -> None:
-    """Anything but yes leaves the letters."""
+    """Anything but yes leaves the letters; yes means those that were asked about, no later ones."""
     relay = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(1)])
-    for answer, left in ((b"n\n", 1), (b"y\n", 0)):
-        leader, follower = pty.openpty()
-        try:
-            process = await relay.start("dlq-redrive", "--all", stdin=follower)
-            os.write(leader, answer)
-            _, err = await process.communicate()
-        finally:
-            os.close(leader)
-            os.close(follower)
-        assert b"Redrive 1 letter to " in err
-        assert len(await places(relay)) == left
+    for answer, left in ((b"n\n", ["0:0"]), (b"y\n", ["0:1"])):
+        async with asked(relay, "dlq-redrive", "--all") as question:
+            assert b"Redrive 1 letter to " in question.words
+            if answer == b"y\n":
+                await put_letters(stage, [letter(2)])
+            os.write(question.terminal, answer)
+            await question.process.communicate()
+        assert await places(relay) == left
+    async with asked(relay, "dlq-purge", "--all") as question:
+        ended = await end_by_signal(question.process, signal.SIGINT)
+    assert ended.status == 128 + signal.SIGINT
+    assert "Nothing was deleted" in ended.err
+    assert "Traceback" not in ended.err
 
 
 async def test_a_rejected_order_is_delivered_after_all(

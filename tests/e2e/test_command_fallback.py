@@ -1,7 +1,8 @@
 """``faust -A app fallback-…`` as a user types them, on a SQLite file and without any Kafka."""
 
+import asyncio
 import os
-import pty
+import signal
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from app.publishing.fallback import NewMessage
 from app.publishing.migrate import VERSION_TABLE, migrate
 from app.publishing.schema import TABLE_NAME
 from app.publishing.sql_store import SqlFallbackStore
-from tests.support.publish_command import Relay, nothing_in
+from tests.support.publish_command import Relay, asked, end_by_signal, nothing_in
 
 pytestmark = pytest.mark.e2e
 
@@ -141,16 +142,35 @@ async def test_discarding_on_a_terminal_asks(tmp_path: Path) -> None:
     """Anything but yes leaves the rows; yes deletes them."""
     relay = await filled(tmp_path)
     for answer, left in ((b"n\n", 5), (b"y\n", 4)):
-        leader, follower = pty.openpty()
-        try:
-            process = await relay.start("fallback-discard", "3", stdin=follower)
-            os.write(leader, answer)
-            _, err = await process.communicate()
-        finally:
-            os.close(leader)
-            os.close(follower)
-        assert b"Discard 1 row?" in err
+        async with asked(relay, "fallback-discard", "3") as question:
+            assert b"Discard 1 row?" in question.words
+            os.write(question.terminal, answer)
+            await question.process.communicate()
         assert len(statuses(relay)) == left
+
+
+async def test_only_what_was_asked_about_is_discarded(tmp_path: Path) -> None:
+    """Rows that fail while the question stands stay, and so does one that was requeued."""
+    relay = await filled(tmp_path, ("FAILED", "FAILED", "PENDING", "PENDING"))
+    async with asked(relay, "fallback-discard", "--all") as question:
+        assert b"Discard 2 rows?" in question.words
+        run_sql(relay, SET_STATUS, "PENDING", 2)
+        run_sql(relay, SET_STATUS, "FAILED", 3)
+        os.write(question.terminal, b"y\n")
+        out, _ = await question.process.communicate()
+        assert b"1 row was discarded" in out
+        assert b"changed or deleted meanwhile" in out
+    assert statuses(relay) == {2: "PENDING", 3: "FAILED", 4: "PENDING"}
+
+
+async def test_ctrl_c_at_the_question(tmp_path: Path) -> None:
+    """Once is enough: nothing is discarded, no stack trace, the status of a signal."""
+    relay = await filled(tmp_path)
+    async with asked(relay, "fallback-discard", "3") as question:
+        ended = await end_by_signal(question.process, signal.SIGINT)
+    assert ended.status == 128 + signal.SIGINT
+    assert ended.err.split("\n", 1)[1] == "Nothing was discarded\n"
+    assert len(statuses(relay)) == 5
 
 
 async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
@@ -164,6 +184,9 @@ async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
         ("fallback-requeue", "one"): "whole numbers from 1",
         ("fallback-requeue", "1", "--all"): "not both",
         ("fallback-requeue", "1", "--topic", "orders"): "--all",
+        ("fallback-requeue", "--all", "--topic", "\udcff"): "--topic '\\udcff' must be UTF-8",
+        ("fallback-list", "--error-contains", "x\udcff"): "--error-contains",
+        ("fallback-discard", "1", "--status", "PENDING"): "--status can only go with --all",
         ("fallback-discard", "--all", "--status", "PUBLISHED", "--yes"): "FAILED or PENDING",
     }
     for arguments, told in wrong.items():
@@ -188,3 +211,20 @@ async def test_databases_that_cannot_be_used_get_one_line(tmp_path: Path) -> Non
     line = (await newer("fallback-requeue", "3", statuses=(1,))).only_line
     assert "9999" in line
     assert statuses(newer)[3] == "FAILED"
+
+
+async def test_a_database_without_a_table_is_left_as_it_is(tmp_path: Path) -> None:
+    """A wrong DATABASE_URL may be somebody else's file: one line, and nothing is made in it."""
+    relay = Relay(tmp_path)
+    run_sql(relay, "CREATE TABLE orders (id)")
+    before = await asyncio.to_thread(relay.database.read_bytes)
+    ended = await asyncio.gather(
+        relay("fallback-stats", statuses=(1,)),
+        relay("fallback-list", statuses=(1,)),
+        relay("fallback-requeue", "--all", "--dry-run", statuses=(1,)),
+        relay("fallback-discard", "--all", "--dry-run", statuses=(1,)),
+    )
+    for one in ended:
+        assert f"there is no fallback table at DATABASE_URL={relay.database_url}" in one.only_line
+    assert await asyncio.to_thread(relay.database.read_bytes) == before
+    assert await asyncio.to_thread(os.listdir, tmp_path) == [relay.database.name]

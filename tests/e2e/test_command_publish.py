@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from app.publishing.fallback import RowFilter
 from app.publishing.sql_store import SqlFallbackStore
 from tests.support.embedded import EmbeddedKafka
 from tests.support.orders import order_value
-from tests.support.publish_command import Relay, end_by_signal, nothing_in
+from tests.support.publish_command import LIMIT_SECONDS, Relay, end_by_signal, nothing_in
 from tests.support.stage import Stage
 
 pytestmark = pytest.mark.e2e
@@ -122,6 +123,68 @@ async def test_a_signal_ends_the_reading_only(embedded: EmbeddedKafka, tmp_path:
     assert "signal" in summary["stopped"]
     assert ended.status == 128 + signal.SIGTERM
     assert len(await stage.records()) == 3
+
+
+async def test_a_dry_run_publishes_nothing(tmp_path: Path) -> None:
+    """Every line is checked, without Kafka and without a database; the status is as in earnest."""
+    relay = Relay(tmp_path)
+    good = lines([order_value(1), order_value(2)])
+    people = await relay("publish", "-", "--dry-run", stdin=good + b"{bad\n", statuses=(1,))
+    assert people.out.splitlines()[0].split() == [
+        *("would", "be", "published", "2", "to", "topic", "order-paid-events"),
+    ]
+    assert "line 3 would be refused: the value is not JSON" in people.out
+    assert people.out.endswith("nothing was published\n")
+    assert not people.err
+    told = (await relay("publish", "-", "--dry-run", "--json", stdin=good)).objects
+    assert [one.get("result") for one in told] == ["published", "published", None]
+    assert all(one["dry_run"] for one in told)
+    in_earnest = (await relay("publish", "-", "--json", stdin=good)).objects
+    assert [one.get("event_id") for one in told] == [one.get("event_id") for one in in_earnest]
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    await Relay(fresh)("publish", "-", "--dry-run", stdin=good)
+    assert nothing_in(fresh)
+
+
+@pytest.mark.parametrize("line", [order_value(1), b"{bad"])
+async def test_whoever_reads_the_report_leaves(tmp_path: Path, line: bytes) -> None:
+    """Reading stops though more could come, what was begun is finished, and one line says so."""
+    report, stdout = os.pipe()
+    try:
+        process = await Relay(tmp_path).start("publish", "-", "--json", stdout=stdout)
+    finally:
+        os.close(stdout)
+    assert process.stdin is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(LIMIT_SECONDS):
+        process.stdin.write(lines([line]))
+        assert await asyncio.to_thread(os.read, report, 1)
+        os.close(report)
+        process.stdin.write(lines([line] * 20))
+        err = (await process.stderr.read()).decode()
+        assert await process.wait() == 1
+    process.stdin.close()
+    assert "Traceback" not in err
+    told = err.splitlines()[-1]
+    assert told.startswith("stdout cannot be written: Broken pipe; 0 published, 21 ")
+    assert told.endswith("; stopped there; publish the file again for the rest")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",), ("--json", "--dry-run")])
+async def test_a_disk_that_is_full(tmp_path: Path, arguments: Sequence[str]) -> None:
+    """A report that cannot be written is one line, and status 1."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        process = await Relay(tmp_path).start("publish", "-", *arguments, stdout=full)
+    finally:
+        os.close(full)
+    async with asyncio.timeout(LIMIT_SECONDS):
+        _, err = await process.communicate(lines([order_value(1)]))
+    assert process.returncode == 1
+    told = err.decode().splitlines()
+    assert told[-1].startswith("stdout cannot be written: No space left on device; ")
+    assert len(told) == (1 if "--dry-run" in arguments else 2)  # Kafka cannot be reached
 
 
 async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ async def test_what_was_redriven_is_remembered_and_can_be_purged(
     await relay("dlq-redrive", "0:3", "0:5", "--yes")
     (committed,) = (await redriving(stage).committed()).values()
     assert committed.offset == 0
-    assert committed.metadata.startswith("redriven1:")
+    assert committed.metadata.startswith("redriven2:")
     assert await places(relay, "--key", "6") == []
     assert len(await places(relay)) == 18
     nothing = await relay("dlq-purge", "--yes", "--json")

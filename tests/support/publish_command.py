@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import pty
 import signal
 import sys
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,10 @@ class Relay:
         return self.environment["DATABASE_URL"]
 
     async def start(
-        self, *arguments: str, stdin: int = asyncio.subprocess.PIPE
+        self,
+        *arguments: str,
+        stdin: int = asyncio.subprocess.PIPE,
+        stdout: int = asyncio.subprocess.PIPE,
     ) -> asyncio.subprocess.Process:
         """Start a command."""
         return await asyncio.create_subprocess_exec(
@@ -74,7 +79,7 @@ class Relay:
             cwd=self.folder,
             env=self.environment,
             stdin=stdin,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
         )
 
@@ -98,6 +103,32 @@ class Relay:
     async def refused(self, *arguments: str, stdin: bytes = b"") -> str:
         """The one line with which a command refuses its arguments (status 2)."""
         return (await self(*arguments, stdin=stdin, statuses=(2,))).only_line
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A command that asks: its words, and the terminal to answer on."""
+
+    process: asyncio.subprocess.Process
+    terminal: int
+    words: bytes
+
+
+@asynccontextmanager
+async def asked(relay: Relay, *arguments: str) -> AsyncIterator[Question]:
+    """A command on a terminal, standing at its question."""
+    leader, follower = pty.openpty()
+    process = await relay.start(*arguments, stdin=follower)
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(LIMIT_SECONDS):
+            yield Question(process, leader, await process.stderr.readuntil(b"[y/N]"))
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        os.close(leader)
+        os.close(follower)
 
 
 async def end_by_signal(process: asyncio.subprocess.Process, number: signal.Signals) -> Ended:

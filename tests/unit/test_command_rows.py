@@ -6,7 +6,14 @@ from dataclasses import replace
 import click
 import pytest
 
-from app.operations.commands.changing import PAGE, Change, RowResult, change_and_tell, changed_rows
+from app.operations.commands.changing import (
+    PAGE,
+    Change,
+    RowResult,
+    change_and_tell,
+    changed_rows,
+    found_ids,
+)
 from app.operations.commands.choosing import ROW_ID, STATUS, chosen
 from app.operations.commands.output import age, plain
 from app.publishing.fallback import RowFilter, Status
@@ -87,6 +94,26 @@ async def test_more_rows_than_a_page() -> None:
     assert (await store.stats()).failed == 0
 
 
+async def test_only_rows_that_were_agreed_to_are_changed() -> None:
+    """Rows that the filter finds later stay, and so do those that it does not find any more."""
+    store = await filled(*[Status.FAILED] * (PAGE + 2), Status.PENDING)
+    rows = RowFilter(status=Status.FAILED)
+    agreed = await found_ids(store, rows)
+    assert agreed == set(range(1, PAGE + 3))
+    late = PAGE + 3
+    store.rows[late] = replace(store.rows[late], status=Status.FAILED)
+    await store.requeue({1})
+    await store.discard({2})
+    told = {
+        one.row_id: one.reason
+        async for one in changed_rows(store, rows, discard(store), dry_run=False, agreed=agreed)
+    }
+    assert set(store.rows) == {1, late}
+    assert {row_id for row_id, reason in told.items() if reason} == {1, 2}
+    assert "meanwhile" in told[1]
+    assert set(told) == agreed
+
+
 async def test_lines_of_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     """One object a row; the exit status tells whether every id was changed."""
     store = await filled(Status.FAILED, Status.PENDING)
@@ -116,6 +143,7 @@ async def test_nothing_to_do_is_no_error(capsys: pytest.CaptureFixture[str]) -> 
         ((1,), True, RowFilter(), "not both"),
         ((1,), False, RowFilter(topic="orders"), "go with --all"),
         ((1,), False, RowFilter(error_contains="x"), "go with --all"),
+        ((1,), False, RowFilter(status=Status.PENDING), "--status can only go with --all"),
     ],
 )
 def test_choices_that_make_no_sense(
@@ -129,9 +157,11 @@ def test_choices_that_make_no_sense(
 
 def test_choices() -> None:
     """Ids mean rows of any status, for the reason to be told; --all means the filter."""
-    assert chosen((3, 1, 3), False, RowFilter(status=Status.FAILED)) == RowFilter(ids={1, 3})
+    assert chosen((3, 1, 3), False, RowFilter()) == RowFilter(ids={1, 3})
     failed = RowFilter(status=Status.FAILED, topic="orders")
-    assert chosen((), True, failed) is failed
+    assert chosen((), True, RowFilter(topic="orders")) == failed
+    pending = RowFilter(status=Status.PENDING)
+    assert chosen((), True, pending) == pending
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "abc", "", "²", "9" * 19, "9" * 40, "1 2"])

@@ -1,6 +1,7 @@
 """Dead letters of ours and of other programs: what they tell, and what they are sent again with."""
 
 import struct
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,6 +10,7 @@ from app.delivery.answer import Answer
 from app.delivery.dead_letters import dead_letter_headers, refused_letter
 from app.delivery.record import Record
 from app.delivery.retry import Verdict
+from app.operations.commands.letter_words import letter_fields
 from app.operations.dead_letters.choice import LetterFilter, parse_moment
 from app.operations.dead_letters.letter import Headers, Letter, header_value
 
@@ -91,6 +93,20 @@ def test_letters_of_others_are_shown_as_they_are(value: bytes | None) -> None:
     assert Letter("dlq", 0, 0, None, None).failed_at is None
 
 
+@pytest.mark.parametrize(
+    "failed_at", [b"9999-12-31T23:59:59-05:00", b"0001-01-01T00:00:00+14:00", b"2025-12-32"]
+)
+@pytest.mark.parametrize("timestamp_ms", [-1, 1_734_600_000_000_000, 2**62, 2**63 - 1])
+def test_times_that_no_calendar_has(failed_at: bytes, timestamp_ms: int) -> None:
+    """A moment that Python cannot tell is none, whoever wrote it; filters and lists go on."""
+    letter = replace(foreign(("dlq-failed-at", failed_at)), timestamp_ms=timestamp_ms)
+    assert letter.failed_at is None
+    assert not LetterFilter(since=NOW).finds(letter)
+    assert letter_fields(letter, redriven=False)["failed_at"] is None
+    told = foreign(("dlq-failed-at", failed_at))
+    assert told.failed_at == datetime(2024, 12, 19, 9, 20, tzinfo=UTC)
+
+
 def test_header_values() -> None:
     """Spring's numbers, text, and bytes that are neither."""
     assert header_value("kafka_dlt-original-timestamp", struct.pack(">q", 5)) == 5
@@ -119,6 +135,8 @@ def test_filters() -> None:
     ):
         assert not other.finds(letter), other
     assert LetterFilter(key="7").finds(foreign(value=b'{"orderId":7}'))
+    assert not LetterFilter(key="None").finds(foreign(value=b"not json"))
+    assert LetterFilter(key="None").finds(foreign(value=b'{"orderId":"None"}'))
     assert LetterFilter(reason="").finds(foreign())
     assert not LetterFilter(since=NOW).finds(Letter("dlq", 0, 0, None, None))
     assert not LetterFilter()

@@ -7,6 +7,7 @@ import click
 import pytest
 
 from app.errors import PublishRefused, RecordTooLarge, TopicUnusable
+from app.operations.commands.letter_access import LetterAccess
 from app.operations.commands.letter_choosing import (
     MOMENT,
     PLACE,
@@ -14,11 +15,15 @@ from app.operations.commands.letter_choosing import (
     check_choice,
     letter_filter,
 )
+from app.operations.commands.redrive_group import RedriveGroup
+from app.operations.commands.redrive_report import RedriveReport
 from app.operations.dead_letters.choice import LetterFilter
 from app.operations.dead_letters.letter import Letter
 from app.operations.dead_letters.redrive import BATCH, NO_ROOM, LetterResult, Redrive, Result
 from app.operations.dead_letters.redriven import Commit, Redriven, RedriveProgress
+from app.operations.dead_letters.topic_log import Extent, TopicLog
 from app.publishing.producer import Acknowledged, Headers
+from app.settings import Settings
 
 
 class Topics:
@@ -166,7 +171,9 @@ async def test_letters_that_are_gone_or_cannot_be_remembered_are_left() -> None:
     """Retention took one; of others a commit could not tell."""
     topics, memory = Topics(0, 2), Memory()
     results = await redriven(prepared(topics, memory), progress_of(topics), [0, 1, 2])
-    assert {one.offset: one.reason for one in results}[1] == "it is no longer in the topic"
+    (gone,) = [one for one in results if one.result is not Result.REDRIVEN]
+    assert (gone.offset, gone.result) == (1, Result.FAILED)
+    assert gone.reason == "it is no longer in the topic"
 
     class NoRoom(RedriveProgress):
         def can_remember(self, offsets: object) -> bool:
@@ -174,8 +181,26 @@ async def test_letters_that_are_gone_or_cannot_be_remembered_are_left() -> None:
 
     topics = Topics(0, 2)
     results = await redriven(prepared(topics, memory), NoRoom(Redriven(), [0, 2], 3), [2])
-    assert [(one.result, one.reason) for one in results] == [(Result.SKIPPED, NO_ROOM)]
+    assert [(one.result, one.reason) for one in results] == [(Result.FAILED, NO_ROOM)]
     assert topics.published == []
+    for named in (True, False):
+        report = RedriveReport("orders", as_json=True, named=named)
+        report.add(results[0])
+        assert report.close() == 1
+
+
+def test_a_topic_that_was_made_anew() -> None:
+    """Its offsets mean other letters than those that were read: nothing is done to them."""
+    settings = Settings(dlq_topic="dlq")
+    log, group = TopicLog(settings), RedriveGroup(settings, {})
+    access = LetterAccess(log, group, {0: Extent(3, 9), 1: Extent(0, 0)}, {})
+    access.check_same({0: Extent(3, 9), 1: Extent(0, 0)})
+    access.check_same({0: Extent(9, 12), 1: Extent(0, 4), 2: Extent(0, 1)})
+    for anew in (Extent(0, 9), Extent(3, 8)):
+        with pytest.raises(TopicUnusable, match=r"topic dlq .* made anew meanwhile"):
+            access.check_same({0: anew, 1: Extent(0, 0)})
+    with pytest.raises(TopicUnusable, match="partition 1"):
+        access.check_same({0: Extent(3, 9)})
 
 
 @pytest.mark.parametrize(

@@ -80,14 +80,38 @@ class Changed:
             self.first_done.append(result.row)
 
 
-async def changed_rows(
-    store: FallbackStore, rows: RowFilter, change: Change, *, dry_run: bool
-) -> AsyncIterator[RowResult]:
-    """Change rows and yield what became of each, in the order of ids."""
+async def found_ids(store: FallbackStore, rows: RowFilter) -> set[int]:
+    """Return which rows are meant now."""
+    ids: set[int] = set()
     after_id = 0
-    missing = set(rows.ids or ())
     while page := await store.find(rows, after_id=after_id, limit=PAGE):
         after_id = page[-1].id
+        ids.update(row.id for row in page)
+    return ids
+
+
+async def changed_rows(
+    store: FallbackStore,
+    rows: RowFilter,
+    change: Change,
+    *,
+    dry_run: bool,
+    agreed: Collection[int] | None = None,
+) -> AsyncIterator[RowResult]:
+    """Change rows and yield what became of each, in the order of ids.
+
+    Args:
+        store: The table.
+        rows: Which rows.
+        change: What is done to them.
+        dry_run: Only look.
+        agreed: The ids that a person has agreed to; of the rows only these are changed.
+    """
+    after_id = 0
+    missing = {*(rows.ids or ()), *(agreed or ())}
+    while found := await store.find(rows, after_id=after_id, limit=PAGE):
+        after_id = found[-1].id
+        page = [row for row in found if agreed is None or row.id in agreed]
         now = await store.now()
         objections: Mapping[int, str] = {row.id: change.objection(row, now) for row in page}
         able = {row_id for row_id, objection in objections.items() if not objection}
@@ -98,19 +122,28 @@ async def changed_rows(
             reason = "" if changed else objections[row.id] or "it was changed meanwhile"
             yield RowResult(row.id, row, reason)
     for row_id in sorted(missing):
-        yield RowResult(row_id, None, "there is no such row")
+        gone = agreed is not None and row_id in agreed
+        yield RowResult(
+            row_id, None, "it was changed or deleted meanwhile" if gone else "there is no such row"
+        )
 
 
 async def change_and_tell(
-    store: FallbackStore, rows: RowFilter, change: Change, *, dry_run: bool, as_json: bool
+    store: FallbackStore,
+    rows: RowFilter,
+    change: Change,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    agreed: Collection[int] | None = None,
 ) -> int:
-    """Change rows, print what became of them, and return the exit status.
+    """Change rows as ``changed_rows``, print what became of them, and return the exit status.
 
     The status is 1 when something could not be done to a row that was named by its id.
     """
     total = Changed()
-    with _progress(await store.count(rows)) as advance:
-        async for result in changed_rows(store, rows, change, dry_run=dry_run):
+    with _progress(await store.count(rows) if agreed is None else len(agreed)) as advance:
+        async for result in changed_rows(store, rows, change, dry_run=dry_run, agreed=agreed):
             total.add(result)
             advance()
             if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 from faust.cli.base import argument, option
@@ -66,18 +67,25 @@ ERROR_OPTION = option(
 def chosen(ids: Sequence[int], everything: bool, filters: RowFilter) -> RowFilter:
     """Return the rows that are meant: those of the ids, or with ``--all`` of the filters.
 
+    Filters without a status mean FAILED rows.
+
     Raises:
         ClickException: Neither or both are given.
     """
-    narrowed = filters.topic is not None or filters.error_contains is not None
+    options = {
+        "--status": filters.status,
+        "--topic": filters.topic,
+        "--error-contains": filters.error_contains,
+    }
+    narrowed = [name for name, value in options.items() if value is not None]
     if everything and ids:
         raise usage_error("give row ids or --all, not both")
     if everything:
-        return filters
+        return replace(filters, status=filters.status or Status.FAILED)
     if not ids:
         raise usage_error(
             "say which rows: their ids, or --all, narrowed by --topic and --error-contains"
         )
     if narrowed:
-        raise usage_error("--topic and --error-contains go with --all, not with row ids")
+        raise usage_error(f"{' and '.join(narrowed)} can only go with --all, not with row ids")
     return RowFilter(ids=frozenset(ids))

@@ -7,6 +7,7 @@ application, and makes what it needs itself.
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
 import sys
@@ -18,6 +19,7 @@ from faust.cli.base import AppCommand, _apply_options, cli, option
 
 from app.errors import RelayError
 from app.operations import log_limit
+from app.operations.commands.output import StdoutLost, flush_stdout
 from app.settings import Settings
 
 JSON_OPTION = option(
@@ -44,9 +46,23 @@ class OneLineCommand(click.Command):
             ClickException: One is wrong; the text names it and what is allowed.
         """
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
         except click.UsageError as error:
             raise usage_error(" ".join(error.format_message().split())) from None
+        for param in self.params:
+            # An argument may be a file's name, which may be any bytes.
+            if isinstance(param, click.Option):
+                _check_text(param.opts[0], ctx.params.get(param.name or ""))
+        return rest
+
+
+def _check_text(name: str, value: object) -> None:
+    """See that a text from the command line is one: Python hands on other bytes as surrogates."""
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise usage_error(f"{name} {value[:40]!r} must be UTF-8 text") from None
 
 
 def usage_error(message: str) -> click.ClickException:
@@ -87,9 +103,14 @@ class RelayCommand(AppCommand):
         _log_to_stderr(self._loglevel)
         try:
             status = asyncio.run(self.work(**self.kwargs))
+            flush_stdout()
         except RelayError as error:
             raise click.ClickException(" ".join(str(error).split())) from None
-        sys.stdout.flush()
+        except StdoutLost as error:
+            # Who reads a list may have seen enough of it. What changes something has broken off.
+            if error.errno == errno.EPIPE and "dry_run" not in self.kwargs:
+                raise SystemExit(1) from None
+            raise click.ClickException(f"stdout cannot be written: {error.strerror}") from None
         raise SystemExit(status)
 
 

@@ -6,7 +6,6 @@ import sys
 from dataclasses import dataclass
 from datetime import datetime
 
-import click
 from faust.cli.base import option
 
 from app.operations.commands.command import (
@@ -20,6 +19,7 @@ from app.operations.commands.letter_access import LetterAccess, opened_letters
 from app.operations.commands.letter_choosing import MOMENT, YES_OPTION
 from app.operations.commands.letter_words import letters_of
 from app.operations.commands.output import for_people, json_line, make_table
+from app.operations.commands.question import refused
 
 
 @dataclass(slots=True)
@@ -76,10 +76,11 @@ class dlq_purge(RelayCommand):  # noqa: N801 - Faust takes the command's name fr
             words = f"{letters_of(letters)}, {open_letters:,} of them not redriven"
             if asks and letters:
                 topic = access.log.topic
-                if not click.confirm(f"Delete {words}, from {topic} for good?", err=True):
-                    click.echo("Nothing was deleted", err=True)
-                    return 1
+                question = f"Delete {words}, from {topic} for good?"
+                if status := refused(question, "Nothing was deleted"):
+                    return status
             if letters and not dry_run:
+                access.check_same(await access.log.extents())
                 await access.log.delete_before(
                     {purge.partition: purge.before for purge in purges if purge.letters}
                 )

@@ -32,6 +32,7 @@ from app.operations.commands.letter_choosing import (
 )
 from app.operations.commands.letter_selection import Selection
 from app.operations.commands.letter_words import letters_of
+from app.operations.commands.question import refused
 from app.operations.commands.redrive_report import RedriveReport
 from app.operations.dead_letters.redrive import Redrive
 from app.operations.dead_letters.redriven import RedriveProgress
@@ -104,9 +105,8 @@ class dlq_redrive(RelayCommand):  # noqa: N801 - Faust takes the command's name 
                 return report.close()
             if asks and sys.stdin.isatty():
                 words = letters_of(selection.count)
-                if not click.confirm(f"Redrive {words} to {topic}?", err=True):
-                    click.echo("Nothing was redriven", err=True)
-                    return 1
+                if status := refused(f"Redrive {words} to {topic}?", "Nothing was redriven"):
+                    return status
             received = await self._redrive(access, selection, report, rate)
         status = report.close()
         return 128 + received if received else status
@@ -128,7 +128,8 @@ class dlq_redrive(RelayCommand):  # noqa: N801 - Faust takes the command's name 
             if not partitions:
                 raise TopicUnusable(topic, "it does not exist")
             # Asked again: somebody else may have redriven since.
-            _, redriven = await read_redriven(access.log, access.group)
+            extents, redriven = await read_redriven(access.log, access.group)
+            access.check_same(extents)
             chosen, gone = selection.still_open(redriven)
             for result in gone:
                 report.add(result)

@@ -11,7 +11,7 @@ from app.operations.commands.command import JSON_OPTION, RelayCommand, options, 
 from app.operations.commands.letter_access import opened_letters
 from app.operations.commands.letter_choosing import PLACE, LetterPlace
 from app.operations.commands.letter_words import whole_letter
-from app.operations.commands.output import for_people, json_line, make_table, plain
+from app.operations.commands.output import for_people, json_line, make_table, plain, writing_stdout
 from app.operations.dead_letters.letter import Letter
 
 
@@ -50,9 +50,10 @@ class dlq_show(RelayCommand):  # noqa: N801 - Faust takes the command's name fro
                 raise click.ClickException(f"there is no letter {where} in topic {topic}")
             fields = whole_letter(letter, redriven=where.offset in access.redriven[where.partition])
         if only_value:
-            sys.stdout.flush()
-            sys.stdout.buffer.write(letter.value or b"")
-            sys.stdout.buffer.flush()
+            with writing_stdout():
+                sys.stdout.flush()
+                sys.stdout.buffer.write(letter.value or b"")
+                sys.stdout.buffer.flush()
             return 0
         if as_json:
             json_line(fields)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 
-import click
 from faust.cli.base import option
 
-from app.operations.commands.changing import Change, change_and_tell
+from app.operations.commands.changing import Change, change_and_tell, found_ids
 from app.operations.commands.choosing import (
     ALL_OPTION,
     ERROR_OPTION,
@@ -24,6 +24,7 @@ from app.operations.commands.command import (
     usage_error,
 )
 from app.operations.commands.output import rows_of
+from app.operations.commands.question import refused
 from app.operations.commands.table_access import opened_table
 from app.publishing.fallback import RowFilter, Status
 
@@ -42,8 +43,8 @@ class fallback_discard(RelayCommand):  # noqa: N801 - Faust takes the command's 
         option(
             "--status",
             type=StatusName(Status.FAILED, Status.PENDING),
-            default=Status.FAILED.value,
-            help="With --all: rows of this status.",
+            default=None,
+            help="With --all: rows of this status; by default FAILED.",
         ),
         TOPIC_OPTION,
         ERROR_OPTION,
@@ -57,7 +58,7 @@ class fallback_discard(RelayCommand):  # noqa: N801 - Faust takes the command's 
         *,
         ids: tuple[int, ...],
         everything: bool,
-        status: Status,
+        status: Status | None,
         topic: str | None,
         error_contains: str | None,
         dry_run: bool,
@@ -72,14 +73,18 @@ class fallback_discard(RelayCommand):  # noqa: N801 - Faust takes the command's 
         if asks and everything and not sys.stdin.isatty():
             raise usage_error("--all needs --yes where nobody can be asked, or --dry-run to look")
         async with opened_table(self.settings) as table:
+            agreed: Collection[int] | None = None
             if asks and sys.stdin.isatty():
-                count = await table.count(rows)
-                if count and not click.confirm(
-                    f"Discard {rows_of(count)}? Kafka does not have these events", err=True
-                ):
-                    click.echo("Nothing was discarded", err=True)
-                    return 1
+                agreed = await found_ids(table, rows)
+                question = f"Discard {rows_of(len(agreed))}? Kafka does not have these events"
+                if agreed and (status_of_no := refused(question, "Nothing was discarded")):
+                    return status_of_no
             change = Change("discarded", "would be discarded", table.discard, DISCARDABLE)
             return await change_and_tell(
-                table, rows, change, dry_run=dry_run, as_json=as_json or self.json
+                table,
+                rows,
+                change,
+                dry_run=dry_run,
+                as_json=as_json or self.json,
+                agreed=agreed,
             )

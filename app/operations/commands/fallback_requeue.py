@@ -41,7 +41,7 @@ class fallback_requeue(RelayCommand):  # noqa: N801 - Faust takes the command's 
         rows = chosen(
             ids,
             everything,
-            RowFilter(status=Status.FAILED, topic=topic, error_contains=error_contains),
+            RowFilter(topic=topic, error_contains=error_contains),
         )
         async with opened_table(self.settings) as table:
             change = Change(

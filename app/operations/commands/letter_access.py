@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from faust.types import AppT
 
+from app.errors import TopicUnusable
 from app.operations.commands.redrive_group import RedriveGroup
 from app.operations.dead_letters.letter import Letter
 from app.operations.dead_letters.redriven import Redriven
@@ -42,6 +43,22 @@ class LetterAccess:
             start = extent.low if all_of_them else max(extent.low, redriven.below)
             async for letter in self.log.letters(partition, start, extent.end):
                 yield letter, letter.offset in redriven
+
+    def check_same(self, extents: Mapping[int, Extent]) -> None:
+        """See that the topic can still be the one that was read, by what it holds now.
+
+        Raises:
+            TopicUnusable: It was made anew: its offsets mean other letters.
+        """
+        for partition, before in self.extents.items():
+            now = extents.get(partition)
+            # In one and the same topic both only grow.
+            if now is None or now.low < before.low or now.end < before.end:
+                raise TopicUnusable(
+                    self.log.topic,
+                    f"partition {partition} is not the one that was read, the topic was made "
+                    "anew meanwhile; nothing was done, run this again",
+                )
 
 
 async def read_redriven(

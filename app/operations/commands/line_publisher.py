@@ -59,6 +59,35 @@ class LineResult:
     reason: str = ""
 
 
+def order_id_of(line: Line) -> int:
+    """Check a line, and return the id of the order that was paid.
+
+    Raises:
+        InvalidEvent: It is too long, or no ORDER_PAID event.
+    """
+    if line.too_long:
+        raise InvalidEvent("invalid_event", "the line is too long")
+    return decode_order_paid(line.value).orderId
+
+
+async def check_lines(
+    lines: AsyncIterator[Line], on_result: Callable[[LineResult], None], *, new_ids: bool = False
+) -> None:
+    """Tell of every line what publishing it would come to, if Kafka takes it.
+
+    Raises:
+        OSError: The lines cannot be read on.
+    """
+    async for line in lines:
+        try:
+            order_id_of(line)
+        except InvalidEvent as error:
+            on_result(LineResult(line.number, Result.REFUSED, reason=str(error)))
+            continue
+        event_id = None if new_ids else str(_event_id(line.value))
+        on_result(LineResult(line.number, Result.PUBLISHED, event_id))
+
+
 class LinePublisher:
     """Publishes lines through ``Publisher``, so that each ends as one of ``Result``.
 
@@ -146,12 +175,8 @@ class LinePublisher:
     # --- one line -------------------------------------------------------------------------------
 
     def _begin(self, line: Line) -> None:
-        key: int | None = None
-        if line.too_long:
-            self._end(line, LineResult(line.number, Result.REFUSED, reason="the line is too long"))
-            return
         try:
-            key = decode_order_paid(line.value).orderId
+            key = order_id_of(line)
         except InvalidEvent as error:
             self._end(line, LineResult(line.number, Result.REFUSED, reason=str(error)))
             return

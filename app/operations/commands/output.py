@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -17,10 +19,43 @@ from rich.text import Text
 WIDTH_WITHOUT_TERMINAL = 160
 
 
+class StdoutLost(OSError):
+    """Stdout takes no more: a pipe whose reader has left, or a full disk."""
+
+
+@contextmanager
+def writing_stdout() -> Iterator[None]:
+    """Tell an error of stdout from others.
+
+    Raises:
+        StdoutLost: What is written from then on goes nowhere, and is no error.
+    """
+    try:
+        yield
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise StdoutLost(error.errno, error.strerror) from None
+
+
+class _Stdout(Console):
+    """A console on stdout that raises ``StdoutLost``; rich would end the process."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """See ``Console.print``."""
+        with writing_stdout():
+            super().print(*objects, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Raise what rich has caught."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def for_people() -> Console:
     """Return a console on stdout that keeps what it is given: no markup, no emojis."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_WITHOUT_TERMINAL
-    return Console(markup=False, emoji=False, highlight=False, width=width)
+    return _Stdout(markup=False, emoji=False, highlight=False, width=width)
 
 
 def on_stderr() -> Console:
@@ -30,7 +65,14 @@ def on_stderr() -> Console:
 
 def json_line(fields: Mapping[str, Any]) -> None:
     """Print one JSON object on one line of stdout."""
-    sys.stdout.write(json.dumps(fields, separators=(",", ":")) + "\n")
+    with writing_stdout():
+        sys.stdout.write(json.dumps(fields, separators=(",", ":")) + "\n")
+
+
+def flush_stdout() -> None:
+    """Let whoever reads stdout see what was printed."""
+    with writing_stdout():
+        sys.stdout.flush()
 
 
 def make_table(columns: Sequence[str], *, right: Sequence[str] = ()) -> Table:

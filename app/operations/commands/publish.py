@@ -8,14 +8,20 @@ import signal
 import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 
 from faust.cli.base import argument, option
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
 from app.errors import RelayError
-from app.operations.commands.command import JSON_OPTION, RelayCommand, options, usage_error
-from app.operations.commands.line_publisher import LinePublisher
+from app.operations.commands.command import (
+    DRY_RUN_OPTION,
+    JSON_OPTION,
+    RelayCommand,
+    options,
+    usage_error,
+)
+from app.operations.commands.line_publisher import LinePublisher, check_lines
 from app.operations.commands.lines import LineReader
 from app.operations.commands.output import for_people, on_stderr, plain
 from app.operations.commands.publish_report import PublishReport
@@ -43,20 +49,51 @@ class publish(RelayCommand):  # noqa: N801 - Faust takes the command's name from
             default=False,
             help="Give every line a new event-id: to publish on purpose what was published before.",
         ),
+        DRY_RUN_OPTION,
         JSON_OPTION,
     )
 
-    async def work(self, *, file: str | None, new_ids: bool, as_json: bool) -> int:
+    async def work(self, *, file: str | None, new_ids: bool, dry_run: bool, as_json: bool) -> int:
         """Publish the lines and print the report."""
-        report = PublishReport(as_json=as_json or self.json)
+        report = PublishReport(as_json=as_json or self.json, dry_run=dry_run)
         if file is None:
             raise usage_error("FILE is missing: give a file of JSON lines, or - for stdin")
         with _opened(file) as descriptor:
-            return await self._publish(descriptor, report, new_ids=new_ids)
+            reader = LineReader(descriptor, max_line_bytes=MAX_MESSAGE_BYTES)
+            showing = _showing(reader, report, descriptor)
+            if dry_run:
+                return await self._check(reader, report, showing, new_ids=new_ids)
+            return await self._publish(reader, report, showing, new_ids=new_ids)
 
-    async def _publish(self, descriptor: int, report: PublishReport, *, new_ids: bool) -> int:
+    async def _check(
+        self,
+        reader: LineReader,
+        report: PublishReport,
+        showing: AbstractContextManager[None],
+        *,
+        new_ids: bool,
+    ) -> int:
+        remark = ""
+        with _stopping(reader, report, None) as stop, showing:
+            try:
+                await check_lines(reader.lines(), report.add, new_ids=new_ids)
+            except OSError as error:
+                remark = f"the input cannot be read on: {error.strerror or error}"
+        if stop.signal:
+            remark = "stopped by a signal"
+        elif report.unwritable:
+            remark = "stopped there"
+        return self._end(report, remark, stop)
+
+    async def _publish(
+        self,
+        reader: LineReader,
+        report: PublishReport,
+        showing: AbstractContextManager[None],
+        *,
+        new_ids: bool,
+    ) -> int:
         settings = self.settings
-        reader = LineReader(descriptor, max_line_bytes=MAX_MESSAGE_BYTES)
         async with self._table() as table, self._producer() as producer:
             publisher = LinePublisher(
                 producer,
@@ -70,7 +107,7 @@ class publish(RelayCommand):  # noqa: N801 - Faust takes the command's name from
             if publisher.outage is not None:
                 _remark(f"{publisher.outage}: saving events in {table.place}")
             remark = ""
-            with _signals(reader, publisher) as received, _showing(reader, report, descriptor):
+            with _stopping(reader, report, publisher) as stop, showing:
                 try:
                     await publisher.publish(reader.lines())
                 except OSError as error:
@@ -81,17 +118,27 @@ class publish(RelayCommand):  # noqa: N801 - Faust takes the command's name from
                 f"stopped after line {publisher.stopped_at:,}: neither Kafka nor the database "
                 "takes events; publish the file again when one of them does"
             )
-        elif received:
+        elif stop.signal:
             remark = (
                 "stopped by a signal: every event begun is accounted for above; "
                 "publish the file again for the rest"
             )
-        report.close(
-            for_people(), topic=settings.order_paid_topic, table_place=place, remark=remark
-        )
-        if received:
-            return 128 + received[0]
-        return 1 if report.unhappy or remark else 0
+        elif report.unwritable:
+            remark = "stopped there; publish the file again for the rest"
+        return self._end(report, remark, stop, table_place=place)
+
+    def _end(
+        self, report: PublishReport, remark: str, stop: _Stop, *, table_place: str = ""
+    ) -> int:
+        """Print the report, and return the exit status."""
+        topic = self.settings.order_paid_topic
+        report.close(for_people(), topic=topic, table_place=table_place, remark=remark)
+        if report.unwritable:
+            told = f"stdout cannot be written: {report.unwritable}; {report.words()}"
+            _remark(f"{told}; {remark}" if remark else told)
+        if stop.signal:
+            return 128 + stop.signal
+        return 1 if report.unhappy or remark or report.unwritable else 0
 
     @asynccontextmanager
     async def _table(self) -> AsyncIterator[FallbackTable]:
@@ -139,25 +186,43 @@ def _opened(file: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+class _Stop:
+    """Ends the reading, not what is under way.
+
+    Attributes:
+        signal: The first signal that came, or 0.
+    """
+
+    def __init__(self, reader: LineReader, publisher: LinePublisher | None) -> None:
+        self.signal = 0
+        self._reader = reader
+        self._publisher = publisher
+        self._hurrying: asyncio.Task[None] | None = None
+
+    def by_signal(self, number: signal.Signals) -> None:
+        self.signal = self.signal or number
+        self.now()
+
+    def now(self) -> None:
+        self._reader.stop()
+        if self._publisher is not None and self._hurrying is None:
+            self._hurrying = asyncio.create_task(self._publisher.hurry(STOP_GRACE_SECONDS))
+
+
 @contextmanager
-def _signals(reader: LineReader, publisher: LinePublisher) -> Iterator[list[int]]:
-    """Let Ctrl-C and SIGTERM end the reading, not what is under way; gives what was received."""
+def _stopping(
+    reader: LineReader, report: PublishReport, publisher: LinePublisher | None
+) -> Iterator[_Stop]:
+    """Stop by Ctrl-C and SIGTERM, and when nobody takes the report any more."""
     loop = asyncio.get_running_loop()
-    received: list[int] = []
-    tasks: set[asyncio.Task[None]] = set()
-
-    def stop(number: signal.Signals) -> None:
-        if received:
-            return
-        received.append(number)
-        reader.stop()
-        tasks.add(loop.create_task(publisher.hurry(STOP_GRACE_SECONDS)))
-
+    stop = _Stop(reader, publisher)
+    report.on_unwritable = stop.now
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
+        loop.add_signal_handler(number, stop.by_signal, number)
     try:
-        yield received
+        yield stop
     finally:
+        report.on_unwritable = None
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
 
@@ -182,7 +247,7 @@ def _showing(reader: LineReader, report: PublishReport, descriptor: int) -> Iter
     async def show() -> None:
         while True:
             progress.update(task, completed=reader.bytes_read, words=report.words())
-            sys.stdout.flush()
+            report.flush()
             await asyncio.sleep(SHOW_EVERY_SECONDS)
 
     with progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,14 @@ from rich.progress import Progress
 
 from app.operations.commands.letter_choosing import LetterPlace
 from app.operations.commands.letter_words import letters_of, letters_table
-from app.operations.commands.output import for_people, json_line, make_table, on_stderr, plain
+from app.operations.commands.output import (
+    flush_stdout,
+    for_people,
+    json_line,
+    make_table,
+    on_stderr,
+    plain,
+)
 from app.operations.dead_letters.letter import Letter
 from app.operations.dead_letters.redrive import LetterResult, Result
 from app.publishing.schema import to_text
@@ -45,7 +51,7 @@ class RedriveReport:
         self._advance()
         if self._as_json:
             json_line(_fields(result))
-            sys.stdout.flush()  # programs see it at once, however slow the rate
+            flush_stdout()  # programs see it at once, however slow the rate
         elif result.reason and len(self._first) < SHOWN:
             self._first.append(result)
 

@@ -47,13 +47,19 @@ class LetterFilter:
         """Return whether a letter is like that."""
         return (
             (self.reason is None or self.reason == (letter.reason or ""))
-            and (self.key is None or self.key in (to_text(letter.key), str(letter.order_id)))
+            and (self.key is None or self._of_key(letter))
             and (self.event_id is None or self.event_id == to_text(letter.event_id))
             and (
                 self.http_status is None or letter.text("dlq-http-status") == str(self.http_status)
             )
             and self._in_time(letter)
         )
+
+    def _of_key(self, letter: Letter) -> bool:
+        if self.key == to_text(letter.key):
+            return True
+        order_id = letter.order_id
+        return order_id is not None and self.key == str(order_id)
 
     def _in_time(self, letter: Letter) -> bool:
         if self.since is None and self.until is None:

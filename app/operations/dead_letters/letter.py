@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -78,13 +79,14 @@ class Letter:
     @property
     def failed_at(self) -> datetime | None:
         """When it was given up, else when Kafka got it."""
-        try:
+        # A time that Python's calendar does not have is an error of any of these kinds.
+        with suppress(ValueError, OverflowError, OSError):
             moment = datetime.fromisoformat(self.text("dlq-failed-at") or "")
-        except ValueError:
-            if self.timestamp_ms <= 0:
-                return None
-            return datetime.fromtimestamp(self.timestamp_ms / 1000, UTC)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        with suppress(ValueError, OverflowError, OSError):
+            if self.timestamp_ms > 0:
+                return datetime.fromtimestamp(self.timestamp_ms / 1000, UTC)
+        return None
 
     @property
     def redrives(self) -> int:

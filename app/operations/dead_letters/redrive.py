@@ -146,9 +146,7 @@ class Redrive:
                 if self._stopped.is_set():
                     return
             for offset in sorted(missing):
-                yield LetterResult(
-                    partition, offset, Result.SKIPPED, "it is no longer in the topic"
-                )
+                yield LetterResult(partition, offset, Result.FAILED, "it is no longer in the topic")
 
     async def _batches(self, partition: int, offsets: Sequence[int]) -> AsyncIterator[list[Letter]]:
         if not offsets:
@@ -172,7 +170,7 @@ class Redrive:
         if self._stopped.is_set():
             return []
         if not progress.can_remember([letter.offset for letter in batch]):
-            return [_result(letter, Result.SKIPPED, NO_ROOM) for letter in batch]
+            return [_result(letter, Result.FAILED, NO_ROOM) for letter in batch]
         async with self._memory.busy:
             if self._memory.lost:
                 self.stop("stopped: another dlq-redrive joined, or Kafka was away; run it again")

@@ -1,0 +1,48 @@
+"""Looking at the fallback table, as commands do that are not the workers: nothing is changed."""
+
+from pathlib import Path
+
+import click
+import pytest
+import sqlalchemy as sa
+
+from app.errors import DatabaseTooNew
+from app.operations.commands.table_access import check_revisions
+from app.operations.fallback_table import FallbackTable, Revisions
+from app.publishing.migrate import VERSION_TABLE
+from tests.support.publish_postgres import PostgresServer
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without anything in it."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'relay.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.url(server.create_database())
+
+
+async def tables(table: FallbackTable) -> list[str]:
+    """The tables of its database."""
+    async with table.engine.connect() as connection:
+        return await connection.run_sync(lambda plain: sa.inspect(plain).get_table_names())
+
+
+async def test_looking_changes_nothing(empty_url: str) -> None:
+    """No table, this version's, an older one, a newer one: told, and nothing is migrated."""
+    table = FallbackTable(empty_url)
+    none = await table.look()
+    assert none.found is None
+    with pytest.raises(click.ClickException, match="there is no fallback table at DATABASE_URL="):
+        check_revisions(table, none)
+    assert await tables(table) == []
+    newest = (await table.open()).after
+    assert await table.look() == Revisions(newest, newest)
+    check_revisions(table, await table.look())
+    with pytest.raises(click.ClickException, match="at revision 0000, older than this version's"):
+        check_revisions(table, Revisions("0000", newest))
+    async with table.engine.begin() as connection:
+        await connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))  # noqa: S608 - our own name
+    with pytest.raises(DatabaseTooNew, match="9999"):
+        await table.look()
+    await table.close()
