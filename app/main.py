@@ -174,6 +174,7 @@ class RelayApp(faust.App):
             lambda: self._relay_consumer.owners(self.settings.order_paid_topic),
             self.settings.own_url,
             partition_of=partition_of,
+            partition_count=self._ask_partitions,
             retention_hours=self.settings.deliveries_retention_hours,
         )
 

@@ -84,12 +84,16 @@ def register(app: RelayApp) -> None:
     changelog = Changelog(app.kafka_producer, settings.deliveries_changelog_topic)
     book = DeliveryBook(
         changelog,
-        Recovery(client_config(settings), changelog.topic),
+        Recovery(
+            client_config(settings),
+            changelog.topic,
+            make_topic=True,
+        ),
         _in_memory if in_memory else partial(_on_disk, folder),
         app.finish,
         app.metrics,
         retention_seconds=settings.deliveries_retention_hours * 3600,
-        max_entries=settings.deliveries_max_entries if in_memory else None,
+        max_entries=settings.deliveries_max_entries,
     )
     app.tables.add(DeliveriesTable(app, book, folder))
     app.keep_deliveries(book)

@@ -174,7 +174,7 @@ class Relay:
             event = decode_order_paid(record.value)
         except InvalidEvent as error:
             letter = broken_record_letter(record, error, self._now())
-            await self._dead_letter(letter, None, started_ms, lane)
+            await self._dead_letter(letter, None, started_ms, lane, posts=0)
             return
         if self._is_delivered(record, event.orderId):
             self.last_activity = self._clock()
@@ -215,7 +215,7 @@ class Relay:
             if answer.verdict is Verdict.REJECTED:
                 self.breaker.answered()
                 letter = refused_letter(record, "rejected", answer, attempts + 1, self._now())
-                await self._dead_letter(letter, event, started_ms, lane)
+                await self._dead_letter(letter, event, started_ms, lane, posts=failures + 1)
                 return
             self.breaker.failed(ticket)
             failures += 1
@@ -228,7 +228,7 @@ class Relay:
                     letter = refused_letter(
                         record, "retries_exhausted", answer, attempts, self._now()
                     )
-                    await self._dead_letter(letter, event, started_ms, lane)
+                    await self._dead_letter(letter, event, started_ms, lane, posts=failures)
                     return
             await self._wait_for_retry(record, answer, failures, lane)
 
@@ -272,7 +272,13 @@ class Relay:
         await lane.pause(wait)
 
     async def _dead_letter(
-        self, letter: DeadLetter, event: OrderPaid | None, started_ms: int, lane: Lane
+        self,
+        letter: DeadLetter,
+        event: OrderPaid | None,
+        started_ms: int,
+        lane: Lane,
+        *,
+        posts: int,
     ) -> None:
         logger.error(lines.given_up(letter))
         self.dead_lettering += 1
@@ -284,7 +290,7 @@ class Relay:
         self._observer.dead_lettered(letter.reason)
         outcome = Outcome(
             False,
-            letter.attempts,
+            posts,
             event.orderId if event is not None else None,
             event.paidAt if event is not None else "",
             started_ms,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from aiohttp import web
 
-from app.order_status.lookup import ROUTED_HEADER, OrderLookup
+from app.order_status.entry import ORDER_ID
+from app.order_status.lookup import ROUTED_HEADER, VIEW_HEADER, OrderLookup
 
-# What an order's id is in an event: a whole number of at most 64 bits.
-ORDER_ID = re.compile(r"-?[0-9]{1,20}", re.ASCII)
 STATUS = {"known": 200, "unknown": 404, "unsure": 503}
 
 
@@ -30,9 +27,14 @@ class OrdersPage:
             return web.json_response(
                 {"error": f"orderId must be a whole number, {given[:40]!r} is not"}, status=400
             )
+        routed = ROUTED_HEADER in request.headers
         if self._lookup is None:
+            # Another worker, that has a table, must not take it for "unknown".
             return web.json_response(
-                {"error": "the deliveries table is switched off (DELIVERIES_STORE=off)"}, status=404
+                {"error": "the deliveries table is switched off (DELIVERIES_STORE=off)"},
+                status=503 if routed else 404,
             )
-        found = await self._lookup.find(int(given), here_only=ROUTED_HEADER in request.headers)
+        found = await self._lookup.find(
+            int(given), here_only=routed, view=request.headers.get(VIEW_HEADER)
+        )
         return web.json_response(found.body, status=STATUS[found.certainty])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from app.log_line import LogLine
 from app.order_status.changelog import ChangelogWriter, nobody_waits
-from app.order_status.stores import Stores
+from app.order_status.stores import ANY_AGE_MS, Stores
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,6 @@ logger = logging.getLogger(__name__)
 SWEEP_SECONDS = 30.0
 SWEEP_CHUNK = 500
 DRAIN_SECONDS = 2.0
-ANY_AGE_MS = 2**62
 
 
 class Aging:
@@ -31,7 +30,6 @@ class Aging:
         on_swept: Callable[[], None],
         *,
         retention_seconds: float,
-        max_entries: int | None,
         wall_clock: Callable[[], float],
     ) -> None:
         """Prepare.
@@ -43,7 +41,6 @@ class Aging:
             may_write: Whether the stores are the worker's now; asked again and again.
             on_swept: Called after each sweep, while the stores are still the worker's.
             retention_seconds: How long entries are kept.
-            max_entries: How many are kept at most, about; ``None``: as many as there are.
             wall_clock: Seconds since the epoch.
         """
         self._stores = stores
@@ -52,9 +49,7 @@ class Aging:
         self._may_write = may_write
         self._on_swept = on_swept
         self._retention_seconds = retention_seconds
-        self._max_entries = max_entries
         self._wall_clock = wall_clock
-        self._full = False
 
     async def run(self) -> None:
         """Sweep now and then, until cancelled."""
@@ -71,29 +66,11 @@ class Aging:
         removed = 0
         for partition in self._stores.partitions:
             removed += await self._remove(partition, before_ms)
-        if self._max_entries is not None:
-            removed += await self._remove_excess(self._max_entries)
+        if self._may_write():
+            for partition, too_many in self._stores.excess():
+                removed += await self._remove(partition, ANY_AGE_MS, too_many)
         if self._may_write():
             self._on_swept()
-        return removed
-
-    async def _remove_excess(self, max_entries: int) -> int:
-        excess = len(self._stores) - max_entries
-        if excess > 0 and not self._full:
-            logger.warning(
-                LogLine(
-                    "Table deliveries: full, the oldest orders are forgotten early",
-                    max_entries=max_entries,
-                )
-            )
-        self._full = excess > 0
-        removed = 0
-        partitions = self._stores.partitions
-        for partition in partitions:
-            # Each partition may have its part of them.
-            too_many = len(self._stores[partition]) - max_entries // len(partitions)
-            if (most := min(too_many, excess - removed)) > 0:
-                removed += await self._remove(partition, ANY_AGE_MS, most)
         return removed
 
     async def _remove(self, partition: int, before_ms: int, most: int | None = None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -16,7 +15,7 @@ from app.delivery.record import Record
 from app.log_line import LogLine
 from app.order_status.aging import Aging
 from app.order_status.changelog import ChangelogWriter
-from app.order_status.entry import Entry, encode_entry, entry_key, make_entry
+from app.order_status.entry import ORDER_ID, Entry, encode_entry, entry_key, make_entry
 from app.order_status.recovery import ChangelogUnreadable
 from app.order_status.store import PartitionStore
 from app.order_status.stores import Stores
@@ -25,14 +24,17 @@ logger = logging.getLogger(__name__)
 
 LEAVING_SECONDS = 2.0
 CLOSE_SECONDS = 5.0
-# A record that is no event may still tell its order by its key.
-ORDER_KEY = re.compile(rb"-?[0-9]{1,19}")
 
 
 class ChangelogReader(Protocol):
     """See ``Recovery``."""
 
-    def read(self, stores: dict[int, PartitionStore], stop: threading.Event) -> int:
+    def read(
+        self,
+        stores: dict[int, PartitionStore],
+        stop: threading.Event,
+        after_batch: Callable[[], None],
+    ) -> int:
         """See ``Recovery.read``."""
 
 
@@ -74,7 +76,7 @@ class DeliveryBook:
             on_finished: Called with each record once Kafka has its entry, or refused it.
             observer: Hears how long recoveries take.
             retention_seconds: How long entries are kept.
-            max_entries: How many are kept at most, about; ``None``: as many as there are.
+            max_entries: How many are kept in memory at most, about; ``None``: all.
             wall_clock: Seconds since the epoch.
         """
         self._changelog = changelog
@@ -82,7 +84,7 @@ class DeliveryBook:
         self._on_finished = on_finished
         self._observer = observer
         self._wall_clock = wall_clock
-        self._stores = Stores(open_store)
+        self._stores = Stores(open_store, max_entries)
         self._changelog_partitions = 0
         self._ready = asyncio.Event()
         self._left = asyncio.Event()
@@ -96,7 +98,6 @@ class DeliveryBook:
             # So that a store on disk reads little again, also after a kill.
             self._note_offsets,
             retention_seconds=retention_seconds,
-            max_entries=max_entries,
             wall_clock=wall_clock,
         )
 
@@ -104,6 +105,16 @@ class DeliveryBook:
     def ready(self) -> bool:
         """Whether records can be finished now; else ``until_ready`` waits."""
         return self._ready.is_set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has all that the changelog had when it was read."""
+        return self._stores.complete
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions whose entries it has."""
+        return self._stores.partitions
 
     @property
     def recovering(self) -> bool:
@@ -166,13 +177,8 @@ class DeliveryBook:
         if stop.is_set():
             return
         started = time.monotonic()
-        self._note_offsets()
-        self._changelog.next_offsets.clear()
-        stores = await self._stores.become(partitions, stop)
         try:
-            self._changelog_partitions = await asyncio.to_thread(self._recovery.read, stores, stop)
-            if not stop.is_set():
-                self._stores.filled()
+            await self._fill(partitions, stop)
         except ChangelogUnreadable as error:
             logger.error(
                 LogLine(
@@ -198,6 +204,18 @@ class DeliveryBook:
         self._observer.recovered(seconds)
         self._ready.set()
 
+    async def _fill(self, partitions: frozenset[int], stop: threading.Event) -> None:
+        self._note_offsets()
+        self._changelog.next_offsets = {}
+        stores = await self._stores.become(partitions, stop)
+        while not stop.is_set():
+            self._changelog_partitions = await asyncio.to_thread(
+                self._recovery.read, stores, stop, self._stores.forget_excess
+            )
+            if not stop.is_set() and self._stores.filled():
+                self._changelog.next_offsets = self._stores.next_offsets(self._changelog_partitions)
+                return
+
     def _note_offsets(self) -> None:
         self._stores.read_up_to(self._changelog.next_offsets, self._changelog_partitions)
 
@@ -206,13 +224,13 @@ class DeliveryBook:
     def is_delivered(self, record: Record, order_id: int) -> bool:
         """Whether the record's event was delivered before, as far as this worker knows."""
         entry = self._stores.get(record.partition, entry_key(order_id))
-        return entry is not None and entry.has_delivered(record.idempotency_key())
+        return entry is not None and entry.has_delivered(record)
 
     def finished(self, record: Record, outcome: Outcome) -> None:
         """Keep a finished record's entry; ``on_finished`` follows once Kafka has it."""
         order_id = outcome.order_id
-        if order_id is None and record.key is not None and ORDER_KEY.fullmatch(record.key):
-            order_id = int(record.key)
+        if order_id is None and record.key is not None:
+            order_id = _order_of_key(record.key)
         partition = record.partition
         if outcome.duplicate or order_id is None or partition not in self._stores:
             self._on_finished(record)
@@ -239,3 +257,9 @@ class DeliveryBook:
     def _changelog_partition(self, partition: int) -> int:
         # Made after the source topic, with as many partitions, unless that grew since.
         return partition % self._changelog_partitions if self._changelog_partitions else partition
+
+
+def _order_of_key(key: bytes) -> int | None:
+    """Return the order that a record's key tells, though the record is no event."""
+    text = key.decode("ascii", "replace")
+    return int(text) if ORDER_ID.fullmatch(text) else None

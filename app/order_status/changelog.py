@@ -14,6 +14,8 @@ from app.publishing.producer import Acknowledged, KafkaProducer, Outcome
 
 logger = logging.getLogger(__name__)
 
+Settle = Callable[[Outcome | RelayError], None]
+
 # Changes are gathered for so long: a request to Kafka costs far more than a record in it, and
 # offsets are committed once a second.
 GATHER_SECONDS = 0.05
@@ -43,7 +45,9 @@ class Changelog:
 
     Attributes:
         topic: The changelog topic.
-        next_offsets: By partition, the offset after the last change that Kafka acknowledged.
+        next_offsets: By partition, where the changes begin that the stores of this worker may lack.
+            Set by who has read so far; moves on with each change that was written since, until
+            somebody else has written between them.
     """
 
     def __init__(self, producer: KafkaProducer, topic: str) -> None:
@@ -55,7 +59,7 @@ class Changelog:
         self._drained = asyncio.Event()
         self._drained.set()
         self._refused = False
-        self._gathered: list[tuple[int, bytes, bytes | None, Callable[[], None]]] = []
+        self._gathered: list[tuple[int, bytes, bytes | None, Settle]] = []
 
     def write(
         self, partition: int, key: bytes, value: bytes | None, on_done: Callable[[], None]
@@ -76,7 +80,9 @@ class Changelog:
         self._drained.clear()
         if not self._gathered:
             asyncio.get_running_loop().call_later(GATHER_SECONDS, self._send)
-        self._gathered.append((partition, key, value, on_done))
+        self._gathered.append(
+            (partition, key, value, partial(self._settle, on_done, self.next_offsets))
+        )
 
     async def drain(self, timeout_seconds: float) -> None:
         """Wait until Kafka has answered for every change, or for so long."""
@@ -91,28 +97,34 @@ class Changelog:
 
     def _send(self) -> None:
         gathered, self._gathered = self._gathered, []
-        for partition, key, value, on_done in gathered:
-            settled = partial(self._settle, on_done)
+        for partition, key, value, settle in gathered:
             try:
                 self._producer.enqueue(
-                    self.topic, settled, key=key, value=value, partition=partition
+                    self.topic, settle, key=key, value=value, partition=partition
                 )
             except RelayError as error:
-                self._settle(on_done, error)
+                settle(error)
 
-    def _settle(self, on_done: Callable[[], None], outcome: Outcome | RelayError) -> None:
+    def _settle(
+        self,
+        on_done: Callable[[], None],
+        next_offsets: dict[int, int],
+        outcome: Outcome | RelayError,
+    ) -> None:
         self._unacknowledged -= 1
         if not self._unacknowledged:
             self._drained.set()
+        # Of what was read before the change was written: a later reading may have missed it.
+        if (
+            isinstance(outcome, Acknowledged)
+            and next_offsets.get(outcome.partition) == outcome.offset
+        ):
+            next_offsets[outcome.partition] = outcome.offset + 1
         self._note(outcome)
         on_done()
 
     def _note(self, outcome: Outcome | RelayError) -> None:
         if isinstance(outcome, Acknowledged):
-            after = outcome.offset + 1
-            self.next_offsets[outcome.partition] = max(
-                after, self.next_offsets.get(outcome.partition, 0)
-            )
             if self._refused:
                 logger.warning(
                     LogLine("Table deliveries: Kafka takes its changelog again", topic=self.topic)

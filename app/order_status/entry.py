@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
 
 from app.delivery.outcome import Outcome
-from app.delivery.record import Record
+from app.delivery.record import EVENT_ID_HEADER, Record
 
 # An order has one event, so there is hardly ever an earlier one.
 MAX_EARLIER_EVENT_IDS = 32
 MAX_ERROR_CHARACTERS = 500
+# An order's id as people and keys write it: as long as numbers in an event may be.
+ORDER_ID = re.compile(r"-?[0-9]{1,4300}", re.ASCII)
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
@@ -32,7 +35,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults
         last_error: What the last failed attempt said; empty without one.
         http_status: The logger's last refusal; ``None`` without one.
         dead_letter_reason: The short code of the dead letter; empty if it was delivered.
-        earlier_event_ids: Delivered before, under other event ids.
+        earlier_event_ids: Delivered before, under other event ids; ``<id>@<published_ms>`` where
+            the record had no id of its own.
     """
 
     order_id: int
@@ -51,11 +55,28 @@ class Entry(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults
     dead_letter_reason: str = ""
     earlier_event_ids: tuple[str, ...] = ()
 
-    def has_delivered(self, event_id: str) -> bool:
-        """Whether the event of that id was delivered."""
-        if self.state == "delivered" and self.event_id == event_id:
-            return True
-        return event_id in self.earlier_event_ids
+    def has_delivered(self, record: Record) -> bool:
+        """Whether the record's event was delivered.
+
+        A record without an event id of its own is told by its place and its timestamp: in a topic
+        that was made anew, others stand in the same places.
+        """
+        event_id = record.idempotency_key()
+        if record.header(EVENT_ID_HEADER):
+            same = self.event_id == event_id
+        elif record.timestamp_ms > 0:
+            same = self.event_id == event_id and self.published_ms == record.timestamp_ms
+            event_id = f"{event_id}@{record.timestamp_ms}"
+        else:
+            return False
+        return (same and self.state == "delivered") or event_id in self.earlier_event_ids
+
+    @property
+    def lasting_event_id(self) -> str:
+        """The event id as ``earlier_event_ids`` of a later entry has it."""
+        if self.event_id == f"{self.topic}-{self.partition}-{self.offset}":
+            return f"{self.event_id}@{self.published_ms}"
+        return self.event_id
 
 
 _encoder = msgspec.json.Encoder()
@@ -84,7 +105,7 @@ def make_entry(
     record: Record, order_id: int, outcome: Outcome, finished_ms: int, before: Entry | None
 ) -> Entry:
     """Return the entry of a finished record; ``before`` is the order's entry up to now."""
-    return Entry(
+    entry = Entry(
         order_id=order_id,
         state="delivered" if outcome.delivered else "dead_lettered",
         event_id=record.idempotency_key(),
@@ -99,12 +120,16 @@ def make_entry(
         last_error=outcome.last_error[:MAX_ERROR_CHARACTERS],
         http_status=outcome.http_status,
         dead_letter_reason=outcome.reason,
-        earlier_event_ids=_delivered_ids(before, record.idempotency_key()) if before else (),
+    )
+    if before is None:
+        return entry
+    return msgspec.structs.replace(
+        entry, earlier_event_ids=_delivered_ids(before, entry.lasting_event_id)
     )
 
 
 def _delivered_ids(before: Entry, event_id: str) -> tuple[str, ...]:
     ids = before.earlier_event_ids
-    if before.state == "delivered" and before.event_id != event_id:
-        ids = (*ids, before.event_id)
+    if before.state == "delivered":
+        ids = (*ids, before.lasting_event_id)
     return tuple(one for one in ids if one != event_id)[-MAX_EARLIER_EVENT_IDS:]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import json
+import zlib
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -13,13 +15,15 @@ from yarl import URL
 
 from app.delivery.outcome import Trouble
 from app.delivery.record import Record
-from app.errors import InvalidEvent
+from app.errors import InvalidEvent, KafkaUnavailable
 from app.events import decode_order_paid
 from app.order_status.book import DeliveryBook
 from app.order_status.entry import Entry, entry_key
 
 # Says who asks, and that the one who is asked is to answer for itself alone.
 ROUTED_HEADER = "X-Order-Relay-Routed-From"
+# Who is asked, and who has which partition, as the one who asks sees it.
+VIEW_HEADER = "X-Order-Relay-View"
 ASK_SECONDS = 3.0
 
 InHand = Callable[[Callable[[Record], bool]], tuple[Record, Trouble | None] | None]
@@ -30,7 +34,7 @@ class Found:
     """What is known of an order.
 
     Attributes:
-        certainty: ``known``; ``unknown`` to every worker; ``unsure`` where one did not answer.
+        certainty: ``known``; ``unknown`` to every worker; ``unsure`` where some worker may know.
         body: The order's fields, or ``error`` with why there are none.
     """
 
@@ -50,6 +54,7 @@ class OrderLookup:
         *,
         partition_of: Callable[[bytes, int], int],
         retention_hours: float,
+        partition_count: Callable[[], Awaitable[int]],
     ) -> None:
         """Prepare; nothing is connected yet.
 
@@ -60,39 +65,47 @@ class OrderLookup:
             own_url: This worker's.
             partition_of: The partition that Kafka's clients choose for a key, out of so many.
             retention_hours: How long entries are kept, for people to read.
+            partition_count: Asks Kafka how many partitions the source topic has; may raise
+                ``KafkaUnavailable``.
         """
         self._book = book
         self._in_hand = in_hand
         self._owners = owners
         self._own_url = str(own_url)
-        self._partition_of = partition_of
+        self.partition_of = partition_of
+        self._partition_count = partition_count
         self._retention_hours = retention_hours
         self._client: aiohttp.ClientSession | None = None
 
-    async def find(self, order_id: int, *, here_only: bool = False) -> Found:
+    async def find(
+        self, order_id: int, *, here_only: bool = False, view: str | None = None
+    ) -> Found:
         """Return what is known of an order; never raises.
 
         Args:
             order_id: The order.
             here_only: Ask no other worker.
+            view: What ``VIEW_HEADER`` says, where another worker asks.
         """
         body = self._find_here(order_id)
         if body is not None:
             return Found("known", body)
-        doubts = ["this worker is reading its table"] if self._book.recovering else []
+        owners = dict(self._owners())
+        doubts = self._doubts_here(owners)
+        if view is not None and view != self._view(self._own_url, owners):
+            doubts.append("partitions have moved, or the address asked is another worker's")
         if not here_only:
-            owners = dict(self._owners())
             likely = self._likely_owner(order_id, owners)
             others = set(owners.values()) - {self._own_url}
-            if not owners:
-                doubts.append("which worker has which partition is not known yet")
             for urls in (others & {likely}, others - {likely}):
-                answers = await asyncio.gather(*(self._ask(url, order_id) for url in urls))
+                answers = await asyncio.gather(*(self._ask(url, order_id, owners) for url in urls))
                 for answer in answers:
                     if answer.certainty == "known":
                         return answer
                     if answer.certainty == "unsure":
                         doubts.append(str(answer.body["error"]))
+            if not doubts:  # Kafka may be slow to answer
+                doubts = await self._doubts_elsewhere(owners)
         if doubts:
             return Found("unsure", {"error": f"order {order_id} is not found: {'; '.join(doubts)}"})
         return Found(
@@ -123,21 +136,53 @@ class OrderLookup:
             return {**entry_fields(entry), "worker": self._own_url}
         return None
 
+    def _doubts_here(self, owners: Mapping[int, str]) -> list[str]:
+        """Return why this worker may not know what it should."""
+        if not self._book.ready:
+            return ["this worker is reading its table"]
+        doubts = []
+        if not self._book.complete:
+            doubts.append("this worker's table is incomplete, as its log says")
+        mine = self._book.partitions
+        taken = [p for p, url in sorted(owners.items()) if url == self._own_url and p not in mine]
+        if taken:
+            doubts.append(
+                f"another worker, with {_named(taken)}, tells the same address {self._own_url} "
+                "(ADVERTISED_URL)"
+            )
+        return doubts
+
     # --- elsewhere ------------------------------------------------------------------------------
+
+    async def _doubts_elsewhere(self, owners: Mapping[int, str]) -> list[str]:
+        """Return why nobody may have been asked who should."""
+        if not owners:
+            return ["which worker has which partition is not known yet"]
+        known = owners.keys() | set(self._book.partitions)
+        try:
+            count = max(max(known) + 1, await self._partition_count())
+        except KafkaUnavailable as error:
+            return [str(error)]
+        nobodys = [partition for partition in range(count) if partition not in known]
+        return [f"which worker has {_named(nobodys)} is not known"] if nobodys else []
+
+    def _view(self, asked_url: str, owners: Mapping[int, str]) -> str:
+        return f"{zlib.crc32(json.dumps([asked_url, sorted(owners.items())]).encode()):08x}"
 
     def _likely_owner(self, order_id: int, owners: Mapping[int, str]) -> str:
         partitions = max(owners, default=0) + 1
-        return owners.get(self._partition_of(entry_key(order_id), partitions), "")
+        return owners.get(self.partition_of(entry_key(order_id), partitions), "")
 
-    async def _ask(self, url: str, order_id: int) -> Found:
+    async def _ask(self, url: str, order_id: int, owners: Mapping[int, str]) -> Found:
         if self._client is None:
             self._client = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=ASK_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         try:
+            headers = {ROUTED_HEADER: self._own_url, VIEW_HEADER: self._view(url, owners)}
             async with self._client.get(
-                URL(url) / "orders" / str(order_id), headers={ROUTED_HEADER: self._own_url}
+                URL(url) / "orders" / str(order_id), headers=headers
             ) as response:
                 body = await response.json()
                 if response.status == 200 and isinstance(body, dict):
@@ -145,9 +190,15 @@ class OrderLookup:
                 if response.status == 404:
                     return Found("unknown", {})
                 problem = f"status {response.status}"
+                if isinstance(body, dict) and "error" in body:
+                    problem += f", {body['error']}"
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             problem = str(error) or type(error).__name__
-        return Found("unsure", {"error": f"worker {url} did not answer: {problem}"})
+        return Found("unsure", {"error": f"worker {url} does not say: {problem}"})
+
+
+def _named(partitions: Collection[int]) -> str:
+    return "partition " + ", ".join(map(str, partitions))
 
 
 def _order_id(record: Record) -> int | None:
@@ -199,5 +250,8 @@ def _in_hand_fields(order_id: int, record: Record, trouble: Trouble | None) -> d
 def _moment(milliseconds: int) -> str | None:
     if milliseconds <= 0:
         return None
-    when = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    try:
+        when = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None  # such as microseconds: no year that a date can have
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,8 +34,14 @@ class Recovery:
     whatever is wrong with the changelog is wrong with the table alone.
     """
 
-    def __init__(self, config: Mapping[str, Any], topic: str) -> None:
-        """Read ``topic`` with a client of this configuration (librdkafka's names)."""
+    def __init__(self, config: Mapping[str, Any], topic: str, *, make_topic: bool = False) -> None:
+        """Prepare; nothing is connected yet.
+
+        Args:
+            config: The client's configuration (librdkafka's names).
+            topic: The changelog.
+            make_topic: Let brokers that make topics on first use make this one.
+        """
         self._topic = topic
         self._config = {
             **config,
@@ -44,17 +50,23 @@ class Recovery:
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "enable.partition.eof": True,
-            "allow.auto.create.topics": True,
+            "allow.auto.create.topics": make_topic,
             "log_level": 0,  # it would repeat what the consumer says of the same brokers
             "fetch.wait.max.ms": 50,
         }
 
-    def read(self, stores: Mapping[int, PartitionStore], stop: threading.Event) -> int:
+    def read(
+        self,
+        stores: Mapping[int, PartitionStore],
+        stop: threading.Event,
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> int:
         """Bring the stores, by partition of the source topic, up to the changelog's end.
 
         Args:
             stores: What to fill. Nobody else writes to them meanwhile.
             stop: Ends it early when set.
+            after_batch: Called now and then, in this thread.
 
         Returns:
             How many partitions the changelog has; 0 when it does not exist yet.
@@ -68,16 +80,46 @@ class Recovery:
                 by_changelog: dict[int, dict[int, PartitionStore]] = {}
                 for partition, store in stores.items():
                     by_changelog.setdefault(partition % partitions, {})[partition] = store
-                _Reading(consumer, self._topic, by_changelog, stop).run()
+                _Reading(consumer, self._topic, by_changelog, stop).run(after_batch)
             return partitions
 
-    def read_order(self, key: bytes, source_topic: str, stop: threading.Event) -> bytes | None:
-        """Return an order's entry, whichever partition of ``source_topic`` it is of."""
-        wanted = OneKeyStore(key)
+    def read_order(
+        self,
+        key: bytes,
+        source_topic: str,
+        stop: threading.Event,
+        partition_of: Callable[[bytes, int], int],
+    ) -> bytes | None:
+        """Return an order's entry, whichever partition of ``source_topic`` it is of.
+
+        Args:
+            key: The order's.
+            source_topic: Where its records are.
+            stop: Ends it early when set. An entry that was read by then may be an old one, and is
+                not returned.
+            partition_of: The partition that Kafka's clients choose for a key, out of so many: it
+                is read first, and the others only if it has no entry.
+
+        Raises:
+            ChangelogUnreadable: Kafka does not hand it out, has none, or ``stop`` came first
+                though Kafka answered.
+        """
         with self._consumer(stop) as consumer:
             partitions = self._partition_count(consumer, source_topic, stop)
-        self.read(dict.fromkeys(range(partitions), wanted), stop)
-        return wanted.get(key)
+        if not partitions:
+            if stop.is_set():
+                return None
+            raise ChangelogUnreadable(f"there is no topic {source_topic}")
+        likely = partition_of(key, partitions)
+        for chosen in ([likely], [one for one in range(partitions) if one != likely]):
+            wanted = OneKeyStore(key)
+            if not self.read(dict.fromkeys(chosen, wanted), stop) and not stop.is_set():
+                raise ChangelogUnreadable(f"there is no topic {self._topic}")
+            if stop.is_set():
+                raise ChangelogUnreadable("its end was not reached in time")
+            if (found := wanted.get(key)) is not None:
+                return found
+        return None
 
     @contextmanager
     def _consumer(self, stop: threading.Event) -> Iterator[Consumer]:
@@ -136,7 +178,7 @@ class _Reading:
         self._moved_at = time.monotonic()
         self._problem = "no answer"
 
-    def run(self) -> None:
+    def run(self, after_batch: Callable[[], None]) -> None:
         """Read to the end."""
         starts = [
             TopicPartition(self._topic, partition, start)
@@ -151,6 +193,7 @@ class _Reading:
         while self._unfinished and not self._stop.is_set():
             for message in self._consumer.consume(BATCH, POLL_SECONDS):
                 self._take(message)
+            after_batch()
             if time.monotonic() - self._moved_at > GIVE_UP_SECONDS:
                 self._give_up_unless_away()
 

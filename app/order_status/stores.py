@@ -1,7 +1,4 @@
-"""The stores of the partitions that this worker has; one that fails is replaced by memory.
-
-The table never holds up deliveries: whatever a store raises is said once, and done without.
-"""
+"""The stores of the partitions that this worker has: opened, bounded, and how far they go."""
 
 from __future__ import annotations
 
@@ -9,32 +6,47 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from app.log_line import LogLine
 from app.order_status.entry import Entry, decode_entry
-from app.order_status.store import MemoryStore, PartitionStore
+from app.order_status.guarded import GuardedStore, in_memory
+from app.order_status.store import PartitionStore
 
 logger = logging.getLogger(__name__)
 
 OPEN_SECONDS = 30.0
 OPEN_AGAIN_SECONDS = 0.5
+ANY_AGE_MS = 2**62
 
 
 class Stores:
     """Opens, asks and closes the store of each partition."""
 
-    def __init__(self, open_store: Callable[[int], PartitionStore]) -> None:
-        """Open stores by ``open_store``; it may raise anything, and is then tried again."""
+    def __init__(
+        self, open_store: Callable[[int], PartitionStore], max_entries: int | None = None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            open_store: Opens a partition's store; may raise anything, and is then tried again.
+            max_entries: How many are kept in memory at most, about; ``None``: all.
+        """
         self._open_store = open_store
-        self._stores: dict[int, PartitionStore] = {}
-        # Those that lack something of the changelog: they must not be taken for up to date.
-        self._incomplete: set[int] = set()
+        self._max_entries = max_entries
+        self._stores: dict[int, GuardedStore] = {}
+        self._filled = False
+        self._full = False
 
     @property
     def partitions(self) -> list[int]:
         """The partitions that have a store."""
         return list(self._stores)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stores have all that the changelog had when they were read."""
+        return self._filled and not any(store.failed for store in self._stores.values())
 
     def __contains__(self, partition: int) -> bool:
         """Whether the partition has a store."""
@@ -55,24 +67,62 @@ class Stores:
     ) -> dict[int, PartitionStore]:
         """Have the stores of these partitions and no others; returns them, to be filled.
 
-        A store of a partition that stays is kept. One that cannot be opened for
-        ``OPEN_SECONDS``, or until ``stop`` is set, is replaced by memory.
+        A store of a partition that stays is kept. Those that cannot be opened within
+        ``OPEN_SECONDS`` are replaced by memory. Once ``stop`` is set some may be missing.
         """
         for partition in self._stores.keys() - set(partitions):
-            self._drop(partition)
-        self._incomplete = set(partitions)
-        for partition in sorted(set(partitions) - self._stores.keys()):
-            self._stores[partition] = await self._opened(partition, stop)
+            self._stores.pop(partition).close()
+        self._filled = False
+        for store in self._stores.values():
+            store.failed = False
+        deadline = time.monotonic() + OPEN_SECONDS
+        said: set[int] = set()
+        while problems := self._open(set(partitions) - self._stores.keys()):
+            if stop.is_set():
+                break
+            if time.monotonic() > deadline:
+                for partition, problem in problems.items():
+                    store = GuardedStore(partition, in_memory(partition, problem))
+                    self._stores[partition] = store
+                break
+            for partition in problems.keys() - said:
+                # Its last owner on this machine may be about to close it.
+                logger.warning(
+                    LogLine(
+                        "Table deliveries: store not opened, trying on",
+                        partition=partition,
+                        detail=problems[partition],
+                    )
+                )
+            said |= problems.keys()
+            await asyncio.sleep(OPEN_AGAIN_SECONDS)
         return dict(self._stores)
 
-    def filled(self) -> None:
-        """Note that the stores hold all that the changelog has."""
-        self._incomplete = set()
+    def filled(self) -> bool:
+        """Note that the stores were read to the changelog's end.
+
+        Returns:
+            ``False`` when one failed meanwhile: what it lacks can be read again, into memory.
+        """
+        failed = [store for store in self._stores.values() if store.failed]
+        for store in failed:
+            store.failed = False
+        self._filled = not failed
+        return self._filled
+
+    def next_offsets(self, changelog_partitions: int) -> dict[int, int]:
+        """Return up to where the stores were filled, by partition of the changelog."""
+        offsets: dict[int, int] = {}
+        for partition, store in self._stores.items():
+            if changelog_partitions and (offset := store.next_offset) is not None:
+                of = partition % changelog_partitions
+                offsets[of] = min(offset, offsets.get(of, offset))
+        return offsets
 
     def read_up_to(self, next_offsets: Mapping[int, int], changelog_partitions: int) -> None:
         """Let stores that outlive the process begin where the changelog is known to end."""
         for partition, store in self._stores.items():
-            if partition in self._incomplete or not changelog_partitions:
+            if not self._filled or not changelog_partitions:
                 continue
             after = next_offsets.get(partition % changelog_partitions, 0)
             if after > (store.next_offset or 0):
@@ -80,77 +130,58 @@ class Stores:
 
     def close(self) -> None:
         """Close all stores. May be called twice."""
-        for partition in self.partitions:
-            self._drop(partition)
+        while self._stores:
+            self._stores.popitem()[1].close()
 
-    async def _opened(self, partition: int, stop: threading.Event) -> PartitionStore:
-        deadline = time.monotonic() + OPEN_SECONDS
-        said = False
-        while True:
+    def _open(self, partitions: Collection[int]) -> dict[int, str]:
+        """Open stores; returns what is wrong with those that cannot be."""
+        problems = {}
+        for partition in sorted(partitions):
             try:
-                return self._open_store(partition)
-            except Exception as error:  # noqa: BLE001 - whatever a store raises, deliveries go on
-                problem = str(error)
-            if stop.is_set() or time.monotonic() > deadline:
-                return self._in_memory(partition, problem)
-            if not said:
-                # Its last owner on this machine may be about to close it.
-                logger.warning(
-                    LogLine(
-                        "Table deliveries: store not opened, trying on",
-                        partition=partition,
-                        detail=problem,
-                    )
-                )
-            said = True
-            await asyncio.sleep(OPEN_AGAIN_SECONDS)
-
-    def _in_memory(self, partition: int, problem: str) -> PartitionStore:
-        logger.error(
-            LogLine(
-                "Table deliveries: store failed, its partition is kept in memory",
-                partition=partition,
-                detail=problem,
-            )
-        )
-        return MemoryStore()
-
-    def _drop(self, partition: int) -> None:
-        store = self._stores.pop(partition)
-        try:
-            store.close()
-        except Exception as error:  # noqa: BLE001 - as above
-            logger.warning(
-                LogLine(
-                    "Table deliveries: store not closed in good order",
-                    partition=partition,
-                    detail=str(error),
-                )
-            )
+                self._stores[partition] = GuardedStore(partition, self._open_store(partition))
+            except Exception as error:  # noqa: BLE001 - whatever it raises, deliveries go on
+                problems[partition] = str(error)
+        return problems
 
     # --- entries --------------------------------------------------------------------------------
 
     def get(self, partition: int, key: bytes) -> Entry | None:
         """Return the entry of a key; ``None`` also where the partition has no store."""
         store = self._stores.get(partition)
-        if store is None:
-            return None
-        try:
-            value = store.get(key)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._replace(partition, error)
-            return None
+        value = store.get(key) if store is not None else None
         return None if value is None else decode_entry(value)
 
     def put(self, partition: int, key: bytes, finished_ms: int, value: bytes) -> None:
         """Keep an entry in a partition that has a store."""
-        try:
-            self._stores[partition].put(key, finished_ms, value)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._replace(partition, error)
-            self._stores[partition].put(key, finished_ms, value)
+        self._stores[partition].put(key, finished_ms, value)
 
-    def _replace(self, partition: int, error: Exception) -> None:
-        self._drop(partition)
-        self._stores[partition] = self._in_memory(partition, str(error))
-        self._incomplete.add(partition)
+    def excess(self) -> Iterator[tuple[int, int]]:
+        """Yield partitions that have too many entries in memory, and how many; says it once.
+
+        Each partition may have its part of them, and more where others leave room.
+        """
+        stores = {partition: one for partition, one in self._stores.items() if one.in_memory}
+        total = sum(map(len, stores.values()))
+        if self._max_entries is None:
+            return
+        excess = total - self._max_entries
+        if excess > 0 and not self._full:
+            logger.warning(
+                LogLine(
+                    "Table deliveries: full, the oldest orders are forgotten early",
+                    max_entries=self._max_entries,
+                )
+            )
+        self._full = excess > 0
+        for partition, store in stores.items():
+            too_many = min(len(store) - self._max_entries // len(stores), excess)
+            if too_many > 0:
+                excess -= too_many
+                yield partition, too_many
+
+    def forget_excess(self) -> None:
+        """Forget what is too much here alone: the changelog keeps it."""
+        for partition, too_many in self.excess():
+            store = self._stores[partition]
+            for key in store.older_than(ANY_AGE_MS, too_many):
+                store.remove(key)

@@ -96,8 +96,9 @@ async def test_what_became_of_each_order(stage: Stage, sink: ScriptedSink, tmp_p
         assert fifth["attempts"] == 0
         assert (sixth["deadLetterReason"], sixth["paidAt"]) == ("invalid_json", None)
 
-        assert (await asked(worker, 77))[0] == 404
-        for malformed in ("abc", "1.5", "%00", "", "1/2", "9" * 30):
+        for unknown in (77, int("9" * 30)):
+            assert (await asked(worker, unknown))[0] == 404
+        for malformed in ("abc", "1.5", "%00", "", "1/2", "9" * 4301):
             status, body = await asked(worker, malformed)
             assert (status, list(body)) == (400, ["error"]), malformed
 
@@ -191,6 +192,14 @@ async def test_order_status_asks_a_worker_or_else_kafka(
         assert await worker.stop() == 0
     (by_kafka,) = (await relay("order-status", "3", "--json")).objects
     assert by_kafka == {name: value for name, value in by_worker.items() if name != "worker"}
-    for arguments in ((), ("abc",), ("1", "--url", "example.org")):
+    unknown = await relay("order-status", "77", statuses=(1,))
+    assert "order 77 is not known" in unknown.err.splitlines()[-1]
+    for arguments in ((), ("abc",), ("9" * 4301,)):
         mistake = (await relay("order-status", *arguments, statuses=(2,))).only_line
-        assert "give a whole number" in mistake or "must be an http:// or https:// URL" in mistake
+        assert "give a whole number" in mistake
+    for url in ("example.org", "http://h:abc", "http://h:99999", "http://[::1", "http://:6066"):
+        mistake = (await relay("order-status", "1", "--url", url, statuses=(2,))).only_line
+        assert "must be an http:// or https:// URL" in mistake
+    relay.environment["CONSUMER_GROUP_ID"] = "another-group"
+    missing = await relay("order-status", "1", statuses=(1,))
+    assert "there is no topic another-group-deliveries-changelog" in missing.err

@@ -7,14 +7,20 @@ from contextlib import asynccontextmanager
 
 import pytest
 from confluent_kafka import KafkaError
+from confluent_kafka.admin import AdminClient
 
+from app.delivery.outcome import Outcome
+from app.order_status import recovery as recovery_module
+from app.order_status.book import DeliveryBook
 from app.order_status.changelog import Changelog
-from app.order_status.entry import Entry, decode_entry, encode_entry
+from app.order_status.entry import Entry, decode_entry, encode_entry, entry_key
 from app.order_status.recovery import ChangelogUnreadable, Recovery
-from app.order_status.store import MemoryStore
+from app.order_status.store import MemoryStore, OneKeyStore
 from app.publishing.client_config import client_config
 from app.publishing.producer import KafkaProducer
 from tests.support.embedded import EmbeddedKafka
+from tests.support.fakes import record
+from tests.support.order_status_fakes import FakeObserver
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
 
@@ -69,6 +75,7 @@ async def test_what_was_written_is_read_back(embedded: EmbeddedKafka, stage: Sta
     embedded.create_topic(stage.settings().deliveries_changelog_topic)
     newer = entry(1, finished_ms=2000)
     async with changelog_of(stage) as changelog:
+        changelog.next_offsets = {0: 0, 1: 0}
         await write(
             changelog,
             (0, b"1", encode_entry(entry(1))),
@@ -133,10 +140,11 @@ async def test_partitions_beyond_the_changelogs_share_one(
 
 
 async def test_one_order_is_found_in_any_partition(embedded: EmbeddedKafka, stage: Stage) -> None:
-    """For the command: the latest of all entries of that order."""
+    """For the command: that of the partition of its key, else the latest of all others."""
     settings = stage.settings()
     embedded.create_topic(settings.deliveries_changelog_topic)
     late = entry(1, partition=2, finished_ms=5000)
+    stop = threading.Event()
     async with changelog_of(stage) as changelog:
         await write(
             changelog,
@@ -145,11 +153,108 @@ async def test_one_order_is_found_in_any_partition(embedded: EmbeddedKafka, stag
             (0, b"2", encode_entry(entry(2))),
         )
     recovery = Recovery(client_config(settings), settings.deliveries_changelog_topic)
-    found = await asyncio.to_thread(recovery.read_order, b"1", stage.topic, threading.Event())
-    assert decode_entry(found or b"") == late
-    assert (
-        await asyncio.to_thread(recovery.read_order, b"77", stage.topic, threading.Event()) is None
+
+    async def found(order_id: int, likely: int) -> Entry | None:
+        value = await asyncio.to_thread(
+            recovery.read_order, entry_key(order_id), stage.topic, stop, lambda key, count: likely
+        )
+        return decode_entry(value or b"")
+
+    assert await found(1, likely=1) == late
+    assert await found(1, likely=0) == entry(1)
+    assert await found(77, likely=0) is None
+
+
+async def test_asking_for_an_order_makes_no_topics(embedded: EmbeddedKafka, stage: Stage) -> None:
+    """A name that was typed wrong is told, and stays one that Kafka does not know."""
+    settings = stage.settings()
+    admin = AdminClient({"bootstrap.servers": stage.bootstrap_servers})
+    for source in (stage.topic, "typed-wrong"):
+        recovery = Recovery(client_config(settings), settings.deliveries_changelog_topic)
+        with pytest.raises(ChangelogUnreadable, match="there is no topic"):
+            await asyncio.to_thread(
+                recovery.read_order, b"1", source, threading.Event(), lambda key, count: 0
+            )
+    topics = await asyncio.to_thread(admin.list_topics, None, 5.0)
+    assert not {"typed-wrong", settings.deliveries_changelog_topic} & topics.topics.keys()
+
+
+async def test_a_worker_that_declares_no_topics_has_its_changelog(
+    embedded: EmbeddedKafka, stage: Stage
+) -> None:
+    """Brokers that make topics on first use make it, before the first entry is written."""
+    settings = stage.settings()
+    recovery = Recovery(
+        client_config(settings), settings.deliveries_changelog_topic, make_topic=True
     )
+    reading = asyncio.to_thread(recovery.read, {0: MemoryStore()}, threading.Event())
+    assert await asyncio.wait_for(reading, LIMIT_SECONDS) > 0
+
+
+async def test_an_order_is_not_told_by_half_of_the_changelog(
+    embedded: EmbeddedKafka, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When time is over an entry that was read may be an old one: it is not shown as a fact."""
+    settings = stage.settings()
+    embedded.create_topic(settings.deliveries_changelog_topic)
+    async with changelog_of(stage) as changelog:
+        await write(changelog, *((0, b"1", encode_entry(entry(1))) for _ in range(20)))
+    monkeypatch.setattr(recovery_module, "BATCH", 1)
+    stop = threading.Event()
+    taken = OneKeyStore.put
+
+    def put(store: OneKeyStore, key: bytes, finished_ms: int, value: bytes) -> None:
+        taken(store, key, finished_ms, value)
+        stop.set()
+
+    monkeypatch.setattr(OneKeyStore, "put", put)
+    recovery = Recovery(client_config(settings), settings.deliveries_changelog_topic)
+    with pytest.raises(ChangelogUnreadable, match="end was not reached"):
+        await asyncio.to_thread(recovery.read_order, b"1", stage.topic, stop, lambda key, count: 0)
+
+
+async def test_what_another_wrote_meanwhile_is_read(embedded: EmbeddedKafka, stage: Stage) -> None:
+    """A worker that was away, and whose late entry stands behind the other's, knows them all."""
+    settings = stage.settings()
+    embedded.create_topic(settings.deliveries_changelog_topic)
+
+    def book_of(changelog: Changelog) -> DeliveryBook:
+        recovery = Recovery(client_config(settings), settings.deliveries_changelog_topic)
+        return DeliveryBook(
+            changelog,
+            recovery,
+            lambda partition: MemoryStore(),
+            lambda record: None,
+            FakeObserver(),
+            retention_seconds=3600,
+        )
+
+    def finish(book: DeliveryBook, *order_ids: int) -> None:
+        for order_id in order_ids:
+            book.finished(record(order_id, str(order_id)), Outcome(True, 1, order_id))
+
+    async def arrive(book: DeliveryBook) -> None:
+        book.arriving([0])
+        assert await asyncio.wait_for(book.until_ready(), LIMIT_SECONDS)
+
+    async with changelog_of(stage) as of_away, changelog_of(stage) as of_other:
+        away, other = book_of(of_away), book_of(of_other)
+        await arrive(away)
+        finish(away, 1)
+        await of_away.drain(LIMIT_SECONDS)
+        assert of_away.next_offsets[0] == 1
+        await arrive(other)
+        finish(other, *range(2, 11))
+        await of_other.drain(LIMIT_SECONDS)
+        finish(away, 2)
+        await away.leaving()
+        await other.leaving()
+        await arrive(away)
+        assert [n for n in range(1, 12) if away.find(n)] == list(range(1, 11))
+        # And goes on from there.
+        assert of_away.next_offsets[0] == 11
+        await away.close()
+        await other.close()
 
 
 async def test_a_refused_change_holds_nothing_up(
@@ -172,7 +277,7 @@ async def test_a_refused_change_holds_nothing_up(
         async def taken() -> bool:
             changelog.write(0, b"3", encode_entry(entry(3)), lambda: None)
             await changelog.drain(LIMIT_SECONDS)
-            return 0 in changelog.next_offsets
+            return any("again" in line for line in caplog.messages)
 
         await eventually(taken, LIMIT_SECONDS, "Kafka takes changes again")
     assert len([line for line in caplog.messages if "again" in line]) == 1

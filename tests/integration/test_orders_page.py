@@ -5,15 +5,19 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
 import aiohttp
+import msgspec
 import pytest
 from yarl import URL
 
+from app.delivery.outcome import Outcome
 from app.delivery.record import Record
+from app.errors import KafkaUnavailable
 from app.operations.health import Health
 from app.operations.metrics import Metrics
 from app.operations.web import WebServer
 from app.order_status.entry import Entry
 from app.order_status.lookup import OrderLookup
+from tests.support.fakes import record
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.order_status_fakes import BookBench
 from tests.support.waiting import eventually
@@ -31,12 +35,14 @@ class Worker:
 
     Attributes:
         owners: The URL of each partition's worker, as this one knows it.
+        partitions: How many there are, as Kafka says.
         asked: How often it looked for an order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, table: bool = True) -> None:
         self.bench = BookBench()
         self.owners: dict[int, str] = {}
+        self.partitions = 3
         self.asked = 0
         self.port = free_ports(1)[0]
         self.url = f"http://{LOOPBACK}:{self.port}"
@@ -47,6 +53,7 @@ class Worker:
             URL(self.url),
             partition_of=lambda key, partitions: int(key) % partitions,
             retention_hours=24,
+            partition_count=self._partition_count,
         )
         metrics = Metrics()
         health = Health(
@@ -56,7 +63,18 @@ class Worker:
             attempt_timeout_seconds=1,
             clock=time.monotonic,
         )
-        self.server = WebServer(LOOPBACK, self.port, metrics.registry, health, orders=self.lookup)
+        self.server = WebServer(
+            LOOPBACK,
+            self.port,
+            metrics.registry,
+            health,
+            orders=self.lookup if table else None,
+        )
+
+    async def _partition_count(self) -> int:
+        if not self.partitions:
+            raise KafkaUnavailable("kafka-1:9092", "no answer")
+        return self.partitions
 
     def _in_hand(self, wanted: Callable[[Record], bool]) -> None:
         self.asked += 1
@@ -79,6 +97,11 @@ class Worker:
 def entry(order_id: int, partition: int) -> Entry:
     """A delivered order's."""
     return Entry(order_id, "delivered", f"e{order_id}", 1, "t", partition, 5, 1000)
+
+
+def delivered(order_id: int) -> Outcome:
+    """How its record ended."""
+    return Outcome(delivered=True, attempts=1, order_id=order_id)
 
 
 @pytest.fixture
@@ -135,8 +158,114 @@ async def test_a_worker_that_reads_its_table_leaves_a_doubt(workers: list[Worker
     await eventually(lambda: workers[1].bench.recovery.reads[-1] == (4,))
     for worker in workers[:2]:
         status, body = await worker.get(77)
-        assert (status, "reading its table" in str(body) or "503" in str(body)) == (503, True)
+        assert (status, "reading its table" in str(body)) == (503, True)
     workers[1].bench.recovery.released.set()
+
+
+async def test_between_two_assignments_there_is_a_doubt(workers: list[Worker]) -> None:
+    """Partitions have left, and which ones come is not told yet."""
+    await workers[1].bench.book.leaving()
+    for worker in workers:
+        status, body = await worker.get(77)
+        assert (status, "reading its table" in str(body["error"])) == (503, True)
+
+
+async def test_a_table_without_its_history_leaves_a_doubt(workers: list[Worker]) -> None:
+    """Where the changelog cannot be read, or a store failed, what was known before may be missing.
+
+    What came since is known.
+    """
+    await workers[1].bench.book.leaving()
+    workers[1].bench.recovery.unreadable = True
+    await workers[1].have(entry(31, 1))
+    workers[2].bench.stores[2].broken = True
+    workers[1].bench.book.finished(record(4, "34", partition=1), delivered(34))
+    workers[2].bench.book.finished(record(5, "35", partition=2), delivered(35))
+    for worker in workers:
+        status, body = await worker.get(77)
+        assert (status, "is incomplete" in str(body["error"])) == (503, True)
+        assert [(await worker.get(known))[0] for known in (30, 34, 35)] == [200] * 3
+
+
+async def test_workers_with_one_address_leave_a_doubt(workers: list[Worker]) -> None:
+    """On machines of their own, each under 127.0.0.1: nobody can ask the others."""
+    for worker in workers:
+        worker.owners = dict.fromkeys(range(3), workers[0].url)
+    status, body = await workers[0].get(77)
+    assert status == 503
+    assert "partition 1, 2, tells the same address" in str(body["error"])
+    assert "ADVERTISED_URL" in str(body["error"])
+
+
+async def test_an_address_that_is_another_workers_leaves_a_doubt(workers: list[Worker]) -> None:
+    """Whoever answers under it answers for itself, not for the one that was meant."""
+    meant, asking = workers[0], Worker()
+    asking.owners = {0: f"http://localhost:{meant.port}"}
+    asking.partitions = 1
+    await asking.bench.arrive()
+    found = await asking.lookup.find(77)
+    await asking.lookup.close()
+    assert (found.certainty, meant.asked) == ("unsure", 1)
+    assert "another worker's" in str(found.body["error"])
+
+
+async def test_a_partition_that_nobody_is_known_to_have_leaves_a_doubt(
+    workers: list[Worker],
+) -> None:
+    """Its worker may be one that tells no address; the last partition is none the less one."""
+    for worker in workers:
+        worker.owners = {0: workers[0].url, 2: workers[2].url}
+    status, body = await workers[0].get(77)
+    assert (status, "partition 1 is not known" in str(body["error"])) == (503, True)
+    for worker in workers:
+        worker.owners = {number: one.url for number, one in enumerate(workers)}
+        worker.partitions = 4
+    status, body = await workers[0].get(77)
+    assert (status, "partition 3 is not known" in str(body["error"])) == (503, True)
+    workers[0].partitions = 0
+    status, body = await workers[0].get(77)
+    assert (status, "kafka-1:9092" in str(body["error"])) == (503, True)
+
+
+async def test_partitions_that_moved_leave_a_doubt(workers: list[Worker]) -> None:
+    """A worker that has not heard yet who has what now asks the wrong ones."""
+    for worker in workers[1:]:
+        worker.owners = worker.owners | {0: workers[1].url}
+    status, body = await workers[0].get(77)
+    assert (status, "partitions have moved" in str(body["error"])) == (503, True)
+
+
+async def test_a_worker_without_a_table_leaves_a_doubt(workers: list[Worker]) -> None:
+    """It may have finished the order, and keeps no entries: 404 is for its own askers alone."""
+    without = Worker(table=False)
+    await without.server.start()
+    for worker in workers:
+        worker.owners = worker.owners | {3: without.url}
+        worker.partitions = 4
+    status, body = await workers[0].get(77)
+    assert (status, "DELIVERIES_STORE=off" in str(body["error"])) == (503, True)
+    assert (await without.get(77))[0] == 404
+    assert (await workers[0].get(31))[0] == 200
+    await without.server.stop()
+
+
+async def test_a_time_beyond_all_years_is_left_out(workers: list[Worker]) -> None:
+    """Timestamps in microseconds are delivered, and shown, as any other."""
+    odd = msgspec.structs.replace(entry(33, 0), published_ms=1_766_140_200_000_000)
+    await workers[0].bench.book.leaving()
+    await workers[0].have(odd)
+    for worker in workers:
+        status, body = await worker.get(33)
+        assert (status, body["state"], body["publishedAt"]) == (200, "delivered", None)
+
+
+async def test_an_order_may_have_as_long_a_number_as_events_may(workers: list[Worker]) -> None:
+    """It was delivered, so it can be asked for."""
+    long = int("9" * 4300)
+    await workers[0].bench.book.leaving()
+    await workers[0].have(entry(long, 0))
+    for worker in workers:
+        assert (await worker.get(long))[0] == 200
 
 
 async def test_before_the_first_assignment_nobody_is_known(workers: list[Worker]) -> None:

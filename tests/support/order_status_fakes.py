@@ -34,7 +34,8 @@ class FakeChangelog:
         self, partition: int, key: bytes, value: bytes | None, on_done: Callable[[], None]
     ) -> None:
         self.changes.append((partition, key, value))
-        self.next_offsets[partition] = self.next_offsets.get(partition, 0) + 1
+        if partition in self.next_offsets:
+            self.next_offsets[partition] += 1
         if self.holding:
             self._held.append(on_done)
         else:
@@ -64,6 +65,8 @@ class FakeRecovery:
 
     Attributes:
         partitions: Of the changelog.
+        end: The offset at which its partitions end.
+        most_entries: That were in the stores at a time, between two batches.
         reads: The partitions that were asked for, read by read.
         released: While it is not set, reads wait.
     """
@@ -72,11 +75,18 @@ class FakeRecovery:
         self.partitions = partitions
         self.known: dict[int, list[Entry]] = {}
         self.unreadable = False
+        self.end = 100
+        self.most_entries = 0
         self.reads: list[tuple[int, ...]] = []
         self.released = threading.Event()
         self.released.set()
 
-    def read(self, stores: dict[int, PartitionStore], stop: threading.Event) -> int:
+    def read(
+        self,
+        stores: dict[int, PartitionStore],
+        stop: threading.Event,
+        after_batch: Callable[[], None],
+    ) -> int:
         self.reads.append(tuple(sorted(stores)))
         while not self.released.wait(0.01):
             if stop.is_set():
@@ -86,7 +96,9 @@ class FakeRecovery:
         for partition, store in stores.items():
             for entry in self.known.get(partition, []):
                 store.put(b"%d" % entry.order_id, entry.finished_ms, encode_entry(entry))
-            store.read_up_to(100)
+                after_batch()
+                self.most_entries = max(self.most_entries, sum(map(len, stores.values())))
+            store.read_up_to(max(self.end, store.next_offset or 0))
         return self.partitions
 
 
@@ -101,20 +113,33 @@ class FakeObserver:
 
 
 class BreakableStore(MemoryStore):
-    """A store in memory whose disk may fail."""
+    """A store in memory whose disk may fail: for everything, or for writing alone."""
 
     broken = False
+    full = False
 
     def get(self, key: bytes) -> bytes | None:
         self._check()
         return super().get(key)
 
     def put(self, key: bytes, finished_ms: int, value: bytes) -> None:
-        self._check()
+        self._check(writes=True)
         super().put(key, finished_ms, value)
 
-    def _check(self) -> None:
-        if self.broken:
+    def remove(self, key: bytes) -> None:
+        self._check(writes=True)
+        super().remove(key)
+
+    def older_than(self, finished_ms: int, limit: int) -> list[bytes]:
+        self._check()
+        return super().older_than(finished_ms, limit)
+
+    def read_up_to(self, next_offset: int) -> None:
+        self._check(writes=True)
+        super().read_up_to(next_offset)
+
+    def _check(self, *, writes: bool = False) -> None:
+        if self.broken or (self.full and writes):
             raise OSError("no space left on device")
 
 
@@ -123,6 +148,7 @@ class BookBench:
 
     Attributes:
         open_refusals: What opening a store raises, call by call.
+        break_stores: Partitions whose stores are broken from the start.
         stores: The stores that were opened.
         now: The wall clock.
     """
@@ -135,6 +161,7 @@ class BookBench:
         self.observer = FakeObserver()
         self.finished: list[Record] = []
         self.open_refusals: list[Exception] = []
+        self.break_stores: set[int] = set()
         self.stores: dict[int, BreakableStore] = {}
         self.now = START_SECONDS
         self.book = DeliveryBook(
@@ -157,4 +184,5 @@ class BookBench:
         if self.open_refusals:
             raise self.open_refusals.pop()
         self.stores[partition] = BreakableStore()
+        self.stores[partition].broken = partition in self.break_stores
         return self.stores[partition]

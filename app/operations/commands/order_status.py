@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
-from typing import Any
+from typing import Any, Protocol, cast
 
 import aiohttp
 import click
@@ -14,15 +13,21 @@ from yarl import URL
 
 from app.operations.commands.command import JSON_OPTION, RelayCommand, options, usage_error
 from app.operations.commands.output import for_people, json_line, make_table, on_stderr, plain
-from app.operations.orders_page import ORDER_ID
-from app.order_status.entry import decode_entry, entry_key
-from app.order_status.lookup import entry_fields
+from app.order_status.entry import ORDER_ID, decode_entry, entry_key
+from app.order_status.lookup import OrderLookup, entry_fields
 from app.order_status.recovery import ChangelogUnreadable, Recovery
 from app.publishing.client_config import client_config
+from app.setting_rules import check_url
 
 ASK_SECONDS = 10.0
 # Reading the whole changelog: a minute is some ten million entries.
 READ_SECONDS = 60.0
+
+
+class HasLookup(Protocol):
+    """The part of the application that knows where an order's records are."""
+
+    order_lookup: OrderLookup
 
 
 class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name from here
@@ -49,8 +54,11 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
         if order_id is None or ORDER_ID.fullmatch(order_id) is None:
             given = "is missing" if order_id is None else f"{order_id[:40]!r} is no order's"
             raise usage_error(f"ORDER_ID {given}: give a whole number")
-        if url is not None and not re.match(r"https?://[^/\s]", url):
-            raise usage_error(f"--url must be an http:// or https:// URL, {url[:80]!r} is not")
+        if url is not None:
+            try:
+                check_url(url)
+            except ValueError as error:
+                raise usage_error(f"--url={url[:80]!r} {error}") from None
         found = await self._ask(URL(url) if url else self.settings.own_url, int(order_id))
         if "error" in found:
             raise click.ClickException(str(found["error"]))
@@ -89,15 +97,25 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
     async def _read(self, order_id: int) -> dict[str, Any]:
         settings = self.settings
         recovery = Recovery(client_config(settings), settings.deliveries_changelog_topic)
+        partition_of = cast(HasLookup, self.app).order_lookup.partition_of
         stop = threading.Event()
         timer = threading.Timer(READ_SECONDS, stop.set)
         timer.daemon = True
         timer.start()
         try:
             value = await asyncio.to_thread(
-                recovery.read_order, entry_key(order_id), settings.order_paid_topic, stop
+                recovery.read_order,
+                entry_key(order_id),
+                settings.order_paid_topic,
+                stop,
+                partition_of,
             )
         except ChangelogUnreadable as error:
+            if stop.is_set():
+                return {
+                    "error": f"the changelog could not be read to its end in {READ_SECONDS:.0f} s: "
+                    "start a worker, and ask it"
+                }
             return {"error": f"Kafka does not hand out the changelog: {error}"}
         finally:
             timer.cancel()

@@ -1,10 +1,13 @@
 """The book of finished records: what it keeps, and when a record's offset may be committed."""
 
 import asyncio
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from app.delivery.outcome import Outcome
+from app.order_status import stores
 from app.order_status.entry import Entry
 from tests.support.fakes import START_SECONDS, record
 from tests.support.order_status_fakes import DELIVERED, BookBench
@@ -150,6 +153,104 @@ async def test_a_store_that_fails_is_done_without(caplog: pytest.LogCaptureFixtu
     assert len([line for line in caplog.messages if "kept in memory" in line]) == 1
 
 
+@pytest.mark.parametrize("swept", [False, True])
+async def test_a_disk_that_fills_up_between_two_writes_stops_nothing(swept: bool) -> None:
+    """Neither the next rebalance nor the end: partitions are ready, and know what is in Kafka."""
+    bench = BookBench()
+    await bench.arrive(0)
+    bench.book.finished(record(1, "8"), Outcome(delivered=True, attempts=1, order_id=8))
+    bench.stores[0].full = True
+    bench.recovery.known = {0: [KNOWN]}
+    if swept:
+        await bench.book.aging.sweep()
+    await bench.book.leaving()
+    bench.book.arriving([0])
+    assert await asyncio.wait_for(bench.book.until_ready(), 10)
+    assert bench.book.find(7) == KNOWN
+    assert bench.book.complete
+    await bench.book.leaving()
+    await bench.arrive(0)
+    await bench.book.close()
+
+
+async def test_a_disk_that_is_full_at_the_end_does_not_hold_it_up() -> None:
+    """What comes after it in the worker's end is done: the last commit."""
+    bench = BookBench()
+    await bench.arrive(0)
+    bench.book.finished(record(3, "7"), DELIVERED)
+    bench.stores[0].full = True
+    await bench.book.close()
+
+
+async def test_a_store_that_fails_while_it_is_read_is_read_into_memory() -> None:
+    """No partition is without its history, neither its own nor another."""
+    bench = BookBench()
+    other = msgspec.structs.replace(KNOWN, order_id=8, partition=1)
+    bench.recovery.known = {0: [KNOWN], 1: [other]}
+    bench.break_stores = {0}
+    await bench.arrive(0, 1)
+    assert (bench.book.find(7), bench.book.find(8)) == (KNOWN, other)
+    assert bench.book.complete
+    assert bench.stores[1].next_offset == 100
+
+
+async def test_old_entries_of_a_store_that_fails_are_no_matter(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A sweep replaces it as a delivery does."""
+    bench = BookBench()
+    await bench.arrive(0)
+    bench.stores[0].broken = True
+    assert await bench.book.aging.sweep() == 0
+    assert await bench.book.aging.sweep() == 0
+    assert len([line for line in caplog.messages if "kept in memory" in line]) == 1
+    assert not bench.book.complete
+
+
+async def test_recovery_that_fails_in_any_way_does_not_stop_deliveries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever waits for the table is let in all the same."""
+    bench = BookBench()
+
+    async def fail(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(stores.Stores, "become", fail)
+    await asyncio.wait_for(bench.arrive(0), 10)
+    one = record(3, "7")
+    bench.book.finished(one, DELIVERED)
+    assert bench.finished == [one]
+
+
+async def test_stores_that_cannot_be_opened_are_waited_for_together(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Many partitions take no longer than one; each is said once."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr(stores, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr(stores, "OPEN_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(stores, "OPEN_SECONDS", 10.0)
+    bench = BookBench()
+    bench.open_refusals = [OSError("permission denied")] * 1000
+    await bench.arrive(*range(20))
+    # Every look at the clock is a try of all.
+    assert 1000 - len(bench.open_refusals) <= 12 * 20
+    assert len([line for line in caplog.messages if "trying on" in line]) == 20
+    assert len([line for line in caplog.messages if "kept in memory" in line]) == 20
+
+
+async def test_a_rebalance_while_a_store_is_opened_leaves_no_memory() -> None:
+    """The partition is on disk as soon as its files are free."""
+    bench = BookBench()
+    bench.open_refusals = [OSError("lock")] * 2
+    bench.book.arriving([0])
+    await eventually(lambda: len(bench.open_refusals) == 1)
+    await bench.book.leaving()
+    await bench.arrive(0)
+    assert list(bench.stores) == [0]
+
+
 async def test_a_duplicate_leaves_the_entry_alone() -> None:
     """It is finished, and nothing is written."""
     bench = BookBench()
@@ -216,6 +317,24 @@ async def test_too_many_entries_go_the_oldest_first(caplog: pytest.LogCaptureFix
     assert [n for n in range(20) if bench.book.find(n) is not None] == list(range(10, 20))
     assert len(bench.changelog.tombstones()) == 10
     assert await bench.book.aging.sweep() == 0
+    assert len([line for line in caplog.messages if "forgotten early" in line]) == 1
+
+
+async def test_memory_is_bounded_while_the_table_is_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A worker that takes over more than it may keep has the newest; Kafka keeps the others."""
+    bench = BookBench(max_entries=10)
+    bench.recovery.known = {
+        partition: [
+            msgspec.structs.replace(KNOWN, order_id=n, partition=partition) for n in numbers
+        ]
+        for partition, numbers in ((0, range(100)), (1, range(100, 103)))
+    }
+    await bench.arrive(0, 1)
+    assert bench.recovery.most_entries <= 10
+    assert sorted(n for n in range(103) if bench.book.find(n)) == list(range(93, 103))
+    assert bench.changelog.tombstones() == []
     assert len([line for line in caplog.messages if "forgotten early" in line]) == 1
 
 

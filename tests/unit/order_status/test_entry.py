@@ -2,10 +2,12 @@
 
 import json
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.delivery.outcome import Outcome
+from app.delivery.record import Record
 from app.order_status.entry import (
     MAX_EARLIER_EVENT_IDS,
     MAX_ERROR_CHARACTERS,
@@ -28,6 +30,17 @@ def _after(*events: tuple[str, Outcome]) -> Entry:
         entry = make_entry(one, 7, outcome, 1000 + offset, entry)
     assert entry is not None
     return entry
+
+
+def _named(event_id: str) -> Record:
+    """A record of the order with an event id of its own."""
+    return record(99, "7", headers=[("event-id", event_id.encode())])
+
+
+def _placed(offset: int, later_ms: int = 0) -> Record:
+    """A record of the order without one."""
+    one = record(offset, "7")
+    return msgspec.structs.replace(one, timestamp_ms=one.timestamp_ms + later_ms)
 
 
 def test_an_entry_holds_what_the_outcome_and_the_record_say() -> None:
@@ -57,15 +70,47 @@ def test_an_entry_holds_what_the_outcome_and_the_record_say() -> None:
 def test_a_delivered_event_stays_known_after_others_of_its_order() -> None:
     """Whatever comes later for an order, what was delivered is not forgotten."""
     entry = _after(("a", DELIVERED), ("b", BURIED), ("c", DELIVERED))
-    assert [entry.has_delivered(event_id) for event_id in "abcd"] == [True, False, True, False]
+    assert [entry.has_delivered(_named(event_id)) for event_id in "abcd"] == [
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_a_dead_lettered_event_is_not_delivered_until_it_is() -> None:
     """A redriven event is sent again; once delivered, it counts once."""
-    assert not _after(("a", BURIED)).has_delivered("a")
+    assert not _after(("a", BURIED)).has_delivered(_named("a"))
     entry = _after(("a", BURIED), ("a", DELIVERED))
-    assert entry.has_delivered("a")
+    assert entry.has_delivered(_named("a"))
     assert entry.earlier_event_ids == ()
+
+
+def test_a_record_without_an_event_id_is_known_when_it_is_read_again() -> None:
+    """Its place and its timestamp tell it, also after other records of its order."""
+    first = make_entry(_placed(3), 7, DELIVERED, 1000, None)
+    assert first.has_delivered(_placed(3))
+    later = make_entry(_placed(5), 7, BURIED, 1001, first)
+    assert [later.has_delivered(_placed(offset)) for offset in (3, 4, 5)] == [True, False, False]
+
+
+def test_a_record_of_a_topic_made_anew_is_another() -> None:
+    """It stands where a delivered one stood, and counts as delivered only once it is."""
+    first = make_entry(_placed(3), 7, DELIVERED, 1000, None)
+    again = _placed(3, later_ms=1)
+    assert not first.has_delivered(again)
+    assert not make_entry(_placed(5), 7, DELIVERED, 1001, first).has_delivered(again)
+    buried = make_entry(again, 7, BURIED, 1002, first)
+    assert not buried.has_delivered(again)
+    # Nor does its dead letter, published again under the id that it had.
+    assert not buried.has_delivered(_named("order-paid-events-0-3"))
+    assert make_entry(again, 7, DELIVERED, 1003, buried).has_delivered(again)
+
+
+def test_a_record_without_id_and_time_is_never_known() -> None:
+    """Nothing tells it from that of another topic in its place."""
+    timeless = msgspec.structs.replace(_placed(3), timestamp_ms=-1)
+    assert not make_entry(timeless, 7, DELIVERED, 1000, None).has_delivered(timeless)
 
 
 def test_an_entry_stays_small() -> None:
