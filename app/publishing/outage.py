@@ -12,7 +12,10 @@ from app.publishing.reachability import Pingable
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 2.0
-PING_TIMEOUT_SECONDS = 3.0
+# A broker answers one request of a connection after the other, and a record whose replica has died
+# waits until the controller gives that one up: 9 s, and some more where it was the controller.
+# Two questions that stand behind such a record must not make an outage of one broker's end.
+PING_TIMEOUT_SECONDS = 6.0
 # So many questions without an answer, one after another, make an outage.
 UNANSWERED = 2
 
