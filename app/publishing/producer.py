@@ -185,7 +185,8 @@ class KafkaProducer:
             RecordTooLarge: The client itself does not take records of this size.
             PublishRefused: The client takes no records now; ``on_settled`` is not called.
         """
-        if self._producer is None:
+        producer = self._producer  # the poller's thread may replace it at any moment
+        if producer is None:
             raise PublishRefused(topic, self._missing)
 
         def on_delivery(error: KafkaError | None, message: Message) -> None:
@@ -197,7 +198,7 @@ class KafkaProducer:
         if timestamp_ms is not None:
             options["timestamp"] = timestamp_ms
         try:
-            self._producer.produce(topic, value=value, key=key, **options)
+            producer.produce(topic, value=value, key=key, **options)
         except BufferError as error:
             raise PublishRefused(topic, "the producer's queue is full", "_QUEUE_FULL") from error
         except KafkaException as error:
@@ -239,13 +240,12 @@ class KafkaProducer:
         await self._metadata(self._settings.order_paid_topic, timeout_seconds)
 
     async def _metadata(self, topic: str, timeout_seconds: float) -> Any:
-        if self._producer is None:
+        producer = self._producer
+        if producer is None:
             raise KafkaUnavailable(self._settings.kafka_bootstrap_servers, self._missing)
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(
-                None, self._producer.list_topics, topic, timeout_seconds
-            )
+            return await loop.run_in_executor(None, producer.list_topics, topic, timeout_seconds)
         except KafkaException as error:
             raise KafkaUnavailable(
                 self._settings.kafka_bootstrap_servers, error.args[0].str()
