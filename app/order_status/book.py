@@ -141,12 +141,15 @@ class DeliveryBook:
     async def leaving(self) -> None:
         """Stop reading, and give Kafka a moment to acknowledge what was written.
 
-        Call it after the last record was finished and before offsets are committed.
+        Call it after the last record was finished and before offsets are committed. What Kafka has
+        not acknowledged by then is committed all the same: it was delivered, and who comes next
+        would not find it in the table, either.
         """
         self._left.set()
         self._ready.clear()
         self._stop_reading.set()
         await self._changelog.drain(LEAVING_SECONDS)
+        self._changelog.wait_no_longer()
 
     async def until_ready(self) -> bool:
         """Wait until the partitions are read; ``False`` when they leave before that."""

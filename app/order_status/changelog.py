@@ -36,6 +36,9 @@ class ChangelogWriter(Protocol):
     async def drain(self, timeout_seconds: float) -> None:
         """See ``Changelog.drain``."""
 
+    def wait_no_longer(self) -> None:
+        """See ``Changelog.wait_no_longer``."""
+
 
 class Changelog:
     """Writes entries and tombstones, and tells when Kafka has them.
@@ -60,6 +63,7 @@ class Changelog:
         self._drained.set()
         self._refused = False
         self._gathered: list[tuple[int, bytes, bytes | None, Settle]] = []
+        self._waiting: set[Callable[[], None]] = set()
 
     def write(
         self, partition: int, key: bytes, value: bytes | None, on_done: Callable[[], None]
@@ -71,11 +75,12 @@ class Changelog:
             key: Whose entry it is.
             value: The entry; ``None`` for a tombstone.
             on_done: Called exactly once, perhaps before this returns: nothing needs to wait for
-                the change any more. Must not raise.
+                the change any more. Must not raise. Where nobody waits, ``nobody_waits``.
         """
         if self._refused or self._unacknowledged >= MAX_UNACKNOWLEDGED:
             on_done()
-            on_done = nobody_waits
+        else:
+            self._waiting.add(on_done)
         self._unacknowledged += 1
         self._drained.clear()
         if not self._gathered:
@@ -94,6 +99,12 @@ class Changelog:
             logger.warning(
                 LogLine("Table deliveries: changes late", unacknowledged=self._unacknowledged)
             )
+
+    def wait_no_longer(self) -> None:
+        """Let nobody wait for the changes that are on their way; they stay on it."""
+        waiting, self._waiting = self._waiting, set()
+        for on_done in waiting:
+            on_done()
 
     def _send(self) -> None:
         gathered, self._gathered = self._gathered, []
@@ -121,7 +132,9 @@ class Changelog:
         ):
             next_offsets[outcome.partition] = outcome.offset + 1
         self._note(outcome)
-        on_done()
+        if on_done in self._waiting:
+            self._waiting.remove(on_done)
+            on_done()
 
     def _note(self, outcome: Outcome | RelayError) -> None:
         if isinstance(outcome, Acknowledged):
@@ -144,4 +157,4 @@ class Changelog:
 
 
 def nobody_waits() -> None:
-    """Do nothing when a change is done: nobody waits for it, or nobody any more."""
+    """Do nothing when a change is done."""

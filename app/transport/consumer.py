@@ -21,6 +21,9 @@ from app.transport.header_names import read_any_header_name
 from app.transport.thread import RelayConsumerThread
 
 UNDER_WAY_SECONDS = 1.0
+# Until a group whose coordinator died has another one: 9 s until Kafka gives a broker up, and what
+# it takes to load the group. With the end of deliveries well within the rebalance time-out (60 s).
+LEAVING_COMMIT_SECONDS = 20.0
 # At the end of the worker; whatever is not committed is delivered again.
 LAST_COMMIT_SECONDS = 4.0
 
@@ -109,7 +112,7 @@ class RelayConsumer(driver.Consumer):
         """Commit what is finished, where it changed since the last commit."""
         return not self._last_commit_made and await self._commit_progress()
 
-    async def _commit_progress(self) -> bool:
+    async def _commit_progress(self, insist_seconds: float = 0.0) -> bool:
         commits = {
             tp: commit
             for tp, progress in self._progress.items()
@@ -118,7 +121,7 @@ class RelayConsumer(driver.Consumer):
         if not commits:
             return False
         state = self.app.sensors.on_commit_initiated(self)
-        did_commit = await self._thread.commit_finished(commits)
+        did_commit = await self._thread.commit_finished(commits, insist_seconds=insist_seconds)
         self.app.sensors.on_commit_completed(self, state)
         if did_commit:
             self._last_commits.update(
@@ -143,7 +146,7 @@ class RelayConsumer(driver.Consumer):
         # that no broker answers would take as long as ours, one after the other.
         if self._commit_fut is not None:
             await asyncio.wait([self._commit_fut], timeout=UNDER_WAY_SECONDS)
-        await self._commit_progress()
+        await self._commit_progress(insist_seconds=LEAVING_COMMIT_SECONDS)
 
     def ack(self, message: Message) -> bool:
         """Take no notice: Faust's acks say nothing about whether a record is finished."""

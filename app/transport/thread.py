@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar, cast
 
@@ -22,6 +23,7 @@ from app.transport.assignor import OwnersAssignor
 
 # A commit that a dead broker holds up must not outlive its generation, nor hold up a rebalance.
 COMMIT_TIMEOUT_SECONDS = 5.0
+COMMIT_AGAIN_SECONDS = 0.2
 FETCH_MAX_WAIT_MS = 200
 # Leaving the group and closing connections.
 STOP_SECONDS = 3.0
@@ -102,12 +104,22 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
     async def _check_group(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
         consumer._coordinator.check_errors()
 
-    async def commit_finished(self, commits: Mapping[TP, Commit]) -> bool:
-        """Commit for the assigned ones of these partitions; ``False`` if Kafka did not take it."""
-        return await self._in_thread(self._commit_finished(commits))
+    async def commit_finished(
+        self, commits: Mapping[TP, Commit], *, insist_seconds: float = 0.0
+    ) -> bool:
+        """Commit for the assigned ones of these partitions; ``False`` if Kafka did not take it.
 
-    async def _commit_finished(self, commits: Mapping[TP, Commit]) -> bool:
+        Args:
+            commits: What to commit.
+            insist_seconds: How long to ask again, where a coordinator that moves or dies may take
+                it a moment later. Nothing else may be committed meanwhile.
+        """
+        return await self._in_thread(self._commit_finished(commits, insist_seconds))
+
+    async def _commit_finished(self, commits: Mapping[TP, Commit], insist_seconds: float) -> bool:
         consumer = self._ensure_consumer()
+        coordinator = consumer._coordinator
+        generation = coordinator.generation
         assigned = self.assignment()
         offsets = {
             TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(
@@ -118,29 +130,34 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         }
         if not offsets:
             return False
-        try:
-            async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
-                await self._commit_once(consumer, offsets)
-        except (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError) as error:
-            # The group moved on. Nothing is lost: the records are delivered again.
-            self.log.info("Commit came too late for the group: %r", error)
-            return False
-        except (KafkaError, TimeoutError) as error:
-            self.log.warning("Commit failed, it is tried again with the next one: %r", error)
-            return False
-        return True
+        deadline = time.monotonic() + insist_seconds
+        while True:
+            try:
+                async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
+                    await self._commit_once(coordinator, offsets)
+                return True
+            except (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError) as late:
+                # The group moved on. Nothing is lost: the records are delivered again.
+                self.log.info("Commit came too late for the group: %r", late)
+                return False
+            except (KafkaError, TimeoutError) as error:
+                passing = not isinstance(error, KafkaError) or error.retriable
+                out_of_time = time.monotonic() + COMMIT_AGAIN_SECONDS > deadline
+                if not passing or out_of_time or coordinator.generation != generation:
+                    self.log.warning(
+                        "Commit failed, it is tried again with the next one: %r", error
+                    )
+                    return False
+            await asyncio.sleep(COMMIT_AGAIN_SECONDS)
 
     async def _commit_once(
-        self,
-        consumer: aiokafka.AIOKafkaConsumer,
-        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        self, coordinator: Any, offsets: Mapping[TopicPartition, OffsetAndMetadata]
     ) -> None:
         """Ask the coordinator once.
 
         aiokafka's own commit tries on until it succeeds, with whatever generation the member has
         by then: an old offset could land after newer ones.
         """
-        coordinator = consumer._coordinator
         await coordinator.ensure_coordinator_known()
         async with coordinator._commit_lock:
             await coordinator._do_commit_offsets(None, offsets)

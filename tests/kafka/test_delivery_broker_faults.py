@@ -1,4 +1,4 @@
-"""One broker dies or freezes under load: one that leads a partition, and the group as well."""
+"""One broker dies or freezes under load: one that leads a partition, the group, or the table."""
 
 import asyncio
 import time
@@ -41,3 +41,58 @@ async def test_a_broker_that_leads_a_partition_and_the_group(
         await asyncio.to_thread(kafka.revive, broker)
         await scene.close_books()
         scene.assert_repeats_are_recent(since)
+
+
+async def test_the_coordinator_killed_while_partitions_are_given_back(
+    kafka: RealKafka, tmp_path: Path
+) -> None:
+    """What ended meanwhile is committed with the next coordinator, before the partitions go.
+
+    The table, which would find it out otherwise, is off.
+    """
+    async with Scene(kafka, tmp_path) as scene:
+        await until_partitions_are_given_back(scene, deliveries_store="off")
+        broker = (await scene.admin.group()).coordinator
+        await asyncio.to_thread(kafka.kill, broker)
+        await see_that_nothing_is_repeated(scene, kafka, broker)
+
+
+async def test_the_tables_broker_frozen_while_partitions_are_given_back(
+    kafka: RealKafka, tmp_path: Path
+) -> None:
+    """What ended meanwhile is committed, though the table's changelog has no entry of it.
+
+    Of so many partitions the second worker gets some whose entries that broker had to take.
+    """
+    async with Scene(kafka, tmp_path, partitions=12) as scene:
+        await until_partitions_are_given_back(scene)
+        coordinator = (await scene.admin.group()).coordinator
+        changelog = scene.stage.settings().deliveries_changelog_topic
+        leaders = {await asyncio.to_thread(kafka.leader_of, changelog, p) for p in range(12)}
+        broker = min(leaders - {coordinator})
+        await asyncio.to_thread(kafka.freeze, broker)
+        await see_that_nothing_is_repeated(scene, kafka, broker)
+
+
+async def until_partitions_are_given_back(scene: Scene, **settings: object) -> None:
+    """Let a second worker join while 256 records of the first one are in flight."""
+    scene.latency_seconds = 2.0
+    worker = await scene.ready_worker("a", **settings)
+    scene.load.flow(RATE)
+    await scene.until_full()
+    scene.worker("b", **settings)
+
+    async def gives_partitions_back() -> bool:
+        return not await worker.ready()
+
+    await worker.wait_until(gives_partitions_back, what="to notice the second worker")
+    assert scene.sink.open_requests
+    scene.latency_seconds = LATENCY_SECONDS
+
+
+async def see_that_nothing_is_repeated(scene: Scene, kafka: RealKafka, broker: int) -> None:
+    """Wait until the second worker delivers; then let the broker come back."""
+    await scene.until_sent_by("b", RATE)
+    await asyncio.to_thread(kafka.revive, broker)
+    await scene.close_books()
+    assert scene.repeats() == {}

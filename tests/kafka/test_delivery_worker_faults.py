@@ -193,7 +193,8 @@ async def logger_away(scene: Scene) -> None:
     assert await scene.stage.dead_letters() == []
     await scene.sink.up()
     await scene.close_books()
-    assert await scene.admin.group() == group
+    # The group itself may have moved to another broker, which is none of its members' business.
+    assert (await scene.admin.settled_group(1)).members == group.members
     assert (await worker.metrics())["faust_total_rebalances"] == rebalances
     assert scene.repeats() == {}
 

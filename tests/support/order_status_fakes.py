@@ -20,6 +20,7 @@ class FakeChangelog:
     Attributes:
         changes: What was written: partition, key and value.
         holding: Whether acknowledgements wait for ``acknowledge``.
+        away: Whether ``drain`` waits in vain.
         drains: How often somebody waited for all acknowledgements.
     """
 
@@ -27,6 +28,7 @@ class FakeChangelog:
         self.next_offsets: dict[int, int] = {}
         self.changes: list[tuple[int, bytes, bytes | None]] = []
         self.holding = False
+        self.away = False
         self.drains = 0
         self._held: list[Callable[[], None]] = []
 
@@ -43,6 +45,10 @@ class FakeChangelog:
 
     async def drain(self, timeout_seconds: float) -> None:
         self.drains += 1
+        if not self.away:
+            self.acknowledge()
+
+    def wait_no_longer(self) -> None:
         self.acknowledge()
 
     def acknowledge(self) -> None:

@@ -1,10 +1,17 @@
 """What the consumer's thread does in which order; Kafka's client is made by hand."""
 
 import asyncio
+import logging
 from typing import Any, cast
 
 import pytest
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import (
+    CorruptRecordException,
+    IllegalGenerationError,
+    KafkaError,
+    NotCoordinatorForGroupError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
@@ -106,3 +113,76 @@ async def test_a_fetch_that_fails_takes_nothing_from_other_partitions(
         await thread._fetch_records(cast(Any, client), set())
 
     assert client.sought == [7]
+
+
+class Coordinator:
+    """A group's coordination, whose commits are answered as told, and then taken."""
+
+    def __init__(self, *answers: KafkaError) -> None:
+        self.answers = list(answers)
+        self.asked: list[Any] = []
+        self.generation = 5
+        self.joins_anew_when_asked = False
+        self._commit_lock = asyncio.Lock()
+
+    async def ensure_coordinator_known(self) -> None:
+        """It is."""
+
+    async def _do_commit_offsets(self, assignment: None, offsets: dict[Any, Any]) -> None:
+        self.asked.append(offsets)
+        self.generation += self.joins_anew_when_asked
+        if self.answers:
+            raise self.answers.pop(0)
+
+
+def committing(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> tuple[RelayConsumerThread, dict[TP, Commit]]:
+    """A thread that was never started, whose client has this coordination; and what to commit."""
+    client = Client(None)
+    cast(Any, client)._coordinator = coordinator
+    thread = thread_of(client, monkeypatch)
+    thread.log = cast(Any, logging.getLogger("thread"))
+    monkeypatch.setattr(thread, "assignment", lambda: {TP(*PARTITION)})
+    monkeypatch.setattr("app.transport.thread.COMMIT_AGAIN_SECONDS", 0.0)
+    return thread, {TP(*PARTITION): Commit(7, "")}
+
+
+async def test_the_commit_before_partitions_leave_follows_the_coordinator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The group may be on its way to another broker; the commit is asked for until it is there."""
+    coordinator = Coordinator(NotCoordinatorForGroupError(), NotCoordinatorForGroupError())
+    thread, commits = committing(coordinator, monkeypatch)
+    assert await thread._commit_finished(commits, insist_seconds=60.0)
+    assert coordinator.asked == [{PARTITION: OffsetAndMetadata(7, "")}] * 3
+
+
+async def test_a_commit_of_many_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one comes within a second, and has more."""
+    coordinator = Coordinator(NotCoordinatorForGroupError())
+    thread, commits = committing(coordinator, monkeypatch)
+    assert not await thread._commit_finished(commits, insist_seconds=0.0)
+    assert len(coordinator.asked) == 1
+
+
+@pytest.mark.parametrize("error", [TopicAuthorizationFailedError(), IllegalGenerationError()])
+async def test_what_no_coordinator_will_take_is_asked_for_once(
+    error: KafkaError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before partitions leave, too: nothing would come of asking again."""
+    coordinator = Coordinator(error)
+    thread, commits = committing(coordinator, monkeypatch)
+    assert not await thread._commit_finished(commits, insist_seconds=60.0)
+    assert len(coordinator.asked) == 1
+
+
+async def test_a_commit_is_not_taken_into_another_generation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another member may have gone on from there meanwhile."""
+    coordinator = Coordinator(NotCoordinatorForGroupError())
+    coordinator.joins_anew_when_asked = True
+    thread, commits = committing(coordinator, monkeypatch)
+    assert not await thread._commit_finished(commits, insist_seconds=60.0)
+    assert len(coordinator.asked) == 1

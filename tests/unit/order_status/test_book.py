@@ -117,6 +117,18 @@ async def test_leaving_waits_for_the_changelog() -> None:
     assert bench.finished == [one]
 
 
+async def test_leaving_does_not_keep_what_was_delivered_from_its_commit() -> None:
+    """Whether Kafka has acknowledged the table's entries, or is late with that."""
+    bench = BookBench()
+    await bench.arrive(0)
+    bench.changelog.holding = bench.changelog.away = True
+    one = record(3, "7")
+    bench.book.finished(one, DELIVERED)
+    assert bench.finished == []
+    await bench.book.leaving()
+    assert bench.finished == [one]
+
+
 async def test_a_changelog_that_cannot_be_read_does_not_stop_deliveries(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
