@@ -19,6 +19,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from app.delivery.progress import Commit
+from app.group_commits import fetch_commits
 from app.transport.assignor import OwnersAssignor
 
 # A commit that a dead broker holds up must not outlive its generation, nor hold up a rebalance.
@@ -173,22 +174,17 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
     async def _seek_to_committed_or_beginning(self) -> dict[TP, Commit | None]:
         consumer = self._ensure_consumer()
         assigned = list(consumer.assignment())
-        committed = await consumer._coordinator.fetch_committed_offsets(assigned)
-        commits: dict[TP, Commit | None] = {}
-        uncommitted = []
+        committed = await fetch_commits(consumer._coordinator, assigned)
         async with self._reading:
-            for partition in assigned:
-                found = committed.get(partition)
-                tp = TP(partition.topic, partition.partition)
-                if found is None or found.offset < 0:
-                    commits[tp] = None
-                    uncommitted.append(partition)
-                else:
-                    commits[tp] = Commit(found.offset, found.metadata or "")
+            for partition, found in committed.items():
+                if found is not None:
                     consumer.seek(partition, found.offset)
-            if uncommitted:
+            if uncommitted := [one for one in assigned if committed[one] is None]:
                 await consumer.seek_to_beginning(*uncommitted)
-        return commits
+        return {
+            TP(tp.topic, tp.partition): Commit(found.offset, found.metadata) if found else None
+            for tp, found in committed.items()
+        }
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
         # A fetch that waits over a rebalance would move on in the new assignment behind the back of

@@ -16,6 +16,7 @@ from tests.support.stage import Stage
 from tests.support.waiting import eventually
 
 ASK_SECONDS = 10.0
+LIMIT_SECONDS = 60.0
 
 T = TypeVar("T")
 
@@ -46,16 +47,33 @@ class Administration:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._client = AdminClient(
+        self._client = self._connect()
+
+    def _connect(self) -> AdminClient:
+        return AdminClient(
             {
-                "bootstrap.servers": stage.bootstrap_servers,
+                "bootstrap.servers": self._stage.bootstrap_servers,
                 "socket.timeout.ms": 3_000,
                 "log_level": 0,
             }
         )
 
     async def group(self) -> Group:
-        """Describe the stage's group."""
+        """Describe the stage's group, wherever it moves meanwhile."""
+
+        async def described() -> Group | None:
+            try:
+                return await self._describe_group()
+            except KafkaException:
+                # The client goes on asking the coordinator that it knew.
+                self._client = self._connect()
+                return None
+
+        found = await eventually(described, LIMIT_SECONDS, "a coordinator that describes the group")
+        assert found is not None
+        return found
+
+    async def _describe_group(self) -> Group:
         group_id = self._stage.group_id
         asked = self._client.describe_consumer_groups([group_id], request_timeout=ASK_SECONDS)
         found = await asyncio.wrap_future(asked[group_id])
@@ -82,10 +100,7 @@ class Administration:
         """Wait until the group has that many members and is at rest; return it."""
 
         async def settled() -> Group | None:
-            try:
-                group = await self.group()
-            except KafkaException:
-                return None  # its coordinator is on the move
+            group = await self.group()
             return group if group.settled(members) else None
 
         found = await eventually(settled, timeout, f"{members} members of the group")

@@ -12,6 +12,7 @@ from aiokafka.errors import (
     NotCoordinatorForGroupError,
     TopicAuthorizationFailedError,
 )
+from aiokafka.protocol.commit import OffsetFetchResponse_v3
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
@@ -29,15 +30,20 @@ class Client:
         self.committed = committed
         self.sought: list[int | str] = []
         self._coordinator = self._subscription = self
+        self.group_id = "order-relay"
         self.subscription = None
 
     def assignment(self) -> set[TopicPartition]:
         """One partition."""
         return {PARTITION}
 
-    async def fetch_committed_offsets(self, partitions: list[TopicPartition]) -> dict[Any, Any]:
+    async def ensure_coordinator_known(self) -> None:
+        """It is."""
+
+    async def _send_req(self, request: object) -> OffsetFetchResponse_v3:
         """What the group committed."""
-        return {} if self.committed is None else dict.fromkeys(partitions, self.committed)
+        offset, metadata = self.committed or (-1, "")
+        return OffsetFetchResponse_v3(0, [(PARTITION.topic, [(0, offset, metadata, 0)])], 0)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Note where to."""

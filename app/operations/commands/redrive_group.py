@@ -13,13 +13,13 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata
 from aiokafka import TopicPartition as Place
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import CommitFailedError
 from aiokafka.errors import KafkaError as ClientError
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from app.errors import KafkaUnavailable, TopicUnusable
+from app.group_commits import fetch_commits
 from app.operations.dead_letters.redriven import Commit
 from app.publishing.client_config import client_config
 from app.settings import Settings
@@ -70,21 +70,23 @@ class RedriveGroup:
             KafkaUnavailable: Kafka did not answer in time.
             TopicUnusable: It does not tell.
         """
-        admin = AIOKafkaAdminClient(**self._client_options)
+        places = [Place(self._topic, number) for number in partitions]
+        # Subscribed to nothing, it is no member.
+        consumer = AIOKafkaConsumer(
+            **self._client_options, group_id=self.group_id, enable_auto_commit=False
+        )
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                await admin.start()
-                found = await admin.list_consumer_group_offsets(
-                    self.group_id, partitions=[Place(self._topic, number) for number in partitions]
-                )
+                await consumer.start()
+                found = await fetch_commits(consumer._coordinator, places)
         except (ClientError, OSError, TimeoutError) as error:
             raise self._translated(error) from error
         finally:
-            await admin.close()
+            await consumer.stop()
         return {
-            place.partition: Commit(one.offset, one.metadata or "")
+            place.partition: Commit(one.offset, one.metadata)
             for place, one in found.items()
-            if one.offset >= 0
+            if one is not None
         }
 
     @asynccontextmanager

@@ -1,0 +1,30 @@
+"""Where a worker begins when it asks a broker that does not know what its group committed."""
+
+from collections.abc import Callable
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from app.group_commits import fetch_commits
+from tests.support.kafka_cluster import RealKafka
+
+
+async def test_the_group_has_moved_to_another_broker(
+    kafka: RealKafka, unique: Callable[[str], str]
+) -> None:
+    """Kafka's answer is an error without partitions, not "nothing is committed"."""
+    topic, group = unique("order-paid"), unique("group")
+    kafka.create_topic(topic, partitions=2)
+    committed, other = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    async with AIOKafkaConsumer(
+        topic,
+        bootstrap_servers=kafka.bootstrap_servers,
+        group_id=group,
+        enable_auto_commit=False,
+    ) as consumer:
+        await consumer.commit({committed: OffsetAndMetadata(7, "relay2:7:3:0")})
+        coordinator = consumer._coordinator
+        for broker_id in kafka.broker_ids:
+            coordinator.coordinator_id = broker_id  # as if it had been there a moment ago
+            commits = await fetch_commits(coordinator, [committed, other])
+            assert commits == {committed: OffsetAndMetadata(7, "relay2:7:3:0"), other: None}

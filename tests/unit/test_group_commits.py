@@ -1,0 +1,98 @@
+"""What the worker takes for committed; the coordinator's answers are those of Kafka's protocol."""
+
+from typing import Any
+
+import pytest
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    GroupLoadInProgressError,
+    KafkaConnectionError,
+    KafkaError,
+    NotCoordinatorForGroupError,
+    TopicAuthorizationFailedError,
+)
+from aiokafka.protocol.commit import OffsetFetchRequest_v3, OffsetFetchResponse_v3
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from app.group_commits import fetch_commits
+
+FIRST, SECOND = TopicPartition("order-paid-events", 0), TopicPartition("order-paid-events", 1)
+COMMITTED = OffsetFetchResponse_v3(0, [(FIRST.topic, [(0, 7, "m", 0), (1, -1, "", 0)])], 0)
+
+
+def refused(error: type[KafkaError]) -> OffsetFetchResponse_v3:
+    """The answer of a broker that does not tell about the group: no partition is in it."""
+    return OffsetFetchResponse_v3(0, [], error.errno)
+
+
+def refused_topic(error: type[KafkaError]) -> OffsetFetchResponse_v3:
+    """The answer of a coordinator that does not tell about a topic."""
+    return OffsetFetchResponse_v3(0, [(FIRST.topic, [(0, -1, "", error.errno)])], 0)
+
+
+class Coordinator:
+    """A group's coordination that gets these answers, one after the other."""
+
+    group_id = "order-relay"
+    _retry_backoff_ms = 0
+
+    def __init__(self, *answers: OffsetFetchResponse_v3 | KafkaError) -> None:
+        self.answers = list(answers)
+        self.searches = 0
+        self.known = False
+
+    async def ensure_coordinator_known(self) -> None:
+        """Find it again, if it is dead."""
+        self.searches += not self.known
+        self.known = True
+
+    def coordinator_dead(self) -> None:
+        """Forget where it is."""
+        self.known = False
+
+    async def _send_req(self, request: Any) -> OffsetFetchResponse_v3:
+        built = request.build(OffsetFetchRequest_v3)
+        assert (built.consumer_group, built.topics) == (self.group_id, [(FIRST.topic, [0, 1])])
+        answer = self.answers.pop(0)
+        if isinstance(answer, KafkaError):
+            raise answer
+        return answer
+
+
+async def test_a_partition_has_a_commit_or_none() -> None:
+    """An offset of -1 is Kafka's word for none."""
+    commits = await fetch_commits(Coordinator(COMMITTED), [FIRST, SECOND])
+    assert commits == {FIRST: OffsetAndMetadata(7, "m"), SECOND: None}
+
+
+async def test_a_broker_that_is_no_coordinator_does_not_say_that_nothing_is_committed() -> None:
+    """Its answer has no partitions; the coordinator is looked for again."""
+    coordinator = Coordinator(refused(NotCoordinatorForGroupError), COMMITTED)
+    commits = await fetch_commits(coordinator, [FIRST, SECOND])
+    assert commits == {FIRST: OffsetAndMetadata(7, "m"), SECOND: None}
+    assert coordinator.searches == 2
+
+
+@pytest.mark.parametrize(
+    "passing", [refused(GroupLoadInProgressError), KafkaConnectionError("closed")]
+)
+async def test_what_passes_is_waited_for(passing: OffsetFetchResponse_v3 | KafkaError) -> None:
+    """A coordinator that loads the group after a restart, or a broken connection."""
+    coordinator = Coordinator(passing, passing, COMMITTED)
+    assert (await fetch_commits(coordinator, [FIRST, SECOND]))[FIRST] == OffsetAndMetadata(7, "m")
+    assert coordinator.answers == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [refused(GroupAuthorizationFailedError), refused_topic(TopicAuthorizationFailedError)],
+)
+async def test_what_does_not_pass_is_an_error(answer: OffsetFetchResponse_v3) -> None:
+    """The worker says so, and begins nowhere."""
+    with pytest.raises((GroupAuthorizationFailedError, TopicAuthorizationFailedError)):
+        await fetch_commits(Coordinator(answer), [FIRST, SECOND])
+
+
+async def test_without_partitions_nobody_is_asked() -> None:
+    """Which is what a member of a large group may have."""
+    assert await fetch_commits(Coordinator(), []) == {}
