@@ -38,9 +38,14 @@ def kafka() -> Iterator[RealKafka]:
 
 @pytest.fixture(autouse=True)
 def all_brokers_up(request: pytest.FixtureRequest) -> None:
-    """Revive what an earlier test has killed or frozen."""
+    """Revive what an earlier test has killed or frozen, and let it lead what it led.
+
+    Else Kafka would do so by itself, minutes later, in the midst of some other test.
+    """
     if "kafka" in request.fixturenames:
-        request.getfixturevalue("kafka").revive()
+        kafka = request.getfixturevalue("kafka")
+        kafka.revive()
+        kafka.elect_preferred_leaders()
 
 
 @pytest.fixture

@@ -92,6 +92,10 @@ def test_the_loss_of_a_leader_costs_no_record(kafka: RealKafka, topic: str) -> N
     assert kafka.running == set(kafka.broker_ids)
     assert consume(kafka, topic, 2) == [b"before", b"after"]
 
+    assert kafka.leader_of(topic) != leader
+    kafka.elect_preferred_leaders()
+    assert kafka.leader_of(topic) == leader
+
 
 def test_a_frozen_leader_is_replaced_and_comes_back(kafka: RealKafka, topic: str) -> None:
     """A leader that hangs with its connections open loses its partitions until it is thawed."""

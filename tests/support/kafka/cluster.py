@@ -219,6 +219,13 @@ class RealKafka:
         """
         return self._view.leader_of(topic, partition, other_than=other_than)
 
+    def elect_preferred_leaders(self) -> None:
+        """Let each partition be led by the first of its replicas, as Kafka does every 5 minutes.
+
+        After the death of brokers the survivors lead all of them. All brokers must run.
+        """
+        self._view.elect_preferred_leaders()
+
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """The offsets a consumer group has committed, by partition; empty when none."""
         return self._view.committed(group, topic)

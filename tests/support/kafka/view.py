@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ElectionType, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, not re-exported
     AdminClient,
     ClusterMetadata,
@@ -113,6 +113,21 @@ class ClusterView:
 
         self._answer(created, f"creation of topic {name}")
         self._answer(in_place, f"all replicas of topic {name}")
+
+    def elect_preferred_leaders(self) -> None:
+        """Let each partition be led by the first of its replicas, and wait until it is."""
+
+        def elected() -> bool:
+            try:
+                # All that are led by another one; the answer is empty when there is none.
+                # (It takes no request_timeout, whatever it says; the socket's is the same.)
+                found = self._admin.elect_leaders(ElectionType.PREFERRED).result()
+            except KafkaException as failure:
+                _again(failure)
+                return False
+            return not any(found.values())
+
+        self._answer(elected, "the preferred leaders")
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """The offsets a consumer group has committed, by partition; none for an unknown group."""
