@@ -32,7 +32,7 @@ async def test_a_broker_that_leads_a_partition_and_the_group(
         topic = scene.stage.topic
         leaders = [await asyncio.to_thread(kafka.leader_of, topic, p) for p in range(3)]
         partition = leaders.index(broker)
-        since = time.monotonic()
+        since = scene.commits.coordinator_died_at = time.monotonic()
         await asyncio.to_thread(kafka.kill if fault == "killed" else kafka.freeze, broker)
         await asyncio.to_thread(kafka.leader_of, topic, partition, other_than=broker)
         # What is published from now on is delivered while the broker is still away.
@@ -53,6 +53,7 @@ async def test_the_coordinator_killed_while_partitions_are_given_back(
     async with Scene(kafka, tmp_path) as scene:
         await until_partitions_are_given_back(scene, deliveries_store="off")
         broker = (await scene.admin.group()).coordinator
+        scene.commits.coordinator_died_at = time.monotonic()
         await asyncio.to_thread(kafka.kill, broker)
         await see_that_nothing_is_repeated(scene, kafka, broker)
 
