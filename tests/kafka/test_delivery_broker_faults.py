@@ -1,4 +1,4 @@
-"""One broker dies or freezes under load: one that leads a partition, the group, or the table."""
+"""A broker dies, freezes or restarts: one that leads a partition, the group, or the table."""
 
 import asyncio
 import time
@@ -41,6 +41,27 @@ async def test_a_broker_that_leads_a_partition_and_the_group(
         await asyncio.to_thread(kafka.revive, broker)
         await scene.close_books()
         scene.assert_repeats_are_recent(since)
+
+
+async def test_brokers_restarted_one_by_one(kafka: RealKafka, tmp_path: Path) -> None:
+    """As in an upgrade of Kafka; a worker joins and another one leaves. Nothing is repeated."""
+    async with Scene(kafka, tmp_path) as scene:
+        scene.latency_seconds = LATENCY_SECONDS
+        leaving = await scene.ready_worker("a")
+        scene.load.flow(RATE)
+        for broker in kafka.broker_ids:
+            await scene.until_orders_accepted(scene.load.produced + 2 * RATE)
+            if broker == kafka.broker_ids[1]:
+                scene.worker("b")
+            if broker == kafka.broker_ids[2]:
+                leaving.sigterm()
+            scene.commits.coordinator_died_at = time.monotonic()
+            await asyncio.to_thread(kafka.stop, broker)
+            await asyncio.to_thread(kafka.revive, broker)
+            await asyncio.to_thread(kafka.elect_preferred_leaders)
+        assert await leaving.wait() == 0
+        await scene.close_books()
+        assert scene.repeats() == {}
 
 
 async def test_the_coordinator_killed_while_partitions_are_given_back(
