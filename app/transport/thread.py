@@ -119,8 +119,6 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _commit_finished(self, commits: Mapping[TP, Commit], insist_seconds: float) -> bool:
         consumer = self._ensure_consumer()
-        coordinator = consumer._coordinator
-        generation = coordinator.generation
         assigned = self.assignment()
         offsets = {
             TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(
@@ -131,6 +129,8 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         }
         if not offsets:
             return False
+        coordinator = consumer._coordinator
+        generation = coordinator.generation
         deadline = time.monotonic() + insist_seconds
         while True:
             try:
