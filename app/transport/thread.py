@@ -21,6 +21,7 @@ from faust.types import TP
 from app.delivery.progress import Commit
 from app.group_commits import fetch_commits
 from app.transport.assignor import OwnersAssignor
+from app.transport.closed_connections import take_closed_for_broken
 
 # A commit that a dead broker holds up must not outlive its generation, nor hold up a rebalance.
 COMMIT_TIMEOUT_SECONDS = 5.0
@@ -32,10 +33,15 @@ STOP_SECONDS = 3.0
 T = TypeVar("T")
 
 
+class ClientEnded(Exception):
+    """A fault ended a task of Kafka's client: it would wait for ever."""
+
+
 class RelayConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that talks to Kafka: commits with metadata, and never crashes over a commit."""
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        take_closed_for_broken()
         consumer = super()._create_worker_consumer(transport)
         # Faust fixes 1,500 ms; a seek, and the embedded cluster's answer, wait for it.
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
@@ -98,11 +104,19 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         """Raise what stopped the group's coordination, if something did.
 
         aiokafka holds an error until somebody asks, and does nothing until then; Faust never asks.
+
+        Raises:
+            KafkaError: It goes on, now that somebody has asked.
+            ClientEnded: A task of aiokafka's has ended, and nothing would ever begin it again.
         """
         if self._consumer is not None:
             await self._in_thread(self._check_group(self._consumer))
 
     async def _check_group(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
+        tasks = consumer._coordinator._coordination_task, consumer._client._sync_task
+        for task in tasks:
+            if task is not None and task.done() and not task.cancelled():
+                raise ClientEnded(repr(task.exception())) from task.exception()
         consumer._coordinator.check_errors()
 
     async def commit_finished(

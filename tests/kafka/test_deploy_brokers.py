@@ -7,12 +7,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, not re-exported
     AdminClient,
     ConfigResource,
@@ -62,10 +63,21 @@ async def test_brokers_understand_what_they_are_told(
     for service in compose.brokers:
         node = compose.environment(service)["KAFKA_NODE_ID"]
         ask = ConfigResource(ConfigResource.Type.BROKER, node)
-        told = await asyncio.to_thread(admin.describe_configs([ask])[ask].result, 30)
+        told = await eventually(partial(told_by, admin, ask), 60, f"broker {node} to tell")
+        assert told is not None
         for name, value in brokers.properties[service].items():
             assert told[name].value == value, name
         assert brokers.healthy(service)
+
+
+async def told_by(admin: AdminClient, broker: ConfigResource) -> dict[str, Any] | None:
+    """A broker's properties; ``None`` where the client has just let go of the connection."""
+    asked = admin.describe_configs([broker])[broker]
+    try:
+        told: dict[str, Any] = await asyncio.to_thread(asked.result, 30)
+    except KafkaException:
+        return None
+    return told
 
 
 async def test_a_topic_that_nobody_made_is_not_made(brokers: ComposeBrokers) -> None:

@@ -82,8 +82,8 @@ async def test_a_worker_killed_while_it_replays(
         assert held <= scene.replayed(heir).keys()
 
 
-async def save_rows(scene: PublishScene) -> None:
-    """Fill the table with orders, as an outage does; they appear at once."""
+async def save_rows(scene: PublishScene, first_order: int = 1) -> None:
+    """Save as many orders as ROWS in the table, as an outage does; they appear at once."""
     rows = [
         insert_values(
             NewMessage(
@@ -93,7 +93,7 @@ async def save_rows(scene: PublishScene) -> None:
                 (("event-id", order_event_id(number).encode()),),
             )
         )
-        for number in range(1, ROWS + 1)
+        for number in range(first_order, first_order + ROWS)
     ]
     async with scene.engine.begin() as connection:
         for first in range(0, ROWS, INSERT_CHUNK):

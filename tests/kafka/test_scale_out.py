@@ -19,6 +19,7 @@ pytest_plugins = ["tests.kafka.publish_databases"]
 PARTITIONS = 6
 KEYS = 600
 ORDERS = 6_000
+MAX_ROUNDS = 5
 LIMIT_SECONDS = 120.0
 
 
@@ -80,20 +81,24 @@ async def test_three_workers_replay_one_table(
     async with PublishScene(kafka, tmp_path, postgres_url) as scene:
         workers = [scene.worker(name) for name in "abc"]
         await until_shared(workers, 3)
-        await save_rows(scene)
-        await scene.until_settled()
+        saved, replayed = 0, [0.0]
+        # Two of them may be done with the rows of one round before the third one looks.
+        while min(replayed) == 0 and saved < MAX_ROUNDS * ROWS:
+            await save_rows(scene, saved + 1)
+            saved += ROWS
+            await scene.until_settled()
+            name = 'order_relay_fallback_replayed_total{result="published"}'
+            replayed = [(await worker.metrics())[name] for worker in workers]
+        assert min(replayed) > 0
+        assert sum(replayed) == saved
         records = await scene.records()
-        records.check_orders(ROWS)
+        records.check_orders(saved)
         assert records.copies == {}
 
-        await eventually(lambda: len(scene.sink.accepted) >= ROWS, LIMIT_SECONDS)
+        await eventually(lambda: len(scene.sink.accepted) >= saved, LIMIT_SECONDS)
         assert set(Counter(scene.sink.accepted_keys).values()) == {1}
         figures = [await worker.metrics() for worker in workers]
-        name = 'order_relay_fallback_replayed_total{result="published"}'
-        replayed = [one[name] for one in figures]
-        assert sum(replayed) == ROWS
-        assert min(replayed) > 0
-        assert sum(map(outcomes, figures), Counter()) == {"delivered": ROWS}
+        assert sum(map(outcomes, figures), Counter()) == {"delivered": saved}
 
 
 async def until_shared(workers: list[WorkerProcess], partitions: int) -> None:

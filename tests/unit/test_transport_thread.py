@@ -18,7 +18,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
 from app.delivery.progress import Commit
-from app.transport.thread import RelayConsumerThread
+from app.transport.thread import ClientEnded, RelayConsumerThread
 
 PARTITION = TopicPartition("order-paid-events", 0)
 
@@ -119,6 +119,30 @@ async def test_a_fetch_that_fails_takes_nothing_from_other_partitions(
         await thread._fetch_records(cast(Any, client), set())
 
     assert client.sought == [7]
+
+
+@pytest.mark.parametrize("ended", ["coordination", "metadata"])
+async def test_a_client_whose_tasks_have_ended_is_told_from_one_in_trouble(
+    ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing would begin them again: the worker would be ready, and never deliver."""
+
+    async def fails() -> None:
+        raise RuntimeError("the handler is closed")
+
+    async def goes_on() -> None:
+        await asyncio.Event().wait()
+
+    tasks = {
+        name: asyncio.create_task(fails() if name == ended else goes_on())
+        for name in ("coordination", "metadata")
+    }
+    await asyncio.wait([tasks[ended]])
+    client = cast(Any, Client(None))
+    client._client = client
+    client._coordination_task, client._sync_task = tasks["coordination"], tasks["metadata"]
+    with pytest.raises(ClientEnded, match="the handler is closed"):
+        await thread_of(client, monkeypatch)._check_group(client)
 
 
 class Coordinator:
