@@ -115,8 +115,10 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
     async def _check_group(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
         tasks = consumer._coordinator._coordination_task, consumer._client._sync_task
         for task in tasks:
-            if task is not None and task.done() and not task.cancelled():
-                raise ClientEnded(repr(task.exception())) from task.exception()
+            if task is None or not task.done() or task.cancelled():
+                continue
+            if (fault := task.exception()) is not None:
+                raise ClientEnded(repr(fault)) from fault
         consumer._coordinator.check_errors()
 
     async def commit_finished(
