@@ -50,8 +50,15 @@ logger = logging.getLogger(__name__)
 SHUTDOWN_TAIL_SECONDS = 15.0
 PRODUCER_STOP_SECONDS = 1.0
 # A rebalance waits for attempts under way, and the group for the slowest member: well under
-# broker_rebalance_timeout, whatever the logger's time-out is.
+# REBALANCE_SECONDS, whatever the logger's time-out is.
 MAX_REBALANCE_DRAIN_SECONDS = 20.0
+# How long the group waits for members in a rebalance; a session of more than half makes it longer.
+REBALANCE_SECONDS = 60.0
+# A dead member is noticed after one session; of these so many heartbeats may be lost or late.
+HEARTBEATS_PER_SESSION = 10
+# A request may take so long; a session that comes close makes it longer, as Faust wants it.
+REQUEST_SECONDS = 40.0
+REQUEST_BEYOND_SESSION_SECONDS = 10.0
 # A worker whose intake is paused does not poll; it must stay a member however long that takes.
 MAX_POLL_INTERVAL_SECONDS = 365 * 24 * 3600.0
 # Python's default of 700 new objects lets the garbage collector take a fifth of the time of a
@@ -307,6 +314,7 @@ class RelayApp(faust.App):
 def create_app(settings: RelaySettings) -> RelayApp:
     """Make the application, without its agents; nothing is started or connected."""
     mode.loop.use("uvloop")
+    session_seconds = settings.kafka_session_timeout_ms / 1000
     web_host = f"[{settings.web_host}]" if ":" in settings.web_host else settings.web_host
     app = RelayApp(
         settings.consumer_group_id,
@@ -314,11 +322,12 @@ def create_app(settings: RelaySettings) -> RelayApp:
         broker_credentials=faust_credentials(settings),
         # Repeated after a kill is at most what finished since the last commit.
         broker_commit_interval=1.0,
-        broker_session_timeout=30.0,
-        broker_heartbeat_interval=3.0,
-        broker_rebalance_timeout=60.0,
-        # At least the session's time-out, says Faust.
-        broker_request_timeout=40.0,
+        broker_session_timeout=session_seconds,
+        broker_heartbeat_interval=session_seconds / HEARTBEATS_PER_SESSION,
+        broker_rebalance_timeout=max(REBALANCE_SECONDS, 2 * session_seconds),
+        broker_request_timeout=max(
+            REQUEST_SECONDS, session_seconds + REQUEST_BEYOND_SESSION_SECONDS
+        ),
         broker_max_poll_interval=MAX_POLL_INTERVAL_SECONDS,
         consumer_auto_offset_reset="earliest",
         # A leader that hangs is left for the new one as soon as the metadata knows it.

@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     topic_replication_factor: int = Field(default=3, ge=1, le=32767)
     kafka_declare_topics: bool = True
     consumer_group_id: Name = "logging-consumer-group"
+    # At most what brokers allow by default (group.max.session.timeout.ms).
+    kafka_session_timeout_ms: int = Field(default=30_000, ge=1_000, le=1_800_000)
 
     # --- the external logger ----------------------------------------------------------------
     external_logger_url: HttpUrl = "http://localhost:3000/logs"

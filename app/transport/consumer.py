@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import InvalidSessionTimeoutError, KafkaError
 from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
@@ -99,6 +99,13 @@ class RelayConsumer(driver.Consumer):
         """Let the group's coordination go on after an error; crash if it ended for good."""
         try:
             await self._thread.check_group()
+        except InvalidSessionTimeoutError:
+            self.log.error(
+                "Membership in the consumer group failed, trying again: KAFKA_SESSION_TIMEOUT_MS"
+                "=%.0f is not between the brokers' group.min.session.timeout.ms and "
+                "group.max.session.timeout.ms",
+                self.app.conf.broker_session_timeout * 1000,
+            )
         except KafkaError as error:
             self.log.error("Membership in the consumer group failed, trying again: %s", error)
         except Exception as error:  # noqa: BLE001 - whatever ended it, nothing would be delivered

@@ -52,6 +52,24 @@ def test_agents_and_tables_are_ours() -> None:
         assert Path(package.__file__ or "").parent.parent == ROOT
 
 
+@pytest.mark.parametrize(
+    ("session_ms", "heartbeat", "rebalance", "request_"),
+    [("6000", 0.6, 60.0, 40.0), ("30000", 3.0, 60.0, 40.0), ("60000", 6.0, 120.0, 70.0)],
+)
+def test_times_of_the_group_follow_its_session(
+    tmp_path: Path, session_ms: str, heartbeat: float, rebalance: float, request_: float
+) -> None:
+    """Ten heartbeats a session; rebalances and requests get longer, never shorter than usual."""
+    result = _python(
+        "import json, app; c = app.app.conf; print(json.dumps([c.broker_session_timeout, "
+        "c.broker_heartbeat_interval, c.broker_rebalance_timeout, c.broker_request_timeout]))",
+        tmp_path,
+        KAFKA_SESSION_TIMEOUT_MS=session_ms,
+    )
+    session = int(session_ms) / 1000
+    assert json.loads(result.stdout) == [session, heartbeat, rebalance, request_]
+
+
 def test_every_agent_is_registered(tmp_path: Path) -> None:
     """Each module in agents/ has its agent or task in the app; autodiscovery would only warn."""
     modules = {found.name for found in pkgutil.iter_modules(agents.__path__)}
