@@ -128,6 +128,7 @@ class Changelog:
         # Of what was read before the change was written: a later reading may have missed it.
         if (
             isinstance(outcome, Acknowledged)
+            and outcome.offset is not None
             and next_offsets.get(outcome.partition) == outcome.offset
         ):
             next_offsets[outcome.partition] = outcome.offset + 1

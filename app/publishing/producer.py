@@ -34,11 +34,18 @@ BEGIN_AGAIN_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A record is in Kafka: written by all in-sync replicas."""
+    """A record is in Kafka: written by all in-sync replicas.
+
+    Attributes:
+        topic: Its topic.
+        partition: Its partition.
+        offset: Its offset; None where an earlier attempt, whose answer was lost, had written it:
+            then Kafka only says that it is there (DUPLICATE_SEQUENCE_NUMBER).
+    """
 
     topic: str
     partition: int
-    offset: int
+    offset: int | None
 
 
 Outcome = Acknowledged | RecordTooLarge | PublishRefused
@@ -297,7 +304,7 @@ def _outcome(
     message: Message,
 ) -> Outcome:
     if error is None:
-        return Acknowledged(topic, message.partition() or 0, message.offset() or 0)
+        return Acknowledged(topic, message.partition() or 0, message.offset())
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
         return RecordTooLarge(topic, _size(key, value))
     return PublishRefused(topic, error.str(), error.name())

@@ -26,11 +26,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Kafka has the event: all in-sync replicas wrote it."""
+    """Kafka has the event: all in-sync replicas wrote it.
+
+    ``offset`` is None where Kafka does not tell it; see ``Acknowledged``.
+    """
 
     topic: str
     partition: int
-    offset: int
+    offset: int | None
     event_id: str
 
 

@@ -82,6 +82,17 @@ async def test_retryable_errors_of_kafka_are_outlived(
     assert len(await stage.records()) == 1
 
 
+async def test_a_record_that_kafka_has_already_is_acknowledged_without_a_place(
+    embedded: EmbeddedKafka, stage: Stage
+) -> None:
+    """After a lost answer Kafka may only say that it has the record: no offset is made up."""
+    async with producing(stage) as producer:
+        await producer.ping()
+        embedded.refuse(KafkaError.DUPLICATE_SEQUENCE_NUMBER, 1)
+        ack = await producer.send(stage.topic, key=b"1", value=b"v", partition=2)
+    assert ack == Acknowledged(stage.topic, 2, None)
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [

@@ -40,3 +40,16 @@ async def test_whoever_waits_is_let_go_once() -> None:
     changelog.wait_no_longer()
     kafka.acknowledge()
     assert done == ["acknowledged", "let go"]
+
+
+async def test_a_change_without_a_place_moves_no_place() -> None:
+    """Where Kafka does not say at which offset a change is, what was read before it stays so."""
+    kafka = SlowKafka()
+    changelog = Changelog(cast(KafkaProducer, kafka), "changelog")
+    changelog.next_offsets = {0: 5}
+    for partition in (0, 1):
+        changelog.write(partition, b"1", b"{}", lambda: None)
+    await changelog.drain(0.0)
+    for partition, settle in enumerate(kafka.settles):
+        settle(Acknowledged("changelog", partition, None))
+    assert changelog.next_offsets == {0: 5}
