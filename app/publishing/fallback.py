@@ -55,6 +55,7 @@ class FallbackRow:
     """A row as it stands. All times are UTC, with their zone.
 
     Attributes:
+        updated_at: When it was last written: saved, claimed, renewed, settled or requeued.
         malformed: What is wrong with a row that was written by hand and cannot be read back;
             it can never be published.
     """

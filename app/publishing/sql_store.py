@@ -136,13 +136,14 @@ class SqlFallbackStore:
     async def renew(self, claim_token: str, ids: Collection[int], lease_seconds: float) -> set[int]:
         """See ``FallbackStore.renew``."""
         async with self._changing() as connection:
-            until = await self._now(connection) + timedelta(seconds=lease_seconds)
+            now = await self._now(connection)
             return await self._ids(
                 connection,
-                f"UPDATE {TABLE_NAME} SET lease_until = :until"
+                f"UPDATE {TABLE_NAME} SET lease_until = :until, updated_at = :now"
                 f" WHERE lease_token = :token AND id {in_ids(self._dialect)} RETURNING id",
-                [_UNTIL],
-                until=until,
+                [_NOW, _UNTIL],
+                now=now,
+                until=now + timedelta(seconds=lease_seconds),
                 token=claim_token,
                 ids=_json(ids),
             )

@@ -87,6 +87,8 @@ async def test_renewed_leases_hold_on(table: Table) -> None:
     claim = await table.store.claim(limit=10, lease_seconds=60)
     table.clock.advance(50)
     assert await table.store.renew(claim.token, [1, 99], 60) == {1}
+    (renewed,) = await table.store.find(RowFilter(ids=[1]))
+    assert renewed.updated_at == table.clock()
     table.clock.advance(20)
     assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [2]
 
