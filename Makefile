@@ -3,6 +3,7 @@
 PYTHON ?=
 ORDERS ?=
 ARGS ?=
+SECONDS ?= 300
 UPGRADE ?=
 
 export PYTHON
@@ -14,7 +15,7 @@ UV_COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal \
 LOCK_VENV := .venv-lock
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format dashboards lock clean
+.PHONY: help run test fuzz check format dashboards lock clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +29,11 @@ run: ## show it at work until Ctrl-C; ORDERS=500 pays 500 orders and prints the 
 test: ## run every test; ARGS='-k breaker -x' goes to pytest
 	@scripts/venv dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+fuzz: ## search at random for what breaks a property: SECONDS=300; ARGS='-k claim' chooses some
+	@scripts/venv dev
+	@$(BIN)/python -m pytest -p tests.fuzz -m hypothesis --hypothesis-profile=fuzz -x -q \
+		--fuzz-seconds='$(SECONDS)' $(ARGS)
 
 check: ## format, lint, types and the one-way flow of imports, changing nothing
 	@scripts/venv dev

@@ -11,11 +11,10 @@ import pytest
 REQUIRED = os.environ.get("RELAY_REQUIRE_ALL") == "1"
 """CI sets this: a test that cannot run there is a failure, never a quiet skip."""
 
-# The default seed is fresh each time and finds new cases; in CI the same commit must give the
-# same answer twice, and a failure must be repeatable from the log alone.
-hypothesis.settings.register_profile("dev", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-hypothesis.settings.load_profile("ci" if REQUIRED or os.environ.get("CI") else "dev")
+# The same commit must give the same answer twice; searching at random is `make fuzz` (tests/fuzz.py).
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("fuzz", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("suite")
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
