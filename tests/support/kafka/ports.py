@@ -16,7 +16,8 @@ def free_ports(count: int) -> list[int]:
     broker's own address and, getting that very port as its source, connects to itself.
     """
     candidates = list(range(LOWEST, _first_ephemeral_port()))
-    random.shuffle(candidates)
+    # Of the system: where the seed is fixed, test processes would all try the same ones first.
+    random.SystemRandom().shuffle(candidates)
     free: list[int] = []
     for port in candidates:
         if _is_free(port):
