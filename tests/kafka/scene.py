@@ -36,7 +36,7 @@ CHECKPOINT_SECONDS = 5.0
 LIMIT_SECONDS = 120.0
 # How soon a group gives up a member that was killed. Not less, on a machine that is busy.
 SESSION_SECONDS = 6.0
-SESSION = {"kafka_session_timeout_ms": round(SESSION_SECONDS * 1000)}
+SESSION: dict[str, Any] = {"kafka_session_timeout_ms": round(SESSION_SECONDS * 1000)}
 
 
 class Scene:
