@@ -18,6 +18,7 @@ from tests.support.secure_kafka import SecureKafka
 HERE = Path(__file__).parent
 # The first test also waits for the cluster, and on a fresh machine for Maven.
 TEST_LIMIT_SECONDS = 600
+HARMFUL = "harms_brokers"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -35,8 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.kafka)
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TEST_LIMIT_SECONDS))
-        if item.get_closest_marker("harms_brokers"):
-            item.add_marker(pytest.mark.xdist_group("harms_brokers"))
+        if item.get_closest_marker(HARMFUL):
+            item.add_marker(pytest.mark.xdist_group(HARMFUL))
             harmful.append(item)
         else:
             peaceful.append(item)
@@ -79,7 +80,7 @@ def module_kafka(request: pytest.FixtureRequest) -> Iterator[RealKafka]:
 def _brokers(request: pytest.FixtureRequest) -> Iterator[RealKafka]:
     kafka: RealKafka = request.getfixturevalue("kafka")
     test_run: TestRun = request.getfixturevalue("test_run")
-    alone = request.node.get_closest_marker("harms_brokers") is not None
+    alone = request.node.get_closest_marker(HARMFUL) is not None
     with test_run.brokers(alone=alone):
         try:
             yield kafka
