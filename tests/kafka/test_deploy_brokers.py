@@ -31,8 +31,6 @@ from tests.support.stage import Stage
 from tests.support.waiting import eventually
 from tests.support.worker import ROOT, WorkerProcess
 
-pytest_plugins = ["tests.kafka.publish_databases"]
-
 TOPICS = {Settings.model_fields[name].default for name in ("order_paid_topic", "dlq_topic")}
 SECRETS_FOLDER = "/run/secrets/"
 

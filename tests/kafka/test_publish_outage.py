@@ -20,8 +20,6 @@ from tests.support.orders import order_value
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
-pytest_plugins = ["tests.kafka.publish_databases"]
-
 ORDERS = 10_000
 # Orders paid when brokers die; when all of the outage's are paid; and the rest as they come back.
 HIT, OUTAGE = 2_000, 7_000

@@ -20,8 +20,6 @@ from app.publishing.sql_store import SqlFallbackStore
 from tests.support.publish_orders import make_orders, order_ids, statuses
 from tests.support.publish_ways import Sent, publish_settings, read_topic
 
-pytest_plugins = ["tests.support.publish_fixtures"]
-
 ROOT = Path(__file__).parents[3]
 # Whatever the dead process had leased is due again by this clock.
 LATER = timedelta(minutes=10)

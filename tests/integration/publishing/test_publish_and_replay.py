@@ -24,12 +24,9 @@ from app.publishing.publisher import Published, Publisher, Saved
 from app.publishing.replay import Replay
 from app.publishing.sql_store import SqlFallbackStore
 from tests.support.embedded import EmbeddedKafka
-from tests.support.fixtures import fragile
 from tests.support.orders import order_value
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-
-__all__ = ["fragile"]
 
 ROOT = Path(__file__).parents[3]
 QUICK = {"producer_delivery_timeout_ms": 1500, "producer_request_timeout_ms": 1000}
