@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.publishing.migrate import migrate
+from app.publishing.migrate import VERSION_TABLE, migrate
 from tests.support.embedded import EmbeddedKafka
 from tests.support.publish_postgres import PostgresServer, blocking, unavailable_reason
 from tests.support.sink import ScriptedSink
@@ -57,12 +57,26 @@ def migrated_template(postgres_server: PostgresServer) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def spare_databases() -> list[str]:
+    """Copies of the template that earlier tests have used, empty again."""
+    return []
+
+
 @pytest.fixture
-def postgres_url(postgres_server: PostgresServer, migrated_template: str) -> Iterator[str]:
+def postgres_url(
+    postgres_server: PostgresServer, migrated_template: str, spare_databases: list[str]
+) -> Iterator[str]:
     """A PostgreSQL database of the test's own, with the fallback table."""
-    name = postgres_server.create_database(migrated_template)
+    if spare_databases:
+        name = spare_databases.pop()
+    else:
+        name = postgres_server.create_database(migrated_template)
     yield postgres_server.url(name)
-    postgres_server.drop_database(name)
+    if postgres_server.empty_database(name, migrated_template, keep=VERSION_TABLE):
+        spare_databases.append(name)
+    else:
+        postgres_server.drop_database(name)
 
 
 @pytest.fixture(scope="session")
