@@ -10,9 +10,6 @@ from typing import Any
 from app.access_tokens import access_tokens
 from app.settings import Settings
 
-# The longest wait between two tries to reach a broker that is away; librdkafka's own default.
-RECONNECT_MAX_MS = 10_000
-
 
 def client_config(settings: Settings) -> dict[str, Any]:
     """Return how to reach Kafka, as librdkafka spells it."""
@@ -20,7 +17,6 @@ def client_config(settings: Settings) -> dict[str, Any]:
         "bootstrap.servers": settings.kafka_bootstrap_servers,
         "security.protocol": settings.kafka_security_protocol,
         "client.id": settings.consumer_group_id,
-        "reconnect.backoff.max.ms": RECONNECT_MAX_MS,
     }
     if settings.kafka_security_protocol.startswith("SASL"):
         config |= _credentials(settings)

@@ -7,7 +7,6 @@ import pytest
 # None of these is a limit: what they wait for is asked for more often, or sooner again.
 SHORT_WAITS = {
     "app.order_status.recovery.POLL_SECONDS": 0.05,
-    "app.publishing.client_config.RECONNECT_MAX_MS": 200,
     "app.publishing.producer.BEGIN_AGAIN_SECONDS": 0.2,
     "app.publishing.producer.POLL_SECONDS": 0.05,
 }
