@@ -4,6 +4,9 @@ PYTHON ?=
 ORDERS ?=
 ARGS ?=
 SECONDS ?= 300
+# Tests wait for most of their time: more processes than cores. Each group in one of them, and in
+# the order in which they are collected.
+SIDE_BY_SIDE := -n 4 --dist loadgroup --no-loadscope-reorder
 UPGRADE ?=
 
 export PYTHON
@@ -15,10 +18,10 @@ UV_COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal \
 LOCK_VENV := .venv-lock
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz check format dashboards lock clean
+.PHONY: help run test test-quick test-faust fuzz check format dashboards lock clean
 
 help: ## list what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=/path/to/python3 chooses the interpreter, 3.11 or newer; .venv is made on demand."
 
@@ -26,9 +29,18 @@ run: ## show it at work until Ctrl-C; ORDERS=500 pays 500 orders and prints the 
 	@scripts/venv run
 	@exec $(BIN)/python -m app.quickstart $(if $(ORDERS),--orders '$(ORDERS)')
 
-test: ## run every test; ARGS='-k breaker -x' goes to pytest
+test: ## run every test; ARGS='-k breaker -x' goes to pytest, ARGS=-n0 runs them in one process
 	@scripts/venv dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
+
+test-quick: ## the same without real Kafka and without the shipped commands: unit and integration
+	@scripts/venv dev
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/integration $(ARGS)
+
+test-faust: ## what Faust itself does, and the harness: when a pinned version has moved
+	@scripts/venv dev
+	@$(BIN)/python -m pytest tests/kafka/faust
+	@$(BIN)/python -m tests.kafka.faust.versions write
 
 fuzz: ## search at random for what breaks a property: SECONDS=300; ARGS='-k claim' chooses some
 	@scripts/venv dev

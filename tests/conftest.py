@@ -1,18 +1,29 @@
-"""What every test runs under: required mode, and how Hypothesis searches."""
+"""What every test runs under: required mode, several processes, and how Hypothesis searches."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from typing import Any
 
 import hypothesis
 import pytest
 
+from tests.support.run import FirstProcess, TestRun
+
+FIRST = pytest.StashKey[FirstProcess]()
 REQUIRED = os.environ.get("RELAY_REQUIRE_ALL") == "1"
 """CI sets this: a test that cannot run there is a failure, never a quiet skip."""
 
-# The same commit must give the same answer twice; searching at random is `make fuzz` (tests/fuzz.py).
-hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
+# The same commit must give the same answer twice; `make fuzz` searches at random (tests/fuzz.py).
+# How long an example takes to make says nothing on a machine that is busy.
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.register_profile("fuzz", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("suite")
 
@@ -43,6 +54,32 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _refuse_skip(report)
     return report
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin what the processes of this run share, in the process that begins the run."""
+    if not hasattr(config, "workerinput"):
+        config.stash[FIRST] = FirstProcess()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End it."""
+    if (first := config.stash.get(FIRST, None)) is not None:
+        first.close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of pytest-xdist where it is."""
+    node.workerinput["shared"] = node.config.stash[FIRST].shared
+
+
+@pytest.fixture(scope="session")
+def test_run(pytestconfig: pytest.Config) -> TestRun:
+    """What this process shares with the others."""
+    if (given := getattr(pytestconfig, "workerinput", None)) is not None:
+        return TestRun(given["shared"])
+    return TestRun(pytestconfig.stash[FIRST].shared)
 
 
 def pytest_report_header() -> str:

@@ -41,7 +41,7 @@ class RetryPolicy:
 
     Attributes:
         max_retries: Attempts after the first one.
-        initial_seconds: Wait before the first retry.
+        initial_seconds: Wait before the first retry; 0, or a millisecond at least.
         multiplier: Factor from one wait to the next.
         max_seconds: Longest wait of the formula; a longer Retry-After still counts.
     """

@@ -1,51 +1,103 @@
-"""One real Kafka cluster for all the tests in this folder, whole again before each of them."""
+"""One real Kafka cluster for all the tests in this folder.
+
+A test that harms brokers says so by a mark, ``harms_brokers``: it has the cluster alone. The others
+run side by side.
+"""
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.kafka_cluster import KafkaUnavailable, RealKafka
+from tests.support.run import TestRun
+from tests.support.secure_kafka import SecureKafka
 
 HERE = Path(__file__).parent
 # The first test also waits for the cluster, and on a fresh machine for Maven.
 TEST_LIMIT_SECONDS = 600
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is in this folder as needing Kafka, and give it time for what brokers do."""
+    """Mark what is in this folder, give it time for what brokers do, and let it begin first.
+
+    What runs side by side comes before what needs the brokers alone, so that the latter waits once
+    and then goes on beside all the tests that need no brokers.
+    """
+    peaceful, harmful, others = [], [], []
     for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.kafka)
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(TEST_LIMIT_SECONDS))
+        if HERE not in item.path.parents:
+            others.append(item)
+            continue
+        item.add_marker(pytest.mark.kafka)
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TEST_LIMIT_SECONDS))
+        if item.get_closest_marker("harms_brokers"):
+            item.add_marker(pytest.mark.xdist_group("harms_brokers"))
+            harmful.append(item)
+        else:
+            peaceful.append(item)
+    items[:] = [*peaceful, *harmful, *others]
 
 
 @pytest.fixture(scope="session")
-def kafka() -> Iterator[RealKafka]:
+def kafka(test_run: TestRun) -> RealKafka:
     """The cluster; where it cannot run, tests are skipped (and fail under RELAY_REQUIRE_ALL=1)."""
-    cluster = RealKafka()
+    cluster = test_run.cluster()
     try:
-        try:
+        with test_run.brokers():
             cluster.start()
-        except KafkaUnavailable as missing:
-            pytest.skip(str(missing))
-        yield cluster
-    finally:
-        cluster.close()
+    except KafkaUnavailable as missing:
+        pytest.skip(str(missing))
+    return cluster
 
 
 @pytest.fixture(autouse=True)
-def all_brokers_up(request: pytest.FixtureRequest) -> None:
-    """Revive what an earlier test has killed or frozen, and let it lead what it led.
+def brokers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Share the brokers, or have them alone: all of them up, each leading what it leads first.
 
-    Else Kafka would do so by itself, minutes later, in the midst of some other test.
+    Else Kafka would let it do so by itself, minutes later, in the midst of some other test.
     """
-    if "kafka" in request.fixturenames:
-        kafka = request.getfixturevalue("kafka")
-        kafka.revive()
-        kafka.elect_preferred_leaders()
+    if "kafka" in request.fixturenames and "module_kafka" not in request.fixturenames:
+        with _brokers(request):
+            yield
+    else:
+        yield
+
+
+@pytest.fixture(scope="module")
+def module_kafka(request: pytest.FixtureRequest) -> Iterator[RealKafka]:
+    """The cluster for a module whose stories go on from one test to the next."""
+    with _brokers(request) as kafka:
+        yield kafka
+
+
+@contextmanager
+def _brokers(request: pytest.FixtureRequest) -> Iterator[RealKafka]:
+    kafka: RealKafka = request.getfixturevalue("kafka")
+    test_run: TestRun = request.getfixturevalue("test_run")
+    alone = request.node.get_closest_marker("harms_brokers") is not None
+    with test_run.brokers(alone=alone):
+        try:
+            yield kafka
+        finally:
+            if alone:
+                kafka.revive()
+                kafka.elect_preferred_leaders()
+
+
+@pytest.fixture(scope="session")
+def secure(
+    kafka: RealKafka, test_run: TestRun, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SecureKafka]:
+    """The same cluster by its listeners with TLS and SASL, and an identity provider."""
+    clients = SecureKafka(kafka, test_run.secrets, tmp_path_factory.mktemp("secure"))
+    clients.provider.start()
+    yield clients
+    clients.provider.stop()
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ may pay. Where they end, so does the service, in good order.
 
 It prints what has happened to whom: ``paid 7`` when the order is committed; ``published 7 0 42``
 with partition and offset, or ``saved 7``, as the way in tells it; ``refused order-7`` whenever
-Kafka did not acknowledge a record of that event id.
+Kafka did not acknowledge a record of that event id; ``acknowledged order-7 2`` when it did, and
+refused two others in the time.
 """
 
 import asyncio
@@ -53,7 +54,9 @@ def order_event_id(number: int) -> str:
 
 
 class WatchedProducer(KafkaProducer):
-    """Tells of each record that Kafka did not acknowledge."""
+    """Tells of each record how it ended."""
+
+    refused = 0
 
     async def send(
         self,
@@ -66,8 +69,10 @@ class WatchedProducer(KafkaProducer):
         timestamp_ms: int | None = None,
     ) -> Acknowledged:
         """See ``KafkaProducer.send``."""
+        event_id = (dict(headers)["event-id"] or b"").decode()
+        refused_before = self.refused
         try:
-            return await super().send(
+            acknowledged = await super().send(
                 topic,
                 key=key,
                 value=value,
@@ -76,8 +81,11 @@ class WatchedProducer(KafkaProducer):
                 timestamp_ms=timestamp_ms,
             )
         except BaseException:
-            print("refused", (dict(headers)["event-id"] or b"").decode())
+            self.refused += 1
+            print("refused", event_id)
             raise
+        print("acknowledged", event_id, self.refused - refused_before)
+        return acknowledged
 
 
 @contextlib.asynccontextmanager

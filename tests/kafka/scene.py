@@ -34,6 +34,9 @@ MAX_IN_FLIGHT = 256
 COMMIT_LAG_SECONDS = 5.0
 CHECKPOINT_SECONDS = 5.0
 LIMIT_SECONDS = 120.0
+# How soon a group gives up a member that was killed. Not less, on a machine that is busy.
+SESSION_SECONDS = 6.0
+SESSION: dict[str, Any] = {"kafka_session_timeout_ms": round(SESSION_SECONDS * 1000)}
 
 
 class Scene:
@@ -130,7 +133,11 @@ class Scene:
     def worker(self, name: str, **settings: object) -> WorkerProcess:
         """Start a worker; its name is the last part of the path that it posts to."""
         worker = WorkerProcess(
-            self._directory, self.stage, f"{self.sink.url}/{name}", name=name, **settings
+            self._directory,
+            self.stage,
+            f"{self.sink.url}/{name}",
+            name=name,
+            **(SESSION | settings),
         )
         self._everything.callback(worker.kill9)
         self._workers.append(worker)

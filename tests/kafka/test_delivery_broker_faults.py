@@ -9,6 +9,8 @@ import pytest
 from tests.kafka.scene import Scene
 from tests.support.kafka_cluster import RealKafka
 
+pytestmark = pytest.mark.harms_brokers
+
 RATE = 200
 LATENCY_SECONDS = 0.2
 

@@ -6,6 +6,8 @@ What the database alone does with them: test_publish_dead_letters.
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.kafka.commit_watch import Place
 from tests.kafka.scene import Scene
 from tests.support.kafka_cluster import RealKafka
@@ -17,6 +19,7 @@ ALL_THREE = {"min.insync.replicas": "3"}
 NO_DATABASE = "postgresql://relay@127.0.0.1:1/orders"
 
 
+@pytest.mark.harms_brokers
 async def test_a_record_whose_dead_letter_nobody_takes_stays_unfinished(
     kafka: RealKafka, tmp_path: Path
 ) -> None:

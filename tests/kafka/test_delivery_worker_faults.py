@@ -6,21 +6,23 @@ has given up a dead member.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
 from tests.kafka.commit_watch import finished_beyond
-from tests.kafka.scene import MAX_IN_FLIGHT, Scene
+from tests.kafka.scene import MAX_IN_FLIGHT, SESSION_SECONDS, Scene
+from tests.kafka.stories import Stories, Story, told
 from tests.support.kafka_cluster import RealKafka
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.xdist_group("worker_faults"),
+]
 
-SESSION_SECONDS = 30.0
 PATIENT = {
     "consumer_retry_max_attempts": 1000,
     "consumer_retry_initial_interval_ms": 500,
@@ -29,28 +31,19 @@ PATIENT = {
 }
 """Settings of a worker that neither gives a record up nor takes a few keys for an outage."""
 
-Story = Callable[[Scene], Awaitable[None]]
-Stories = dict[Story, asyncio.Task[None]]
-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stories(
-    kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory
+    module_kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stories]:
     """Begin all stories; a test awaits its own."""
 
-    async def tell(story: Story, directory: Path) -> None:
-        async with Scene(kafka, directory) as scene:
+    async def tell(story: Story) -> None:
+        async with Scene(module_kafka, tmp_path_factory.mktemp("story")) as scene:
             await story(scene)
 
-    begun = {
-        story: asyncio.create_task(tell(story, tmp_path_factory.mktemp("story")))
-        for story in STORIES
-    }
-    yield begun
-    for task in begun.values():
-        task.cancel()
-    await asyncio.wait(begun.values())
+    async with told({story: tell(story) for story in STORIES}) as begun:
+        yield begun
 
 
 async def killed_before_its_first_commit(scene: Scene) -> None:
@@ -187,7 +180,7 @@ async def logger_away(scene: Scene) -> None:
     await worker.wait_until(breaker_is_open, what="to open the breaker")
     group = await scene.admin.settled_group(1)
     rebalances = (await worker.metrics())["faust_total_rebalances"]
-    await asyncio.sleep(SESSION_SECONDS + 10)  # the outage itself, not a wait for something
+    await asyncio.sleep(2 * SESSION_SECONDS)  # the outage itself, not a wait for something
     assert await worker.ready()
     assert await worker.live()
     assert await scene.stage.dead_letters() == []

@@ -3,10 +3,10 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,23 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, 
     NewTopic,
 )
 
-from app.settings import Settings
-from tests.kafka.compose_brokers import ComposeBrokers
 from tests.support.compose import Compose
 from tests.support.kafka.broker import DIE_WITH_PARENT
-from tests.support.kafka.distribution import KafkaUnavailable
+from tests.support.kafka.compose_settings import ComposeSettings
+from tests.support.kafka.distribution import fetch_jars, java_executable
 from tests.support.kafka.ports import LOOPBACK, free_ports
+from tests.support.kafka_cluster import RealKafka
 from tests.support.publish_postgres import PostgresServer
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
 from tests.support.worker import ROOT, WorkerProcess
 
-TOPICS = {Settings.model_fields[name].default for name in ("order_paid_topic", "dlq_topic")}
+pytestmark = pytest.mark.harms_brokers
+
 SECRETS_FOLDER = "/run/secrets/"
+SETUP_LIMIT_SECONDS = 60
+# The cluster has further listeners, after those of the file.
+ADDED_TO = {"listeners", "advertised.listeners", "listener.security.protocol.map"}
 
 
 @pytest.fixture(scope="module")
@@ -41,31 +45,25 @@ def compose() -> Compose:
     return Compose()
 
 
-@pytest.fixture(scope="module")
-def brokers(compose: Compose) -> Iterator[ComposeBrokers]:
-    """The brokers of the file; where they cannot run, tests are skipped."""
-    with tempfile.TemporaryDirectory(prefix="order-relay-compose-") as directory:
-        try:
-            running = ComposeBrokers(compose, Path(directory))
-        except KafkaUnavailable as missing:
-            pytest.skip(str(missing))
-        with running:
-            yield running
-
-
 async def test_brokers_understand_what_they_are_told(
-    compose: Compose, brokers: ComposeBrokers
+    compose: Compose, kafka: RealKafka, tmp_path: Path
 ) -> None:
     """Every variable is a property that the brokers have, with that value; health checks pass."""
-    admin = AdminClient({"bootstrap.servers": brokers.moved("kafka-1:9092")})
+    admin, settings = AdminClient({"bootstrap.servers": kafka.bootstrap_servers}), kafka.compose
     for service in compose.brokers:
-        node = compose.environment(service)["KAFKA_NODE_ID"]
-        ask = ConfigResource(ConfigResource.Type.BROKER, node)
-        told = await eventually(partial(told_by, admin, ask), 60, f"broker {node} to tell")
+        properties = await asyncio.to_thread(image_properties, settings, service, tmp_path)
+        expected = settings.properties(service)
+        del expected["log.dirs"]
+        assert properties == expected
+        ask = ConfigResource(ConfigResource.Type.BROKER, properties["node.id"])
+        told = await eventually(partial(told_by, admin, ask), 60, f"broker {ask.name} to tell")
         assert told is not None
-        for name, value in brokers.properties[service].items():
-            assert told[name].value == value, name
-        assert brokers.healthy(service)
+        for name, value in properties.items():
+            if name in ADDED_TO:
+                assert told[name].value.startswith(value), name
+            else:
+                assert told[name].value == value, name
+        assert healthy(compose, settings, service)
 
 
 async def told_by(admin: AdminClient, broker: ConfigResource) -> dict[str, Any] | None:
@@ -78,34 +76,39 @@ async def told_by(admin: AdminClient, broker: ConfigResource) -> dict[str, Any] 
     return told
 
 
-async def test_a_topic_that_nobody_made_is_not_made(brokers: ComposeBrokers) -> None:
+async def test_a_topic_that_nobody_made_is_not_made(kafka: RealKafka) -> None:
     """A record for a mistyped topic is not taken, and there is no such topic afterwards."""
-    assert await asyncio.to_thread(refusal, brokers, "mistyped", 3) is not None
-    states = await asyncio.to_thread(brokers.view.partitions)
-    assert "mistyped" not in {state.topic for state in states or ()}
+    assert await asyncio.to_thread(refusal, kafka, "mistyped", 3) is not None
+    assert "mistyped" not in await replicas(kafka)
 
 
 async def test_an_order_goes_all_the_way(
-    compose: Compose, brokers: ComposeBrokers, postgres_server: PostgresServer, tmp_path: Path
+    compose: Compose,
+    kafka: RealKafka,
+    unique: Callable[[str], str],
+    postgres_server: PostgresServer,
+    tmp_path: Path,
 ) -> None:
     """The worker of the file makes its topics, takes an order with the token, and delivers it.
 
     It goes to the sample logger of the file, and on with one broker less; but nothing is taken that
     only one broker would have.
     """
-    first, *_, last = compose.brokers
-    await asyncio.to_thread(make_pair, brokers.moved(f"{first}:9092"), "pair")
+    pair, topic = unique("pair"), unique("order-paid-events")
+    names = {
+        "ORDER_PAID_TOPIC": topic,
+        "DLQ_TOPIC": f"{topic}.DLQ",
+        "CONSUMER_GROUP_ID": unique("logging-consumer-group"),
+    }
+    await asyncio.to_thread(make_pair, kafka, pair)
     (logger_port,) = free_ports(1)
     logger = start_logger(compose, logger_port, tmp_path)
-    worker = compose_worker(compose, brokers, postgres_server, tmp_path, logger_port)
+    worker = compose_worker(kafka, names, postgres_server, tmp_path, logger_port)
     try:
         worker.start()
         await worker.wait_ready()
-        described = {
-            state.topic: (len(state.replicas), len(state.in_sync))
-            for state in await asyncio.to_thread(brokers.view.partitions) or ()
-        }
-        assert {topic: described[topic] for topic in TOPICS} == dict.fromkeys(TOPICS, (3, 3))
+        described = await replicas(kafka)
+        assert {described[topic], described[f"{topic}.DLQ"]} == {(3, 3)}
         assert described["__consumer_offsets"][0] == 3
 
         token = compose.secrets["api_token"].read_text(encoding="utf-8")
@@ -113,13 +116,13 @@ async def test_an_order_goes_all_the_way(
         assert await post(worker, 1, token) == (202, "published")
         await eventually(lambda: accepted(logger_port), 30)
 
-        brokers.kill(last)
+        await asyncio.to_thread(kafka.kill, kafka.broker_ids[-1])
         assert await post(worker, 2, token) == (202, "published")
         await eventually(lambda: accepted(logger_port, 2), 60)
 
         async def refused() -> bool:
             # Until the controllers have given the dead broker up, its answer is waited for.
-            code = await asyncio.to_thread(refusal, brokers, "pair")
+            code = await asyncio.to_thread(refusal, kafka, pair)
             return code == KafkaError.NOT_ENOUGH_REPLICAS
 
         await eventually(refused, 120)
@@ -131,14 +134,72 @@ async def test_an_order_goes_all_the_way(
         logger.wait()
 
 
-def make_pair(servers: str, name: str) -> None:
+def image_properties(settings: ComposeSettings, service: str, directory: Path) -> dict[str, str]:
+    """What the image makes of a broker's variables before each start.
+
+    It does so, and formats the storage, by a class of Kafka's own jar.
+    """
+    folders = {name: directory / service / name for name in ("default", "mounted", "final")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+        # The image has defaults, which the variables replace, all of them.
+        (folder / "server.properties").touch()
+    java, jars = str(java_executable()), f"{fetch_jars()}/*"
+    done = subprocess.run(
+        [
+            *(java, "-cp", jars, "kafka.docker.KafkaDockerWrapper", "setup"),
+            *(f"--{name}-configs-dir={folder}" for name, folder in folders.items()),
+        ],
+        env={
+            "PATH": os.environ["PATH"],
+            **settings.environment(service),
+            "CLUSTER_ID": settings.cluster_id(service),
+            "KAFKA_LOG_DIRS": str(directory / service / "data"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=SETUP_LIMIT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (folders["final"] / "server.properties").read_text(encoding="utf-8")
+    lines = (line.partition("=") for line in text.splitlines() if line)
+    found = {name: value for name, _, value in lines}
+    assert found.pop("log.dirs") == str(directory / service / "data")
+    return found
+
+
+def healthy(compose: Compose, settings: ComposeSettings, service: str) -> bool:
+    """Whether the health check of the file passes, at the place where the broker is here."""
+    _, *command = compose.services[service]["healthcheck"]["test"]
+    check = re.sub(
+        r"/127\.0\.0\.1/(\d+)",
+        lambda found: f"/{LOOPBACK}/{settings.port(service, found[1])}",
+        command[-1],
+    )
+    done = subprocess.run([*command[:-1], check], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+async def replicas(kafka: RealKafka) -> dict[str, tuple[int, int]]:
+    """How many replicas each topic has, and how many of them are in sync, in its last partition."""
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers, "log_level": 0})
+    metadata = await asyncio.to_thread(admin.list_topics, None, 30)
+    return {
+        topic.topic or "": (len(state.replicas), len(state.isrs))
+        for topic in metadata.topics.values()
+        for state in topic.partitions.values()
+    }
+
+
+def make_pair(kafka: RealKafka, name: str) -> None:
     """Make a topic of one partition that the first broker leads and the third follows."""
     topic = NewTopic(name, 1, replica_assignment=[[1, 3]])
-    admin = AdminClient({"bootstrap.servers": servers})
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     admin.create_topics([topic])[name].result(30)
 
 
-def refusal(brokers: ComposeBrokers, topic: str, seconds: int = 15) -> int | None:
+def refusal(kafka: RealKafka, topic: str, seconds: int = 15) -> int | None:
     """The code of the error with which a topic refuses a record; ``None`` if it takes it."""
     codes: list[int | None] = []
 
@@ -147,7 +208,7 @@ def refusal(brokers: ComposeBrokers, topic: str, seconds: int = 15) -> int | Non
 
     producer = Producer(
         {
-            "bootstrap.servers": brokers.moved("kafka-1:9092"),
+            "bootstrap.servers": kafka.bootstrap_servers,
             "acks": "all",
             "retries": 0,
             "message.timeout.ms": seconds * 1000,
@@ -160,13 +221,14 @@ def refusal(brokers: ComposeBrokers, topic: str, seconds: int = 15) -> int | Non
 
 
 def compose_worker(
-    compose: Compose,
-    brokers: ComposeBrokers,
+    kafka: RealKafka,
+    names: Mapping[str, str],
     postgres: PostgresServer,
     directory: Path,
     logger_port: int,
 ) -> WorkerProcess:
-    """The worker with the file's environment, addresses and folders being those of this test."""
+    """The worker with the file's environment; addresses, folders and names are this test's."""
+    compose = Compose()
     database = directory / "database_url"
     database.write_text(postgres.url(postgres.create_database()))
     environment = dict(compose.environment("worker"))
@@ -174,7 +236,8 @@ def compose_worker(
         if value.startswith(SECRETS_FOLDER):
             environment[name] = str(compose.secrets[value.removeprefix(SECRETS_FOLDER)])
     environment |= {
-        "KAFKA_BOOTSTRAP_SERVERS": brokers.moved(environment["KAFKA_BOOTSTRAP_SERVERS"]),
+        **names,
+        "KAFKA_BOOTSTRAP_SERVERS": kafka.compose.moved(environment["KAFKA_BOOTSTRAP_SERVERS"]),
         "EXTERNAL_LOGGER_URL": environment["EXTERNAL_LOGGER_URL"].replace(
             "sample-logger:3000", f"{LOOPBACK}:{logger_port}"
         ),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.kafka.administration import Administration
+from tests.kafka.scene import SESSION
 from tests.support.kafka_cluster import RealKafka
 from tests.support.orders import Order, order
 from tests.support.sink import Answer, ScriptedSink
@@ -80,7 +81,7 @@ async def test_the_changelog_is_compacted_and_as_wide_as_its_source(
 ) -> None:
     """The worker declares it so, also where the source is not as wide as TOPIC_PARTITIONS."""
     kafka.create_topic(stage.topic, 5)
-    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+    async with WorkerProcess(tmp_path, stage, sink.url, **SESSION) as worker:
         await worker.wait_ready()
         admin = Administration(stage)
         changelog = f"{stage.group_id}-deliveries-changelog"
@@ -95,7 +96,9 @@ async def test_orders_do_not_wait_for_a_changelog_that_cannot_be_made(
     """It is said in one line; deliveries, and their commits, go on without the table."""
     for topic in (stage.topic, stage.dlq_topic):
         kafka.create_topic(topic, 3)
-    async with WorkerProcess(tmp_path, stage, sink.url, topic_replication_factor=5) as worker:
+    async with WorkerProcess(
+        tmp_path, stage, sink.url, topic_replication_factor=5, **SESSION
+    ) as worker:
         await worker.wait_ready()
         await stage.publish(paid(1, 50))
         await until_finished(stage, sink, 50)
@@ -110,7 +113,7 @@ async def test_a_killed_worker_comes_back_and_knows(
 ) -> None:
     """After a kill -9 in full flight every order is known, and what was delivered stays so."""
     async with WorkerProcess(
-        tmp_path, stage, sink.url, deliveries_store=store, max_in_flight=20
+        tmp_path, stage, sink.url, deliveries_store=store, max_in_flight=20, **SESSION
     ) as worker:
         await worker.wait_ready()
         await stage.publish(paid(1, 300))
@@ -142,8 +145,8 @@ async def test_every_worker_answers_for_all(
 ) -> None:
     """Each of two workers tells of every order, through joining, leaving and dying."""
     async with (
-        WorkerProcess(tmp_path, stage, sink.url, name="a") as a,
-        WorkerProcess(tmp_path, stage, sink.url, name="b") as b,
+        WorkerProcess(tmp_path, stage, sink.url, name="a", **SESSION) as a,
+        WorkerProcess(tmp_path, stage, sink.url, name="b", **SESSION) as b,
     ):
         await a.wait_ready()
         await stage.publish(paid(1, 200))

@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from app.publishing.fallback import Status
 from tests.kafka.administration import Administration
 from tests.kafka.publish_scene import PublishScene
@@ -16,6 +18,7 @@ REJECTED = 100
 ALL_THREE = {"min.insync.replicas": "3"}
 
 
+@pytest.mark.harms_brokers
 async def test_letters_refused_for_want_of_a_replica(
     kafka: RealKafka, tmp_path: Path, sqlite_url: str
 ) -> None:

@@ -59,8 +59,7 @@ async def test_a_worker_killed_while_it_replays(
         leased = leased_rows(rows)
         held = held_back(rows, leased)
 
-        # In the dead worker's group it would wait for that one's session to end, half a minute.
-        heir = scene.worker("heir", consumer_group_id=f"{scene.stage.group_id}-heir")
+        heir = scene.worker("heir")
         await scene.until_published(ROWS - len(held))
         await heir.wait_until(lambda: len(scene.replayed(heir)) > 0, what="to publish the rest")
         rows = await scene.saved()

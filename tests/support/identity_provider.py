@@ -39,9 +39,13 @@ class IdentityProvider:
         clients: dict[str, str],
         *,
         authority: trustme.CA | None = None,
+        key: rsa.RSAPrivateKey | None = None,
         lifetime_seconds: float = 3600.0,
     ) -> None:
-        """Prepare to serve clients, by their secrets; over TLS if there is an ``authority``."""
+        """Prepare to serve clients, by their secrets; over TLS if there is an ``authority``.
+
+        Tokens are signed with ``key``, or with a new one.
+        """
         self.lifetime_seconds = lifetime_seconds
         self.answer: tuple[int, bytes] | None = None
         self.scopes: list[str | None] = []
@@ -49,7 +53,7 @@ class IdentityProvider:
         self.port = free_ports(1)[0]
         self.url = f"http{'s' if authority else ''}://{LOOPBACK}:{self.port}/token?tenant=a%20b"
         self._clients = clients
-        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._key = key or new_signing_key()
         self._server: ThreadingHTTPServer | None = None
         self._tls: ssl.SSLContext | None = None
         if authority is not None:
@@ -103,19 +107,6 @@ class IdentityProvider:
             self._server.server_close()
             self._server = None
 
-    def jwks(self) -> str:
-        """The public key that its tokens are checked with, as a JSON Web Key Set."""
-        numbers = self._key.public_key().public_numbers()
-        key = {
-            "kty": "RSA",
-            "use": "sig",
-            "alg": "RS256",
-            "kid": KEY_ID,
-            "n": _encoded(numbers.n.to_bytes(256, "big")),
-            "e": _encoded(numbers.e.to_bytes(3, "big")),
-        }
-        return json.dumps({"keys": [key]})
-
     def _grant(self, path: str, headers: dict[str, str], body: str) -> tuple[int, bytes]:
         if self.answer is not None:
             return self.answer
@@ -151,6 +142,25 @@ class IdentityProvider:
         signed = ".".join(_encoded(json.dumps(part).encode()) for part in (header, claims))
         signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
         return f"{signed}.{_encoded(signature)}"
+
+
+def new_signing_key() -> rsa.RSAPrivateKey:
+    """A key to sign tokens with."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def key_set(key: rsa.RSAPrivateKey) -> str:
+    """The public key that tokens are checked with, as a JSON Web Key Set."""
+    numbers = key.public_key().public_numbers()
+    public = {
+        "kty": "RSA",
+        "use": "sig",
+        "alg": "RS256",
+        "kid": KEY_ID,
+        "n": _encoded(numbers.n.to_bytes(256, "big")),
+        "e": _encoded(numbers.e.to_bytes(3, "big")),
+    }
+    return json.dumps({"keys": [public]})
 
 
 def _encoded(content: bytes) -> str:

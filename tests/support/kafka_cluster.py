@@ -37,7 +37,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--ports", help="the three ports, such as 19092,29092,39092; else free ones"
     )
-    parser.add_argument("--heap", default="256m", help="the largest heap of each JVM (256m)")
     return parser.parse_args(arguments)
 
 
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     try:
-        with RealKafka(ports=_ports(options.ports), heap=options.heap) as kafka:
+        with RealKafka(ports=_ports(options.ports)) as kafka:
             print(f"Apache Kafka {kafka_version()} is ready: {kafka.bootstrap_servers}", flush=True)
             ended.wait()
     except (KafkaUnavailable, RuntimeError, TimeoutError, ValueError) as failure:

@@ -1,10 +1,11 @@
-"""A real Kafka cluster with TLS, every SASL mechanism and client certificates, all at once."""
+"""The TLS, SASL and client certificates of the real cluster: the brokers' side and the clients'."""
 
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import trustme
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -13,10 +14,16 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tests.support.identity_provider import AUDIENCE, ISSUER, IdentityProvider
+from tests.support.identity_provider import (
+    AUDIENCE,
+    ISSUER,
+    IdentityProvider,
+    key_set,
+    new_signing_key,
+)
 from tests.support.kafka.broker import JVM_OPTIONS, Listener
+from tests.support.kafka.cluster import RealKafka
 from tests.support.kafka.ports import LOOPBACK
-from tests.support.kafka_cluster import RealKafka
 
 USER, PASSWORD = "relay", "kafka-password-1"
 CLIENT_ID, CLIENT_SECRET = "relay:client", "client secret+/%1"
@@ -27,29 +34,54 @@ MODULES = "org.apache.kafka.common.security"
 REAUTHENTICATION_MS = 15_000
 
 
-@dataclass
-class SecureKafka:
-    """The cluster, and what its clients need.
+class Secrets:
+    """Keys and certificates in a folder, for brokers and for all that prove to them who they are.
 
     Attributes:
-        kafka: Reached without TLS by the tests themselves.
-        provider: Whose tokens it takes.
-        ca_file: The authority of the brokers, of the provider, and of clients.
+        ca_file: The authority of the brokers, of identity providers, and of clients.
         other_ca_file: An authority that has signed nothing here.
     """
 
-    folder: Path
-    authority: trustme.CA = field(default_factory=trustme.CA)
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.ca_file = folder / "ca.pem"
+        self.other_ca_file = folder / "other-ca.pem"
+        self._ca_key = folder / "ca.key"
+        self._signing_key = folder / "signing.key"
 
-    def __post_init__(self) -> None:
-        self.ca_file = self._authority_file("ca.pem", self.authority)
-        self.other_ca_file = self._authority_file("other-ca.pem", trustme.CA())
-        self.provider = IdentityProvider({CLIENT_ID: CLIENT_SECRET}, authority=self.authority)
-        jwks = self.folder / "jwks.json"
-        jwks.write_text(self.provider.jwks(), encoding="ascii")
-        tls = self._tls()
-        sasl = _sasl(jwks.as_uri())
-        self.kafka = RealKafka(
+    def make(self) -> Self:
+        """Write them, once for the brokers and everybody else."""
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(self.ca_file))
+        authority.private_key_pem.write_to_path(str(self._ca_key))
+        trustme.CA().cert_pem.write_to_path(str(self.other_ca_file))
+        self._signing_key.write_bytes(
+            new_signing_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        )
+        return self
+
+    @cached_property
+    def authority(self) -> trustme.CA:
+        """The authority of ``ca_file``."""
+        return trustme.CA.from_pem(self.ca_file.read_bytes(), self._ca_key.read_bytes())
+
+    @cached_property
+    def signing_key(self) -> RSAPrivateKey:
+        """What the tokens are signed with that the brokers take."""
+        key = load_pem_private_key(self._signing_key.read_bytes(), None)
+        assert isinstance(key, RSAPrivateKey)
+        return key
+
+    def cluster(self) -> RealKafka:
+        """A cluster, not started, that can be reached in every way; the tests themselves use none.
+
+        The plain listener stays as it is. Of the further ones CLEAR is without TLS, and SCRAM
+        knows one mechanism only.
+        """
+        jwks = self._folder / "jwks.json"
+        jwks.write_text(key_set(self.signing_key), encoding="ascii")
+        tls, sasl = self._tls(), _sasl(jwks.as_uri())
+        return RealKafka(
             listeners={
                 "SASL": Listener("SASL_SSL", tls | sasl),
                 "CLEAR": Listener("SASL_PLAINTEXT", sasl),
@@ -65,17 +97,36 @@ class SecureKafka:
             ],
         )
 
-    def start(self) -> None:
-        """Start the cluster, as ``RealKafka.start`` does, and the provider."""
-        self.kafka.start()
-        self.provider.start()
+    def _tls(self) -> dict[str, str]:
+        issued = self.authority.issue_cert(LOOPBACK)
+        chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+        keystore = self._folder / "broker.pem"
+        keystore.write_bytes(_pkcs8(issued.private_key_pem.bytes()) + chain)
+        return {
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(keystore),
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(self.ca_file),
+        }
 
-    def close(self) -> None:
-        """End the cluster and the provider."""
-        self.kafka.close()
-        self.provider.stop()
 
-    # --- settings of a worker -------------------------------------------------------------------
+class SecureKafka:
+    """The cluster as secure clients reach it, and what they need.
+
+    Attributes:
+        kafka: The cluster.
+        secrets: Its keys and certificates.
+        provider: Whose tokens it takes; not started by this.
+    """
+
+    def __init__(self, kafka: RealKafka, secrets: Secrets, folder: Path) -> None:
+        """Keep files of the clients' own in ``folder``."""
+        self.kafka = kafka
+        self.secrets = secrets
+        self.provider = IdentityProvider(
+            {CLIENT_ID: CLIENT_SECRET}, authority=secrets.authority, key=secrets.signing_key
+        )
+        self._folder = folder
 
     def password(self, mechanism: str, protocol: str = "SASL_SSL") -> dict[str, Any]:
         """A worker's settings for a user and a password."""
@@ -87,7 +138,7 @@ class SecureKafka:
             "kafka_sasl_mechanism": mechanism,
             "kafka_sasl_username": USER,
             "kafka_sasl_password": PASSWORD,
-            "kafka_ssl_ca_file": self.ca_file,
+            "kafka_ssl_ca_file": self.secrets.ca_file,
         }
 
     def oauth(self) -> dict[str, Any]:
@@ -101,8 +152,8 @@ class SecureKafka:
             "kafka_sasl_oauth_client_secret": CLIENT_SECRET,
             "kafka_sasl_oauth_scope": "kafka read",
             "kafka_sasl_oauth_extensions": "logicalCluster=lkc-1, identityPoolId=pool-1",
-            "kafka_sasl_oauth_ca_file": self.ca_file,
-            "kafka_ssl_ca_file": self.ca_file,
+            "kafka_sasl_oauth_ca_file": self.secrets.ca_file,
+            "kafka_ssl_ca_file": self.secrets.ca_file,
         }
 
     def certificate(self) -> dict[str, Any]:
@@ -111,7 +162,7 @@ class SecureKafka:
         return {
             "kafka_bootstrap_servers": self.kafka.servers("MTLS"),
             "kafka_security_protocol": "SSL",
-            "kafka_ssl_ca_file": self.ca_file,
+            "kafka_ssl_ca_file": self.secrets.ca_file,
             "kafka_ssl_cert_file": cert,
             "kafka_ssl_key_file": key,
             "kafka_ssl_key_password": KEY_PASSWORD,
@@ -129,30 +180,11 @@ class SecureKafka:
         self, name: str, password: str | None = None, authority: trustme.CA | None = None
     ) -> tuple[Path, Path]:
         """Issue a client's certificate; return its file and its key's."""
-        issued = (authority or self.authority).issue_cert(f"{name}@relay.test")
-        cert, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        issued = (authority or self.secrets.authority).issue_cert(f"{name}@relay.test")
+        cert, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         key.write_bytes(_pkcs8(issued.private_key_pem.bytes(), password))
         return cert, key
-
-    # --- the brokers' side ----------------------------------------------------------------------
-
-    def _authority_file(self, name: str, authority: trustme.CA) -> Path:
-        path = self.folder / name
-        authority.cert_pem.write_to_path(str(path))
-        return path
-
-    def _tls(self) -> dict[str, str]:
-        issued = self.authority.issue_cert(LOOPBACK)
-        chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
-        keystore = self.folder / "broker.pem"
-        keystore.write_bytes(_pkcs8(issued.private_key_pem.bytes()) + chain)
-        return {
-            "ssl.keystore.type": "PEM",
-            "ssl.keystore.location": str(keystore),
-            "ssl.truststore.type": "PEM",
-            "ssl.truststore.location": str(self.ca_file),
-        }
 
 
 def _pkcs8(pem: bytes, password: str | None = None) -> bytes:

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from sqlalchemy import make_url
 
+from app.main import SHUTDOWN_TAIL_SECONDS
 from app.operations import commands
 from app.operations.metrics import (
     DEAD_LETTER_REASONS,
@@ -20,13 +21,17 @@ from app.operations.metrics import (
     Metrics,
 )
 from app.settings import Settings
+from tests.support.alert_rules import rules
+from tests.support.dashboard_panels import boards
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+DECISIONS = sorted(ROOT.glob("docs/decisions/[0-9]*.md"))
 COMMANDS = {name.replace("_", "-") for name in commands.__all__}
 FIELDS = {name.upper(): field for name, field in Settings.model_fields.items()}
 # The largest value of a client's 32-bit setting says nothing to a reader.
 BOUNDS_WORTH_TELLING = range(1_000_000)
+FLAGS = re.MULTILINE | re.DOTALL
 
 
 def read(name: str) -> str:
@@ -156,10 +161,42 @@ def test_errors_that_are_logged_are_explained() -> None:
     assert [text for text in logged if not any(phrase in text for phrase in phrases)] == []
 
 
+def test_fields_of_log_lines_that_are_explained_are_logged() -> None:
+    """What the documents say that a line has, it has in the code."""
+    rows = [row.split(" | ") for row in log_table().splitlines() if row.startswith("| `")]
+    said = [(cells[0], cells[2]) for cells in rows]
+    # Of the runbook what follows "the line has", up to the end of the sentence.
+    said += re.findall(
+        r"^- (`.+?`) (?:(?!^- ).)*?line\s+has (.+?\.)\s", read("docs/runbook.md"), FLAGS
+    )
+    lines = list(fields_of_lines())
+    found = 0
+    for phrases, text in said:
+        for phrase in re.findall(r"`(.+?)`", phrases):
+            if fields := [data for line, data in lines if line.startswith(phrase)]:
+                named = set(re.findall(r"`([a-z_]+)`", text)) - {"rocksdb"}  # a setting's value
+                assert named <= set().union(*fields), phrase
+                found += len(named)
+    assert found > 10  # else this looks in the wrong place
+
+
+def fields_of_lines() -> Iterator[tuple[str, set[str]]]:
+    """Every line of the code that has data: its phrase, and the names of its data."""
+    for path in (ROOT / "app").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Name(id="LogLine"), args=[ast.Constant(value=str(text))]):
+                    yield text, {keyword.arg for keyword in node.keywords if keyword.arg}
+
+
+def log_table() -> str:
+    """The table of log lines on the page for people on call."""
+    return read("docs/operations.md").split("## Logs")[1].split("## ")[0]
+
+
 def explained_phrases() -> list[str]:
     """The phrases in the first column of the table of log lines."""
-    table = read("docs/operations.md").split("## Logs")[1].split("## ")[0]
-    cells = re.findall(r"^\| (`.+?`) \| \w", table, re.MULTILINE)
+    cells = re.findall(r"^\| (`.+?`) \| \w", log_table(), re.MULTILINE)
     return [phrase for cell in cells for phrase in re.findall(r"`(.+?)`", cell)]
 
 
@@ -224,3 +261,107 @@ def anchors(document: Path) -> set[str]:
     """The anchors of a document's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+def code_spans(document: Path) -> set[str]:
+    """What stands between backticks in a document's text."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=FLAGS)
+    return set(re.findall(r"`([^`\n]+)`", text))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_are_named_exist(document: Path) -> None:
+    """Every file and folder between backticks exists; a module may be named without its folder."""
+    folders = "|".join(path.name for path in ROOT.iterdir() if path.is_dir())
+    for name in code_spans(document):
+        if re.fullmatch(rf"(?:{folders})/[\w./*-]*", name):
+            assert list(ROOT.glob(name.rstrip("/"))), name
+        elif re.fullmatch(r"\w+\.py", name):
+            assert list(ROOT.glob(f"app/**/{name}")), name
+
+
+@pytest.fixture(scope="module")
+def words_of_the_code() -> set[str]:
+    """Every word of the code, and of the tests, which name what libraries have; not of this one."""
+    folders = ("app", "agents", "tables", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in files if path != Path(__file__)]
+    return catalogue().union(*(re.findall(r"\w+", text) for text in texts))
+
+
+@pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: path.stem)
+def test_names_in_decisions_exist(decision: Path, words_of_the_code: set[str]) -> None:
+    """Every function, class, setting and module that a decision names is in the code."""
+    for span in code_spans(decision):
+        # Metrics of Faust's own, which it puts together from parts, have other tests.
+        found = re.fullmatch(r"@?(?!faust_)([a-zA-Z_][\w.]*)(?:\(.*\))?(?:=\S+)?", span)
+        if found is not None:
+            assert set(found[1].split(".")) <= words_of_the_code, span
+
+
+@pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: path.stem)
+def test_a_decision_has_a_status_and_a_date(decision: Path) -> None:
+    """Both stand right under the title, and the list of decisions shows what is not accepted."""
+    number = int(decision.stem[:4])
+    head = re.match(
+        r"# (?P<number>\d+)\. (?P<title>.+)\n\n"
+        r"Status: (?:accepted|superseded(?P<part> in part)? by \[decision (?P<by>\d+)\]"
+        r"\((?P<file>[\w-]+\.md)\)\. [^.]+\.)\n\n"
+        r"Date: \d{4}-\d{2}-\d{2}\n\n",
+        decision.read_text(encoding="utf-8"),
+    )
+    assert head is not None
+    assert int(head["number"]) == number
+    entry = f"{number}. [{head['title']}]({decision.name})"
+    if by := head["by"]:
+        assert int(head["file"][:4]) == int(by) > 0
+        entry += f" (superseded{head['part'] or ''} by decision {by})"
+    assert entry in read("docs/decisions/README.md").splitlines()
+
+
+def test_a_worker_is_given_the_time_that_it_takes_to_stop() -> None:
+    """All documents tell one rule: the grace and twice the tail, which is one number by default.
+
+    The tail ends with the worker ending itself; the other one is for the end of the process.
+    """
+    tail = int(SHUTDOWN_TAIL_SECONDS)
+    allowed = int(Settings.model_fields["shutdown_grace_seconds"].default) + 2 * tail
+    texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in DOCUMENTS}
+    texts["docker-compose.yml"] = read("docker-compose.yml").split("\n  worker:\n")[1]
+    rules_told, numbers_told = {}, {}
+    for name, text in texts.items():
+        rule = re.findall(r"SHUTDOWN_GRACE_SECONDS`? \+ (\d+)", text)
+        number = re.findall(
+            r"(?:terminationGracePeriodSeconds|stop_grace_period)`?(?::| is) (\d+)", text
+        )
+        if rule:
+            rules_told[name] = {int(seconds) for seconds in rule}
+        if number:
+            numbers_told[name] = {int(seconds) for seconds in number}
+    assert rules_told == {
+        "docs/deploy.md": {2 * tail},
+        "docker-compose.yml": {2 * tail},
+        "docs/operations.md": {tail, 2 * tail},
+    }
+    assert numbers_told == {name: {allowed} for name in rules_told}
+
+
+def test_alerts_and_dashboards_are_counted() -> None:
+    """Where a document says how many there are, so many there are."""
+    words = {"two": 2, "three": 3, "four": 4, "five": 5}
+    dashboards = len(list(boards()))
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for count in re.findall(r"(\d+) (?:Prometheus )?alerts", text):
+            assert int(count) == len(rules()), document.name
+        for count in re.findall(r"(\w+) (?:Grafana )?dashboards", text):
+            if count.lower() in words:
+                assert words[count.lower()] == dashboards, document.name
+
+
+def test_the_architecture_has_every_module() -> None:
+    """Every module and package of the application stands in the table of modules."""
+    table = read("docs/architecture.md").split("## Modules")[1].split("## ")[0]
+    modules = {path.stem for path in (ROOT / "app").glob("[!_]*") if path.suffix in ("", ".py")}
+    assert len(modules) > 20  # else they were not found
+    assert {name for name in modules if f"`app.{name}`" not in table} == set()

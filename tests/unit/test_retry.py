@@ -6,10 +6,11 @@ from email.utils import format_datetime
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.delivery.retry import RetryPolicy, Verdict, judge, parse_retry_after
+from app.settings import MAX_INT
 
 NOW = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)
 
@@ -48,13 +49,16 @@ def test_no_retries_at_all() -> None:
     assert RetryPolicy(max_retries=0).exhausted(1)
 
 
+# As the settings have it: whole milliseconds.
 @given(
-    initial=st.floats(0, 1e6),
+    initial=st.integers(0, MAX_INT).map(lambda ms: ms / 1000),
     multiplier=st.floats(1, 1e3),
-    maximum=st.floats(0, 1e6),
+    maximum=st.integers(0, MAX_INT).map(lambda ms: ms / 1000),
     failures=st.integers(1, 5000),
     retry_after=st.floats(0, 60),
 )
+@example(initial=0.001, multiplier=2.0, maximum=1.0, failures=1025, retry_after=0.0)
+@example(initial=0.001, multiplier=2.0, maximum=1e6, failures=2000, retry_after=0.0)
 def test_the_formula_of_the_waits(
     initial: float, multiplier: float, maximum: float, failures: int, retry_after: float
 ) -> None:

@@ -40,7 +40,7 @@ def _mistaken(secure: SecureKafka, mistake: str) -> dict[str, Any]:
     cert, key = secure.client_certificate("strange", authority=trustme.CA())
     none = dict.fromkeys(("kafka_ssl_cert_file", "kafka_ssl_key_file", "kafka_ssl_key_password"))
     return {
-        "authority": plain | {"kafka_ssl_ca_file": secure.other_ca_file},
+        "authority": plain | {"kafka_ssl_ca_file": secure.secrets.other_ca_file},
         "no authority": plain | {"kafka_ssl_ca_file": None},
         "host name": plain | {SERVERS: plain[SERVERS].replace(LOOPBACK, "localhost")},
         "password": plain | {"kafka_sasl_password": "hunter2"},
@@ -54,7 +54,8 @@ def _mistaken(secure: SecureKafka, mistake: str) -> dict[str, Any]:
         | none
         | {"kafka_ssl_cert_file": cert, "kafka_ssl_key_file": key},
         "client secret": oauth | {"kafka_sasl_oauth_client_secret": "hunter2"},
-        "authority of the provider": oauth | {"kafka_sasl_oauth_ca_file": secure.other_ca_file},
+        "authority of the provider": oauth
+        | {"kafka_sasl_oauth_ca_file": secure.secrets.other_ca_file},
         "no provider": oauth | {"kafka_sasl_oauth_token_url": "https://127.0.0.1:1/"},
     }[mistake]
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.orders import order
 from tests.support.secure_kafka import SecureKafka
 from tests.support.sink import ScriptedSink
@@ -11,6 +13,7 @@ from tests.support.worker import WorkerProcess
 LIMIT_SECONDS = 60.0
 
 
+@pytest.mark.harms_brokers
 async def test_brokers_that_do_not_answer_do_not_hold_up_the_end(
     secure: SecureKafka, stage: Stage, tmp_path: Path
 ) -> None:

@@ -25,16 +25,10 @@ JVM_OPTIONS = (
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
 )
 
-# For three brokers: every topic survives the loss of one, and no acks=all write is lost by it.
+# Beside what docker-compose.yml says.
 PROPERTIES: Mapping[str, str] = {
-    "auto.create.topics.enable": "false",
-    "default.replication.factor": "3",
-    "min.insync.replicas": "2",
     # Few partitions of the internal topics: they are created, and led anew, in a moment.
-    "offsets.topic.replication.factor": "3",
     "offsets.topic.num.partitions": "3",
-    "transaction.state.log.replication.factor": "3",
-    "transaction.state.log.min.isr": "2",
     "transaction.state.log.num.partitions": "3",
     "share.coordinator.state.topic.replication.factor": "3",
     "share.coordinator.state.topic.min.isr": "2",
@@ -72,7 +66,7 @@ class Broker:
     Args:
         broker_id: Its node id, from 1.
         port: Where clients and the other brokers reach it.
-        controller_ports: The controllers' ports by node id.
+        settings: Its properties by docker-compose.yml.
         directory: For its properties, data and log; must exist and be empty.
         java: The command that starts a JVM, with all of its options and the class path.
         properties: Further server properties; they go before those above.
@@ -86,7 +80,7 @@ class Broker:
         broker_id: int,
         port: int,
         *,
-        controller_ports: Mapping[int, int],
+        settings: Mapping[str, str],
         directory: Path,
         java: Sequence[str],
         properties: Mapping[str, str],
@@ -102,25 +96,16 @@ class Broker:
         self._process: subprocess.Popen[bytes] | None = None
         self._frozen = False
         self._properties_file = directory / "server.properties"
-        clients = ",".join(
-            f"{name}://{LOOPBACK}:{at}" for name, at in {"PLAINTEXT": port, **self.ports}.items()
-        )
+        further = {
+            "listeners": [f"{name}://{LOOPBACK}:{at}" for name, at in self.ports.items()],
+            "listener.security.protocol.map": [
+                f"{name}:{one.protocol}" for name, (_, one) in listeners.items()
+            ],
+        }
+        further["advertised.listeners"] = further["listeners"]
         everything = {
-            "process.roles": "broker,controller",
-            "node.id": str(broker_id),
-            "controller.quorum.voters": ",".join(
-                f"{node}@{LOOPBACK}:{at}" for node, at in sorted(controller_ports.items())
-            ),
-            "listeners": f"{clients},CONTROLLER://{LOOPBACK}:{controller_ports[broker_id]}",
-            "advertised.listeners": clients,
-            "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": ",".join(
-                [
-                    "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-                    *(f"{name}:{one.protocol}" for name, (_, one) in listeners.items()),
-                ]
-            ),
-            "inter.broker.listener.name": "PLAINTEXT",
+            **settings,
+            **{name: ",".join([settings[name], *more]) for name, more in further.items()},
             "log.dirs": str(directory / "data"),
             **PROPERTIES,
             **properties,

@@ -1,20 +1,19 @@
 """Three brokers, started, stopped, killed, frozen and revived together or one by one."""
 
 import atexit
-import base64
 import shutil
 import subprocess
 import tempfile
 import threading
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
 from tests.support.kafka.broker import JVM_OPTIONS, Broker, Listener
+from tests.support.kafka.compose_settings import ComposeSettings
 from tests.support.kafka.distribution import fetch_jars, java_executable
-from tests.support.kafka.ports import LOOPBACK, ensure_free, free_ports
+from tests.support.kafka.ports import LOOPBACK, ensure_free
 from tests.support.kafka.view import ClusterView
 from tests.support.kafka.waiting import wait_until
 
@@ -26,14 +25,14 @@ READY_LIMIT_SECONDS = 120.0
 class RealKafka:
     """Three combined brokers and controllers, ids 1 to 3, in a temporary directory of their own.
 
-    Replication is 3, min.insync.replicas 2, topics are made only by `create_topic` or a client's
-    CreateTopics. Data outlives the death of brokers, and goes with `close`.
+    They are those of docker-compose.yml, on other ports and with more listeners: replication is 3,
+    min.insync.replicas 2, topics are made only by `create_topic` or a client's CreateTopics. Data
+    outlives the death of brokers, and goes with `close`.
 
     Args:
         ports: The three ports for clients; free ones by default.
         properties: Further server properties for every broker, or others in place of the
             harness's own (see `tests.support.kafka.broker.PROPERTIES`).
-        heap: The largest heap of each JVM, in the form `-Xmx` takes.
         jvm_options: JVM options in place of those for a quick start.
         listeners: Further listeners, such as one with TLS, by name in capitals.
         scram_users: Who may log in by SCRAM where a listener allows it, and their passwords.
@@ -44,7 +43,6 @@ class RealKafka:
         *,
         ports: Sequence[int] | None = None,
         properties: Mapping[str, str] | None = None,
-        heap: str = "256m",
         jvm_options: Sequence[str] = JVM_OPTIONS,
         listeners: Mapping[str, Listener] | None = None,
         scram_users: Mapping[str, str] | None = None,
@@ -55,11 +53,12 @@ class RealKafka:
         self._properties = dict(properties or {})
         self._listeners = dict(listeners or {})
         self._scram_users = dict(scram_users or {})
-        self._jvm_options = [f"-Xmx{heap}", *jvm_options]
+        self._jvm_options = list(jvm_options)
         self._brokers: dict[int, Broker] = {}
         self._wanted: set[int] = set()
         self._directory: Path | None = None
         self._known_view: ClusterView | None = None
+        self._compose: ComposeSettings | None = None
         # The kernel kills a broker when the thread that started it ends, so it is always this one.
         self._spawner = ThreadPoolExecutor(1, thread_name_prefix="kafka-spawner")
         self._lock = threading.RLock()
@@ -84,6 +83,12 @@ class RealKafka:
     def servers(self, listener: str) -> str:
         """The same for one of the further listeners."""
         return ",".join(f"{LOOPBACK}:{one.ports[listener]}" for one in self._brokers.values())
+
+    @property
+    def compose(self) -> ComposeSettings:
+        """What docker-compose.yml says about the brokers, and where they are."""
+        assert self._compose is not None, "the cluster was not started"
+        return self._compose
 
     @property
     def broker_ids(self) -> tuple[int, ...]:
@@ -249,30 +254,31 @@ class RealKafka:
 
     def _make_cluster(self) -> None:
         jars = fetch_jars()
-        java = [str(java_executable()), *self._jvm_options, "-cp", f"{jars}/*"]
         for port in self._ports or ():
             ensure_free(port)
-        free = free_ports((2 + len(self._listeners)) * BROKERS)
-        controllers = dict(enumerate(free[:BROKERS], start=1))
+        compose = self._compose = ComposeSettings(self._ports, further=len(self._listeners))
+        java = [str(java_executable()), *compose.heap, *self._jvm_options, "-cp", f"{jars}/*"]
         self._directory = Path(tempfile.mkdtemp(prefix="order-relay-kafka-"))
         atexit.register(self.close)
-        further = iter(free[2 * BROKERS :])
-        clients = self._ports or free[BROKERS : 2 * BROKERS]
-        for broker_id, port in enumerate(clients, start=1):
+        for broker_id, service in enumerate(compose.services, start=1):
             directory = self._directory / f"broker-{broker_id}"
             directory.mkdir()
             self._brokers[broker_id] = Broker(
                 broker_id,
-                port,
-                controller_ports=controllers,
+                compose.port(service),
+                settings=compose.properties(service),
                 directory=directory,
                 java=java,
                 properties=self._properties,
-                listeners={name: (next(further), one) for name, one in self._listeners.items()},
+                listeners={
+                    name: (port, one)
+                    for port, (name, one) in zip(
+                        compose.further[service], self._listeners.items(), strict=True
+                    )
+                },
                 spawn=self._spawn,
             )
-        # Kafka's form of a UUID, 16 bytes as base64; a leading "-" would be taken for an option.
-        cluster_id = "r" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:].rstrip("=")
+        cluster_id = compose.cluster_id(compose.services[0])
         with ThreadPoolExecutor(BROKERS) as pool:
             for done in [
                 pool.submit(one.format, cluster_id, self._scram_users)

@@ -6,24 +6,29 @@ from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 LOWEST = 10_000
+# Kept for brokers: other tests must not take the port of one that is dead for a while.
+FOR_BROKERS = range(LOWEST, LOWEST + 2_000)
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, *, for_brokers: bool = False) -> list[int]:
     """Return `count` different ports that nothing listens on.
 
     They lie below the range the kernel takes outgoing connections from. A port inside that range
     can be lost while its broker is down: to another connection, or to a client that retries the
     broker's own address and, getting that very port as its source, connects to itself.
     """
-    candidates = list(range(LOWEST, _first_ephemeral_port()))
-    random.shuffle(candidates)
+    candidates = list(
+        FOR_BROKERS if for_brokers else range(FOR_BROKERS.stop, _first_ephemeral_port())
+    )
+    # Of the system: where the seed is fixed, test processes would all try the same ones first.
+    random.SystemRandom().shuffle(candidates)
     free: list[int] = []
     for port in candidates:
         if _is_free(port):
             free.append(port)
             if len(free) == count:
                 return free
-    raise RuntimeError(f"fewer than {count} free ports on {LOOPBACK} from {LOWEST} on")
+    raise RuntimeError(f"fewer than {count} free ports on {LOOPBACK} from {min(candidates)} on")
 
 
 def ensure_free(port: int) -> None:
@@ -48,4 +53,4 @@ def _first_ephemeral_port() -> int:
         first = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
     except OSError:  # not Linux; this is the IANA range
         return 49_152
-    return max(int(first[0]), LOWEST + 1_000)
+    return max(int(first[0]), FOR_BROKERS.stop + 1_000)

@@ -127,7 +127,17 @@ class ClusterView:
                 return False
             return not any(found.values())
 
+        def known() -> bool:
+            # A broker may hear of it a moment later.
+            metadata = self._metadata()
+            return metadata is not None and all(
+                state.leader == state.replicas[0]
+                for topic in metadata.topics.values()
+                for state in topic.partitions.values()
+            )
+
         self._answer(elected, "the preferred leaders")
+        self._answer(known, "the preferred leaders to be known")
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """The offsets a consumer group has committed, by partition; none for an unknown group."""

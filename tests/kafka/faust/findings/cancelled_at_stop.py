@@ -4,7 +4,7 @@ import asyncio
 
 from faust.types import StreamT
 
-from tests.kafka.findings.stock import note, raw_topic, stock_app
+from tests.kafka.faust.findings.stock import note, raw_topic, stock_app
 
 app = stock_app(stream_wait_empty=False)
 

@@ -16,7 +16,7 @@ from tests.support.kafka import distribution
 from tests.support.kafka.waiting import wait_until
 from tests.support.kafka_cluster import RealKafka, unavailable_reason
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def produce(kafka: RealKafka, topic: str, value: bytes) -> None:
@@ -77,6 +77,7 @@ def topic(kafka: RealKafka, unique: Callable[[str], str]) -> str:
     return name
 
 
+@pytest.mark.harms_brokers
 def test_the_loss_of_a_leader_costs_no_record(kafka: RealKafka, topic: str) -> None:
     """What was acknowledged outlives a kill -9 of the leader, and the other two go on."""
     produce(kafka, topic, b"before")
@@ -97,6 +98,7 @@ def test_the_loss_of_a_leader_costs_no_record(kafka: RealKafka, topic: str) -> N
     assert kafka.leader_of(topic) == leader
 
 
+@pytest.mark.harms_brokers
 def test_a_frozen_leader_is_replaced_and_comes_back(kafka: RealKafka, topic: str) -> None:
     """A leader that hangs with its connections open loses its partitions until it is thawed."""
     produce(kafka, topic, b"before")
@@ -112,6 +114,7 @@ def test_a_frozen_leader_is_replaced_and_comes_back(kafka: RealKafka, topic: str
     assert consume(kafka, topic, 2) == [b"before", b"meanwhile"]
 
 
+@pytest.mark.harms_brokers
 def test_data_and_commits_outlive_the_death_of_all_brokers(
     kafka: RealKafka, topic: str, unique: Callable[[str], str]
 ) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.kafka.findings import stock
+from tests.kafka.faust.findings import stock
 from tests.support.kafka.broker import DIE_WITH_PARENT
 from tests.support.kafka.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # On two busy cores a worker needs many seconds to import Faust and join its group.
 LIMIT_SECONDS = 90
 
@@ -30,7 +30,7 @@ class Note:
 
 
 class FaustWorker:
-    """A worker of one of the apps in tests/kafka/findings.
+    """A worker of one of the apps in tests/kafka/faust/findings.
 
     It dies with the thread that made it, so that none is left behind: make it in the test's own.
 
@@ -60,7 +60,7 @@ class FaustWorker:
         self._journal_read = 0
         self._notes: list[Note] = []
         self._log = directory / f"{name}.log"
-        command = ["-m", "faust", "-A", f"tests.kafka.findings.{module}"]
+        command = ["-m", "faust", "-A", f"tests.kafka.faust.findings.{module}"]
         guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

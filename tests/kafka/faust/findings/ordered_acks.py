@@ -9,7 +9,7 @@ from typing import cast
 from faust.streams import Stream
 from faust.types import EventT, StreamT
 
-from tests.kafka.findings.stock import note, raw_topic, stock_app
+from tests.kafka.faust.findings.stock import note, raw_topic, stock_app
 
 IN_FLIGHT = 64
 SHORT_SECONDS = 0.02

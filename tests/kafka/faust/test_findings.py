@@ -1,6 +1,6 @@
 """Findings A to F about stock Faust, on real Kafka: why delivery is built the way it is.
 
-Each test runs a small Faust app of its own (tests/kafka/findings) in a real worker process and
+Each test runs a small Faust app of its own (the folder findings) in a real worker process and
 looks at the group's committed offsets from outside. They use nothing of ours. A test here that
 fails after an upgrade of Faust is news: read what it says about our design before changing it.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from tests.kafka.faust_worker import FaustWorker, Note
+from tests.kafka.faust.stock_worker import FaustWorker, Note
 from tests.support.kafka.waiting import wait_until
 from tests.support.kafka_cluster import RealKafka
 

@@ -7,7 +7,7 @@ from typing import cast
 from faust.streams import Stream
 from faust.types import EventT, StreamT
 
-from tests.kafka.findings.stock import note, raw_topic, stock_app
+from tests.kafka.faust.findings.stock import note, raw_topic, stock_app
 
 app = stock_app()
 unfinished = {int(offset) for offset in os.environ["FINDING_UNFINISHED"].split()}

@@ -4,7 +4,7 @@ import os
 
 from faust.types import StreamT
 
-from tests.kafka.findings.stock import TOPIC, note, stock_app
+from tests.kafka.faust.findings.stock import TOPIC, note, stock_app
 
 app = stock_app()
 

@@ -2,7 +2,7 @@
 
 from faust.types import StreamT
 
-from tests.kafka.findings.stock import note, raw_topic, stock_app
+from tests.kafka.faust.findings.stock import note, raw_topic, stock_app
 
 app = stock_app()
 delivered: set[bytes] = set()

@@ -1,0 +1,34 @@
+"""With which versions the tests of this folder passed last: `make test-faust` writes it down.
+
+They test Faust and the harness, not the relay: they need not run again until one of these moves.
+
+    python -m tests.kafka.faust.versions check    status 1 where one has moved
+    python -m tests.kafka.faust.versions write    they passed
+"""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from tests.support.kafka.distribution import kafka_version
+
+PACKAGES = ("faust-streaming", "mode-streaming", "aiokafka", "confluent-kafka")
+TESTED = Path(__file__).with_name("tested-versions.txt")
+
+
+def current() -> str:
+    """The versions here, a line each."""
+    lines = [f"{name} {version(name)}\n" for name in PACKAGES]
+    return "".join([*lines, f"Apache Kafka {kafka_version()}\n"])
+
+
+def main(command: str) -> int:
+    """Check or write; return the exit status."""
+    if command == "write":
+        TESTED.write_text(current(), encoding="ascii")
+        return 0
+    return 0 if TESTED.exists() and TESTED.read_text(encoding="ascii") == current() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,348 @@
+"""All three brokers are killed under load and come back: whoever delivers or publishes goes on.
+
+All stories wait for the same outage.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from app.main import SHUTDOWN_TAIL_SECONDS
+from app.publishing.migrate import migrate
+from tests.kafka.publish_scene import Place, PublishScene, Records, Saved, Service
+from tests.kafka.publish_service import AFTER_COMMIT, OUTBOX, PLAIN_SQL, order_event_id
+from tests.kafka.scene import MAX_IN_FLIGHT, SESSION_SECONDS, Scene
+from tests.kafka.stories import Outage, Part, Stories, Story, told
+from tests.support.kafka.ports import LOOPBACK
+from tests.support.kafka_cluster import RealKafka
+from tests.support.orders import order_value
+from tests.support.publish_postgres import PostgresServer
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+pytestmark = [pytest.mark.harms_brokers, pytest.mark.asyncio(loop_scope="module")]
+
+# Longer than a group waits for a silent member, several times.
+OUTAGE_SECONDS = 4 * SESSION_SECONDS
+GRACE_SECONDS = 5.0
+# What a busy machine may take for the process to end, once it was told to.
+ENDING_SECONDS = 10.0
+ORDERS = 2_000
+# Orders paid when brokers die; when all of the outage's are paid; and the rest as they come back.
+HIT, PAID_IN_OUTAGE = 400, 1_400
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stories(
+    module_kafka: RealKafka,
+    postgres_server: PostgresServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Stories]:
+    """Begin all stories, and the outage that they wait for."""
+    outage = Outage(module_kafka, stories=len(STORIES), seconds=OUTAGE_SECONDS)
+
+    databases = {}
+    for story in PUBLISHING:
+        url = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('database') / 'orders.db'}"
+        if story in ON_POSTGRESQL:
+            url = postgres_server.url(postgres_server.create_database())
+        await migrate(url)
+        databases[story] = url
+
+    async def tell(story: Story, part: Part) -> None:
+        directory = tmp_path_factory.mktemp("story")
+        try:
+            if story in DELIVERING:
+                await story(module_kafka, directory, part)
+            else:
+                async with PublishScene(module_kafka, directory, databases[story]) as scene:
+                    await story(scene, part)
+        finally:
+            part.leave()
+
+    parts = dict(zip(STORIES, outage.parts, strict=True))
+    async with told(
+        {story: tell(story, part) for story, part in parts.items()} | {Outage.run: outage.run()}
+    ) as begun:
+        yield begun
+
+
+# --- delivering -----------------------------------------------------------------------------------
+
+
+async def under_load(kafka: RealKafka, directory: Path, outage: Part) -> None:
+    """A worker whose load goes on all the time."""
+    async with Scene(kafka, directory) as scene:
+        scene.latency_seconds = 0.2
+        worker = await scene.ready_worker("a")
+        scene.load.flow(100)
+        await scene.until_accepted(500)
+        scene.all_brokers_died = True
+        await outage.begun()
+        await outage.over()
+        assert await worker.live()
+        await scene.until_orders_accepted(scene.load.produced + 100)
+        await scene.close_books()
+        scene.assert_repeats_are_recent(outage.outage.since)
+        assert worker.running
+
+
+async def told_to_stop(kafka: RealKafka, directory: Path, outage: Part) -> None:
+    """A worker that gets SIGTERM with 256 records in flight and no broker."""
+    async with Scene(kafka, directory) as scene:
+        scene.latency_seconds = 1.0
+        worker = await scene.ready_worker("b", shutdown_grace_seconds=GRACE_SECONDS)
+        scene.load.publish(3000)
+        await scene.until_accepted(MAX_IN_FLIGHT)
+        await scene.until_full()
+        scene.all_brokers_died = True
+        await outage.begun()
+        worker.sigterm()
+        await worker.wait(GRACE_SECONDS + SHUTDOWN_TAIL_SECONDS + ENDING_SECONDS)
+        await outage.over()
+        scene.latency_seconds = 0.1
+        scene.worker("b2")
+        await scene.close_books()
+        scene.assert_repeats_are_recent(outage.outage.since)
+
+
+async def started(kafka: RealKafka, directory: Path, outage: Part) -> None:
+    """A worker that starts when no broker is there, nor its topics."""
+    async with Scene(kafka, directory, declared=False) as scene:
+        await outage.begun()
+        worker = scene.worker("c")
+        await worker.wait_log("Kafka cannot be reached")
+        await outage.over()
+        await worker.wait_ready()
+        scene.load.publish(500)
+        await scene.close_books()
+        before, _, _ = worker.log_text().partition("Declared topic")
+        complaints = re.findall(r"^.*\[(?:WARNING|ERROR|CRITICAL)\].*$", before, re.MULTILINE)
+        assert [line for line in complaints if "Kafka cannot be reached" not in line] == []
+        assert len(complaints) == 1
+        assert "Traceback" not in before
+
+
+async def test_a_worker_under_load_goes_on_afterwards(stories: Stories) -> None:
+    """It lives on, and everything published before, meanwhile and afterwards is delivered once.
+
+    Repeated is at most what finished while no commit could be taken.
+    """
+    await stories[under_load]
+
+
+async def test_a_worker_that_is_to_stop_ends_during_it(stories: Stories) -> None:
+    """SIGTERM ends it within the grace and the tail, and the next worker delivers the rest."""
+    await stories[told_to_stop]
+
+
+async def test_a_worker_that_starts_during_it_waits(stories: Stories) -> None:
+    """It says in one line that Kafka is away, keeps trying, declares its topics and delivers."""
+    await stories[started]
+
+
+# --- publishing -----------------------------------------------------------------------------------
+
+
+class Buyers:
+    """Clients of a worker that pay side by side, and keep its answers.
+
+    Attributes:
+        published: Partition and offset that a client was told, by event id.
+        saved: Event ids of which a client was told that they are saved.
+    """
+
+    def __init__(self, worker: WorkerProcess, count: int = 1_000) -> None:
+        self.published: dict[str, Place] = {}
+        self.saved: set[str] = set()
+        self._posted: dict[str, tuple[float, float]] = {}
+        self._url = f"http://{LOOPBACK}:{worker.web_port}/order-paid"
+        self._count = count
+        self._last = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "Buyers":
+        connector = aiohttp.TCPConnector(limit=0)
+        self._http = aiohttp.ClientSession(connector=connector)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._http.close()
+
+    def allow(self, last: int) -> None:
+        """Pay up to this order."""
+        numbers = iter(range(self._last + 1, last + 1))
+        self._last = last
+        self._tasks += [asyncio.create_task(self._pay(numbers)) for _ in range(self._count)]
+
+    async def until_paid(self, count: int) -> None:
+        """Wait until so many orders are paid."""
+
+        def paid() -> bool:
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            return len(self.published) + len(self.saved) >= count
+
+        await eventually(paid, 120, lambda: (len(self.published), len(self.saved)))
+
+    def refused_meanwhile(self, event_id: str) -> int:
+        """How many others were saved that were on their way at the same time as this event."""
+        begin, end = self._posted[event_id]
+        windows = (self._posted[one] for one in self.saved)
+        return sum(other_begin <= end and begin <= other_end for other_begin, other_end in windows)
+
+    async def _pay(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            event_id = order_event_id(number)
+            headers = {"Content-Type": "application/json", "event-id": event_id}
+            posted_at = time.monotonic()
+            async with self._http.post(
+                self._url, data=order_value(number), headers=headers
+            ) as response:
+                answer = await response.json()
+                assert response.status == 202, answer
+            assert answer["eventId"] == event_id
+            self._posted[event_id] = posted_at, time.monotonic()
+            if answer["status"] == "published":
+                self.published[event_id] = answer["partition"], answer["offset"]
+            else:
+                assert answer["status"] == "saved"
+                self.saved.add(event_id)
+
+
+async def through_an_outage(scene: PublishScene, buyers: Buyers | Service, outage: Part) -> None:
+    """Have all orders paid: brokers die while they come in, and are back before the last ones."""
+    buyers.allow(HIT * 2)
+    await buyers.until_paid(HIT)
+    await outage.begun()
+    buyers.allow(PAID_IN_OUTAGE)
+    await buyers.until_paid(PAID_IN_OUTAGE)
+    assert (await scene.counts()).get("PENDING", 0) > HIT  # the outage was one
+    buyers.allow(ORDERS)
+    await outage.over()
+    await buyers.until_paid(ORDERS)
+
+
+def check_copies(records: Records, service: Service) -> None:
+    """Nothing is there more often than it was sent: once, and again for each refusal."""
+    refused = service.refusals()
+    assert refused
+    copies = records.copies
+    assert {one: n for one, n in copies.items() if n > 1 + refused[one]} == {}
+
+
+def check_replayed(
+    scene: PublishScene, records: Records, worker: WorkerProcess, saved: list[Saved]
+) -> None:
+    """Each row was published once, whatever attempts before were not acknowledged; it is there."""
+    replayed = scene.replayed(worker)
+    assert replayed.keys() == {row.id for row in saved}
+    for row in saved:
+        records.check_place(row.event_id, replayed[row.id])
+
+
+async def over_http(scene: PublishScene, outage: Part) -> None:
+    """Clients hand orders in at a worker's page, all the time."""
+    worker = await scene.ready_worker("a")
+    async with Buyers(worker) as buyers:
+        await through_an_outage(scene, buyers, outage)
+    await scene.until_settled()
+    records = await scene.records()
+    records.check_orders(ORDERS)
+    records.check_acknowledged(buyers.published, buyers.refused_meanwhile)
+    saved = await scene.saved()
+    assert {row.event_id for row in saved} == buyers.saved
+    assert len(saved) == len(buyers.saved)
+    check_replayed(scene, records, worker, saved)
+    assert set(buyers.published) | buyers.saved == records.by_id.keys()
+    await eventually(
+        lambda: set(scene.sink.accepted_keys) == records.by_id.keys(), 120, "all to be logged"
+    )
+
+
+async def after_commit(scene: PublishScene, outage: Part) -> None:
+    """An order service publishes each order after its commit."""
+    service = scene.service(AFTER_COMMIT)
+    await through_an_outage(scene, service, outage)
+    await scene.until_settled()
+    await service.end()
+    published = service.published()
+    records = await scene.records()
+    records.check_orders(ORDERS)
+    records.check_acknowledged(published, service.refused_meanwhile)
+    check_copies(records, service)
+    saved = await scene.saved()
+    assert len(saved) == ORDERS - len(published)
+    assert {row.event_id for row in saved} == records.by_id.keys() - published.keys()
+    records.check_order(saved, first=False)
+
+
+async def with_an_outbox(scene: PublishScene, outage: Part) -> None:
+    """An order service writes each event's row with the order, and publishes the rows itself."""
+    service = scene.service(OUTBOX)
+    await through_an_outage(scene, service, outage)
+    await scene.until_settled()
+    await service.end()
+    records = await scene.records()
+    records.check_orders(ORDERS)
+    check_copies(records, service)
+    saved = await scene.saved()
+    assert len(saved) == ORDERS
+    records.check_order(saved, first=True)
+
+
+async def by_plain_sql(scene: PublishScene, outage: Part) -> None:
+    """An order service writes rows, and knows no Kafka; a worker publishes them."""
+    worker = await scene.ready_worker("a")
+    service = scene.service(PLAIN_SQL)
+    await through_an_outage(scene, service, outage)
+    await service.end()
+    await scene.until_settled()
+    records = await scene.records()
+    records.check_orders(ORDERS)
+    saved = await scene.saved()
+    assert len(saved) == ORDERS
+    records.check_order(saved, first=True)
+    check_replayed(scene, records, worker, saved)
+    assert worker.log_lines("Fallback replay skipped, no retry was spent")
+
+
+async def test_orders_paid_over_http(stories: Stories) -> None:
+    """Each answer comes true: published once, or saved and then in Kafka; and all are logged."""
+    await stories[over_http]
+
+
+async def test_orders_paid_and_published_after_commit(stories: Stories) -> None:
+    """Each event ends as its sender is told; saved ones of a key go out in the table's order."""
+    await stories[after_commit]
+
+
+async def test_orders_paid_with_an_outbox(stories: Stories) -> None:
+    """All go out in the order in which they were paid, key by key, whatever Kafka does."""
+    await stories[with_an_outbox]
+
+
+async def test_orders_paid_with_an_outbox_by_plain_sql(stories: Stories) -> None:
+    """A service that knows no Kafka only inserts rows; a worker on its database publishes them."""
+    await stories[by_plain_sql]
+
+
+async def test_the_outage_was_one(stories: Stories) -> None:
+    """The brokers were killed, and all of them came back."""
+    await stories[Outage.run]
+
+
+DELIVERING: tuple[Story, ...] = (under_load, told_to_stop, started)
+PUBLISHING: tuple[Story, ...] = (over_http, after_commit, with_an_outbox, by_plain_sql)
+ON_POSTGRESQL: tuple[Story, ...] = (after_commit, by_plain_sql)
+STORIES: tuple[Story, ...] = (*DELIVERING, *PUBLISHING)
