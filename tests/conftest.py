@@ -27,6 +27,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("fuzz", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("suite")
 
+pytest_plugins = ["tests.support.fixtures"]
+
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Turn a skip into a failure that keeps the reason; an expected failure stays one."""

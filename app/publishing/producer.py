@@ -28,6 +28,8 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 # Above any broker's usual limit, so that the broker and its topics decide what is too large.
 MAX_MESSAGE_BYTES = 100_000_000
+# How long stop() may have to wait for the thread that reports what became of records.
+POLL_SECONDS = 0.5
 # Between two tries to make a client.
 BEGIN_AGAIN_SECONDS = 2.0
 
@@ -278,7 +280,7 @@ class KafkaProducer:
                     self._try_to_begin()
                 continue
             try:
-                producer.poll(0.5)  # returns as soon as there is something to report
+                producer.poll(POLL_SECONDS)  # returns as soon as there is something to report
             except KafkaException as error:
                 self._give_up(producer, error.args[0])
 

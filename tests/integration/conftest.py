@@ -1,5 +1,21 @@
-"""The embedded cluster, a stage on it and a scripted sink for the tests in this folder."""
+"""What the tests in this folder share: clients that lose little time."""
 
-from tests.support.fixtures import embedded, fragile, sink, stage
+from collections.abc import Iterator
 
-__all__ = ["embedded", "fragile", "sink", "stage"]
+import pytest
+
+# None of these is a limit: what they wait for is asked for more often, or sooner again.
+SHORT_WAITS = {
+    "app.order_status.recovery.POLL_SECONDS": 0.05,
+    "app.publishing.producer.BEGIN_AGAIN_SECONDS": 0.2,
+    "app.publishing.producer.POLL_SECONDS": 0.05,
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_waits() -> Iterator[None]:
+    """Pauses of seconds between two tries, right in production, are fractions of one here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SHORT_WAITS.items():
+            patch.setattr(name, value)
+        yield

@@ -15,8 +15,8 @@ from app.dead_letter_topic import DeadLetterTopic
 from app.delivery.dead_letters import DeadLetter
 from app.delivery.record import Record
 from app.errors import PublishRefused, RecordTooLarge, RetryableError
-from app.publishing.producer import KafkaProducer
 from tests.support.embedded import EmbeddedKafka
+from tests.support.impatient_producer import SHORT_SECONDS, ImpatientProducer
 from tests.support.orders import order_value
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
@@ -45,14 +45,17 @@ LETTER = DeadLetter(
 
 
 @asynccontextmanager
-async def dead_letter_topic(stage: Stage, **settings: Any) -> AsyncIterator[DeadLetterTopic]:
+async def dead_letter_topic(
+    stage: Stage, *, patience_seconds: float = 5.0, **settings: Any
+) -> AsyncIterator[DeadLetterTopic]:
     """The dead-letter topic of a stage, over a producer with quick limits."""
     quick = {
         "producer_request_timeout_ms": 500,
         "producer_delivery_timeout_ms": 1500,
         "producer_retry_backoff_ms": 50,
     }
-    producer = KafkaProducer(stage.settings(**(quick | settings)))
+    producer = ImpatientProducer(stage.settings(**(quick | settings)))
+    producer.patience_seconds = patience_seconds
     await producer.start()
     try:
         yield DeadLetterTopic(producer, stage.dlq_topic, stage.group_id)
@@ -164,7 +167,7 @@ async def test_without_kafka_a_letter_is_refused_until_it_is_back(
 ) -> None:
     """No broker is a retryable error, before the first letter and after it."""
     stage = fragile.stage()
-    async with dead_letter_topic(stage) as topic:
+    async with dead_letter_topic(stage, patience_seconds=SHORT_SECONDS) as topic:
         fragile.down()
         with pytest.raises(RetryableError):
             await topic.send(LETTER)

@@ -25,7 +25,10 @@ IMAGE_USER = 10001
 # Some hundred packages are fetched, checked and installed.
 BUILD_LIMIT_SECONDS = 600
 
-pytestmark = pytest.mark.timeout(BUILD_LIMIT_SECONDS)
+pytestmark = [
+    pytest.mark.timeout(BUILD_LIMIT_SECONDS),
+    pytest.mark.xdist_group("image"),  # it is built once
+]
 
 
 class Container:

@@ -11,7 +11,7 @@ from app.delivery.logger_client import HttpLogger
 from app.delivery.retry import Verdict
 from tests.integration.http_client import BODY, client
 from tests.support.kafka.ports import LOOPBACK
-from tests.support.sink import Answer, Fault, ScriptedSink
+from tests.support.sink import Answer, Fault, RawServer, ScriptedSink
 
 
 async def test_one_post_carries_the_bytes_as_they_are(sink: ScriptedSink) -> None:
@@ -153,16 +153,8 @@ async def test_connecting_has_a_limit_of_its_own() -> None:
 )
 async def test_what_is_not_http_is_retryable(reply: bytes) -> None:
     """A server that does not speak HTTP gives an answer of ours, never an exception."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(reply)
-        writer.close()
-
-    async with await asyncio.start_server(serve, LOOPBACK, 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        async with client(f"http://{LOOPBACK}:{port}/logs") as http:
-            answer = await http.post(BODY, "key")
+    async with RawServer(reply) as server, client(f"{server.url}/logs") as http:
+        answer = await http.post(BODY, "key")
     assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
     assert answer.error_type
 

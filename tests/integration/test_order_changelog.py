@@ -165,8 +165,11 @@ async def test_one_order_is_found_in_any_partition(embedded: EmbeddedKafka, stag
     assert await found(77, likely=0) is None
 
 
-async def test_asking_for_an_order_makes_no_topics(embedded: EmbeddedKafka, stage: Stage) -> None:
+async def test_asking_for_an_order_makes_no_topics(
+    embedded: EmbeddedKafka, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A name that was typed wrong is told, and stays one that Kafka does not know."""
+    monkeypatch.setattr(recovery_module, "UNKNOWN_SECONDS", 0.3)
     settings = stage.settings()
     admin = AdminClient({"bootstrap.servers": stage.bootstrap_servers})
     for source in (stage.topic, "typed-wrong"):
@@ -283,8 +286,11 @@ async def test_a_refused_change_holds_nothing_up(
     assert len([line for line in caplog.messages if "again" in line]) == 1
 
 
-async def test_reading_waits_for_brokers_and_ends_when_told(fragile: EmbeddedKafka) -> None:
+async def test_reading_waits_for_brokers_and_ends_when_told(
+    fragile: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While no broker answers a recovery neither fails nor hangs a rebalance."""
+    monkeypatch.setattr(recovery_module, "ASK_SECONDS", 0.2)
     settings = fragile.stage().settings()
     fragile.down()
     recovery = Recovery(client_config(settings), settings.deliveries_changelog_topic)

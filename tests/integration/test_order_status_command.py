@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from app.operations.commands.order_status import order_status
+from app.order_status import recovery
 from tests.support.embedded import EmbeddedKafka
 from tests.support.stage import Stage
 
@@ -44,6 +45,7 @@ async def test_a_changelog_that_is_too_long_is_not_taken_for_silence(
 
 async def test_silence_is_told(fragile: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch) -> None:
     """No broker answered: what helps is to look at Kafka, or at the address."""
+    monkeypatch.setattr(recovery, "ASK_SECONDS", 0.2)
     stage = fragile.stage()
     fragile.down()
     told = await told_in_no_time(stage, monkeypatch)

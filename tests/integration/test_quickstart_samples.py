@@ -11,10 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from app.publishing.migrate import migrate
 from tests.support.kafka.broker import DIE_WITH_PARENT
 from tests.support.kafka.ports import LOOPBACK, free_ports
-from tests.support.publish_postgres import PostgresServer, unavailable_reason
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
 from tests.support.worker import ROOT
@@ -72,30 +70,25 @@ async def test_the_logger_by_itself(tmp_path: Path) -> None:
     assert figures["requests"] == figures["answers"]["accepted"] == 1
 
 
-async def test_the_shop_by_itself(stage: Stage, tmp_path: Path) -> None:
+async def test_the_shop_by_itself(stage: Stage, postgres_url: str, tmp_path: Path) -> None:
     """Its orders reach Kafka through the outbox of PostgreSQL; started again it sells new ones."""
-    if reason := unavailable_reason():
-        pytest.skip(reason)
-    with PostgresServer() as server:
-        url = server.url(server.create_database())
-        await migrate(url)
-        seen = 0
-        for _ in range(2):
-            async with running(
-                tmp_path,
-                *("app.quickstart.shop", "--rate", "50"),
-                KAFKA_BOOTSTRAP_SERVERS=stage.bootstrap_servers,
-                ORDER_PAID_TOPIC=stage.topic,
-                DATABASE_URL=url,
-            ):
+    seen = 0
+    for _ in range(2):
+        async with running(
+            tmp_path,
+            *("app.quickstart.shop", "--rate", "100"),
+            KAFKA_BOOTSTRAP_SERVERS=stage.bootstrap_servers,
+            ORDER_PAID_TOPIC=stage.topic,
+            DATABASE_URL=postgres_url,
+        ):
 
-                async def more(before: int = seen) -> bool:
-                    return len(await stage.records()) >= before + 20
+            async def more(before: int = seen) -> bool:
+                return len(await stage.records()) >= before + 20
 
-                await eventually(more)
-            seen = len(await stage.records())
-        keys = [row.key for row in await stage.records()]
-        assert len(set(keys)) == len(keys)
+            await eventually(more)
+        seen = len(await stage.records())
+    keys = [row.key for row in await stage.records()]
+    assert len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize(

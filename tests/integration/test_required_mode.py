@@ -9,57 +9,94 @@ from pathlib import Path
 
 import pytest
 
-CONFTEST = Path(__file__).parents[1] / "conftest.py"
+ROOT = Path(__file__).parents[2]
 
 SKIPS = {
     "mark": "@pytest.mark.skip(reason='because')\ndef test_it(): ...",
     "skipif": "@pytest.mark.skipif(True, reason='because')\ndef test_it(): ...",
-    "in the test": "def test_it(): pytest.skip('because')",
-    "in a fixture": ("@pytest.fixture\ndef it(): pytest.skip('because')\ndef test_it(it): ..."),
-    "at import": "pytest.skip('because', allow_module_level=True)",
+    "in_the_test": "def test_it(): pytest.skip('because')",
+    "in_a_fixture": "@pytest.fixture\ndef it(): pytest.skip('because')\ndef test_it(it): ...",
+    "at_import": "pytest.skip('because', allow_module_level=True)",
     "importorskip": "pytest.importorskip('no_such_module', reason='because')",
-    "in a subtest": (
+    "in_a_subtest": (
         "def test_it(subtests):\n    with subtests.test():\n        pytest.skip('because')"
     ),
-    "at teardown": "@pytest.fixture\ndef it():\n    yield\n    pytest.skip('because')\n"
+    "at_teardown": "@pytest.fixture\ndef it():\n    yield\n    pytest.skip('because')\n"
     "def test_it(it): ...",
 }
+# What pytest's summary of the run may say of one of these files.
+FAILURES = ("FAILED ", "ERROR ", "SUBFAILED")
+
+# Each run is one for all kinds of skips: pytest's start takes longer than they do.
+pytestmark = pytest.mark.xdist_group("required mode")
 
 
-def _run(folder: Path, body: str, required: str) -> subprocess.CompletedProcess[str]:
-    (folder / "conftest.py").write_text(CONFTEST.read_text())
-    (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
-    (folder / "test_it.py").write_text(f"import pytest\n{body}\n")
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-rsfE"],
-        cwd=folder,
-        env=os.environ | {"RELAY_REQUIRE_ALL": required, "PYTEST_ADDOPTS": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+class Run:
+    """A pytest of its own on small files, with the hooks of this project's conftest."""
+
+    def __init__(self, folder: Path, bodies: dict[str, str], required: str) -> None:
+        (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
+        for name, body in bodies.items():
+            (folder / f"test_{name}.py").write_text(f"import pytest\n{body}\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-rsfE",
+             "--continue-on-collection-errors"],
+            cwd=folder,
+            env=os.environ
+            | {
+                "RELAY_REQUIRE_ALL": required,
+                "PYTEST_ADDOPTS": "",
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # none of them is needed
+                "PYTHONPATH": str(ROOT),
+                "COLUMNS": "500",  # the summary shows whole reasons
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )  # fmt: skip
+        self.status = done.returncode
+        self.output = done.stdout + done.stderr
+        self.last_line = done.stdout.splitlines()[-1]
+        _, _, self._summary = done.stdout.partition("short test summary info")
+
+    def failures(self, name: str) -> list[str]:
+        """The lines of the summary that call a file's test a failure or an error."""
+        return [
+            line
+            for line in self._summary.splitlines()
+            if line.startswith(FAILURES) and f"test_{name}.py" in line
+        ]
 
 
-@pytest.mark.parametrize("body", SKIPS.values(), ids=SKIPS)
-def test_skip_fails_where_all_is_required(tmp_path: Path, body: str) -> None:
+@pytest.fixture(scope="module")
+def required(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Every kind of skip where all is required."""
+    return Run(tmp_path_factory.mktemp("required"), SKIPS, "1")
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Every kind of skip where that is not so."""
+    return Run(tmp_path_factory.mktemp("elsewhere"), SKIPS, "0")
+
+
+@pytest.mark.parametrize("name", SKIPS)
+def test_skip_fails_where_all_is_required(required: Run, name: str) -> None:
     """A skip of any kind fails the run, and its reason is in the output."""
-    done = _run(tmp_path, body, "1")
-
-    assert done.returncode in {1, 2}, done.stdout
-    assert "because" in done.stdout
-    assert "skipped" not in done.stdout.splitlines()[-1]
+    assert required.status in {1, 2}, required.output
+    assert any("because" in line for line in required.failures(name)), required.output
+    assert "skipped" not in required.last_line
 
 
-@pytest.mark.parametrize("body", SKIPS.values(), ids=SKIPS)
-def test_skip_is_a_skip_elsewhere(tmp_path: Path, body: str) -> None:
-    """Without required mode a skip fails nothing."""
-    done = _run(tmp_path, body, "0")
-
-    assert done.returncode in {0, 5}, done.stdout
+def test_skip_is_a_skip_elsewhere(elsewhere: Run) -> None:
+    """Without required mode no skip fails anything."""
+    assert elsewhere.status in {0, 5}, elsewhere.output
+    assert not [line for name in SKIPS for line in elsewhere.failures(name)], elsewhere.output
+    assert "skipped" in elsewhere.last_line
 
 
 def test_expected_failure_stays_one(tmp_path: Path) -> None:
     """An expected failure is no skip."""
-    done = _run(tmp_path, "@pytest.mark.xfail\ndef test_it(): assert False", "1")
-
-    assert done.returncode == 0, done.stdout
+    done = Run(tmp_path, {"xfail": "@pytest.mark.xfail\ndef test_it(): assert False"}, "1")
+    assert done.status == 0, done.output
+    assert "1 xfailed" in done.last_line

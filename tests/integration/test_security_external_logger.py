@@ -1,9 +1,7 @@
 """What an external logger sends back, and its certificate: nothing secret is passed on."""
 
-import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,25 +12,11 @@ from app.delivery.logger_client import HttpLogger
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import order
-from tests.support.sink import ScriptedSink
+from tests.support.sink import RawServer, ScriptedSink
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
 TOKEN = "hunter2-token"
-
-
-@asynccontextmanager
-async def _answering(reply: bytes) -> AsyncIterator[str]:
-    """Serve one reply, whatever is asked; the URL."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(reply)
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(serve, LOOPBACK, 0) as server:
-        yield f"http://{LOOPBACK}:{server.sockets[0].getsockname()[1]}/"
 
 
 async def _post(url: str, redact: Callable[[str], str]) -> Answer:
@@ -63,8 +47,8 @@ async def _post(url: str, redact: Callable[[str], str]) -> Answer:
 )
 async def test_an_answer_that_is_none_is_redacted(reply: bytes) -> None:
     """What comes in place of an answer is told as an error, without the token that is in it."""
-    async with _answering(reply) as url:
-        answer = await _post(url, lambda text: text.replace(TOKEN, "[redacted]"))
+    async with RawServer(reply) as server:
+        answer = await _post(server.url, lambda text: text.replace(TOKEN, "[redacted]"))
     assert TOKEN not in repr(answer)
     assert answer.detail
 

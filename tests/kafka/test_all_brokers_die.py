@@ -26,7 +26,6 @@ from tests.support.publish_postgres import PostgresServer
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
-pytest_plugins = ["tests.kafka.publish_databases"]
 pytestmark = [pytest.mark.harms_brokers, pytest.mark.asyncio(loop_scope="module")]
 
 # Longer than a group waits for a silent member, several times.

@@ -31,8 +31,6 @@ from tests.support.stage import Stage
 from tests.support.waiting import eventually
 from tests.support.worker import ROOT, WorkerProcess
 
-pytest_plugins = ["tests.kafka.publish_databases"]
-
 pytestmark = pytest.mark.harms_brokers
 
 SECRETS_FOLDER = "/run/secrets/"

@@ -14,8 +14,6 @@ from tests.support.orders import Published, event_ids, orders
 from tests.support.publish_command import Relay
 from tests.support.waiting import eventually
 
-pytest_plugins = ["tests.kafka.publish_databases"]
-
 REJECTED = 100
 ALL_THREE = {"min.insync.replicas": "3"}
 

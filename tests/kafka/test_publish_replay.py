@@ -15,8 +15,6 @@ from tests.support.orders import order_value
 from tests.support.waiting import POLL_SECONDS
 from tests.support.worker import WorkerProcess
 
-pytest_plugins = ["tests.kafka.publish_databases"]
-
 ROWS = 12_000
 # So many that those of the rows which one worker holds at a time are a part of all.
 KEYS = 6_000

@@ -14,8 +14,6 @@ from tests.support.kafka_cluster import RealKafka
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
-pytest_plugins = ["tests.kafka.publish_databases"]
-
 PARTITIONS = 6
 KEYS = 600
 ORDERS = 6_000

@@ -1,7 +1,8 @@
 """The Dockerfile, read and carried out without an engine: what it copies, and what it runs.
 
 Its absolute paths are moved under a folder of the test's own. The base image is a fresh virtual
-environment of this Python, with pip, in place of the one that the Dockerfile names.
+environment of this Python, with this one's pip, in place of the one that the Dockerfile names.
+Packages come from a cache (tests/support/wheels.py).
 """
 
 import fnmatch
@@ -13,6 +14,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import pip
+
+from tests.support.wheels import wheel_source
 
 ROOT = Path(__file__).parents[2]
 # The folders in the image that the Dockerfile makes.
@@ -146,7 +151,10 @@ class Build:
     def run(self) -> None:
         """Carry out every stage."""
         python = _python_for_all(self._folder / "python")
-        subprocess.run([python, "-m", "venv", self._base], check=True)
+        subprocess.run([python, "-m", "venv", "--without-pip", self._base], check=True)
+        (packages,) = self._base.glob("lib/python3*/site-packages")
+        # Installing it anew, as venv would, takes longer than all else that is done here by hand.
+        shutil.copytree(Path(pip.__file__).parent, packages / "pip")
         for stage in self._dockerfile.stages:
             here = self._folder
             for one in stage:
@@ -184,7 +192,7 @@ class Build:
             name: value
             for name, value in os.environ.items()
             if name.upper().startswith(("PIP_", "SSL_CERT", "REQUESTS_CA", "HTTP", "NO_PROXY"))
-        }
+        } | wheel_source()
         done = subprocess.run(
             ["/bin/sh", "-c", self.moved(owned or command)],
             cwd=here,

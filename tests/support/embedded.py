@@ -1,4 +1,4 @@
-"""The embedded cluster for tests: librdkafka's three mock brokers, in a process of their own.
+"""The embedded cluster for tests: the quickstart's mock brokers, in a process of their own.
 
 Memory only, no CreateTopics (topics are made here, or by their first use with four partitions),
 no size limits of its own. Brokers can be taken down and up with what they hold, and be told to
@@ -34,9 +34,8 @@ class EmbeddedKafka:
 
     def __init__(self) -> None:
         guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
-        script = str(Path(__file__).with_name("mock_cluster.py"))
         self._process = subprocess.Popen(
-            [*guard, sys.executable, script, str(BROKERS)],
+            [*guard, sys.executable, "-m", "tests.support.embedded_brokers", str(BROKERS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -71,7 +70,7 @@ class EmbeddedKafka:
 
     def create_topic(self, name: str, partitions: int = PARTITIONS) -> None:
         """Make a topic."""
-        self._tell("create_topic", name, partitions, BROKERS)
+        self._tell("make_topic", name, partitions)
 
     def set_first_join_delay(self, seconds: float) -> None:
         """Let the first member of every new group wait so long for others to join with it.
@@ -88,12 +87,12 @@ class EmbeddedKafka:
     def down(self, *brokers: int) -> None:
         """Refuse connections to these brokers (all, if none is named) and cut the open ones."""
         for broker in brokers or range(1, BROKERS + 1):
-            self._tell("down", broker)
+            self._tell("broker_down", broker)
 
     def up(self, *brokers: int) -> None:
         """Let these brokers (all, if none is named) be reached again, with what they held."""
         for broker in brokers or range(1, BROKERS + 1):
-            self._tell("up", broker)
+            self._tell("broker_up", broker)
 
     def refuse(self, code: int, count: int, api_key: int = PRODUCE) -> None:
         """Answer the next ``count`` requests of a kind, from whomever, with an error."""

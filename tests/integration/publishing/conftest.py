@@ -1,19 +1,17 @@
-"""Databases for the tests of the fallback table: a SQLite file and a private PostgreSQL server."""
+"""Each store of the fallback table in turn, and a topic to publish to."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from app.publishing.fallback import FallbackStore
 from app.publishing.memory_store import MemoryFallbackStore
-from app.publishing.migrate import migrate
 from app.publishing.sql_store import SqlFallbackStore
 from tests.support.publish_fakes import Clock
-from tests.support.publish_postgres import PostgresServer, blocking, unavailable_reason
+from tests.support.stage import Stage
 
 
 @dataclass
@@ -25,37 +23,16 @@ class Table:
     kind: str
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server for the whole run."""
-    if reason := unavailable_reason():
-        pytest.skip(reason)
-    with PostgresServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def migrated_template(postgres: PostgresServer) -> str:
-    """A database with the table in it, to copy."""
-    name = postgres.create_database()
-    blocking(migrate(postgres.url(name)))
-    return name
+@pytest.fixture
+def cluster(stage: Stage) -> str:
+    """Where the brokers of the embedded cluster listen."""
+    return stage.bootstrap_servers
 
 
 @pytest.fixture
-def postgres_url(postgres: PostgresServer, migrated_template: str) -> Iterator[str]:
-    """A migrated PostgreSQL database of the test's own."""
-    name = postgres.create_database(migrated_template)
-    yield postgres.url(name)
-    postgres.drop_database(name)
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """A migrated SQLite file of the test's own."""
-    url = f"sqlite+aiosqlite:///{tmp_path / 'relay.db'}"
-    blocking(migrate(url))
-    return url
+def topic(stage: Stage) -> str:
+    """A topic of the test's own."""
+    return stage.topic
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -24,8 +24,6 @@ from tests.support.publish_ways import (
     until,
 )
 
-pytest_plugins = ["tests.support.publish_fixtures"]
-
 
 class Service:
     """An order service in one process: a scripted Kafka, a store in memory."""

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import shutil
 import sqlite3
 import subprocess
@@ -21,9 +20,8 @@ from app.publishing.migrate import migrate
 from app.publishing.order_events import open_order_events
 from tests.support.publish_orders import make_orders, statuses
 from tests.support.publish_postgres import PostgresServer
-from tests.support.publish_ways import publish_settings, read_topic, serving
-
-pytest_plugins = ["tests.support.publish_fixtures"]
+from tests.support.publish_ways import LOOPBACK, publish_settings, read_topic, serving
+from tests.support.sink import RawServer, ScriptedSink
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
@@ -91,59 +89,27 @@ async def test_http_client(
 
 
 @pytest.mark.parametrize("client", HTTP_CLIENTS)
-async def test_http_client_of_a_busy_relay(client: str) -> None:
+async def test_http_client_of_a_busy_relay(sink: ScriptedSink, client: str) -> None:
     """429 and 503 are tried again after Retry-After, with the same id."""
-    heads: list[bytes] = []
-    answers = [
-        b"429 Too Many Requests\r\nRetry-After: 0\r\nContent-Length: 0",
-        b"503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0",
-        b"202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
-    ]
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"Content-Length: (\d+)", head, re.IGNORECASE)
-        assert length is not None
-        await reader.readexactly(int(length[1]))
-        heads.append(head)
-        answer = answers[len(heads) - 1]
-        end = b"" if b"\r\n\r\n" in answer else b"\r\n\r\n"
-        writer.write(b"HTTP/1.1 " + answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + end)
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        status, out, err = await run(
-            *HTTP_CLIENTS[client], "123", RELAY_URL=f"http://127.0.0.1:{port}"
-        )
-    assert (status, len(heads)) == (0, 3), err
+    sink.fail_next(1, 429, headers={"Retry-After": "0", "Connection": "close"})
+    sink.fail_next(1, 503, headers={"Retry-After": "1", "Connection": "close"})
+    sink.fail_next(1, 202, headers={"Content-Type": "application/json"}, body=b"{}")
+    relay = f"http://{LOOPBACK}:{sink.port}"
+    status, out, err = await run(*HTTP_CLIENTS[client], "123", RELAY_URL=relay)
+    assert (status, len(sink.requests)) == (0, 3), err
     assert out.strip().endswith("{}")
-    assert all(b"order-123-paid" in head for head in heads)
+    assert {request.headers["event-id"] for request in sink.requests} == {"order-123-paid"}
 
 
 @pytest.mark.parametrize("client", HTTP_CLIENTS)
 async def test_http_client_whose_connection_is_lost(client: str) -> None:
     """A relay that goes away before it answers is asked again, with the same id."""
-    heads: list[bytes] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heads.append(await reader.readuntil(b"\r\n\r\n"))
-        if len(heads) > 1:
-            writer.write(
-                b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
-            )
-            await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        status, out, err = await run(
-            *HTTP_CLIENTS[client], "123", RELAY_URL=f"http://127.0.0.1:{port}"
-        )
-    assert (status, len(heads)) == (0, 2), err
+    answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    async with RawServer(b"", answer) as server:
+        status, out, err = await run(*HTTP_CLIENTS[client], "123", RELAY_URL=server.url)
+    assert (status, len(server.heads)) == (0, 2), err
     assert out.strip() == "{}"
-    assert all(b"order-123-paid" in head for head in heads)
+    assert all(b"order-123-paid" in head for head in server.heads)
 
 
 @pytest.mark.parametrize(
@@ -194,12 +160,14 @@ async def replay_and_check(cluster: str, topic: str, url: str, order_id: int) ->
     assert record.event_id == f"order-{order_id}-paid"
 
 
-async def test_plain_sql_on_postgresql(cluster: str, topic: str, postgres: PostgresServer) -> None:
+async def test_plain_sql_on_postgresql(
+    cluster: str, topic: str, postgres_server: PostgresServer
+) -> None:
     """The script as psql runs it; a second run of the same order changes nothing."""
     psql = shutil.which("psql")
     assert psql is not None, "psql comes with PostgreSQL"
-    name = postgres.create_database()
-    url = postgres.url(name)
+    name = postgres_server.create_database()
+    url = postgres_server.url(name)
     await migrate(url)
     script = EXAMPLES / "outbox_plain_sql" / "postgresql.sql"
     command = [psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", "order_id=123", "-f", script]
@@ -209,7 +177,7 @@ async def test_plain_sql_on_postgresql(cluster: str, topic: str, postgres: Postg
     assert status != 0
     assert "duplicate key" in err
     await replay_and_check(cluster, topic, url, 123)
-    postgres.drop_database(name)
+    postgres_server.drop_database(name)
 
 
 async def test_plain_sql_on_sqlite(cluster: str, topic: str, tmp_path: Path) -> None:

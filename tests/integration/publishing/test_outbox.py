@@ -29,8 +29,6 @@ from tests.support.publish_ways import (
     until,
 )
 
-pytest_plugins = ["tests.support.publish_fixtures"]
-
 
 class Rows:
     """A replay that writes down what it is asked to publish.

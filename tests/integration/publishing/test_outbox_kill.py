@@ -20,8 +20,6 @@ from app.publishing.sql_store import SqlFallbackStore
 from tests.support.publish_orders import make_orders, order_ids, statuses
 from tests.support.publish_ways import Sent, publish_settings, read_topic
 
-pytest_plugins = ["tests.support.publish_fixtures"]
-
 ROOT = Path(__file__).parents[3]
 # Whatever the dead process had leased is due again by this clock.
 LATER = timedelta(minutes=10)
@@ -92,7 +90,7 @@ def test_outbox_killed_between_commit_and_publish(
     check_events([1], [record])
 
 
-@pytest.mark.parametrize("after", [1, 30, 150])
+@pytest.mark.parametrize("after", [1, 100])
 def test_outbox_killed_at_any_moment(
     cluster: str, topic: str, database_url: str, after: int
 ) -> None:

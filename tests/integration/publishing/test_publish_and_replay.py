@@ -24,12 +24,10 @@ from app.publishing.publisher import Published, Publisher, Saved
 from app.publishing.replay import Replay
 from app.publishing.sql_store import SqlFallbackStore
 from tests.support.embedded import EmbeddedKafka
-from tests.support.fixtures import fragile
+from tests.support.impatient_producer import SHORT_SECONDS, ImpatientProducer
 from tests.support.orders import order_value
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-
-__all__ = ["fragile"]
 
 ROOT = Path(__file__).parents[3]
 QUICK = {"producer_delivery_timeout_ms": 1500, "producer_request_timeout_ms": 1000}
@@ -42,13 +40,23 @@ class Shop:
         self.kafka = kafka
         self.stage: Stage = kafka.stage()
         self.settings = self.stage.settings(**QUICK)
-        self.producer = KafkaProducer(self.settings)
+        self.producer = ImpatientProducer(self.settings)
         self.store = SqlFallbackStore.connect(url)
         self.publisher = Publisher(self.producer, self.store, self.stage.topic)
         self.replay = Replay(self.store, self.producer)
         self.dead_letters = FallbackDeadLetters(
             DeadLetterTopic(self.producer, self.stage.dlq_topic, "group"), self.store
         )
+
+    def kafka_down(self) -> None:
+        """Take the brokers down; that nothing answers is noticed soon."""
+        self.kafka.down()
+        self.producer.patience_seconds = SHORT_SECONDS
+
+    def kafka_up(self) -> None:
+        """Let the brokers be reached again."""
+        self.kafka.up()
+        self.producer.patience_seconds = ImpatientProducer.patience_seconds
 
     async def event_ids(self) -> Counter[bytes]:
         """The event ids in the topic."""
@@ -76,14 +84,14 @@ async def test_an_outage_from_end_to_end(shop: Shop) -> None:
     """Events are acknowledged, saved while no broker is there, and in Kafka when they are back."""
     first = await shop.publisher.publish(order_value(1), event_id="e-1")
     assert isinstance(first, Published)
-    shop.kafka.down()
+    shop.kafka_down()
     outcomes = await asyncio.gather(
         *(shop.publisher.publish(order_value(n), event_id=f"e-{n}") for n in range(2, 52))
     )
     assert {type(outcome) for outcome in outcomes} == {Saved}
     assert "cannot be reached" in (await shop.replay.run_once()).skipped
     assert await shop.store.count(RowFilter(status=Status.PENDING)) == 50
-    shop.kafka.up()
+    shop.kafka_up()
     await eventually(_published(shop, 50))
     assert await shop.event_ids() == Counter(f"e-{n}".encode() for n in range(1, 52))
     rows = await shop.store.find(RowFilter(), limit=100)
@@ -147,7 +155,7 @@ async def test_neither_kafka_nor_database(shop: Shop, tmp_path: Path) -> None:
     """When both refuse, the caller has both reasons."""
     lost = SqlFallbackStore.connect(f"sqlite:///{tmp_path / 'no' / 'folder.db'}")
     publisher = Publisher(shop.producer, lost, shop.stage.topic)
-    shop.kafka.down()
+    shop.kafka_down()
     with pytest.raises(PublishFailed) as caught:
         await publisher.publish(order_value(1))
     assert isinstance(caught.value.database_error, DatabaseUnavailable)
@@ -160,10 +168,10 @@ async def test_refused_dead_letters_come_back(shop: Shop) -> None:
     """A dead letter that Kafka refuses is saved, bytes, partition and headers, and arrives."""
     record = Record(shop.stage.topic, 2, 7, 1, b"\xff\x00", None, (("h", b"\xfe"),), 5)
     letter = DeadLetter(record, "tombstone", "no value", "T", 1, datetime.now(UTC))
-    shop.kafka.down()
+    shop.kafka_down()
     await shop.dead_letters.send(letter)
     assert await shop.store.count(RowFilter(topic=shop.stage.dlq_topic)) == 1
-    shop.kafka.up()
+    shop.kafka_up()
     await eventually(_published(shop, 1))
     (row,) = await shop.stage.dead_letters()
     assert (row.partition, row.key, row.value) == (2, b"\xff\x00", None)

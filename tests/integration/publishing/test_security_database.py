@@ -35,7 +35,7 @@ pytestmark = [
         r"Exception ignored in. <function _SelectorTransport\.__del__",
         r"Exception ignored in. <socket\.socket",
     )
-]
+] + [pytest.mark.xdist_group("secure database")]  # they share a server
 
 ROOT = Path(__file__).parents[3]
 PASSWORD = "pass word:/@%+1"

@@ -23,8 +23,6 @@ from tests.support.publish_ways import (
     until,
 )
 
-pytest_plugins = ["tests.support.publish_fixtures"]
-
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
 RECORDED = (("traceparent", TRACEPARENT.encode()), ("tracestate", b"rojo=1,congo=2"))

@@ -23,9 +23,9 @@ from tests.support.embedded import EmbeddedKafka
 from tests.support.publish_orders import Order, make_orders, order_ids, statuses
 from tests.support.publish_ways import body, paid, publish_settings, read_topic, serving
 
-ORDERS = 600
+ORDERS = 300
 # When the brokers go, and when they come back.
-DOWN_AT, UP_AT = 150, 450
+DOWN_AT, UP_AT = 75, 225
 BUYERS = 50
 # Short, so that the outage outlasts them.
 TIMEOUTS = {

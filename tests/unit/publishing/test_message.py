@@ -45,7 +45,9 @@ def test_ids_that_cannot_be(event_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "event", [{}, paid(orderId="1"), paid(userId={1: object()}), b"no"], ids=str
+    "event",
+    [{}, paid(orderId="1"), paid(userId={1: object()}), b"no"],
+    ids=["empty", "text for a number", "no JSON value", "no JSON"],
 )
 def test_other_things_are_refused(event: Any) -> None:
     """What is no ORDER_PAID event, or cannot be JSON."""
