@@ -241,3 +241,12 @@ def test_what_is_no_place(text: str) -> None:
     assert PLACE.convert("0:17", None, None) == LetterPlace(0, 17)
     with pytest.raises(click.BadParameter, match="PARTITION:OFFSET"):
         PLACE.convert(text, None, None)
+
+
+@pytest.mark.parametrize(("setting", "session"), [(30_000, 6_000), (6_000, 6_000), (2_500, 2_500)])
+def test_a_killed_redrive_is_forgotten_after_the_session_of_the_settings(
+    setting: int, session: int
+) -> None:
+    """After 6 s, the least that brokers allow by default, or sooner if the settings say so."""
+    settings = Settings(kafka_session_timeout_ms=setting)
+    assert RedriveGroup(settings, {}).session_ms == session

@@ -25,9 +25,10 @@ from app.publishing.client_config import client_config
 from app.settings import Settings
 
 ASK_SECONDS = 10.0
-# A member that was killed is forgotten after this time; brokers allow no less, by default.
-SESSION_MS = 6_000
-HEARTBEAT_MS = 2_000
+# A member that was killed is forgotten after this time, or KAFKA_SESSION_TIMEOUT_MS if that is
+# less; brokers allow no less, by default.
+LONGEST_SESSION_MS = 6_000
+HEARTBEATS_PER_SESSION = 3
 # It never polls: it would be taken for dead after this time.
 NEVER_MS = 24 * 3_600_000
 # Brokers let the first member wait for others (3 s by default), the embedded cluster for 5 s.
@@ -37,11 +38,11 @@ JOIN_SECONDS = 30.0
 class AnotherRedrive(TopicUnusable):
     """Somebody else redrives at this moment."""
 
-    def __init__(self, topic: str, group_id: str) -> None:
+    def __init__(self, topic: str, group_id: str, session_ms: int) -> None:
         super().__init__(
             topic,
             f"another dlq-redrive works on it (a member of the group {group_id}); one that was "
-            f"killed is forgotten after {SESSION_MS / 1000:.0f} s",
+            f"killed is forgotten after {session_ms / 1000:g} s",
         )
 
 
@@ -50,6 +51,7 @@ class RedriveGroup:
 
     Attributes:
         group_id: The group's name.
+        session_ms: How soon a member that was killed is forgotten.
     """
 
     def __init__(self, settings: Settings, auth: Mapping[str, Any]) -> None:
@@ -57,6 +59,7 @@ class RedriveGroup:
         self.group_id = f"{settings.consumer_group_id}-dlq-redrive"
         self._settings = settings
         self._topic = settings.dlq_topic
+        self.session_ms = min(LONGEST_SESSION_MS, settings.kafka_session_timeout_ms)
         self._client_options: dict[str, Any] = {
             **auth,
             "bootstrap_servers": settings.kafka_bootstrap_servers.split(","),
@@ -103,8 +106,8 @@ class RedriveGroup:
             **self._client_options,
             group_id=self.group_id,
             enable_auto_commit=False,
-            session_timeout_ms=SESSION_MS,
-            heartbeat_interval_ms=HEARTBEAT_MS,
+            session_timeout_ms=self.session_ms,
+            heartbeat_interval_ms=self.session_ms // HEARTBEATS_PER_SESSION,
             max_poll_interval_ms=NEVER_MS,
         )
         membership.consumer = consumer
@@ -119,9 +122,9 @@ class RedriveGroup:
                 async with asyncio.timeout(JOIN_SECONDS):
                     await membership.joined.wait()
             except TimeoutError:
-                raise AnotherRedrive(self._topic, self.group_id) from None
+                raise self._another() from None
             if membership.partitions != set(partitions):
-                raise AnotherRedrive(self._topic, self.group_id)
+                raise self._another()
             yield membership
         finally:
             membership.leaving = True
@@ -135,7 +138,7 @@ class RedriveGroup:
         """
         admin = AdminClient(client_config(self._settings) | {"log_level": 0})
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + SESSION_MS / 1000 + 1
+        deadline = loop.time() + self.session_ms / 1000 + 1
         while True:
             try:
                 asked = admin.describe_consumer_groups([self.group_id], request_timeout=ASK_SECONDS)
@@ -145,8 +148,11 @@ class RedriveGroup:
             if not members:
                 return
             if loop.time() > deadline:
-                raise AnotherRedrive(self._topic, self.group_id)
+                raise self._another()
             await asyncio.sleep(0.5)
+
+    def _another(self) -> AnotherRedrive:
+        return AnotherRedrive(self._topic, self.group_id, self.session_ms)
 
     def _translated(self, error: BaseException) -> KafkaUnavailable | TopicUnusable:
         if isinstance(error, ClientError) and not getattr(error, "retriable", False):
