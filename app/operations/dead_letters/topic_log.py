@@ -92,7 +92,7 @@ class TopicLog:
         moved_at = time.monotonic()
         problem = "no answer"
         while True:
-            for message in await self._call(lambda: consumer.consume(BATCH, POLL_SECONDS)):
+            for message in await self._call(lambda: _next_messages(consumer)):
                 error = message.error()
                 if error is not None:
                     if error.code() == KafkaError._PARTITION_EOF:
@@ -183,6 +183,13 @@ class TopicLog:
 
     def _unavailable(self, reason: str) -> KafkaUnavailable:
         return KafkaUnavailable(self._settings.kafka_bootstrap_servers, reason)
+
+
+def _next_messages(consumer: Consumer) -> list[Message]:
+    """Wait for a message and return what came with it; nothing after ``POLL_SECONDS``."""
+    # Asked for more than there is, the client waits for the rest until its time is over.
+    first = consumer.consume(1, POLL_SECONDS)
+    return first + consumer.consume(BATCH - 1, 0) if first else []
 
 
 def _letter(topic: str, message: Message) -> Letter:
