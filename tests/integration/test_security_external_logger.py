@@ -78,9 +78,8 @@ async def test_a_wrong_certificate_is_an_outage(embedded: EmbeddedKafka, tmp_pat
             assert "certificate verify failed" in line
         assert not sink.requests
         assert not await stage.dead_letters()
-        heir = await stage.heir()
         async with WorkerProcess(
-            tmp_path, heir, sink.url, name="mended", external_logger_ca_file=right
+            tmp_path, stage, sink.url, name="mended", external_logger_ca_file=right
         ) as mended:
             await eventually(lambda: sink.accepted, 60, lambda: "not delivered")
             assert await mended.stop() == 0

@@ -18,6 +18,8 @@ def relay_on(stage: Stage, folder: Path, **settings: object) -> Relay:
         "dlq_topic": stage.dlq_topic,
         "consumer_group_id": stage.group_id,
     }
+    if stage.session_timeout_ms is not None:
+        given["kafka_session_timeout_ms"] = stage.session_timeout_ms
     return Relay(folder, **(given | settings))
 
 

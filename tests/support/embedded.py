@@ -20,6 +20,9 @@ from tests.support.stage import Stage
 
 BROKERS = 3
 PARTITIONS = 3
+# A rebalance takes this long less a second, and so does joining a group that lost its last member.
+# A worker on a machine that is busy with other tests must not lose its membership.
+SESSION_TIMEOUT_MS = 4_000
 PRODUCE = 0
 """The api key of Produce requests, for ``refuse``."""
 ROOT = Path(__file__).parents[2]
@@ -28,11 +31,16 @@ ROOT = Path(__file__).parents[2]
 class EmbeddedKafka:
     """Three brokers from construction to ``close``. Calls take milliseconds.
 
+    Args:
+        session_timeout_ms: Of the workers on its stages; ``None`` is the product's own, so that
+            they stay members while the brokers are down for a while.
+
     Attributes:
         bootstrap_servers: Where they listen, or refuse to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, session_timeout_ms: int | None = SESSION_TIMEOUT_MS) -> None:
+        self._session_timeout_ms = session_timeout_ms
         guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
         self._process = subprocess.Popen(
             [*guard, sys.executable, "-m", "tests.support.embedded_brokers", str(BROKERS)],
@@ -63,6 +71,7 @@ class EmbeddedKafka:
             topic=f"order-paid-{name}",
             dlq_topic=f"order-paid-{name}.DLQ",
             group_id=f"group-{name}",
+            session_timeout_ms=self._session_timeout_ms,
         )
         self.create_topic(stage.topic, partitions)
         self.create_topic(stage.dlq_topic, partitions)
@@ -75,8 +84,7 @@ class EmbeddedKafka:
     def set_first_join_delay(self, seconds: float) -> None:
         """Let the first member of every new group wait so long for others to join with it.
 
-        Later members join by a rebalance, which takes the session's time-out less a second here:
-        29 s with our workers.
+        Later members join by a rebalance, which takes the session's time-out less a second here.
         """
         self._tell("first_join_delay", round(seconds * 1000))
 

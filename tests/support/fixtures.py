@@ -23,7 +23,7 @@ def embedded() -> Iterator[EmbeddedKafka]:
 @pytest.fixture
 def fragile() -> Iterator[EmbeddedKafka]:
     """A cluster of the test's own, to take down."""
-    with EmbeddedKafka() as cluster:
+    with EmbeddedKafka(session_timeout_ms=None) as cluster:
         yield cluster
 
 

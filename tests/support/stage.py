@@ -5,7 +5,7 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import aiokafka
@@ -72,6 +72,7 @@ class Stage:
     Attributes:
         bootstrap_servers: Of the cluster, embedded or real.
         declare_topics: What ``KAFKA_DECLARE_TOPICS`` must be for workers on it.
+        session_timeout_ms: ``KAFKA_SESSION_TIMEOUT_MS`` for them; ``None`` is the product's own.
     """
 
     bootstrap_servers: str
@@ -79,6 +80,7 @@ class Stage:
     dlq_topic: str
     group_id: str
     declare_topics: bool = False
+    session_timeout_ms: int | None = None
 
     def settings(self, **others: Any) -> Settings:
         """The product's settings for this stage, whatever the environment says of these names."""
@@ -126,16 +128,6 @@ class Stage:
     async def all_committed(self) -> bool:
         """Whether the group has committed everything that is in the source topic."""
         return await asyncio.to_thread(self._all_committed)
-
-    async def heir(self) -> "Stage":
-        """A group that begins exactly where this one has committed, on the same topics.
-
-        On the embedded cluster a group whose members have all gone takes 29 s to accept another;
-        for a new group a new name is as good.
-        """
-        heir = replace(self, group_id=f"{self.group_id}-heir")
-        await heir.commit(await self.committed())
-        return heir
 
     async def commit(self, commits: Mapping[int, Committed]) -> None:
         """Commit for the group, by partition, as an earlier member of it would have."""

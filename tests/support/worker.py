@@ -74,6 +74,7 @@ class WorkerProcess:
             "ORDER_PAID_TOPIC": stage.topic,
             "DLQ_TOPIC": stage.dlq_topic,
             "CONSUMER_GROUP_ID": stage.group_id,
+            "KAFKA_SESSION_TIMEOUT_MS": stage.session_timeout_ms,
             "EXTERNAL_LOGGER_URL": logger_url,
             "WEB_PORT": self.web_port,
             **QUICK,
