@@ -41,7 +41,7 @@ async def places(relay: Relay, *arguments: str) -> list[str]:
 async def test_listing_letters(stage: Stage, tmp_path: Path) -> None:
     """By partition and offset, narrowed down, counted; those of other programs are shown, too."""
     relay = relay_on(stage, tmp_path)
-    none = await relay("dlq-list")
+    none = await relay.in_new_interpreter("dlq-list")
     assert (none.out, none.err) == ("", "No letters\n")
     later = (("dlq-failed-at", b"2025-12-20T10:30:00.000+00:00"),)
     await put_letters(
@@ -102,7 +102,7 @@ async def test_showing_a_letter(stage: Stage, tmp_path: Path) -> None:
     people = (await relay("dlq-show", "0:0")).out
     assert "header mine" in people
     assert '{"orderId":1}' in people
-    assert (await relay("dlq-show", "0:0", "--value")).out == '{"orderId":1}'
+    assert (await relay.in_new_interpreter("dlq-show", "0:0", "--value")).out == '{"orderId":1}'
     assert "tombstone" in (await relay("dlq-show", "0:1")).out
     for nowhere in ("0:9", "9:0"):
         line = (await relay("dlq-show", nowhere, statuses=(1,))).only_line

@@ -22,10 +22,15 @@ GET_STATUSES = f"SELECT id, status FROM {TABLE_NAME} ORDER BY id"  # noqa: S608 
 STATUSES = ("PENDING", "PUBLISHED", "FAILED", "FAILED", "PENDING")
 
 
+# Alembic keeps what it is at in global variables: one migration at a time.
+MIGRATING = asyncio.Lock()
+
+
 async def filled(folder: Path, statuses: Sequence[str] = STATUSES) -> Relay:
     """A relay whose table has a row of each status, ids from 1."""
     relay = Relay(folder)
-    await migrate(relay.database_url)
+    async with MIGRATING:
+        await migrate(relay.database_url)
     store = SqlFallbackStore.connect(relay.database_url)
     for number, _ in enumerate(statuses, 1):
         await store.save(
@@ -60,7 +65,7 @@ def statuses(relay: Relay) -> dict[object, object]:
 
 async def test_help_lists_the_commands(tmp_path: Path) -> None:
     """Whoever asks Faust for help finds them."""
-    ended = await Relay(tmp_path)("--help")
+    ended = await Relay(tmp_path).in_new_interpreter("--help")
     for name in ("publish", "fallback-stats", "fallback-list", "fallback-requeue"):
         assert f"\n  {name} " in ended.out
     assert nothing_in(tmp_path)
@@ -69,7 +74,7 @@ async def test_help_lists_the_commands(tmp_path: Path) -> None:
 async def test_stats_for_people_and_programs(tmp_path: Path) -> None:
     """The same figures as a table and as JSON, wherever --json stands."""
     relay = await filled(tmp_path)
-    table = (await relay("fallback-stats")).out
+    table = (await relay.in_new_interpreter("fallback-stats")).out
     assert [line.split()[:2] for line in table.splitlines()[1:]] == [
         ["PENDING", "2"],
         ["PUBLISHED", "1"],
@@ -86,7 +91,7 @@ async def test_stats_for_people_and_programs(tmp_path: Path) -> None:
 async def test_listing_rows(tmp_path: Path) -> None:
     """Filters, a limit with the way to the next rows, bytes as they stand in the table."""
     relay = await filled(tmp_path)
-    failed = await relay("fallback-list", "--status", "failed", "--json")
+    failed = await relay.in_new_interpreter("fallback-list", "--status", "failed", "--json")
     assert [(row["id"], row["payload"]) for row in failed.objects] == [
         (3, "\\xff"),
         (4, '{"orderId":1}'),
@@ -107,7 +112,7 @@ async def test_listing_rows(tmp_path: Path) -> None:
 async def test_requeueing_failed_rows(tmp_path: Path) -> None:
     """First to look, then by id, then all that a filter leaves."""
     relay = await filled(tmp_path)
-    dry = await relay("fallback-requeue", "--all", "--dry-run")
+    dry = await relay.in_new_interpreter("fallback-requeue", "--all", "--dry-run")
     assert "2 rows would be requeued; nothing was changed" in dry.out
     assert list(statuses(relay).values()) == list(STATUSES)
     by_id = await relay("fallback-requeue", "3", "1", "77", "--json", statuses=(1,))

@@ -43,7 +43,7 @@ async def test_publishing_a_file(stage: Stage, tmp_path: Path) -> None:
     values[100:100] = [b"", b"{bad", b'{"eventType":"ORDER_PAID"}']
     await asyncio.to_thread((tmp_path / "orders.jsonl").write_bytes, lines(values))
     relay = relay_on(stage, tmp_path)
-    ended = await relay("publish", "orders.jsonl", statuses=(1,))
+    ended = await relay.in_new_interpreter("publish", "orders.jsonl", statuses=(1,))
     assert [line.split()[:2] for line in ended.out.splitlines()[:4]] == [
         ["published", "500"],
         ["saved", "0"],

@@ -182,7 +182,7 @@ async def test_order_status_asks_a_worker_or_else_kafka(
             order_paid_topic=stage.topic,
             consumer_group_id=stage.group_id,
         )
-        shown = await relay("order-status", "1")
+        shown = await relay.in_new_interpreter("order-status", "1")
         assert "delivered" in shown.out
         assert str(worker.web_port) in shown.out
         (by_worker,) = (await relay("order-status", "3", "--json")).objects
