@@ -8,6 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +32,8 @@ VERSION_TABLE = "kafka_fallback_version"
 # Any number that nobody else uses; these are the letters "kfm" and a one.
 ADVISORY_LOCK = 0x6B666D01
 LOCK_POLL_SECONDS = 0.05
+# Alembic keeps what it works on in globals of its modules: one migration a process at a time.
+_ALEMBIC = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +60,21 @@ async def migrate(database_url: str) -> Migrated:
                 await _use_wal(engine)
             async with engine.connect() as plain:
                 connection = await plain.execution_options(relay_begin="IMMEDIATE")
-                async with connection.begin():
+                async with connection.begin(), _alembic():
                     return await connection.run_sync(_upgrade)
     finally:
         await engine.dispose()
+
+
+@asynccontextmanager
+async def _alembic() -> AsyncIterator[None]:
+    """Have Alembic alone, whichever loop or thread the others run in."""
+    while not _ALEMBIC.acquire(blocking=False):  # noqa: ASYNC110 - asyncio's locks are one loop's
+        await asyncio.sleep(LOCK_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        _ALEMBIC.release()
 
 
 def _upgrade(connection: sa.Connection) -> Migrated:

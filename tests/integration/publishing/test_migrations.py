@@ -1,5 +1,6 @@
 """Bringing the table up to date: several at once, from any folder, and never backwards."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -55,6 +56,15 @@ async def test_migrating_twice(empty_url: str) -> None:
         empty_url, "SELECT status, COUNT(*) FROM kafka_fallback_message GROUP BY status"
     )
     assert counted == [("PENDING", 1)]
+
+
+async def test_several_databases_at_once(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    """A process that has two databases migrates each as it should be."""
+    urls = [f"sqlite+aiosqlite:///{tmp_path / name}" for name in ("a.db", "b.db")]
+    urls += [postgres_server.url(postgres_server.create_database()) for _ in range(2)]
+    assert await asyncio.gather(*map(migrate, urls)) == [Migrated(None, "0001")] * 4
+    for url in urls:
+        assert await execute(url, "SELECT * FROM kafka_fallback_message") == []
 
 
 async def test_a_newer_version_has_been_here(empty_url: str) -> None:
