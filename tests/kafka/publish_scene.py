@@ -300,6 +300,14 @@ class PublishScene:
 
         await eventually(published, LIMIT_SECONDS, f"{count} rows published")
 
+    async def until_saved(self, count: int) -> None:
+        """Wait until so many rows are PENDING."""
+
+        async def saved() -> bool:
+            return (await self.counts()).get("PENDING", 0) >= count
+
+        await eventually(saved, LIMIT_SECONDS, f"{count} rows saved")
+
     async def until_settled(self) -> None:
         """Wait until every row is PUBLISHED; there must be some."""
         counts: dict[str, int] = {}
