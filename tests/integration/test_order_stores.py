@@ -67,7 +67,7 @@ CHANGES = st.lists(st.tuples(KEYS, st.integers(0, 50), st.none() | st.binary(max
 
 
 @given(changes=CHANGES)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_a_store_behaves_like_a_dictionary(
     opened: Open, changes: list[tuple[bytes, int, bytes | None]]
 ) -> None:
