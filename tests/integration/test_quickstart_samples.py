@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.support.kafka.broker import DIE_WITH_PARENT
+from tests.support.child import on_leash
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
@@ -20,10 +20,9 @@ from tests.support.worker import ROOT
 
 def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen[bytes]:
     """Start a sample; it prints into a file of the folder."""
-    guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
     with (folder / "output").open("wb") as log:
         return subprocess.Popen(
-            [*guard, sys.executable, "-m", *command],
+            on_leash(sys.executable, "-m", *command),
             cwd=folder,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
             stdout=log,

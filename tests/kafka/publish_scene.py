@@ -30,7 +30,7 @@ from app.publishing.fallback import Status
 from app.publishing.schema import fallback_message
 from tests.kafka.publish_service import order_event_id
 from tests.kafka.scene import SESSION
-from tests.support.kafka.broker import DIE_WITH_PARENT
+from tests.support.child import on_leash
 from tests.support.kafka_cluster import RealKafka
 from tests.support.orders import order_value
 from tests.support.sink import ScriptedSink
@@ -79,10 +79,9 @@ class Service:
         self._meanwhile: dict[str, int] | None = None
         self.log = directory / f"{way}.log"
         self._output = directory / f"{way}.out"
-        guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
         with self._output.open("wb") as output, self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*guard, sys.executable, "-m", "tests.kafka.publish_service", way],
+                on_leash(sys.executable, "-m", "tests.kafka.publish_service", way),
                 cwd=directory,
                 env=dict(environment),
                 stdin=subprocess.PIPE,

@@ -20,8 +20,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, 
     NewTopic,
 )
 
+from tests.support.child import on_leash
 from tests.support.compose import Compose
-from tests.support.kafka.broker import DIE_WITH_PARENT
 from tests.support.kafka.compose_settings import ComposeSettings
 from tests.support.kafka.distribution import fetch_jars, java_executable
 from tests.support.kafka.ports import LOOPBACK, free_ports
@@ -258,10 +258,9 @@ def start_logger(compose: Compose, port: int, directory: Path) -> subprocess.Pop
     service = compose.services["sample-logger"]
     _, *arguments = service["entrypoint"]
     assert service["command"] == ["--host", "0.0.0.0"]
-    guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
     with (directory / "logger.log").open("wb") as log:
         return subprocess.Popen(
-            [*guard, sys.executable, *arguments, "--host", LOOPBACK, "--logger-port", str(port)],
+            on_leash(sys.executable, *arguments, "--host", LOOPBACK, "--logger-port", str(port)),
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -6,7 +6,6 @@ answer with errors. A separate process, so that it can also be frozen or killed.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.kafka.broker import DIE_WITH_PARENT
+from tests.support.child import on_leash
 from tests.support.stage import Stage
 
 BROKERS = 3
@@ -41,9 +40,8 @@ class EmbeddedKafka:
 
     def __init__(self, *, session_timeout_ms: int | None = SESSION_TIMEOUT_MS) -> None:
         self._session_timeout_ms = session_timeout_ms
-        guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
         self._process = subprocess.Popen(
-            [*guard, sys.executable, "-m", "tests.support.embedded_brokers", str(BROKERS)],
+            on_leash(sys.executable, "-m", "tests.support.embedded_brokers", str(BROKERS)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,

@@ -5,10 +5,8 @@ async with PrometheusServer(tmp_path, [f"127.0.0.1:{worker.web_port}"]) as prome
 """
 
 import math
-import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from typing import Any, Self
 import aiohttp
 import yaml
 
-from tests.support.kafka.broker import DIE_WITH_PARENT
+from tests.support.child import on_leash
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.waiting import eventually
 
@@ -130,16 +128,14 @@ class PrometheusServer:
         self._folder.mkdir()
         config = self._folder / "prometheus.yml"
         config.write_text(yaml.safe_dump(self._configuration()), encoding="utf-8")
-        guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [
-                    *guard,
+                on_leash(
                     shutil.which("prometheus") or "prometheus",
                     f"--config.file={config}",
                     f"--storage.tsdb.path={self._folder / 'data'}",
                     f"--web.listen-address={LOOPBACK}:{self.port}",
-                ],
+                ),
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -23,7 +23,7 @@ from typing import Self
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.kafka.broker import DIE_WITH_PARENT
+from tests.support.child import on_leash
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
@@ -105,10 +105,9 @@ class WorkerProcess:
         """Start it; does not wait. Its log goes on where an earlier start left off."""
         if self.running:
             raise RuntimeError(f"{self.name} runs already")
-        guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*guard, sys.executable, *COMMAND],
+                on_leash(sys.executable, *COMMAND),
                 cwd=self._directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

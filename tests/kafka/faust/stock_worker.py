@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.kafka.faust.findings import stock
-from tests.support.kafka.broker import DIE_WITH_PARENT
+from tests.support.child import on_leash
 from tests.support.kafka.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -61,10 +61,9 @@ class FaustWorker:
         self._notes: list[Note] = []
         self._log = directory / f"{name}.log"
         command = ["-m", "faust", "-A", f"tests.kafka.faust.findings.{module}"]
-        guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*guard, sys.executable, *command, "worker", "--without-web", "-l", "info"],
+                on_leash(sys.executable, *command, "worker", "--without-web", "-l", "info"),
                 cwd=ROOT,
                 env={
                     **os.environ,

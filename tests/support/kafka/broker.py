@@ -1,16 +1,14 @@
 """One combined broker and controller: its properties, its storage, its JVM."""
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.child import on_leash
 from tests.support.kafka.ports import LOOPBACK
 
-DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
 TERM_LIMIT_SECONDS = 15
 FORMAT_LIMIT_SECONDS = 60
 
@@ -203,10 +201,9 @@ class Broker:
         )
 
     def _popen(self) -> subprocess.Popen[bytes]:
-        guard = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [*guard, *self._java, "kafka.Kafka", str(self._properties_file)],
+                on_leash(*self._java, "kafka.Kafka", str(self._properties_file)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

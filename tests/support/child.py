@@ -1,0 +1,16 @@
+"""Processes that end with this one, whichever way it ends."""
+
+import os
+import sys
+
+from app.quickstart import leash
+
+
+def on_leash(*command: object) -> list[str]:
+    """A command for ``subprocess.Popen`` that the kernel kills when this process dies (Linux).
+
+    A test run that is killed with SIGKILL runs no cleanup of its own, and its JVMs and workers
+    would stay. The kernel goes by the thread that starts the process: it must live as long.
+    """
+    leash_script = [sys.executable, "-I", "-S", leash.__file__, os.getpid()]
+    return [str(word) for word in (*leash_script, *command)]
