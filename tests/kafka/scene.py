@@ -36,6 +36,7 @@ CHECKPOINT_SECONDS = 5.0
 LIMIT_SECONDS = 120.0
 # How soon a group gives up a member that was killed. Not less, on a machine that is busy.
 SESSION_SECONDS = 6.0
+GIVES_BACK = "Revoking previously assigned partitions"
 SESSION: dict[str, Any] = {"kafka_session_timeout_ms": round(SESSION_SECONDS * 1000)}
 
 
@@ -148,6 +149,17 @@ class Scene:
         worker = self.worker(name, **settings)
         await worker.wait_ready()
         return worker
+
+    async def let_join(self, name: str, worker: WorkerProcess, **settings: object) -> None:
+        """Start one more worker, and wait until this one begins to give its partitions back.
+
+        Its log tells: whoever asks it whether it is ready may come too late.
+        """
+        before = len(worker.log_lines(GIVES_BACK))
+        self.worker(name, **settings)
+        await worker.wait_until(
+            lambda: len(worker.log_lines(GIVES_BACK)) > before, what=f"to notice worker {name}"
+        )
 
     # --- what has happened so far ---------------------------------------------------------------
 

@@ -104,12 +104,7 @@ async def until_partitions_are_given_back(scene: Scene, **settings: object) -> N
     worker = await scene.ready_worker("a", **settings)
     scene.load.flow(RATE)
     await scene.until_full()
-    scene.worker("b", **settings)
-
-    async def gives_partitions_back() -> bool:
-        return not await worker.ready()
-
-    await worker.wait_until(gives_partitions_back, what="to notice the second worker")
+    await scene.let_join("b", worker, **settings)
     assert scene.sink.open_requests
     scene.latency_seconds = LATENCY_SECONDS
 

@@ -85,12 +85,7 @@ async def killed_in_a_rebalance(scene: Scene) -> None:
     worker = await scene.ready_worker("a")
     await scene.until_accepted(MAX_IN_FLIGHT)
     await scene.until_full()
-    scene.worker("b")
-
-    async def gives_partitions_back() -> bool:
-        return not await worker.ready()
-
-    await worker.wait_until(gives_partitions_back, what="to notice the second worker")
+    await scene.let_join("b", worker)
     await kill_and_see(scene, worker)
 
 

@@ -15,9 +15,9 @@ from tests.support.orders import order_value
 from tests.support.waiting import POLL_SECONDS
 from tests.support.worker import WorkerProcess
 
-ROWS = 12_000
-# So many that those of the rows which one worker holds at a time are a part of all.
-KEYS = 6_000
+# Two workers hold 2,000 each at a time: those are a part of all.
+ROWS = 5_000
+KEYS = 2_500
 INSERT_CHUNK = 1_000
 
 

@@ -17,7 +17,7 @@ from tests.support.worker import WorkerProcess
 PARTITIONS = 6
 KEYS = 600
 ORDERS = 6_000
-MAX_ROUNDS = 5
+MAX_ROUNDS = 12
 LIMIT_SECONDS = 120.0
 
 
