@@ -1,9 +1,9 @@
-"""The circuit breaker: during an outage nothing is sent and no attempt is spent.
+"""The circuit breaker: during an outage nothing is sent but probes, and no attempt is spent.
 
-closed ──threshold failures in a row──▶ open ──wait is over──▶ half-open (one probe)
+closed ──threshold failures in a row──▶ open ──a probe is due──▶ half-open (one is out)
   ▲                                      ▲                        │      │
   └────────────── success ───────────────┼────────── success ─────┘      │
-                                         └── failure: the wait doubles ──┘
+                                         └─────────── failure ───────────┘
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import IntEnum
 
-MAX_PROBE_INTERVAL_SECONDS = 60.0
+# After the breaker has opened; and from any probe to that of a record that was never sent.
+SHORT_WAIT_SECONDS = 1.0
+# After so many probes with records that were never sent it is no set of bad records: the next ones
+# wait as long as all others.
+SHORT_WAITS = 5
 
 
 class BreakerState(IntEnum):
@@ -23,7 +27,7 @@ class BreakerState(IntEnum):
 
 
 class Breaker:
-    """Counts failures in a row over all keys, and says who may send.
+    """Counts failures in a row over all keys, and says when a probe may be sent.
 
     Pure state: the caller tells it what happened and asks it before each attempt. The clock is
     injected and monotonic, in seconds.
@@ -40,20 +44,22 @@ class Breaker:
 
         Args:
             threshold: Failures in a row that open it; 0 never opens it.
-            probe_interval_seconds: Wait before the first probe; doubles to 60 s (or stays, where
-                it is longer than that).
+            probe_interval_seconds: From one probe to the next, however long the outage lasts.
             clock: Monotonic seconds.
-            on_change: Called after every change of state.
+            on_change: Called after whatever changes who may send.
         """
         self._threshold = threshold
-        self._first_interval_seconds = probe_interval_seconds
-        self._max_interval_seconds = max(probe_interval_seconds, MAX_PROBE_INTERVAL_SECONDS)
         self._interval_seconds = probe_interval_seconds
+        self._short_wait_seconds = min(SHORT_WAIT_SECONDS, probe_interval_seconds)
         self._clock = clock
         self._on_change = on_change
         self._failures = 0
         self._probe_at = 0.0
-        self._probes = 0
+        self._never_sent_probe_at = 0.0
+        self._never_sent_probes = 0
+        self._last_ticket = 0
+        self._out: set[int] = set()
+        """Tickets of the probes of this outage that are out."""
         self.state = BreakerState.CLOSED
         self.failed_probes = 0
         """Probes that failed since the breaker opened."""
@@ -63,46 +69,45 @@ class Breaker:
         """Whether deliveries flow freely."""
         return self.state is BreakerState.CLOSED
 
-    def ask(self) -> float:
-        """Ask to send one attempt.
+    def probe_wait(self, *, never_sent: bool) -> float:
+        """Return after how many seconds a probe may be sent; 0 now, or while closed.
 
-        Returns:
-            0 when the caller may send; it notes ``ticket`` and then must report ``succeeded``,
-            ``answered``, ``failed`` or ``withdrawn``. Otherwise the seconds after which asking
-            again can help, at the most: a change of state may come before (infinite while
-            another's probe is out).
+        Args:
+            never_sent: Whether it is made with a record that was never sent. Such a one says more
+                than those that failed before: it may go after a second, unless several of them
+                have gone.
         """
-        if self.state is BreakerState.CLOSED:
+        if self.closed:
             return 0.0
-        if self.state is BreakerState.HALF_OPEN:
-            return float("inf")
-        wait = self._probe_at - self._clock()
-        if wait > 0:
-            return wait
-        self._probes += 1
-        self._move(BreakerState.HALF_OPEN)
-        return 0.0
+        due = self._never_sent_probe_at if never_sent else self._probe_at
+        return max(due - self._clock(), 0.0)
 
-    @property
-    def ticket(self) -> int:
-        """The number of the probe that is out; 0 while there is none.
+    def begin_probe(self, *, never_sent: bool) -> int:
+        """A probe is sent, whether or not an earlier one is still out; returns its ticket.
 
-        Read right after ``ask`` said 0, it tells what the attempt is: a late failure of an
-        earlier outage's probe must not be taken for one of the probe that is out now.
+        The caller must report ``succeeded``, ``answered``, ``failed`` or ``withdrawn``.
         """
-        return self._probes if self.state is BreakerState.HALF_OPEN else 0
+        now = self._clock()
+        self._probe_at = now + self._interval_seconds
+        self._never_sent_probes += never_sent
+        short = self._never_sent_probes <= SHORT_WAITS
+        self._never_sent_probe_at = now + self._short_wait_seconds if short else self._probe_at
+        self._last_ticket += 1
+        self._out.add(self._last_ticket)
+        self._move(BreakerState.HALF_OPEN)
+        return self._last_ticket
 
     @property
     def probe_in_seconds(self) -> float | None:
         """After how long the next probe may go out; ``None`` while closed or one is out."""
         if self.state is not BreakerState.OPEN:
             return None
-        return max(self._probe_at - self._clock(), 0.0)
+        return self.probe_wait(never_sent=False)
 
     def succeeded(self) -> None:
         """An attempt was answered 2xx: the logger works."""
-        self._failures = self.failed_probes = 0
-        self._interval_seconds = self._first_interval_seconds
+        self._failures = self.failed_probes = self._never_sent_probes = 0
+        self._out.clear()
         if self.state is not BreakerState.CLOSED:
             self._move(BreakerState.CLOSED)
 
@@ -117,27 +122,30 @@ class Breaker:
     def failed(self, ticket: int) -> None:
         """An attempt failed in a way that speaks of an outage.
 
-        Attempts that began before the breaker opened say nothing new.
+        Args:
+            ticket: The probe's, or 0 for an attempt that began while the breaker was closed. Such
+                a one, and a probe of an earlier outage, say nothing new once it is open.
         """
-        if self.state is BreakerState.HALF_OPEN and ticket == self._probes:
-            self._interval_seconds = min(self._interval_seconds * 2, self._max_interval_seconds)
+        if ticket in self._out:
             self.failed_probes += 1
-            self._open()
+            self._back(ticket)
         elif self.state is BreakerState.CLOSED:
             self._failures += 1
             if 0 < self._threshold <= self._failures:
-                self._open()
+                self._failures = 0
+                self._probe_at = self._clock() + self._short_wait_seconds
+                self._never_sent_probe_at = self._probe_at
+                self._move(BreakerState.OPEN)
 
     def withdrawn(self, ticket: int) -> None:
         """An attempt that was allowed did not come to an end; a probe is free again."""
-        if self.state is BreakerState.HALF_OPEN and ticket == self._probes:
-            self._open(wait_seconds=0.0)
+        if ticket in self._out:
+            self._probe_at = self._never_sent_probe_at = self._clock()
+            self._back(ticket)
 
-    def _open(self, wait_seconds: float | None = None) -> None:
-        self._failures = 0
-        wait = self._interval_seconds if wait_seconds is None else wait_seconds
-        self._probe_at = self._clock() + wait
-        self._move(BreakerState.OPEN)
+    def _back(self, ticket: int) -> None:
+        self._out.remove(ticket)
+        self._move(BreakerState.HALF_OPEN if self._out else BreakerState.OPEN)
 
     def _move(self, state: BreakerState) -> None:
         self.state = state

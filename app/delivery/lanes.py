@@ -13,6 +13,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
+from typing import Any
 
 from app.delivery.record import Record
 
@@ -40,7 +41,7 @@ class Lane:
         self.has_place = True
         self.task: asyncio.Task[None] | None = None
 
-    async def pause(self, seconds: float, until: asyncio.Future[None] | None = None) -> None:
+    async def pause(self, seconds: float, until: asyncio.Future[Any] | None = None) -> None:
         """Give the place away for ``seconds`` (or until ``until`` is done), then take it back.
 
         Raises:
@@ -55,7 +56,7 @@ class Lane:
         if seconds != float("inf"):
             timer = loop.call_later(seconds, _resolve, waiter)
 
-        def wake(_: asyncio.Future[None]) -> None:
+        def wake(_: asyncio.Future[Any]) -> None:
             _resolve(waiter)
 
         if until is not None:
@@ -109,9 +110,9 @@ class Lanes:
             self.in_flight < self._max_in_flight and not self._place_queue
         )
 
-    def __len__(self) -> int:
-        """How many lanes have a record."""
-        return len(self._lanes)
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether a lane has a record."""
+        return key in self._lanes
 
     def put(self, key: Hashable, record: Record) -> None:
         """Queue a record behind its lane's others, or start its lane. Needs ``has_room``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 
 from app.delivery import lines
@@ -21,6 +21,7 @@ from app.delivery.dead_letters import (
 from app.delivery.lanes import MAX_HELD_RECORDS, Lane, Lanes
 from app.delivery.observer import DeliveryObserver
 from app.delivery.outcome import Outcome, Trouble
+from app.delivery.probes import NO_PROBE, ProbeQueue
 from app.delivery.record import Record
 from app.delivery.retry import RetryPolicy, Verdict
 from app.errors import InvalidEvent, RelayError
@@ -28,8 +29,6 @@ from app.events import OrderPaid, decode_order_paid
 from app.trace_context import TraceContext, of_record
 
 logger = logging.getLogger(__name__)
-
-PROBE_TURN_SECONDS = 0.1
 
 
 class Relay:
@@ -67,7 +66,7 @@ class Relay:
                 not sent again.
             policy: Retries and their waits.
             breaker_threshold: Failures in a row that open the breaker; 0: never.
-            breaker_probe_interval_seconds: Wait before the first probe.
+            breaker_probe_interval_seconds: From one probe to the next.
             max_in_flight: Attempts at a time.
             max_held: Records in memory at a time.
             clock: Monotonic seconds.
@@ -85,7 +84,10 @@ class Relay:
         self.breaker = Breaker(
             breaker_threshold, breaker_probe_interval_seconds, clock, self._on_breaker_change
         )
-        self._breaker_changed: asyncio.Future[None] | None = None
+        self._outage = False
+        self._probes = ProbeQueue(self.breaker)
+        self._never_sent: set[Hashable] = set()
+        """Keys of the lanes at a record that was never sent."""
         self._lanes = Lanes(self._deliver, max_in_flight=max_in_flight, max_held=max_held)
         self._taking = True
         self._epoch = 0
@@ -131,6 +133,8 @@ class Relay:
             await self._lanes.changed()
             if epoch != self._epoch:
                 return
+        if not self.breaker.closed and lane not in self._lanes:
+            self._never_sent.add(lane)
         self._lanes.put(lane, record)
 
     async def give_back(self, *, drain_seconds: float, attempt_seconds: float) -> None:
@@ -147,6 +151,7 @@ class Relay:
         self._lanes.notify()
         await self._lanes.drain(drain_seconds, lambda: not self.breaker.closed)
         abandoned = await self._lanes.close(attempt_seconds)
+        self._never_sent.clear()
         if abandoned:
             self._observer.abandoned(abandoned)
             logger.info("Gave back %d unfinished records: they will be redelivered", abandoned)
@@ -160,16 +165,16 @@ class Relay:
     def _may_take(self, lane: tuple[object, ...]) -> bool:
         if not self._lanes.has_room(lane):
             return False
-        # With the breaker open intake stops, but for what probes need: one record where none is
-        # held, and another after each probe that failed. The record in hand may be one that the
-        # logger never takes; probing with it alone would keep the breaker open for ever.
-        can_probe = len(self._lanes) - self.dead_lettering
-        return self.breaker.closed or can_probe <= self.breaker.failed_probes
+        # With the breaker open intake stops, but for what probes need: a record that was never
+        # sent. Those that failed may be some that the logger never takes.
+        return self.breaker.closed or not self._never_sent
 
     # --- one record -----------------------------------------------------------------------------
 
     async def _deliver(self, record: Record, lane: Lane) -> None:
         started_ms = int(self._wall_clock() * 1000)
+        if self._never_sent:
+            self._never_sent.discard(lane.key)
         try:
             event = decode_order_paid(record.value)
         except InvalidEvent as error:
@@ -192,11 +197,12 @@ class Relay:
         value = record.value or b""
         idempotency_key = record.idempotency_key()
         trace = of_record(record.headers) if record.headers else None
-        attempts = failures = ticket = 0
+        attempts = failures = 0
         last_error, last_status = "", None
         while True:
-            # Who probed last lets others go first: the next probe is made with another record.
-            ticket = await self._wait_for_breaker(lane, PROBE_TURN_SECONDS if ticket else 0.0)
+            ticket = NO_PROBE
+            if not self.breaker.closed:
+                ticket = await self._wait_for_breaker(lane, failures)
             answer = await self._attempt(value, idempotency_key, trace, ticket)
             if answer.verdict is Verdict.SUCCESS:
                 self.breaker.succeeded()
@@ -232,16 +238,24 @@ class Relay:
                     return
             await self._wait_for_retry(record, answer, failures, lane)
 
-    async def _wait_for_breaker(self, lane: Lane, behind_seconds: float) -> int:
-        """Wait until an attempt may be made; returns the breaker's ticket for it.
-
-        ``behind_seconds`` puts a probe off by that much, for others to come first.
-        """
-        while wait := self.breaker.ask():
-            if self._breaker_changed is None:
-                self._breaker_changed = asyncio.get_running_loop().create_future()
-            await lane.pause(wait + behind_seconds, until=self._breaker_changed)
-        return self.breaker.ticket
+    async def _wait_for_breaker(self, lane: Lane, failures: int) -> int:
+        """Wait until a record that failed so often may be sent; returns the ticket for it."""
+        if not failures:
+            self._never_sent.add(lane.key)
+        ticket = NO_PROBE
+        while not ticket and not self.breaker.closed:
+            turn = self._probes.join(failures)
+            try:
+                await lane.pause(float("inf"), until=turn)
+            except BaseException:
+                if not turn.cancel():
+                    self.breaker.withdrawn(turn.result())
+                raise
+            ticket = turn.result()
+        if self._never_sent:
+            self._never_sent.discard(lane.key)
+            self._lanes.notify()  # intake may take another one
+        return ticket
 
     async def _attempt(
         self, value: bytes, idempotency_key: str, trace: TraceContext | None, ticket: int
@@ -333,12 +347,12 @@ class Relay:
         return datetime.fromtimestamp(self._wall_clock(), UTC)
 
     def _on_breaker_change(self, state: BreakerState) -> None:
-        if state is BreakerState.OPEN:
+        if state is BreakerState.OPEN and not self._outage:
+            self._outage = True
             logger.error("Breaker open: the external logger fails; intake is paused")
         elif state is BreakerState.CLOSED:
+            self._outage = False
             logger.warning("Breaker closed: the external logger works again")
         self.last_activity = self._clock()
-        changed, self._breaker_changed = self._breaker_changed, None
-        if changed is not None and not changed.done():
-            changed.set_result(None)
+        self._probes.serve()
         self._lanes.notify()

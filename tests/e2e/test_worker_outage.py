@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
@@ -223,3 +224,37 @@ async def test_one_hopeless_record_does_not_keep_the_breaker_open(
     (letter,) = await stage.dead_letters()
     assert letter.text("dlq-reason") == "retries_exhausted"
     assert len(sink.accepted) == len(published) - 1
+
+
+async def test_hopeless_records_of_a_quiet_topic_hold_nothing_up(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Six that the logger never takes open the breaker; orders that come then are delivered.
+
+    With the product's own retries, threshold and pauses between probes.
+    """
+    sink.script = lambda request: Answer(500 if (request.order_id or 0) <= 6 else 200)
+    hopeless = await stage.publish(orders(6))
+    defaults: dict[str, Any] = {
+        "consumer_retry_initial_interval_ms": None,
+        "consumer_retry_max_interval_ms": None,
+        "breaker_probe_interval_seconds": None,
+    }
+    async with WorkerProcess(tmp_path, stage, sink.url, **defaults) as worker:
+        await worker.wait_log("Breaker open")
+        for number in range(7, 17):
+            (good,) = await stage.publish([order(number)])
+            await sink.wait_for(
+                lambda s, good=good: good.event_id in s.accepted_keys,  # type: ignore[misc]
+                timeout=30,
+            )
+
+        async def given_up() -> bool:
+            return len(await stage.dead_letters()) == len(hopeless)
+
+        await eventually(given_up, 90, "the hopeless records are given up")
+        await eventually(stage.all_committed, 30, "everything is committed")
+        assert await worker.stop() == 0
+    assert {letter.text("event-id") for letter in await stage.dead_letters()} == set(
+        event_ids(hopeless)
+    )

@@ -1,9 +1,9 @@
 """A breaker with a clock that stands until it is told to go."""
 
 from app.delivery.breaker import Breaker, BreakerState
+from app.delivery.probes import NO_PROBE
 
 CLOSED, HALF_OPEN, OPEN = BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN
-NO_PROBE = 0  # the ticket of attempts that began while the breaker was closed
 
 
 class Clock:
@@ -26,13 +26,20 @@ class Watched:
 
     def fail(self, times: int = 1) -> None:
         for _ in range(times):
-            assert self.breaker.ask() == 0
-            self.breaker.failed(self.breaker.ticket)
+            assert self.breaker.closed
+            self.breaker.failed(NO_PROBE)
 
-    def probe(self) -> int:
+    def wait(self, *, never_sent: bool = False) -> float:
+        """How long a probe has to wait now."""
+        return self.breaker.probe_wait(never_sent=never_sent)
+
+    def probe(self, *, never_sent: bool = False) -> int:
         """Wait until the probe is due and start it; returns its ticket."""
-        if wait := self.breaker.ask():
-            self.clock.now += wait
-            assert self.breaker.ask() == 0
+        self.clock.now += self.wait(never_sent=never_sent)
+        ticket = self.breaker.begin_probe(never_sent=never_sent)
         assert self.breaker.state is HALF_OPEN
-        return self.breaker.ticket
+        return ticket
+
+    def fail_probe(self, *, never_sent: bool = False) -> None:
+        """Wait until a probe is due, and let it fail at once."""
+        self.breaker.failed(self.probe(never_sent=never_sent))

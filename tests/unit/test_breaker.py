@@ -1,8 +1,9 @@
-"""The circuit breaker: its states, its waits, and one probe at a time."""
+"""The circuit breaker: its states, and when probes go."""
 
 import pytest
 
-from tests.support.watched_breaker import CLOSED, HALF_OPEN, NO_PROBE, OPEN, Watched
+from app.delivery.probes import NO_PROBE
+from tests.support.watched_breaker import CLOSED, HALF_OPEN, OPEN, Watched
 
 
 def test_the_numbers_of_the_states() -> None:
@@ -55,51 +56,80 @@ def test_a_threshold_of_0_never_opens() -> None:
     assert watched.breaker.closed
 
 
-def test_the_first_probe_waits_for_the_interval() -> None:
+def test_the_first_probe_goes_after_a_second() -> None:
     """While open nobody may send; the time that is left is told, and then one may."""
     watched = Watched(threshold=1)
+    assert watched.wait() == 0
     watched.fail()
 
-    assert watched.breaker.ask() == 5
-    watched.clock.now += 4
-    assert watched.breaker.ask() == 1
+    assert watched.wait() == watched.wait(never_sent=True) == 1
+    watched.clock.now += 0.75
+    assert watched.wait() == 0.25
     assert watched.breaker.state is OPEN
-    watched.clock.now += 1
-    assert watched.breaker.ask() == 0
+    watched.clock.now += 0.25
+    assert watched.wait() == 0
+    watched.probe()
     assert watched.breaker.state is HALF_OPEN
 
 
-def test_one_probe_at_a_time() -> None:
-    """While a probe is out everybody else waits without end, however late it gets."""
-    watched = Watched(threshold=1)
-    watched.fail()
-    watched.probe()
-
-    watched.clock.now += 10_000
-
-    assert watched.breaker.ask() == float("inf")
-
-
-def test_the_waits_double_to_a_minute() -> None:
-    """Each probe that fails doubles the wait, up to 60 s."""
+def test_probes_never_get_rarer() -> None:
+    """However many have failed, the next one goes an interval after the last."""
     watched = Watched(threshold=1)
     watched.fail()
     waits = []
-    for _ in range(7):
-        waits.append(watched.breaker.ask())
-        watched.breaker.failed(watched.probe())
+    for _ in range(50):
+        waits.append(watched.wait())
+        watched.fail_probe()
 
-    assert waits == [5, 10, 20, 40, 60, 60, 60]
-    assert watched.changes == [OPEN, *[HALF_OPEN, OPEN] * 7]
+    assert waits == [1, *[5] * 49]
+    assert watched.changes == [OPEN, *[HALF_OPEN, OPEN] * 50]
 
 
-def test_an_interval_over_a_minute_stays() -> None:
-    """Who asks for a longer interval than 60 s gets it, unchanged from probe to probe."""
-    watched = Watched(threshold=1, probe_interval_seconds=90)
+def test_an_interval_under_a_second_is_the_longest_wait() -> None:
+    """No probe waits longer than who set the interval wants it."""
+    watched = Watched(threshold=1, probe_interval_seconds=0.25)
     watched.fail()
-    watched.breaker.failed(watched.probe())
 
-    assert watched.breaker.ask() == 90
+    assert watched.wait() == watched.wait(never_sent=True) == 0.25
+
+
+def test_a_probe_that_gets_no_answer_holds_up_no_other() -> None:
+    """The next one goes when it is due; both count, whichever fails first."""
+    watched = Watched(threshold=1)
+    watched.fail()
+    silent = watched.probe()
+
+    assert watched.wait() == 5
+    watched.fail_probe()
+    assert watched.breaker.state is HALF_OPEN
+    watched.breaker.failed(silent)
+    assert watched.breaker.state is OPEN
+    assert watched.breaker.failed_probes == 2
+
+
+def test_a_record_that_was_never_sent_probes_after_a_second() -> None:
+    """It says more than those that failed before, which wait for the interval."""
+    watched = Watched(threshold=1)
+    watched.fail()
+    watched.fail_probe()
+
+    assert watched.wait(never_sent=True) == 1
+    assert watched.wait() == 5
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_after_several_of_them_they_wait_as_long_as_all(answered: bool) -> None:
+    """Then it is an outage: a busy topic does not make the probes more frequent."""
+    watched = Watched(threshold=1)
+    watched.fail()
+    waits = []
+    for _ in range(10):
+        waits.append(watched.wait(never_sent=True))
+        ticket = watched.probe(never_sent=True)
+        if answered:
+            watched.breaker.failed(ticket)
+
+    assert waits == [1] * 6 + [5] * 4
 
 
 @pytest.mark.parametrize("end", ["succeeded", "answered"])
@@ -116,7 +146,7 @@ def test_a_probe_that_is_answered_closes_it(end: str) -> None:
     watched.fail()
     assert watched.breaker.closed
     watched.fail()
-    assert watched.breaker.ask() == 5
+    assert watched.wait() == 1
 
 
 def test_a_late_success_closes_it() -> None:
@@ -134,18 +164,17 @@ def test_late_failures_say_nothing() -> None:
     watched = Watched(threshold=1)
     watched.fail()
     watched.breaker.failed(NO_PROBE)
-    assert watched.breaker.ask() == 5
-    probe = watched.probe()
+    assert watched.wait() == 1
+    watched.probe()
 
     watched.breaker.failed(NO_PROBE)
 
     assert watched.breaker.state is HALF_OPEN
-    watched.breaker.failed(probe)
-    assert watched.breaker.ask() == 10
+    assert watched.wait() == 5
 
 
 def test_a_withdrawn_probe_is_free_again() -> None:
-    """A probe that was broken off says nothing: the next may begin at once, waits unchanged."""
+    """A probe that was broken off says nothing: the next may begin at once."""
     watched = Watched(threshold=1)
     watched.fail()
     probe = watched.probe()
@@ -153,9 +182,8 @@ def test_a_withdrawn_probe_is_free_again() -> None:
     watched.breaker.withdrawn(probe)
 
     assert watched.breaker.state is OPEN
-    assert watched.breaker.ask() == 0
-    watched.breaker.failed(watched.breaker.ticket)
-    assert watched.breaker.ask() == 10
+    assert watched.wait() == watched.wait(never_sent=True) == 0
+    assert watched.breaker.failed_probes == 0
 
 
 def test_a_probe_of_an_earlier_outage_says_nothing() -> None:
@@ -170,7 +198,6 @@ def test_a_probe_of_an_earlier_outage_says_nothing() -> None:
     watched.breaker.failed(first_probe)
 
     assert watched.breaker.state is HALF_OPEN
-    assert watched.breaker.ask() == float("inf")
 
 
 def test_other_attempts_that_are_withdrawn_change_nothing() -> None:

@@ -6,16 +6,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.support.watched_breaker import CLOSED, HALF_OPEN, NO_PROBE, OPEN, Watched
+from app.delivery.breaker import SHORT_WAITS
+from app.delivery.probes import NO_PROBE
+from tests.support.watched_breaker import CLOSED, HALF_OPEN, OPEN, Watched
+
+INTERVAL_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sent:
-    """An attempt that the breaker allowed, with its ticket: as a probe or not, in which outage."""
+    """An attempt that the breaker allowed, with its ticket."""
 
     ticket: int
-    probe: bool
-    outage: int
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -23,37 +25,45 @@ class AnyOrder(RuleBasedStateMachine):
 
     @initialize(threshold=st.sampled_from([0, 1, 2, 4]))
     def start(self, threshold: int) -> None:
-        self.watched = Watched(threshold)
+        self.watched = Watched(threshold, INTERVAL_SECONDS)
         self.breaker = self.watched.breaker
         self.threshold = threshold
         self.out: list[Sent] = []
         self.failures = 0
-        self.outage = 0
-        self.failed_probes = 0
-        self.opened_at = 0.0
+        self.open = False
+        self.probes: set[Sent] = set()
+        self.never_sent_probes = 0
+        self.due = {False: 0.0, True: 0.0}
 
     @property
-    def due_at(self) -> float:
-        waits = [5.0, 10.0, 20.0, 40.0, 60.0]
-        return self.opened_at + waits[min(self.failed_probes, 4)]
+    def now(self) -> float:
+        return self.watched.clock.now
 
-    @rule(seconds=st.sampled_from([0.0, 1.0, 5.0, 30.0, 60.0]))
+    @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 5.0, 60.0]))
     def time_passes(self, seconds: float) -> None:
         self.watched.clock.now += seconds
 
-    @rule()
-    def ask(self) -> None:
-        before = self.breaker.state
-        wait = self.breaker.ask()
-        if before is CLOSED:
-            assert wait == 0
-        elif any(sent.probe and sent.outage == self.outage for sent in self.out):
-            assert wait == float("inf")
-        else:
-            assert wait == max(self.due_at - self.watched.clock.now, 0)
-        if wait == 0:
-            assert (self.breaker.ticket != NO_PROBE) == (before is not CLOSED)
-            self.out.append(Sent(self.breaker.ticket, before is not CLOSED, self.outage))
+    @rule(never_sent=st.booleans())
+    def send_if_allowed(self, never_sent: bool) -> None:
+        wait = self.watched.wait(never_sent=never_sent)
+        assert wait == (max(self.due[never_sent] - self.now, 0) if self.open else 0)
+        if wait:
+            return
+        if not self.open:
+            self.out.append(Sent(NO_PROBE))
+            return
+        ticket = self.breaker.begin_probe(never_sent=never_sent)
+        assert ticket != NO_PROBE
+        assert ticket not in {sent.ticket for sent in self.out}
+        probe = Sent(ticket)
+        self.probes.add(probe)
+        self.out.append(probe)
+        self.never_sent_probes += never_sent
+        short = self.never_sent_probes <= SHORT_WAITS
+        self.due = {
+            False: self.now + INTERVAL_SECONDS,
+            True: self.now + (1.0 if short else INTERVAL_SECONDS),
+        }
 
     @precondition(lambda self: self.out)
     @rule(data=st.data(), end=st.sampled_from(["succeeded", "answered", "failed", "withdrawn"]))
@@ -67,31 +77,23 @@ class AnyOrder(RuleBasedStateMachine):
         self._model(sent, end)
 
     def _model(self, sent: Sent, end: str) -> None:
-        if end == "succeeded" or (end == "answered" and self.outage % 2):
-            self.failures = 0
-            if self.outage % 2:
-                self.outage += 1
-        elif end == "failed" and not self.outage % 2:
+        if end == "succeeded" or (end == "answered" and self.open):
+            self.failures = self.never_sent_probes = 0
+            self.open, self.probes = False, set()
+        elif end == "failed" and not self.open:
             self.failures += 1
             if 0 < self.threshold <= self.failures:
-                self.failures = self.failed_probes = 0
-                self.outage += 1
-                self.opened_at = self.watched.clock.now
-        elif sent.probe and sent.outage == self.outage:
-            if end == "failed":
-                self.failed_probes += 1
-                self.opened_at = self.watched.clock.now
-            elif end == "withdrawn":
-                self.opened_at = float("-inf")
+                self.failures = 0
+                self.open = True
+                self.due = dict.fromkeys((False, True), self.now + 1.0)
+        elif sent in self.probes:
+            self.probes.remove(sent)
+            if end == "withdrawn":
+                self.due = dict.fromkeys((False, True), self.now)
 
     @invariant()
     def the_state_is_the_models(self) -> None:
-        if self.outage % 2 == 0:
-            expected = CLOSED
-        elif any(sent.probe and sent.outage == self.outage for sent in self.out):
-            expected = HALF_OPEN
-        else:
-            expected = OPEN
+        expected = CLOSED if not self.open else HALF_OPEN if self.probes else OPEN
         assert self.breaker.state is expected
 
 

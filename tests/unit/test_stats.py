@@ -137,18 +137,20 @@ def test_an_open_breaker_says_when_it_probes(bench: Bench) -> None:
     }  # fmt: skip
     bench.breaker.failed(0)
     bench.breaker.failed(0)
-    bench.now += 2.0
+    bench.now += 0.5
     assert bench.figures()["breaker"] == {
-        "state": "open", "failed_probes": 0, "next_probe_seconds": 3.0
+        "state": "open", "failed_probes": 0, "next_probe_seconds": 0.5
     }  # fmt: skip
     bench.now += 4.0
     assert bench.figures()["breaker"]["next_probe_seconds"] == 0
-    assert bench.breaker.ask() == 0
+    ticket = bench.breaker.begin_probe(never_sent=False)
     assert bench.figures()["breaker"] == {
         "state": "half_open", "failed_probes": 0, "next_probe_seconds": None
     }  # fmt: skip
-    bench.breaker.failed(bench.breaker.ticket)
-    assert bench.figures()["breaker"]["failed_probes"] == 1
+    bench.breaker.failed(ticket)
+    assert bench.figures()["breaker"] == {
+        "state": "open", "failed_probes": 1, "next_probe_seconds": 5.0
+    }  # fmt: skip
 
 
 def test_the_hourly_line_of_deliveries(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
