@@ -39,11 +39,12 @@ from tests.support.waiting import eventually
 from tests.support.worker import ROOT, WorkerProcess
 
 LIMIT_SECONDS = 120.0
+DELIVERY_TIMEOUT_SECONDS = 3.0
 QUICK: Mapping[str, object] = {
     **{name.upper(): value for name, value in SESSION.items()},
     "FALLBACK_REPLAY_INTERVAL_SECONDS": 0.5,
     "FALLBACK_BACKOFF_BASE_SECONDS": 1,
-    "PRODUCER_DELIVERY_TIMEOUT_MS": 3000,
+    "PRODUCER_DELIVERY_TIMEOUT_MS": round(DELIVERY_TIMEOUT_SECONDS * 1000),
     "PRODUCER_REQUEST_TIMEOUT_MS": 2000,
     "PRODUCER_RETRY_BACKOFF_MS": 100,
 }
@@ -76,7 +77,6 @@ class Service:
     """An order service, running from construction on; see ``publish_service``."""
 
     def __init__(self, directory: Path, way: str, environment: Mapping[str, str]) -> None:
-        self._meanwhile: dict[str, int] | None = None
         self.log = directory / f"{way}.log"
         self._output = directory / f"{way}.out"
         with self._output.open("wb") as output, self.log.open("wb") as log:
@@ -131,15 +131,17 @@ class Service:
             for number, partition, offset in self.said("published")
         }
 
-    def refusals(self) -> Counter[str]:
-        """How often Kafka refused each event."""
-        return Counter(event_id for (event_id,) in self.said("refused"))
+    def most_copies(self) -> Counter[str]:
+        """How often each event may be in Kafka, once the service has ended.
 
-    def refused_meanwhile(self, event_id: str) -> int:
-        """How often Kafka refused any event while this one, which it took, was on its way."""
-        if self._meanwhile is None:
-            self._meanwhile = {one: int(count) for one, count in self.said("acknowledged")}
-        return self._meanwhile[event_id]
+        Once for each time that it was sent, and again for each refusal of another one meanwhile
+        (see ``Records.check_acknowledged``).
+        """
+        most: Counter[str] = Counter()
+        for word in ("refused", "acknowledged"):
+            for event_id, refused_meanwhile in self.said(word):
+                most[event_id] += 1 + int(refused_meanwhile)
+        return most
 
     def _state(self) -> str:
         return f"{len(self.said('paid'))} paid; {self.log.read_text()[-3000:]}"
@@ -348,7 +350,7 @@ class Records:
             assert len({(row.key, row.partition) for row in rows}) == 1
 
     def check_acknowledged(
-        self, places: Mapping[str, Place], refused_meanwhile: Callable[[str], int]
+        self, places: Mapping[str, Place], most_copies: Callable[[str], int]
     ) -> None:
         """What was acknowledged is there where its sender was told, and there alone.
 
@@ -359,12 +361,13 @@ class Records:
 
         Args:
             places: What senders were told, by event id.
-            refused_meanwhile: How many records were refused while an event was on its way.
+            most_copies: How often an event may be there: once, and again for each record that was
+                refused while it was on its way.
         """
         for event_id, told in places.items():
             self.check_place(event_id, told)
             if (copies := len(self.by_id[event_id])) > 1:
-                assert copies <= 1 + refused_meanwhile(event_id), self.by_id[event_id]
+                assert copies <= most_copies(event_id), self.by_id[event_id]
 
     def check_place(self, event_id: str, told: Place) -> None:
         """The event is where somebody was told that it is; so is no later copy of it."""

@@ -5,9 +5,9 @@ from the environment. Each line of its standard input is the number of an order:
 may pay. Where they end, so does the service, in good order.
 
 It prints what has happened to whom: ``paid 7`` when the order is committed; ``published 7 0 42``
-with partition and offset, or ``saved 7``, as the way in tells it; ``refused order-7`` whenever
-Kafka did not acknowledge a record of that event id; ``acknowledged order-7 2`` when it did, and
-refused two others in the time.
+with partition and offset, or ``saved 7``, as the way in tells it; and how each record ended that
+went to Kafka: ``refused order-7 2`` or ``acknowledged order-7 2``, with the number of others that
+were refused while it was on its way.
 """
 
 import asyncio
@@ -81,8 +81,8 @@ class WatchedProducer(KafkaProducer):
                 timestamp_ms=timestamp_ms,
             )
         except BaseException:
+            print("refused", event_id, self.refused - refused_before)
             self.refused += 1
-            print("refused", event_id)
             raise
         print("acknowledged", event_id, self.refused - refused_before)
         return acknowledged
