@@ -1,4 +1,4 @@
-"""Parts of Faust where ours differ: its metrics, its tables, and where its settings come from."""
+"""Parts of Faust where ours differ: metrics, tables, flow control, and where settings come from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import faust
 from faust.sensors.prometheus import PrometheusMonitor
 from faust.tables.manager import TableManager
 from faust.types import TP
+from mode.utils.queues import FlowControlEvent
 
 from app.delivery.record import Record
 
@@ -39,6 +40,20 @@ class FaustSettings(faust.Settings):
     def getenv(self, env_name: str) -> Any:
         """Find nothing."""
         return None
+
+
+class FlowControl(FlowControlEvent):
+    """Faust's control of what flows into the streams, which drops nothing that flows already.
+
+    Faust resumes the flow twice after a rebalance, before its seek and after it, and empties the
+    streams' queues each time. A batch that was handed out in between was dropped, though its
+    records count as taken: they were not delivered until the next rebalance.
+    """
+
+    def resume(self) -> None:
+        """Let it flow; what is in the queues goes only where the flow was suspended."""
+        if not self.is_active():
+            super().resume()
 
 
 class ForeignChangelogs(TableManager):

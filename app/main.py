@@ -14,6 +14,7 @@ from typing import Any, cast
 import faust
 import mode.loop
 from faust.sensors.prometheus import FaustMetrics
+from mode.utils.objects import cached_property
 
 from app.credentials import faust_credentials
 from app.dead_letter_topic import DeadLetterTopic
@@ -24,7 +25,7 @@ from app.delivery.relay import Relay
 from app.delivery.retry import RetryPolicy
 from app.fallback import Fallback
 from app.fallback_dead_letters import FallbackDeadLetters
-from app.faust_overrides import FaustSettings, ForeignChangelogs, RelayMonitor
+from app.faust_overrides import FaustSettings, FlowControl, ForeignChangelogs, RelayMonitor
 from app.operations import log_limit
 from app.operations.fallback_table import FallbackTable
 from app.operations.health import Health
@@ -73,6 +74,11 @@ class RelayApp(faust.App):
 
     settings: RelaySettings
     relay: Relay
+
+    @cached_property
+    def flow_control(self) -> FlowControl:
+        """What flows into the streams."""
+        return FlowControl(loop=self.loop)
 
     def prepare(self, settings: RelaySettings) -> None:
         """Make everything the worker runs; nothing is started or connected."""
