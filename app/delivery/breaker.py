@@ -13,8 +13,8 @@ from enum import IntEnum
 
 # After the breaker has opened; and from any probe to that of a record that was never sent.
 SHORT_WAIT_SECONDS = 1.0
-# After so many probes with records that were never sent it is no set of bad records: the next ones
-# wait as long as all others.
+# After so many probes with records that were never sent, bad records alone do not explain the
+# failures: the next ones wait as long as all others.
 SHORT_WAITS = 5
 
 

@@ -9,7 +9,7 @@ from itertools import count
 from app.delivery.breaker import Breaker
 
 NO_PROBE = 0
-"""The ticket of an attempt that is no probe: the breaker is closed."""
+"""The ticket of an ordinary attempt: the breaker is closed."""
 
 
 class ProbeQueue:

@@ -370,7 +370,7 @@ class Records:
                 assert copies <= most_copies(event_id), self.by_id[event_id]
 
     def check_place(self, event_id: str, told: Place) -> None:
-        """The event is where somebody was told that it is; so is no later copy of it."""
+        """The last copy of the event is where its sender was told."""
         last = self.by_id[event_id][-1]
         # Kafka may say that it has the event already, and not where.
         assert told in ((last.partition, last.offset), (last.partition, None)), last

@@ -153,7 +153,7 @@ class Scene:
     async def let_join(self, name: str, worker: WorkerProcess, **settings: object) -> None:
         """Start one more worker, and wait until this one begins to give its partitions back.
 
-        Its log tells: whoever asks it whether it is ready may come too late.
+        Seen in its log, which stays; the state itself can be over within half a second.
         """
         before = len(worker.log_lines(GIVES_BACK))
         self.worker(name, **settings)

@@ -1,4 +1,4 @@
-"""All three brokers are killed under load and come back: whoever delivers or publishes goes on.
+"""All three brokers are killed under load and come back; delivering and publishing go on.
 
 All stories wait for the same outage.
 """
