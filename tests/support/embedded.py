@@ -79,13 +79,6 @@ class EmbeddedKafka:
         """Make a topic."""
         self._tell("make_topic", name, partitions)
 
-    def set_first_join_delay(self, seconds: float) -> None:
-        """Let the first member of every new group wait so long for others to join with it.
-
-        Later members join by a rebalance, which takes the session's time-out less a second here.
-        """
-        self._tell("first_join_delay", round(seconds * 1000))
-
     def set_topic_error(self, name: str, code: int) -> None:
         """Answer questions about a topic with an error (``KafkaError``'s codes); 0 ends that."""
         self._tell("topic_error", name, code)

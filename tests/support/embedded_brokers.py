@@ -63,7 +63,6 @@ class ScriptedBrokers(MockBrokers):
 COMMANDS = {
     "broker_down",
     "broker_up",
-    "first_join_delay",
     "make_topic",
     "refuse",
     "relent",
