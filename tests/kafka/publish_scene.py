@@ -310,12 +310,15 @@ class PublishScene:
         await eventually(saved, LIMIT_SECONDS, f"{count} rows saved")
 
     async def until_settled(self) -> None:
-        """Wait until every row is PUBLISHED; there must be some."""
+        """Wait until every row is PUBLISHED; there must be some, and none may be given up."""
         counts: dict[str, int] = {}
 
         async def settled() -> bool:
             counts.clear()
             counts.update(await self.counts())
+            if "FAILED" in counts:
+                failed = [row for row in await self.saved() if row.status == Status.FAILED]
+                raise AssertionError(f"{len(failed)} rows were given up: {failed[:3]}")
             return counts.keys() == {"PUBLISHED"}
 
         await eventually(settled, LIMIT_SECONDS, lambda: counts)

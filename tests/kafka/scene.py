@@ -37,6 +37,8 @@ LIMIT_SECONDS = 120.0
 # How soon a group gives up a member that was killed. Not less, on a machine that is busy.
 SESSION_SECONDS = 6.0
 GIVES_BACK = "Revoking previously assigned partitions"
+HELD: dict[str, Any] = {"external_logger_timeout_seconds": LIMIT_SECONDS}
+"""Settings of a worker that waits for as long as a test lets the logger hold its requests."""
 SESSION: dict[str, Any] = {"kafka_session_timeout_ms": round(SESSION_SECONDS * 1000)}
 
 
@@ -60,7 +62,8 @@ class Scene:
         rejected: Keys whose records the logger answers 422.
         all_brokers_died: Whether they did so at once. Kafka then answers with commits of some
             seconds before for a moment (a bare consumer sees it too): until its followers are back
-            it takes for replicated only what its last checkpoint, made every 5 s, says.
+            it takes for replicated only what its last checkpoint says. They come every second
+            here (``tests.support.kafka.broker``), and late on a busy machine.
         dead_lettered: Places of records that may be finished though the logger never accepts them.
     """
 
@@ -103,6 +106,8 @@ class Scene:
         self._indexed = 0
         self._accepted: set[str] = set()
         self._accepted_orders: set[int] = set()
+        self._hold_after: int | None = None
+        self._gate = asyncio.Semaphore(0)
 
     async def __aenter__(self) -> Self:
         self._directory.mkdir(parents=True)
@@ -160,6 +165,25 @@ class Scene:
         await worker.wait_until(
             lambda: len(worker.log_lines(GIVES_BACK)) > before, what=f"to notice worker {name}"
         )
+
+    def hold(self, after: int = 0) -> None:
+        """Have the logger accept this many requests and then no more, until ``let_go``.
+
+        So a moment such as "256 in flight" lasts until a test has seen it. Its worker should be
+        ``HELD``.
+        """
+        self._hold_after = after
+
+    def let_go(self, count: int | None = None) -> None:
+        """Have the logger accept so many of the requests that it holds, or all and hold no more."""
+        gate = self._gate
+        if count is None:
+            count = len(self.sink.requests)
+            self._hold_after = None
+            # What is left over in the other one lets none through.
+            self._gate = asyncio.Semaphore(0)
+        for _ in range(count):
+            gate.release()
 
     # --- what has happened so far ---------------------------------------------------------------
 
@@ -305,7 +329,9 @@ class Scene:
             return Answer(422)
         if request.key in self.hanging:
             return Answer(fault=Fault.HANG)
-        return Answer(delay_seconds=self.latency_seconds)
+        holds = self._hold_after is not None and len(self.sink.accepted) >= self._hold_after
+        gate = self._gate if holds else None
+        return Answer(gate=gate, delay_seconds=self.latency_seconds)
 
     def _state(self) -> dict[str, Any]:
         return {

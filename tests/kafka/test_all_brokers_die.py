@@ -24,7 +24,7 @@ from tests.kafka.publish_scene import (
     Service,
 )
 from tests.kafka.publish_service import AFTER_COMMIT, OUTBOX, PLAIN_SQL, order_event_id
-from tests.kafka.scene import MAX_IN_FLIGHT, SESSION_SECONDS, Scene
+from tests.kafka.scene import HELD, MAX_IN_FLIGHT, SESSION_SECONDS, Scene
 from tests.kafka.stories import Outage, Part, Stories, Story, told
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.kafka_cluster import RealKafka
@@ -40,6 +40,9 @@ OUTAGE_SECONDS = 4 * SESSION_SECONDS
 GRACE_SECONDS = 5.0
 # What a busy machine may take for the process to end, once it was told to.
 ENDING_SECONDS = 10.0
+# The first broker that is back refuses records for want of replicas, until the second one is. A row
+# is refused three times at most: its waits must last for as long as brokers take to start.
+BACKOFF_BASE_SECONDS = 10
 ORDERS = 2_000
 # Orders paid when brokers die; when all of the outage's are paid; and the rest as they come back.
 HIT, PAID_IN_OUTAGE = 400, 1_400
@@ -68,7 +71,12 @@ async def stories(
             if story in DELIVERING:
                 await story(module_kafka, directory, part)
             else:
-                async with PublishScene(module_kafka, directory, databases[story]) as scene:
+                async with PublishScene(
+                    module_kafka,
+                    directory,
+                    databases[story],
+                    fallback_backoff_base_seconds=BACKOFF_BASE_SECONDS,
+                ) as scene:
                     await story(scene, part)
         finally:
             part.leave()
@@ -103,14 +111,15 @@ async def under_load(kafka: RealKafka, directory: Path, outage: Part) -> None:
 async def told_to_stop(kafka: RealKafka, directory: Path, outage: Part) -> None:
     """A worker that gets SIGTERM with 256 records in flight and no broker."""
     async with Scene(kafka, directory) as scene:
-        scene.latency_seconds = 1.0
-        worker = await scene.ready_worker("b", shutdown_grace_seconds=GRACE_SECONDS)
+        scene.hold(after=MAX_IN_FLIGHT)
+        worker = await scene.ready_worker("b", shutdown_grace_seconds=GRACE_SECONDS, **HELD)
         scene.load.publish(3000)
         await scene.until_accepted(MAX_IN_FLIGHT)
         await scene.until_full()
         scene.all_brokers_died = True
         await outage.begun()
         worker.sigterm()
+        scene.let_go()
         await worker.wait(GRACE_SECONDS + SHUTDOWN_TAIL_SECONDS + ENDING_SECONDS)
         await outage.over()
         scene.latency_seconds = 0.1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kafka.scene import Scene
+from tests.kafka.scene import HELD, Scene
 from tests.support.kafka_cluster import RealKafka
 
 pytestmark = pytest.mark.harms_brokers
@@ -100,13 +100,14 @@ async def test_the_tables_broker_frozen_while_partitions_are_given_back(
 
 async def until_partitions_are_given_back(scene: Scene, **settings: object) -> None:
     """Let a second worker join while 256 records of the first one are in flight."""
-    scene.latency_seconds = 2.0
-    worker = await scene.ready_worker("a", **settings)
+    scene.hold(after=RATE)
+    worker = await scene.ready_worker("a", **settings, **HELD)
     scene.load.flow(RATE)
     await scene.until_full()
     await scene.let_join("b", worker, **settings)
     assert scene.sink.open_requests
     scene.latency_seconds = LATENCY_SECONDS
+    scene.let_go()
 
 
 async def see_that_nothing_is_repeated(scene: Scene, kafka: RealKafka, broker: int) -> None:

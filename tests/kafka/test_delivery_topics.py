@@ -16,6 +16,7 @@ from tests.support.odd_records import OddName, produce_odd
 from tests.support.orders import Order, order, order_value
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Row, Stage
+from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
 DEFAULTS: dict[str, Any] = {
@@ -184,7 +185,7 @@ async def test_headers_with_names_of_any_bytes_hold_nothing_up(
         scene.latency_seconds = 0.0
         await worker.wait_log("Header name is not UTF-8")
         await worker.wait_log("Publishing failed message to DLQ")
-        (letter,) = await scene.stage.dead_letters()
+        (letter,) = await eventually(scene.stage.dead_letters, 60, "a dead letter")
         assert (letter.key, letter.value, letter.source) == (b"k3", b"no JSON", (1, bad_at))
         assert letter.headers[0] == (r"\xff-name", b"\x00\xff")
         await scene.until_accepted(2 + len(backlog))

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.kafka.commit_watch import finished_beyond
-from tests.kafka.scene import MAX_IN_FLIGHT, SESSION_SECONDS, Scene
+from tests.kafka.scene import HELD, MAX_IN_FLIGHT, SESSION_SECONDS, Scene
 from tests.kafka.stories import Stories, Story, told
 from tests.support.kafka_cluster import RealKafka
 from tests.support.waiting import eventually
@@ -48,19 +48,20 @@ async def stories(
 
 async def killed_before_its_first_commit(scene: Scene) -> None:
     """The first 256 records of all are in flight."""
-    scene.latency_seconds = 1.5
+    scene.hold()
     scene.load.publish(1500)
-    worker = scene.worker("a")
+    worker = scene.worker("a", **HELD)
     await scene.until_full()
     await kill_and_see(scene, worker)
 
 
 async def killed_with_keys_in_backoff(scene: Scene) -> None:
     """Much is finished behind records that are not, and only commit metadata says so."""
+    scene.hold(after=4 * MAX_IN_FLIGHT)
     scene.latency_seconds = 0.5
     scene.failing = {"key-0", "key-1", "key-2"}
     scene.load.publish(2500)
-    worker = scene.worker("a", **PATIENT)
+    worker = scene.worker("a", **PATIENT, **HELD)
     await scene.until_accepted(4 * MAX_IN_FLIGHT)
     await scene.until_full()
     await kill_and_see(scene, worker)
@@ -68,21 +69,23 @@ async def killed_with_keys_in_backoff(scene: Scene) -> None:
 
 async def killed_in_the_drain_of_a_stop(scene: Scene) -> None:
     """After SIGTERM, with half of what was in flight delivered."""
-    scene.latency_seconds = 1.5
+    scene.hold(after=MAX_IN_FLIGHT)
     scene.load.publish(1000)
-    worker = scene.worker("a")
+    worker = scene.worker("a", **HELD)
     await scene.until_accepted(MAX_IN_FLIGHT)
     await scene.until_full()
     worker.sigterm()
-    await eventually(lambda: scene.sink.open_requests < MAX_IN_FLIGHT / 2, 60)
+    await worker.wait_log("Signal received")
+    scene.let_go(MAX_IN_FLIGHT // 2)
+    await eventually(lambda: scene.sink.open_requests <= MAX_IN_FLIGHT / 2, 60)
     await kill_and_see(scene, worker)
 
 
 async def killed_in_a_rebalance(scene: Scene) -> None:
     """While it gives its partitions back, because a second worker has joined."""
-    scene.latency_seconds = 2.0
+    scene.hold(after=MAX_IN_FLIGHT)
     scene.load.publish(2000)
-    worker = await scene.ready_worker("a")
+    worker = await scene.ready_worker("a", **HELD)
     await scene.until_accepted(MAX_IN_FLIGHT)
     await scene.until_full()
     await scene.let_join("b", worker)
@@ -99,6 +102,7 @@ async def kill_and_see(scene: Scene, worker: WorkerProcess) -> None:
     worker.kill9()
     scene.failing = set()
     scene.latency_seconds = 0.1
+    scene.let_go()
     if not scene.has_worker("b"):
         scene.worker("b")
     await scene.close_books()
@@ -107,13 +111,15 @@ async def kill_and_see(scene: Scene, worker: WorkerProcess) -> None:
 
 async def stopped_under_load(scene: Scene) -> None:
     """SIGTERM with 256 records in flight and some in backoff."""
+    scene.hold(after=2 * MAX_IN_FLIGHT)
     scene.latency_seconds = 0.5
     scene.failing = {"key-0", "key-1", "key-2"}
     scene.load.publish(2500)
-    worker = scene.worker("a", shutdown_grace_seconds=10, **PATIENT)
+    worker = scene.worker("a", shutdown_grace_seconds=10, **PATIENT, **HELD)
     await scene.until_accepted(2 * MAX_IN_FLIGHT)
     await scene.until_full()
     worker.sigterm()
+    scene.let_go()
     # A worker that overruns its grace and the tail ends itself, with 1.
     assert await worker.wait() == 0
     scene.failing = set()

@@ -1,5 +1,6 @@
 """One request to the scripted sink, and what the sink does with it."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class Answer:
         status: HTTP status.
         headers: Response headers.
         body: Response body.
+        gate: Take one from it before anything is answered.
         delay_seconds: Wait before anything is answered.
         drip_seconds: Wait before each byte of the body.
         fault: How it goes wrong, if it does.
@@ -37,6 +39,7 @@ class Answer:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    gate: asyncio.Semaphore | None = None
     delay_seconds: float = 0.0
     drip_seconds: float = 0.0
     fault: Fault | None = None

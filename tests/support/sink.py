@@ -158,6 +158,8 @@ class ScriptedSink:
         self.most_open_requests = max(self.most_open_requests, self.open_requests)
         self._changed.set()
         try:
+            if answer.gate is not None:
+                await answer.gate.acquire()
             if answer.delay_seconds:
                 await asyncio.sleep(answer.delay_seconds)
         finally:

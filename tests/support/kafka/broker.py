@@ -35,6 +35,8 @@ PROPERTIES: Mapping[str, str] = {
     # partitions get a new leader then.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
+    # What a broker knows for certain when all of them were killed at once; every 5 s by default.
+    "replica.high.watermark.checkpoint.interval.ms": "1000",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
     # The default is 128 MB, half of the heap.
