@@ -24,7 +24,7 @@ from tests.kafka.administration import Administration
 from tests.kafka.commit_watch import CommitWatch, Place
 from tests.kafka.load import Load
 from tests.support.kafka_cluster import RealKafka
-from tests.support.sink import Answer, Fault, Received, ScriptedSink
+from tests.support.sink import Answer, Received, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
@@ -37,8 +37,8 @@ LIMIT_SECONDS = 120.0
 # How soon a group gives up a member that was killed. Not less, on a machine that is busy.
 SESSION_SECONDS = 6.0
 GIVES_BACK = "Revoking previously assigned partitions"
-HELD: dict[str, Any] = {"external_logger_timeout_seconds": LIMIT_SECONDS}
-"""Settings of a worker that waits for as long as a test lets the logger hold its requests."""
+# The logger answers from the test's own event loop: late, on a busy machine.
+ANSWERED: dict[str, Any] = {"external_logger_timeout_seconds": LIMIT_SECONDS}
 SESSION: dict[str, Any] = {"kafka_session_timeout_ms": round(SESSION_SECONDS * 1000)}
 
 
@@ -58,7 +58,7 @@ class Scene:
     Attributes:
         latency_seconds: How long the logger takes to accept.
         failing: Keys whose records the logger answers 503, at once.
-        hanging: Keys whose records the logger never answers.
+        hanging: Keys whose records the logger does not answer, until ``answer_hanging``.
         rejected: Keys whose records the logger answers 422.
         all_brokers_died: Whether they did so at once. Kafka then answers with commits of some
             seconds before for a moment (a bare consumer sees it too): until its followers are back
@@ -107,6 +107,7 @@ class Scene:
         self._accepted: set[str] = set()
         self._accepted_orders: set[int] = set()
         self._hold_after: int | None = None
+        self._hanging = asyncio.Semaphore(0)
         self._gate = asyncio.Semaphore(0)
 
     async def __aenter__(self) -> Self:
@@ -143,7 +144,7 @@ class Scene:
             self.stage,
             f"{self.sink.url}/{name}",
             name=name,
-            **(SESSION | settings),
+            **(SESSION | ANSWERED | settings),
         )
         self._everything.callback(worker.kill9)
         self._workers.append(worker)
@@ -169,8 +170,7 @@ class Scene:
     def hold(self, after: int = 0) -> None:
         """Have the logger accept this many requests and then no more, until ``let_go``.
 
-        So a moment such as "256 in flight" lasts until a test has seen it. Its worker should be
-        ``HELD``.
+        So a moment such as "256 in flight" lasts until a test has seen it.
         """
         self._hold_after = after
 
@@ -184,6 +184,13 @@ class Scene:
             self._gate = asyncio.Semaphore(0)
         for _ in range(count):
             gate.release()
+
+    def answer_hanging(self) -> None:
+        """Have the logger answer what hangs, and let nothing hang any more."""
+        self.hanging = set()
+        for _ in self.sink.requests:
+            self._hanging.release()
+        self._hanging = asyncio.Semaphore(0)
 
     # --- what has happened so far ---------------------------------------------------------------
 
@@ -328,7 +335,7 @@ class Scene:
         if request.key in self.rejected:
             return Answer(422)
         if request.key in self.hanging:
-            return Answer(fault=Fault.HANG)
+            return Answer(gate=self._hanging)
         holds = self._hold_after is not None and len(self.sink.accepted) >= self._hold_after
         gate = self._gate if holds else None
         return Answer(gate=gate, delay_seconds=self.latency_seconds)

@@ -24,7 +24,7 @@ from tests.kafka.publish_scene import (
     Service,
 )
 from tests.kafka.publish_service import AFTER_COMMIT, OUTBOX, PLAIN_SQL, order_event_id
-from tests.kafka.scene import HELD, MAX_IN_FLIGHT, SESSION_SECONDS, Scene
+from tests.kafka.scene import MAX_IN_FLIGHT, SESSION_SECONDS, Scene
 from tests.kafka.stories import Outage, Part, Stories, Story, told
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.kafka_cluster import RealKafka
@@ -112,7 +112,7 @@ async def told_to_stop(kafka: RealKafka, directory: Path, outage: Part) -> None:
     """A worker that gets SIGTERM with 256 records in flight and no broker."""
     async with Scene(kafka, directory) as scene:
         scene.hold(after=MAX_IN_FLIGHT)
-        worker = await scene.ready_worker("b", shutdown_grace_seconds=GRACE_SECONDS, **HELD)
+        worker = await scene.ready_worker("b", shutdown_grace_seconds=GRACE_SECONDS)
         scene.load.publish(3000)
         await scene.until_accepted(MAX_IN_FLIGHT)
         await scene.until_full()

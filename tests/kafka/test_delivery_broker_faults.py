@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kafka.scene import HELD, Scene
+from tests.kafka.scene import Scene
 from tests.support.kafka_cluster import RealKafka
 
 pytestmark = pytest.mark.harms_brokers
@@ -101,7 +101,7 @@ async def test_the_tables_broker_frozen_while_partitions_are_given_back(
 async def until_partitions_are_given_back(scene: Scene, **settings: object) -> None:
     """Let a second worker join while 256 records of the first one are in flight."""
     scene.hold(after=RATE)
-    worker = await scene.ready_worker("a", **settings, **HELD)
+    worker = await scene.ready_worker("a", **settings)
     scene.load.flow(RATE)
     await scene.until_full()
     await scene.let_join("b", worker, **settings)

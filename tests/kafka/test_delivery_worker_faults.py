@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.kafka.commit_watch import finished_beyond
-from tests.kafka.scene import HELD, MAX_IN_FLIGHT, SESSION_SECONDS, Scene
+from tests.kafka.scene import MAX_IN_FLIGHT, SESSION_SECONDS, Scene
 from tests.kafka.stories import Stories, Story, told
 from tests.support.kafka_cluster import RealKafka
 from tests.support.waiting import eventually
@@ -50,7 +50,7 @@ async def killed_before_its_first_commit(scene: Scene) -> None:
     """The first 256 records of all are in flight."""
     scene.hold()
     scene.load.publish(1500)
-    worker = scene.worker("a", **HELD)
+    worker = scene.worker("a")
     await scene.until_full()
     await kill_and_see(scene, worker)
 
@@ -61,7 +61,7 @@ async def killed_with_keys_in_backoff(scene: Scene) -> None:
     scene.latency_seconds = 0.5
     scene.failing = {"key-0", "key-1", "key-2"}
     scene.load.publish(2500)
-    worker = scene.worker("a", **PATIENT, **HELD)
+    worker = scene.worker("a", **PATIENT)
     await scene.until_accepted(4 * MAX_IN_FLIGHT)
     await scene.until_full()
     await kill_and_see(scene, worker)
@@ -71,7 +71,7 @@ async def killed_in_the_drain_of_a_stop(scene: Scene) -> None:
     """After SIGTERM, with half of what was in flight delivered."""
     scene.hold(after=MAX_IN_FLIGHT)
     scene.load.publish(1000)
-    worker = scene.worker("a", **HELD)
+    worker = scene.worker("a")
     await scene.until_accepted(MAX_IN_FLIGHT)
     await scene.until_full()
     worker.sigterm()
@@ -85,7 +85,7 @@ async def killed_in_a_rebalance(scene: Scene) -> None:
     """While it gives its partitions back, because a second worker has joined."""
     scene.hold(after=MAX_IN_FLIGHT)
     scene.load.publish(2000)
-    worker = await scene.ready_worker("a", **HELD)
+    worker = await scene.ready_worker("a")
     await scene.until_accepted(MAX_IN_FLIGHT)
     await scene.until_full()
     await scene.let_join("b", worker)
@@ -115,7 +115,7 @@ async def stopped_under_load(scene: Scene) -> None:
     scene.latency_seconds = 0.5
     scene.failing = {"key-0", "key-1", "key-2"}
     scene.load.publish(2500)
-    worker = scene.worker("a", shutdown_grace_seconds=10, **PATIENT, **HELD)
+    worker = scene.worker("a", shutdown_grace_seconds=10, **PATIENT)
     await scene.until_accepted(2 * MAX_IN_FLIGHT)
     await scene.until_full()
     worker.sigterm()
@@ -140,12 +140,13 @@ async def held_records(scene: Scene) -> None:
         scene.load.publish(600)
         await scene.load.settle()
         held = dict(scene.load.places[key] for key in (failing, hanging))
-        worker = worker or scene.worker("a", external_logger_timeout_seconds=5, **PATIENT)
+        worker = worker or scene.worker("a", **PATIENT)
         await scene.until_accepted(scene.load.produced - len(held))
         # CommitWatch sees to it that no commit ever passes what is held.
         await until_committed_around(scene, worker, held)
 
-        scene.failing, scene.hanging = set(), set()
+        scene.failing = set()
+        scene.answer_hanging()
         await scene.until_all_committed()
     await scene.close_books()
     assert scene.repeats() == {}
