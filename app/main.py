@@ -33,6 +33,7 @@ from app.operations.lag import watch_lag
 from app.operations.metrics import Metrics
 from app.operations.process_metrics import add_process_metrics, watch_event_loop
 from app.operations.stats import Stats
+from app.operations.target_figures import watch_target
 from app.operations.topic_partitions import watch_topic_partitions
 from app.operations.web import WebServer
 from app.order_status.book import DeliveryBook
@@ -117,7 +118,9 @@ class RelayApp(faust.App):
             ),
             breaker_threshold=settings.breaker_failure_threshold,
             breaker_probe_interval_seconds=settings.breaker_probe_interval_seconds,
+            reading=self,
             max_in_flight=settings.max_in_flight,
+            max_rate=settings.external_logger_max_rate,
         )
         self.health = Health(
             self.relay,
@@ -135,6 +138,9 @@ class RelayApp(faust.App):
             # Faust makes its consumer when it first asks for it: not yet.
             oldest_unfinished_seconds=lambda: self._relay_consumer.oldest_unfinished_seconds(),  # noqa: PLW0108
         )
+        self.metrics.watch_target(
+            target=self.relay.target, left_in_kafka=lambda: self.relay.left.count
+        )
         self.metrics.watch_group(
             assigned_partitions=lambda: self.health.assigned_partitions,
             kafka_answers=self.health.kafka_answers,
@@ -146,6 +152,7 @@ class RelayApp(faust.App):
             url=settings.own_url,
             partitions=lambda: self._relay_consumer,  # as above: not made yet
             breaker=self.relay.breaker,
+            target=self.relay.target,
         )
         self.deliveries: DeliveryBook | None = None
         self.order_lookup: OrderLookup | None = None
@@ -173,6 +180,7 @@ class RelayApp(faust.App):
             publisher=self.fallback.publisher,
             orders=self.order_lookup,
             stats=self.stats,
+            probe_now=self.relay.probe_now,
             token=token.get_secret_value() if token else None,
             on_turned_away=self.metrics.published,
         )
@@ -210,6 +218,7 @@ class RelayApp(faust.App):
         gc.set_threshold(*GC_THRESHOLDS)
         log_limit.install()
         self._watch(watch_event_loop(self.metrics.loop_lagged))
+        self._watch(watch_target(self.relay.target))
         self._watch(self.stats.log_regularly(self.settings.fallback_stats_interval_seconds))
         # Before Kafka is there: probes want an answer while the worker waits for it, and orders
         # that come in by HTTP are saved.
@@ -283,8 +292,17 @@ class RelayApp(faust.App):
         book = self.deliveries
         if book is not None and not book.ready and not await book.until_ready():
             return  # its partition leaves, and is read again
-        if self._relay_consumer.claim(record):
-            await self.relay.take(record)
+        consumer = self._relay_consumer
+        if consumer.claim(record) and not await self.relay.take(record):
+            consumer.leave(record)
+
+    def read_again(self, topic: str, partition: int, offset: int) -> None:
+        """See ``app.delivery.left_in_kafka.Reading``."""
+        self._relay_consumer.read_again(topic, partition, offset)
+
+    def read_on(self, topic: str, partition: int, *, paused: bool) -> None:
+        """See ``app.delivery.left_in_kafka.Reading``."""
+        self._relay_consumer.read_on(topic, partition, paused=paused)
 
     def _is_delivered(self, record: Record, order_id: int) -> bool:
         return self.deliveries is not None and self.deliveries.is_delivered(record, order_id)

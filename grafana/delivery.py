@@ -13,6 +13,8 @@ BREAKER = {
     1: State("half-open: probing", "yellow"),
     2: State("open: logger down", "red"),
 }
+# Each series is one state: where it is coloured, a worker sees the logger so.
+TARGET = {0: State("no", "transparent"), 1: State("yes", "blue")}
 DELIVERIES = relay("deliveries_total")
 ATTEMPTS = relay("delivery_attempt_seconds_bucket")
 PAID_TO_DELIVERED = relay("paid_to_delivered_seconds_bucket")
@@ -192,9 +194,13 @@ def _backlog(board: Dashboard) -> Dashboard:
                 "In flight and held",
                 "in flight: POSTs and dead letters under way, at most MAX_IN_FLIGHT a worker. "
                 "held: records in hand, also those in backoff or queued behind their key, at most "
-                "10,000 a worker. In flight at its limit: the logger is slower than orders come.",
+                "10,000 a worker. In flight at its limit: the logger is slower than orders come. "
+                "left in Kafka: records of keys that have as many in hand as one key may have; "
+                "others go on, these are read again.",
                 Query(added(relay("in_flight"), "instance"), "in flight {{instance}}"),
                 Query(added(relay("held_records"), "instance"), "held {{instance}}"),
+                Query(added(relay("left_in_kafka_records"), "instance"),
+                      "left in Kafka {{instance}}"),
                 unit="short",
                 decimals=0,
             )
@@ -203,7 +209,7 @@ def _backlog(board: Dashboard) -> Dashboard:
             timeline(
                 "Breaker",
                 "Of each worker. It opens after a run of failures with no success between, and "
-                "asks with one probe at a time.",
+                "asks with a probe every BREAKER_PROBE_INTERVAL_SECONDS; POST /probe asks at once.",
                 Query(largest(relay("breaker_state"), "instance"), "{{instance}}"),
                 BREAKER,
             )
@@ -215,10 +221,54 @@ def _logger(board: Dashboard) -> Dashboard:
     return (
         board.with_row(Row("What the external logger answers"))
         .with_panel(
+            timeline(
+                "What the external logger does",
+                "As any worker sees it. works: first attempts succeed. throttles: it refuses what "
+                "is over its limit, and records are sent at the rate that it bears. "
+                "fails_for_some: some first attempts of the last minute failed. down, refuses_us: "
+                "the breaker is open; refuses_us is our token, URL or certificate.",
+                Query(largest(relay("target_state"), "state"), "{{state}}"),
+                TARGET,
+            )
+        )
+        .with_panel(
+            line(
+                "First attempts that fail",
+                "Share of the first attempts at records that failed, of the last minute, by "
+                "worker. While many fail, a record's failures say nothing against it, and it is "
+                "given up later. From a fifth on people are told.",
+                Query(largest(relay("first_attempts_failed_ratio"), "instance"), "{{instance}}"),
+                unit="percentunit",
+                maximum=1,
+                limit=0.2,
+            )
+        )
+        .with_panel(
+            line(
+                "Attempts a second, by status",
+                "2xx … 5xx and 429: the class of the answer's status. timeout, connect, reset, "
+                "tls, other: no answer came. local: this host lacks something to send with.",
+                Query(per_second(relay("delivery_attempts_total"), "status"), "{{status}}"),
+                unit="reqps",
+            )
+        )
+        .with_panel(
+            line(
+                "Limits of the external logger",
+                "a second: the rate that it bears, learned from its refusals; a gap means no "
+                "limit. at a time: attempts under way at most, MAX_IN_FLIGHT unless attempts timed "
+                "out. Of each worker: together they send the sum.",
+                Query(added(relay("target_rate_limit"), "instance"), "a second {{instance}}"),
+                Query(added(relay("concurrency_limit"), "instance"), "at a time {{instance}}"),
+                unit="short",
+            )
+        )
+        .with_panel(
             line(
                 "Attempts a second, by result",
-                "success: 2xx. retryable: network, time-out, 408, 425, 429, 5xx. rejected: the "
-                "logger refuses the message. outage: 401, 403 or a redirect, so our token or URL.",
+                "success: 2xx. retryable: network, time-out, 408, 425, 5xx. throttled: 429, 503 "
+                "with Retry-After. rejected: the logger refuses the message. outage: 401, 403 or a "
+                "redirect, so our token or URL. gone: 404, 405, 410. local: this host cannot send.",
                 Query(per_second(relay("delivery_attempts_total"), "result"), "{{result}}"),
                 unit="reqps",
             )
@@ -245,7 +295,7 @@ def _given_up(board: Dashboard) -> Dashboard:
                 "Dead letters, by reason",
                 "Each is an order that the logger does not have. rejected and invalid: the order "
                 "service or the logger is wrong about the message. retries_exhausted: the logger "
-                "failed on it four times while it took others.",
+                "failed on it again and again while it took others.",
                 Query(count(relay("dead_letters_total"), "reason"), "{{reason}}"),
                 unit="short",
                 bars=True,

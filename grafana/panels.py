@@ -31,10 +31,21 @@ COLOURS = {
         "rejected": "orange",
         "refused": "orange",
         "busy": "purple",
+        "throttled": "purple",
+        "gone": "dark-orange",
+        "local": "dark-red",
         "outage": "red",
         "failed": "red",
     },
-    "{{status}}": {"published": "green", "pending": "yellow", "failed": "red"},
+    "{{status}}": {
+        "published": "green",
+        "pending": "yellow",
+        "failed": "red",
+        "2xx": "green",
+        "429": "purple",
+        "5xx": "red",
+        "local": "dark-red",
+    },
 }
 
 

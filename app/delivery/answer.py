@@ -8,6 +8,10 @@ from typing import Protocol
 from app.delivery.retry import Verdict
 from app.trace_context import TraceContext
 
+# Without an answer: none in time; no connection; one that broke off; TLS; a lack of our own.
+FAILURES = ("timeout", "connect", "reset", "tls", "local", "other")
+STATUS_CLASSES = ("2xx", "3xx", "4xx", "429", "5xx", *FAILURES)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -19,6 +23,7 @@ class Answer:
         detail: The body of an error answer (bounded), or what went wrong.
         retry_after_seconds: What Retry-After asked for, 0 to 60.
         error_type: Full name of the error's class when no answer came.
+        failure: What kind of failure it was when no answer came, one of FAILURES.
     """
 
     verdict: Verdict
@@ -26,6 +31,16 @@ class Answer:
     detail: str = ""
     retry_after_seconds: float = 0.0
     error_type: str | None = None
+    failure: str = "other"
+
+    @property
+    def status_class(self) -> str:
+        """One of STATUS_CLASSES: the class of the status, or the kind of failure without one."""
+        if self.status is None:
+            return self.failure
+        if self.status == 429:
+            return "429"
+        return f"{self.status // 100}xx" if 200 <= self.status < 600 else "other"
 
 
 class ExternalLogger(Protocol):

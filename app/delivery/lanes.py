@@ -2,8 +2,11 @@
 
 A lane holds the taken records of one key in offset order and works on its first one. It has a
 *place* while it is at an attempt; at most ``max_in_flight`` lanes have one. A lane that waits
-(for its backoff, or for the breaker) gives its place away, so a failing key holds up only
+(for its backoff, or for its turn at the gate) gives its place away, so a failing key holds up only
 itself. A lane that wants its place back comes before new records.
+
+Records in memory are bounded: in all, for each key, and for all that stand behind the first one of
+their key. So neither one key nor several can fill the room that others need.
 """
 
 from __future__ import annotations
@@ -20,6 +23,11 @@ from app.delivery.record import Record
 # Records in memory, working or waiting behind their key: bounds memory when a key with many
 # records is stuck, and is far above what MAX_IN_FLIGHT keys can work on.
 MAX_HELD_RECORDS = 10_000
+# Of them, those of one key; and those behind the first one of their key. Where that room is full, a
+# key may still have a few.
+KEY_SHARE = 10
+BEHIND_SHARE = 2
+FEW = 50
 FAULT_PAUSE_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
@@ -89,8 +97,11 @@ class Lanes:
             max_held: Records in memory at a time.
         """
         self._deliver = deliver
-        self._max_in_flight = max_in_flight
+        self._limit = max_in_flight
         self._max_held = max(max_held, max_in_flight)
+        self.max_of_key = max(self._max_held // KEY_SHARE, 2)
+        """Records of one key in memory at a time."""
+        self._max_behind = self._max_held // BEHIND_SHARE
         self._lanes: dict[Hashable, Lane] = {}
         self._waiters: set[asyncio.Future[None]] = set()
         self._place_queue: deque[tuple[Lane, asyncio.Future[None]]] = deque()
@@ -106,9 +117,25 @@ class Lanes:
         """Whether a record of this lane can be put now: back-pressure asks this first."""
         if self._closed or self.held >= self._max_held:
             return False
-        return key in self._lanes or (
-            self.in_flight < self._max_in_flight and not self._place_queue
-        )
+        return key in self._lanes or (self.in_flight < self._limit and not self._place_queue)
+
+    def is_full(self, key: Hashable) -> bool:
+        """Whether a lane has as many records as it may have."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            return False
+        count = len(lane.queue)
+        if count >= self.max_of_key:
+            return True
+        over = self.held - len(self._lanes) - self._max_behind
+        return over >= 0 and (count >= FEW or over >= self._max_behind // 2)
+
+    def has_much_room(self, remaining: int) -> bool:
+        """Whether it is worth fetching more for a lane with so many records left."""
+        if not remaining:
+            return True
+        behind = self.held - len(self._lanes)
+        return remaining <= self.max_of_key // 2 and behind <= self._max_behind * 3 // 4
 
     def __contains__(self, key: Hashable) -> bool:
         """Whether a lane has a record."""
@@ -198,6 +225,20 @@ class Lanes:
 
     # --- places -------------------------------------------------------------------------------
 
+    @property
+    def limit(self) -> int:
+        """Lanes at an attempt at a time; those that are at one already may end it."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit = limit
+        while self._place_queue and self.in_flight < limit:
+            self.in_flight += 1
+            if not self._pass_place_on():
+                self.in_flight -= 1
+        self.notify()
+
     async def wait(self, waiter: asyncio.Future[None]) -> None:
         """Wait for a future that ``close`` may end with ``Abandoned``."""
         self._waiters.add(waiter)
@@ -211,14 +252,19 @@ class Lanes:
         if not lane.has_place:
             return
         lane.has_place = False
+        if self.in_flight > self._limit or not self._pass_place_on():
+            self.in_flight -= 1
+            self.notify()
+
+    def _pass_place_on(self) -> bool:
+        """Give a place to the lane that has waited longest; returns whether there is one."""
         while self._place_queue:
-            next_lane, waiter = self._place_queue.popleft()
+            lane, waiter = self._place_queue.popleft()
             if not waiter.done():
-                next_lane.has_place = True
+                lane.has_place = True
                 waiter.set_result(None)
-                return
-        self.in_flight -= 1
-        self.notify()
+                return True
+        return False
 
     async def take_place(self, lane: Lane) -> None:
         """Wait for a place.
@@ -226,7 +272,7 @@ class Lanes:
         Raises:
             Abandoned: The lanes are closed.
         """
-        if self.in_flight < self._max_in_flight:
+        if self.in_flight < self._limit:
             self.in_flight += 1
             lane.has_place = True
         else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from app.delivery.answer import Answer
-from app.delivery.breaker import BreakerState
 from app.delivery.dead_letters import DeadLetter
 from app.delivery.record import Record
+from app.delivery.target_health import BreakerState, LastFailure
 from app.log_line import LogLine
 from app.trace_context import trace_id
 
@@ -71,4 +73,34 @@ def letter_refused(record: Record, failures: int, wait_seconds: float, refusal: 
         wait_seconds=round(float(wait_seconds), 1),
         detail=refusal,
         trace_id=trace_id(record.headers),
+    )
+
+
+def breaker_open(because: str, failure: LastFailure | None) -> LogLine:
+    """An outage begins."""
+    return LogLine(
+        "Breaker open: the external logger fails; intake is paused",
+        because=because,
+        status=failure.status if failure else None,
+        detail=failure.text[:MAX_DETAIL_LENGTH] if failure else "",
+    )
+
+
+def throttled(answer: Answer, wait_seconds: float, rate: float) -> LogLine:
+    """The external logger refuses what is sent too fast."""
+    return LogLine(
+        "External logger throttles, sending more slowly",
+        status=answer.status,
+        retry_after_seconds=round(float(answer.retry_after_seconds), 1),
+        wait_seconds=round(float(wait_seconds), 1),
+        records_per_second=round(rate, 1) if math.isfinite(rate) else None,
+        detail=answer.detail[:MAX_DETAIL_LENGTH],
+    )
+
+
+def lacks(answer: Answer) -> LogLine:
+    """This host cannot send."""
+    return LogLine(
+        "This host lacks something to send with, trying again; no attempt counts",
+        detail=answer.detail[:MAX_DETAIL_LENGTH],
     )

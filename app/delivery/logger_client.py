@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,6 +26,10 @@ MAX_KEPT_BODY_LENGTH = 1024
 # attempt does not begin on one that is being closed.
 KEEPALIVE_SECONDS = 4.0
 
+
+# No file descriptor, no memory, no port left; no name server that answers.
+LACKS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
+LACKS_NAME_SERVER = {socket.EAI_AGAIN, socket.EAI_MEMORY, socket.EAI_SYSTEM}
 
 SUCCESS = {status: Answer(Verdict.SUCCESS, status) for status in (200, 201, 202, 204)}
 
@@ -121,7 +127,9 @@ class HttpLogger:
                     raise
                 # Closed rather than kept where the answer was not read to its end.
                 connection.release()
-        except (TimeoutError, aiohttp.ClientError, HttpProcessingError, OSError) as error:
+        except (
+            TimeoutError, aiohttp.ClientError, HttpProcessingError, OSError, MemoryError
+        ) as error:  # fmt: skip
             # Once there is a status it decides: a body that breaks off does not undo it.
             if head is None:
                 limit = f"no answer within {self._timeout_seconds:g} s"
@@ -166,7 +174,8 @@ class HttpLogger:
                 return head, content
 
     def _judge(self, head: RawResponseMessage, body: bytes) -> Answer:
-        verdict = judge(head.code)
+        retry_after = head.headers.get("Retry-After")
+        verdict = judge(head.code, retry_after=retry_after is not None)
         if verdict is Verdict.SUCCESS:
             return SUCCESS.get(head.code) or Answer(verdict, head.code)
         # Redacted first: a cut through a secret would leave half of it.
@@ -175,7 +184,7 @@ class HttpLogger:
             verdict,
             head.code,
             text[:MAX_KEPT_BODY_LENGTH],
-            parse_retry_after(head.headers.get("Retry-After"), datetime.now(UTC)),
+            parse_retry_after(retry_after, datetime.now(UTC)),
         )
 
 
@@ -189,10 +198,33 @@ async def _read_bounded(content: aiohttp.StreamReader) -> bytes:
 
 def _failure(error: BaseException, detail: str) -> Answer:
     kind = type(error)
-    # A certificate that does not match is no record's fault.
-    outage = isinstance(error, aiohttp.ClientConnectorCertificateError)
+    verdict, failure = Verdict.RETRYABLE, "reset"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        verdict, failure = Verdict.OUTAGE, "tls"  # a certificate that does not match
+    elif _is_lack_of_ours(error):
+        verdict, failure = Verdict.LOCAL, "local"
+    elif isinstance(error, aiohttp.ClientSSLError):
+        failure = "tls"
+    elif isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        failure = "connect"
+    elif isinstance(error, TimeoutError):
+        failure = "timeout"
     return Answer(
-        Verdict.OUTAGE if outage else Verdict.RETRYABLE,
+        verdict,
         detail=detail,
         error_type=f"{kind.__module__}.{kind.__qualname__}",
+        failure=failure,
     )
+
+
+def _is_lack_of_ours(error: BaseException | None) -> bool:
+    """Whether this host lacks something to send with, whatever the target does."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        if isinstance(error, OSError):
+            lacks = LACKS_NAME_SERVER if isinstance(error, socket.gaierror) else LACKS
+            if error.errno in lacks:
+                return True
+        error = error.__cause__ or error.__context__
+    return False

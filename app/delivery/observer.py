@@ -8,8 +8,14 @@ from typing import Protocol
 class DeliveryObserver(Protocol):
     """Hears of every attempt and every end. Must neither block nor raise."""
 
-    def attempted(self, result: str, seconds: float) -> None:
-        """One attempt ended: ``success``, ``retryable``, ``rejected`` or ``outage``."""
+    def attempted(self, result: str, status_class: str, seconds: float) -> None:
+        """One attempt ended.
+
+        Args:
+            result: A value of ``Verdict``.
+            status_class: One of ``app.delivery.answer.STATUS_CLASSES``.
+            seconds: From the request to the answer.
+        """
 
     def retrying(self) -> None:
         """A record will be tried again."""

@@ -95,6 +95,10 @@ class PartitionProgress:
         self._held.add(offset)
         return True
 
+    def leave(self, offset: int) -> None:
+        """Take the claim back: the record is read from Kafka once more."""
+        self._held.discard(offset)
+
     def finish(self, offset: int) -> None:
         """Note that a record is finished, for good. Finishing it twice does nothing."""
         if self._unfinished.pop(offset, None) is not None:

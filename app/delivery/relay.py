@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import count
 
 from app.delivery import lines
 from app.delivery.answer import Answer, ExternalLogger
-from app.delivery.breaker import Breaker, BreakerState
+from app.delivery.back_pressure import Concurrency, Pace
 from app.delivery.dead_letters import (
     DeadLetter,
     DeadLetterSink,
@@ -18,17 +19,35 @@ from app.delivery.dead_letters import (
     full_name,
     refused_letter,
 )
+from app.delivery.gate import NO_PROBE, Gate
 from app.delivery.lanes import MAX_HELD_RECORDS, Lane, Lanes
+from app.delivery.left_in_kafka import LaneKey, LeftInKafka, Reading
 from app.delivery.observer import DeliveryObserver
 from app.delivery.outcome import Outcome, Trouble
-from app.delivery.probes import NO_PROBE, ProbeQueue
 from app.delivery.record import Record
 from app.delivery.retry import RetryPolicy, Verdict
+from app.delivery.target_health import BreakerState, Target, TargetHealth, TargetState
 from app.errors import InvalidEvent, RelayError
 from app.events import OrderPaid, decode_order_paid
 from app.trace_context import TraceContext, of_record
 
+# Records taken in while the breaker is not closed: among so many in a row that never succeed there
+# is one that does.
+MAX_READ_AHEAD = 1000
+# The log tells that throttling begins this often at most: of a target that refuses one in a hundred
+# it is no news.
+TOLD_SECONDS = 60.0
+# After a 404 for a record, until it is given up.
+SECOND_THOUGHTS_SECONDS = 1.0
+
 logger = logging.getLogger(__name__)
+
+
+def lane_of(record: Record) -> LaneKey:
+    """Return the lane of a record: its key's, or its own if it has none."""
+    if record.key is None:
+        return record.topic, record.partition, None, record.offset
+    return record.topic, record.partition, record.key
 
 
 class Relay:
@@ -50,7 +69,9 @@ class Relay:
         policy: RetryPolicy,
         breaker_threshold: int,
         breaker_probe_interval_seconds: float,
+        reading: Reading,
         max_in_flight: int,
+        max_rate: float | None = None,
         max_held: int = MAX_HELD_RECORDS,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -67,7 +88,9 @@ class Relay:
             policy: Retries and their waits.
             breaker_threshold: Failures in a row that open the breaker; 0: never.
             breaker_probe_interval_seconds: From one probe to the next.
+            reading: Where partitions are read; is asked to go back for records that had no room.
             max_in_flight: Attempts at a time.
+            max_rate: Attempts a second; ``None``: as many as the target bears.
             max_held: Records in memory at a time.
             clock: Monotonic seconds.
             wall_clock: Seconds since the epoch.
@@ -81,20 +104,49 @@ class Relay:
         self._policy = policy
         self._clock = clock
         self._wall_clock = wall_clock
-        self.breaker = Breaker(
-            breaker_threshold, breaker_probe_interval_seconds, clock, self._on_breaker_change
+        self.health = TargetHealth(
+            policy,
+            clock,
+            breaker_threshold=breaker_threshold,
+            breaker_probe_interval_seconds=breaker_probe_interval_seconds,
+            on_breaker_change=self._on_breaker_change,
         )
-        self._outage = False
-        self._probes = ProbeQueue(self.breaker)
-        self._never_sent: set[Hashable] = set()
-        """Keys of the lanes at a record that was never sent."""
+        self.breaker = self.health.breaker
+        self.pace = Pace(clock, max_rate)
+        self.concurrency = Concurrency(clock, max_in_flight)
+        # What the log was told, and not yet that it is over.
+        self._outage = self._throttled = self._lacks = False
+        self._told_at = float("-inf")
+        self._max_in_flight = max_in_flight
+        self._numbers = count()
         self._lanes = Lanes(self._deliver, max_in_flight=max_in_flight, max_held=max_held)
+        self._gate = Gate(self.breaker, self.pace, self._lanes.notify)
+        self.left = LeftInKafka(reading)
+        """Records that had no room."""
         self._taking = True
         self._epoch = 0
         self.dead_lettering = 0
         """Records that wait for their dead letter's acknowledgement."""
         self.last_activity = clock()
         """When an attempt last ended or records were last let in; on the injected clock."""
+
+    def target(self) -> Target:
+        """What the target does, for whoever looks."""
+        failure = self.health.last_failure
+        throttles = self.pace.throttled
+        state, seconds = self.health.state(throttles=throttles)
+        return Target(
+            state,
+            seconds,
+            self.pace.rate if state is TargetState.THROTTLES and self.pace.limited else None,
+            self.health.share_failed,
+            self._lanes.limit,
+            failure.status if failure else None,
+            failure.text if failure else "",
+            self._clock() - failure.at if failure else None,
+            self.breaker.probe_in_seconds,
+            self.breaker.opened_because if not self.breaker.closed else "",
+        )
 
     @property
     def in_flight(self) -> int:
@@ -115,27 +167,36 @@ class Relay:
 
     # --- taking in and giving back --------------------------------------------------------------
 
-    async def take(self, record: Record) -> None:
-        """Take a record for delivery; waits while there is no room or the breaker is not closed.
+    async def take(self, record: Record) -> bool:
+        """Take a record for delivery; waits while there is no room for another key.
 
         Returns without taking it between ``give_back`` and ``resume``, also if that begins while
         it waits: the record's partition is then read again from the committed offset.
+
+        Returns:
+            ``False`` if its own key has as many records as it may have: it is left in Kafka, and
+            ``reading`` is asked to go back to it once there is room.
         """
         if not self._taking:
-            return
-        lane = (
-            (record.topic, record.partition, record.key)
-            if record.key is not None
-            else (record.topic, record.partition, None, record.offset)
-        )
+            return True
+        lane = lane_of(record)
         epoch = self._epoch
-        while not self._may_take(lane):
+        while True:
+            if self.left and self.left.comes_too_early(lane, record.offset):
+                self.left.leave(lane, record.offset, full=False)
+                return False
+            if self._lanes.is_full(lane):
+                self.left.leave(lane, record.offset, full=True)
+                return False
+            if self._may_take(lane):
+                break
             await self._lanes.changed()
             if epoch != self._epoch:
-                return
-        if not self.breaker.closed and lane not in self._lanes:
-            self._never_sent.add(lane)
+                return True
+        if self.left:
+            self.left.took(lane, record.offset)
         self._lanes.put(lane, record)
+        return True
 
     async def give_back(self, *, drain_seconds: float, attempt_seconds: float) -> None:
         """Stop taking in, and end everything under way; when this returns nothing runs.
@@ -151,7 +212,7 @@ class Relay:
         self._lanes.notify()
         await self._lanes.drain(drain_seconds, lambda: not self.breaker.closed)
         abandoned = await self._lanes.close(attempt_seconds)
-        self._never_sent.clear()
+        self.left.clear()
         if abandoned:
             self._observer.abandoned(abandoned)
             logger.info("Gave back %d unfinished records: they will be redelivered", abandoned)
@@ -162,19 +223,34 @@ class Relay:
         self.last_activity = self._clock()
         self._lanes.open()
 
-    def _may_take(self, lane: tuple[object, ...]) -> bool:
+    def probe_now(self) -> bool:
+        """Let the next probe go at once; ``False`` if the breaker is closed: all goes anyway."""
+        return self.breaker.probe_now()
+
+    def _may_take(self, lane: LaneKey) -> bool:
         if not self._lanes.has_room(lane):
             return False
-        # With the breaker open intake stops, but for what probes need: a record that was never
-        # sent. Those that failed may be some that the logger never takes.
-        return self.breaker.closed or not self._never_sent
+        # Of those that may not be sent yet a bounded number is taken in: for probes, which need
+        # records that were never sent, since those that failed may be some that never succeed.
+        # Lanes at an attempt count, too: those that have just begun will wait.
+        if self._gate.is_open or lane in self._lanes:
+            return True
+        most = self._max_in_flight if self.breaker.closed else MAX_READ_AHEAD
+        return self._gate.never_sent + self._lanes.in_flight < most
 
     # --- one record -----------------------------------------------------------------------------
 
     async def _deliver(self, record: Record, lane: Lane) -> None:
+        try:
+            await self._finish(record, lane)
+        finally:
+            if self._failing:
+                self._failing.pop(record, None)
+            if self.left and self._lanes.has_much_room(len(lane.queue) - 1):
+                self.left.has_room(lane_of(record))
+
+    async def _finish(self, record: Record, lane: Lane) -> None:
         started_ms = int(self._wall_clock() * 1000)
-        if self._never_sent:
-            self._never_sent.discard(lane.key)
         try:
             event = decode_order_paid(record.value)
         except InvalidEvent as error:
@@ -187,29 +263,30 @@ class Relay:
             self._observer.duplicate()
             self._on_finished(record, Outcome(delivered=True, attempts=0, duplicate=True))
             return
-        try:
-            await self._send(record, event, started_ms, lane)
-        finally:
-            if self._failing:
-                self._failing.pop(record, None)
+        await self._send(record, event, started_ms, lane)
 
     async def _send(self, record: Record, event: OrderPaid, started_ms: int, lane: Lane) -> None:
         value = record.value or b""
         idempotency_key = record.idempotency_key()
         trace = of_record(record.headers) if record.headers else None
-        attempts = failures = 0
+        number = next(self._numbers)
+        posts = failures = attempts = 0
         last_error, last_status = "", None
         while True:
             ticket = NO_PROBE
-            if not self.breaker.closed:
-                ticket = await self._wait_for_breaker(lane, failures)
-            answer = await self._attempt(value, idempotency_key, trace, ticket)
+            if not self._gate.is_open:
+                ticket = await self._wait_at_gate(lane, number, failures)
+            sent_at = self._clock()
+            if not posts:
+                failing_since = sent_at
+            answer = await self._attempt(value, idempotency_key, trace, ticket, sent_at)
+            posts += 1
             if answer.verdict is Verdict.SUCCESS:
-                self.breaker.succeeded()
+                self._succeeded(lane, sent_at, first=failures == 0)
                 self._observer.delivered(self._paid_to_delivered_seconds(record, event))
                 outcome = Outcome(
                     True,
-                    failures + 1,
+                    posts,
                     event.orderId,
                     event.paidAt,
                     started_ms,
@@ -218,49 +295,70 @@ class Relay:
                 )
                 self._on_finished(record, outcome)
                 return
-            if answer.verdict is Verdict.REJECTED:
-                self.breaker.answered()
-                letter = refused_letter(record, "rejected", answer, attempts + 1, self._now())
-                await self._dead_letter(letter, event, started_ms, lane, posts=failures + 1)
-                return
-            self.breaker.failed(ticket)
-            failures += 1
             last_error, last_status = answer.detail, answer.status
-            self._failing[record] = Trouble(failures, last_error, last_status)
-            # Neither an outage nor what fails while the breaker is open counts against the record.
-            if answer.verdict is Verdict.RETRYABLE and self.breaker.closed:
+            self._failing[record] = Trouble(posts, last_error, last_status)
+            if answer.verdict is Verdict.THROTTLED:
+                self.pace.refused(sent_at, answer.retry_after_seconds)
+                self.health.throttled(answer, ticket)
+                self._observer.retrying()
+                wait = self.pace.wait_seconds()
+                self._tell_throttling(answer, wait)
+                logger.warning(lines.retrying(record, answer, posts, wait, self.breaker.state))
+                continue
+            if answer.verdict is Verdict.LOCAL:
+                self._lacked(answer, ticket)
+                await self._wait_for_retry(record, answer, posts, lane)
+                continue
+            first = failures == 0
+            if answer.verdict is Verdict.REJECTED or await self._is_gone_alone(lane, answer):
+                self.health.judged(lane.key, answer, first=first)
+                letter = refused_letter(record, "rejected", answer, attempts + 1, self._now())
+                await self._dead_letter(letter, event, started_ms, lane, posts=posts)
+                return
+            self._failed(lane, answer, ticket, sent_at, first=first)
+            failures += 1
+            # Neither what is never the record's fault nor what fails while the breaker is open
+            # counts against it.
+            if answer.verdict is not Verdict.OUTAGE and self.breaker.closed:
                 attempts += 1
-                if self._policy.exhausted(attempts):
+                if self.health.gives_up(lane.key, attempts, failing_since):
                     letter = refused_letter(
                         record, "retries_exhausted", answer, attempts, self._now()
                     )
-                    await self._dead_letter(letter, event, started_ms, lane, posts=failures)
+                    await self._dead_letter(letter, event, started_ms, lane, posts=posts)
                     return
             await self._wait_for_retry(record, answer, failures, lane)
 
-    async def _wait_for_breaker(self, lane: Lane, failures: int) -> int:
+    async def _is_gone_alone(self, lane: Lane, answer: Answer) -> bool:
+        """Whether there is nothing at the address for this record, and something for others."""
+        if answer.verdict is not Verdict.GONE:
+            return False
+        self.health.gone(lane.key, answer)
+        if not self.health.is_there_for_others(lane.key):
+            return False
+        # It may be going away for all: what others are told meanwhile decides.
+        await lane.pause(SECOND_THOUGHTS_SECONDS)
+        return self.health.is_there_for_others(lane.key)
+
+    async def _wait_at_gate(self, lane: Lane, number: int, failures: int) -> int:
         """Wait until a record that failed so often may be sent; returns the ticket for it."""
-        if not failures:
-            self._never_sent.add(lane.key)
-        ticket = NO_PROBE
-        while not ticket and not self.breaker.closed:
-            turn = self._probes.join(failures)
-            try:
-                await lane.pause(float("inf"), until=turn)
-            except BaseException:
-                if not turn.cancel():
-                    self.breaker.withdrawn(turn.result())
-                raise
-            ticket = turn.result()
-        if self._never_sent:
-            self._never_sent.discard(lane.key)
-            self._lanes.notify()  # intake may take another one
-        return ticket
+        turn = self._gate.join(number, failures)
+        try:
+            await lane.pause(float("inf"), until=turn)
+        except BaseException:
+            if not turn.cancel():
+                self.breaker.withdrawn(turn.result())
+            raise
+        return turn.result()
 
     async def _attempt(
-        self, value: bytes, idempotency_key: str, trace: TraceContext | None, ticket: int
+        self,
+        value: bytes,
+        idempotency_key: str,
+        trace: TraceContext | None,
+        ticket: int,
+        sent_at: float,
     ) -> Answer:
-        started = self._clock()
         try:
             answer = await self._logger.post(value, idempotency_key, trace)
         except asyncio.CancelledError:
@@ -271,8 +369,45 @@ class Relay:
             logger.exception("An attempt failed in a way nobody foresaw")
             answer = Answer(Verdict.RETRYABLE, detail=repr(error), error_type=full_name(error))
         self.last_activity = now = self._clock()
-        self._observer.attempted(answer.verdict.value, now - started)
+        self._observer.attempted(answer.verdict.value, answer.status_class, now - sent_at)
         return answer
+
+    def _succeeded(self, lane: Lane, sent_at: float, *, first: bool) -> None:
+        now = self.last_activity
+        self.health.succeeded(lane.key, first=first, now=now)
+        self.pace.accepted(sent_at, now)
+        self._answered_in_time()
+        if self._throttled and not self.pace.throttled:
+            self._throttled = False
+            logger.warning("Throttling is over: the external logger takes everything again")
+        self._lacks = False
+
+    def _failed(
+        self, lane: Lane, answer: Answer, ticket: int, sent_at: float, *, first: bool
+    ) -> None:
+        if answer.failure == "timeout":
+            self.concurrency.timed_out(sent_at)
+            self._lanes.limit = self.concurrency.limit
+        else:
+            self._answered_in_time()
+        self.health.failed(lane.key, answer, ticket, first=first)
+
+    def _answered_in_time(self) -> None:
+        if self.concurrency.answered():
+            self._lanes.limit = self.concurrency.limit
+
+    def _tell_throttling(self, answer: Answer, wait_seconds: float) -> None:
+        """Say in the log that the logger throttles; that it is over is told by ``_succeeded``."""
+        now = self.last_activity
+        if not self._throttled and now - self._told_at >= TOLD_SECONDS:
+            self._throttled, self._told_at = True, now
+            logger.warning(lines.throttled(answer, wait_seconds, self.pace.rate))
+
+    def _lacked(self, answer: Answer, ticket: int) -> None:
+        self.health.said_nothing(answer, ticket)
+        if not self._lacks:
+            logger.error(lines.lacks(answer))
+        self._lacks = True
 
     async def _wait_for_retry(
         self, record: Record, answer: Answer, failures: int, lane: Lane
@@ -349,10 +484,10 @@ class Relay:
     def _on_breaker_change(self, state: BreakerState) -> None:
         if state is BreakerState.OPEN and not self._outage:
             self._outage = True
-            logger.error("Breaker open: the external logger fails; intake is paused")
+            logger.error(lines.breaker_open(self.breaker.opened_because, self.health.last_failure))
         elif state is BreakerState.CLOSED:
             self._outage = False
             logger.warning("Breaker closed: the external logger works again")
         self.last_activity = self._clock()
-        self._probes.serve()
+        self._gate.serve()
         self._lanes.notify()

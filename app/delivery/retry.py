@@ -7,32 +7,46 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
-RETRYABLE_STATUSES = frozenset({408, 425, 429})
+RETRYABLE_STATUSES = frozenset({408, 425})
 OUTAGE_STATUSES = frozenset({401, 403})
+GONE_STATUSES = frozenset({404, 405, 410})
 MAX_RETRY_AFTER_SECONDS = 60.0
 
 
 class Verdict(StrEnum):
-    """What an answer of the logger means for the record."""
+    """What an answer of the logger means for the record, and for the target."""
 
     SUCCESS = "success"
     RETRYABLE = "retryable"
-    """Worth another try: network errors, time-outs, 408, 425, 429 and 5xx."""
+    """A failed attempt of both: network errors, time-outs, 408, 425 and 5xx."""
+    THROTTLED = "throttled"
+    """Counts against neither: 429, and 503 with Retry-After. Everything is sent more slowly."""
+    OUTAGE = "outage"
+    """Never the record's fault: 401 and 403 (our credentials), redirects (our URL), TLS."""
+    GONE = "gone"
+    """There is nothing at the address, for this record or for all: 404, 405, 410."""
     REJECTED = "rejected"
     """The message's own fault: any other 4xx. It goes to the dead letters at once."""
-    OUTAGE = "outage"
-    """Not the message's fault: 401 and 403 (our credentials), and redirects (our URL)."""
+    LOCAL = "local"
+    """Our own fault, and counts against neither: no file descriptor, no memory, no name server."""
 
 
-def judge(status: int) -> Verdict:
-    """Classify an HTTP status."""
+def judge(status: int, *, retry_after: bool = False) -> Verdict:
+    """Classify an HTTP status.
+
+    Args:
+        status: The status.
+        retry_after: Whether the answer has a Retry-After header, whatever it says.
+    """
     if 200 <= status < 300:
         return Verdict.SUCCESS
+    if status == 429 or (status == 503 and retry_after):
+        return Verdict.THROTTLED
     if status in OUTAGE_STATUSES or 300 <= status < 400:
         return Verdict.OUTAGE
     if status in RETRYABLE_STATUSES or not 400 <= status < 500:
         return Verdict.RETRYABLE
-    return Verdict.REJECTED
+    return Verdict.GONE if status in GONE_STATUSES else Verdict.REJECTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +72,9 @@ class RetryPolicy:
     def wait_seconds(self, failures: int, retry_after_seconds: float = 0.0) -> float:
         """Return the wait after ``failures`` failures in a row (1 or more).
 
-        ``retry_after_seconds`` can lengthen it, never shorten it.
+        It grows to the longest one, which is also the one between attempts that are made because
+        the target may explain the failures. ``retry_after_seconds`` can lengthen it, never shorten
+        it.
         """
         try:
             backoff = self.initial_seconds * self.multiplier ** (failures - 1)

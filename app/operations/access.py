@@ -57,6 +57,10 @@ def _unless_local(request: web.Request) -> Refusal | None:
         return Refusal(
             403, f"without API_TOKEN the host must be localhost or its address: {advice}"
         )
+    # Another site's page in a local browser: it cannot read what is answered, and yet could post.
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.partition("://")[2] != host:
+        return Refusal(403, f"without API_TOKEN pages of other sites may not post: {advice}")
     return None
 
 

@@ -16,6 +16,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from app.delivery.target_health import Target
+from app.operations.target_figures import TargetCollector
 from app.publishing.fallback import FallbackStats
 
 PREFIX = "order_relay"
@@ -34,6 +36,16 @@ DEAD_LETTER_REASONS = (
     "rejected",
     "retries_exhausted",
 )
+# Every result of an attempt (app.delivery.retry.Verdict), and the status classes it comes with.
+ATTEMPT_RESULTS = {
+    "success": ("2xx",),
+    "retryable": ("4xx", "5xx", "timeout", "connect", "reset", "tls", "other"),
+    "throttled": ("429", "5xx"),
+    "outage": ("3xx", "4xx", "tls"),
+    "gone": ("4xx",),
+    "rejected": ("4xx",),
+    "local": ("local",),
+}
 # What the publishing half (its PublishObserver) and the page before it say, and the label it is
 # counted under.
 PUBLISH_RESULTS = {
@@ -59,7 +71,11 @@ class Metrics:
             "deliveries", "Records by how they ended in this worker.", "outcome"
         )
         self._attempts = self._counter(
-            "delivery_attempts", "POSTs to the external logger by their result.", "result"
+            "delivery_attempts",
+            "POSTs to the external logger by their result, and by the class of the status (or the "
+            "kind of failure without one).",
+            "result",
+            "status",
         )
         self._retries = self._counter(
             "delivery_retries", "Attempts that failed and are to be made again."
@@ -85,7 +101,13 @@ class Metrics:
         self._held = self._gauge(
             "held_records", "Records taken and not finished: in flight, in backoff, or queued."
         )
+        self._left = self._gauge(
+            "left_in_kafka_records",
+            "Records that were read and had no room: they are left in Kafka and read again.",
+        )
         self._breaker = self._gauge("breaker_state", "0 closed, 1 half-open, 2 open.")
+        self._target = TargetCollector(PREFIX)  # four gauges, with their comments
+        self.registry.register(self._target)
         self._oldest = self._gauge(
             "oldest_unfinished_seconds", "Age of the oldest record read and not finished."
         )
@@ -163,8 +185,9 @@ class Metrics:
         self._duplicate = self._deliveries.labels("duplicate")
         self._abandoned = self._deliveries.labels("abandoned")
         self._by_result = {
-            result: self._attempts.labels(result)
-            for result in ("success", "retryable", "rejected", "outage")
+            (result, status): self._attempts.labels(result, status)
+            for result, statuses in ATTEMPT_RESULTS.items()
+            for status in statuses
         }
         for reason in DEAD_LETTER_REASONS:
             self._dead_letters.labels(reason)
@@ -182,6 +205,13 @@ class Metrics:
         self._held.set_function(held)
         self._breaker.set_function(breaker_state)
         self._oldest.set_function(oldest_unfinished_seconds)
+
+    def watch_target(
+        self, *, target: Callable[[], Target], left_in_kafka: Callable[[], int]
+    ) -> None:
+        """Read at every scrape what the target does, and what had no room meanwhile."""
+        self._target.target = target
+        self._left.set_function(left_in_kafka)
 
     def watch_group(
         self, *, assigned_partitions: Callable[[], int], kafka_answers: Callable[[], bool]
@@ -209,9 +239,9 @@ class Metrics:
 
     # --- DeliveryObserver -----------------------------------------------------------------------
 
-    def attempted(self, result: str, seconds: float) -> None:
+    def attempted(self, result: str, status_class: str, seconds: float) -> None:
         """See ``DeliveryObserver``."""
-        self._by_result[result].inc()
+        self._by_result[result, status_class].inc()
         self._attempt_seconds.observe(seconds)
 
     def retrying(self) -> None:

@@ -39,8 +39,11 @@ class Samples:
         return None
 
     def by_label(self, name: str, label: str) -> dict[str, float | int | None]:
-        """Return the values of a metric by one of its labels."""
-        return {given[label]: _plain(value) for given, value in self._values.get(name, ())}
+        """Return the values of a metric by one of its labels, summed over the others."""
+        values: dict[str, float] = {}
+        for given, value in self._values.get(name, ()):
+            values[given[label]] = values.get(given[label], 0.0) + value
+        return {name: _plain(value) for name, value in values.items()}
 
     def distribution(self, name: str) -> dict[str, Any]:
         """Return count, average and percentiles of a histogram; ``None`` without any value.

@@ -18,8 +18,9 @@ from typing import Any, Protocol
 from aiohttp import web
 from yarl import URL
 
-from app.delivery.breaker import BreakerState
+from app.delivery.target_health import BreakerState, Target
 from app.log_line import FiguresLine
+from app.operations import target_figures
 from app.operations.lag import Partition
 from app.operations.metrics import Metrics
 from app.operations.samples import Samples
@@ -31,7 +32,8 @@ PATH = "/stats"
 
 METRICS = (
     *("deliveries_total", "delivery_attempts_total", "delivery_retries_total"),
-    *("in_flight", "held_records", "oldest_unfinished_seconds", "consumer_lag", "breaker_state"),
+    *("in_flight", "held_records", "left_in_kafka_records", "oldest_unfinished_seconds"),
+    *("consumer_lag", "breaker_state"),
     *("dead_letters_total", "dead_letters_saved_total", "kafka_up"),
     *("published_total", "fallback_replayed_total"),
     *("fallback_messages", "fallback_oldest_pending_seconds", "fallback_database_up"),
@@ -71,6 +73,7 @@ class Stats:
         url: URL,
         partitions: Callable[[], Partitions],
         breaker: BreakerFigures,
+        target: Callable[[], Target],
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -82,6 +85,7 @@ class Stats:
             url: Where others reach this worker.
             partitions: Gives the consumer.
             breaker: The relay's.
+            target: Says what the target does.
             clock: Monotonic seconds.
             wall_clock: Seconds since the epoch.
         """
@@ -90,6 +94,7 @@ class Stats:
         self._url = str(url)
         self._partitions = partitions
         self._breaker = breaker
+        self._target = target
         self._clock = clock
         self._wall_clock = wall_clock
         self._started = clock()
@@ -122,6 +127,7 @@ class Stats:
                 lag=sum(partition["lag"] or 0 for partition in self._of_partitions(samples)),
                 oldest_unfinished_seconds=_rounded(samples.number("oldest_unfinished_seconds")),
                 breaker=_state(samples),
+                target=str(self._target()),
             )
         )
 
@@ -143,12 +149,14 @@ class Stats:
             "retries": number("delivery_retries_total"),
             "in_flight": number("in_flight"),
             "held": number("held_records"),
+            "left_in_kafka": number("left_in_kafka_records"),
             "oldest_unfinished_seconds": _rounded(number("oldest_unfinished_seconds")),
             "breaker": {
                 "state": _state(samples),
                 "failed_probes": self._breaker.failed_probes,
                 "next_probe_seconds": _rounded(probe_in),
             },
+            "target": target_figures.figures(self._target()),
             "dead_letters": by_label("dead_letters_total", "reason"),
             "dead_letters_saved": number("dead_letters_saved_total"),
             "paid_to_delivered": samples.distribution("paid_to_delivered_seconds"),

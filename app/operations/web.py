@@ -1,4 +1,4 @@
-"""The worker's own web server: metrics, health, and paid orders over HTTP.
+"""The worker's own web server: metrics, health, paid orders over HTTP, and probing now.
 
 It answers before Kafka does.
 """
@@ -18,6 +18,7 @@ from app.operations.console import add_console
 from app.operations.health import Health, Report
 from app.operations.order_paid_page import Limits, OrderPaidPage
 from app.operations.orders_page import OrdersPage
+from app.operations.probe_page import ProbePage
 from app.operations.stats import Stats
 from app.order_status.lookup import OrderLookup
 from app.publishing.publisher import Publisher
@@ -29,7 +30,7 @@ STOP_SECONDS = 5.0
 
 
 class WebServer:
-    """Serves metrics, health, figures and the console, orders, and ``POST /order-paid``."""
+    """Serves metrics, health, figures and the console, orders, and the two pages to post to."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class WebServer:
         publisher: Publisher | None = None,
         orders: OrderLookup | None = None,
         stats: Stats | None = None,
+        probe_now: Callable[[], bool] | None = None,
         token: str | None = None,
         limits: Limits | None = None,
         on_turned_away: Callable[[str], None] = lambda _: None,
@@ -56,6 +58,7 @@ class WebServer:
                 serves, or closed before its ``stop``; its database must outlive the server.
             stats: What ``/stats`` and the console show; None: there are no such pages.
             orders: Knows what became of orders; None: the table is switched off.
+            probe_now: See ``ProbePage``; None: there is no such page.
             token: Whoever posts must bring it; None: loopback only.
             limits: Of paid orders under way.
             on_turned_away: See ``OrderPaidPage``.
@@ -64,11 +67,13 @@ class WebServer:
         self._port = port
         self._registry = registry
         self._health = health
+        access = Access(token)
         self._order_paid = (
-            OrderPaidPage(publisher, Access(token), limits=limits, on_turned_away=on_turned_away)
+            OrderPaidPage(publisher, access, limits=limits, on_turned_away=on_turned_away)
             if publisher
             else None
         )
+        self._probe = ProbePage(probe_now, access) if probe_now else None
         self._orders = OrdersPage(orders)
         self._stats = stats
         self._runner: web.AppRunner | None = None
@@ -89,6 +94,8 @@ class WebServer:
             add_console(app.router)
         if self._order_paid is not None:
             self._order_paid.add_to(app.router)
+        if self._probe is not None:
+            self._probe.add_to(app.router)
         self._runner = web.AppRunner(
             app,
             access_log=None,

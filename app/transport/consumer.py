@@ -43,6 +43,10 @@ class RelayConsumer(driver.Consumer):
         self._last_commits: dict[TP, Commit | None] = {}
         # Kafka's client hands out no offset below it, unless the partition became shorter.
         self._read_to: dict[TP, int] = {}
+        # Where reading is to move before the next fetch, and whether it pauses there; no offset for
+        # where it never was. And where it moved back to, until something was fetched there.
+        self._moves: dict[TP, tuple[int | None, bool]] = {}
+        self._moved_back_to: dict[TP, int] = {}
         self._last_commit_made = False
         self._stops = 0
         self._fetch_was_dropped = False
@@ -69,6 +73,20 @@ class RelayConsumer(driver.Consumer):
         progress = self._progress.get(TP(record.topic, record.partition))
         if progress is not None and progress.generation == record.generation:
             progress.finish(record.offset)
+
+    def leave(self, record: Record) -> None:
+        """Take a claim back: the record has no room, and will be read once more."""
+        progress = self._progress.get(TP(record.topic, record.partition))
+        if progress is not None and progress.generation == record.generation:
+            progress.leave(record.offset)
+
+    def read_again(self, topic: str, partition: int, offset: int) -> None:
+        """See ``app.delivery.left_in_kafka.Reading``."""
+        self._moves[TP(topic, partition)] = (offset, False)
+
+    def read_on(self, topic: str, partition: int, *, paused: bool) -> None:
+        """See ``app.delivery.left_in_kafka.Reading``."""
+        self._moves[TP(topic, partition)] = (None, paused)
 
     def owners(self, topic: str) -> dict[int, str]:
         """Return the base URL of the worker that has each partition, where it is known."""
@@ -173,16 +191,21 @@ class RelayConsumer(driver.Consumer):
             await cast(Any, self.app).on_partitions_leaving()
             await self.commit_before_leaving()
         finally:
-            self._progress = {}
-            self._last_commits = {}
+            self._forget_progress()
             await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Begin each partition anew; records flow after ``seek_to_committed``."""
-        self._progress = {}
-        self._last_commits = {}
+        self._forget_progress()
+        self.resume_partitions(assigned & self._paused_partitions)
         cast(Any, self.app).on_partitions_arriving([tp.partition for tp in assigned])
         await super().on_partitions_assigned(assigned, generation_id)
+
+    def _forget_progress(self) -> None:
+        self._progress = {}
+        self._last_commits = {}
+        self._moves.clear()
+        self._moved_back_to.clear()
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek to what the group committed, and take up the progress that stands there."""
@@ -236,6 +259,8 @@ class RelayConsumer(driver.Consumer):
                 await self.wait(self.can_resume_flow.wait())
             self._fetch_was_dropped = False
             await self._seek_again()
+        if self._moves:
+            await self._move()
         stops = self._stops
         try:
             fetched, _ = await self._wait_next_records(timeout=1.0)
@@ -277,6 +302,8 @@ class RelayConsumer(driver.Consumer):
                 raise NoProgress(tp)
             if raw[0].offset < self._read_to.get(tp, 0):
                 progress = self._begin_anew(tp, raw[0].offset)
+            elif self._moved_back_to.pop(tp, raw[0].offset) < raw[0].offset:
+                self._finish_deleted(tp, raw[0].offset)
             self._read_to[tp] = raw[-1].offset + 1
             batch = [
                 as_record(record, generation)
@@ -304,7 +331,45 @@ class RelayConsumer(driver.Consumer):
         )  # fmt: skip
         progress = PartitionProgress(self.app.consumer_generation_id)
         self._progress[tp] = progress
+        self._moved_back_to.pop(tp, None)
+        cast(Any, self.app).relay.left.forget(tp.topic, tp.partition)
         return progress
+
+    async def _move(self) -> None:
+        """Move to where reading is asked to go on."""
+        moves, self._moves = self._moves, {}
+        for tp, (offset, paused) in moves.items():
+            progress = self._progress.get(tp)
+            if progress is None or progress.position is None:
+                continue
+            try:
+                await self.seek(tp, progress.position if offset is None else offset)
+            except KafkaError as error:
+                self.log.warning("Seek failed, trying again: %r", error)
+                self._moves.setdefault(tp, (offset, paused))
+                await self.sleep(1.0)
+                continue
+            self._read_to[tp] = progress.position if offset is None else offset
+            if offset is not None:
+                self._moved_back_to[tp] = offset
+            else:
+                self._moved_back_to.pop(tp, None)
+            if paused:
+                self.pause_partitions({tp})
+            elif tp in self._paused_partitions:
+                self.resume_partitions({tp})
+
+    def _finish_deleted(self, tp: TP, offset: int) -> None:
+        """Count as finished what was left in Kafka, and deleted there before it was read again."""
+        deleted = cast(Any, self.app).relay.left.forget(tp.topic, tp.partition, before=offset)
+        for one in deleted:
+            self._progress[tp].finish(one)
+        if deleted:
+            self.log.error(
+                "Records were deleted before they were delivered "
+                "topic=%s partition=%d first=%d last=%d count=%d",
+                tp.topic, tp.partition, deleted[0], deleted[-1], len(deleted),
+            )  # fmt: skip
 
     async def _seek_again(self) -> None:
         """Go back to what is committed: records were fetched that nobody may take."""

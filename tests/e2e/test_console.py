@@ -29,6 +29,9 @@ INJECT = """() => {
 }"""
 
 
+FITS = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+
+
 async def shows(page: Page, figure: str, text: str | re.Pattern[str]) -> None:
     """Wait until a figure stands there."""
     await expect(page.locator(f'[data-figure="{figure}"]')).to_have_text(text, timeout=SEEN_MS)
@@ -37,6 +40,14 @@ async def shows(page: Page, figure: str, text: str | re.Pattern[str]) -> None:
 async def says(page: Page, text: str) -> None:
     """Wait until one of the lines at the top says so."""
     await expect(page.locator("#verdicts")).to_contain_text(text, timeout=SEEN_MS)
+
+
+async def does(page: Page, text: str) -> None:
+    """Wait until the line of the logger says so, on a phone and on a wide screen, too."""
+    await expect(page.locator("#target p").first).to_contain_text(text, timeout=SEEN_MS)
+    for width in (390, 1920, 1280):
+        await page.set_viewport_size({"width": width, "height": 900})
+        assert await page.evaluate(FITS), f"{text!r} is wider than {width} px"
 
 
 async def look_up(page: Page, order_id: str) -> None:
@@ -105,5 +116,105 @@ async def test_the_console_tells_what_is_wrong(
         await says(page, "nothing here is at risk")
         fragile.down()
         await says(page, "Kafka does not answer this worker. OrderRelayKafkaUnreachable")
+        worker.kill9()
+        await says(page, "This worker does not answer")
+
+
+async def test_the_console_says_what_the_logger_does(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Each state in one line at the top, which fits a phone and a wide screen."""
+    async with (
+        WorkerProcess(
+            tmp_path,
+            stage,
+            sink.url,
+            breaker_failure_threshold=3,
+            breaker_probe_interval_seconds=600,
+        ) as worker,
+        browser_page() as (page, errors),
+    ):
+        await worker.wait_ready()
+        await page.goto(f"http://127.0.0.1:{worker.web_port}/")
+        await does(page, "works for")
+        await expect(page.get_by_role("button", name="Probe now")).to_be_hidden()
+
+        sink.fail_next(1, 500, body=SCRIPT.encode())
+        await stage.publish(orders(20))
+        await does(page, "fails for some records for")
+        await does(page, "<img src=x onerror=")
+        await says(page, "fails on some events")
+
+        sink.fail_next(1, 429, headers={"Retry-After": "1"}, body=b"slow down")
+        await stage.publish(orders(20, first=100))
+        await does(page, "throttles for")
+        await does(page, "last said 429 'slow down'")
+        await says(page, "The external logger throttles")
+        await expect(page.get_by_role("button", name="Probe now")).to_be_hidden()
+
+        sink.script = lambda request: Answer(401, body=("no token " * 40).encode())
+        await stage.publish(orders(20, first=200))
+        await does(page, "refuses us for")
+        await says(page, "refuses our token, URL or certificate")
+        await expect(page.get_by_role("button", name="Probe now")).to_be_visible()
+
+        await sink.down()
+        await page.get_by_role("button", name="Probe now").click()
+        await expect(page.locator("#probe-answer")).to_have_text("The next probe goes at once.")
+        await does(page, "is down for")
+        await does(page, "next probe in")
+        await says(page, "The external logger fails: events wait in Kafka, none is given up.")
+        assert errors == []
+
+
+async def test_a_probe_from_the_console(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
+    """By keyboard alone; the token is asked for, and what the worker answers is told in words."""
+    await sink.down()
+    await stage.publish(orders(40))
+    async with (
+        WorkerProcess(
+            tmp_path,
+            stage,
+            sink.url,
+            breaker_failure_threshold=3,
+            breaker_probe_interval_seconds=600,
+            max_in_flight=8,  # the others wait, and were never sent
+            api_token="s3cret",
+        ) as worker,
+        browser_page() as (page, _),
+    ):
+        await worker.wait_log("Breaker open")
+        await page.goto(f"http://127.0.0.1:{worker.web_port}/")
+        button, answer = page.get_by_role("button", name="Probe now"), page.get_by_role("status")
+        token = page.get_by_label("API_TOKEN")
+        await expect(button).to_be_visible(timeout=SEEN_MS)
+        await expect(token).to_be_hidden()
+        for wrong in ("", "wrong"):
+            if wrong:
+                await page.keyboard.type(wrong)
+            else:
+                await button.focus()
+            await page.keyboard.press("Enter")
+            await expect(answer).to_contain_text("wants its API_TOKEN: type it in")
+            await expect(token).to_be_focused()
+            await expect(token).to_have_value("")
+        # Its first probes, with records that were never sent, go after a second each.
+        await shows(page, "breaker.failed_probes", re.compile(r"^([6-9]|\d\d+)$"))
+        await sink.up()
+        await page.keyboard.type("s3cret")
+        await page.keyboard.press("Tab")
+        await expect(button).to_be_focused()
+        # The page is not told that the breaker has closed, so that its button can be used again.
+        await page.route("**/stats", lambda route: route.abort())
+        await page.keyboard.press("Enter")
+        await expect(answer).to_have_text("The next probe goes at once.")
+        await sink.wait_for(lambda s: len(s.accepted) == 40, timeout=60)
+        await page.keyboard.press("Enter")
+        await expect(answer).to_contain_text("There is nothing to probe: the breaker is closed")
+        await page.unroute("**/stats")
+        await expect(button).to_be_hidden(timeout=SEEN_MS)
+        await expect(page.locator("#target")).to_be_focused()
+        await does(page, "first attempts fail")
+        assert "s3cret" not in await page.content()
         worker.kill9()
         await says(page, "This worker does not answer")

@@ -38,8 +38,14 @@ POISON = [
 HAPPENED = [
     *(f'order_relay_deliveries_total{{outcome="{outcome}"}}'
       for outcome in ("delivered", "dead_lettered", "duplicate")),
-    *(f'order_relay_delivery_attempts_total{{result="{result}"}}'
-      for result in ("success", "retryable", "rejected", "outage")),
+    *(f'order_relay_delivery_attempts_total{{result="{result}", status="{status}"}}'
+      for result, status in (("success", "2xx"), ("retryable", "5xx"), ("throttled", "429"),
+                             ("rejected", "4xx"), ("outage", "4xx"))),
+    *(f'order_relay_target_state{{state="{state}"}}'
+      for state in ("works", "throttles", "fails_for_some", "refuses_us")),
+    "order_relay_target_rate_limit",
+    "order_relay_concurrency_limit",
+    "order_relay_first_attempts_failed_ratio",
     *(f'order_relay_dead_letters_total{{reason="{reason}"}}'
       for reason in ("tombstone", "invalid_utf8", "invalid_json", "invalid_event", "rejected",
                      "retries_exhausted")),
@@ -94,6 +100,12 @@ class Story:
             await self.stage.publish([order(300, event_id="the-same")])
         await self.wait_for("deliveries_total", 'outcome="duplicate"', 1)
 
+    async def throttle(self) -> None:
+        """The logger refuses all that is under way, and has had enough for a second."""
+        self.sink.fail_next(20, 429, headers={"Retry-After": "1"})
+        await self.stage.publish(orders(20, first=350))
+        await self.wait_for("target_state", 'state="throttles"', 1)
+
     async def outage(self, told: Callable[[], Awaitable[None]]) -> None:
         """The logger knows our token no more, and the breaker opens; then it knows it again.
 
@@ -104,7 +116,7 @@ class Story:
         await self.stage.publish(orders(50, first=400))
         await told()
         self.sink.script = self._answer
-        await self.wait_for("deliveries_total", 'outcome="delivered"', 251)
+        await self.wait_for("deliveries_total", 'outcome="delivered"', 271)
 
     async def pay(self) -> None:
         """Orders are posted: Kafka has one, one is none, and while Kafka is gone one is saved."""
@@ -162,6 +174,7 @@ async def test_every_panel_has_data_and_every_alert_can_be_asked(
         await worker.wait_ready()
         await seen(prometheus, "order_relay_topic_partitions > 0")
         await story.deliver()
+        await story.throttle()
         await story.outage(lambda: seen(prometheus, "order_relay_breaker_state == 2"))
         await story.pay()
         await story.rows_that_wait()

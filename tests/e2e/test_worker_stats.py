@@ -11,7 +11,7 @@ from tests.support.orders import order, orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess
+from tests.support.worker import WorkerProcess, attempts
 
 pytestmark = pytest.mark.e2e
 
@@ -65,13 +65,18 @@ async def test_the_figures_under_traffic_are_those_of_the_metrics(
     for outcome, count in found["deliveries"].items():
         assert metrics[f'order_relay_deliveries_total{{outcome="{outcome}"}}'] == count
     for result, count in found["attempts"].items():
-        assert metrics[f'order_relay_delivery_attempts_total{{result="{result}"}}'] == count
+        assert attempts(metrics, result) == count
     assert (found["deliveries"]["delivered"], found["deliveries"]["dead_lettered"]) == (60, 1)
     assert found["attempts"]["retryable"] == found["retries"] == 60
     assert found["dead_letters"]["rejected"] == 1
     assert found["paid_to_delivered"]["count"] == 60
     assert found["paid_to_delivered"]["p95_seconds"] >= found["paid_to_delivered"]["p50_seconds"]
     assert found["breaker"]["state"] == "closed"
+    assert found["target"]["state"] == "fails_for_some"
+    assert found["target"]["said"].startswith("fails for some records for ")
+    assert (found["target"]["last_status"], found["target"]["last_text"]) in {(503, ""), (422, "")}
+    assert metrics['order_relay_target_state{state="fails_for_some"}'] == 1
+    assert metrics["order_relay_concurrency_limit"] == found["target"]["concurrency_limit"] > 0
     assert (found["in_flight"], found["held"]) == (0, 0)
     assert found["fallback"]["database_up"] is True
     assert not {"hush-hush", "whisper"} & set(json.dumps(found).split('"'))
@@ -99,5 +104,11 @@ async def test_the_figures_are_there_while_kafka_and_the_logger_are_down(
         found = await figures(worker)
         assert found["breaker"]["state"] == "open"
         assert 0 < found["breaker"]["next_probe_seconds"] <= 30
+        target = found["target"]
+        assert target["state"] == "down"
+        assert 0 < target["next_probe_seconds"] <= 30
+        assert target["last_status"] is None
+        assert target["last_text"] in found["target"]["said"]
+        assert "in a row failed" in target["opened_because"]
         assert found["held"] > 0
         assert found["oldest_unfinished_seconds"] > 0

@@ -102,18 +102,26 @@ async def test_sigterm_does_not_wait_for_an_outage_to_end(
 async def test_sigterm_does_not_wait_for_a_long_backoff(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """A record whose retry is a minute away does not outlast the grace, and is not lost."""
-    sink.script = lambda request: Answer(503, {"Retry-After": "60"})
-    (published,) = await stage.publish(orders(1))
+    """A retry that is a minute away, and a target that throttles, do not outlast the grace.
+
+    Neither record is lost.
+    """
+    sink.script = lambda request: Answer(
+        500 if request.order_id == 1 else 503, {"Retry-After": "60"}
+    )
+    published = await stage.publish(orders(1))
     async with WorkerProcess(tmp_path, stage, sink.url, shutdown_grace_seconds=1) as worker:
         await worker.wait_log("Retrying message")
+        published += await stage.publish(orders(1, first=2))
+        await worker.wait_log("External logger throttles")
         worker.sigterm()
         assert await worker.wait(1 + TAIL_SECONDS) == 0
+    assert len(sink.requests) == len(published)
     assert not await stage.dead_letters()
     assert not any(c.offset for c in (await stage.committed()).values())
     sink.script = lambda request: Answer()
     async with WorkerProcess(tmp_path, stage, sink.url, name="second"):
-        await sink.wait_for(lambda s: published.event_id in s.accepted_keys, timeout=60)
+        await sink.wait_for(lambda s: set(s.accepted_keys) == set(event_ids(published)), timeout=60)
 
 
 async def test_kill_9_loses_nothing(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:

@@ -32,8 +32,10 @@ async def test_one_post_carries_the_bytes_as_they_are(sink: ScriptedSink) -> Non
     ("verdict", "statuses"),
     [
         (Verdict.SUCCESS, (200, 201, 202, 203, 204, 206, 299)),
-        (Verdict.RETRYABLE, (408, 425, 429, 500, 501, 502, 503, 504, 507, 599)),
-        (Verdict.REJECTED, (400, 402, 404, 405, 406, 409, 410, 411, 413, 414, 415, 422, 451)),
+        (Verdict.RETRYABLE, (408, 425, 500, 501, 502, 503, 504, 507, 599)),
+        (Verdict.THROTTLED, (429,)),
+        (Verdict.REJECTED, (400, 402, 406, 409, 411, 413, 414, 415, 422, 451)),
+        (Verdict.GONE, (404, 405, 410)),
         (Verdict.OUTAGE, (401, 403)),
     ],
 )

@@ -38,10 +38,11 @@ class TakingRelay:
         self.room.set()
         self.taken: list[Record] = []
 
-    async def take(self, record: Record) -> None:
+    async def take(self, record: Record) -> bool:
         """Take it, once there is room."""
         await self.room.wait()
         self.taken.append(record)
+        return True
 
 
 @pytest.fixture

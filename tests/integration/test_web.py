@@ -15,13 +15,18 @@ from tests.support.kafka.ports import LOOPBACK, free_ports
 # DESIGN's names for the delivering half; whatever dashboards rely on.
 CATALOGUE = {
     "order_relay_deliveries_total": {"outcome"},
-    "order_relay_delivery_attempts_total": {"result"},
+    "order_relay_delivery_attempts_total": {"result", "status"},
     "order_relay_delivery_attempt_seconds_count": set(),
     "order_relay_paid_to_delivered_seconds_count": set(),
     "order_relay_in_flight": set(),
     "order_relay_oldest_unfinished_seconds": set(),
     "order_relay_dead_letters_total": {"reason"},
     "order_relay_breaker_state": set(),
+    "order_relay_target_state": {"state"},
+    "order_relay_target_rate_limit": set(),
+    "order_relay_concurrency_limit": set(),
+    "order_relay_first_attempts_failed_ratio": set(),
+    "order_relay_left_in_kafka_records": set(),
 }
 
 
@@ -76,7 +81,7 @@ async def test_metrics_are_served_in_prometheus_format(served: Served) -> None:
         breaker_state=lambda: 2,
         oldest_unfinished_seconds=lambda: 1.5,
     )
-    served.metrics.attempted("retryable", 0.2)
+    served.metrics.attempted("retryable", "5xx", 0.2)
     served.metrics.delivered(0.5)
     status, content_type, body = await served.get("/metrics")
     assert status == 200
@@ -88,7 +93,7 @@ async def test_metrics_are_served_in_prometheus_format(served: Served) -> None:
     assert values["order_relay_in_flight",] == 3
     assert values["order_relay_breaker_state",] == 2
     assert values["order_relay_oldest_unfinished_seconds",] == 1.5
-    assert values["order_relay_delivery_attempts_total", "retryable"] == 1
+    assert values["order_relay_delivery_attempts_total", "retryable", "5xx"] == 1
     assert values["order_relay_deliveries_total", "delivered"] == 1
     assert values["order_relay_deliveries_total", "dead_lettered"] == 0
 

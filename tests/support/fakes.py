@@ -83,7 +83,8 @@ def must(condition: bool, rule: str) -> None:
 class FakeLogger:
     """An ``ExternalLogger`` with a script.
 
-    Attempts for a record follow its own plan first; then, as all others, the ``default`` step.
+    Attempts for a record follow its own plan first; then, as all others, what ``decide`` says of
+    their event id: if nobody says otherwise the ``default`` step.
     """
 
     def __init__(self) -> None:
@@ -92,6 +93,7 @@ class FakeLogger:
         self.under_way: list[str] = []
         self.most_under_way = 0
         self.on_attempt: Callable[[], None] = lambda: None
+        self.decide: Callable[[str], Step] = lambda event_id: self.default
         self._plans: dict[str, deque[Step]] = {}
 
     def plan(self, planned: Record, *steps: Step | Answer | Exception) -> None:
@@ -105,7 +107,7 @@ class FakeLogger:
         loop = asyncio.get_running_loop()
         self.attempts.append(Attempt(loop.time(), idempotency_key, body, trace))
         plan = self._plans.get(idempotency_key)
-        step = plan.popleft() if plan else self.default
+        step = plan.popleft() if plan else self.decide(idempotency_key)
         self.under_way.append(idempotency_key)
         self.most_under_way = max(self.most_under_way, len(self.under_way))
         self.on_attempt()
@@ -155,7 +157,7 @@ class RecordingObserver:
         self.dead_letter_reasons: list[str] = []
         self.abandoned_records: list[int] = []
 
-    def attempted(self, result: str, seconds: float) -> None:
+    def attempted(self, result: str, status_class: str, seconds: float) -> None:
         self.attempts.append((result, seconds))
 
     def retrying(self) -> None:
@@ -174,6 +176,31 @@ class RecordingObserver:
         self.abandoned_records.append(records)
 
 
+class FakeReading:
+    """A ``Reading`` that remembers what it was asked for.
+
+    Attributes:
+        asked: Partition, and the offset to go back to or None for where reading never was.
+        paused: Partitions that are to pause there.
+        on_asked: Is told of each.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int | None]] = []
+        self.paused: set[int] = set()
+        self.on_asked: Callable[[int | None], None] = lambda offset: None
+
+    def read_again(self, topic: str, partition: int, offset: int) -> None:
+        self.asked.append((partition, offset))
+        self.paused.discard(partition)
+        self.on_asked(offset)
+
+    def read_on(self, topic: str, partition: int, *, paused: bool) -> None:
+        self.asked.append((partition, None))
+        (self.paused.add if paused else self.paused.discard)(partition)
+        self.on_asked(None)
+
+
 class Bench:
     """A relay made of fakes on the running loop's clock. Make it inside the loop."""
 
@@ -185,11 +212,13 @@ class Bench:
         breaker_probe_interval_seconds: float = 5.0,
         max_in_flight: int = 8,
         max_held: int = 1000,
+        max_rate: float | None = None,
     ) -> None:
         clock = asyncio.get_running_loop().time
         self.logger = FakeLogger()
         self.dead_letters = FakeDeadLetters()
         self.observer = RecordingObserver()
+        self.reading = FakeReading()
         self.finished: list[Record] = []
         self.outcomes: list[Outcome] = []
         self.on_finished: Callable[[Record], None] = lambda finished: None
@@ -204,8 +233,10 @@ class Bench:
             policy=policy or RetryPolicy(),
             breaker_threshold=breaker_threshold,
             breaker_probe_interval_seconds=breaker_probe_interval_seconds,
+            reading=self.reading,
             max_in_flight=max_in_flight,
             max_held=max_held,
+            max_rate=max_rate,
             clock=clock,
             wall_clock=lambda: START_SECONDS + clock(),
         )

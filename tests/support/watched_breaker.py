@@ -1,7 +1,7 @@
 """A breaker with a clock that stands until it is told to go."""
 
-from app.delivery.breaker import Breaker, BreakerState
-from app.delivery.probes import NO_PROBE
+from app.delivery.gate import NO_PROBE
+from app.delivery.target_health import Breaker, BreakerState
 
 CLOSED, HALF_OPEN, OPEN = BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN
 
@@ -24,10 +24,10 @@ class Watched:
         self.changes: list[BreakerState] = []
         self.breaker = Breaker(threshold, probe_interval_seconds, self.clock, self.changes.append)
 
-    def fail(self, times: int = 1) -> None:
+    def fail(self, times: int = 1, *, first: bool = True) -> None:
         for _ in range(times):
             assert self.breaker.closed
-            self.breaker.failed(NO_PROBE)
+            self.breaker.failed(NO_PROBE, first=first)
 
     def wait(self, *, never_sent: bool = False) -> float:
         """How long a probe has to wait now."""
@@ -42,4 +42,4 @@ class Watched:
 
     def fail_probe(self, *, never_sent: bool = False) -> None:
         """Wait until a probe is due, and let it fail at once."""
-        self.breaker.failed(self.probe(never_sent=never_sent))
+        self.breaker.failed(self.probe(never_sent=never_sent), first=never_sent)

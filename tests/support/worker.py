@@ -15,7 +15,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -40,6 +40,12 @@ QUICK = {
     "SHUTDOWN_GRACE_SECONDS": "10",
 }
 """Shorter waits than the product's own, so that tests are quick."""
+
+
+def attempts(metrics: Mapping[str, float], result: str) -> float:
+    """Attempts with this result, of whatever status, from what ``WorkerProcess.metrics`` gave."""
+    beginning = f'order_relay_delivery_attempts_total{{result="{result}",'
+    return sum(value for name, value in metrics.items() if name.startswith(beginning))
 
 
 class WorkerProcess:
@@ -229,6 +235,15 @@ class WorkerProcess:
                 return response.status, await response.text()
         except (aiohttp.ClientError, TimeoutError):
             return None
+
+    async def post(self, path: str, token: str | None = None) -> tuple[int, str]:
+        """POST nothing to its web server: status and body."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"http://{LOOPBACK}:{self.web_port}{path}", headers=headers) as response,
+        ):
+            return response.status, await response.text()
 
     async def metrics(self) -> dict[str, float]:
         """Its metrics now, by name and sorted labels as Prometheus writes them.

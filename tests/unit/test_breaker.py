@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.delivery.probes import NO_PROBE
+from app.delivery.gate import NO_PROBE
 from tests.support.watched_breaker import CLOSED, HALF_OPEN, OPEN, Watched
 
 
@@ -12,7 +12,7 @@ def test_the_numbers_of_the_states() -> None:
 
 
 def test_it_opens_at_the_threshold() -> None:
-    """The failure that makes the threshold opens it, and none before."""
+    """The first attempt that makes the threshold opens it, and none before; it says why."""
     watched = Watched(threshold=3)
 
     watched.fail(2)
@@ -22,6 +22,31 @@ def test_it_opens_at_the_threshold() -> None:
     assert watched.breaker.state is OPEN
     assert not watched.breaker.closed
     assert watched.changes == [OPEN]
+    assert watched.breaker.opened_because == "3 first attempts in a row failed"
+
+
+def test_retries_open_it_after_ten_seconds_without_a_success() -> None:
+    """Retries of a few hopeless records are no outage, unless nothing else succeeds."""
+    watched = Watched(threshold=3)
+    watched.fail(9, first=False)
+    assert watched.breaker.closed
+    watched.clock.now += 10.0
+
+    watched.fail(first=False)
+
+    assert watched.breaker.state is OPEN
+    assert watched.breaker.opened_because == "10 attempts failed, none succeeded in 10 s"
+
+
+def test_retries_do_not_open_it_while_others_succeed() -> None:
+    """However many of them fail."""
+    watched = Watched(threshold=3)
+    for _ in range(100):
+        watched.clock.now += 9.0
+        watched.fail(2, first=False)
+        watched.breaker.succeeded()
+
+    assert watched.changes == []
 
 
 def test_a_success_between_begins_the_count_anew() -> None:
@@ -34,17 +59,6 @@ def test_a_success_between_begins_the_count_anew() -> None:
 
     assert watched.breaker.closed
     assert watched.changes == []
-
-
-def test_an_answer_about_a_message_does_not_end_a_run_of_failures() -> None:
-    """A 4xx of the message's own fault is no success: the failures around it are in a row."""
-    watched = Watched(threshold=3)
-
-    watched.fail(2)
-    watched.breaker.answered()
-    watched.fail()
-
-    assert watched.breaker.state is OPEN
 
 
 def test_a_threshold_of_0_never_opens() -> None:
@@ -102,7 +116,7 @@ def test_a_probe_that_gets_no_answer_holds_up_no_other() -> None:
     assert watched.wait() == 5
     watched.fail_probe()
     assert watched.breaker.state is HALF_OPEN
-    watched.breaker.failed(silent)
+    watched.breaker.failed(silent, first=False)
     assert watched.breaker.state is OPEN
     assert watched.breaker.failed_probes == 2
 
@@ -127,20 +141,19 @@ def test_after_several_of_them_they_wait_as_long_as_all(answered: bool) -> None:
         waits.append(watched.wait(never_sent=True))
         ticket = watched.probe(never_sent=True)
         if answered:
-            watched.breaker.failed(ticket)
+            watched.breaker.failed(ticket, first=True)
 
     assert waits == [1] * 6 + [5] * 4
 
 
-@pytest.mark.parametrize("end", ["succeeded", "answered"])
-def test_a_probe_that_is_answered_closes_it(end: str) -> None:
-    """A 2xx, or a 4xx about the message, shows that the logger works: all flows, counts anew."""
+def test_a_probe_that_is_answered_closes_it() -> None:
+    """The logger works: all flows, and failures count anew."""
     watched = Watched(threshold=2)
     watched.fail(2)
-    watched.breaker.failed(watched.probe())
+    watched.fail_probe()
     watched.probe()
 
-    getattr(watched.breaker, end)()
+    watched.breaker.succeeded()
 
     assert watched.breaker.closed
     watched.fail()
@@ -163,11 +176,11 @@ def test_late_failures_say_nothing() -> None:
     """Attempts from before the outage that fail neither lengthen a wait nor end a probe."""
     watched = Watched(threshold=1)
     watched.fail()
-    watched.breaker.failed(NO_PROBE)
+    watched.breaker.failed(NO_PROBE, first=True)
     assert watched.wait() == 1
     watched.probe()
 
-    watched.breaker.failed(NO_PROBE)
+    watched.breaker.failed(NO_PROBE, first=True)
 
     assert watched.breaker.state is HALF_OPEN
     assert watched.wait() == 5
@@ -186,6 +199,32 @@ def test_a_withdrawn_probe_is_free_again() -> None:
     assert watched.breaker.failed_probes == 0
 
 
+def test_a_probe_that_says_nothing_is_followed_in_time() -> None:
+    """A probe that failed for want of something of our own is not repeated at once."""
+    watched = Watched(threshold=1)
+    watched.fail()
+    probe = watched.probe()
+
+    watched.breaker.ended(probe)
+
+    assert watched.breaker.state is OPEN
+    assert watched.wait() == 5
+    assert watched.breaker.failed_probes == 0
+
+
+def test_a_probe_on_demand() -> None:
+    """It may go at once, whatever the interval; with the breaker closed there is none."""
+    watched = Watched(threshold=1, probe_interval_seconds=600.0)
+    assert not watched.breaker.probe_now()
+    watched.fail()
+    watched.fail_probe()
+    assert watched.wait() == 600
+
+    assert watched.breaker.probe_now()
+
+    assert watched.wait() == watched.wait(never_sent=True) == 0
+
+
 def test_a_probe_of_an_earlier_outage_says_nothing() -> None:
     """A probe that outlives its outage is a late attempt like any other in the next one."""
     watched = Watched(threshold=1)
@@ -195,7 +234,7 @@ def test_a_probe_of_an_earlier_outage_says_nothing() -> None:
     watched.fail()
     watched.probe()
 
-    watched.breaker.failed(first_probe)
+    watched.breaker.failed(first_probe, first=True)
 
     assert watched.breaker.state is HALF_OPEN
 

@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from app.delivery.breaker import SHORT_WAITS
-from app.delivery.probes import NO_PROBE
+from app.delivery.gate import NO_PROBE
+from app.delivery.target_health import SHORT_WAITS
 from tests.support.watched_breaker import CLOSED, HALF_OPEN, OPEN, Watched
 
 INTERVAL_SECONDS = 5.0
@@ -29,7 +29,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.breaker = self.watched.breaker
         self.threshold = threshold
         self.out: list[Sent] = []
-        self.failures = 0
+        self.failures = self.first_failures = 0
+        self.succeeded_at = self.now
         self.open = False
         self.probes: set[Sent] = set()
         self.never_sent_probes = 0
@@ -66,24 +67,33 @@ class AnyOrder(RuleBasedStateMachine):
         }
 
     @precondition(lambda self: self.out)
-    @rule(data=st.data(), end=st.sampled_from(["succeeded", "answered", "failed", "withdrawn"]))
-    def end(self, data: st.DataObject, end: str) -> None:
+    @rule(
+        data=st.data(),
+        end=st.sampled_from(["succeeded", "failed", "failed", "withdrawn", "ended"]),
+        first=st.booleans(),
+    )
+    def end(self, data: st.DataObject, end: str, first: bool) -> None:
         sent = data.draw(st.sampled_from(self.out))
         self.out.remove(sent)
-        if end in {"failed", "withdrawn"}:
-            getattr(self.breaker, end)(sent.ticket)
+        if end == "succeeded":
+            self.breaker.succeeded()
+        elif end == "failed":
+            self.breaker.failed(sent.ticket, first=first)
         else:
-            getattr(self.breaker, end)()
-        self._model(sent, end)
+            getattr(self.breaker, end)(sent.ticket)
+        self._model(sent, end, first)
 
-    def _model(self, sent: Sent, end: str) -> None:
-        if end == "succeeded" or (end == "answered" and self.open):
-            self.failures = self.never_sent_probes = 0
+    def _model(self, sent: Sent, end: str, first: bool) -> None:
+        if end == "succeeded":
+            self.failures = self.first_failures = self.never_sent_probes = 0
+            self.succeeded_at = self.now
             self.open, self.probes = False, set()
         elif end == "failed" and not self.open:
             self.failures += 1
-            if 0 < self.threshold <= self.failures:
-                self.failures = 0
+            self.first_failures += first
+            long = self.now - self.succeeded_at >= 10.0
+            if 0 < self.threshold <= (self.failures if long else self.first_failures):
+                self.failures = self.first_failures = 0
                 self.open = True
                 self.due = dict.fromkeys((False, True), self.now + 1.0)
         elif sent in self.probes:

@@ -11,10 +11,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 from yarl import URL
 
-from app.delivery.breaker import Breaker
+from app.delivery.target_health import Breaker
 from app.operations import console
 from app.operations.metrics import Metrics
 from app.operations.stats import Stats
+from tests.support.targets import target
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = files(console).joinpath("console.js").read_text("utf-8")
@@ -39,6 +40,7 @@ def figures() -> dict[str, Any]:
         url=URL("http://127.0.0.1:6066"),
         partitions=NoConsumer,
         breaker=Breaker(20, 5.0, time.monotonic),
+        target=target,
     )
     return stats.figures()
 
@@ -61,11 +63,17 @@ def test_every_figure_of_the_page_is_in_stats(figures: dict[str, Any]) -> None:
 
 def test_every_figure_of_the_script_is_in_stats(figures: dict[str, Any]) -> None:
     """What the verdicts depend on, too."""
-    script = SCRIPT.replace("fallback.", "figures.fallback.").replace(
-        "breaker.", "figures.breaker."
-    )
+    script = re.sub(r"(?<![\w.])(fallback|breaker)\.", r"figures.\1.", SCRIPT)
+    script = re.sub(r"(?<![\w.])target\.(?!className|focus)", "figures.target.", script)
     paths = set(re.findall(r"(?<!\w)figures\.([a-z_]+(?:\.[a-z_]+)?)\b(?!\()", script))
-    assert {"fallback.failed", "breaker.state", "kafka_up", "published.failed"} <= paths
+    assert {
+        "fallback.failed",
+        "breaker.state",
+        "target.state",
+        "target.share_failed",
+        "kafka_up",
+    } <= paths
+    assert "published.failed" in paths
     owned = {path.removesuffix(".length").removesuffix(".map") for path in paths}
     assert [path for path in sorted(owned) if not has(figures, path)] == []
 

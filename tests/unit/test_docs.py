@@ -11,15 +11,18 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from sqlalchemy import make_url
 
+from app.delivery.answer import STATUS_CLASSES
 from app.main import SHUTDOWN_TAIL_SECONDS
 from app.operations import commands
 from app.operations.metrics import (
+    ATTEMPT_RESULTS,
     DEAD_LETTER_REASONS,
     PREFIX,
     PUBLISH_RESULTS,
     REPLAY_RESULTS,
     Metrics,
 )
+from app.operations.target_figures import STATES
 from app.settings import Settings
 from tests.support.alert_rules import rules
 from tests.support.dashboard_panels import boards
@@ -142,6 +145,7 @@ def test_every_metric_and_every_label_is_explained() -> None:
     text = read("docs/operations.md")
     assert {name for name in catalogue() if f"| `{name}` |" not in text} == set()
     values = {*DEAD_LETTER_REASONS, *PUBLISH_RESULTS.values(), *REPLAY_RESULTS.values()}
+    values |= {*ATTEMPT_RESULTS, *STATUS_CLASSES, *STATES}
     assert {value for value in values if f"`{value}`" not in text} == set()
 
 

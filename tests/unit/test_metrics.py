@@ -1,17 +1,22 @@
 """The catalogue of metrics: every name of the design, from the start, and the counting."""
 
+import math
+
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.delivery.answer import STATUS_CLASSES, Answer
 from app.delivery.observer import DeliveryObserver
-from app.delivery.retry import Verdict
-from app.operations.metrics import DEAD_LETTER_REASONS, Metrics
+from app.delivery.retry import Verdict, judge
+from app.delivery.target_health import Target, TargetState
+from app.operations.metrics import ATTEMPT_RESULTS, DEAD_LETTER_REASONS, Metrics
+from tests.support.targets import target
 
 # Names, kinds and labels of the design, of its delivering half.
 CATALOGUE = {
     "order_relay_deliveries": ("counter", {"outcome"}),
-    "order_relay_delivery_attempts": ("counter", {"result"}),
+    "order_relay_delivery_attempts": ("counter", {"result", "status"}),
     "order_relay_delivery_attempt_seconds": ("histogram", set()),
     "order_relay_paid_to_delivered_seconds": ("histogram", set()),
     "order_relay_in_flight": ("gauge", set()),
@@ -19,6 +24,11 @@ CATALOGUE = {
     "order_relay_oldest_unfinished_seconds": ("gauge", set()),
     "order_relay_dead_letters": ("counter", {"reason"}),
     "order_relay_breaker_state": ("gauge", set()),
+    "order_relay_target_state": ("gauge", {"state"}),
+    "order_relay_target_rate_limit": ("gauge", set()),
+    "order_relay_concurrency_limit": ("gauge", set()),
+    "order_relay_first_attempts_failed_ratio": ("gauge", set()),
+    "order_relay_left_in_kafka_records": ("gauge", set()),
 }
 
 
@@ -59,8 +69,13 @@ def test_the_labels_are_those_of_the_design(metrics: Metrics) -> None:
 
 def test_every_known_label_is_0_at_the_start(metrics: Metrics) -> None:
     """Rates and alerts need the 0 before the first event."""
-    for result in Verdict:
-        assert _value(metrics, "delivery_attempts_total", result=result) == 0
+    assert ATTEMPT_RESULTS.keys() == set(Verdict)
+    for result, statuses in ATTEMPT_RESULTS.items():
+        for status in statuses:
+            name = "delivery_attempts_total"
+            assert _value(metrics, name, result=result, status=status) == 0
+    for state in TargetState:
+        assert _value(metrics, "target_state", state=state.name.lower()) == 0
     for reason in DEAD_LETTER_REASONS:
         assert _value(metrics, "dead_letters_total", reason=reason) == 0
     for outcome in ("delivered", "dead_lettered", "abandoned"):
@@ -71,15 +86,34 @@ def test_every_known_label_is_0_at_the_start(metrics: Metrics) -> None:
 def test_attempts_are_counted_and_timed(metrics: Metrics) -> None:
     """Each verdict counts under its own name, and all attempts in one histogram."""
     observer: DeliveryObserver = metrics
-    for verdict in Verdict:
-        observer.attempted(verdict.value, 0.03)
-    observer.attempted("success", 12.0)
+    for verdict, statuses in ATTEMPT_RESULTS.items():
+        observer.attempted(verdict, statuses[0], 0.03)
+    observer.attempted("success", "2xx", 12.0)
+    observer.attempted("retryable", "timeout", 0.03)
 
-    assert _value(metrics, "delivery_attempts_total", result="success") == 2
-    assert _value(metrics, "delivery_attempts_total", result="outage") == 1
-    assert _value(metrics, "delivery_attempt_seconds_count") == len(Verdict) + 1
-    assert _value(metrics, "delivery_attempt_seconds_sum") == pytest.approx(12.12)
-    assert _value(metrics, "delivery_attempt_seconds_bucket", le="0.05") == len(Verdict)
+    attempts = "delivery_attempts_total"
+    assert _value(metrics, attempts, result="success", status="2xx") == 2
+    assert _value(metrics, attempts, result="outage", status="3xx") == 1
+    assert _value(metrics, attempts, result="retryable", status="timeout") == 1
+    assert _value(metrics, attempts, result="retryable", status="5xx") == 0
+    assert _value(metrics, "delivery_attempt_seconds_count") == len(Verdict) + 2
+    assert _value(metrics, "delivery_attempt_seconds_sum") == pytest.approx(12.0 + 0.03 * 8)
+    assert _value(metrics, "delivery_attempt_seconds_bucket", le="0.05") == len(Verdict) + 1
+
+
+def test_every_status_has_its_class() -> None:
+    """Whatever the logger answers, its verdict and its class are in the catalogue."""
+    answers = [
+        Answer(judge(status, retry_after=retry_after), status)
+        for status in range(100, 1000)
+        for retry_after in (False, True)
+    ]
+    assert [one for one in answers if one.status_class not in ATTEMPT_RESULTS[one.verdict]] == []
+
+
+def test_the_classes_of_status_are_those_of_an_answer() -> None:
+    """The catalogue has each class that an answer can have, and no other."""
+    assert {one for statuses in ATTEMPT_RESULTS.values() for one in statuses} == set(STATUS_CLASSES)
 
 
 def test_ends_are_counted(metrics: Metrics) -> None:
@@ -115,6 +149,45 @@ def test_gauges_are_read_when_they_are_scraped(metrics: Metrics) -> None:
     assert _value(metrics, "held_records") == 9
     assert _value(metrics, "breaker_state") == 2
     assert _value(metrics, "oldest_unfinished_seconds") == 61.5
+
+
+@pytest.mark.parametrize("state", TargetState)
+def test_the_target_is_in_one_state(metrics: Metrics, state: TargetState) -> None:
+    """The state that the target is in is 1, the others are 0."""
+    metrics.watch_target(target=lambda: target(state), left_in_kafka=lambda: 0)
+    assert {
+        one: _value(metrics, "target_state", state=one.name.lower()) for one in TargetState
+    } == {one: one is state for one in TargetState}
+
+
+def test_the_target_is_looked_at_once_in_a_scrape(metrics: Metrics) -> None:
+    """All that one scrape shows of the target is of one moment, limits and shares too."""
+    looks: list[str] = []
+
+    def look() -> Target:
+        looks.append("one")
+        return target(TargetState.THROTTLES, rate=48.5, share_failed=0.25, concurrency=17)
+
+    metrics.watch_target(target=look, left_in_kafka=lambda: 2_060)
+    found = {
+        sample.name.removeprefix("order_relay_"): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+    }
+
+    assert looks == ["one"]
+    assert found["target_rate_limit"] == 48.5
+    assert found["concurrency_limit"] == 17
+    assert found["first_attempts_failed_ratio"] == 0.25
+    assert found["left_in_kafka_records"] == 2_060
+
+
+def test_a_target_that_does_not_throttle_has_no_rate(metrics: Metrics) -> None:
+    """Without a limit its rate is not a number: no sum, no axis and no alert is misled by it."""
+    metrics.watch_target(target=lambda: target(rate=None), left_in_kafka=lambda: 0)
+    rate = _value(metrics, "target_rate_limit")
+    assert rate is not None
+    assert math.isnan(rate)
 
 
 def test_workers_in_one_process_do_not_mix() -> None:

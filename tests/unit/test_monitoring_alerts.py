@@ -16,11 +16,16 @@ from tests.unit.test_docs import strings_of_the_code
 
 RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
 RULES = rules()
-# What the issue asks for at least.
+FLAGS = re.MULTILINE | re.DOTALL
+# What must be told at least.
 WANTED = {
     "lag": "OrderRelayLagGrowing",
     "oldest": "OrderRelayOldestUnfinishedTooOld",
     "breaker": "OrderRelayBreakerOpen",
+    "refuses us": "OrderRelayTargetRefusesUs",
+    "throttles": "OrderRelayTargetThrottles",
+    "fails for many": "OrderRelayTargetFailsForMany",
+    "this host": "OrderRelayHostCannotSend",
     "dead letters": "OrderRelayDeadLetters",
     "failed": "OrderRelayFailedRows",
     "pending": "OrderRelayPendingRowTooOld",
@@ -85,6 +90,14 @@ def test_every_alert_is_shown_to_fire_and_not_to() -> None:
 def test_the_runbook_has_a_section_for_each_alert_and_no_other() -> None:
     """In the order of the rules, under the alert's own name; last the one of Grafana's own."""
     assert list(sections()) == [*RULES, grafanas_own()["title"]]
+
+
+def test_the_runbook_never_posts_to_the_logger() -> None:
+    """What is typed after it goes to the worker, or opens a connection and says nothing."""
+    code = "\n".join(re.findall(r"^```console\n(.*?)^```", RUNBOOK.read_text(), FLAGS))
+    assert "external_logger_url" in code
+    assert set(re.findall(r"-X POST .*?(\S+:\d+/\S*)", code)) == {"localhost:6066/probe"}
+    assert re.findall(r"urllib|urlopen|requests\.|aiohttp|http\.client|sendall", code) == []
 
 
 def test_grafana_watches_prometheus() -> None:

@@ -62,6 +62,7 @@ class Worker:
         self.finished_at_commit: set[int] = set()
         bench.on_finished = self._finished
         bench.logger.on_attempt = self._attempted
+        bench.reading.on_asked = self._move
         self.assign()
 
     def assign(self) -> None:
@@ -70,6 +71,8 @@ class Worker:
         self.finished = set(self.finished_at_commit)
         self.last_attempted: dict[object, int] = {}
         self.last_finished: dict[object, int] = {}
+        self.position = self.committed.offset if self.committed else 0
+        self.moved = asyncio.Event()
         self.reading = asyncio.create_task(self._read())
 
     def commit(self) -> None:
@@ -82,12 +85,24 @@ class Worker:
         await self.bench.until_finished(len(self.bench.finished) + left)
 
     async def _read(self) -> None:
-        start = self.committed.offset if self.committed else 0
-        for one in self.log[start:]:
-            if self.progress.take(one.offset, 0.0):
-                assert one.offset not in self.finished
-                assert self.progress.hold(one.offset)
-                await self.bench.relay.take(one)
+        while self.position < len(self.log) or self.bench.relay.left:
+            if self.position == len(self.log):
+                self.moved.clear()
+                await self.moved.wait()
+                continue
+            one = self.log[self.position]
+            self.position += 1
+            if not self.progress.take(one.offset, 0.0):
+                continue
+            assert one.offset not in self.finished
+            if self.progress.hold(one.offset) and not await self.bench.relay.take(one):
+                self.progress.leave(one.offset)
+
+    def _move(self, offset: int | None) -> None:
+        position = self.progress.position if offset is None else offset
+        assert position is not None
+        self.position = position
+        self.moved.set()
 
     def _attempted(self) -> None:
         under_way = [_key(self.log[_offset(event_id)]) for event_id in self.bench.logger.under_way]
@@ -146,6 +161,8 @@ def test_every_record_ends_once_and_in_order(
             assert bench.logger.under_way == []
             finished = set(worker.finished)
             await asyncio.sleep(0.5)
+            worker.moved.set()  # nothing is left any more
+            await asyncio.sleep(0)
             assert worker.reading.done(), "whoever waited to hand a record in was sent away"
             assert worker.finished == finished
             if rebalance.commits:

@@ -117,13 +117,46 @@ async def test_no_more_than_max_in_flight_attempts_at_a_time() -> None:
 
 @virtual_time
 async def test_memory_is_bounded_behind_a_stuck_key() -> None:
-    """When as many records wait as may be held, intake waits too."""
-    bench = Bench(max_in_flight=2, max_held=5)
-    bench.logger.default = Step(answer(200), seconds=FOR_EVER)
-    await bench.take(*(record(offset, "stuck") for offset in range(5)))
+    """A tenth of what may be held is its share; the rest of it is left in Kafka, others go on."""
+    bench = Bench(max_in_flight=2, max_held=50)
+    stuck = [record(offset, "stuck") for offset in range(100)]
+    bench.logger.plan(stuck[0], Step(answer(200), seconds=50.0))
 
-    with pytest.raises(TimeoutError):
-        await bench.take(record(5, "stuck"))
-    with pytest.raises(TimeoutError):
-        await bench.take(record(6, "other"))
+    taken = [await bench.relay.take(one) for one in stuck]
+    await bench.take(record(100, "other"))
+    await bench.until_finished(1)
+
+    assert taken == [True] * 5 + [False] * 95
+    assert bench.finished_offsets == [100]
     assert bench.relay.held == 5
+    assert bench.relay.left.count == 95
+    assert bench.reading.asked == []
+    await asyncio.sleep(60)
+    # Asked for as soon as half of its room was free; until it comes nothing later is taken.
+    assert bench.reading.asked == [(0, 5)]
+    assert not await bench.relay.take(record(101, "stuck"))
+    for one in stuck[5:]:
+        assert await bench.relay.take(one)
+        await asyncio.sleep(0.1)
+    assert bench.relay.left.count == 1
+    assert await bench.relay.take(record(101, "stuck"))
+    await asyncio.sleep(1)
+    assert bench.finished_offsets == [100, *range(100), 101]
+    assert bench.reading.asked[-1] == (0, None)
+
+
+@virtual_time
+async def test_at_full_room_a_new_key_still_gets_in() -> None:
+    """Keys with many records that are stuck fill half of the room and a bit, never all of it."""
+    bench = Bench(max_in_flight=100, max_held=100)
+    bench.logger.default = Step(answer(200), seconds=FOR_EVER)
+    for offset in range(2000):
+        await bench.relay.take(record(offset, f"stuck-{offset % 20}"))
+    assert bench.relay.held < 100
+    good = record(2000, "good")
+    bench.logger.plan(good, answer(200))
+
+    await bench.take(good)
+    await bench.until_finished(1)
+
+    assert bench.finished == [good]

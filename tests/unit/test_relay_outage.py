@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from app.delivery.answer import Answer
-from app.delivery.breaker import BreakerState
 from app.delivery.record import Record
 from app.delivery.retry import RetryPolicy
+from app.delivery.target_health import BreakerState
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record
 from tests.support.virtual_time import virtual_time
 
@@ -30,7 +30,7 @@ async def test_the_breaker_opens_over_all_keys_and_probes_alone() -> None:
     assert bench.finished == []
 
 
-@pytest.mark.parametrize("failure", [DOWN, NO_ANSWER, answer(429), answer(401), answer(302)])
+@pytest.mark.parametrize("failure", [DOWN, NO_ANSWER, answer(404), answer(401), answer(302)])
 @virtual_time
 async def test_what_counts_for_the_breaker(failure: Answer) -> None:
     """Retryable failures and outages both open it."""
@@ -61,8 +61,8 @@ async def test_below_the_threshold_nothing_opens() -> None:
 
 
 @virtual_time
-async def test_refused_messages_neither_open_nor_reset_it() -> None:
-    """A 4xx of the message's own fault is not one of the failures, nor a success between."""
+async def test_refused_messages_show_that_the_logger_works() -> None:
+    """A 4xx of the message's own fault is a success for the target: failures count anew."""
     bench = Bench(breaker_threshold=2)
     for offset, status in enumerate([400, 503, 400, 400, 503]):
         one = record(offset, str(offset))
@@ -70,7 +70,7 @@ async def test_refused_messages_neither_open_nor_reset_it() -> None:
         await bench.take(one)
         await asyncio.sleep(0.01)
 
-    assert bench.relay.breaker.state is BreakerState.OPEN
+    assert bench.relay.breaker.closed
     assert bench.finished_offsets == [0, 2, 3]
 
 
@@ -111,41 +111,49 @@ async def test_an_outage_of_any_length_dead_letters_nothing() -> None:
 async def test_an_outage_spends_no_attempts() -> None:
     """The failure that opens the breaker and those while it is open do not count."""
     bench = Bench(breaker_threshold=2, policy=RetryPolicy(max_retries=1))
-    one, slow = record(0, "a"), record(1, "b")
-    bench.logger.plan(one, *[DOWN] * 11)
-    bench.logger.plan(slow, Step(answer(200), seconds=40.0))  # shows then that the logger works
+    one, other = record(0, "hopeless"), record(1, "other")
+    bench.logger.plan(one, *[DOWN] * 1000)
+    bench.logger.default = Step(DOWN)
+    await bench.take(one, other)
+    await asyncio.sleep(40)
+    in_outage = len(bench.logger.times(one))
+    assert in_outage == 5
 
-    await bench.take(one, slow)
-    await bench.until_finished(2)
+    bench.logger.default = Step(answer(200))
+    for offset in range(2, 100):
+        await bench.take(record(offset, f"good-{offset}"))
+        await asyncio.sleep(0.4)
+    await bench.until_finished(100)
 
-    assert bench.logger.times(one) == [0.0, 1.0, *(2.0 + 5.0 * n for n in range(8)), 40.0]
     (letter,) = bench.dead_letters.letters
-    assert (letter.record, letter.attempts) == (one, 2), "the first one and the last one"
+    assert letter.record == one
+    assert letter.attempts == len(bench.logger.times(one)) - in_outage + 1  # the very first one
 
 
 @virtual_time
 async def test_intake_stops_while_the_breaker_is_open() -> None:
-    """During an outage one record is let in for the next probe, and no other."""
+    """During an outage a bounded number of records is let in, for probes."""
     loop = asyncio.get_running_loop()
-    bench = Bench(breaker_threshold=3)
+    bench = Bench(breaker_threshold=3, max_held=10_000)
     bench.logger.default = Step(DOWN)
     await bench.take(*(record(offset, str(offset)) for offset in range(3)))
     await asyncio.sleep(0.1)
     let_in: list[float] = []
 
     async def take_more() -> None:
-        for offset in range(3, 100):
+        for offset in range(3, 1100):
             await bench.relay.take(record(offset, str(offset)))
             let_in.append(loop.time())
 
     taking = asyncio.create_task(take_more())
     await asyncio.sleep(400)
-    # One waits for its probe at any time, which the first five make a second after the last one.
-    assert let_in == [0.1, 1.0, 2.0, 3.0, 4.0, 5.0, *(6.0 + 5.0 * n for n in range(79))]
-    assert len(bench.logger.attempts) == 3 + len(let_in) - 1
+    # Of them the first five probe a second after the last one.
+    probes = [1.0, 2.0, 3.0, 4.0, 5.0, *(6.0 + 5.0 * n for n in range(79))]
+    assert let_in == [0.1] * 1000 + probes
+    assert bench.logger.times() == [0.0] * 3 + probes
     bench.logger.default = Step(answer(200))
     await taking
-    await bench.until_finished(100)
+    await bench.until_finished(1100)
 
     assert loop.time() == 401.0
     assert bench.dead_letters.letters == []
@@ -271,6 +279,10 @@ async def test_the_log_tells_of_an_outage(caplog: pytest.LogCaptureFixture) -> N
 
     told = [(entry.levelname, entry.getMessage()) for entry in caplog.records]
     assert [one for one in told if "Breaker" in one[1]] == [
-        ("ERROR", "Breaker open: the external logger fails; intake is paused"),
+        (
+            "ERROR",
+            "Breaker open: the external logger fails; intake is paused "
+            "because=1 first attempts in a row failed status=503 detail=''",
+        ),
         ("WARNING", "Breaker closed: the external logger works again"),
     ]

@@ -23,7 +23,9 @@ def test_every_status_has_its_class() -> None:
         **dict.fromkeys(range(300, 400), Verdict.OUTAGE),  # the URL is wrong, not the message
         **dict.fromkeys(range(400, 500), Verdict.REJECTED),
         **dict.fromkeys((401, 403), Verdict.OUTAGE),
-        **dict.fromkeys((408, 425, 429), Verdict.RETRYABLE),
+        **dict.fromkeys((408, 425), Verdict.RETRYABLE),
+        429: Verdict.THROTTLED,
+        **dict.fromkeys((404, 405, 410), Verdict.GONE),
         **dict.fromkeys(range(500, 600), Verdict.RETRYABLE),
     }
 

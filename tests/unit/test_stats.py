@@ -14,12 +14,14 @@ from faust.types import TP
 from prometheus_client import CollectorRegistry, Histogram
 from yarl import URL
 
-from app.delivery.breaker import Breaker
+from app.delivery.target_health import Breaker, Target, TargetState
 from app.operations.metrics import PREFIX, Metrics
 from app.operations.samples import Samples, quantile
 from app.operations.stats import HISTOGRAMS, METRICS, Stats
+from app.operations.target_figures import watch_target
 from app.publishing.fallback import FallbackStats
 from app.version import VERSION
+from tests.support.targets import target
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -48,12 +50,15 @@ class Bench:
             breaker_state=lambda: self.breaker.state,
             oldest_unfinished_seconds=lambda: 2.26,
         )
+        self.target = target()
+        self.metrics.watch_target(target=lambda: self.target, left_in_kafka=lambda: 7)
         self.stats = Stats(
             self.metrics,
             group="g",
             url=URL("http://10.0.0.1:6066"),
             partitions=FakeConsumer,
             breaker=self.breaker,
+            target=lambda: self.target,
             clock=lambda: self.now,
             wall_clock=lambda: 1_766_140_200.0 + self.now - 1000.0,
         )
@@ -95,8 +100,9 @@ def test_the_figures_are_those_of_the_metrics(bench: Bench) -> None:
     metrics = bench.metrics
     for seconds in (0.02, 0.02, 0.2, 4.0):
         metrics.delivered(seconds)
-    metrics.attempted("success", 0.01)
-    metrics.attempted("retryable", 0.5)
+    metrics.attempted("success", "2xx", 0.01)
+    metrics.attempted("retryable", "5xx", 0.5)
+    metrics.attempted("retryable", "timeout", 9.0)
     metrics.retrying()
     metrics.dead_lettered("rejected")
     metrics.dead_letter_saved()
@@ -109,7 +115,10 @@ def test_the_figures_are_those_of_the_metrics(bench: Bench) -> None:
     assert found["uptime_seconds"] == 90.0
     assert found["deliveries"]["delivered"] == 4
     assert found["deliveries"]["dead_lettered"] == 1
-    assert found["attempts"] == {"success": 1, "retryable": 1, "rejected": 0, "outage": 0}
+    assert found["attempts"] == {
+        "success": 1, "retryable": 2, "throttled": 0, "outage": 0, "gone": 0, "rejected": 0,
+        "local": 0,
+    }  # fmt: skip
     assert found["retries"] == 1
     assert found["dead_letters"]["rejected"] == 1
     assert found["dead_letters_saved"] == 1
@@ -124,6 +133,7 @@ def test_the_figures_are_those_of_the_metrics(bench: Bench) -> None:
         "replayed": {"published": 0, "retry": 1, "failed": 0},
     }  # fmt: skip
     assert (found["in_flight"], found["held"], found["oldest_unfinished_seconds"]) == (3, 5, 2.3)
+    assert found["left_in_kafka"] == 7
     assert found["partitions"] == [
         {"topic": "orders", "partition": 0, "lag": 16, "committed": 41, "position": 57},
         {"topic": "orders", "partition": 2, "lag": None, "committed": None, "position": None},
@@ -135,8 +145,8 @@ def test_an_open_breaker_says_when_it_probes(bench: Bench) -> None:
     assert bench.figures()["breaker"] == {
         "state": "closed", "failed_probes": 0, "next_probe_seconds": None
     }  # fmt: skip
-    bench.breaker.failed(0)
-    bench.breaker.failed(0)
+    bench.breaker.failed(0, first=True)
+    bench.breaker.failed(0, first=True)
     bench.now += 0.5
     assert bench.figures()["breaker"] == {
         "state": "open", "failed_probes": 0, "next_probe_seconds": 0.5
@@ -147,10 +157,56 @@ def test_an_open_breaker_says_when_it_probes(bench: Bench) -> None:
     assert bench.figures()["breaker"] == {
         "state": "half_open", "failed_probes": 0, "next_probe_seconds": None
     }  # fmt: skip
-    bench.breaker.failed(ticket)
+    bench.breaker.failed(ticket, first=True)
     assert bench.figures()["breaker"] == {
         "state": "open", "failed_probes": 1, "next_probe_seconds": 5.0
     }  # fmt: skip
+
+
+def test_the_target_is_said(bench: Bench) -> None:
+    """What it does, since when, its last words and the next probe; null for what there is not."""
+    assert bench.figures()["target"] == {
+        "state": "works", "since_seconds": 75.0, "said": "works for 75 s", "rate_limit": None,
+        "concurrency_limit": 256, "share_failed": 0, "last_status": None, "last_text": "",
+        "last_seconds": None, "next_probe_seconds": None, "opened_because": "",
+    }  # fmt: skip
+    bench.target = target(
+        TargetState.DOWN, seconds=12.34, share_failed=1 / 3, last_status=503, last_text="no\ndisk",
+        last_seconds=2.06, next_probe_seconds=2.94, opened_because="20 first attempts failed",
+    )  # fmt: skip
+    assert bench.figures()["target"] == {
+        "state": "down", "since_seconds": 12.3, "said": str(bench.target), "rate_limit": None,
+        "concurrency_limit": 256, "share_failed": 0.3333, "last_status": 503,
+        "last_text": "no\ndisk", "last_seconds": 2.1, "next_probe_seconds": 2.9,
+        "opened_because": "20 first attempts failed",
+    }  # fmt: skip
+    assert "\n" not in bench.figures()["target"]["said"]
+    bench.target = target(TargetState.THROTTLES, rate=0.2468, concurrency=3)
+    assert bench.figures()["target"]["rate_limit"] == 0.247
+    assert bench.figures()["target"]["concurrency_limit"] == 3
+
+
+@pytest.mark.parametrize("state", TargetState)
+def test_the_states_have_the_same_names_everywhere(bench: Bench, state: TargetState) -> None:
+    """What /stats calls the target's state is the metric's label."""
+    bench.target = target(state)
+    name = bench.figures()["target"]["state"]
+    label = {"state": name}
+    assert bench.metrics.registry.get_sample_value(f"{PREFIX}_target_state", label) == 1
+
+
+async def test_a_target_is_looked_at_without_being_asked_for() -> None:
+    """Its state begins when it is first seen: it is looked at again and again."""
+    looks: list[None] = []
+
+    def look() -> Target:
+        looks.append(None)
+        return target()
+
+    task = asyncio.create_task(watch_target(look, 0.001))
+    await eventually(lambda: len(looks) >= 3, 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def test_the_hourly_line_of_deliveries(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -163,7 +219,7 @@ def test_the_hourly_line_of_deliveries(bench: Bench, caplog: pytest.LogCaptureFi
     (line,) = caplog.messages
     assert line == (
         "Delivery stats - delivered: 1, dead lettered: 0, duplicates: 0, lag: 16, "
-        "oldest unfinished: 2.3 s, breaker: closed"
+        "oldest unfinished: 2.3 s, breaker: closed, target: works for 75 s"
     )
     assert bench.figures()["logged_at"] == "2025-12-19T11:30:00.000Z"
 

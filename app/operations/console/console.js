@@ -36,18 +36,22 @@ function showPairs(list, pairs) {
 // What a person should know, the worst first: [how bad, what, the alert whose section in
 // docs/runbook.md says what to do].
 function verdicts(figures, live) {
-  const { breaker, fallback } = figures;
+  const { breaker, fallback, target } = figures;
   const deadLetters = Object.values(figures.dead_letters).reduce((sum, count) => sum + count, 0);
-  const probe = breaker.next_probe_seconds === null ? "" : ` Next probe in ${written(breaker.next_probe_seconds, "seconds")}.`;
+  const open = breaker.state !== "closed";
+  const refused = target.state === "refuses_us";
   const all = [
     [!live, "bad", "Work is waiting and nothing ends.", "OrderRelayOldestUnfinishedTooOld"],
     [!figures.kafka_up, "bad", "Kafka does not answer this worker.", "OrderRelayKafkaUnreachable"],
-    [breaker.state !== "closed", "bad", `The external logger fails: events wait in Kafka, none is given up.${probe}`, "OrderRelayBreakerOpen"],
+    [open && !refused, "bad", "The external logger fails: events wait in Kafka, none is given up.", "OrderRelayBreakerOpen"],
+    [open && refused, "bad", "The external logger refuses our token, URL or certificate: events wait in Kafka, none is given up.", "OrderRelayTargetRefusesUs"],
     [!fallback.database_up, "bad", "The fallback table's database does not answer.", "OrderRelayFallbackDatabaseDown"],
     [fallback.failed > 0, "bad", `Rows of the fallback table that wait for a person: ${written(fallback.failed)}.`, "OrderRelayFailedRows"],
     [figures.partitions.length === 0, "warn", "No partitions: the worker starts, the group rebalances, or there are more workers than partitions.", "OrderRelayPartitionsUnassigned"],
     [figures.deliveries_table.recovering, "warn", "The table of orders is being read; deliveries begin after it.", "OrderRelayTableRecovering"],
+    [target.state === "throttles", "warn", "The external logger throttles: events are sent at the rate that it bears.", "OrderRelayTargetThrottles"],
     [fallback.pending > 0, "warn", `Rows of the fallback table that wait for Kafka: ${written(fallback.pending)}.`, "OrderRelayPendingRowTooOld"],
+    [target.state === "fails_for_some", "note", `The external logger fails on some events (${share(target.share_failed)} of the first attempts); they are tried again.`, "OrderRelayTargetFailsForMany"],
     [figures.published.failed > 0, "note", `Orders since this worker's start that neither Kafka nor the database took, as the caller was told: ${written(figures.published.failed)}.`, "OrderRelayPublishFailed"],
     [deadLetters > 0, "note", `Dead letters since this worker's start: ${written(deadLetters)}.`, "OrderRelayDeadLetters"],
   ];
@@ -56,7 +60,15 @@ function verdicts(figures, live) {
   return [["good", "Events are delivered; nothing here is at risk.", ""], ...found];
 }
 
+const share = (part) => `${(part * 100).toLocaleString("en", { maximumSignificantDigits: 2 })} %`;
+
+let shownVerdicts = "";
+
 function showVerdicts(found) {
+  // Only what is new: a screen reader reads out whatever is put there.
+  const text = JSON.stringify(found);
+  if (text === shownVerdicts) return;
+  shownVerdicts = text;
   byId("verdicts").replaceChildren(
     ...found.map(([level, text, alert]) => {
       const line = element("li", `${text} `, level);
@@ -94,6 +106,45 @@ function show(figures, live) {
   );
   showPairs(byId("dead-letters"), Object.entries(figures.dead_letters));
   showVerdicts(verdicts(figures, live));
+  showTarget(figures.target.state, figures.breaker.state !== "closed");
+}
+
+function showTarget(state, open) {
+  const target = byId("target");
+  target.className = state;
+  const form = byId("probe");
+  if (form.hidden && open) byId("probe-answer").textContent = "";
+  // The button goes, the keyboard's place in the page stays.
+  if (!open && form.contains(document.activeElement)) target.focus();
+  form.hidden = !open;
+}
+
+// What an answer of POST /probe means to the person who pressed the button.
+function probeAnswer(status, error) {
+  if (status === 202) return "The next probe goes at once.";
+  if (status === 409) return "There is nothing to probe: the breaker is closed, and events are sent.";
+  if (status === 401) return "This worker wants its API_TOKEN: type it in, and probe again.";
+  return `No probe was sent: ${error ?? `the worker answered ${status}`}.`;
+}
+
+async function probe(event) {
+  event.preventDefault();
+  const token = byId("token").value.trim();
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  let answer = "";
+  try {
+    const response = await fetch("/probe", { method: "POST", headers, signal: AbortSignal.timeout(ANSWER_MS) });
+    const body = await response.json().catch(() => ({}));
+    answer = probeAnswer(response.status, body.error);
+    if (response.status === 401) {
+      byId("probe-token").hidden = false;
+      byId("token").value = "";
+      byId("token").focus();
+    }
+  } catch (error) {
+    answer = `No probe was sent: this worker does not answer (${error.message}).`;
+  }
+  byId("probe-answer").textContent = answer;
 }
 
 const ask = (path) => fetch(path, { signal: AbortSignal.timeout(ANSWER_MS), cache: "no-store" });
@@ -128,4 +179,5 @@ async function lookUp(event) {
 }
 
 byId("order").addEventListener("submit", lookUp);
+byId("probe").addEventListener("submit", probe);
 refresh();

@@ -1,0 +1,153 @@
+"""``POST /probe`` over real HTTP: who may probe now, and what it answers."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from app.delivery.target_health import Breaker
+from app.operations.health import Health
+from app.operations.metrics import Metrics
+from app.operations.web import WebServer
+from tests.support.kafka.ports import LOOPBACK
+
+TOKEN = "s3cret"
+
+
+class Deliveries:
+    """Deliveries that stand still."""
+
+    last_activity = 0.0
+    held = 0
+
+
+class Served:
+    """A web server before a breaker with a clock of its own."""
+
+    def __init__(self, token: str | None) -> None:
+        self.breaker = Breaker(1, 600.0, lambda: 100.0)
+        metrics = Metrics()
+        health = Health(
+            Deliveries(),
+            breaker_closed=lambda: self.breaker.closed,
+            dead_lettering=lambda: 0,
+            attempt_timeout_seconds=10,
+            clock=lambda: 0.0,
+        )
+        self.server = WebServer(
+            LOOPBACK, 0, metrics.registry, health, probe_now=self.breaker.probe_now, token=token
+        )
+
+    def open_breaker(self) -> None:
+        """An outage, whose first probe has failed: the next one is ten minutes away."""
+        self.breaker.failed(0, first=True)
+        self.breaker.failed(self.breaker.begin_probe(never_sent=False), first=False)
+        assert self.waits
+
+    @property
+    def waits(self) -> bool:
+        """Whether the next probe must wait."""
+        return self.breaker.probe_wait(never_sent=False) > 0
+
+    async def request(
+        self, method: str = "POST", headers: Mapping[str, str] | None = None
+    ) -> tuple[int, object, Mapping[str, str]]:
+        """Status, body and headers of an answer."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(
+                method, f"http://{LOOPBACK}:{self.server.port}/probe", headers=headers
+            ) as response,
+        ):
+            is_json = response.content_type == "application/json"
+            body = await response.json() if is_json else await response.text()
+            return response.status, body, response.headers
+
+
+@asynccontextmanager
+async def serving(token: str | None = None) -> AsyncIterator[Served]:
+    """A web server that serves."""
+    one = Served(token)
+    await one.server.start()
+    try:
+        yield one
+    finally:
+        await one.server.stop()
+
+
+async def test_a_probe_is_let_go_while_the_breaker_is_open() -> None:
+    """202, and the next probe need not wait any more."""
+    async with serving() as served:
+        served.open_breaker()
+        status, body, _ = await served.request()
+        assert (status, body) == (202, {"probing": True})
+        assert not served.waits
+
+
+async def test_with_a_closed_breaker_there_is_nothing_to_probe() -> None:
+    """409, with one line that says so."""
+    async with serving() as served:
+        status, body, _ = await served.request()
+        assert (status, body) == (
+            409,
+            {"error": "nothing to probe: the breaker is closed, records are sent as they come"},
+        )
+
+
+@pytest.mark.parametrize(
+    "given", [None, "Bearer", "Bearer s3cre", "Bearer s3cret2", "Basic s3cret", "s3cret"]
+)
+async def test_with_a_token_only_who_brings_it_may_probe(given: str | None) -> None:
+    """401 for all others, also while there is nothing to probe; no probe goes, no token is told."""
+    async with serving(TOKEN) as served:
+        headers = {"Authorization": given} if given else {}
+        assert (await served.request(headers=headers))[0] == 401
+        served.open_breaker()
+        status, body, answered = await served.request(headers=headers)
+        assert (status, answered["WWW-Authenticate"]) == (401, "Bearer")
+        assert TOKEN not in str(body)
+        assert served.waits
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        assert (await served.request(headers=right))[0] == 202
+        assert not served.waits
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "10.0.0.9"},
+        {"Forwarded": "for=10.0.0.9"},
+        {"Host": "evil.example"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "null"},
+    ],
+    ids=str,
+)
+async def test_without_a_token_only_this_machine_may_probe(headers: dict[str, str]) -> None:
+    """403 for what comes through a proxy, by a foreign name, or from another site's page."""
+    async with serving() as served:
+        served.open_breaker()
+        status, body, _ = await served.request(headers=headers)
+        assert status == 403
+        assert "API_TOKEN" in str(body)
+        assert served.waits
+
+
+async def test_the_worker_s_own_page_may_probe() -> None:
+    """A browser says where a page is from: the console's is the worker's own."""
+    async with serving() as served:
+        served.open_breaker()
+        own = {"Origin": f"http://{LOOPBACK}:{served.server.port}"}
+        assert (await served.request(headers=own))[0] == 202
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD"])
+async def test_other_methods_change_nothing(method: str) -> None:
+    """405, as everywhere."""
+    async with serving() as served:
+        served.open_breaker()
+        status, _, headers = await served.request(method)
+        assert (status, headers["Allow"]) == (405, "POST")
+        assert served.waits

@@ -1,0 +1,239 @@
+"""How fast a target is sent to: the rules alone; with a logger that limits: test_whose_fault."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.delivery.back_pressure import (
+    FREE_SECONDS,
+    MAX_HOLD_SECONDS,
+    RECOVERED_SECONDS,
+    Concurrency,
+    Pace,
+)
+from tests.support.watched_breaker import Clock
+
+
+def send(pace: Pace, clock: Clock, seconds: float) -> int:
+    """Send as much as may be sent for so long, all of it accepted; returns how much it was."""
+    end = clock.now + seconds
+    count = 0
+    while (wait := pace.wait_seconds()) + clock.now < end:
+        clock.now += wait
+        pace.sent()
+        pace.accepted(clock.now)
+        count += 1
+        if pace.free:
+            clock.now += 0.001
+    clock.now = end
+    return count
+
+
+def test_without_a_limit_nothing_waits() -> None:
+    """A target that never refuses is sent everything at once."""
+    clock = Clock()
+    pace = Pace(clock)
+
+    assert send(pace, clock, 10.0) >= 9_990
+    assert pace.free
+    assert pace.rate == math.inf
+    assert not pace.throttled
+
+
+def refuse(pace: Pace, seconds: float, under_way: int = 10) -> None:
+    """Refuse all of what is under way now; with Retry-After unless it is 0."""
+    sent_at = pace._clock()
+    for _ in range(under_way):
+        pace.refused(sent_at, seconds)
+
+
+def test_refusals_hold_everything_back() -> None:
+    """For as long as Retry-After says; then the rate is what was accepted."""
+    clock = Clock()
+    pace = Pace(clock)
+    send(pace, clock, 0.05)  # 50
+
+    refuse(pace, 7.0)
+
+    assert pace.wait_seconds() == pytest.approx(7.0)
+    clock.now += 7.0
+    assert pace.throttled
+    assert pace.rate == pytest.approx(50 / 1.05, rel=0.1)
+    assert 45 <= send(pace, clock, 1.0) <= 60
+
+
+def test_a_refusal_among_many_answers_is_no_limit() -> None:
+    """One of 256 under way was unlucky: Retry-After is waited for, and all goes on as before."""
+    clock = Clock()
+    pace = Pace(clock)
+    for _ in range(100):
+        sent_at = clock.now
+        pace.refused(sent_at, 1.0)
+        for _ in range(255):
+            pace.accepted(sent_at)
+        assert pace.wait_seconds() == pytest.approx(1.0)
+        clock.now += 1.0
+        assert pace.wait_seconds() == 0.0
+        assert pace.free
+        send(pace, clock, 2.0)
+
+
+def test_refusals_of_what_was_under_way_are_one() -> None:
+    """256 in flight are refused at once: that is one refusal."""
+    clock = Clock()
+    few, many = Pace(clock), Pace(clock)
+    send(few, clock, 0.05)
+    for _ in range(50):
+        many.accepted(clock.now)
+    refuse(few, 1.0)
+    refuse(many, 1.0, under_way=256)
+    clock.now += 1.0
+
+    assert many.throttled
+    assert many.rate == pytest.approx(few.rate, rel=0.1)
+
+
+def test_a_longer_retry_after_among_them_counts() -> None:
+    """What asks for most is waited for, and no burst follows."""
+    clock = Clock()
+    pace = Pace(clock)
+    send(pace, clock, 0.05)
+    refuse(pace, 1.0)
+    refuse(pace, 30.0)
+
+    assert pace.wait_seconds() == pytest.approx(30.0)
+    clock.now += 30.0
+    assert send(pace, clock, 0.1) <= 7
+
+
+def test_holds_of_our_own_grow() -> None:
+    """Without Retry-After: 1, 2, 4, 8, 10, 10 s, as long as nothing at all is accepted."""
+    clock = Clock()
+    pace = Pace(clock)
+    pace.accepted(clock.now)
+    refuse(pace, 0.0)
+    clock.now += pace.wait_seconds()  # a moment, until it is clear that all are refused
+    holds = []
+    for _ in range(6):
+        holds.append(pace.wait_seconds())
+        clock.now += pace.wait_seconds()
+        refuse(pace, 0.0)
+
+    assert holds == pytest.approx([0.9, 2.0, 4.0, 8.0, MAX_HOLD_SECONDS, MAX_HOLD_SECONDS])
+    clock.now += pace.wait_seconds()
+    pace.accepted(clock.now)
+    refuse(pace, 0.0)
+    assert pace.wait_seconds() == pytest.approx(1.0)
+
+
+def test_cuts_that_do_not_help_end() -> None:
+    """A target that refuses one in 50 at any rate is not sent less and less."""
+    clock = Clock()
+    pace = Pace(clock)
+    send(pace, clock, 0.5)
+    refuse(pace, 1.0)
+    rates = []
+    for _ in range(20):
+        clock.now += pace.wait_seconds()
+        if not pace.throttled:
+            break
+        rates.append(pace.rate)
+        for _ in range(50):
+            clock.now += pace.wait_seconds()
+            pace.sent()
+            pace.accepted(clock.now)
+        pace.refused(clock.now, 0.0)
+
+    assert len(rates) <= 11
+    assert pace.free
+
+
+def test_the_limit_is_forgotten_in_time() -> None:
+    """Half a minute without a refusal: everything is sent at once again."""
+    clock = Clock()
+    pace = Pace(clock)
+    send(pace, clock, 0.05)
+    refuse(pace, 1.0)
+    clock.now += 1.0
+    assert pace.rate < math.inf
+
+    clock.now += FREE_SECONDS + 0.1
+
+    assert pace.rate == math.inf
+    assert pace.wait_seconds() == 0.0
+    assert pace.free
+
+
+def test_a_rate_that_is_set_stays() -> None:
+    """Whatever the target bears; and a learned one below it counts."""
+    clock = Clock()
+    pace = Pace(clock, max_rate=20.0)
+
+    assert not pace.free
+    assert send(pace, clock, 10.0) == pytest.approx(200, abs=2)
+    refuse(pace, 1.0)
+    clock.now += 60.0
+    pace.wait_seconds()
+    assert pace.rate == 20.0
+    assert not pace.free
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["accepted", "refused", "late refusal", "wait"]),
+            st.floats(0.0, 100.0),
+        ),
+        max_size=60,
+    )
+)
+def test_waits_are_bounded_whatever_happens(events: list[tuple[str, float]]) -> None:
+    """Never longer than the longest Retry-After, or the slowest rate, allows; never negative."""
+    clock = Clock()
+    pace = Pace(clock)
+    for event, number in events:
+        if event == "wait":
+            clock.now += number
+        elif event == "accepted":
+            if pace.wait_seconds() == 0.0:
+                pace.sent()
+            pace.accepted(clock.now)
+        else:
+            sent_at = clock.now if event == "refused" else clock.now - 30.0
+            pace.refused(sent_at, min(number, 60.0))
+        assert 0.0 <= pace.wait_seconds() <= 60.001
+        assert pace.rate > 0.0
+
+
+def test_a_time_out_halves_the_concurrency() -> None:
+    """Once, however many that were under way come too late with it; at least 1 is left."""
+    clock = Clock()
+    concurrency = Concurrency(clock, 256)
+    sent_at = clock.now
+    clock.now += 10.0
+
+    for _ in range(200):
+        concurrency.timed_out(sent_at)
+    assert concurrency.limit == 128
+    for _ in range(20):
+        clock.now += 10.0
+        concurrency.timed_out(clock.now)
+    assert concurrency.limit == 1
+
+
+def test_the_concurrency_grows_by_one_a_round() -> None:
+    """As many answers as there may be attempts allow one more; after a while all are allowed."""
+    clock = Clock()
+    concurrency = Concurrency(clock, 256)
+    concurrency.timed_out(clock.now)
+    for expected in (129, 130, 131):
+        while concurrency.limit < expected:
+            concurrency.answered()
+    assert concurrency.limit == 131
+
+    clock.now += RECOVERED_SECONDS
+    assert concurrency.answered()
+    assert concurrency.limit == 256
+    assert not concurrency.answered()

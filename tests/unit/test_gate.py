@@ -1,0 +1,118 @@
+"""Who goes next while the target cannot take everything."""
+
+import asyncio
+
+from app.delivery.back_pressure import Pace
+from app.delivery.gate import NO_PROBE, Gate
+from app.delivery.target_health import Breaker, BreakerState
+from tests.support.virtual_time import virtual_time
+
+
+class Guarded:
+    """A gate, with its breaker and its pace on the running loop's clock."""
+
+    def __init__(self, max_rate: float | None = None) -> None:
+        clock = asyncio.get_running_loop().time
+        self.breaker = Breaker(1, 5.0, clock, self._changed)
+        self.pace = Pace(clock, max_rate)
+        self.gate = Gate(self.breaker, self.pace)
+        self.order: list[tuple[str, float]] = []
+
+    def open_breaker(self) -> None:
+        self.breaker.failed(NO_PROBE, first=True)
+
+    async def fail(self, name: str, number: int, failures: int) -> None:
+        """Wait for the turn, then fail."""
+        self.breaker.failed(await self.gate.join(number, failures), first=failures == 0)
+        self.order.append((name, asyncio.get_running_loop().time()))
+
+    def _changed(self, state: BreakerState) -> None:
+        self.gate.serve()
+
+
+@virtual_time
+async def test_the_least_hopeless_record_probes_first() -> None:
+    """Those never sent, the last one first; then by failures, then in order of arrival."""
+    guarded = Guarded()
+    guarded.open_breaker()
+
+    waiting = [("7", 1, 7), ("2a", 2, 2), ("old", 3, 0), ("new", 4, 0), ("1", 5, 1), ("2b", 6, 2)]
+    await asyncio.gather(*(guarded.fail(*one) for one in waiting))
+
+    assert guarded.order == [
+        ("new", 1.0), ("old", 2.0), ("1", 7.0), ("2a", 12.0), ("2b", 17.0), ("7", 22.0)
+    ]  # fmt: skip
+
+
+@virtual_time
+async def test_a_record_that_was_never_sent_need_not_wait_for_the_interval() -> None:
+    """It goes a second after the last probe, whenever it comes."""
+    guarded = Guarded()
+    guarded.open_breaker()
+    await guarded.fail("probe", 1, 3)
+    later = guarded.gate.join(2, 4)
+
+    await guarded.gate.join(3, 0)
+
+    assert asyncio.get_running_loop().time() == 2.0
+    assert not later.done()
+
+
+@virtual_time
+async def test_all_go_when_the_breaker_closes() -> None:
+    """None of them is a probe then."""
+    guarded = Guarded()
+    guarded.open_breaker()
+    turns = [guarded.gate.join(number, failures) for number, failures in enumerate((3, 0, 1))]
+    assert guarded.gate.never_sent == 1
+
+    guarded.breaker.succeeded()
+
+    assert [turn.result() for turn in turns] == [NO_PROBE] * 3
+    assert (await guarded.gate.join(9, 9)) == NO_PROBE
+    assert guarded.gate.never_sent == 0
+    assert guarded.gate.is_open
+
+
+@virtual_time
+async def test_who_leaves_holds_nobody_up() -> None:
+    """A record that is given up meanwhile does not take a turn, nor count."""
+    guarded = Guarded()
+    guarded.open_breaker()
+    first, second = guarded.gate.join(1, 0), guarded.gate.join(2, 1)
+    first.cancel()
+
+    ticket = await second
+
+    assert ticket != NO_PROBE
+    assert asyncio.get_running_loop().time() == 1.0
+    assert guarded.gate.never_sent == 0
+
+
+@virtual_time
+async def test_in_order_at_the_pace() -> None:
+    """With a rate all go in the order in which they came, however often they failed."""
+    guarded = Guarded(max_rate=2.0)
+    assert not guarded.gate.is_open
+    gone: list[tuple[int, float]] = []
+
+    async def go(number: int, failures: int) -> None:
+        assert await guarded.gate.join(number, failures) == NO_PROBE
+        gone.append((number, asyncio.get_running_loop().time()))
+
+    await asyncio.gather(*(go(number, failures) for number, failures in ((3, 0), (1, 2), (2, 0))))
+
+    # The first to come takes what is there; the others are in order.
+    assert gone == [(3, 0.0), (1, 0.5), (2, 1.0)]
+
+
+@virtual_time
+async def test_a_hold_holds_probes_back_too() -> None:
+    """Retry-After is for everything that is sent."""
+    guarded = Guarded()
+    guarded.open_breaker()
+    guarded.pace.refused(0.0, 30.0)
+
+    await guarded.gate.join(1, 0)
+
+    assert asyncio.get_running_loop().time() == 30.0

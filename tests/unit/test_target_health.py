@@ -1,0 +1,215 @@
+"""Whose fault is it? When a record is given up, and what the target is said to do."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.delivery.answer import Answer
+from app.delivery.gate import NO_PROBE
+from app.delivery.retry import RetryPolicy, Verdict
+from app.delivery.target_health import (
+    KEYS_EACH_SECOND,
+    MAX_EVIDENCE_SECONDS,
+    FirstAttempts,
+    TargetHealth,
+    TargetState,
+)
+from tests.support.fakes import answer
+from tests.support.watched_breaker import Clock
+
+DOWN = answer(500, "down")
+ME = "me"
+# Seconds, whether it failed, and its key.
+HISTORY = st.lists(
+    st.tuples(st.integers(0, 300), st.booleans(), st.sampled_from([ME, "a", "b", "c", "d"])),
+    max_size=200,
+).map(sorted)
+
+
+def health_after(
+    history: list[tuple[int, bool, str]], threshold: int = 1_000_000
+) -> tuple[TargetHealth, Clock]:
+    """What is known after these first attempts, none of which opened the breaker."""
+    clock = Clock()
+    start = clock.now
+    health = TargetHealth(
+        RetryPolicy(), clock, breaker_threshold=threshold, breaker_probe_interval_seconds=5.0
+    )
+    for second, failed, key in history:
+        clock.now = start + second
+        if failed:
+            health.failed(key, DOWN, NO_PROBE, first=True)
+        else:
+            health.succeeded(key, first=True)
+    clock.now = start + 300.0
+    return health, clock
+
+
+def shares(history: list[tuple[int, bool, str]], seconds: int) -> list[float]:
+    """The share of others' first attempts that failed in the last seconds, and lately."""
+    found = []
+    for window, least in ((seconds, 1), (10, 5)):
+        others = [failed for at, failed, key in history if key != ME and 300 - at < window]
+        if len(others) >= least:
+            found.append(sum(others) / len(others))
+    return found
+
+
+@given(HISTORY, st.integers(1, 40), st.integers(0, 300))
+def test_no_record_is_given_up_while_the_target_explains_its_failures(
+    history: list[tuple[int, bool, str]], failures: int, failing_for: int
+) -> None:
+    """Whatever happened: not if p to the power of its failures is over 1 in 10,000."""
+    health, clock = health_after(history)
+
+    given_up = health.gives_up(ME, failures, clock.now - failing_for)
+
+    for share in shares(history, max(60, failing_for)):
+        if share**failures > 1.0001e-4:
+            assert not given_up
+    if failures <= 3:
+        assert not given_up, "retries are left"
+
+
+@given(HISTORY, st.integers(4, 40))
+def test_a_hopeless_record_is_given_up_once_others_succeed(
+    history: list[tuple[int, bool, str]], failures: int
+) -> None:
+    """After a minute of nothing but successes of others, whatever was before."""
+    health, clock = health_after(history)
+    for _ in range(61):
+        clock.now += 1.0
+        health.succeeded("somebody", first=True)
+
+    assert health.gives_up(ME, failures, clock.now - 60.0)
+
+
+@given(HISTORY)
+def test_with_few_failures_of_others_the_retries_decide(
+    history: list[tuple[int, bool, str]],
+) -> None:
+    """With p up to 0.1, and where no other key says anything, it is the fourth attempt."""
+    health, clock = health_after(history)
+    p = shares(history, 60)
+
+    if not p or max(p) <= 0.1:
+        assert [health.gives_up(ME, n, clock.now) for n in range(1, 6)] == [False] * 3 + [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("failing", "attempts"), [(0, 4), (50, 4), (100, 4), (200, 6), (500, 14), (900, 88)]
+)
+def test_the_table(failing: int, attempts: int) -> None:
+    """Attempts at a record while so many of a thousand first attempts of others fail."""
+    history = [(290, number < failing, f"key-{number}") for number in range(1000)]
+    health, clock = health_after(history)
+
+    given_up = next(n for n in range(1, 1000) if health.gives_up(ME, n, clock.now))
+
+    # The standard error of a thousand attempts is 1.6 % at most.
+    assert attempts <= given_up <= attempts * 1.25
+
+
+@pytest.mark.parametrize(("status", "given_up"), [(True, False), (False, True)])
+def test_a_switched_off_breaker_gives_up_without_evidence(status: bool, given_up: bool) -> None:
+    """Threshold 0: a dead target dead-letters after the retries."""
+    history = [(299, True, f"key-{number}") for number in range(10)]
+    health, clock = health_after(history, threshold=1_000_000 if status else 0)
+
+    assert health.gives_up(ME, 4, clock.now) is given_up
+
+
+def test_only_first_attempts_are_evidence() -> None:
+    """Retries of hopeless records do not speak against the target."""
+    health, clock = health_after([(290, False, f"key-{number}") for number in range(10)])
+    for _ in range(1000):
+        health.failed("hopeless", DOWN, NO_PROBE, first=False)
+
+    assert health.gives_up(ME, 4, clock.now)
+
+
+def test_the_evidence_of_a_record_that_fails_for_long_is_as_old() -> None:
+    """What the target did when it began to fail counts, up to ten minutes."""
+    health, clock = health_after([(299, True, f"key-{number}") for number in range(10)])
+    since = clock.now
+    clock.now += 300.0
+
+    assert not health.gives_up(ME, 20, since - 1.0)
+    assert health.gives_up(ME, 20, clock.now), "of the last minute nothing is known"
+    clock.now += MAX_EVIDENCE_SECONDS
+    health.succeeded("other", first=True)
+    assert health.gives_up(ME, 20, clock.now - MAX_EVIDENCE_SECONDS / 2)
+
+
+def test_memory_is_bounded() -> None:
+    """However many keys there are, and however long it goes on; counts stay right."""
+    first = FirstAttempts()
+    for second in range(2 * MAX_EVIDENCE_SECONDS):
+        for number in range(3 * KEYS_EACH_SECOND):
+            first.add(f"{second}-{number}", failed=number % 3 == 0, now=float(second))
+
+    now = 2 * MAX_EVIDENCE_SECONDS - 0.5
+    assert first.count(60, now) == (61 * 3 * KEYS_EACH_SECOND, 61 * KEYS_EACH_SECOND)
+    assert len(first._seconds) <= MAX_EVIDENCE_SECONDS + 1
+    assert all(len(one.of_keys) <= KEYS_EACH_SECOND for one in first._seconds)
+
+
+# --- nothing at the address -------------------------------------------------------------------
+
+
+def test_a_404_while_others_succeed() -> None:
+    """Its record's own fault if another key succeeded in the last minute, and none failed then."""
+    health, clock = health_after([(290, False, "other")])
+    gone = Answer(Verdict.GONE, 404)
+
+    health.gone(ME, gone)
+    assert health.is_there_for_others(ME)
+    assert not health.is_there_for_others("other"), "its own success says nothing of it"
+    clock.now += 1.0
+    health.gone("third", gone)
+    assert not health.is_there_for_others(ME), "the address may be going away for all"
+    clock.now += 1.0
+    health.succeeded("other", first=True)
+    assert health.is_there_for_others(ME)
+    clock.now += 61.0
+    assert not health.is_there_for_others(ME)
+
+
+def test_a_404_while_many_fail() -> None:
+    """Half of them do: a success says little of the target."""
+    history = [(290 + n // 10, n % 2 == 0, f"key-{n}") for n in range(100)]
+    health, _ = health_after(history)
+
+    health.succeeded("other", first=True)
+
+    assert not health.is_there_for_others(ME)
+
+
+# --- what is said -----------------------------------------------------------------------------
+
+
+def test_the_states_and_since_when() -> None:
+    """Works, fails for some, is down, refuses us, throttles; and since when it has done so."""
+    health, clock = health_after([], threshold=2)
+    assert health.state(throttles=False) == (TargetState.WORKS, 300.0)
+    health.failed("a", DOWN, NO_PROBE, first=True)
+    assert health.state(throttles=False) == (TargetState.FAILS_FOR_SOME, 0.0)
+    assert health.last_failure is not None
+    assert (health.last_failure.status, health.last_failure.text) == (500, "down")
+    clock.now += 5.0
+    health.failed("b", DOWN, NO_PROBE, first=True)
+    assert health.state(throttles=False) == (TargetState.DOWN, 0.0)
+    health.breaker.failed(NO_PROBE, first=True)
+    clock.now += 7.0
+    assert health.state(throttles=True) == (TargetState.DOWN, 7.0)
+    ticket = health.breaker.begin_probe(never_sent=False)
+    health.failed("a", answer(401), ticket, first=False)
+    assert health.state(throttles=False)[0] is TargetState.REFUSES_US
+    health.throttled(answer(429), health.breaker.begin_probe(never_sent=False))
+    assert health.breaker.closed, "it is there"
+    assert health.state(throttles=True)[0] is TargetState.THROTTLES
+    clock.now += 61.0
+    assert health.state(throttles=False) == (TargetState.WORKS, 0.0)
+    assert math.isclose(health.share_failed, 0.0)

@@ -1,0 +1,337 @@
+"""A target that is slow, throttles or fails for some: what waits, and what is given up.
+
+In virtual time, with the product's defaults. Each story is one that used to stall or to give up
+good orders.
+"""
+
+import asyncio
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+
+import pytest
+
+from app.delivery.answer import Answer
+from app.delivery.record import Record
+from tests.support.fakes import NO_ANSWER, Step, answer
+from tests.support.virtual_time import virtual_time
+from tests.support.virtual_topic import OK, VirtualTopic
+
+DOWN = Step(answer(500))
+TIME_OUT = Step(Answer(NO_ANSWER.verdict, detail="no answer", failure="timeout"), seconds=10.0)
+
+
+def is_bad(one: Record) -> bool:
+    """Whether the logger never takes it."""
+    return (one.key or b"").startswith(b"bad")
+
+
+@pytest.mark.parametrize("hopeless", [1, 6, 30, 250, 1000, 1200])
+@virtual_time
+async def test_hopeless_orders_of_a_quiet_topic(hopeless: int) -> None:
+    """A good order each second after them is delivered in a second or two; they are given up."""
+    topic = VirtualTopic(lambda one, at, n: DOWN if is_bad(one) else OK, max_held=10_000)
+    topic.publish(*(f"bad-{number}" for number in range(hopeless)))
+    for number in range(900):
+        topic.publish(f"good-{number}")
+        await asyncio.sleep(1.0)
+    await topic.until_finished()
+
+    delays = topic.delays("good")
+    # More than are read ahead, all of them hopeless, take a probe each.
+    assert delays[-1] <= (2.0 if hopeless <= 1000 else 30.0)
+    assert delays[len(delays) * 95 // 100] <= 1.0
+    assert sorted(topic.given_up) == sorted(f"bad-{number}" for number in range(hopeless))
+
+
+@virtual_time
+async def test_hopeless_orders_that_go_on_coming() -> None:
+    """Three in ten are hopeless: all of them are given up, none of the others, nor delayed."""
+    chance = random.Random(1)
+    topic = VirtualTopic(lambda one, at, n: DOWN if is_bad(one) else OK)
+    keys = [f"bad-{n}" if chance.random() < 0.3 else f"good-{n}" for n in range(2000)]
+    for key in keys:
+        topic.publish(key)
+        await asyncio.sleep(0.2)
+    for number in range(300):  # at last they are given up only since others succeed
+        topic.publish(f"good-later-{number}")
+        await asyncio.sleep(0.2)
+    await topic.until_finished()
+
+    assert topic.delays("good")[-1] <= 2.0
+    assert sorted(topic.given_up) == sorted(key for key in keys if key.startswith("bad"))
+
+
+@pytest.mark.parametrize("seconds_between", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize("seed", range(4))
+@virtual_time
+async def test_half_of_all_requests_fail(seconds_between: float, seed: int) -> None:
+    """At random, as long as there are any, all at once or one by one: no order is given up.
+
+    But for the one in 10,000 that the rule allows. (After four attempts it would be 94 of 1,500.)
+    """
+    chance = random.Random(seed)
+    topic = VirtualTopic(lambda one, at, n: DOWN if chance.random() < 0.5 else OK)
+    for number in range(1500):
+        topic.publish(f"order-{number}")
+        await asyncio.sleep(seconds_between)
+    await topic.until_finished()
+
+    assert len(topic.given_up) <= 1
+
+
+@pytest.mark.parametrize("failure", [DOWN, TIME_OUT, Step(answer(401)), Step(answer(404))])
+@virtual_time
+async def test_down_for_70_seconds(failure: Step) -> None:
+    """Under load: nothing is given up, few requests meanwhile, and then it goes on within 5 s."""
+    topic = VirtualTopic(lambda one, at, n: failure if 20.0 <= at < 90.0 else OK)
+    for number in range(1200):
+        topic.publish(f"order-{number}")
+        await asyncio.sleep(0.1)
+    await topic.until_finished()
+
+    assert topic.given_up == []
+    resumed = min(at for at in topic.finished_at.values() if at >= 90.0)
+    assert resumed <= 95.0 + (10.0 if failure is TIME_OUT else 0.0)
+    while_open = [at for at in topic.bench.logger.times() if 32.0 <= at < 90.0]
+    assert len(while_open) <= 5 + 58 / 5 + 1
+
+
+@virtual_time
+async def test_an_outage_of_a_quiet_topic() -> None:
+    """An order each 10 s, no logger for an hour: what others were told explains the failures.
+
+    Only the first of them has no other to compare with.
+    """
+    topic = VirtualTopic(lambda one, at, n: DOWN if 300.0 <= at < 3900.0 else OK)
+    for number in range(420):
+        topic.publish(f"order-{number}")
+        await asyncio.sleep(10.0)
+    await topic.until_finished()
+
+    assert topic.given_up == ["order-30"]
+
+
+class TokenBucket:
+    """So many a second on average, of which so many at once."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._tokens, self._at = burst, 0.0
+
+    def takes(self, at: float) -> bool:
+        self._tokens = min(self._burst, self._tokens + (at - self._at) * self._rate)
+        self._at = at
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+class FixedWindow:
+    """So many in each second of the clock."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._second, self._count = -1, 0
+
+    def takes(self, at: float) -> bool:
+        if int(at) != self._second:
+            self._second, self._count = int(at), 0
+        self._count += 1
+        return self._count <= self._rate
+
+
+class SlidingWindow:
+    """So many in the last second, whenever."""
+
+    def __init__(self, rate: int) -> None:
+        self._times: deque[float] = deque(maxlen=rate)
+
+    def takes(self, at: float) -> bool:
+        if len(self._times) == self._times.maxlen and self._times[0] > at - 1.0:
+            return False
+        self._times.append(at)
+        return True
+
+
+LIMITERS: dict[str, Callable[[], TokenBucket | FixedWindow | SlidingWindow]] = {
+    "token bucket": lambda: TokenBucket(50.0, 50.0),
+    "small bucket": lambda: TokenBucket(50.0, 5.0),
+    "fixed window": lambda: FixedWindow(50),
+    "sliding window": lambda: SlidingWindow(50),
+}
+REFUSALS = {
+    "429, 1 s": answer(429, retry_after_seconds=1.0),
+    "429": answer(429),
+    "503, 2 s": Answer(answer(429).verdict, 503, retry_after_seconds=2.0),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("limiter", LIMITERS)
+@virtual_time
+async def test_a_logger_that_takes_50_a_second(limiter: str, refusal: str) -> None:
+    """2,000 orders at once: none is given up, most of what it bears is used, few are refused."""
+    limit = LIMITERS[limiter]()
+
+    def answers(one: Record, at: float, attempt: int) -> Step:
+        ok = limit.takes(at)
+        return Step(answer(200) if ok else REFUSALS[refusal], seconds=0.002)
+
+    topic = VirtualTopic(answers)
+    topic.publish(*(f"order-{number}" for number in range(6000)))
+    await topic.until_finished()
+
+    assert topic.given_up == []
+    assert topic.bench.relay.breaker.closed
+    times = sorted(topic.finished_at.values())
+    settled = [at for at in times if at >= 20.0]
+    rate = len(settled) / (settled[-1] - settled[0])
+    assert rate >= 50 * (0.9 if refusal != "503, 2 s" else 0.84)
+    attempts_then = sum(at >= 20.0 for at in topic.bench.logger.times())
+    assert attempts_then - len(settled) <= 0.05 * attempts_then
+    # The first burst is refused but for what the limit takes, and little after it.
+    assert len(topic.bench.logger.attempts) - 6000 <= 256 + 0.05 * 6000
+
+
+@virtual_time
+async def test_full_speed_again_when_the_limit_goes() -> None:
+    """Within 30 s a logger that takes everything is sent everything."""
+    limit = FixedWindow(50)
+
+    def answers(one: Record, at: float, attempt: int) -> Step:
+        ok = at >= 40.0 or limit.takes(at)
+        return Step(answer(200) if ok else answer(429, retry_after_seconds=1.0), seconds=0.05)
+
+    topic = VirtualTopic(answers)
+    topic.publish(*(f"order-{number}" for number in range(60_000)))
+    await topic.until_finished()
+
+    each_second = Counter(int(at) for at in topic.finished_at.values())
+    assert max(each_second[second] for second in range(40, 71)) >= 0.95 * 256 / 0.05
+
+
+@pytest.mark.parametrize("retry_after_seconds", [0.0, 1.0])
+@virtual_time
+async def test_a_logger_that_refuses_one_in_a_hundred(retry_after_seconds: float) -> None:
+    """At random, as one busy instance of many does: that is no limit of what it bears."""
+    chance = random.Random(1)
+    refusal = Step(answer(429, retry_after_seconds=retry_after_seconds), seconds=0.02)
+    ok = Step(answer(200), seconds=0.02)
+    topic = VirtualTopic(lambda one, at, n: refusal if chance.random() < 0.01 else ok)
+    for number in range(3000):
+        topic.publish(f"order-{number}")
+        await asyncio.sleep(0.05)
+    await topic.until_finished()
+
+    assert topic.given_up == []
+    delays = topic.delays("order")
+    assert delays[len(delays) // 2] <= 0.5
+    assert delays[-1] <= 10.0
+
+
+@pytest.mark.parametrize("retry_after_seconds", [0.0, 1.0, 60.0])
+@virtual_time
+async def test_a_logger_that_throttles_for_ever(retry_after_seconds: float) -> None:
+    """It is asked now and then, whatever Retry-After says; nothing is given up; it is said."""
+    refusal = answer(429, retry_after_seconds=retry_after_seconds)
+    topic = VirtualTopic(lambda one, at, n: Step(refusal) if at < 3600.0 else OK)
+    topic.publish(*(f"order-{number}" for number in range(1000)))
+    await asyncio.sleep(3599.0)
+
+    assert len(topic.bench.logger.attempts) <= 256 + 3600 / max(retry_after_seconds, 1.0)
+    assert str(topic.bench.relay.target()).startswith("throttles")
+    await topic.until_finished()
+    assert topic.given_up == []
+
+
+@virtual_time
+async def test_a_rate_that_is_set() -> None:
+    """EXTERNAL_LOGGER_MAX_RATE is kept to, whatever the logger would bear."""
+    topic = VirtualTopic(lambda one, at, n: OK, max_rate=20.0)
+    topic.publish(*(f"order-{number}" for number in range(500)))
+    await topic.until_finished()
+
+    times = topic.bench.logger.times()
+    assert all(late - early >= 0.999 for early, late in zip(times, times[21:], strict=False))
+    assert times[-1] == pytest.approx(25.0, abs=0.5)
+
+
+@virtual_time
+async def test_answers_in_turn() -> None:
+    """200 and 500 in turn: every order is delivered, and the breaker stays closed."""
+    turn = iter(range(10**9))
+    topic = VirtualTopic(lambda one, at, n: DOWN if next(turn) % 2 else OK)
+    for number in range(1000):
+        topic.publish(f"order-{number}")
+        await asyncio.sleep(0.1)
+    await topic.until_finished()
+
+    assert topic.given_up == []
+
+
+@virtual_time
+async def test_time_outs_lower_the_concurrency() -> None:
+    """A logger that works on 20 at a time is sent about as many, and nothing is given up."""
+    busy = 0
+
+    def answers(one: Record, at: float, attempt: int) -> Step:
+        nonlocal busy
+        busy = len(topic.bench.logger.under_way)
+        # What comes while 60 are at work takes longer than the time-out.
+        return TIME_OUT if busy > 60 else Step(answer(200), seconds=0.5)
+
+    topic = VirtualTopic(answers)
+    topic.publish(*(f"order-{number}" for number in range(10_000)))
+    await topic.until_finished()
+
+    assert topic.given_up == []
+    assert len(topic.bench.logger.attempts) <= 10_000 * 1.1
+
+
+@pytest.mark.parametrize("records", [300, 12_000, 70_000])
+@virtual_time
+async def test_a_hopeless_order_with_many_behind_it(records: int) -> None:
+    """All of one key, whose first is answered 500: others flow, and it does in the end."""
+    topic = VirtualTopic(
+        lambda one, at, n: DOWN if one.offset == 0 and at < 120.0 else OK, max_held=10_000
+    )
+    topic.publish(*(["hot"] * records))
+    for number in range(200):
+        topic.publish(f"other-{number}")
+        await asyncio.sleep(0.5)
+    await topic.until_finished()
+
+    assert topic.delays("other")[-1] <= 2.0
+    assert set(topic.given_up) <= {"hot"}
+
+
+@virtual_time
+async def test_a_slow_key_with_many_orders() -> None:
+    """It is healthy and slow: other keys do not wait for it, and its order stays."""
+    topic = VirtualTopic(
+        lambda one, at, n: Step(answer(200), seconds=0.05 if one.key == b"hot" else 0.01),
+        max_held=10_000,
+    )
+    topic.publish(*(["hot"] * 12_000))
+    for number in range(400):
+        topic.publish(f"other-{number}", "hot")
+        await asyncio.sleep(0.5)
+    await topic.until_finished()
+
+    assert topic.delays("other")[-1] <= 0.5
+    assert max(topic.finished_at.values()) <= 12_400 * 0.05 * 1.02
+
+
+@virtual_time
+async def test_many_keys_with_many_orders() -> None:
+    """A few keys have everything there is: reading goes back for each, and all is delivered."""
+    topic = VirtualTopic(
+        lambda one, at, n: Step(answer(200), seconds=0.001 * (1 + one.offset % 7)), max_held=1000
+    )
+    topic.publish(*(f"key-{number % 9}" for number in range(20_000)))
+    await topic.until_finished()
+
+    assert topic.bench.relay.held == 0
+    assert not topic.bench.relay.left
