@@ -110,6 +110,8 @@ class Lanes:
         self._finished = 0
         self.in_flight = 0
         self.held = 0
+        self.on_shorter: Callable[[Hashable, int], None] | None = None
+        """Is told of a lane that finished a record, and how many it has left."""
 
     # --- taking records in ------------------------------------------------------------------
 
@@ -298,6 +300,8 @@ class Lanes:
                 queue.popleft()
                 self.held -= 1
                 self._finished += 1
+                if self.on_shorter is not None:
+                    self.on_shorter(lane.key, len(queue))
                 if self.held == self._max_held - 1:
                     self.notify()  # intake waited for just this
         except Abandoned:

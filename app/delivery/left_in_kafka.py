@@ -33,14 +33,11 @@ class LeftInKafka:
     def __init__(self, reading: Reading) -> None:
         """Begin with nothing left."""
         self._reading = reading
-        self._left: dict[LaneKey, deque[int]] = {}
+        self.lanes: dict[LaneKey, deque[int]] = {}
+        """What is left of each lane, in ascending order; no lane without any."""
         # Lanes with room for what is left of them, by partition.
         self._wanting: dict[tuple[str, int], set[LaneKey]] = {}
         self._counts: dict[tuple[str, int], int] = {}
-
-    def __bool__(self) -> bool:
-        """Whether anything is left."""
-        return bool(self._left)
 
     @property
     def count(self) -> int:
@@ -49,13 +46,13 @@ class LeftInKafka:
 
     def comes_too_early(self, lane: LaneKey, offset: int) -> bool:
         """Whether an earlier record of its lane is left: this one must be, too."""
-        left = self._left.get(lane)
+        left = self.lanes.get(lane)
         return left is not None and left[0] < offset
 
     def leave(self, lane: LaneKey, offset: int, *, full: bool) -> None:
         """A record is not taken: its lane is full, or an earlier one of it is left."""
         partition = lane[0], lane[1]
-        left = self._left.setdefault(lane, deque())
+        left = self.lanes.setdefault(lane, deque())
         if not left or left[-1] < offset:
             left.append(offset)
             self._counts[partition] = self._counts.get(partition, 0) + 1
@@ -66,24 +63,24 @@ class LeftInKafka:
 
     def took(self, lane: LaneKey, offset: int) -> None:
         """A record was taken that may have been left before."""
-        left = self._left.get(lane)
+        left = self.lanes.get(lane)
         if left is None or left[0] != offset:
             return
         left.popleft()
         self._counts[lane[0], lane[1]] -= 1
         if not left:
-            del self._left[lane]
+            del self.lanes[lane]
             self._has_enough(lane)
 
     def has_room(self, lane: LaneKey) -> None:
         """A lane has room again: what is left of it is read again."""
-        if lane not in self._left:
+        if lane not in self.lanes:
             return
         partition = lane[0], lane[1]
         wanting = self._wanting.setdefault(partition, set())
         if lane not in wanting:
             wanting.add(lane)
-            self._reading.read_again(*partition, min(self._left[one][0] for one in wanting))
+            self._reading.read_again(*partition, min(self.lanes[one][0] for one in wanting))
 
     def forget(self, topic: str, partition: int, before: int | None = None) -> list[int]:
         """Forget what is left of a partition, or what is left of it before an offset.
@@ -92,12 +89,12 @@ class LeftInKafka:
             The offsets.
         """
         forgotten: list[int] = []
-        for lane in [lane for lane in self._left if lane[:2] == (topic, partition)]:
-            left = self._left[lane]
+        for lane in [lane for lane in self.lanes if lane[:2] == (topic, partition)]:
+            left = self.lanes[lane]
             while left and (before is None or left[0] < before):
                 forgotten.append(left.popleft())
             if not left:
-                del self._left[lane]
+                del self.lanes[lane]
                 self._wanting.get((topic, partition), set()).discard(lane)
         if forgotten:
             self._counts[topic, partition] -= len(forgotten)
@@ -105,7 +102,7 @@ class LeftInKafka:
 
     def clear(self) -> None:
         """Forget everything: partitions are read from what is committed."""
-        self._left.clear()
+        self.lanes.clear()
         self._wanting.clear()
         self._counts.clear()
 

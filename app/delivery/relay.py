@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 from itertools import count
+from typing import cast
 
 from app.delivery import lines
 from app.delivery.answer import Answer, ExternalLogger
@@ -182,21 +183,31 @@ class Relay:
         lane = lane_of(record)
         epoch = self._epoch
         while True:
-            if self.left and self.left.comes_too_early(lane, record.offset):
-                self.left.leave(lane, record.offset, full=False)
-                return False
-            if self._lanes.is_full(lane):
-                self.left.leave(lane, record.offset, full=True)
+            full = self._lanes.is_full(lane)
+            if full or (self.left.lanes and self.left.comes_too_early(lane, record.offset)):
+                self._leave(lane, record, full=full)
                 return False
             if self._may_take(lane):
                 break
             await self._lanes.changed()
             if epoch != self._epoch:
                 return True
-        if self.left:
+        if self.left.lanes:
             self.left.took(lane, record.offset)
         self._lanes.put(lane, record)
         return True
+
+    def _leave(self, lane: LaneKey, record: Record, *, full: bool) -> None:
+        # What comes before it has to be read first, even where there is room.
+        too_early = self.left.comes_too_early(lane, record.offset)
+        self.left.leave(lane, record.offset, full=full and not too_early)
+        self._lanes.on_shorter = self._on_shorter
+
+    def _on_shorter(self, lane: Hashable, remaining: int) -> None:
+        if not self.left.lanes:
+            self._lanes.on_shorter = None
+        elif self._lanes.has_much_room(remaining):
+            self.left.has_room(cast(LaneKey, lane))
 
     async def give_back(self, *, drain_seconds: float, attempt_seconds: float) -> None:
         """Stop taking in, and end everything under way; when this returns nothing runs.
@@ -241,15 +252,6 @@ class Relay:
     # --- one record -----------------------------------------------------------------------------
 
     async def _deliver(self, record: Record, lane: Lane) -> None:
-        try:
-            await self._finish(record, lane)
-        finally:
-            if self._failing:
-                self._failing.pop(record, None)
-            if self.left and self._lanes.has_much_room(len(lane.queue) - 1):
-                self.left.has_room(lane_of(record))
-
-    async def _finish(self, record: Record, lane: Lane) -> None:
         started_ms = int(self._wall_clock() * 1000)
         try:
             event = decode_order_paid(record.value)
@@ -263,7 +265,11 @@ class Relay:
             self._observer.duplicate()
             self._on_finished(record, Outcome(delivered=True, attempts=0, duplicate=True))
             return
-        await self._send(record, event, started_ms, lane)
+        try:
+            await self._send(record, event, started_ms, lane)
+        finally:
+            if self._failing:
+                self._failing.pop(record, None)
 
     async def _send(self, record: Record, event: OrderPaid, started_ms: int, lane: Lane) -> None:
         value = record.value or b""
@@ -369,14 +375,18 @@ class Relay:
             logger.exception("An attempt failed in a way nobody foresaw")
             answer = Answer(Verdict.RETRYABLE, detail=repr(error), error_type=full_name(error))
         self.last_activity = now = self._clock()
-        self._observer.attempted(answer.verdict.value, answer.status_class, now - sent_at)
+        if answer.verdict is Verdict.SUCCESS:  # the usual case takes no look at an enum
+            self._observer.attempted("success", "2xx", now - sent_at)
+        else:
+            self._observer.attempted(answer.verdict.value, answer.status_class, now - sent_at)
         return answer
 
     def _succeeded(self, lane: Lane, sent_at: float, *, first: bool) -> None:
         now = self.last_activity
         self.health.succeeded(lane.key, first=first, now=now)
         self.pace.accepted(sent_at, now)
-        self._answered_in_time()
+        if self._lanes.limit < self._max_in_flight:
+            self._answered_in_time()
         if self._throttled and not self.pace.throttled:
             self._throttled = False
             logger.warning("Throttling is over: the external logger takes everything again")

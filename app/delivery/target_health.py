@@ -165,15 +165,12 @@ class Breaker:
         self._out: set[int] = set()
         """Tickets of the probes of this outage that are out."""
         self.state = BreakerState.CLOSED
+        self.closed = True
+        """Whether deliveries flow freely."""
         self.opened_because = ""
         """What opened it last, in words."""
         self.failed_probes = 0
         """Probes that failed since the breaker opened."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether deliveries flow freely."""
-        return self.state is BreakerState.CLOSED
 
     def probe_wait(self, *, never_sent: bool) -> float:
         """Return after how many seconds a probe may be sent; 0 now, or while closed.
@@ -222,7 +219,7 @@ class Breaker:
         """The target works: an attempt was answered 2xx, or with a judgement of its message."""
         self._succeeded_at = self._clock() if now is None else now
         self._first_failures = self._failures = 0
-        if self.state is not BreakerState.CLOSED:
+        if not self.closed:
             self.failed_probes = self._never_sent_probes = 0
             self._out.clear()
             self._move(BreakerState.CLOSED)
@@ -277,6 +274,7 @@ class Breaker:
 
     def _move(self, state: BreakerState) -> None:
         self.state = state
+        self.closed = state is BreakerState.CLOSED
         self._on_change(state)
 
 

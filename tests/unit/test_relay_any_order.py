@@ -85,7 +85,7 @@ class Worker:
         await self.bench.until_finished(len(self.bench.finished) + left)
 
     async def _read(self) -> None:
-        while self.position < len(self.log) or self.bench.relay.left:
+        while self.position < len(self.log) or self.bench.relay.left.lanes:
             if self.position == len(self.log):
                 self.moved.clear()
                 await self.moved.wait()
