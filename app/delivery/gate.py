@@ -26,8 +26,9 @@ class Gate:
     """Records that may not be sent yet.
 
     While the target throttles they go in the order in which they came, at its pace. While the
-    breaker is not closed they probe: one that was never sent before all others, the one that came
-    last first, since many that came before it may be hopeless; else the one that failed least.
+    breaker is not closed they probe: one that was never sent before all others, in turn the one
+    that came last and the one that came first, since many beside them may be hopeless; else the
+    one that failed least.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Gate:
         self._entries = count()
         self._timer: asyncio.TimerHandle | None = None
         self._serving = False
+        self._last_first = True
         self.never_sent = 0
         """Records that wait and never failed, at most."""
 
@@ -104,13 +106,14 @@ class Gate:
         self._forget_those_who_left()
         if not self._waiters:
             return 0.0
-        waiter = min(self._waiters, key=_by_hope)
+        waiter = min(self._waiters, key=self._by_hope)
         never_sent = waiter.failures == 0
         wait = max(self._breaker.probe_wait(never_sent=never_sent), self._pace.wait_seconds())
         if not wait:
             self._waiters.remove(waiter)
             heapify(self._waiters)
             self.never_sent -= never_sent
+            self._last_first ^= never_sent
             self._pace.sent()
             waiter.turn.set_result(self._breaker.begin_probe(never_sent=never_sent))
         return wait
@@ -126,6 +129,6 @@ class Gate:
             heapify(self._waiters)
             self.never_sent = sum(waiter.failures == 0 for waiter in self._waiters)
 
-
-def _by_hope(waiter: _Waiter) -> tuple[int, int]:
-    return waiter.failures, waiter.number if waiter.failures else -waiter.number
+    def _by_hope(self, waiter: _Waiter) -> tuple[int, int]:
+        last_first = self._last_first and not waiter.failures
+        return waiter.failures, -waiter.number if last_first else waiter.number

@@ -32,15 +32,15 @@ class Guarded:
 
 @virtual_time
 async def test_the_least_hopeless_record_probes_first() -> None:
-    """Those never sent, the last one first; then by failures, then in order of arrival."""
+    """Never sent: the last, the first, the last ...; then by failures, and by arrival."""
     guarded = Guarded()
     guarded.open_breaker()
 
-    waiting = [("7", 1, 7), ("2a", 2, 2), ("old", 3, 0), ("new", 4, 0), ("1", 5, 1), ("2b", 6, 2)]
+    waiting = [("7", 1, 7), ("2a", 2, 2), ("old", 3, 0), ("mid", 4, 0), ("new", 5, 0), ("1", 6, 1)]
     await asyncio.gather(*(guarded.fail(*one) for one in waiting))
 
     assert guarded.order == [
-        ("new", 1.0), ("old", 2.0), ("1", 7.0), ("2a", 12.0), ("2b", 17.0), ("7", 22.0)
+        ("new", 1.0), ("old", 2.0), ("mid", 3.0), ("1", 8.0), ("2a", 13.0), ("7", 18.0)
     ]  # fmt: skip
 
 
