@@ -24,7 +24,9 @@ HOLD_SECONDS = 1.0
 MAX_HOLD_SECONDS = 10.0
 # It is a limit where of those under way, so many at least, this share is refused, too; or, where
 # fewer are under way, where so many refusals come, each after so few that were accepted.
+# Answers of those under way that are late are waited for, so long.
 UNDER_WAY = 5
+LATE_SECONDS = 5.0
 MOST = 0.3
 HOLDS_IN_A_ROW = 5
 IN_A_ROW_ACCEPTED = 20
@@ -78,6 +80,8 @@ class Pace:
         # What came of those that were under way then; judged once the hold is over.
         self._under_way_refused = self._under_way_accepted = 0
         self._is_to_judge = False
+        self._awaited = 0
+        self._judged_by = 0.0
         self._holds_in_a_row = 0
         # The limit that was learned: where it began after the last refusal, and what the target
         # bears; infinite without one.
@@ -150,13 +154,16 @@ class Pace:
         while len(times) > MEASURED_RECORDS and times[1] < now - MEASURED_SECONDS:
             times.popleft()
 
-    def refused(self, sent_at: float, retry_after_seconds: float) -> None:
+    def refused(
+        self, sent_at: float, retry_after_seconds: float, under_way: int | None = None
+    ) -> None:
         """The target has had enough.
 
         Args:
             sent_at: When the refused record was sent. Those that were under way when another one
                 was refused say how hard the limit is, and no more.
             retry_after_seconds: What it asked for; 0 if it did not.
+            under_way: How many others are under way, if that is known.
         """
         now = self._clock()
         if sent_at <= self._refused_at or now < self._held_until:
@@ -172,6 +179,8 @@ class Pace:
         if self._start == math.inf:
             self._is_to_judge = True
             self._refused_at = now
+            self._awaited = min(UNDER_WAY, under_way or 0)
+            self._judged_by = now + (retry_after_seconds or SHORT_HOLD_SECONDS) + LATE_SECONDS
             self._hold(now, retry_after_seconds or SHORT_HOLD_SECONDS)
         else:
             self._learn(now)
@@ -266,7 +275,11 @@ class Pace:
     def _look_at_the_time(self, now: float) -> None:
         """Judge, or forget a limit, when it is time."""
         if self._is_to_judge and now >= self._held_until:
-            self._judge()
+            answered = self._under_way_refused + self._under_way_accepted
+            if answered < self._awaited and now < self._judged_by:
+                self._held_until = now + SHORT_HOLD_SECONDS  # their answers are late
+            else:
+                self._judge()
         if self._start != math.inf and now - self._held_until > FREE_SECONDS:
             self._forget()
         if self._start == math.inf and not self._is_to_judge and now >= self._held_until:

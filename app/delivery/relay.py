@@ -304,7 +304,8 @@ class Relay:
             last_error, last_status = answer.detail, answer.status
             self._failing[record] = Trouble(posts, last_error, last_status)
             if answer.verdict is Verdict.THROTTLED:
-                self.pace.refused(sent_at, answer.retry_after_seconds)
+                under_way = self._lanes.in_flight - 1
+                self.pace.refused(sent_at, answer.retry_after_seconds, under_way)
                 self.health.throttled(answer, ticket)
                 self._observer.retrying()
                 wait = self.pace.wait_seconds()

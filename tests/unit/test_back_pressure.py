@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from app.delivery.back_pressure import (
     FREE_SECONDS,
+    LATE_SECONDS,
     MAX_HOLD_SECONDS,
     RECOVERED_SECONDS,
     Concurrency,
@@ -78,6 +79,34 @@ def test_a_refusal_among_many_answers_is_no_limit() -> None:
         assert pace.wait_seconds() == 0.0
         assert pace.free
         send(pace, clock, 2.0)
+
+
+def test_late_answers_of_what_is_under_way_are_waited_for() -> None:
+    """Whether it is a limit is judged by them, for some seconds at most."""
+    clock = Clock()
+    pace = Pace(clock)
+    send(pace, clock, 0.05)
+    sent_at = clock.now
+    pace.refused(sent_at, 1.0, under_way=200)
+    clock.now += 1.0
+    assert pace.wait_seconds() > 0.0
+    clock.now += 1.0
+    for _ in range(100):
+        pace.refused(sent_at, 1.0)
+    clock.now += pace.wait_seconds()
+
+    assert pace.rate < math.inf
+
+
+def test_answers_that_never_come_hold_nothing_up() -> None:
+    """Those under way may hang: after some seconds all goes on."""
+    clock = Clock()
+    pace = Pace(clock)
+    pace.refused(clock.now, 1.0, under_way=200)
+    clock.now += 1.0 + LATE_SECONDS
+
+    assert pace.wait_seconds() == 0.0
+    assert pace.free
 
 
 def test_refusals_of_what_was_under_way_are_one() -> None:

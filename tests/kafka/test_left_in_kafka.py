@@ -1,0 +1,45 @@
+"""A key with more records than a worker keeps: they wait in Kafka, others go on, none is lost."""
+
+import time
+from pathlib import Path
+
+from app.delivery.left_in_kafka import MAX_LEFT
+from tests.kafka.scene import Scene
+from tests.kafka.test_delivery_worker_faults import PATIENT
+from tests.support.kafka_cluster import RealKafka
+
+HOT = "hot"
+# More than are held and left together: reading the partition pauses.
+HOT_ORDERS = MAX_LEFT + 2_000
+OTHERS = 600
+LEFT = "order_relay_left_in_kafka_records"
+
+
+async def test_a_key_with_more_records_than_may_be_left(kafka: RealKafka, tmp_path: Path) -> None:
+    """Others are delivered while it waits; then it is, in order, over the kill of its worker."""
+    async with Scene(kafka, tmp_path, keys=50) as scene:
+        scene.failing = {HOT}
+        scene.load.publish(1_000, key=HOT, partition=0)
+        scene.load.publish(OTHERS // 2, partition=0)
+        scene.load.publish(HOT_ORDERS - 1_000, key=HOT, partition=0)
+        for number in range(OTHERS // 2):
+            scene.load.publish(1, key=f"elsewhere-{number}", partition=1)
+        await scene.load.settle()
+        worker = await scene.ready_worker("a", **PATIENT)
+        await scene.until_accepted(OTHERS)
+
+        async def paused() -> bool:
+            return (await worker.metrics())[LEFT] >= MAX_LEFT
+
+        await worker.wait_until(paused, what="to leave as much as it may")
+        assert (await worker.metrics())["order_relay_held_records"] <= 1_000
+        assert scene.repeats() == {}
+
+        scene.failing = set()
+        await scene.until_accepted(OTHERS + 20_000)
+        since = time.monotonic()
+        worker.kill9()
+        successor = await scene.ready_worker("b", **PATIENT)
+        await scene.close_books()
+        scene.assert_repeats_are_recent(since)
+        assert (await successor.metrics())[LEFT] == 0
