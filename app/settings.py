@@ -93,8 +93,8 @@ class Settings(BaseSettings):
     external_logger_url: HttpUrl = "http://localhost:3000/logs"
     external_logger_timeout_seconds: float = Field(default=10.0, gt=0, le=300)
     external_logger_connect_timeout_seconds: float = Field(default=5.0, gt=0, le=300)
-    # A dozen a day, and more than one worker ever sends.
-    external_logger_max_rate: float | None = Field(default=None, ge=0.0001, le=1_000_000)
+    # From one in 10 s, as less looks like standing still, to more than one worker ever sends.
+    external_logger_max_rate: float | None = Field(default=None, ge=0.1, le=1_000_000)
     external_logger_token: Token | None = None
     external_logger_ca_file: Authorities | None = None
 

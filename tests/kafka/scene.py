@@ -65,6 +65,7 @@ class Scene:
             it takes for replicated only what its last checkpoint says. They come every second
             here (``tests.support.kafka.broker``), and late on a busy machine.
         dead_lettered: Places of records that may be finished though the logger never accepts them.
+        deleted: Places of records that Kafka no longer has, and the logger need not get.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Scene:
         self.rejected: set[str] = set()
         self.all_brokers_died = False
         self.dead_lettered: set[Place] = set()
+        self.deleted: set[Place] = set()
         self.admin = Administration(self.stage)
         self.sink = ScriptedSink()
         self.sink.script = self._answer
@@ -210,7 +212,8 @@ class Scene:
 
     def is_finished(self, place: Place) -> bool:
         """Whether the record there was accepted, or is known to be dead-lettered."""
-        return self._event_id(place) in self.accepted or place in self.dead_lettered
+        ended = place in self.dead_lettered or place in self.deleted
+        return ended or self._event_id(place) in self.accepted
 
     def repeats(self) -> dict[str, int]:
         """How often too often records were accepted, by event id."""
@@ -267,7 +270,8 @@ class Scene:
     async def close_books(self, timeout: float = LIMIT_SECONDS) -> None:
         """End the load; wait until all is delivered and committed; check loss and order."""
         await self.load.settle()
-        expected = self.load.event_ids - {self._event_id(place) for place in self.dead_lettered}
+        elsewhere = self.dead_lettered | self.deleted
+        expected = self.load.event_ids - {self._event_id(place) for place in elsewhere}
         await eventually(lambda: expected <= self.accepted, timeout, self._state)
         await self.until_all_committed(timeout)
         assert self.accepted == expected  # nothing lost, nothing made up

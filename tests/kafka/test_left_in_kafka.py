@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from app.delivery.lanes import KEY_SHARE, MAX_HELD_RECORDS
 from app.delivery.left_in_kafka import MAX_LEFT
 from tests.kafka.scene import Scene
 from tests.kafka.test_delivery_worker_faults import PATIENT
@@ -11,17 +12,22 @@ from tests.support.kafka_cluster import RealKafka
 HOT = "hot"
 # More than are held and left together: reading the partition pauses.
 HOT_ORDERS = MAX_LEFT + 2_000
+HOT_HELD = MAX_HELD_RECORDS // KEY_SHARE
+HOT_DELETED = 45_000
 OTHERS = 600
 LEFT = "order_relay_left_in_kafka_records"
 
 
 async def test_a_key_with_more_records_than_may_be_left(kafka: RealKafka, tmp_path: Path) -> None:
-    """Others are delivered while it waits; then it is, in order, over the kill of its worker."""
+    """Others are delivered while it waits; then it is, in order, over the kill of its worker.
+
+    What Kafka has deleted meanwhile is told, and holds nothing up.
+    """
     async with Scene(kafka, tmp_path, keys=50) as scene:
         scene.failing = {HOT}
-        scene.load.publish(1_000, key=HOT, partition=0)
+        scene.load.publish(HOT_HELD, key=HOT, partition=0)
         scene.load.publish(OTHERS // 2, partition=0)
-        scene.load.publish(HOT_ORDERS - 1_000, key=HOT, partition=0)
+        scene.load.publish(HOT_ORDERS - HOT_HELD, key=HOT, partition=0)
         for number in range(OTHERS // 2):
             scene.load.publish(1, key=f"elsewhere-{number}", partition=1)
         await scene.load.settle()
@@ -32,11 +38,15 @@ async def test_a_key_with_more_records_than_may_be_left(kafka: RealKafka, tmp_pa
             return (await worker.metrics())[LEFT] >= MAX_LEFT
 
         await worker.wait_until(paused, what="to leave as much as it may")
-        assert (await worker.metrics())["order_relay_held_records"] <= 1_000
+        assert (await worker.metrics())["order_relay_held_records"] == HOT_HELD
         assert scene.repeats() == {}
 
+        # In hand are its first 1,000; of what is left most is deleted.
+        scene.deleted = {(0, offset) for offset in range(HOT_HELD + OTHERS // 2, HOT_DELETED)}
+        await scene.admin.delete_records(scene.stage.topic, 0, before=HOT_DELETED)
         scene.failing = set()
-        await scene.until_accepted(OTHERS + 20_000)
+        await worker.wait_log("Records were deleted before they were delivered")
+        await scene.until_accepted(OTHERS + HOT_HELD + 2_000)
         since = time.monotonic()
         worker.kill9()
         successor = await scene.ready_worker("b", **PATIENT)
