@@ -87,7 +87,8 @@ class Relay:
             is_delivered: Whether a record's event, of that order, was delivered before: it is
                 not sent again.
             policy: Retries and their waits.
-            breaker_threshold: Failures in a row that open the breaker; 0: never.
+            breaker_threshold: First attempts in a row that open the breaker when they fail, see
+                ``Breaker``; 0: never, and records are given up after their retries alone.
             breaker_probe_interval_seconds: From one probe to the next.
             reading: Where partitions are read; is asked to go back for records that had no room.
             max_in_flight: Attempts at a time.

@@ -342,14 +342,11 @@ class RelayConsumer(driver.Consumer):
             progress = self._progress.get(tp)
             if progress is None or progress.position is None:
                 continue
-            try:
-                await self.seek(tp, progress.position if offset is None else offset)
-            except KafkaError as error:
-                self.log.warning("Seek failed, trying again: %r", error)
-                self._moves.setdefault(tp, (offset, paused))
-                await self.sleep(1.0)
-                continue
-            self._read_to[tp] = progress.position if offset is None else offset
+            to = progress.position if offset is None else offset
+            moved = await self._thread.seek_in_generation(tp, to, progress.generation)
+            if not moved or self._progress.get(tp) is not progress:
+                continue  # the partition has left, or is read from what is committed
+            self._read_to[tp] = to
             if offset is not None:
                 self._moved_back_to[tp] = offset
             else:

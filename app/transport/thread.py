@@ -179,6 +179,24 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         async with coordinator._commit_lock:
             await coordinator._do_commit_offsets(None, offsets)
 
+    async def seek_in_generation(self, tp: TP, offset: int, generation: int) -> bool:
+        """Seek one partition, unless the group has moved on; returns whether it did.
+
+        A seek that came after that of the next assignment would pass over records.
+        """
+        return await self._in_thread(self._seek_in_generation(tp, offset, generation))
+
+    async def _seek_in_generation(self, tp: TP, offset: int, generation: int) -> bool:
+        consumer = self._ensure_consumer()
+        partition = TopicPartition(tp.topic, tp.partition)
+        async with self._reading:
+            if consumer._coordinator.generation != generation:
+                return False
+            if partition not in consumer.assignment():
+                return False
+            consumer.seek(partition, offset)
+            return True
+
     async def seek_to_committed_or_beginning(self) -> dict[TP, Commit | None]:
         """Seek every assigned partition to its committed offset, or else to its beginning.
 
