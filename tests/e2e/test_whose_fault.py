@@ -236,7 +236,7 @@ REFUSALS = {
     "429": Answer(429),
 }
 TAKES = 50
-COUNT = 700
+COUNT = 1500
 
 
 async def deliver_to_limited(stage: Stage, directory: Path, limit: str, refusal: str) -> None:
