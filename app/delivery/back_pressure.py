@@ -39,7 +39,7 @@ AFTER_REFUSAL = 0.95
 # For so long after a refusal the rate stays there, then it grows, faster and faster.
 STEADY_SECONDS = 20.0
 GROWTH = 0.012  # the rate grows by exp(GROWTH * seconds**3): 10 % after 2 s, 60 times after 7 s
-# After so long without a refusal there is no limit any more.
+# The limit ends when nothing was refused for so long.
 FREE_SECONDS = 29.0
 # A guess may be too low by far: it doubles in this time, and then faster.
 DOUBLING_SECONDS = 4.0
@@ -90,7 +90,7 @@ class Pace:
         self._cuts_in_vain = 0
         self._accepted = 0
         self._accepted_at: deque[float] = deque()
-        # While there is no limit: what was accepted in this second, and in the one before.
+        # Accepted in this second and in the one before; counted only without a limit.
         self._second_began = clock()
         self._this_second = self._second_before = 0
         self._refused_in_vain = 0

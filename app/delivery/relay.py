@@ -35,8 +35,8 @@ from app.trace_context import TraceContext, of_record
 # Records taken in while the breaker is not closed: among so many in a row that never succeed there
 # is one that does.
 MAX_READ_AHEAD = 1000
-# The log tells that throttling begins this often at most: of a target that refuses one in a hundred
-# it is no news.
+# The log tells that throttling begins this often at most: a target that refuses one in a hundred
+# would fill it.
 TOLD_SECONDS = 60.0
 # After a 404 for a record, until it is given up.
 SECOND_THOUGHTS_SECONDS = 1.0
@@ -133,7 +133,7 @@ class Relay:
         """When an attempt last ended or records were last let in; on the injected clock."""
 
     def target(self) -> Target:
-        """What the target does, for whoever looks."""
+        """Return what the target does now."""
         failure = self.health.last_failure
         throttles = self.pace.throttled
         state, seconds = self.health.state(throttles=throttles)
@@ -170,7 +170,7 @@ class Relay:
     # --- taking in and giving back --------------------------------------------------------------
 
     async def take(self, record: Record) -> bool:
-        """Take a record for delivery; waits while there is no room for another key.
+        """Take a record for delivery; waits until there is room for another key.
 
         Returns without taking it between ``give_back`` and ``resume``, also if that begins while
         it waits: the record's partition is then read again from the committed offset.

@@ -290,7 +290,7 @@ class TargetState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the target does, for whoever looks.
+    """What the target does now.
 
     Attributes:
         state: In a word.

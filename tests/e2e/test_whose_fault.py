@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import cycle
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, Self
 import pytest
 
 from tests.support.embedded import EmbeddedKafka
+from tests.support.limiters import FixedWindow, SlidingWindow, TokenBucket
 from tests.support.orders import Published, event_ids, order, orders
 from tests.support.sink import Answer, Received, ScriptedSink
 from tests.support.stage import Stage
@@ -174,59 +175,8 @@ async def test_a_key_with_many_records_leaves_room_for_others(
     assert not await stage.dead_letters()
 
 
-class TokenBucket:
-    """So many a second on average, and as many at once."""
-
-    def __init__(self, rate: int) -> None:
-        self._rate = rate
-        self._tokens = float(rate)
-        self._at = time.monotonic()
-
-    def takes(self) -> bool:
-        """Whether one more may come now."""
-        now = time.monotonic()
-        self._tokens = min(self._tokens + (now - self._at) * self._rate, self._rate)
-        self._at = now
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
-
-
-class FixedWindow:
-    """So many in each second of the clock."""
-
-    def __init__(self, rate: int) -> None:
-        self._rate = rate
-        self._second = 0
-        self._count = 0
-
-    def takes(self) -> bool:
-        """Whether one more may come now."""
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._count = second, 0
-        self._count += 1
-        return self._count <= self._rate
-
-
-class SlidingWindow:
-    """So many in any second."""
-
-    def __init__(self, rate: int) -> None:
-        self._taken: deque[float] = deque(maxlen=rate)
-
-    def takes(self) -> bool:
-        """Whether one more may come now."""
-        now = time.monotonic()
-        if len(self._taken) == self._taken.maxlen and now - self._taken[0] < 1.0:
-            return False
-        self._taken.append(now)
-        return True
-
-
 LIMITS: dict[str, Callable[[int], TokenBucket | FixedWindow | SlidingWindow]] = {
-    "bucket": TokenBucket,
+    "bucket": lambda rate: TokenBucket(rate, rate),
     "fixed": FixedWindow,
     "sliding": SlidingWindow,
 }
@@ -243,7 +193,7 @@ async def deliver_to_limited(stage: Stage, directory: Path, limit: str, refusal:
     """Deliver to a target that takes 50 a second."""
     takes, refused = LIMITS[limit](TAKES).takes, REFUSALS[refusal]
     async with ScriptedSink() as sink:
-        sink.script = lambda request: Answer() if takes() else refused
+        sink.script = lambda request: Answer() if takes(time.monotonic()) else refused
         published = await stage.publish(orders(COUNT))
         await asyncio.to_thread(directory.mkdir)
         async with WorkerProcess(directory, stage, sink.url, **DEFAULTS) as worker:

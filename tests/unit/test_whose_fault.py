@@ -6,7 +6,7 @@ good orders.
 
 import asyncio
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from app.delivery.answer import Answer
 from app.delivery.record import Record
 from tests.support.fakes import NO_ANSWER, Step, answer
+from tests.support.limiters import FixedWindow, SlidingWindow, TokenBucket
 from tests.support.virtual_time import run_virtual, virtual_time
 from tests.support.virtual_topic import OK, VirtualTopic
 
@@ -144,49 +145,6 @@ async def test_an_outage_of_a_quiet_topic() -> None:
     await topic.until_finished()
 
     assert topic.given_up == ["order-30"]
-
-
-class TokenBucket:
-    """So many a second on average, of which so many at once."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate, self._burst = rate, burst
-        self._tokens, self._at = burst, 0.0
-
-    def takes(self, at: float) -> bool:
-        self._tokens = min(self._burst, self._tokens + (at - self._at) * self._rate)
-        self._at = at
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
-
-
-class FixedWindow:
-    """So many in each second of the clock."""
-
-    def __init__(self, rate: int) -> None:
-        self._rate = rate
-        self._second, self._count = -1, 0
-
-    def takes(self, at: float) -> bool:
-        if int(at) != self._second:
-            self._second, self._count = int(at), 0
-        self._count += 1
-        return self._count <= self._rate
-
-
-class SlidingWindow:
-    """So many in the last second, whenever."""
-
-    def __init__(self, rate: int) -> None:
-        self._times: deque[float] = deque(maxlen=rate)
-
-    def takes(self, at: float) -> bool:
-        if len(self._times) == self._times.maxlen and self._times[0] > at - 1.0:
-            return False
-        self._times.append(at)
-        return True
 
 
 LIMITERS: dict[str, Callable[[], TokenBucket | FixedWindow | SlidingWindow]] = {
