@@ -49,7 +49,7 @@ from app.web_service import WebService
 logger = logging.getLogger(__name__)
 
 # After deliveries have ended: committing, leaving the group, closing connections.
-SHUTDOWN_TAIL_SECONDS = 15.0
+SHUTDOWN_TAIL_SECONDS = 20.0
 PRODUCER_STOP_SECONDS = 1.0
 # A rebalance waits for attempts under way, and the group for the slowest member: well under
 # REBALANCE_SECONDS, whatever the logger's time-out is.

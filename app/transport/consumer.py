@@ -24,8 +24,9 @@ UNDER_WAY_SECONDS = 1.0
 # Until a group whose coordinator died has another one: 9 s until Kafka gives a broker up, and what
 # it takes to load the group. With the end of deliveries well within the rebalance time-out (60 s).
 LEAVING_COMMIT_SECONDS = 20.0
-# At the end of the worker; whatever is not committed is delivered again.
-LAST_COMMIT_SECONDS = 4.0
+# At the end of the worker. A coordinator that is slow is worth the wait, since whatever is not
+# committed is delivered again.
+LAST_COMMIT_SECONDS = 9.0
 
 
 class NoProgress(Exception):
@@ -162,7 +163,12 @@ class RelayConsumer(driver.Consumer):
         # Faust would go on once a second, and wait for each: 5 s where no broker answers.
         self._last_commit_made = True
         last = asyncio.ensure_future(self.commit_before_leaving())
-        await asyncio.wait([last], timeout=LAST_COMMIT_SECONDS)
+        _, late = await asyncio.wait([last], timeout=LAST_COMMIT_SECONDS)
+        if late:
+            self.log.warning(
+                "Commit not answered within %.0f s: what finished last is delivered again",
+                LAST_COMMIT_SECONDS,
+            )
         last.cancel()  # does nothing to one that has ended
 
     async def commit_before_leaving(self) -> None:

@@ -37,6 +37,14 @@ LIMIT_SECONDS = 120.0
 # How soon a group gives up a member that was killed. Not less, on a machine that is busy.
 SESSION_SECONDS = 6.0
 GIVES_BACK = "Revoking previously assigned partitions"
+OF_THE_GROUP = (
+    GIVES_BACK,
+    "Setting newly assigned",
+    "Commit ",
+    "eartbeat",
+    "changes late",
+    "Signal",
+)
 # The logger answers from the test's own event loop: late, on a busy machine.
 ANSWERED: dict[str, Any] = {"external_logger_timeout_seconds": LIMIT_SECONDS}
 SESSION: dict[str, Any] = {"kafka_session_timeout_ms": round(SESSION_SECONDS * 1000)}
@@ -128,6 +136,8 @@ class Scene:
         trace: TracebackType | None,
     ) -> None:
         await self._everything.aclose()
+        if error is not None:
+            print(self.log_of_the_group())
         if error is None:
             assert self.commits.looks
             assert not self.commits.faults, self.commits.faults[:10]
@@ -319,6 +329,27 @@ class Scene:
             if any(self.accepted_at(event_id) < at < request.arrived_at for at in moments)
         }
 
+    def told(self, repeated: Iterable[str]) -> str:
+        """Say which records were sent again, and what the workers logged of their group."""
+        places: dict[str, list[int]] = {}
+        for event_id in repeated:
+            place, offset = event_id.rsplit("-", 1)
+            senders = [request.path.rsplit("/", 1)[-1] for request in self.sink.attempts(event_id)]
+            places.setdefault(f"{place} {' then '.join(senders)}", []).append(int(offset))
+        found = [
+            f"{place}: {len(offsets)} records from {min(offsets)} to {max(offsets)}"
+            for place, offsets in sorted(places.items())
+        ]
+        return "\n".join([*found, self.log_of_the_group()])
+
+    def log_of_the_group(self) -> str:
+        """What the workers logged of rebalances and commits, the last lines of each."""
+        return "\n".join(
+            f"{worker.name}: {line[:200]}"
+            for worker in self._workers
+            for line in [line for phrase in OF_THE_GROUP for line in worker.log_lines(phrase)][-25:]
+        )
+
     def assert_repeats_are_recent(self, since: float) -> None:
         """Only what was in flight at a fault, or finished lately before it, was repeated.
 
@@ -328,7 +359,7 @@ class Scene:
         """
         lag = COMMIT_LAG_SECONDS + CHECKPOINT_SECONDS * self.all_brokers_died
         early = {one for one in self.repeats() if self.accepted_at(one) < since - lag}
-        assert early == set()
+        assert not early, self.told(early)
 
     def _event_id(self, place: Place) -> str:
         return f"{self.stage.topic}-{place[0]}-{place[1]}"

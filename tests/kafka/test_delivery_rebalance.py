@@ -54,7 +54,7 @@ async def test_two_workers_share_and_part_with_256_in_flight(
         scene.latency_seconds = 0.02
         scene.failing = set()
         await scene.close_books()
-        assert scene.repeated_across(handovers) == set()
+        assert not (again := scene.repeated_across(handovers)), scene.told(again)
         assert sum(scene.repeats().values()) <= MAX_IN_FLIGHT * len(handovers)
         assert scene.overlaps() == []
 
