@@ -49,7 +49,7 @@ from app.web_service import WebService
 logger = logging.getLogger(__name__)
 
 # After deliveries have ended: committing, leaving the group, closing connections.
-SHUTDOWN_TAIL_SECONDS = 20.0
+SHUTDOWN_TAIL_SECONDS = 15.0
 PRODUCER_STOP_SECONDS = 1.0
 # A rebalance waits for attempts under way, and the group for the slowest member: well under
 # REBALANCE_SECONDS, whatever the logger's time-out is.
@@ -94,7 +94,7 @@ class RelayApp(faust.App):
             self.kafka_producer,
             self.metrics,
         )
-        token = settings.external_logger_token
+        token, proxy = settings.external_logger_token, settings.external_logger_proxy
         self.http_logger = HttpLogger(
             settings.external_logger_url,
             timeout_seconds=settings.external_logger_timeout_seconds,
@@ -102,6 +102,9 @@ class RelayApp(faust.App):
             max_connections=settings.max_in_flight,
             token=token.get_secret_value() if token else None,
             ca_file=settings.external_logger_ca_file,
+            certificate_file=settings.external_logger_cert_file,
+            key_file=settings.external_logger_key_file,
+            proxy=proxy.get_secret_value() if proxy else None,
             redact=lambda text: redact(text, settings.secrets),
         )
         self.relay = Relay(

@@ -98,6 +98,18 @@ def check_url(value: str) -> str:
     return value
 
 
+def check_proxy(value: SecretStr) -> SecretStr:
+    """Take the http:// URL of a proxy, which may hold a user and a password."""
+    try:
+        url = URL(text := value.get_secret_value())
+        usable = url.scheme == "http" and bool(url.host) and url.port is not None
+    except ValueError:
+        usable = False
+    if not usable or re.search(r"\s", text) or url.raw_path_qs != "/":
+        raise ValueError("must be a URL like http://[user:password@]host:port")
+    return value
+
+
 def check_token(value: SecretStr) -> SecretStr:
     """Take what fits into an ``Authorization`` header; returns it without space around."""
     token = value.get_secret_value().strip()  # such as the line end of a file

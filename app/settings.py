@@ -37,6 +37,7 @@ HttpUrl = Annotated[str, AfterValidator(rules.check_url)]
 Extensions = Annotated[str, AfterValidator(rules.check_extensions)]
 Token = Annotated[SecretStr, AfterValidator(rules.check_token)]
 ExistingFile = Annotated[Path, AfterValidator(rules.check_file)]
+ProxyUrl = Annotated[SecretStr, AfterValidator(rules.check_proxy)]
 Authorities = Annotated[Path, AfterValidator(rules.check_authorities)]
 LogFormat = Literal["text", "json"]
 
@@ -97,6 +98,10 @@ class Settings(BaseSettings):
     external_logger_max_rate: float | None = Field(default=None, ge=0.1, le=1_000_000)
     external_logger_token: Token | None = None
     external_logger_ca_file: Authorities | None = None
+    external_logger_cert_file: ExistingFile | None = None
+    external_logger_key_file: ExistingFile | None = None
+    # Secret, since it may hold a password.
+    external_logger_proxy: ProxyUrl | None = None
 
     # --- delivery ---------------------------------------------------------------------------
     consumer_retry_max_attempts: int = Field(default=3, ge=0, le=1000)
@@ -192,6 +197,9 @@ class Settings(BaseSettings):
         rules.check_client_certificate(
             "DATABASE_SSL", self.database_ssl_cert_file, self.database_ssl_key_file
         )
+        rules.check_client_certificate(
+            "EXTERNAL_LOGGER", self.external_logger_cert_file, self.external_logger_key_file
+        )
         if self.dlq_topic == self.order_paid_topic:
             raise ValueError(f"DLQ_TOPIC={self.dlq_topic!r} must differ from ORDER_PAID_TOPIC")
         return self
@@ -238,9 +246,12 @@ class Settings(BaseSettings):
             for name in secret_fields(type(self))
             if (value := getattr(self, name)) is not None
         ]
-        # Of a database's URL only the password is one.
+        # Of a database's URL only the password is one, and of a proxy's.
         secrets.remove(database := self.database_url.get_secret_value())
         secrets.append(make_url(database).password or "")
+        if self.external_logger_proxy is not None:
+            secrets.remove(proxy := self.external_logger_proxy.get_secret_value())
+            secrets.append(URL(proxy).password or "")
         return tuple(secret for secret in secrets if secret)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
 import ssl
@@ -10,23 +9,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import aiohttp
-from aiohttp.http import HttpProcessingError, RawResponseMessage
 from yarl import URL
 
 from app.delivery.answer import Answer
 from app.delivery.retry import Verdict, judge, parse_retry_after
+from app.http_client.client import ConnectionNotMade, HttpClient
+from app.http_client.connection import NotHttp, Response
+from app.http_client.proxy import proxy_for
 from app.trace_context import TraceContext
 
-# An answer's body is read so that the connection can be used again. More than this is not worth
-# it: the connection is closed instead.
-MAX_BODY_BYTES = 64 * 1024
 MAX_KEPT_BODY_LENGTH = 1024
-# Shorter than the 5 s after which common servers (Node.js) drop idle connections, so that an
-# attempt does not begin on one that is being closed.
-KEEPALIVE_SECONDS = 4.0
-
-
 # No file descriptor, no memory, no port left; no name server that answers.
 LACKS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
 LACKS_NAME_SERVER = {socket.EAI_AGAIN, socket.EAI_MEMORY, socket.EAI_SYSTEM}
@@ -35,7 +27,7 @@ SUCCESS = {status: Answer(Verdict.SUCCESS, status) for status in (200, 201, 202,
 
 
 class HttpLogger:
-    """The external logger at a URL, over one keep-alive session."""
+    """The external logger at a URL, over connections that are kept."""
 
     def __init__(
         self,
@@ -46,9 +38,12 @@ class HttpLogger:
         max_connections: int,
         token: str | None = None,
         ca_file: Path | None = None,
+        certificate_file: Path | None = None,
+        key_file: Path | None = None,
+        proxy: str | None = None,
         redact: Callable[[str], str] = lambda text: text,
     ) -> None:
-        """Prepare the client; ``start`` opens the session.
+        """Prepare the client; ``start`` makes it.
 
         Args:
             url: Where to POST.
@@ -57,164 +52,118 @@ class HttpLogger:
             max_connections: Connections at a time.
             token: Sent as ``Authorization: Bearer``.
             ca_file: PEM file of the authorities to trust instead of the system's.
+            certificate_file: PEM file of our own certificate, for a logger that asks for one.
+            key_file: PEM file of its key.
+            proxy: URL of an HTTP proxy; ``None``: by HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
             redact: Takes secrets out of text that the logger sends back.
         """
         self._url = URL(url)
         self._timeout_seconds = timeout_seconds
         self._connect_timeout_seconds = connect_timeout_seconds
-        self._connect_timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=connect_timeout_seconds
-        )
         self._max_connections = max_connections
         self._token = token
         self._ca_file = ca_file
+        self._certificate_file = certificate_file
+        self._key_file = key_file
+        self._proxy = proxy
         self._redact = redact
-        self._session: aiohttp.ClientSession | None = None
+        self._client: HttpClient | None = None
 
     async def start(self) -> None:
-        """Open the session; no connection is made yet."""
-        tls: ssl.SSLContext | bool = True
-        if self._ca_file is not None:
-            tls = ssl.create_default_context(cafile=str(self._ca_file))
-        headers = {"Content-Type": "application/json", "User-Agent": "order-relay"}
-        if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token}"
-        self._connector = aiohttp.TCPConnector(
-            limit=self._max_connections, ssl=tls, keepalive_timeout=KEEPALIVE_SECONDS
+        """Make the client; no connection is made yet."""
+        url = self._url
+        proxy = proxy_for(url, self._proxy)
+        tls = self._tls() if url.scheme == "https" else None
+        self._client = HttpClient(
+            url.host or "",
+            url.port or 80,
+            timeout_seconds=self._timeout_seconds,
+            connect_timeout_seconds=self._connect_timeout_seconds,
+            max_connections=self._max_connections,
+            tls=tls,
+            proxy=proxy,
         )
-        self._session = aiohttp.ClientSession(connector=self._connector)
-        # Never sent: it names the host to the connector, and holds the headers of every attempt.
-        self._template = aiohttp.ClientRequest(
-            "POST",
-            self._url,
-            headers=headers,
-            # Bodies of error answers are kept as they come.
-            skip_auto_headers=("Accept-Encoding",),
-            loop=asyncio.get_running_loop(),
-            session=self._session,
-        )
-        lines = [f"POST {self._url.raw_path_qs} HTTP/1.1"]
-        lines += [
-            f"{name}: {value}"
-            for name, value in self._template.headers.items()
-            if name != "Content-Length"
+        lines = [
+            f"POST {url.raw_path_qs if proxy is None or tls else url} HTTP/1.1",
+            f"Host: {url.host_port_subcomponent}",
+            "User-Agent: order-relay",
+            "Accept: */*",
+            "Content-Type: application/json",
         ]
-        self._head = "\r\n".join(lines)
+        if self._token is not None:
+            lines.append(f"Authorization: Bearer {self._token}")
+        head = "".join(f"{line}\r\n" for line in lines)
+        self._head = head if proxy is None or tls else head + proxy.headers
+
+    def _tls(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self._ca_file)
+        if self._certificate_file is not None:
+            context.load_cert_chain(self._certificate_file, self._key_file)
+        return context
 
     async def stop(self) -> None:
-        """Close the session."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """Close the connections."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     async def post(
         self, body: bytes, idempotency_key: str, trace: TraceContext | None = None
     ) -> Answer:
         """See ``ExternalLogger.post``."""
-        if self._session is None:
+        if self._client is None:
             raise RuntimeError("the logger client is not started")
-        head = None
-        answer_body = b""
-        request = self._request(body, idempotency_key, trace)
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                connection = await self._connect()
-                try:
-                    head, content = await self._exchange(connection, request)
-                    answer_body = await _read_bounded(content)
-                except BaseException:
-                    connection.close()
-                    raise
-                # Closed rather than kept where the answer was not read to its end.
-                connection.release()
-        except (
-            TimeoutError, aiohttp.ClientError, HttpProcessingError, OSError, MemoryError
-        ) as error:  # fmt: skip
-            # Once there is a status it decides: a body that breaks off does not undo it.
-            if head is None:
-                limit = f"no answer within {self._timeout_seconds:g} s"
-                text = str(error) or (limit if isinstance(error, TimeoutError) else "")
-                # It may hold what came instead of an answer.
-                return _failure(error, self._redact(text or type(error).__name__))
-        return self._judge(head, answer_body)
-
-    async def _connect(self) -> aiohttp.connector.Connection:
-        try:
-            return await self._connector.connect(self._template, [], self._connect_timeout)
-        except TimeoutError as error:
-            raise aiohttp.ConnectionTimeoutError(
-                f"no connection within {self._connect_timeout_seconds:g} s"
-            ) from error
-
-    def _request(self, body: bytes, idempotency_key: str, trace: TraceContext | None) -> bytes:
         # A TraceContext holds nothing that could end a header's line, nor does the key.
         more = "".join(f"{name}: {value}\r\n" for name, value in trace.headers()) if trace else ""
-        return (
-            f"{self._head}\r\nIdempotency-Key: {idempotency_key}\r\n{more}"
-            f"Content-Length: {len(body)}\r\n\r\n".encode()
-            + body
+        head = (
+            f"{self._head}Idempotency-Key: {idempotency_key}\r\n{more}"
+            f"Content-Length: {len(body)}\r\n\r\n"
         )
+        try:
+            response = await self._client.send(head.encode() + body)
+        except (ConnectionNotMade, NotHttp, OSError, ssl.SSLError, MemoryError) as error:
+            return self._failure(error)
+        return SUCCESS.get(response.status) or self._judge(response)
 
-    async def _exchange(
-        self, connection: aiohttp.connector.Connection, request: bytes
-    ) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
-        """Send one request; returns the head of its answer, and the body to be read.
-
-        aiohttp's connections and parser without its request and response objects, which take
-        more time than everything else the relay does for a record (docs/performance.md).
-        """
-        protocol, transport = connection.protocol, connection.transport
-        if protocol is None or transport is None:
-            raise aiohttp.ClientConnectionError("the connection was closed")
-        protocol.set_response_params(read_until_eof=True, auto_decompress=False)
-        transport.write(request)
-        while True:
-            head, content = await protocol.read()
-            if not 100 <= head.code < 200 or head.code == 101:
-                return head, content
-
-    def _judge(self, head: RawResponseMessage, body: bytes) -> Answer:
-        retry_after = head.headers.get("Retry-After")
-        verdict = judge(head.code, retry_after=retry_after is not None)
-        if verdict is Verdict.SUCCESS:
-            return SUCCESS.get(head.code) or Answer(verdict, head.code)
+    def _judge(self, response: Response) -> Answer:
+        verdict = judge(response.status, retry_after=response.retry_after is not None)
         # Redacted first: a cut through a secret would leave half of it.
-        text = self._redact(body.decode("utf-8", "replace")).strip()
+        text = self._redact(response.body.decode("utf-8", "replace")).strip()
         return Answer(
             verdict,
-            head.code,
+            response.status,
             text[:MAX_KEPT_BODY_LENGTH],
-            parse_retry_after(retry_after, datetime.now(UTC)),
+            parse_retry_after(response.retry_after, datetime.now(UTC)),
+        )
+
+    def _failure(self, error: BaseException) -> Answer:
+        cause = error.__cause__ or error
+        verdict, failure = Verdict.RETRYABLE, "reset"
+        if _is_lack_of_ours(cause):
+            verdict, failure = Verdict.LOCAL, "local"
+        elif isinstance(cause, ssl.SSLError):
+            failure = "tls"
+            if _is_about_a_certificate(cause):
+                verdict = Verdict.OUTAGE
+        elif isinstance(error, ConnectionNotMade):
+            failure = "connect"
+        elif isinstance(error, TimeoutError):
+            failure = "timeout"
+        limit = f"no answer within {self._timeout_seconds:g} s"
+        text = str(error) or (limit if failure == "timeout" else type(error).__name__)
+        kind = type(cause)
+        return Answer(
+            verdict,
+            # It may hold what came instead of an answer. Redacted before it is cut, too.
+            detail=self._redact(text)[:MAX_KEPT_BODY_LENGTH],
+            error_type=f"{kind.__module__}.{kind.__qualname__}",
+            failure=failure,
         )
 
 
-async def _read_bounded(content: aiohttp.StreamReader) -> bytes:
-    """Read a body to its end, or as far as is worth it."""
-    body = b""
-    while not content.at_eof() and len(body) <= MAX_BODY_BYTES:
-        body += await content.readany()
-    return body
-
-
-def _failure(error: BaseException, detail: str) -> Answer:
-    kind = type(error)
-    verdict, failure = Verdict.RETRYABLE, "reset"
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        verdict, failure = Verdict.OUTAGE, "tls"  # a certificate that does not match
-    elif _is_lack_of_ours(error):
-        verdict, failure = Verdict.LOCAL, "local"
-    elif isinstance(error, aiohttp.ClientSSLError):
-        failure = "tls"
-    elif isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        failure = "connect"
-    elif isinstance(error, TimeoutError):
-        failure = "timeout"
-    return Answer(
-        verdict,
-        detail=detail,
-        error_type=f"{kind.__module__}.{kind.__qualname__}",
-        failure=failure,
-    )
+def _is_about_a_certificate(error: ssl.SSLError) -> bool:
+    """Whether theirs is not what we trust, or they want another one of us: no record's fault."""
+    return isinstance(error, ssl.SSLCertVerificationError) or "CERT" in (error.reason or "")
 
 
 def _is_lack_of_ours(error: BaseException | None) -> bool:

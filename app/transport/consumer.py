@@ -26,7 +26,7 @@ UNDER_WAY_SECONDS = 1.0
 LEAVING_COMMIT_SECONDS = 20.0
 # At the end of the worker. A coordinator that is slow is worth the wait, since whatever is not
 # committed is delivered again.
-LAST_COMMIT_SECONDS = 9.0
+LAST_COMMIT_SECONDS = 7.0
 
 
 class NoProgress(Exception):

@@ -40,8 +40,8 @@ async def _post(url: str, redact: Callable[[str], str]) -> Answer:
     [
         b"HTTP/1.1 2x0 hunter2-token\r\n\r\n",
         b"hunter2-token\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nhunter2-token\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: hunter2-token\r\n\r\n",
+        b"HTTP/1.1 200hunter2-token\r\n\r\n",
+        b"x" * 1020 + b"hunter2-token\r\n\r\n",
         b"HTTP/1.1 400 hunter2-token\r\nContent-Length: 13\r\n\r\nhunter2-token",
     ],
 )
@@ -49,7 +49,7 @@ async def test_an_answer_that_is_none_is_redacted(reply: bytes) -> None:
     """What comes in place of an answer is told as an error, without the token that is in it."""
     async with RawServer(reply) as server:
         answer = await _post(server.url, lambda text: text.replace(TOKEN, "[redacted]"))
-    assert TOKEN not in repr(answer)
+    assert TOKEN[:4] not in repr(answer)
     assert answer.detail
 
 

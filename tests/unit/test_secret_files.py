@@ -12,7 +12,10 @@ from app.settings import Settings, load_settings
 pytestmark = pytest.mark.usefixtures("empty_environment")
 
 SECRETS = secret_fields(Settings)
-VALUES = {"database_url": "sqlite+aiosqlite:///hunter2.db"}
+VALUES = {
+    "external_logger_proxy": "http://us:hunter2@proxy:3128",
+    "database_url": "sqlite+aiosqlite:///hunter2.db",
+}
 POSTGRES = "postgresql+asyncpg://relay@localhost/relay"
 ALLOWED = "it must name a file of UTF-8 text that holds the secret and nothing else"
 

@@ -57,16 +57,18 @@ def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings that are printed or logged show no secret; the list for redacting has them all."""
     for name in SECRETS:
         monkeypatch.setenv(name, f"hunter2-{name}")
+    monkeypatch.setenv("EXTERNAL_LOGGER_PROXY", "http://us:hunter2-PROXY@proxy:3128")
 
     settings = load_settings()
 
     assert "hunter2" not in f"{settings} {settings!r} {settings.model_dump()}"
-    assert sorted(settings.secrets) == sorted(f"hunter2-{name}" for name in SECRETS)
+    assert sorted(settings.secrets) == sorted(f"hunter2-{name}" for name in (*SECRETS, "PROXY"))
     kinds = {field: str(info.annotation) for field, info in Settings.model_fields.items()}
     assert {field.upper() for field, kind in kinds.items() if SecretStr.__name__ in kind} == {
         *SECRETS,
         "DATABASE_PASSWORD",
         "DATABASE_URL",
+        "EXTERNAL_LOGGER_PROXY",
     }
 
 

@@ -104,6 +104,9 @@ def _complaint() -> str:
         ("EXTERNAL_LOGGER_MAX_RATE", "1000001", "must be less than or equal to 1000000"),
         ("EXTERNAL_LOGGER_MAX_RATE", "nan", "must be a finite number"),
         ("EXTERNAL_LOGGER_MAX_RATE", "abc", "must be a valid number"),
+        ("EXTERNAL_LOGGER_CERT_FILE", "missing.pem", NO_FILE),
+        ("EXTERNAL_LOGGER_CERT_FILE", __file__, "must be a certificate and its key"),
+        ("EXTERNAL_LOGGER_KEY_FILE", __file__, "needs EXTERNAL_LOGGER_CERT_FILE"),
         ("EXTERNAL_LOGGER_CA_FILE", "missing.pem", NO_FILE),
         ("EXTERNAL_LOGGER_CA_FILE", __file__, "must be a PEM file of certificates"),
         ("CONSUMER_RETRY_MAX_ATTEMPTS", "-1", "greater than or equal to 0"),
@@ -167,6 +170,28 @@ def test_a_bad_setting_is_told_in_one_line(
     assert allowed in text
     assert len(text) < 700
     assert set(re.findall(r"([A-Z_]{5,})=", text)) == {name}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "proxy",
+        "https://proxy:3128",
+        "socks5://proxy:1080",
+        "http://user:hunter2 @proxy:3128",
+        "http://user:hunter2@proxy:port",
+        "http://proxy:3128/path",
+    ],
+)
+def test_a_bad_proxy_is_told_without_its_password(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy's URL may hold a password: what is allowed is told, and not what was given."""
+    monkeypatch.setenv("EXTERNAL_LOGGER_PROXY", url)
+
+    assert _complaint() == (
+        "invalid settings: EXTERNAL_LOGGER_PROXY must be a URL like http://[user:password@]host:port"
+    )
 
 
 @pytest.mark.parametrize("missing", ["KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD"])

@@ -1,0 +1,284 @@
+"""One connection: one request at a time, and what of the bytes that come is its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+import ssl
+from typing import NamedTuple, Protocol, cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+# Of the answer's head and body together. What is longer is not read to its end: its status counts,
+# and the connection is closed.
+MAX_ANSWER_BYTES = 192 * 1024
+# Of a status line, or an interim answer with its headers.
+MAX_START_BYTES = 32 * 1024
+# Answers 1xx before the answer: some tell of progress, and a flood of them never ends.
+MAX_INTERIM_ANSWERS = 20
+# Once there is a status, the rest of the answer has so long to come.
+REST_SECONDS = 1.0
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [^\r\n]*)?\r?\n")
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+
+
+class Response(NamedTuple):
+    """The answer to a request.
+
+    Attributes:
+        status: HTTP status, 101 or from 200 on.
+        retry_after: The header, if it came; not of a 2xx.
+        body: What of the body came, up to a bound; not of a 2xx.
+    """
+
+    status: int
+    retry_after: str | None = None
+    body: bytes = b""
+
+
+class UnusableConnection(Exception):
+    """A connection that had been used before ended before a byte of the answer came."""
+
+
+class NotHttp(Exception):
+    """What came is no HTTP answer."""
+
+
+class Pool(Protocol):
+    """Where connections belong."""
+
+    def free(self, connection: Connection) -> None:
+        """Take a connection whose answer was read to its end."""
+
+    def lost(self, connection: Connection) -> None:
+        """Forget a connection."""
+
+    def unasked(self, data: bytes) -> None:
+        """Hear of bytes that came without a request: they are no answer (RFC 9112, 9.2)."""
+
+
+class _Framing:
+    """Finds the end of an answer whose content nobody wants; llhttp calls it."""
+
+    def __init__(self) -> None:
+        self.begin()
+        self.parser = HttpResponseParser(self)
+
+    def begin(self) -> None:
+        self.complete = self.keeps = self.more = False
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.more = True
+
+    def on_message_complete(self) -> None:
+        if not self.complete:
+            self.complete = True
+            self.keeps = self.parser.should_keep_alive()
+
+
+class _Content(_Framing):
+    """Keeps what says why a request was refused, too."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.retry_after: str | None = None
+        self.body = b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.retry_after is None and name.lower() == b"retry-after" and not self.complete:
+            self.retry_after = value.decode("latin-1").strip()
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+
+class Connection(asyncio.Protocol):
+    """A connection of a pool.
+
+    Attributes:
+        deadline: When its answer must be there, by the loop's clock.
+        ends_at: From when on it is not used again, by that clock.
+        free_since: When it was last given back, by that clock.
+    """
+
+    def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop, ends_at: float) -> None:
+        """Belong to ``pool``; the transport comes with ``connection_made``."""
+        self.deadline = float("inf")
+        self.ends_at = ends_at
+        self.free_since = loop.time()
+        self._pool = pool
+        self._loop = loop
+        self._waiter: asyncio.Future[Response] | None = None
+        self._answers = 0
+        # Of the answer that is being read.
+        self._start = b""
+        self._interim = 0
+        self._status = 0
+        self._length = 0
+        self._rest: asyncio.TimerHandle | None = None
+        self._success = self._framing = _Framing()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request waits for its answer."""
+        return self._waiter is not None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it is open and nothing has come on it: only then may a request go.
+
+        What the kernel has and the event loop has not read yet counts, too: it is no answer to
+        what was not sent when it came.
+        """
+        return not self._transport.is_closing() and not self._poll.poll(0)
+
+    def send(self, request: bytes) -> asyncio.Future[Response]:
+        """Send a request; returns the future answer.
+
+        Errors of the future: ``UnusableConnection``, ``NotHttp``, OSError. Cancel it by ``close``.
+        """
+        waiter = self._waiter = self._loop.create_future()
+        self._transport.write(request)
+        return waiter
+
+    def expire(self) -> None:
+        """End a request whose deadline has passed, and the connection."""
+        if self._status:
+            self._finish(keep=False)
+        else:
+            self._fail(TimeoutError())
+
+    def close(self) -> None:
+        """Close it at once; a request that waits is forgotten."""
+        self._waiter = None
+        self._transport.abort()
+
+    # --- asyncio.Protocol -----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See ``asyncio.Protocol``."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._poll = select.poll()
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
+        if self._waiter is None:
+            self._pool.unasked(data)
+            self.close()
+            return
+        if not self._status:
+            try:
+                data = self._read_start(data)
+            except NotHttp as error:
+                self._fail(error)
+                return
+            if not self._status:
+                return
+        framing = self._framing
+        self._length += len(data)
+        try:
+            framing.parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade):
+            # The status decides, whatever is wrong with what follows.
+            self._finish(keep=False)
+            return
+        if framing.complete:
+            if framing.more:
+                self._pool.unasked(data)
+            self._finish(keep=framing.keeps and not framing.more)
+        elif self._length > MAX_ANSWER_BYTES:
+            self._finish(keep=False)
+        elif self._rest is None:
+            self._rest = self._loop.call_later(REST_SECONDS, self._finish, False)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See ``asyncio.Protocol``."""
+        self._pool.lost(self)
+        if self._waiter is None:
+            pass
+        elif self._status:
+            self._finish(keep=False)
+        elif self._answers and not self._start and not self._interim:
+            self._fail(UnusableConnection())
+        elif isinstance(error, OSError | ssl.SSLError):
+            self._fail(error)
+        else:
+            where = "in the midst of" if self._start or self._interim else "instead of"
+            self._fail(ConnectionResetError(f"the connection was closed {where} an answer"))
+
+    # --- answers --------------------------------------------------------------------------------
+
+    def _read_start(self, data: bytes) -> bytes:
+        """Read up to the status line of the answer, over interim ones; returns it and the rest."""
+        if self._start:
+            data = self._start + data
+        while (line := _STATUS_LINE.match(data)) is not None:
+            status = int(line[1])
+            if status >= 200 or status == 101:
+                self._begin(status)
+                return data
+            end = _END_OF_HEAD.search(data, line.end() - 2)
+            if end is None:
+                break
+            self._interim += 1
+            if self._interim > MAX_INTERIM_ANSWERS:
+                raise NotHttp(f"more than {MAX_INTERIM_ANSWERS} interim answers (1xx)")
+            data = data[end.end() :]
+        # The status line is not complete; or it is one of an interim answer, and that is not.
+        if line is None and (data[:7] != b"HTTP/1."[: len(data)] or b"\n" in data):
+            raise NotHttp(f"no HTTP answer: {_shown(data)}")
+        if len(data) > MAX_START_BYTES:
+            raise NotHttp(f"no HTTP answer within {MAX_START_BYTES} bytes: {_shown(data)}")
+        self._start = data
+        return b""
+
+    def _begin(self, status: int) -> None:
+        self._status = status
+        if 200 <= status < 300:
+            self._framing = self._success
+            self._framing.begin()
+        else:
+            self._framing = _Content()
+
+    def _finish(self, keep: bool) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is None:
+            return
+        status, framing = self._status, self._framing
+        self._status = self._length = self._interim = 0
+        self._start = b""
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        if keep and not self._transport.get_write_buffer_size():
+            self._answers += 1
+            self._pool.free(self)
+        else:
+            self.close()
+            # RFC 9110, 15.5.9: it had waited for a request, and not seen ours.
+            if status == 408 and self._answers and not waiter.done():
+                waiter.set_exception(UnusableConnection())
+        if waiter.done():
+            return
+        if isinstance(framing, _Content):
+            waiter.set_result(Response(status, framing.retry_after, framing.body))
+        else:
+            waiter.set_result(SUCCESSES.get(status) or Response(status))
+
+    def _fail(self, error: Exception) -> None:
+        waiter = self._waiter
+        self.close()
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
+
+
+SUCCESSES = {status: Response(status) for status in (200, 201, 202, 204)}
+
+
+def _shown(data: bytes) -> str:
+    # As a whole: whoever takes secrets out of it must do so before it is cut.
+    return data.decode("utf-8", "replace")
