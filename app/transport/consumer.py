@@ -21,6 +21,7 @@ from app.transport.header_names import read_any_header_name
 from app.transport.thread import RelayConsumerThread
 
 UNDER_WAY_SECONDS = 1.0
+SHORT_FETCH_SECONDS = 0.02
 # Until a group whose coordinator died has another one: 9 s until Kafka gives a broker up, and what
 # it takes to load the group. With the end of deliveries well within the rebalance time-out (60 s).
 LEAVING_COMMIT_SECONDS = 20.0
@@ -51,6 +52,7 @@ class RelayConsumer(driver.Consumer):
         self._last_commit_made = False
         self._stops = 0
         self._fetch_was_dropped = False
+        self._has_room = asyncio.Event()
 
     def _new_consumer_thread(self) -> RelayConsumerThread:
         return RelayConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -84,10 +86,12 @@ class RelayConsumer(driver.Consumer):
     def read_again(self, topic: str, partition: int, offset: int) -> None:
         """See ``app.delivery.left_in_kafka.Reading``."""
         self._moves[TP(topic, partition)] = (offset, False)
+        self._has_room.set()
 
     def read_on(self, topic: str, partition: int, *, paused: bool) -> None:
         """See ``app.delivery.left_in_kafka.Reading``."""
         self._moves[TP(topic, partition)] = (None, paused)
+        self._has_room.set()
 
     def owners(self, topic: str) -> dict[int, str]:
         """Return the base URL of the worker that has each partition, where it is known."""
@@ -233,6 +237,28 @@ class RelayConsumer(driver.Consumer):
         """Stop handing out records."""
         self._stops += 1
         super().stop_flow()
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """Note that the stream has room for a partition's records again."""
+        super().on_buffer_drop(tp)
+        self._has_room.set()
+
+    async def _wait_next_records(self, timeout: float) -> tuple[RecordMap | None, set[TP] | None]:
+        """Fetch, or wait until a partition has room in the stream.
+
+        Faust sleeps for a second where none has. Where some have none, a fetch from the others is
+        short: it does not notice that there is room again.
+        """
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow.wait())
+        active = self._get_active_partitions()
+        if not active:
+            self._has_room.clear()
+            await self.wait(self._has_room.wait(), timeout=timeout)
+            return {}, active
+        if self._buffered_partitions:
+            timeout = SHORT_FETCH_SECONDS
+        return await self._getmany(active_partitions=active, timeout=timeout), active
 
     async def _drain_messages(self, fetcher: ServiceT) -> None:
         """Hand records to the streams until the worker stops."""
