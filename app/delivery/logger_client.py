@@ -121,7 +121,7 @@ class HttpLogger:
         )
         try:
             response = await self._client.send(head.encode() + body)
-        except (ConnectionNotMade, NotHttp, OSError, ssl.SSLError, MemoryError) as error:
+        except (ConnectionNotMade, NotHttp, OSError, MemoryError) as error:
             return self._failure(error)
         return SUCCESS.get(response.status) or self._judge(response)
 
@@ -163,7 +163,12 @@ class HttpLogger:
 
 def _is_about_a_certificate(error: ssl.SSLError) -> bool:
     """Whether theirs is not what we trust, or they want another one of us: no record's fault."""
-    return isinstance(error, ssl.SSLCertVerificationError) or "CERT" in (error.reason or "")
+    reason = error.reason or ""
+    return (
+        isinstance(error, ssl.SSLCertVerificationError)
+        or "CERTIFICATE" in reason
+        or "UNKNOWN_CA" in reason
+    )
 
 
 def _is_lack_of_ours(error: BaseException | None) -> bool:

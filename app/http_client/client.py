@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import ssl
+from collections import deque
 
 from app.http_client.addresses import Addresses
 from app.http_client.connection import Connection, Response, UnusableConnection
@@ -69,7 +70,9 @@ class HttpClient:
         self._proxy = proxy
         self._addresses = Addresses(*((proxy.host, proxy.port) if proxy else (host, port)))
         self._loop = asyncio.get_running_loop()
-        self._places = asyncio.Semaphore(max_connections)
+        self._max_connections = max_connections
+        self._requests = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._connections: set[Connection] = set()
         self._free: list[Connection] = []
         self._use_once_until = float("-inf")
@@ -85,16 +88,38 @@ class HttpClient:
             TimeoutError: No answer in time.
             OSError: The connection broke.
         """
-        async with self._places:
+        while self._requests >= self._max_connections:
+            place = self._loop.create_future()
+            self._waiting.append(place)
+            await place
+        self._requests += 1
+        connection = None
+        try:
             deadline = self._loop.time() + self._timeout_seconds
             connection = self._take()
             if connection is not None:
                 try:
-                    return await self._exchange(connection, request, deadline)
+                    return await connection.send(request, deadline)
                 except UnusableConnection:
                     pass
             connection = await self._connect(deadline)
-            return await self._exchange(connection, request, deadline)
+            return await connection.send(request, deadline)
+        except asyncio.CancelledError:
+            if connection is not None:
+                connection.close()
+            raise
+        finally:
+            self._requests -= 1
+            while self._waiting and not self._pass_place_on():
+                pass
+
+    def _pass_place_on(self) -> bool:
+        """Wake whoever has waited longest; ``False`` if it has been cancelled."""
+        place = self._waiting.popleft()
+        if place.done():
+            return False
+        place.set_result(None)
+        return True
 
     def close(self) -> None:
         """Close all connections; requests under way are the caller's to cancel."""
@@ -153,14 +178,6 @@ class HttpClient:
             connection.close()
         return None
 
-    async def _exchange(self, connection: Connection, request: bytes, deadline: float) -> Response:
-        connection.deadline = deadline
-        try:
-            return await connection.send(request)
-        except asyncio.CancelledError:
-            connection.close()
-            raise
-
     async def _connect(self, deadline: float) -> Connection:
         try:
             async with asyncio.timeout_at(
@@ -170,7 +187,7 @@ class HttpClient:
         except TimeoutError as error:
             limit = f"no connection within {self._connect_timeout_seconds:g} s"
             raise ConnectionNotMade(limit) from error
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
             raise ConnectionNotMade(
                 f"no connection to {self._host}:{self._port}: {error}"
             ) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import select
-import ssl
 from typing import NamedTuple, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -135,11 +134,12 @@ class Connection(asyncio.Protocol):
         """
         return not self._transport.is_closing() and not self._poll.poll(0)
 
-    def send(self, request: bytes) -> asyncio.Future[Response]:
-        """Send a request; returns the future answer.
+    def send(self, request: bytes, deadline: float) -> asyncio.Future[Response]:
+        """Send a request whose answer must be there by ``deadline``; returns the future answer.
 
         Errors of the future: ``UnusableConnection``, ``NotHttp``, OSError. Cancel it by ``close``.
         """
+        self.deadline = deadline
         waiter = self._waiter = self._loop.create_future()
         self._transport.write(request)
         return waiter
@@ -204,7 +204,7 @@ class Connection(asyncio.Protocol):
             self._finish(keep=False)
         elif self._answers and not self._start and not self._interim:
             self._fail(UnusableConnection())
-        elif isinstance(error, OSError | ssl.SSLError):
+        elif isinstance(error, OSError):
             self._fail(error)
         else:
             where = "in the midst of" if self._start or self._interim else "instead of"

@@ -1,6 +1,8 @@
 """The client of the external logger over TLS, with certificates made for the test."""
 
+import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import trustme
 from app.delivery.answer import Answer
 from app.delivery.logger_client import HttpLogger
 from app.delivery.retry import Verdict
+from tests.integration.http_client import BODY, client
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.sink import ScriptedSink
 
@@ -70,3 +73,54 @@ async def test_the_host_name_is_checked(
     answer = await _post(f"https://localhost:{tls_sink.port}/logs", ca_file)
     assert (answer.verdict, answer.status) == (Verdict.OUTAGE, None)
     assert not tls_sink.requests
+
+
+def _serve_with_certificates(listener: socket.socket, context: ssl.SSLContext) -> None:
+    """Answer whoever shows the right certificate; others get TLS' own alert."""
+    while True:
+        try:
+            plain, _ = listener.accept()
+        except OSError:
+            return
+        with context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False) as secured:
+            try:
+                secured.do_handshake()
+            except ssl.SSLError:
+                # Else the connection would be reset, and the alert with it.
+                socket.socket.recv(secured, 65536)
+            else:
+                secured.recv(65536)
+                secured.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+
+
+async def test_our_certificate_is_shown_to_a_logger_that_asks(tmp_path: Path) -> None:
+    """Without the right one the logger refuses us, which is an outage and no order's fault."""
+    authority, ours = trustme.CA(), trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(LOOPBACK).configure_cert(context)
+    ours.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    files = {name: tmp_path / f"{name}.pem" for name in ("authority", "ours", "others")}
+    authority.cert_pem.write_to_path(str(files["authority"]))
+    for name, signer in (("ours", ours), ("others", trustme.CA())):
+        certificate = signer.issue_cert("worker.test")
+        certificate.private_key_and_cert_chain_pem.write_to_path(str(files[name]))
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        serving = threading.Thread(target=_serve_with_certificates, args=(listener, context))
+        serving.start()
+        try:
+            for file, verdict in (
+                (files["ours"], Verdict.SUCCESS),
+                (None, Verdict.OUTAGE),
+                (files["others"], Verdict.OUTAGE),
+            ):
+                async with client(
+                    f"https://{LOOPBACK}:{listener.getsockname()[1]}/logs",
+                    ca_file=files["authority"],
+                    certificate_file=file,
+                ) as http:
+                    answer = await http.post(BODY, "key")
+                    assert (answer.verdict, file) == (verdict, file), answer
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            serving.join(30)

@@ -1,0 +1,142 @@
+"""The client of the external logger through an HTTP proxy."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+
+from app.delivery.retry import Verdict
+from tests.integration.http_client import BODY, client
+from tests.support.kafka.ports import LOOPBACK
+from tests.support.sink import ScriptedSink
+
+CREDENTIALS = "Proxy-Authorization: Basic dXM6czNjcmV0"  # us:s3cret
+
+
+class ConnectingProxy:
+    """A proxy that connects what it is asked to, or answers what the test says."""
+
+    def __init__(self, refusal: bytes = b"") -> None:
+        self.heads: list[str] = []
+        self._refusal = refusal
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        """Listen; yields its address."""
+        server = await asyncio.start_server(self._serve, LOOPBACK, 0)
+        try:
+            yield f"{LOOPBACK}:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self.heads.append(head)
+        method, target, _ = head.split(" ", 2)
+        if self._refusal:
+            writer.write(self._refusal)
+            writer.close()
+            return
+        place = target if method == "CONNECT" else target.split("/")[2]
+        there = await asyncio.open_connection(LOOPBACK, int(place.rpartition(":")[2]))
+        if method == "CONNECT":
+            writer.write(b"HTTP/1.1 200 Connection established\r\nVia: 1.1 proxy\r\n\r\n")
+        else:
+            there[1].write(head.encode())
+        for source, sink in ((reader, there[1]), (there[0], writer)):
+            task = asyncio.create_task(_copy(source, sink))
+            self._tasks.add(task)
+
+
+async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await source.read(65536):
+            sink.write(data)
+    sink.close()
+
+
+async def test_tls_goes_through_a_tunnel_to_the_logger_itself(tmp_path: Path) -> None:
+    """The proxy is told host and port, and our name there; it sees no token and no event."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("logger.localhost").configure_cert(context)
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    proxy = ConnectingProxy()
+    async with ScriptedSink(tls=context) as sink, proxy.running() as address:
+        url = f"https://logger.localhost:{sink.port}/logs"
+        async with client(
+            url, proxy=f"http://us:s3cret@{address}", ca_file=ca_file, token="our-token"
+        ) as http:
+            assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
+            assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
+        (head,) = proxy.heads
+        assert head.startswith(f"CONNECT logger.localhost:{sink.port} HTTP/1.1\r\n")
+        assert CREDENTIALS in head
+        assert "our-token" not in head
+        assert [request.body for request in sink.requests] == [BODY, BODY]
+        assert "proxy-authorization" not in sink.requests[0].headers
+
+
+async def test_without_tls_the_proxy_is_asked_for_the_whole_url(sink: ScriptedSink) -> None:
+    """The request's target is the URL, as proxies want it (RFC 9112, 3.2.2)."""
+    proxy = ConnectingProxy()
+    async with (
+        proxy.running() as address,
+        client(sink.url, proxy=f"http://us:s3cret@{address}") as http,
+    ):
+        assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
+    (head,) = proxy.heads
+    assert head.startswith(f"POST {sink.url} HTTP/1.1\r\n")
+    assert CREDENTIALS in head
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "407 Proxy Authentication"),
+        (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", "502 Bad Gateway"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "SSH-2.0"),
+        (b"HTTP/1.1 200", "no answer to CONNECT"),
+    ],
+    ids=["407", "502", "no proxy", "half"],
+)
+async def test_a_proxy_that_does_not_connect_is_a_failed_connection(
+    refusal: bytes, said: str
+) -> None:
+    """What it said is told; its password is not."""
+    async with (
+        ConnectingProxy(refusal).running() as address,
+        client("https://logger.test/logs", proxy=f"http://us:s3cret@{address}") as http,
+    ):
+        answer = await http.post(BODY, "key")
+    assert (answer.verdict, answer.failure) == (Verdict.RETRYABLE, "connect")
+    assert said in answer.detail
+    assert "s3cret" not in repr(answer)
+
+
+async def test_the_environment_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTPS_PROXY counts, unless NO_PROXY names the host, or the host is this machine."""
+    proxy = ConnectingProxy(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+    async with proxy.running() as address:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{address}")
+        for url, asked in (
+            ("https://logger.test/logs", 1),
+            ("https://localhost:9/logs", 1),
+            ("https://127.0.0.1:9/logs", 1),
+        ):
+            async with client(url) as http:
+                await http.post(BODY, "key")
+            assert len(proxy.heads) == asked, url
+        monkeypatch.setenv("NO_PROXY", "example.com,.test")
+        async with client("https://logger.test/logs", connect_timeout_seconds=0.5) as http:
+            await http.post(BODY, "key")
+        assert len(proxy.heads) == 1
