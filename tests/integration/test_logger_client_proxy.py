@@ -25,6 +25,7 @@ class ConnectingProxy:
         self.heads: list[str] = []
         self._refusal = refusal
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
@@ -34,10 +35,16 @@ class ConnectingProxy:
             yield f"{LOOPBACK}:{server.sockets[0].getsockname()[1]}"
         finally:
             server.close()
-            for task in self._tasks:
-                task.cancel()
+            for writer in self._writers:
+                writer.close()
+            await asyncio.gather(
+                *self._tasks,
+                *(writer.wait_closed() for writer in self._writers),
+                return_exceptions=True,
+            )
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         self.heads.append(head)
         method, target, _ = head.split(" ", 2)
@@ -47,6 +54,7 @@ class ConnectingProxy:
             return
         place = target if method == "CONNECT" else target.split("/")[2]
         there = await asyncio.open_connection(LOOPBACK, int(place.rpartition(":")[2]))
+        self._writers.append(there[1])
         if method == "CONNECT":
             writer.write(b"HTTP/1.1 200 Connection established\r\nVia: 1.1 proxy\r\n\r\n")
         else:
