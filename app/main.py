@@ -18,6 +18,7 @@ from mode.utils.objects import cached_property
 
 from app.credentials import faust_credentials
 from app.dead_letter_topic import DeadLetterTopic
+from app.delivery.batches import Batching
 from app.delivery.logger_client import HttpLogger
 from app.delivery.outcome import Outcome
 from app.delivery.record import Record
@@ -105,6 +106,7 @@ class RelayApp(faust.App):
             certificate_file=settings.external_logger_cert_file,
             key_file=settings.external_logger_key_file,
             proxy=proxy.get_secret_value() if proxy else None,
+            keep_bodies=settings.external_logger_batch_size > 1,
             redact=lambda text: redact(text, settings.secrets),
         )
         self.relay = Relay(
@@ -124,6 +126,12 @@ class RelayApp(faust.App):
             reading=self,
             max_in_flight=settings.max_in_flight,
             max_rate=settings.external_logger_max_rate,
+            batching=Batching(
+                settings.external_logger_batch_size,
+                settings.external_logger_batch_bytes,
+                settings.external_logger_batch_linger_ms / 1000,
+                settings.external_logger_batch_format,
+            ),
         )
         self.health = Health(
             self.relay,

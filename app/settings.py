@@ -40,6 +40,7 @@ ExistingFile = Annotated[Path, AfterValidator(rules.check_file)]
 ProxyUrl = Annotated[SecretStr, AfterValidator(rules.check_proxy)]
 Authorities = Annotated[Path, AfterValidator(rules.check_authorities)]
 LogFormat = Literal["text", "json"]
+BatchFormat = Literal["json_array", "ndjson"]
 
 
 SASL_CREDENTIALS = ("kafka_sasl_username", "kafka_sasl_password")
@@ -96,6 +97,10 @@ class Settings(BaseSettings):
     external_logger_connect_timeout_seconds: float = Field(default=5.0, gt=0, le=300)
     # From one in 10 s, as less looks like standing still, to more than one worker ever sends.
     external_logger_max_rate: float | None = Field(default=None, ge=0.1, le=1_000_000)
+    external_logger_batch_size: int = Field(default=1, ge=1, le=10_000)
+    external_logger_batch_bytes: int = Field(default=1_000_000, ge=1, le=MAX_INT)
+    external_logger_batch_linger_ms: int = Field(default=20, ge=0, le=60_000)
+    external_logger_batch_format: BatchFormat = "json_array"
     external_logger_token: Token | None = None
     external_logger_ca_file: Authorities | None = None
     external_logger_cert_file: ExistingFile | None = None

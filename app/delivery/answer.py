@@ -13,6 +13,19 @@ FAILURES = ("timeout", "connect", "reset", "tls", "local", "other")
 STATUS_CLASSES = ("2xx", "3xx", "4xx", "429", "5xx", *FAILURES)
 
 
+JSON = "application/json"
+
+
+class Company:
+    """Records whose attempt failed together: whose fault it was nobody knows."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        """Of so many records."""
+        self.size = size
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What came of one attempt.
@@ -24,6 +37,10 @@ class Answer:
         retry_after_seconds: What Retry-After asked for, 0 to 60.
         error_type: Full name of the error's class when no answer came.
         failure: What kind of failure it was when no answer came, one of FAILURES.
+        body: Of a 2xx, where results of single records are wanted.
+        company: The records that it was for, where these were several and it is no success: it
+            speaks against the target, and against none of them.
+        place: Of the record among those that it was for: as an attempt it counts at place 0 alone.
     """
 
     verdict: Verdict
@@ -32,6 +49,9 @@ class Answer:
     retry_after_seconds: float = 0.0
     error_type: str | None = None
     failure: str = "other"
+    body: bytes = b""
+    company: Company | None = None
+    place: int = 0
 
     @property
     def status_class(self) -> str:
@@ -47,7 +67,12 @@ class ExternalLogger(Protocol):
     """Where records are delivered."""
 
     async def post(
-        self, body: bytes, idempotency_key: str, trace: TraceContext | None = None
+        self,
+        body: bytes,
+        idempotency_key: str,
+        trace: TraceContext | None = None,
+        *,
+        content_type: str = JSON,
     ) -> Answer:
         """Make one attempt. Ends within the time-out; failures are answers, not errors.
 

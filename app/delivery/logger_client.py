@@ -11,7 +11,7 @@ from pathlib import Path
 
 from yarl import URL
 
-from app.delivery.answer import Answer
+from app.delivery.answer import JSON, Answer
 from app.delivery.retry import Verdict, judge, parse_retry_after
 from app.http_client.client import ConnectionNotMade, HttpClient
 from app.http_client.connection import NotHttp, Response
@@ -41,6 +41,7 @@ class HttpLogger:
         certificate_file: Path | None = None,
         key_file: Path | None = None,
         proxy: str | None = None,
+        keep_bodies: bool = False,
         redact: Callable[[str], str] = lambda text: text,
     ) -> None:
         """Prepare the client; ``start`` makes it.
@@ -55,6 +56,7 @@ class HttpLogger:
             certificate_file: PEM file of our own certificate, for a logger that asks for one.
             key_file: PEM file of its key.
             proxy: URL of an HTTP proxy; ``None``: by HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+            keep_bodies: Whether answers 2xx have their body: it may hold results of single records.
             redact: Takes secrets out of text that the logger sends back.
         """
         self._url = URL(url)
@@ -66,6 +68,7 @@ class HttpLogger:
         self._certificate_file = certificate_file
         self._key_file = key_file
         self._proxy = proxy
+        self._keep_bodies = keep_bodies
         self._redact = redact
         self._client: HttpClient | None = None
 
@@ -82,13 +85,13 @@ class HttpLogger:
             max_connections=self._max_connections,
             tls=tls,
             proxy=proxy,
+            keep_bodies=self._keep_bodies,
         )
         lines = [
             f"POST {url.raw_path_qs if proxy is None or tls else url} HTTP/1.1",
             f"Host: {url.host_port_subcomponent}",
             "User-Agent: order-relay",
             "Accept: */*",
-            "Content-Type: application/json",
         ]
         if self._token is not None:
             lines.append(f"Authorization: Bearer {self._token}")
@@ -108,7 +111,12 @@ class HttpLogger:
             self._client = None
 
     async def post(
-        self, body: bytes, idempotency_key: str, trace: TraceContext | None = None
+        self,
+        body: bytes,
+        idempotency_key: str,
+        trace: TraceContext | None = None,
+        *,
+        content_type: str = JSON,
     ) -> Answer:
         """See ``ExternalLogger.post``."""
         if self._client is None:
@@ -116,19 +124,23 @@ class HttpLogger:
         # A TraceContext holds nothing that could end a header's line, nor does the key.
         more = "".join(f"{name}: {value}\r\n" for name, value in trace.headers()) if trace else ""
         head = (
-            f"{self._head}Idempotency-Key: {idempotency_key}\r\n{more}"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"{self._head}Content-Type: {content_type}\r\nIdempotency-Key: {idempotency_key}\r\n"
+            f"{more}Content-Length: {len(body)}\r\n\r\n"
         )
         try:
             response = await self._client.send(head.encode() + body)
         except (ConnectionNotMade, NotHttp, OSError, MemoryError) as error:
             return self._failure(error)
-        return SUCCESS.get(response.status) or self._judge(response)
+        if not self._keep_bodies and (success := SUCCESS.get(response.status)) is not None:
+            return success
+        return self._judge(response)
 
     def _judge(self, response: Response) -> Answer:
         verdict = judge(response.status, retry_after=response.retry_after is not None)
         # Redacted first: a cut through a secret would leave half of it.
         text = self._redact(response.body.decode("utf-8", "replace")).strip()
+        if verdict is Verdict.SUCCESS:
+            return Answer(verdict, response.status, body=text.encode())
         return Answer(
             verdict,
             response.status,

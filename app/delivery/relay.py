@@ -13,6 +13,7 @@ from typing import cast
 from app.delivery import lines
 from app.delivery.answer import Answer, ExternalLogger
 from app.delivery.back_pressure import Concurrency, Pace
+from app.delivery.batches import Batches, Batching
 from app.delivery.dead_letters import (
     DeadLetter,
     DeadLetterSink,
@@ -73,6 +74,7 @@ class Relay:
         reading: Reading,
         max_in_flight: int,
         max_rate: float | None = None,
+        batching: Batching | None = None,
         max_held: int = MAX_HELD_RECORDS,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -93,6 +95,8 @@ class Relay:
             reading: Where partitions are read; is asked to go back for records that had no room.
             max_in_flight: Attempts at a time.
             max_rate: Attempts a second; ``None``: as many as the target bears.
+            batching: How records are put together; ``None``: each goes alone. An attempt is then a
+                request with several records.
             max_held: Records in memory at a time.
             clock: Monotonic seconds.
             wall_clock: Seconds since the epoch.
@@ -115,6 +119,15 @@ class Relay:
         )
         self.breaker = self.health.breaker
         self.pace = Pace(clock, max_rate)
+        self._batches: Batches | None = None
+        gate_pace = self.pace
+        if batching is not None and batching.size > 1:
+            self._batches = Batches(
+                external_logger, batching, self.pace, clock, max_requests=max_in_flight
+            )
+            # Of the records only probes wait at the gate; of the requests it is the pace.
+            gate_pace = Pace(clock)
+            max_in_flight = max(min(max_in_flight * batching.size, max_held // 2), max_in_flight)
         self.concurrency = Concurrency(clock, max_in_flight)
         # What the log was told, and not yet that it is over.
         self._outage = self._throttled = self._lacks = False
@@ -122,7 +135,7 @@ class Relay:
         self._max_in_flight = max_in_flight
         self._numbers = count()
         self._lanes = Lanes(self._deliver, max_in_flight=max_in_flight, max_held=max_held)
-        self._gate = Gate(self.breaker, self.pace, self._lanes.notify)
+        self._gate = Gate(self.breaker, gate_pace, self._lanes.notify)
         self.left = LeftInKafka(reading)
         """Records that had no room."""
         self._taking = True
@@ -277,8 +290,8 @@ class Relay:
         idempotency_key = record.idempotency_key()
         trace = of_record(record.headers) if record.headers else None
         number = next(self._numbers)
-        posts = failures = attempts = 0
-        last_error, last_status = "", None
+        posts = failures = alone = attempts = 0
+        last: Answer | None = None
         while True:
             ticket = NO_PROBE
             if not self._gate.is_open:
@@ -286,10 +299,12 @@ class Relay:
             sent_at = self._clock()
             if not posts:
                 failing_since = sent_at
-            answer = await self._attempt(value, idempotency_key, trace, ticket, sent_at)
+            answer = await self._attempt(
+                value, idempotency_key, trace, ticket, sent_at, failures=failures, last=last
+            )
             posts += 1
             if answer.verdict is Verdict.SUCCESS:
-                self._succeeded(lane, sent_at, first=failures == 0)
+                self._succeeded(lane, sent_at, first=not alone and not answer.place)
                 self._observer.delivered(self._paid_to_delivered_seconds(record, event))
                 outcome = Outcome(
                     True,
@@ -297,27 +312,21 @@ class Relay:
                     event.orderId,
                     event.paidAt,
                     started_ms,
-                    http_status=last_status,
-                    last_error=last_error,
+                    http_status=last.status if last else None,
+                    last_error=last.detail if last else "",
                 )
                 self._on_finished(record, outcome)
                 return
-            last_error, last_status = answer.detail, answer.status
-            self._failing[record] = Trouble(posts, last_error, last_status)
+            last = answer
+            self._failing[record] = Trouble(posts, answer.detail, answer.status)
             if answer.verdict is Verdict.THROTTLED:
-                under_way = self._lanes.in_flight - 1
-                self.pace.refused(sent_at, answer.retry_after_seconds, under_way)
-                self.health.throttled(answer, ticket)
-                self._observer.retrying()
-                wait = self.pace.wait_seconds()
-                self._tell_throttling(answer, wait)
-                logger.warning(lines.retrying(record, answer, posts, wait, self.breaker.state))
+                self._refused(record, answer, ticket, sent_at, posts)
                 continue
             if answer.verdict is Verdict.LOCAL:
                 self._lacked(answer, ticket)
                 await self._wait_for_retry(record, answer, posts, lane)
                 continue
-            first = failures == 0
+            first = not alone
             if answer.verdict is Verdict.REJECTED or await self._is_gone_alone(lane, answer):
                 self.health.judged(lane.key, answer, first=first)
                 letter = refused_letter(record, "rejected", answer, attempts + 1, self._now())
@@ -325,9 +334,10 @@ class Relay:
                 return
             self._failed(lane, answer, ticket, sent_at, first=first)
             failures += 1
-            # Neither what is never the record's fault nor what fails while the breaker is open
-            # counts against it.
-            if answer.verdict is not Verdict.OUTAGE and self.breaker.closed:
+            alone += not answer.company
+            # Neither what is never the record's fault, or may be another one's, nor what fails
+            # while the breaker is open counts against it.
+            if answer.verdict is not Verdict.OUTAGE and self.breaker.closed and not answer.company:
                 attempts += 1
                 if self.health.gives_up(lane.key, attempts, failing_since):
                     letter = refused_letter(
@@ -336,6 +346,20 @@ class Relay:
                     await self._dead_letter(letter, event, started_ms, lane, posts=posts)
                     return
             await self._wait_for_retry(record, answer, failures, lane)
+
+    def _refused(
+        self, record: Record, answer: Answer, ticket: int, sent_at: float, posts: int
+    ) -> None:
+        """The target has had enough: the record is sent again at its pace."""
+        if self._batches is None:
+            under_way = self._lanes.in_flight - 1
+            self.pace.refused(sent_at, answer.retry_after_seconds, under_way)
+        self.health.throttled(answer, ticket)
+        self._observer.retrying()
+        wait = self.pace.wait_seconds()
+        self._tell_throttling(answer, wait)
+        if not answer.place:  # of a batch one line says it
+            logger.warning(lines.retrying(record, answer, posts, wait, self.breaker.state))
 
     async def _is_gone_alone(self, lane: Lane, answer: Answer) -> bool:
         """Whether there is nothing at the address for this record, and something for others."""
@@ -366,9 +390,22 @@ class Relay:
         trace: TraceContext | None,
         ticket: int,
         sent_at: float,
+        *,
+        failures: int,
+        last: Answer | None,
     ) -> Answer:
         try:
-            answer = await self._logger.post(value, idempotency_key, trace)
+            if self._batches is None:
+                answer = await self._logger.post(value, idempotency_key, trace)
+            else:
+                answer = await self._batches.post(
+                    value,
+                    idempotency_key,
+                    trace,
+                    failures=failures,
+                    last=last,
+                    alone=ticket != NO_PROBE,
+                )
         except asyncio.CancelledError:
             self.breaker.withdrawn(ticket)
             raise
@@ -386,7 +423,8 @@ class Relay:
     def _succeeded(self, lane: Lane, sent_at: float, *, first: bool) -> None:
         now = self.last_activity
         self.health.succeeded(lane.key, first=first, now=now)
-        self.pace.accepted(sent_at, now)
+        if self._batches is None:
+            self.pace.accepted(sent_at, now)
         if self._lanes.limit < self._max_in_flight:
             self._answered_in_time()
         if self._throttled and not self.pace.throttled:

@@ -414,6 +414,8 @@ class TargetHealth:
         self._refused_us = answer.verdict is Verdict.OUTAGE
         now = self._clock()
         self._failures.add(key, now)
+        if answer.place:
+            return
         if first:
             self._first_attempts.add(key, failed=True, now=now)
         self.breaker.failed(ticket, first=first)

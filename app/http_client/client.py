@@ -49,6 +49,7 @@ class HttpClient:
         max_connections: int,
         tls: ssl.SSLContext | None = None,
         proxy: Proxy | None = None,
+        keep_bodies: bool = False,
     ) -> None:
         """Prepare; nothing is connected.
 
@@ -61,6 +62,7 @@ class HttpClient:
             max_connections: Requests at a time; others wait.
             tls: Speak TLS by it; ``None``: without.
             proxy: Where connections go through.
+            keep_bodies: Whether answers 2xx have their body.
         """
         self._host = host
         self._port = port
@@ -68,6 +70,7 @@ class HttpClient:
         self._connect_timeout_seconds = connect_timeout_seconds
         self._tls = tls
         self._proxy = proxy
+        self._keep_bodies = keep_bodies
         self._addresses = Addresses(*((proxy.host, proxy.port) if proxy else (host, port)))
         self._loop = asyncio.get_running_loop()
         self._max_connections = max_connections
@@ -199,7 +202,7 @@ class HttpClient:
 
     async def _connect_at_last(self) -> Connection:
         ends_at = self._loop.time() + random.uniform(*LIFE_SECONDS)  # noqa: S311
-        connection = Connection(self, self._loop, ends_at)
+        connection = Connection(self, self._loop, ends_at, keep_bodies=self._keep_bodies)
         sock = await self._addresses.connect()
         try:
             if self._proxy is not None and self._tls is not None:

@@ -29,7 +29,7 @@ class Response(NamedTuple):
     Attributes:
         status: HTTP status, 101 or from 200 on.
         retry_after: The header, if it came; not of a 2xx.
-        body: What of the body came, up to a bound; not of a 2xx.
+        body: What of the body came, up to a bound; of a 2xx only where that is wanted.
     """
 
     status: int
@@ -103,7 +103,9 @@ class Connection(asyncio.Protocol):
         free_since: When it was last given back, by that clock.
     """
 
-    def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop, ends_at: float) -> None:
+    def __init__(
+        self, pool: Pool, loop: asyncio.AbstractEventLoop, ends_at: float, *, keep_bodies: bool
+    ) -> None:
         """Belong to ``pool``; the transport comes with ``connection_made``."""
         self.deadline = float("inf")
         self.ends_at = ends_at
@@ -118,7 +120,8 @@ class Connection(asyncio.Protocol):
         self._status = 0
         self._length = 0
         self._rest: asyncio.TimerHandle | None = None
-        self._success = self._framing = _Framing()
+        self._framing: _Framing = _Framing()
+        self._success = None if keep_bodies else self._framing
 
     @property
     def is_busy(self) -> bool:
@@ -238,7 +241,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, status: int) -> None:
         self._status = status
-        if 200 <= status < 300:
+        if 200 <= status < 300 and self._success is not None:
             self._framing = self._success
             self._framing.begin()
         else:

@@ -5,7 +5,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from app.delivery.answer import Answer
+from app.delivery.answer import JSON, Answer, ExternalLogger
+from app.delivery.batches import Batching
 from app.delivery.dead_letters import DeadLetter
 from app.delivery.outcome import Outcome
 from app.delivery.record import Record
@@ -102,7 +103,12 @@ class FakeLogger:
         plan.extend(step if isinstance(step, Step) else Step(step) for step in steps)
 
     async def post(
-        self, body: bytes, idempotency_key: str, trace: TraceContext | None = None
+        self,
+        body: bytes,
+        idempotency_key: str,
+        trace: TraceContext | None = None,
+        *,
+        content_type: str = JSON,
     ) -> Answer:
         loop = asyncio.get_running_loop()
         self.attempts.append(Attempt(loop.time(), idempotency_key, body, trace))
@@ -213,6 +219,8 @@ class Bench:
         max_in_flight: int = 8,
         max_held: int = 1000,
         max_rate: float | None = None,
+        batching: Batching | None = None,
+        logger: ExternalLogger | None = None,
     ) -> None:
         clock = asyncio.get_running_loop().time
         self.logger = FakeLogger()
@@ -225,7 +233,7 @@ class Bench:
         self.delivered_before: set[str] = set()
         self._awaited: asyncio.Future[None] | None = None
         self.relay = Relay(
-            self.logger,
+            logger or self.logger,
             self.dead_letters,
             self.observer,
             self._finish,
@@ -237,6 +245,7 @@ class Bench:
             max_in_flight=max_in_flight,
             max_held=max_held,
             max_rate=max_rate,
+            batching=batching,
             clock=clock,
             wall_clock=lambda: START_SECONDS + clock(),
         )

@@ -1,0 +1,356 @@
+"""Several records in one POST: who goes together, and what of the answer is for whom.
+
+In virtual time, through the relay, with a logger that takes batches.
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from app.delivery.answer import JSON, Answer
+from app.delivery.batches import LINES, Batching, answers_of_items, batch_key
+from app.delivery.record import Record
+from app.delivery.retry import Verdict
+from app.trace_context import TraceContext
+from tests.support.fakes import NO_ANSWER, Bench, answer, record
+from tests.support.limiters import FixedWindow, SlidingWindow, TokenBucket
+from tests.support.orders import order_value
+from tests.support.virtual_time import virtual_time
+
+OK = answer(200)
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """One request that a ``BatchLogger`` got."""
+
+    at: float
+    body: bytes
+    key: str
+    content_type: str
+    orders: tuple[int, ...]
+
+
+class BatchLogger:
+    """An ``ExternalLogger`` that takes batches, and answers as the test says."""
+
+    def __init__(self, answers: Callable[[Post], Answer], seconds: float = 0.02) -> None:
+        self.posts: list[Post] = []
+        self.accepted: Counter[int] = Counter()
+        self.under_way = 0
+        self.most_under_way = 0
+        self._answers = answers
+        self._seconds = seconds
+
+    async def post(
+        self,
+        body: bytes,
+        idempotency_key: str,
+        trace: TraceContext | None = None,
+        *,
+        content_type: str = JSON,
+    ) -> Answer:
+        loop = asyncio.get_running_loop()
+        lines = content_type == LINES
+        text = b"[" + b",".join(body.splitlines()) + b"]" if lines else body
+        found = json.loads(text)
+        values = found if isinstance(found, list) else [found]
+        orders = tuple(value["orderId"] for value in values)
+        post = Post(loop.time(), body, idempotency_key, content_type, orders)
+        self.posts.append(post)
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await asyncio.sleep(self._seconds)
+        finally:
+            self.under_way -= 1
+        said = self._answers(post)
+        if said.verdict is Verdict.SUCCESS:
+            self.accepted.update(orders)
+        return said
+
+
+class Story:
+    """A relay with batches of a size, and orders that it takes."""
+
+    def __init__(
+        self, answers: Callable[[Post], Answer], *, size: int = 10, **settings: Any
+    ) -> None:
+        batching = {
+            name: settings.pop(name)
+            for name in ("max_bytes", "linger_seconds", "form")
+            if name in settings
+        }
+        self.logger = BatchLogger(answers)
+        self.bench = Bench(
+            **{"breaker_threshold": 20, "max_in_flight": 64, "max_held": 2000, **settings},
+            batching=Batching(size, **batching),
+            logger=self.logger,
+        )
+        self.taken = 0
+
+    async def take(self, count: int) -> list[Record]:
+        """Take orders, each with a key of its own."""
+        records = [record(n, f"key-{n}") for n in range(self.taken, self.taken + count)]
+        self.taken += count
+        for one in records:
+            await self.bench.relay.take(one)
+        return records
+
+    async def end(self, within_seconds: float = 1000.0) -> None:
+        """Wait until all that was taken is finished."""
+        await self.bench.until_finished(self.taken, within_seconds)
+
+    @property
+    def given_up(self) -> list[int]:
+        """Offsets of the records that were given up."""
+        return sorted(letter.record.offset for letter in self.bench.dead_letters.letters)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many orders each request had."""
+        return [len(post.orders) for post in self.logger.posts]
+
+
+@virtual_time
+async def test_values_go_byte_for_byte_in_their_order() -> None:
+    """A batch is an array of the values as they are; its key is made from the records' keys."""
+    story = Story(lambda post: OK, size=3)
+    records = await story.take(7)
+    await story.end()
+    assert story.sizes == [3, 3, 1]
+    first = records[:3]
+    assert story.logger.posts[0].body == b"[" + b",".join(one.value or b"" for one in first) + b"]"
+    keys = [one.idempotency_key() for one in records]
+    assert [post.key for post in story.logger.posts] == [
+        batch_key(keys[:3]), batch_key(keys[3:6]), keys[6]
+    ]  # fmt: skip
+    assert batch_key(keys[:3]) == batch_key(tuple(keys[:3])) != batch_key(keys[:2])
+    assert {post.content_type for post in story.logger.posts} == {JSON}
+
+
+@virtual_time
+async def test_a_value_a_line() -> None:
+    """As lines each value is one; a value that has several lines goes alone, as it is."""
+    story = Story(lambda post: OK, form="ndjson")
+    pretty = json.dumps(json.loads(order_value(100)), indent=1).encode()
+    await story.take(2)
+    await story.bench.relay.take(record(2, "pretty", value=pretty))
+    story.taken = 3
+    await story.take(2)
+    await story.end()
+    alone, lines = story.logger.posts
+    assert (alone.body, alone.content_type) == (pretty, JSON)
+    assert lines.content_type == LINES
+    assert lines.body.endswith(b"\n")
+    assert lines.orders == (0, 1, 3, 4)
+
+
+@virtual_time
+async def test_records_wait_for_others_no_longer_than_they_may() -> None:
+    """A record that comes alone goes after the linger; a full batch at once."""
+    story = Story(lambda post: OK, size=5, linger_seconds=0.5)
+    await story.take(1)
+    await asyncio.sleep(0.4)
+    await story.take(1)
+    await story.end()
+    await story.take(5)
+    await story.end()
+    assert [(round(post.at, 3), len(post.orders)) for post in story.logger.posts] == [
+        (0.5, 2), (0.52, 5)
+    ]  # fmt: skip
+
+
+@virtual_time
+async def test_a_batch_has_no_more_bytes_than_it_may() -> None:
+    """The body's bytes are bounded; a record that has more alone still goes."""
+    value = len(order_value(0))
+    story = Story(lambda post: OK, size=100, max_bytes=3 * (value + 1) + 1)
+    await story.take(9)
+    huge = order_value(9)[:-1] + b',"note":"' + b"x" * 10_000 + b'"}'
+    await story.bench.relay.take(record(9, "huge", value=huge))
+    story.taken = 10
+    await story.end()
+    assert story.sizes == [3, 3, 3, 1]
+    assert max(len(post.body) for post in story.logger.posts[:3]) <= 3 * (value + 1) + 1
+
+
+@virtual_time
+async def test_no_two_records_of_a_key_are_under_way() -> None:
+    """Records of one key go one after another, in batches with those of other keys."""
+    story = Story(lambda post: OK, size=100)
+    for number in range(60):
+        await story.bench.relay.take(record(number, f"key-{number % 6}"))
+    story.taken = 60
+    await story.end()
+    assert story.sizes == [6] * 10
+    assert [sorted(post.orders) for post in story.logger.posts] == [
+        list(range(first, first + 6)) for first in range(0, 60, 6)
+    ]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("guilty", [{0}, {57}, {99}, {3, 4, 80}, set(range(100))])
+@virtual_time
+async def test_a_refused_batch_is_halved_until_the_guilty_are_alone(
+    guilty: set[int], status: int
+) -> None:
+    """The guilty are dead-lettered, each after a request of its own; nobody else is."""
+    story = Story(lambda post: answer(status) if guilty & {*post.orders} else OK, size=100)
+    await story.take(100)
+    await story.end()
+    assert story.given_up == sorted(guilty)
+    assert story.logger.accepted == Counter(set(range(100)) - guilty)
+    assert len(story.logger.posts) <= 1 + 14 * len(guilty)
+    assert {letter.attempts for letter in story.bench.dead_letters.letters} == {1}
+
+
+@pytest.mark.parametrize("failure", [answer(500), NO_ANSWER], ids=["500", "no answer"])
+@virtual_time
+async def test_one_record_that_fails_its_batch_does_not_take_the_others_along(
+    failure: Answer,
+) -> None:
+    """Failures in company count against nobody: alone the guilty one is given up, the others go."""
+    story = Story(lambda post: failure if 7 in post.orders else OK, size=10)
+    for _ in range(10):
+        await story.take(100)
+        await asyncio.sleep(1.0)
+    await story.end()
+    assert story.given_up == [7]
+    assert story.logger.accepted == Counter(set(range(1000)) - {7})
+    alone = [post for post in story.logger.posts if post.orders == (7,)]
+    assert len(alone) == 4  # an attempt and three retries that are its own
+
+
+@virtual_time
+async def test_a_batch_without_an_answer_is_repeated_as_it_was() -> None:
+    """The logger may have taken it: the same records in the same order, under the same key."""
+    story = Story(lambda post: NO_ANSWER if post.at < 0.5 else OK, size=10)
+    await story.take(25)
+    await asyncio.sleep(0.9)
+    await story.take(25)  # others come meanwhile
+    await story.end()
+    first = {post.orders: post.key for post in story.logger.posts if post.at < 0.5}
+    again = {post.orders: post.key for post in story.logger.posts if post.at >= 0.5}
+    assert len(first) == 3
+    assert first.items() <= again.items()
+    assert not story.given_up
+
+
+@virtual_time
+async def test_an_outage_is_one_attempt_a_batch_and_spends_nothing() -> None:
+    """The breaker opens after as many batches as attempts; probes are single; nothing is lost."""
+    story = Story(lambda post: answer(503) if post.at < 60 else OK, size=10)
+    await story.take(400)
+    await story.end()
+    assert not story.given_up
+    assert story.logger.accepted == Counter(range(400))
+    in_outage = [post for post in story.logger.posts if 5 < post.at < 60]
+    assert {len(post.orders) for post in in_outage} == {1}
+    assert len(in_outage) <= 15
+    assert max(post.at for post in story.logger.posts) < 70
+
+
+@pytest.mark.parametrize(
+    "limiter",
+    [TokenBucket(50, 50), FixedWindow(50), SlidingWindow(50)],
+    ids=lambda limiter: type(limiter).__name__,
+)
+@virtual_time
+async def test_a_limit_of_requests_is_no_limit_of_orders(
+    limiter: TokenBucket | FixedWindow | SlidingWindow,
+) -> None:
+    """Of 50 requests a second, batches of 20 make more than 800 orders; nothing is lost."""
+    story = Story(
+        lambda post: OK if limiter.takes(post.at) else answer(429),
+        size=20,
+        max_in_flight=256,
+        max_held=10_000,
+    )
+    intake = asyncio.create_task(story.take(100_000))
+    await asyncio.sleep(12)
+    assert sum(story.logger.accepted.values()) > 12 * 800
+    assert set(story.logger.accepted.values()) == {1}
+    assert not story.given_up
+    refused = len(story.logger.posts) - sum(story.logger.accepted.values()) / 20
+    assert refused <= 0.12 * len(story.logger.posts)
+    intake.cancel()
+    await story.bench.relay.give_back(drain_seconds=0, attempt_seconds=1)
+
+
+@virtual_time
+async def test_half_of_all_batches_fail() -> None:
+    """Nobody is given up for it, whatever company it was in."""
+    count = iter(range(10**6))
+    story = Story(lambda post: answer(500) if next(count) % 2 else OK, size=20)
+    for _ in range(50):
+        await story.take(20)
+        await asyncio.sleep(0.5)
+    await story.end()
+    assert not story.given_up
+    assert story.logger.accepted == Counter(range(1000))
+
+
+@virtual_time
+async def test_results_of_single_records() -> None:
+    """What a 2xx says of each record counts for each: delivered, retried, or dead-lettered."""
+    tried: Counter[int] = Counter()
+
+    def results(post: Post) -> Answer:
+        tried.update(post.orders)
+        said = [
+            {"status": 422, "error": {"field": "userId"}}
+            if order == 3
+            else {"status": 503 if order == 5 and tried[order] == 1 else 201}
+            for order in post.orders
+        ]
+        return Answer(Verdict.SUCCESS, 207, body=json.dumps({"results": said}).encode())
+
+    story = Story(results)
+    await story.take(10)
+    await story.end()
+    assert story.given_up == [3]
+    assert story.bench.dead_letters.letters[0].message == 'HTTP 422: {"field":"userId"}'
+    assert tried == Counter({order: 2 if order == 5 else 1 for order in range(10)})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "verdicts"),
+    [
+        (200, b"", "success success"),
+        (200, b"[]", "success success"),
+        (200, b'{"taken":2}', "success success"),
+        (200, b'[{"status":200},{"status":500}]', "success retryable"),
+        (200, b'{"results":[{"status":429},{"status":400}]}', "throttled rejected"),
+        (207, b'[{"status":204,"id":7},{"status":401}]', "success outage"),
+        (207, b'[{"status":200}]', "retryable retryable"),
+        (207, b'[{"status":200},{"status":200},{"status":200}]', "retryable retryable"),
+        (207, b'[{"status":200},{"status":"200"}]', "retryable retryable"),
+        (207, b'{"results":', "retryable retryable"),
+        (207, b"\xff", "retryable retryable"),
+        (207, b"", "retryable retryable"),
+    ],
+)
+def test_what_a_2xx_says_of_each(status: int, body: bytes, verdicts: str) -> None:
+    """Results in the known shape count; else a 2xx is for all, but a 207 for nobody."""
+    found = answers_of_items(Answer(Verdict.SUCCESS, status, body=body), 2)
+    assert " ".join(one.verdict for one in found) == verdicts
+
+
+@virtual_time
+async def test_giving_back_ends_requests_whose_records_are_all_given_back() -> None:
+    """After a rebalance nothing of the records that went is sent any more."""
+    story = Story(lambda post: OK, size=10)
+    story.logger._seconds = 1000.0
+    await story.take(30)
+    await asyncio.sleep(1)
+    assert story.logger.under_way == 3
+    await story.bench.relay.give_back(drain_seconds=0, attempt_seconds=1)
+    await asyncio.sleep(0)
+    assert story.logger.under_way == 0
+    assert not story.bench.finished
