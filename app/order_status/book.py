@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection
-from functools import partial
 from typing import Protocol
 
 from app.delivery.outcome import Outcome
@@ -244,7 +243,7 @@ class DeliveryBook:
         value = encode_entry(make_entry(record, order_id, outcome, finished_ms, before))
         self._stores.put(partition, key, finished_ms, value)
         self._changelog.write(
-            self._changelog_partition(partition), key, value, partial(self._on_finished, record)
+            self._changelog_partition(partition), key, value, self._on_finished, record
         )
 
     def find(self, order_id: int) -> Entry | None:

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -50,7 +51,11 @@ class Acknowledged:
     offset: int | None
 
 
-Outcome = Acknowledged | RecordTooLarge | PublishRefused
+Refusal = RecordTooLarge | PublishRefused
+Outcome = Acknowledged | Refusal
+# Of a record: its key and its value.
+KeyAndValue = tuple[bytes | None, bytes | None]
+OnSettled = Callable[[list[int | None], list[Refusal]], None]
 
 
 def producer_config(settings: Settings) -> dict[str, Any]:
@@ -88,7 +93,7 @@ class KafkaProducer:
         self._stopping = threading.Event()
         self._missing = "the producer is not running"
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._settled: deque[tuple[Callable[[Outcome], None], Outcome]] = deque()
+        self._settled: deque[Callable[[], None]] = deque()
         self._settling = False
 
     async def start(self) -> None:
@@ -146,6 +151,7 @@ class KafkaProducer:
             RecordTooLarge: The broker or the topic does not take records of this size.
             PublishRefused: Kafka did not acknowledge the record within the delivery time-out.
         """
+        producer = self._running(topic)
         acknowledged: asyncio.Future[Acknowledged] = asyncio.get_running_loop().create_future()
 
         def settle(outcome: Outcome) -> None:
@@ -156,50 +162,13 @@ class KafkaProducer:
             else:
                 acknowledged.set_exception(outcome)
 
-        self.enqueue(
-            topic,
-            settle,
-            key=key,
-            value=value,
-            headers=headers,
-            partition=partition,
-            timestamp_ms=timestamp_ms,
-        )
-        return await acknowledged
-
-    def enqueue(
-        self,
-        topic: str,
-        on_settled: Callable[[Outcome], None],
-        *,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers = (),
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-    ) -> None:
-        """Publish one record without waiting; returns at once.
-
-        Args:
-            topic: Where to.
-            on_settled: Called in the loop of ``start``, exactly once, with where the record is or
-                with the error that ``send`` would raise. Must not raise.
-            key: The record's key.
-            value: The record's value.
-            headers: The record's headers.
-            partition: ``None``: by the key.
-            timestamp_ms: ``None``: now.
-
-        Raises:
-            RecordTooLarge: The client itself does not take records of this size.
-            PublishRefused: The client takes no records now; ``on_settled`` is not called.
-        """
-        producer = self._producer  # the poller's thread may replace it at any moment
-        if producer is None:
-            raise PublishRefused(topic, self._missing)
-
         def on_delivery(error: KafkaError | None, message: Message) -> None:
-            self._settle_in_loop(on_settled, _outcome(topic, key, value, error, message))
+            outcome = (
+                Acknowledged(topic, message.partition() or 0, message.offset())
+                if error is None
+                else _refusal(topic, key, value, error)
+            )
+            self._settle_in_loop(partial(settle, outcome))
 
         options: dict[str, Any] = {"headers": list(headers), "on_delivery": on_delivery}
         if partition is not None:
@@ -208,17 +177,45 @@ class KafkaProducer:
             options["timestamp"] = timestamp_ms
         try:
             producer.produce(topic, value=value, key=key, **options)
-        except BufferError as error:
-            raise PublishRefused(topic, "the producer's queue is full", "_QUEUE_FULL") from error
-        except KafkaException as error:
-            kafka_error = error.args[0]
-            if kafka_error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                raise RecordTooLarge(topic, _size(key, value)) from error
-            raise PublishRefused(topic, str(kafka_error), kafka_error.name()) from error
+        except (BufferError, KafkaException) as error:
+            raise _not_taken(topic, key, value, error) from error
+        return await acknowledged
 
-    def _settle_in_loop(self, on_settled: Callable[[Outcome], None], outcome: Outcome) -> None:
+    def enqueue(
+        self, topic: str, partition: int, records: Sequence[KeyAndValue], on_settled: OnSettled
+    ) -> None:
+        """Publish records to a partition, in their order and without waiting; returns at once.
+
+        Args:
+            topic: Where to.
+            partition: Its partition.
+            records: Keys and values; at least one.
+            on_settled: Called in the loop of ``start``, exactly once, when all of them are
+                acknowledged or refused: with the offsets of those that Kafka has (see
+                ``Acknowledged``), and with the errors that ``send`` would raise for the others.
+                Must not raise.
+
+        Raises:
+            PublishRefused: The client takes no records now; ``on_settled`` is not called.
+        """
+        producer = self._running(topic)
+        batch = _Batch(topic, len(records), on_settled, self._settle_in_loop)
+        on_delivery = batch.on_delivery
+        for key, value in records:
+            try:
+                producer.produce(topic, value, key, partition, on_delivery)
+            except (BufferError, KafkaException) as error:
+                batch.refused(_not_taken(topic, key, value, error))
+
+    def _running(self, topic: str) -> Producer:
+        producer = self._producer  # the poller's thread may replace it at any moment
+        if producer is None:
+            raise PublishRefused(topic, self._missing)
+        return producer
+
+    def _settle_in_loop(self, settle: Callable[[], None]) -> None:
         # From the client's thread. One wake-up of the loop serves all that come before it.
-        self._settled.append((on_settled, outcome))
+        self._settled.append(settle)
         if not self._settling and self._loop is not None:
             self._settling = True
             self._loop.call_soon_threadsafe(self._settle)
@@ -226,8 +223,7 @@ class KafkaProducer:
     def _settle(self) -> None:
         self._settling = False  # first: what is appended from now on wakes the loop again
         while self._settled:
-            on_settled, outcome = self._settled.popleft()
-            on_settled(outcome)
+            self._settled.popleft()()
 
     async def partition_count(self, topic: str, timeout_seconds: float = 5.0) -> int:
         """Ask Kafka how many partitions ``topic`` has; 0 when it does not exist.
@@ -298,19 +294,63 @@ class KafkaProducer:
             producer.flush(1.0)
 
 
-def _outcome(
+class _Batch:
+    """Records that are settled together: the loop hears of them once, not of each."""
+
+    def __init__(
+        self,
+        topic: str,
+        records: int,
+        on_settled: OnSettled,
+        settle_in_loop: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._topic = topic
+        self._records = records
+        self._on_settled: OnSettled | None = on_settled
+        self._settle_in_loop = settle_in_loop
+        self._offsets: list[int | None] = []
+        self._refusals: list[Refusal] = []
+
+    def on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        """Note what became of a record; in the client's thread."""
+        if error is None:
+            self._offsets.append(message.offset())
+            self._settle_if_last()
+        else:
+            self.refused(_refusal(self._topic, message.key(), message.value(), error))
+
+    def refused(self, refusal: Refusal) -> None:
+        """Note a record that Kafka, or the client, does not take; in any thread."""
+        self._refusals.append(refusal)
+        self._settle_if_last()
+
+    def _settle_if_last(self) -> None:
+        # Two threads may both come last: ``_settle`` is called twice then.
+        if len(self._offsets) + len(self._refusals) == self._records:
+            self._settle_in_loop(self._settle)
+
+    def _settle(self) -> None:
+        on_settled, self._on_settled = self._on_settled, None
+        if on_settled is not None:
+            on_settled(self._offsets, self._refusals)
+
+
+def _not_taken(
+    topic: str, key: bytes | None, value: bytes | None, error: BufferError | KafkaException
+) -> Refusal:
+    """Return the error of a record that the client does not take."""
+    if isinstance(error, BufferError):
+        return PublishRefused(topic, "the producer's queue is full", "_QUEUE_FULL")
+    return _refusal(topic, key, value, error.args[0], str(error.args[0]))
+
+
+def _refusal(
     topic: str,
     key: bytes | None,
     value: bytes | None,
-    error: KafkaError | None,
-    message: Message,
-) -> Outcome:
-    if error is None:
-        return Acknowledged(topic, message.partition() or 0, message.offset())
+    error: KafkaError,
+    reason: str | None = None,
+) -> Refusal:
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-        return RecordTooLarge(topic, _size(key, value))
-    return PublishRefused(topic, error.str(), error.name())
-
-
-def _size(key: bytes | None, value: bytes | None) -> int:
-    return len(key or b"") + len(value or b"")
+        return RecordTooLarge(topic, len(key or b"") + len(value or b""))
+    return PublishRefused(topic, reason or error.str(), error.name())

@@ -9,7 +9,8 @@ import pytest
 from confluent_kafka import KafkaError
 
 from app.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
-from app.publishing.producer import Acknowledged, KafkaProducer
+from app.publishing import producer as producer_module
+from app.publishing.producer import Acknowledged, KafkaProducer, KeyAndValue, Refusal
 from app.publishing.schedule import is_local, is_unanswered
 from tests.support.embedded import PRODUCE, EmbeddedKafka
 from tests.support.orders import order_value
@@ -68,6 +69,62 @@ async def test_many_at_once_are_all_acknowledged_in_order(stage: Stage) -> None:
     assert [ack.offset for ack in acks] == list(range(1000))
     assert len({ack.partition for ack in acks}) == 1
     assert [row.value for row in await stage.records()] == [b"%d" % n for n in range(1000)]
+
+
+async def _settled(
+    producer: KafkaProducer, topic: str, records: list[KeyAndValue]
+) -> tuple[list[int | None], list[Refusal]]:
+    """Enqueue records for partition 0, and wait until they are settled, once."""
+    calls: list[tuple[list[int | None], list[Refusal]]] = []
+    producer.enqueue(topic, 0, records, lambda *settled: calls.append(settled))
+    await eventually(lambda: calls, 30, "the records to be settled")
+    # Whatever else was to be told has been told before this record's acknowledgement.
+    await producer.send(topic, key=b"after", value=b"", partition=0)
+    ((offsets, refusals),) = calls
+    return offsets, refusals
+
+
+async def test_records_that_are_enqueued_are_settled_together(stage: Stage) -> None:
+    """One call for all of them, with their offsets in their order."""
+    async with producing(stage) as producer:
+        records: list[KeyAndValue] = [(b"%d" % n, b"v" if n % 2 else None) for n in range(100)]
+        assert await _settled(producer, stage.topic, records) == (list(range(100)), [])
+    assert [(row.key, row.value) for row in await stage.records()][:100] == records
+
+
+async def test_records_that_kafka_refuses_are_settled_with_the_others(
+    embedded: EmbeddedKafka, stage: Stage
+) -> None:
+    """The call has an error for each of them, that says why."""
+    async with producing(stage) as producer:
+        await producer.ping()
+        embedded.refuse(KafkaError.INVALID_RECORD, 1)
+        # Usually one request has all of them; a client that is interrupted makes two.
+        offsets, refusals = await _settled(producer, stage.topic, [(b"1", b"v")] * 3)
+    assert len(offsets) + len(refusals) == 3
+    assert {type(one) for one in refusals} == {PublishRefused}
+    assert stage.topic in str(refusals[0])
+
+
+async def test_records_that_the_client_does_not_take_are_settled_with_the_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they are too large, or too many at a time."""
+    config = producer_module.producer_config
+    few = {"queue.buffering.max.messages": 10}
+    monkeypatch.setattr(producer_module, "producer_config", lambda given: config(given) | few)
+    async with producing(stage) as producer:
+        records: list[KeyAndValue] = [(None, bytes(100_000_001)), *[(None, b"v")] * 1000]
+        offsets, refusals = await _settled(producer, stage.topic, records)
+        assert offsets[:10] == list(range(10))
+        assert len(offsets) + len(refusals) == 1001
+        assert [type(one) for one in refusals] == [
+            RecordTooLarge,
+            *[PublishRefused] * (len(refusals) - 1),
+        ]
+        assert {one.code for one in refusals if isinstance(one, PublishRefused)} == {"_QUEUE_FULL"}
+        only = await _settled(producer, stage.topic, [(None, bytes(100_000_001))])
+    assert (only[0], [type(one) for one in only[1]]) == ([], [RecordTooLarge])
 
 
 async def test_retryable_errors_of_kafka_are_outlived(
@@ -226,6 +283,8 @@ async def test_a_producer_that_was_never_started(stage: Stage) -> None:
     producer = KafkaProducer(stage.settings())
     with pytest.raises(PublishRefused, match="not running"):
         await producer.send(stage.topic, key=b"1", value=b"v")
+    with pytest.raises(PublishRefused, match="not running"):
+        producer.enqueue(stage.topic, 0, [(b"1", b"v")], lambda offsets, refusals: None)
     with pytest.raises(KafkaUnavailable):
         await producer.ping()
     await producer.stop()

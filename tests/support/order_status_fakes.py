@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Callable
+from typing import Unpack
 
 from app.delivery.outcome import Outcome
 from app.delivery.record import Record
 from app.order_status.book import DeliveryBook
+from app.order_status.changelog import Arguments
 from app.order_status.entry import Entry, decode_entry, encode_entry
 from app.order_status.recovery import ChangelogUnreadable
 from app.order_status.store import MemoryStore, PartitionStore
@@ -30,18 +32,23 @@ class FakeChangelog:
         self.holding = False
         self.away = False
         self.drains = 0
-        self._held: list[Callable[[], None]] = []
+        self._held: list[tuple[Callable[..., None], tuple[object, ...]]] = []
 
     def write(
-        self, partition: int, key: bytes, value: bytes | None, on_done: Callable[[], None]
+        self,
+        partition: int,
+        key: bytes,
+        value: bytes | None,
+        on_done: Callable[[Unpack[Arguments]], None],
+        *arguments: *Arguments,
     ) -> None:
         self.changes.append((partition, key, value))
         if partition in self.next_offsets:
             self.next_offsets[partition] += 1
         if self.holding:
-            self._held.append(on_done)
+            self._held.append((on_done, arguments))
         else:
-            on_done()
+            on_done(*arguments)
 
     async def drain(self, timeout_seconds: float) -> None:
         self.drains += 1
@@ -54,8 +61,8 @@ class FakeChangelog:
     def acknowledge(self) -> None:
         """Say of everything that Kafka has it."""
         held, self._held = self._held, []
-        for on_done in held:
-            on_done()
+        for on_done, arguments in held:
+            on_done(*arguments)
 
     def entries(self) -> list[Entry]:
         """The entries that were written, without tombstones."""
