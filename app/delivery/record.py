@@ -53,11 +53,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
         The ``event-id`` header where there is one, else ``<topic>-<partition>-<offset>``.
         """
-        if self.headers:
-            given = self.header(EVENT_ID_HEADER)
-            if given:
-                return given
-        return f"{self.topic}-{self.partition}-{self.offset}".encode()
+        return self._given_id() or self._own_id().encode()
 
     def idempotency_key(self) -> str:
         """Return the event id as an HTTP header value.
@@ -65,7 +61,9 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         One event id always gives the same key, and two never share one: bytes that a header
         cannot hold are percent-encoded, and a very long id is given by its SHA-256.
         """
-        event_id = self.event_id()
+        event_id = self._given_id()
+        if not event_id:
+            return self._own_id()  # Kafka's names of topics are visible ASCII without "%"
         if _PLAIN_ID.fullmatch(event_id):
             return event_id.decode()
         encoded = quote_from_bytes(event_id, safe=_VISIBLE)
@@ -73,6 +71,12 @@ class Record(msgspec.Struct, frozen=True, gc=False):
             return encoded
         # "%s" is nothing that percent-encoding makes: no other id has this key.
         return f"%sha256-{hashlib.sha256(event_id).hexdigest()}"
+
+    def _given_id(self) -> bytes | None:
+        return self.header(EVENT_ID_HEADER) if self.headers else None
+
+    def _own_id(self) -> str:
+        return f"{self.topic}-{self.partition}-{self.offset}"
 
     def __str__(self) -> str:
         return f"{self.topic}[{self.partition}]@{self.offset}"

@@ -151,9 +151,9 @@ class Stores:
         value = store.get(key) if store is not None else None
         return None if value is None else decode_entry(value)
 
-    def put(self, partition: int, key: bytes, finished_ms: int, value: bytes) -> None:
-        """Keep an entry in a partition that has a store."""
-        self._stores[partition].put(key, finished_ms, value)
+    def of(self, partition: int) -> PartitionStore | None:
+        """Return the partition's store; ``None`` where it has none."""
+        return self._stores.get(partition)
 
     def excess(self) -> Iterator[tuple[int, int]]:
         """Yield partitions that have too many entries in memory, and how many; says it once.
