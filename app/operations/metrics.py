@@ -17,6 +17,7 @@ from prometheus_client import (
 )
 
 from app.delivery.target_health import Target
+from app.operations.loop_metrics import LoopCounter, LoopHistogram
 from app.operations.target_figures import TargetCollector
 from app.publishing.fallback import FallbackStats
 
@@ -36,6 +37,8 @@ DEAD_LETTER_REASONS = (
     "rejected",
     "retries_exhausted",
 )
+OUTCOMES = ("delivered", "dead_lettered", "duplicate", "abandoned")
+_DELIVERED, _DEAD_LETTERED, _DUPLICATE, _ABANDONED = ((outcome,) for outcome in OUTCOMES)
 # Every result of an attempt (app.delivery.retry.Verdict), and the status classes it comes with.
 ATTEMPT_RESULTS = {
     "success": ("2xx",),
@@ -67,15 +70,21 @@ class Metrics:
         # The time of creation beside every counter says nothing that is not known otherwise.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry or CollectorRegistry()
-        self._deliveries = self._counter(
-            "deliveries", "Records by how they ended in this worker.", "outcome"
+        # What changes with every record is changed by the event loop's thread alone.
+        self._deliveries = LoopCounter(
+            f"{PREFIX}_deliveries",
+            "Records by how they ended in this worker.",
+            ("outcome",),
+            [(outcome,) for outcome in OUTCOMES],
+            self.registry,
         )
-        self._attempts = self._counter(
-            "delivery_attempts",
+        self._attempts = LoopCounter(
+            f"{PREFIX}_delivery_attempts",
             "POSTs to the external logger by their result, and by the class of the status (or the "
             "kind of failure without one).",
-            "result",
-            "status",
+            ("result", "status"),
+            [(result, status) for result, of in ATTEMPT_RESULTS.items() for status in of],
+            self.registry,
         )
         self._retries = self._counter(
             "delivery_retries", "Attempts that failed and are to be made again."
@@ -89,13 +98,17 @@ class Metrics:
             "dead_letters_saved",
             "Those of the dead letters that Kafka refused and the fallback table keeps.",
         )
-        self._attempt_seconds = self._histogram(
-            "delivery_attempt_seconds", "Time from POST to answer.", ATTEMPT_BUCKETS
+        self._attempt_seconds = LoopHistogram(
+            f"{PREFIX}_delivery_attempt_seconds",
+            "Time from POST to answer.",
+            ATTEMPT_BUCKETS,
+            self.registry,
         )
-        self._paid_to_delivered = self._histogram(
-            "paid_to_delivered_seconds",
+        self._paid_to_delivered = LoopHistogram(
+            f"{PREFIX}_paid_to_delivered_seconds",
             "Time from paidAt (the record's timestamp where paidAt has no zone) to the 2xx.",
             DELIVERY_BUCKETS,
+            self.registry,
         )
         self._in_flight = self._gauge("in_flight", "POSTs and dead letters under way.")
         self._held = self._gauge(
@@ -180,15 +193,6 @@ class Metrics:
         for result in REPLAY_RESULTS.values():
             self._replayed.labels(result)
         self.counted(None)
-        self._delivered = self._deliveries.labels("delivered")
-        self._dead_lettered = self._deliveries.labels("dead_lettered")
-        self._duplicate = self._deliveries.labels("duplicate")
-        self._abandoned = self._deliveries.labels("abandoned")
-        self._by_result = {
-            (result, status): self._attempts.labels(result, status)
-            for result, statuses in ATTEMPT_RESULTS.items()
-            for status in statuses
-        }
         for reason in DEAD_LETTER_REASONS:
             self._dead_letters.labels(reason)
 
@@ -241,7 +245,7 @@ class Metrics:
 
     def attempted(self, result: str, status_class: str, seconds: float) -> None:
         """See ``DeliveryObserver``."""
-        self._by_result[result, status_class].inc()
+        self._attempts.counts[result, status_class] += 1
         self._attempt_seconds.observe(seconds)
 
     def retrying(self) -> None:
@@ -250,21 +254,21 @@ class Metrics:
 
     def delivered(self, paid_to_delivered_seconds: float) -> None:
         """See ``DeliveryObserver``."""
-        self._delivered.inc()
+        self._deliveries.counts[_DELIVERED] += 1
         self._paid_to_delivered.observe(paid_to_delivered_seconds)
 
     def duplicate(self) -> None:
         """See ``DeliveryObserver``."""
-        self._duplicate.inc()
+        self._deliveries.counts[_DUPLICATE] += 1
 
     def dead_lettered(self, reason: str) -> None:
         """See ``DeliveryObserver``."""
-        self._dead_lettered.inc()
+        self._deliveries.counts[_DEAD_LETTERED] += 1
         self._dead_letters.labels(reason).inc()
 
     def abandoned(self, records: int) -> None:
         """See ``DeliveryObserver``."""
-        self._abandoned.inc(records)
+        self._deliveries.counts[_ABANDONED] += records
 
     # --- PublishObserver, and the fallback table's figures --------------------------------------
 
