@@ -14,13 +14,16 @@ BY_TIME = b"t"  # + finished_ms (8 bytes, big endian) + key: nothing
 NEXT_OFFSET = b"o"
 
 MEMTABLE_BYTES = 16 * 1024 * 1024
+# A write costs as much as three entries in it.
+WRITTEN_TOGETHER = 100
 
 
 class RocksStore:
     """A ``PartitionStore`` in a folder of its own.
 
-    Writes survive the death of the process, not that of the machine: what is lost then is read
-    from the changelog again, since ``read_up_to`` is lost with it.
+    Entries are written some at a time. Neither the death of the process nor that of the machine
+    loses any: an entry that was not written yet is read from the changelog again, since
+    ``read_up_to`` writes what came before it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,6 +38,8 @@ class RocksStore:
         options.set_write_buffer_size(MEMTABLE_BYTES)
         options.set_keep_log_file_num(2)
         self._database = Rdict(str(folder), options)
+        # Entries that are not written yet.
+        self._unwritten: dict[bytes, tuple[int, bytes]] = {}
         self._closed = False
 
     @property
@@ -45,22 +50,21 @@ class RocksStore:
 
     def get(self, key: bytes) -> bytes | None:
         """See ``PartitionStore.get``."""
+        unwritten = self._unwritten.get(key)
+        if unwritten is not None:
+            return unwritten[1]
         found = self._get(ENTRY + key)
         return None if found is None else found[8:]
 
     def put(self, key: bytes, finished_ms: int, value: bytes) -> None:
         """See ``PartitionStore.put``."""
-        when = finished_ms.to_bytes(8, "big")
-        changes = WriteBatch(raw_mode=True)
-        before = self._get(ENTRY + key)
-        if before is not None:
-            changes.delete(BY_TIME + before[:8] + key)
-        changes.put(ENTRY + key, when + value)
-        changes.put(BY_TIME + when + key, b"")
-        self._database.write(changes)
+        self._unwritten[key] = (finished_ms, value)
+        if len(self._unwritten) >= WRITTEN_TOGETHER:
+            self._write()
 
     def remove(self, key: bytes) -> None:
         """See ``PartitionStore.remove``."""
+        self._unwritten.pop(key, None)
         before = self._get(ENTRY + key)
         if before is not None:
             changes = WriteBatch(raw_mode=True)
@@ -70,6 +74,7 @@ class RocksStore:
 
     def older_than(self, finished_ms: int, limit: int) -> list[bytes]:
         """See ``PartitionStore.older_than``."""
+        self._write()
         end = BY_TIME + finished_ms.to_bytes(8, "big")
         found = []
         for name in islice(self._database.keys(from_key=BY_TIME), limit):
@@ -80,22 +85,41 @@ class RocksStore:
 
     def read_up_to(self, next_offset: int) -> None:
         """See ``PartitionStore.read_up_to``."""
+        self._write()
         self._database.put(NEXT_OFFSET, b"%d" % next_offset)
 
     def clear(self) -> None:
         """See ``PartitionStore.clear``."""
+        self._unwritten.clear()
         self._database.delete_range(b"", b"\xff")
 
     def __len__(self) -> int:
         """See ``PartitionStore.__len__``; estimated by RocksDB."""
         names = self._database.property_int_value("rocksdb.estimate-num-keys") or 0
-        return int(names) // 2
+        return int(names) // 2 + len(self._unwritten)
 
     def close(self) -> None:
         """See ``PartitionStore.close``."""
         if not self._closed:
             self._closed = True
-            self._database.close()
+            try:
+                self._write()
+            finally:
+                self._database.close()
+
+    def _write(self) -> None:
+        if not self._unwritten:
+            return
+        changes = WriteBatch(raw_mode=True)
+        for key, (finished_ms, value) in self._unwritten.items():
+            when = finished_ms.to_bytes(8, "big")
+            before = self._get(ENTRY + key)
+            if before is not None:
+                changes.delete(BY_TIME + before[:8] + key)
+            changes.put(ENTRY + key, when + value)
+            changes.put(BY_TIME + when + key, b"")
+        self._database.write(changes)
+        self._unwritten.clear()
 
     def _get(self, name: bytes) -> bytes | None:
         return cast("bytes | None", self._database.get(name))

@@ -1,5 +1,6 @@
 """Where entries are kept: in memory and in RocksDB, one behaviour."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.order_status.rocks import RocksStore
+from app.order_status.rocks import WRITTEN_TOGETHER, RocksStore
 from app.order_status.store import MemoryStore, PartitionStore
 
 Open = Callable[[], PartitionStore]
@@ -100,6 +101,34 @@ def test_what_is_on_disk_is_there_after_a_restart(tmp_path: Path) -> None:
     assert again.older_than(101, 10) == [b"7"]
     assert again.next_offset == 17
     again.close()
+
+
+def test_what_was_read_is_on_disk_when_a_worker_is_killed(tmp_path: Path) -> None:
+    """An entry that is not there yet stands in the changelog behind what was read."""
+    killed = RocksStore(tmp_path / "killed")
+    killed.put(b"7", 100, b"x")
+    killed.read_up_to(17)
+    for number in range(WRITTEN_TOGETHER - 1):
+        killed.put(b"later-%d" % number, 200, b"y")
+    shutil.copytree(tmp_path / "killed", tmp_path / "found")
+    killed.close()
+    found = RocksStore(tmp_path / "found")
+    assert (found.get(b"7"), found.next_offset) == (b"x", 17)
+    assert found.older_than(1000, 10) == [b"7"]
+    found.close()
+
+
+def test_many_entries_are_written_on_the_way(tmp_path: Path) -> None:
+    """They are there before and after, and count once, whatever is put again meanwhile."""
+    store = RocksStore(tmp_path / "0")
+    for number in range(3 * WRITTEN_TOGETHER):
+        store.put(b"%d" % (number % (2 * WRITTEN_TOGETHER)), number, b"%d" % number)
+        assert store.get(b"0") == (b"0" if number < 2 * WRITTEN_TOGETHER else b"200")
+    assert store.older_than(10**6, 10**6) == [
+        b"%d" % (number % (2 * WRITTEN_TOGETHER))
+        for number in range(WRITTEN_TOGETHER, 3 * WRITTEN_TOGETHER)
+    ]
+    store.close()
 
 
 def test_a_folder_has_one_owner(tmp_path: Path) -> None:
