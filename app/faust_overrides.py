@@ -68,6 +68,11 @@ class ForeignChangelogs(TableManager):
         """Return none: Faust has nothing to read."""
         return set()
 
+    async def on_start(self) -> None:
+        """Go on at once; Faust waits a second for tables that are registered late."""
+        await self._update_channels()
+        await self.recovery.start()
+
     async def _update_channels(self) -> None:
         self._tables_finalized.set()
         self._tables_registered.set()

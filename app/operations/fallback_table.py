@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import sqlalchemy as sa
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-
-from app.errors import DatabaseTooNew, DatabaseUnavailable, RelayError
+from app.errors import DatabaseUnavailable, RelayError
 from app.publishing.database import make_engine
 from app.publishing.fallback import NewMessage
-from app.publishing.migrate import MIGRATIONS, VERSION_TABLE, Migrated, migrate
+from app.publishing.migrate import (
+    Migrated,
+    check_revision,
+    migrate,
+    newest_revision,
+    revision_of,
+)
 from app.publishing.sql_store import SqlFallbackStore
 
 
@@ -71,21 +73,13 @@ class FallbackTable(SqlFallbackStore):
             DatabaseUnavailable: The database did not answer, or refused.
             DatabaseTooNew: A newer version of the relay has migrated it.
         """
-        known = ScriptDirectory(str(MIGRATIONS))
-        newest = known.get_current_head() or ""
         async with self._reading() as connection:
-            found = await connection.run_sync(_revision)
-        if found not in {None, *(script.revision for script in known.walk_revisions())}:
-            raise DatabaseTooNew(found or "", newest)
-        return Revisions(found, newest)
+            found = await connection.run_sync(revision_of)
+        check_revision(found)
+        return Revisions(found, newest_revision())
 
     async def save(self, message: NewMessage) -> int:
         """See ``FallbackStore.save``."""
         if self._shut is not None:
             raise DatabaseUnavailable(self._shut)
         return await super().save(message)
-
-
-def _revision(connection: sa.Connection) -> str | None:
-    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    return context.get_current_revision()

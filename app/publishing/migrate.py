@@ -15,10 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -29,6 +25,7 @@ from app.settings import load_settings
 MIGRATIONS = Path(__file__).parent / "migrations"
 # A name of our own: the table may stand in a database that has Alembic migrations already.
 VERSION_TABLE = "kafka_fallback_version"
+_VERSION = sa.table(VERSION_TABLE, sa.column("version_num", sa.String))
 # Any number that nobody else uses; these are the letters "kfm" and a one.
 ADVISORY_LOCK = 0x6B666D01
 LOCK_POLL_SECONDS = 0.05
@@ -80,21 +77,54 @@ async def _alembic() -> AsyncIterator[None]:
 def _upgrade(connection: sa.Connection) -> Migrated:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+    before = revision_of(connection)
+    newest = newest_revision()
+    check_revision(before)
+    if before != newest:
+        _upgrade_by_alembic(connection)
+    return Migrated(before, newest)
+
+
+def newest_revision() -> str:
+    """Return the revision that a database is brought to."""
+    return max(_revisions())
+
+
+def check_revision(found: str | None) -> None:
+    """Check that this version knows the revision that a database is at.
+
+    Raises:
+        DatabaseTooNew: It does not.
+    """
+    if found is not None and found not in _revisions():
+        raise DatabaseTooNew(found, newest_revision())
+
+
+def revision_of(connection: sa.Connection) -> str | None:
+    """Return the revision that a database is at; ``None`` without a table."""
+    if not sa.inspect(connection).has_table(_VERSION.name):
+        return None
+    return connection.scalar(sa.select(_VERSION.c.version_num))
+
+
+def _revisions() -> set[str]:
+    """All revisions, by the names of their modules: r<revision>_<what>.py."""
+    modules = (MIGRATIONS / "versions").glob("r*_*.py")
+    return {module.stem[1:].split("_")[0] for module in modules}
+
+
+def _upgrade_by_alembic(connection: sa.Connection) -> None:
+    # It takes a tenth of a second to import, and there is hardly ever something to upgrade.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
     # Its lines of every start say nothing that ours do not.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     config.attributes["version_table"] = VERSION_TABLE
-    known = ScriptDirectory.from_config(config)
-    newest = known.get_current_head() or ""
-    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    before = context.get_current_revision()
-    if before is not None and before not in {script.revision for script in known.walk_revisions()}:
-        raise DatabaseTooNew(before, newest)
-    if before != newest:
-        command.upgrade(config, "head")
-    return Migrated(before, newest)
+    command.upgrade(config, "head")
 
 
 async def _use_wal(engine: AsyncEngine) -> None:
