@@ -39,8 +39,8 @@ class Limits:
 
     Attributes:
         body_bytes: Of one event; Kafka's own default is 1 MiB for a record.
-        requests: Events under way.
-        total_bytes: Of all events under way.
+        requests: Events under way whose bodies have come.
+        total_bytes: Of all events under way, as far as they have come.
         body_seconds: From the head of a request to the end of its body.
     """
 
@@ -92,9 +92,10 @@ class OrderPaidPage:
         length = request.content_length
         if length is not None and length > self._limits.body_bytes:
             raise self._too_large()
-        with self._room_for(self._limits.body_bytes if length is None else length) as keep:
-            body = await self._read(request)
-            keep(len(body))
+        self._check_room(requests=1, size=length or 0)
+        with self._room() as take:
+            body = await self._read(request, lambda size: take(0, size))
+            take(1, 0)
             try:
                 # A client that leaves changes nothing from here on.
                 outcome = await self._publisher.publish(
@@ -114,14 +115,15 @@ class OrderPaidPage:
         if refusal := self._access.refusal(request):
             raise _Refused(refusal.status, refusal.error)
 
-    async def _read(self, request: web.Request) -> bytes:
+    async def _read(self, request: web.Request, take_bytes: Callable[[int], None]) -> bytes:
         body = bytearray()
         try:
             async with asyncio.timeout(self._limits.body_seconds):
                 async for chunk in request.content.iter_any():
-                    body += chunk
-                    if len(body) > self._limits.body_bytes:
+                    if len(body) + len(chunk) > self._limits.body_bytes:
                         raise self._too_large()
+                    take_bytes(len(chunk))
+                    body += chunk
         except TimeoutError:
             raise _Refused(
                 408, f"the body did not come within {self._limits.body_seconds:g} s"
@@ -136,39 +138,49 @@ class OrderPaidPage:
         return _Refused(413, f"the body must be at most {self._limits.body_bytes} bytes")
 
     @contextmanager
-    def _room_for(self, size: int) -> Iterator[Callable[[int], None]]:
-        """Hold room until the event is durable; a client that leaves frees nothing earlier.
+    def _room(self) -> Iterator[Callable[[int, int], None]]:
+        """Hold room until the event is durable; a client that leaves then frees nothing earlier.
 
-        What is given, called with a number of bytes, gives back the others.
+        What is given takes room for a number of events and of bytes, or raises ``_Refused``. Only
+        what has come takes any: what is promised and does not come is in nobody's way.
         """
         limits = self._limits
-        if self._requests >= limits.requests or self._bytes + size > limits.total_bytes:
-            if not self._full:  # once, not for each of a burst
-                logger.warning(
-                    LogLine(
-                        "Too many paid orders at once, refused with 429",
-                        requests=self._requests,
-                        bytes=self._bytes,
-                    )
-                )
-            self._full = True
-            self._on_turned_away("busy")
-            raise _Refused(429, "too many paid orders at once", retry_after=BUSY_RETRY_SECONDS)
-        self._requests += 1
-        self._bytes += size
+        held_requests = held_bytes = 0
 
-        def keep(needed: int) -> None:
-            nonlocal size
-            self._bytes -= size - needed
-            size = needed
+        def take(requests: int, size: int) -> None:
+            nonlocal held_requests, held_bytes
+            self._check_room(requests, size)
+            self._requests += requests
+            self._bytes += size
+            held_requests += requests
+            held_bytes += size
 
         try:
-            yield keep
+            yield take
         finally:
-            self._requests -= 1
-            self._bytes -= size
+            self._requests -= held_requests
+            self._bytes -= held_bytes
             if self._requests <= limits.requests // 2 and self._bytes <= limits.total_bytes // 2:
                 self._full = False
+
+    def _check_room(self, requests: int, size: int) -> None:
+        limits = self._limits
+        if (
+            self._requests + requests <= limits.requests
+            and self._bytes + size <= limits.total_bytes
+        ):
+            return
+        if not self._full:  # once, not for each of a burst
+            logger.warning(
+                LogLine(
+                    "Too many paid orders at once, refused with 429",
+                    requests=self._requests,
+                    bytes=self._bytes,
+                )
+            )
+        self._full = True
+        self._on_turned_away("busy")
+        raise _Refused(429, "too many paid orders at once", retry_after=BUSY_RETRY_SECONDS)
 
 
 class _Refused(Exception):

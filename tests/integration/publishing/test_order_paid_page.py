@@ -371,8 +371,11 @@ async def test_a_client_that_leaves_in_its_body(
     caplog: pytest.LogCaptureFixture, ending: str
 ) -> None:
     """Half an event is no event; its room is free again, and nobody is called."""
-    async with opened(limits=Limits(requests=1, body_seconds=WAIT_SECONDS)) as intake:
-        _, writer = await intake.raw(head(len(body())) + body()[:50])
+    half = body()[:50]
+    # With it there is no room for a whole event.
+    limits = Limits(total_bytes=len(half) + len(body()) - 1, body_seconds=WAIT_SECONDS)
+    async with opened(limits=limits) as intake:
+        _, writer = await intake.raw(head(len(body())) + half)
         async with asyncio.timeout(WAIT_SECONDS):
             while (await intake.post(body())).status != 429:
                 pass  # until the half has come in
@@ -390,7 +393,9 @@ async def test_a_client_that_leaves_in_its_body(
 
 async def test_a_body_that_does_not_come() -> None:
     """408 for whoever promises a body and keeps it; the room is free again."""
-    async with opened(limits=Limits(requests=1, body_seconds=0.05)) as intake:
+    # With half an event there is no room for a whole one.
+    limits = Limits(total_bytes=50 + len(body()) - 1, body_seconds=0.05)
+    async with opened(limits=limits) as intake:
         reader, writer = await intake.raw(head(len(body())) + body()[:50])
         line = await asyncio.wait_for(reader.readline(), WAIT_SECONDS)
         assert line.startswith(b"HTTP/1.1 408")
