@@ -16,6 +16,7 @@ import mode.loop
 from faust.sensors.prometheus import FaustMetrics
 from mode.utils.objects import cached_property
 
+from app import file_descriptors
 from app.credentials import faust_credentials
 from app.dead_letter_topic import DeadLetterTopic
 from app.delivery.batches import Batching
@@ -27,6 +28,7 @@ from app.delivery.retry import RetryPolicy
 from app.fallback import Fallback
 from app.fallback_dead_letters import FallbackDeadLetters
 from app.faust_overrides import FaustSettings, FlowControl, ForeignChangelogs, RelayMonitor
+from app.log_line import LogLine
 from app.operations import log_limit
 from app.operations.fallback_table import FallbackTable
 from app.operations.health import Health
@@ -37,6 +39,7 @@ from app.operations.stats import Stats
 from app.operations.target_figures import watch_target
 from app.operations.topic_partitions import watch_topic_partitions
 from app.operations.web import WebServer
+from app.operations.web_connections import ConnectionLimits
 from app.order_status.book import DeliveryBook
 from app.order_status.lookup import OrderLookup
 from app.publishing.producer import KafkaProducer
@@ -85,6 +88,7 @@ class RelayApp(faust.App):
     def prepare(self, settings: RelaySettings) -> None:
         """Make everything the worker runs; nothing is started or connected."""
         self.settings = settings
+        self._shares = file_descriptors.share(settings, file_descriptors.obtainable())
         self.metrics = Metrics()
         self.monitor = RelayMonitor(metrics=FaustMetrics.create(self.metrics.registry, "faust"))
         self.kafka_topics = Topics(settings)
@@ -100,7 +104,7 @@ class RelayApp(faust.App):
             settings.external_logger_url,
             timeout_seconds=settings.external_logger_timeout_seconds,
             connect_timeout_seconds=settings.external_logger_connect_timeout_seconds,
-            max_connections=settings.max_in_flight,
+            max_connections=self._shares.max_in_flight,
             token=token.get_secret_value() if token else None,
             ca_file=settings.external_logger_ca_file,
             certificate_file=settings.external_logger_cert_file,
@@ -124,7 +128,7 @@ class RelayApp(faust.App):
             breaker_threshold=settings.breaker_failure_threshold,
             breaker_probe_interval_seconds=settings.breaker_probe_interval_seconds,
             reading=self,
-            max_in_flight=settings.max_in_flight,
+            max_in_flight=self._shares.max_in_flight,
             max_rate=settings.external_logger_max_rate,
             batching=Batching(
                 settings.external_logger_batch_size,
@@ -194,6 +198,8 @@ class RelayApp(faust.App):
             probe_now=self.relay.probe_now,
             token=token.get_secret_value() if token else None,
             on_turned_away=self.metrics.published,
+            connections=ConnectionLimits(connections=self._shares.web_connections),
+            on_closed=self.metrics.web_connection_closed,
         )
 
     def keep_deliveries(self, book: DeliveryBook) -> None:
@@ -228,6 +234,7 @@ class RelayApp(faust.App):
             _prepare(self.settings.data_dir)
         gc.set_threshold(*GC_THRESHOLDS)
         log_limit.install()
+        self._obtain_file_descriptors()
         self._watch(watch_event_loop(self.metrics.loop_lagged))
         self._watch(watch_target(self.relay.target))
         self._watch(self.stats.log_regularly(self.settings.fallback_stats_interval_seconds))
@@ -278,6 +285,20 @@ class RelayApp(faust.App):
         await self.fallback.close()
         self._shutdown_watch.cancel()
         await super().on_shutdown()
+
+    def _obtain_file_descriptors(self) -> None:
+        file_descriptors.obtain()
+        shares = self._shares
+        if shares.obtainable < shares.needed:
+            logger.warning(
+                LogLine(
+                    "File descriptors are few, fewer connections are open at a time",
+                    obtainable=shares.obtainable,
+                    needed=shares.needed,
+                    max_in_flight=shares.max_in_flight,
+                    web_connections=shares.web_connections,
+                )
+            )
 
     def _watch(self, work: Coroutine[Any, Any, None]) -> None:
         self._watches.append(asyncio.create_task(work))

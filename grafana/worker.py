@@ -120,8 +120,8 @@ def _process(board: Dashboard) -> Dashboard:
         .with_panel(
             line(
                 "Open files",
-                "Connections to the logger (at most MAX_IN_FLIGHT), to Kafka and the database. At "
-                "the limit, connections fail.",
+                "Connections to the logger (at most MAX_IN_FLIGHT), to the web server (2,500), to "
+                "Kafka and the database. Below some 3,000 the worker makes do with fewer.",
                 Query(added(series("process_open_fds"), "instance"), "open {{instance}}"),
                 Query(f"min({series('process_max_fds')})", "limit"),
                 unit="short",
@@ -136,6 +136,17 @@ def _process(board: Dashboard) -> Dashboard:
                 Query(per_second(series("python_gc_collections_total"), "generation"),
                       "generation {{generation}}"),
                 unit="ops",
+            )
+        )
+        .with_panel(
+            line(
+                "Web connections closed, by reason",
+                "silent: no whole request came in time. crowded: there were too many, and the ones "
+                "silent for longest made room. A few are normal; many: who connects, and why?",
+                Query(count(relay("web_connections_closed_total"), "reason"), "{{reason}}"),
+                unit="short",
+                bars=True,
+                width=24,
             )
         )
     )  # fmt: skip

@@ -19,6 +19,7 @@ from prometheus_client import (
 from app.delivery.target_health import Target
 from app.operations.loop_metrics import LoopCounter, LoopHistogram
 from app.operations.target_figures import TargetCollector
+from app.operations.web_connections import CLOSED_REASONS
 from app.publishing.fallback import FallbackStats
 
 PREFIX = "order_relay"
@@ -188,6 +189,14 @@ class Metrics:
         self._table_recovery_seconds = self._gauge(
             "table_recovery_seconds", "How long the last reading of the table took."
         )
+        self._web_closed = self._counter(
+            "web_connections_closed",
+            "Connections that the web server closed: silent (no whole request came in time), "
+            "crowded (there were too many, and its client had been silent for longest).",
+            "reason",
+        )
+        for reason in CLOSED_REASONS:
+            self._web_closed.labels(reason)
         for result in PUBLISH_RESULTS.values():
             self._published.labels(result)
         for result in REPLAY_RESULTS.values():
@@ -231,6 +240,10 @@ class Metrics:
     def loop_lagged(self, seconds: float) -> None:
         """The event loop woke a task so much later than asked."""
         self._loop_lag.observe(seconds)
+
+    def web_connection_closed(self, reason: str) -> None:
+        """The web server closed a connection, see ``CLOSED_REASONS``."""
+        self._web_closed.labels(reason).inc()
 
     def watch_table(self, *, entries: Callable[[], int], recovering: Callable[[], bool]) -> None:
         """Read the gauges of the table ``deliveries`` from its owner at every scrape."""

@@ -5,8 +5,12 @@ It answers before Kafka does.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import cast
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -20,6 +24,7 @@ from app.operations.order_paid_page import Limits, OrderPaidPage
 from app.operations.orders_page import OrdersPage
 from app.operations.probe_page import ProbePage
 from app.operations.stats import Stats
+from app.operations.web_connections import Connection, ConnectionLimits, Connections
 from app.order_status.lookup import OrderLookup
 from app.publishing.publisher import Publisher
 
@@ -27,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 # For requests under way; close the publisher first, then they end soon.
 STOP_SECONDS = 5.0
+# Of all connections; the others are for probes and pages while many orders are posted.
+SHARE_OF_ORDERS = 0.9
 
 
 class WebServer:
@@ -46,6 +53,8 @@ class WebServer:
         token: str | None = None,
         limits: Limits | None = None,
         on_turned_away: Callable[[str], None] = lambda _: None,
+        connections: ConnectionLimits | None = None,
+        on_closed: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Prepare the server; ``start`` binds the port.
 
@@ -62,12 +71,18 @@ class WebServer:
             token: Whoever posts must bring it; None: loopback only.
             limits: Of paid orders under way.
             on_turned_away: See ``OrderPaidPage``.
+            connections: Limits of all connections.
+            on_closed: See ``Connections``.
         """
         self.host = host
         self._port = port
         self._registry = registry
         self._health = health
         access = Access(token)
+        self._connections = Connections(connections or ConnectionLimits(), on_closed=on_closed)
+        most_orders = max(int(SHARE_OF_ORDERS * self._connections.limits.connections), 1)
+        limits = limits or Limits()
+        limits = replace(limits, requests=min(limits.requests, most_orders))
         self._order_paid = (
             OrderPaidPage(publisher, access, limits=limits, on_turned_away=on_turned_away)
             if publisher
@@ -77,6 +92,7 @@ class WebServer:
         self._orders = OrdersPage(orders)
         self._stats = stats
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Serve.
@@ -84,7 +100,7 @@ class WebServer:
         Raises:
             OSError: The port cannot be bound.
         """
-        app = web.Application()
+        app = web.Application(middlewares=[self._connections.middleware])
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._ready)
@@ -96,28 +112,37 @@ class WebServer:
             self._order_paid.add_to(app.router)
         if self._probe is not None:
             self._probe.add_to(app.router)
-        self._runner = web.AppRunner(
-            app,
+        self._runner = web.AppRunner(app, shutdown_timeout=STOP_SECONDS)
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        connect = partial(
+            Connection,
+            self._connections,
+            cast(web.Server, self._runner.server),
+            loop=loop,
             access_log=None,
             logger=_connection_logger(),
             auto_decompress=False,  # bodies are taken as they are, or not at all
-            shutdown_timeout=STOP_SECONDS,
         )
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self.host, self._port).start()
+        self._listener = await loop.create_server(connect, self.host, self._port)
+        self._connections.start()
 
     @property
     def port(self) -> int:
         """The port that is served on; where 0 was given, the one that was free."""
-        if self._runner is None or not self._runner.addresses:
+        if self._listener is None or not self._listener.sockets:
             return self._port
-        return int(self._runner.addresses[0][1])
+        return int(self._listener.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
         """Stop serving, once requests under way have ended, after 5 s at the latest.
 
         An event that is being published then ends all the same, without an answer.
         """
+        self._connections.stop()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

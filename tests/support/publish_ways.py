@@ -16,6 +16,7 @@ from app.operations.health import Health
 from app.operations.metrics import Metrics
 from app.operations.order_paid_page import Limits
 from app.operations.web import WebServer
+from app.operations.web_connections import ConnectionLimits
 from app.publishing.producer import Acknowledged, Headers
 from app.publishing.publisher import Publisher
 from app.settings import Settings
@@ -100,7 +101,12 @@ class _Idle:
 
 @asynccontextmanager
 async def serving(
-    publisher: Publisher | None, *, token: str | None = None, limits: Limits | None = None
+    publisher: Publisher | None,
+    *,
+    token: str | None = None,
+    limits: Limits | None = None,
+    connections: ConnectionLimits | None = None,
+    on_closed: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[str]:
     """A worker's web server; gives its address."""
     metrics = Metrics()
@@ -112,7 +118,15 @@ async def serving(
         clock=lambda: 0.0,
     )
     server = WebServer(
-        LOOPBACK, 0, metrics.registry, health, publisher=publisher, token=token, limits=limits
+        LOOPBACK,
+        0,
+        metrics.registry,
+        health,
+        publisher=publisher,
+        token=token,
+        limits=limits,
+        connections=connections,
+        on_closed=on_closed,
     )
     await server.start()
     try:

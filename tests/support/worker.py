@@ -73,6 +73,7 @@ class WorkerProcess:
         self.web_port = free_ports(1)[0]
         self.log = directory / f"{name}.log"
         self._directory = directory
+        self._limited: tuple[str, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None
         given = {
             "KAFKA_BOOTSTRAP_SERVERS": stage.bootstrap_servers,
@@ -105,6 +106,12 @@ class WorkerProcess:
     ) -> None:
         self.kill9()
 
+    def limit_file_descriptors(self, soft: int, hard: int) -> Self:
+        """Start it with these limits instead of those of the test run."""
+        script = f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"'
+        self._limited = ("/bin/sh", "-c", script, self.name)
+        return self
+
     # --- its life -------------------------------------------------------------------------------
 
     def start(self) -> Self:
@@ -113,7 +120,7 @@ class WorkerProcess:
             raise RuntimeError(f"{self.name} runs already")
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                on_leash(sys.executable, *COMMAND),
+                on_leash(*self._limited, sys.executable, *COMMAND),
                 cwd=self._directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

@@ -23,6 +23,7 @@ from app.operations.metrics import (
     Metrics,
 )
 from app.operations.target_figures import STATES
+from app.operations.web_connections import CLOSED_REASONS
 from app.settings import Settings
 from tests.support.alert_rules import rules
 from tests.support.dashboard_panels import boards
@@ -145,7 +146,7 @@ def test_every_metric_and_every_label_is_explained() -> None:
     text = read("docs/operations.md")
     assert {name for name in catalogue() if f"| `{name}` |" not in text} == set()
     values = {*DEAD_LETTER_REASONS, *PUBLISH_RESULTS.values(), *REPLAY_RESULTS.values()}
-    values |= {*ATTEMPT_RESULTS, *STATUS_CLASSES, *STATES}
+    values |= {*ATTEMPT_RESULTS, *STATUS_CLASSES, *STATES, *CLOSED_REASONS}
     assert {value for value in values if f"`{value}`" not in text} == set()
 
 

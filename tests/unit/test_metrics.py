@@ -11,6 +11,7 @@ from app.delivery.observer import DeliveryObserver
 from app.delivery.retry import Verdict, judge
 from app.delivery.target_health import Target, TargetState
 from app.operations.metrics import ATTEMPT_RESULTS, DEAD_LETTER_REASONS, Metrics
+from app.operations.web_connections import CLOSED_REASONS
 from tests.support.targets import target
 
 # Names, kinds and labels of the design, of its delivering half.
@@ -78,6 +79,8 @@ def test_every_known_label_is_0_at_the_start(metrics: Metrics) -> None:
         assert _value(metrics, "target_state", state=state.name.lower()) == 0
     for reason in DEAD_LETTER_REASONS:
         assert _value(metrics, "dead_letters_total", reason=reason) == 0
+    for reason in CLOSED_REASONS:
+        assert _value(metrics, "web_connections_closed_total", reason=reason) == 0
     for outcome in ("delivered", "dead_lettered", "abandoned"):
         assert _value(metrics, "deliveries_total", outcome=outcome) == 0
     assert _value(metrics, "delivery_retries_total") == 0

@@ -1,0 +1,67 @@
+"""How many files and connections the worker may have open, and what it does with them."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from dataclasses import dataclass
+
+from app.operations.web_connections import ConnectionLimits
+from app.settings import Settings
+
+# What macOS lets a process have where it says "unlimited" (OPEN_MAX).
+UNLIMITED = 10_240
+# Some 50 are open while nothing happens: Kafka (two clients, a connection to each broker that leads
+# a partition), event loops, log. A database's pool is 15 at most, a name lookup or a command 1.
+OTHERS = 100
+# It keeps its files open: some ten for each partition.
+ROCKSDB = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What the worker may have open.
+
+    Attributes:
+        needed: What the settings ask for.
+        obtainable: What the system allows.
+        max_in_flight: Deliveries at a time, each with a connection: MAX_IN_FLIGHT, or fewer.
+        web_connections: Connections to the web server.
+    """
+
+    needed: int
+    obtainable: int
+    max_in_flight: int
+    web_connections: int
+
+
+def share(settings: Settings, obtainable: int) -> Shares:
+    """Share out what is obtainable.
+
+    What Kafka and the database need comes first: without them nothing goes. Deliveries get up to
+    half of the rest, and the web server what is left.
+    """
+    others = OTHERS + (ROCKSDB if settings.deliveries_store == "rocksdb" else 0)
+    wanted = ConnectionLimits().connections
+    rest = max(obtainable - others, 2)
+    max_in_flight = min(settings.max_in_flight, rest // 2)
+    return Shares(
+        needed=others + settings.max_in_flight + wanted,
+        obtainable=obtainable,
+        max_in_flight=max_in_flight,
+        web_connections=min(wanted, rest - max_in_flight),
+    )
+
+
+def obtainable() -> int:
+    """Return how many file descriptors this process may have, once it has asked for them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(soft, UNLIMITED) if hard == resource.RLIM_INFINITY else hard
+
+
+def obtain() -> None:
+    """Raise the soft limit as far as the hard one allows; keep it where the system refuses."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (obtainable(), hard))

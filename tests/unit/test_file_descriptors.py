@@ -1,0 +1,59 @@
+"""What the worker does with the file descriptors that it may have."""
+
+import resource
+
+import pytest
+
+from app import file_descriptors
+from app.file_descriptors import share
+from app.settings import load_settings
+
+pytestmark = pytest.mark.usefixtures("empty_environment")
+
+
+def test_enough_of_them() -> None:
+    """With as many as the settings ask for, nothing is less than asked for."""
+    settings = load_settings(max_in_flight=1000)
+    needed = share(settings, 0).needed
+    shares = share(settings, needed)
+    assert shares.max_in_flight == 1000
+    assert needed == file_descriptors.OTHERS + shares.max_in_flight + shares.web_connections
+    assert share(settings, 10 * needed).web_connections == shares.web_connections
+    assert (
+        share(load_settings(deliveries_store="rocksdb"), 0).needed
+        > share(load_settings(), 0).needed
+    )
+
+
+@pytest.mark.parametrize("obtainable", [104, 128, 200, 256, 1024, 2048, 4096])
+@pytest.mark.parametrize("max_in_flight", [1, 256, 100_000])
+def test_few_of_them(obtainable: int, max_in_flight: int) -> None:
+    """What is shared out is never more than there is, and each use gets some."""
+    shares = share(load_settings(max_in_flight=max_in_flight), obtainable)
+    assert 1 <= shares.max_in_flight <= max_in_flight
+    assert shares.web_connections >= 2
+    total = file_descriptors.OTHERS + shares.max_in_flight + shares.web_connections
+    assert total <= obtainable
+
+
+@pytest.mark.parametrize("obtainable", [0, 20, 100])
+def test_hardly_any(obtainable: int) -> None:
+    """A worker that has too few even for Kafka tries with one connection of each kind."""
+    shares = share(load_settings(), obtainable)
+    assert (shares.max_in_flight, shares.web_connections) == (1, 1)
+
+
+def test_a_limit_that_the_system_does_not_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a system says "unlimited", so many are asked for as macOS gives; a refusal is borne."""
+    asked = []
+
+    def refuse(kind: int, limits: tuple[int, int]) -> None:
+        asked.append(limits)
+        raise ValueError("not allowed to raise maximum limit")
+
+    unlimited = (256, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert file_descriptors.obtainable() == 10_240
+    file_descriptors.obtain()
+    assert asked == [(10_240, resource.RLIM_INFINITY)]
