@@ -128,7 +128,12 @@ class OrderPaidPage:
             raise _Refused(
                 408, f"the body did not come within {self._limits.body_seconds:g} s"
             ) from None
-        except (ConnectionError, web.RequestPayloadError, HttpProcessingError) as error:
+        except (
+            ConnectionError,
+            web.RequestPayloadError,
+            HttpProcessingError,
+            RuntimeError,  # from aiohttp where the connection had ended before the first read
+        ) as error:
             # Half an event; mostly nobody is left to read this.
             raise _Refused(400, "the body broke off", field=None) from error
         return bytes(body)

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.typedefs import Handler
 
 from app.errors import DatabaseUnavailable, RecordTooLarge
 from app.operations.access import Access
@@ -388,6 +389,42 @@ async def test_a_client_that_leaves_in_its_body(
         writer.close()
     values = {record.value for record in intake.kafka.sent}
     assert values <= {body(), body(2)}
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_connection_that_ends_with_the_head(caplog: pytest.LogCaptureFixture) -> None:
+    """One that is closed before its request is looked at is no error of the worker's."""
+    kafka, handled = ScriptedKafka(), asyncio.Event()
+    publisher = Publisher(kafka, MemoryFallbackStore(), TOPIC)
+
+    class Closed(web.RequestHandler):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            assert self.transport is not None
+            self.transport.abort()
+
+    @web.middleware
+    async def tell(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        finally:
+            handled.set()
+
+    app = web.Application(middlewares=[tell])
+    OrderPaidPage(publisher, Access(None)).add_to(app.router)
+    runner, loop = web.AppRunner(app), asyncio.get_running_loop()
+    await runner.setup()
+    server = runner.server
+    assert server is not None
+    listener = await loop.create_server(lambda: Closed(server, loop=loop), "127.0.0.1", 0)
+    _, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+    writer.write(head(len(body())))
+    await asyncio.wait_for(handled.wait(), WAIT_SECONDS)
+    writer.close()
+    listener.close()
+    await runner.cleanup()
+    await publisher.close()
+    assert not kafka.sent
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
