@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
@@ -28,6 +30,9 @@ MAX_HELD_RECORDS = 10_000
 KEY_SHARE = 10
 BEHIND_SHARE = 2
 FEW = 50
+# The bound of all that stands behind others is not for a key that is through with its own so soon:
+# to read them again later would cost more than to wait.
+SOON_SECONDS = 2.0
 FAULT_PAUSE_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
@@ -40,7 +45,7 @@ class Abandoned(Exception):
 class Lane:
     """One key's records, and the task that works on them."""
 
-    __slots__ = ("_lanes", "has_place", "key", "queue", "task")
+    __slots__ = ("_lanes", "has_place", "key", "queue", "seconds", "since", "task")
 
     def __init__(self, lanes: Lanes, key: Hashable, record: Record) -> None:
         self._lanes = lanes
@@ -48,6 +53,14 @@ class Lane:
         self.queue: deque[Record] = deque((record,))
         self.has_place = True
         self.task: asyncio.Task[None] | None = None
+        # What its last record took, and when it began with its first one.
+        self.seconds = math.inf
+        self.since = lanes.clock()
+
+    def is_through_soon(self) -> bool:
+        """Whether its records are finished soon if each takes as long as the last one."""
+        each = max(self.seconds, self._lanes.clock() - self.since)
+        return len(self.queue) * each <= SOON_SECONDS
 
     async def pause(self, seconds: float, until: asyncio.Future[Any] | None = None) -> None:
         """Give the place away for ``seconds`` (or until ``until`` is done), then take it back.
@@ -88,6 +101,7 @@ class Lanes:
         *,
         max_in_flight: int,
         max_held: int = MAX_HELD_RECORDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make lanes that are open.
 
@@ -95,8 +109,10 @@ class Lanes:
             deliver: Finishes one record, or raises ``Abandoned``; nothing else.
             max_in_flight: Lanes at an attempt at a time.
             max_held: Records in memory at a time.
+            clock: Monotonic seconds.
         """
         self._deliver = deliver
+        self.clock = clock
         self._limit = max_in_flight
         self._max_held = max(max_held, max_in_flight)
         self.max_of_key = max(self._max_held // KEY_SHARE, 2)
@@ -130,7 +146,9 @@ class Lanes:
         if count >= self.max_of_key:
             return True
         over = self.held - len(self._lanes) - self._max_behind
-        return over >= 0 and (count >= FEW or over >= self._max_behind // 2)
+        if over < 0 or (count < FEW and over < self._max_behind // 2):
+            return False
+        return not lane.is_through_soon()
 
     def has_much_room(self, remaining: int) -> bool:
         """Whether it is worth fetching more for a lane with so many records left."""
@@ -297,6 +315,8 @@ class Lanes:
                     logger.exception("Delivery of %s failed in a way nobody foresaw", queue[0])
                     await lane.pause(FAULT_PAUSE_SECONDS)
                     continue
+                now = self.clock()
+                lane.seconds, lane.since = now - lane.since, now
                 queue.popleft()
                 self.held -= 1
                 self._finished += 1

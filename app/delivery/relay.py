@@ -134,7 +134,9 @@ class Relay:
         self._told_at = float("-inf")
         self._max_in_flight = max_in_flight
         self._numbers = count()
-        self._lanes = Lanes(self._deliver, max_in_flight=max_in_flight, max_held=max_held)
+        self._lanes = Lanes(
+            self._deliver, max_in_flight=max_in_flight, max_held=max_held, clock=clock
+        )
         self._gate = Gate(self.breaker, gate_pace, self._lanes.notify)
         self.left = LeftInKafka(reading)
         """Records that had no room."""
