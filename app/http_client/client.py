@@ -188,8 +188,8 @@ class HttpClient:
             ):
                 connection = await self._connect_at_last()
         except TimeoutError as error:
-            limit = f"no connection within {self._connect_timeout_seconds:g} s"
-            raise ConnectionNotMade(limit) from error
+            limit = min(self._connect_timeout_seconds, self._timeout_seconds)
+            raise ConnectionNotMade(f"no connection within {limit:g} s") from error
         except OSError as error:
             raise ConnectionNotMade(
                 f"no connection to {self._host}:{self._port}: {error}"

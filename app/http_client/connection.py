@@ -19,8 +19,10 @@ MAX_INTERIM_ANSWERS = 20
 # Once there is a status, the rest of the answer has so long to come.
 REST_SECONDS = 1.0
 
+LINE_END = b"\r\n"
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [^\r\n]*)?\r?\n")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+_RETRY_AFTER = re.compile(rb"\nretry-after[ \t]*:([^\r\n]*)\r?\n", re.IGNORECASE)
 
 
 class Response(NamedTuple):
@@ -68,6 +70,14 @@ class _Framing:
     def begin(self) -> None:
         self.complete = self.keeps = self.more = False
 
+    def feed(self, data: bytes) -> None:
+        if data[-1] in LINE_END:
+            # Whether the answer had ended before: llhttp says nothing of empty lines behind it.
+            self.parser.feed_data(data[:-1])
+            self.more |= self.complete
+            data = data[-1:]
+        self.parser.feed_data(data)
+
     def on_message_begin(self) -> None:
         if self.complete:
             self.more = True
@@ -83,15 +93,23 @@ class _Content(_Framing):
 
     def begin(self) -> None:
         super().begin()
-        self.retry_after: str | None = None
+        self.raw = b""
         self.body = b""
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self.retry_after is None and name.lower() == b"retry-after" and not self.complete:
-            self.retry_after = value.decode("latin-1").strip()
+    @property
+    def retry_after(self) -> str | None:
+        """The header, also where the head has a fault behind it."""
+        end = _END_OF_HEAD.search(self.raw)
+        found = _RETRY_AFTER.search(self.raw, 0, end.start() + 2 if end else len(self.raw))
+        return None if found is None else found[1].decode("latin-1").strip()
+
+    def feed(self, data: bytes) -> None:
+        self.raw += data
+        super().feed(data)
 
     def on_body(self, body: bytes) -> None:
-        self.body += body
+        if not self.complete:
+            self.body += body
 
 
 class Connection(asyncio.Protocol):
@@ -174,17 +192,13 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         if not self._status:
-            try:
-                data = self._read_start(data)
-            except NotHttp as error:
-                self._fail(error)
-                return
-            if not self._status:
+            data = self._read_start(data)
+            if not data:
                 return
         framing = self._framing
         self._length += len(data)
         try:
-            framing.parser.feed_data(data)
+            framing.feed(data)
         except (HttpParserError, HttpParserUpgrade):
             # The status decides, whatever is wrong with what follows.
             self._finish(keep=False)
@@ -211,12 +225,18 @@ class Connection(asyncio.Protocol):
             self._fail(error)
         else:
             where = "in the midst of" if self._start or self._interim else "instead of"
-            self._fail(ConnectionResetError(f"the connection was closed {where} an answer"))
+            came = self._start.decode("utf-8", "replace")
+            text = f"the connection was closed {where} an answer"
+            self._fail(ConnectionResetError(f"{text}: {came}" if came else text))
 
     # --- answers --------------------------------------------------------------------------------
 
     def _read_start(self, data: bytes) -> bytes:
-        """Read up to the status line of the answer, over interim ones; returns it and the rest."""
+        """Read up to the status line of the answer, over interim ones.
+
+        Returns:
+            The answer from its beginning; nothing while the status line is not there.
+        """
         if self._start:
             data = self._start + data
         while (line := _STATUS_LINE.match(data)) is not None:
@@ -229,15 +249,20 @@ class Connection(asyncio.Protocol):
                 break
             self._interim += 1
             if self._interim > MAX_INTERIM_ANSWERS:
-                raise NotHttp(f"more than {MAX_INTERIM_ANSWERS} interim answers (1xx)")
+                self._fail(NotHttp(f"more than {MAX_INTERIM_ANSWERS} interim answers (1xx)"))
+                return b""
             data = data[end.end() :]
-        # The status line is not complete; or it is one of an interim answer, and that is not.
-        if line is None and (data[:7] != b"HTTP/1."[: len(data)] or b"\n" in data):
-            raise NotHttp(f"no HTTP answer: {_shown(data)}")
-        if len(data) > MAX_START_BYTES:
-            raise NotHttp(f"no HTTP answer within {MAX_START_BYTES} bytes: {_shown(data)}")
         self._start = data
+        if len(data) > MAX_START_BYTES or (line is None and b"\n" in data):
+            self._fail_as_not_http()
+        elif self._rest is None and data[:7] != b"HTTP/1."[: len(data)]:
+            self._rest = self._loop.call_later(REST_SECONDS, self._fail_as_not_http)
         return b""
+
+    def _fail_as_not_http(self) -> None:
+        # The whole line: whoever takes secrets out of it must do so before it is cut.
+        line = self._start.split(b"\n", 1)[0].decode("utf-8", "replace")
+        self._fail(NotHttp(f"no HTTP answer: {line}"))
 
     def _begin(self, status: int) -> None:
         self._status = status
@@ -280,8 +305,3 @@ class Connection(asyncio.Protocol):
 
 
 SUCCESSES = {status: Response(status) for status in (200, 201, 202, 204)}
-
-
-def _shown(data: bytes) -> str:
-    # As a whole: whoever takes secrets out of it must do so before it is cut.
-    return data.decode("utf-8", "replace")
