@@ -1,12 +1,16 @@
-"""A client of the external logger with short limits."""
+"""A client of the external logger with short limits, or with limits that no test waits for."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+from app.delivery.answer import Answer
 from app.delivery.logger_client import HttpLogger
 
 BODY = b'{"eventType":"ORDER_PAID","orderId":1}'
+# Far less than the limits of a patient client: what takes longer was waited for.
+POST_SECONDS = 20.0
 
 
 @asynccontextmanager
@@ -19,3 +23,15 @@ async def client(url: str, **options: Any) -> AsyncIterator[HttpLogger]:
         yield http
     finally:
         await http.stop()
+
+
+def patient_client(url: str, **options: Any) -> AbstractAsyncContextManager[HttpLogger]:
+    """A client whose limits are never what ends a post."""
+    limits = {"timeout_seconds": 60.0, "connect_timeout_seconds": 60.0}
+    return client(url, **(limits | options))
+
+
+async def post(http: HttpLogger, key: str = "key", body: bytes = BODY) -> Answer:
+    """Post; a client that waits for one of its limits fails the test."""
+    async with asyncio.timeout(POST_SECONDS):
+        return await http.post(body, key)

@@ -11,7 +11,8 @@ from app.delivery.logger_client import HttpLogger
 from app.delivery.retry import Verdict
 from tests.integration.http_client import BODY, client
 from tests.support.kafka.ports import LOOPBACK
-from tests.support.sink import Answer, Fault, RawServer, ScriptedSink
+from tests.support.raw_server import RawServer
+from tests.support.sink import Answer, Fault, ScriptedSink
 
 
 async def test_one_post_carries_the_bytes_as_they_are(sink: ScriptedSink) -> None:

@@ -12,7 +12,8 @@ from app.delivery.logger_client import HttpLogger
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import order
-from tests.support.sink import RawServer, ScriptedSink
+from tests.support.raw_server import RawServer
+from tests.support.sink import ScriptedSink
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 

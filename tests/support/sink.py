@@ -9,7 +9,6 @@ It runs in the test's event loop. Every request is recorded when its body has ar
 """
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from aiohttp import web
 from tests.support.exchange import Answer, Fault, Received
 from tests.support.kafka.ports import LOOPBACK, free_ports
 
-__all__ = ["Answer", "Fault", "RawServer", "Received", "ScriptedSink"]
+__all__ = ["Answer", "Fault", "Received", "ScriptedSink"]
 
 CLOSE_SECONDS = 0.05
 # Conditions are asked at most this often: they may look at thousands of requests.
@@ -229,43 +228,3 @@ class ScriptedSink:
 def _abort(request: web.BaseRequest) -> None:
     if request.transport is not None:
         request.transport.abort()
-
-
-class RawServer:
-    """Reads the head of one request a connection, writes bytes as they are given, and closes.
-
-    For what no HTTP server would say. It runs in the test's event loop.
-
-    Attributes:
-        heads: The head of every request, in order of arrival.
-        url: Where to send requests.
-    """
-
-    def __init__(self, *replies: bytes) -> None:
-        """Give each connection in turn one of the replies; the last one serves all others."""
-        self.heads: list[bytes] = []
-        self.url = ""
-        self._replies = replies
-        self._server: asyncio.Server | None = None
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, LOOPBACK, 0)
-        self.url = f"http://{LOOPBACK}:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.heads.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(self._replies[min(len(self.heads), len(self._replies)) - 1])
-        with contextlib.suppress(ConnectionError):  # the client has had enough
-            await writer.drain()
-        writer.close()

@@ -21,7 +21,8 @@ from app.publishing.order_events import open_order_events
 from tests.support.publish_orders import make_orders, statuses
 from tests.support.publish_postgres import PostgresServer
 from tests.support.publish_ways import LOOPBACK, publish_settings, read_topic, serving
-from tests.support.sink import RawServer, ScriptedSink
+from tests.support.raw_server import RawServer
+from tests.support.sink import ScriptedSink
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
@@ -107,9 +108,9 @@ async def test_http_client_whose_connection_is_lost(client: str) -> None:
     answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
     async with RawServer(b"", answer) as server:
         status, out, err = await run(*HTTP_CLIENTS[client], "123", RELAY_URL=server.url)
-    assert (status, len(server.heads)) == (0, 2), err
+    assert (status, len(server.requests)) == (0, 2), err
     assert out.strip() == "{}"
-    assert all(b"order-123-paid" in head for head in server.heads)
+    assert all(b"order-123-paid" in request.head for request in server.requests)
 
 
 @pytest.mark.parametrize(
