@@ -18,17 +18,21 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from types import TracebackType
 from typing import NoReturn, Self
 
 from tests.support.kafka.ports import LOOPBACK
+from tests.support.waiting import eventually
 
 Script = Callable[["Peer"], Awaitable[None]]
 
 # One turn of the loop sends a packet, the next one lets the client read it.
 TURNS = 2
+READ_BYTES = 65_536
 END_SECONDS = 20.0
 # SO_LINGER with no time: closing resets the connection.
 NO_LINGER = struct.pack("ii", 1, 0)
@@ -38,19 +42,19 @@ class Ended(Exception):
     """The client has ended the connection; the script that it interrupts is over."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """One request as it arrived.
 
     Attributes:
         connection: Number of its connection, from 0.
         head: Its head, with the empty line.
-        body: Its body; empty where the script asked for the head alone.
+        body: Its body; empty where the script has read the head alone.
     """
 
     connection: int
     head: bytes
-    body: bytes
+    body: bytes = b""
 
     def header(self, name: str) -> str:
         """The value of a header; "" without it."""
@@ -72,7 +76,7 @@ class Peer:
     Attributes:
         number: Connections are numbered from 0.
         sent_bytes: Bytes that ``send`` and ``flood`` have written.
-        ended: The client has ended the connection.
+        ended: The client has ended the connection, or ``reset`` has.
     """
 
     def __init__(
@@ -91,13 +95,24 @@ class Peer:
 
     async def request(self) -> Request:
         """Read one request, record it and return it."""
-        head = await self._read(self._reader.readuntil(b"\r\n\r\n"))
-        length = int(Request(self.number, head, b"").header("Content-Length") or 0)
-        return self._record(head, await self._read(self._reader.readexactly(length)))
+        request = await self.head()
+        request.body = await self.body(request)
+        return request
 
     async def head(self) -> Request:
         """Read the head of a request, and no more; record it and return it."""
-        return self._record(await self._read(self._reader.readuntil(b"\r\n\r\n")), b"")
+        request = Request(self.number, await self._read(self._reader.readuntil(b"\r\n\r\n")))
+        self._requests.append(request)
+        return request
+
+    async def body(self, request: Request) -> bytes:
+        """Read the body of a request whose head was read."""
+        length = int(request.header("Content-Length") or 0)
+        return await self._read(self._reader.readexactly(length))
+
+    async def some(self) -> bytes:
+        """Read the bytes that have come, one at least."""
+        return await self._read(self._reader.read(READ_BYTES)) or self._end()
 
     async def send(self, *packets: bytes) -> None:
         """Send packets that the client reads one after another."""
@@ -106,10 +121,16 @@ class Peer:
             for _ in range(TURNS):
                 await asyncio.sleep(0)
 
+    async def arrived(self) -> None:
+        """Wait until the client has read all that was sent, or has ended the connection."""
+        await eventually(self._acknowledged, END_SECONDS, "all was acknowledged")
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+
     async def flood(self, chunk: bytes, limit: int, *, pause_seconds: float = 0.0) -> None:
         """Send a chunk again and again: ``limit`` bytes, or until the client ends the connection.
 
-        Bytes count as sent when the client's side has taken them, or nearly so.
+        ``sent_bytes`` is ahead of what the client has read by what the system buffers.
         """
         with contextlib.suppress(ConnectionError):
             while self.sent_bytes < limit and not self._reader.at_eof():
@@ -121,8 +142,7 @@ class Peer:
     async def end(self) -> None:
         """Wait until the client has ended the connection; what it sends meanwhile is ignored."""
         while True:
-            if not await self._read(self._reader.read(65_536)):
-                self._end()
+            await self.some()
 
     def finish(self) -> None:
         """Send nothing more (FIN); the client's bytes still arrive."""
@@ -133,11 +153,13 @@ class Peer:
         connection: socket.socket = self._writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         self._writer.transport.abort()
+        self.ended.set()
 
-    def _record(self, head: bytes, body: bytes) -> Request:
-        request = Request(self.number, head, body)
-        self._requests.append(request)
-        return request
+    def _acknowledged(self) -> bool:
+        if self._writer.is_closing():
+            return True
+        connection: socket.socket = self._writer.get_extra_info("socket")
+        return not any(ioctl(connection, TIOCOUTQ, bytes(4)))
 
     def _write(self, data: bytes) -> None:
         self._writer.write(data)
@@ -165,6 +187,22 @@ def replies(*answers: bytes) -> Script:
             turn += 1
 
     return script
+
+
+@contextlib.contextmanager
+def unanswered(host: str = LOOPBACK, port: int = 0) -> Iterator[int]:
+    """A port, of the system's choice if 0, to which connecting is neither accepted nor refused."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.socket(family))
+        full.bind((host, port))
+        full.listen(0)
+        # Nothing accepts: once the backlog is full, further connections are not answered.
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket(family))
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        yield full.getsockname()[1]
 
 
 class RawServer:
