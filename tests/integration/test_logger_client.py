@@ -1,7 +1,6 @@
 """The client of the external logger against a real HTTP server that misbehaves."""
 
 import asyncio
-import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -10,7 +9,6 @@ import pytest
 from app.delivery.logger_client import HttpLogger
 from app.delivery.retry import Verdict
 from tests.integration.http_client import BODY, client
-from tests.support.kafka.ports import LOOPBACK
 from tests.support.raw_server import RawServer
 from tests.support.sink import Answer, Fault, ScriptedSink
 
@@ -83,17 +81,6 @@ async def test_retry_after_in_seconds_and_as_a_date(sink: ScriptedSink) -> None:
             assert low <= answer.retry_after_seconds <= high, value
 
 
-async def test_no_answer_in_time_is_retryable(sink: ScriptedSink) -> None:
-    """An answer that never comes ends with the time-out; the client goes on working."""
-    sink.fail_next(1, fault=Fault.HANG)
-    async with client(sink.url, timeout_seconds=0.2) as http:
-        answer = await http.post(BODY, "key")
-        assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
-        assert "Timeout" in (answer.error_type or "")
-        assert answer.detail
-        assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
-
-
 async def test_a_connection_that_breaks_is_retryable(sink: ScriptedSink) -> None:
     """A connection that is closed instead of an answer is no answer; the next one is a new one."""
     sink.fail_next(1, fault=Fault.RESET)
@@ -117,29 +104,6 @@ async def test_a_logger_that_is_down_is_retryable(sink: ScriptedSink) -> None:
             assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
         await sink.up()
         assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
-
-
-async def test_connecting_has_a_limit_of_its_own() -> None:
-    """A host that does not even accept is given up after the connect time-out."""
-    with socket.socket() as full:
-        full.bind((LOOPBACK, 0))
-        full.listen(0)
-        address = full.getsockname()
-        # Nobody accepts: once the backlog is full, further connections are not answered.
-        waiting = [socket.socket() for _ in range(4)]
-        for one in waiting:
-            one.setblocking(False)
-            one.connect_ex(address)
-        try:
-            async with client(
-                f"http://{LOOPBACK}:{address[1]}", timeout_seconds=60, connect_timeout_seconds=0.2
-            ) as http:
-                answer = await http.post(BODY, "key")
-        finally:
-            for one in waiting:
-                one.close()
-    assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
-    assert "Timeout" in (answer.error_type or "")
 
 
 @pytest.mark.parametrize(

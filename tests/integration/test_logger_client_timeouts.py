@@ -1,0 +1,148 @@
+"""How long an attempt of the external logger's client lasts at most."""
+
+import asyncio
+
+import pytest
+
+from app.delivery.answer import Answer
+from app.delivery.retry import Verdict
+from tests.integration.http_client import client, post
+from tests.support.raw_server import Peer, RawServer, replies, unanswered
+from tests.support.sink import Fault, ScriptedSink
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+ENDLESS = 1_000_000
+
+
+def is_late(answer: Answer, failure: str, limit: str) -> None:
+    """Assert that it is a failed attempt by a time-out, and that the limit is named."""
+    assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
+    assert answer.failure == failure
+    assert limit in answer.detail
+    assert "Timeout" in (answer.error_type or "")
+
+
+async def test_no_answer_in_time_is_retryable(sink: ScriptedSink) -> None:
+    """An answer that never comes ends with the time-out; the client goes on working."""
+    sink.fail_next(1, fault=Fault.HANG)
+    async with client(sink.url, timeout_seconds=1) as http:
+        is_late(await post(http), "timeout", "1 s")
+        assert (await post(http)).verdict is Verdict.SUCCESS
+
+
+async def test_connecting_has_a_limit_of_its_own() -> None:
+    """A host that does not even accept is given up after the connect time-out."""
+    with unanswered() as port:
+        async with client(
+            f"http://127.0.0.1:{port}", timeout_seconds=60, connect_timeout_seconds=0.2
+        ) as http:
+            is_late(await post(http), "connect", "0.2 s")
+
+
+async def test_connecting_is_part_of_the_attempt() -> None:
+    """With a connect time-out that is longer than the attempt's, the attempt's ends it."""
+    with unanswered() as port:
+        async with client(
+            f"http://127.0.0.1:{port}", timeout_seconds=0.2, connect_timeout_seconds=60
+        ) as http:
+            answer = await post(http)
+    assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
+    assert answer.failure in ("connect", "timeout")
+    assert "0.2 s" in answer.detail
+
+
+async def test_a_handshake_is_part_of_connecting() -> None:
+    """A host that accepts and never answers the TLS handshake is given up as one that is silent."""
+    async with RawServer(lambda peer: peer.end()) as server:
+        async with client(
+            server.url.replace("http:", "https:"), timeout_seconds=60, connect_timeout_seconds=0.2
+        ) as http:
+            is_late(await post(http), "connect", "0.2 s")
+        await server.ended(0)
+
+
+async def test_silence_before_the_status_is_whole() -> None:
+    """An answer that stops in its status line is given up; its connection is closed."""
+    begun = [b"", b"H", b"HTTP/1.1 20", b"HTTP/1.1 200", b"HTTP/1.1 200 OK", b"HTTP/1.1 100 A\r\n"]
+
+    async def script(peer: Peer) -> None:
+        request = await peer.request()
+        await peer.send(begun[int(request.key)])
+        await peer.end()
+
+    async with RawServer(script) as server, client(server.url, timeout_seconds=1) as http:
+        for answer in await asyncio.gather(*(post(http, str(n)) for n in range(len(begun)))):
+            is_late(answer, "timeout", "1 s")
+        for number in range(len(begun)):
+            await server.ended(number)
+    assert len(server.peers) == len(begun)
+
+
+@pytest.mark.parametrize(
+    "start", [b"HTTP/1.1 200 ", b"HTTP/1.1 100 A\r\nX-Name: "], ids=["status line", "100"]
+)
+async def test_a_drip_is_no_answer(start: bytes) -> None:
+    """A byte now and then does not lengthen an attempt while there is no whole status line."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(start)
+        await peer.flood(b"x", ENDLESS, pause_seconds=0.02)
+
+    async with RawServer(script) as server, client(server.url, timeout_seconds=1) as http:
+        is_late(await post(http), "timeout", "1 s")
+        await server.ended(0)
+
+
+async def test_a_connection_that_was_silent_once_is_not_used_again() -> None:
+    """A used connection that is silent is given up as a new one is, and nothing is sent again."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+        await peer.end()
+
+    async with (
+        RawServer(script, replies(OK)) as server,
+        client(server.url, timeout_seconds=2) as http,
+    ):
+        assert (await post(http)).verdict is Verdict.SUCCESS
+        is_late(await post(http), "timeout", "2 s")
+        assert server.connections == [0, 0]
+        assert (await post(http)).verdict is Verdict.SUCCESS
+    assert server.connections == [0, 0, 1]
+
+
+async def test_sending_again_is_part_of_the_attempt() -> None:
+    """A request that went once more, over a new connection, has one limit for both times."""
+
+    async def ends(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+
+    async def silent(peer: Peer) -> None:
+        await peer.request()
+        await peer.end()
+
+    async with RawServer(ends, silent) as server, client(server.url, timeout_seconds=2) as http:
+        assert (await post(http)).verdict is Verdict.SUCCESS
+        is_late(await post(http), "timeout", "2 s")
+        await server.ended(1)
+    assert server.connections == [0, 0, 1]
+
+
+async def test_waiting_for_a_connection_is_part_of_the_attempt() -> None:
+    """A post that finds all connections taken ends with its time-out, too."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.end()
+
+    async with (
+        RawServer(script) as server,
+        client(server.url, timeout_seconds=1, max_connections=1) as http,
+    ):
+        for answer in await asyncio.gather(*(post(http, f"key-{n}") for n in range(3))):
+            is_late(answer, "timeout", "1 s")
