@@ -1,14 +1,18 @@
 """What the client of the external logger makes of the bodies of answers."""
 
+import gzip
+
 import pytest
 
 from app.delivery.logger_client import MAX_KEPT_BODY_LENGTH
 from app.delivery.retry import Verdict
 from app.secret_files import redact
-from tests.integration.http_client import BODY, client
+from tests.integration.http_client import BODY, client, patient_client, post
+from tests.support.raw_server import Peer, RawServer
 from tests.support.sink import Answer, Fault, ScriptedSink
 
 TOKEN = "s3cret-token-of-ours"
+CHUNKED = b"HTTP/1.1 422 No\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 async def test_the_body_of_an_error_is_kept_and_bounded(sink: ScriptedSink) -> None:
@@ -84,3 +88,70 @@ async def test_a_token_at_the_bound_is_redacted_as_a_whole(sink: ScriptedSink) -
     async with client(sink.url, token=TOKEN, redact=lambda text: redact(text, (TOKEN,))) as http:
         answer = await http.post(BODY, "key")
     assert TOKEN[:6] not in answer.detail
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        CHUNKED + b"4\r\nno i\r\n4\r\ntems\r\n0\r\n\r\n",
+        CHUNKED + b'4;a=b\r\nno i\r\n4;c="d;e"\r\ntems\r\n0;f\r\n\r\n',
+        CHUNKED + b"8\r\nno items\r\n0\r\nX-Sum: 1\r\nRetry-After: 9\r\n\r\n",
+        CHUNKED + b"0008\r\nno items\r\n000\r\n\r\n",
+        b"HTTP/1.1 422 No\r\nContent-Length: 8\r\n\r\nno items",
+        b"HTTP/1.1 422 No\r\ntransfer-encoding:\tChunked \r\n\r\n8\r\nno items\r\n0\r\n\r\n",
+    ],
+    ids=["chunks", "extensions", "trailers", "zeros", "length", "any case"],
+)
+@pytest.mark.parametrize("whole", [True, False], ids=["one packet", "byte by byte"])
+async def test_a_body_in_any_framing(answer: bytes, whole: bool) -> None:
+    """A body is kept however it is framed, over one connection; trailers are no headers."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(*([answer] if whole else [bytes((byte,)) for byte in answer]))
+
+    async with RawServer(script) as server, patient_client(server.url) as http:
+        for _ in range(3):
+            got = await post(http)
+            assert (got.verdict, got.status, got.detail) == (Verdict.REJECTED, 422, "no items")
+            assert got.retry_after_seconds == 0
+    assert server.connections == [0, 0, 0]
+
+
+async def test_a_token_in_chunks_is_redacted() -> None:
+    """A token that comes in pieces, across the bound of what is kept, leaves no part of itself."""
+    body = b"x" * (MAX_KEPT_BODY_LENGTH - 12) + TOKEN.encode() + b"x" * 100
+    chunks = b"".join(b"5\r\n%s\r\n" % body[at : at + 5] for at in range(0, len(body) - 5, 5))
+    async with (
+        RawServer(CHUNKED + chunks + b"0\r\n\r\n") as server,
+        patient_client(server.url, redact=lambda text: redact(text, (TOKEN,))) as http,
+    ):
+        detail = (await post(http)).detail
+    assert detail.startswith("x" * (MAX_KEPT_BODY_LENGTH - 12))
+    assert len(detail) <= MAX_KEPT_BODY_LENGTH
+    assert TOKEN[:6] not in detail
+
+
+async def test_a_compressed_body_is_left_alone(sink: ScriptedSink) -> None:
+    """A body is not asked for in gzip, and kept as it comes if it is gzip."""
+    compressed = gzip.compress(b"no items", mtime=0)
+    sink.script = lambda request: Answer(422, headers={"Content-Encoding": "gzip"}, body=compressed)
+    async with patient_client(sink.url) as http:
+        answer = await post(http)
+        assert answer.detail == compressed.decode("utf-8", "replace").strip()
+        await post(http)
+    assert "accept-encoding" not in sink.requests[0].headers
+    assert sink.connections == 1
+
+
+async def test_a_body_up_to_the_end_of_the_connection() -> None:
+    """A body without a length lasts until the connection ends; the status and the text count."""
+    async with (
+        RawServer(b"HTTP/1.1 422 No\r\nContent-Type: text/plain\r\n\r\nno items") as server,
+        patient_client(server.url) as http,
+    ):
+        for _ in range(2):
+            answer = await post(http)
+            assert (answer.verdict, answer.detail) == (Verdict.REJECTED, "no items")
+    assert server.connections == [0, 1]
