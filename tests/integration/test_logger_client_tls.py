@@ -12,8 +12,9 @@ import trustme
 from app.delivery.answer import Answer
 from app.delivery.logger_client import HttpLogger
 from app.delivery.retry import Verdict
-from tests.integration.http_client import BODY, client
+from tests.integration.http_client import BODY, client, patient_client, post
 from tests.support.kafka.ports import LOOPBACK
+from tests.support.raw_server import Peer, RawServer
 from tests.support.sink import ScriptedSink
 
 
@@ -59,7 +60,7 @@ async def test_an_unknown_authority_is_refused(tls_sink: ScriptedSink, tmp_path:
     trustme.CA().cert_pem.write_to_path(str(other))
     for ca_file in (None, other):
         answer = await _post(tls_sink.url, ca_file)
-        assert (answer.verdict, answer.status) == (Verdict.OUTAGE, None)
+        assert (answer.verdict, answer.status, answer.failure) == (Verdict.OUTAGE, None, "tls")
         assert "certificate" in answer.detail.lower()
     assert not tls_sink.requests
 
@@ -71,7 +72,8 @@ async def test_the_host_name_is_checked(
     ca_file = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(ca_file))
     answer = await _post(f"https://localhost:{tls_sink.port}/logs", ca_file)
-    assert (answer.verdict, answer.status) == (Verdict.OUTAGE, None)
+    assert (answer.verdict, answer.status, answer.failure) == (Verdict.OUTAGE, None, "tls")
+    assert "certificate" in answer.detail.lower()
     assert not tls_sink.requests
 
 
@@ -124,3 +126,81 @@ async def test_our_certificate_is_shown_to_a_logger_that_asks(tmp_path: Path) ->
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             serving.join(30)
+
+
+async def test_a_connection_over_tls_is_kept(
+    tls_sink: ScriptedSink, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """Posts in a row share one connection, so one handshake, and large bodies arrive whole."""
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    body = b'{"pad":"' + b"0123456789" * 100_000 + b'"}'
+    async with patient_client(tls_sink.url, ca_file=ca_file) as http:
+        for number in range(5):
+            assert (await post(http, f"key-{number}", body)).verdict is Verdict.SUCCESS
+    assert tls_sink.accepted_bodies == [body] * 5
+    assert tls_sink.connections == 1
+
+
+async def test_a_port_without_tls() -> None:
+    """A server that answers a TLS handshake in plain text is a failed attempt."""
+
+    async def script(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        await peer.end()
+
+    async with (
+        RawServer(script) as server,
+        patient_client(server.url.replace("http:", "https:")) as http,
+    ):
+        answer = await post(http)
+    assert (answer.verdict, answer.status, answer.failure) == (Verdict.RETRYABLE, None, "tls")
+    assert not server.requests
+
+
+def shake_hands(connection: ssl.SSLObject) -> bool | None:
+    """Go on with a handshake; tells whether it was refused, ``None`` while it needs more bytes."""
+    try:
+        connection.do_handshake()
+    except ssl.SSLWantReadError:
+        return None
+    except ssl.SSLError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"]
+)
+async def test_a_client_certificate_that_is_required(
+    authority: trustme.CA, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """A server that wants a certificate of ours refuses us; with TLS 1.3 only after a request."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = context.maximum_version = version
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.issue_cert(LOOPBACK).configure_cert(context)
+    authority.configure_trust(context)
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+
+    async def script(peer: Peer) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server_side = context.wrap_bio(incoming, outgoing, server_side=True)
+        while (refused := shake_hands(server_side)) is None:
+            await peer.send(outgoing.read())
+            incoming.write(await peer.some())
+        assert refused
+        # The alert, which asyncio's own servers drop.
+        await peer.send(outgoing.read())
+        peer.finish()
+        await peer.end()
+
+    async with (
+        RawServer(script) as server,
+        patient_client(server.url.replace("http:", "https:"), ca_file=ca_file) as http,
+    ):
+        answer = await post(http)
+    assert (answer.status, answer.failure) == (None, "tls")
+    assert answer.verdict is not Verdict.LOCAL
+    assert not server.requests
