@@ -156,7 +156,7 @@ class Peer:
         self.ended.set()
 
     def _acknowledged(self) -> bool:
-        if self._writer.is_closing():
+        if self._writer.is_closing() or self._reader.at_eof():
             return True
         connection: socket.socket = self._writer.get_extra_info("socket")
         return not any(ioctl(connection, TIOCOUTQ, bytes(4)))
