@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import uuid
 from collections.abc import Iterator
 
@@ -23,42 +24,58 @@ Config = dict[str, str | int | float | bool]
 
 
 class Brokers:
-    """A cluster to make topics on."""
+    """A cluster to make topics on.
+
+    Attributes:
+        servers: Its bootstrap servers.
+        creates_topics: Whether it takes CreateTopics; else topics are made when first asked for.
+    """
 
     def __init__(self, servers: str, *, creates_topics: bool) -> None:
         self.servers = servers
+        self.creates_topics = creates_topics
         self._config: Config = {"bootstrap.servers": servers, "log_level": 0}
-        self._creates_topics = creates_topics
+
+    @property
+    def replication(self) -> int:
+        """How many brokers hold each record: three, or all there are."""
+        return min(3, len(AdminClient(self._config).list_topics(timeout=_ADMIN_SECONDS).brokers))
 
     @contextlib.contextmanager
     def topic(self, partitions: int = PARTITIONS) -> Iterator[Topic]:
-        """A new empty topic, and one for its dead letters; both go in the end.
+        """A new empty topic; what workers make beside it goes with it in the end.
 
-        The embedded cluster has its own mind about how many partitions they have.
+        The embedded cluster has its own mind about how many partitions it has.
         """
         topic = Topic(f"order-relay-benchmark-{uuid.uuid4().hex[:8]}", self._config)
-        names = [topic.name, topic.dlq_name]
         admin = AdminClient(self._config)
         try:
-            self._make(admin, names, partitions)
+            self._make(admin, topic.name, partitions)
         except KafkaException as error:
             raise CannotMeasure(f"no topic at {self.servers}: {error.args[0].str()}") from error
         try:
             yield topic
         finally:
-            if self._creates_topics:
-                for future in admin.delete_topics(names).values():
-                    with contextlib.suppress(KafkaException):
-                        future.result(_ADMIN_SECONDS)
+            if self.creates_topics:
+                _remove(admin, topic.name)
 
-    def _make(self, admin: AdminClient, names: list[str], partitions: int) -> None:
-        if not self._creates_topics:  # it makes them when they are first asked for
-            for name in names:
-                admin.list_topics(name, timeout=_ADMIN_SECONDS)
+    def _make(self, admin: AdminClient, name: str, partitions: int) -> None:
+        if not self.creates_topics:
+            admin.list_topics(name, timeout=_ADMIN_SECONDS)
             return
-        replication = min(3, len(admin.list_topics(timeout=_ADMIN_SECONDS).brokers))
-        new = [NewTopic(name, partitions, replication) for name in names]
-        for future in admin.create_topics(new).values():
+        new = NewTopic(name, partitions, self.replication)
+        for future in admin.create_topics([new]).values():
+            future.result(_ADMIN_SECONDS)
+
+
+def _remove(admin: AdminClient, prefix: str) -> None:
+    with contextlib.suppress(KafkaException):
+        names = [
+            name
+            for name in admin.list_topics(timeout=_ADMIN_SECONDS).topics
+            if name.startswith(prefix)
+        ]
+        for future in admin.delete_topics(names).values():
             future.result(_ADMIN_SECONDS)
 
 
@@ -69,23 +86,29 @@ class Topic:
         self.name = name
         self.dlq_name = f"{name}.DLQ"
         self.records = 0
+        self._random = random.Random(1)  # the same keys in every run
         self._producer = Producer(
             config | {"linger.ms": 20, "queue.buffering.max.messages": 200_000}
         )
+
+    def new_group(self) -> str:
+        """A consumer group that reads the topic from its beginning."""
+        return f"{self.name}-{uuid.uuid4().hex[:8]}"
 
     def fill(self, records: int, keys: int | None = None) -> None:
         """Publish orders until there are so many, and wait until Kafka has them.
 
         Args:
             records: Orders in the topic afterwards.
-            keys: How many keys they have between them; each its own by default.
+            keys: How many keys they have between them, at random; each its own by default.
         """
         producer = self._producer
         for order_id in range(self.records + 1, records + 1):
-            value = _order(order_id)
+            key = self._random.randrange(keys) if keys else order_id
+            value = order(order_id, key)
             while True:
                 try:
-                    producer.produce(self.name, value, str(order_id % keys if keys else order_id))
+                    producer.produce(self.name, value, str(key))
                 except BufferError:
                     producer.poll(0.1)
                 else:
@@ -98,12 +121,13 @@ class Topic:
             raise RuntimeError(f"the brokers did not take {left} of the records")
 
 
-def _order(order_id: int) -> bytes:
+def order(order_id: int, key: int) -> bytes:
+    """An event's value; the sink reads both numbers."""
     return json.dumps(
         {
             "eventType": "ORDER_PAID",
             "orderId": order_id,
-            "userId": order_id % 997,
+            "userId": key,
             "paidAt": "2025-12-19T10:30:00",
             "orderItems": [{"productId": 1, "orderQuantity": 2}],
         },

@@ -69,7 +69,6 @@ def _compare(options: Options, brokers: Brokers, topic: Topic, latency_ms: float
             latency_ms=latency_ms,
             in_flight=options.in_flight,
             seconds=options.seconds,
-            count_keys=options.count_keys,
         )
 
     print(f"\nSink answers after {latency_ms:g} ms, {options.in_flight} in flight:", flush=True)
@@ -85,8 +84,7 @@ def _compare(options: Options, brokers: Brokers, topic: Topic, latency_ms: float
         relay.append(run(subjects.relay))
         unordered.append(run(subjects.unordered))
     print(comparison(relay, unordered, run(subjects.one_at_a_time)), flush=True)
-    if options.count_keys:
-        print(f"repeated by the relay: {sum(result.repeated or 0 for result in relay)}", flush=True)
+    print(f"repeated by the relay: {sum(result.repeated for result in relay)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-import uuid
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +28,7 @@ class Fleet:
     ) -> None:
         self._everything = ExitStack()
         folder = Path(self._everything.enter_context(tempfile.TemporaryDirectory()))
-        group = f"order-relay-benchmark-{uuid.uuid4().hex[:8]}"
+        group = topic.new_group()
         self._ports = _free_ports(workers)
         self._workers = []
         for number, port in enumerate(self._ports):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from benchmarks.brokers import Brokers, Topic
 from benchmarks.processes import CannotMeasure, Child, Sink
-from benchmarks.subjects import Start
+from benchmarks.subjects import Job, Start
 
 # Until then: connections, caches, and the first garbage collections.
 WARM_UP_RECORDS = 2_000
@@ -24,15 +24,15 @@ class Result:
 
     Attributes:
         records_per_second: Deliveries a second.
-        cpu_us: CPU microseconds a delivery: user and system time of the whole process.
+        cpu_us: CPU microseconds a delivery: user and system time of the process and its children.
         peak_rss_mib: The most memory it ever had.
-        repeated: Requests whose Idempotency-Key had come before; ``None`` if not counted.
+        repeated: Requests for an order that had come before.
     """
 
     records_per_second: float
     cpu_us: float
     peak_rss_mib: float
-    repeated: int | None
+    repeated: int
 
 
 def measure(
@@ -44,7 +44,6 @@ def measure(
     in_flight: int,
     seconds: float,
     records: int | None = None,
-    count_keys: bool = False,
     during: Callable[[Child, int], None] = lambda subject, answered: None,
 ) -> Result:
     """Run one subject until the topic is delivered, or for ``seconds`` once it is warm.
@@ -57,15 +56,14 @@ def measure(
         in_flight: Deliveries at a time.
         seconds: Longest measured part.
         records: Deliveries after which the run ends; all of the topic's by default.
-        count_keys: Count requests whose Idempotency-Key had come before.
         during: Called at every look with the subject and the deliveries so far.
 
     Raises:
         CannotMeasure: The subject ended, or stopped delivering.
     """
     with (
-        Sink(latency_ms, count_keys=count_keys) as sink,
-        start(brokers, topic, sink, in_flight) as subject,
+        Sink(latency_ms) as sink,
+        start(Job(brokers, topic, sink, in_flight, topic.new_group())) as subject,
     ):
         looks = _Looks(subject, sink, during)
         begin = looks.wait_until_warm()

@@ -27,7 +27,6 @@ class Options:
         brokers: ``embedded``, ``real-kafka``, or bootstrap servers.
         repeat: Pairs of runs for each latency.
         seconds: Longest measured part of a run.
-        count_keys: Count deliveries that the relay made twice.
         memory: Compare memory under different backlogs instead.
         table: Compare the worker with and without the table of orders instead.
     """
@@ -38,7 +37,6 @@ class Options:
     brokers: str
     repeat: int
     seconds: float
-    count_keys: bool
     memory: bool
     table: bool
 
@@ -69,7 +67,6 @@ def parse_options(arguments: Sequence[str]) -> Options:
         brokers=brokers,
         repeat=given.repeat,
         seconds=given.seconds,
-        count_keys=given.count_keys,
         memory=given.memory,
         table=given.table,
     )
@@ -130,11 +127,6 @@ def _parser() -> argparse.ArgumentParser:
         default=10.0,
         metavar="S",
         help="longest measured part of a run (default 10)",
-    )
-    parser.add_argument(
-        "--count-keys",
-        action="store_true",
-        help="let the sink count requests of the relay whose Idempotency-Key had come before",
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(

@@ -7,11 +7,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from app.quickstart import leash
 
@@ -24,21 +24,21 @@ class CannotMeasure(Exception):
 
 
 class Child:
-    """A Python process that ends when the ``with`` block does, or the benchmark dies."""
+    """A process that ends when the ``with`` block does, or the benchmark dies."""
 
     def __init__(
         self,
         arguments: list[str],
         *,
+        program: str = sys.executable,
         environment: Mapping[str, str] | None = None,
         log: Path | None = None,
         folder: Path | None = None,
     ) -> None:
-        command = [sys.executable, *arguments]
         output = log.open("wb") if log is not None else None
         try:
             self._process = subprocess.Popen(
-                [sys.executable, leash.__file__, str(os.getpid()), *command],
+                [sys.executable, leash.__file__, str(os.getpid()), program, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=output or subprocess.PIPE,
                 stderr=subprocess.STDOUT if output else None,
@@ -79,6 +79,11 @@ class Child:
             raise CannotMeasure(f"it ended with status {self._process.wait()} before it was ready")
         return line
 
+    def kill(self) -> None:
+        """End it at once (SIGKILL)."""
+        self._process.kill()
+        self._process.wait()
+
     def check(self) -> None:
         """Raise ``CannotMeasure`` with the end of its log when it has ended."""
         status = self._process.poll()
@@ -92,9 +97,8 @@ class Child:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
     def cpu_seconds(self) -> float:
-        """User and system time of all its threads, those that have ended too."""
-        fields = (self._proc / "stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        """User and system time of the process and its children, those that have ended too."""
+        return sum(map(_ticks, _tree(self._process.pid))) / _TICKS
 
     def rss_mib(self) -> float:
         """Resident memory now."""
@@ -111,22 +115,43 @@ class Child:
         raise CannotMeasure(f"/proc has no {name}")
 
 
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            pids = children.read_text().split()
+        except OSError:  # the thread has ended
+            continue
+        for child in pids:
+            yield from _tree(int(child))
+
+
+def _ticks(pid: int) -> int:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended; what it used is its parent's
+        return 0
+    return sum(map(int, fields[11:15]))
+
+
 @dataclass(frozen=True, slots=True)
 class SinkCounts:
-    """What the sink had seen at a moment of the monotonic clock."""
+    """What the sink had seen at a moment of the monotonic clock; see ``benchmarks.sink``."""
 
+    clock: float
     answered: int
     last_answer: float
-    clock: float
-    repeated: int | None
+    arrived: int
+    repeated: int
+    reordered: int
+    overlapping: int
 
 
 class Sink(Child):
     """``benchmarks.sink`` in a process of its own."""
 
-    def __init__(self, latency_ms: float, *, count_keys: bool = False) -> None:
-        keys = ["--count-keys"] if count_keys else []
-        super().__init__(["-m", "benchmarks.sink", str(latency_ms), *keys])
+    def __init__(self, latency_ms: float) -> None:
+        super().__init__(["-m", "benchmarks.sink", str(latency_ms)])
         self.port = int(self.first_line())
         self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
 
@@ -137,8 +162,16 @@ class Sink(Child):
 
     def counts(self) -> SinkCounts:
         """Ask what it has seen."""
-        self._connection.request("GET", "/")
-        return SinkCounts(**json.load(self._connection.getresponse()))
+        return SinkCounts(**self._get("/"))
+
+    def arrivals(self) -> dict[int, float]:
+        """Ask when each order arrived for the first time, by the monotonic clock."""
+        return {int(order): at for order, at in self._get("/arrivals").items()}
+
+    def _get(self, path: str) -> dict[str, Any]:
+        self._connection.request("GET", path)
+        answer: dict[str, Any] = json.load(self._connection.getresponse())
+        return answer
 
     def __exit__(
         self,

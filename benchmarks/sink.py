@@ -1,8 +1,9 @@
 """The sink: an HTTP/1.1 server that answers every POST after a fixed time, and counts.
 
-``python -m benchmarks.sink LATENCY_MS [--count-keys]`` prints its port and serves until its
-standard input ends. ``GET /`` returns the counts as JSON. It speaks as much HTTP as is needed to
-stay far cheaper than what it measures: keep-alive, bodies with a Content-Length, pipelining.
+``python -m benchmarks.sink LATENCY_MS`` prints its port and serves until its standard input ends.
+``GET /`` returns the counts as JSON, ``GET /arrivals`` when each order came. It speaks as much HTTP
+as is needed to stay far cheaper than what it measures: keep-alive, bodies with a Content-Length,
+pipelining.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 import time
 from typing import cast
@@ -20,34 +22,67 @@ BODY = b'{"status":"ok"}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n" + BODY
 LENGTH_REQUIRED = b"HTTP/1.1 411 Length Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 MAX_HEAD_BYTES = 64 * 1024
+# Of each key, orders have rising numbers; the user's number is the key (benchmarks.brokers).
+ORDER = re.compile(rb'"orderId":(\d+),"userId":(\d+)')
 
 
 class Counts:
-    """What the sink has seen."""
+    """What the sink has seen.
 
-    def __init__(self, *, count_keys: bool) -> None:
+    Attributes:
+        answered: Requests that were answered.
+        last_answer: When the last one was, by CLOCK_MONOTONIC, as in other processes.
+        arrivals: When each order arrived for the first time, by the same clock.
+        repeated: Arrivals of an order that had arrived before.
+        reordered: Orders that arrived for the first time after a later one of their key.
+        overlapping: Orders that arrived for the first time while another of their key waited for
+            its answer.
+    """
+
+    def __init__(self) -> None:
         self.answered = 0
         self.last_answer = 0.0
+        self.arrivals: dict[int, float] = {}
         self.repeated = 0
-        self._keys: set[bytes] | None = set() if count_keys else None
+        self.reordered = 0
+        self.overlapping = 0
+        self._newest: dict[int, int] = {}
+        self._waiting: dict[int, int] = {}
 
-    def arrived(self, head: bytes) -> None:
-        """Note a request; one whose Idempotency-Key came before is a repetition."""
-        if self._keys is None:
-            return
-        key = _header(head, b"\r\nidempotency-key:")
-        if key is not None:
-            self.repeated += key in self._keys
-            self._keys.add(key)
+    def arrived(self, body: bytes) -> int:
+        """Note a request; returns the order's key, for `left`."""
+        found = ORDER.search(body)
+        if found is None:
+            return 0
+        order, key = int(found[1]), int(found[2])
+        waiting = self._waiting.get(key, 0)
+        self._waiting[key] = waiting + 1
+        if order in self.arrivals:
+            self.repeated += 1
+            return key
+        self.arrivals[order] = time.monotonic()
+        self.overlapping += waiting > 0
+        if order < self._newest.get(key, 0):
+            self.reordered += 1
+        else:
+            self._newest[key] = order
+        return key
+
+    def left(self, key: int) -> None:
+        """Note that a request no longer waits, answered or not."""
+        self._waiting[key] = self._waiting.get(key, 1) - 1
 
     def as_json(self) -> bytes:
-        """The counts; ``clock`` and ``last_answer`` are CLOCK_MONOTONIC, as in other processes."""
+        """The counts, and what the clock says now."""
         return json.dumps(
             {
+                "clock": time.monotonic(),
                 "answered": self.answered,
                 "last_answer": self.last_answer,
-                "clock": time.monotonic(),
-                "repeated": self.repeated if self._keys is not None else None,
+                "arrived": len(self.arrivals),
+                "repeated": self.repeated,
+                "reordered": self.reordered,
+                "overlapping": self.overlapping,
             }
         ).encode()
 
@@ -78,25 +113,33 @@ class Connection(asyncio.Protocol):
             request_end = head_end + 4 + int(length or 0)
             if len(buffer) < request_end:
                 break
+            body = buffer[head_end + 4 : request_end]
             buffer = buffer[request_end:]
-            self._answer(head)
+            self._answer(head, body)
         self._buffer = buffer
         if len(buffer) > MAX_HEAD_BYTES and b"\r\n\r\n" not in buffer:
             self._transport.close()
 
-    def _answer(self, head: bytes) -> None:
+    def _answer(self, head: bytes, body: bytes) -> None:
         if head.startswith(b"GET "):
-            body = self._counts.as_json()
-            self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
-            self._transport.write(body)
+            self._tell(head)
             return
-        self._counts.arrived(head)
+        key = self._counts.arrived(body)
         if self._latency_seconds:
-            self._loop.call_later(self._latency_seconds, self._accept)
+            self._loop.call_later(self._latency_seconds, self._accept, key)
         else:
-            self._accept()
+            self._accept(key)
 
-    def _accept(self) -> None:
+    def _tell(self, head: bytes) -> None:
+        if head.startswith(b"GET /arrivals "):
+            text = json.dumps(self._counts.arrivals).encode()
+        else:
+            text = self._counts.as_json()
+        self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(text))
+        self._transport.write(text)
+
+    def _accept(self, key: int) -> None:
+        self._counts.left(key)
         if not self._transport.is_closing():
             self._transport.write(ANSWER)
             self._counts.answered += 1
@@ -111,10 +154,10 @@ def _header(head: bytes, name: bytes) -> bytes | None:
     return head[start : head.index(b"\r\n", start)].strip()
 
 
-async def serve(latency_seconds: float, *, count_keys: bool) -> None:
+async def serve(latency_seconds: float) -> None:
     """Serve until standard input ends."""
     loop = asyncio.get_running_loop()
-    counts = Counts(count_keys=count_keys)
+    counts = Counts()
     server = await loop.create_server(
         lambda: Connection(counts, latency_seconds), "127.0.0.1", 0, backlog=1024
     )
@@ -125,9 +168,7 @@ async def serve(latency_seconds: float, *, count_keys: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sink")
     parser.add_argument("latency_ms", type=float)
-    parser.add_argument("--count-keys", action="store_true")
-    options = parser.parse_args()
-    uvloop.run(serve(options.latency_ms / 1000, count_keys=options.count_keys))
+    uvloop.run(serve(parser.parse_args().latency_ms / 1000))
 
 
 if __name__ == "__main__":
