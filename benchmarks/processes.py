@@ -142,6 +142,7 @@ class SinkCounts:
     answered: int
     last_answer: float
     arrived: int
+    last_arrival: float
     repeated: int
     reordered: int
     overlapping: int

@@ -33,6 +33,7 @@ class Counts:
         answered: Requests that were answered.
         last_answer: When the last one was, by CLOCK_MONOTONIC, as in other processes.
         arrivals: When each order arrived for the first time, by the same clock.
+        last_arrival: When the last of them did.
         repeated: Arrivals of an order that had arrived before.
         reordered: Orders that arrived for the first time after a later one of their key.
         overlapping: Orders that arrived for the first time while another of their key waited for
@@ -43,6 +44,7 @@ class Counts:
         self.answered = 0
         self.last_answer = 0.0
         self.arrivals: dict[int, float] = {}
+        self.last_arrival = 0.0
         self.repeated = 0
         self.reordered = 0
         self.overlapping = 0
@@ -60,7 +62,7 @@ class Counts:
         if order in self.arrivals:
             self.repeated += 1
             return key
-        self.arrivals[order] = time.monotonic()
+        self.arrivals[order] = self.last_arrival = time.monotonic()
         self.overlapping += waiting > 0
         if order < self._newest.get(key, 0):
             self.reordered += 1
@@ -80,6 +82,7 @@ class Counts:
                 "answered": self.answered,
                 "last_answer": self.last_answer,
                 "arrived": len(self.arrivals),
+                "last_arrival": self.last_arrival,
                 "repeated": self.repeated,
                 "reordered": self.reordered,
                 "overlapping": self.overlapping,
