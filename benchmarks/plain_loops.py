@@ -50,19 +50,23 @@ class Progress:
         """Note its answer."""
         del self._on_their_way[TopicPartition(message.topic, message.partition)][message.offset]
 
-    async def commit(self, consumer: AIOKafkaConsumer) -> None:
-        """Commit every second; what Kafka refuses is tried again with the next."""
-        while True:
-            await asyncio.sleep(COMMIT_SECONDS)
-            offsets = {
-                partition: next(iter(self._on_their_way[partition]), after)
-                for partition, after in self._next.items()
-            }
-            try:
-                if offsets:
-                    await consumer.commit(offsets)
-            except KafkaError as error:
-                logger.warning("Not committed: %r", error)
+    def offsets(self) -> dict[TopicPartition, int]:
+        """What may be committed now."""
+        return {
+            partition: next(iter(self._on_their_way[partition]), after)
+            for partition, after in self._next.items()
+        }
+
+
+async def commit(consumer: AIOKafkaConsumer, progress: Progress) -> None:
+    """Commit every second; what Kafka refuses is tried again with the next."""
+    while True:
+        await asyncio.sleep(COMMIT_SECONDS)
+        try:
+            if offsets := progress.offsets():
+                await consumer.commit(offsets)
+        except KafkaError as error:
+            logger.warning("Not committed: %r", error)
 
 
 async def one_at_a_time(
@@ -116,7 +120,7 @@ async def run(options: argparse.Namespace) -> None:
     )
     progress = Progress()
     async with consumer, session, asyncio.TaskGroup() as tasks:
-        tasks.create_task(progress.commit(consumer))
+        tasks.create_task(commit(consumer, progress))
         if options.loop == "unordered":
             await unordered(consumer, session, options.url, progress, options.in_flight)
         else:
