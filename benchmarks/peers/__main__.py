@@ -15,7 +15,7 @@ from typing import TypeVar
 from benchmarks.brokers import Brokers
 from benchmarks.one_broker import one_broker
 from benchmarks.peers.catalogue import PEERS, Peer
-from benchmarks.peers.installation import CannotSetUp
+from benchmarks.peers.installation import CannotSetUp, java_version
 from benchmarks.peers.tables import kill_table, speed_table
 from benchmarks.peers.trial import Killed, Speed, measure_kill, measure_speed
 from benchmarks.processes import CannotMeasure
@@ -35,7 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; returns the exit status."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, too
-    print(f"{machine()}, one broker of Apache Kafka {kafka_version()}\n", flush=True)
+    kafka = f"one broker of Apache Kafka {kafka_version()}"
+    print(f"{machine()}, Java {java_version()}, {kafka}\n", flush=True)
     peers = dict(_set_up(options.only))
     try:
         with one_broker() as brokers:

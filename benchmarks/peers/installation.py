@@ -32,6 +32,16 @@ def version_of(peer: str) -> str:
     raise ValueError(f"{peer} names no version")
 
 
+def java_version() -> str:
+    """What runs the broker and two of the peers."""
+    java = java_executable()
+    if java is None:
+        return "missing"
+    done = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(.+?)"', done.stderr + done.stdout)
+    return found[1] if found else "unknown"
+
+
 def python_of(peer: str, at_least: tuple[int, int] = (3, 11)) -> str:
     """The interpreter of a virtual environment that has the peer's requirements.txt.
 

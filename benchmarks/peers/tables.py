@@ -31,8 +31,8 @@ def kill_table(results: Mapping[Peer, Sequence[Killed]]) -> str:
     """What each kill cost."""
     lines = ["| | version | kills | lost | repeated |", "|---|---|---|---|---|"]
     for peer, runs in results.items():
-        lost = ", ".join(f"{run.lost:,}" for run in runs)
-        repeated = ", ".join(f"{run.repeated:,}" for run in runs)
+        lost = " / ".join(f"{run.lost:,}" for run in runs)
+        repeated = " / ".join(f"{run.repeated:,}" for run in runs)
         lines.append(f"| {peer.name} | {peer.version} | {len(runs)} | {lost} | {repeated} |")
     return "\n".join(lines)
 
