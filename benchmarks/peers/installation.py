@@ -76,9 +76,9 @@ def jars_of(peer: str) -> Path:
         maven = shutil.which("mvn")
         if maven is None:
             raise CannotSetUp("it needs Maven to fetch its jars: no mvn in PATH")
-        goal = ["dependency:copy-dependencies", "-DincludeScope=runtime"]
-        command = [maven, "--batch-mode", "--quiet", "--file", str(pom), *goal]
-        _run([*command, f"-DoutputDirectory={folder}"])
+        quietly = ("--batch-mode", "--quiet", "-Dstyle.color=never")
+        goal = ("dependency:copy-dependencies", "-DincludeScope=runtime")
+        _run([maven, *quietly, "--file", str(pom), *goal, f"-DoutputDirectory={folder}"])
 
     return _cached(peer, pom, install)
 
