@@ -23,6 +23,7 @@ import msgspec
 
 from app.delivery.answer import JSON, Answer, Company, ExternalLogger
 from app.delivery.back_pressure import Pace
+from app.delivery.lanes import Abandoned
 from app.delivery.retry import Verdict, judge
 from app.trace_context import TraceContext
 
@@ -91,6 +92,12 @@ class _Queue:
     def append(self, item: _Item) -> None:
         self.items.append(item)
         self.bytes += len(item.value) + 1
+
+    def take_all(self) -> list[_Item]:
+        items = list(self.items)
+        self.items.clear()
+        self.bytes = 0
+        return items
 
     def popleft(self) -> _Item:
         item = self.items.popleft()
@@ -173,6 +180,17 @@ class Batches:
             if batch is not None and batch.task and all(one.answer.done() for one in batch.items):
                 batch.task.cancel()
             raise
+
+    def give_back(self) -> None:
+        """Let records that were not sent yet be given up: ``post`` raises ``Abandoned``."""
+        waiting = [*self._whole.take_all(), *self._small.take_all()]
+        for items in (*self._again.values(), *self._ready):
+            waiting += items
+        self._again.clear()
+        self._ready.clear()
+        for item in waiting:
+            if not item.answer.done():
+                item.answer.set_exception(Abandoned())
 
     def _has_lines(self, value: bytes) -> bool:
         # JSON has line breaks between its tokens only; there they are part of the record's bytes.

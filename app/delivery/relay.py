@@ -22,7 +22,7 @@ from app.delivery.dead_letters import (
     refused_letter,
 )
 from app.delivery.gate import NO_PROBE, Gate
-from app.delivery.lanes import MAX_HELD_RECORDS, Lane, Lanes
+from app.delivery.lanes import MAX_HELD_RECORDS, Abandoned, Lane, Lanes
 from app.delivery.left_in_kafka import LaneKey, LeftInKafka, Reading
 from app.delivery.observer import DeliveryObserver
 from app.delivery.outcome import Outcome, Trouble
@@ -238,6 +238,8 @@ class Relay:
         self._epoch += 1
         self._lanes.notify()
         await self._lanes.drain(drain_seconds, lambda: not self.breaker.closed)
+        if self._batches is not None:
+            self._batches.give_back()
         abandoned = await self._lanes.close(attempt_seconds)
         self.left.clear()
         if abandoned:
@@ -408,7 +410,7 @@ class Relay:
                     last=last,
                     alone=ticket != NO_PROBE,
                 )
-        except asyncio.CancelledError:
+        except (Abandoned, asyncio.CancelledError):
             self.breaker.withdrawn(ticket)
             raise
         except Exception as error:

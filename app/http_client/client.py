@@ -194,7 +194,8 @@ class HttpClient:
             raise ConnectionNotMade(
                 f"no connection to {self._host}:{self._port}: {error}"
             ) from error
-        self._connections.add(connection)
+        if connection.is_open:  # else it was lost before we knew of it
+            self._connections.add(connection)
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(self._sweep_seconds, self._sweep)

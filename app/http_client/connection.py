@@ -147,21 +147,30 @@ class Connection(asyncio.Protocol):
         return self._waiter is not None
 
     @property
+    def is_open(self) -> bool:
+        """Whether neither end has closed it."""
+        return not self._transport.is_closing()
+
+    @property
     def is_quiet(self) -> bool:
         """Whether it is open and nothing has come on it: only then may a request go.
 
         What the kernel has and the event loop has not read yet counts, too: it is no answer to
         what was not sent when it came.
         """
-        return not self._transport.is_closing() and not self._poll.poll(0)
+        return self.is_open and not self._poll.poll(0)
 
     def send(self, request: bytes, deadline: float) -> asyncio.Future[Response]:
         """Send a request whose answer must be there by ``deadline``; returns the future answer.
 
         Errors of the future: ``UnusableConnection``, ``NotHttp``, OSError. Cancel it by ``close``.
         """
+        waiter: asyncio.Future[Response] = self._loop.create_future()
+        if not self.is_open:  # since it was made
+            waiter.set_exception(ConnectionResetError("the connection was closed at once"))
+            return waiter
         self.deadline = deadline
-        waiter = self._waiter = self._loop.create_future()
+        self._waiter = waiter
         self._transport.write(request)
         return waiter
 

@@ -354,3 +354,22 @@ async def test_giving_back_ends_requests_whose_records_are_all_given_back() -> N
     await asyncio.sleep(0)
     assert story.logger.under_way == 0
     assert not story.bench.finished
+
+
+@virtual_time
+async def test_giving_back_does_not_wait_for_what_was_not_sent() -> None:
+    """Records that wait for others, or for a logger that throttles, are given back at once."""
+    throttled = answer(429, retry_after_seconds=60)
+    story = Story(lambda post: throttled, size=10, linger_seconds=100.0)
+    await story.take(25)
+    await asyncio.sleep(1)
+    assert len(story.logger.posts) == 2
+    began = asyncio.get_running_loop().time()
+    await story.bench.relay.give_back(drain_seconds=0, attempt_seconds=1000)
+    assert asyncio.get_running_loop().time() - began < 1
+    assert len(story.logger.posts) == 2
+    assert story.bench.observer.abandoned_records == [25]
+    story.bench.relay.resume()
+    story.logger._answers = lambda post: OK
+    await story.take(25)
+    await story.bench.until_finished(25, 1000)
