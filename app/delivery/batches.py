@@ -282,6 +282,7 @@ class Batches:
             if not isinstance(error, Exception):
                 raise
         finally:
+            batch.items = []  # no cycle is left to the garbage collector
             self._requests -= 1
             self._serve()
 

@@ -367,7 +367,7 @@ class Relay:
 
     async def _is_gone_alone(self, lane: Lane, answer: Answer) -> bool:
         """Whether there is nothing at the address for this record, and something for others."""
-        if answer.verdict is not Verdict.GONE:
+        if answer.verdict is not Verdict.GONE or answer.company:
             return False
         self.health.gone(lane.key, answer)
         if not self.health.is_there_for_others(lane.key):
