@@ -6,6 +6,7 @@ Nothing else reads the environment. ``.env.example`` lists every key with its de
 from __future__ import annotations
 
 import socket
+from base64 import b64encode
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -256,7 +257,8 @@ class Settings(BaseSettings):
         secrets.append(make_url(database).password or "")
         if self.external_logger_proxy is not None:
             secrets.remove(proxy := self.external_logger_proxy.get_secret_value())
-            secrets.append(URL(proxy).password or "")
+            url = URL(proxy)
+            secrets += url.password or "", b64encode(f"{url.user}:{url.password}".encode()).decode()
         return tuple(secret for secret in secrets if secret)
 
 

@@ -70,9 +70,11 @@ def _ways_to_write(secret: str) -> set[str]:
     return {secret, quote(secret, safe=""), quote(secret), secret[:20], encoded, secret.swapcase()}
 
 
-def _given(way: str, folder: Path, database: str) -> dict[str, Any]:
+def _given(way: str, folder: Path, database: str, proxy_port: int) -> dict[str, Any]:
     """Settings with all secrets, each as a variable or as a file."""
     secrets = dict(SECRETS)
+    password = quote(secrets["external_logger_proxy"], safe="")
+    secrets["external_logger_proxy"] = f"http://us:{password}@{LOOPBACK}:{proxy_port}"
     if way == "variables":
         # The password in the URL; a setting of its own beside it would be a mistake.
         password = secrets.pop("database_password")
@@ -102,13 +104,15 @@ async def test_no_secret_shows(
     """Not in logs, pages, metrics, dead letters, rows, commands' output, or the process list."""
     stage, seen = fragile.stage(), Seen()
     database = postgres.create_database()
-    given = _given(way, tmp_path, postgres.url(database)) | {
+    sink = ScriptedSink()
+    # It is its own proxy, and gives back what only a proxy should see.
+    given = _given(way, tmp_path, postgres.url(database), sink.port) | {
         "log_format": log_format,
         "fallback_replay_interval_seconds": 1,
         "producer_delivery_timeout_ms": 2000,
         "shutdown_grace_seconds": 2,
     }
-    async with ScriptedSink() as sink:
+    async with sink:
         sink.script = _echo
         async with WorkerProcess(tmp_path, stage, sink.url, **given) as worker:
             await worker.wait_ready()

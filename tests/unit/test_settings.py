@@ -1,5 +1,6 @@
 """The settings: their defaults, and where they come from."""
 
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,11 @@ def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings()
 
     assert "hunter2" not in f"{settings} {settings!r} {settings.model_dump()}"
-    assert sorted(settings.secrets) == sorted(f"hunter2-{name}" for name in (*SECRETS, "PROXY"))
+    # A proxy is told its user and password as base64 of both.
+    credentials = b64encode(b"us:hunter2-PROXY").decode()
+    assert sorted(settings.secrets) == sorted(
+        [*(f"hunter2-{name}" for name in (*SECRETS, "PROXY")), credentials]
+    )
     kinds = {field: str(info.annotation) for field, info in Settings.model_fields.items()}
     assert {field.upper() for field, kind in kinds.items() if SecretStr.__name__ in kind} == {
         *SECRETS,
