@@ -95,6 +95,10 @@ class Fallback:
             asyncio.create_task(self._outage.run()),
         ]
 
+    def producer_started(self) -> None:
+        """The producer has been started: until then it was as if Kafka could not be reached."""
+        self._outage.ask_now()
+
     async def replay_until_stopped(self) -> None:
         """Publish rows whenever they are due, until ``stop_replay``; never raises."""
         await self._opened.wait()

@@ -245,6 +245,7 @@ class RelayApp(faust.App):
         if not await self.kafka_topics.wait_until_ready(self._pause):
             return  # the worker stops
         await self.kafka_producer.start()
+        self.fallback.producer_started()
         self._background_tasks = [asyncio.create_task(work()) for work in self.background]
         await self.http_logger.start()
         self._watch(watch_lag(self._relay_consumer, self.kafka_producer, self.metrics, self.health))

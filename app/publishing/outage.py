@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -37,12 +38,18 @@ class OutageWatch:
         self._producer = producer
         self._on_outage = on_outage
         self._interval_seconds = interval_seconds
+        self._is_wanted = asyncio.Event()
         self.reason = ""
+
+    def ask_now(self) -> None:
+        """Ask at once: what was answered before says nothing any more."""
+        self._is_wanted.set()
 
     async def run(self) -> None:
         """Ask until cancelled; never raises otherwise."""
         unanswered = 0
         while True:
+            self._is_wanted.clear()
             try:
                 await self._producer.ping(PING_TIMEOUT_SECONDS)
             except KafkaUnavailable as error:
@@ -56,4 +63,5 @@ class OutageWatch:
             else:
                 unanswered = 0
                 self.reason = ""
-            await asyncio.sleep(self._interval_seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_wanted.wait(), self._interval_seconds)

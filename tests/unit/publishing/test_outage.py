@@ -48,6 +48,23 @@ async def test_two_questions_without_an_answer_make_an_outage_and_one_answer_end
 
 
 @virtual_time
+async def test_a_producer_that_has_just_started_is_asked_at_once() -> None:
+    """Before the start it was an outage; what is published right after it goes to Kafka."""
+    brokers = Pings()
+    brokers.answer = False
+    watch = OutageWatch(brokers, interval_seconds=2.0)
+    asking = asyncio.create_task(watch.run())
+    await asyncio.sleep(3)
+    assert watch.reason
+
+    brokers.answer = True
+    watch.ask_now()
+    await asyncio.sleep(0.1)
+    assert watch.reason == ""
+    asking.cancel()
+
+
+@virtual_time
 async def test_events_of_an_outage_are_saved_without_waiting_for_kafka() -> None:
     """Nobody waits for the delivery time-out of a Kafka that is known to be away."""
     producer = FakeProducer()
