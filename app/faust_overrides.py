@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, cast
 
 import faust
@@ -12,6 +13,8 @@ from mode.utils.queues import FlowControlEvent
 
 from app.delivery.record import Record
 
+ENDS_TOLD_SECONDS = 1.0
+
 
 class RelayMonitor(PrometheusMonitor):
     """Faust's own metrics, without the ones that cost most for each record.
@@ -19,6 +22,18 @@ class RelayMonitor(PrometheusMonitor):
     The relay counts deliveries itself; Faust's per-stream labels would be normalised by regular
     expression for every event, and its active counts never fall for streams without acks.
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Take what Faust's takes."""
+        super().__init__(**kwargs)
+        self._ends_told_at: dict[TP, float] = {}
+
+    def track_tp_end_offset(self, tp: TP, offset: int) -> None:
+        """Show a partition's end, once a second: with few records in a fetch it costs as much."""
+        now = time.monotonic()
+        if now - self._ends_told_at.get(tp, 0.0) >= ENDS_TOLD_SECONDS:
+            self._ends_told_at[tp] = now
+            super().track_tp_end_offset(tp, offset)
 
     def on_stream_event_in(
         self, tp: TP, offset: int, stream: faust.StreamT[Any], event: faust.EventT[Any]

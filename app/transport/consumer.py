@@ -316,8 +316,17 @@ class RelayConsumer(driver.Consumer):
             return
         for tp, batch in batches:
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-            # A rebalance breaks off the wait for room in the stream.
-            await self.wait_first(self.callback(as_message(tp, batch)), self.suspend_flow.wait())
+            handing_over = self.callback(as_message(tp, batch))
+            if self._has_room_for(tp):
+                await handing_over
+            else:
+                # A rebalance breaks off the wait for room in the stream.
+                await self.wait_first(handing_over, self.suspend_flow.wait())
+
+    def _has_room_for(self, tp: TP) -> bool:
+        """Whether a batch goes into the stream without a wait, so that nothing guards it."""
+        streams = cast(Any, self.app.topics)._tp_index.get(tp, ())
+        return self.app.flow_control.is_active() and not any(one.queue.full() for one in streams)
 
     def _take(self, fetched: RecordMap) -> list[tuple[TP, list[Record]]]:
         """Note what was fetched; returns what of it is to be delivered, in batches.
