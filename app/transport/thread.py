@@ -22,6 +22,7 @@ from app.delivery.progress import Commit
 from app.group_commits import fetch_commits
 from app.transport.assignor import OwnersAssignor
 from app.transport.closed_connections import take_closed_for_broken
+from app.transport.rebootstrap import ask_bootstrap_servers_again
 
 # A commit that a dead broker holds up must not outlive its generation, nor hold up a rebalance.
 COMMIT_TIMEOUT_SECONDS = 5.0
@@ -42,6 +43,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         take_closed_for_broken()
+        ask_bootstrap_servers_again()
         consumer = super()._create_worker_consumer(transport)
         # Faust fixes 1,500 ms; a seek, and the embedded cluster's answer, wait for it.
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS

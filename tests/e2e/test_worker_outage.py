@@ -1,6 +1,7 @@
 """The shipped worker during outages of the external logger, and of Kafka."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from confluent_kafka import KafkaError
 
 from app.delivery.relay import MAX_READ_AHEAD
 from tests.support.embedded import EmbeddedKafka
+from tests.support.front_door import FrontDoor
 from tests.support.orders import event_ids, order, orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
@@ -193,6 +195,33 @@ async def test_kafka_gone_under_load_and_back(
         assert worker.running
         assert await worker.stop() == 0
     assert not await stage.dead_letters()
+
+
+async def test_brokers_that_come_back_under_other_addresses(
+    fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Where no broker is at its address any more the worker asks the bootstrap servers again."""
+    stage = fragile.stage()
+    first = await stage.publish(orders(30))
+    async with FrontDoor(fragile.bootstrap_servers) as door:
+        fronted = replace(stage, bootstrap_servers=door.address)
+        async with WorkerProcess(tmp_path, fronted, sink.url) as worker:
+            await sink.wait_for(lambda s: len(s.accepted) == len(first), timeout=60)
+            await worker.wait_ready()
+            with EmbeddedKafka() as elsewhere:
+                for topic in (stage.topic, stage.dlq_topic):
+                    elsewhere.create_topic(topic)
+                door.leads_to(elsewhere.bootstrap_servers)
+                fragile.close()
+                moved = replace(stage, bootstrap_servers=elsewhere.bootstrap_servers)
+                second = await moved.publish(orders(30, first=1000))
+                await sink.wait_for(
+                    lambda s: set(event_ids(second)) <= set(s.accepted_keys), timeout=90
+                )
+                await eventually(moved.all_committed, 60, "everything is committed")
+                await worker.wait_ready()
+                assert worker.log_lines("No known broker answered, the bootstrap servers named")
+                assert await worker.stop() == 0
 
 
 async def test_one_hopeless_record_does_not_keep_the_breaker_open(
