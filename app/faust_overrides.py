@@ -8,8 +8,10 @@ from typing import Any, cast
 import faust
 from faust.sensors.prometheus import PrometheusMonitor
 from faust.tables.manager import TableManager
+from faust.tables.recovery import Recovery
 from faust.types import TP
 from mode.utils.queues import FlowControlEvent
+from mode.utils.times import Seconds
 
 from app.delivery.record import Record
 
@@ -71,6 +73,18 @@ class FlowControl(FlowControlEvent):
             super().resume()
 
 
+class PatientRecovery(Recovery):
+    """Faust's way from an assignment to the flow of records, which does not give up.
+
+    Faust waits for the seek for ``broker_request_timeout``, and takes a wait that was too short for
+    a stop: it ended without a word, and no record flowed again, whatever came afterwards.
+    """
+
+    async def _wait(self, coro: Any, timeout: Seconds | None = None) -> None:
+        """Wait until it is done, the next rebalance begins, or the worker stops."""
+        await super()._wait(coro)
+
+
 class ForeignChangelogs(TableManager):
     """Faust's tables, whose changelogs are no business of the consumer group.
 
@@ -82,6 +96,13 @@ class ForeignChangelogs(TableManager):
     def changelog_topics(self) -> set[str]:
         """Return none: Faust has nothing to read."""
         return set()
+
+    @property
+    def recovery(self) -> PatientRecovery:
+        """What lets records flow after a rebalance."""
+        if self._recovery is None:
+            self._recovery = PatientRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
+        return cast(PatientRecovery, self._recovery)
 
     async def on_start(self) -> None:
         """Go on at once; Faust waits a second for tables that are registered late."""

@@ -35,6 +35,7 @@ from app.operations.health import Health
 from app.operations.lag import watch_lag
 from app.operations.metrics import Metrics
 from app.operations.process_metrics import add_process_metrics, watch_event_loop
+from app.operations.standstill_watch import StandsStill, end_at_standstill
 from app.operations.stats import Stats
 from app.operations.target_figures import watch_target
 from app.operations.topic_partitions import watch_topic_partitions
@@ -144,6 +145,7 @@ class RelayApp(faust.App):
             recovering=lambda: self.deliveries is not None and self.deliveries.recovering,
             attempt_timeout_seconds=settings.external_logger_timeout_seconds,
             longest_backoff_seconds=settings.consumer_retry_max_interval_ms / 1000,
+            intake_stall_seconds=_longest_rebalance(settings) + 2 * _longest_request(settings),
             clock=time.monotonic,
         )
         self.metrics.watch(
@@ -160,6 +162,7 @@ class RelayApp(faust.App):
             assigned_partitions=lambda: self.health.assigned_partitions,
             kafka_answers=self.health.kafka_answers,
         )
+        self.metrics.watch_intake(self.health.intake_stopped_seconds)
         add_process_metrics(self.metrics.registry)
         self.stats = Stats(
             self.metrics,
@@ -249,6 +252,7 @@ class RelayApp(faust.App):
         self._background_tasks = [asyncio.create_task(work()) for work in self.background]
         await self.http_logger.start()
         self._watch(watch_lag(self._relay_consumer, self.kafka_producer, self.metrics, self.health))
+        self._watch(end_at_standstill(self.health, self._end))
         if self.deliveries is not None:
             self._watch(self.deliveries.aging.run())
         self._watch(watch_topic_partitions(self._ask_partitions, self.metrics.topic_partitions))
@@ -303,6 +307,11 @@ class RelayApp(faust.App):
 
     def _watch(self, work: Coroutine[Any, Any, None]) -> None:
         self._watches.append(asyncio.create_task(work))
+
+    async def _end(self, fault: StandsStill) -> None:
+        """End the worker with status 1, also if what stands still holds up its shutdown."""
+        self._shutdown_watch.allow(self.settings.shutdown_grace_seconds + SHUTDOWN_TAIL_SECONDS)
+        await self._relay_consumer.crash(fault)
 
     async def _ask_partitions(self) -> int:
         return await self.kafka_producer.partition_count(self.settings.order_paid_topic)
@@ -381,10 +390,8 @@ def create_app(settings: RelaySettings) -> RelayApp:
         broker_commit_interval=1.0,
         broker_session_timeout=session_seconds,
         broker_heartbeat_interval=session_seconds / HEARTBEATS_PER_SESSION,
-        broker_rebalance_timeout=max(REBALANCE_SECONDS, 2 * session_seconds),
-        broker_request_timeout=max(
-            REQUEST_SECONDS, session_seconds + REQUEST_BEYOND_SESSION_SECONDS
-        ),
+        broker_rebalance_timeout=_longest_rebalance(settings),
+        broker_request_timeout=_longest_request(settings),
         broker_max_poll_interval=MAX_POLL_INTERVAL_SECONDS,
         consumer_auto_offset_reset="earliest",
         # A leader that hangs is left for the new one as soon as the metadata knows it.
@@ -410,6 +417,15 @@ def create_app(settings: RelaySettings) -> RelayApp:
     app.transport = RelayTransport(app.conf.broker_consumer, app)
     app.prepare(settings)
     return app
+
+
+def _longest_rebalance(settings: RelaySettings) -> float:
+    return max(REBALANCE_SECONDS, 2 * settings.kafka_session_timeout_ms / 1000)
+
+
+def _longest_request(settings: RelaySettings) -> float:
+    session_seconds = settings.kafka_session_timeout_ms / 1000
+    return max(REQUEST_SECONDS, session_seconds + REQUEST_BEYOND_SESSION_SECONDS)
 
 
 def _prepare(data_dir: Path) -> None:

@@ -205,6 +205,16 @@ def _group(board: Dashboard) -> Dashboard:
             )
         )
         .with_panel(
+            line(
+                "Intake stands still",
+                "How long records have not flowed, had no position or were not fetched, while "
+                "Kafka answers. Seconds are normal in a rebalance; at 140 s the worker ends.",
+                Query(largest(relay("intake_stopped_seconds"), "instance"), "{{instance}}"),
+                unit="s",
+                limit=100,
+            )
+        )
+        .with_panel(
             timeline(
                 "Rebalancing",
                 "Whether Faust is in a rebalance, or recovers after one; deliveries pause. Seconds "
@@ -234,7 +244,6 @@ def _group(board: Dashboard) -> Dashboard:
                 "delivered: records are read again after rebalances.",
                 Query(per_second(series("faust_total_events_total"), "instance"), "{{instance}}"),
                 unit="recps",
-                width=24,
             )
         )
     )  # fmt: skip

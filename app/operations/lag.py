@@ -40,6 +40,12 @@ class Offsets(Protocol[P]):
     async def check_group(self) -> None:
         """Let the group's coordination go on after an error."""
 
+    async def kafka_answers(self) -> bool:
+        """Whether a broker answers the consumer's own client."""
+
+    def standstill(self) -> str | None:
+        """Return what of the intake has not moved since the last call, or ``None``."""
+
     def committed_offsets(self) -> dict[P, int | None]:
         """Return the committed offset of every assigned partition; ``None`` without one."""
 
@@ -71,9 +77,9 @@ async def watch_lag(
     shown: set[P] = set()
     while True:
         try:
-            await offsets.check_group()
-            await kafka.ping()
-            health.kafka_seen_at = time.monotonic()
+            fault, consumer_answered = await _look_at_intake(offsets)
+            await _ping(kafka, health)
+            health.note_intake(fault, consumer_answered=consumer_answered)
             shown = await _measure(offsets, metrics, health, shown)
         except (KafkaUnavailable, TimeoutError) as error:
             health.unfinished = 0
@@ -82,6 +88,33 @@ async def watch_lag(
             health.unfinished = 0
             logger.info("Lag not measured: %r", error)
         await asyncio.sleep(INTERVAL_SECONDS)
+
+
+async def _ping(kafka: Reachable, health: Health) -> None:
+    try:
+        await kafka.ping()
+    except BaseException:
+        health.note_intake(None)  # without Kafka it has nothing to do
+        raise
+    health.kafka_seen_at = time.monotonic()
+
+
+async def _look_at_intake(offsets: Offsets[P]) -> tuple[str | None, bool]:
+    """Return what of the intake stands still, and whether Kafka answers the consumer's client."""
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await offsets.check_group()
+    except TimeoutError:
+        return "the thread of Kafka's client does not answer", False
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            answered = await offsets.kafka_answers()
+    except Exception as error:  # noqa: BLE001 - whatever it raises, it has no answer
+        logger.debug("No answer to the consumer's client: %r", error)
+        answered = False
+    # Asked in any case: each answer is about the time since the last one.
+    fault = offsets.standstill()
+    return (fault, True) if answered else ("no broker answers the consumer's client", False)
 
 
 async def _measure(offsets: Offsets[P], metrics: Metrics, health: Health, shown: set[P]) -> set[P]:

@@ -172,6 +172,10 @@ class Metrics:
         self._kafka_up = self._gauge(
             "kafka_up", "1 when Kafka answered this worker in the last 30 s, else 0."
         )
+        self._intake_stopped = self._gauge(
+            "intake_stopped_seconds",
+            "How long a step of the intake has stood still while Kafka answers; 0 while all move.",
+        )
         self._loop_lag = self._histogram(
             "event_loop_lag_seconds",
             "How much later than asked the event loop woke a task, measured four times a second.",
@@ -232,6 +236,10 @@ class Metrics:
         """Read at every scrape what this worker has of the group, and whether Kafka is there."""
         self._assigned.set_function(assigned_partitions)
         self._kafka_up.set_function(kafka_answers)
+
+    def watch_intake(self, stopped_seconds: Callable[[], float]) -> None:
+        """Read at every scrape for how long the intake has stood still."""
+        self._intake_stopped.set_function(stopped_seconds)
 
     def topic_partitions(self, partitions: int) -> None:
         """Kafka says that the source topic has so many partitions."""

@@ -18,6 +18,7 @@ from app.delivery.progress import Commit, PartitionProgress
 from app.delivery.record import Record
 from app.transport.batches import as_message, as_record
 from app.transport.header_names import read_any_header_name
+from app.transport.standstill import Intake, standstill
 from app.transport.thread import RelayConsumerThread
 
 UNDER_WAY_SECONDS = 1.0
@@ -53,6 +54,10 @@ class RelayConsumer(driver.Consumer):
         self._stops = 0
         self._fetch_was_dropped = False
         self._has_room = asyncio.Event()
+        self._rounds = 0
+        self._troubles = 0
+        self._handing_out = False
+        self._intake: Intake | None = None
 
     def _new_consumer_thread(self) -> RelayConsumerThread:
         return RelayConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -123,6 +128,7 @@ class RelayConsumer(driver.Consumer):
         try:
             await self._thread.check_group()
         except InvalidSessionTimeoutError:
+            self._troubles += 1
             self.log.error(
                 "Membership in the consumer group failed, trying again: KAFKA_SESSION_TIMEOUT_MS"
                 "=%.0f is not between the brokers' group.min.session.timeout.ms and "
@@ -130,9 +136,36 @@ class RelayConsumer(driver.Consumer):
                 self.app.conf.broker_session_timeout * 1000,
             )
         except KafkaError as error:
+            self._troubles += 1
             self.log.error("Membership in the consumer group failed, trying again: %s", error)
         except Exception as error:  # noqa: BLE001 - whatever ended it, nothing would be delivered
             await self.crash(error)
+
+    async def kafka_answers(self) -> bool:
+        """Whether a broker answers the consumer's own client; may hang."""
+        try:
+            return await self._thread.kafka_answers()
+        except KafkaError:
+            self._troubles += 1  # aiokafka logs it
+            return True
+
+    def standstill(self) -> str | None:
+        """Return what of the intake has not moved since the last call, or ``None``."""
+        before, self._intake = (
+            self._intake,
+            Intake(
+                generation=self._thread.generation(),
+                troubles=self._troubles,
+                flowing=self.flow_active,
+                rounds=self._rounds,
+                handing_out=self._handing_out,
+                fetches=self._thread.fetches(),
+                ready=set(self._progress),
+            ),
+        )
+        if before is None or self.app.should_stop:
+            return None
+        return standstill(before, self._intake)
 
     # --- committing -----------------------------------------------------------------------------
 
@@ -273,6 +306,7 @@ class RelayConsumer(driver.Consumer):
                     read_any_header_name()
                     await self.sleep(1.0)
                 except KafkaError as error:
+                    self._troubles += 1
                     self.log.error("Fetch failed, trying again: %r", error)
                     await self.sleep(1.0)
         except self.consumer_stopped_errors:
@@ -285,6 +319,7 @@ class RelayConsumer(driver.Consumer):
             self.log.info("Consumer shutting down for user cancel.")
 
     async def _drain_once(self) -> None:
+        self._rounds += 1
         await self.sleep(0)
         if self._fetch_was_dropped:
             if not self.flow_active:
@@ -319,9 +354,13 @@ class RelayConsumer(driver.Consumer):
             handing_over = self.callback(as_message(tp, batch))
             if self._has_room_for(tp):
                 await handing_over
-            else:
+                continue
+            self._handing_out = True
+            try:
                 # A rebalance breaks off the wait for room in the stream.
                 await self.wait_first(handing_over, self.suspend_flow.wait())
+            finally:
+                self._handing_out = False
 
     def _has_room_for(self, tp: TP) -> bool:
         """Whether a batch goes into the stream without a wait, so that nothing guards it."""
@@ -416,6 +455,7 @@ class RelayConsumer(driver.Consumer):
             try:
                 await self.perform_seek()
             except KafkaError as error:
+                self._troubles += 1
                 self.log.warning("Seek failed, trying again: %r", error)
                 await self.sleep(1.0)
             else:

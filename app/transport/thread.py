@@ -8,10 +8,14 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar, cast
 
 import aiokafka
+from aiokafka.client import CoordinationType
 from aiokafka.errors import (
     IllegalGenerationError,
+    KafkaConnectionError,
     KafkaError,
+    NodeNotReadyError,
     RebalanceInProgressError,
+    RequestTimedOutError,
     UnknownMemberIdError,
 )
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -115,13 +119,61 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
             await self._in_thread(self._check_group(self._consumer))
 
     async def _check_group(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
-        tasks = consumer._coordinator._coordination_task, consumer._client._sync_task
+        tasks = (
+            consumer._coordinator._coordination_task,
+            consumer._client._sync_task,
+            consumer._fetcher._fetch_task,
+        )
         for task in tasks:
             if task is None or not task.done() or task.cancelled():
                 continue
             if (fault := task.exception()) is not None:
                 raise ClientEnded(repr(fault)) from fault
         consumer._coordinator.check_errors()
+
+    async def kafka_answers(self) -> bool:
+        """Whether a broker answers this client; may hang.
+
+        Raises:
+            KafkaError: One did, and says that the group cannot be served.
+        """
+        return self._consumer is None or await self._in_thread(self._kafka_answers(self._consumer))
+
+    async def _kafka_answers(self, consumer: aiokafka.AIOKafkaConsumer) -> bool:
+        try:
+            await consumer._client.coordinator_lookup(CoordinationType.GROUP, self.app.conf.id)
+        except (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError):
+            return False
+        return True
+
+    def generation(self) -> int:
+        """Return the generation of the group that this member is in; -1 in none."""
+        return int(self._consumer._coordinator.generation) if self._consumer else -1
+
+    def fetches(self) -> dict[TP, object] | None:
+        """Return a mark of each assigned partition that is another one after each fetch.
+
+        It is also another one each time where no fetch is due: records of it lie ready, or Kafka
+        has no leader for it. ``None`` for a partition whose position is not known, and instead of
+        all where there is no assignment. May be called from another thread.
+        """
+        consumer = self._consumer
+        subscription = consumer._subscription.subscription if consumer is not None else None
+        assignment = subscription.assignment if subscription is not None else None
+        if consumer is None or assignment is None:
+            return None
+        marks: dict[TP, object] = {}
+        for tp in assignment.tps:
+            state = assignment.state_value(tp)
+            leader = consumer._client.cluster.leader_for_partition(tp)
+            if leader in {None, -1} or tp in consumer._fetcher._records:
+                mark: object = object()
+            elif state is None or not state.has_valid_position:
+                mark = None
+            else:
+                mark = state.position, state.timestamp
+            marks[TP(tp.topic, tp.partition)] = mark
+        return marks
 
     async def commit_finished(
         self, commits: Mapping[TP, Commit], *, insist_seconds: float = 0.0

@@ -1,8 +1,23 @@
-"""What flows into the streams is not dropped when Faust lets it flow once more."""
+"""What flows into the streams: nothing is dropped on the way, and it does begin to flow."""
 
+import asyncio
+from typing import cast
+
+import pytest
+from faust.tables.recovery import RebalanceAgain, ServiceStopped
 from mode.utils.queues import FlowControlQueue
 
-from app.faust_overrides import FlowControl
+from app.faust_overrides import FlowControl, ForeignChangelogs, PatientRecovery
+from app.main import create_app
+from app.settings import load_settings
+from tests.support.virtual_time import virtual_time
+
+SEEK_SECONDS = 40.0
+
+
+def recovery_of_an_app() -> PatientRecovery:
+    """What the worker's application lets flow begin with."""
+    return cast(ForeignChangelogs, create_app(load_settings()).tables).recovery
 
 
 async def test_resuming_what_flows_drops_nothing() -> None:
@@ -36,3 +51,38 @@ async def test_resuming_after_a_pause_drops_what_is_old() -> None:
     flow.resume()
 
     assert queue.empty()
+
+
+@virtual_time
+async def test_a_seek_of_any_length_ends_in_flow() -> None:
+    """Brokers that hang after an assignment: Faust would end without a word after its time-out."""
+    recovery = recovery_of_an_app()
+    ended = asyncio.Event()
+
+    async def seek() -> None:
+        await asyncio.sleep(100 * SEEK_SECONDS)
+        ended.set()
+
+    await recovery._wait(seek(), timeout=SEEK_SECONDS)
+
+    assert ended.is_set()
+
+
+@virtual_time
+async def test_a_rebalance_breaks_off_a_seek() -> None:
+    """The next assignment has a seek of its own."""
+    recovery = recovery_of_an_app()
+    asyncio.get_running_loop().call_later(1.0, recovery.signal_recovery_start.set)
+
+    with pytest.raises(RebalanceAgain):
+        await recovery._wait(asyncio.Event().wait(), timeout=SEEK_SECONDS)
+
+
+@virtual_time
+async def test_a_stop_breaks_off_a_seek() -> None:
+    """A worker that stops does not wait for brokers that hang."""
+    recovery = recovery_of_an_app()
+    asyncio.get_running_loop().call_later(1.0, recovery._stopped.set)
+
+    with pytest.raises(ServiceStopped):
+        await recovery._wait(asyncio.Event().wait(), timeout=SEEK_SECONDS)

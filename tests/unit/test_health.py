@@ -3,7 +3,7 @@
 import pytest
 
 from app.main import create_app
-from app.operations.health import Health
+from app.operations.health import INTAKE_STALL_SECONDS, Health
 from app.settings import load_settings
 
 STALL = 100.0  # 60 s of Retry-After, an attempt of 10 s, and 30 s to spare
@@ -159,6 +159,65 @@ def test_unfinished_records_count_only_while_kafka_answers() -> None:
     assert watched.live
     watched.deliveries.held = 1
     assert not watched.live
+
+
+FLOW = "flow is suspended"
+
+
+def test_an_intake_that_stands_still_fails_it() -> None:
+    """Without work in hand, too: what is not read cannot be in hand."""
+    watched = Watched()
+    watched.health.note_intake(FLOW)
+    watched.pass_time(INTAKE_STALL_SECONDS)
+    watched.health.note_intake(FLOW)
+    assert watched.live
+    watched.pass_time(1)
+    report = watched.health.live()
+
+    assert not report.ok
+    assert report.reasons["intake"] == FLOW
+    assert report.reasons["intake_idle_seconds"] == INTAKE_STALL_SECONDS + 1
+    assert report.reasons["intake_stalled_after_seconds"] == INTAKE_STALL_SECONDS
+
+
+def test_an_intake_that_moves_in_between_is_alive() -> None:
+    """A rebalance, or a Kafka that does not answer, begins the time anew when it ends."""
+    watched = Watched()
+    for _ in range(5):
+        watched.health.note_intake(FLOW)
+        watched.pass_time(INTAKE_STALL_SECONDS)
+        assert watched.live
+        watched.health.note_intake(None)
+    watched.pass_time(INTAKE_STALL_SECONDS)
+
+    assert watched.live
+    assert "intake" not in watched.health.live().reasons
+
+
+def test_the_intake_may_take_as_long_as_its_group_does() -> None:
+    """A long session makes rebalances and requests longer."""
+    settings = load_settings(kafka_session_timeout_ms=300_000)
+
+    assert create_app(settings).health.intake_stall_seconds == 600 + 2 * 310
+
+
+def test_a_worker_whose_consumer_gets_no_answer_is_not_ready() -> None:
+    """The producer's client may find brokers that the consumer's does not."""
+    watched = Watched()
+    watched.health.assigned_partitions = 3
+    for seconds, ready in ((0, True), (29, True), (2, False)):
+        watched.pass_time(seconds)
+        watched.health.note_intake(None, consumer_answered=False)
+        assert watched.ready == ready
+    assert watched.health.ready().reasons == {
+        "assigned_partitions": 3,
+        "producer_connected": True,
+        "consumer_connected": False,
+    }
+    assert not watched.health.kafka_answers()
+    watched.health.note_intake(None)
+
+    assert watched.ready
 
 
 @pytest.mark.parametrize("partitions", [0, 1, 3])

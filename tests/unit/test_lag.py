@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import pytest
+
 from app.errors import KafkaUnavailable
-from app.operations.health import Health
+from app.operations.health import INTAKE_STALL_SECONDS, Health
 from app.operations.lag import INTERVAL_SECONDS, TIMEOUT_SECONDS, watch_lag
 from app.operations.metrics import Metrics
+from app.operations.standstill_watch import end_at_standstill
 from tests.support.virtual_time import virtual_time
 
 NEVER = float("-inf")
@@ -32,9 +35,24 @@ class FakeKafka:
         self.errors: list[Exception] = []
         self.hangs = False
         self.rounds = 0
+        self.group_hangs = False
+        self.answers_consumer: bool | Exception | None = True
+        self.stands_still: str | None = None
 
     async def check_group(self) -> None:
         self.rounds += 1
+        if self.group_hangs:
+            await asyncio.get_running_loop().create_future()
+
+    async def kafka_answers(self) -> bool:
+        if isinstance(self.answers_consumer, Exception):
+            raise self.answers_consumer
+        if self.answers_consumer is None:
+            await asyncio.get_running_loop().create_future()
+        return bool(self.answers_consumer)
+
+    def standstill(self) -> str | None:
+        return self.stands_still
 
     async def ping(self) -> None:
         if self.errors:
@@ -184,3 +202,68 @@ async def test_the_watch_outlives_every_error() -> None:
 
     assert watched.lag(ONE) == 9
     assert not watched.task.done()
+
+
+@virtual_time
+async def test_health_hears_of_an_intake_that_stands_still() -> None:
+    """It does while Kafka answers, and no longer."""
+    watched = Watched()
+    watched.kafka.stands_still = "flow is suspended"
+    await watched.another_round()
+    assert watched.health.live().reasons["intake"] == "flow is suspended"
+    watched.kafka.errors = [KafkaUnavailable("a:1", "down")]
+    await asyncio.sleep(INTERVAL_SECONDS)
+
+    assert "intake" not in watched.health.live().reasons
+
+
+@pytest.mark.parametrize("answer", [False, None, RuntimeError("closed")])
+@virtual_time
+async def test_health_hears_of_a_consumer_that_gets_no_answer(
+    answer: bool | Exception | None,
+) -> None:
+    """No broker answers its own client, though one answers the producer: it is not ready."""
+    watched = Watched()
+    watched.health.assigned_partitions = 1
+    await watched.another_round()
+    assert watched.health.ready().ok
+    watched.kafka.answers_consumer = answer
+    await asyncio.sleep(60)
+
+    assert watched.health.ready().reasons["consumer_connected"] is False
+    assert watched.health.live().reasons["intake"] == "no broker answers the consumer's client"
+    watched.kafka.answers_consumer = True
+    await asyncio.sleep(10)
+    assert watched.health.ready().ok
+
+
+@virtual_time
+async def test_health_hears_of_a_thread_that_does_not_answer() -> None:
+    """Nothing can be asked of it, and all other figures would stay as they were."""
+    watched = Watched()
+    watched.kafka.group_hangs = True
+    await asyncio.sleep(60)
+
+    assert "thread" in str(watched.health.live().reasons["intake"])
+
+
+@virtual_time
+async def test_a_worker_that_stands_still_is_ended() -> None:
+    """Once, and with what stands still."""
+    watched = Watched()
+    ended: list[Exception] = []
+
+    async def end(fault: Exception) -> None:
+        ended.append(fault)
+
+    watch = asyncio.create_task(end_at_standstill(watched.health, end))
+    await asyncio.sleep(2 * INTAKE_STALL_SECONDS)
+    assert not ended
+    watched.kafka.stands_still = "flow is suspended"
+    await asyncio.sleep(INTAKE_STALL_SECONDS)
+    assert not ended
+    await asyncio.sleep(10)
+
+    assert len(ended) == 1
+    assert "flow is suspended" in str(ended[0])
+    assert watch.done()

@@ -82,6 +82,7 @@ def test_the_group_is_read_when_it_is_scraped() -> None:
     metrics.watch_group(
         assigned_partitions=lambda: int(now["owned"]), kafka_answers=lambda: bool(now["answers"])
     )
+    metrics.watch_intake(lambda: 7.0)
     metrics.topic_partitions(3)
     metrics.loop_lagged(0.3)
     now.update(owned=2, answers=True)
@@ -92,5 +93,6 @@ def test_the_group_is_read_when_it_is_scraped() -> None:
     assert value("assigned_partitions") == 2
     assert value("topic_partitions") == 3
     assert value("kafka_up") == 1
+    assert value("intake_stopped_seconds") == 7
     assert value("event_loop_lag_seconds_bucket", le="0.25") == 0
     assert value("event_loop_lag_seconds_bucket", le="0.5") == 1

@@ -121,7 +121,7 @@ async def test_a_fetch_that_fails_takes_nothing_from_other_partitions(
     assert client.sought == [7]
 
 
-@pytest.mark.parametrize("ended", ["coordination", "metadata"])
+@pytest.mark.parametrize("ended", ["coordination", "metadata", "fetches"])
 async def test_a_client_whose_tasks_have_ended_is_told_from_one_in_trouble(
     ended: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,12 +135,13 @@ async def test_a_client_whose_tasks_have_ended_is_told_from_one_in_trouble(
 
     tasks = {
         name: asyncio.create_task(fails() if name == ended else goes_on())
-        for name in ("coordination", "metadata")
+        for name in ("coordination", "metadata", "fetches")
     }
     await asyncio.wait([tasks[ended]])
     client = cast(Any, Client(None))
-    client._client = client
+    client._client = client._fetcher = client
     client._coordination_task, client._sync_task = tasks["coordination"], tasks["metadata"]
+    client._fetch_task = tasks["fetches"]
     with pytest.raises(ClientEnded, match="the handler is closed"):
         await thread_of(client, monkeypatch)._check_group(client)
 

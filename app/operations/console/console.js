@@ -41,7 +41,7 @@ function verdicts(figures, live) {
   const open = breaker.state !== "closed";
   const refused = target.state === "refuses_us";
   const all = [
-    [!live, "bad", "Work is waiting and nothing ends.", "OrderRelayOldestUnfinishedTooOld"],
+    [!live, "bad", "Work is waiting and nothing moves: the worker ends itself, to be started again.", "OrderRelayIntakeStandsStill"],
     [!figures.kafka_up, "bad", "Kafka does not answer this worker.", "OrderRelayKafkaUnreachable"],
     [open && !refused, "bad", "The external logger fails: events wait in Kafka, none is given up.", "OrderRelayBreakerOpen"],
     [open && refused, "bad", "The external logger refuses our token, URL or certificate: events wait in Kafka, none is given up.", "OrderRelayTargetRefusesUs"],
