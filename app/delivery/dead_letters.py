@@ -103,7 +103,7 @@ def dead_letter_headers(letter: DeadLetter, group_id: str) -> Headers:
     """
     record = letter.record
     headers: Headers = [
-        (name, value)
+        (name.replace("\0", "\\x00"), value)  # Kafka's client would cut the name off there
         for name, value in record.headers
         if not name.startswith(_OURS) and name != EVENT_ID_HEADER
     ]

@@ -18,6 +18,17 @@ EVENT_ID_HEADER = "event-id"
 Header: TypeAlias = tuple[str, bytes | None]
 
 
+def name_problem(name: str) -> str:
+    """Return why a header cannot have this name; empty if it can."""
+    if "\0" in name:
+        return f"the header {name!a} has a zero character in its name"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"the header {name!a} has a lone surrogate in its name"
+    return ""
+
+
 class Status(StrEnum):
     """What the ``status`` column holds."""
 

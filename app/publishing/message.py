@@ -11,7 +11,7 @@ import msgspec
 
 from app.errors import InvalidEvent
 from app.events import decode_order_paid
-from app.publishing.fallback import EVENT_ID_HEADER, Header
+from app.publishing.fallback import EVENT_ID_HEADER, Header, name_problem
 
 MAX_EVENT_ID_LENGTH = 255
 
@@ -49,7 +49,7 @@ def order_event(
         headers: Further headers.
 
     Raises:
-        InvalidEvent: It is no ORDER_PAID event, or the event id cannot be one.
+        InvalidEvent: It is no ORDER_PAID event, or the event id or a header's name cannot be one.
     """
     payload = event if isinstance(event, bytes) else encode_event(event)
     order = decode_order_paid(payload)
@@ -60,6 +60,9 @@ def order_event(
         raise InvalidEvent(
             "invalid_event", f"event-id must be 1 to {MAX_EVENT_ID_LENGTH} printable characters"
         )
+    for name, _ in headers:
+        if problem := name_problem(name):
+            raise InvalidEvent("invalid_event", problem)
     others = (header for header in headers if header[0] != EVENT_ID_HEADER)
     return OrderEvent(
         chosen,

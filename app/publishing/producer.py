@@ -21,6 +21,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from app.access_tokens import access_tokens
 from app.errors import AccessTokenUnavailable, KafkaUnavailable, PublishRefused, RecordTooLarge
 from app.publishing.client_config import client_config
+from app.publishing.fallback import name_problem
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 # Above any broker's usual limit, so that the broker and its topics decide what is too large.
 MAX_MESSAGE_BYTES = 100_000_000
+MAX_PARTITION = 2**31 - 1
 # How long stop() may have to wait for the thread that reports what became of records.
 POLL_SECONDS = 0.5
 # Between two tries to make a client.
@@ -149,9 +151,12 @@ class KafkaProducer:
 
         Raises:
             RecordTooLarge: The broker or the topic does not take records of this size.
-            PublishRefused: Kafka did not acknowledge the record within the delivery time-out.
+            PublishRefused: Kafka did not acknowledge the record within the delivery time-out, or
+                the record cannot be one (``_INVALID_ARG``).
         """
         producer = self._running(topic)
+        _check_names(topic, headers)
+        _check_partition(topic, partition)
         acknowledged: asyncio.Future[Acknowledged] = asyncio.get_running_loop().create_future()
 
         def settle(outcome: Outcome) -> None:
@@ -177,7 +182,7 @@ class KafkaProducer:
             options["timestamp"] = timestamp_ms
         try:
             producer.produce(topic, value=value, key=key, **options)
-        except (BufferError, KafkaException) as error:
+        except _NOT_TAKEN as error:
             raise _not_taken(topic, key, value, error) from error
         return await acknowledged
 
@@ -204,7 +209,7 @@ class KafkaProducer:
         for key, value in records:
             try:
                 producer.produce(topic, value, key, partition, on_delivery)
-            except (BufferError, KafkaException) as error:
+            except _NOT_TAKEN as error:
                 batch.refused(_not_taken(topic, key, value, error))
 
     def _running(self, topic: str) -> Producer:
@@ -335,12 +340,29 @@ class _Batch:
             on_settled(self._offsets, self._refusals)
 
 
-def _not_taken(
-    topic: str, key: bytes | None, value: bytes | None, error: BufferError | KafkaException
-) -> Refusal:
+def _check_names(topic: str, headers: Headers) -> None:
+    # confluent_kafka does not: it ends the process at a surrogate, and cuts off at a zero.
+    for name, _ in headers:
+        if problem := name_problem(name):
+            raise PublishRefused(topic, problem, "_INVALID_ARG")
+
+
+def _check_partition(topic: str, partition: int | None) -> None:
+    # -1 would let the key decide; larger numbers than Kafka's are no argument of the client.
+    if partition is not None and not 0 <= partition <= MAX_PARTITION:
+        raise PublishRefused(topic, f"there is no partition {partition}", "_UNKNOWN_PARTITION")
+
+
+# What the client raises at a record that it does not take; the last three at what is none.
+_NOT_TAKEN = (BufferError, KafkaException, OverflowError, TypeError, ValueError)
+
+
+def _not_taken(topic: str, key: bytes | None, value: bytes | None, error: Exception) -> Refusal:
     """Return the error of a record that the client does not take."""
     if isinstance(error, BufferError):
         return PublishRefused(topic, "the producer's queue is full", "_QUEUE_FULL")
+    if not isinstance(error, KafkaException):
+        return PublishRefused(topic, f"it cannot be a record: {error}", "_INVALID_ARG")
     return _refusal(topic, key, value, error.args[0], str(error.args[0]))
 
 

@@ -12,7 +12,7 @@ from app.publishing.fallback import FallbackRow, GiveUp, Retry
 MAX_DELAY_SECONDS = 24 * 3600.0
 MAX_ERROR_LENGTH = 2000
 
-# Kafka refuses these until a person changes the topic, the rights or the record.
+# These are refused until a person changes the topic, the rights or the record.
 PERMANENT_CODES = frozenset(
     {
         "UNKNOWN_TOPIC_OR_PART",
@@ -23,6 +23,7 @@ PERMANENT_CODES = frozenset(
         "INVALID_RECORD",
         "INVALID_MSG",
         "INVALID_TIMESTAMP",
+        "_INVALID_ARG",  # our client cannot take it
     }
 )
 

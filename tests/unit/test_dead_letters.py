@@ -149,6 +149,11 @@ def test_text_that_is_no_unicode_is_told_all_the_same() -> None:
     )
 
 
+def test_a_zero_character_in_a_name_is_written_out() -> None:
+    """Kafka's client would cut the name off there, and two names might become one."""
+    assert (r"a\x00b", b"1") in _with_headers(("a\0b", b"1"))
+
+
 def test_the_smallest_letter_keeps_all_but_the_long_texts() -> None:
     """For a letter that is too large everything stays that is needed to find and redrive it."""
     left = smallest_headers(_headers(LETTER))

@@ -44,6 +44,13 @@ def test_ids_that_cannot_be(event_id: str) -> None:
         order_event(body(), event_id=event_id)
 
 
+@pytest.mark.parametrize("name", ["\ud800", "cut\0off"], ids=ascii)
+def test_names_of_headers_that_cannot_be(name: str) -> None:
+    """They would be saved under another name, or end the client."""
+    with pytest.raises(InvalidEvent, match=r"the header .* in its name"):
+        order_event(body(), headers=[("fine", b"1"), (name, b"2")])
+
+
 @pytest.mark.parametrize(
     "event",
     [{}, paid(orderId="1"), paid(userId={1: object()}), b"no"],

@@ -1,0 +1,113 @@
+"""What the producer is given by rows, headers and records of others, whatever it is."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from app.errors import PublishRefused, RecordTooLarge, RelayError
+from app.publishing.batch import Sweep
+from app.publishing.fallback import NewMessage, RowFilter, Status
+from app.publishing.producer import KafkaProducer
+from app.publishing.replay import Replay
+from app.publishing.schedule import is_permanent
+from app.publishing.sql_store import SqlFallbackStore
+from tests.integration.publishing.test_odd_rows import change
+from tests.support.orders import order_value
+from tests.support.stage import Stage
+
+any_text = st.text(st.characters())  # lone surrogates and zero characters, too
+numbers = st.none() | st.integers() | st.integers(-(2**31) - 1, 2**31)
+records = st.fixed_dictionaries(
+    {
+        "topic": any_text,
+        "key": st.none() | st.binary(),
+        "value": st.none() | st.binary(),
+        "headers": st.lists(st.tuples(any_text, st.none() | st.binary())),
+        "partition": numbers,
+        "timestamp_ms": numbers,
+    }
+)
+FINE = {"topic": "t", "key": b"k", "value": b"v"}
+
+
+@pytest.fixture(scope="module")
+def nowhere() -> Iterator[tuple[asyncio.Runner, KafkaProducer]]:
+    """A producer whose brokers never answer, and the loop that it runs in."""
+    stage = Stage("127.0.0.1:1", topic="t", dlq_topic="d", group_id="g")
+    producer = KafkaProducer(stage.settings())
+    with asyncio.Runner() as runner:
+        runner.run(producer.start())
+        yield runner, producer
+        runner.run(producer.stop(0.0))
+
+
+async def _taken_or_refused(producer: KafkaProducer, record: dict[str, Any]) -> bool:
+    """Whether the client takes a record; what else it raises fails the test."""
+    sending = asyncio.ensure_future(producer.send(**record))
+    await asyncio.sleep(0)  # now it has been handed to the client, or refused
+    if not sending.done():
+        sending.cancel()
+        return True
+    assert isinstance(sending.exception(), PublishRefused | RecordTooLarge)
+    return False
+
+
+@given(records)
+@example(FINE | {"headers": [("\ud800", b"x")]})
+@example(FINE | {"headers": [("a\0b", b"x")]})
+@example(FINE | {"partition": 2**31})
+@example(FINE | {"timestamp_ms": 2**63})
+@example(FINE | {"topic": "\udfff"})
+@example(FINE | {"topic": "x" * 70_000})
+def test_a_record_is_taken_or_refused(
+    nowhere: tuple[asyncio.Runner, KafkaProducer], record: dict[str, Any]
+) -> None:
+    """Whatever it is made of, it neither ends the process nor raises what no caller expects."""
+    runner, producer = nowhere
+    assert runner.run(_taken_or_refused(producer, FINE))
+    runner.run(_taken_or_refused(producer, record))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"headers": [("\ud800", b"x")]}, "lone surrogate"),
+        ({"headers": [("a\0b", b"x")]}, "zero character"),
+        ({"topic": "a\0b"}, "embedded null"),
+        ({"timestamp_ms": 2**63}, "too big"),
+    ],
+    ids=ascii,
+)
+def test_what_cannot_be_a_record_is_refused_for_good(
+    nowhere: tuple[asyncio.Runner, KafkaProducer], wrong: dict[str, Any], words: str
+) -> None:
+    """The error names the cause, and no attempt is spent on another try."""
+    runner, producer = nowhere
+    with pytest.raises(RelayError, match=words) as refused:
+        runner.run(producer.send(**(FINE | wrong)))
+    assert is_permanent(refused.value)
+
+
+async def test_rows_that_cannot_be_records_fail_alone(stage: Stage, sqlite_url: str) -> None:
+    """Rows by plain SQL with impossible names are FAILED, and say why; others are published."""
+    store = SqlFallbackStore.connect(sqlite_url)
+    for number in range(4):
+        await store.save(NewMessage(stage.topic, b"%d" % number, order_value(number)))
+    await change(store, 1, headers='{"\\ud800":"x"}')
+    await change(store, 2, headers='[["a\\u0000b","x"]]')
+    # There is no such partition, so that the key decides.
+    await change(store, 3, message_partition=str(2**40))
+    producer = KafkaProducer(stage.settings())
+    await producer.start()
+
+    assert await Replay(store, producer).run_once() == Sweep(published=2, failed=2)
+    await producer.stop()
+    one, other = await store.find(RowFilter(status=Status.FAILED))
+    assert "the header '\\ud800' has a lone surrogate" in (one.error_message or "")
+    assert "the header 'a\\x00b' has a zero character" in (other.error_message or "")
+    assert {row.key for row in await stage.records()} == {b"2", b"3"}
+    await store.close()
