@@ -6,6 +6,7 @@
     │   ├── KafkaUnavailable        no broker can be reached
     │   ├── AccessTokenUnavailable  the identity provider gives no token for Kafka
     │   ├── DatabaseUnavailable     the database did not do what it was asked
+    │   │   └── DatabaseReplaced        its file was deleted or replaced while it was open
     │   └── PublishFailed           an event is neither in Kafka nor in the database
     └── PermanentError          trying again cannot work
         ├── InvalidSettings         a setting is wrong; the start ends
@@ -90,6 +91,18 @@ class DatabaseUnavailable(RetryableError):
         super().__init__(f"the database refused: {reason}")
         self.reason = reason
         self.statement_refused = statement_refused
+
+
+class DatabaseReplaced(DatabaseUnavailable):
+    """The file of the database was deleted or replaced while it was open.
+
+    Attributes:
+        path: The file, or the log that belongs to it.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} was deleted or replaced while it was open")
+        self.path = path
 
 
 class PublishFailed(RetryableError):

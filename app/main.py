@@ -96,7 +96,9 @@ class RelayApp(faust.App):
         self.kafka_producer = KafkaProducer(settings)
         self.fallback = Fallback(
             settings,
-            FallbackTable(settings.database_url.get_secret_value()),
+            FallbackTable(
+                settings.database_url.get_secret_value(), on_replaced=self.metrics.fallback_replaced
+            ),
             self.kafka_producer,
             self.metrics,
         )

@@ -163,6 +163,16 @@ def _table(board: Dashboard) -> Dashboard:
                 UP,
             )
         )
+        .with_panel(
+            line(
+                "Files replaced",
+                "Times that a worker found the table's SQLite file deleted or replaced while it "
+                "was open: its rows are lost.",
+                Query(largest(relay("fallback_files_replaced_total"), "instance"), "{{instance}}"),
+                unit="short",
+                decimals=0,
+            )
+        )
     )  # fmt: skip
 
 

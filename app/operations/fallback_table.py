@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.errors import DatabaseUnavailable, RelayError
-from app.publishing.database import make_engine
-from app.publishing.fallback import NewMessage
+from app.errors import DatabaseReplaced, DatabaseUnavailable, RelayError
+from app.log_line import LogLine
+from app.publishing.database import OPENED_FILE, OpenedFile, make_engine
+from app.publishing.fallback import FallbackStats, NewMessage
 from app.publishing.migrate import (
     Migrated,
     check_revision,
@@ -16,6 +20,8 @@ from app.publishing.migrate import (
     revision_of,
 )
 from app.publishing.sql_store import SqlFallbackStore
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +36,17 @@ class FallbackTable(SqlFallbackStore):
     """A ``FallbackStore`` that brings its table up to date before it keeps anything in it.
 
     Nothing is written into a table that a newer version has migrated: nobody knows what it would
-    mean there.
+    mean there. A SQLite file that is deleted or replaced is told of and opened anew.
     """
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(
+        self, database_url: str, *, on_replaced: Callable[[], None] = lambda: None
+    ) -> None:
         """Prepare for a database; nothing is connected yet.
+
+        Args:
+            database_url: The database.
+            on_replaced: Called when its file was found to be deleted or replaced.
 
         Raises:
             InvalidDatabaseUrl: The URL cannot be used.
@@ -42,6 +54,10 @@ class FallbackTable(SqlFallbackStore):
         super().__init__(make_engine(database_url))
         self._database_url = database_url
         self._shut: str | None = "the fallback table is not open yet"
+        self._file: OpenedFile | None = None
+        self._opening = asyncio.Lock()
+        self._on_replaced = on_replaced
+        self._counted = FallbackStats()
 
     @property
     def place(self) -> str:
@@ -60,6 +76,8 @@ class FallbackTable(SqlFallbackStore):
         """
         try:
             migrated = await migrate(self._database_url)
+            async with self._reading() as connection:
+                self._file = connection.info.get(OPENED_FILE)
         except RelayError as error:
             self._shut = str(error)
             raise
@@ -80,6 +98,36 @@ class FallbackTable(SqlFallbackStore):
 
     async def save(self, message: NewMessage) -> int:
         """See ``FallbackStore.save``."""
+        await self._open_anew()
         if self._shut is not None:
             raise DatabaseUnavailable(self._shut)
         return await super().save(message)
+
+    async def stats(self) -> FallbackStats:
+        """See ``FallbackStore.stats``."""
+        await self._open_anew()
+        self._counted = await super().stats()
+        return self._counted
+
+    async def _open_anew(self) -> None:
+        """If the file is not the one that was opened, say so and open what is there now."""
+        async with self._opening:
+            if self._file is None:
+                return
+            try:
+                self._file.check()
+            except DatabaseReplaced as error:
+                if self._shut is None:
+                    self._shut = str(error)
+                    self._on_replaced()
+                    logger.error(
+                        LogLine(
+                            "Fallback table's file was deleted or replaced while it was open",
+                            path=error.path,
+                            pending=self._counted.pending,
+                            failed=self._counted.failed,
+                        )
+                    )
+                # SQLite opens no new log while one that is gone is open.
+                await self.close()
+                await self.open()

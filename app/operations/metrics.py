@@ -160,6 +160,11 @@ class Metrics:
             "fallback_database_up",
             "1 when the fallback table's database answered when last asked, else 0.",
         )
+        self._fallback_replaced = self._counter(
+            "fallback_files_replaced",
+            "Times that this worker found the fallback table's SQLite file deleted or replaced "
+            "while it was open: the rows in it are lost, unless the file still is somewhere.",
+        )
         self._assigned = self._gauge(
             "assigned_partitions",
             "Partitions of the source topic that this worker owns; 0 while the group rebalances.",
@@ -304,6 +309,10 @@ class Metrics:
     def dead_letter_saved(self) -> None:
         """Kafka refused a dead letter, and the fallback table keeps it."""
         self._dead_letters_saved.inc()
+
+    def fallback_replaced(self) -> None:
+        """The fallback table's file was deleted or replaced."""
+        self._fallback_replaced.inc()
 
     def counted(self, stats: FallbackStats | None) -> None:
         """Show the figures of the fallback table; ``None``: it did not answer."""

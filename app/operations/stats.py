@@ -37,6 +37,7 @@ METRICS = (
     *("dead_letters_total", "dead_letters_saved_total", "kafka_up"),
     *("published_total", "fallback_replayed_total"),
     *("fallback_messages", "fallback_oldest_pending_seconds", "fallback_database_up"),
+    "fallback_files_replaced_total",
     *("table_entries", "table_recovering", "table_recovery_seconds"),
 )
 HISTOGRAMS = ("paid_to_delivered_seconds", "delivery_attempt_seconds")
@@ -164,6 +165,7 @@ class Stats:
             "published": by_label("published_total", "result"),
             "fallback": {
                 "database_up": bool(number("fallback_database_up")),
+                "files_replaced": number("fallback_files_replaced_total"),
                 **by_label("fallback_messages", "status"),
                 "oldest_pending_seconds": _rounded(number("fallback_oldest_pending_seconds")),
                 "replayed": by_label("fallback_replayed_total", "result"),

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped] # ships no types
@@ -16,12 +17,13 @@ from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     IntegrityError,
+    InvalidatePoolError,
     ProgrammingError,
     SQLAlchemyError,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from app.errors import DatabaseUnavailable, InvalidDatabaseUrl
+from app.errors import DatabaseReplaced, DatabaseUnavailable, InvalidDatabaseUrl
 from app.publishing.database_tls import take_tls
 from app.setting_rules import DATABASE_DRIVERS, DATABASE_EXAMPLES
 
@@ -34,6 +36,43 @@ POSTGRESQL_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
 LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
 SQLITE_LEAST = (3, 35)  # UPDATE ... RETURNING
+# Where a connection to SQLite keeps its ``OpenedFile``.
+OPENED_FILE = "order_relay_file"
+
+
+class OpenedFile:
+    """The file that a connection to SQLite has opened.
+
+    A file that is deleted or replaced stays open: in WAL mode SQLite goes on and commits into it,
+    and all of it is gone with the process.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Take down which file it is; call this when the connection is made."""
+        self._path = path
+        self._opened = {path: _identity(path) or (0, 0)}
+
+    def check(self) -> None:
+        """See that the paths of the file and of its write-ahead log still name what is open.
+
+        Raises:
+            DatabaseReplaced: They do not.
+        """
+        for path in (self._path, f"{self._path}-wal"):
+            found = _identity(path)
+            if path in self._opened:
+                if found != self._opened[path]:
+                    raise DatabaseReplaced(path)
+            elif found is not None:  # the first write makes the log
+                self._opened[path] = found
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def parse_database_url(database_url: str) -> sa.URL:
@@ -133,6 +172,7 @@ def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEng
         )
     engine = create_async_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS})
     sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine.sync_engine, "checkout", _check_file)
     sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
 
@@ -164,14 +204,24 @@ def _moment(microseconds: tuple[int]) -> datetime:
         return LAST_MOMENT if microseconds[0] > 0 else FIRST_MOMENT
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:
+def _prepare_sqlite(connection: Any, record: sa.pool.ConnectionPoolEntry) -> None:
     # The driver would begin transactions by itself, and not all of them.
     connection.isolation_level = None
     connection.driver_connection.text_factory = _text
     cursor = connection.cursor()
     # What is committed survives a power failure: in WAL mode NORMAL would not promise that.
     cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA database_list")
+    record.info[OPENED_FILE] = OpenedFile(cursor.fetchone()[2])
     cursor.close()
+
+
+def _check_file(_connection: Any, record: sa.pool.ConnectionPoolEntry, _proxy: object) -> None:
+    try:
+        record.info[OPENED_FILE].check()
+    except DatabaseReplaced as error:
+        # None of the connections that are open is used again.
+        raise InvalidatePoolError(str(error)) from error
 
 
 def _text(value: bytes) -> str | bytes:

@@ -21,7 +21,7 @@ from app.publishing.claim_sql import (
     purge_statement,
     refused_statement,
 )
-from app.publishing.database import make_engine, translated
+from app.publishing.database import OPENED_FILE, make_engine, translated
 from app.publishing.fallback import (
     Acked,
     Claim,
@@ -281,6 +281,9 @@ class SqlFallbackStore:
                     connection = await plain.execution_options(relay_begin="IMMEDIATE")
                     async with connection.begin():
                         yield connection
+                    # What was committed counts only if it is still there after a restart.
+                    if (opened := connection.info.get(OPENED_FILE)) is not None:
+                        opened.check()
 
     async def _now(self, connection: AsyncConnection) -> datetime:
         if self._clock is not None:

@@ -1,12 +1,20 @@
 """The worker's fallback table on a real SQLite file: opened first, or nothing is written."""
 
+import asyncio
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from app.errors import DatabaseTooNew, DatabaseUnavailable, InvalidDatabaseUrl
+from app.errors import (
+    DatabaseReplaced,
+    DatabaseTooNew,
+    DatabaseUnavailable,
+    InvalidDatabaseUrl,
+)
 from app.operations.fallback_table import FallbackTable
 from app.publishing.fallback import RowFilter
 from app.publishing.migrate import VERSION_TABLE
@@ -68,6 +76,96 @@ def test_a_url_that_names_no_database() -> None:
     """It is refused before anything is connected."""
     with pytest.raises(InvalidDatabaseUrl, match="must name a file"):
         FallbackTable("sqlite://")
+
+
+def _delete(path: Path) -> None:
+    for name in ("relay.db", "relay.db-wal", "relay.db-shm"):
+        (path.parent / name).unlink()
+
+
+def _move(path: Path) -> None:
+    path.rename(path.with_suffix(".old"))
+
+
+def _replace(path: Path) -> None:
+    other = path.with_suffix(".other")
+    sqlite3.connect(other).close()
+    other.touch()
+    other.rename(path)
+    path.with_suffix(".db-wal").unlink()
+    path.with_suffix(".db-shm").unlink()
+
+
+def _delete_the_log(path: Path) -> None:
+    path.with_suffix(".db-wal").unlink()
+    path.with_suffix(".db-shm").unlink()
+
+
+HARMS = pytest.mark.parametrize("harm", [_delete, _move, _replace, _delete_the_log])
+
+
+@HARMS
+async def test_a_file_that_is_gone_is_told_of_and_opened_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None]
+) -> None:
+    """What is saved after it is in the file of that name, and still there after a restart."""
+    path, told = tmp_path / "relay.db", list[str]()
+    url = f"sqlite+aiosqlite:///{path}"
+    table = FallbackTable(url, on_replaced=lambda: told.append("replaced"))
+    await table.open()
+    # Several connections are open: none of them is used again.
+    await asyncio.gather(table.save(message()), *(table.stats() for _ in range(4)))
+    await table.stats()
+    harm(path)
+    await table.save(message(b"later"))
+    await asyncio.gather(table.save(message(b"last")), *(table.stats() for _ in range(4)))
+    await table.close()
+
+    assert told == ["replaced"]
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "deleted or replaced" in line
+    assert f"path={path}" in line
+    assert "pending=1 failed=0" in line
+    again = FallbackTable(url)
+    await again.open()
+    assert [row.payload for row in await again.find(RowFilter())][-2:] == [b"later", b"last"]
+    await again.close()
+
+
+@HARMS
+async def test_a_save_counts_only_if_its_file_is_still_there(
+    tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    """A file that goes before the commit: the save is refused, and the next one holds."""
+    path = tmp_path / "relay.db"
+    table = FallbackTable(f"sqlite+aiosqlite:///{path}")
+    await table.open()
+    await table.save(message())
+    sa.event.listen(table.engine.sync_engine, "commit", lambda _: harm(path), once=True)
+    with pytest.raises(DatabaseReplaced, match=str(path)):
+        await table.save(message(b"refused"))
+    row_id = await table.save(message(b"saved"))
+    assert [row.payload for row in await table.find(RowFilter(ids=[row_id]))] == [b"saved"]
+    await table.close()
+
+
+async def test_a_file_whose_place_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Saves are refused until the folder is back; it is told once."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    table = FallbackTable(f"sqlite+aiosqlite:///{folder}/relay.db")
+    await table.open()
+    await table.save(message())
+    folder.rename(tmp_path / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailable, match="unable to open"):
+            await table.save(message())
+        with pytest.raises(DatabaseUnavailable, match="unable to open"):
+            await table.stats()
+    folder.mkdir()
+    assert await table.save(message()) == 1
+    assert len([one for one in caplog.records if one.levelname == "ERROR"]) == 1
+    await table.close()
 
 
 def _is_drivers(thread: threading.Thread) -> bool:

@@ -5,6 +5,7 @@ import pytest
 from app import errors
 from app.errors import (
     AccessTokenUnavailable,
+    DatabaseReplaced,
     DatabaseTooNew,
     DatabaseUnavailable,
     InvalidDatabaseUrl,
@@ -25,6 +26,7 @@ RETRYABLE: list[RelayError] = [
     KafkaUnavailable("a:1", "refused"),
     AccessTokenUnavailable("https://identity/token", "refused"),
     DatabaseUnavailable("locked"),
+    DatabaseReplaced("relay.db"),
     PublishFailed("id", OSError("no broker"), OSError("no database")),
 ]
 PERMANENT: list[RelayError] = [

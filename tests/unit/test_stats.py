@@ -128,7 +128,7 @@ def test_the_figures_are_those_of_the_metrics(bench: Bench) -> None:
     assert 2.5 < found["paid_to_delivered"]["p99_seconds"] <= 5.0
     assert found["published"]["saved"] == 1
     assert found["fallback"] == {
-        "database_up": True, "pending": 2, "published": 45, "failed": 1,
+        "database_up": True, "files_replaced": 0, "pending": 2, "published": 45, "failed": 1,
         "oldest_pending_seconds": 61.0,
         "replayed": {"published": 0, "retry": 1, "failed": 0},
     }  # fmt: skip
