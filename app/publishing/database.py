@@ -156,11 +156,12 @@ def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEng
                 "timeout": CONNECT_TIMEOUT_SECONDS,
                 "command_timeout": command_timeout_seconds,
                 **({} if tls is None else {"ssl": tls}),
-                "server_settings": {
-                    "application_name": "order-relay",
-                    # Compiling a claim would take longer than the claim.
-                    "jit": "off",
-                },
+                "server_settings": {"application_name": "order-relay"},
+                # A pooler such as PgBouncer may give each transaction another connection to the
+                # server: no statement is remembered there from one transaction to the next.
+                "statement_cache_size": 0,
+                "prepared_statement_cache_size": 0,
+                "prepared_statement_name_func": str,  # the one without a name
             },
         )
         sa.event.listen(engine.sync_engine, "connect", _prepare_postgresql)

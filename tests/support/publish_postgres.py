@@ -232,6 +232,54 @@ class PostgresServer:
             time.sleep(0.05)
 
 
+class PgBouncer:
+    """A pooler before a server, from construction to ``close``.
+
+    In transaction mode: two transactions of a client may have different connections to the server.
+    """
+
+    def __init__(self, server: PostgresServer) -> None:
+        pgbouncer = find_binary("pgbouncer")
+        assert pgbouncer is not None
+        self.port = _free_port()
+        self._folder = Path(tempfile.mkdtemp(prefix="relay-pgbouncer-"))
+        settings = self._folder / "pgbouncer.ini"
+        settings.write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server.port} user={USER}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\n"
+            "unix_socket_dir =\nauth_type = any\npool_mode = transaction\n"
+        )
+        user = _unprivileged() if os.geteuid() == 0 else None
+        if user is not None:
+            shutil.chown(self._folder, user)
+        self._process = subprocess.Popen(
+            [pgbouncer, "-q", settings],
+            user=user,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with_parent  # noqa: PLW1509 - one system call, no locks
+            if sys.platform == "linux"
+            else None,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._listens():
+            assert self._process.poll() is None, "PgBouncer does not start"
+            assert time.monotonic() < deadline, "PgBouncer does not listen"
+            time.sleep(0.02)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
 def blocking(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end, from anywhere: in a loop and a thread of its own."""
     with ThreadPoolExecutor(1) as thread:
