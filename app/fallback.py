@@ -39,6 +39,9 @@ class OpenableStore(FallbackStore, Protocol):
     async def open(self) -> Migrated:
         """See ``FallbackTable.open``."""
 
+    async def check_writes(self) -> None:
+        """See ``FallbackTable.check_writes``."""
+
 
 class Fallback:
     """Publishes, keeps what Kafka refuses, and publishes that later.
@@ -86,6 +89,7 @@ class Fallback:
         self._open_retry_seconds = open_retry_seconds
         self._refresh_seconds = refresh_seconds
         self._opened = asyncio.Event()
+        self._problem = ""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -176,10 +180,15 @@ class Fallback:
 
     async def _refresh(self) -> None:
         stats: FallbackStats | None = None
+        problem = ""
         try:
             stats = await self.store.stats()
+            await self.store.check_writes()
         except RelayError as error:
-            logger.debug("Fallback table not counted: %s", error)
+            problem = str(error)
         except Exception as error:  # noqa: BLE001 - whatever a driver raises, the next round asks anew
-            logger.info("Fallback table not counted: %r", error)
-        self._metrics.counted(stats)
+            problem = repr(error)
+        if problem and problem != self._problem:
+            logger.warning("Fallback table takes no rows: %s", problem)
+        self._problem = problem
+        self._metrics.counted(stats, works=not problem)

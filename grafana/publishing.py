@@ -157,8 +157,8 @@ def _table(board: Dashboard) -> Dashboard:
         .with_panel(
             timeline(
                 "Database, by worker",
-                "Whether the table's database answered each worker when last asked. One worker "
-                "alone: its network. All: the database.",
+                "Whether the table's database took a write of each worker when last tried. One "
+                "worker alone: its network. All: the database.",
                 Query(largest(relay("fallback_database_up"), "instance"), "{{instance}}"),
                 UP,
             )

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from app.errors import DatabaseReplaced, DatabaseUnavailable, RelayError
 from app.log_line import LogLine
 from app.publishing.database import OPENED_FILE, OpenedFile, make_engine
 from app.publishing.fallback import FallbackStats, NewMessage
 from app.publishing.migrate import (
+    VERSION_TABLE,
     Migrated,
     check_revision,
     migrate,
@@ -58,6 +61,7 @@ class FallbackTable(SqlFallbackStore):
         self._opening = asyncio.Lock()
         self._on_replaced = on_replaced
         self._counted = FallbackStats()
+        self._failed_save: DatabaseUnavailable | None = None
 
     @property
     def place(self) -> str:
@@ -101,7 +105,27 @@ class FallbackTable(SqlFallbackStore):
         await self._open_anew()
         if self._shut is not None:
             raise DatabaseUnavailable(self._shut)
-        return await super().save(message)
+        try:
+            return await super().save(message)
+        except DatabaseUnavailable as error:
+            if not error.statement_refused:
+                self._failed_save = error
+            raise
+
+    async def check_writes(self) -> None:
+        """Commit a write that changes nothing; no save must have failed since the last call.
+
+        Raises:
+            DatabaseUnavailable: One has, or nothing is committed: a full disk, a standby.
+        """
+        # On a full disk there may still be room for less than a row.
+        failed, self._failed_save = self._failed_save, None
+        if failed is not None:
+            raise DatabaseUnavailable(failed.reason)
+        async with self._changing() as connection:
+            await connection.execute(
+                sa.text(f"UPDATE {VERSION_TABLE} SET version_num = version_num")  # noqa: S608 - our own name
+            )
 
     async def stats(self) -> FallbackStats:
         """See ``FallbackStore.stats``."""

@@ -158,7 +158,7 @@ class Metrics:
         )
         self._fallback_up = self._gauge(
             "fallback_database_up",
-            "1 when the fallback table's database answered when last asked, else 0.",
+            "1 when the fallback table's database took a write when last tried, else 0.",
         )
         self._fallback_replaced = self._counter(
             "fallback_files_replaced",
@@ -210,7 +210,7 @@ class Metrics:
             self._published.labels(result)
         for result in REPLAY_RESULTS.values():
             self._replayed.labels(result)
-        self.counted(None)
+        self.counted(None, works=False)
         for reason in DEAD_LETTER_REASONS:
             self._dead_letters.labels(reason)
 
@@ -314,9 +314,9 @@ class Metrics:
         """The fallback table's file was deleted or replaced."""
         self._fallback_replaced.inc()
 
-    def counted(self, stats: FallbackStats | None) -> None:
-        """Show the figures of the fallback table; ``None``: it did not answer."""
-        self._fallback_up.set(0 if stats is None else 1)
+    def counted(self, stats: FallbackStats | None, *, works: bool) -> None:
+        """Show the figures of the fallback table (``None``: unknown), and whether it works."""
+        self._fallback_up.set(works)
         for status in ("pending", "published", "failed"):
             rows = math.nan if stats is None else getattr(stats, status)
             self._fallback_messages.labels(status).set(rows)

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -76,6 +77,53 @@ def test_a_url_that_names_no_database() -> None:
     """It is refused before anything is connected."""
     with pytest.raises(InvalidDatabaseUrl, match="must name a file"):
         FallbackTable("sqlite://")
+
+
+@pytest.mark.parametrize(
+    ("url_of", "read_only"),
+    [
+        ("sqlite_url", "PRAGMA query_only = ON"),
+        ("postgres_url", "SET default_transaction_read_only = on"),
+    ],
+)
+async def test_a_database_that_only_reads(
+    request: pytest.FixtureRequest, url_of: str, read_only: str
+) -> None:
+    """It is counted, and a write that changes nothing shows that nothing can be saved."""
+    table = FallbackTable(request.getfixturevalue(url_of))
+    await table.open()
+
+    @sa.event.listens_for(table.engine.sync_engine, "connect")
+    def only_reads(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(read_only)
+        cursor.close()
+        connection.commit()
+
+    await table.check_writes()
+    await table.engine.dispose()
+    assert (await table.stats()).pending == 0
+    with pytest.raises(DatabaseUnavailable, match=r"read-?only"):
+        await table.check_writes()
+    await table.close()
+
+
+async def test_a_full_disk(tmp_path: Path) -> None:
+    """A save that failed shows as well: a smaller write may have found room."""
+    table = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/relay.db")
+    await table.open()
+    await table.engine.dispose()
+
+    @sa.event.listens_for(table.engine.sync_engine, "connect")
+    def is_full(connection: Any, _record: object) -> None:
+        connection.cursor().execute("PRAGMA max_page_count = 1")  # no more than it has
+
+    with pytest.raises(DatabaseUnavailable, match="is full"):
+        await table.save(message(bytes(100_000)))
+    with pytest.raises(DatabaseUnavailable, match="is full"):
+        await table.check_writes()
+    await table.check_writes()
+    await table.close()
 
 
 def _delete(path: Path) -> None:

@@ -62,7 +62,7 @@ def test_results_of_replaying(told: str, label: str) -> None:
 def test_figures_of_the_table() -> None:
     """What the table counted is what is shown."""
     metrics = Metrics()
-    metrics.counted(FallbackStats(2, 45, 1, 61.5))
+    metrics.counted(FallbackStats(2, 45, 1, 61.5), works=True)
     assert labels_of(metrics, "order_relay_fallback_messages") == {
         "pending": 2,
         "published": 45,

@@ -33,6 +33,7 @@ class OpenableMemory(MemoryFallbackStore):
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock=clock)
         self.troubles: deque[Exception] = deque()
+        self.read_only: Exception | None = None
         self.opened = False
         self.closed = False
 
@@ -41,6 +42,11 @@ class OpenableMemory(MemoryFallbackStore):
             raise self.troubles.popleft().with_traceback(None)
         self.opened = True
         return Migrated(None, "0001")
+
+    async def check_writes(self) -> None:
+        self._check()
+        if self.read_only is not None:
+            raise self.read_only
 
     async def save(self, message: NewMessage) -> int:
         if not self.opened:
@@ -161,6 +167,26 @@ async def test_figures_are_unknown_while_the_database_does_not_answer() -> None:
     worker.store.error = RuntimeError("nobody foresaw this")
     await asyncio.sleep(15)
     worker.store.error = None
+    await asyncio.sleep(15)
+    assert worker.metric("fallback_database_up") == 1
+    await worker.fallback.close()
+
+
+@virtual_time
+async def test_a_database_that_takes_no_writes_counts_as_down(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its figures are shown, the metric is 0, and one line says why."""
+    worker = Worker()
+    worker.store.read_only = DatabaseUnavailable("disk is full")
+    await worker.fallback.start()
+    await asyncio.sleep(50)
+    assert worker.metric("fallback_messages", status="failed") == 0
+    assert worker.metric("fallback_database_up") == 0
+    assert (
+        caplog.text.count("Fallback table takes no rows: the database refused: disk is full") == 1
+    )
+    worker.store.read_only = None
     await asyncio.sleep(15)
     assert worker.metric("fallback_database_up") == 1
     await worker.fallback.close()

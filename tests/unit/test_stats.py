@@ -108,7 +108,9 @@ def test_the_figures_are_those_of_the_metrics(bench: Bench) -> None:
     metrics.dead_letter_saved()
     metrics.published("saved")
     metrics.replayed("retried")
-    metrics.counted(FallbackStats(pending=2, published=45, failed=1, oldest_pending_seconds=61.04))
+    metrics.counted(
+        FallbackStats(pending=2, published=45, failed=1, oldest_pending_seconds=61.04), works=True
+    )
     metrics.lag.labels("orders", "0").set(16)
     bench.now += 90.0
     found = bench.figures()

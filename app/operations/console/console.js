@@ -45,7 +45,7 @@ function verdicts(figures, live) {
     [!figures.kafka_up, "bad", "Kafka does not answer this worker.", "OrderRelayKafkaUnreachable"],
     [open && !refused, "bad", "The external logger fails: events wait in Kafka, none is given up.", "OrderRelayBreakerOpen"],
     [open && refused, "bad", "The external logger refuses our token, URL or certificate: events wait in Kafka, none is given up.", "OrderRelayTargetRefusesUs"],
-    [!fallback.database_up, "bad", "The fallback table's database does not answer.", "OrderRelayFallbackDatabaseDown"],
+    [!fallback.database_up, "bad", "The fallback table's database takes no rows.", "OrderRelayFallbackDatabaseDown"],
     [fallback.files_replaced > 0, "bad", "The fallback table's file was deleted or replaced while it was open: its rows may be lost.", "OrderRelayFallbackFileReplaced"],
     [fallback.failed > 0, "bad", `Rows of the fallback table that wait for a person: ${written(fallback.failed)}.`, "OrderRelayFailedRows"],
     [figures.partitions.length === 0, "warn", "No partitions: the worker starts, the group rebalances, or there are more workers than partitions.", "OrderRelayPartitionsUnassigned"],
