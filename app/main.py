@@ -25,6 +25,7 @@ from app.delivery.outcome import Outcome
 from app.delivery.record import Record
 from app.delivery.relay import Relay
 from app.delivery.retry import RetryPolicy
+from app.events import OrderId
 from app.fallback import Fallback
 from app.fallback_dead_letters import FallbackDeadLetters
 from app.faust_overrides import FaustSettings, FlowControl, ForeignChangelogs, RelayMonitor
@@ -348,7 +349,7 @@ class RelayApp(faust.App):
         """See ``app.delivery.left_in_kafka.Reading``."""
         self._relay_consumer.read_on(topic, partition, paused=paused)
 
-    def _is_delivered(self, record: Record, order_id: int) -> bool:
+    def _is_delivered(self, record: Record, order_id: OrderId) -> bool:
         return self.deliveries is not None and self.deliveries.is_delivered(record, order_id)
 
     def _on_finished(self, record: Record, outcome: Outcome) -> None:

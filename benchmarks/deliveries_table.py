@@ -154,7 +154,7 @@ async def _bare(servers: str, orders: Sequence[tuple[Record, Outcome]]) -> Cost:
     gathered: list[tuple[int, int]] = []
 
     def finish(record: Record, outcome: Outcome) -> None:
-        gathered.append((record.partition, outcome.order_id or 0))
+        gathered.append((record.partition, int(outcome.order_id or 0)))
         if len(gathered) == GATHERED:
             for partition, order_id in gathered:
                 producer.produce(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import faust
 
+from app.events import OrderId
 from app.order_status.book import DeliveryBook
 from app.order_status.changelog import Changelog
 from app.order_status.entry import Entry
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 NAME = "deliveries"
 
 
-class DeliveriesTable(faust.Table[int, Entry]):
+class DeliveriesTable(faust.Table[OrderId, Entry]):
     """The table as Faust shows it: its name, its changelog, and entries to read by order id.
 
     Entries are written by deliveries alone. Their changelog and its recovery are not Faust's
@@ -35,7 +36,7 @@ class DeliveriesTable(faust.Table[int, Entry]):
         self._book = book
         self._folder = folder
 
-    def __getitem__(self, key: int) -> Entry:
+    def __getitem__(self, key: OrderId) -> Entry:
         """Return an order's entry, where this worker has its partition."""
         entry = self._book.find(key)
         if entry is None:
@@ -44,13 +45,13 @@ class DeliveriesTable(faust.Table[int, Entry]):
 
     def __contains__(self, key: object) -> bool:
         """Whether this worker has an entry of the order."""
-        return isinstance(key, int) and self._book.find(key) is not None
+        return isinstance(key, int | str) and self._book.find(key) is not None
 
     def __len__(self) -> int:
         """How many entries this worker has; estimated where they are on disk."""
         return self._book.entries
 
-    def __setitem__(self, key: int, value: Entry) -> NoReturn:
+    def __setitem__(self, key: OrderId, value: Entry) -> NoReturn:
         """Refuse.
 
         Raises:
@@ -58,7 +59,7 @@ class DeliveriesTable(faust.Table[int, Entry]):
         """
         raise TypeError("entries of the table deliveries are written by deliveries alone")
 
-    def __delitem__(self, key: int) -> NoReturn:
+    def __delitem__(self, key: OrderId) -> NoReturn:
         """Refuse.
 
         Raises:

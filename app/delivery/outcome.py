@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from app.events import OrderId
+
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """How a record was finished.
@@ -22,7 +24,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     delivered: bool
     attempts: int
-    order_id: int | None = None
+    order_id: OrderId | None = None
     paid_at: str = ""
     started_ms: int = 0
     reason: str = ""

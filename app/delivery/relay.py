@@ -30,7 +30,7 @@ from app.delivery.record import Record
 from app.delivery.retry import RetryPolicy, Verdict
 from app.delivery.target_health import BreakerState, Target, TargetHealth, TargetState
 from app.errors import InvalidEvent, RelayError
-from app.events import OrderPaid, decode_order_paid
+from app.events import OrderId, OrderPaid, decode_order_paid
 from app.trace_context import TraceContext, of_record
 
 # Records taken in while the breaker is not closed: among so many in a row that never succeed there

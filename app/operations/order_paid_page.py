@@ -260,5 +260,5 @@ def _field(detail: str) -> str | None:
         return f"{path}.{missing[1]}".lstrip(".")
     if path:
         return path
-    named = re.search(rf"(?:^|: )(paidAt|{EVENT_ID_HEADER}) must ", detail)
+    named = re.search(rf"(?:^|: )(paidAt|orderId|{EVENT_ID_HEADER}) must ", detail)
     return named[1] if named else None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from app.order_status.entry import ORDER_ID
+from app.events import MAX_TEXT_ID_LENGTH, is_order_id
 from app.order_status.lookup import ROUTED_HEADER, VIEW_HEADER, OrderLookup
 
+NOT_AN_ID = f"must be a whole number, or 1 to {MAX_TEXT_ID_LENGTH} printable characters"
 STATUS = {"known": 200, "unknown": 404, "unsure": 503}
 
 
@@ -23,10 +24,8 @@ class OrdersPage:
 
     async def _get(self, request: web.Request) -> web.Response:
         given = request.match_info["order_id"]
-        if ORDER_ID.fullmatch(given) is None:
-            return web.json_response(
-                {"error": f"orderId must be a whole number, {given[:40]!r} is not"}, status=400
-            )
+        if not is_order_id(given):
+            return web.json_response({"error": f"orderId {NOT_AN_ID}"}, status=400)
         routed = ROUTED_HEADER in request.headers
         if self._lookup is None:
             # Another worker, that has a table, must not take it for "unknown".
@@ -35,6 +34,6 @@ class OrdersPage:
                 status=503 if routed else 404,
             )
         found = await self._lookup.find(
-            int(given), here_only=routed, view=request.headers.get(VIEW_HEADER)
+            given, here_only=routed, view=request.headers.get(VIEW_HEADER)
         )
         return web.json_response(found.body, status=STATUS[found.certainty])

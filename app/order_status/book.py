@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -11,11 +12,11 @@ from typing import Protocol
 
 from app.delivery.outcome import Outcome
 from app.delivery.record import Record
+from app.events import OrderId, is_order_id
 from app.log_line import LogLine
 from app.order_status.aging import Aging
 from app.order_status.changelog import ChangelogWriter
 from app.order_status.entry import (
-    ORDER_ID,
     Entry,
     decode_entry,
     encode_entry,
@@ -230,7 +231,7 @@ class DeliveryBook:
 
     # --- records --------------------------------------------------------------------------------
 
-    def is_delivered(self, record: Record, order_id: int) -> bool:
+    def is_delivered(self, record: Record, order_id: OrderId) -> bool:
         """Whether the record's event was delivered before, as far as this worker knows."""
         store = self._stores.of(record.partition)
         value = store.get(entry_key(order_id)) if store is not None else None
@@ -258,7 +259,7 @@ class DeliveryBook:
             self._changelog_partition(record.partition), key, value, self._on_finished, record
         )
 
-    def find(self, order_id: int) -> Entry | None:
+    def find(self, order_id: OrderId) -> Entry | None:
         """Return the latest entry of an order on this worker."""
         key = entry_key(order_id)
         found = [
@@ -273,7 +274,9 @@ class DeliveryBook:
         return partition % self._changelog_partitions if self._changelog_partitions else partition
 
 
-def _order_of_key(key: bytes) -> int | None:
+def _order_of_key(key: bytes) -> OrderId | None:
     """Return the order that a record's key tells, though the record is no event."""
-    text = key.decode("ascii", "replace")
-    return int(text) if ORDER_ID.fullmatch(text) else None
+    text = key.decode("utf-8", "replace")
+    if not is_order_id(text):
+        return None
+    return int(text) if re.fullmatch(r"-?[1-9][0-9]{0,17}", text, re.ASCII) else text

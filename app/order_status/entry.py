@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 import msgspec
 
 from app.delivery.outcome import Outcome
 from app.delivery.record import EVENT_ID_HEADER, Record
+from app.events import OrderId
 
 # An order has one event, so there is hardly ever an earlier one.
 MAX_EARLIER_EVENT_IDS = 32
 MAX_ERROR_CHARACTERS = 500
-# An order's id as people and keys write it: as long as numbers in an event may be.
-ORDER_ID = re.compile(r"-?[0-9]{1,4300}", re.ASCII)
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
@@ -39,7 +37,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults
             the record had no id of its own.
     """
 
-    order_id: int
+    order_id: OrderId
     state: Literal["delivered", "dead_lettered"]
     event_id: str
     attempts: int
@@ -96,13 +94,13 @@ def decode_entry(value: bytes) -> Entry | None:
         return None
 
 
-def entry_key(order_id: int) -> bytes:
+def entry_key(order_id: OrderId) -> bytes:
     """Return the key of an order's entry: the key that its records have by convention."""
-    return b"%d" % order_id
+    return str(order_id).encode()
 
 
 def make_entry(
-    record: Record, order_id: int, outcome: Outcome, finished_ms: int, before: Entry | None
+    record: Record, order_id: OrderId, outcome: Outcome, finished_ms: int, before: Entry | None
 ) -> Entry:
     """Return the entry of a finished record; ``before`` is the order's entry up to now."""
     entry = Entry(

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
+from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
@@ -16,7 +17,7 @@ from yarl import URL
 from app.delivery.outcome import Trouble
 from app.delivery.record import Record
 from app.errors import InvalidEvent, KafkaUnavailable
-from app.events import decode_order_paid
+from app.events import OrderId, decode_order_paid
 from app.order_status.book import DeliveryBook
 from app.order_status.entry import Entry, entry_key
 
@@ -25,6 +26,8 @@ ROUTED_HEADER = "X-Order-Relay-Routed-From"
 # Who is asked, and who has which partition, as the one who asks sees it.
 VIEW_HEADER = "X-Order-Relay-View"
 ASK_SECONDS = 3.0
+# An entry has some thousand bytes.
+MAX_ANSWER_BYTES = 64 * 1024
 
 InHand = Callable[[Callable[[Record], bool]], tuple[Record, Trouble | None] | None]
 
@@ -78,7 +81,7 @@ class OrderLookup:
         self._client: aiohttp.ClientSession | None = None
 
     async def find(
-        self, order_id: int, *, here_only: bool = False, view: str | None = None
+        self, order_id: str, *, here_only: bool = False, view: str | None = None
     ) -> Found:
         """Return what is known of an order; never raises.
 
@@ -124,14 +127,16 @@ class OrderLookup:
 
     # --- here -----------------------------------------------------------------------------------
 
-    def _find_here(self, order_id: int) -> dict[str, Any] | None:
-        digits = entry_key(order_id)
+    def _find_here(self, order_id: str) -> dict[str, Any] | None:
+        key = entry_key(order_id)
 
         def is_wanted(record: Record) -> bool:
-            return digits in (record.value or b"") and _order_id(record) == order_id
+            value = record.value or b""
+            # Most are told without being read; an escape may stand for any character.
+            return (key in value or b"\\" in value) and str(_order_id(record)) == order_id
 
         if (found := self._in_hand(is_wanted)) is not None:
-            return {**_in_hand_fields(order_id, *found), "worker": self._own_url}
+            return {**_in_hand_fields(*found), "worker": self._own_url}
         if (entry := self._book.find(order_id)) is not None:
             return {**entry_fields(entry), "worker": self._own_url}
         return None
@@ -169,31 +174,25 @@ class OrderLookup:
     def _view(self, asked_url: str, owners: Mapping[int, str]) -> str:
         return f"{zlib.crc32(json.dumps([asked_url, sorted(owners.items())]).encode()):08x}"
 
-    def _likely_owner(self, order_id: int, owners: Mapping[int, str]) -> str:
+    def _likely_owner(self, order_id: str, owners: Mapping[int, str]) -> str:
         partitions = max(owners, default=0) + 1
         return owners.get(self.partition_of(entry_key(order_id), partitions), "")
 
-    async def _ask(self, url: str, order_id: int, owners: Mapping[int, str]) -> Found:
+    async def _ask(self, url: str, order_id: str, owners: Mapping[int, str]) -> Found:
         if self._client is None:
-            self._client = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=ASK_SECONDS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        try:
-            headers = {ROUTED_HEADER: self._own_url, VIEW_HEADER: self._view(url, owners)}
-            async with self._client.get(
-                URL(url) / "orders" / str(order_id), headers=headers
-            ) as response:
-                body = await response.json()
-                if response.status == 200 and isinstance(body, dict):
-                    return Found("known", body)
-                if response.status == 404:
-                    return Found("unknown", {})
-                problem = f"status {response.status}"
-                if isinstance(body, dict) and "error" in body:
-                    problem += f", {body['error']}"
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            problem = str(error) or type(error).__name__
+            self._client = make_client(ASK_SECONDS)
+        headers = {ROUTED_HEADER: self._own_url, VIEW_HEADER: self._view(url, owners)}
+        answer = await ask_worker(self._client, url, order_id, headers)
+        if isinstance(answer, str):
+            problem = answer
+        elif answer.status == 200:
+            return Found("known", answer.body)
+        elif answer.status == 404:
+            return Found("unknown", {})
+        else:
+            problem = f"status {answer.status}"
+            if "error" in answer.body:
+                problem += f", {answer.body['error']}"
         return Found("unsure", {"error": f"worker {url} does not say: {problem}"})
 
 
@@ -201,7 +200,62 @@ def _named(partitions: Collection[int]) -> str:
     return "partition " + ", ".join(map(str, partitions))
 
 
-def _order_id(record: Record) -> int | None:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a worker answers about an order: a JSON object."""
+
+    status: int
+    body: dict[str, Any]
+
+
+def make_client(seconds: float) -> aiohttp.ClientSession:
+    """Return a client that asks workers, and waits so long for an answer."""
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=seconds),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,  # a small answer might become a large one
+    )
+
+
+async def ask_worker(
+    client: aiohttp.ClientSession, url: str, order_id: str, headers: Mapping[str, str]
+) -> Answer | str:
+    """Ask a worker about an order; return its answer, or why there is none. Never raises.
+
+    Redirects are not followed, and no more than ``MAX_ANSWER_BYTES`` are taken: at its address,
+    which members of the group tell each other, something else may answer.
+    """
+    try:
+        async with client.get(
+            order_page(URL(url), order_id),
+            headers={**headers, "Accept-Encoding": "identity"},
+            allow_redirects=False,
+        ) as response:
+            if 300 <= response.status < 400:
+                return f"status {response.status}, a redirect, which is not followed"
+            content = b""
+            async for chunk in response.content.iter_any():
+                content += chunk
+                if len(content) > MAX_ANSWER_BYTES:
+                    return f"its answer is over {MAX_ANSWER_BYTES} bytes"
+            body = json.loads(content, parse_constant=_no_constant)
+    except Exception as error:  # noqa: BLE001 - whatever it sends, or is called
+        return str(error) or type(error).__name__
+    if not isinstance(body, dict):
+        return f"status {response.status}, and no answer of an order relay"
+    return Answer(response.status, body)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def order_page(worker: URL, order_id: str) -> URL:
+    """Return where a worker says what became of an order."""
+    return worker.joinpath(f"orders/{quote(order_id, safe='')}", encoded=True)
+
+
+def _order_id(record: Record) -> OrderId | None:
     try:
         return decode_order_paid(record.value).orderId
     except InvalidEvent:
@@ -228,16 +282,17 @@ def entry_fields(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _in_hand_fields(order_id: int, record: Record, trouble: Trouble | None) -> dict[str, Any]:
+def _in_hand_fields(record: Record, trouble: Trouble | None) -> dict[str, Any]:
+    event = decode_order_paid(record.value)
     return {
-        "orderId": order_id,
+        "orderId": event.orderId,
         "state": "in_progress",
         "attempts": trouble.failures if trouble is not None else 0,
         "eventId": record.idempotency_key(),
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
-        "paidAt": decode_order_paid(record.value).paidAt,
+        "paidAt": event.paidAt,
         "publishedAt": _moment(record.timestamp_ms),
         "startedAt": None,
         "finishedAt": None,

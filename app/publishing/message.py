@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,10 @@ def encode_event(event: Mapping[str, Any]) -> bytes:
         InvalidEvent: It holds something that JSON cannot.
     """
     try:
-        return msgspec.json.encode(event)
+        try:
+            return msgspec.json.encode(event)
+        except UnicodeEncodeError:  # half a character, which JSON can only escape
+            plain = msgspec.to_builtins(event)
+            return json.dumps(plain, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise InvalidEvent("invalid_event", f"the event cannot be JSON: {error}") from error

@@ -29,7 +29,7 @@ async def told_in_no_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(threading, "Timer", NoTime)
     lookup = SimpleNamespace(partition_of=lambda key, partitions: 0)
     command = SimpleNamespace(settings=stage.settings(), app=SimpleNamespace(order_lookup=lookup))
-    found = await order_status._read(cast(Any, command), 1)
+    found = await order_status._read(cast(Any, command), "1")
     assert list(found) == ["error"]
     return str(found["error"])
 

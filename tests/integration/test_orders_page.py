@@ -1,5 +1,6 @@
 """``/orders/<orderId>`` over several workers' web servers."""
 
+import gzip
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -7,16 +8,20 @@ from contextlib import AsyncExitStack
 import aiohttp
 import msgspec
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from aiohttp.typedefs import Handler
 from yarl import URL
 
 from app.delivery.outcome import Outcome
 from app.delivery.record import Record
 from app.errors import KafkaUnavailable
+from app.events import OrderId
 from app.operations.health import Health
 from app.operations.metrics import Metrics
 from app.operations.web import WebServer
 from app.order_status.entry import Entry
-from app.order_status.lookup import OrderLookup
+from app.order_status.lookup import OrderLookup, order_page
 from tests.support.fakes import record
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.order_status_fakes import BookBench
@@ -51,7 +56,7 @@ class Worker:
             self._in_hand,
             lambda: self.owners,
             URL(self.url),
-            partition_of=lambda key, partitions: int(key) % partitions,
+            partition_of=lambda key, partitions: (int(key) if key.isdigit() else 1) % partitions,
             retention_hours=24,
             partition_count=self._partition_count,
         )
@@ -85,16 +90,16 @@ class Worker:
             self.bench.recovery.known.setdefault(entry.partition, []).append(entry)
         await self.bench.arrive(*{entry.partition for entry in entries})
 
-    async def get(self, order_id: int) -> tuple[int, dict[str, object]]:
+    async def get(self, order_id: OrderId) -> tuple[int, dict[str, object]]:
         """What it answers about an order."""
         async with (
             aiohttp.ClientSession() as session,
-            session.get(f"{self.url}/orders/{order_id}") as response,
+            session.get(order_page(URL(self.url), str(order_id))) as response,
         ):
             return response.status, await response.json()
 
 
-def entry(order_id: int, partition: int) -> Entry:
+def entry(order_id: OrderId, partition: int) -> Entry:
     """A delivered order's."""
     return Entry(order_id, "delivered", f"e{order_id}", 1, "t", partition, 5, 1000)
 
@@ -203,7 +208,7 @@ async def test_an_address_that_is_another_workers_leaves_a_doubt(workers: list[W
     asking.owners = {0: f"http://localhost:{meant.port}"}
     asking.partitions = 1
     await asking.bench.arrive()
-    found = await asking.lookup.find(77)
+    found = await asking.lookup.find("77")
     await asking.lookup.close()
     assert (found.certainty, meant.asked) == ("unsure", 1)
     assert "another worker's" in str(found.body["error"])
@@ -266,6 +271,78 @@ async def test_an_order_may_have_as_long_a_number_as_events_may(workers: list[Wo
     await workers[0].have(entry(long, 0))
     for worker in workers:
         assert (await worker.get(long))[0] == 200
+
+
+@pytest.mark.parametrize("order_id", ["7f3a5c1e-0d7e-4b57-9a53-0c1d6a2b9e01", "a/b?c #%2F", "주문"])
+async def test_an_id_may_be_text(workers: list[Worker], order_id: str) -> None:
+    """Whatever it holds, the owner is asked for this order and no other page."""
+    await workers[0].bench.book.leaving()
+    await workers[0].have(entry(order_id, 0))
+    for worker in workers:
+        status, body = await worker.get(order_id)
+        assert (status, body["orderId"]) == (200, order_id)
+
+
+async def _redirect(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPFound("/elsewhere")
+
+
+async def _elsewhere(request: web.Request) -> web.StreamResponse:
+    return web.json_response({"state": "delivered"})
+
+
+async def _endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" " * 65536)
+
+
+async def _bomb(request: web.Request) -> web.StreamResponse:
+    packed = gzip.compress(b'{"state":"' + b"0" * 50_000_000 + b'"}', 1)[:65000]
+    return web.Response(body=packed, headers={"Content-Encoding": "gzip"})
+
+
+def _says(body: bytes, content_type: str = "application/json") -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        _redirect,
+        _endless,
+        _bomb,
+        _says(b"[" * 50_000),
+        _says(b'{"state":NaN}'),
+        _says(b'{"state":"delivered"', "application/json; charset=no-such"),
+        _says(b"\xff"),
+        _says(b"[]"),
+        _says(b""),
+    ],
+)
+async def test_whatever_answers_at_a_workers_address_leaves_a_doubt(
+    workers: list[Worker], page: Handler
+) -> None:
+    """It is not followed elsewhere, takes no memory, and does no harm."""
+    foreign = web.Application()
+    foreign.router.add_get("/orders/{order_id}", page)
+    foreign.router.add_get("/elsewhere", _elsewhere)
+    async with TestServer(foreign) as server:
+        workers[0].owners = workers[0].owners | {1: str(server.make_url("/"))}
+        status, body = await workers[0].get(31)
+    assert (status, "does not say" in str(body["error"])) == (503, True)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "file:///etc/passwd", "no url", ""])
+async def test_an_address_that_is_none_leaves_a_doubt(workers: list[Worker], url: str) -> None:
+    """A member of the group may tell anything."""
+    workers[0].owners = workers[0].owners | {1: url}
+    status, body = await workers[0].get(31)
+    assert (status, "does not say" in str(body["error"])) == (503, True)
 
 
 async def test_before_the_first_assignment_nobody_is_known(workers: list[Worker]) -> None:

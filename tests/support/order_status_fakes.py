@@ -8,7 +8,7 @@ from app.delivery.outcome import Outcome
 from app.delivery.record import Record
 from app.order_status.book import DeliveryBook
 from app.order_status.changelog import Arguments
-from app.order_status.entry import Entry, decode_entry, encode_entry
+from app.order_status.entry import Entry, decode_entry, encode_entry, entry_key
 from app.order_status.recovery import ChangelogUnreadable
 from app.order_status.store import MemoryStore, PartitionStore
 from tests.support.fakes import START_SECONDS
@@ -108,7 +108,7 @@ class FakeRecovery:
             raise ChangelogUnreadable("not authorized")
         for partition, store in stores.items():
             for entry in self.known.get(partition, []):
-                store.put(b"%d" % entry.order_id, entry.finished_ms, encode_entry(entry))
+                store.put(entry_key(entry.order_id), entry.finished_ms, encode_entry(entry))
                 after_batch()
                 self.most_entries = max(self.most_entries, sum(map(len, stores.values())))
             store.read_up_to(max(self.end, store.next_offset or 0))

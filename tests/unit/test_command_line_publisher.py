@@ -57,7 +57,7 @@ async def test_good_and_bad_lines() -> None:
     run = Run()
     good = line(1)
     ended = await run.publish(
-        good, Line(2, b"{bad"), line(3, orderId="x"), Line(4, b"", too_long=True), line(5)
+        good, Line(2, b"{bad"), line(3, orderId=""), Line(4, b"", too_long=True), line(5)
     )
     assert ended == {Result.PUBLISHED: [1, 5], Result.REFUSED: [2, 3, 4]}
     assert run.producer.sent[0].value == good.value

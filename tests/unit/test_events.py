@@ -1,5 +1,6 @@
 """The ORDER_PAID event: what passes, and what is refused with which reason."""
 
+import gzip
 import json
 from datetime import datetime, timedelta, timezone
 
@@ -47,6 +48,33 @@ def test_unknown_fields_pass(unknown: dict[str, object]) -> None:
     assert decode_order_paid(order_value(7, **unknown)) == decode_order_paid(order_value(7))
 
 
+@pytest.mark.parametrize("text", [rb"\ud800", rb"\uDC00", rb"\ud83d\ud83d\ude00", rb"\\\ud800x"])
+@pytest.mark.parametrize("place", [b'"x":"%s"', b'"%s":1', b'"x":[{"y":"%s"}]'])
+def test_half_a_character_in_an_unknown_field_passes(text: bytes, place: bytes) -> None:
+    """JSON allows an escape of one half of a pair, and JavaScript writes it."""
+    assert decode_order_paid(order_value(7)[:-1] + b"," + place % text + b"}").orderId == 7
+
+
+def test_half_a_character_in_our_own_fields_is_refused() -> None:
+    """No text of ours has one: two orders must not become one."""
+    assert _reason(order_value(1, orderId="7\ud800")) == "invalid_event"
+    assert _reason(order_value(1, eventType="ORDER_PAID\ud800")) == "invalid_event"
+    assert _reason(order_value(1, paidAt="2025-12-19T10:30:00\ud800")) == "invalid_event"
+    assert _reason(rb'{"x":"\ud800"') == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    "order_id", ["1", "7f3a5c1e-0d7e-4b57-9a53-0c1d6a2b9e01", "SKU 4/7", "주문-1", "x" * 255]
+)
+def test_ids_may_be_text(order_id: str) -> None:
+    """UUIDs and the like are ids of orders, users and products as well as numbers are."""
+    items = [{"productId": "SKU-1", "orderQuantity": 2}]
+    event = decode_order_paid(order_value(1, orderId=order_id, userId="u-1", orderItems=items))
+
+    assert (event.orderId, event.userId) == (order_id, "u-1")
+    assert event.orderItems == [OrderItem("SKU-1", 2)]
+
+
 @pytest.mark.parametrize("spaces", [b" ", b"\n", b"\r\n\t"])
 def test_space_around_the_json_passes(spaces: bytes) -> None:
     """Space that JSON allows is no reason to refuse an event."""
@@ -90,6 +118,26 @@ def test_what_is_not_json_is_refused(value: bytes) -> None:
     assert _reason(value) == "invalid_json"
 
 
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        (b"\xef\xbb\xbf" + order_value(1), "byte order mark"),
+        (order_value(1).decode().encode("utf-16"), "UTF-16"),
+        (order_value(1).decode().encode("utf-16-le"), "UTF-16"),
+        (order_value(1).decode().encode("utf-16-be"), "UTF-16"),
+        (order_value(1).decode().encode("utf-32-be"), "UTF-32"),
+        (b"\x00\x00\x00\x00\x2a" + order_value(1), "schema registry"),
+        (b"\x00\x00\x00\x00\xe9" + order_value(1), "schema registry"),
+        (gzip.compress(order_value(1)), "gzip"),
+        (order_value(1)[:-1] + b',"x":' + b"[" * 200_000, "nests too deeply"),
+    ],
+)
+def test_a_refusal_names_the_cause(value: bytes, cause: str) -> None:
+    """Whoever reads the dead letter sees what the producer wrote instead of UTF-8 JSON."""
+    with pytest.raises(InvalidEvent, match=cause):
+        decode_order_paid(value)
+
+
 @pytest.mark.parametrize("nesting", [b"[", b'{"x":'])
 @pytest.mark.parametrize("place", ["alone", "in an unknown field", "in the items"])
 def test_json_without_end_to_its_nesting_is_refused(nesting: bytes, place: str) -> None:
@@ -114,19 +162,27 @@ def test_json_without_end_to_its_nesting_is_refused(nesting: bytes, place: str) 
         b"{}",
         order_value(1, eventType="ORDER_SHIPPED"),
         order_value(1, eventType=None),
-        order_value(1, orderId="1"),
+        order_value(1, orderId=""),
+        order_value(1, orderId="a\nb"),
+        order_value(1, orderId="x" * 256),
+        order_value(1, orderId="\ufffd"),
         order_value(1, orderId=True),
         order_value(1, orderId=1.5),
         order_value(1, userId=None),
         order_value(1, orderItems=None),
         order_value(1, orderItems={}),
         order_value(1, orderItems=[{"productId": 1}]),
-        order_value(1, orderItems=[{"productId": "1", "orderQuantity": 2}]),
+        order_value(1, orderItems=[{"productId": 1, "orderQuantity": "2"}]),
         order_value(1, paidAt=1_766_140_200),
         order_value(1, paidAt=""),
         order_value(1, paidAt="yesterday at noon"),
         order_value(1, paidAt="2025-12-19"),
         order_value(1, paidAt="2025-13-19T10:30:00"),
+        order_value(1, paidAt="2025-12-19T24:00:01"),
+        order_value(1, paidAt="2025-12-19T24:30"),
+        order_value(1, paidAt="2025-12-19T10:30:61"),
+        order_value(1, paidAt="2025-12-19T10:60:00"),
+        order_value(1, paidAt="9999-12-31T24:00:00"),
         order_value(1, paidAt="x" * 100_000),
     ],
 )
@@ -153,6 +209,15 @@ def test_every_field_is_needed(missing: str) -> None:
         ("2025-12-19T10:30", datetime(2025, 12, 19, 10, 30)),  # noqa: DTZ001 - as printed
         ("2025-12-19T10:30:07.5", datetime(2025, 12, 19, 10, 30, 7, 500_000)),  # noqa: DTZ001
         ("2025-12-19T10:30:07.123456789", datetime(2025, 12, 19, 10, 30, 7, 123_456)),  # noqa: DTZ001
+        # ... the end of the day and leap seconds, as ISO 8601 has them ...
+        ("2025-12-31T24:00", datetime(2026, 1, 1)),  # noqa: DTZ001
+        ("2025-12-19T24:00:00", datetime(2025, 12, 20)),  # noqa: DTZ001
+        ("2025-12-19T24:00:00.000Z", datetime(2025, 12, 20, tzinfo=timezone.utc)),  # noqa: UP017
+        ("2016-12-31T23:59:60", datetime(2017, 1, 1)),  # noqa: DTZ001
+        (
+            "2017-01-01T08:59:60.5+09:00",
+            datetime(2017, 1, 1, 9, 0, 0, 500_000, tzinfo=timezone(timedelta(hours=9))),
+        ),
         # ... and OffsetDateTime.
         ("2025-12-19T10:30:00Z", datetime(2025, 12, 19, 10, 30, tzinfo=timezone.utc)),  # noqa: UP017
         (

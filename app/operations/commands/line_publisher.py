@@ -59,15 +59,15 @@ class LineResult:
     reason: str = ""
 
 
-def order_id_of(line: Line) -> int:
-    """Check a line, and return the id of the order that was paid.
+def order_of(line: Line) -> str:
+    """Check a line, and return the id of the order that was paid, as text.
 
     Raises:
         InvalidEvent: It is too long, or no ORDER_PAID event.
     """
     if line.too_long:
         raise InvalidEvent("invalid_event", "the line is too long")
-    return decode_order_paid(line.value).orderId
+    return str(decode_order_paid(line.value).orderId)
 
 
 async def check_lines(
@@ -80,7 +80,7 @@ async def check_lines(
     """
     async for line in lines:
         try:
-            order_id_of(line)
+            order_of(line)
         except InvalidEvent as error:
             on_result(LineResult(line.number, Result.REFUSED, reason=str(error)))
             continue
@@ -131,8 +131,8 @@ class LinePublisher:
         self._direct = Publisher(producer, store, topic, max_retry=max_retry)
         self._holding = Publisher(_NotAsked(self._why_not_asked), store, topic, max_retry=max_retry)
         self._outage: KafkaUnavailable | None = None
-        self._keys: dict[int, asyncio.Task[None]] = {}
-        self._saved_keys: set[int] = set()
+        self._keys: dict[str, asyncio.Task[None]] = {}
+        self._saved_keys: set[str] = set()
         self._running: set[asyncio.Task[None]] = set()
         self.stopped_at: int | None = None
         """The line whose event nobody took: after it nothing more was begun."""
@@ -176,7 +176,7 @@ class LinePublisher:
 
     def _begin(self, line: Line) -> None:
         try:
-            key = order_id_of(line)
+            key = order_of(line)
         except InvalidEvent as error:
             self._end(line, LineResult(line.number, Result.REFUSED, reason=str(error)))
             return
@@ -185,7 +185,7 @@ class LinePublisher:
         self._running.add(task)
         task.add_done_callback(lambda ended: self._forget(ended, key))
 
-    def _forget(self, task: asyncio.Task[None], key: int) -> None:
+    def _forget(self, task: asyncio.Task[None], key: str) -> None:
         self._running.discard(task)
         if self._keys.get(key) is task:
             del self._keys[key]
@@ -193,7 +193,7 @@ class LinePublisher:
             raise error
 
     async def _publish_in_turn(
-        self, line: Line, key: int, before: asyncio.Task[None] | None
+        self, line: Line, key: str, before: asyncio.Task[None] | None
     ) -> None:
         if before is not None:
             await asyncio.wait([before])
@@ -204,7 +204,7 @@ class LinePublisher:
             self.stopped_at = line.number
         self._end(line, result)
 
-    async def _publish(self, line: Line, key: int) -> LineResult:
+    async def _publish(self, line: Line, key: str) -> LineResult:
         number = line.number
         event_id = str(uuid.uuid4() if self._new_ids else _event_id(line.value))
         held = self._outage is not None or key in self._saved_keys

@@ -6,15 +6,16 @@ import asyncio
 import threading
 from typing import Any, Protocol, cast
 
-import aiohttp
 import click
 from faust.cli.base import argument, option
 from yarl import URL
 
+from app.events import is_order_id
 from app.operations.commands.command import JSON_OPTION, RelayCommand, options, usage_error
 from app.operations.commands.output import for_people, json_line, make_table, on_stderr, plain
-from app.order_status.entry import ORDER_ID, decode_entry, entry_key
-from app.order_status.lookup import OrderLookup, entry_fields
+from app.operations.orders_page import NOT_AN_ID
+from app.order_status.entry import decode_entry, entry_key
+from app.order_status.lookup import OrderLookup, ask_worker, entry_fields, make_client
 from app.order_status.recovery import ChangelogUnreadable, Recovery
 from app.publishing.client_config import client_config
 from app.setting_rules import check_url
@@ -51,15 +52,16 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
 
     async def work(self, *, order_id: str | None, url: str | None, as_json: bool) -> int:
         """Print the order's fields."""
-        if order_id is None or ORDER_ID.fullmatch(order_id) is None:
-            given = "is missing" if order_id is None else f"{order_id[:40]!r} is no order's"
-            raise usage_error(f"ORDER_ID {given}: give a whole number")
+        if order_id is None:
+            raise usage_error("ORDER_ID is missing: give an order's id")
+        if not is_order_id(order_id):
+            raise usage_error(f"ORDER_ID={order_id[:40]!r} {NOT_AN_ID}")
         if url is not None:
             try:
                 check_url(url)
             except ValueError as error:
                 raise usage_error(f"--url={url[:80]!r} {error}") from None
-        found = await self._ask(URL(url) if url else self.settings.own_url, int(order_id))
+        found = await self._ask(URL(url) if url else self.settings.own_url, order_id)
         if "error" in found:
             raise click.ClickException(str(found["error"]))
         if as_json or self.json:
@@ -72,20 +74,15 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
         for_people().print(table)
         return 0
 
-    async def _ask(self, url: URL, order_id: int) -> dict[str, Any]:
-        timeout = aiohttp.ClientTimeout(total=ASK_SECONDS)
-        page = url / "orders" / str(order_id)
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as client,
-                client.get(page) as response,
-            ):
-                body = await response.json()
-            if isinstance(body, dict) and ("error" in body or "state" in body):
-                return body
+    async def _ask(self, url: URL, order_id: str) -> dict[str, Any]:
+        async with make_client(ASK_SECONDS) as client:
+            answer = await ask_worker(client, str(url), order_id, {})
+        if isinstance(answer, str):
+            problem = answer
+        elif "error" in answer.body or "state" in answer.body:
+            return answer.body
+        else:
             problem = "it is no order relay"
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            problem = str(error) or "no answer in time"
         if self.settings.deliveries_store == "off":
             return {"error": f"no worker answers at {url}: {problem}"}
         on_stderr().print(
@@ -94,7 +91,7 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
         )
         return await self._read(order_id)
 
-    async def _read(self, order_id: int) -> dict[str, Any]:
+    async def _read(self, order_id: str) -> dict[str, Any]:
         settings = self.settings
         recovery = Recovery(client_config(settings), settings.deliveries_changelog_topic)
         partition_of = cast(HasLookup, self.app).order_lookup.partition_of

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from app.delivery.record import EVENT_ID_HEADER
+from app.events import without_lone_surrogates
 from app.publishing.schema import to_text
 
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -98,7 +99,7 @@ class Letter:
     def order_id(self) -> int | str | None:
         """The order's id, if the value tells one."""
         try:
-            found = msgspec.json.decode(self.value or b"")
+            found = msgspec.json.decode(without_lone_surrogates(self.value or b""))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return None
         order_id = found.get("orderId") if isinstance(found, dict) else None

@@ -280,13 +280,15 @@ async def test_a_broken_record_is_kept_under_the_order_of_its_key() -> None:
     await bench.arrive(0)
     broken = Outcome(delivered=False, attempts=0, reason="invalid_json")
     bench.book.finished(record(3, "7", value=b"{"), broken)
-    bench.book.finished(record(4, "no-order", value=b"{"), broken)
+    bench.book.finished(record(4, "no\torder", value=b"{"), broken)
     bench.book.finished(record(5, None, value=b"{"), broken)
-    found = bench.book.find(7)
-    assert found is not None
-    assert (found.state, found.dead_letter_reason) == ("dead_lettered", "invalid_json")
-    assert len(bench.finished) == 3
-    assert len(bench.changelog.changes) == 1
+    bench.book.finished(record(6, "SKU-9", value=b"{"), broken)
+    for order_id in (7, "7", "SKU-9"):
+        found = bench.book.find(order_id)
+        assert found is not None
+        assert (found.state, found.dead_letter_reason) == ("dead_lettered", "invalid_json")
+    assert len(bench.finished) == 4
+    assert len(bench.changelog.changes) == 2
 
 
 async def test_old_entries_go_with_a_tombstone() -> None:

@@ -27,6 +27,17 @@ def test_mappings_become_json() -> None:
     assert event.payload == body(5)
 
 
+def test_half_a_character_in_an_unknown_field_is_escaped() -> None:
+    """A mapping may hold it where JSON may: the order is published."""
+    event = order_event(paid(5, note="\ud800"))
+    assert event.payload == body(5)[:-1] + rb',"note":"\ud800"}'
+
+
+def test_the_key_of_a_text_id_is_the_text() -> None:
+    """Events of one order stay in order, whatever its id is."""
+    assert order_event(paid(5, orderId="SKU-9")).key == b"SKU-9"
+
+
 def test_ids_and_keys_that_are_given() -> None:
     """The id that is given wins over the last one among the headers; there is one in the end."""
     headers = [("event-id", b"first"), ("trace", None), ("event-id", b"last")]
@@ -53,8 +64,8 @@ def test_names_of_headers_that_cannot_be(name: str) -> None:
 
 @pytest.mark.parametrize(
     "event",
-    [{}, paid(orderId="1"), paid(userId={1: object()}), b"no"],
-    ids=["empty", "text for a number", "no JSON value", "no JSON"],
+    [{}, paid(orderId=""), paid(userId={1: object()}), b"no"],
+    ids=["empty", "an empty id", "no JSON value", "no JSON"],
 )
 def test_other_things_are_refused(event: Any) -> None:
     """What is no ORDER_PAID event, or cannot be JSON."""
