@@ -123,6 +123,7 @@ class RelayApp(faust.App):
             self.metrics,
             self._on_finished,
             is_delivered=self._is_delivered,
+            is_finished=self._is_finished,
             policy=RetryPolicy(
                 max_retries=settings.consumer_retry_max_attempts,
                 initial_seconds=settings.consumer_retry_initial_interval_ms / 1000,
@@ -353,6 +354,9 @@ class RelayApp(faust.App):
         return self.deliveries is not None and self.deliveries.is_delivered(record, order_id)
 
     def _on_finished(self, record: Record, outcome: Outcome) -> None:
+    def _is_finished(self, topic: str, partition: int, offset: int) -> bool:
+        return self._relay_consumer.is_finished(topic, partition, offset)
+
         if self.deliveries is None:
             self.finish(record)
         else:

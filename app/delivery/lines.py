@@ -45,6 +45,18 @@ def delivered_before(record: Record) -> LogLine:
     )
 
 
+def foreign_id(record: Record) -> LogLine:
+    """A record has the event id of another one."""
+    return LogLine(
+        "Event id is that of another record, its own place is used",
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        event_id=record.idempotency_key(),
+        trace_id=trace_id(record.headers),
+    )
+
+
 def given_up(letter: DeadLetter) -> LogLine:
     """A record is given up, and its dead letter sent."""
     record = letter.record

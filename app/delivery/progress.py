@@ -106,6 +106,14 @@ class PartitionProgress:
             if offset >= self._finished_below:
                 self._finished_below = offset + 1
 
+    def is_finished(self, offset: int) -> bool:
+        """Whether the record there was read and is finished, as far as is known."""
+        if self._next is None:
+            return False
+        if offset < self._next:
+            return offset not in self._unfinished
+        return offset < self._restored_below and offset not in self._restored_unfinished
+
     def commit(self) -> Commit | None:
         """Return what may be committed now; ``None`` when nothing was ever taken."""
         position = self.finished_to

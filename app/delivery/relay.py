@@ -67,7 +67,8 @@ class Relay:
         observer: DeliveryObserver,
         on_finished: Callable[[Record, Outcome], None],
         *,
-        is_delivered: Callable[[Record, int], bool] = lambda record, order_id: False,
+        is_delivered: Callable[[Record, OrderId], bool] = lambda record, order_id: False,
+        is_finished: Callable[[str, int, int], bool] = lambda topic, partition, offset: True,
         policy: RetryPolicy,
         breaker_threshold: int,
         breaker_probe_interval_seconds: float,
@@ -88,6 +89,8 @@ class Relay:
             on_finished: Called with each finished record, and how it ended.
             is_delivered: Whether a record's event, of that order, was delivered before: it is
                 not sent again.
+            is_finished: Whether the record at a topic's partition and offset is finished. Only
+                then another one may have its id, as a redriven one does.
             policy: Retries and their waits.
             breaker_threshold: First attempts in a row that open the breaker when they fail, see
                 ``Breaker``; 0: never, and records are given up after their retries alone.
@@ -106,6 +109,7 @@ class Relay:
         self._observer = observer
         self._on_finished = on_finished
         self._is_delivered = is_delivered
+        self._is_finished = is_finished
         self._failing: dict[Record, Trouble] = {}
         self._policy = policy
         self._clock = clock
@@ -277,6 +281,8 @@ class Relay:
             letter = broken_record_letter(record, error, self._now())
             await self._dead_letter(letter, None, started_ms, lane, posts=0)
             return
+        if record.headers:
+            record = self._with_its_id(record)
         if self._is_delivered(record, event.orderId):
             self.last_activity = self._clock()
             logger.debug(lines.delivered_before(record))
@@ -288,6 +294,18 @@ class Relay:
         finally:
             if self._failing:
                 self._failing.pop(record, None)
+
+    def _with_its_id(self, record: Record) -> Record:
+        """Return the record, without an event id that is another's which is not finished.
+
+        Our ids can be foretold. The logger, and the table of deliveries, would take the other
+        record for a copy of this one. A redriven record comes after its first copy is finished.
+        """
+        place = record.claimed_place()
+        if place is None or self._is_finished(record.topic, *place):
+            return record
+        logger.warning(lines.foreign_id(record))
+        return record.with_own_id()
 
     async def _send(self, record: Record, event: OrderPaid, started_ms: int, lane: Lane) -> None:
         value = record.value or b""

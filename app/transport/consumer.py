@@ -82,6 +82,11 @@ class RelayConsumer(driver.Consumer):
         if progress is not None and progress.generation == record.generation:
             progress.finish(record.offset)
 
+    def is_finished(self, topic: str, partition: int, offset: int) -> bool:
+        """Whether a record is known to be finished; not where another worker has its partition."""
+        progress = self._progress.get(TP(topic, partition))
+        return progress is not None and progress.is_finished(offset)
+
     def leave(self, record: Record) -> None:
         """Take a claim back: the record has no room, and will be read once more."""
         progress = self._progress.get(TP(record.topic, record.partition))

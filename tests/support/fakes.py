@@ -238,6 +238,7 @@ class Bench:
             self.observer,
             self._finish,
             is_delivered=lambda one, order_id: one.idempotency_key() in self.delivered_before,
+            is_finished=lambda *place: place in [_place(one) for one in self.finished],
             policy=policy or RetryPolicy(),
             breaker_threshold=breaker_threshold,
             breaker_probe_interval_seconds=breaker_probe_interval_seconds,
@@ -274,3 +275,7 @@ class Bench:
         self.on_finished(finished)
         if self._awaited is not None and not self._awaited.done():
             self._awaited.set_result(None)
+
+
+def _place(one: Record) -> tuple[str, int, int]:
+    return one.topic, one.partition, one.offset

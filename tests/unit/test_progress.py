@@ -55,6 +55,20 @@ def test_gaps_in_the_offsets_do_not_stop_the_commit() -> None:
     assert progress.commit() == Commit(21, "")
 
 
+def test_a_record_is_finished_once_it_was_read_and_ended() -> None:
+    """Nothing that is under way, or still to be read, counts; what the last owner finished does."""
+    assert not PartitionProgress(1).is_finished(0)
+    before = _taken(10, 11, 12)
+    before.finish(11)
+    progress = _taken(committed=before.commit())
+
+    assert [offset for offset in range(8, 15) if progress.is_finished(offset)] == [8, 9, 11]
+    for offset in (10, 11, 12, 13):
+        progress.take(offset, 0.0)
+    progress.finish(12)
+    assert [offset for offset in range(8, 15) if progress.is_finished(offset)] == [8, 9, 11, 12]
+
+
 def test_markers_are_committed_over() -> None:
     """Offsets that no record has, at the end of the partition too, leave no lag behind."""
     progress = PartitionProgress(1)

@@ -79,6 +79,28 @@ def test_no_two_ids_share_a_key(one: bytes, two: bytes) -> None:
     assert (keys[0] == keys[1]) == (one == two)
 
 
+@pytest.mark.parametrize(
+    ("event_id", "place"),
+    [
+        (b"order-paid-events-0-5", (0, 5)),
+        (b"order-paid-events-12-340@1766140200000", (12, 340)),
+        (b"order-paid-events-0-05", None),
+        (b"order-paid-events-0-5-1", None),
+        (b"order-paid-events-0", None),
+        (b"x-order-paid-events-0-5", None),
+        (b"other-0-5", None),
+        (b"", None),
+    ],
+)
+def test_an_id_like_ours_claims_a_place(event_id: bytes, place: tuple[int, int] | None) -> None:
+    """Only an id that the relay itself makes for a record of the topic is the id of that place."""
+    claiming = _with_id(event_id)
+
+    assert claiming.claimed_place() == place
+    assert claiming.with_own_id().idempotency_key() == "order-paid-events-0-5"
+    assert record(5).claimed_place() is None
+
+
 def test_all_copies_of_an_event_share_the_key() -> None:
     """The key does not depend on where the copy stands, once the event carries its id."""
     first = record(5)

@@ -50,6 +50,43 @@ async def test_a_dead_letter_that_waits_takes_no_place() -> None:
     assert bench.finished_offsets == [1]
 
 
+# --- ids ----------------------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_the_id_of_a_record_that_waits_is_not_anothers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A logger that knows ids would drop the one that waits; later its copies have it."""
+    bench = Bench()
+    ids_of_the_first = [("event-id", b"order-paid-events-0-0")]
+    waiting = record(0, "a")
+    bench.logger.plan(waiting, DOWN)
+
+    await bench.take(waiting, record(1, "b", headers=ids_of_the_first))
+    await bench.until_finished(2)
+    await bench.take(record(2, "a", headers=ids_of_the_first))
+    await bench.until_finished(3)
+
+    assert [(attempt.event_id[-3:], attempt.at) for attempt in bench.logger.attempts] == [
+        ("0-0", 0.0), ("0-1", 0.0), ("0-0", 1.0), ("0-0", 1.0),
+    ]  # fmt: skip
+    assert caplog.text.count("Event id is that of another record") == 1
+
+
+@virtual_time
+async def test_an_id_of_a_record_that_is_still_to_come_is_not_taken() -> None:
+    """Ids of ours can be foretold: whoever writes one early gets the id of its own place."""
+    bench = Bench()
+    early = record(0, "a", headers=[("event-id", b"order-paid-events-0-1"), ("other", b"x")])
+
+    await bench.take(early)
+    await bench.until_finished(1)
+
+    assert [attempt.event_id for attempt in bench.logger.attempts] == ["order-paid-events-0-0"]
+    assert bench.finished == [early.with_own_id()]
+
+
 # --- keys -------------------------------------------------------------------------------------
 
 
