@@ -27,26 +27,28 @@ def _make_app() -> RelayApp:
     import agents  # noqa: PLC0415
     import tables  # noqa: PLC0415
     from app.errors import InvalidDatabaseUrl, InvalidSettings  # noqa: PLC0415
-    from app.json_worker import use_json_worker  # noqa: PLC0415
     from app.main import create_app  # noqa: PLC0415
     from app.operations import (  # noqa: PLC0415
         commands,  # noqa: F401 - importing registers them
         json_log,
     )
     from app.settings import load_log_format, load_settings  # noqa: PLC0415
+    from app.standard_streams import take_any_text  # noqa: PLC0415
+    from app.worker import use_worker  # noqa: PLC0415
 
+    take_any_text()
     in_json = load_log_format() == "json"
     if in_json:
         json_log.set_up()
     try:
-        made = create_app(load_settings())
+        settings = load_settings()
+        made = create_app(settings)
     except (InvalidSettings, InvalidDatabaseUrl) as error:
         # A user's mistake gets one line, not a stack trace.
         if in_json:
             logging.getLogger(__name__).critical(str(error))
         raise SystemExit(1 if in_json else str(error)) from None
-    if in_json:
-        use_json_worker(made)
+    use_worker(made, settings)
     tables.register(made)
     agents.register(made)
     return made

@@ -6,6 +6,8 @@ import logging
 import os
 import threading
 
+from app.standard_streams import drain
+
 logger = logging.getLogger(__name__)
 
 
@@ -30,4 +32,5 @@ class ShutdownWatch:
 
 def _end_process(after_seconds: float) -> None:
     logger.critical("Shutdown took over %.0f s: ending the process", after_seconds)
+    drain()
     os._exit(1)

@@ -146,7 +146,16 @@ def _process(board: Dashboard) -> Dashboard:
                 Query(count(relay("web_connections_closed_total"), "reason"), "{{reason}}"),
                 unit="short",
                 bars=True,
-                width=24,
+            )
+        )
+        .with_panel(
+            line(
+                "Log lines left out",
+                "The log is a pipe, and its reader stands still. Deliveries go on; these lines are "
+                "lost. Look at what reads the log.",
+                Query(count(relay("log_lines_left_out_total"), "instance"), "{{instance}}"),
+                unit="short",
+                bars=True,
             )
         )
     )  # fmt: skip

@@ -206,6 +206,9 @@ class Metrics:
         )
         for reason in CLOSED_REASONS:
             self._web_closed.labels(reason)
+        self._log_lines_left_out = self._counter(
+            "log_lines_left_out", "Log lines that were left out since nobody read the log."
+        )
         for result in PUBLISH_RESULTS.values():
             self._published.labels(result)
         for result in REPLAY_RESULTS.values():
@@ -257,6 +260,10 @@ class Metrics:
     def web_connection_closed(self, reason: str) -> None:
         """The web server closed a connection, see ``CLOSED_REASONS``."""
         self._web_closed.labels(reason).inc()
+
+    def log_line_left_out(self) -> None:
+        """A log line had no room, since nobody reads the log; called by any thread."""
+        self._log_lines_left_out.inc()
 
     def watch_table(self, *, entries: Callable[[], int], recovering: Callable[[], bool]) -> None:
         """Read the gauges of the table ``deliveries`` from its owner at every scrape."""

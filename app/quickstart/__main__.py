@@ -16,6 +16,7 @@ try:
     from app.quickstart.errors import CannotRun
     from app.quickstart.options import parse_options
     from app.quickstart.play import play
+    from app.standard_streams import take_any_text
 except ModuleNotFoundError as error:
     sys.exit(
         f"quickstart: the Python package {error.name!r} is not installed: start it with "
@@ -25,6 +26,7 @@ except ModuleNotFoundError as error:
 
 def main() -> int:
     """Run the quickstart; returns the exit status."""
+    take_any_text()
     options = parse_options(sys.argv[1:], os.environ)
     try:
         folder = Path(tempfile.mkdtemp(prefix="order-relay-"))

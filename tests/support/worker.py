@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -74,6 +75,7 @@ class WorkerProcess:
         self.log = directory / f"{name}.log"
         self._directory = directory
         self._limited: tuple[str, ...] = ()
+        self._pipe = False
         self._process: subprocess.Popen[bytes] | None = None
         given = {
             "KAFKA_BOOTSTRAP_SERVERS": stage.bootstrap_servers,
@@ -112,6 +114,11 @@ class WorkerProcess:
         self._limited = ("/bin/sh", "-c", script, self.name)
         return self
 
+    def log_into_pipe(self) -> Self:
+        """Let its log go into a pipe, which nobody reads before ``read_log``."""
+        self._pipe = True
+        return self
+
     # --- its life -------------------------------------------------------------------------------
 
     def start(self) -> Self:
@@ -124,7 +131,7 @@ class WorkerProcess:
                 cwd=self._directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=subprocess.PIPE if self._pipe else log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in the terminal is for the test run
             )
@@ -155,6 +162,23 @@ class WorkerProcess:
         self._signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._signal(number)
+
+    def read_log(self) -> None:
+        """Read the pipe of ``log_into_pipe`` from now on."""
+        assert self._process is not None
+        pipe = self._process.stdout
+        assert pipe is not None
+
+        def read() -> None:
+            with pipe, self.log.open("ab", buffering=0) as log:
+                while chunk := os.read(pipe.fileno(), 65536):
+                    log.write(chunk)
+
+        threading.Thread(target=read, daemon=True).start()
 
     def freeze(self) -> None:
         """Stop it in its tracks (SIGSTOP)."""

@@ -1,0 +1,57 @@
+"""The shipped worker's log: in any locale, into a pipe that nobody reads; and its signals."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.orders import event_ids, orders
+from tests.support.sink import Answer, ScriptedSink
+from tests.support.stage import Stage
+from tests.support.worker import WorkerProcess
+
+pytestmark = pytest.mark.e2e
+
+# ASCII, and Python is kept from choosing UTF-8 instead.
+POOR_LOCALE: dict[str, Any] = {"lc_all": "C", "pythonutf8": 0, "pythoncoerceclocale": 0}
+
+
+async def test_a_log_that_nobody_reads_and_signals_do_not_stop_deliveries(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """A full pipe and SIGUSR2 hold up nothing; SIGHUP ends the worker as SIGTERM does.
+
+    One line says at the start what is delivered where.
+    """
+    failed: set[str] = set()
+
+    def once(key: str) -> Answer:
+        if key in failed:
+            return Answer()
+        failed.add(key)
+        # Its text is in the log: more than a pipe holds.
+        return Answer(500, body=b"\xc3\xa4" * 300)
+
+    sink.script = lambda request: once(request.idempotency_key)
+    published = await stage.publish(orders(400))
+    async with WorkerProcess(
+        tmp_path, stage, sink.url, breaker_failure_threshold=0, **POOR_LOCALE
+    ).log_into_pipe() as worker:
+        await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=120)
+        worker.send_signal(signal.SIGUSR2)
+        published += await stage.publish(orders(1, first=1000))
+        await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=60)
+        worker.read_log()
+        await worker.wait_log("Stacks of all threads")
+        worker.send_signal(signal.SIGHUP)
+        assert await worker.wait() == 0
+    assert sorted(sink.accepted_keys) == sorted(event_ids(published))
+    assert await stage.all_committed()
+    first, *others = worker.log_text().splitlines()
+    assert first.startswith("Worker starting version=")
+    assert f"consumers=order_logging topic={stage.topic} group={stage.group_id}" in first
+    assert f"logger={sink.url} dead_letters={stage.dlq_topic}" in first
+    assert not [line for line in others if "\N{BOX DRAWINGS LIGHT VERTICAL}" in line]
+    assert "Traceback" not in worker.log_text()
+    assert "Signal received: " in worker.log_text()
