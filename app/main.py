@@ -204,6 +204,7 @@ class RelayApp(faust.App):
             stats=self.stats,
             probe_now=self.relay.probe_now,
             token=token.get_secret_value() if token else None,
+            names=self.settings.web_names,
             on_turned_away=self.metrics.published,
             connections=ConnectionLimits(connections=self._shares.web_connections),
             on_closed=self.metrics.web_connection_closed,
@@ -353,10 +354,10 @@ class RelayApp(faust.App):
     def _is_delivered(self, record: Record, order_id: OrderId) -> bool:
         return self.deliveries is not None and self.deliveries.is_delivered(record, order_id)
 
-    def _on_finished(self, record: Record, outcome: Outcome) -> None:
     def _is_finished(self, topic: str, partition: int, offset: int) -> bool:
         return self._relay_consumer.is_finished(topic, partition, offset)
 
+    def _on_finished(self, record: Record, outcome: Outcome) -> None:
         if self.deliveries is None:
             self.finish(record)
         else:

@@ -34,6 +34,7 @@ LIBPQ_NAMES = {
     "database_ssl_cert_file": "sslcert",
     "database_ssl_key_file": "sslkey",
 }
+HOST_NAME = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"
 PARTS_OF_DATABASE_URL = ("database_password", *LIBPQ_NAMES)
 
 
@@ -63,15 +64,22 @@ def check_servers(value: str) -> str:
 
 def check_host(value: str) -> str:
     """Take an address or a name to listen on; nothing else of a URL."""
-    name = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"
     if not _is_address(value) and (
-        not re.fullmatch(name, value) or re.fullmatch(r"[0-9.]+", value)
+        not re.fullmatch(HOST_NAME, value) or re.fullmatch(r"[0-9.]+", value)
     ):
         raise ValueError(
             "must be an IP address, an IPv6 one without brackets, or a host name; the port is "
             "WEB_PORT"
         )
     return value
+
+
+def check_host_names(value: str) -> str:
+    """Take host names, several separated by commas; returns them without space between."""
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if not names or not all(re.fullmatch(HOST_NAME, name) for name in names):
+        raise ValueError("must be host names without ports, several separated by commas")
+    return ",".join(names)
 
 
 def is_every_address(host: str) -> bool:

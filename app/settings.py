@@ -34,6 +34,7 @@ MAX_INT = 2**31 - 1
 Name = Annotated[str, AfterValidator(rules.check_name)]
 Servers = Annotated[str, AfterValidator(rules.check_servers)]
 Host = Annotated[str, AfterValidator(rules.check_host)]
+HostNames = Annotated[str, AfterValidator(rules.check_host_names)]
 HttpUrl = Annotated[str, AfterValidator(rules.check_url)]
 Extensions = Annotated[str, AfterValidator(rules.check_extensions)]
 Token = Annotated[SecretStr, AfterValidator(rules.check_token)]
@@ -149,6 +150,8 @@ class Settings(BaseSettings):
     # --- the worker's own web server ---------------------------------------------------------
     web_host: Host = "127.0.0.1"
     web_port: int = Field(default=6066, ge=1, le=65535)
+    # Under which browsers may ask for it, such as an ingress's.
+    web_allowed_hosts: HostNames | None = None
     # Where other workers reach this one's server; by default what it is bound to.
     advertised_url: HttpUrl | None = None
 
@@ -230,6 +233,12 @@ class Settings(BaseSettings):
         if rules.is_every_address(host):  # none that others can use
             host = socket.gethostname()
         return URL.build(scheme="http", host=host, port=self.web_port)
+
+    @property
+    def web_names(self) -> tuple[str, ...]:
+        """Names of this worker's web server."""
+        allowed = self.web_allowed_hosts.split(",") if self.web_allowed_hosts else []
+        return (*allowed, self.own_url.host or "", self.web_host, socket.gethostname())
 
     @property
     def deliveries_changelog_topic(self) -> str:

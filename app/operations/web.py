@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import cast
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
+from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -51,6 +52,7 @@ class WebServer:
         stats: Stats | None = None,
         probe_now: Callable[[], bool] | None = None,
         token: str | None = None,
+        names: Collection[str] = (),
         limits: Limits | None = None,
         on_turned_away: Callable[[str], None] = lambda _: None,
         connections: ConnectionLimits | None = None,
@@ -69,6 +71,8 @@ class WebServer:
             orders: Knows what became of orders; None: the table is switched off.
             probe_now: See ``ProbePage``; None: there is no such page.
             token: Whoever posts must bring it; None: loopback only.
+            names: Names under which pages may be read, beside addresses and the like; see
+                ``Access``.
             limits: Of paid orders under way.
             on_turned_away: See ``OrderPaidPage``.
             connections: Limits of all connections.
@@ -78,7 +82,7 @@ class WebServer:
         self._port = port
         self._registry = registry
         self._health = health
-        access = Access(token)
+        self._access = access = Access(token, names)
         self._connections = Connections(connections or ConnectionLimits(), on_closed=on_closed)
         most_orders = max(int(SHARE_OF_ORDERS * self._connections.limits.connections), 1)
         limits = limits or Limits()
@@ -100,7 +104,8 @@ class WebServer:
         Raises:
             OSError: The port cannot be bound.
         """
-        app = web.Application(middlewares=[self._connections.middleware])
+        app = web.Application(middlewares=[self._connections.middleware, self._check_name])
+        app.on_response_prepare.append(_add_headers)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._ready)
@@ -147,6 +152,14 @@ class WebServer:
             await self._runner.cleanup()
             self._runner = None
 
+    @web.middleware
+    async def _check_name(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        # Probes come under any name, and see nothing; the pages to post to have rules of their own.
+        open_to_all = request.method == "POST" or request.path.startswith("/health/")
+        if not open_to_all and (refusal := self._access.wrong_name(request)):
+            return web.json_response({"error": refusal.error}, status=refusal.status)
+        return await handler(request)
+
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(
             body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
@@ -157,6 +170,12 @@ class WebServer:
 
     async def _ready(self, request: web.Request) -> web.Response:
         return _answer(self._health.ready())
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    # Ids and states of orders, and what a logger said: not to be kept, nor taken for a page.
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cache-Control", "no-store")
 
 
 def _connection_logger() -> logging.Logger:

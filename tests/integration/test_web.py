@@ -53,7 +53,14 @@ class Served:
             clock=lambda: self.now,
         )
         self.port = free_ports(1)[0]
-        self.server = WebServer(LOOPBACK, self.port, self.metrics.registry, self.health)
+        self.server = WebServer(
+            LOOPBACK,
+            self.port,
+            self.metrics.registry,
+            self.health,
+            token="s3cret",
+            names=["relay.example.org"],
+        )
 
     async def get(self, path: str) -> tuple[int, str, str]:
         """Status, content type and body."""
@@ -132,6 +139,32 @@ async def test_other_paths_and_methods_are_refused(served: Served) -> None:
         session.post(f"http://{LOOPBACK}:{served.port}/metrics") as response,
     ):
         assert response.status == 405
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
+async def test_pages_are_not_read_under_a_foreign_name(served: Served, method: str) -> None:
+    """A web page whose name was made to lead here must not read them; probes may have any name."""
+    async with aiohttp.ClientSession() as session:
+
+        async def status_under(host: str, path: str, **headers: str) -> int:
+            url = f"http://{LOOPBACK}:{served.port}{path}"
+            async with session.request(method, url, headers={"Host": host, **headers}) as response:
+                assert response.headers["X-Content-Type-Options"] == "nosniff"
+                assert response.headers["Cache-Control"] == "no-store"
+                return response.status
+
+        for path in ("/metrics", "/orders/1", "/nothing"):
+            assert await status_under("evil.example", path) == 403
+            assert await status_under("evil.example:6066", path) == 403
+            assert await status_under("127.0.0.1.evil.example", path) == 403
+        assert await status_under("evil.example", "/health/live") in (200, 405)
+        for host in (
+            "localhost:6066", "127.0.0.1", "[::1]:6066", "10.0.0.7:6066", "worker", "",
+            "relay.shop.svc.cluster.local", "Relay.Example.ORG.:443",
+        ):  # fmt: skip
+            assert await status_under(host, "/metrics") in (200, 405)
+        token = {"Authorization": "Bearer s3cret"}
+        assert await status_under("proxy.example", "/metrics", **token) in (200, 405)
 
 
 async def test_a_port_in_use_is_said(served: Served) -> None:

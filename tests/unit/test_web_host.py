@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from app.errors import InvalidSettings
 from app.main import create_app
 from app.settings import load_settings
 
@@ -37,3 +38,22 @@ def test_every_address_makes_an_application(host: str, in_a_url: str) -> None:
 def test_every_way_to_write_every_address(host: str) -> None:
     """Others get the machine's name, not an address that means themselves."""
     assert load_settings(web_host=host).own_url.host == socket.gethostname()
+
+
+def test_the_names_of_the_server() -> None:
+    """Pages may be read under its own names and those that are allowed."""
+    settings = load_settings(
+        web_host="::",
+        advertised_url="http://relay-1.example.com:6066",
+        web_allowed_hosts=" relay.example.com, orders.example.org",
+    )
+
+    names = {"relay.example.com", "orders.example.org", "relay-1.example.com"}
+    assert names | {socket.gethostname()} <= set(settings.web_names)
+
+
+@pytest.mark.parametrize("hosts", ["relay.example.com:443", "http://relay", ", ,", "a b"])
+def test_allowed_names_are_names(hosts: str) -> None:
+    """A port or a scheme would never be found in a name."""
+    with pytest.raises(InvalidSettings, match=r"WEB_ALLOWED_HOSTS.*host names without ports"):
+        load_settings(web_allowed_hosts=hosts)
