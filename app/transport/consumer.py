@@ -55,6 +55,7 @@ class RelayConsumer(driver.Consumer):
         self._fetch_was_dropped = False
         self._has_room = asyncio.Event()
         self._rounds = 0
+        self._commits = 0
         self._troubles = 0
         self._handing_out = False
         self._intake: Intake | None = None
@@ -164,6 +165,7 @@ class RelayConsumer(driver.Consumer):
                 flowing=self.flow_active,
                 rounds=self._rounds,
                 handing_out=self._handing_out,
+                commits=self._commits,
                 fetches=self._thread.fetches(),
                 ready=set(self._progress),
             ),
@@ -178,7 +180,9 @@ class RelayConsumer(driver.Consumer):
         self, topics: TPorTopicSet | None = None, start_new_transaction: bool = True
     ) -> bool:
         """Commit what is finished, where it changed since the last commit."""
-        return not self._last_commit_made and await self._commit_progress()
+        did_commit = not self._last_commit_made and await self._commit_progress()
+        self._commits += 1
+        return did_commit
 
     async def _commit_progress(self, insist_seconds: float = 0.0) -> bool:
         commits = {

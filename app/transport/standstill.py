@@ -23,6 +23,7 @@ class Intake:
         flowing: Whether records may be fetched.
         rounds: How often the loop that fetches came round.
         handing_out: Whether that loop waits for the streams to take records.
+        commits: How often it came to a commit, whether there was something to commit or not.
         fetches: As ``RelayConsumerThread.fetches`` returns them.
         ready: The partitions whose progress is kept.
     """
@@ -32,6 +33,7 @@ class Intake:
     flowing: bool
     rounds: int
     handing_out: bool
+    commits: int
     fetches: Mapping[TP, object] | None
     ready: Collection[TP]
 
@@ -46,14 +48,16 @@ def standstill(before: Intake, now: Intake) -> str | None:
         return None
     if now.fetches is None:
         return "no assignment"
-    if not now.flowing:
-        return "flow is suspended"
-    if lost := [tp for tp, mark in now.fetches.items() if mark is None or tp not in now.ready]:
-        return f"no position of {_names(lost)}"
-    if now.rounds == before.rounds:
-        return None if now.handing_out else "nothing is fetched"
+    lost = [tp for tp, mark in now.fetches.items() if mark is None or tp not in now.ready]
     unasked = [tp for tp, mark in now.fetches.items() if mark == (before.fetches or {}).get(tp)]
-    return f"no answer to a fetch of {_names(unasked)}" if unasked else None
+    steps = (
+        (not now.flowing, "flow is suspended"),
+        (lost, f"no position of {_names(lost)}"),
+        (now.commits == before.commits, "nothing is committed"),
+        (now.rounds == before.rounds and not now.handing_out, "nothing is fetched"),
+        (unasked, f"no answer to a fetch of {_names(unasked)}"),
+    )
+    return next((fault for stands, fault in steps if stands), None)
 
 
 def _names(partitions: Collection[TP]) -> str:

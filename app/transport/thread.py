@@ -140,8 +140,9 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         return self._consumer is None or await self._in_thread(self._kafka_answers(self._consumer))
 
     async def _kafka_answers(self, consumer: aiokafka.AIOKafkaConsumer) -> bool:
+        group_id = consumer._coordinator.group_id
         try:
-            await consumer._client.coordinator_lookup(CoordinationType.GROUP, self.app.conf.id)
+            await consumer._client.coordinator_lookup(CoordinationType.GROUP, group_id)
         except (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError):
             return False
         return True

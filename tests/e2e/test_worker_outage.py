@@ -220,6 +220,12 @@ async def test_brokers_that_come_back_under_other_addresses(
                 )
                 await eventually(moved.all_committed, 60, "everything is committed")
                 await worker.wait_ready()
+
+                async def intake_moves() -> bool:
+                    answer = await worker.get("/health/live")
+                    return answer is not None and answer[0] == 200 and "intake" not in answer[1]
+
+                await worker.wait_until(intake_moves, 60, "to say that its intake moves")
                 assert worker.log_lines("No known broker answered, the bootstrap servers named")
                 assert await worker.stop() == 0
 

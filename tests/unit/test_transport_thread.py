@@ -2,14 +2,19 @@
 
 import asyncio
 import logging
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from aiokafka.errors import (
     CorruptRecordException,
+    GroupAuthorizationFailedError,
     IllegalGenerationError,
+    KafkaConnectionError,
     KafkaError,
+    NodeNotReadyError,
     NotCoordinatorForGroupError,
+    RequestTimedOutError,
     TopicAuthorizationFailedError,
 )
 from aiokafka.protocol.commit import OffsetFetchResponse_v3
@@ -144,6 +149,89 @@ async def test_a_client_whose_tasks_have_ended_is_told_from_one_in_trouble(
     client._fetch_task = tasks["fetches"]
     with pytest.raises(ClientEnded, match="the handler is closed"):
         await thread_of(client, monkeypatch)._check_group(client)
+
+
+class Answering:
+    """A client whose question for the coordinator ends as told, or with an answer."""
+
+    def __init__(self, error: KafkaError | None) -> None:
+        self.error = error
+        self.group_id = "order-relay"
+        self._client = self._coordinator = self
+
+    async def coordinator_lookup(self, kind: object, group_id: str) -> int:
+        if self.error is not None:
+            raise self.error
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("error", "answered"),
+    [
+        (None, True),
+        (NodeNotReadyError(), False),
+        (RequestTimedOutError(), False),
+        (KafkaConnectionError(), False),
+    ],
+)
+async def test_whether_a_broker_answers_the_consumers_client(
+    error: KafkaError | None, answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The producer's client may find brokers where the consumer's finds none."""
+    thread = thread_of(Client(None), monkeypatch)
+    assert await thread._kafka_answers(cast(Any, Answering(error))) is answered
+
+
+async def test_a_broker_that_refuses_the_group_has_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is told as an error, and is no standstill."""
+    thread = thread_of(Client(None), monkeypatch)
+    with pytest.raises(GroupAuthorizationFailedError):
+        await thread._kafka_answers(cast(Any, Answering(GroupAuthorizationFailedError())))
+
+
+class Fetching:
+    """A client that reads one partition."""
+
+    def __init__(self) -> None:
+        self.leader: int | None = 1
+        self.state = SimpleNamespace(has_valid_position=True, position=7, timestamp=1000)
+        self.assignment: Any = self
+        self.tps = {PARTITION}
+        self._records: dict[TopicPartition, object] = {}
+        self._client = self.cluster = self._fetcher = self._subscription = self.subscription = self
+
+    def leader_for_partition(self, partition: TopicPartition) -> int | None:
+        return self.leader
+
+    def state_value(self, partition: TopicPartition) -> Any:
+        return self.state
+
+
+def test_each_fetch_leaves_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mark of a partition stays only where a fetch is due, and none is answered."""
+    client = Fetching()
+    thread = thread_of(cast(Any, client), monkeypatch)
+    thread._consumer = cast(Any, client)
+
+    def mark() -> object:
+        return (thread.fetches() or {})[TP(*PARTITION)]
+
+    assert mark() == mark()
+    before = mark()
+    client.state.timestamp = 1200
+    assert mark() != before
+    client.leader = -1
+    assert mark() != mark()  # Kafka has nobody to ask
+    client.leader = 1
+    client._records[PARTITION] = "fetched"
+    assert mark() != mark()  # nothing is asked for while records lie ready
+    client._records.clear()
+    client.state.has_valid_position = False
+    assert mark() is None
+    client.assignment = None
+    assert thread.fetches() is None
 
 
 class Coordinator:
