@@ -1,5 +1,6 @@
 """Who is asked for metadata when no known broker answers; the network is made by hand."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from aiokafka.cluster import ClusterMetadata
 from aiokafka.structs import BrokerMetadata
 
 from app.transport import rebootstrap
+from tests.support.virtual_time import virtual_time
 
 OLD, NEW = BrokerMetadata(1, "old", 9092, None), BrokerMetadata(1, "new", 9092, None)
 
@@ -29,6 +31,7 @@ class Client:
 
     def __init__(self, *answering: str) -> None:
         self.answering = answering
+        self.hanging: tuple[str, ...] = ()
         self.asked: list[str] = []
         self.cluster = ClusterMetadata()
         self.cluster._brokers = {1: OLD}
@@ -39,6 +42,8 @@ async def ask(client: Client, metadata: ClusterMetadata, topics: set[str]) -> bo
     """Ask the brokers of a client as aiokafka does: each that it knows, until one answers."""
     for broker in sorted(client.cluster.brokers(), key=lambda one: client.hosts[0][0] != one.host):
         client.asked.append(broker.host)
+        if broker.host in client.hanging:
+            await asyncio.sleep(40)
         if broker.host in client.answering:
             client._conns[broker.nodeId, ConnectionGroup.DEFAULT] = Connection()
             metadata._brokers = {1: NEW if broker.host != "old" else OLD}
@@ -76,6 +81,28 @@ async def test_known_brokers_stay_known_while_nothing_answers() -> None:
     client.answering = ("old",)
     assert await rebootstrap.update_metadata(client, client.cluster, set())
     assert client.asked == ["old", "front", "door", "old"]
+
+
+@virtual_time
+async def test_known_brokers_that_hang_do_not_keep_the_bootstrap_servers_waiting() -> None:
+    """Where packets vanish no connection is refused."""
+    client = Client("front")
+    client.cluster._brokers = {number: OLD._replace(nodeId=number) for number in range(20)}
+    client.hanging = ("old",)
+    assert await rebootstrap.update_metadata(client, client.cluster, set())
+    assert client.asked == ["old", "front"]
+    assert client.cluster.brokers() == {NEW}
+
+
+@virtual_time
+async def test_known_brokers_stay_known_while_the_bootstrap_servers_hang() -> None:
+    """And are asked again soon."""
+    client = Client()
+    client.hanging = ("old", "front")
+    assert not await rebootstrap.update_metadata(client, client.cluster, set())
+    assert client.asked == ["old", "front"]
+    assert client.cluster.brokers() == {OLD}
+    assert asyncio.get_running_loop().time() == 2 * rebootstrap.ANSWER_SECONDS
 
 
 async def test_a_question_for_somebody_else_changes_nothing_known() -> None:
