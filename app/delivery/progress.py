@@ -114,10 +114,17 @@ class PartitionProgress:
             return offset not in self._unfinished
         return offset < self._restored_below and offset not in self._restored_unfinished
 
-    def commit(self) -> Commit | None:
-        """Return what may be committed now; ``None`` when nothing was ever taken."""
+    def commit(self, max_metadata_length: int = MAX_METADATA_LENGTH) -> Commit | None:
+        """Return what may be committed now; ``None`` when nothing was ever taken.
+
+        Args:
+            max_metadata_length: What is finished beyond that repeats after a restart.
+        """
         position = self.finished_to
-        return None if position is None else Commit(position, self._metadata(position))
+        if position is None:
+            return None
+        metadata = self._metadata(position, max_metadata_length)
+        return Commit(position, metadata if len(metadata) <= max_metadata_length else "")
 
     @property
     def finished_to(self) -> int | None:
@@ -144,7 +151,7 @@ class PartitionProgress:
     # length: how far beyond the offset the finished stretch reaches; gaps: the distance of each
     # unfinished record in it from the one before (the first one: from the offset).
 
-    def _metadata(self, position: int) -> str:
+    def _metadata(self, position: int, max_length: int) -> str:
         below = max(self._finished_below, self._restored_below)
         if below <= position:
             return ""
@@ -154,7 +161,7 @@ class PartitionProgress:
         for offset in self._unfinished_below(below):
             part = str(offset - last)
             length += len(part) + 1
-            if length > MAX_METADATA_LENGTH - 60:
+            if length > max_length - 60:
                 below = offset  # the rest does not fit: what is finished beyond it repeats
                 break
             parts.append(part)

@@ -185,10 +185,12 @@ class RelayConsumer(driver.Consumer):
         return did_commit
 
     async def _commit_progress(self, insist_seconds: float = 0.0) -> bool:
+        longest = self._thread.max_metadata_length
         commits = {
             tp: commit
             for tp, progress in self._progress.items()
-            if (commit := progress.commit()) is not None and commit != self._last_commits.get(tp)
+            if (commit := progress.commit(longest)) is not None
+            and commit != self._last_commits.get(tp)
         }
         if not commits:
             return False

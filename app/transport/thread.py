@@ -11,9 +11,11 @@ import aiokafka
 from aiokafka.client import CoordinationType
 from aiokafka.errors import (
     IllegalGenerationError,
+    InvalidCommitOffsetSizeError,
     KafkaConnectionError,
     KafkaError,
     NodeNotReadyError,
+    OffsetMetadataTooLargeError,
     RebalanceInProgressError,
     RequestTimedOutError,
     UnknownMemberIdError,
@@ -22,7 +24,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from app.delivery.progress import Commit
+from app.delivery.progress import MAX_METADATA_LENGTH, Commit
 from app.group_commits import fetch_commits
 from app.transport.assignor import OwnersAssignor
 from app.transport.closed_connections import take_closed_for_broken
@@ -31,6 +33,7 @@ from app.transport.rebootstrap import ask_bootstrap_servers_again
 # A commit that a dead broker holds up must not outlive its generation, nor hold up a rebalance.
 COMMIT_TIMEOUT_SECONDS = 5.0
 COMMIT_AGAIN_SECONDS = 0.2
+COMMIT_FAILED = "Commit failed, it is tried again with the next one: %r"
 FETCH_MAX_WAIT_MS = 200
 # Leaving the group and closing connections.
 STOP_SECONDS = 3.0
@@ -43,7 +46,12 @@ class ClientEnded(Exception):
 
 
 class RelayConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread that talks to Kafka: commits with metadata, and never crashes over a commit."""
+    """The thread that talks to Kafka: commits with metadata, and never crashes over a commit.
+
+    Attributes:
+        max_metadata_length: How long a partition's commit metadata may be, as far as is known of
+            the brokers' ``offset.metadata.max.bytes``.
+    """
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         take_closed_for_broken()
@@ -68,6 +76,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         """Set up what the thread's own loop uses."""
         super().__post_init__()
         self._reading = asyncio.Lock()
+        self.max_metadata_length = MAX_METADATA_LENGTH
 
     def close(self) -> None:
         """Do nothing: ``on_thread_stop`` closes, in the thread's own loop.
@@ -208,6 +217,19 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
                 async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
                     await self._commit_once(coordinator, offsets)
                 return True
+            except (OffsetMetadataTooLargeError, InvalidCommitOffsetSizeError) as error:
+                longest = max(len(one.metadata) for one in offsets.values())
+                if not longest or coordinator.generation != generation:
+                    self.log.warning(COMMIT_FAILED, error)
+                    return False
+                self.max_metadata_length = longest // 2
+                self.log.warning(
+                    "Commit metadata is too long for the brokers, committed without it: "
+                    "length=%d shorter_from_now_on=%d detail=%r",
+                    longest, self.max_metadata_length, error,
+                )  # fmt: skip
+                offsets = {tp: OffsetAndMetadata(one.offset, "") for tp, one in offsets.items()}
+                continue
             except (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError) as late:
                 # The group moved on. Nothing is lost: the records are delivered again.
                 self.log.info("Commit came too late for the group: %r", late)
@@ -216,9 +238,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
                 passing = not isinstance(error, KafkaError) or error.retriable
                 out_of_time = time.monotonic() + COMMIT_AGAIN_SECONDS > deadline
                 if not passing or out_of_time or coordinator.generation != generation:
-                    self.log.warning(
-                        "Commit failed, it is tried again with the next one: %r", error
-                    )
+                    self.log.warning(COMMIT_FAILED, error)
                     return False
             await asyncio.sleep(COMMIT_AGAIN_SECONDS)
 

@@ -14,6 +14,7 @@ import pytest_asyncio
 from tests.kafka.commit_watch import finished_beyond
 from tests.kafka.scene import MAX_IN_FLIGHT, SESSION_SECONDS, Scene
 from tests.kafka.stories import Stories, Story, told
+from tests.support.kafka.broker import MAX_METADATA_BYTES
 from tests.support.kafka_cluster import RealKafka
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
@@ -170,6 +171,32 @@ async def until_committed_around(scene: Scene, worker: WorkerProcess, held: dict
     await worker.wait_until(committed, what=f"to commit {ends} around {held}")
 
 
+async def long_metadata(scene: Scene) -> None:
+    """Every other record hangs: the commit's metadata would be longer than the brokers take."""
+    # Each of them takes two characters.
+    count = MAX_METADATA_BYTES * 2 // 3
+    hanging = [f"hanging-{number}" for number in range(count)]
+    scene.failing, scene.hanging = {"failing"}, set(hanging)
+    scene.load.publish(1, key="failing", partition=0)
+    for key in hanging:
+        scene.load.publish(1, partition=0)
+        scene.load.publish(1, key=key, partition=0)
+    await scene.load.settle()
+    worker = scene.worker("a", max_in_flight=2 * count, **PATIENT)
+    await scene.until_accepted(count)
+    await scene.until_full(count)
+    await worker.wait_log("Commit metadata is too long for the brokers, committed without it")
+    scene.failing = set()
+
+    def committed() -> bool:
+        return scene.commits.offset(0) == 2 and bool(finished_beyond(scene.commits.last[0]))
+
+    await worker.wait_until(committed, what="to commit what is finished, and what fits")
+    scene.answer_hanging()
+    await scene.close_books()
+    assert scene.repeats() == {}
+
+
 async def logger_away(scene: Scene) -> None:
     """No logger for longer than the group waits for a silent member."""
     await scene.sink.down()
@@ -200,7 +227,13 @@ KILLS: tuple[Story, ...] = (
     killed_in_the_drain_of_a_stop,
     killed_in_a_rebalance,
 )
-STORIES: tuple[Story, ...] = (*KILLS, stopped_under_load, held_records, logger_away)
+STORIES: tuple[Story, ...] = (
+    *KILLS,
+    stopped_under_load,
+    held_records,
+    long_metadata,
+    logger_away,
+)
 
 
 @pytest.mark.parametrize("story", KILLS, ids=lambda story: story.__name__)
@@ -223,6 +256,11 @@ async def test_commits_stand_before_a_record_that_is_held_up(stories: Stories) -
     It holds up nothing else, and what finished behind it stands in the commits' metadata.
     """
     await stories[held_records]
+
+
+async def test_commits_whose_metadata_is_too_long_for_the_brokers(stories: Stories) -> None:
+    """They are made without it at once, and then with as much as the brokers take."""
+    await stories[long_metadata]
 
 
 async def test_a_logger_outage_longer_than_the_session(stories: Stories) -> None:

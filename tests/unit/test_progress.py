@@ -210,3 +210,21 @@ def test_metadata_is_bounded_and_truncation_skips_nothing(widest_gap: int, seed:
     delivered = {one for one in read_again if owner.take(one, 0.0)}
     assert delivered >= set(unfinished)
     assert len(delivered) < len(read_again), "the part that fits is used"
+
+
+@pytest.mark.parametrize("limit", [0, 30, 61, 100, 500, MAX_METADATA_LENGTH])
+def test_metadata_is_as_long_as_the_brokers_take(limit: int) -> None:
+    """Where less fits, less is remembered, and what is remembered is true."""
+    progress = _taken(*range(100, 1100))
+    finished = set(range(101, 1100, 2))
+    for offset in finished:
+        progress.finish(offset)
+    commit = progress.commit(limit)
+    assert commit is not None
+    assert commit.offset == 100
+    assert len(commit.metadata) <= limit
+    assert bool(commit.metadata) == (limit > 61)
+    restored = PartitionProgress(2, commit)
+    passed_over = {offset for offset in range(100, 1100) if not restored.take(offset, 0.0)}
+    assert passed_over <= finished
+    assert bool(passed_over) == bool(commit.metadata)

@@ -10,10 +10,12 @@ from aiokafka.errors import (
     CorruptRecordException,
     GroupAuthorizationFailedError,
     IllegalGenerationError,
+    InvalidCommitOffsetSizeError,
     KafkaConnectionError,
     KafkaError,
     NodeNotReadyError,
     NotCoordinatorForGroupError,
+    OffsetMetadataTooLargeError,
     RequestTimedOutError,
     TopicAuthorizationFailedError,
 )
@@ -22,7 +24,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
-from app.delivery.progress import Commit
+from app.delivery.progress import MAX_METADATA_LENGTH, Commit
 from app.transport.thread import ClientEnded, RelayConsumerThread
 
 PARTITION = TopicPartition("order-paid-events", 0)
@@ -63,6 +65,7 @@ def thread_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> RelayConsumerT
     """A thread that was never started, with this client."""
     thread = RelayConsumerThread.__new__(RelayConsumerThread)
     thread._reading = asyncio.Lock()
+    thread.max_metadata_length = MAX_METADATA_LENGTH
     monkeypatch.setattr(thread, "_ensure_consumer", lambda: client)
     return thread
 
@@ -305,3 +308,21 @@ async def test_a_commit_is_not_taken_into_another_generation(
     thread, commits = committing(coordinator, monkeypatch)
     assert not await thread._commit_finished(commits, insist_seconds=60.0)
     assert len(coordinator.asked) == 1
+
+
+@pytest.mark.parametrize("error", [OffsetMetadataTooLargeError(), InvalidCommitOffsetSizeError()])
+async def test_a_commit_goes_without_metadata_that_is_too_long(
+    error: KafkaError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and the next ones have less; where Kafka refuses that as well it is not repeated."""
+    coordinator = Coordinator(error, error, error)
+    thread, _ = committing(coordinator, monkeypatch)
+    long = {TP(*PARTITION): Commit(7, "x" * 1000)}
+    assert not await thread._commit_finished(long, insist_seconds=0.0)
+    assert coordinator.asked == [
+        {PARTITION: OffsetAndMetadata(7, "x" * 1000)},
+        {PARTITION: OffsetAndMetadata(7, "")},
+    ]
+    assert thread.max_metadata_length == 500
+    assert await thread._commit_finished(long, insist_seconds=0.0)
+    assert len(coordinator.asked) == 4

@@ -14,6 +14,7 @@ from tests.support.kafka.ports import LOOPBACK
 TERM_LIMIT_SECONDS = 15
 FORMAT_LIMIT_SECONDS = 60
 BROKER_NICENESS = -5
+MAX_METADATA_BYTES = 1000
 
 # A quick start matters more than peak speed: no second compiler, no parallel collector.
 JVM_OPTIONS = (
@@ -42,6 +43,8 @@ PROPERTIES: Mapping[str, str] = {
     "replica.high.watermark.checkpoint.interval.ms": "1000",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
+    # The default, 4,096, is more than a worker ever writes: it must cope with less.
+    "offset.metadata.max.bytes": str(MAX_METADATA_BYTES),
     # The default is 128 MB, half of the heap.
     "log.cleaner.dedupe.buffer.size": "4194304",
     "num.network.threads": "2",
