@@ -180,6 +180,17 @@ def _backlog(board: Dashboard) -> Dashboard:
         )
         .with_panel(
             line(
+                "Open transactions",
+                "How long one transaction of a producer has held back what stands behind it in the "
+                "partition. Seconds are normal where producers use transactions.",
+                Query(largest(relay("transaction_open_seconds"), "topic", "partition"),
+                      "{{topic}} {{partition}}"),
+                unit="s",
+                limit=300,
+            )
+        )
+        .with_panel(
+            line(
                 "Age of the oldest unfinished record",
                 "By worker, since Kafka got it. Rising by a second each second: that record is "
                 "stuck (look for 'Dead letter refused'), or the breaker is open. Falling: a "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol, TypeVar
 
 from app.errors import KafkaUnavailable
 from app.operations.health import Health
@@ -53,7 +53,10 @@ class Offsets(Protocol[P]):
         """Return the offset of each before which all is finished; ``None`` before the first."""
 
     async def highwaters(self, *partitions: P) -> Mapping[P, int]:
-        """Ask Kafka for the end of these partitions."""
+        """Ask Kafka how far these partitions can be read: up to the first open transaction."""
+
+    async def log_ends(self, *partitions: P) -> Mapping[P, int]:
+        """Ask Kafka for the end of these partitions, open transactions or not."""
 
     async def earliest_offsets(self, *partitions: P) -> Mapping[P, int]:
         """Ask Kafka for the beginning of these partitions."""
@@ -71,16 +74,28 @@ class Reachable(Protocol):
 
 
 async def watch_lag(
-    offsets: Offsets[P], kafka: Reachable, metrics: Metrics, health: Health
+    offsets: Offsets[P],
+    kafka: Reachable,
+    metrics: Metrics,
+    health: Health,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Keep the lag metrics and what health knows of Kafka true, until cancelled."""
-    shown: set[P] = set()
+    """Keep the lag metrics and what health knows of Kafka true, until cancelled.
+
+    Args:
+        offsets: The consumer.
+        kafka: Says whether Kafka is there.
+        metrics: Where the lag is shown.
+        health: What is to know it.
+        clock: Monotonic seconds, the same as that of ``health``.
+    """
+    seen: dict[P, Seen] = {}
     while True:
         try:
             fault, consumer_answered = await _look_at_intake(offsets)
-            await _ping(kafka, health)
+            await _ping(kafka, health, clock)
             health.note_intake(fault, consumer_answered=consumer_answered)
-            shown = await _measure(offsets, metrics, health, shown)
+            seen = await _measure(offsets, metrics, health, seen, clock)
         except (KafkaUnavailable, TimeoutError) as error:
             health.unfinished = 0
             logger.debug("Lag not measured: %s", error)
@@ -90,13 +105,13 @@ async def watch_lag(
         await asyncio.sleep(INTERVAL_SECONDS)
 
 
-async def _ping(kafka: Reachable, health: Health) -> None:
+async def _ping(kafka: Reachable, health: Health, clock: Callable[[], float]) -> None:
     try:
         await kafka.ping()
     except BaseException:
         health.note_intake(None)  # without Kafka it has nothing to do
         raise
-    health.kafka_seen_at = time.monotonic()
+    health.kafka_seen_at = clock()
 
 
 async def _look_at_intake(offsets: Offsets[P]) -> tuple[str | None, bool]:
@@ -117,26 +132,55 @@ async def _look_at_intake(offsets: Offsets[P]) -> tuple[str | None, bool]:
     return (fault, True) if answered else ("no broker answers the consumer's client", False)
 
 
-async def _measure(offsets: Offsets[P], metrics: Metrics, health: Health, shown: set[P]) -> set[P]:
+class Seen(NamedTuple):
+    """How far a partition could be read.
+
+    Attributes:
+        readable_to: Its end, or the first offset of an open transaction.
+        since: When it was last the end, or first this offset; monotonic seconds.
+    """
+
+    readable_to: int
+    since: float
+
+
+async def _measure(
+    offsets: Offsets[P],
+    metrics: Metrics,
+    health: Health,
+    seen: dict[P, Seen],
+    clock: Callable[[], float],
+) -> dict[P, Seen]:
     committed = offsets.committed_offsets()
     finished_to = offsets.finished_to()
     ends: Mapping[P, int] = {}
+    readable: Mapping[P, int] = {}
     starts: Mapping[P, int] = {}
-    if committed:
-        ends = await asyncio.wait_for(offsets.highwaters(*committed), TIMEOUT_SECONDS)
-    if uncommitted := [p for p, offset in committed.items() if offset is None]:
-        starts = await asyncio.wait_for(offsets.earliest_offsets(*uncommitted), TIMEOUT_SECONDS)
-    lags = {}
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        if committed:
+            # In this order: what comes in between is not taken for an open transaction.
+            ends = await offsets.log_ends(*committed)
+            readable = await offsets.highwaters(*committed)
+        if uncommitted := [p for p, offset in committed.items() if offset is None]:
+            starts = await offsets.earliest_offsets(*uncommitted)
+    for gone in seen.keys() - committed.keys():
+        metrics.lag.remove(gone.topic, str(gone.partition))
+        metrics.transaction_open.remove(gone.topic, str(gone.partition))
+    now = clock()
     unfinished = 0
+    found = {}
     for partition, offset in committed.items():
         start = starts.get(partition, 0) if offset is None else offset
-        end = ends.get(partition, start)
-        lags[partition] = max(end - start, 0)
+        to = readable.get(partition, start)
+        end = max(ends.get(partition, to), to)
+        # What cannot be read yet is no work for this worker: a restart would not help.
         finished = finished_to.get(partition)
-        unfinished += max(end - (start if finished is None else finished), 0)
-    for gone in shown - set(lags):
-        metrics.lag.remove(gone.topic, str(gone.partition))
-    for partition, lag in lags.items():
-        metrics.lag.labels(partition.topic, str(partition.partition)).set(lag)
+        unfinished += max(to - (start if finished is None else finished), 0)
+        before = seen.get(partition)
+        stands = before is not None and before.readable_to == to < end
+        found[partition] = before if before is not None and stands else Seen(to, now)
+        labels = partition.topic, str(partition.partition)
+        metrics.lag.labels(*labels).set(max(end - start, 0))
+        metrics.transaction_open.labels(*labels).set(now - found[partition].since)
     health.unfinished = unfinished
-    return set(lags)
+    return found

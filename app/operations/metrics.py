@@ -127,7 +127,15 @@ class Metrics:
         )
         self.lag = self._gauge(
             "consumer_lag",
-            "Records behind the end of the partition, from the committed offset.",
+            "Records from the committed offset to the end of the partition, those behind an open "
+            "transaction too.",
+            "topic",
+            "partition",
+        )
+        self.transaction_open = self._gauge(
+            "transaction_open_seconds",
+            "How long one open transaction of a producer has held back what stands behind it; 0 "
+            "without one.",
             "topic",
             "partition",
         )

@@ -112,6 +112,10 @@ class RelayConsumer(driver.Consumer):
         """Return the committed offset of every assigned partition; ``None`` without one."""
         return {tp: commit.offset if commit else None for tp, commit in self._last_commits.items()}
 
+    async def log_ends(self, *partitions: TP) -> Mapping[TP, int]:
+        """Ask Kafka for the ends of these partitions, open transactions or not."""
+        return await self._thread.log_ends(*partitions)
+
     def positions(self) -> dict[TP, int | None]:
         """Return the next offset to read of every assigned partition; ``None`` before the first."""
         return {tp: progress.position for tp, progress in self._progress.items()}

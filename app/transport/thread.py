@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar, cast
 
 import aiokafka
 from aiokafka.client import CoordinationType
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED
 from aiokafka.errors import (
     IllegalGenerationError,
     InvalidCommitOffsetSizeError,
@@ -107,8 +109,21 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self.thread_loop))
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
-        """Ask Kafka for the ends of these partitions."""
+        """Ask Kafka how far these partitions can be read: up to the first open transaction."""
         return cast(Mapping[TP, int], await self._in_thread(self._highwaters(list(partitions))))
+
+    async def log_ends(self, *partitions: TP) -> Mapping[TP, int]:
+        """Ask Kafka for the ends of these partitions, open transactions or not."""
+        fetcher, timeout_ms = self._beyond_transactions()
+        ask = fetcher.end_offsets(partitions, timeout_ms)
+        return cast(Mapping[TP, int], await self._in_thread(ask))
+
+    def _beyond_transactions(self) -> tuple[Any, int]:
+        """Return what asks for offsets as if no transaction were open, and its time-out."""
+        consumer = self._ensure_consumer()
+        fetcher = copy.copy(consumer._fetcher)
+        fetcher._isolation_level = READ_UNCOMMITTED
+        return fetcher, consumer._request_timeout_ms
 
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
         """Ask Kafka for the beginnings of these partitions."""

@@ -200,7 +200,8 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
 
     The worker warns of the partitions. It begins where the records begin, whether nothing or
     something before that was committed. The markers of transactions, which take offsets, hold up
-    no commit; what was aborted is not delivered.
+    no commit; what was aborted is not delivered. What stands behind an open transaction is lag, and
+    is delivered when that ends.
     """
     async with Scene(kafka, tmp_path, partitions=2) as scene:
         stage = scene.stage
@@ -234,11 +235,43 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
                 scene.commits.not_records.update(places)
 
         worker = await scene.ready_worker("a")
+
+        async def shown(name: str) -> list[float | None]:
+            found = await worker.metrics()
+            labels = [f'{{partition="{one}",topic="{stage.topic}"}}' for one in (0, 1)]
+            return [found.get(f"order_relay_{name}{one}") for one in labels]
+
         await scene.until_accepted(len(live))
         assert sorted(scene.sink.accepted_bodies) == sorted(one.value or b"" for one in live)
         # The end of both partitions is a marker.
         await scene.until_all_committed()
         await asyncio.to_thread(produce, kafka, some(1, 0) + some(1, 1), stage.topic)
+        await scene.until_all_committed()
+
+        open_one = Producer(
+            {
+                "bootstrap.servers": kafka.bootstrap_servers,
+                "transactional.id": f"{stage.topic}-open",
+                "log_level": 0,
+            }
+        )
+        await asyncio.to_thread(open_one.init_transactions, 60)
+        open_one.begin_transaction()
+        (first,) = some(1, 0)
+        open_one.produce(stage.topic, first.value, first.key, 0)
+        assert await asyncio.to_thread(open_one.flush, 60) == 0
+        behind = some(3, 0)
+        places = await asyncio.to_thread(produce, kafka, behind, stage.topic)
+        scene.commits.not_records |= {(0, places[0][1] - 1), (0, places[-1][1] + 1)}
+
+        async def held_back() -> bool:
+            seconds = (await shown("transaction_open_seconds"))[0]
+            return bool(seconds) and (await shown("consumer_lag"))[0] == 4
+
+        await worker.wait_until(held_back, what="to count what an open transaction holds back")
+        accepted = len(scene.accepted)
+        await asyncio.to_thread(open_one.abort_transaction, 60)
+        await scene.until_accepted(accepted + len(behind))
         await scene.until_all_committed()
         assert scene.repeats() == {}
         assert worker.log_lines(f"Topic {stage.topic} has 2 partitions, fewer than TOPIC_PARTITIO")

@@ -32,15 +32,18 @@ def catalogue() -> dict[str, dict[str, set[str]]]:
     metrics = Metrics()
     FaustMetrics.create(metrics.registry, "faust")
     add_process_metrics(metrics.registry)
-    metrics.lag.labels("orders", "0")
+    of_partitions = (metrics.lag, metrics.transaction_open)
+    for gauge in of_partitions:
+        gauge.labels("orders", "0")
     found: dict[str, dict[str, set[str]]] = {}
     for family in metrics.registry.collect():
         for sample in family.samples:
             labels = found.setdefault(sample.name, {})
             for label, value in sample.labels.items():
                 labels.setdefault(label, set()).add(value)
-    for label in found["order_relay_consumer_lag"]:
-        found["order_relay_consumer_lag"][label] = set()
+    for gauge in of_partitions:
+        (name,) = (family.name for family in gauge.describe())
+        found[name] = {label: set() for label in found[name]}
     return found
 
 

@@ -31,6 +31,8 @@ class FakeKafka:
         self.committed: dict[Place, int | None] = {}
         self.finished: dict[Place, int | None] = {}
         self.ends: dict[Place, int] = {}
+        self.held_back: dict[Place, int] = {}
+        """Records behind an open transaction, the ends of what can be read not counted."""
         self.starts: dict[Place, int] = {}
         self.errors: list[Exception] = []
         self.hangs = False
@@ -69,6 +71,13 @@ class FakeKafka:
             await asyncio.get_running_loop().create_future()
         return {one: self.ends[one] for one in partitions if one in self.ends}
 
+    async def log_ends(self, *partitions: Place) -> Mapping[Place, int]:
+        return {
+            one: self.ends[one] + self.held_back.get(one, 0)
+            for one in partitions
+            if one in self.ends
+        }
+
     async def earliest_offsets(self, *partitions: Place) -> Mapping[Place, int]:
         return {one: self.starts[one] for one in partitions if one in self.starts}
 
@@ -84,20 +93,27 @@ class Watched:
     def __init__(self) -> None:
         self.kafka = FakeKafka()
         self.metrics = Metrics()
+        clock = asyncio.get_running_loop().time
         self.health = Health(
             Deliveries(),
             breaker_closed=lambda: True,
             dead_lettering=lambda: 0,
             attempt_timeout_seconds=1.0,
-            clock=asyncio.get_running_loop().time,
+            clock=clock,
         )
         self.task = asyncio.create_task(
-            watch_lag(self.kafka, self.kafka, self.metrics, self.health)
+            watch_lag(self.kafka, self.kafka, self.metrics, self.health, clock)
         )
 
     def lag(self, place: Place) -> float | None:
         return self.metrics.registry.get_sample_value(
             "order_relay_consumer_lag", {"topic": place.topic, "partition": str(place.partition)}
+        )
+
+    def transaction_seconds(self, place: Place) -> float | None:
+        return self.metrics.registry.get_sample_value(
+            "order_relay_transaction_open_seconds",
+            {"topic": place.topic, "partition": str(place.partition)},
         )
 
     async def another_round(self) -> None:
@@ -136,6 +152,37 @@ async def test_health_hears_of_what_is_not_finished() -> None:
     await watched.another_round()
     assert (watched.lag(ONE), watched.lag(TWO)) == (60, 20)
     assert watched.health.unfinished == 0
+
+
+@virtual_time
+async def test_what_an_open_transaction_holds_back_is_lag_and_no_work() -> None:
+    """A gauge tells for how long; it begins anew with the next transaction.
+
+    Transactions that come and go, and a quiet partition before the first one, do not add up.
+    """
+    watched = Watched()
+    watched.kafka.committed = {ONE: 40, TWO: 40}
+    watched.kafka.finished = {ONE: 40, TWO: 40}
+    watched.kafka.ends = {ONE: 40, TWO: 40}
+    for _ in range(5):
+        await watched.another_round()
+        assert watched.transaction_seconds(ONE) == 0
+    watched.kafka.held_back = {ONE: 3, TWO: 4}
+    for moved in range(5):
+        await watched.another_round()
+        assert (watched.lag(ONE), watched.lag(TWO)) == (3, 4 + moved)
+        assert watched.health.unfinished == moved
+        watched.kafka.ends[TWO] += 1
+    assert (watched.transaction_seconds(ONE) or 0) >= 4 * INTERVAL_SECONDS
+    assert (watched.transaction_seconds(TWO) or 0) <= 2 * INTERVAL_SECONDS
+
+    watched.kafka.held_back = {}
+    watched.kafka.ends[ONE] = 43
+    await watched.another_round()
+    assert (watched.lag(ONE), watched.transaction_seconds(ONE)) == (3, 0)
+    watched.kafka.committed = {TWO: 40}
+    await watched.another_round()
+    assert watched.transaction_seconds(ONE) is None
 
 
 @virtual_time

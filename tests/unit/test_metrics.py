@@ -22,6 +22,7 @@ CATALOGUE = {
     "order_relay_paid_to_delivered_seconds": ("histogram", set()),
     "order_relay_in_flight": ("gauge", set()),
     "order_relay_consumer_lag": ("gauge", {"topic", "partition"}),
+    "order_relay_transaction_open_seconds": ("gauge", {"topic", "partition"}),
     "order_relay_oldest_unfinished_seconds": ("gauge", set()),
     "order_relay_dead_letters": ("counter", {"reason"}),
     "order_relay_breaker_state": ("gauge", set()),
@@ -57,7 +58,8 @@ def test_every_name_of_the_design_is_there_from_the_start(metrics: Metrics) -> N
 
 def test_the_labels_are_those_of_the_design(metrics: Metrics) -> None:
     """Each metric has the labels that the design names, and no other: they are bounded."""
-    metrics.lag.labels("order-paid-events", "0").set(0)
+    for gauge in (metrics.lag, metrics.transaction_open):
+        gauge.labels("order-paid-events", "0").set(0)
     found = {
         family.name: {label for sample in family.samples for label in sample.labels} - {"le"}
         for family in metrics.registry.collect()

@@ -20,6 +20,7 @@ FLAGS = re.MULTILINE | re.DOTALL
 # What must be told at least.
 WANTED = {
     "lag": "OrderRelayLagGrowing",
+    "open transaction": "OrderRelayTransactionOpen",
     "oldest": "OrderRelayOldestUnfinishedTooOld",
     "breaker": "OrderRelayBreakerOpen",
     "refuses us": "OrderRelayTargetRefusesUs",

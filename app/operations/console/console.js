@@ -48,6 +48,7 @@ function verdicts(figures, live) {
     [!fallback.database_up, "bad", "The fallback table's database takes no rows.", "OrderRelayFallbackDatabaseDown"],
     [fallback.files_replaced > 0, "bad", "The fallback table's file was deleted or replaced while it was open: its rows may be lost.", "OrderRelayFallbackFileReplaced"],
     [fallback.failed > 0, "bad", `Rows of the fallback table that wait for a person: ${written(fallback.failed)}.`, "OrderRelayFailedRows"],
+    [figures.transaction_open_seconds > 300, "warn", `An open transaction of a producer has held back events for ${written(figures.transaction_open_seconds, "seconds")}.`, "OrderRelayTransactionOpen"],
     [figures.partitions.length === 0, "warn", "No partitions: the worker starts, the group rebalances, or there are more workers than partitions.", "OrderRelayPartitionsUnassigned"],
     [figures.deliveries_table.recovering, "warn", "The table of orders is being read; deliveries begin after it.", "OrderRelayTableRecovering"],
     [target.state === "throttles", "warn", "The external logger throttles: events are sent at the rate that it bears.", "OrderRelayTargetThrottles"],
