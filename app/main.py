@@ -36,6 +36,7 @@ from app.operations.health import Health
 from app.operations.lag import watch_lag
 from app.operations.metrics import Metrics
 from app.operations.process_metrics import add_process_metrics, watch_event_loop
+from app.operations.retention import watch_retention
 from app.operations.standstill_watch import StandsStill, end_at_standstill
 from app.operations.stats import Stats
 from app.operations.target_figures import watch_target
@@ -258,6 +259,7 @@ class RelayApp(faust.App):
         await self.http_logger.start()
         self._watch(watch_lag(self._relay_consumer, self.kafka_producer, self.metrics, self.health))
         self._watch(end_at_standstill(self.health, self._end))
+        self._watch(watch_retention(self._relay_consumer, self._ask_retention, self.metrics))
         if self.deliveries is not None:
             self._watch(self.deliveries.aging.run())
         self._watch(watch_topic_partitions(self._ask_partitions, self.metrics.topic_partitions))
@@ -320,6 +322,9 @@ class RelayApp(faust.App):
 
     async def _ask_partitions(self) -> int:
         return await self.kafka_producer.partition_count(self.settings.order_paid_topic)
+
+    async def _ask_retention(self) -> float | None:
+        return await self.kafka_topics.retention_seconds(self.settings.order_paid_topic)
 
     async def _pause(self, seconds: float) -> bool:
         await self.sleep(seconds)

@@ -8,12 +8,17 @@ import re
 from collections.abc import Awaitable, Callable
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ClusterMetadata  # type: ignore[attr-defined] # documented, not re-exported
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, not re-exported
+    AdminClient,
+    ClusterMetadata,
+    ConfigResource,
+    ResourceType,
+)
 from confluent_kafka.cimpl import NewTopic
 
 from app.access_tokens import access_tokens
 from app.connection_check import why_not
-from app.errors import AccessTokenUnavailable
+from app.errors import AccessTokenUnavailable, KafkaUnavailable
 from app.log_line import LogLine
 from app.publishing.client_config import client_config
 from app.settings import Settings
@@ -170,6 +175,27 @@ class Topics:
             for name, topic in metadata.topics.items()
             if topic.error is None
         }
+
+    async def retention_seconds(self, topic: str) -> float | None:
+        """Return how long Kafka keeps the records of a topic; ``None`` if for ever.
+
+        Raises:
+            KafkaUnavailable: No broker answered.
+            KafkaException: Kafka does not say.
+            AccessTokenUnavailable: There is no access token to ask it with.
+        """
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        asked = self._client().describe_configs([resource], request_timeout=PROBE_SECONDS)
+        try:
+            found = await asyncio.wrap_future(asked[resource])
+        except KafkaException as error:
+            if error.args[0].code() not in UNREACHABLE:
+                raise
+            servers = self._settings.kafka_bootstrap_servers
+            raise KafkaUnavailable(servers, error.args[0].str()) from error
+        retention_ms = int(found["retention.ms"].value)
+        deletes = "delete" in found["cleanup.policy"].value
+        return retention_ms / 1000 if deletes and retention_ms >= 0 else None
 
     def _metadata(self) -> ClusterMetadata:
         self._complaints.clear()

@@ -180,6 +180,27 @@ def _backlog(board: Dashboard) -> Dashboard:
         )
         .with_panel(
             line(
+                "Records near their deletion",
+                "Unfinished records that are older than three quarters of the topic's retention. "
+                "Kafka deletes them when it is over: lengthen it.",
+                Query(largest(relay("near_deletion_records"), "topic", "partition"),
+                      "{{topic}} {{partition}}"),
+                unit="short",
+                decimals=0,
+            )
+        )
+        .with_panel(
+            line(
+                "Records that Kafka deleted",
+                "Before they were delivered, by worker. They are lost here: the order service must "
+                "send them again.",
+                Query(total(relay("deleted_records_total"), "instance"), "{{instance}}"),
+                unit="short",
+                decimals=0,
+            )
+        )
+        .with_panel(
+            line(
                 "Open transactions",
                 "How long one transaction of a producer has held back what stands behind it in the "
                 "partition. Seconds are normal where producers use transactions.",

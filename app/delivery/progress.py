@@ -84,6 +84,22 @@ class PartitionProgress:
         if self._next is None or position > self._next:
             self._next = position
 
+    def delete_before(self, start: int) -> int:
+        """Note that Kafka has deleted everything before ``start``, read or not.
+
+        Returns:
+            How many offsets were neither read nor finished. Not all of them were records, where
+            transactions wrote their markers.
+        """
+        if self._next is None or start <= self._next:
+            return 0
+        known = range(self._next, min(start, self._restored_below))
+        unfinished = sum(offset in known for offset in self._restored_unfinished)
+        unread = start - self._next - len(known) + unfinished
+        self._next = start
+        self._finished_below = max(self._finished_below, start)
+        return unread
+
     def hold(self, offset: int) -> bool:
         """Claim a taken record for delivery.
 

@@ -139,6 +139,18 @@ class Metrics:
             "topic",
             "partition",
         )
+        self.near_deletion = self._gauge(
+            "near_deletion_records",
+            "Unfinished records that are older than three quarters of the topic's retention: Kafka "
+            "deletes them soon.",
+            "topic",
+            "partition",
+        )
+        self._deleted = self._counter(
+            "deleted_records",
+            "Records that Kafka deleted before they were delivered: retention was shorter than the "
+            "wait. They are lost.",
+        )
         self._published = self._counter(
             "published",
             "Events given to this worker to publish: published (Kafka has it), saved (Kafka "
@@ -310,6 +322,10 @@ class Metrics:
     def abandoned(self, records: int) -> None:
         """See ``DeliveryObserver``."""
         self._deliveries.counts[_ABANDONED] += records
+
+    def deleted(self, records: int) -> None:
+        """Kafka deleted so many records before they were delivered."""
+        self._deleted.inc(records)
 
     # --- PublishObserver, and the fallback table's figures --------------------------------------
 

@@ -34,7 +34,7 @@ METRICS = (
     *("deliveries_total", "delivery_attempts_total", "delivery_retries_total"),
     *("in_flight", "held_records", "left_in_kafka_records", "oldest_unfinished_seconds"),
     *("consumer_lag", "breaker_state"),
-    *("transaction_open_seconds",),
+    *("deleted_records_total", "near_deletion_records", "transaction_open_seconds"),
     *("dead_letters_total", "dead_letters_saved_total", "kafka_up"),
     *("published_total", "fallback_replayed_total"),
     *("fallback_messages", "fallback_oldest_pending_seconds", "fallback_database_up"),
@@ -146,6 +146,10 @@ class Stats:
             "worker": {"url": self._url, "host": socket.gethostname(), "pid": os.getpid()},
             "kafka_up": bool(number("kafka_up")),
             "partitions": self._of_partitions(samples),
+            "deleted_records": number("deleted_records_total"),
+            "near_deletion_records": sum(
+                one or 0 for one in by_label("near_deletion_records", "partition").values()
+            ),
             "transaction_open_seconds": _rounded(
                 max(
                     (

@@ -19,7 +19,7 @@ from app.delivery.record import Record
 from app.transport.batches import as_message, as_record
 from app.transport.header_names import read_any_header_name
 from app.transport.standstill import Intake, standstill
-from app.transport.thread import RelayConsumerThread
+from app.transport.thread import Deletion, RelayConsumerThread
 
 UNDER_WAY_SECONDS = 1.0
 SHORT_FETCH_SECONDS = 0.02
@@ -115,6 +115,10 @@ class RelayConsumer(driver.Consumer):
     async def log_ends(self, *partitions: TP) -> Mapping[TP, int]:
         """Ask Kafka for the ends of these partitions, open transactions or not."""
         return await self._thread.log_ends(*partitions)
+
+    async def offsets_at(self, moment: float, *partitions: TP) -> Mapping[TP, int]:
+        """See ``RelayConsumerThread.offsets_at``."""
+        return await self._thread.offsets_at(moment, *partitions)
 
     def positions(self) -> dict[TP, int | None]:
         """Return the next offset to read of every assigned partition; ``None`` before the first."""
@@ -389,6 +393,9 @@ class RelayConsumer(driver.Consumer):
             NoProgress: Flow resumed although the seek after the assignment did not succeed.
         """
         generation = self.app.consumer_generation_id
+        # Before what was fetched behind them.
+        for deletion in self._thread.take_deletions():
+            self._skip_deleted(deletion)
         batches = []
         for partition, raw in fetched.items():
             tp = TP(partition.topic, partition.partition)
@@ -451,17 +458,32 @@ class RelayConsumer(driver.Consumer):
             elif tp in self._paused_partitions:
                 self.resume_partitions({tp})
 
+    def _skip_deleted(self, deletion: Deletion) -> None:
+        """Tell what Kafka deleted before it was read, and go on behind it."""
+        tp, start, generation = deletion
+        progress = self._progress.get(tp)
+        if progress is None or progress.generation != generation:
+            return  # the seek that is due finds the same
+        first = progress.position
+        if unread := progress.delete_before(start):
+            self._tell_deleted(tp, first or 0, start - 1, unread)
+        self._finish_deleted(tp, start)
+
     def _finish_deleted(self, tp: TP, offset: int) -> None:
         """Count as finished what was left in Kafka, and deleted there before it was read again."""
         deleted = cast(Any, self.app).relay.left.forget(tp.topic, tp.partition, before=offset)
         for one in deleted:
             self._progress[tp].finish(one)
         if deleted:
-            self.log.error(
-                "Records were deleted before they were delivered "
-                "topic=%s partition=%d first=%d last=%d count=%d",
-                tp.topic, tp.partition, deleted[0], deleted[-1], len(deleted),
-            )  # fmt: skip
+            self._tell_deleted(tp, min(deleted), max(deleted), len(deleted))
+
+    def _tell_deleted(self, tp: TP, first: int, last: int, count: int) -> None:
+        cast(Any, self.app).metrics.deleted(count)
+        self.log.error(
+            "Records were deleted before they were delivered "
+            "topic=%s partition=%d first=%d last=%d count=%d",
+            tp.topic, tp.partition, first, last, count,
+        )  # fmt: skip
 
     async def _seek_again(self) -> None:
         """Go back to what is committed: records were fetched that nobody may take."""

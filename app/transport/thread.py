@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import Coroutine, Mapping
-from typing import Any, TypeVar, cast
+from collections import deque
+from collections.abc import Collection, Coroutine, Mapping
+from typing import Any, NamedTuple, TypeVar, cast
 
 import aiokafka
 from aiokafka.client import CoordinationType
-from aiokafka.consumer.fetcher import READ_UNCOMMITTED
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED, OffsetResetStrategy
 from aiokafka.errors import (
     IllegalGenerationError,
     InvalidCommitOffsetSizeError,
     KafkaConnectionError,
     KafkaError,
     NodeNotReadyError,
+    NoOffsetForPartitionError,
     OffsetMetadataTooLargeError,
+    OffsetOutOfRangeError,
     RebalanceInProgressError,
     RequestTimedOutError,
     UnknownMemberIdError,
@@ -47,6 +50,14 @@ class ClientEnded(Exception):
     """A fault ended a task of Kafka's client: it would wait for ever."""
 
 
+class Deletion(NamedTuple):
+    """Kafka has no record of this partition before ``start``, and some of them were to be read."""
+
+    tp: TP
+    start: int
+    generation: int
+
+
 class RelayConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that talks to Kafka: commits with metadata, and never crashes over a commit.
 
@@ -63,6 +74,8 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
         # An order whose transaction was rolled back was not paid. Faust reads those, too.
         consumer._isolation_level = "read_committed"
+        # Kafka's client would pass over records that were deleted, and say so in one INFO line.
+        consumer._auto_offset_reset = "none"
         # Faust gives plain round robin; ours is the same, and tells who has what.
         self._owners = OwnersAssignor(str(cast(Any, self.app).settings.own_url))
         consumer._partition_assignment_strategy = [self._owners]
@@ -78,6 +91,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         """Set up what the thread's own loop uses."""
         super().__post_init__()
         self._reading = asyncio.Lock()
+        self._deletions: deque[Deletion] = deque()
         self.max_metadata_length = MAX_METADATA_LENGTH
 
     def close(self) -> None:
@@ -117,6 +131,18 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         fetcher, timeout_ms = self._beyond_transactions()
         ask = fetcher.end_offsets(partitions, timeout_ms)
         return cast(Mapping[TP, int], await self._in_thread(ask))
+
+    async def offsets_at(self, moment: float, *partitions: TP) -> Mapping[TP, int]:
+        """Ask Kafka for the first record of each that was made at this time or later.
+
+        Args:
+            moment: Seconds since the epoch.
+            partitions: Those to ask for. One without such a record is not in the answer.
+        """
+        fetcher, timeout_ms = self._beyond_transactions()
+        asked = {TopicPartition(*tp): max(int(moment * 1000), 0) for tp in partitions}
+        found = await self._in_thread(fetcher.get_offsets_by_times(asked, timeout_ms))
+        return {TP(*tp): at.offset for tp, at in found.items() if at is not None}
 
     def _beyond_transactions(self) -> tuple[Any, int]:
         """Return what asks for offsets as if no transaction were open, and its time-out."""
@@ -317,6 +343,17 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
             before = self.positions()
             try:
                 return await super()._fetch_records(*args, **kwargs)
+            except OffsetOutOfRangeError as error:
+                await self._read_from_beginning(error.args[0])
+                return {}
+            except NoOffsetForPartitionError as error:
+                # Fetched before the seek that follows every assignment.
+                consumer = self._ensure_consumer()
+                if (partition := error.args[0]) in consumer.assignment():
+                    consumer._fetcher.request_offset_reset(
+                        [partition], OffsetResetStrategy.EARLIEST
+                    )
+                return {}
             except Exception:
                 # Of one partition something cannot be read. What was taken out of others before is
                 # dropped with the error, though their positions stand behind it.
@@ -325,6 +362,29 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
                     if before.get(tp, position) != position:
                         consumer.seek(TopicPartition(tp.topic, tp.partition), before[tp])
                 raise
+
+    async def _read_from_beginning(self, partitions: Collection[TopicPartition]) -> None:
+        """Seek to the beginning of partitions whose position Kafka does not have, and note it."""
+        consumer = self._ensure_consumer()
+        generation = consumer._coordinator.generation
+        try:
+            async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
+                starts = await consumer.beginning_offsets(partitions)
+        except TimeoutError as error:
+            # The position stays: it is fetched from there again, with the same answer.
+            raise RequestTimedOutError from error
+        if consumer._coordinator.generation != generation:
+            return
+        for partition, start in starts.items():
+            if partition in consumer.assignment():
+                consumer.seek(partition, start)
+                self._deletions.append(
+                    Deletion(TP(partition.topic, partition.partition), start, generation)
+                )
+
+    def take_deletions(self) -> list[Deletion]:
+        """Return what was noted since the last call; may be called from another thread."""
+        return [self._deletions.popleft() for _ in range(len(self._deletions))]
 
     def positions(self) -> dict[TP, int]:
         """Return the next offset to be handed out of every partition where it is known.

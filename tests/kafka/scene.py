@@ -61,6 +61,7 @@ class Scene:
         partitions: Of both topics.
         keys: Of the load's orders.
         declared: Whether the topics exist before a worker declares them.
+        topic_configs: Of the source topic.
         dlq_configs: Of the dead-letter topic.
 
     Attributes:
@@ -84,6 +85,7 @@ class Scene:
         partitions: int = 3,
         keys: int = 600,
         declared: bool = True,
+        topic_configs: Mapping[str, str] | None = None,
         dlq_configs: Mapping[str, str] | None = None,
     ) -> None:
         name = uuid.uuid4().hex[:8]
@@ -110,6 +112,7 @@ class Scene:
         self._directory = directory / name
         self._partitions = partitions
         self._declared = declared
+        self._topic_configs = topic_configs
         self._dlq_configs = dlq_configs
         self._everything = AsyncExitStack()
         self._workers: list[WorkerProcess] = []
@@ -123,7 +126,7 @@ class Scene:
     async def __aenter__(self) -> Self:
         self._directory.mkdir(parents=True)
         if self._declared:
-            await self.create_topic(self.stage.topic)
+            await self.create_topic(self.stage.topic, self._topic_configs)
             await self.create_topic(self.stage.dlq_topic, self._dlq_configs)
         for part in (self.sink, self.load, self.commits):
             await self._everything.enter_async_context(part)

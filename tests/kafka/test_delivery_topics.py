@@ -2,7 +2,9 @@
 
 import asyncio
 import struct
+import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "consumer_group_id": None,
 }
 """Settings that are left to the product."""
+OLD_MS = 1000
 # Just under Kafka's default limit for a record with its framing, 1,048,588 bytes.
 LARGE_BYTES = 1_048_000
 
@@ -36,8 +39,13 @@ def produce(
     topic: str,
     transaction: Literal["commit", "abort"] | None = None,
     config: Mapping[str, str | int] | None = None,
+    *,
+    timestamp_ms: int = 0,
 ) -> list[Place]:
-    """Publish with producer settings of one's own; returns where the records are in Kafka."""
+    """Publish with producer settings of one's own; returns where the records are in Kafka.
+
+    Without a timestamp the records are of now.
+    """
     places: list[Place] = []
 
     def acknowledged(error: KafkaError | None, message: Message) -> None:
@@ -58,6 +66,7 @@ def produce(
             one.key,
             one.partition or 0,
             headers=list(one.headers),
+            timestamp=timestamp_ms,
             on_delivery=acknowledged,
         )
     producer.flush(60)
@@ -199,11 +208,15 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
     """Two partitions instead of three, deleted beginnings, all compressions, and transactions.
 
     The worker warns of the partitions. It begins where the records begin, whether nothing or
-    something before that was committed. The markers of transactions, which take offsets, hold up
-    no commit; what was aborted is not delivered. What stands behind an open transaction is lag, and
-    is delivered when that ends.
+    something before that was committed, and tells what was deleted behind a commit. The markers of
+    transactions, which take offsets, hold up no commit; what was aborted is not delivered. What
+    stands behind an open transaction is lag, and is delivered when that ends. A record that is near
+    its deletion is counted.
     """
-    async with Scene(kafka, tmp_path, partitions=2) as scene:
+    # Long enough for records of 1970, which are then past three quarters of it.
+    of_1970 = partial(produce, kafka, timestamp_ms=OLD_MS)
+    retention = {"retention.ms": str(round(time.time() * 1.15 * 1000))}
+    async with Scene(kafka, tmp_path, partitions=2, topic_configs=retention) as scene:
         stage = scene.stage
         scene.commits.not_records = {(p, offset) for p in (0, 1) for offset in range(6)}
         ids = iter(range(1, 1000))
@@ -212,7 +225,7 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
             return [order(next(ids), partition=partition) for _ in range(count)]
 
         old = [*some(10, 0), *some(10, 1)]
-        await asyncio.to_thread(produce, kafka, old, stage.topic)
+        await asyncio.to_thread(of_1970, old, stage.topic)
         for partition in (0, 1):
             await scene.admin.delete_records(stage.topic, partition, before=6)
         await asyncio.to_thread(commit, stage, TopicPartition(stage.topic, 1, 2))
@@ -221,19 +234,20 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
             batch = [*some(5, 0), *some(5, 1)]
             live += batch
             config: dict[str, str | int] = {"compression.type": codec, "linger.ms": 500}
-            await asyncio.to_thread(produce, kafka, batch, stage.topic, None, config)
+            await asyncio.to_thread(of_1970, batch, stage.topic, None, config)
         endings: list[tuple[int, Literal["commit", "abort"]]] = [
             (0, "commit"), (1, "abort"), (1, "commit"), (0, "abort")
         ]  # fmt: skip
         for partition, ending in endings:
             batch = some(4, partition)
-            places = await asyncio.to_thread(produce, kafka, batch, stage.topic, ending)
+            places = await asyncio.to_thread(of_1970, batch, stage.topic, ending)
             scene.commits.not_records.add((partition, places[-1][1] + 1))
             if ending == "commit":
                 live += batch
             else:
                 scene.commits.not_records.update(places)
 
+        scene.hold()
         worker = await scene.ready_worker("a")
 
         async def shown(name: str) -> list[float | None]:
@@ -241,11 +255,18 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
             labels = [f'{{partition="{one}",topic="{stage.topic}"}}' for one in (0, 1)]
             return [found.get(f"order_relay_{name}{one}") for one in labels]
 
+        async def are_near() -> bool:
+            near = await shown("near_deletion_records")
+            return near == [len(old) // 2 + 4 * 5 + 4 - 6] * 2
+
+        # Those up to the first marker, which is of now.
+        await worker.wait_until(are_near, what="to count what is near its deletion")
+        scene.let_go()
         await scene.until_accepted(len(live))
         assert sorted(scene.sink.accepted_bodies) == sorted(one.value or b"" for one in live)
         # The end of both partitions is a marker.
         await scene.until_all_committed()
-        await asyncio.to_thread(produce, kafka, some(1, 0) + some(1, 1), stage.topic)
+        await asyncio.to_thread(of_1970, some(1, 0) + some(1, 1), stage.topic)
         await scene.until_all_committed()
 
         open_one = Producer(
@@ -274,6 +295,9 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
         await scene.until_accepted(accepted + len(behind))
         await scene.until_all_committed()
         assert scene.repeats() == {}
+        (told,) = worker.log_lines("Records were deleted before they were delivered")
+        assert f"topic={stage.topic} partition=1 first=2 last=5 count=4" in told
+        assert (await worker.metrics())["order_relay_deleted_records_total"] == 4
         assert worker.log_lines(f"Topic {stage.topic} has 2 partitions, fewer than TOPIC_PARTITIO")
 
 

@@ -47,6 +47,7 @@ async def test_a_key_with_more_records_than_may_be_left(kafka: RealKafka, tmp_pa
         scene.failing = set()
         await worker.wait_log("Records were deleted before they were delivered")
         await scene.until_accepted(OTHERS + HOT_HELD + 2_000)
+        assert (await worker.metrics())["order_relay_deleted_records_total"] == len(scene.deleted)
         since = time.monotonic()
         worker.kill9()
         successor = await scene.ready_worker("b", **PATIENT)

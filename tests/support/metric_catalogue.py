@@ -32,7 +32,7 @@ def catalogue() -> dict[str, dict[str, set[str]]]:
     metrics = Metrics()
     FaustMetrics.create(metrics.registry, "faust")
     add_process_metrics(metrics.registry)
-    of_partitions = (metrics.lag, metrics.transaction_open)
+    of_partitions = (metrics.lag, metrics.near_deletion, metrics.transaction_open)
     for gauge in of_partitions:
         gauge.labels("orders", "0")
     found: dict[str, dict[str, set[str]]] = {}

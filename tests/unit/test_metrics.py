@@ -23,6 +23,8 @@ CATALOGUE = {
     "order_relay_in_flight": ("gauge", set()),
     "order_relay_consumer_lag": ("gauge", {"topic", "partition"}),
     "order_relay_transaction_open_seconds": ("gauge", {"topic", "partition"}),
+    "order_relay_near_deletion_records": ("gauge", {"topic", "partition"}),
+    "order_relay_deleted_records": ("counter", set()),
     "order_relay_oldest_unfinished_seconds": ("gauge", set()),
     "order_relay_dead_letters": ("counter", {"reason"}),
     "order_relay_breaker_state": ("gauge", set()),
@@ -58,7 +60,7 @@ def test_every_name_of_the_design_is_there_from_the_start(metrics: Metrics) -> N
 
 def test_the_labels_are_those_of_the_design(metrics: Metrics) -> None:
     """Each metric has the labels that the design names, and no other: they are bounded."""
-    for gauge in (metrics.lag, metrics.transaction_open):
+    for gauge in (metrics.lag, metrics.near_deletion, metrics.transaction_open):
         gauge.labels("order-paid-events", "0").set(0)
     found = {
         family.name: {label for sample in family.samples for label in sample.labels} - {"le"}
@@ -86,6 +88,7 @@ def test_every_known_label_is_0_at_the_start(metrics: Metrics) -> None:
     for outcome in ("delivered", "dead_lettered", "abandoned"):
         assert _value(metrics, "deliveries_total", outcome=outcome) == 0
     assert _value(metrics, "delivery_retries_total") == 0
+    assert _value(metrics, "deleted_records_total") == 0
 
 
 def test_attempts_are_counted_and_timed(metrics: Metrics) -> None:

@@ -20,6 +20,8 @@ FLAGS = re.MULTILINE | re.DOTALL
 # What must be told at least.
 WANTED = {
     "lag": "OrderRelayLagGrowing",
+    "deleted": "OrderRelayRecordsDeleted",
+    "near deletion": "OrderRelayNearDeletion",
     "open transaction": "OrderRelayTransactionOpen",
     "oldest": "OrderRelayOldestUnfinishedTooOld",
     "breaker": "OrderRelayBreakerOpen",

@@ -212,6 +212,40 @@ def test_metadata_is_bounded_and_truncation_skips_nothing(widest_gap: int, seed:
     assert len(delivered) < len(read_again), "the part that fits is used"
 
 
+def test_what_was_deleted_unread_is_passed_over_and_counted() -> None:
+    """What is in hand stays unfinished, and the next owner does not count the rest once more."""
+    progress = _taken(10, 11, 12)
+    progress.finish(10)
+    progress.finish(12)
+    assert progress.delete_before(30) == 17
+    assert progress.delete_before(30) == 0
+    assert progress.delete_before(20) == 0
+    assert progress.position == 30
+
+    commit = progress.commit()
+    assert commit is not None
+    assert commit.offset == 11
+    assert PartitionProgress(2, commit).delete_before(30) == 1
+    progress.finish(11)
+    assert progress.commit() == Commit(30, "")
+
+
+def test_what_was_finished_before_is_not_counted_as_deleted() -> None:
+    """The commit's metadata says what of the deleted was, and is still true of the rest."""
+    before = _taken(*range(100, 110))
+    for offset in (101, 102, 104, 107):
+        before.finish(offset)
+    commit = before.commit()
+    assert commit is not None
+    # 100 and 103 are lost; 105 and 106 are to be read, and 107 is not.
+    progress = PartitionProgress(2, commit)
+    assert progress.delete_before(105) == 2
+    assert [offset for offset in range(105, 109) if progress.take(offset, 0.0)] == [105, 106, 108]
+
+    assert PartitionProgress(2, commit).delete_before(120) == 120 - 100 - 4
+    assert PartitionProgress(2).delete_before(120) == 0
+
+
 @pytest.mark.parametrize("limit", [0, 30, 61, 100, 500, MAX_METADATA_LENGTH])
 def test_metadata_is_as_long_as_the_brokers_take(limit: int) -> None:
     """Where less fits, less is remembered, and what is remembered is true."""

@@ -112,7 +112,9 @@ def test_the_figures_are_those_of_the_metrics(bench: Bench) -> None:
         FallbackStats(pending=2, published=45, failed=1, oldest_pending_seconds=61.04), works=True
     )
     metrics.lag.labels("orders", "0").set(16)
-    for partition, seconds in (("0", 0.0), ("2", 61.26)):
+    metrics.deleted(5)
+    for partition, near, seconds in (("0", 3, 0.0), ("2", 4, 61.26)):
+        metrics.near_deletion.labels("orders", partition).set(near)
         metrics.transaction_open.labels("orders", partition).set(seconds)
     bench.now += 90.0
     found = bench.figures()
@@ -138,6 +140,7 @@ def test_the_figures_are_those_of_the_metrics(bench: Bench) -> None:
     }  # fmt: skip
     assert (found["in_flight"], found["held"], found["oldest_unfinished_seconds"]) == (3, 5, 2.3)
     assert found["left_in_kafka"] == 7
+    assert (found["deleted_records"], found["near_deletion_records"]) == (5, 7)
     assert found["transaction_open_seconds"] == 61.3
     assert found["partitions"] == [
         {"topic": "orders", "partition": 0, "lag": 16, "committed": 41, "position": 57},
@@ -251,6 +254,7 @@ def test_every_metric_that_is_read_exists() -> None:
     # Those of a partition have no value until one is assigned.
     assert {f"{PREFIX}_{name}" for name in METRICS} - known == {
         f"{PREFIX}_consumer_lag",
+        f"{PREFIX}_near_deletion_records",
         f"{PREFIX}_transaction_open_seconds",
     }
     assert {f"{PREFIX}_{name}_sum" for name in HISTOGRAMS} <= known

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,8 +15,10 @@ from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
     NodeNotReadyError,
+    NoOffsetForPartitionError,
     NotCoordinatorForGroupError,
     OffsetMetadataTooLargeError,
+    OffsetOutOfRangeError,
     RequestTimedOutError,
     TopicAuthorizationFailedError,
 )
@@ -25,7 +28,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
 from app.delivery.progress import MAX_METADATA_LENGTH, Commit
-from app.transport.thread import ClientEnded, RelayConsumerThread
+from app.transport.thread import ClientEnded, Deletion, RelayConsumerThread
 
 PARTITION = TopicPartition("order-paid-events", 0)
 
@@ -36,7 +39,9 @@ class Client:
     def __init__(self, committed: OffsetAndMetadata | None) -> None:
         self.committed = committed
         self.sought: list[int | str] = []
-        self._coordinator = self._subscription = self
+        self._coordinator = self._subscription = self._fetcher = self
+        self.generation = 5
+        self.beginning = 40
         self.group_id = "order-relay"
         self.subscription = None
 
@@ -56,6 +61,14 @@ class Client:
         """Note where to."""
         self.sought.append(offset)
 
+    async def beginning_offsets(self, partitions: Any) -> dict[TopicPartition, int]:
+        """Where the records begin."""
+        return dict.fromkeys(partitions, self.beginning)
+
+    def request_offset_reset(self, partitions: list[TopicPartition], strategy: int) -> None:
+        """Note it."""
+        self.sought.append(f"{strategy}")
+
     async def seek_to_beginning(self, *partitions: TopicPartition) -> None:
         """Note it."""
         self.sought.append("beginning")
@@ -65,6 +78,7 @@ def thread_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> RelayConsumerT
     """A thread that was never started, with this client."""
     thread = RelayConsumerThread.__new__(RelayConsumerThread)
     thread._reading = asyncio.Lock()
+    thread._deletions = deque()
     thread.max_metadata_length = MAX_METADATA_LENGTH
     monkeypatch.setattr(thread, "_ensure_consumer", lambda: client)
     return thread
@@ -127,6 +141,32 @@ async def test_a_fetch_that_fails_takes_nothing_from_other_partitions(
         await thread._fetch_records(cast(Any, client), set())
 
     assert client.sought == [7]
+
+
+async def test_a_position_that_kafka_does_not_have_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was to be read there is gone: reading goes on where the records begin."""
+    client = Client(None)
+    thread = thread_of(client, monkeypatch)
+    answers: list[Exception] = [
+        OffsetOutOfRangeError({PARTITION: 7}),
+        NoOffsetForPartitionError(PARTITION),
+    ]
+
+    async def fetch(*args: object, **kwargs: object) -> dict[Any, Any]:
+        raise answers.pop(0)
+
+    monkeypatch.setattr(AIOKafkaConsumerThread, "_fetch_records", fetch)
+    monkeypatch.setattr(thread, "positions", dict)
+    assert await thread._fetch_records(cast(Any, client), set()) == {}
+    assert client.sought == [40]
+    assert thread.take_deletions() == [Deletion(TP(*PARTITION), 40, 5)]
+    assert thread.take_deletions() == []
+    # A partition without a commit, whose seek has not come yet, has lost nothing.
+    assert await thread._fetch_records(cast(Any, client), set()) == {}
+    assert client.sought == [40, "-2"]
+    assert thread.take_deletions() == []
 
 
 @pytest.mark.parametrize("ended", ["coordination", "metadata", "fetches"])

@@ -43,6 +43,8 @@ function verdicts(figures, live) {
   const all = [
     [!live, "bad", "Work is waiting and nothing moves: the worker ends itself, to be started again.", "OrderRelayIntakeStandsStill"],
     [!figures.kafka_up, "bad", "Kafka does not answer this worker.", "OrderRelayKafkaUnreachable"],
+    [figures.near_deletion_records > 0, "bad", `Events that Kafka deletes soon, and that are not delivered: ${written(figures.near_deletion_records)}.`, "OrderRelayNearDeletion"],
+    [figures.deleted_records > 0, "bad", `Events lost since this worker's start: Kafka deleted them before they were delivered: ${written(figures.deleted_records)}.`, "OrderRelayRecordsDeleted"],
     [open && !refused, "bad", "The external logger fails: events wait in Kafka, none is given up.", "OrderRelayBreakerOpen"],
     [open && refused, "bad", "The external logger refuses our token, URL or certificate: events wait in Kafka, none is given up.", "OrderRelayTargetRefusesUs"],
     [!fallback.database_up, "bad", "The fallback table's database takes no rows.", "OrderRelayFallbackDatabaseDown"],
