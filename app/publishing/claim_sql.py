@@ -49,6 +49,21 @@ PLAN_BY_INDEX = sa.text(
 )
 
 
+LARGEST_ID = 2**63 - 1
+# Of SQLite: the last id given out; of the rows with an id beyond ``:half`` how many there are and
+# which is the first; the last row before them.
+LARGE_IDS = sa.text(
+    f"SELECT (SELECT seq FROM sqlite_sequence WHERE name = '{TABLE_NAME}'),"
+    f" (SELECT COALESCE(MAX(id), 0) FROM {TABLE_NAME} WHERE id <= :half), MIN(id), COUNT(*)"
+    f" FROM {TABLE_NAME} WHERE id > :half"
+)
+MOVE_IDS = sa.text(f"UPDATE {TABLE_NAME} SET id = id - :by WHERE id > :half")
+RESET_IDS = sa.text(
+    f"UPDATE sqlite_sequence SET seq = (SELECT COALESCE(MAX(id), 0) FROM {TABLE_NAME})"
+    f" WHERE name = '{TABLE_NAME}'"
+)
+
+
 @cache
 def claim_statement(dialect: str, *, limit: int, after: bool, of_ids: bool) -> sa.TextualSelect:
     """Return the statement that leases due rows and returns them, in no order.
@@ -118,6 +133,21 @@ def claim_statement(dialect: str, *, limit: int, after: bool, of_ids: bool) -> s
     if after:
         statement = statement.bindparams(sa.bindparam("after_time", type_=UtcDateTime()))
     return statement.columns(*_COLUMNS)
+
+
+@cache
+def set_back_statement(dialect: str) -> sa.TextClause:
+    """Return the statement that makes rows due that were written after ``:soon``.
+
+    The clock has been set back since. Only rows that wait for a time after that are looked at.
+    """
+    by_due = "" if dialect == "postgresql" else f"INDEXED BY {TABLE_NAME}_due"
+    return sa.text(
+        f"UPDATE {TABLE_NAME} {by_due} SET next_retry_at = :now, updated_at = :now"
+        " WHERE status = 'PENDING' AND next_retry_at > :soon AND updated_at > :soon"
+    ).bindparams(
+        sa.bindparam("now", type_=UtcDateTime()), sa.bindparam("soon", type_=UtcDateTime())
+    )
 
 
 @cache

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import asyncpg  # type: ignore[import-untyped] # ships no types
 import sqlalchemy as sa
@@ -94,7 +95,7 @@ def parse_database_url(database_url: str) -> sa.URL:
         )
     url = url.set(drivername=driver)
     if driver == "sqlite+aiosqlite":
-        if not url.database or ":memory:" in url.database or "mode=memory" in url.database:
+        if _in_memory(unquote(url.database or ""), url.query):
             raise InvalidDatabaseUrl(
                 "DATABASE_URL must name a file, which outlives the process, such as "
                 "sqlite+aiosqlite:///order-relay.db"
@@ -116,6 +117,17 @@ def parse_database_url(database_url: str) -> sa.URL:
             f"DATABASE_URL must name a database: it must be like {DATABASE_EXAMPLES}"
         )
     return url
+
+
+def _in_memory(database: str, query: Mapping[str, object]) -> bool:
+    """Whether a database of SQLite is no file, or a temporary one."""
+    return (
+        database in {"", "file:"}
+        or ":memory:" in database
+        or "mode=memory" in database
+        or query.get("mode") == "memory"
+        or query.get("vfs") == "memdb"
+    )
 
 
 def make_engine(

@@ -13,6 +13,8 @@ from enum import StrEnum
 from typing import Protocol, TypeAlias
 
 EVENT_ID_HEADER = "event-id"
+# How far ahead of now a row may have been written; more shows that the clock was set back.
+CLOCK_SECONDS = 60.0
 
 # Name and value; a value may be null, a name may come twice.
 Header: TypeAlias = tuple[str, bytes | None]
@@ -160,7 +162,8 @@ class FallbackStats:
     """How many rows there are.
 
     Attributes:
-        oldest_pending_seconds: Age of the oldest PENDING row; 0 when there is none.
+        oldest_pending_seconds: Age of the oldest PENDING row; 0 when there is none. Where the clock
+            was set back since it was saved: how long ago that was noticed.
     """
 
     pending: int = 0
@@ -218,7 +221,8 @@ class FallbackStore(Protocol):
 
         A row is due when it is PENDING, its ``next_retry_at`` has come, nobody holds a lease on
         it, and every earlier PENDING row of the same topic and key is claimed with it. FAILED
-        rows hold nobody back. Rows without a key hold nobody back either.
+        rows hold nobody back. Rows without a key hold nobody back either. Without ``after``, rows
+        that were written more than ``CLOCK_SECONDS`` from now become due: the clock was set back.
 
         Args:
             limit: At most so many rows.

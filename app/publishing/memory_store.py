@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from app.publishing.fallback import (
+    CLOCK_SECONDS,
     Acked,
     Claim,
     FallbackRow,
@@ -75,6 +76,11 @@ class MemoryFallbackStore:
         """See ``FallbackStore.claim``."""
         self._check()
         now = self._clock()
+        if after is None:
+            soon = now + timedelta(seconds=CLOCK_SECONDS)
+            for row in list(self.rows.values()):
+                if row.status is Status.PENDING and min(row.next_retry_at, row.updated_at) > soon:
+                    self._change(row.id, next_retry_at=now)
         lanes = self._lanes()
         heads = sorted(
             (
@@ -147,12 +153,15 @@ class MemoryFallbackStore:
         for row in self.rows.values():
             counts[row.status] += 1
         pending = [row for row in self.rows.values() if row.status is Status.PENDING]
-        oldest = min(pending, key=lambda row: row.id).created_at if pending else None
+        now = since = self._clock()
+        if pending:
+            oldest = min(pending, key=lambda row: row.id)
+            since = oldest.created_at if oldest.created_at <= now else oldest.updated_at
         return FallbackStats(
             counts[Status.PENDING],
             counts[Status.PUBLISHED],
             counts[Status.FAILED],
-            max(0.0, (self._clock() - oldest).total_seconds()) if oldest else 0.0,
+            max(0.0, (now - since).total_seconds()),
         )
 
     async def purge(self, *, published_before: datetime, limit: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -14,15 +15,23 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.errors import DatabaseUnavailable
+from app.log_line import LogLine
 from app.publishing.claim_sql import (
+    LARGE_IDS,
+    LARGEST_ID,
+    MOVE_IDS,
     PLAN_BY_INDEX,
+    RESET_IDS,
     claim_statement,
     in_ids,
     purge_statement,
     refused_statement,
+    set_back_statement,
 )
 from app.publishing.database import OPENED_FILE, make_engine, translated
 from app.publishing.fallback import (
+    CLOCK_SECONDS,
     Acked,
     Claim,
     FallbackRow,
@@ -46,6 +55,8 @@ from app.publishing.schema import (
     row_from,
     sqlite_time,
 )
+
+logger = logging.getLogger(__name__)
 
 _NOW = sa.bindparam("now", type_=UtcDateTime())
 _UNTIL = sa.bindparam("until", type_=UtcDateTime())
@@ -120,7 +131,12 @@ class SqlFallbackStore:
             now = await self._now(connection)
             until = now + timedelta(seconds=lease_seconds)
             values: dict[str, Any] = {"now": now, "token": token, "until": until}
-            if after is not None:
+            if after is None:
+                await connection.execute(
+                    set_back_statement(self._dialect),
+                    {"now": now, "soon": now + timedelta(seconds=CLOCK_SECONDS)},
+                )
+            else:
                 values |= {"after_time": after.next_retry_at, "after_id": after.id}
             if ids is not None:
                 values["ids"] = _json(ids)
@@ -185,18 +201,23 @@ class SqlFallbackStore:
                 sa.text(f"SELECT status, COUNT(*) FROM {TABLE_NAME} GROUP BY status")
             )
             counts: dict[str, int] = {status: count for status, count in counted}  # noqa: C416 - typed
-            oldest: datetime | None = await connection.scalar(
-                sa.select(fallback_message.c.created_at)
+            found = await connection.execute(
+                sa.select(fallback_message.c.created_at, fallback_message.c.updated_at)
                 .where(fallback_message.c.status == sa.literal_column("'PENDING'"))
                 .order_by(fallback_message.c.id)
                 .limit(1)
             )
+            oldest = found.first()
             now = await self._now(connection)
+        since = now
+        if oldest is not None:
+            created_at, updated_at = oldest
+            since = created_at if created_at <= now else updated_at
         return FallbackStats(
             pending=counts.get(Status.PENDING, 0),
             published=counts.get(Status.PUBLISHED, 0),
             failed=counts.get(Status.FAILED, 0),
-            oldest_pending_seconds=max(0.0, (now - oldest).total_seconds()) if oldest else 0.0,
+            oldest_pending_seconds=max(0.0, (now - since).total_seconds()),
         )
 
     async def purge(self, *, published_before: datetime, limit: int) -> int:
@@ -304,6 +325,39 @@ class SqlFallbackStore:
         return set(result.scalars())
 
     async def _insert(self, messages: Sequence[NewMessage]) -> list[int]:
+        try:
+            return await self._insert_rows(messages)
+        except DatabaseUnavailable as error:
+            # SQLite says so of a full disk, too.
+            if "is full" not in error.reason or not await self.make_ids_free():
+                raise
+            return await self._insert_rows(messages)
+
+    async def make_ids_free(self) -> bool:
+        """Give rows smaller ids, in the same order, where SQLite has no id left to give out.
+
+        So it is when somebody wrote a row with the largest id that there is.
+
+        Returns:
+            Whether it was so.
+        """
+        if self._dialect != "sqlite":
+            return False
+        async with self._changing() as connection:
+            values = {"half": LARGEST_ID // 2}
+            found = await connection.execute(LARGE_IDS, values)
+            last, before, first, rows = found.one()
+            if last != LARGEST_ID:
+                return False
+            if rows:
+                await connection.execute(MOVE_IDS, values | {"by": first - before - 1})
+            await connection.execute(RESET_IDS)
+        logger.warning(
+            LogLine("Fallback table's largest id was taken, ids were made free", rows=rows)
+        )
+        return True
+
+    async def _insert_rows(self, messages: Sequence[NewMessage]) -> list[int]:
         statement = sa.insert(fallback_message).returning(
             fallback_message.c.id, sort_by_parameter_order=True
         )

@@ -164,11 +164,31 @@ def test_choices() -> None:
     assert chosen((), True, pending) == pending
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "abc", "", "²", "9" * 19, "9" * 40, "1 2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0",
+        "-1",
+        "1.5",
+        "abc",
+        "",
+        "²",
+        "9" * 19,
+        "9" * 40,
+        "1 2",
+        "0" * 5000,
+        "0" * 20 + "1" * 4999,
+    ],
+)
 def test_what_is_no_row_id(text: str) -> None:
     """Only what can be an id is one."""
     with pytest.raises(click.BadParameter, match="whole numbers from 1"):
         ROW_ID.convert(text, None, None)
+
+
+def test_zeros_before_a_row_id() -> None:
+    """They change nothing, however many there are."""
+    assert ROW_ID.convert("0" * 5000 + "17", None, None) == 17
 
 
 def test_status_in_any_case_of_letters() -> None:

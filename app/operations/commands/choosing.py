@@ -24,9 +24,12 @@ class RowId(click.ParamType):
     ) -> int:
         """Return the number that the text means."""
         text = str(value)
-        if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) <= MAX_ID):
+        digits = text.lstrip("0")
+        # Python reads no number of thousands of digits.
+        short = text.isascii() and text.isdigit() and 0 < len(digits) <= len(str(MAX_ID))
+        if not short or (number := int(digits)) > MAX_ID:
             self.fail(f"{text[:40]!r} is no row id: ids are whole numbers from 1", param, ctx)
-        return int(text)
+        return number
 
 
 class StatusName(click.ParamType):

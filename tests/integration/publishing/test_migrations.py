@@ -149,6 +149,8 @@ async def test_a_database_that_does_not_answer(url: str, words: str) -> None:
     [
         "", "x", "mysql://u:p@h/d", "postgresql+psycopg2://u:p@h/d", "sqlite://",
         "postgresql://u:p@h", "sqlite:///:memory:", "sqlite://host/x.db", "postgresql+asyncpg://h:port/d",
+        "sqlite:///file:?uri=true", "sqlite:///file:x?mode=memory&uri=true", "sqlite:///?uri=true",
+        "sqlite:///file:/x?vfs=memdb&uri=true", "sqlite:///file:%3Amemory%3A?uri=true",
     ],
 )  # fmt: skip
 def test_wrong_urls_make_no_engine(url: str) -> None:

@@ -53,6 +53,31 @@ async def test_any_size_of_key_and_payload(table: Table, value: bytes | None) ->
     assert claim.rows[0].key == value
 
 
+async def test_a_clock_that_is_set_back(table: Table) -> None:
+    """Rows saved before are due all the same, refused ones too, and the oldest one's age grows."""
+    table.clock.advance(3600)
+    for key in (b"1", b"2", b"3"):
+        await table.store.save(message(key=key))
+    claim = await table.store.claim(limit=1, lease_seconds=1)
+    later = table.clock() + timedelta(seconds=60)
+    await table.store.settle(claim.token, [Retry(claim.rows[0].id, 1, later, "no")])
+    table.clock.advance(-3600)
+
+    assert len(ids(await table.store.claim(limit=10, lease_seconds=10))) == 3
+    table.clock.advance(100)
+    assert (await table.store.stats()).oldest_pending_seconds == 100
+
+
+async def test_a_row_for_later(table: Table) -> None:
+    """What was refused a moment ago, by a clock that is a little ahead, waits for its time."""
+    await table.store.save(message())
+    claim = await table.store.claim(limit=1, lease_seconds=10)
+    later = table.clock() + timedelta(seconds=3600)
+    await table.store.settle(claim.token, [Retry(claim.rows[0].id, 1, later, "no")])
+    table.clock.advance(-30)
+    assert not ids(await table.store.claim(limit=10, lease_seconds=10))
+
+
 async def test_saves_at_once(table: Table) -> None:
     """Many tasks may save at one time; every one gets its own row's id."""
     saved = await asyncio.gather(
