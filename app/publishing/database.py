@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -48,9 +49,14 @@ class OpenedFile:
     and all of it is gone with the process.
     """
 
-    def __init__(self, path: str) -> None:
-        """Take down which file it is; call this when the connection is made."""
-        self._path = path
+    def __init__(self, path: str, real_path: str) -> None:
+        """Take down which file it is; call this when the connection is made.
+
+        Args:
+            path: As the settings have it: a link in it may be changed.
+            real_path: Where SQLite found the file, and keeps its log.
+        """
+        self._paths = (path, f"{real_path}-wal")
         self._opened = {path: _identity(path) or (0, 0)}
 
     def check(self) -> None:
@@ -59,7 +65,7 @@ class OpenedFile:
         Raises:
             DatabaseReplaced: They do not.
         """
-        for path in (self._path, f"{self._path}-wal"):
+        for path in self._paths:
             found = _identity(path)
             if path in self._opened:
                 if found != self._opened[path]:
@@ -184,7 +190,10 @@ def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEng
             f"{sqlite3.sqlite_version}: use PostgreSQL, or a newer Python"
         )
     engine = create_async_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS})
-    sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    path = (
+        "" if (url.database or "").startswith("file:") else str(Path(url.database or "").absolute())
+    )
+    sa.event.listen(engine.sync_engine, "connect", partial(_prepare_sqlite, path))
     sa.event.listen(engine.sync_engine, "checkout", _check_file)
     sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
@@ -217,7 +226,7 @@ def _moment(microseconds: tuple[int]) -> datetime:
         return LAST_MOMENT if microseconds[0] > 0 else FIRST_MOMENT
 
 
-def _prepare_sqlite(connection: Any, record: sa.pool.ConnectionPoolEntry) -> None:
+def _prepare_sqlite(path: str, connection: Any, record: sa.pool.ConnectionPoolEntry) -> None:
     # The driver would begin transactions by itself, and not all of them.
     connection.isolation_level = None
     connection.driver_connection.text_factory = _text
@@ -225,7 +234,8 @@ def _prepare_sqlite(connection: Any, record: sa.pool.ConnectionPoolEntry) -> Non
     # What is committed survives a power failure: in WAL mode NORMAL would not promise that.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA database_list")
-    record.info[OPENED_FILE] = OpenedFile(cursor.fetchone()[2])
+    real_path: str = cursor.fetchone()[2]
+    record.info[OPENED_FILE] = OpenedFile(path or real_path, real_path)
     cursor.close()
 
 

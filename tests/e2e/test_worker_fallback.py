@@ -44,20 +44,33 @@ def database(folder: Path) -> dict[str, Any]:
     return {"database_url": f"sqlite+aiosqlite:///{folder / 'relay.db'}"}
 
 
+def delete_database(folder: Path) -> None:
+    """Delete that file, and SQLite's own files beside it."""
+    for file in folder.glob("relay.db*"):
+        file.unlink()
+
+
 async def test_an_order_paid_while_kafka_is_down_arrives_when_it_is_back(
     fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Saved, told in log, metrics and commands; then published and delivered with its event id."""
+    """Saved, told in log, metrics and commands; then published and delivered with its event id.
+
+    Also where the table's file was deleted before: the worker makes another, and says so.
+    """
     stage = fragile.stage()
     async with WorkerProcess(tmp_path, stage, sink.url, **QUICK, **database(tmp_path)) as worker:
         await worker.wait_ready()
         status, published = await post(worker, order_value(1))
         assert (status, published["status"]) == (202, "published")
+        delete_database(tmp_path)
         fragile.down()
         status, saved = await post(worker, order_value(2))
         assert (status, saved["status"]) == (202, "saved")
         assert worker.log_lines("Saved fallback message")
-        assert (await worker.metrics())['order_relay_published_total{result="saved"}'] == 1
+        metrics = await worker.metrics()
+        assert metrics['order_relay_published_total{result="saved"}'] == 1
+        assert metrics["order_relay_fallback_files_replaced_total"] == 1
+        assert len(worker.log_lines("Fallback table's file was deleted or replaced")) == 1
         relay = Relay(tmp_path, **database(tmp_path))
         (row,) = (await relay("fallback-list", "--status", "PENDING", "--json")).objects
         assert row["payload"].encode() == order_value(2)

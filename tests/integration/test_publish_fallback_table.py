@@ -149,22 +149,38 @@ def _delete_the_log(path: Path) -> None:
     path.with_suffix(".db-shm").unlink()
 
 
-HARMS = pytest.mark.parametrize("harm", [_delete, _move, _replace, _delete_the_log])
+def _link_elsewhere(path: Path) -> None:
+    path.parent.unlink()
+    path.parent.symlink_to(path.parent.parent / "second")
+
+
+HARMS = pytest.mark.parametrize(
+    "harm", [_delete, _move, _replace, _delete_the_log, _link_elsewhere]
+)
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """A file in a folder that is a link."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "first")
+    return tmp_path / "data" / "relay.db"
 
 
 @HARMS
 async def test_a_file_that_is_gone_is_told_of_and_opened_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None]
+    linked: Path, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None]
 ) -> None:
     """What is saved after it is in the file of that name, and still there after a restart."""
-    path, told = tmp_path / "relay.db", list[str]()
-    url = f"sqlite+aiosqlite:///{path}"
+    told = list[str]()
+    url = f"sqlite+aiosqlite:///{linked}"
     table = FallbackTable(url, on_replaced=lambda: told.append("replaced"))
     await table.open()
     # Several connections are open: none of them is used again.
     await asyncio.gather(table.save(message()), *(table.stats() for _ in range(4)))
     await table.stats()
-    harm(path)
+    harm(linked)
     await table.save(message(b"later"))
     await asyncio.gather(table.save(message(b"last")), *(table.stats() for _ in range(4)))
     await table.close()
@@ -172,7 +188,7 @@ async def test_a_file_that_is_gone_is_told_of_and_opened_anew(
     assert told == ["replaced"]
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert "deleted or replaced" in line
-    assert f"path={path}" in line
+    assert f"path={linked.parents[1]}" in line
     assert "pending=1 failed=0" in line
     again = FallbackTable(url)
     await again.open()
@@ -182,15 +198,14 @@ async def test_a_file_that_is_gone_is_told_of_and_opened_anew(
 
 @HARMS
 async def test_a_save_counts_only_if_its_file_is_still_there(
-    tmp_path: Path, harm: Callable[[Path], None]
+    linked: Path, harm: Callable[[Path], None]
 ) -> None:
     """A file that goes before the commit: the save is refused, and the next one holds."""
-    path = tmp_path / "relay.db"
-    table = FallbackTable(f"sqlite+aiosqlite:///{path}")
+    table = FallbackTable(f"sqlite+aiosqlite:///{linked}")
     await table.open()
     await table.save(message())
-    sa.event.listen(table.engine.sync_engine, "commit", lambda _: harm(path), once=True)
-    with pytest.raises(DatabaseReplaced, match=str(path)):
+    sa.event.listen(table.engine.sync_engine, "commit", lambda _: harm(linked), once=True)
+    with pytest.raises(DatabaseReplaced, match=r"relay\.db(-wal)? was deleted or replaced"):
         await table.save(message(b"refused"))
     row_id = await table.save(message(b"saved"))
     assert [row.payload for row in await table.find(RowFilter(ids=[row_id]))] == [b"saved"]
