@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from app.errors import DatabaseReplaced, DatabaseUnavailable, RelayError
+from app.errors import DatabaseReplaced, DatabaseUnavailable, PermanentError, RelayError
 from app.log_line import LogLine
 from app.publishing.database import OPENED_FILE, OpenedFile, make_engine
 from app.publishing.fallback import FallbackStats, NewMessage
@@ -155,4 +155,7 @@ class FallbackTable(SqlFallbackStore):
                     )
                 # SQLite opens no new log while one that is gone is open.
                 await self.close()
-                await self.open()
+                try:
+                    await self.open()
+                except PermanentError as problem:
+                    raise DatabaseUnavailable(str(problem)) from problem

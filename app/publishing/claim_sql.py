@@ -140,14 +140,14 @@ def set_back_statement(dialect: str) -> sa.TextClause:
     """Return the statement that makes rows due that were written after ``:soon``.
 
     The clock has been set back since. Only rows that wait for a time after that are looked at.
+    Leases on them end at ``:until`` at the latest.
     """
     by_due = "" if dialect == "postgresql" else f"INDEXED BY {TABLE_NAME}_due"
     return sa.text(
-        f"UPDATE {TABLE_NAME} {by_due} SET next_retry_at = :now, updated_at = :now"
+        f"UPDATE {TABLE_NAME} {by_due} SET next_retry_at = :now, updated_at = :now,"
+        " lease_until = CASE WHEN lease_until > :until THEN :until ELSE lease_until END"
         " WHERE status = 'PENDING' AND next_retry_at > :soon AND updated_at > :soon"
-    ).bindparams(
-        sa.bindparam("now", type_=UtcDateTime()), sa.bindparam("soon", type_=UtcDateTime())
-    )
+    ).bindparams(*(sa.bindparam(name, type_=UtcDateTime()) for name in ("now", "soon", "until")))
 
 
 @cache

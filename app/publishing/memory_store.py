@@ -78,9 +78,11 @@ class MemoryFallbackStore:
         now = self._clock()
         if after is None:
             soon = now + timedelta(seconds=CLOCK_SECONDS)
+            until = now + timedelta(seconds=lease_seconds)
             for row in list(self.rows.values()):
                 if row.status is Status.PENDING and min(row.next_retry_at, row.updated_at) > soon:
-                    self._change(row.id, next_retry_at=now)
+                    lease = row.lease_until and min(row.lease_until, until)
+                    self._change(row.id, next_retry_at=now, lease_until=lease)
         lanes = self._lanes()
         heads = sorted(
             (

@@ -134,7 +134,7 @@ class SqlFallbackStore:
             if after is None:
                 await connection.execute(
                     set_back_statement(self._dialect),
-                    {"now": now, "soon": now + timedelta(seconds=CLOCK_SECONDS)},
+                    {"now": now, "until": until, "soon": now + timedelta(seconds=CLOCK_SECONDS)},
                 )
             else:
                 values |= {"after_time": after.next_retry_at, "after_id": after.id}

@@ -50,6 +50,13 @@ async def test_a_table_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
         await table.save(message())
     assert not await table.find(RowFilter())
     await table.close()
+    # Nor is one that takes the place of ours.
+    late = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/late.db")
+    await late.open()
+    _take_its_place(tmp_path / "relay.db", tmp_path / "late.db")
+    with pytest.raises(DatabaseUnavailable, match="9999"):
+        await late.save(message())
+    await late.close()
 
 
 async def test_a_folder_that_is_missing(tmp_path: Path) -> None:
@@ -124,6 +131,12 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         await table.check_writes()
     await table.check_writes()
     await table.close()
+
+
+def _take_its_place(other: Path, path: Path) -> None:
+    for beside in ("-wal", "-shm"):
+        Path(f"{path}{beside}").unlink(missing_ok=True)
+    other.rename(path)
 
 
 def _delete(path: Path) -> None:

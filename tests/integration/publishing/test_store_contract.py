@@ -54,18 +54,22 @@ async def test_any_size_of_key_and_payload(table: Table, value: bytes | None) ->
 
 
 async def test_a_clock_that_is_set_back(table: Table) -> None:
-    """Rows saved before are due all the same, refused ones too, and the oldest one's age grows."""
+    """Rows saved or refused before are due all the same, and a dead worker's lease runs out."""
     table.clock.advance(3600)
-    for key in (b"1", b"2", b"3"):
+    for key in (b"1", b"2", b"3", b"4"):
         await table.store.save(message(key=key))
     claim = await table.store.claim(limit=1, lease_seconds=1)
     later = table.clock() + timedelta(seconds=60)
     await table.store.settle(claim.token, [Retry(claim.rows[0].id, 1, later, "no")])
+    left = await table.store.claim(limit=1, lease_seconds=60)
     table.clock.advance(-3600)
 
-    assert len(ids(await table.store.claim(limit=10, lease_seconds=10))) == 3
+    found = ids(await table.store.claim(limit=10, lease_seconds=10))
+    assert len(found) == 3
+    assert not {*ids(left)} & {*found}
     table.clock.advance(100)
     assert (await table.store.stats()).oldest_pending_seconds == 100
+    assert {*ids(left)} < {*ids(await table.store.claim(limit=10, lease_seconds=10))}
 
 
 async def test_a_row_for_later(table: Table) -> None:
