@@ -38,7 +38,10 @@ FINE = {"topic": "t", "key": b"k", "value": b"v"}
 def nowhere() -> Iterator[tuple[asyncio.Runner, KafkaProducer]]:
     """A producer whose brokers never answer, and the loop that it runs in."""
     stage = Stage("127.0.0.1:1", topic="t", dlq_topic="d", group_id="g")
-    producer = KafkaProducer(stage.settings())
+    # Records that were taken end soon, however long a search goes on.
+    producer = KafkaProducer(
+        stage.settings(producer_request_timeout_ms=500, producer_delivery_timeout_ms=1500)
+    )
     with asyncio.Runner() as runner:
         runner.run(producer.start())
         yield runner, producer
