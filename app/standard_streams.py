@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
 
 from app.log_line import LogLine
@@ -26,7 +27,9 @@ def take_any_text() -> None:
     r"""Print as ``\u2026`` what the locale's encoding does not have, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            # It asks where a file stands, and a pipe may have come in the file's place.
+            with suppress(OSError):
+                stream.reconfigure(errors="backslashreplace")
 
 
 @atexit.register
