@@ -223,7 +223,12 @@ class RelayApp(faust.App):
             partition_of=partition_of,
             partition_count=self._ask_partitions,
             retention_hours=self.settings.deliveries_retention_hours,
+            saved=self.fallback.find_saved,
+            unread=self._unread,
         )
+
+    async def _unread(self, partition: int) -> int | None:
+        return await self._relay_consumer.unread(self.settings.order_paid_topic, partition)
 
     def _dead_letters(self) -> FallbackDeadLetters:
         settings = self.settings

@@ -157,6 +157,11 @@ class PartitionProgress:
         return self._next
 
     @property
+    def unclaimed(self) -> int:
+        """How many records were read, and are neither finished nor claimed for delivery."""
+        return len(self._unfinished) - len(self._held)
+
+    @property
     def unfinished(self) -> int:
         """How many taken records are not finished."""
         return len(self._unfinished)

@@ -16,16 +16,20 @@ from yarl import URL
 
 from app.delivery.outcome import Trouble
 from app.delivery.record import Record
-from app.errors import InvalidEvent, KafkaUnavailable
+from app.errors import DatabaseUnavailable, InvalidEvent, KafkaUnavailable
 from app.events import OrderId, decode_order_paid
 from app.order_status.book import DeliveryBook
 from app.order_status.entry import Entry, entry_key
+from app.publishing.fallback import FallbackRow
 
 # Says who asks, and that the one who is asked is to answer for itself alone.
 ROUTED_HEADER = "X-Order-Relay-Routed-From"
 # Who is asked, and who has which partition, as the one who asks sees it.
 VIEW_HEADER = "X-Order-Relay-View"
 ASK_SECONDS = 3.0
+LOOK_SECONDS = 2.0
+# In an answer: the order may be among so many records of its partition.
+UNREAD = "unread"
 # An entry has some thousand bytes.
 MAX_ANSWER_BYTES = 64 * 1024
 
@@ -58,6 +62,8 @@ class OrderLookup:
         partition_of: Callable[[bytes, int], int],
         retention_hours: float,
         partition_count: Callable[[], Awaitable[int]],
+        saved: Callable[[bytes], Awaitable[FallbackRow | None]],
+        unread: Callable[[int], Awaitable[int | None]],
     ) -> None:
         """Prepare; nothing is connected yet.
 
@@ -70,6 +76,10 @@ class OrderLookup:
             retention_hours: How long entries are kept, for people to read.
             partition_count: Asks Kafka how many partitions the source topic has; may raise
                 ``KafkaUnavailable``.
+            saved: Finds a row of the fallback table that is not published, by the record's key;
+                may raise ``DatabaseUnavailable``.
+            unread: Asks Kafka how many records of a partition are not in hand yet; ``None`` where
+                another worker has the partition. May raise.
         """
         self._book = book
         self._in_hand = in_hand
@@ -77,6 +87,8 @@ class OrderLookup:
         self._own_url = str(own_url)
         self.partition_of = partition_of
         self._partition_count = partition_count
+        self._saved = saved
+        self._unread = unread
         self._retention_hours = retention_hours
         self._client: aiohttp.ClientSession | None = None
 
@@ -94,28 +106,27 @@ class OrderLookup:
         if body is not None:
             return Found("known", body)
         owners = dict(self._owners())
-        doubts = self._doubts_here(owners)
-        if view is not None and view != self._view(self._own_url, owners):
-            doubts.append("partitions have moved, or the address asked is another worker's")
+        doubts = self._doubts_here(owners, view)
+        unread = await self._unread_here(order_id, owners, doubts)
         if not here_only:
-            likely = self._likely_owner(order_id, owners)
-            others = set(owners.values()) - {self._own_url}
-            for urls in (others & {likely}, others - {likely}):
-                answers = await asyncio.gather(*(self._ask(url, order_id, owners) for url in urls))
-                for answer in answers:
-                    if answer.certainty == "known":
-                        return answer
-                    if answer.certainty == "unsure":
-                        doubts.append(str(answer.body["error"]))
-            if not doubts:  # Kafka may be slow to answer
+            answer = await self._ask_others(order_id, owners, doubts)
+            if answer is not None and answer.certainty == "known":
+                return answer
+            unread = unread or answer
+            if not doubts and unread is None:  # Kafka may be slow to answer
                 doubts = await self._doubts_elsewhere(owners)
+        if (row := await self._saved_here(order_id, doubts)) is not None:
+            return Found("known", {**_saved_fields(order_id, row), "worker": self._own_url})
+        return unread or self._not_found(order_id, doubts)
+
+    def _not_found(self, order_id: str, doubts: list[str]) -> Found:
         if doubts:
             return Found("unsure", {"error": f"order {order_id} is not found: {'; '.join(doubts)}"})
         return Found(
             "unknown",
             {
-                "error": f"order {order_id} is not known: no record of it is in hand, and none was "
-                f"finished in the last {self._retention_hours:g} hours"
+                "error": f"order {order_id} is not known: no record of it is in hand or saved, and "
+                f"none was finished in the last {self._retention_hours:g} hours"
             },
         )
 
@@ -141,11 +152,45 @@ class OrderLookup:
             return {**entry_fields(entry), "worker": self._own_url}
         return None
 
-    def _doubts_here(self, owners: Mapping[int, str]) -> list[str]:
+    async def _saved_here(self, order_id: str, doubts: list[str]) -> FallbackRow | None:
+        """Return the row in which the order waits, if it does; adds to the doubts if that fails."""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                return await self._saved(entry_key(order_id))
+        except DatabaseUnavailable as error:
+            doubts.append(f"the fallback table does not answer: {error}")
+        except TimeoutError:
+            doubts.append("the fallback table does not answer in time")
+        return None
+
+    async def _unread_here(
+        self, order_id: str, owners: Mapping[int, str], doubts: list[str]
+    ) -> Found | None:
+        """Return that the order may be among records that are not read yet, if it may be."""
+        partition = self._likely_partition(order_id, owners)
+        if partition not in self._book.partitions:
+            return None
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                count = await self._unread(partition)
+        except Exception as error:  # noqa: BLE001 - whatever Kafka's client raises
+            doubts.append(
+                f"Kafka does not say what of partition {partition} is not read ({error!r})"
+            )
+            return None
+        if not count:
+            return None
+        told = f"{count:,} records of its partition {partition} are not read"
+        body = {"error": f"order {order_id} is not seen yet, {told}", UNREAD: count}
+        return Found("unsure", {**body, "partition": partition, "worker": self._own_url})
+
+    def _doubts_here(self, owners: Mapping[int, str], view: str | None) -> list[str]:
         """Return why this worker may not know what it should."""
-        if not self._book.ready:
-            return ["this worker is reading its table"]
         doubts = []
+        if view is not None and view != self._view(self._own_url, owners):
+            doubts.append("partitions have moved, or the address asked is another worker's")
+        if not self._book.ready:
+            return ["this worker is reading its table", *doubts]
         if not self._book.complete:
             doubts.append("this worker's table is incomplete, as its log says")
         mine = self._book.partitions
@@ -158,6 +203,24 @@ class OrderLookup:
         return doubts
 
     # --- elsewhere ------------------------------------------------------------------------------
+
+    async def _ask_others(
+        self, order_id: str, owners: Mapping[int, str], doubts: list[str]
+    ) -> Found | None:
+        """Return what another worker knows, or else that one may come to know; adds doubts."""
+        likely = owners.get(self._likely_partition(order_id, owners), "")
+        others = set(owners.values()) - {self._own_url}
+        unread = None
+        for urls in (others & {likely}, others - {likely}):
+            answers = await asyncio.gather(*(self._ask(url, order_id, owners) for url in urls))
+            for answer in answers:
+                if answer.certainty == "known":
+                    return answer
+                if UNREAD in answer.body:
+                    unread = answer
+                elif answer.certainty == "unsure":
+                    doubts.append(str(answer.body["error"]))
+        return unread
 
     async def _doubts_elsewhere(self, owners: Mapping[int, str]) -> list[str]:
         """Return why nobody may have been asked who should."""
@@ -174,9 +237,8 @@ class OrderLookup:
     def _view(self, asked_url: str, owners: Mapping[int, str]) -> str:
         return f"{zlib.crc32(json.dumps([asked_url, sorted(owners.items())]).encode()):08x}"
 
-    def _likely_owner(self, order_id: str, owners: Mapping[int, str]) -> str:
-        partitions = max(owners, default=0) + 1
-        return owners.get(self.partition_of(entry_key(order_id), partitions), "")
+    def _likely_partition(self, order_id: str, owners: Mapping[int, str]) -> int:
+        return self.partition_of(entry_key(order_id), max(owners, default=0) + 1)
 
     async def _ask(self, url: str, order_id: str, owners: Mapping[int, str]) -> Found:
         if self._client is None:
@@ -189,6 +251,8 @@ class OrderLookup:
             return Found("known", answer.body)
         elif answer.status == 404:
             return Found("unknown", {})
+        elif UNREAD in answer.body and "error" in answer.body:
+            return Found("unsure", answer.body)
         else:
             problem = f"status {answer.status}"
             if "error" in answer.body:
@@ -299,6 +363,19 @@ def _in_hand_fields(record: Record, trouble: Trouble | None) -> dict[str, Any]:
         "lastError": trouble.last_error if trouble is not None else None,
         "httpStatus": trouble.http_status if trouble is not None else None,
         "deadLetterReason": None,
+    }
+
+
+def _saved_fields(order_id: str, row: FallbackRow) -> dict[str, Any]:
+    return {
+        "orderId": order_id,
+        "state": "saved",
+        "fallbackId": row.id,
+        "fallbackStatus": row.status.value,
+        "attempts": row.retry_count,
+        "topic": row.topic,
+        "lastError": row.error_message,
+        "savedAt": row.created_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }
 
 

@@ -180,12 +180,14 @@ class RowFilter:
         ids: These rows.
         status: Rows of this status.
         topic: Rows of this topic.
+        key: Rows with this key.
         error_contains: Rows whose error message has this in it, in any case of letters.
     """
 
     ids: Collection[int] | None = None
     status: Status | None = None
     topic: str | None = None
+    key: bytes | None = None
     error_contains: str | None = None
 
 

@@ -250,6 +250,7 @@ class MemoryFallbackStore:
             if (rows.ids is None or row.id in rows.ids)
             and (rows.status is None or row.status is rows.status)
             and (rows.topic is None or row.topic == rows.topic)
+            and (rows.key is None or row.key == rows.key)
             and (words is None or words in (row.error_message or "").lower())
         ]
 

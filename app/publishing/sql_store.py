@@ -54,6 +54,7 @@ from app.publishing.schema import (
     insert_values,
     row_from,
     sqlite_time,
+    to_text,
 )
 
 logger = logging.getLogger(__name__)
@@ -381,6 +382,8 @@ class SqlFallbackStore:
             conditions.append(columns.status == rows.status.value)
         if rows.topic is not None:
             conditions.append(columns.topic == rows.topic)
+        if rows.key is not None:
+            conditions.append(columns.message_key == to_text(rows.key))
         if rows.error_contains is not None:
             conditions.append(columns.error_message.icontains(rows.error_contains, autoescape=True))
         return conditions

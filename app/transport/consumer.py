@@ -128,6 +128,19 @@ class RelayConsumer(driver.Consumer):
         """Return the offset before which all is finished, whether Kafka knows it or not."""
         return {tp: progress.finished_to for tp, progress in self._progress.items()}
 
+    async def unread(self, topic: str, partition: int) -> int | None:
+        """Ask Kafka how many records of a partition are not in hand yet, nor finished.
+
+        ``None`` where another worker has it, or it is not known where reading begins. May hang
+        and raise as Kafka's client does.
+        """
+        tp = TP(topic, partition)
+        ends = await self.highwaters(tp)
+        progress = self._progress.get(tp)
+        if progress is None or progress.position is None or tp not in ends:
+            return None
+        return max(ends[tp] - progress.position, 0) + progress.unclaimed
+
     def oldest_unfinished_seconds(self) -> float:
         """Return the age of the oldest record that was read and is not finished; 0 if none."""
         times = [

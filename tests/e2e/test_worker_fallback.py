@@ -1,5 +1,6 @@
 """The shipped worker with its fallback table: outages of Kafka, of the database, a newer table."""
 
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,10 @@ async def test_an_order_paid_while_kafka_is_down_arrives_when_it_is_back(
         status, saved = await post(worker, order_value(2))
         assert (status, saved["status"]) == (202, "saved")
         assert worker.log_lines("Saved fallback message")
+        found = await worker.get("/orders/2")
+        assert found is not None
+        waits = json.loads(found[1])
+        assert (found[0], waits["state"], waits["fallbackId"]) == (200, "saved", saved["id"])
         metrics = await worker.metrics()
         assert metrics['order_relay_published_total{result="saved"}'] == 1
         assert metrics["order_relay_fallback_files_replaced_total"] == 1

@@ -62,6 +62,12 @@ async def test_an_outage_dead_letters_nothing_and_keeps_the_membership(
         assert metrics["order_relay_oldest_unfinished_seconds"] > 0
         assert await worker.ready()
         assert await worker.live()
+        # Of an order that waits in Kafka nobody says that it is unknown.
+        last = {one.partition: (one.key or b"").decode() for one in during}
+        answers = [await worker.get(f"/orders/{order_id}") for order_id in last.values()]
+        told = {answer[0]: answer[1] for answer in answers if answer is not None}
+        assert told.keys() <= {200, 503}
+        assert "is not seen yet, " in told[503]
 
         await sink.up()
         await sink.wait_for(lambda s: len(s.accepted) >= len(before) + len(during), timeout=60)

@@ -15,13 +15,15 @@ from yarl import URL
 
 from app.delivery.outcome import Outcome
 from app.delivery.record import Record
-from app.errors import KafkaUnavailable
+from app.errors import DatabaseUnavailable, KafkaUnavailable
 from app.events import OrderId
 from app.operations.health import Health
 from app.operations.metrics import Metrics
 from app.operations.web import WebServer
 from app.order_status.entry import Entry
 from app.order_status.lookup import OrderLookup, order_page
+from app.publishing.fallback import FallbackRow, NewMessage, RowFilter
+from app.publishing.memory_store import MemoryFallbackStore
 from tests.support.fakes import record
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.order_status_fakes import BookBench
@@ -41,6 +43,8 @@ class Worker:
     Attributes:
         owners: The URL of each partition's worker, as this one knows it.
         partitions: How many there are, as Kafka says.
+        rows: Its fallback table.
+        unread: Records of each of its partitions that are not in hand yet; negative: nobody knows.
         asked: How often it looked for an order.
     """
 
@@ -48,6 +52,8 @@ class Worker:
         self.bench = BookBench()
         self.owners: dict[int, str] = {}
         self.partitions = 3
+        self.rows = MemoryFallbackStore()
+        self.unread = 0
         self.asked = 0
         self.port = free_ports(1)[0]
         self.url = f"http://{LOOPBACK}:{self.port}"
@@ -59,6 +65,8 @@ class Worker:
             partition_of=lambda key, partitions: (int(key) if key.isdigit() else 1) % partitions,
             retention_hours=24,
             partition_count=self._partition_count,
+            saved=self._saved,
+            unread=self._unread,
         )
         metrics = Metrics()
         health = Health(
@@ -80,6 +88,14 @@ class Worker:
         if not self.partitions:
             raise KafkaUnavailable("kafka-1:9092", "no answer")
         return self.partitions
+
+    async def _saved(self, key: bytes) -> FallbackRow | None:
+        return next(iter(await self.rows.find(RowFilter(key=key))), None)
+
+    async def _unread(self, partition: int) -> int:
+        if self.unread < 0:
+            raise TimeoutError
+        return self.unread
 
     def _in_hand(self, wanted: Callable[[Record], bool]) -> None:
         self.asked += 1
@@ -281,6 +297,39 @@ async def test_an_id_may_be_text(workers: list[Worker], order_id: str) -> None:
     for worker in workers:
         status, body = await worker.get(order_id)
         assert (status, body["orderId"]) == (200, order_id)
+
+
+async def test_an_order_that_may_come_is_not_unknown(workers: list[Worker]) -> None:
+    """Its partition's worker says how many records it has not read; other backlogs do not count."""
+    workers[1].unread = 1200
+    for worker in workers:
+        status, body = await worker.get(34)
+        assert (status, body["unread"], body["partition"]) == (503, 1200, 1)
+        assert body["error"] == (
+            "order 34 is not seen yet, 1,200 records of its partition 1 are not read"
+        )
+        assert body["worker"] == workers[1].url
+        assert (await worker.get(31))[0] == 200
+        assert (await worker.get(35))[0] == 404
+    workers[1].unread = -1
+    for worker in workers:
+        status, body = await worker.get(34)
+        assert (status, "of partition 1 is not read" in str(body["error"])) == (503, True)
+
+
+async def test_an_order_that_is_saved_is_not_unknown(workers: list[Worker]) -> None:
+    """A row that waits is found in whichever worker's table it is, also with a backlog."""
+    row_id = await workers[2].rows.save(NewMessage("t", b"34", b"{}", error_message="down"))
+    workers[1].unread = 7
+    for worker in workers:
+        status, body = await worker.get(34)
+        assert (status, body["state"], body["fallbackId"]) == (200, "saved", row_id)
+        assert (body["fallbackStatus"], body["lastError"]) == ("PENDING", "down")
+        assert body["worker"] == workers[2].url
+    workers[2].rows.error = DatabaseUnavailable("gone")
+    workers[1].unread = 0
+    status, body = await workers[2].get(34)
+    assert (status, "the fallback table does not answer" in str(body["error"])) == (503, True)
 
 
 async def _redirect(request: web.Request) -> web.StreamResponse:

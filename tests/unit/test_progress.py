@@ -69,6 +69,19 @@ def test_a_record_is_finished_once_it_was_read_and_ended() -> None:
     assert [offset for offset in range(8, 15) if progress.is_finished(offset)] == [8, 9, 11, 12]
 
 
+def test_what_is_in_no_hand_is_counted() -> None:
+    """A record that was read and not claimed waits somewhere between Kafka and the deliveries."""
+    progress = PartitionProgress(1)
+    for offset in range(5):
+        progress.take(offset, 0.0)
+    progress.hold(0)
+    progress.hold(1)
+    progress.finish(0)
+    assert progress.unclaimed == 3
+    progress.leave(1)
+    assert progress.unclaimed == 4
+
+
 def test_markers_are_committed_over() -> None:
     """Offsets that no record has, at the end of the partition too, leave no lag behind."""
     progress = PartitionProgress(1)

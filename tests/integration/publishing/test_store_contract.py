@@ -297,6 +297,10 @@ async def test_find_and_count(table: Table) -> None:
     assert await store.count(RowFilter(ids=[])) == 0
     assert await store.count(RowFilter(error_contains="not_enough 100%")) == 1
     assert await store.count(RowFilter(error_contains="e_%")) == 0
+    for key in (b"7", b"SKU 4/7", b"\xff\x00"):
+        row_id = await store.save(message(key=key))
+        assert [row.id for row in await store.find(RowFilter(key=key))] == [row_id]
+    assert await store.count(RowFilter(key=b"8")) == 0
 
 
 async def test_nothing_asked_of_nothing(table: Table) -> None:
