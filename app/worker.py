@@ -108,7 +108,7 @@ def _starting(app: faust.App) -> LogLine:
         topic=settings.order_paid_topic,
         group=settings.consumer_group_id,
         # A query may hold a token.
-        external_logger=str(URL(settings.external_logger_url).with_query(None)),
+        target=str(URL(settings.external_logger_url).with_query(None)),
         dead_letters=settings.dlq_topic,
         web=f"http://{app.conf.web_bind}:{app.conf.web_port}",
         faust=faust.__version__,

@@ -51,7 +51,7 @@ async def test_a_log_that_nobody_reads_and_signals_do_not_stop_deliveries(
     first, *others = worker.log_text().splitlines()
     assert first.startswith("Worker starting version=")
     assert f"consumers=order_logging topic={stage.topic} group={stage.group_id}" in first
-    assert f"logger={sink.url} dead_letters={stage.dlq_topic}" in first
+    assert f"target={sink.url} dead_letters={stage.dlq_topic}" in first
     assert not [line for line in others if "\N{BOX DRAWINGS LIGHT VERTICAL}" in line]
     assert "Traceback" not in worker.log_text()
     assert "Signal received: " in worker.log_text()
