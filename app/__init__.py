@@ -7,12 +7,16 @@ while the pure modules import without Faust.
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from app.main import RelayApp
 
     app: RelayApp
+
+# What others than its owner may do with a file that is made: nothing.
+OWNER_ALONE = 0o077
 
 
 def __getattr__(name: str) -> Any:
@@ -37,6 +41,7 @@ def _make_app() -> RelayApp:
     from app.worker import use_worker  # noqa: PLC0415
 
     take_any_text()
+    os.umask(OWNER_ALONE)  # SQLite's files and RocksDB's hold orders
     in_json = load_log_format() == "json"
     if in_json:
         json_log.set_up()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 # Text from outside, which may hold anything.
 _QUOTED = frozenset({"detail"})
+# Text of ours, of several lines.
+_AS_IT_IS = frozenset({"stacks"})
 _SECONDS = "_seconds"
 
 
@@ -43,7 +45,7 @@ class LogLine:
 
     def __str__(self) -> str:
         pairs = (
-            f"{name}={value!r}" if name in _QUOTED else f"{name}={value}"
+            f"{name}={value!r}" if name in _QUOTED else f"{name}={_shown(name, value)}"
             for name, value in self.fields.items()
         )
         return " ".join((self.phrase, *pairs))
@@ -65,6 +67,17 @@ class FiguresLine(LogLine):
     def __str__(self) -> str:
         figures = (_figure(name, value) for name, value in self.fields.items())
         return f"{self.phrase} - {', '.join(figures)}"
+
+
+def printable(text: str) -> str:
+    """Return text on one line, with nothing in it that could steer a terminal or fake a line."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _shown(name: str, value: object) -> str:
+    return str(value) if name in _AS_IT_IS else printable(str(value))
 
 
 def _figure(name: str, value: object) -> str:

@@ -143,18 +143,38 @@ def redact(text: str, secrets: tuple[str, ...]) -> str:
 
 @cache
 def _pattern(secret: str) -> re.Pattern[str]:
-    return re.compile("".join(map(_forms, secret)))
+    parts = re.findall(r"(?s)(\\*)([^\\]?)", secret)
+    return re.compile("".join(_run(run, then) if run else _forms(then) for run, then in parts))
 
 
-def _forms(character: str) -> str:
-    """Return a regular expression for a character, however it is written."""
-    if character.isascii() and character.isalnum():
+def _run(backslashes: str, then: str) -> str:
+    """Return a regular expression for backslashes and the character after them.
+
+    Which of those in a text belong to which cannot be told: taken one by one there would be more
+    ways to read them than time, so that all there are are taken at once.
+    """
+    number = len(backslashes)
+    at_once = rf"\\{{{number},{9 * number + 8}}}+{_forms(then, least=0)}"
+    escaped = "".join(map(_escaped, backslashes)) + _forms(then)
+    return rf"(?:{at_once}|{escaped})"
+
+
+def _forms(character: str, least: int = 1) -> str:
+    """Return a regular expression for a character, however it is written.
+
+    Its first escape has ``least`` backslashes or more.
+    """
+    if (character.isascii() and character.isalnum()) or not character:
         return character
+    # JSON within JSON has more than one backslash before a character.
+    return rf"(?:\\{{0,8}}{re.escape(character)}|{_escaped(character, least)})"
+
+
+def _escaped(character: str, least: int = 1) -> str:
     number, units = ord(character), character.encode("utf-16-be", "surrogatepass").hex()
+    first, second = units[:4], units[4:]
     forms = [
-        # JSON within JSON has more than one backslash before a character.
-        r"\\{0,8}" + re.escape(character),
-        "".join(rf"\\{{1,8}}u{units[at : at + 4]}" for at in range(0, len(units), 4)),
+        rf"\\{{{least},8}}u{first}" + (rf"\\{{1,8}}u{second}" if second else ""),
         "".join(f"%{byte:02x}" for byte in character.encode("utf-8", "surrogatepass")),
         f"&#(?:x0*{number:x}|0*{number});",
     ]

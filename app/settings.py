@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     consumer_retry_max_interval_ms: int = Field(default=10_000, ge=0, le=MAX_INT)
     max_in_flight: int = Field(default=256, ge=1, le=100_000)
     breaker_failure_threshold: int = Field(default=20, ge=0, le=MAX_INT)
-    breaker_probe_interval_seconds: float = Field(default=5.0, gt=0, le=86_400)
+    breaker_probe_interval_seconds: float = Field(default=5.0, ge=0.1, le=86_400)
     shutdown_grace_seconds: float = Field(default=30.0, ge=0, le=86_400)
 
     # --- the producer (names and values of the Kafka producer configuration) -----------------
@@ -138,10 +138,10 @@ class Settings(BaseSettings):
     database_ssl_key_file: ExistingFile | None = None
     # Secret, since it may hold a password.
     database_url: SecretStr = SecretStr("sqlite+aiosqlite:///order-relay.db")
-    fallback_replay_interval_seconds: float = Field(default=60.0, gt=0, le=86_400)
+    fallback_replay_interval_seconds: float = Field(default=60.0, ge=0.1, le=86_400)
     fallback_max_retry: int = Field(default=3, ge=1, le=1000)
-    fallback_backoff_base_seconds: float = Field(default=60.0, gt=0, le=86_400)
-    fallback_stats_interval_seconds: float = Field(default=3600.0, gt=0)
+    fallback_backoff_base_seconds: float = Field(default=60.0, ge=0.1, le=86_400)
+    fallback_stats_interval_seconds: float = Field(default=3600.0, ge=0.1, le=31_536_000)
     fallback_retention_days: float = Field(default=7.0, ge=0, le=36_500)
 
     # --- who may change something over HTTP -------------------------------------------------
@@ -157,7 +157,7 @@ class Settings(BaseSettings):
 
     # --- the table of what became of each order ----------------------------------------------
     deliveries_store: Literal["memory", "rocksdb", "off"] = "memory"
-    deliveries_retention_hours: float = Field(default=24.0, gt=0, le=24 * 3650)
+    deliveries_retention_hours: float = Field(default=24.0, ge=0.001, le=24 * 3650)
     deliveries_max_entries: int = Field(default=1_000_000, ge=1)
     data_dir: Path = Path("order-relay-data")
 

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from app.log_line import LogLine
+from app.log_line import LogLine, printable
 
 INTERVAL_SECONDS = 30.0
 # Names of loggers, and of their children, whose messages repeat.
@@ -47,14 +47,28 @@ class RepeatFilter(logging.Filter):
         return True
 
 
+class OneLineFilter(logging.Filter):
+    """Escapes control characters in our own lines: errors hold topics and the like of rows."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass, on one line if it is ours; a ``LogLine`` sees to itself."""
+        ours = record.name.startswith(("app.", "agents."))
+        if ours and not isinstance(record.msg, LogLine):
+            message = record.getMessage()
+            if not message.isprintable():
+                record.msg, record.args = printable(message), ()
+        return True
+
+
 def install() -> None:
-    """Put a filter on every handler of the root logger."""
+    """Put the filters on every handler of the root logger."""
     # At INFO it names the user with every connection, of which brokers may end one every few
     # minutes; at DEBUG it would show passwords and tokens.
     logging.getLogger("aiokafka.conn").setLevel(logging.WARNING)
     repeat_filter = RepeatFilter()
     for handler in logging.getLogger().handlers:
         handler.addFilter(repeat_filter)
+        handler.addFilter(OneLineFilter())
 
 
 def _is_client(name: str) -> bool:

@@ -27,6 +27,7 @@ except ModuleNotFoundError as error:
 def main() -> int:
     """Run the quickstart; returns the exit status."""
     take_any_text()
+    os.umask(0o077)  # databases and logs hold orders
     options = parse_options(sys.argv[1:], os.environ)
     try:
         folder = Path(tempfile.mkdtemp(prefix="order-relay-"))

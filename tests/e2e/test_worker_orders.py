@@ -37,6 +37,12 @@ async def until_state(worker: WorkerProcess, order_id: int, state: str) -> dict[
     return body
 
 
+def files_that_others_may_use(folder: Path) -> dict[Path, int]:
+    """What holds orders in a worker's folder, and what others than its owner may do with it."""
+    found = [*folder.glob("order-relay.db*"), *(folder / "data").rglob("*")]
+    return {path: path.stat().st_mode & 0o077 for path in found}
+
+
 def by_id(request: Any) -> Answer:
     """Order 2 fails once, order 3 always, order 4 is refused, order 5 hangs."""
     if request.order_id == 3:
@@ -149,6 +155,9 @@ async def test_old_orders_are_forgotten(
         assert [row.key for row in rows] == [b"1", b"1"]
         assert decode_entry(rows[0].value or b"") is not None
         assert rows[1].value is None
+    written = files_that_others_may_use(tmp_path)
+    assert len(written) > (3 if store == "rocksdb" else 0)
+    assert not any(written.values()), written
 
 
 async def test_switched_off_there_is_no_table(

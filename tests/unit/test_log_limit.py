@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from app.operations.log_limit import INTERVAL_SECONDS, RepeatFilter
+from app.operations.log_limit import INTERVAL_SECONDS, OneLineFilter, RepeatFilter
 
 
 class Log:
@@ -19,6 +19,15 @@ class Log:
         record = logging.LogRecord(name, level, "file.py", 1, text, args, None)
         if self._filter.filter(record):
             self.lines.append(record.getMessage())
+
+
+@pytest.mark.parametrize(("name", "shown"), [("app.fallback", r"no \x1b[1m\n 5%"), ("x", None)])
+def test_our_own_lines_are_one_line(name: str, shown: str | None) -> None:
+    """Errors hold what rows hold; libraries' tables of several lines are theirs."""
+    text = "no \x1b[1m\n 5%"
+    record = logging.LogRecord(name, logging.ERROR, "file.py", 1, "no %s 5%%", ("\x1b[1m\n",), None)
+    assert OneLineFilter().filter(record)
+    assert record.getMessage() == (shown or text)
 
 
 def test_a_clients_complaint_passes_once_in_an_interval() -> None:

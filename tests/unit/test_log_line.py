@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 from app.log_line import FiguresLine, LogLine
 
 APP = Path(__file__).parents[2] / "app"
@@ -16,6 +18,19 @@ def test_it_reads_as_a_phrase_and_its_data() -> None:
     assert str(line) == "Retrying message offset=41 status=None detail=\"a\\n'b'\" trace_id=ab"
     assert line.message == "Retrying message"
     assert list(line.fields) == ["offset", "status", "detail", "trace_id"]
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[31m", "\r", "\u2028", "\u202e", "\x00", "\udc80"])
+def test_no_value_steers_a_terminal_or_fakes_a_line(text: str) -> None:
+    """A topic of a row that was written by hand may hold anything."""
+    line = str(LogLine("Fallback message refused", topic=text, detail=text))
+    assert line.isprintable()
+    assert ascii(text)[1:-1] in ascii(line).replace("\\\\", "\\")
+
+
+def test_stacks_are_lines() -> None:
+    """They are for people, and made by us."""
+    assert str(LogLine("Stacks of all threads", stacks="a\nb")).splitlines()[1] == "b"
 
 
 def test_without_a_trace_nothing_is_said_of_it() -> None:

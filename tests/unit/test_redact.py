@@ -58,6 +58,26 @@ def test_a_secret_is_found_however_it_is_written(written: str) -> None:
     assert outside == "refused: [redacted], and so on"
 
 
+@pytest.mark.parametrize("secret", ["\\" * 20 + "x", "\\/" * 10, "&" * 20, "%" * 20 + "x"])
+@pytest.mark.parametrize("text", ["\\", "\\/", "&#0", "%", "\\u005c", "&#x0000005"])
+def test_however_long_the_text_it_is_read_in_time(secret: str, text: str) -> None:
+    """No text that almost is the secret, again and again, keeps a worker busy."""
+    outside = redact(text * 20_000 + secret, (secret,))
+
+    assert outside.endswith("[redacted]")
+
+
+@pytest.mark.parametrize("secret", ["a\\b", "\\\\server\\share", "x\\", "\\\\"])
+@pytest.mark.parametrize("levels", [0, 1, 2, 3])
+def test_backslashes_are_found_in_json_within_json(secret: str, levels: int) -> None:
+    """Each level doubles them."""
+    written = secret
+    for _ in range(levels):
+        written = json.dumps(written)[1:-1]
+
+    assert redact(f"<{written}>", (secret,)) == "<[redacted]>"
+
+
 @given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1))
 def test_any_secret_in_json(secret: str) -> None:
     """Whatever visible characters a secret has, an echo of it in JSON is found."""

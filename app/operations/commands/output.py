@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.log_line import printable
+
 # Where there is no terminal, whose width would count.
 WIDTH_WITHOUT_TERMINAL = 160
 
@@ -88,7 +90,7 @@ def make_table(columns: Sequence[str], *, right: Sequence[str] = ()) -> Table:
 
 def plain(text: str | None, limit: int = 0) -> Text:
     """Return text from outside as a cell: on one line, nothing in it can steer the terminal."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text or "")
+    shown = printable(text or "")
     return Text(shown if not limit or len(shown) <= limit else shown[: limit - 1] + "…")
 
 
