@@ -370,3 +370,14 @@ def test_the_architecture_has_every_module() -> None:
     modules = {path.stem for path in (ROOT / "app").glob("[!_]*") if path.suffix in ("", ".py")}
     assert len(modules) > 20  # else they were not found
     assert {name for name in modules if f"`app.{name}`" not in table} == set()
+
+
+def test_the_tests_of_faults_exist() -> None:
+    """Whatever fault the worker is said to survive, there is the test that would tell."""
+    named = re.findall(
+        r"`((?:e2e|kafka|integration|unit)/[\w/]+\.py)(?:::(\w+))?`", read("docs/faults.md")
+    )
+    assert len(named) > 30
+    for path, test in named:
+        code = read(f"tests/{path}")
+        assert not test or f"def {test}(" in code, (path, test)
