@@ -34,6 +34,7 @@ class Load:
         self._stage = stage
         self._keys = keys
         self._failures: list[KafkaError] = []
+        self._unplaced: set[bytes] = set()
         self._pacing: asyncio.Task[None] | None = None
         self._producer = Producer(
             {
@@ -83,6 +84,7 @@ class Load:
         self.stop()
         left = await asyncio.to_thread(self._producer.flush, FLUSH_SECONDS)
         assert (left, self._failures) == (0, [])
+        await self._find_places()
         assert len(self.event_ids) == self.produced
 
     async def _flow(self, rate: int) -> None:
@@ -105,8 +107,23 @@ class Load:
         if error is not None:
             self._failures.append(error)
             return
-        place = message.partition() or 0, message.offset() or 0
-        self.event_ids.add(f"{self._stage.topic}-{place[0]}-{place[1]}")
-        key = message.key()
+        key, value = message.key(), message.value()
         assert isinstance(key, bytes)
-        self.places[key.decode()] = place
+        assert isinstance(value, bytes)
+        partition, offset = message.partition(), message.offset()
+        if partition is None or offset is None or offset < 0:
+            self._unplaced.add(value)
+        else:
+            self._place(key, (partition, offset))
+
+    async def _find_places(self) -> None:
+        """Look up what Kafka had already when it was sent again: its answer has no offset."""
+        for row in await self._stage.records() if self._unplaced else ():
+            if row.value in self._unplaced:
+                self._unplaced.remove(row.value)
+                self._place(row.key or b"", (row.partition, row.offset))
+
+    def _place(self, key: bytes, place: tuple[int, int]) -> None:
+        self.event_ids.add(f"{self._stage.topic}-{place[0]}-{place[1]}")
+        name = key.decode()
+        self.places[name] = max(place, self.places.get(name, place))
