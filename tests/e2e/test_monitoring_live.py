@@ -27,6 +27,9 @@ pytestmark = [
 ]
 
 LIMIT_SECONDS = 60.0
+# The embedded cluster has no controller, which would say how long it keeps records. On real Kafka
+# tests/kafka/test_delivery_topics.py sees it.
+UNKNOWN_HERE = ["Records near their deletion"]
 REJECTED, HOPELESS = 901, 902
 POISON = [
     Order(b"t", None),
@@ -228,7 +231,7 @@ async def variables_have_values(prometheus: PrometheusServer, target: str) -> No
 
 
 async def panels_have_data(prometheus: PrometheusServer, target: str) -> None:
-    """Every query of every panel returns at least one series with at least one number."""
+    """Every query of every panel returns a series with a number, but where none can be known."""
     variables = {
         "job": JOB,
         "worker": f"({target}|another:6066)",
@@ -244,4 +247,4 @@ async def panels_have_data(prometheus: PrometheusServer, target: str) -> None:
         if not any(series.values for series in found):
             empty.append(question)
     assert asked > 60
-    assert empty == []
+    assert [one.panel for one in empty] == UNKNOWN_HERE
