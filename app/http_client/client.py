@@ -186,7 +186,7 @@ class HttpClient:
             async with asyncio.timeout_at(
                 min(deadline, self._loop.time() + self._connect_timeout_seconds)
             ):
-                connection = await self._connect_at_last()
+                connection = await self._open()
         except TimeoutError as error:
             limit = min(self._connect_timeout_seconds, self._timeout_seconds)
             raise ConnectionNotMade(f"no connection within {limit:g} s") from error
@@ -201,7 +201,7 @@ class HttpClient:
             self._loop.call_later(self._sweep_seconds, self._sweep)
         return connection
 
-    async def _connect_at_last(self) -> Connection:
+    async def _open(self) -> Connection:
         ends_at = self._loop.time() + random.uniform(*LIFE_SECONDS)  # noqa: S311
         connection = Connection(self, self._loop, ends_at, keep_bodies=self._keep_bodies)
         sock = await self._addresses.connect()
