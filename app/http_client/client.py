@@ -92,9 +92,7 @@ class HttpClient:
             OSError: The connection broke.
         """
         while self._requests >= self._max_connections:
-            place = self._loop.create_future()
-            self._waiting.append(place)
-            await place
+            await self._wait_for_place()
         self._requests += 1
         connection = None
         try:
@@ -113,16 +111,24 @@ class HttpClient:
             raise
         finally:
             self._requests -= 1
-            while self._waiting and not self._pass_place_on():
-                pass
+            self._wake_one()
 
-    def _pass_place_on(self) -> bool:
-        """Wake whoever has waited longest; ``False`` if it has been cancelled."""
-        place = self._waiting.popleft()
-        if place.done():
-            return False
-        place.set_result(None)
-        return True
+    async def _wait_for_place(self) -> None:
+        place: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if not place.cancelled():  # woken, and cancelled before it went on
+                self._wake_one()
+            raise
+
+    def _wake_one(self) -> None:
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
 
     def close(self) -> None:
         """Close all connections; requests under way are the caller's to cancel."""
