@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -222,16 +223,25 @@ class Buyers:
             for its_begin, its_end in others
         )
 
+    async def _post(self, value: bytes, headers: dict[str, str]) -> dict[str, Any]:
+        while True:
+            try:
+                async with self._http.post(self._url, data=value, headers=headers) as response:
+                    answer: dict[str, Any] = await response.json()
+                    assert response.status == 202, answer
+                    return answer
+            except aiohttp.ClientOSError as error:
+                # Connected, and silent for so long on a busy machine that the worker closed it.
+                closed = aiohttp.ClientConnectionResetError
+                if not isinstance(error, closed) and not isinstance(error.__cause__, closed):
+                    raise
+
     async def _pay(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             event_id = order_event_id(number)
             headers = {"Content-Type": "application/json", "event-id": event_id}
             posted_at = time.monotonic()
-            async with self._http.post(
-                self._url, data=order_value(number), headers=headers
-            ) as response:
-                answer = await response.json()
-                assert response.status == 202, answer
+            answer = await self._post(order_value(number), headers)
             assert answer["eventId"] == event_id
             self._posted[event_id] = posted_at, time.monotonic()
             if answer["status"] == "published":

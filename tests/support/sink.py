@@ -24,6 +24,7 @@ from tests.support.kafka.ports import LOOPBACK, free_ports
 __all__ = ["Answer", "Fault", "Received", "ScriptedSink"]
 
 CLOSE_SECONDS = 0.05
+TURNS = 5
 # Conditions are asked at most this often: they may look at thousands of requests.
 COALESCE_SECONDS = 0.01
 
@@ -121,6 +122,10 @@ class ScriptedSink:
             server.close()
             await web_server.shutdown(CLOSE_SECONDS)
             await server.wait_closed()
+            # What was accepted meanwhile becomes a connection in the loop's next turns.
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            await web_server.shutdown(CLOSE_SECONDS)
 
     async def wait_for(
         self, condition: Callable[["ScriptedSink"], object], timeout: float = 30.0
