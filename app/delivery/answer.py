@@ -38,8 +38,8 @@ class Answer:
         error_type: Full name of the error's class when no answer came.
         failure: What kind of failure it was when no answer came, one of FAILURES.
         body: Of a 2xx, where results of single records are wanted.
-        company: The records that it was for, where these were several and it is no success: it
-            speaks against the target, and against none of them.
+        company: Set where several records failed together. Such a failure counts against the
+            target, and against none of them.
         place: Of the record among those that it was for: as an attempt it counts at place 0 alone.
     """
 

@@ -87,7 +87,7 @@ class HttpClient:
 
         Raises:
             ConnectionNotMade: No connection.
-            NotHttp: What came is no HTTP answer.
+            NotHttp: The bytes that came are not an HTTP answer.
             TimeoutError: No answer in time.
             OSError: The connection broke.
         """

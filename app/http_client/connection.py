@@ -44,7 +44,7 @@ class UnusableConnection(Exception):
 
 
 class NotHttp(Exception):
-    """What came is no HTTP answer."""
+    """The bytes that came are not an HTTP answer."""
 
 
 class Pool(Protocol):
@@ -155,8 +155,8 @@ class Connection(asyncio.Protocol):
     def is_quiet(self) -> bool:
         """Whether it is open and nothing has come on it: only then may a request go.
 
-        What the kernel has and the event loop has not read yet counts, too: it is no answer to
-        what was not sent when it came.
+        Bytes that the kernel has and the event loop has not read yet count, too: they came before
+        the request was sent, so they cannot be its answer.
         """
         return self.is_open and not self._poll.poll(0)
 
@@ -269,7 +269,7 @@ class Connection(asyncio.Protocol):
         return b""
 
     def _fail_as_not_http(self) -> None:
-        # The whole line: whoever takes secrets out of it must do so before it is cut.
+        # The whole line: secrets are taken out of it before it is cut.
         line = self._start.split(b"\n", 1)[0].decode("utf-8", "replace")
         self._fail(NotHttp(f"no HTTP answer: {line}"))
 
