@@ -54,10 +54,11 @@ class FallbackTable(SqlFallbackStore):
         Raises:
             InvalidDatabaseUrl: The URL cannot be used.
         """
-        super().__init__(make_engine(database_url))
+        super().__init__(make_engine(database_url, on_replaced=self._note_replaced))
         self._database_url = database_url
         self._shut: str | None = "the fallback table is not open yet"
         self._file: OpenedFile | None = None
+        self._replaced: DatabaseReplaced | None = None
         self._opening = asyncio.Lock()
         self._on_replaced = on_replaced
         self._counted = FallbackStats()
@@ -82,6 +83,9 @@ class FallbackTable(SqlFallbackStore):
             migrated = await migrate(self._database_url)
             async with self._reading() as connection:
                 self._file = connection.info.get(OPENED_FILE)
+                # A file that was deleted meanwhile has been made anew by this connection, empty.
+                if await connection.run_sync(revision_of) is None:
+                    raise DatabaseReplaced(self.place)
         except RelayError as error:
             self._shut = str(error)
             raise
@@ -139,23 +143,36 @@ class FallbackTable(SqlFallbackStore):
         async with self._opening:
             if self._file is None:
                 return
-            try:
-                self._file.check()
-            except DatabaseReplaced as error:
-                if self._shut is None:
-                    self._shut = str(error)
-                    self._on_replaced()
-                    logger.error(
-                        LogLine(
-                            "Fallback table's file was deleted or replaced while it was open",
-                            path=error.path,
-                            pending=self._counted.pending,
-                            failed=self._counted.failed,
-                        )
-                    )
-                # SQLite opens no new log while one that is gone is open.
-                await self.close()
+            if self._replaced is None:
                 try:
-                    await self.open()
-                except PermanentError as problem:
-                    raise DatabaseUnavailable(str(problem)) from problem
+                    self._file.check()
+                except DatabaseReplaced as error:
+                    self._replaced = error
+            if self._replaced is None:
+                return
+            if self._shut is None:
+                self._shut = str(self._replaced)
+                self._on_replaced()
+                logger.error(
+                    LogLine(
+                        "Fallback table's file was deleted or replaced while it was open",
+                        path=self._replaced.path,
+                        pending=self._counted.pending,
+                        failed=self._counted.failed,
+                    )
+                )
+            # SQLite opens no new log while one that is gone is open.
+            await self.close()
+            try:
+                await self.open()
+            except PermanentError as problem:
+                raise DatabaseUnavailable(str(problem)) from problem
+            self._replaced = None
+
+    def _note_replaced(self, error: DatabaseReplaced) -> None:
+        """Keep what one connection has seen: later it may not show.
+
+        The file system may give the inode of the deleted file to the new one, which a connection
+        makes that was opened meanwhile, and which has no table yet.
+        """
+        self._replaced = self._replaced or error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -137,12 +137,22 @@ def _in_memory(database: str, query: Mapping[str, object]) -> bool:
 
 
 def make_engine(
-    database_url: str, *, command_timeout_seconds: float | None = COMMAND_TIMEOUT_SECONDS
+    database_url: str,
+    *,
+    command_timeout_seconds: float | None = COMMAND_TIMEOUT_SECONDS,
+    on_replaced: Callable[[DatabaseReplaced], None] = lambda _: None,
 ) -> AsyncEngine:
     """Make an engine; nothing is connected yet.
 
     Transactions on SQLite begin as DEFERRED, or as the execution option ``relay_begin`` says:
     IMMEDIATE lets writers queue up instead of failing half-way, None begins none.
+
+    Args:
+        database_url: The database.
+        command_timeout_seconds: Of one statement on PostgreSQL; None: no limit.
+        on_replaced: Called where a connection that is wanted has a file of SQLite open that was
+            deleted or replaced. Another connection is made in its place, and with it a file if
+            there is none.
 
     Raises:
         InvalidDatabaseUrl: See ``parse_database_url`` and ``take_tls``; or the driver cannot use
@@ -150,7 +160,7 @@ def make_engine(
     """
     url = parse_database_url(database_url)
     try:
-        engine = _make_engine(url, command_timeout_seconds)
+        engine = _make_engine(url, command_timeout_seconds, on_replaced)
         _, options = engine.dialect.create_connect_args(engine.url)
     except (ArgumentError, ValueError):
         raise InvalidDatabaseUrl(
@@ -163,7 +173,11 @@ def make_engine(
     return engine
 
 
-def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEngine:
+def _make_engine(
+    url: sa.URL,
+    command_timeout_seconds: float | None,
+    on_replaced: Callable[[DatabaseReplaced], None],
+) -> AsyncEngine:
     if url.get_backend_name() == "postgresql":
         url, tls = take_tls(url)
         engine = create_async_engine(
@@ -194,7 +208,7 @@ def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEng
         "" if (url.database or "").startswith("file:") else str(Path(url.database or "").absolute())
     )
     sa.event.listen(engine.sync_engine, "connect", partial(_prepare_sqlite, path))
-    sa.event.listen(engine.sync_engine, "checkout", _check_file)
+    sa.event.listen(engine.sync_engine, "checkout", partial(_check_file, on_replaced))
     sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
 
@@ -239,10 +253,16 @@ def _prepare_sqlite(path: str, connection: Any, record: sa.pool.ConnectionPoolEn
     cursor.close()
 
 
-def _check_file(_connection: Any, record: sa.pool.ConnectionPoolEntry, _proxy: object) -> None:
+def _check_file(
+    on_replaced: Callable[[DatabaseReplaced], None],
+    _connection: Any,
+    record: sa.pool.ConnectionPoolEntry,
+    _proxy: object,
+) -> None:
     try:
         record.info[OPENED_FILE].check()
     except DatabaseReplaced as error:
+        on_replaced(error)
         # None of the connections that are open is used again.
         raise InvalidatePoolError(str(error)) from error
 

@@ -114,12 +114,12 @@ def _revisions() -> set[str]:
 
 
 def _upgrade_by_alembic(connection: sa.Connection) -> None:
+    # Its lines, some of them written when it is imported, say nothing that ours do not.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     # It takes a tenth of a second to import, and there is hardly ever something to upgrade.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
-    # Its lines of every start say nothing that ours do not.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection

@@ -280,6 +280,7 @@ async def test_an_outage_is_probed_every_five_seconds_and_its_end_is_seen(
         # every 5 s and a few sooner.
         most = MAX_IN_FLIGHT + BREAKER_FAILURE_THRESHOLD + 6 + seconds / PROBE_SECONDS
         assert asked - len(before) <= most
+        await worker.wait_log("Breaker closed")
         assert len(worker.log_lines("Breaker open")) == 1
         assert len(worker.log_lines("Breaker closed")) == 1
     assert Counter(sink.accepted_keys) == Counter(event_ids([*before, *during]))

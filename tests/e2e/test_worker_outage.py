@@ -232,7 +232,7 @@ async def test_brokers_that_come_back_under_other_addresses(
                     return answer is not None and answer[0] == 200 and "intake" not in answer[1]
 
                 await worker.wait_until(intake_moves, 60, "to say that its intake moves")
-                assert worker.log_lines("No known broker answered, the bootstrap servers named")
+                await worker.wait_log("No known broker answered, the bootstrap servers named")
                 assert await worker.stop() == 0
 
 

@@ -85,6 +85,7 @@ async def test_a_posted_order_keeps_its_trace_through_an_outage(
             ) as answer,
         ):
             assert (await answer.json())["status"] == "saved"
+        await worker.wait_log("Saved fallback message")
         (saved,) = worker.log_lines("Saved fallback message")
         assert saved.rstrip().endswith(f" trace_id={TRACE_ID}")
         fragile.up()

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from app.errors import (
     DatabaseUnavailable,
     InvalidDatabaseUrl,
 )
+from app.operations import fallback_table
 from app.operations.fallback_table import FallbackTable
 from app.publishing.fallback import RowFilter
-from app.publishing.migrate import VERSION_TABLE
+from app.publishing.migrate import VERSION_TABLE, Migrated, migrate
 from tests.support.publish_fakes import message
 from tests.support.waiting import eventually
 
@@ -222,6 +224,50 @@ async def test_a_save_counts_only_if_its_file_is_still_there(
         await table.save(message(b"refused"))
     row_id = await table.save(message(b"saved"))
     assert [row.payload for row in await table.find(RowFilter(ids=[row_id]))] == [b"saved"]
+    await table.close()
+
+
+@HARMS
+async def test_an_empty_file_that_another_connection_made_is_seen(
+    linked: Path, harm: Callable[[Path], None]
+) -> None:
+    """A sweep comes first, before anything asks about the file; the next save holds.
+
+    Its new connection may get the inode of the file that was deleted: no difference shows.
+    """
+    told = list[str]()
+    url = f"sqlite+aiosqlite:///{linked}"
+    table = FallbackTable(url, on_replaced=lambda: told.append("replaced"))
+    await table.open()
+    await table.save(message())
+    harm(linked)
+    with suppress(DatabaseUnavailable):  # such as "no such table"
+        await table.claim(limit=1, lease_seconds=60)
+    row_id = await table.save(message(b"saved"))
+    assert [row.payload for row in await table.find(RowFilter(ids=[row_id]))] == [b"saved"]
+    assert told == ["replaced"]
+    await table.close()
+
+
+async def test_a_file_that_goes_while_the_table_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty file is no open table: opening fails, and works when it is tried again."""
+
+    async def migrate_in_vain(url: str) -> Migrated:
+        migrated = await migrate(url)
+        (tmp_path / "relay.db").unlink()
+        return migrated
+
+    table = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/relay.db")
+    with monkeypatch.context() as patched:
+        patched.setattr(fallback_table, "migrate", migrate_in_vain)
+        with pytest.raises(DatabaseReplaced):
+            await table.open()
+    with pytest.raises(DatabaseUnavailable, match="was deleted or replaced"):
+        await table.save(message())
+    await table.open()
+    assert await table.save(message()) == 1
     await table.close()
 
 
