@@ -306,7 +306,7 @@ class Batches:
         count = len(items)
         answers = [answer] * count
         if answer.verdict is Verdict.SUCCESS:
-            answers = answers_of_items(answer, count)
+            answers = answers_of_items(answer, count, self._poster.redact)
         throttled = [one for one in answers if one.verdict is Verdict.THROTTLED]
         if throttled:
             wait = max(one.retry_after_seconds for one in throttled)
@@ -352,12 +352,15 @@ _decoder = msgspec.json.Decoder(list[_Result] | _Results)
 _encoder = msgspec.json.Encoder()
 
 
-def answers_of_items(answer: Answer, count: int) -> list[Answer]:
+def answers_of_items(answer: Answer, count: int, redact: Callable[[str], str]) -> list[Answer]:
     """Return what a 2xx says of each record of a batch, in their order.
 
     The body may be ``{"results": [{"status": 200}, {"status": 422, "error": "..."}]}``, or that
     list alone, with one entry for each record. Any other body of a 2xx finishes all; but a 207
     without readable results says nothing of any record, which is a failed attempt of all.
+
+    Secrets are taken out of the texts, never out of the body as a whole: a secret such as ``2``
+    stands in a status, too.
     """
     try:
         found = _decoder.decode(answer.body)
@@ -365,21 +368,18 @@ def answers_of_items(answer: Answer, count: int) -> list[Answer]:
         found = []
     results = found.results if isinstance(found, _Results) else found
     if len(results) == count:
-        return [_answer_of(result) for result in results]
+        return [_answer_of(result, redact) for result in results]
     if answer.status != 207:
         return [answer] * count
-    said = Answer(
-        Verdict.RETRYABLE,
-        answer.status,
-        f"207 without a result for each of {count} records: {answer.body[:200]!r}",
-    )
-    return [said] * count
+    text = redact(answer.body.decode("utf-8", "replace"))[:200]
+    detail = f"207 without a result for each of {count} records: {text!r}"
+    return [Answer(Verdict.RETRYABLE, answer.status, detail)] * count
 
 
-def _answer_of(result: _Result) -> Answer:
+def _answer_of(result: _Result, redact: Callable[[str], str]) -> Answer:
     verdict = judge(result.status)
     if verdict is Verdict.SUCCESS:
         return Answer(verdict, result.status)
     said = result.error
     text = said if isinstance(said, str) else _encoder.encode(said).decode()
-    return Answer(verdict, result.status, text[:MAX_ITEM_TEXT])
+    return Answer(verdict, result.status, redact(text)[:MAX_ITEM_TEXT])

@@ -72,6 +72,10 @@ class HttpLogger:
         self._redact = redact
         self._client: HttpClient | None = None
 
+    def redact(self, text: str) -> str:
+        """See ``ExternalLogger.redact``."""
+        return self._redact(text)
+
     async def start(self) -> None:
         """Make the client; no connection is made yet."""
         url = self._url
@@ -137,10 +141,10 @@ class HttpLogger:
 
     def _judge(self, response: Response) -> Answer:
         verdict = judge(response.status, retry_after=response.retry_after is not None)
+        if verdict is Verdict.SUCCESS:
+            return Answer(verdict, response.status, body=response.body)
         # Redacted first: a cut through a secret would leave half of it.
         text = self._redact(response.body.decode("utf-8", "replace")).strip()
-        if verdict is Verdict.SUCCESS:
-            return Answer(verdict, response.status, body=text.encode())
         return Answer(
             verdict,
             response.status,

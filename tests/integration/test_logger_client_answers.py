@@ -1,9 +1,11 @@
 """What the client of the external logger makes of the bodies of answers."""
 
 import gzip
+import json
 
 import pytest
 
+from app.delivery.batches import answers_of_items
 from app.delivery.logger_client import MAX_KEPT_BODY_LENGTH
 from app.delivery.retry import Verdict
 from app.secret_files import redact
@@ -155,3 +157,20 @@ async def test_a_body_up_to_the_end_of_the_connection() -> None:
             answer = await post(http)
             assert (answer.verdict, answer.detail) == (Verdict.REJECTED, "no items")
     assert server.connections == [0, 1]
+
+
+@pytest.mark.parametrize("secret", ["2", '"status":', "422", "reason"])
+async def test_a_secret_that_stands_in_results_changes_none_of_them(
+    sink: ScriptedSink, secret: str
+) -> None:
+    """Results of single records are read as they came; what is kept of them has no secret."""
+    said = json.dumps([{"status": 201}, {"status": 422, "error": f"reason: {secret}."}]).encode()
+    sink.script = lambda request: Answer(207, body=said)
+    async with client(
+        sink.url, keep_bodies=True, redact=lambda text: redact(text, (secret,))
+    ) as http:
+        found = answers_of_items(await http.post(BODY, "key"), 2, http.redact)
+        unread = answers_of_items(await http.post(BODY, "key"), 3, http.redact)
+    assert [one.status for one in found] == [201, 422]
+    assert found[1].detail.endswith(": [redacted].")
+    assert {secret in one.detail.removeprefix("207 ") for one in (*found, *unread)} == {False}
