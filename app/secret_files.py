@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from html.entities import codepoint2name
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
@@ -32,6 +32,18 @@ class BadSecretFile:
     """What stands in a secret's place where its file cannot be used."""
 
     problem: str
+
+
+class SecretOfFile(str):
+    """A secret, and where it was read."""
+
+    source: str
+
+    def __new__(cls, text: str, source: str) -> Self:
+        """Return the text; ``source`` is the variable with the file's path."""
+        secret = super().__new__(cls, text)
+        secret.source = source
+        return secret
 
 
 class SecretFiles(PydanticBaseSettingsSource):
@@ -87,7 +99,7 @@ def _secret(name: str, variables: Mapping[str, str | None]) -> str | BadSecretFi
     if variables.get(name):
         return BadSecretFile(f"{name.upper()} and {variable} are both set: set one of them")
     try:
-        return _read(Path(file))
+        return SecretOfFile(_read(Path(file)), f"{variable}={shown(file)}")
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         return BadSecretFile(f"{variable}={shown(file)} cannot be used ({why}): {ALLOWED}")

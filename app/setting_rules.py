@@ -35,6 +35,15 @@ LIBPQ_NAMES = {
     "database_ssl_key_file": "sslkey",
 }
 HOST_NAME = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"
+HTTP_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, 5.6.2
+QUOTED = r'"(?:[\t !#-\[\]-~]|\\[\t -~])*"'  # RFC 9110, 5.6.4
+# Of a POST to the external logger. What the relay writes itself, what would change how the request
+# or its answer is read, and whatever begins with webhook-.
+OWN_HEADERS = frozenset(
+    "host content-length content-type content-encoding transfer-encoding connection keep-alive te "
+    "trailer upgrade expect accept-encoding proxy-authorization proxy-connection idempotency-key "
+    "traceparent tracestate".split()
+)
 PARTS_OF_DATABASE_URL = ("database_password", *LIBPQ_NAMES)
 
 
@@ -124,6 +133,48 @@ def check_token(value: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[!-~]+", token):
         raise ValueError("must be visible ASCII characters only, without spaces")
     return SecretStr(token)
+
+
+def check_content_type(value: str) -> str:
+    """Apply RFC 9110's rule for media types."""
+    if not re.fullmatch(
+        rf"{HTTP_NAME}/{HTTP_NAME}(?:[ \t]*;[ \t]*{HTTP_NAME}=(?:{HTTP_NAME}|{QUOTED}))*", value
+    ):
+        raise ValueError("must be a media type like application/json or text/json; charset=utf-8")
+    return value
+
+
+def check_headers(value: SecretStr) -> SecretStr:
+    """Take headers of a request, one a line; see ``parse_headers``."""
+    parse_headers(value)
+    return value
+
+
+def parse_headers(value: SecretStr | None) -> tuple[tuple[str, str], ...]:
+    """Return names and values of headers.
+
+    Raises:
+        ValueError: What is wrong in which line, without the line.
+    """
+    found = []
+    lines = value.get_secret_value().split("\n") if value else ()
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, colon, text = line.removesuffix("\r").partition(":")
+        text = text.strip(" \t")
+        if not colon:
+            raise ValueError(f"line {number} must be Name: value")
+        if not re.fullmatch(HTTP_NAME, name):
+            raise ValueError(
+                f"line {number} must begin with a name of letters, digits and !#$%&'*+.^_`|~- only"
+            )
+        if name.lower() in OWN_HEADERS or name.lower().startswith("webhook-"):
+            raise ValueError(f"line {number} has a header that is not yours to set: {name}")
+        if not re.fullmatch(r"[ -~]*", text):
+            raise ValueError(f"line {number} must have a value of printable ASCII characters only")
+        found.append((name, text))
+    return tuple(found)
 
 
 def check_extensions(value: str) -> str:

@@ -26,7 +26,14 @@ from yarl import URL
 
 from app import setting_rules as rules
 from app.errors import InvalidSettings
-from app.secret_files import ERROR_KIND, SecretFiles, refuse_bad_file, secret_fields, shown
+from app.secret_files import (
+    ERROR_KIND,
+    SecretFiles,
+    SecretOfFile,
+    refuse_bad_file,
+    secret_fields,
+    shown,
+)
 
 # What a 32-bit signed configuration value of Kafka's clients can hold.
 MAX_INT = 2**31 - 1
@@ -38,6 +45,8 @@ HostNames = Annotated[str, AfterValidator(rules.check_host_names)]
 HttpUrl = Annotated[str, AfterValidator(rules.check_url)]
 Extensions = Annotated[str, AfterValidator(rules.check_extensions)]
 Token = Annotated[SecretStr, AfterValidator(rules.check_token)]
+ContentType = Annotated[str, AfterValidator(rules.check_content_type)]
+RequestHeaders = Annotated[SecretStr, AfterValidator(rules.check_headers)]
 ExistingFile = Annotated[Path, AfterValidator(rules.check_file)]
 ProxyUrl = Annotated[SecretStr, AfterValidator(rules.check_proxy)]
 Authorities = Annotated[Path, AfterValidator(rules.check_authorities)]
@@ -103,7 +112,11 @@ class Settings(BaseSettings):
     external_logger_batch_bytes: int = Field(default=1_000_000, ge=1, le=MAX_INT)
     external_logger_batch_linger_ms: int = Field(default=20, ge=0, le=60_000)
     external_logger_batch_format: BatchFormat = "json_array"
+    # None: application/json, and of batches by their format.
+    external_logger_content_type: ContentType | None = None
     external_logger_token: Token | None = None
+    # Secret, since they may hold keys; with line ends, so mostly given as a file.
+    external_logger_headers: RequestHeaders | None = None
     external_logger_ca_file: Authorities | None = None
     external_logger_cert_file: ExistingFile | None = None
     external_logger_key_file: ExistingFile | None = None
@@ -182,6 +195,16 @@ class Settings(BaseSettings):
     def _check_secret_file(cls, value: Any) -> Any:
         return refuse_bad_file(value)
 
+    @field_validator("external_logger_headers", mode="after")
+    @classmethod
+    def _check_one_authorization(
+        cls, value: SecretStr | None, info: ValidationInfo
+    ) -> SecretStr | None:
+        names = {name.lower() for name, _ in rules.parse_headers(value)}
+        if "authorization" in names and info.data.get("external_logger_token") is not None:
+            raise ValueError("must have no Authorization, as EXTERNAL_LOGGER_TOKEN is set")
+        return value
+
     @field_validator("database_url", mode="after")
     @classmethod
     def _complete_database_url(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
@@ -223,6 +246,11 @@ class Settings(BaseSettings):
                 f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}{mechanism} needs "
                 f"{', '.join(most)} and {last}"
             )
+
+    @cached_property
+    def target_headers(self) -> tuple[tuple[str, str], ...]:
+        """Names and values of further headers of each POST to the external logger."""
+        return rules.parse_headers(self.external_logger_headers)
 
     @cached_property
     def own_url(self) -> URL:
@@ -268,6 +296,12 @@ class Settings(BaseSettings):
             secrets.remove(proxy := self.external_logger_proxy.get_secret_value())
             url = URL(proxy)
             secrets += url.password or "", b64encode(f"{url.user}:{url.password}".encode()).decode()
+        if self.external_logger_headers is not None:
+            secrets.remove(self.external_logger_headers.get_secret_value())
+            for name, text in self.target_headers:
+                secrets.append(text)
+                if name.lower() == "authorization":  # <scheme> <credentials>
+                    secrets.append(text.partition(" ")[2])
         return tuple(secret for secret in secrets if secret)
 
 
@@ -315,5 +349,6 @@ def _describe(error: ValidationError) -> str:
             parts.append(message)
             continue
         value = "" if name in secret_fields(Settings) else f"={shown(item['input'])}"
-        parts.append(f"{name.upper()}{value} {message}")
+        where = f" ({item['input'].source})" if isinstance(item["input"], SecretOfFile) else ""
+        parts.append(f"{name.upper()}{value} {message}{where}")
     return "invalid settings: " + "; ".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +23,7 @@ MAX_KEPT_BODY_LENGTH = 1024
 LACKS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
 LACKS_NAME_SERVER = {socket.EAI_AGAIN, socket.EAI_MEMORY, socket.EAI_SYSTEM}
 
+DEFAULTS = (("User-Agent", "order-relay"), ("Accept", "*/*"))
 SUCCESS = {status: Answer(Verdict.SUCCESS, status) for status in (200, 201, 202, 204)}
 
 
@@ -36,7 +37,9 @@ class HttpLogger:
         timeout_seconds: float,
         connect_timeout_seconds: float,
         max_connections: int,
+        content_type: str | None = None,
         token: str | None = None,
+        headers: Sequence[tuple[str, str]] = (),
         ca_file: Path | None = None,
         certificate_file: Path | None = None,
         key_file: Path | None = None,
@@ -51,7 +54,9 @@ class HttpLogger:
             timeout_seconds: Longest attempt as a whole.
             connect_timeout_seconds: Longest wait for a new connection.
             max_connections: Connections at a time.
+            content_type: Of every body, instead of what ``post`` is told.
             token: Sent as ``Authorization: Bearer``.
+            headers: Names and values of further headers, as ``parse_headers`` has passed them.
             ca_file: PEM file of the authorities to trust instead of the system's.
             certificate_file: PEM file of our own certificate, for a logger that asks for one.
             key_file: PEM file of its key.
@@ -63,7 +68,9 @@ class HttpLogger:
         self._timeout_seconds = timeout_seconds
         self._connect_timeout_seconds = connect_timeout_seconds
         self._max_connections = max_connections
+        self._content_type = content_type
         self._token = token
+        self._headers = headers
         self._ca_file = ca_file
         self._certificate_file = certificate_file
         self._key_file = key_file
@@ -91,15 +98,14 @@ class HttpLogger:
             proxy=proxy,
             keep_bodies=self._keep_bodies,
         )
-        lines = [
-            f"POST {url.raw_path_qs if proxy is None or tls else url} HTTP/1.1",
-            f"Host: {url.host_port_subcomponent}",
-            "User-Agent: order-relay",
-            "Accept: */*",
-        ]
+        given = {name.lower() for name, _ in self._headers}
+        headers = [("Host", url.host_port_subcomponent), *self._headers]
+        headers += [(name, text) for name, text in DEFAULTS if name.lower() not in given]
         if self._token is not None:
-            lines.append(f"Authorization: Bearer {self._token}")
-        head = "".join(f"{line}\r\n" for line in lines)
+            headers.append(("Authorization", f"Bearer {self._token}"))
+        head = f"POST {url.raw_path_qs if proxy is None or tls else url} HTTP/1.1\r\n" + "".join(
+            f"{name}: {text}\r\n" for name, text in headers
+        )
         self._head = head if proxy is None or tls else head + proxy.headers
 
     def _tls(self) -> ssl.SSLContext:
@@ -128,8 +134,8 @@ class HttpLogger:
         # A TraceContext holds nothing that could end a header's line, nor does the key.
         more = "".join(f"{name}: {value}\r\n" for name, value in trace.headers()) if trace else ""
         head = (
-            f"{self._head}Content-Type: {content_type}\r\nIdempotency-Key: {idempotency_key}\r\n"
-            f"{more}Content-Length: {len(body)}\r\n\r\n"
+            f"{self._head}Content-Type: {self._content_type or content_type}\r\n"
+            f"Idempotency-Key: {idempotency_key}\r\n{more}Content-Length: {len(body)}\r\n\r\n"
         )
         try:
             response = await self._client.send(head.encode() + body)

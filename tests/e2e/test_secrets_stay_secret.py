@@ -75,6 +75,7 @@ def _given(way: str, folder: Path, database: str, proxy_port: int) -> dict[str, 
     secrets = dict(SECRETS)
     password = quote(secrets["external_logger_proxy"], safe="")
     secrets["external_logger_proxy"] = f"http://us:{password}@{LOOPBACK}:{proxy_port}"
+    secrets["external_logger_headers"] = f"X-Api-Key: {secrets['external_logger_headers']}"
     if way == "variables":
         # The password in the URL; a setting of its own beside it would be a mistake.
         password = secrets.pop("database_password")
@@ -87,11 +88,13 @@ def _given(way: str, folder: Path, database: str, proxy_port: int) -> dict[str, 
 
 
 def _echo(request: Received) -> Answer:
-    """Give back all that came, the token among it, in every kind of refusal."""
+    """Give back all that came, the token and a key among it, in every kind of refusal."""
+    assert request.headers["x-api-key"] == SECRETS["external_logger_headers"]
     status = {2: 422, 3: 503, 4: 401, 5: 302}.get(request.order_id or 0, 200)
     if status in (503, 401, 302) and request.attempt > 1:
         status = 200
-    echo = json.dumps(dict(request.headers)) + f" {request.headers.get('authorization')}" * 40
+    given = f" {request.headers.get('authorization')} {request.headers['x-api-key']}"
+    echo = json.dumps(dict(request.headers)) + given * 40
     return Answer(status, headers={"Retry-After": "0", "X-Echo": "x"}, body=echo.encode())
 
 

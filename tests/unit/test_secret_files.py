@@ -14,6 +14,7 @@ pytestmark = pytest.mark.usefixtures("empty_environment")
 SECRETS = secret_fields(Settings)
 VALUES = {
     "external_logger_proxy": "http://us:hunter2@proxy:3128",
+    "external_logger_headers": "X-Key: hunter2",
     "database_url": "sqlite+aiosqlite:///hunter2.db",
 }
 POSTGRES = "postgresql+asyncpg://relay@localhost/relay"

@@ -59,6 +59,9 @@ def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SECRETS:
         monkeypatch.setenv(name, f"hunter2-{name}")
     monkeypatch.setenv("EXTERNAL_LOGGER_PROXY", "http://us:hunter2-PROXY@proxy:3128")
+    monkeypatch.setenv(
+        "EXTERNAL_LOGGER_HEADERS", "# ours\nX-Key:hunter2-X\nX-None:\nx-key: hunter2 Y"
+    )
 
     settings = load_settings()
 
@@ -66,13 +69,14 @@ def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
     # A proxy is told its user and password as base64 of both.
     credentials = b64encode(b"us:hunter2-PROXY").decode()
     assert sorted(settings.secrets) == sorted(
-        [*(f"hunter2-{name}" for name in (*SECRETS, "PROXY")), credentials]
+        [*(f"hunter2-{name}" for name in (*SECRETS, "PROXY", "X")), "hunter2 Y", credentials]
     )
     kinds = {field: str(info.annotation) for field, info in Settings.model_fields.items()}
     assert {field.upper() for field, kind in kinds.items() if SecretStr.__name__ in kind} == {
         *SECRETS,
         "DATABASE_PASSWORD",
         "DATABASE_URL",
+        "EXTERNAL_LOGGER_HEADERS",
         "EXTERNAL_LOGGER_PROXY",
     }
 
@@ -82,6 +86,24 @@ def test_a_token_from_a_file_loses_its_line_end(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("EXTERNAL_LOGGER_TOKEN", "  hunter2\n")
 
     assert load_settings().secrets == ("hunter2",)
+
+
+def test_headers_are_taken_as_they_stand_in_their_file(
+    empty_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Comments and blank lines are skipped; credentials are secret without their scheme, too."""
+    file = empty_environment / "headers"
+    file.write_bytes(
+        b"# keys\r\n\r\n \nAuthorization: Basic dTpw\r\nX-A:  b:c d \t\r\nUser-Agent: shop\n"
+    )
+    monkeypatch.setenv("EXTERNAL_LOGGER_HEADERS_FILE", str(file))
+
+    settings = load_settings()
+
+    assert settings.target_headers == (
+        ("Authorization", "Basic dTpw"), ("X-A", "b:c d"), ("User-Agent", "shop"),
+    )  # fmt: skip
+    assert settings.secrets == ("Basic dTpw", "dTpw", "b:c d", "shop")
 
 
 def test_dot_env_is_read_and_the_environment_wins(
@@ -126,6 +148,8 @@ def test_the_database_password_is_a_secret_wherever_it_stands(
         ("KAFKA_BOOTSTRAP_SERVERS", "k-1.example.org:9092,10.0.0.1:1,[::1]:65535", None),
         ("EXTERNAL_LOGGER_URL", "https://logger.example.org:8443/v1/logs?team=a%20b", None),
         ("EXTERNAL_LOGGER_URL", "http://[::1]:3000/logs", None),
+        ("EXTERNAL_LOGGER_CONTENT_TYPE", "application/cloudevents+json; charset=utf-8", None),
+        ("EXTERNAL_LOGGER_CONTENT_TYPE", 'text/json;a="b; \\" c" ; d=e', None),
         ("CONSUMER_RETRY_MAX_ATTEMPTS", "0", 0),
         ("BREAKER_FAILURE_THRESHOLD", "0", 0),
         ("BREAKER_PROBE_INTERVAL_SECONDS", "0.5", 0.5),

@@ -293,6 +293,63 @@ def test_several_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b"hunter2", "line 3 must be Name: value"),
+        (b": hunter2", "line 3 must begin with a name"),
+        (b"X Key: hunter2", "line 3 must begin with a name"),
+        (b" X-Key: hunter2", "line 3 must begin with a name"),
+        (b"X-Key : hunter2", "line 3 must begin with a name"),
+        ("X-K\u00e9y: hunter2".encode(), "line 3 must begin with a name"),
+        (b"X-Key: hunter2\x7f", "line 3 must have a value of printable ASCII"),
+        (b"X-Key: hunter2\rX-Evil: 1", "line 3 must have a value of printable ASCII"),
+        (b"X-Key: hunter2\x0bEvil", "line 3 must have a value of printable ASCII"),
+        (b"X-Key: hunter2\tEvil", "line 3 must have a value of printable ASCII"),
+        ("X-Key: hunter2\u00e9".encode(), "line 3 must have a value of printable ASCII"),
+        *((f"{name}: hunter2".encode(), f"line 3 has a header that is not yours to set: {name}")
+          for name in ("Host", "content-length", "Content-Type", "TRANSFER-ENCODING", "Connection",
+                       "Idempotency-Key", "traceparent", "Tracestate", "webhook-id",
+                       "Webhook-Anything", "Accept-Encoding", "Expect")),
+        (b"authorization: hunter2", "must have no Authorization, as EXTERNAL_LOGGER_TOKEN is set"),
+        (b"X-Key: hunter2\xff", "not UTF-8"),
+        (b"X-Key: hunter2\0", "not text"),
+        (b"X-Key: " + b"hunter2" * 10_000, "over 65536 bytes"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_file_of_headers_is_told_by_its_line(
+    line: bytes, problem: str, empty_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file and the line are named, the value never."""
+    (empty_environment / "headers").write_bytes(b"# ours\nX-Good: hunter2\n" + line + b"\n")
+    monkeypatch.setenv("EXTERNAL_LOGGER_TOKEN", "token")
+    monkeypatch.setenv("EXTERNAL_LOGGER_HEADERS_FILE", "headers")
+
+    text = _complaint()
+
+    assert problem in text
+    assert "EXTERNAL_LOGGER_HEADERS_FILE='headers'" in text
+    assert "hunter2" not in text
+    assert "Evil" not in text
+
+
+def test_a_file_of_headers_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line names the variable and the path."""
+    monkeypatch.setenv("EXTERNAL_LOGGER_HEADERS_FILE", "missing")
+
+    assert "EXTERNAL_LOGGER_HEADERS_FILE='missing' cannot be used (No such file" in _complaint()
+
+
+@pytest.mark.parametrize(
+    "value", ["json", "text/", "a/b; c", "a/b\r\nX: 1", "a/b;c=d e", "a/\u00e9", 'a/b;c="d']
+)
+def test_a_content_type_must_be_one(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no media type, or would end the header's line, is refused."""
+    monkeypatch.setenv("EXTERNAL_LOGGER_CONTENT_TYPE", value)
+
+    assert "must be a media type like application/json" in _complaint()
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("EXTERNAL_LOGGER_TOKEN", "hunter2 hunter2"),
