@@ -113,6 +113,7 @@ class RelayApp(faust.App):
             content_type=settings.external_logger_content_type,
             token=token.get_secret_value() if token else None,
             headers=settings.target_headers,
+            signing_keys=settings.signing_keys,
             ca_file=settings.external_logger_ca_file,
             certificate_file=settings.external_logger_cert_file,
             key_file=settings.external_logger_key_file,

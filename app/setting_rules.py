@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from base64 import b64decode
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -142,6 +143,34 @@ def check_content_type(value: str) -> str:
     ):
         raise ValueError("must be a media type like application/json or text/json; charset=utf-8")
     return value
+
+
+def check_signing_secrets(value: SecretStr) -> SecretStr:
+    """Take one or two secrets of Standard Webhooks, see ``parse_signing_secrets``."""
+    if not 1 <= len(parse_signing_secrets(value)) <= 2:
+        raise ValueError("must be one secret, or two separated by a comma")
+    return value
+
+
+def parse_signing_secrets(value: SecretStr) -> dict[str, bytes]:
+    """Return the keys, by their base64.
+
+    Raises:
+        ValueError: What a secret must be, without any.
+    """
+    keys = {}
+    for secret in value.get_secret_value().split(","):
+        text = secret.strip().removeprefix("whsec_")
+        unpadded = text.rstrip("=")
+        try:
+            keys[text] = b64decode(unpadded + "=" * (-len(unpadded) % 4), validate=True)
+        except ValueError:
+            keys[text] = b""
+        if not 24 <= len(keys[text]) <= 64:
+            raise ValueError(
+                "must be whsec_ and base64 of 24 to 64 bytes, two separated by a comma"
+            )
+    return keys
 
 
 def check_headers(value: SecretStr) -> SecretStr:

@@ -47,6 +47,7 @@ Extensions = Annotated[str, AfterValidator(rules.check_extensions)]
 Token = Annotated[SecretStr, AfterValidator(rules.check_token)]
 ContentType = Annotated[str, AfterValidator(rules.check_content_type)]
 RequestHeaders = Annotated[SecretStr, AfterValidator(rules.check_headers)]
+SigningSecrets = Annotated[SecretStr, AfterValidator(rules.check_signing_secrets)]
 ExistingFile = Annotated[Path, AfterValidator(rules.check_file)]
 ProxyUrl = Annotated[SecretStr, AfterValidator(rules.check_proxy)]
 Authorities = Annotated[Path, AfterValidator(rules.check_authorities)]
@@ -117,6 +118,7 @@ class Settings(BaseSettings):
     external_logger_token: Token | None = None
     # Secret, since they may hold keys; with line ends, so mostly given as a file.
     external_logger_headers: RequestHeaders | None = None
+    external_logger_signing_secrets: SigningSecrets | None = None
     external_logger_ca_file: Authorities | None = None
     external_logger_cert_file: ExistingFile | None = None
     external_logger_key_file: ExistingFile | None = None
@@ -253,6 +255,12 @@ class Settings(BaseSettings):
         return rules.parse_headers(self.external_logger_headers)
 
     @cached_property
+    def signing_keys(self) -> tuple[bytes, ...]:
+        """Keys that each POST to the external logger is signed with."""
+        secrets = self.external_logger_signing_secrets
+        return tuple(rules.parse_signing_secrets(secrets).values()) if secrets else ()
+
+    @cached_property
     def own_url(self) -> URL:
         """Where other workers reach this worker's web server."""
         if self.advertised_url is not None:
@@ -296,6 +304,9 @@ class Settings(BaseSettings):
             secrets.remove(proxy := self.external_logger_proxy.get_secret_value())
             url = URL(proxy)
             secrets += url.password or "", b64encode(f"{url.user}:{url.password}".encode()).decode()
+        if (signing := self.external_logger_signing_secrets) is not None:
+            secrets.remove(signing.get_secret_value())
+            secrets += rules.parse_signing_secrets(signing)
         if self.external_logger_headers is not None:
             secrets.remove(self.external_logger_headers.get_secret_value())
             for name, text in self.target_headers:

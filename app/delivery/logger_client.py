@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from yarl import URL
 
 from app.delivery.answer import JSON, Answer
 from app.delivery.retry import Verdict, judge, parse_retry_after
+from app.delivery.webhook_signature import Signer
 from app.http_client.client import ConnectionNotMade, HttpClient
 from app.http_client.connection import NotHttp, Response
 from app.http_client.proxy import proxy_for
@@ -40,6 +42,7 @@ class HttpLogger:
         content_type: str | None = None,
         token: str | None = None,
         headers: Sequence[tuple[str, str]] = (),
+        signing_keys: Sequence[bytes] = (),
         ca_file: Path | None = None,
         certificate_file: Path | None = None,
         key_file: Path | None = None,
@@ -57,6 +60,7 @@ class HttpLogger:
             content_type: Of every body, instead of what ``post`` is told.
             token: Sent as ``Authorization: Bearer``.
             headers: Names and values of further headers, as ``parse_headers`` has passed them.
+            signing_keys: Keys that every POST is signed with, see ``Signer``.
             ca_file: PEM file of the authorities to trust instead of the system's.
             certificate_file: PEM file of our own certificate, for a logger that asks for one.
             key_file: PEM file of its key.
@@ -71,6 +75,7 @@ class HttpLogger:
         self._content_type = content_type
         self._token = token
         self._headers = headers
+        self._signer = Signer(signing_keys, time.time) if signing_keys else None
         self._ca_file = ca_file
         self._certificate_file = certificate_file
         self._key_file = key_file
@@ -133,6 +138,8 @@ class HttpLogger:
             raise RuntimeError("the logger client is not started")
         # A TraceContext holds nothing that could end a header's line, nor does the key.
         more = "".join(f"{name}: {value}\r\n" for name, value in trace.headers()) if trace else ""
+        if self._signer is not None:
+            more += self._signer.headers(idempotency_key, body)
         head = (
             f"{self._head}Content-Type: {self._content_type or content_type}\r\n"
             f"Idempotency-Key: {idempotency_key}\r\n{more}Content-Length: {len(body)}\r\n\r\n"

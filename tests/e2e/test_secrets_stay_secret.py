@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+from standardwebhooks import Webhook
 
 from app.secret_files import secret_fields
 from app.settings import Settings
@@ -26,6 +27,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 # With what is written in another way in URLs, in JSON and in headers.
 SECRETS = {name: f"7h/+@-{name}-n0t-t0-b3-s33n" for name in secret_fields(Settings)}
+SECRETS["external_logger_signing_secrets"] = "7h/+signingn0tt0b3s33n" * 2
+NEW_KEY = "n3w/+signingn0tt0b3s33n+" * 2
 LIMIT_SECONDS = 60.0
 
 
@@ -54,7 +57,7 @@ class Seen:
         return [
             f"{name} in {place}"
             for place, text in self._texts.items()
-            for name, secret in SECRETS.items()
+            for name, secret in (SECRETS | {"new key": NEW_KEY}).items()
             for written in _ways_to_write(secret)
             if written in text
         ]
@@ -76,6 +79,7 @@ def _given(way: str, folder: Path, database: str, proxy_port: int) -> dict[str, 
     password = quote(secrets["external_logger_proxy"], safe="")
     secrets["external_logger_proxy"] = f"http://us:{password}@{LOOPBACK}:{proxy_port}"
     secrets["external_logger_headers"] = f"X-Api-Key: {secrets['external_logger_headers']}"
+    secrets["external_logger_signing_secrets"] += f",whsec_{NEW_KEY}"
     if way == "variables":
         # The password in the URL; a setting of its own beside it would be a mistake.
         password = secrets.pop("database_password")
@@ -93,6 +97,8 @@ def _echo(request: Received) -> Answer:
     status = {2: 422, 3: 503, 4: 401, 5: 302}.get(request.order_id or 0, 200)
     if status in (503, 401, 302) and request.attempt > 1:
         status = 200
+    for secret in (SECRETS["external_logger_signing_secrets"], NEW_KEY):
+        Webhook(secret).verify(request.body, dict(request.headers))
     given = f" {request.headers.get('authorization')} {request.headers['x-api-key']}"
     echo = json.dumps(dict(request.headers)) + given * 40
     return Answer(status, headers={"Retry-After": "0", "X-Echo": "x"}, body=echo.encode())

@@ -1,7 +1,13 @@
 """What stands in the head of a POST to the external logger, beside what it always has."""
 
+from base64 import b64decode, b64encode
+
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+
 from app.delivery.batches import LINES
 from app.delivery.retry import Verdict
+from app.trace_context import of_record
 from tests.integration.http_client import BODY, client
 from tests.support.sink import ScriptedSink
 
@@ -36,3 +42,38 @@ async def test_a_content_type_of_ours_is_that_of_every_body(sink: ScriptedSink) 
         "application/json",
         LINES,
     ]
+
+
+OLD, NEW, OTHER = (b64encode(bytes([number]) * 24).decode() for number in range(3))
+
+
+async def test_a_signature_is_one_that_receivers_check(sink: ScriptedSink) -> None:
+    """Of each secret; its id is the same over attempts; another secret or body does not match."""
+    body = '[{"orderId":1,"note":"\u00fc"}]\n'.encode()
+    trace = of_record([("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")])
+    keys = [b64decode(OLD), b64decode(NEW)]
+    async with client(sink.url, signing_keys=keys, token="t0ken") as http:
+        for _ in range(2):
+            await http.post(body, "orders-0-1", trace)
+    first, again = sink.requests
+    for request in (first, again):
+        headers = dict(request.headers)
+        assert headers["webhook-id"] == request.idempotency_key == "orders-0-1"
+        assert headers["webhook-timestamp"].isdecimal()
+        assert len(headers["webhook-signature"].split(" ")) == 2
+        for secret in (OLD, f"whsec_{NEW}"):
+            assert Webhook(secret).verify(request.body, headers) == [
+                {"orderId": 1, "note": "\u00fc"}
+            ]
+        with pytest.raises(WebhookVerificationError):
+            Webhook(OTHER).verify(request.body, headers)
+        with pytest.raises(WebhookVerificationError):
+            Webhook(OLD).verify(request.body + b" ", headers)
+    assert "traceparent" in first.headers
+
+
+async def test_without_keys_nothing_is_signed(sink: ScriptedSink) -> None:
+    """No header of a signature goes along."""
+    async with client(sink.url) as http:
+        await http.post(BODY, "key")
+    assert not [name for name in sink.requests[0].headers if name.startswith("webhook-")]

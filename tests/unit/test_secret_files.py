@@ -15,6 +15,7 @@ SECRETS = secret_fields(Settings)
 VALUES = {
     "external_logger_proxy": "http://us:hunter2@proxy:3128",
     "external_logger_headers": "X-Key: hunter2",
+    "external_logger_signing_secrets": f"whsec_{'hunter2+' * 4}",
     "database_url": "sqlite+aiosqlite:///hunter2.db",
 }
 POSTGRES = "postgresql+asyncpg://relay@localhost/relay"

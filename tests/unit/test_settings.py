@@ -59,6 +59,8 @@ def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SECRETS:
         monkeypatch.setenv(name, f"hunter2-{name}")
     monkeypatch.setenv("EXTERNAL_LOGGER_PROXY", "http://us:hunter2-PROXY@proxy:3128")
+    old, new = "hunter2/" * 5, f"{'hunter2+' * 5}hg=="
+    monkeypatch.setenv("EXTERNAL_LOGGER_SIGNING_SECRETS", f" whsec_{old}, {new} ")
     monkeypatch.setenv(
         "EXTERNAL_LOGGER_HEADERS", "# ours\nX-Key:hunter2-X\nX-None:\nx-key: hunter2 Y"
     )
@@ -69,7 +71,13 @@ def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
     # A proxy is told its user and password as base64 of both.
     credentials = b64encode(b"us:hunter2-PROXY").decode()
     assert sorted(settings.secrets) == sorted(
-        [*(f"hunter2-{name}" for name in (*SECRETS, "PROXY", "X")), "hunter2 Y", credentials]
+        [
+            *(f"hunter2-{name}" for name in (*SECRETS, "PROXY", "X")),
+            "hunter2 Y",
+            credentials,
+            old,
+            new,
+        ]
     )
     kinds = {field: str(info.annotation) for field, info in Settings.model_fields.items()}
     assert {field.upper() for field, kind in kinds.items() if SecretStr.__name__ in kind} == {
@@ -78,6 +86,7 @@ def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
         "DATABASE_URL",
         "EXTERNAL_LOGGER_HEADERS",
         "EXTERNAL_LOGGER_PROXY",
+        "EXTERNAL_LOGGER_SIGNING_SECRETS",
     }
 
 

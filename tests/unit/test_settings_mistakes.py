@@ -340,6 +340,34 @@ def test_a_file_of_headers_that_is_missing_is_told(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        "hunter2",
+        "whsec_",
+        f"whsec_{'hunter2+' * 3}"[:-1],
+        f"whsec_{'hunter2+' * 11}",
+        f"whsec_{'hunter2-' * 4}",
+        f"whsec_{'hunter2+' * 4}\n\nX-Evil: 1",
+        f"{'hunter2+' * 4}h",
+        f"{'hunter2+' * 4},",
+        f"{'hunter2+' * 4},{'hunter2/' * 4},{'hunter2a' * 4}",
+    ],
+)
+def test_signing_secrets_are_one_or_two_of_standard_webhooks(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is too short, too long or no base64, or a third one, is refused and never shown."""
+    monkeypatch.setenv("EXTERNAL_LOGGER_SIGNING_SECRETS", value)
+
+    text = _complaint()
+
+    assert "EXTERNAL_LOGGER_SIGNING_SECRETS must be " in text
+    assert "two separated by a comma" in text
+    assert "hunter2" not in text
+    assert "Evil" not in text
+
+
+@pytest.mark.parametrize(
     "value", ["json", "text/", "a/b; c", "a/b\r\nX: 1", "a/b;c=d e", "a/\u00e9", 'a/b;c="d']
 )
 def test_a_content_type_must_be_one(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
