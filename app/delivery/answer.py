@@ -37,7 +37,7 @@ class Answer:
         retry_after_seconds: What Retry-After asked for, 0 to 60.
         error_type: Full name of the error's class when no answer came.
         failure: What kind of failure it was when no answer came, one of FAILURES.
-        body: Of a 2xx, where results of single records are wanted; as it came, secrets included.
+        body: Of a 2xx, where results of single records are wanted; as UTF-8, secrets included.
         company: Set where several records failed together. Such a failure counts against the
             target, and against none of them.
         place: Of the record among those that it was for: as an attempt it counts at place 0 alone.

@@ -154,10 +154,11 @@ class HttpLogger:
 
     def _judge(self, response: Response) -> Answer:
         verdict = judge(response.status, retry_after=response.retry_after is not None)
+        text = response.body.decode("utf-8", "replace")
         if verdict is Verdict.SUCCESS:
-            return Answer(verdict, response.status, body=response.body)
+            return Answer(verdict, response.status, body=text.encode())
         # Redacted first: a cut through a secret would leave half of it.
-        text = self._redact(response.body.decode("utf-8", "replace")).strip()
+        text = self._redact(text).strip()
         return Answer(
             verdict,
             response.status,

@@ -174,3 +174,11 @@ async def test_a_secret_that_stands_in_results_changes_none_of_them(
     assert [one.status for one in found] == [201, 422]
     assert found[1].detail.endswith(": [redacted].")
     assert {secret in one.detail.removeprefix("207 ") for one in (*found, *unread)} == {False}
+
+
+async def test_results_with_text_in_another_encoding_are_read(sink: ScriptedSink) -> None:
+    """A refusal among them counts, though its text is Latin-1."""
+    sink.fail_next(1, 207, body=b'[{"status":201},{"status":422,"error":"caf\xe9"}]')
+    async with client(sink.url, keep_bodies=True) as http:
+        found = answers_of_items(await http.post(BODY, "key"), 2, http.redact)
+    assert [(one.status, one.detail) for one in found] == [(201, ""), (422, "caf\ufffd")]
