@@ -21,6 +21,7 @@ RUN case "$(uname -m)" in aarch64 | arm64) source="--no-binary faust-streaming" 
         --require-hashes --only-binary :all: ${source:-} -w wheels -r requirements/run.txt
 
 COPY pyproject.toml LICENSE ./
+COPY order_relay order_relay
 COPY app app
 COPY agents agents
 COPY tables tables

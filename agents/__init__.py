@@ -1,16 +1,5 @@
-"""The agents, imported by name: autodiscovery only warns when a module fails to import."""
+"""Consumers and timers, one file each. Every module here is imported when the worker starts.
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from agents import fallback_replay, order_logging
-
-if TYPE_CHECKING:
-    from app.main import RelayApp
-
-
-def register(app: RelayApp) -> None:
-    """Register every agent with the application."""
-    order_logging.register(app)
-    fallback_replay.register(app)
+A consumer is a ``Consumer`` at the top of its module (docs/how-to/add-a-consumer.md); a module may
+have ``register(app)`` besides, for what is no consumer.
+"""

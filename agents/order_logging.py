@@ -1,24 +1,16 @@
-"""From the stream of ORDER_PAID records to the relay: an adapter, nothing more."""
+"""Every ORDER_PAID event, to the external logging system.
 
-from __future__ import annotations
+Its variables have no prefix: ORDER_PAID_TOPIC, EXTERNAL_LOGGER_URL and the others of .env.example
+win over what stands here.
+"""
 
-from typing import TYPE_CHECKING, cast
+from order_relay import Consumer, HttpPost, OrderPaid
 
-import faust
-
-from app.delivery.record import Record
-
-if TYPE_CHECKING:
-    from app.main import RelayApp
-
-
-def register(app: RelayApp) -> None:
-    """Register the agent that takes records in."""
-
-    @app.agent(app.order_paid_topic, name="order_logging")
-    async def order_logging(stream: faust.StreamT[list[Record]]) -> None:
-        """Take each record in, in offset order; waits while the relay has no room."""
-        # Acks are not Faust's business here: see app.transport.
-        async for batch in cast(faust.Stream[list[Record]], stream).noack():
-            for record in batch:
-                await app.take(record)
+order_logging = Consumer(
+    "order_logging",
+    topic="order-paid-events",
+    group="logging-consumer-group",
+    dead_letter_topic="order-paid-events.DLQ",
+    event=OrderPaid,
+    handler=HttpPost("http://localhost:3000/logs"),
+)

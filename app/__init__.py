@@ -22,14 +22,12 @@ OWNER_ALONE = 0o077
 def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    made = globals()["app"] = _make_app()
-    return made
+    return _make_app()
 
 
 def _make_app() -> RelayApp:
     # Imported only now: nobody who wants the pure modules waits for Faust.
-    import agents  # noqa: PLC0415
-    import tables  # noqa: PLC0415
+    from app.consumers import configure, find_consumers, import_modules  # noqa: PLC0415
     from app.errors import InvalidDatabaseUrl, InvalidSettings  # noqa: PLC0415
     from app.main import create_app  # noqa: PLC0415
     from app.operations import (  # noqa: PLC0415
@@ -39,6 +37,7 @@ def _make_app() -> RelayApp:
     from app.settings import load_log_format, load_settings  # noqa: PLC0415
     from app.standard_streams import take_any_text  # noqa: PLC0415
     from app.worker import use_worker  # noqa: PLC0415
+    from order_relay.errors import InvalidConsumer  # noqa: PLC0415
 
     take_any_text()
     os.umask(OWNER_ALONE)  # SQLite's files and RocksDB's hold orders
@@ -47,13 +46,17 @@ def _make_app() -> RelayApp:
         json_log.set_up()
     try:
         settings = load_settings()
-        made = create_app(settings)
-    except (InvalidSettings, InvalidDatabaseUrl) as error:
+        # At once: a module of agents may import it.
+        made = globals()["app"] = create_app(settings)
+        modules = import_modules("agents", settings.consumer_folders)
+        for module in (*import_modules("tables"), *modules):
+            if register := getattr(module, "register", None):
+                register(made)
+        made.run_consumers(configure(find_consumers(modules), settings))
+    except (InvalidSettings, InvalidDatabaseUrl, InvalidConsumer) as error:
         # A user's mistake gets one line, not a stack trace.
         if in_json:
             logging.getLogger(__name__).critical(str(error))
         raise SystemExit(1 if in_json else str(error)) from None
     use_worker(made, settings)
-    tables.register(made)
-    agents.register(made)
     return made

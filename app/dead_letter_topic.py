@@ -15,11 +15,12 @@ PARTITION_COUNT_TTL_SECONDS = 60.0
 class DeadLetterTopic:
     """Writes dead letters with acks=all; a ``DeadLetterSink``."""
 
-    def __init__(self, producer: KafkaProducer, topic: str, group_id: str) -> None:
-        """Write to ``topic`` for the consumer group ``group_id``."""
+    def __init__(self, producer: KafkaProducer, topic: str, group_id: str, consumer: str) -> None:
+        """Write to ``topic`` for a consumer and its group ``group_id``."""
         self.topic = topic
         self._producer = producer
         self._group_id = group_id
+        self._consumer = consumer
         self._partitions = 0
         self._asked_at = float("-inf")
         self._question: asyncio.Task[int] | None = None
@@ -35,7 +36,7 @@ class DeadLetterTopic:
 
     def headers(self, letter: DeadLetter) -> Headers:
         """Return all headers of a dead letter."""
-        return dead_letter_headers(letter, self._group_id)
+        return dead_letter_headers(letter, self._group_id, self._consumer)
 
     async def _send(self, letter: DeadLetter, headers: list[tuple[str, bytes | None]]) -> None:
         record = letter.record

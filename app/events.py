@@ -1,32 +1,22 @@
-"""The ORDER_PAID event: its shape, and the check every record's value goes through.
+"""Events of a consumer: every record's value is decoded before its handler sees it.
 
-The relay posts a record's value byte for byte; decoding only decides whether the value is an
-ORDER_PAID event at all, and reads when the order was paid.
+Decoding decides whether the value is an event at all; the relay posts the value byte for byte.
 """
 
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
-from typing import Literal, TypeAlias
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from operator import attrgetter
+from typing import Any
 
 import msgspec
 
 from app.errors import InvalidEvent
+from order_relay.order_paid import OrderId, OrderPaid, is_order_id
 
-OrderId: TypeAlias = int | str
-
-MAX_TEXT_ID_LENGTH = 255
-# As long as Python reads numbers.
-_NUMBER = re.compile(r"-?[0-9]{1,4300}", re.ASCII)
-# U+FFFD stands for what cannot be read: two ids must not become one.
-_REPLACEMENT = "\ufffd"
-
-# ISO 8601 has them, Python's datetime does not: the end of the day, and a leap second.
-_ODD_TIMES = (
-    (re.compile(r"(?<=[T ])24(?=:00(?::00(?:[.,]0+)?)?(?:[Z+-]|$))"), "00", timedelta(days=1)),
-    (re.compile(r"(?<=:\d\d):60(?=[.,Z+-]|$)", re.ASCII), ":59", timedelta(seconds=1)),
-)
 # In JSON: a surrogate pair, a lone surrogate, any other escape.
 _ESCAPES = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -48,98 +38,116 @@ _OTHER_FORMS = (
 )
 
 
-class OrderItem(msgspec.Struct, frozen=True, gc=False):
-    """One line of an order."""
+class Events:
+    """Reads the events of one consumer.
 
-    productId: OrderId  # noqa: N815 - the names on the wire
-    orderQuantity: int  # noqa: N815
-
-
-class OrderPaid(msgspec.Struct, frozen=True, gc=False):
-    """An ORDER_PAID event as the order service writes it.
-
-    Fields that are not named here are allowed and pass through untouched.
-
-    Ids are whole numbers or text, such as a UUID. ``orderId`` as text has 1 to 255 printable
-    characters; 7 and "7" are the same order.
-
-    ``paidAt`` is an ISO 8601 date and time, as Java's ``LocalDateTime`` and ``OffsetDateTime``
-    print it: with or without seconds, fraction and zone. ``24:00:00`` is the end of the day,
-    a second ``60`` a leap second.
+    Attributes:
+        subject: Returns what an event is about, an order's id for the deliveries table; ``None``
+            where it does not tell.
     """
 
-    eventType: Literal["ORDER_PAID"]  # noqa: N815
-    orderId: OrderId  # noqa: N815
-    userId: OrderId  # noqa: N815
-    paidAt: str  # noqa: N815
-    orderItems: list[OrderItem]  # noqa: N815
+    def __init__(
+        self,
+        kind: type[msgspec.Struct] | type[bytes],
+        *,
+        subject: Callable[[Any], OrderId | None] | None = None,
+    ) -> None:
+        """Read events of a kind.
 
-    def __post_init__(self) -> None:
-        if type(self.orderId) is str and not is_order_id(self.orderId):
-            raise ValueError(
-                f"orderId must be a whole number, or 1 to {MAX_TEXT_ID_LENGTH} printable characters"
-            )
-        self.paid_at()
+        Args:
+            kind: A struct that each value is decoded to; ``bytes``: values as they come.
+            subject: By default an event's ``orderId``, where it has one.
+        """
+        self._name = "an ORDER_PAID event" if kind is OrderPaid else f"a {kind.__name__}"
+        self._decoder = None if kind is bytes else msgspec.json.Decoder(kind)
+        self.subject: Callable[[Any], OrderId | None] = (
+            partial(_checked, subject)
+            if subject is not None
+            else attrgetter("orderId")
+            if kind is OrderPaid
+            else _order_id
+        )
 
-    def paid_at(self) -> datetime:
-        """Return ``paidAt``; naive where the event gives no zone."""
-        if len(self.paidAt) <= len("2025-12-19"):
-            raise ValueError(f"paidAt must be an ISO 8601 date and time, not {self.paidAt!r}")
+    def decode(self, value: bytes | None) -> Any:
+        """Check that a record's value is an event.
+
+        Args:
+            value: The record's value as it came from Kafka.
+
+        Returns:
+            The event.
+
+        Raises:
+            InvalidEvent: With reason ``tombstone`` for a null value, ``invalid_utf8`` or
+                ``invalid_json`` for bytes that are not UTF-8 JSON, ``invalid_event`` for JSON of
+                another shape.
+        """
+        if value is None:
+            raise InvalidEvent("tombstone", "the record has no value")
+        if self._decoder is None:
+            return value
         try:
-            return _moment(self.paidAt)
-        except (ValueError, OverflowError):
-            raise ValueError(
-                f"paidAt must be an ISO 8601 date and time, not {self.paidAt[:40]!r}"
-            ) from None
+            # RFC 8259 section 8.1: JSON exchanged between systems is UTF-8. The decoder alone would
+            # let invalid sequences pass in fields that it skips.
+            value.decode()
+        except UnicodeDecodeError as error:
+            detail = _other_form(value) or f"the value is not UTF-8: {error}"
+            raise InvalidEvent("invalid_utf8", detail) from error
+        try:
+            try:
+                return self._decoder.decode(value)
+            except msgspec.ValidationError:
+                raise
+            except msgspec.DecodeError:
+                return self._decoder.decode(without_lone_surrogates(value))
+        except msgspec.ValidationError as error:
+            raise InvalidEvent("invalid_event", f"not {self._name}: {error}") from error
+        except RecursionError as error:
+            raise InvalidEvent("invalid_json", "the value nests too deeply to be read") from error
+        except msgspec.DecodeError as error:
+            detail = _other_form(value) or f"the value is not JSON: {error}"
+            raise InvalidEvent("invalid_json", detail) from error
 
 
-_decoder = msgspec.json.Decoder(OrderPaid)
-
-
-def is_order_id(text: str) -> bool:
-    """Whether it is an order's id, as keys and people write it."""
-    return (
-        0 < len(text) <= MAX_TEXT_ID_LENGTH and text.isprintable() and _REPLACEMENT not in text
-    ) or _NUMBER.fullmatch(text) is not None
+ORDER_PAID = Events(OrderPaid)
 
 
 def decode_order_paid(value: bytes | None) -> OrderPaid:
-    """Check that a record's value is an ORDER_PAID event.
+    """Check that a record's value is an ORDER_PAID event; see ``Events.decode``."""
+    event: OrderPaid = ORDER_PAID.decode(value)
+    return event
 
-    Args:
-        value: The record's value as it came from Kafka.
 
-    Returns:
-        The event.
+def paid_at_of(event: object) -> str:
+    """Return ``paidAt`` as an event gives it; empty where it has none."""
+    given = getattr(event, "paidAt", "")
+    return given if isinstance(given, str) else ""
 
-    Raises:
-        InvalidEvent: With reason ``tombstone`` for a null value, ``invalid_utf8`` or
-            ``invalid_json`` for bytes that are not UTF-8 JSON, ``invalid_event`` for JSON of
-            another shape.
+
+def paid_moment(event: object) -> datetime | None:
+    """Return when an order was paid; ``None`` where its event gives no moment, or one without zone.
+
+    A time without a zone is the order service's local time, of which we know nothing.
     """
-    if value is None:
-        raise InvalidEvent("tombstone", "the record has no value")
+    if not isinstance(event, OrderPaid):
+        return None
+    moment = event.paid_at()
+    return moment if moment.tzinfo is not None else None
+
+
+def _order_id(event: object) -> OrderId | None:
+    return _checked(attrgetter("orderId"), event)
+
+
+def _checked(subject: Callable[[Any], Any], event: object) -> OrderId | None:
+    """Return what an event is about, where that is an id."""
     try:
-        # RFC 8259 section 8.1: JSON exchanged between systems is UTF-8. The decoder alone would
-        # let invalid sequences pass in fields that it skips.
-        value.decode()
-    except UnicodeDecodeError as error:
-        detail = _other_form(value) or f"the value is not UTF-8: {error}"
-        raise InvalidEvent("invalid_utf8", detail) from error
-    try:
-        try:
-            return _decoder.decode(value)
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError:
-            return _decoder.decode(without_lone_surrogates(value))
-    except msgspec.ValidationError as error:
-        raise InvalidEvent("invalid_event", f"not an ORDER_PAID event: {error}") from error
-    except RecursionError as error:
-        raise InvalidEvent("invalid_json", "the value nests too deeply to be read") from error
-    except msgspec.DecodeError as error:
-        detail = _other_form(value) or f"the value is not JSON: {error}"
-        raise InvalidEvent("invalid_json", detail) from error
+        found = subject(event)
+    except Exception:  # noqa: BLE001 - a consumer's own function, and the table is no must
+        return None
+    if isinstance(found, str):
+        return found if is_order_id(found) else None
+    return found if type(found) is int else None
 
 
 def without_lone_surrogates(value: bytes) -> bytes:
@@ -156,14 +164,3 @@ def _other_form(value: bytes) -> str:
         if value.startswith(beginning):
             return f"the value begins with {form}"
     return ""
-
-
-def _moment(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        for pattern, read_as, more in _ODD_TIMES:
-            changed, count = pattern.subn(read_as, text)
-            if count:
-                return datetime.fromisoformat(changed) + more
-        raise

@@ -66,7 +66,6 @@ class Fallback:
     ) -> None:
         """Prepare; nothing is started or connected. ``producer`` is the caller's."""
         self.store = store
-        self._topic = settings.order_paid_topic
         self.publisher = Publisher(
             producer,
             store,
@@ -104,14 +103,14 @@ class Fallback:
         """The producer has been started: until then it was as if Kafka could not be reached."""
         self._outage.ask_now()
 
-    async def find_saved(self, key: bytes) -> FallbackRow | None:
-        """Return a row of an order that waits for Kafka, or for a person.
+    async def find_saved(self, topic: str, key: bytes) -> FallbackRow | None:
+        """Return a row of a topic and key that waits for Kafka, or for a person.
 
         Raises:
             DatabaseUnavailable: The database did not answer, or refused.
         """
         for status in (Status.PENDING, Status.FAILED):
-            wanted = RowFilter(status=status, topic=self._topic, key=key)
+            wanted = RowFilter(status=status, topic=topic, key=key)
             if rows := await self.store.find(wanted, limit=1):
                 return rows[0]
         return None

@@ -6,6 +6,7 @@ import time
 from typing import Any, cast
 
 import faust
+from faust.app.base import BootStrategy
 from faust.sensors.prometheus import PrometheusMonitor
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
@@ -57,6 +58,13 @@ class FaustSettings(faust.Settings):
     def getenv(self, env_name: str) -> Any:
         """Find nothing."""
         return None
+
+
+class WithoutKafka(BootStrategy):
+    """What Faust starts of an app that reads and writes nothing itself."""
+
+    enable_kafka = False
+    enable_sensors = False
 
 
 class FlowControl(FlowControlEvent):

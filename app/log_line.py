@@ -8,6 +8,11 @@ the phrase is the message, and each of its data a field of its own.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
+CONSUMER: ContextVar[str] = ContextVar("consumer")
+"""The consumer whose work it is that logs."""
+
 # Text from outside, which may hold anything.
 _QUOTED = frozenset({"detail"})
 # Text of ours, of several lines.

@@ -60,6 +60,7 @@ class SecretFiles(PydanticBaseSettingsSource):
         dot_env: PydanticBaseSettingsSource,
     ) -> None:
         super().__init__(settings_cls)
+        self._prefix = str(settings_cls.model_config.get("env_prefix") or "")
         self._variables: dict[str, str | None] = {}
         for source in (dot_env, environment):  # the environment wins
             if isinstance(source, EnvSettingsSource):
@@ -67,11 +68,14 @@ class SecretFiles(PydanticBaseSettingsSource):
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Return the secret or a ``BadSecretFile``; ``None`` where no file is named."""
-        return _secret(field_name, self._variables), field_name, False
+        return _secret(self._prefix + field_name, self._variables), field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """Return the secrets whose files are named, by the names of their fields."""
-        found = {name: _secret(name, self._variables) for name in secret_fields(self.settings_cls)}
+        found = {
+            name: _secret(self._prefix + name, self._variables)
+            for name in secret_fields(self.settings_cls)
+        }
         return {name: value for name, value in found.items() if value is not None}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from base64 import b64encode
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -102,6 +103,10 @@ class Settings(BaseSettings):
     consumer_group_id: Name = "logging-consumer-group"
     # At most what brokers allow by default (group.max.session.timeout.ms).
     kafka_session_timeout_ms: int = Field(default=30_000, ge=1_000, le=1_800_000)
+
+    # --- consumers ----------------------------------------------------------------------------
+    consumers: str | None = None
+    consumer_folders: str | None = None
 
     # --- the external logger ----------------------------------------------------------------
     external_logger_url: HttpUrl = "http://localhost:3000/logs"
@@ -219,6 +224,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
+        self.check_together()
+        return self
+
+    def check_together(self) -> None:
+        """See that settings fit together.
+
+        Raises:
+            ValueError: Two do not.
+        """
         if self.kafka_security_protocol.startswith("SASL"):
             self._check_credentials()
         password = self.kafka_ssl_key_password
@@ -236,7 +250,6 @@ class Settings(BaseSettings):
         )
         if self.dlq_topic == self.order_paid_topic:
             raise ValueError(f"DLQ_TOPIC={self.dlq_topic!r} must differ from ORDER_PAID_TOPIC")
-        return self
 
     def _check_credentials(self) -> None:
         oauth = self.kafka_sasl_mechanism == "OAUTHBEARER"
@@ -248,6 +261,13 @@ class Settings(BaseSettings):
                 f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}{mechanism} needs "
                 f"{', '.join(most)} and {last}"
             )
+
+    def with_values(self, values: Mapping[str, Any]) -> Settings:
+        """Return the settings with these values in their places; they are not checked."""
+        changed = self.model_copy(update=dict(values))
+        for derived in ("own_url", "secrets", "target_headers", "signing_keys"):
+            changed.__dict__.pop(derived, None)
+        return changed
 
     @cached_property
     def target_headers(self) -> tuple[tuple[str, str], ...]:
@@ -328,7 +348,7 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        raise InvalidSettings(_describe(error)) from None
+        raise InvalidSettings(describe(error, Settings)) from None
     except UnicodeDecodeError as error:
         raise InvalidSettings(f"invalid settings: .env must be UTF-8 text: {error}") from None
     except OSError as error:
@@ -349,8 +369,14 @@ def load_log_format() -> LogFormat:
         return "text"
 
 
-def _describe(error: ValidationError) -> str:
-    """Turn pydantic's report into one line in the words of the environment."""
+def describe(error: ValidationError, settings_cls: type[BaseSettings], prefix: str = "") -> str:
+    """Turn pydantic's report into one line in the words of the environment.
+
+    Args:
+        error: The report.
+        settings_cls: What it is about.
+        prefix: What stands before the names of its fields in those of variables.
+    """
     parts = []
     for item in error.errors():
         name = str(item["loc"][0]) if item["loc"] else ""
@@ -359,7 +385,7 @@ def _describe(error: ValidationError) -> str:
         if not name or item["type"] == ERROR_KIND:
             parts.append(message)
             continue
-        value = "" if name in secret_fields(Settings) else f"={shown(item['input'])}"
+        value = "" if name in secret_fields(settings_cls) else f"={shown(item['input'])}"
         where = f" ({item['input'].source})" if isinstance(item["input"], SecretOfFile) else ""
-        parts.append(f"{name.upper()}{value} {message}{where}")
+        parts.append(f"{(prefix + name).upper()}{value} {message}{where}")
     return "invalid settings: " + "; ".join(parts)

@@ -57,13 +57,16 @@ class Topics:
         self._admin: AdminClient | None = None
         self._complaints: set[str] = set()
 
-    async def wait_until_ready(self, pause: Callable[[float], Awaitable[bool]]) -> bool:
-        """Wait until Kafka answers and the topics are declared, for as long as it takes.
+    async def wait_until_ready(
+        self, pause: Callable[[float], Awaitable[bool]], consumer: Settings | None = None
+    ) -> bool:
+        """Wait until Kafka answers and a consumer's topics are declared, for as long as it takes.
 
         Says in one line what is wrong, again when it changes, and once when all is well.
 
         Args:
             pause: Waits the given seconds; returns ``True`` when the worker is to stop.
+            consumer: The consumer's settings; ``None``: Kafka need only answer.
 
         Returns:
             ``False`` when the worker is to stop first.
@@ -71,8 +74,8 @@ class Topics:
         said = ""
         while True:
             try:
-                if self._settings.kafka_declare_topics:
-                    await self.declare()
+                if consumer is not None and self._settings.kafka_declare_topics:
+                    await self.declare(consumer)
                 else:
                     await self.partition_counts()
             except (KafkaException, AccessTokenUnavailable) as error:
@@ -87,14 +90,16 @@ class Topics:
             if await pause(RETRY_SECONDS):
                 return False
 
-    async def declare(self) -> None:
-        """Make the topics that do not exist; existing ones are never changed.
+    async def declare(self, settings: Settings) -> None:
+        """Make a consumer's topics that do not exist; existing ones are never changed.
+
+        Args:
+            settings: The consumer's.
 
         Raises:
             KafkaException: Kafka does not let us, or does not answer.
             AccessTokenUnavailable: There is no access token to ask it with.
         """
-        settings = self._settings
         existing = await self.partition_counts()
         width = settings.topic_partitions
         wanted = [

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import logging
 import signal
+from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
 import faust
 import mode
 from faust.cli.worker import worker as worker_command
 from mode.utils.logging import cry
-from yarl import URL
 
+from app.consumers import ConfiguredConsumer
 from app.log_line import LogLine
 from app.operations import json_log
 from app.settings import Settings
@@ -100,16 +101,16 @@ def _print_banner(command: worker_command, worker: mode.Worker) -> None:
 
 
 def _starting(app: faust.App) -> LogLine:
-    settings = cast(Any, app).settings
+    consumers: Sequence[ConfiguredConsumer] = cast(Any, app).consumers
     return LogLine(
         "Worker starting",
         version=VERSION,
-        consumers=",".join(app.agents),
-        topic=settings.order_paid_topic,
-        group=settings.consumer_group_id,
-        # A query may hold a token.
-        target=str(URL(settings.external_logger_url).with_query(None)),
-        dead_letters=settings.dlq_topic,
+        # Of several consumers all that follows is in the same order.
+        consumers=",".join(one.name for one in consumers),
+        topic=",".join(one.settings.order_paid_topic for one in consumers),
+        group=",".join(one.settings.consumer_group_id for one in consumers),
+        target=",".join(one.target for one in consumers),
+        dead_letters=",".join(one.settings.dlq_topic for one in consumers),
         web=f"http://{app.conf.web_bind}:{app.conf.web_port}",
         faust=faust.__version__,
     )

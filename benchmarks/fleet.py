@@ -92,7 +92,7 @@ def _assigned(port: int) -> int:
             text = answer.read().decode()
     except (OSError, urllib.error.URLError):
         return -1
-    found = re.search(r"^order_relay_assigned_partitions (\S+)$", text, re.MULTILINE)
+    found = re.search(r"^order_relay_assigned_partitions\{.*?\} (\S+)$", text, re.MULTILINE)
     return int(float(found[1])) if found else -1
 
 

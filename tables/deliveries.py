@@ -1,23 +1,20 @@
-"""The table ``deliveries``: how the record of each order ended. An adapter, nothing more."""
+"""The table ``deliveries`` of each consumer: how the record of each order ended."""
 
 from __future__ import annotations
 
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import faust
 
-from app.events import OrderId
+from app.consumer_runtime import table_folder
 from app.order_status.book import DeliveryBook
-from app.order_status.changelog import Changelog
 from app.order_status.entry import Entry
-from app.order_status.recovery import Recovery
-from app.order_status.store import MemoryStore, PartitionStore
-from app.publishing.client_config import client_config
+from order_relay.order_paid import OrderId
 
 if TYPE_CHECKING:
+    from app.consumer_runtime import ConsumerRuntime
     from app.main import RelayApp
 
 NAME = "deliveries"
@@ -30,7 +27,7 @@ class DeliveriesTable(faust.Table[OrderId, Entry]):
     (docs/decisions/0014).
     """
 
-    def __init__(self, app: RelayApp, book: DeliveryBook, folder: Path) -> None:
+    def __init__(self, app: faust.App, book: DeliveryBook, folder: Path) -> None:
         """Show the entries of ``book``; ``folder`` is where they are on disk, if they are."""
         super().__init__(app, name=NAME, help="What became of each order.")
         self._book = book
@@ -71,40 +68,17 @@ class DeliveriesTable(faust.Table[OrderId, Entry]):
         """Do nothing: the book follows the consumer itself."""
 
     def reset_state(self) -> None:
-        """Remove what is on disk, for ``faust -A app reset``; the changelog has it all."""
+        """Remove what is on disk; the changelog has it all."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def register(app: RelayApp) -> None:
-    """Register the table, unless it is switched off."""
-    settings = app.settings
-    if settings.deliveries_store == "off":
-        return
-    in_memory = settings.deliveries_store == "memory"
-    folder = settings.data_dir / settings.deliveries_changelog_topic
-    changelog = Changelog(app.kafka_producer, settings.deliveries_changelog_topic)
-    book = DeliveryBook(
-        changelog,
-        Recovery(
-            client_config(settings),
-            changelog.topic,
-            make_topic=True,
-        ),
-        _in_memory if in_memory else partial(_on_disk, folder),
-        app.finish,
-        app.metrics,
-        retention_seconds=settings.deliveries_retention_hours * 3600,
-        max_entries=settings.deliveries_max_entries,
-    )
-    app.tables.add(DeliveriesTable(app, book, folder))
-    app.keep_deliveries(book)
+    """Show each consumer's table in its Faust app, unless it is switched off."""
+    app.on_consumer.append(show)
 
 
-def _in_memory(partition: int) -> PartitionStore:
-    return MemoryStore()
-
-
-def _on_disk(folder: Path, partition: int) -> PartitionStore:
-    from app.order_status.rocks import RocksStore  # noqa: PLC0415 - only who wants it loads it
-
-    return RocksStore(folder / str(partition))
+def show(consumer: ConsumerRuntime) -> None:
+    """Show the table of one consumer."""
+    if consumer.book is not None:
+        folder = table_folder(consumer.settings)
+        consumer.app.tables.add(DeliveriesTable(consumer.app, consumer.book, folder))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.delivery.retry import Verdict
 from app.trace_context import TraceContext
+from order_relay.consumer import Delivery
 
-# Without an answer: none in time; no connection; one that broke off; TLS; a lack of our own.
-FAILURES = ("timeout", "connect", "reset", "tls", "local", "other")
+# Without an answer: none in time; no connection; one that broke off; TLS; a lack of our own. And a
+# consumer's function, whatever it said.
+FAILURES = ("timeout", "connect", "reset", "tls", "local", "other", "function")
 STATUS_CLASSES = ("2xx", "3xx", "4xx", "429", "5xx", *FAILURES)
 
 
@@ -61,6 +63,16 @@ class Answer:
         if self.status == 429:
             return "429"
         return f"{self.status // 100}xx" if 200 <= self.status < 600 else "other"
+
+
+class EventHandler(Protocol):
+    """What handles events."""
+
+    async def handle(self, event: Any, delivery: Delivery) -> Answer:
+        """Make one attempt; failures are answers, not errors.
+
+        A cancelled attempt may have done its work.
+        """
 
 
 class ExternalLogger(Protocol):

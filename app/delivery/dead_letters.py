@@ -21,6 +21,8 @@ Headers = list[tuple[str, bytes | None]]
 # Large enough for any answer a person would read, small enough to stay under topic limits.
 MAX_TEXT_BYTES = 2048
 _OURS = ("kafka_dlt-", "dlq-")
+CONSUMER_HEADER = "dlq-consumer"
+"""Whose dead letter it is; a redriven record with it is for that consumer alone."""
 _TIMESTAMP_TYPES = {0: b"CreateTime", 1: b"LogAppendTime"}
 
 
@@ -68,7 +70,10 @@ def refused_letter(
     record: Record, reason: str, answer: Answer, attempts: int, failed_at: datetime
 ) -> DeadLetter:
     """Return the letter of a record that the logger did not take; ``answer`` was its last word."""
-    status = f"HTTP {answer.status}" if answer.status is not None else "no answer"
+    if answer.status is not None:
+        status = f"HTTP {answer.status}"
+    else:
+        status = "failed" if answer.failure == "function" else "no answer"
     return DeadLetter(
         record=record,
         reason=reason,
@@ -95,8 +100,8 @@ class DeadLetterSink(Protocol):
         """
 
 
-def dead_letter_headers(letter: DeadLetter, group_id: str) -> Headers:
-    """Return all headers of a dead letter.
+def dead_letter_headers(letter: DeadLetter, group_id: str, consumer: str) -> Headers:
+    """Return all headers of a dead letter, which a consumer of a group has given up.
 
     The record's own headers come first. Those of an earlier stay among the dead letters are
     replaced; ``dlq-redrives`` is kept, and 0 where there was none.
@@ -126,6 +131,7 @@ def dead_letter_headers(letter: DeadLetter, group_id: str) -> Headers:
     headers += [
         ("kafka_dlt-exception-message", message),
         ("kafka_dlt-exception-stacktrace", letter.error_type.encode() + b": " + message),
+        (CONSUMER_HEADER, consumer.encode()),
         ("dlq-reason", letter.reason.encode()),
         ("dlq-attempts", str(letter.attempts).encode()),
         ("dlq-failed-at", _iso(letter.failed_at)),

@@ -169,7 +169,7 @@ class HttpLogger:
     def _failure(self, error: BaseException) -> Answer:
         cause = error.__cause__ or error
         verdict, failure = Verdict.RETRYABLE, "reset"
-        if _is_lack_of_ours(cause):
+        if is_lack_of_ours(cause):
             verdict, failure = Verdict.LOCAL, "local"
         elif isinstance(cause, ssl.SSLError):
             failure = "tls"
@@ -201,7 +201,7 @@ def _is_about_a_certificate(error: ssl.SSLError) -> bool:
     )
 
 
-def _is_lack_of_ours(error: BaseException | None) -> bool:
+def is_lack_of_ours(error: BaseException | None) -> bool:
     """Whether this host lacks something to send with, whatever the target does."""
     while error is not None:
         if isinstance(error, MemoryError):

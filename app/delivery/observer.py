@@ -26,6 +26,9 @@ class DeliveryObserver(Protocol):
     def duplicate(self) -> None:
         """A record's event was delivered before: the record is finished, and was not sent."""
 
+    def skipped(self) -> None:
+        """A record was another consumer's redriven letter: it is finished, and was not sent."""
+
     def dead_lettered(self, reason: str) -> None:
         """A dead letter was acknowledged."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from app.events import OrderId
+from order_relay.order_paid import OrderId
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

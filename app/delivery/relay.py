@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 from itertools import count
-from typing import cast
+from typing import Any, cast
 
 from app.delivery import lines
-from app.delivery.answer import Answer, ExternalLogger
+from app.delivery.answer import Answer, EventHandler, ExternalLogger
 from app.delivery.back_pressure import Concurrency, Pace
 from app.delivery.batches import Batches, Batching
 from app.delivery.dead_letters import (
+    CONSUMER_HEADER,
     DeadLetter,
     DeadLetterSink,
     broken_record_letter,
@@ -30,8 +31,10 @@ from app.delivery.record import Record
 from app.delivery.retry import RetryPolicy, Verdict
 from app.delivery.target_health import BreakerState, Target, TargetHealth, TargetState
 from app.errors import InvalidEvent, RelayError
-from app.events import OrderId, OrderPaid, decode_order_paid
+from app.events import ORDER_PAID, Events, paid_at_of, paid_moment
 from app.trace_context import TraceContext, of_record
+from order_relay.consumer import Delivery
+from order_relay.order_paid import OrderId
 
 # Records taken in while the breaker is not closed: among so many in a row that never succeed there
 # is one that does.
@@ -62,12 +65,15 @@ class Relay:
 
     def __init__(
         self,
-        external_logger: ExternalLogger,
+        target: ExternalLogger | EventHandler,
         dead_letters: DeadLetterSink,
         observer: DeliveryObserver,
         on_finished: Callable[[Record, Outcome], None],
         *,
-        is_delivered: Callable[[Record, OrderId], bool] = lambda record, order_id: False,
+        consumer: str = "order_logging",
+        events: Events = ORDER_PAID,
+        key: Callable[[Any], str | bytes | int] | None = None,
+        is_delivered: Callable[[Record, OrderId | None], bool] = lambda record, order_id: False,
         is_finished: Callable[[str, int, int], bool] = lambda topic, partition, offset: True,
         policy: RetryPolicy,
         breaker_threshold: int,
@@ -83,10 +89,13 @@ class Relay:
         """Make a relay that takes records in.
 
         Args:
-            external_logger: Where records are delivered.
+            target: Where records are delivered, or what handles their events.
             dead_letters: Where records go that cannot be delivered.
             observer: Hears of attempts and ends.
             on_finished: Called with each finished record, and how it ended.
+            consumer: The name of the consumer whose records these are.
+            events: Reads them.
+            key: Gives what orders events, in place of the records' keys.
             is_delivered: Whether a record's event, of that order, was delivered before: it is
                 not sent again.
             is_finished: Whether the record at a topic's partition and offset is finished. Only
@@ -104,7 +113,13 @@ class Relay:
             clock: Monotonic seconds.
             wall_clock: Seconds since the epoch.
         """
-        self._logger = external_logger
+        self._logger = cast(ExternalLogger, target) if hasattr(target, "post") else None
+        self._handler = cast(EventHandler, target) if hasattr(target, "handle") else None
+        self._success = "function" if self._handler is not None else "2xx"
+        self._consumer = consumer
+        self._decode = events.decode
+        self._subject = events.subject
+        self._key = key
         self._dead_letters = dead_letters
         self._observer = observer
         self._on_finished = on_finished
@@ -125,9 +140,9 @@ class Relay:
         self.pace = Pace(clock, max_rate)
         self._batches: Batches | None = None
         gate_pace = self.pace
-        if batching is not None and batching.size > 1:
+        if batching is not None and batching.size > 1 and self._logger is not None:
             self._batches = Batches(
-                external_logger, batching, self.pace, clock, max_requests=max_in_flight
+                self._logger, batching, self.pace, clock, max_requests=max_in_flight
             )
             # Of the records only probes wait at the gate; of the requests it is the pace.
             gate_pace = Pace(clock)
@@ -200,7 +215,7 @@ class Relay:
         """
         if not self._taking:
             return True
-        lane = lane_of(record)
+        lane = lane_of(record) if self._key is None else self._lane_by_key(record, self._key)
         epoch = self._epoch
         while True:
             full = self._lanes.is_full(lane)
@@ -216,6 +231,14 @@ class Relay:
             self.left.took(lane, record.offset)
         self._lanes.put(lane, record)
         return True
+
+    def _lane_by_key(self, record: Record, key: Callable[[Any], str | bytes | int]) -> LaneKey:
+        """Return the lane of what an event's consumer orders it by."""
+        try:
+            found = key(self._decode(record.value))
+        except Exception:  # noqa: BLE001 - it fails again where it is told, in its delivery
+            return lane_of(record)
+        return record.topic, record.partition, str(found).encode("utf-8", "replace")
 
     def _leave(self, lane: LaneKey, record: Record, *, full: bool) -> None:
         # What comes before it has to be read first, even where there is room.
@@ -275,25 +298,36 @@ class Relay:
 
     async def _deliver(self, record: Record, lane: Lane) -> None:
         started_ms = int(self._wall_clock() * 1000)
+        if record.headers and self._is_for_another(record):
+            self.last_activity = self._clock()
+            self._observer.skipped()
+            self._on_finished(record, Outcome(delivered=True, attempts=0, duplicate=True))
+            return
         try:
-            event = decode_order_paid(record.value)
+            event = self._decode(record.value)
         except InvalidEvent as error:
             letter = broken_record_letter(record, error, self._now())
             await self._dead_letter(letter, None, started_ms, lane, posts=0)
             return
         if record.headers:
             record = self._with_its_id(record)
-        if self._is_delivered(record, event.orderId):
+        order_id = self._subject(event)
+        if self._is_delivered(record, order_id):
             self.last_activity = self._clock()
             logger.debug(lines.delivered_before(record))
             self._observer.duplicate()
             self._on_finished(record, Outcome(delivered=True, attempts=0, duplicate=True))
             return
         try:
-            await self._send(record, event, started_ms, lane)
+            await self._send(record, event, order_id, started_ms, lane)
         finally:
             if self._failing:
                 self._failing.pop(record, None)
+
+    def _is_for_another(self, record: Record) -> bool:
+        """Whether it is a dead letter of another consumer that was redriven."""
+        consumer = record.header(CONSUMER_HEADER)
+        return consumer is not None and consumer != self._consumer.encode()
 
     def _with_its_id(self, record: Record) -> Record:
         """Return the record, without an event id that is another's which is not finished.
@@ -307,8 +341,9 @@ class Relay:
         logger.warning(lines.foreign_id(record))
         return record.with_own_id()
 
-    async def _send(self, record: Record, event: OrderPaid, started_ms: int, lane: Lane) -> None:
-        value = record.value or b""
+    async def _send(
+        self, record: Record, event: Any, order_id: OrderId | None, started_ms: int, lane: Lane
+    ) -> None:
         idempotency_key = record.idempotency_key()
         trace = of_record(record.headers) if record.headers else None
         number = next(self._numbers)
@@ -322,7 +357,15 @@ class Relay:
             if not posts:
                 failing_since = sent_at
             answer = await self._attempt(
-                value, idempotency_key, trace, ticket, sent_at, failures=failures, last=last
+                record,
+                event,
+                idempotency_key,
+                trace,
+                ticket,
+                sent_at=sent_at,
+                posts=posts,
+                failures=failures,
+                last=last,
             )
             posts += 1
             if answer.verdict is Verdict.SUCCESS:
@@ -331,8 +374,8 @@ class Relay:
                 outcome = Outcome(
                     True,
                     posts,
-                    event.orderId,
-                    event.paidAt,
+                    order_id,
+                    paid_at_of(event),
                     started_ms,
                     http_status=last.status if last else None,
                     last_error=last.detail if last else "",
@@ -407,27 +450,32 @@ class Relay:
 
     async def _attempt(
         self,
-        value: bytes,
+        record: Record,
+        event: Any,
         idempotency_key: str,
         trace: TraceContext | None,
         ticket: int,
-        sent_at: float,
         *,
+        sent_at: float,
+        posts: int,
         failures: int,
         last: Answer | None,
     ) -> Answer:
         try:
-            if self._batches is None:
-                answer = await self._logger.post(value, idempotency_key, trace)
-            else:
+            if self._batches is not None:
                 answer = await self._batches.post(
-                    value,
+                    record.value or b"",
                     idempotency_key,
                     trace,
                     failures=failures,
                     last=last,
                     alone=ticket != NO_PROBE,
                 )
+            elif self._logger is not None:
+                answer = await self._logger.post(record.value or b"", idempotency_key, trace)
+            else:
+                delivery = self._delivery(record, idempotency_key, posts + 1)
+                answer = await cast(EventHandler, self._handler).handle(event, delivery)
         except (Abandoned, asyncio.CancelledError):
             self.breaker.withdrawn(ticket)
             raise
@@ -437,10 +485,24 @@ class Relay:
             answer = Answer(Verdict.RETRYABLE, detail=repr(error), error_type=full_name(error))
         self.last_activity = now = self._clock()
         if answer.verdict is Verdict.SUCCESS:  # the usual case takes no look at an enum
-            self._observer.attempted("success", "2xx", now - sent_at)
+            self._observer.attempted("success", self._success, now - sent_at)
         else:
             self._observer.attempted(answer.verdict.value, answer.status_class, now - sent_at)
         return answer
+
+    def _delivery(self, record: Record, idempotency_key: str, attempt: int) -> Delivery:
+        return Delivery(
+            self._consumer,
+            idempotency_key,
+            attempt,
+            record.topic,
+            record.partition,
+            record.offset,
+            record.key,
+            record.value or b"",
+            record.headers,
+            record.timestamp_ms,
+        )
 
     def _succeeded(self, lane: Lane, sent_at: float, *, first: bool) -> None:
         now = self.last_activity
@@ -495,7 +557,7 @@ class Relay:
     async def _dead_letter(
         self,
         letter: DeadLetter,
-        event: OrderPaid | None,
+        event: Any,
         started_ms: int,
         lane: Lane,
         *,
@@ -512,8 +574,8 @@ class Relay:
         outcome = Outcome(
             False,
             posts,
-            event.orderId if event is not None else None,
-            event.paidAt if event is not None else "",
+            self._subject(event) if event is not None else None,
+            paid_at_of(event),
             started_ms,
             letter.reason,
             letter.http_status,
@@ -542,11 +604,10 @@ class Relay:
             self.last_activity = self._clock()
         return None
 
-    def _paid_to_delivered_seconds(self, record: Record, event: OrderPaid) -> float:
-        # A paidAt without a zone is the order service's local time, of which we know nothing:
-        # the record's own timestamp stands in.
-        paid_at = event.paid_at()
-        paid = record.timestamp_ms / 1000 if paid_at.tzinfo is None else paid_at.timestamp()
+    def _paid_to_delivered_seconds(self, record: Record, event: Any) -> float:
+        # Of an event that does not tell the record's own timestamp stands in.
+        moment = paid_moment(event)
+        paid = record.timestamp_ms / 1000 if moment is None else moment.timestamp()
         # A record can be without a timestamp, too (-1).
         return max(self._wall_clock() - paid, 0.0) if paid > 0 else 0.0
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from app.errors import KafkaUnavailable
 from app.operations.health import Health
-from app.operations.metrics import Metrics
+from app.operations.metrics import ConsumerMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Reachable(Protocol):
 async def watch_lag(
     offsets: Offsets[P],
     kafka: Reachable,
-    metrics: Metrics,
+    metrics: ConsumerMetrics,
     health: Health,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
@@ -146,7 +146,7 @@ class Seen(NamedTuple):
 
 async def _measure(
     offsets: Offsets[P],
-    metrics: Metrics,
+    metrics: ConsumerMetrics,
     health: Health,
     seen: dict[P, Seen],
     clock: Callable[[], float],

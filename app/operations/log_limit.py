@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from app.log_line import LogLine, printable
+from app.log_line import CONSUMER, LogLine, printable
 
 INTERVAL_SECONDS = 30.0
 # Names of loggers, and of their children, whose messages repeat.
@@ -47,6 +47,28 @@ class RepeatFilter(logging.Filter):
         return True
 
 
+class ConsumerFilter(logging.Filter):
+    """Notes with each record whose work it was: of which consumer."""
+
+    def __init__(self, *, in_text: bool) -> None:
+        """Write it into the text of our own lines, too, if ``in_text``: there are several."""
+        super().__init__()
+        self._in_text = in_text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass."""
+        consumer = CONSUMER.get(None)
+        if consumer is None or hasattr(record, "consumer"):
+            return True
+        record.consumer = consumer
+        if self._in_text and record.name.startswith(("app.", "agents.")):
+            if isinstance(record.msg, LogLine):
+                record.msg = record.msg.also(consumer=consumer)
+            else:
+                record.msg, record.args = f"{record.getMessage()} consumer={consumer}", ()
+        return True
+
+
 class OneLineFilter(logging.Filter):
     """Escapes control characters in our own lines: errors hold topics and the like of rows."""
 
@@ -60,7 +82,7 @@ class OneLineFilter(logging.Filter):
         return True
 
 
-def install() -> None:
+def install(*, several_consumers: bool = False) -> None:
     """Put the filters on every handler of the root logger."""
     # At INFO it names the user with every connection, of which brokers may end one every few
     # minutes; at DEBUG it would show passwords and tokens.
@@ -68,6 +90,7 @@ def install() -> None:
     repeat_filter = RepeatFilter()
     for handler in logging.getLogger().handlers:
         handler.addFilter(repeat_filter)
+        handler.addFilter(ConsumerFilter(in_text=several_consumers))
         handler.addFilter(OneLineFilter())
 
 

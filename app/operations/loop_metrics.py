@@ -16,11 +16,7 @@ from prometheus_client.utils import floatToGoString
 
 
 class LoopCounter(Collector):
-    """A counter with labels, all of whose values are known from the start.
-
-    Attributes:
-        counts: By the labels' values, in the order of their names; add to them.
-    """
+    """A counter of consumers, all of whose other labels' values are known from the start."""
 
     def __init__(
         self,
@@ -30,12 +26,17 @@ class LoopCounter(Collector):
         values: Iterable[tuple[str, ...]],
         registry: CollectorRegistry,
     ) -> None:
-        """Register it, with 0 for each of ``values``."""
+        """Register it. The first of ``labels`` is the consumer; ``values`` are of the others."""
         self._name = name
         self._text = text
         self._labels = labels
-        self.counts = dict.fromkeys(values, 0)
+        self._values = tuple(values)
+        self._counts: dict[str, dict[tuple[str, ...], int]] = {}
         registry.register(self)
+
+    def of(self, consumer: str) -> dict[tuple[str, ...], int]:
+        """Return a consumer's counts by the other labels' values, from 0 on; add to them."""
+        return self._counts.setdefault(consumer, dict.fromkeys(self._values, 0))
 
     def describe(self) -> Iterator[Metric]:
         """Name it, so that it can be asked for alone."""
@@ -44,29 +45,51 @@ class LoopCounter(Collector):
     def collect(self) -> Iterator[Metric]:
         """Return it as it is now."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for values, count in self.counts.items():
-            family.add_metric(values, count)
+        for consumer, counts in self._counts.items():
+            for values, count in counts.items():
+                family.add_metric((consumer, *values), count)
         yield family
 
 
-class LoopHistogram(Collector):
-    """A histogram without labels."""
+class Observations:
+    """What a histogram has of one consumer."""
 
-    def __init__(
-        self, name: str, text: str, buckets: Sequence[float], registry: CollectorRegistry
-    ) -> None:
-        """Register it; ``buckets`` are upper bounds in ascending order, without infinity."""
-        self._name = name
-        self._text = text
-        self._bounds = tuple(buckets)
-        self._counts = [0] * (len(buckets) + 1)
-        self._sum = 0.0
-        registry.register(self)
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        """Begin with none; ``bounds`` are upper bounds in ascending order."""
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        """How many there were up to each bound, and beyond the last."""
+        self.sum = 0.0
+        """Of all of them."""
 
     def observe(self, amount: float) -> None:
         """Count an amount."""
-        self._sum += amount
-        self._counts[bisect_left(self._bounds, amount)] += 1
+        self.sum += amount
+        self.counts[bisect_left(self._bounds, amount)] += 1
+
+
+class LoopHistogram(Collector):
+    """A histogram of consumers, without other labels."""
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        label: str,
+        buckets: Sequence[float],
+        registry: CollectorRegistry,
+    ) -> None:
+        """Register it. ``label`` is the consumer; ``buckets`` are without infinity."""
+        self._name = name
+        self._text = text
+        self._label = label
+        self._bounds = tuple(buckets)
+        self._of: dict[str, Observations] = {}
+        registry.register(self)
+
+    def of(self, consumer: str) -> Observations:
+        """Return a consumer's, from none on."""
+        return self._of.setdefault(consumer, Observations(self._bounds))
 
     def describe(self) -> Iterator[Metric]:
         """Name it, so that it can be asked for alone."""
@@ -74,12 +97,13 @@ class LoopHistogram(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return it as it is now."""
-        family = HistogramMetricFamily(self._name, self._text)
-        below = 0
-        buckets = []
-        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
-            below += count
-            label = floatToGoString(bound)  # type: ignore[no-untyped-call]
-            buckets.append((label, below))
-        family.add_metric((), buckets, self._sum)
+        family = HistogramMetricFamily(self._name, self._text, labels=(self._label,))
+        for consumer, seen in self._of.items():
+            below = 0
+            buckets = []
+            for bound, count in zip((*self._bounds, float("inf")), seen.counts, strict=True):
+                below += count
+                label = floatToGoString(bound)  # type: ignore[no-untyped-call]
+                buckets.append((label, below))
+            family.add_metric((consumer,), buckets, seen.sum)
         yield family

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aiohttp import web
 
-from app.events import MAX_TEXT_ID_LENGTH, is_order_id
 from app.order_status.lookup import ROUTED_HEADER, VIEW_HEADER, OrderLookup
+from order_relay.order_paid import MAX_TEXT_ID_LENGTH, is_order_id
 
 NOT_AN_ID = f"must be a whole number, or 1 to {MAX_TEXT_ID_LENGTH} printable characters"
 STATUS = {"known": 200, "unknown": 404, "unsure": 503}
@@ -14,8 +16,8 @@ STATUS = {"known": 200, "unknown": 404, "unsure": 503}
 class OrdersPage:
     """Answers in JSON."""
 
-    def __init__(self, lookup: OrderLookup | None) -> None:
-        """Ask ``lookup``; None: the table is switched off."""
+    def __init__(self, lookup: Callable[[web.Request], OrderLookup | None]) -> None:
+        """Ask what ``lookup`` gives; None: the table is switched off."""
         self._lookup = lookup
 
     def add_to(self, router: web.UrlDispatcher) -> None:
@@ -26,14 +28,13 @@ class OrdersPage:
         given = request.match_info["order_id"]
         if not is_order_id(given):
             return web.json_response({"error": f"orderId {NOT_AN_ID}"}, status=400)
+        lookup = self._lookup(request)
         routed = ROUTED_HEADER in request.headers
-        if self._lookup is None:
+        if lookup is None:
             # Another worker, that has a table, must not take it for "unknown".
             return web.json_response(
                 {"error": "the deliveries table is switched off (DELIVERIES_STORE=off)"},
                 status=503 if routed else 404,
             )
-        found = await self._lookup.find(
-            given, here_only=routed, view=request.headers.get(VIEW_HEADER)
-        )
+        found = await lookup.find(given, here_only=routed, view=request.headers.get(VIEW_HEADER))
         return web.json_response(found.body, status=STATUS[found.certainty])

@@ -17,8 +17,10 @@ PATH = "/probe"
 class ProbePage:
     """Lets a probe go, for who has the token; a body is not read."""
 
-    def __init__(self, probe_now: Callable[[], bool], access: Access) -> None:
-        """Ask ``probe_now``, which returns ``False`` if there is nothing to probe."""
+    def __init__(
+        self, probe_now: Callable[[web.Request], Callable[[], bool] | None], access: Access
+    ) -> None:
+        """Ask what ``probe_now`` gives, which returns ``False`` if there is nothing to probe."""
         self._probe_now = probe_now
         self._access = access
 
@@ -32,7 +34,8 @@ class ProbePage:
             return web.json_response(
                 {"error": refusal.error}, status=refusal.status, headers=headers
             )
-        if not self._probe_now():
+        probe_now = self._probe_now(request)
+        if probe_now is None or not probe_now():
             return web.json_response(
                 {"error": "nothing to probe: the breaker is closed, records are sent as they come"},
                 status=409,

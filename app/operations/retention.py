@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from app.errors import RetryableError
 from app.log_line import LogLine
 from app.operations.lag import TIMEOUT_SECONDS, Partition
-from app.operations.metrics import Metrics
+from app.operations.metrics import ConsumerMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Ages(Protocol[P]):
 async def watch_retention(
     offsets: Ages[P],
     retention_seconds: Callable[[], Awaitable[float | None]],
-    metrics: Metrics,
+    metrics: ConsumerMetrics,
     clock: Callable[[], float] = time.time,
 ) -> None:
     """Count every ten seconds the unfinished records that are near their deletion.
@@ -73,7 +73,7 @@ async def watch_retention(
 async def _measure(
     offsets: Ages[P],
     retention: float | None,
-    metrics: Metrics,
+    metrics: ConsumerMetrics,
     shown: set[P],
     clock: Callable[[], float],
 ) -> set[P]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from app.operations.metrics import PREFIX
+from app.operations.metrics import CONSUMER, PREFIX
 
 QUANTILES = {"p50_seconds": 0.5, "p95_seconds": 0.95, "p99_seconds": 0.99}
 
@@ -20,16 +20,25 @@ class Samples:
     """
 
     def __init__(
-        self, registry: CollectorRegistry, names: Iterable[str], histograms: Iterable[str] = ()
+        self,
+        registry: CollectorRegistry,
+        consumer: str,
+        names: Iterable[str],
+        histograms: Iterable[str] = (),
     ) -> None:
-        """Read these metrics, as ``/metrics`` would show them at this moment."""
+        """Read these metrics, as ``/metrics`` would show them at this moment.
+
+        Of other consumers nothing is read; the label ``consumer`` is left out.
+        """
         self._values: dict[str, list[tuple[Mapping[str, str], float]]] = {}
         parts = (f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count"))
         wanted = registry.restricted_registry([f"{PREFIX}_{name}" for name in (*names, *parts)])
         for family in wanted.collect():
             for sample in family.samples:
                 name = sample.name.removeprefix(f"{PREFIX}_")
-                self._values.setdefault(name, []).append((sample.labels, sample.value))
+                labels = dict(sample.labels)
+                if labels.pop(CONSUMER, consumer) == consumer:
+                    self._values.setdefault(name, []).append((labels, sample.value))
 
     def number(self, name: str, **labels: str) -> float | int | None:
         """Return a value; ``None`` if there is none."""

@@ -15,20 +15,17 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from aiohttp import web
 from yarl import URL
 
 from app.delivery.target_health import BreakerState, Target
 from app.log_line import FiguresLine
 from app.operations import target_figures
 from app.operations.lag import Partition
-from app.operations.metrics import Metrics
+from app.operations.metrics import ConsumerMetrics
 from app.operations.samples import Samples
 from app.version import VERSION
 
 logger = logging.getLogger(__name__)
-
-PATH = "/stats"
 
 METRICS = (
     *("deliveries_total", "delivery_attempts_total", "delivery_retries_total"),
@@ -65,27 +62,27 @@ class BreakerFigures(Protocol):
 
 
 class Stats:
-    """Figures of one worker, since its start."""
+    """Figures of one consumer, and of its worker, since the start."""
 
     def __init__(
         self,
-        metrics: Metrics,
+        metrics: ConsumerMetrics,
         *,
         group: str,
         url: URL,
-        partitions: Callable[[], Partitions],
+        partitions: Partitions,
         breaker: BreakerFigures,
         target: Callable[[], Target],
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """Make the figures of a worker that starts now.
+        """Make the figures of a consumer that starts now.
 
         Args:
             metrics: Where the figures are.
             group: The consumer group.
             url: Where others reach this worker.
-            partitions: Gives the consumer.
+            partitions: The consumer's.
             breaker: The relay's.
             target: Says what the target does.
             clock: Monotonic seconds.
@@ -101,10 +98,6 @@ class Stats:
         self._wall_clock = wall_clock
         self._started = clock()
         self._logged_at: float | None = None
-
-    def add_to(self, router: web.UrlDispatcher) -> None:
-        """Serve the page."""
-        router.add_get(PATH, self._get)
 
     async def log_regularly(self, interval_seconds: float) -> None:
         """Write the line of deliveries into the log at every interval, until cancelled."""
@@ -142,6 +135,7 @@ class Stats:
             "version": VERSION,
             "time": _iso(self._wall_clock()),
             "uptime_seconds": round(self._clock() - self._started, 1),
+            "consumer": self._metrics.consumer,
             "group": self._group,
             "worker": {"url": self._url, "host": socket.gethostname(), "pid": os.getpid()},
             "kafka_up": bool(number("kafka_up")),
@@ -192,14 +186,11 @@ class Stats:
             "logged_at": _iso(self._logged_at),
         }
 
-    async def _get(self, request: web.Request) -> web.Response:
-        return web.json_response(self.figures())
-
     def _samples(self) -> Samples:
-        return Samples(self._metrics.registry, METRICS, HISTOGRAMS)
+        return Samples(self._metrics.registry, self._metrics.consumer, METRICS, HISTOGRAMS)
 
     def _of_partitions(self, samples: Samples) -> list[dict[str, Any]]:
-        consumer = self._partitions()
+        consumer = self._partitions
         positions = consumer.positions()
         committed: dict[Partition, int | None] = dict(consumer.committed_offsets())
         return [

@@ -46,49 +46,58 @@ async def watch_target(
 
 
 class TargetCollector(Collector):
-    """Gauges of the target, all of one scrape from one look: one state is 1, the others are 0."""
+    """Gauges of targets, all of one scrape from one look: one state is 1, the others are 0."""
 
-    def __init__(self, prefix: str) -> None:
-        """Begin without a target: no state is 1, and nothing is known."""
+    def __init__(self, prefix: str, label: str) -> None:
+        """Begin without any; ``label`` names the consumer."""
         self._prefix = prefix
-        self.target: Callable[[], Target] | None = None
-        """Says what the target does."""
+        self._label = label
+        self._targets: dict[str, Callable[[], Target] | None] = {}
+
+    def show(self, consumer: str, target: Callable[[], Target] | None) -> None:
+        """Show what the target of a consumer does; ``None``: nothing is known, no state is 1."""
+        self._targets[consumer] = target
 
     def describe(self) -> Iterator[Metric]:
         """Name the gauges, so that single ones can be asked for."""
         yield from self.collect()
 
     def collect(self) -> Iterator[Metric]:
-        """Look at the target."""
-        target = self.target() if self.target is not None else None
-        state = target.state.name.lower() if target is not None else None
-        states = GaugeMetricFamily(
-            f"{self._prefix}_target_state",
+        """Look at the targets."""
+        states = self._gauge(
+            "target_state",
             "1 for what the external logger does now, 0 for the others: works, throttles, "
             "fails_for_some, down, refuses_us.",
-            labels=("state",),
+            "state",
         )
-        for one in STATES:
-            states.add_metric((one,), one == state)
-        yield states
         # NaN without a limit: Grafana leaves a gap there and min() over workers skips it, where
         # +Inf would stretch the axis and be added to sums; no comparison of an alert is true of it.
-        yield GaugeMetricFamily(
-            f"{self._prefix}_target_rate_limit",
+        rate = self._gauge(
+            "target_rate_limit",
             "Attempts a second that the external logger bears, while it throttles; else NaN.",
-            value=math.nan if target is None or target.rate is None else target.rate,
         )
-        yield GaugeMetricFamily(
-            f"{self._prefix}_concurrency_limit",
+        concurrency = self._gauge(
+            "concurrency_limit",
             "Attempts at a time that the external logger is sent at most: MAX_IN_FLIGHT, and fewer "
             "after time-outs.",
-            value=0 if target is None else target.concurrency,
         )
-        yield GaugeMetricFamily(
-            f"{self._prefix}_first_attempts_failed_ratio",
+        failed = self._gauge(
+            "first_attempts_failed_ratio",
             "Share of the first attempts at records that failed, of the last minute.",
-            value=0 if target is None else target.share_failed,
         )
+        for consumer, ask in self._targets.items():
+            target = ask() if ask is not None else None
+            state = target.state.name.lower() if target is not None else None
+            for one in STATES:
+                states.add_metric((consumer, one), one == state)
+            limit = math.nan if target is None or target.rate is None else target.rate
+            rate.add_metric((consumer,), limit)
+            concurrency.add_metric((consumer,), 0 if target is None else target.concurrency)
+            failed.add_metric((consumer,), 0 if target is None else target.share_failed)
+        yield from (states, rate, concurrency, failed)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> GaugeMetricFamily:
+        return GaugeMetricFamily(f"{self._prefix}_{name}", text, labels=(self._label, *labels))
 
 
 def _rounded(value: float | None, digits: int = 1) -> float | None:

@@ -6,9 +6,10 @@ It answers before Kafka does.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -31,10 +32,29 @@ from app.publishing.publisher import Publisher
 
 logger = logging.getLogger(__name__)
 
+# Of a query.
+CONSUMER = "consumer"
 # For requests under way; close the publisher first, then they end soon.
 STOP_SECONDS = 5.0
 # Of all connections; the others are for probes and pages while many orders are posted.
 SHARE_OF_ORDERS = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerPages:
+    """What the server shows of one consumer.
+
+    Attributes:
+        health: What ``/health`` shows.
+        stats: What ``/stats`` and the console show; None: there are no such pages.
+        orders: Knows what became of orders; None: the table is switched off.
+        probe_now: See ``ProbePage``; None: there is no such page.
+    """
+
+    health: Health
+    stats: Stats | None = None
+    orders: OrderLookup | None = None
+    probe_now: Callable[[], bool] | None = None
 
 
 class WebServer:
@@ -45,12 +65,9 @@ class WebServer:
         host: str,
         port: int,
         registry: CollectorRegistry,
-        health: Health,
+        consumers: Mapping[str, ConsumerPages],
         *,
         publisher: Publisher | None = None,
-        orders: OrderLookup | None = None,
-        stats: Stats | None = None,
-        probe_now: Callable[[], bool] | None = None,
         token: str | None = None,
         names: Collection[str] = (),
         limits: Limits | None = None,
@@ -64,12 +81,10 @@ class WebServer:
             host: The address to serve on.
             port: The port.
             registry: What ``/metrics`` shows.
-            health: What ``/health`` shows.
+            consumers: The consumers by their names. ``?consumer=<name>`` chooses one; pages about
+                one show the first without it, health shows all.
             publisher: Takes paid orders; None: there is no such page. Open as long as the server
                 serves, or closed before its ``stop``; its database must outlive the server.
-            stats: What ``/stats`` and the console show; None: there are no such pages.
-            orders: Knows what became of orders; None: the table is switched off.
-            probe_now: See ``ProbePage``; None: there is no such page.
             token: Whoever posts must bring it; None: loopback only.
             names: Names under which pages may be read, beside addresses and the like; see
                 ``Access``.
@@ -81,7 +96,7 @@ class WebServer:
         self.host = host
         self._port = port
         self._registry = registry
-        self._health = health
+        self._consumers = consumers
         self._access = access = Access(token, names)
         self._connections = Connections(connections or ConnectionLimits(), on_closed=on_closed)
         most_orders = max(int(SHARE_OF_ORDERS * self._connections.limits.connections), 1)
@@ -92,9 +107,8 @@ class WebServer:
             if publisher
             else None
         )
-        self._probe = ProbePage(probe_now, access) if probe_now else None
-        self._orders = OrdersPage(orders)
-        self._stats = stats
+        self._probe = ProbePage(lambda request: self._chosen(request).probe_now, access)
+        self._orders = OrdersPage(lambda request: self._chosen(request).orders)
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
 
@@ -110,12 +124,12 @@ class WebServer:
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._ready)
         self._orders.add_to(app.router)
-        if self._stats is not None:
-            self._stats.add_to(app.router)
+        if any(one.stats for one in self._consumers.values()):
+            app.router.add_get("/stats", self._stats)
             add_console(app.router)
         if self._order_paid is not None:
             self._order_paid.add_to(app.router)
-        if self._probe is not None:
+        if any(one.probe_now for one in self._consumers.values()):
             self._probe.add_to(app.router)
         self._runner = web.AppRunner(app, shutdown_timeout=STOP_SECONDS)
         await self._runner.setup()
@@ -166,10 +180,47 @@ class WebServer:
         )
 
     async def _live(self, request: web.Request) -> web.Response:
-        return _answer(self._health.live())
+        return self._health(request, Health.live)
 
     async def _ready(self, request: web.Request) -> web.Response:
-        return _answer(self._health.ready())
+        return self._health(request, Health.ready)
+
+    def _health(self, request: web.Request, ask: Callable[[Health], Report]) -> web.Response:
+        """Answer for the chosen consumer, or for all: one that fails, fails the worker."""
+        if CONSUMER in request.query or len(self._consumers) == 1:
+            report = ask(self._chosen(request).health)
+            return _answer(ok=report.ok, **report.reasons)
+        reports = {name: ask(one.health) for name, one in self._consumers.items()}
+        return _answer(
+            ok=all(report.ok for report in reports.values()),
+            consumers={
+                name: {"status": _status(report.ok), **report.reasons}
+                for name, report in reports.items()
+            },
+        )
+
+    async def _stats(self, request: web.Request) -> web.Response:
+        stats = self._chosen(request).stats
+        figures = stats.figures() if stats is not None else {}
+        return web.json_response({**figures, "consumers": list(self._consumers)})
+
+    def _chosen(self, request: web.Request) -> ConsumerPages:
+        """Return the consumer that a request names; the first without one.
+
+        Raises:
+            HTTPNotFound: There is none of that name.
+        """
+        name = request.query.get(CONSUMER)
+        if name is None:
+            return next(iter(self._consumers.values()))
+        try:
+            return self._consumers[name]
+        except KeyError:
+            known = ", ".join(self._consumers)
+            text = f"consumer {name[:80]!r} is not one of this worker's: {known}"
+            raise web.HTTPNotFound(
+                text=json.dumps({"error": text}), content_type="application/json"
+            ) from None
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -190,8 +241,9 @@ def _connection_logger() -> logging.Logger:
     return connections
 
 
-def _answer(report: Report) -> web.Response:
-    return web.json_response(
-        {"status": "ok" if report.ok else "failing", **report.reasons},
-        status=200 if report.ok else 503,
-    )
+def _answer(*, ok: bool, **reasons: object) -> web.Response:
+    return web.json_response({"status": _status(ok), **reasons}, status=200 if ok else 503)
+
+
+def _status(ok: bool) -> str:
+    return "ok" if ok else "failing"

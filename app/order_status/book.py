@@ -12,7 +12,6 @@ from typing import Protocol
 
 from app.delivery.outcome import Outcome
 from app.delivery.record import Record
-from app.events import OrderId, is_order_id
 from app.log_line import LogLine
 from app.order_status.aging import Aging
 from app.order_status.changelog import ChangelogWriter
@@ -26,6 +25,7 @@ from app.order_status.entry import (
 from app.order_status.recovery import ChangelogUnreadable
 from app.order_status.store import PartitionStore
 from app.order_status.stores import Stores
+from order_relay.order_paid import OrderId, is_order_id
 
 logger = logging.getLogger(__name__)
 
@@ -231,8 +231,10 @@ class DeliveryBook:
 
     # --- records --------------------------------------------------------------------------------
 
-    def is_delivered(self, record: Record, order_id: OrderId) -> bool:
+    def is_delivered(self, record: Record, order_id: OrderId | None) -> bool:
         """Whether the record's event was delivered before, as far as this worker knows."""
+        if order_id is None and (order_id := _order_of(record)) is None:
+            return False
         store = self._stores.of(record.partition)
         value = store.get(entry_key(order_id)) if store is not None else None
         if value is None:  # as it is with nearly every record
@@ -243,8 +245,8 @@ class DeliveryBook:
     def finished(self, record: Record, outcome: Outcome) -> None:
         """Keep a finished record's entry; ``on_finished`` follows once Kafka has it."""
         order_id = outcome.order_id
-        if order_id is None and record.key is not None:
-            order_id = _order_of_key(record.key)
+        if order_id is None:
+            order_id = _order_of(record)
         store = self._stores.of(record.partition)
         if outcome.duplicate or order_id is None or store is None:
             self._on_finished(record)
@@ -274,9 +276,11 @@ class DeliveryBook:
         return partition % self._changelog_partitions if self._changelog_partitions else partition
 
 
-def _order_of_key(key: bytes) -> OrderId | None:
-    """Return the order that a record's key tells, though the record is no event."""
-    text = key.decode("utf-8", "replace")
+def _order_of(record: Record) -> OrderId | None:
+    """Return the order that a record's key tells, where its value does not."""
+    if record.key is None:
+        return None
+    text = record.key.decode("utf-8", "replace")
     if not is_order_id(text):
         return None
     return int(text) if re.fullmatch(r"-?[1-9][0-9]{0,17}", text, re.ASCII) else text

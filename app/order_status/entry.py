@@ -8,7 +8,7 @@ import msgspec
 
 from app.delivery.outcome import Outcome
 from app.delivery.record import EVENT_ID_HEADER, Record
-from app.events import OrderId
+from order_relay.order_paid import OrderId
 
 # An order has one event, so there is hardly ever an earlier one.
 MAX_EARLIER_EVENT_IDS = 32

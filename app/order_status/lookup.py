@@ -17,10 +17,11 @@ from yarl import URL
 from app.delivery.outcome import Trouble
 from app.delivery.record import Record
 from app.errors import DatabaseUnavailable, InvalidEvent, KafkaUnavailable
-from app.events import OrderId, decode_order_paid
+from app.events import ORDER_PAID, Events, paid_at_of
 from app.order_status.book import DeliveryBook
 from app.order_status.entry import Entry, entry_key
 from app.publishing.fallback import FallbackRow
+from order_relay.order_paid import OrderId
 
 # Says who asks, and that the one who is asked is to answer for itself alone.
 ROUTED_HEADER = "X-Order-Relay-Routed-From"
@@ -59,6 +60,8 @@ class OrderLookup:
         owners: Callable[[], Mapping[int, str]],
         own_url: URL,
         *,
+        consumer: str = "order_logging",
+        events: Events = ORDER_PAID,
         partition_of: Callable[[bytes, int], int],
         retention_hours: float,
         partition_count: Callable[[], Awaitable[int]],
@@ -72,6 +75,8 @@ class OrderLookup:
             in_hand: Finds a record that is not finished; see ``Relay.find``.
             owners: Base URL of every partition's worker, where it is known.
             own_url: This worker's.
+            consumer: The consumer whose entries these are; its name.
+            events: Reads its records.
             partition_of: The partition that Kafka's clients choose for a key, out of so many.
             retention_hours: How long entries are kept, for people to read.
             partition_count: Asks Kafka how many partitions the source topic has; may raise
@@ -85,7 +90,9 @@ class OrderLookup:
         self._in_hand = in_hand
         self._owners = owners
         self._own_url = str(own_url)
-        self.partition_of = partition_of
+        self._consumer = consumer
+        self._events = events
+        self._partition_of = partition_of
         self._partition_count = partition_count
         self._saved = saved
         self._unread = unread
@@ -144,10 +151,12 @@ class OrderLookup:
         def is_wanted(record: Record) -> bool:
             value = record.value or b""
             # Most are told without being read; an escape may stand for any character.
-            return (key in value or b"\\" in value) and str(_order_id(record)) == order_id
+            return (key in value or b"\\" in value) and str(
+                _order_id(record, self._events)
+            ) == order_id
 
         if (found := self._in_hand(is_wanted)) is not None:
-            return {**_in_hand_fields(*found), "worker": self._own_url}
+            return {**_in_hand_fields(*found, self._events), "worker": self._own_url}
         if (entry := self._book.find(order_id)) is not None:
             return {**entry_fields(entry), "worker": self._own_url}
         return None
@@ -238,13 +247,13 @@ class OrderLookup:
         return f"{zlib.crc32(json.dumps([asked_url, sorted(owners.items())]).encode()):08x}"
 
     def _likely_partition(self, order_id: str, owners: Mapping[int, str]) -> int:
-        return self.partition_of(entry_key(order_id), max(owners, default=0) + 1)
+        return self._partition_of(entry_key(order_id), max(owners, default=0) + 1)
 
     async def _ask(self, url: str, order_id: str, owners: Mapping[int, str]) -> Found:
         if self._client is None:
             self._client = make_client(ASK_SECONDS)
         headers = {ROUTED_HEADER: self._own_url, VIEW_HEADER: self._view(url, owners)}
-        answer = await ask_worker(self._client, url, order_id, headers)
+        answer = await ask_worker(self._client, url, order_id, headers, self._consumer)
         if isinstance(answer, str):
             problem = answer
         elif answer.status == 200:
@@ -282,7 +291,11 @@ def make_client(seconds: float) -> aiohttp.ClientSession:
 
 
 async def ask_worker(
-    client: aiohttp.ClientSession, url: str, order_id: str, headers: Mapping[str, str]
+    client: aiohttp.ClientSession,
+    url: str,
+    order_id: str,
+    headers: Mapping[str, str],
+    consumer: str,
 ) -> Answer | str:
     """Ask a worker about an order; return its answer, or why there is none. Never raises.
 
@@ -291,7 +304,7 @@ async def ask_worker(
     """
     try:
         async with client.get(
-            order_page(URL(url), order_id),
+            order_page(URL(url), order_id).with_query(consumer=consumer),
             headers={**headers, "Accept-Encoding": "identity"},
             allow_redirects=False,
         ) as response:
@@ -319,9 +332,9 @@ def order_page(worker: URL, order_id: str) -> URL:
     return worker.joinpath(f"orders/{quote(order_id, safe='')}", encoded=True)
 
 
-def _order_id(record: Record) -> OrderId | None:
+def _order_id(record: Record, events: Events) -> OrderId | None:
     try:
-        return decode_order_paid(record.value).orderId
+        return events.subject(events.decode(record.value))
     except InvalidEvent:
         return None
 
@@ -346,17 +359,17 @@ def entry_fields(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _in_hand_fields(record: Record, trouble: Trouble | None) -> dict[str, Any]:
-    event = decode_order_paid(record.value)
+def _in_hand_fields(record: Record, trouble: Trouble | None, events: Events) -> dict[str, Any]:
+    event = events.decode(record.value)
     return {
-        "orderId": event.orderId,
+        "orderId": events.subject(event),
         "state": "in_progress",
         "attempts": trouble.failures if trouble is not None else 0,
         "eventId": record.idempotency_key(),
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
-        "paidAt": event.paidAt,
+        "paidAt": paid_at_of(event) or None,
         "publishedAt": _moment(record.timestamp_ms),
         "startedAt": None,
         "finishedAt": None,

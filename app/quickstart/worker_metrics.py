@@ -47,7 +47,7 @@ def parse_metrics(text: str, order_topic: str) -> WorkerMetrics:
                 elif name == "fallback_replayed_total":
                     if sample.labels.get("result") == "published":
                         single["replayed"] = sample.value
-                elif not sample.labels and sample.name.startswith(PREFIX):
+                elif not sample.labels.keys() - {"consumer"} and sample.name.startswith(PREFIX):
                     single[name] = sample.value
         return WorkerMetrics(
             in_flight=_whole(single.get("in_flight")),

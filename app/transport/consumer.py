@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol, cast
 
 from aiokafka.errors import InvalidSessionTimeoutError, KafkaError
 from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
-from faust.types.transports import TPorTopicSet
+from faust.types.transports import ConsumerCallback, TPorTopicSet
 from mode import ServiceT
 
 from app.delivery.progress import Commit, PartitionProgress
@@ -31,6 +31,22 @@ LEAVING_COMMIT_SECONDS = 20.0
 LAST_COMMIT_SECONDS = 7.0
 
 
+class Deliveries(Protocol):
+    """What the consumer tells the delivering half."""
+
+    async def leaving(self) -> None:
+        """End deliveries, since all partitions leave; what is finished is committed then."""
+
+    def arriving(self, partitions: Collection[int]) -> None:
+        """Deliver records of these partitions of the source topic from now on."""
+
+    def forget_left(self, topic: str, partition: int, *, before: int | None = None) -> list[int]:
+        """Forget the records of a partition that were left in Kafka; returns their offsets."""
+
+    def deleted(self, records: int) -> None:
+        """Kafka deleted so many records before they were delivered."""
+
+
 class NoProgress(Exception):
     """Records of a partition whose progress was never begun."""
 
@@ -40,8 +56,10 @@ class RelayConsumer(driver.Consumer):
 
     _thread: RelayConsumerThread
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, transport: RelayTransport, *args: Any, **kwargs: Any) -> None:
+        super().__init__(transport, *args, **kwargs)
+        self.own_url = transport.own_url
+        self._deliveries: Deliveries | None = None
         self._progress: dict[TP, PartitionProgress] = {}
         self._last_commits: dict[TP, Commit | None] = {}
         # Kafka's client hands out no offset below it, unless the partition became shorter.
@@ -62,6 +80,10 @@ class RelayConsumer(driver.Consumer):
 
     def _new_consumer_thread(self) -> RelayConsumerThread:
         return RelayConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def deliver_with(self, deliveries: Deliveries) -> None:
+        """Tell ``deliveries`` which partitions come and go; before the start."""
+        self._deliveries = deliveries
 
     # --- what the delivery code calls -----------------------------------------------------------
 
@@ -263,7 +285,8 @@ class RelayConsumer(driver.Consumer):
         self.app.flow_control.suspend()
         self.app.flow_control.clear()
         try:
-            await cast(Any, self.app).on_partitions_leaving()
+            if self._deliveries is not None:
+                await self._deliveries.leaving()
             await self.commit_before_leaving()
         finally:
             self._forget_progress()
@@ -273,7 +296,8 @@ class RelayConsumer(driver.Consumer):
         """Begin each partition anew; records flow after ``seek_to_committed``."""
         self._forget_progress()
         self.resume_partitions(assigned & self._paused_partitions)
-        cast(Any, self.app).on_partitions_arriving([tp.partition for tp in assigned])
+        if self._deliveries is not None:
+            self._deliveries.arriving([tp.partition for tp in assigned])
         await super().on_partitions_assigned(assigned, generation_id)
 
     def _forget_progress(self) -> None:
@@ -447,7 +471,8 @@ class RelayConsumer(driver.Consumer):
         progress = PartitionProgress(self.app.consumer_generation_id)
         self._progress[tp] = progress
         self._moved_back_to.pop(tp, None)
-        cast(Any, self.app).relay.left.forget(tp.topic, tp.partition)
+        if self._deliveries is not None:
+            self._deliveries.forget_left(tp.topic, tp.partition)
         return progress
 
     async def _move(self) -> None:
@@ -484,14 +509,17 @@ class RelayConsumer(driver.Consumer):
 
     def _finish_deleted(self, tp: TP, offset: int) -> None:
         """Count as finished what was left in Kafka, and deleted there before it was read again."""
-        deleted = cast(Any, self.app).relay.left.forget(tp.topic, tp.partition, before=offset)
+        if self._deliveries is None:
+            return
+        deleted = self._deliveries.forget_left(tp.topic, tp.partition, before=offset)
         for one in deleted:
             self._progress[tp].finish(one)
         if deleted:
             self._tell_deleted(tp, min(deleted), max(deleted), len(deleted))
 
     def _tell_deleted(self, tp: TP, first: int, last: int, count: int) -> None:
-        cast(Any, self.app).metrics.deleted(count)
+        if self._deliveries is not None:
+            self._deliveries.deleted(count)
         self.log.error(
             "Records were deleted before they were delivered "
             "topic=%s partition=%d first=%d last=%d count=%d",
@@ -519,6 +547,19 @@ def _time_of(record: Any) -> float:
 
 
 class RelayTransport(driver.Transport):
-    """The transport that ``app.main`` gives to Faust."""
+    """Makes consumers that commit the finished prefix."""
 
-    Consumer = RelayConsumer
+    def __init__(self, *args: Any, own_url: str, **kwargs: Any) -> None:
+        """Take what Faust's takes.
+
+        Args:
+            args: See Faust's.
+            own_url: Where other workers reach this one; the group's members tell each other.
+            kwargs: See Faust's.
+        """
+        super().__init__(*args, **kwargs)
+        self.own_url = own_url
+
+    def create_consumer(self, callback: ConsumerCallback, **kwargs: Any) -> RelayConsumer:
+        """Make a consumer."""
+        return RelayConsumer(self, callback=callback, loop=self.loop, **kwargs)

@@ -77,7 +77,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         # Kafka's client would pass over records that were deleted, and say so in one INFO line.
         consumer._auto_offset_reset = "none"
         # Faust gives plain round robin; ours is the same, and tells who has what.
-        self._owners = OwnersAssignor(str(cast(Any, self.app).settings.own_url))
+        self._owners = OwnersAssignor(cast(Any, self.consumer).own_url)
         consumer._partition_assignment_strategy = [self._owners]
         return consumer
 

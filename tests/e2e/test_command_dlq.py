@@ -176,7 +176,12 @@ async def test_what_was_redriven_is_not_redriven_again(stage: Stage, tmp_path: P
         by_id["paid-0"].offset,
         b"0",
         b'{"orderId":0}',
-        (("mine", b"\xff"), ("event-id", b"paid-0"), ("dlq-redrives", b"1")),
+        (
+            ("mine", b"\xff"),
+            ("event-id", b"paid-0"),
+            ("dlq-consumer", b"order_logging"),
+            ("dlq-redrives", b"1"),
+        ),
         by_id["paid-0"].timestamp_ms,
     )
     assert by_id["paid-5"].text("dlq-redrives") == "4"

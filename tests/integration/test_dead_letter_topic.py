@@ -58,7 +58,7 @@ async def dead_letter_topic(
     producer.patience_seconds = patience_seconds
     await producer.start()
     try:
-        yield DeadLetterTopic(producer, stage.dlq_topic, stage.group_id)
+        yield DeadLetterTopic(producer, stage.dlq_topic, stage.group_id, "order_logging")
     finally:
         await producer.stop()
 
@@ -82,6 +82,7 @@ async def test_a_letter_is_read_back_with_all_its_headers(stage: Stage) -> None:
         "kafka_dlt-exception-cause-fqcn": b"builtins.ValueError",
         "kafka_dlt-exception-message": b"HTTP 422: orderItems is empty",
         "kafka_dlt-exception-stacktrace": b"order_relay.Rejected: HTTP 422: orderItems is empty",
+        "dlq-consumer": b"order_logging",
         "dlq-reason": b"rejected",
         "dlq-attempts": b"1",
         "dlq-failed-at": b"2025-12-19T10:30:00.000+00:00",

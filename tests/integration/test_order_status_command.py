@@ -27,8 +27,8 @@ class NoTime(threading.Thread):
 async def told_in_no_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> str:
     """What it says of an order when its minute is over at once."""
     monkeypatch.setattr(threading, "Timer", NoTime)
-    lookup = SimpleNamespace(partition_of=lambda key, partitions: 0)
-    command = SimpleNamespace(settings=stage.settings(), app=SimpleNamespace(order_lookup=lookup))
+    app = SimpleNamespace(partition_of=lambda key, partitions: 0)
+    command = SimpleNamespace(settings=stage.settings(), app=app)
     found = await order_status._read(cast(Any, command), "1")
     assert list(found) == ["error"]
     return str(found["error"])

@@ -16,14 +16,14 @@ from yarl import URL
 from app.delivery.outcome import Outcome
 from app.delivery.record import Record
 from app.errors import DatabaseUnavailable, KafkaUnavailable
-from app.events import OrderId
 from app.operations.health import Health
 from app.operations.metrics import Metrics
-from app.operations.web import WebServer
+from app.operations.web import ConsumerPages, WebServer
 from app.order_status.entry import Entry
 from app.order_status.lookup import OrderLookup, order_page
 from app.publishing.fallback import FallbackRow, NewMessage, RowFilter
 from app.publishing.memory_store import MemoryFallbackStore
+from order_relay.order_paid import OrderId
 from tests.support.fakes import record
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.order_status_fakes import BookBench
@@ -80,8 +80,7 @@ class Worker:
             LOOPBACK,
             self.port,
             metrics.registry,
-            health,
-            orders=self.lookup if table else None,
+            {"order_logging": ConsumerPages(health, orders=self.lookup if table else None)},
         )
 
     async def _partition_count(self) -> int:

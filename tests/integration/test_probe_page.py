@@ -9,7 +9,7 @@ import pytest
 from app.delivery.target_health import Breaker
 from app.operations.health import Health
 from app.operations.metrics import Metrics
-from app.operations.web import WebServer
+from app.operations.web import ConsumerPages, WebServer
 from tests.support.kafka.ports import LOOPBACK
 
 TOKEN = "s3cret"
@@ -36,7 +36,11 @@ class Served:
             clock=lambda: 0.0,
         )
         self.server = WebServer(
-            LOOPBACK, 0, metrics.registry, health, probe_now=self.breaker.probe_now, token=token
+            LOOPBACK,
+            0,
+            metrics.registry,
+            {"order_logging": ConsumerPages(health, probe_now=self.breaker.probe_now)},
+            token=token,
         )
 
     def open_breaker(self) -> None:

@@ -84,8 +84,9 @@ async def test_existing_topics_are_left_alone(
 ) -> None:
     """Declaring what exists asks for nothing (the embedded cluster could not make a topic)."""
     embedded.create_topic(stage.settings().deliveries_changelog_topic)
-    topics = Topics(stage.settings(topic_partitions=3))
-    await topics.declare()
+    settings = stage.settings(topic_partitions=3)
+    topics = Topics(settings)
+    await topics.declare(settings)
     counts = await topics.partition_counts()
     assert (counts[stage.topic], counts[stage.dlq_topic]) == (3, 3)
     assert not _told(caplog)
@@ -96,7 +97,7 @@ async def test_fewer_partitions_than_configured_is_a_warning(
 ) -> None:
     """A topic with fewer partitions is used as it is, and said so, once for each topic."""
     settings = stage.settings(topic_partitions=5, deliveries_store="off")
-    await Topics(settings).declare()
+    await Topics(settings).declare(settings)
     told = _told(caplog)
     assert [level for level, _ in told] == [logging.WARNING] * 2
     for topic in (stage.topic, stage.dlq_topic):

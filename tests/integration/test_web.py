@@ -9,10 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.operations.health import Health
 from app.operations.metrics import Metrics
-from app.operations.web import WebServer
+from app.operations.web import ConsumerPages, WebServer
 from tests.support.kafka.ports import LOOPBACK, free_ports
 
-# DESIGN's names for the delivering half; whatever dashboards rely on.
+# DESIGN's names for the delivering half; whatever dashboards rely on. Each has "consumer", too.
 CATALOGUE = {
     "order_relay_deliveries_total": {"outcome"},
     "order_relay_delivery_attempts_total": {"result", "status"},
@@ -57,7 +57,7 @@ class Served:
             LOOPBACK,
             self.port,
             self.metrics.registry,
-            self.health,
+            {"order_logging": ConsumerPages(self.health)},
             token="s3cret",
             names=["relay.example.org"],
         )
@@ -82,21 +82,26 @@ async def served() -> AsyncIterator[Served]:
 
 async def test_metrics_are_served_in_prometheus_format(served: Served) -> None:
     """Every name of the catalogue is there before anything has happened, with its labels."""
-    served.metrics.watch(
+    consumer = served.metrics.of("order_logging")
+    consumer.watch(
         in_flight=lambda: 3,
         held=lambda: 5,
         breaker_state=lambda: 2,
         oldest_unfinished_seconds=lambda: 1.5,
     )
-    served.metrics.attempted("retryable", "5xx", 0.2)
-    served.metrics.delivered(0.5)
+    consumer.attempted("retryable", "5xx", 0.2)
+    consumer.delivered(0.5)
     status, content_type, body = await served.get("/metrics")
     assert status == 200
     assert content_type.startswith("text/plain")
     samples = [s for family in text_string_to_metric_families(body) for s in family.samples]
     labels = {sample.name: set(sample.labels) for sample in samples}
-    assert {name: labels.get(name) for name in CATALOGUE} == CATALOGUE
-    values = {(s.name, *s.labels.values()): s.value for s in samples}
+    assert {name: labels[name] - {"consumer"} for name in CATALOGUE} == CATALOGUE
+    assert all("consumer" in labels[name] for name in CATALOGUE)
+    values = {
+        (s.name, *(value for label, value in s.labels.items() if label != "consumer")): s.value
+        for s in samples
+    }
     assert values["order_relay_in_flight",] == 3
     assert values["order_relay_breaker_state",] == 2
     assert values["order_relay_oldest_unfinished_seconds",] == 1.5
@@ -169,7 +174,8 @@ async def test_pages_are_not_read_under_a_foreign_name(served: Served, method: s
 
 async def test_a_port_in_use_is_said(served: Served) -> None:
     """A second server on the same port raises, and the first one goes on."""
-    second = WebServer(LOOPBACK, served.port, served.metrics.registry, served.health)
+    pages = {"order_logging": ConsumerPages(served.health)}
+    second = WebServer(LOOPBACK, served.port, served.metrics.registry, pages)
     with pytest.raises(OSError, match=str(served.port)):
         await second.start()
     await second.stop()

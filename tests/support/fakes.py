@@ -164,6 +164,7 @@ class RecordingObserver:
         self.retries = 0
         self.paid_to_delivered_seconds: list[float] = []
         self.duplicates = 0
+        self.skipped_records = 0
         self.dead_letter_reasons: list[str] = []
         self.abandoned_records: list[int] = []
 
@@ -178,6 +179,9 @@ class RecordingObserver:
 
     def duplicate(self) -> None:
         self.duplicates += 1
+
+    def skipped(self) -> None:
+        self.skipped_records += 1
 
     def dead_lettered(self, reason: str) -> None:
         self.dead_letter_reasons.append(reason)

@@ -15,6 +15,7 @@ OF_PROMETHEUS: Mapping[str, Mapping[str, set[str]]] = {
     "up": {},
     "ALERTS": {"alertname": set(), "alertstate": {"firing", "pending"}, "severity": set()},
 }
+OF_THE_RUN = {"consumer", "topic", "partition"}
 SELECTOR = re.compile(r"\b(?P<name>[a-zA-Z_]\w*)\s*\{(?P<matchers>[^}]*)\}")
 BARE = re.compile(r"\b(?P<name>(?:order_relay|faust|process|python)_\w+|up|ALERTS)\b")
 MATCHER = re.compile(r'(?P<label>\w+)\s*(?P<how>=~|!~|!=|=)\s*"(?P<value>[^"]*)"')
@@ -29,11 +30,10 @@ def catalogue() -> dict[str, dict[str, set[str]]]:
 
     A label without values is one that only the run brings: topics, partitions.
     """
-    metrics = Metrics()
+    metrics = Metrics().of("order_logging")
     FaustMetrics.create(metrics.registry, "faust")
     add_process_metrics(metrics.registry)
-    of_partitions = (metrics.lag, metrics.near_deletion, metrics.transaction_open)
-    for gauge in of_partitions:
+    for gauge in (metrics.lag, metrics.near_deletion, metrics.transaction_open):
         gauge.labels("orders", "0")
     found: dict[str, dict[str, set[str]]] = {}
     for family in metrics.registry.collect():
@@ -41,9 +41,10 @@ def catalogue() -> dict[str, dict[str, set[str]]]:
             labels = found.setdefault(sample.name, {})
             for label, value in sample.labels.items():
                 labels.setdefault(label, set()).add(value)
-    for gauge in of_partitions:
-        (name,) = (family.name for family in gauge.describe())
-        found[name] = {label: set() for label in found[name]}
+    for labels in found.values():
+        # Topics and partitions are known only when it runs, and so are consumers.
+        for label in OF_THE_RUN & labels.keys():
+            labels[label] = set()
     return found
 
 

@@ -15,7 +15,7 @@ from app.errors import PublishRefused
 from app.operations.health import Health
 from app.operations.metrics import Metrics
 from app.operations.order_paid_page import Limits
-from app.operations.web import WebServer
+from app.operations.web import ConsumerPages, WebServer
 from app.operations.web_connections import ConnectionLimits
 from app.publishing.producer import Acknowledged, Headers
 from app.publishing.publisher import Publisher
@@ -121,7 +121,7 @@ async def serving(
         LOOPBACK,
         0,
         metrics.registry,
-        health,
+        {"order_logging": ConsumerPages(health)},
         publisher=publisher,
         token=token,
         limits=limits,

@@ -276,17 +276,20 @@ class WorkerProcess:
         ):
             return response.status, await response.text()
 
-    async def metrics(self) -> dict[str, float]:
+    async def metrics(self, consumer: str = "order_logging") -> dict[str, float]:
         """Its metrics now, by name and sorted labels as Prometheus writes them.
 
         Such as ``order_relay_deliveries_total{outcome="delivered"}``; empty when it does not
-        answer.
+        answer. Of consumers only this one's, without the label ``consumer``.
         """
         answer = await self.get("/metrics")
         found: dict[str, float] = {}
         for family in text_string_to_metric_families(answer[1] if answer is not None else ""):
             for sample in family.samples:
-                labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
+                given = dict(sample.labels)
+                if given.pop("consumer", consumer) != consumer:
+                    continue
+                labels = ",".join(f'{k}="{v}"' for k, v in sorted(given.items()))
                 found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
         return found
 

@@ -35,10 +35,10 @@ class NoConsumer:
 def figures() -> dict[str, Any]:
     """What ``/stats`` has."""
     stats = Stats(
-        Metrics(CollectorRegistry()),
+        Metrics(CollectorRegistry()).of("order_logging"),
         group="g",
         url=URL("http://127.0.0.1:6066"),
-        partitions=NoConsumer,
+        partitions=NoConsumer(),
         breaker=Breaker(20, 5.0, time.monotonic),
         target=target,
     )

@@ -26,7 +26,12 @@ def relayed(*headers: tuple[str, bytes | None], redrives: bytes | None = None) -
     answer = Answer(Verdict.REJECTED, status=422, detail="no such product")
     letter = refused_letter(record, "rejected", answer, 1, NOW)
     return Letter(
-        "orders.DLQ", 2, 5, b"7", b'{"orderId":7}', tuple(dead_letter_headers(letter, "g"))
+        "orders.DLQ",
+        2,
+        5,
+        b"7",
+        b'{"orderId":7}',
+        tuple(dead_letter_headers(letter, "g", "order_logging")),
     )
 
 
@@ -49,12 +54,13 @@ def test_a_letter_of_ours_tells_everything() -> None:
 
 
 def test_it_goes_out_as_the_record_came() -> None:
-    """The record's own headers, its event id, and one redrive more."""
+    """The record's own headers, its event id, whom it is for, and one redrive more."""
     letter = relayed(("traceparent", b"00-1"), ("event-id", b"paid-7"), ("a", None), redrives=b"1")
-    assert letter.redriven_headers() == [
+    assert letter.redriven_headers("order_logging") == [
         ("traceparent", b"00-1"),
         ("a", None),
         ("event-id", b"paid-7"),
+        ("dlq-consumer", b"order_logging"),
         ("dlq-redrives", b"2"),
     ]
 
@@ -69,8 +75,9 @@ def test_the_event_id_of_a_letter_without_one() -> None:
     )
     assert foreign(*spring).event_id == b"orders-3-12"
     assert foreign(*spring[:2]).event_id == b"orders.DLQ-1-9"
-    assert foreign().redriven_headers() == [
+    assert foreign().redriven_headers("order_logging") == [
         ("event-id", b"orders.DLQ-1-9"),
+        ("dlq-consumer", b"order_logging"),
         ("dlq-redrives", b"1"),
     ]
 

@@ -85,7 +85,9 @@ async def redriven(
 
 def prepared(topics: Topics, memory: Memory, rate: float | None = None) -> Redrive:
     """A redrive to three partitions."""
-    return Redrive(topics, topics, memory, topic="orders", partitions=3, rate=rate)
+    return Redrive(
+        topics, topics, memory, topic="orders", partitions=3, consumer="order_logging", rate=rate
+    )
 
 
 async def test_batches_are_published_in_order_and_remembered() -> None:

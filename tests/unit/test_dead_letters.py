@@ -31,7 +31,7 @@ LETTER = DeadLetter(
 
 
 def _headers(letter: DeadLetter) -> Headers:
-    return dead_letter_headers(letter, "logging-consumer-group")
+    return dead_letter_headers(letter, "logging-consumer-group", "order_logging")
 
 
 def _with_headers(*headers: tuple[str, bytes | None]) -> Headers:
@@ -57,6 +57,7 @@ def test_all_headers_of_a_letter() -> None:
             "kafka_dlt-exception-stacktrace",
             b"order_relay.RetriesExhausted: HTTP 503: try later",
         ),
+        ("dlq-consumer", b"order_logging"),
         ("dlq-reason", b"retries_exhausted"),
         ("dlq-attempts", b"4"),
         ("dlq-failed-at", b"2025-12-19T10:30:00.123+00:00"),
@@ -71,7 +72,7 @@ def test_what_is_not_known_is_left_out() -> None:
 
     assert "dlq-http-status" not in names
     assert "kafka_dlt-exception-cause-fqcn" not in names
-    assert len(names) == 14
+    assert len(names) == 15
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, 2**63 - 1), st.integers(-1, 2**63 - 1))

@@ -1,14 +1,16 @@
 """The table ``deliveries`` as Faust shows it: to be read by order id, and written by nobody."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from app.main import create_app
+from app.faust_overrides import ForeignChangelogs
 from app.order_status.entry import Entry
 from app.settings import load_settings
-from tables.deliveries import DeliveriesTable
+from tables.deliveries import DeliveriesTable, show
 from tests.support.order_status_fakes import BookBench
+from tests.support.runtimes import app_of_a_consumer, runtime
 
 KNOWN = Entry(7, "delivered", "paid-7", 1, "order-paid-events", 0, 3, 1000)
 
@@ -18,7 +20,7 @@ async def test_entries_are_read_by_order_id(tmp_path: Path) -> None:
     bench = BookBench()
     bench.recovery.known = {0: [KNOWN]}
     await bench.arrive(0)
-    table = DeliveriesTable(create_app(load_settings()), bench.book, tmp_path)
+    table = DeliveriesTable(app_of_a_consumer(load_settings()), bench.book, tmp_path)
     assert table[7] == KNOWN
     assert 7 in table
     assert len(table) == 1
@@ -31,7 +33,7 @@ async def test_nobody_else_writes(tmp_path: Path) -> None:
     """A change that the changelog does not know would be undone by the next recovery."""
     bench = BookBench()
     await bench.arrive(0)
-    table = DeliveriesTable(create_app(load_settings()), bench.book, tmp_path)
+    table = DeliveriesTable(app_of_a_consumer(load_settings()), bench.book, tmp_path)
     with pytest.raises(TypeError, match="written by deliveries alone"):
         table[7] = KNOWN
     with pytest.raises(TypeError, match="removed by age alone"):
@@ -42,7 +44,22 @@ def test_resetting_removes_what_is_on_disk(tmp_path: Path) -> None:
     """``faust -A app reset``: the changelog has it all."""
     folder = tmp_path / "changelog"
     (folder / "0").mkdir(parents=True)
-    table = DeliveriesTable(create_app(load_settings()), BookBench().book, folder)
+    table = DeliveriesTable(app_of_a_consumer(load_settings()), BookBench().book, folder)
     table.reset_state()
     table.reset_state()
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(("store", "shown"), [("memory", ["deliveries"]), ("off", [])])
+async def test_it_is_in_the_app_of_its_consumer(
+    store: str, shown: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is switched off. Faust has nothing to recover: changelogs are not the group's."""
+    monkeypatch.setattr("mode.loop.use", lambda loop: None)
+    with runtime(load_settings(deliveries_store=store)) as consumer:
+        show(consumer)
+        found = consumer.app.tables
+        assert list(found) == shown
+        changelogs = [f"logging-consumer-group-{name}-changelog" for name in shown]
+        assert [table.changelog_topic_name for table in found.values()] == changelogs
+        assert cast(ForeignChangelogs, found).changelog_topics == set()

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidEvent
-from app.events import OrderItem, OrderPaid, decode_order_paid
+from app.events import decode_order_paid
+from order_relay.order_paid import OrderItem, OrderPaid
 from tests.support.orders import order_value
 
 JSON_VALUES = st.recursive(

@@ -14,14 +14,14 @@ pytestmark = pytest.mark.usefixtures("empty_environment")
 def test_enough_of_them() -> None:
     """With as many as the settings ask for, nothing is less than asked for."""
     settings = load_settings(max_in_flight=1000)
-    needed = share(settings, 0).needed
-    shares = share(settings, needed)
-    assert shares.max_in_flight == 1000
-    assert needed == file_descriptors.OTHERS + shares.max_in_flight + shares.web_connections
-    assert share(settings, 10 * needed).web_connections == shares.web_connections
+    needed = share([settings], 0).needed
+    shares = share([settings], needed)
+    assert shares.max_in_flight == (1000,)
+    assert needed == file_descriptors.OTHERS + 1000 + shares.web_connections
+    assert share([settings], 10 * needed).web_connections == shares.web_connections
     assert (
-        share(load_settings(deliveries_store="rocksdb"), 0).needed
-        > share(load_settings(), 0).needed
+        share([load_settings(deliveries_store="rocksdb")], 0).needed
+        > share([load_settings()], 0).needed
     )
 
 
@@ -29,18 +29,31 @@ def test_enough_of_them() -> None:
 @pytest.mark.parametrize("max_in_flight", [1, 256, 100_000])
 def test_few_of_them(obtainable: int, max_in_flight: int) -> None:
     """What is shared out is never more than there is, and each use gets some."""
-    shares = share(load_settings(max_in_flight=max_in_flight), obtainable)
-    assert 1 <= shares.max_in_flight <= max_in_flight
+    shares = share([load_settings(max_in_flight=max_in_flight)], obtainable)
+    (granted,) = shares.max_in_flight
+    assert 1 <= granted <= max_in_flight
     assert shares.web_connections >= 2
-    total = file_descriptors.OTHERS + shares.max_in_flight + shares.web_connections
+    total = file_descriptors.OTHERS + granted + shares.web_connections
     assert total <= obtainable
+
+
+def test_several_consumers_share_in_proportion() -> None:
+    """Each gets its part of what there is, at least one, and none more than it asks for."""
+    settings = [load_settings(max_in_flight=number) for number in (300, 100, 1)]
+    enough = share(settings, 10_000)
+    assert enough.max_in_flight == (300, 100, 1)
+    few = share(settings, 400)
+    assert few.max_in_flight[0] == pytest.approx(3 * few.max_in_flight[1], abs=3)
+    assert few.max_in_flight[2] == 1
+    total = file_descriptors.OTHERS + sum(few.max_in_flight) + few.web_connections
+    assert total <= 400
 
 
 @pytest.mark.parametrize("obtainable", [0, 20, 100])
 def test_hardly_any(obtainable: int) -> None:
     """A worker that has too few even for Kafka tries with one connection of each kind."""
-    shares = share(load_settings(), obtainable)
-    assert (shares.max_in_flight, shares.web_connections) == (1, 1)
+    shares = share([load_settings()], obtainable)
+    assert (shares.max_in_flight, shares.web_connections) == ((1,), 1)
 
 
 def test_a_limit_that_the_system_does_not_raise(monkeypatch: pytest.MonkeyPatch) -> None:

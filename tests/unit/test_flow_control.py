@@ -9,8 +9,8 @@ from faust.types import TP
 from mode.utils.queues import FlowControlQueue
 
 from app.faust_overrides import FlowControl, ForeignChangelogs, PatientRecovery
-from app.main import create_app
 from app.settings import load_settings
+from tests.support.runtimes import app_of_a_consumer
 from tests.support.virtual_time import virtual_time
 
 SEEK_SECONDS = 40.0
@@ -46,7 +46,7 @@ class SlowToSeek:
 
 def recovery_of_an_app() -> PatientRecovery:
     """What the worker's application lets flow begin with."""
-    return cast(ForeignChangelogs, create_app(load_settings()).tables).recovery
+    return cast(ForeignChangelogs, app_of_a_consumer(load_settings()).tables).recovery
 
 
 async def test_resuming_what_flows_drops_nothing() -> None:
@@ -85,7 +85,7 @@ async def test_resuming_after_a_pause_drops_what_is_old() -> None:
 @virtual_time
 async def test_a_seek_of_any_length_ends_in_flow() -> None:
     """Brokers that hang after an assignment: Faust would end without a word after its time-out."""
-    app = create_app(load_settings())
+    app = app_of_a_consumer(load_settings())
     consumer = SlowToSeek(100 * SEEK_SECONDS)
     app.consumer = cast(Any, consumer)
     app.consumer_generation_id = 3

@@ -2,9 +2,9 @@
 
 import pytest
 
-from app.main import create_app
 from app.operations.health import INTAKE_STALL_SECONDS, Health
 from app.settings import load_settings
+from tests.support.runtimes import runtime
 
 STALL = 100.0  # 60 s of Retry-After, an attempt of 10 s, and 30 s to spare
 
@@ -118,7 +118,7 @@ def test_a_long_backoff_is_no_standstill(backoff_seconds: float, stall_seconds: 
     assert not watched.live
 
 
-def test_the_workers_health_knows_its_backoff() -> None:
+async def test_the_workers_health_knows_its_backoff() -> None:
     """The longest wait is that of the settings, where it is longer than Retry-After may be."""
     settings = load_settings(
         consumer_retry_initial_interval_ms=180_000,
@@ -126,7 +126,8 @@ def test_the_workers_health_knows_its_backoff() -> None:
         external_logger_timeout_seconds=20,
     )
 
-    assert create_app(settings).health.stall_seconds == 600 + 20 + 30
+    with runtime(settings) as made:
+        assert made.health.stall_seconds == 600 + 20 + 30
 
 
 def test_an_open_breaker_is_no_standstill() -> None:
@@ -194,11 +195,12 @@ def test_an_intake_that_moves_in_between_is_alive() -> None:
     assert "intake" not in watched.health.live().reasons
 
 
-def test_the_intake_may_take_as_long_as_its_group_does() -> None:
+async def test_the_intake_may_take_as_long_as_its_group_does() -> None:
     """A long session makes rebalances and requests longer."""
     settings = load_settings(kafka_session_timeout_ms=300_000)
 
-    assert create_app(settings).health.intake_stall_seconds == 600 + 2 * 310
+    with runtime(settings) as made:
+        assert made.health.intake_stall_seconds == 600 + 2 * 310
 
 
 def test_a_worker_whose_consumer_gets_no_answer_is_not_ready() -> None:

@@ -33,6 +33,16 @@ PURE = [
 FAUST = {"faust", "mode", "aiokafka"}
 
 
+# As the worker makes it of a consumer's settings.
+CONSUMER_APP = (
+    "import json, app; from faust.sensors.prometheus import FaustMetrics; "
+    "from prometheus_client import CollectorRegistry; "
+    "from app.consumer_app import consumer_app; from app.settings import load_settings; "
+    "made = consumer_app('order_logging', load_settings(), "
+    "FaustMetrics.create(CollectorRegistry(), 'faust'))"
+)
+
+
 def _python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter, in a folder that is not the project's."""
     return subprocess.run(
@@ -61,7 +71,7 @@ def test_times_of_the_group_follow_its_session(
 ) -> None:
     """Ten heartbeats a session; rebalances and requests get longer, never shorter than usual."""
     result = _python(
-        "import json, app; c = app.app.conf; print(json.dumps([c.broker_session_timeout, "
+        f"{CONSUMER_APP}; c = made.conf; print(json.dumps([c.broker_session_timeout, "
         "c.broker_heartbeat_interval, c.broker_rebalance_timeout, c.broker_request_timeout]))",
         tmp_path,
         KAFKA_SESSION_TIMEOUT_MS=session_ms,
@@ -71,40 +81,31 @@ def test_times_of_the_group_follow_its_session(
 
 
 def test_every_agent_is_registered(tmp_path: Path) -> None:
-    """Each module in agents/ has its agent or task in the app; autodiscovery would only warn."""
+    """Each module in agents/ has its consumer or task in the app."""
     modules = {found.name for found in pkgutil.iter_modules(agents.__path__)}
     result = _python(
         "import json, app; a = app.app; tasks = [work.__name__ for work in a.background]; "
-        "print(json.dumps([sorted(a.agents), tasks, a.conf.id]))",
+        "print(json.dumps([[one.name for one in a.consumers], tasks]))",
         tmp_path,
     )
 
     assert result.returncode == 0, result.stderr
-    registered, tasks, app_id = json.loads(result.stdout)
+    registered, tasks = json.loads(result.stdout)
     assert registered == ["order_logging"]
     assert tasks == ["fallback_replay"]
     assert modules == {*registered, *tasks}
-    assert app_id == "logging-consumer-group"
 
 
-@pytest.mark.parametrize(("store", "registered"), [("memory", ["deliveries"]), ("off", [])])
-def test_every_table_is_registered(store: str, registered: list[str], tmp_path: Path) -> None:
-    """Each module in tables/ has its table in the app, unless it is switched off.
-
-    Faust has nothing to recover: the group is not subscribed to changelogs.
-    """
+def test_every_table_is_registered(tmp_path: Path) -> None:
+    """Each module in tables/ shows its table in the apps of consumers."""
     result = _python(
-        "import json, app; tables = app.app.tables; "
-        "print(json.dumps([sorted(tables), [t.changelog_topic_name for t in tables.values()], "
-        "sorted(tables.changelog_topics)]))",
+        "import json, app; print(json.dumps([show.__module__ for show in app.app.on_consumer]))",
         tmp_path,
-        DELIVERIES_STORE=store,
     )
 
     assert result.returncode == 0, result.stderr
     assert [found.name for found in pkgutil.iter_modules(tables.__path__)] == ["deliveries"]
-    changelogs = [f"logging-consumer-group-{name}-changelog" for name in registered]
-    assert json.loads(result.stdout) == [registered, changelogs, []]
+    assert json.loads(result.stdout) == ["tables.deliveries"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -163,7 +164,7 @@ def test_a_wrong_setting_ends_the_start_with_one_line(tmp_path: Path) -> None:
 def test_nothing_else_in_the_environment_configures_faust(tmp_path: Path) -> None:
     """Faust's own variables change nothing: a stray one could skip records or read elsewhere."""
     result = _python(
-        "import json, app; conf = app.app.conf; print(json.dumps([conf.id, conf.web_port,"
+        f"{CONSUMER_APP}; conf = made.conf; print(json.dumps([conf.id, app.app.conf.web_port,"
         " conf.consumer_auto_offset_reset, [str(url) for url in conf.broker]]))",
         tmp_path,
         APP_ID="other",

@@ -92,7 +92,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.kafka = FakeKafka()
-        self.metrics = Metrics()
+        self.metrics = Metrics().of("order_logging")
         clock = asyncio.get_running_loop().time
         self.health = Health(
             Deliveries(),
@@ -107,13 +107,22 @@ class Watched:
 
     def lag(self, place: Place) -> float | None:
         return self.metrics.registry.get_sample_value(
-            "order_relay_consumer_lag", {"topic": place.topic, "partition": str(place.partition)}
+            "order_relay_consumer_lag",
+            {
+                "consumer": "order_logging",
+                "topic": place.topic,
+                "partition": str(place.partition),
+            },
         )
 
     def transaction_seconds(self, place: Place) -> float | None:
         return self.metrics.registry.get_sample_value(
             "order_relay_transaction_open_seconds",
-            {"topic": place.topic, "partition": str(place.partition)},
+            {
+                "consumer": "order_logging",
+                "topic": place.topic,
+                "partition": str(place.partition),
+            },
         )
 
     async def another_round(self) -> None:

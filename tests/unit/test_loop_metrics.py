@@ -26,18 +26,24 @@ def test_what_is_scraped_is_what_the_clients_own_metrics_show(
     """Names, types, comments, labels, the order of all, and each value."""
     disable_created_metrics()  # type: ignore[no-untyped-call]
     ours, theirs = CollectorRegistry(), CollectorRegistry()
-    counter = LoopCounter("results", "Results.", ("result", "status"), VALUES, ours)
-    histogram = LoopHistogram("wait_seconds", "Waits.", BOUNDS, ours)
-    their_counter = Counter("results", "Results.", ("result", "status"), registry=theirs)
-    their_histogram = Histogram("wait_seconds", "Waits.", buckets=BOUNDS, registry=theirs)
-    for values in VALUES:
-        their_counter.labels(*values)
-    for values in counted:
-        counter.counts[values] += 1
-        their_counter.labels(*values).inc()
-    for amount in observed:
-        histogram.observe(amount)
-        their_histogram.observe(amount)
+    names = ("consumer", "result", "status")
+    counter = LoopCounter("results", "Results.", names, VALUES, ours)
+    histogram = LoopHistogram("wait_seconds", "Waits.", "consumer", BOUNDS, ours)
+    their_counter = Counter("results", "Results.", names, registry=theirs)
+    their_histogram = Histogram(
+        "wait_seconds", "Waits.", ("consumer",), buckets=BOUNDS, registry=theirs
+    )
+    for consumer in ("coupons", "points"):
+        counts, waits = counter.of(consumer), histogram.of(consumer)
+        their_waits = their_histogram.labels(consumer)
+        for values in VALUES:
+            their_counter.labels(consumer, *values)
+        for values in counted:
+            counts[values] += 1
+            their_counter.labels(consumer, *values).inc()
+        for amount in observed:
+            waits.observe(amount)
+            their_waits.observe(amount)
 
     assert generate_latest(ours) == generate_latest(theirs)
 
@@ -45,12 +51,12 @@ def test_what_is_scraped_is_what_the_clients_own_metrics_show(
 def test_one_of_them_can_be_asked_for_alone() -> None:
     """A look at some metrics does not collect the others."""
     registry = CollectorRegistry()
-    counter = LoopCounter("results", "Results.", ("result",), [("success",)], registry)
-    LoopHistogram("wait_seconds", "Waits.", BOUNDS, registry)
-    counter.counts["success",] += 3
+    counter = LoopCounter("results", "Results.", ("of", "result"), [("success",)], registry)
+    LoopHistogram("wait_seconds", "Waits.", "of", BOUNDS, registry).of("coupons")
+    counter.of("coupons")["success",] += 3
 
     (family,) = registry.restricted_registry(["results_total"]).collect()
     assert [(sample.labels, sample.value) for sample in family.samples] == [
-        ({"result": "success"}, 3)
+        ({"of": "coupons", "result": "success"}, 3)
     ]
-    assert registry.get_sample_value("wait_seconds_count") == 0
+    assert registry.get_sample_value("wait_seconds_count", {"of": "coupons"}) == 0

@@ -10,11 +10,11 @@ from app.delivery.answer import STATUS_CLASSES, Answer
 from app.delivery.observer import DeliveryObserver
 from app.delivery.retry import Verdict, judge
 from app.delivery.target_health import Target, TargetState
-from app.operations.metrics import ATTEMPT_RESULTS, DEAD_LETTER_REASONS, Metrics
+from app.operations.metrics import ATTEMPT_RESULTS, DEAD_LETTER_REASONS, ConsumerMetrics, Metrics
 from app.operations.web_connections import CLOSED_REASONS
 from tests.support.targets import target
 
-# Names, kinds and labels of the design, of its delivering half.
+# Names, kinds and labels of the design, of its delivering half; each has the label "consumer", too.
 CATALOGUE = {
     "order_relay_deliveries": ("counter", {"outcome"}),
     "order_relay_delivery_attempts": ("counter", {"result", "status"}),
@@ -37,16 +37,18 @@ CATALOGUE = {
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    """The metrics of a worker that has just begun."""
-    return Metrics()
+def metrics() -> ConsumerMetrics:
+    """The metrics of the consumer of a worker that has just begun."""
+    return Metrics().of("order_logging")
 
 
-def _value(metrics: Metrics, name: str, **labels: str) -> float | None:
-    return metrics.registry.get_sample_value(f"order_relay_{name}", labels)
+def _value(metrics: ConsumerMetrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(
+        f"order_relay_{name}", {"consumer": metrics.consumer, **labels}
+    )
 
 
-def test_every_name_of_the_design_is_there_from_the_start(metrics: Metrics) -> None:
+def test_every_name_of_the_design_is_there_from_the_start(metrics: ConsumerMetrics) -> None:
     """Dashboards find every metric on a worker that has not yet done anything."""
     text = generate_latest(metrics.registry).decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -58,7 +60,7 @@ def test_every_name_of_the_design_is_there_from_the_start(metrics: Metrics) -> N
     assert all(name.startswith("order_relay_") for name in families)
 
 
-def test_the_labels_are_those_of_the_design(metrics: Metrics) -> None:
+def test_the_labels_are_those_of_the_design(metrics: ConsumerMetrics) -> None:
     """Each metric has the labels that the design names, and no other: they are bounded."""
     for gauge in (metrics.lag, metrics.near_deletion, metrics.transaction_open):
         gauge.labels("order-paid-events", "0").set(0)
@@ -68,11 +70,11 @@ def test_the_labels_are_those_of_the_design(metrics: Metrics) -> None:
     }
 
     assert {name: found[name] for name in CATALOGUE} == {
-        name: labels for name, (_, labels) in CATALOGUE.items()
+        name: labels | {"consumer"} for name, (_, labels) in CATALOGUE.items()
     }
 
 
-def test_every_known_label_is_0_at_the_start(metrics: Metrics) -> None:
+def test_every_known_label_is_0_at_the_start(metrics: ConsumerMetrics) -> None:
     """Rates and alerts need the 0 before the first event."""
     assert ATTEMPT_RESULTS.keys() == set(Verdict)
     for result, statuses in ATTEMPT_RESULTS.items():
@@ -84,14 +86,15 @@ def test_every_known_label_is_0_at_the_start(metrics: Metrics) -> None:
     for reason in DEAD_LETTER_REASONS:
         assert _value(metrics, "dead_letters_total", reason=reason) == 0
     for reason in CLOSED_REASONS:
-        assert _value(metrics, "web_connections_closed_total", reason=reason) == 0
-    for outcome in ("delivered", "dead_lettered", "abandoned"):
+        name = "order_relay_web_connections_closed_total"
+        assert metrics.registry.get_sample_value(name, {"reason": reason}) == 0
+    for outcome in ("delivered", "dead_lettered", "duplicate", "skipped", "abandoned"):
         assert _value(metrics, "deliveries_total", outcome=outcome) == 0
     assert _value(metrics, "delivery_retries_total") == 0
     assert _value(metrics, "deleted_records_total") == 0
 
 
-def test_attempts_are_counted_and_timed(metrics: Metrics) -> None:
+def test_attempts_are_counted_and_timed(metrics: ConsumerMetrics) -> None:
     """Each verdict counts under its own name, and all attempts in one histogram."""
     observer: DeliveryObserver = metrics
     for verdict, statuses in ATTEMPT_RESULTS.items():
@@ -124,17 +127,19 @@ def test_the_classes_of_status_are_those_of_an_answer() -> None:
     assert {one for statuses in ATTEMPT_RESULTS.values() for one in statuses} == set(STATUS_CLASSES)
 
 
-def test_ends_are_counted(metrics: Metrics) -> None:
+def test_ends_are_counted(metrics: ConsumerMetrics) -> None:
     """Delivered, dead-lettered and given up records count under their outcome."""
     metrics.delivered(0.2)
     metrics.delivered(7200.0)
     for reason in DEAD_LETTER_REASONS:
         metrics.dead_lettered(reason)
+    metrics.skipped()
     metrics.abandoned(5)
     metrics.retrying()
 
     assert _value(metrics, "deliveries_total", outcome="delivered") == 2
     assert _value(metrics, "deliveries_total", outcome="dead_lettered") == len(DEAD_LETTER_REASONS)
+    assert _value(metrics, "deliveries_total", outcome="skipped") == 1
     assert _value(metrics, "deliveries_total", outcome="abandoned") == 5
     assert _value(metrics, "dead_letters_total", reason="tombstone") == 1
     assert _value(metrics, "delivery_retries_total") == 1
@@ -142,7 +147,7 @@ def test_ends_are_counted(metrics: Metrics) -> None:
     assert _value(metrics, "paid_to_delivered_seconds_sum") == pytest.approx(7200.2)
 
 
-def test_gauges_are_read_when_they_are_scraped(metrics: Metrics) -> None:
+def test_gauges_are_read_when_they_are_scraped(metrics: ConsumerMetrics) -> None:
     """Gauges show what is at the moment of the scrape, not at that of the last event."""
     now = {"in_flight": 1, "held": 2, "state": 0, "oldest": 0.5}
     metrics.watch(
@@ -160,7 +165,7 @@ def test_gauges_are_read_when_they_are_scraped(metrics: Metrics) -> None:
 
 
 @pytest.mark.parametrize("state", TargetState)
-def test_the_target_is_in_one_state(metrics: Metrics, state: TargetState) -> None:
+def test_the_target_is_in_one_state(metrics: ConsumerMetrics, state: TargetState) -> None:
     """The state that the target is in is 1, the others are 0."""
     metrics.watch_target(target=lambda: target(state), left_in_kafka=lambda: 0)
     assert {
@@ -168,7 +173,7 @@ def test_the_target_is_in_one_state(metrics: Metrics, state: TargetState) -> Non
     } == {one: one is state for one in TargetState}
 
 
-def test_the_target_is_looked_at_once_in_a_scrape(metrics: Metrics) -> None:
+def test_the_target_is_looked_at_once_in_a_scrape(metrics: ConsumerMetrics) -> None:
     """All that one scrape shows of the target is of one moment, limits and shares too."""
     looks: list[str] = []
 
@@ -190,7 +195,7 @@ def test_the_target_is_looked_at_once_in_a_scrape(metrics: Metrics) -> None:
     assert found["left_in_kafka_records"] == 2_060
 
 
-def test_a_target_that_does_not_throttle_has_no_rate(metrics: Metrics) -> None:
+def test_a_target_that_does_not_throttle_has_no_rate(metrics: ConsumerMetrics) -> None:
     """Without a limit its rate is not a number: no sum, no axis and no alert is misled by it."""
     metrics.watch_target(target=lambda: target(rate=None), left_in_kafka=lambda: 0)
     rate = _value(metrics, "target_rate_limit")
@@ -200,7 +205,30 @@ def test_a_target_that_does_not_throttle_has_no_rate(metrics: Metrics) -> None:
 
 def test_workers_in_one_process_do_not_mix() -> None:
     """Each worker counts in a registry of its own."""
-    one, two = Metrics(), Metrics()
+    one, two = Metrics().of("order_logging"), Metrics().of("order_logging")
     one.retrying()
 
     assert _value(two, "delivery_retries_total") == 0
+
+
+def test_consumers_of_one_worker_do_not_mix() -> None:
+    """Each counts under its own name, in families that are there once."""
+    metrics = Metrics()
+    one, two = metrics.of("coupons"), metrics.of("order_logging")
+    assert metrics.of("coupons") is one
+    one.delivered(0.2)
+    one.attempted("success", "function", 0.03)
+    one.dead_lettered("rejected")
+    one.lag.labels("orders", "0").set(7)
+    one.watch_target(target=lambda: target(TargetState.DOWN), left_in_kafka=lambda: 3)
+
+    for consumer, expected in ((one, 1), (two, 0)):
+        assert _value(consumer, "deliveries_total", outcome="delivered") == expected
+        assert _value(consumer, "dead_letters_total", reason="rejected") == expected
+        assert _value(consumer, "paid_to_delivered_seconds_count") == expected
+        assert _value(consumer, "target_state", state="down") == expected
+    assert _value(two, "consumer_lag", topic="orders", partition="0") is None
+    one.lag.remove("orders", "0")
+    assert _value(one, "consumer_lag", topic="orders", partition="0") is None
+    text = generate_latest(metrics.registry).decode()
+    assert text.count("# TYPE order_relay_deliveries_total ") == 1

@@ -31,7 +31,7 @@ class Topic:
         self.retention: float | None = 4 * DAY
         self.finished: dict[Place, int | None] = {}
         self.errors: list[Exception] = []
-        self.metrics = Metrics()
+        self.metrics = Metrics().of("order_logging")
         self.task = asyncio.create_task(
             watch_retention(self, self.retention_seconds, self.metrics, lambda: self.now)
         )
@@ -55,7 +55,11 @@ class Topic:
         await asyncio.sleep(INTERVAL_SECONDS + 1.0)
         return self.metrics.registry.get_sample_value(
             "order_relay_near_deletion_records",
-            {"topic": place.topic, "partition": str(place.partition)},
+            {
+                "consumer": "order_logging",
+                "topic": place.topic,
+                "partition": str(place.partition),
+            },
         )
 
 

@@ -42,7 +42,8 @@ class Bench:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.metrics = Metrics(CollectorRegistry())
+        self.worker = Metrics(CollectorRegistry())
+        self.metrics = self.worker.of("order_logging")
         self.breaker = Breaker(2, 5.0, lambda: self.now)
         self.metrics.watch(
             in_flight=lambda: 3,
@@ -56,7 +57,7 @@ class Bench:
             self.metrics,
             group="g",
             url=URL("http://10.0.0.1:6066"),
-            partitions=FakeConsumer,
+            partitions=FakeConsumer(),
             breaker=self.breaker,
             target=lambda: self.target,
             clock=lambda: self.now,
@@ -83,7 +84,7 @@ def test_a_new_worker_has_figures_for_everything(bench: Bench) -> None:
     assert found["time"] == "2025-12-19T10:30:00.000Z"
     assert found["uptime_seconds"] == 0
     assert found["deliveries"] == {
-        "delivered": 0, "dead_lettered": 0, "duplicate": 0, "abandoned": 0
+        "delivered": 0, "dead_lettered": 0, "duplicate": 0, "skipped": 0, "abandoned": 0
     }  # fmt: skip
     assert found["paid_to_delivered"] == {
         "count": 0, "average_seconds": None,
@@ -106,9 +107,9 @@ def test_the_figures_are_those_of_the_metrics(bench: Bench) -> None:
     metrics.retrying()
     metrics.dead_lettered("rejected")
     metrics.dead_letter_saved()
-    metrics.published("saved")
-    metrics.replayed("retried")
-    metrics.counted(
+    bench.worker.published("saved")
+    bench.worker.replayed("retried")
+    bench.worker.counted(
         FallbackStats(pending=2, published=45, failed=1, oldest_pending_seconds=61.04), works=True
     )
     metrics.lag.labels("orders", "0").set(16)
@@ -199,7 +200,7 @@ def test_the_states_have_the_same_names_everywhere(bench: Bench, state: TargetSt
     """What /stats calls the target's state is the metric's label."""
     bench.target = target(state)
     name = bench.figures()["target"]["state"]
-    label = {"state": name}
+    label = {"consumer": "order_logging", "state": name}
     assert bench.metrics.registry.get_sample_value(f"{PREFIX}_target_state", label) == 1
 
 
@@ -248,7 +249,7 @@ def test_every_metric_that_is_read_exists() -> None:
     """A name that the catalogue does not know would read as nothing."""
     known = {
         sample.name
-        for family in Metrics(CollectorRegistry()).registry.collect()
+        for family in Metrics(CollectorRegistry()).of("order_logging").registry.collect()
         for sample in family.samples
     }
     # Those of a partition have no value until one is assigned.
@@ -276,7 +277,7 @@ def test_a_distribution_has_its_average() -> None:
     histogram = Histogram(f"{PREFIX}_x_seconds", "X", buckets=(1.0, 2.0), registry=registry)
     histogram.observe(0.5)
     histogram.observe(1.0)
-    found = Samples(registry, (), ["x_seconds"]).distribution("x_seconds")
+    found = Samples(registry, "order_logging", (), ["x_seconds"]).distribution("x_seconds")
     assert found["count"] == 2
     assert found["average_seconds"] == 0.75
     assert found["p50_seconds"] == 0.5

@@ -11,7 +11,7 @@ import errno
 import functools
 import logging
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ClassVar, NoReturn, Protocol, cast
 
 import click
@@ -30,10 +30,28 @@ DRY_RUN_OPTION = option(
 )
 
 
-class HasSettings(Protocol):
+CONSUMER_OPTION = option(
+    "--consumer", default=None, help="Of this consumer; needed where there are several."
+)
+
+
+class OfConsumer(Protocol):
+    """The part of a consumer that commands use."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def settings(self) -> Settings:
+        """The worker's settings with the consumer's own."""
+
+
+class Application(Protocol):
     """The part of the application that commands use."""
 
     settings: Settings
+    consumers: Sequence[OfConsumer]
 
 
 class OneLineCommand(click.Command):
@@ -83,8 +101,26 @@ class RelayCommand(AppCommand):
 
     @property
     def settings(self) -> Settings:
-        """The application's settings."""
-        return cast(HasSettings, self.app).settings
+        """The settings: of the consumer where the command has ``--consumer``, else the worker's."""
+        if CONSUMER_OPTION in (self.options or ()):
+            return self.consumer.settings
+        return cast(Application, self.app).settings
+
+    @property
+    def consumer(self) -> OfConsumer:
+        """The consumer that the command is about.
+
+        Raises:
+            ClickException: It is not said which one, or there is none of that name.
+        """
+        consumers = {one.name: one for one in cast(Application, self.app).consumers}
+        name = self.kwargs.get("consumer")
+        if name is None and len(consumers) == 1:
+            name = next(iter(consumers))
+        if name not in consumers:
+            given = f"--consumer {name[:80]!r}" if name is not None else "--consumer"
+            raise usage_error(f"{given} must name one of: {', '.join(consumers)}")
+        return consumers[name]
 
     @classmethod
     def as_click_command(cls) -> Callable[..., Any]:
@@ -102,7 +138,8 @@ class RelayCommand(AppCommand):
         """Run the command in a loop of its own and end the process with its status."""
         _log_to_stderr(self._loglevel)
         try:
-            status = asyncio.run(self.work(**self.kwargs))
+            given = {name: value for name, value in self.kwargs.items() if name != "consumer"}
+            status = asyncio.run(self.work(**given))
             flush_stdout()
         except RelayError as error:
             raise click.ClickException(" ".join(str(error).split())) from None

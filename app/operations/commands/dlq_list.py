@@ -7,7 +7,7 @@ from typing import Any
 
 from faust.cli.base import option
 
-from app.operations.commands.command import JSON_OPTION, RelayCommand, options
+from app.operations.commands.command import CONSUMER_OPTION, JSON_OPTION, RelayCommand, options
 from app.operations.commands.letter_access import LetterAccess, opened_letters
 from app.operations.commands.letter_choosing import LIMIT_RANGE, filter_options, letter_filter
 from app.operations.commands.letter_words import letter_fields, letters_of, letters_table
@@ -30,6 +30,7 @@ class dlq_list(RelayCommand):  # noqa: N801 - Faust takes the command's name fro
         *filter_options(),
         option("--limit", type=LIMIT_RANGE, default=100, help="At most so many; by default 100."),
         option("--count", is_flag=True, default=False, help="Only count them, by reason."),
+        CONSUMER_OPTION,
         JSON_OPTION,
     )
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from faust.cli.base import option
 
 from app.operations.commands.command import (
+    CONSUMER_OPTION,
     DRY_RUN_OPTION,
     JSON_OPTION,
     RelayCommand,
@@ -57,6 +58,7 @@ class dlq_purge(RelayCommand):  # noqa: N801 - Faust takes the command's name fr
         option("--all", "everything", is_flag=True, default=False, help="All there is now."),
         DRY_RUN_OPTION,
         YES_OPTION,
+        CONSUMER_OPTION,
         JSON_OPTION,
     )
 

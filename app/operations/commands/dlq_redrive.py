@@ -14,6 +14,7 @@ from faust.cli.base import option
 
 from app.errors import RelayError, TopicUnusable
 from app.operations.commands.command import (
+    CONSUMER_OPTION,
     DRY_RUN_OPTION,
     JSON_OPTION,
     RelayCommand,
@@ -68,6 +69,7 @@ class dlq_redrive(RelayCommand):  # noqa: N801 - Faust takes the command's name 
         ),
         DRY_RUN_OPTION,
         YES_OPTION,
+        CONSUMER_OPTION,
         JSON_OPTION,
     )
 
@@ -140,7 +142,13 @@ class dlq_redrive(RelayCommand):  # noqa: N801 - Faust takes the command's name 
                 for partition, extent in access.extents.items()
             }
             redrive = Redrive(
-                access.log, producer, membership, topic=topic, partitions=partitions, rate=rate
+                access.log,
+                producer,
+                membership,
+                topic=topic,
+                partitions=partitions,
+                consumer=self.consumer.name,
+                rate=rate,
             )
             with _signals(redrive) as received, report.showing(selection.count):
                 try:

@@ -7,7 +7,13 @@ import sys
 import click
 from faust.cli.base import argument, option
 
-from app.operations.commands.command import JSON_OPTION, RelayCommand, options, usage_error
+from app.operations.commands.command import (
+    CONSUMER_OPTION,
+    JSON_OPTION,
+    RelayCommand,
+    options,
+    usage_error,
+)
 from app.operations.commands.letter_access import opened_letters
 from app.operations.commands.letter_choosing import PLACE, LetterPlace
 from app.operations.commands.letter_words import whole_letter
@@ -30,6 +36,7 @@ class dlq_show(RelayCommand):  # noqa: N801 - Faust takes the command's name fro
             default=False,
             help="Only write the value to stdout, byte for byte.",
         ),
+        CONSUMER_OPTION,
         JSON_OPTION,
     )
 

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import click
 from faust.cli.base import argument, option
 from yarl import URL
 
-from app.events import is_order_id
-from app.operations.commands.command import JSON_OPTION, RelayCommand, options, usage_error
+from app.operations.commands.command import (
+    CONSUMER_OPTION,
+    JSON_OPTION,
+    RelayCommand,
+    options,
+    usage_error,
+)
 from app.operations.commands.output import for_people, json_line, make_table, on_stderr, plain
 from app.operations.orders_page import NOT_AN_ID
 from app.order_status.entry import decode_entry, entry_key
-from app.order_status.lookup import OrderLookup, ask_worker, entry_fields, make_client
+from app.order_status.lookup import ask_worker, entry_fields, make_client
 from app.order_status.recovery import ChangelogUnreadable, Recovery
 from app.publishing.client_config import client_config
 from app.setting_rules import check_url
+from order_relay.order_paid import is_order_id
 
 ASK_SECONDS = 10.0
 # Reading the whole changelog: a minute is some ten million entries.
 READ_SECONDS = 60.0
 
 
-class HasLookup(Protocol):
+class HasPartitions(Protocol):
     """The part of the application that knows where an order's records are."""
 
-    order_lookup: OrderLookup
+    partition_of: Callable[[bytes, int], int]
 
 
 class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name from here
@@ -47,6 +54,7 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
             metavar="URL",
             help="Ask the worker at this URL; by default ADVERTISED_URL, else WEB_HOST:WEB_PORT.",
         ),
+        CONSUMER_OPTION,
         JSON_OPTION,
     )
 
@@ -76,7 +84,7 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
 
     async def _ask(self, url: URL, order_id: str) -> dict[str, Any]:
         async with make_client(ASK_SECONDS) as client:
-            answer = await ask_worker(client, str(url), order_id, {})
+            answer = await ask_worker(client, str(url), order_id, {}, self.consumer.name)
         if isinstance(answer, str):
             problem = answer
         elif "error" in answer.body or "state" in answer.body:
@@ -94,7 +102,7 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
     async def _read(self, order_id: str) -> dict[str, Any]:
         settings = self.settings
         recovery = Recovery(client_config(settings), settings.deliveries_changelog_topic)
-        partition_of = cast(HasLookup, self.app).order_lookup.partition_of
+        partition_of = cast(HasPartitions, self.app).partition_of
         stop = threading.Event()
         timer = threading.Timer(READ_SECONDS, stop.set)
         timer.daemon = True

@@ -137,7 +137,7 @@ async function probe(event) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   let answer = "";
   try {
-    const response = await fetch("/probe", { method: "POST", headers, signal: AbortSignal.timeout(ANSWER_MS) });
+    const response = await fetch(ofConsumer("/probe"), { method: "POST", headers, signal: AbortSignal.timeout(ANSWER_MS) });
     const body = await response.json().catch(() => ({}));
     answer = probeAnswer(response.status, body.error);
     if (response.status === 401) {
@@ -151,12 +151,32 @@ async function probe(event) {
   byId("probe-answer").textContent = answer;
 }
 
-const ask = (path) => fetch(path, { signal: AbortSignal.timeout(ANSWER_MS), cache: "no-store" });
+// Of several consumers the page shows the one that its address names.
+const consumer = new URLSearchParams(location.search).get("consumer");
+const ofConsumer = (path) => (consumer ? `${path}?consumer=${encodeURIComponent(consumer)}` : path);
+
+function showConsumers(names, shown) {
+  const nav = byId("consumers");
+  nav.hidden = names.length < 2;
+  if (nav.childElementCount === names.length) return;
+  nav.replaceChildren(...names.map((name) => {
+    const link = document.createElement("a");
+    link.href = `?consumer=${encodeURIComponent(name)}`;
+    link.textContent = name;
+    if (name === shown) link.setAttribute("aria-current", "page");
+    return link;
+  }));
+}
+
+const ask = (path) => fetch(ofConsumer(path), { signal: AbortSignal.timeout(ANSWER_MS), cache: "no-store" });
 
 async function refresh() {
   try {
     const [stats, live] = await Promise.all([ask("/stats"), ask("/health/live")]);
-    show(await stats.json(), live.ok);
+    const answer = await stats.json();
+    if (!stats.ok) throw new Error(answer.error);
+    showConsumers(answer.consumers, answer.consumer);
+    show(answer, live.ok);
   } catch (error) {
     document.body.classList.add("stale");
     showVerdicts([["bad", `This worker does not answer (${error.message}); the figures are old.`, "OrderRelayWorkerNotScraped"]]);

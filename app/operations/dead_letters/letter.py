@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from app.delivery.dead_letters import CONSUMER_HEADER
 from app.delivery.record import EVENT_ID_HEADER
 from app.events import without_lone_surrogates
 from app.publishing.schema import to_text
@@ -128,10 +129,11 @@ class Letter:
         number = self.number("kafka_dlt-original-partition")
         return self.partition if number is None or number < 0 else number
 
-    def redriven_headers(self) -> list[tuple[str, bytes | None]]:
-        """Return the headers with which the record is sent again.
+    def redriven_headers(self, consumer: str) -> list[tuple[str, bytes | None]]:
+        """Return the headers with which the record is sent again, for the consumer of the letter.
 
-        The record's own, its event id, and how often it was sent again, this time included.
+        The record's own, its event id, whom it is for (others that read the topic had it), and how
+        often it was sent again, this time included.
         """
         own = [
             (name, value)
@@ -141,6 +143,7 @@ class Letter:
         return [
             *own,
             (EVENT_ID_HEADER, self.event_id),
+            (CONSUMER_HEADER, consumer.encode()),
             (REDRIVES_HEADER, str(self.redrives + 1).encode()),
         ]
 

@@ -106,15 +106,20 @@ class Redrive:
         *,
         topic: str,
         partitions: int,
+        consumer: str,
         rate: float | None = None,
     ) -> None:
-        """Publish to ``topic`` of so many ``partitions``, at most ``rate`` letters a second."""
+        """Publish to ``topic`` of so many ``partitions``, at most ``rate`` letters a second.
+
+        What is published is for ``consumer`` alone.
+        """
         self.remark = ""
         self._log = log
         self._producer = producer
         self._memory = memory
         self._topic = topic
         self._partitions = partitions
+        self._consumer = consumer
         self._rate = rate
         self._batch = BATCH if rate is None else max(1, min(BATCH, math.floor(rate / 4)))
         self._stopped = asyncio.Event()
@@ -196,7 +201,7 @@ class Redrive:
                 self._topic,
                 key=letter.key,
                 value=letter.value,
-                headers=letter.redriven_headers(),
+                headers=letter.redriven_headers(self._consumer),
                 partition=number if number < self._partitions else None,
             )
         except RecordTooLarge as error:

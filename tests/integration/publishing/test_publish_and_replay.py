@@ -45,7 +45,8 @@ class Shop:
         self.publisher = Publisher(self.producer, self.store, self.stage.topic)
         self.replay = Replay(self.store, self.producer)
         self.dead_letters = FallbackDeadLetters(
-            DeadLetterTopic(self.producer, self.stage.dlq_topic, "group"), self.store
+            DeadLetterTopic(self.producer, self.stage.dlq_topic, "group", "order_logging"),
+            self.store,
         )
 
     def kafka_down(self) -> None:

@@ -54,7 +54,7 @@ class Kafka:
 def desk(error: Exception | None = None) -> tuple[FallbackDeadLetters, MemoryFallbackStore, Kafka]:
     """A sink on a producer and a store by hand."""
     kafka, store = Kafka(error), MemoryFallbackStore()
-    topic = DeadLetterTopic(cast(KafkaProducer, kafka), "orders.DLQ", "group")
+    topic = DeadLetterTopic(cast(KafkaProducer, kafka), "orders.DLQ", "group", "order_logging")
     return FallbackDeadLetters(topic, store, max_retry=4), store, kafka
 
 

@@ -1,0 +1,306 @@
+"""Consumers as their files declare them, and the settings that they get."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+
+from agents.order_logging import order_logging
+from app.consumers import ConfiguredConsumer, configure, find_consumers, import_modules
+from app.settings import load_settings
+from order_relay import Consumer, Delivery, HttpPost, InvalidConsumer
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("empty_environment")
+
+
+class RefundPaid(msgspec.Struct):
+    """Another event."""
+
+    refundId: int  # noqa: N815
+
+
+async def handle(event: Any, delivery: Delivery) -> None:
+    """A handler."""
+
+
+def consumer(name: str = "coupons", **options: Any) -> Consumer:
+    """A consumer of the orders' topic."""
+    given = {"topic": "order-paid-events", "group": f"{name}-group", "handler": handle, **options}
+    return Consumer(name, **given)
+
+
+def configured(*consumers: Consumer, **settings: Any) -> list[ConfiguredConsumer]:
+    """Consumers with their settings."""
+    return configure(consumers, load_settings(**settings))
+
+
+# --- what a file says -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: consumer("Coupons"), "consumer 'Coupons': a name has small letters"),
+        (lambda: consumer("2coupons"), "a name has small letters"),
+        (lambda: consumer("coupons-eu"), "a name has small letters"),
+        (lambda: consumer("c" * 64), "at most 63"),
+        (lambda: consumer(event=dict), "event=<class 'dict'> must be a msgspec.Struct class"),
+        (lambda: consumer(event=RefundPaid(1)), "must be a msgspec.Struct class, or bytes"),
+        (
+            lambda: consumer(handler="http://coupons"),
+            r"must be a function \(event, delivery\), or H",
+        ),
+        (lambda: consumer(handler=lambda event: None), r"must be a function \(event, delivery\)"),
+        (lambda: consumer(key="orderId"), r"key= 'orderId' must be a function \(event\)"),
+        (lambda: consumer(subject=lambda: 7), r"subject= must be a function \(event\)"),
+        (lambda: consumer().handler(handle), "consumer coupons has a handler already"),
+    ],
+)
+def test_a_wrong_declaration_is_one_line(make: Callable[[], Consumer], said: str) -> None:
+    """It names the consumer, what is wrong and what is allowed."""
+    with pytest.raises(InvalidConsumer, match=said) as raised:
+        make()
+    assert "\n" not in str(raised.value)
+
+
+def test_generators_are_no_handlers() -> None:
+    """Their code would never run."""
+
+    async def yields(event: Any, delivery: Delivery) -> Any:
+        yield
+
+    with pytest.raises(InvalidConsumer, match="without yield"):
+        consumer(handler=yields)
+
+
+def test_the_decorator_returns_the_function() -> None:
+    """So that it can be called and tested as it is."""
+    made = Consumer("coupons", topic="orders", group="coupons")
+    assert made.handler(handle) is handle
+    assert made.handled_by() is handle
+
+
+def module(name: str, **values: Any) -> ModuleType:
+    """A module with these names."""
+    made = ModuleType(name)
+    vars(made).update(values)
+    return made
+
+
+def test_consumers_are_found_in_modules() -> None:
+    """order_logging first, then by name; one that is imported by another module is one."""
+    coupons = consumer()
+    found = find_consumers(
+        [
+            module("agents.b", points=consumer("points"), coupons=coupons, other=7),
+            module("agents.coupons", coupons=coupons),
+            module("agents.order_logging", order_logging=order_logging),
+        ]
+    )
+    assert [one.name for one in found] == ["order_logging", "coupons", "points"]
+
+
+def test_two_of_one_name() -> None:
+    """Both modules are named."""
+    with pytest.raises(InvalidConsumer, match=r"declared twice, in agents\.a and in agents\.b"):
+        find_consumers([module("agents.a", a=consumer()), module("agents.b", b=consumer())])
+
+
+def test_one_without_a_handler() -> None:
+    """It would do nothing with what it reads."""
+    with pytest.raises(InvalidConsumer, match="consumer coupons has no handler: give it handler="):
+        find_consumers([module("agents.a", a=Consumer("coupons", topic="t", group="g"))])
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            "import nowhere_to_be_found",
+            "ModuleNotFoundError: No module named 'nowhere_to_be_found' ",
+        ),
+        ("\n\nraise SystemExit(0)", r"SystemExit: 0 \(line 3\)"),
+        ("def (", "SyntaxError"),
+        ("from order_relay import Consumer\nConsumer('A', topic='t', group='g')", "small letters"),
+        ("1 / 0", r"ZeroDivisionError: division by zero \(line 1\)"),
+    ],
+)
+def test_a_file_that_does_not_import(source: str, said: str, tmp_path: Path) -> None:
+    """One line that names the file, the error and the line; nothing starts without it."""
+    (tmp_path / "broken.py").write_text(source)
+    with pytest.raises(InvalidConsumer, match=said) as raised:
+        import_modules("agents", str(tmp_path))
+    assert str(tmp_path / "broken.py") in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_files_of_folders(tmp_path: Path) -> None:
+    """CONSUMER_FOLDERS: every Python file but those that begin with an underscore."""
+    (tmp_path / "extra.py").write_text(
+        "from order_relay import Consumer, HttpPost\n"
+        "extra = Consumer('extra', topic='t', group='g', handler=HttpPost('http://extra'))\n"
+    )
+    (tmp_path / "_helper.py").write_text("1 / 0")
+    try:
+        found = find_consumers(import_modules("agents", f"{tmp_path}"))
+    finally:
+        sys.modules.pop("order_relay_consumers.extra", None)
+    assert [one.name for one in found] == ["order_logging", "extra"]
+    with pytest.raises(InvalidConsumer, match="CONSUMER_FOLDERS='/nowhere' must be a folder"):
+        import_modules("agents", "/nowhere")
+
+
+# --- settings ---------------------------------------------------------------------------------
+
+
+def test_defaults_of_a_consumer_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set for order_logging is not taken over; what is the worker's is."""
+    monkeypatch.setenv("MAX_IN_FLIGHT", "7")
+    monkeypatch.setenv("EXTERNAL_LOGGER_TOKEN", "s3cret")
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "kafka:9092")
+    ours, coupons = configured(order_logging, consumer())
+    assert ours.settings.max_in_flight == 7
+    assert coupons.settings.max_in_flight == 256
+    assert coupons.settings.external_logger_token is None
+    assert coupons.settings.consumer_retry_max_attempts == 3
+    assert coupons.settings.kafka_bootstrap_servers == "kafka:9092"
+    assert coupons.settings.dlq_topic == "order-paid-events.coupons.DLQ"
+    assert coupons.settings.consumer_group_id == "coupons-group"
+    assert (ours.target, coupons.target) == ("http://localhost:3000/logs", "handle")
+
+
+def test_variables_win_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every argument has its variable; a secret may be in a file."""
+    (tmp_path / "token").write_text("s3cret\n")
+    for name, value in {
+        "TOPIC": "refunds-2",
+        "GROUP": "refund-group-2",
+        "DEAD_LETTER_TOPIC": "refunds.dead",
+        "MAX_IN_FLIGHT": "64",
+        "RETRY_MAX_ATTEMPTS": "5",
+        "RETRY_INITIAL_INTERVAL_MS": "50",
+        "BREAKER_FAILURE_THRESHOLD": "0",
+        "DELIVERIES_STORE": "off",
+        "TIMEOUT_SECONDS": "3",
+        "URL": "https://refunds/v2?key=1",
+        "BATCH_SIZE": "10",
+        "TOKEN_FILE": str(tmp_path / "token"),
+    }.items():
+        monkeypatch.setenv(f"REFUNDS_{name}", value)
+    refunds = consumer(
+        "refunds", handler=HttpPost("https://refunds/v1", batch_size=2), max_in_flight=8
+    )
+    (one,) = configured(refunds)
+    settings = one.settings
+    assert (settings.order_paid_topic, settings.consumer_group_id) == (
+        "refunds-2",
+        "refund-group-2",
+    )
+    assert (settings.dlq_topic, settings.max_in_flight) == ("refunds.dead", 64)
+    assert settings.consumer_retry_max_attempts == 5
+    assert settings.consumer_retry_initial_interval_ms == 50
+    assert (settings.breaker_failure_threshold, settings.deliveries_store) == (0, "off")
+    assert settings.external_logger_timeout_seconds == 3
+    assert settings.external_logger_url == "https://refunds/v2?key=1"
+    assert settings.external_logger_batch_size == 10
+    assert settings.external_logger_token is not None
+    assert settings.external_logger_token.get_secret_value() == "s3cret"
+    assert "s3cret" in settings.secrets
+    assert one.target == "https://refunds/v2"
+
+
+def test_the_file_wins_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of order_logging, too; its variables have no prefix."""
+    ours = Consumer(
+        "order_logging",
+        topic="paid",
+        group="ours",
+        max_in_flight=9,
+        handler=HttpPost("https://logs", connect_timeout_seconds=2),
+    )
+    monkeypatch.setenv("CONSUMER_GROUP_ID", "theirs")
+    (one,) = configured(ours)
+    settings = one.settings
+    assert (settings.order_paid_topic, settings.consumer_group_id) == ("paid", "theirs")
+    assert (settings.max_in_flight, settings.external_logger_url) == (9, "https://logs")
+    assert settings.external_logger_connect_timeout_seconds == 2
+    assert settings.dlq_topic == "order-paid-events.DLQ"
+
+
+@pytest.mark.parametrize(
+    ("made", "variables", "said"),
+    [
+        (
+            consumer,
+            {"COUPONS_MAX_IN_FLIGHT": "0"},
+            "COUPONS_MAX_IN_FLIGHT='0' must be greater than",
+        ),
+        (lambda: consumer(max_in_flight=0), {}, "COUPONS_MAX_IN_FLIGHT='?0'? must be greater than"),
+        (lambda: consumer(topic="no spaces"), {}, "COUPONS_TOPIC="),
+        (
+            lambda: consumer(handler=HttpPost()),
+            {},
+            "consumer coupons: HttpPost needs a url, or COUPO",
+        ),
+        (lambda: consumer(handler=HttpPost("ftp://x")), {}, "COUPONS_URL="),
+        (consumer, {"CONSUMERS": "coupon"}, "CONSUMERS='coupon' must name consumers.*: coupons"),
+        (consumer, {"CONSUMERS": ","}, "CONSUMERS=',' must name consumers"),
+        (
+            lambda: consumer("database", handler=HttpPost("http://x")),
+            {},
+            "DATABASE_URL is a setting",
+        ),
+        (lambda: consumer(dead_letter_topic="order-paid-events"), {}, "must differ from|reads"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(
+    made: Callable[[], Consumer],
+    variables: dict[str, str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It names the variable, and what is allowed."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidConsumer, match=said) as raised:
+        configured(made())
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ({"group": "coupons-group"}, "have the same group 'coupons-group'"),
+        (
+            {"dead_letter_topic": "order-paid-events.coupons.DLQ"},
+            "have the same dead-letter topic 'order-paid-events.coupons.DLQ'",
+        ),
+        ({"topic": "order-paid-events.coupons.DLQ"}, "which is the dead-letter topic of coupons"),
+    ],
+)
+def test_consumers_that_clash(second: dict[str, Any], said: str) -> None:
+    """Each needs its own group and dead-letter topic; also those that CONSUMERS leaves out."""
+    with pytest.raises(InvalidConsumer, match=said):
+        configured(consumer(), consumer("points", **second), consumers="points")
+
+
+def test_consumers_of_one_worker() -> None:
+    """CONSUMERS names those that run; all without it; none at all is an error."""
+    three = consumer("a"), consumer("b"), consumer("c")
+    assert [one.name for one in configured(*three)] == ["a", "b", "c"]
+    assert [one.name for one in configured(*three, consumers="c, a")] == ["a", "c"]
+    with pytest.raises(InvalidConsumer, match="no consumer is declared"):
+        configured()
+
+
+def test_importing_the_public_names_loads_no_client() -> None:
+    """``order_relay`` is light: an order service, or a test of a handler, may import it."""
+    clients = "{'faust', 'aiohttp', 'aiokafka', 'confluent_kafka', 'sqlalchemy', 'pydantic'}"
+    code = f"import sys, order_relay; assert not {clients} & set(sys.modules), sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)

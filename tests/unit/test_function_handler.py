@@ -1,0 +1,208 @@
+"""A consumer's function as a target: what it returns and raises, and what an attempt is then."""
+
+import asyncio
+import errno
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from app.delivery.answer import Answer
+from app.delivery.function_handler import FunctionHandler
+from app.delivery.retry import Verdict
+from order_relay import Delivery, Reject, RetryLater, Unavailable
+from tests.support.waiting import eventually
+
+DELIVERY = Delivery("coupons", "paid-7", 1, "orders", 0, 41, b"7", b"{}", (), 1000)
+
+Attempt = Callable[..., Awaitable[Answer]]
+
+
+@pytest.fixture
+async def attempt() -> AsyncIterator[Attempt]:
+    """Makes one attempt with a function; what it used is stopped in the end."""
+    made: list[FunctionHandler] = []
+
+    async def one(function: Callable[[Any, Delivery], Any], *, seconds: float = 30) -> Answer:
+        handler = FunctionHandler(
+            function,
+            timeout_seconds=seconds,
+            max_in_flight=2,
+            redact=lambda text: text.replace("s3cret", "[redacted]"),
+        )
+        made.append(handler)
+        return await handler.handle({"orderId": 7}, DELIVERY)
+
+    yield one
+    for handler in made:
+        handler.stop()
+
+
+def raising(error: BaseException) -> Callable[[Any, Delivery], Any]:
+    """An async handler that raises."""
+
+    async def handler(event: Any, delivery: Delivery) -> None:
+        raise error
+
+    return handler
+
+
+def raising_plainly(error: BaseException) -> Callable[[Any, Delivery], Any]:
+    """A plain handler that raises."""
+
+    def handler(event: Any, delivery: Delivery) -> None:
+        raise error
+
+    return handler
+
+
+async def test_it_is_called_with_event_and_delivery(attempt: Attempt) -> None:
+    """An async function in the loop, a plain one in a thread; returning finishes the record."""
+    seen: list[tuple[Any, Delivery, bool]] = []
+
+    async def in_loop(event: Any, delivery: Delivery) -> str:
+        seen.append((event, delivery, threading.current_thread() is threading.main_thread()))
+        return "whatever it returns"
+
+    def in_thread(event: Any, delivery: Delivery) -> None:
+        seen.append((event, delivery, threading.current_thread() is threading.main_thread()))
+
+    class CallableObject:
+        async def __call__(self, event: Any, delivery: Delivery) -> None:
+            await in_loop(event, delivery)
+
+    for function in (in_loop, in_thread, partial(in_loop), CallableObject()):
+        assert (await attempt(function)).verdict is Verdict.SUCCESS
+    assert [(event, delivery) for event, delivery, _ in seen] == [({"orderId": 7}, DELIVERY)] * 4
+    assert [in_main for _, _, in_main in seen] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("way", [raising, raising_plainly])
+@pytest.mark.parametrize(
+    ("error", "verdict", "detail"),
+    [
+        (Reject("no such user"), Verdict.REJECTED, "no such user"),
+        (Unavailable("our credentials"), Verdict.OUTAGE, "our credentials"),
+        (RetryLater(5), Verdict.THROTTLED, "the handler asked to retry later"),
+        (ValueError("no s3cret for you"), Verdict.RETRYABLE, "ValueError: no [redacted] for you"),
+        (TimeoutError(), Verdict.RETRYABLE, "TimeoutError"),
+        (OSError(errno.EMFILE, "too many open files"), Verdict.LOCAL, "too many open files"),
+        (MemoryError(), Verdict.LOCAL, "MemoryError"),
+        (SystemExit(3), Verdict.RETRYABLE, "SystemExit(3)"),
+        (KeyboardInterrupt(), Verdict.RETRYABLE, "KeyboardInterrupt()"),
+        (StopIteration(), Verdict.RETRYABLE, "StopIteration"),
+        (asyncio.CancelledError(), Verdict.RETRYABLE, "CancelledError"),
+        (GeneratorExit(), Verdict.RETRYABLE, "GeneratorExit"),
+    ],
+)
+async def test_what_it_raises_is_an_answer(
+    attempt: Attempt,
+    way: Callable[[BaseException], Any],
+    error: BaseException,
+    verdict: Verdict,
+    detail: str,
+) -> None:
+    """Nothing that a handler raises ends more than its own attempt."""
+    answer = await attempt(way(error))
+    assert answer.verdict is verdict
+    assert detail in answer.detail
+    assert answer.retry_after_seconds == (5 if isinstance(error, RetryLater) else 0)
+
+
+@pytest.mark.parametrize(("wanted", "seconds"), [(-1, 0), (0, 0), (7.5, 7.5), (3600, 60)])
+async def test_a_wait_is_bounded(attempt: Attempt, wanted: float, seconds: float) -> None:
+    """As Retry-After is: 0 to 60 s."""
+    assert (await attempt(raising(RetryLater(wanted)))).retry_after_seconds == seconds
+
+
+async def test_a_hanging_handler_is_a_failed_attempt(attempt: Attempt) -> None:
+    """It is cancelled when its time is over."""
+    ended = []
+
+    async def hangs(event: Any, delivery: Delivery) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+
+    answer = await attempt(hangs, seconds=0.01)
+    assert (answer.verdict, answer.failure) == (Verdict.RETRYABLE, "timeout")
+    assert answer.detail == "the handler did not return within 0.01 s"
+    assert ended == ["cancelled"]
+
+
+async def test_a_handler_that_does_not_end_is_told(
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ignores that it is cancelled: the attempt ends all the same, and an error says so."""
+    monkeypatch.setattr("app.delivery.function_handler.CANCEL_SECONDS", 0.01)
+    release = asyncio.Event()
+    ended = asyncio.Event()
+
+    async def stubborn(event: Any, delivery: Delivery) -> None:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+        ended.set()
+
+    assert (await attempt(stubborn, seconds=0.01)).failure == "timeout"
+    assert "Handler goes on though it was cancelled" in caplog.text
+    release.set()
+    await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_an_attempt_that_is_given_up_ends_its_handler(attempt: Attempt) -> None:
+    """As in a rebalance: the handler is cancelled, and so is the attempt."""
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def hangs(event: Any, delivery: Delivery) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    task = asyncio.ensure_future(attempt(hangs))
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+async def test_a_thread_cannot_be_ended(attempt: Attempt) -> None:
+    """An attempt that is given up does not wait for it; its end is awaited otherwise."""
+    began, release, returned = threading.Event(), threading.Event(), threading.Event()
+
+    def hangs(event: Any, delivery: Delivery) -> None:
+        began.set()
+        release.wait(30)
+        returned.set()
+
+    task = asyncio.ensure_future(attempt(hangs, seconds=0.01))
+    await eventually(began.is_set, 5, "the handler to begin")
+    await asyncio.sleep(0.05)
+    assert not task.done()  # no time-out: a second attempt would run beside it
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    release.set()
+    await eventually(returned.is_set, 5, "the thread to return")
+
+
+async def test_a_plain_function_around_an_async_one(attempt: Attempt) -> None:
+    """Such as a lambda: it is no handler, and the answer says why."""
+
+    async def in_loop(event: Any, delivery: Delivery) -> None:
+        raise AssertionError("it is never run")
+
+    def around(event: Any, delivery: Delivery) -> Any:
+        return in_loop(event, delivery)
+
+    answer = await attempt(around)
+    assert answer.verdict is Verdict.RETRYABLE
+    assert "returned an awaitable" in answer.detail

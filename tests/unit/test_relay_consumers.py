@@ -1,0 +1,161 @@
+"""What differs from consumer to consumer: events, what orders them, functions, whose letters."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from app.delivery.answer import Answer
+from app.delivery.relay import Relay
+from app.delivery.retry import RetryPolicy, Verdict
+from app.events import Events
+from order_relay import Delivery
+from tests.support.fakes import Bench, record
+from tests.support.virtual_time import virtual_time
+
+OK = Answer(Verdict.SUCCESS, failure="function")
+
+
+class Refund(msgspec.Struct):
+    """An event that is not ORDER_PAID."""
+
+    refundId: int  # noqa: N815
+    orderId: int = 0  # noqa: N815
+
+
+class Calls:
+    """A handler that remembers, and answers as it is told."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.answers = list(answers)
+        self.seen: list[tuple[Any, Delivery]] = []
+
+    async def handle(self, event: Any, delivery: Delivery) -> Answer:
+        """See ``EventHandler``."""
+        self.seen.append((event, delivery))
+        return self.answers.pop(0) if self.answers else OK
+
+
+class Consumer:
+    """A relay of a consumer with a function."""
+
+    def __init__(self, calls: Calls, events: Events, **options: Any) -> None:
+        self.bench = Bench()
+        self.calls = calls
+        self.relay = Relay(
+            calls,
+            self.bench.dead_letters,
+            self.bench.observer,
+            self.bench._finish,
+            consumer="refunds",
+            events=events,
+            policy=RetryPolicy(),
+            breaker_threshold=20,
+            breaker_probe_interval_seconds=5,
+            reading=self.bench.reading,
+            max_in_flight=16,
+            clock=self.bench.relay._clock,
+            wall_clock=self.bench.relay._wall_clock,
+            **options,
+        )
+
+    async def take(self, *records: Any) -> None:
+        """Take records in."""
+        for one in records:
+            assert await self.relay.take(one)
+
+
+@virtual_time
+async def test_a_function_gets_event_and_delivery() -> None:
+    """The attempt counts up, the idempotency key stays; the outcome knows what it was about."""
+    failed = Answer(Verdict.RETRYABLE, detail="ValueError: no", failure="function")
+    consumer = Consumer(Calls(failed, OK), Events(Refund))
+    one = record(3, "7", value=b'{"refundId":9,"orderId":7}', headers=[("event-id", b"r-9")])
+    await consumer.take(one)
+    await consumer.bench.until_finished(1)
+    assert [event for event, _ in consumer.calls.seen] == [Refund(9, 7)] * 2
+    first, second = (delivery for _, delivery in consumer.calls.seen)
+    assert first == Delivery(
+        "refunds", "r-9", 1, one.topic, one.partition, 3, one.key, one.value or b"",
+        one.headers, one.timestamp_ms,
+    )  # fmt: skip
+    assert (second.attempt, second.idempotency_key) == (2, "r-9")
+    assert consumer.bench.outcomes[0].order_id == 7
+
+
+@virtual_time
+@pytest.mark.parametrize("kind", [Refund, bytes])
+async def test_what_is_no_event_of_the_consumer(kind: Any) -> None:
+    """Its letter says what it should have been; bytes are always an event, but for a tombstone."""
+    consumer = Consumer(Calls(), Events(kind))
+    await consumer.take(record(0, "a", value=b'{"other":1}'), record(1, "b", value=None))
+    await consumer.bench.until_finished(2)
+    reasons = sorted(letter.reason for letter in consumer.bench.dead_letters.letters)
+    if kind is bytes:
+        assert reasons == ["tombstone"]
+        assert [event for event, _ in consumer.calls.seen] == [b'{"other":1}']
+    else:
+        assert reasons == ["invalid_event", "tombstone"]
+        messages = [letter.message for letter in consumer.bench.dead_letters.letters]
+        assert any("not a Refund: " in message for message in messages)
+
+
+@virtual_time
+async def test_a_redriven_letter_of_another_consumer_is_skipped() -> None:
+    """It is finished, and not handled; one's own is handled."""
+    consumer = Consumer(Calls(), Events(bytes))
+    await consumer.take(
+        record(0, "a", value=b"theirs", headers=[("dlq-consumer", b"order_logging")]),
+        record(1, "b", value=b"ours", headers=[("dlq-consumer", b"refunds")]),
+    )
+    await consumer.bench.until_finished(2)
+    assert [event for event, _ in consumer.calls.seen] == [b"ours"]
+    assert consumer.bench.observer.skipped_records == 1
+    assert not consumer.bench.dead_letters.letters
+
+
+@virtual_time
+async def test_a_key_of_the_consumers_own_orders_events() -> None:
+    """Two records with keys of their own go one after another where ``key`` gives them one."""
+    order: list[str] = []
+
+    class Slow(Calls):
+        async def handle(self, event: Any, delivery: Delivery) -> Answer:
+            order.append(f"{delivery.offset} begins")
+            await asyncio.sleep(1)
+            order.append(f"{delivery.offset} ends")
+            return OK
+
+    for key, expected in [
+        (lambda refund: refund.orderId, ["0 begins", "0 ends", "1 begins", "1 ends"]),
+        (lambda refund: refund.refundId, ["0 begins", "1 begins", "0 ends", "1 ends"]),
+        # Its error is nobody's: the records' own keys order them.
+        (lambda refund: refund.nothing, ["0 begins", "1 begins", "0 ends", "1 ends"]),
+    ]:
+        order.clear()
+        consumer = Consumer(Slow(), Events(Refund), key=key)
+        await consumer.take(
+            record(0, "a", value=b'{"refundId":1,"orderId":7}'),
+            record(1, "b", value=b'{"refundId":2,"orderId":7}'),
+        )
+        await consumer.bench.until_finished(2)
+        assert order == expected
+
+
+@pytest.mark.parametrize(
+    ("subject", "found"),
+    [
+        (None, 7),
+        (lambda refund: f"refund {refund.refundId}", "refund 9"),
+        (lambda refund: refund.nothing, None),
+        (lambda refund: 7.5, None),
+        (lambda refund: True, None),
+        (lambda refund: "", None),
+    ],
+)
+def test_what_an_event_is_about(subject: Callable[[Any], Any] | None, found: object) -> None:
+    """An id, or nothing: a consumer's own function cannot harm a delivery."""
+    assert Events(Refund, subject=subject).subject(Refund(9, 7)) == found
+    assert Events(bytes).subject(b"7") is None
