@@ -61,7 +61,7 @@ def _at_risk(board: Dashboard) -> Dashboard:
                 "Records waiting",
                 "Records from the committed offset to the end, of all partitions that somebody "
                 "owns. Some hundreds are normal under load.",
-                added(largest(relay("consumer_lag"), "topic", "partition")),
+                added(largest(relay("consumer_lag"), "consumer", "topic", "partition")),
                 unit="short",
                 decimals=0,
             )
@@ -93,7 +93,7 @@ def _at_risk(board: Dashboard) -> Dashboard:
                 "Partitions without a worker",
                 "Nobody delivers their orders, and nobody reports their lag. For some seconds in "
                 "a rebalance it is all of them.",
-                f"clamp_min({largest(relay('topic_partitions'))} - "
+                f"clamp_min({added(largest(relay('topic_partitions'), 'consumer'))} - "
                 f"{added(relay('assigned_partitions'))}, 0)",
                 unit="short",
                 decimals=0,
@@ -144,8 +144,9 @@ def _rate(board: Dashboard) -> Dashboard:
                 "abandoned: records that a rebalance or a stop gave back; they come again. "
                 "duplicate: records whose event had been delivered already; the logger was spared "
                 "the second copy. Steps at a release or a worker's death are normal.",
-                Query(count(relay("deliveries_total", 'outcome=~"abandoned|duplicate"'), "outcome"),
-                      "{{outcome}}"),
+                Query(count(relay("deliveries_total", 'outcome=~"abandoned|duplicate"'),
+                            "consumer", "outcome"),
+                      "{{consumer}} {{outcome}}"),
                 unit="short",
                 bars=True,
             )
@@ -155,8 +156,9 @@ def _rate(board: Dashboard) -> Dashboard:
                 "Records a second, by worker",
                 "How the work is shared. A worker without partitions has none; one that falls "
                 "behind the others may lack CPU: see the worker dashboard.",
-                Query(per_second(relay("deliveries_total", 'outcome!="abandoned"'), "instance"),
-                      "{{instance}}"),
+                Query(per_second(relay("deliveries_total", 'outcome!="abandoned"'),
+                            "consumer", "instance"),
+                      "{{consumer}} {{instance}}"),
                 unit="recps",
             )
         )
@@ -172,8 +174,8 @@ def _backlog(board: Dashboard) -> Dashboard:
                 "Records from the committed offset to the end. It waits for the oldest unfinished "
                 "record: one record in a long backoff shows as a lag of all that finished behind "
                 "it. Frozen while Kafka does not answer.",
-                Query(largest(relay("consumer_lag"), "topic", "partition"),
-                      "{{topic}} {{partition}}"),
+                Query(largest(relay("consumer_lag"), "consumer", "topic", "partition"),
+                      "{{consumer}} {{topic}} {{partition}}"),
                 unit="short",
                 decimals=0,
             )
@@ -183,8 +185,8 @@ def _backlog(board: Dashboard) -> Dashboard:
                 "Records near their deletion",
                 "Unfinished records that are older than three quarters of the topic's retention. "
                 "Kafka deletes them when it is over: lengthen it.",
-                Query(largest(relay("near_deletion_records"), "topic", "partition"),
-                      "{{topic}} {{partition}}"),
+                Query(largest(relay("near_deletion_records"), "consumer", "topic", "partition"),
+                      "{{consumer}} {{topic}} {{partition}}"),
                 unit="short",
                 decimals=0,
             )
@@ -194,7 +196,8 @@ def _backlog(board: Dashboard) -> Dashboard:
                 "Records that Kafka deleted",
                 "Before they were delivered, by worker. They are lost here: the order service must "
                 "send them again.",
-                Query(total(relay("deleted_records_total"), "instance"), "{{instance}}"),
+                Query(total(relay("deleted_records_total"), "consumer", "instance"),
+                      "{{consumer}} {{instance}}"),
                 unit="short",
                 decimals=0,
             )
@@ -204,8 +207,8 @@ def _backlog(board: Dashboard) -> Dashboard:
                 "Open transactions",
                 "How long one transaction of a producer has held back what stands behind it in the "
                 "partition. Seconds are normal where producers use transactions.",
-                Query(largest(relay("transaction_open_seconds"), "topic", "partition"),
-                      "{{topic}} {{partition}}"),
+                Query(largest(relay("transaction_open_seconds"), "consumer", "topic", "partition"),
+                      "{{consumer}} {{topic}} {{partition}}"),
                 unit="s",
                 limit=300,
             )
@@ -216,7 +219,8 @@ def _backlog(board: Dashboard) -> Dashboard:
                 "By worker, since Kafka got it. Rising by a second each second: that record is "
                 "stuck (look for 'Dead letter refused'), or the breaker is open. Falling: a "
                 "backlog is being worked off.",
-                Query(largest(relay("oldest_unfinished_seconds"), "instance"), "{{instance}}"),
+                Query(largest(relay("oldest_unfinished_seconds"), "consumer", "instance"),
+                      "{{consumer}} {{instance}}"),
                 unit="s",
                 limit=300,
             )
@@ -229,10 +233,12 @@ def _backlog(board: Dashboard) -> Dashboard:
                 "10,000 a worker. In flight at its limit: the logger is slower than orders come. "
                 "left in Kafka: records of keys that have as many in hand as one key may have; "
                 "others go on, these are read again.",
-                Query(added(relay("in_flight"), "instance"), "in flight {{instance}}"),
-                Query(added(relay("held_records"), "instance"), "held {{instance}}"),
-                Query(added(relay("left_in_kafka_records"), "instance"),
-                      "left in Kafka {{instance}}"),
+                Query(added(relay("in_flight"), "consumer", "instance"),
+                      "{{consumer}} in flight {{instance}}"),
+                Query(added(relay("held_records"), "consumer", "instance"),
+                      "{{consumer}} held {{instance}}"),
+                Query(added(relay("left_in_kafka_records"), "consumer", "instance"),
+                      "{{consumer}} left in Kafka {{instance}}"),
                 unit="short",
                 decimals=0,
             )
@@ -242,7 +248,8 @@ def _backlog(board: Dashboard) -> Dashboard:
                 "Breaker",
                 "Of each worker. It opens after a run of failures with no success between, and "
                 "asks with a probe every BREAKER_PROBE_INTERVAL_SECONDS; POST /probe asks at once.",
-                Query(largest(relay("breaker_state"), "instance"), "{{instance}}"),
+                Query(largest(relay("breaker_state"), "consumer", "instance"),
+                      "{{consumer}} {{instance}}"),
                 BREAKER,
             )
         )
@@ -259,7 +266,9 @@ def _logger(board: Dashboard) -> Dashboard:
                 "is over its limit, and records are sent at the rate that it bears. "
                 "fails_for_some: some first attempts of the last minute failed. down, refuses_us: "
                 "the breaker is open; refuses_us is our token, URL or certificate.",
-                Query(largest(relay("target_state"), "state"), "{{state}}"),
+                Query(
+                    largest(relay("target_state"), "consumer", "state"), "{{consumer}} {{state}}"
+                ),
                 TARGET,
             )
         )
@@ -269,7 +278,10 @@ def _logger(board: Dashboard) -> Dashboard:
                 "Share of the first attempts at records that failed, of the last minute, by "
                 "worker. While many fail, a record's failures say nothing against it, and it is "
                 "given up later. From a fifth on people are told.",
-                Query(largest(relay("first_attempts_failed_ratio"), "instance"), "{{instance}}"),
+                Query(
+                    largest(relay("first_attempts_failed_ratio"), "consumer", "instance"),
+                    "{{consumer}} {{instance}}",
+                ),
                 unit="percentunit",
                 maximum=1,
                 limit=0.2,
@@ -290,8 +302,14 @@ def _logger(board: Dashboard) -> Dashboard:
                 "a second: the rate that it bears, learned from its refusals; a gap means no "
                 "limit. at a time: attempts under way at most, MAX_IN_FLIGHT unless attempts timed "
                 "out. Of each worker: together they send the sum.",
-                Query(added(relay("target_rate_limit"), "instance"), "a second {{instance}}"),
-                Query(added(relay("concurrency_limit"), "instance"), "at a time {{instance}}"),
+                Query(
+                    added(relay("target_rate_limit"), "consumer", "instance"),
+                    "{{consumer}} a second {{instance}}",
+                ),
+                Query(
+                    added(relay("concurrency_limit"), "consumer", "instance"),
+                    "{{consumer}} at a time {{instance}}",
+                ),
                 unit="short",
             )
         )

@@ -68,7 +68,7 @@ def dashboard(uid: str, title: str, description: str) -> build.Dashboard:
         .with_variable(
             build.QueryVariable("job")
             .label("Group")
-            .description("One consumer group's workers: the job they are scraped by.")
+            .description("Workers of one kind: the job they are scraped by.")
             .datasource(DATASOURCE)
             .query("label_values(order_relay_breaker_state, job)")
             .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
@@ -82,6 +82,18 @@ def dashboard(uid: str, title: str, description: str) -> build.Dashboard:
             .datasource(DATASOURCE)
             .query('label_values(order_relay_breaker_state{job="$job"}, instance)')
             # Workers that were there in the time that is shown, not only those of today.
+            .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .sort(model.VariableSort.ALPHABETICAL_ASC)
+            .multi(True)
+            .include_all(True)
+            .current(model.VariableOption(text="All", value="$__all"))
+        )
+        .with_variable(
+            build.QueryVariable("consumer")
+            .label("Consumer")
+            .description("All of them, or those that are looked at.")
+            .datasource(DATASOURCE)
+            .query('label_values(order_relay_breaker_state{job="$job"}, consumer)')
             .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
             .sort(model.VariableSort.ALPHABETICAL_ASC)
             .multi(True)

@@ -111,7 +111,10 @@ def _published(board: Dashboard) -> Dashboard:
                 "Dead letters that were saved",
                 "Dead letters that Kafka refused and the table keeps: an outage of Kafka, or a "
                 "fault of the dead-letter topic.",
-                Query(count(relay("dead_letters_saved_total"), "instance"), "{{instance}}"),
+                Query(
+                    count(relay("dead_letters_saved_total"), "consumer", "instance"),
+                    "{{consumer}} {{instance}}",
+                ),
                 unit="short",
                 bars=True,
             )

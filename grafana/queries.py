@@ -4,6 +4,9 @@ from __future__ import annotations
 
 JOB = 'job="$job"'
 WORKER = 'instance=~"$worker"'
+CONSUMER = 'consumer=~"$consumer"'
+# What is a worker's, whichever consumers it runs.
+OF_WORKERS = ("published_", "fallback_", "event_loop_", "web_", "log_")
 ALERTS = 'ALERTS{alertname=~"OrderRelay.*", alertstate="firing"}'
 
 
@@ -13,8 +16,9 @@ def series(name: str, *matchers: str) -> str:
 
 
 def relay(name: str, *matchers: str) -> str:
-    """Name a metric of the relay's own, of the chosen workers."""
-    return series(f"order_relay_{name}", *matchers)
+    """Name a metric of the relay's own, of the chosen workers and consumers."""
+    chosen = () if name.startswith(OF_WORKERS) else (CONSUMER,)
+    return series(f"order_relay_{name}", *chosen, *matchers)
 
 
 def per_second(metric: str, *by: str) -> str:

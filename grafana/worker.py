@@ -44,7 +44,7 @@ def _now(board: Dashboard) -> Dashboard:
             figure(
                 "Partitions of the topic",
                 "More workers than this leave some idle.",
-                largest(relay("topic_partitions")),
+                added(largest(relay("topic_partitions"), "consumer")),
                 unit="short",
                 decimals=0,
                 base="blue",
@@ -197,7 +197,8 @@ def _group(board: Dashboard) -> Dashboard:
                 "Partitions by worker",
                 "Round robin, so they differ by one at most. None for all: a rebalance. None for "
                 "one: there are more workers than partitions.",
-                Query(largest(relay("assigned_partitions"), "instance"), "{{instance}}"),
+                Query(largest(relay("assigned_partitions"), "consumer", "instance"),
+                      "{{consumer}} {{instance}}"),
                 unit="short",
                 decimals=0,
             )
@@ -218,7 +219,8 @@ def _group(board: Dashboard) -> Dashboard:
                 "Intake stands still",
                 "How long records have not flowed, had no position or were not fetched, while "
                 "Kafka answers. Seconds are normal in a rebalance; at 140 s the worker ends.",
-                Query(largest(relay("intake_stopped_seconds"), "instance"), "{{instance}}"),
+                Query(largest(relay("intake_stopped_seconds"), "consumer", "instance"),
+                      "{{consumer}} {{instance}}"),
                 unit="s",
                 limit=100,
             )
@@ -266,7 +268,10 @@ def _table(board: Dashboard) -> Dashboard:
                 "Entries",
                 "What became of each order, on each worker, for DELIVERIES_RETENTION_HOURS. "
                 "Estimated for RocksDB; 0 when the table is off.",
-                Query(added(relay("table_entries"), "table", "instance"), "{{table}} {{instance}}"),
+                Query(
+                    added(relay("table_entries"), "consumer", "table", "instance"),
+                    "{{consumer}} {{table}} {{instance}}",
+                ),
                 unit="short",
                 decimals=0,
                 width=8,
@@ -277,7 +282,10 @@ def _table(board: Dashboard) -> Dashboard:
                 "Recovering",
                 "While the table is read from its changelog, after a start or a rebalance, "
                 "deliveries wait.",
-                Query(largest(relay("table_recovering"), "instance"), "{{instance}}"),
+                Query(
+                    largest(relay("table_recovering"), "consumer", "instance"),
+                    "{{consumer}} {{instance}}",
+                ),
                 BUSY,
                 width=8,
             )
@@ -287,7 +295,10 @@ def _table(board: Dashboard) -> Dashboard:
                 "Last recovery",
                 "How long deliveries last waited for the table. It grows with the orders of "
                 "DELIVERIES_RETENTION_HOURS; RocksDB reads only what is new.",
-                Query(largest(relay("table_recovery_seconds"), "instance"), "{{instance}}"),
+                Query(
+                    largest(relay("table_recovery_seconds"), "consumer", "instance"),
+                    "{{consumer}} {{instance}}",
+                ),
                 unit="s",
                 width=8,
             )

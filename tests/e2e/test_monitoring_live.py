@@ -235,6 +235,7 @@ async def panels_have_data(prometheus: PrometheusServer, target: str) -> None:
     variables = {
         "job": JOB,
         "worker": f"({target}|another:6066)",
+        "consumer": ".*",
         "__rate_interval": "10s",
         "__range": "10m",
         "__range_s": "600",

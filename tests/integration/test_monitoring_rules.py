@@ -80,16 +80,24 @@ FIGURES = {
 }
 
 
+def of_consumer(series: str, consumer: str) -> str:
+    """Give a series the label of a consumer, where it is about one."""
+    of_worker = series.startswith(("order_relay_fallback_", "process_"))
+    return series if of_worker else series.replace("{", f'{{consumer="{consumer}", ', 1)
+
+
 def test_an_event_is_in_one_bar(tmp_path: Path) -> None:
     """Of bars a minute apart, as Grafana asks for them, one has the event, and no other."""
     # Grafana's $__rate_interval: the step of a minute, and a scrape.
     (bars,) = (
-        question.asked({"job": JOB, "worker": "a", "__rate_interval": "75s"})
+        question.asked({"job": JOB, "worker": "a", "consumer": ".*", "__rate_interval": "75s"})
         for question in questions()
         if question.panel == "Dead letters, by reason"
     )
     series = {
-        "series": 'order_relay_dead_letters_total{job="order-relay", instance="a", reason="x"}',
+        "series": of_consumer(
+            'order_relay_dead_letters_total{job="order-relay", instance="a", reason="x"}', "coupons"
+        ),
         "values": "10x20 11x60",
     }
     cases = [
@@ -113,6 +121,7 @@ def test_figures_of_several_workers_are_right(tmp_path: Path) -> None:
     variables = {
         "job": JOB,
         "worker": "(a|b|c)",
+        "consumer": "order_logging",
         "__range": "15m",
         "__range_s": "900",
         "__rate_interval": "1m",
@@ -127,7 +136,16 @@ def test_figures_of_several_workers_are_right(tmp_path: Path) -> None:
         if question.panel in FIGURES
     ]
     assert len(cases) >= len(FIGURES)
-    series = [{"series": name, "values": values} for name, values in WORKERS.items()]
+    series = [
+        {"series": of_consumer(name, "order_logging"), "values": values}
+        for name, values in WORKERS.items()
+    ]
+    # Of a consumer that is not looked at.
+    series += [
+        {"series": of_consumer(name, "coupons"), "values": "1000x20"}
+        for name in WORKERS
+        if of_consumer(name, "coupons") != name
+    ]
     suite = {
         "evaluation_interval": "1m",
         "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": cases}],
