@@ -1,9 +1,12 @@
 """The documents say what the code says: settings, metrics, log phrases, commands, links."""
 
 import ast
+import inspect
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import annotated_types
 import pytest
@@ -11,6 +14,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from sqlalchemy import make_url
 
+from app.consumers import HTTP_OPTIONS, OPTIONS, find_consumers
 from app.delivery.answer import STATUS_CLASSES
 from app.main import SHUTDOWN_TAIL_SECONDS
 from app.operations import commands
@@ -25,12 +29,14 @@ from app.operations.metrics import (
 from app.operations.target_figures import STATES
 from app.operations.web_connections import CLOSED_REASONS
 from app.settings import Settings
+from order_relay import Consumer, HttpPost
 from tests.support.alert_rules import rules
 from tests.support.dashboard_panels import boards
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 DECISIONS = sorted(ROOT.glob("docs/decisions/[0-9]*.md"))
+ADD_A_CONSUMER = "docs/how-to/add-a-consumer.md"
 COMMANDS = {name.replace("_", "-") for name in commands.__all__}
 FIELDS = {name.upper(): field for name, field in Settings.model_fields.items()}
 # The largest value of a client's 32-bit setting says nothing to a reader.
@@ -132,6 +138,84 @@ def test_secrets_have_no_default() -> None:
     database_url = settings_of_example()["DATABASE_URL"][0]
     assert make_url(database_url).password is None
     assert {settings_of_example()[name][0] for name in secrets - {"DATABASE_URL"}} == {""}
+
+
+def arguments_of_the_page(heading: str) -> dict[str, tuple[str, str]]:
+    """Name to variable and default, from a table of the page about adding a consumer."""
+    table = read(ADD_A_CONSUMER).split(heading)[1].split("\n\n| ")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \|(.*?)\| (.+?) \| .+ \|$", table, re.MULTILINE)
+    return {name: (variable.strip(" `"), default.strip("`")) for name, variable, default in rows}
+
+
+@pytest.mark.parametrize(
+    ("heading", "made", "fields", "own"),
+    [
+        (
+            "Of `Consumer(",
+            Consumer,
+            OPTIONS,
+            {
+                "topic": "needed",
+                "group": "needed",
+                "event": "OrderPaid",
+                "handler": "needed",
+                "dead_letter_topic": "<topic>.<name>.DLQ",
+                "key": "the record's key",
+                "subject": "orderId",
+            },
+        ),
+        ("Of `HttpPost(", HttpPost, HTTP_OPTIONS, {"url": "needed"}),
+    ],
+)
+def test_every_argument_of_a_consumer_is_explained(
+    heading: str, made: Callable[..., object], fields: dict[str, str], own: dict[str, str]
+) -> None:
+    """Each stands in the table with its variable and its default, in the code's order."""
+    names = [name for name in inspect.signature(made).parameters if name != "name"]
+    expected = {
+        name: (
+            f"COUPONS_{name.upper()}" if name in fields else "",
+            own[name] if name in own else default_text(Settings.model_fields[fields[name]], "none"),
+        )
+        for name in names
+    }
+    found = arguments_of_the_page(heading)
+    assert found == expected
+    assert list(found) == names
+
+
+def test_secrets_of_a_consumer_are_explained() -> None:
+    """What is a variable alone is named on the page."""
+    alone = HTTP_OPTIONS.keys() - inspect.signature(HttpPost).parameters.keys()
+    assert alone
+    assert {f"COUPONS_{name.upper()}" for name in alone} <= code_spans(ROOT / ADD_A_CONSUMER)
+
+
+def test_the_code_about_adding_a_consumer_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file on the page is a consumer, and the page's tests of it pass; the README's is one."""
+    consumer, tests = python_blocks(ADD_A_CONSUMER)
+    coupons = run_as_module("agents.coupons", consumer)
+    assert [one.name for one in find_consumers([coupons])] == ["coupons"]
+    monkeypatch.setitem(sys.modules, "agents.coupons", coupons)
+    shown = run_as_module("test_coupons", tests)
+    cases = [value for name, value in vars(shown).items() if name.startswith("test_")]
+    assert len(cases) == 2
+    for case in cases:
+        case()
+    (block,) = python_blocks("README.md")
+    assert [one.name for one in find_consumers([run_as_module("short", block)])] == ["coupons"]
+
+
+def python_blocks(document: str) -> list[str]:
+    """The Python code that a document shows."""
+    return re.findall(r"^```python\n(.*?)^```", read(document), FLAGS)
+
+
+def run_as_module(name: str, code: str) -> ModuleType:
+    """The module that this code makes."""
+    module = ModuleType(name)
+    exec(compile(code, name, "exec"), vars(module))  # noqa: S102 - this project's own documents
+    return module
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
