@@ -1,4 +1,4 @@
-"""Ends the process when the shutdown overruns: a client that waits for a dead broker would."""
+"""Ends the process when its end overruns: a client waits for a dead broker, a thread never returns."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import logging
 import os
 import threading
 
+from app.log_line import LogLine
 from app.standard_streams import drain
 
 logger = logging.getLogger(__name__)
+
+
+# After the shutdown, for what still runs in threads.
+THREADS_SECONDS = 3.0
 
 
 class ShutdownWatch:
@@ -34,3 +39,25 @@ def _end_process(after_seconds: float) -> None:
     logger.critical("Shutdown took over %.0f s: ending the process", after_seconds)
     drain()
     os._exit(1)
+
+
+def leave_threads_behind(status: int) -> None:
+    """End the process with this status soon, though Python would wait for threads that hang.
+
+    Everything that can be saved is: call it when the shutdown is over.
+    """
+    timer = threading.Timer(THREADS_SECONDS, _end_beside_threads, (status,))
+    timer.daemon = True
+    timer.start()
+
+
+def _end_beside_threads(status: int) -> None:
+    hanging = [one.name for one in threading.enumerate() if one.is_alive() and not one.daemon]
+    logger.warning(
+        LogLine(
+            "Process ends beside threads that do not return",
+            threads=",".join(name for name in hanging if name != threading.main_thread().name),
+        )
+    )
+    drain()
+    os._exit(status)

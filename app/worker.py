@@ -17,6 +17,7 @@ from app.consumers import ConfiguredConsumer
 from app.log_line import LogLine
 from app.operations import json_log
 from app.settings import Settings
+from app.shutdown_watch import leave_threads_behind
 from app.standard_streams import PatientStream
 from app.version import VERSION
 
@@ -53,6 +54,14 @@ class Worker(faust.Worker):
 
     def _on_sigusr2(self) -> None:
         self._on_sigusr1()  # Faust would open a debugger, and deliver nothing until its end
+
+    def execute_from_commandline(self) -> NoReturn:
+        """Run the worker; a thread that never returns, a handler's, does not keep it."""
+        try:
+            super().execute_from_commandline()
+        except SystemExit as end:
+            leave_threads_behind(end.code if isinstance(end.code, int) else 1)
+            raise
 
     async def _cry(self) -> None:
         # For people who look for what hangs.

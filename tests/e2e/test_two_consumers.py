@@ -1,0 +1,56 @@
+"""The shipped worker with a consumer whose function runs in threads."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.orders import orders
+from tests.support.sink import ScriptedSink
+from tests.support.stage import Stage
+from tests.support.worker import WorkerProcess
+
+pytestmark = pytest.mark.e2e
+
+STUCK = """
+import time
+from pathlib import Path
+
+from order_relay import Consumer, OrderPaid
+
+stuck = Consumer("stuck", topic="orders", group="stuck", event=OrderPaid)
+
+
+@stuck.handler
+def handle(order, delivery):
+    Path("called").touch()
+    while True:
+        time.sleep(1)
+"""
+
+
+async def test_a_thread_that_never_returns_does_not_keep_a_worker_from_ending(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """SIGTERM ends it with 0 within its deadline; the record is not committed, all others are."""
+    folder = tmp_path / "consumers"
+    folder.mkdir()
+    (folder / "stuck.py").write_text(STUCK, encoding="utf-8")
+    group = f"{stage.group_id}-stuck"
+    await stage.publish(orders(20))
+    async with WorkerProcess(
+        tmp_path,
+        stage,
+        sink.url,
+        consumer_folders=folder,
+        stuck_topic=stage.topic,
+        stuck_group=group,
+        shutdown_grace_seconds=1,
+    ) as worker:
+        await sink.wait_for(lambda s: len(s.accepted) == 20, timeout=60)
+        await worker.wait_until((tmp_path / "called").exists, what="to call the function")
+        worker.sigterm()
+        assert await worker.wait(60) == 0
+    assert worker.log_lines("Process ends beside threads that do not return threads=handler_0")
+    assert await stage.all_committed()
+    assert not await replace(stage, group_id=group).all_committed()
