@@ -1,4 +1,4 @@
-"""Ends the process when its end overruns: a client waits for a dead broker, a thread never returns."""
+"""Ends a process whose end overruns: a client waits for a dead broker, a thread never returns."""
 
 from __future__ import annotations
 
