@@ -224,10 +224,13 @@ async def variables_have_values(prometheus: PrometheusServer, target: str) -> No
         assert queries == [
             "label_values(order_relay_breaker_state, job)",
             'label_values(order_relay_breaker_state{job="$job"}, instance)',
+            'label_values(order_relay_breaker_state{job="$job"}, consumer)',
         ]
     assert await prometheus.label_values("order_relay_breaker_state", "job") == {JOB}
     workers = await prometheus.label_values(f'order_relay_breaker_state{{job="{JOB}"}}', "instance")
     assert workers == {target}
+    of_job = f'order_relay_breaker_state{{job="{JOB}"}}'
+    assert await prometheus.label_values(of_job, "consumer") == {"order_logging"}
 
 
 async def panels_have_data(prometheus: PrometheusServer, target: str) -> None:
