@@ -120,6 +120,64 @@ async def test_the_console_tells_what_is_wrong(
         await says(page, "This worker does not answer")
 
 
+COUPONS = """
+from order_relay import Consumer, Reject
+
+coupons = Consumer("coupons", topic="orders", group="coupons")
+
+
+@coupons.handler
+async def issue(order, delivery):
+    if order.orderId == 3:
+        raise Reject("no coupon for <b>three</b>")
+"""
+
+
+async def test_the_console_shows_one_consumer_or_another(
+    embedded: EmbeddedKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """The first one at first, the other by its link, with figures and orders of its own."""
+    folder = tmp_path / "consumers"
+    folder.mkdir()
+    (folder / "coupons.py").write_text(COUPONS, encoding="utf-8")
+    embedded.create_topic(f"{stage.topic}.coupons.DLQ")
+    async with (
+        WorkerProcess(
+            tmp_path,
+            stage,
+            sink.url,
+            consumer_folders=folder,
+            coupons_topic=stage.topic,
+            coupons_group=f"{stage.group_id}-coupons",
+        ) as worker,
+        browser_page() as (page, errors),
+    ):
+        await worker.wait_ready()
+        await page.goto(f"http://127.0.0.1:{worker.web_port}/")
+        await stage.publish(orders(5))
+        consumers = page.get_by_role("navigation", name="Consumers").get_by_role("link")
+        await expect(consumers).to_have_text(["order_logging", "coupons"], timeout=SEEN_MS)
+        await shows(page, "deliveries.delivered", "5")
+        await shows(page, "deliveries.dead_lettered", "0")
+        await expect(consumers.and_(page.locator("[aria-current=page]"))).to_have_text(
+            "order_logging"
+        )
+
+        await consumers.nth(1).click()
+        await shows(page, "deliveries.delivered", "4")
+        await shows(page, "deliveries.dead_lettered", "1")
+        await expect(consumers.and_(page.locator("[aria-current=page]"))).to_have_text("coupons")
+        await look_up(page, "3")
+        await expect(page.locator("#order-fields")).to_contain_text("no coupon for <b>three</b>")
+        for width in (390, 1920, 1280):
+            await page.set_viewport_size({"width": width, "height": 900})
+            assert await page.evaluate(FITS)
+
+        await page.goto(f"http://127.0.0.1:{worker.web_port}/?consumer=nobody")
+        await says(page, "consumer 'nobody' is not one of this worker's: order_logging, coupons")
+        assert [text for text in errors if "404" not in text] == []
+
+
 async def test_the_console_says_what_the_logger_does(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
