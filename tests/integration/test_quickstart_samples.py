@@ -1,6 +1,7 @@
-"""The sample shop and the sample logger, each by itself, as docker-compose.yml starts them."""
+"""The shop, the logger and the Kafka of the quickstart, each by itself."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from app.settings import load_settings
 from tests.support.child import on_leash
 from tests.support.kafka.ports import LOOPBACK, free_ports
+from tests.support.orders import orders
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
 from tests.support.worker import ROOT
@@ -88,6 +91,19 @@ async def test_the_shop_by_itself(stage: Stage, postgres_url: str, tmp_path: Pat
         seen = len(await stage.records())
     keys = [row.key for row in await stage.records()]
     assert len(set(keys)) == len(keys)
+
+
+async def test_the_embedded_kafka_by_itself(tmp_path: Path) -> None:
+    """The variables that it prints are settings, and what is published there can be read."""
+    async with running(tmp_path, "app.quickstart.kafka"):
+        output = tmp_path / "output"
+        await eventually(lambda: re.search(r"TIMEOUT_MS=\d+\n", output.read_text()))
+        printed = dict(re.findall(r"([A-Z_]+)=(\S+)", output.read_text()))
+        settings = load_settings(**{name.lower(): value for name, value in printed.items()})
+        assert not settings.kafka_declare_topics
+        stage = Stage(settings.kafka_bootstrap_servers, "orders", "orders.DLQ", "group")
+        published = await stage.publish(orders(3))
+        assert {row.value for row in await stage.records()} == {one.value for one in published}
 
 
 @pytest.mark.parametrize(
