@@ -122,7 +122,7 @@ class FunctionHandler:
             case Reject():
                 return Answer(Verdict.REJECTED, None, text, 0.0, kind, FUNCTION)
             case RetryLater():
-                seconds = min(max(error.seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+                seconds = _seconds(error.seconds)
                 return Answer(Verdict.THROTTLED, None, text, seconds, kind, FUNCTION)
             case Unavailable():
                 return Answer(Verdict.OUTAGE, None, text, 0.0, kind, FUNCTION)
@@ -138,10 +138,25 @@ class FunctionHandler:
             self._threads = None
 
     def _text(self, error: BaseException) -> str:
-        text = str(error) or type(error).__name__
+        try:
+            text = str(error)
+        except Exception:  # noqa: BLE001 - whatever it is, an error without text is one, too
+            text = ""
+        name = type(error).__name__
         if not isinstance(error, Reject | RetryLater | Unavailable):
-            text = f"{type(error).__name__}: {text}" if str(error) else text
-        return self._redact(text)[:MAX_TEXT_LENGTH]
+            text = f"{name}: {text}" if text else name
+        # The deliveries table takes UTF-8 alone.
+        text = text.encode("utf-8", "backslashreplace").decode()
+        return self._redact(text or name)[:MAX_TEXT_LENGTH]
+
+
+def _seconds(wanted: Any) -> float:
+    """Return the wait that a handler asks for; often it hands on the text of a header."""
+    try:
+        seconds = float(wanted)
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else 0.0  # NaN is not
 
 
 def _take_exception(call: asyncio.Future[None]) -> None:

@@ -111,10 +111,34 @@ async def test_what_it_raises_is_an_answer(
     assert answer.retry_after_seconds == (5 if isinstance(error, RetryLater) else 0)
 
 
-@pytest.mark.parametrize(("wanted", "seconds"), [(-1, 0), (0, 0), (7.5, 7.5), (3600, 60)])
-async def test_a_wait_is_bounded(attempt: Attempt, wanted: float, seconds: float) -> None:
-    """As Retry-After is: 0 to 60 s."""
-    assert (await attempt(raising(RetryLater(wanted)))).retry_after_seconds == seconds
+class NoText(Exception):
+    """An error that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+async def test_an_error_that_cannot_be_told_is_a_failed_attempt_like_any(attempt: Attempt) -> None:
+    """One whose text cannot be made is told by its class, one with half a character escaped."""
+    assert (await attempt(raising(NoText()))).detail == "NoText"
+    for error in (ValueError("\ud800"), Reject("\ud800")):
+        answer = await attempt(raising(error))
+        assert answer.detail.endswith("\\ud800")
+        assert answer.detail.isascii()  # the deliveries table takes UTF-8 alone
+
+
+@pytest.mark.parametrize(
+    ("wanted", "seconds"),
+    [
+        *((-1, 0), (0, 0), (7.5, 7.5), (3600, 60), (float("inf"), 60), (float("nan"), 0)),
+        *(("5", 5), ("Fri, 19 Dec 2025 10:30:00 GMT", 0), (None, 0)),
+    ],
+)
+async def test_a_wait_is_bounded(attempt: Attempt, wanted: Any, seconds: float) -> None:
+    """As Retry-After is: 0 to 60 s, also as the text of that header; 0 for what is no number."""
+    answer = await attempt(raising(RetryLater(wanted)))
+    assert answer.verdict is Verdict.THROTTLED
+    assert answer.retry_after_seconds == seconds
 
 
 async def test_a_hanging_handler_is_a_failed_attempt(attempt: Attempt) -> None:
