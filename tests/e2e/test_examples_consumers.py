@@ -32,9 +32,9 @@ def of_consumer(embedded: EmbeddedKafka, stage: Stage, name: str, topic: str) ->
 
 
 def refund(refund_id: str, order_id: int) -> Order:
-    """A refund of an order, with a field that the example does not name."""
+    """A refund of an order, under a key of its own and with a field that is not named."""
     value = {"refundId": refund_id, "order": order_id, "amountCents": 1990, "note": "late"}
-    return Order(str(order_id).encode(), json.dumps(value).encode())
+    return Order(refund_id.encode(), json.dumps(value).encode())
 
 
 def paid(order_id: int, **fields: Any) -> Order:
@@ -121,7 +121,7 @@ async def test_the_examples_handle_every_event(
         assert {name: sorted(row.key or b"" for row in rows) for name, rows in letters.items()} == {
             "notifications": [b"901", b"broken"],
             "analytics": [b"902", b"broken"],
-            "refunds": [b"6", b"7"],
+            "refunds": [b"7", b"r-901"],
         }
         for name, rows in letters.items():
             assert {row.text("dlq-consumer") for row in rows} == {name}
@@ -131,7 +131,7 @@ async def test_the_examples_handle_every_event(
         told = {record.event_id for record in published if record.key not in (b"901", b"broken")}
         assert set(notified.accepted_keys) == told
         assert [len(notified.attempts(one)) for one in event_ids(published[:5])] == [2, 2, 2, 2, 1]
-        assert refunded.accepted == [(one.event_id, one.value) for one in refunds[:2]]
+        assert set(refunded.accepted) == {(one.event_id, one.value) for one in refunds[:2]}
         with closing(sqlite3.connect(database)) as counted:
             sold = dict(counted.execute("SELECT product, quantity FROM sold").fetchall())
             events = {key for (key,) in counted.execute("SELECT idempotency_key FROM counted")}
