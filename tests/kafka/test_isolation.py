@@ -186,10 +186,11 @@ async def stories(
 
 async def the_function_misbehaves(scene: Scene, coupons: Coupons) -> None:
     """It raises, hangs, has its worker killed meanwhile, and blocks the event loop."""
-    worker = await scene.ready_worker("a", **coupons.settings)
     scene.load.publish(1, key=BAD, partition=0)
-    await logged_and_committed(scene, 200)
+    await scene.load.settle()
     coupons.rejected.add(scene.load.places[BAD])
+    worker = await scene.ready_worker("a", **coupons.settings)
+    await logged_and_committed(scene, 200)
     await coupons.until_all_committed()
 
     for mood in ("raise", "hang"):
@@ -249,7 +250,9 @@ async def the_function_cannot_begin(scene: Scene, coupons: Coupons) -> None:
         worker = scene.worker("a", **settings)
         await worker.wait_log("does not declare the topics")
         await logged_and_committed(scene, 200)
+        assert await worker.stop() == 0
         await scene.create_topic(coupons.stage.dlq_topic)
+        worker.start()
         await worker.wait_log("Membership in the consumer group failed")
         await logged_and_committed(scene, 200)
         assert not coupons.commits.looks
@@ -259,8 +262,10 @@ async def the_function_cannot_begin(scene: Scene, coupons: Coupons) -> None:
         assert (consumers["order_logging"]["status"], consumers["coupons"]["status"]) == (
             "ok", "failing",
         )  # fmt: skip
+        assert await worker.stop() == 0
     finally:
         await other.stop()
+    worker.start()
     await scene.close_books()
     await coupons.close_books(scene)
     assert await worker.stop() == 0
