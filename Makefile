@@ -25,7 +25,7 @@ help: ## list what there is
 	@echo
 	@echo "  PYTHON=/path/to/python3 chooses the interpreter, 3.11 or newer; .venv is made on demand."
 
-run: ## show it at work until Ctrl-C; ORDERS=500 pays 500 orders and prints the ledger
+run: ## show it at work until Ctrl-C; ORDERS=500 pays 500 orders and prints the ledger; CONSUMERS=order_logging,notifications
 	@scripts/venv run
 	@exec $(BIN)/python -m app.quickstart $(if $(ORDERS),--orders '$(ORDERS)')
 

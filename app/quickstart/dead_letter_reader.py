@@ -1,4 +1,4 @@
-"""Reads the dead-letter topic itself, so that the ledger need not believe the worker."""
+"""Reads topics themselves, dead letters above all: the ledgers need not believe the worker."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ logger = logging.getLogger(__name__)
 _LAST_LOOK_SECONDS = 10.0
 
 
-class DeadLetterReader:
-    """Reads every dead letter from the first one on, in a thread of its own.
+class TopicReader:
+    """Reads every record of a topic from the first one on, in a thread of its own.
 
     It belongs to no group and commits nothing: the worker does not notice it.
     """
 
-    def __init__(self, settings: Settings, on_letter: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, settings: Settings, topic: str, on_record: Callable[[Message], None]
+    ) -> None:
         """Prepare the reader.
 
         Args:
-            settings: Where Kafka is, and the topic's name.
-            on_letter: Hears the event id and reason of each dead letter, in the event loop.
+            settings: Where Kafka is.
+            topic: The topic's name.
+            on_record: Hears of each record, in the event loop.
         """
-        self._topic = settings.dlq_topic
+        self._topic = topic
         # A consumer must name a group even if it never joins it.
         self._config = client_config(settings) | {
             "group.id": f"quickstart-ledger-{uuid.uuid4()}",
@@ -41,7 +44,7 @@ class DeadLetterReader:
             # After an outage it is there again at once.
             "reconnect.backoff.max.ms": 500,
         }
-        self._on_letter = on_letter
+        self._on_record = on_record
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -49,7 +52,7 @@ class DeadLetterReader:
         """Begin to read; must be called in the event loop."""
         loop = asyncio.get_running_loop()
         self._thread = threading.Thread(
-            target=self._read, args=(loop,), name="dead-letter-reader", daemon=True
+            target=self._read, args=(loop,), name=f"reader-of-{self._topic}", daemon=True
         )
         self._thread.start()
 
@@ -73,8 +76,8 @@ class DeadLetterReader:
                 self._take(consumer, loop)
             self._read_to_the_end(consumer, loop, partitions)
         except KafkaException as error:
-            # The ledger will miss letters and say so.
-            logger.error("Reading dead letters failed: %s", error.args[0].str())
+            # The ledger will miss records and say so.
+            logger.error("Reading %s failed: %s", self._topic, error.args[0].str())
         finally:
             consumer.close()
 
@@ -99,12 +102,22 @@ class DeadLetterReader:
             if not behind:
                 return
             self._take(consumer, loop)
-        logger.error("Reading the last dead letters took too long")
+        logger.error("Reading the last records of %s took too long", self._topic)
 
     def _take(self, consumer: Consumer, loop: asyncio.AbstractEventLoop) -> None:
         for message in consumer.consume(num_messages=500, timeout=0.2):
             if message.error() is None:
-                loop.call_soon_threadsafe(self._on_letter, *_read_letter(message))
+                loop.call_soon_threadsafe(self._on_record, message)
+
+
+class DeadLetterReader(TopicReader):
+    """Reads order_logging's dead letters."""
+
+    def __init__(self, settings: Settings, on_letter: Callable[[str, str], None]) -> None:
+        """Prepare the reader; ``on_letter`` hears the event id and reason of each letter."""
+        super().__init__(
+            settings, settings.dlq_topic, lambda letter: on_letter(*_read_letter(letter))
+        )
 
 
 def _read_letter(message: Message) -> tuple[str, str]:

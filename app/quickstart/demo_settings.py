@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 import app
+from app.quickstart.options import ORDER_LOGGING
 from app.settings import Settings
 
 # What a Python process may need from its surroundings. Everything else stays out: variables of
@@ -21,6 +22,7 @@ _KEPT = frozenset(
     }
 )
 _KEPT_PREFIXES = ("LC_", "PYTHON", "DYLD_", "COVERAGE_")
+_PROJECT = Path(app.__file__).resolve().parent.parent
 
 
 class DemoSettings(Settings):
@@ -39,9 +41,19 @@ class DemoSettings(Settings):
         return (init_settings,)
 
 
-def demo_settings(*, servers: str, database_url: str, logger_port: int, web_port: int) -> Settings:
+def demo_settings(
+    *,
+    servers: str,
+    database_url: str,
+    logger_port: int,
+    web_port: int,
+    consumers: Sequence[str] = (ORDER_LOGGING,),
+    consumer_folders: str = "",
+) -> Settings:
     """Return the settings of the quickstart."""
     return DemoSettings(
+        consumers=",".join(consumers),
+        consumer_folders=_folders(consumers, consumer_folders),
         kafka_bootstrap_servers=servers,
         kafka_declare_topics=False,
         external_logger_url=f"http://127.0.0.1:{logger_port}/logs",
@@ -60,19 +72,32 @@ def demo_settings(*, servers: str, database_url: str, logger_port: int, web_port
     )
 
 
+def _folders(consumers: Sequence[str], given: str) -> str | None:
+    """Return where consumers are besides agents/, for a worker that runs in another folder."""
+    examples = _PROJECT / "examples" / "consumers"  # an installed package has none
+    if given:
+        return ",".join(str(Path(folder.strip()).resolve()) for folder in given.split(","))
+    return str(examples) if len(consumers) > 1 and examples.is_dir() else None
+
+
 def worker_environment(settings: Settings, surroundings: Mapping[str, str]) -> dict[str, str]:
     """Return the environment that gives a worker exactly these settings.
 
+    Further consumers keep the variables of their own names, such as ``COUPONS_URL``.
     The worker must also start in a folder without a ``.env`` file.
 
     Args:
         settings: What the worker is to read.
         surroundings: This process's environment.
     """
+    names = (settings.consumers or "").upper().split(",")
+    own = tuple(f"{name}_" for name in names if name != ORDER_LOGGING.upper())
     environment = {
         name: value
         for name, value in surroundings.items()
-        if name.upper() in _KEPT or name.upper().startswith(_KEPT_PREFIXES)
+        if name.upper() in _KEPT
+        or name.upper().startswith(_KEPT_PREFIXES)
+        or (name.upper().startswith(own) and name.lower() not in Settings.model_fields)
     }
     for name in type(settings).model_fields:
         value = getattr(settings, name)
@@ -81,7 +106,7 @@ def worker_environment(settings: Settings, surroundings: Mapping[str, str]) -> d
         if value is not None:
             environment[name.upper()] = str(value)
     # The worker runs in another folder, and this package need not be installed.
-    paths = [str(Path(app.__file__).resolve().parent.parent), environment.get("PYTHONPATH", "")]
+    paths = [str(_PROJECT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     environment["PYTHONUNBUFFERED"] = "1"
     return environment

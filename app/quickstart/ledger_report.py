@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.quickstart import wording
+from app.quickstart.consumer_ledger import ConsumerBalance
 from app.quickstart.delivery_times import Percentiles
 from app.quickstart.ledger import Balance
 from app.quickstart.snapshot import LoggerFigures
@@ -66,8 +67,7 @@ def report(closing: Closing, *, interrupted: bool) -> list[str]:
         ),
     ]
     if balance.open:
-        label = "+ waiting in Kafka" if interrupted else "  NOT ACCOUNTED FOR"
-        lines.append(_row(label, balance.open))
+        lines.append(_row(_open_label(interrupted=interrupted), balance.open))
     if balance.refusals:
         lines.append(_row("orders that the database refused", balance.refusals))
     lines.append(_row("duplicates, 2xx beyond the first", balance.duplicates))
@@ -88,6 +88,32 @@ def report(closing: Closing, *, interrupted: bool) -> list[str]:
     lines += _ids("never paid, or delivered though broken", closing.wrong)
     lines.append(_verdict(closing, interrupted=interrupted))
     return lines
+
+
+def consumer_report(balance: ConsumerBalance, *, interrupted: bool) -> list[str]:
+    """Write the ledger of a consumer beside order_logging, as ``report`` does."""
+    received = "" if balance.received is None else f"its service said 2xx: {balance.received:,}"
+    lines = [
+        f"Ledger of {balance.name}",
+        _row(f"published to {balance.topic}", balance.published),
+        _row("= handled, says the worker", balance.handled, received),
+        _row("+ not handled again", balance.not_handled_again),
+        _row("+ dead-lettered", balance.dead_lettered),
+    ]
+    if balance.open:
+        lines.append(_row(_open_label(interrupted=interrupted), balance.open))
+    if balance.repeated_dead_letters:
+        lines.append(_row("dead letters beyond the first", balance.repeated_dead_letters))
+    sides = f"{balance.published:,} published, {balance.finished:,} accounted for"
+    if balance.closes:
+        return [*lines, f"The ledger of {balance.name} closes: {sides}."]
+    if interrupted and not balance.goes_wrong:
+        return [*lines, f"Stopped before the end of {balance.name}: {sides}."]
+    return [*lines, f"THE LEDGER OF {balance.name} DOES NOT CLOSE: {sides}."]
+
+
+def _open_label(*, interrupted: bool) -> str:
+    return "+ waiting in Kafka" if interrupted else "  NOT ACCOUNTED FOR"
 
 
 def _row(label: str, number: int, remark: str = "") -> str:

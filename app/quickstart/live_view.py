@@ -22,6 +22,9 @@ _WORKER_STYLE = {
 _BREAKER_STYLE = {"closed": "green", "half-open": "yellow", "open": "bold red"}
 
 
+_NAME_WIDTH = len("Saved for replay")
+
+
 def render(now: Snapshot) -> RenderableType:
     """Draw one frame."""
     rows: list[RenderableType] = [_way(now), Rule(style="dim"), _orders(now)]
@@ -114,6 +117,12 @@ def _orders(now: Snapshot) -> RenderableType:
     oldest = now.metrics.oldest_unfinished_seconds
     age = f"the oldest for {wording.duration(oldest)}" if oldest else ""
     table.add_row(Text("On the way", "yellow"), Text(f"{balance.open:,}", "yellow"), age)
+    for one in now.consumers:
+        table.add_row(
+            Text(one.name if len(one.name) <= _NAME_WIDTH else f"{one.name[: _NAME_WIDTH - 1]}…"),
+            Text(f"{one.handled:,}", "green"),
+            f"of {one.published:,} handled, {one.dead_lettered:,} dead letters, {one.open:,} open",
+        )
     return table
 
 
@@ -152,10 +161,11 @@ def _parties(now: Snapshot) -> RenderableType:
 
 
 def _warnings(now: Snapshot) -> list[RenderableType]:
-    """The last warnings, always the same number of lines, and where to read on."""
+    """The last warnings, always as many lines, and where to read on."""
     lines = [Text(str(warned), "yellow") for warned in now.warnings]
     lines = lines or [Text("no warnings from the worker so far", "dim")]
-    lines += [Text("")] * (SHOWN_WARNINGS - len(lines))
+    room = max(SHOWN_WARNINGS - len(now.consumers), 1)  # each has a line of its own above
+    lines = lines[-room:] + [Text("")] * (room - len(lines))
     lines += [
         Text(f"{name:<15}{place}", "dim")
         for name, place in (

@@ -16,6 +16,8 @@ MAX_RATE = 1000.0
 MAX_ORDERS = 1_000_000
 GIVE_UP_AFTER_SECONDS = 120.0
 SEED = 1
+ORDER_LOGGING = "order_logging"
+"""The consumer that the shop's orders are for; others may read them, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Options:
         web_port: Port of the worker's web server.
         seed: The same seed gives the same orders and the same mishaps.
         give_up_after_seconds: Longest wait without any progress.
+        consumers: Names of the consumers that the worker runs.
+        consumer_folders: Where their files are besides ``agents/``, separated by commas.
     """
 
     orders: int | None
@@ -37,6 +41,8 @@ class Options:
     web_port: int
     seed: int
     give_up_after_seconds: float
+    consumers: tuple[str, ...] = (ORDER_LOGGING,)
+    consumer_folders: str = ""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -65,6 +71,8 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         web_port=web_port,
         seed=given.seed,
         give_up_after_seconds=given.give_up_after,
+        consumers=_consumers_of(parser, environment),
+        consumer_folders=environment.get("CONSUMER_FOLDERS", ""),
     )
 
 
@@ -128,6 +136,19 @@ def _port_of(
         return port(text)
     except argparse.ArgumentTypeError as error:
         parser.error(f"{name} {error}")
+
+
+def _consumers_of(
+    parser: argparse.ArgumentParser, environment: Mapping[str, str]
+) -> tuple[str, ...]:
+    text = environment.get("CONSUMERS") or ORDER_LOGGING
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if ORDER_LOGGING not in names:
+        parser.error(
+            f"CONSUMERS must have {ORDER_LOGGING} among its names, which the ledger of orders is "
+            f"about, not {text[:80]!r}"
+        )
+    return names
 
 
 def _whole(text: str, low: int, high: int) -> int:

@@ -27,6 +27,10 @@ def plain_line(now: Snapshot) -> str:
         f"breaker {metrics.breaker or '-'}",
         f"worker {now.worker}",
     ]
+    fields += [
+        f"{one.name} {one.handled:,}, dead-lettered {one.dead_lettered:,} of {one.published:,}"
+        for one in now.consumers
+    ]
     if now.times is not None:
         times = (now.times.p50, now.times.p95, now.times.p99)
         fields.append("p50/p95/p99 " + " / ".join(duration(seconds) for seconds in times))

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from app.quickstart.embedded_cluster import LIMITS
 from app.quickstart.interruption import Interruption
-from app.quickstart.ledger_report import Closing, report
+from app.quickstart.ledger_report import Closing, consumer_report, report
 from app.quickstart.options import Options
 from app.quickstart.screen import Screen, say, screen_for
 from app.quickstart.snapshot import Phase
@@ -137,11 +137,12 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 async def _stall(stage: Stage) -> None:
     """Return when nothing has moved for too long; never, when there is no end to reach."""
-    moved_at, last = time.monotonic(), (0, 0)
+    moved_at, last = time.monotonic(), (0, 0, 0)
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
         balance = stage.books.ledger.balance()
-        now = (balance.paid, balance.finished)
+        others = sum(one.balance().finished for one in stage.consumers)
+        now = (balance.paid, balance.finished, others)
         if now != last or stage.opened_at is None:
             moved_at, last = time.monotonic(), now
         patience = stage.options.give_up_after_seconds
@@ -171,7 +172,7 @@ async def _stop(stage: Stage, hurry: asyncio.Event) -> bool:
         await stage.worker.kill()
     in_time = await stopping and in_time
     await settling
-    await stage.letters.finish()
+    await asyncio.gather(*(reader.finish() for reader in stage.readers))
     await stage.saved.finish()
     return in_time
 
@@ -196,9 +197,13 @@ def _close_ledger(stage: Stage, console: Console, end: End) -> int:
     )
     for line in report(closing, interrupted=interrupted):
         say(console, line)
-    if closing.closes:
+    others = [one.balance() for one in stage.consumers]
+    for other in others:
+        for line in consumer_report(other, interrupted=interrupted):
+            say(console, line)
+    if closing.closes and all(other.closes for other in others):
         return 0
-    if not interrupted or balance.goes_wrong:
+    if not interrupted or balance.goes_wrong or any(other.goes_wrong for other in others):
         return 1
     return 0 if stage.options.orders is None else INTERRUPTED_STATUS
 

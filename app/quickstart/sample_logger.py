@@ -58,8 +58,11 @@ class SampleLogger:
         """Whether a full outage is on."""
         return self._script.is_down(self._clock())
 
-    async def start(self, port: int, host: str = HOST) -> None:
+    async def start(self, port: int, host: str = HOST) -> int:
         """Begin to listen, on loopback unless told otherwise.
+
+        Returns:
+            The port; where 0 was given, the one that was free.
 
         Raises:
             CannotRun: The port is in use or not allowed.
@@ -80,6 +83,7 @@ class SampleLogger:
                 f"{port_trouble(port, error)} for the sample logger: "
                 "choose another with --logger-port or LOGGER_PORT"
             ) from error
+        return int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:
         """Close every connection. May be called twice."""

@@ -44,8 +44,8 @@ class Waiting:
     """Events that wait in the table for Kafka.
 
     Attributes:
-        event_ids: The events.
-        pending: How many rows replay will take up by itself.
+        event_ids: The events, those that are order_logging's dead letters among them.
+        pending: How many rows replay will take up by itself, of whatever topic.
     """
 
     event_ids: frozenset[str]
@@ -69,6 +69,7 @@ class ShopDatabase:
         """
         self._url = settings.database_url.get_secret_value()
         self._topic = settings.order_paid_topic
+        self._dead_letter_topic = settings.dlq_topic
         try:
             self._store = SqlFallbackStore.connect(self._url)
         except InvalidDatabaseUrl as error:
@@ -126,8 +127,9 @@ class ShopDatabase:
             DatabaseUnavailable: The database did not answer.
         """
         table = fallback_message.c
+        of_orders = {self._topic, self._dead_letter_topic}
         before = datetime.now(UTC) - timedelta(seconds=for_seconds)
-        statement = sa.select(table.status, table.headers).where(
+        statement = sa.select(table.status, table.topic, table.headers).where(
             table.status.in_([Status.PENDING.value, Status.FAILED.value]),
             table.created_at <= before,
         )
@@ -135,8 +137,8 @@ class ShopDatabase:
             async with self._engine.connect() as connection:
                 rows = (await connection.execute(statement)).all()
         return Waiting(
-            frozenset(_event_id(headers) for _, headers in rows),
-            sum(status == Status.PENDING for status, _ in rows),
+            frozenset(_event_id(headers) for _, topic, headers in rows if topic in of_orders),
+            sum(status == Status.PENDING for status, _, _ in rows),
         )
 
     async def orders(self) -> list[str]:

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 
+from app.quickstart.consumer_ledger import ConsumerBalance
 from app.quickstart.delivery_times import Percentiles
 from app.quickstart.ledger import Balance
 from app.quickstart.worker_log import Warned
@@ -81,6 +82,7 @@ class Snapshot:
         warnings: The worker's last warnings, one of each kind.
         log_path: File of the worker's log.
         console_url: Where the worker shows its console.
+        consumers: Figures of the consumers beside order_logging.
     """
 
     elapsed_seconds: float
@@ -98,6 +100,7 @@ class Snapshot:
     warnings: tuple[Warned, ...]
     log_path: str
     console_url: str
+    consumers: tuple[ConsumerBalance, ...] = ()
 
 
 class RateMeter:

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from app.publishing.producer import KafkaProducer
 from app.quickstart.books import Books
-from app.quickstart.dead_letter_reader import DeadLetterReader
+from app.quickstart.consumer_ledger import ConsumerLedger
+from app.quickstart.dead_letter_reader import DeadLetterReader, TopicReader
 from app.quickstart.delivery_times import WINDOW_SECONDS
 from app.quickstart.demo_settings import demo_settings, worker_environment
 from app.quickstart.embedded_cluster import SAFE_BACKLOG, EmbeddedCluster
 from app.quickstart.kafka_outages import KafkaOutages, OutagePlan
 from app.quickstart.logger_script import FAILURES, Kind, LoggerScript, Outages
-from app.quickstart.options import Options
+from app.quickstart.options import ORDER_LOGGING, Options
 from app.quickstart.order_shop import OrderBook, OrderShop
-from app.quickstart.sample_logger import SampleLogger
+from app.quickstart.sample_logger import HOST, SampleLogger
 from app.quickstart.saved_rows import SavedRows
 from app.quickstart.shop_database import ShopDatabase, database_url
 from app.quickstart.snapshot import LoggerFigures, Phase, RateMeter, Snapshot, WorkerState
 from app.quickstart.worker_log import WorkerLog
 from app.quickstart.worker_probe import WorkerProbe
-from app.quickstart.worker_process import WorkerProcess, check_web_port
+from app.quickstart.worker_process import WorkerProcess, check_web_port, topics_of_consumers
 from app.settings import Settings
 
 # On top of the worker's own deadline: leaving the group, closing connections.
 _STOP_MARGIN_SECONDS = 20.0
+# Consumers of the examples that call a service, and the variable with its URL: a sample logger,
+# too, at a free port.
+_SERVICES = {"notifications": "NOTIFICATIONS_SERVICE_URL"}
 
 
 @dataclass
@@ -51,7 +57,8 @@ class Stage:
     database: ShopDatabase
     saved: SavedRows
     shop: OrderShop
-    letters: DeadLetterReader
+    readers: Sequence[TopicReader]
+    consumers: Sequence[ConsumerLedger]
     worker: WorkerProcess
     probe: WorkerProbe
     log: WorkerLog
@@ -69,7 +76,17 @@ class Stage:
 
     def is_settled(self) -> bool:
         """Whether nothing is on its way, neither in Kafka nor in the shop's database."""
-        return not self.books.ledger.balance().open and not self.saved.pending
+        balance = self.books.ledger.balance()
+        in_kafka = balance.paid - balance.saved
+        return (
+            not balance.open
+            and not self.saved.pending
+            and all(
+                one.closes and one.published >= in_kafka
+                for one in (consumer.balance() for consumer in self.consumers)
+                if one.topic == self.settings.order_paid_topic
+            )
+        )
 
     def snapshot(self) -> Snapshot:
         """Gather what is to be shown now."""
@@ -91,6 +108,7 @@ class Stage:
             kafka_outages=self.kafka.begun,
             warnings=self.log.warnings,
             log_path=str(self.worker.log_path),
+            consumers=tuple(one.balance() for one in self.consumers),
             console_url=f"http://{self.settings.web_host}:{self.settings.web_port}/",
         )
 
@@ -132,8 +150,25 @@ async def put_up(
         surroundings: This process's environment.
 
     Raises:
-        CannotRun: A port is in use, or the embedded cluster does not start.
+        CannotRun: A port is in use, the embedded cluster does not start, or there is something
+            wrong with the consumers.
     """
+    settings_at = partial(
+        demo_settings,
+        database_url=database_url(folder),
+        logger_port=options.logger_port,
+        web_port=options.web_port,
+        consumers=options.consumers,
+        consumer_folders=options.consumer_folders,
+    )
+    order_topics = [
+        Settings.model_fields[name].default for name in ("order_paid_topic", "dlq_topic")
+    ]
+    others: dict[str, tuple[str, str]] = {}
+    if options.consumers != (ORDER_LOGGING,):
+        environment = worker_environment(settings_at(servers="127.0.0.1:1"), surroundings)
+        others = await topics_of_consumers(environment, folder)
+        others.pop(ORDER_LOGGING)
     async with AsyncExitStack() as stack:
         books = Books()
         logger = SampleLogger(
@@ -143,16 +178,12 @@ async def put_up(
         await logger.start(options.logger_port)
         stack.push_async_callback(logger.stop)
 
-        topics = Settings.model_fields["order_paid_topic"], Settings.model_fields["dlq_topic"]
         cluster = EmbeddedCluster()
-        servers = await asyncio.to_thread(cluster.start, [topic.default for topic in topics])
+        topics = dict.fromkeys((*order_topics, *chain.from_iterable(others.values())))
+        servers = await asyncio.to_thread(cluster.start, list(topics))
         stack.callback(cluster.stop)
-        settings = demo_settings(
-            servers=servers,
-            database_url=database_url(folder),
-            logger_port=options.logger_port,
-            web_port=options.web_port,
-        )
+        settings = settings_at(servers=servers)
+        environment = worker_environment(settings, surroundings)
 
         producer = KafkaProducer(settings)
         await producer.start()
@@ -160,13 +191,26 @@ async def put_up(
         database = ShopDatabase(settings, producer)
         stack.push_async_callback(database.close)
         await database.open()
-        letters = DeadLetterReader(settings, books.dead_lettered)
-        letters.start()
-        stack.push_async_callback(letters.finish)
+        readers: list[TopicReader] = [DeadLetterReader(settings, books.dead_lettered)]
+        consumers = []
+        for name, (topic, dead_letter_topic) in others.items():
+            one = ConsumerLedger(name, topic, has_service=name in _SERVICES)
+            consumers.append(one)
+            readers.append(TopicReader(settings, topic, one.published))
+            readers.append(TopicReader(settings, dead_letter_topic, one.dead_lettered))
+            if one.has_service:
+                script = LoggerScript(options.seed + 1, Outages.for_orders(options.orders))
+                service = SampleLogger(script, one.received)
+                port = await service.start(0)
+                stack.push_async_callback(service.stop)
+                environment[_SERVICES[name]] = f"http://{HOST}:{port}/logs"
+        for reader in readers:
+            reader.start()
+            stack.push_async_callback(reader.finish)
 
         worker = WorkerProcess(
             folder / "worker.log",
-            worker_environment(settings, surroundings),
+            environment,
             grace_seconds=settings.shutdown_grace_seconds + _STOP_MARGIN_SECONDS,
         )
         stack.push_async_callback(worker.kill)
@@ -191,10 +235,14 @@ async def put_up(
                 database,
                 books,
                 rate=options.rate,
-                may_pay=lambda: books.ledger.balance().open < SAFE_BACKLOG,
+                may_pay=lambda: (
+                    max(books.ledger.balance().open, *(one.balance().open for one in consumers), 0)
+                    < SAFE_BACKLOG
+                ),
             ),
-            letters=letters,
+            readers=readers,
+            consumers=consumers,
             worker=worker,
-            probe=await stack.enter_async_context(WorkerProbe(settings)),
+            probe=await stack.enter_async_context(WorkerProbe(settings, consumers)),
             log=WorkerLog(worker.log_path),
         )

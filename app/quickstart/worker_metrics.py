@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.quickstart.options import ORDER_LOGGING
+
 PREFIX = "order_relay_"
 _BREAKER = {0: "closed", 1: "half-open", 2: "open"}
 
@@ -34,12 +36,14 @@ class WorkerMetrics:
 
 
 def parse_metrics(text: str, order_topic: str) -> WorkerMetrics:
-    """Pick out the figures; what is missing or unreadable stays empty."""
+    """Pick out the figures of order_logging; what is missing or unreadable stays empty."""
     single: dict[str, float] = {}
     lag: dict[int, int] = {}
     try:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
+                if sample.labels.get("consumer", ORDER_LOGGING) != ORDER_LOGGING:
+                    continue
                 name = sample.name.removeprefix(PREFIX)
                 if name == "consumer_lag":
                     if sample.labels.get("topic") == order_topic:

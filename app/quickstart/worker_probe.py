@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 import aiohttp
 
+from app.quickstart.consumer_ledger import ConsumerLedger
 from app.quickstart.worker_metrics import WorkerMetrics, parse_metrics
 from app.settings import Settings
 
@@ -16,7 +18,7 @@ _PATIENCE = aiohttp.ClientTimeout(total=2.0)
 
 
 class WorkerProbe:
-    """Asks every second, as an async context manager.
+    """Asks every second, as an async context manager; further consumers' ledgers hear of them.
 
     Attributes:
         answers: Whether the web server answered the last time.
@@ -24,7 +26,8 @@ class WorkerProbe:
         metrics: The last figures that came.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, consumers: Sequence[ConsumerLedger] = ()) -> None:
+        self._consumers = consumers
         self._address = f"http://{settings.web_host}:{settings.web_port}"
         self._topic = settings.order_paid_topic
         self._task: asyncio.Task[None] | None = None
@@ -60,5 +63,10 @@ class WorkerProbe:
             ready = response.status == 200
         async with session.get(f"{self._address}/metrics") as response:
             text = await response.text(errors="replace")
+        for consumer in self._consumers:
+            named = {"consumer": consumer.name}
+            async with session.get(f"{self._address}/stats", params=named) as response:
+                if response.ok:
+                    consumer.told((await response.json())["deliveries"])
         self.answers, self.ready = True, ready
         self.metrics = parse_metrics(text, self._topic)

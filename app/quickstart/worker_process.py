@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -14,6 +15,12 @@ from app.quickstart import leash
 from app.quickstart.errors import CannotRun
 from app.quickstart.sample_logger import HOST, port_trouble
 
+_WHICH_CONSUMERS = """
+import json
+from app import app
+for one in app.consumers:
+    print(json.dumps([one.name, one.settings.order_paid_topic, one.settings.dlq_topic]))
+"""
 COMMAND = ("-m", "faust", "-A", "app", "worker", "-l", "info")
 
 
@@ -87,6 +94,29 @@ class WorkerProcess:
         if process is not None and process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def topics_of_consumers(
+    environment: Mapping[str, str], folder: Path
+) -> dict[str, tuple[str, str]]:
+    """Return the topic and the dead-letter topic of each consumer; a worker says so, unstarted.
+
+    Raises:
+        CannotRun: It would not start; the message is its own.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _WHICH_CONSUMERS),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=folder,
+        env=environment,
+    )
+    out, errors = await process.communicate()
+    if process.returncode:
+        raise CannotRun(errors.decode(errors="replace").strip().rpartition("\n")[2])
+    rows = [json.loads(line) for line in out.splitlines()]
+    return {name: (topic, dead_letter_topic) for name, topic, dead_letter_topic in rows}
 
 
 def check_web_port(port: int) -> None:

@@ -39,7 +39,7 @@ def environment(folder: Path, **given: str) -> dict[str, str]:
 class Quickstart:
     """The command, running; its ports are free ones."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, **given: str) -> None:
         self.logger_port, self.web_port = free_ports(2)
         self.output = folder / "output"
         with self.output.open("wb") as output:
@@ -47,7 +47,10 @@ class Quickstart:
                 [sys.executable, "-m", "app.quickstart", *arguments],
                 cwd=ROOT,
                 env=environment(
-                    folder, LOGGER_PORT=str(self.logger_port), WEB_PORT=str(self.web_port)
+                    folder,
+                    LOGGER_PORT=str(self.logger_port),
+                    WEB_PORT=str(self.web_port),
+                    **given,
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -123,6 +126,37 @@ async def test_sixty_orders_are_all_accounted_for(
     assert "invalid_json 1" in text
     assert "full outages 1" in text
     assert "The ledger closes: 60 paid, 60 accounted for." in text
+    assert quickstart.leaves_nothing()
+
+
+@pytest.mark.timeout(LIMIT_SECONDS + 30)
+async def test_each_of_two_consumers_has_a_ledger_that_closes(
+    tmp_path: Path, started: list[Quickstart]
+) -> None:
+    """Both account for every order, each with failures, an outage and dead letters of its own."""
+    # The seed has a broken message and one refusal for each, and no hopeless order to wait for.
+    arguments = ("--orders", "40", "--rate", "20", "--seed", "8")
+    quickstart = Quickstart(tmp_path, *arguments, CONSUMERS="order_logging, notifications")
+    started.append(quickstart)
+    status = await quickstart.ended()
+    text = quickstart.text()
+    assert status == 0, text
+    assert re.search(r"  notifications [0-9]+, dead-lettered [0-9]+ of [0-9]+", text)
+    assert "The ledger closes: 40 paid, 40 accounted for." in text
+    of_second = text.partition("Ledger of notifications\n")[2]
+    published = quickstart.figure("published to order-paid-events")
+    assert published >= 40
+    handled = quickstart.figure("= handled, says the worker")
+    again = quickstart.figure("+ not handled again")
+    assert re.search(rf"= handled, says the worker +{handled}   its service said 2xx: {handled}$",
+                     of_second, re.MULTILINE)  # fmt: skip
+    found = re.search(r"\+ dead-lettered +(\d+)", of_second)
+    assert found
+    assert int(found[1]) >= 2
+    assert handled + again + int(found[1]) == published
+    assert text.endswith(
+        f"The ledger of notifications closes: {published} published, {published} accounted for.\n"
+    )
     assert quickstart.leaves_nothing()
 
 
@@ -238,6 +272,31 @@ def test_a_port_in_use_gets_one_line(
     assert f"port {port} is in use" in ended.stderr
     assert way_out in ended.stderr
     assert variable in ended.stderr
+
+
+def test_a_consumer_that_is_not_there_gets_one_line(tmp_path: Path) -> None:
+    """The worker's own line about CONSUMERS, with the names there are; nothing was started."""
+    ports = map(str, free_ports(2))
+    ended = subprocess.run(
+        [sys.executable, "-m", "app.quickstart", "--orders", "5"],
+        cwd=ROOT,
+        env=environment(
+            tmp_path,
+            CONSUMERS="order_logging,coupon",
+            LOGGER_PORT=next(ports),
+            WEB_PORT=next(ports),
+        ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("quickstart: CONSUMERS='order_logging,coupon' must name")
+    assert "notifications" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("orders", ["abc", "-3", "0", "1.5"])

@@ -15,6 +15,7 @@ import pytest
 from confluent_kafka import Producer
 
 from app.errors import DatabaseUnavailable
+from app.publishing.fallback import EVENT_ID_HEADER, NewMessage
 from app.publishing.producer import Headers, KafkaProducer
 from app.publishing.replay import Replay
 from app.publishing.sql_store import SqlFallbackStore
@@ -226,6 +227,17 @@ async def test_the_last_look_finds_every_order_and_every_row(tmp_path: Path) -> 
     balance = ledger.balance()
     assert (balance.paid, balance.saved) == (3, 3)
     assert balance.closes
+
+
+async def test_dead_letters_of_other_consumers_are_none_of_the_orders(tmp_path: Path) -> None:
+    """They are pending rows as others are, but their orders do not count as saved."""
+    settings = settings_at("127.0.0.1:1", tmp_path)
+    store = SqlFallbackStore.connect(settings.database_url.get_secret_value())
+    async with shop_at(settings) as database:
+        for topic in (settings.dlq_topic, f"{settings.order_paid_topic}.coupons.DLQ"):
+            await store.save(NewMessage(topic, b"1", b"{}", ((EVENT_ID_HEADER, topic.encode()),)))
+        assert await database.waiting() == Waiting(frozenset({settings.dlq_topic}), 2)
+    await store.close()
 
 
 async def test_an_order_that_the_database_refuses_leaves_nothing(tmp_path: Path) -> None:

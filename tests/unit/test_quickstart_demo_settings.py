@@ -20,9 +20,16 @@ USERS = {
 DATABASE = "sqlite+aiosqlite:////a/folder/shop.db"
 
 
-def settings_at(servers: str) -> Settings:
-    """The demonstration's settings."""
-    return demo_settings(servers=servers, database_url=DATABASE, logger_port=3001, web_port=7001)
+def settings_at(servers: str, *others: str, folders: str = "") -> Settings:
+    """The demonstration's settings, with further consumers."""
+    return demo_settings(
+        servers=servers,
+        database_url=DATABASE,
+        logger_port=3001,
+        web_port=7001,
+        consumers=("order_logging", *others),
+        consumer_folders=folders,
+    )
 
 
 @pytest.fixture(params=["environment", ".env"])
@@ -61,6 +68,29 @@ def test_a_worker_reads_back_the_same_settings(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert load_settings().model_dump() == settings.model_dump()
+
+
+def test_further_consumers_keep_variables_of_their_names() -> None:
+    """Theirs are handed on, but for settings of the worker; only they are looked for in folders."""
+    surroundings = {
+        "COUPONS_URL": "http://127.0.0.1:4000/",
+        "kafka_key": "k",
+        "KAFKA_BOOTSTRAP_SERVERS": "elsewhere:9092",
+        "ORDER_LOGGING_URL": "http://elsewhere/",
+    }
+    settings = settings_at("127.0.0.1:1", "coupons", "kafka")
+    environment = worker_environment(settings, surroundings)
+    assert environment["CONSUMERS"] == "order_logging,coupons,kafka"
+    assert environment["COUPONS_URL"] == "http://127.0.0.1:4000/"
+    assert environment["kafka_key"] == "k"
+    assert environment["KAFKA_BOOTSTRAP_SERVERS"] == "127.0.0.1:1"
+    assert "ORDER_LOGGING_URL" not in environment
+    assert Path(environment["CONSUMER_FOLDERS"]).parts[-2:] == ("examples", "consumers")
+    folders = settings_at("127.0.0.1:1", "coupons", folders="mine, /theirs").consumer_folders
+    assert folders == f"{Path.cwd() / 'mine'},/theirs"
+    alone = worker_environment(settings_at("127.0.0.1:1"), surroundings)
+    assert "CONSUMER_FOLDERS" not in alone
+    assert "COUPONS_URL" not in alone
 
 
 def test_only_what_a_process_needs_is_handed_on() -> None:

@@ -38,6 +38,13 @@ faust_total_events 5.0
 """
 
 
+OF_ANOTHER = """\
+order_relay_in_flight{consumer="coupons"} 90.0
+order_relay_breaker_state{consumer="coupons"} 1.0
+order_relay_consumer_lag{consumer="coupons",partition="2",topic="orders"} 70.0
+"""
+
+
 def test_percentiles_are_nearest_ranks_of_the_window() -> None:
     """Out of 1 to 100 seconds the 50th, 95th and 99th; older ones only without a window."""
     times = DeliveryTimes()
@@ -71,8 +78,8 @@ def test_rates_are_over_the_last_seconds() -> None:
 
 
 def test_reads_the_workers_metrics() -> None:
-    """The figures are picked out by name, the lag by the order topic's partitions in order."""
-    metrics = parse_metrics(METRICS, "orders")
+    """The figures of order_logging are picked out by name, the lag by partition, in order."""
+    metrics = parse_metrics(METRICS + OF_ANOTHER, "orders")
     assert metrics == WorkerMetrics(
         in_flight=3,
         held=17,

@@ -30,6 +30,15 @@ def test_ports_come_from_the_environment_or_the_command_line() -> None:
     assert parse_options([], {"LOGGER_PORT": " ", "WEB_PORT": ""}).web_port == 6066
 
 
+def test_consumers_come_from_the_environment() -> None:
+    """CONSUMERS names those that run, order_logging alone without it."""
+    assert parse_options([], {"CONSUMERS": ""}).consumers == ("order_logging",)
+    named = {"CONSUMERS": "coupons, order_logging,coupons,", "CONSUMER_FOLDERS": "mine"}
+    options = parse_options([], named)
+    assert options.consumers == ("coupons", "order_logging")
+    assert options.consumer_folders == "mine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "named"),
     [
@@ -49,6 +58,8 @@ def test_ports_come_from_the_environment_or_the_command_line() -> None:
         ([], {"LOGGER_PORT": "http"}, ["LOGGER_PORT", "'http'"]),
         ([], {"WEB_PORT": "0"}, ["WEB_PORT", "'0'"]),
         (["--web-port", "3000"], {}, ["3000", "--logger-port", "--web-port"]),
+        ([], {"CONSUMERS": "coupons"}, ["CONSUMERS", "'coupons'", "order_logging"]),
+        ([], {"CONSUMERS": ","}, ["CONSUMERS", "','", "order_logging"]),
         (["--nonsense"], {}, ["--nonsense"]),
         (["500"], {}, ["500"]),
     ],

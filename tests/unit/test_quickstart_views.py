@@ -8,6 +8,7 @@ import io
 import pytest
 from rich.console import Console
 
+from app.quickstart.consumer_ledger import ConsumerBalance
 from app.quickstart.delivery_times import Percentiles
 from app.quickstart.ledger import Ledger
 from app.quickstart.ledger_report import SHOWN_IDS, Closing, report
@@ -93,6 +94,15 @@ QUIET = dataclasses.replace(
 )
 
 
+SEVERAL = dataclasses.replace(
+    BUSY,
+    consumers=tuple(
+        ConsumerBalance(name, "order-paid-events", 60_200, 58_266, 0, 700, 0, None)
+        for name in ("notifications", "a_name_that_is_rather_long")
+    ),
+)
+
+
 def drawn(snapshot: Snapshot, width: int) -> list[str]:
     """The lines of one frame."""
     console = Console(file=io.StringIO(), width=width, height=24, force_terminal=False)
@@ -102,7 +112,7 @@ def drawn(snapshot: Snapshot, width: int) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("snapshot", [BUSY, QUIET], ids=["busy", "quiet"])
+@pytest.mark.parametrize("snapshot", [BUSY, QUIET, SEVERAL], ids=["busy", "quiet", "several"])
 def test_the_panel_fits_the_terminal(snapshot: Snapshot, width: int) -> None:
     """No frame is higher than 24 lines or wider than the terminal."""
     lines = drawn(snapshot, width)
@@ -152,6 +162,16 @@ def test_the_plain_line_says_the_same() -> None:
                    "logger is down"):  # fmt: skip
         assert figure in line
     assert plain_line(QUIET) == "00:00  worker starting"
+
+
+def test_each_further_consumer_has_a_line_and_a_field() -> None:
+    """Name and figures of each are in the panel, in the place of warnings, and in the line."""
+    lines = drawn(SEVERAL, 80)
+    figures = "58,266  of 60,200 handled, 700 dead letters, 1,234 open"
+    assert any("notifications" in line and figures in line for line in lines)
+    assert any("a_name_that_is_…" in line and figures in line for line in lines)
+    assert len(lines) == len(drawn(BUSY, 80))
+    assert "notifications 58,266, dead-lettered 700 of 60,200" in plain_line(SEVERAL)
 
 
 def closing(ledger: Ledger, goal: int | None = None) -> Closing:
