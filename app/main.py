@@ -133,6 +133,8 @@ class RelayApp(faust.App):
             return  # the worker stops
         await self._producer_of_events.start()
         self.fallback.producer_started()
+        if self.should_stop:
+            return  # it was told so meanwhile, and nobody would stop what begins now
         self._background_tasks = [asyncio.create_task(work()) for work in self.background]
         self._starting = [asyncio.create_task(self._start(one)) for one in self._runtimes]
 
@@ -178,6 +180,8 @@ class RelayApp(faust.App):
         replay_stopped = asyncio.create_task(self.fallback.stop_replay(grace))
         for starting in self._starting:
             starting.cancel()
+        if self._starting:  # what is half begun is not stopped at the same time
+            await asyncio.wait(self._starting)
         await self._of_each(runtime.drain(grace) for runtime in self._runtimes)
         self._shutdown_watch.allow(SHUTDOWN_TAIL_SECONDS)
         await self._of_each(runtime.commit() for runtime in self._runtimes)

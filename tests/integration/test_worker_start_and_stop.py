@@ -1,0 +1,98 @@
+"""The application in a test's own loop: stopped while it starts, and a consumer that crashes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.consumers import configure
+from app.main import RelayApp, create_app
+from app.settings import Settings
+from order_relay import Consumer, Delivery, OrderPaid
+from tests.support.embedded import EmbeddedKafka
+from tests.support.kafka.ports import free_ports
+
+
+async def handle(order: OrderPaid, delivery: Delivery) -> None:
+    """A handler."""
+
+
+class Topics:
+    """Kafka's part: it answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.answer = asyncio.Event()
+
+    async def wait_until_ready(
+        self, pause: Callable[[float], Awaitable[bool]], consumer: Settings | None = None
+    ) -> bool:
+        """Say that all is ready, once it may."""
+        self.asked.set()
+        await self.answer.wait()
+        return True
+
+
+@pytest.fixture
+async def application(
+    embedded: EmbeddedKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[RelayApp]:
+    """An application with two consumers; stopped in the end."""
+    monkeypatch.chdir(tmp_path)
+    # The loop runs already: it is too late to choose uvloop for it.
+    monkeypatch.setattr("mode.loop.use", lambda loop: None)
+    stage = embedded.stage()
+    settings = stage.settings(
+        web_port=free_ports(1)[0], database_url=f"sqlite+aiosqlite:///{tmp_path}/relay.db"
+    )
+    app = create_app(settings)
+    app.run_consumers(
+        configure(
+            [
+                Consumer(
+                    name,
+                    topic=stage.topic,
+                    group=f"{stage.group_id}-{name}",
+                    event=OrderPaid,
+                    handler=handle,
+                )
+                for name in ("coupons", "points")
+            ],
+            settings,
+        )
+    )
+    yield app
+    await app.stop()
+    for runtime in app._runtimes:
+        thread: Any = runtime.app.reader._thread
+        if not runtime.app.started:
+            thread.thread_loop.close()  # it never ran
+
+
+async def test_told_to_stop_while_it_starts_it_begins_no_consumer(application: RelayApp) -> None:
+    """Kafka answers after the stop: no group is joined, which nobody would leave any more."""
+    topics = Topics()
+    application._topics = topics  # type: ignore[assignment]
+    starting = asyncio.create_task(application.start())
+    await asyncio.wait_for(topics.asked.wait(), 60)
+    await application.stop()
+    topics.answer.set()
+    await asyncio.wait_for(starting, 60)
+    assert application._starting == []
+    assert not any(runtime.app.started for runtime in application._runtimes)
+
+
+async def test_what_crashes_a_consumer_crashes_the_worker(application: RelayApp) -> None:
+    """It ends with status 1, to be started again."""
+    topics = Topics()
+    application._topics = topics  # type: ignore[assignment]
+    starting = asyncio.create_task(application.start())
+    await asyncio.wait_for(topics.asked.wait(), 60)
+    fault = RuntimeError("Kafka's client ended")
+    await application._runtimes[1].crash(fault)
+    assert application.crash_reason is fault
+    topics.answer.set()
+    await asyncio.wait_for(starting, 60)
+    assert application._starting == []
