@@ -3,9 +3,11 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.dead_letter_commands import letter, put_letters, relay_on
 from tests.support.orders import orders
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
@@ -27,6 +29,20 @@ def handle(order, delivery):
     Path("called").touch()
     while True:
         time.sleep(1)
+"""
+
+COUPONS = """
+from pathlib import Path
+
+from order_relay import Consumer
+
+coupons = Consumer("coupons", topic="orders", group="coupons", event=bytes)
+
+
+@coupons.handler
+async def issue(order, delivery):
+    with Path("handled").open("a") as handled:
+        handled.write(f"{delivery.idempotency_key}\\n")
 """
 
 
@@ -77,3 +93,36 @@ async def test_a_wrong_consumer_ends_the_start_with_one_line(
             "No module named 'no_such_module' (line 1)"
         )
     assert not sink.requests
+
+
+async def test_a_letter_is_redriven_for_the_consumer_that_gave_it_up(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Others skip and commit it, also an older letter that does not say whose it is."""
+    folder = tmp_path / "consumers"
+    folder.mkdir()
+    (folder / "coupons.py").write_text(COUPONS, encoding="utf-8")
+    of_coupons = replace(
+        stage, dlq_topic=f"{stage.topic}.coupons.DLQ", group_id=f"{stage.group_id}-coupons"
+    )
+    settings: dict[str, Any] = {
+        "consumer_folders": folder,
+        "coupons_topic": of_coupons.topic,
+        "coupons_group": of_coupons.group_id,
+    }
+    await put_letters(
+        of_coupons, [letter(1, headers=(("dlq-consumer", b"coupons"),)), letter(2), letter(3)]
+    )
+    relay = relay_on(stage, tmp_path, **settings)
+    unsaid = await relay("dlq-redrive", "--all", "--yes", statuses=(2,))
+    assert unsaid.only_line == "Error: --consumer must name one of: order_logging, coupons"
+    await relay("dlq-redrive", "0:0", "0:1", "--yes", "--consumer", "coupons")
+
+    async with WorkerProcess(tmp_path, stage, sink.url, **settings) as worker:
+        await worker.wait_until(stage.all_committed, what="to commit what it skips")
+        await worker.wait_until(of_coupons.all_committed, what="to commit what it handles")
+        assert await worker.stop() == 0
+    handled = (tmp_path / "handled").read_text(encoding="utf-8").splitlines()
+    assert sorted(handled) == ["paid-1", "paid-2"]
+    assert not sink.requests
+    assert not await stage.dead_letters()
