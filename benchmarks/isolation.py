@@ -41,7 +41,9 @@ async def run(minutes: float, seed: int) -> int:
             Scene(kafka, folder / "scene", keys=KEYS) as scene,
             Coupons(scene, folder / "coupons") as coupons,
         ):
-            workers = [await scene.ready_worker(one, **coupons.settings) for one in ("w0", "w1")]
+            # Few are sent at the beginning of an outage, too few to open the breaker: they wait.
+            settings = coupons.settings | {"consumer_retry_max_attempts": 1000}
+            workers = [await scene.ready_worker(one, **settings) for one in ("w0", "w1")]
             scene.load.flow(RATE)
             ends = time.monotonic() + 60 * minutes
             while time.monotonic() < ends:
