@@ -169,7 +169,7 @@ class RelayApp(faust.App):
     async def on_started(self) -> None:
         """Say that the worker is ready once all consumers are."""
         if self._starting:
-            await asyncio.wait(self._starting)
+            await self.wait(asyncio.wait(self._starting))  # no longer than till a stop, or a crash
         if self.on_startup_finished and not self.should_stop:
             await self.on_startup_finished()
 

@@ -20,16 +20,20 @@ async def handle(order: OrderPaid, delivery: Delivery) -> None:
 
 
 class Topics:
-    """Kafka's part: it answers when it is told to."""
+    """Kafka's part: it answers when it is told to, and a consumer never."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
+        self.consumers_asked = asyncio.Event()
         self.answer = asyncio.Event()
 
     async def wait_until_ready(
         self, pause: Callable[[float], Awaitable[bool]], consumer: Settings | None = None
     ) -> bool:
         """Say that all is ready, once it may."""
+        if consumer is not None:
+            self.consumers_asked.set()
+            await asyncio.Event().wait()
         self.asked.set()
         await self.answer.wait()
         return True
@@ -96,3 +100,16 @@ async def test_what_crashes_a_consumer_crashes_the_worker(application: RelayApp)
     topics.answer.set()
     await asyncio.wait_for(starting, 60)
     assert application._starting == []
+
+
+async def test_a_crash_ends_the_worker_though_another_consumer_is_still_starting(
+    application: RelayApp,
+) -> None:
+    """It waits for none of them."""
+    topics = Topics()
+    topics.answer.set()
+    application._topics = topics  # type: ignore[assignment]
+    starting = asyncio.create_task(application.start())
+    await asyncio.wait_for(topics.consumers_asked.wait(), 60)
+    await application._runtimes[1].crash(RuntimeError("Kafka's client ended"))
+    await asyncio.wait_for(starting, 60)
