@@ -141,6 +141,7 @@ class ConsumerRuntime:
             breaker_closed=self._breaker_closed,
             dead_lettering=self._dead_lettering,
             recovering=self._recovering,
+            in_threads=self._in_threads,
             attempt_timeout_seconds=settings.external_logger_timeout_seconds,
             longest_backoff_seconds=settings.consumer_retry_max_interval_ms / 1000,
             intake_stall_seconds=longest_rebalance(settings) + 2 * longest_request(settings),
@@ -329,6 +330,9 @@ class ConsumerRuntime:
 
     def _dead_lettering(self) -> int:
         return self.relay.dead_lettering
+
+    def _in_threads(self) -> int:
+        return self._target.in_threads if isinstance(self._target, FunctionHandler) else 0
 
     def _recovering(self) -> bool:
         return self.book is not None and self.book.recovering

@@ -60,6 +60,8 @@ class FunctionHandler:
         self._redact = redact
         self._threads: ThreadPoolExecutor | None = None
         self._in_loop = _is_async(function)
+        self.in_threads = 0
+        """Calls under way in threads whose end is awaited."""
 
     async def handle(self, event: Any, delivery: Delivery) -> Answer:
         """See ``EventHandler.handle``."""
@@ -69,7 +71,11 @@ class FunctionHandler:
             self._threads = ThreadPoolExecutor(self._max_in_flight, "handler")
         call = functools.partial(contextvars.copy_context().run, self._called, event, delivery)
         in_thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
-        return await self._ended(in_thread, limited=False)
+        self.in_threads += 1
+        try:
+            return await self._ended(in_thread, limited=False)
+        finally:
+            self.in_threads -= 1
 
     async def _awaited(self, event: Any, delivery: Delivery) -> None:
         try:

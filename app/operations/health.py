@@ -46,6 +46,7 @@ class Health:
         breaker_closed: Callable[[], bool],
         dead_lettering: Callable[[], int],
         recovering: Callable[[], bool] = lambda: False,
+        in_threads: Callable[[], int] = lambda: 0,
         attempt_timeout_seconds: float,
         longest_backoff_seconds: float = 0.0,
         intake_stall_seconds: float = INTAKE_STALL_SECONDS,
@@ -58,6 +59,8 @@ class Health:
             breaker_closed: Whether deliveries should be moving.
             dead_lettering: Dead letters that wait for Kafka's acknowledgement.
             recovering: Whether deliveries wait for a table to be read.
+            in_threads: Calls of a plain function under way. They may take as long as they like: a
+                restart would end other consumers' work, too, and this one's would hang again.
             attempt_timeout_seconds: Longest attempt.
             longest_backoff_seconds: Longest wait between two attempts that the logger did not
                 ask for.
@@ -68,6 +71,7 @@ class Health:
         self._breaker_closed = breaker_closed
         self._dead_lettering = dead_lettering
         self._recovering = recovering
+        self._in_threads = in_threads
         # The longest silence of a working relay: one record, in the longest backoff or told to come
         # back as late as is listened to, whose next attempt times out.
         longest_wait = max(MAX_RETRY_AFTER_SECONDS, longest_backoff_seconds)
@@ -111,6 +115,7 @@ class Health:
             and self._breaker_closed()
             and not self._dead_lettering()
             and not self._recovering()
+            and not self._in_threads()
             and idle_seconds > self.stall_seconds
         )
         reasons: dict[str, object] = {

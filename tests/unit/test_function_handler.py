@@ -21,9 +21,14 @@ Attempt = Callable[..., Awaitable[Answer]]
 
 
 @pytest.fixture
-async def attempt() -> AsyncIterator[Attempt]:
+def handlers() -> list[FunctionHandler]:
+    """Those that a test has made."""
+    return []
+
+
+@pytest.fixture
+async def attempt(handlers: list[FunctionHandler]) -> AsyncIterator[Attempt]:
     """Makes one attempt with a function; what it used is stopped in the end."""
-    made: list[FunctionHandler] = []
 
     async def one(function: Callable[[Any, Delivery], Any], *, seconds: float = 30) -> Answer:
         handler = FunctionHandler(
@@ -32,11 +37,11 @@ async def attempt() -> AsyncIterator[Attempt]:
             max_in_flight=2,
             redact=lambda text: text.replace("s3cret", "[redacted]"),
         )
-        made.append(handler)
+        handlers.append(handler)
         return await handler.handle({"orderId": 7}, DELIVERY)
 
     yield one
-    for handler in made:
+    for handler in handlers:
         handler.stop()
 
 
@@ -198,7 +203,7 @@ async def test_an_attempt_that_is_given_up_ends_its_handler(attempt: Attempt) ->
     assert ended.is_set()
 
 
-async def test_a_thread_cannot_be_ended(attempt: Attempt) -> None:
+async def test_a_thread_cannot_be_ended(attempt: Attempt, handlers: list[FunctionHandler]) -> None:
     """An attempt that is given up does not wait for it; its end is awaited otherwise."""
     began, release, returned = threading.Event(), threading.Event(), threading.Event()
 
@@ -211,9 +216,11 @@ async def test_a_thread_cannot_be_ended(attempt: Attempt) -> None:
     await eventually(began.is_set, 5, "the handler to begin")
     await asyncio.sleep(0.05)
     assert not task.done()  # no time-out: a second attempt would run beside it
+    assert handlers[-1].in_threads == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert handlers[-1].in_threads == 0
     release.set()
     await eventually(returned.is_set, 5, "the thread to return")
 

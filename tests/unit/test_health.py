@@ -25,12 +25,14 @@ class Watched:
         self.breaker_closed = True
         self.dead_lettering = 0
         self.recovering = False
+        self.in_threads = 0
         self.deliveries = Deliveries()
         self.health = Health(
             self.deliveries,
             breaker_closed=lambda: self.breaker_closed,
             dead_lettering=lambda: self.dead_lettering,
             recovering=lambda: self.recovering,
+            in_threads=lambda: self.in_threads,
             attempt_timeout_seconds=10.0,
             longest_backoff_seconds=longest_backoff_seconds,
             clock=lambda: self.now,
@@ -48,6 +50,17 @@ class Watched:
     @property
     def ready(self) -> bool:
         return self.health.ready().ok
+
+
+def test_a_function_that_hangs_in_its_thread_is_no_standstill() -> None:
+    """A restart would end what other consumers do, and the function would hang again."""
+    watched = Watched()
+    watched.deliveries.held = 3
+    watched.in_threads = 1
+    watched.pass_time(1_000)
+    assert watched.live
+    watched.in_threads = 0
+    assert not watched.live
 
 
 def test_an_idle_worker_lives_for_ever() -> None:
