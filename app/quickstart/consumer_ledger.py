@@ -94,13 +94,13 @@ class ConsumerLedger:
 
     def balance(self) -> ConsumerBalance:
         """Return the figures as they are now."""
-        rest = {"delivered", "dead_lettered"}
         return ConsumerBalance(
             name=self.name,
             topic=self._topic,
             published=self._published,
             handled=self._outcomes.get("delivered", 0),
-            not_handled_again=sum(n for name, n in self._outcomes.items() if name not in rest),
+            # What was abandoned comes again: no end.
+            not_handled_again=sum(self._outcomes.get(name, 0) for name in ("duplicate", "skipped")),
             dead_lettered=len(self._dead_lettered),
             repeated_dead_letters=self._letters - len(self._dead_lettered),
             received=len(self._received) if self.has_service else None,

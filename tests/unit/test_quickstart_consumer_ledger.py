@@ -57,6 +57,15 @@ def test_a_dead_letter_that_only_the_worker_tells_of_is_none() -> None:
     assert not ledger.balance().closes
 
 
+def test_what_the_worker_gave_back_unfinished_is_open() -> None:
+    """Records abandoned at the stop come again: they are no end, and keep the ledger open."""
+    ledger = ledger_of(3)
+    ledger.told({"delivered": 1, "abandoned": 2})
+    balance = ledger.balance()
+    assert (balance.finished, balance.open) == (1, 2)
+    assert not balance.closes
+
+
 def test_what_is_missing_keeps_it_open() -> None:
     """A record that nobody accounts for is told; after Ctrl-C it waits, and is no loss."""
     ledger = ledger_of(3)
