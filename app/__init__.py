@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
 def _make_app() -> RelayApp:
     # Imported only now: nobody who wants the pure modules waits for Faust.
-    from app.consumers import configure, find_consumers, import_modules  # noqa: PLC0415
+    from app.consumers import choose, configure, find_consumers, import_modules  # noqa: PLC0415
     from app.errors import InvalidDatabaseUrl, InvalidSettings  # noqa: PLC0415
     from app.main import create_app  # noqa: PLC0415
     from app.operations import (  # noqa: PLC0415
@@ -52,7 +52,8 @@ def _make_app() -> RelayApp:
         for module in (*import_modules("tables"), *modules):
             if register := getattr(module, "register", None):
                 register(made)
-        made.run_consumers(configure(find_consumers(modules), settings))
+        declared = configure(find_consumers(modules), settings)
+        made.run_consumers(choose(declared, settings.consumers), declared)
     except (InvalidSettings, InvalidDatabaseUrl, InvalidConsumer) as error:
         # A user's mistake gets one line, not a stack trace.
         if in_json:

@@ -162,30 +162,35 @@ def find_consumers(modules: Sequence[ModuleType]) -> list[Consumer]:
 
 
 def configure(consumers: Sequence[Consumer], settings: Settings) -> list[ConfiguredConsumer]:
-    """Return the consumers that CONSUMERS names, all without it, each with its settings.
+    """Return all consumers, each with its settings.
 
     Raises:
-        InvalidConsumer: CONSUMERS names one that is not there, there is none at all, a setting is
-            wrong, or groups or topics of two clash; one line.
+        InvalidConsumer: There is none, a setting is wrong, or groups or topics of two clash; one
+            line.
     """
-    wanted = _wanted(consumers, settings.consumers)
+    if not consumers:
+        raise InvalidConsumer("no consumer is declared: put one into agents/")
     configured = [ConfiguredConsumer(one, settings_of(one, settings)) for one in consumers]
     _check_apart(configured)
-    return [one for one in configured if one.name in wanted]
+    return configured
 
 
-def _wanted(consumers: Sequence[Consumer], named: str | None) -> set[str]:
+def choose(consumers: Sequence[ConfiguredConsumer], named: str | None) -> list[ConfiguredConsumer]:
+    """Return the consumers that CONSUMERS names; all without it.
+
+    Raises:
+        InvalidConsumer: It names none, or one that is not there; one line.
+    """
+    if named is None:
+        return list(consumers)
+    wanted = {name.strip() for name in named.split(",") if name.strip()}
     names = [one.name for one in consumers]
-    if not names:
-        raise InvalidConsumer("no consumer is declared: put one into agents/")
-    wanted = {name.strip() for name in named.split(",") if name.strip()} if named else set(names)
-    unknown = sorted(wanted - set(names))
-    if unknown or not wanted:
+    if not wanted or wanted - set(names):
         raise InvalidConsumer(
             f"CONSUMERS={named!r} must name consumers, separated by commas, of these: "
             f"{', '.join(names)}"
         )
-    return wanted
+    return [one for one in consumers if one.name in wanted]
 
 
 def settings_of(consumer: Consumer, settings: Settings) -> Settings:

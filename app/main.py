@@ -50,6 +50,7 @@ class RelayApp(faust.App):
     Attributes:
         settings: The worker's.
         consumers: Those that it runs.
+        declared: All that there are; commands work on each of them.
         background: What runs beside deliveries from the start on; each ends by itself or is
             cancelled.
         on_consumer: Called with each consumer's runtime before the start.
@@ -67,6 +68,7 @@ class RelayApp(faust.App):
         """Make what consumers share; nothing is started or connected."""
         self.settings = settings
         self.consumers: Sequence[ConfiguredConsumer] = ()
+        self.declared: Sequence[ConfiguredConsumer] = ()
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.on_consumer: list[Callable[[ConsumerRuntime], None]] = []
         self.metrics = Metrics()
@@ -83,8 +85,10 @@ class RelayApp(faust.App):
         self._starting: list[asyncio.Task[None]] = []
         self.web_server(WebService(self._make_web_server))
 
-    def run_consumers(self, consumers: Sequence[ConfiguredConsumer]) -> None:
-        """Run these consumers; before the start.
+    def run_consumers(
+        self, consumers: Sequence[ConfiguredConsumer], declared: Sequence[ConfiguredConsumer]
+    ) -> None:
+        """Run these consumers, of all that are declared; before the start.
 
         Raises:
             InvalidConsumer: There is a Faust agent, too, which would lose records; one line.
@@ -96,6 +100,7 @@ class RelayApp(faust.App):
                 "Consumer instead (docs/how-to/add-a-consumer.md)"
             )
         self.consumers = consumers
+        self.declared = declared
 
     def _make_web_server(self) -> WebServer:
         token = self.settings.api_token

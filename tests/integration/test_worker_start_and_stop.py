@@ -52,21 +52,20 @@ async def application(
         web_port=free_ports(1)[0], database_url=f"sqlite+aiosqlite:///{tmp_path}/relay.db"
     )
     app = create_app(settings)
-    app.run_consumers(
-        configure(
-            [
-                Consumer(
-                    name,
-                    topic=stage.topic,
-                    group=f"{stage.group_id}-{name}",
-                    event=OrderPaid,
-                    handler=handle,
-                )
-                for name in ("coupons", "points")
-            ],
-            settings,
-        )
+    consumers = configure(
+        [
+            Consumer(
+                name,
+                topic=stage.topic,
+                group=f"{stage.group_id}-{name}",
+                event=OrderPaid,
+                handler=handle,
+            )
+            for name in ("coupons", "points")
+        ],
+        settings,
     )
+    app.run_consumers(consumers, consumers)
     yield app
     await app.stop()
     for runtime in app._runtimes:

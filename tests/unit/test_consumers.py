@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from agents.order_logging import order_logging
-from app.consumers import ConfiguredConsumer, configure, find_consumers, import_modules
+from app.consumers import ConfiguredConsumer, choose, configure, find_consumers, import_modules
 from app.settings import load_settings
 from order_relay import Consumer, Delivery, HttpPost, InvalidConsumer
 
@@ -37,7 +37,8 @@ def consumer(name: str = "coupons", **options: Any) -> Consumer:
 
 def configured(*consumers: Consumer, **settings: Any) -> list[ConfiguredConsumer]:
     """Consumers with their settings."""
-    return configure(consumers, load_settings(**settings))
+    loaded = load_settings(**settings)
+    return choose(configure(consumers, loaded), loaded.consumers)
 
 
 # --- what a file says -------------------------------------------------------------------------

@@ -52,6 +52,7 @@ class Application(Protocol):
 
     settings: Settings
     consumers: Sequence[OfConsumer]
+    declared: Sequence[OfConsumer]
 
 
 class OneLineCommand(click.Command):
@@ -113,10 +114,11 @@ class RelayCommand(AppCommand):
         Raises:
             ClickException: It is not said which one, or there is none of that name.
         """
-        consumers = {one.name: one for one in cast(Application, self.app).consumers}
+        app = cast(Application, self.app)
+        consumers = {one.name: one for one in app.declared}
         name = self.kwargs.get("consumer")
-        if name is None and len(consumers) == 1:
-            name = next(iter(consumers))
+        if name is None and len(app.consumers) == 1:
+            return app.consumers[0]
         if name not in consumers:
             given = f"--consumer {name[:80]!r}" if name is not None else "--consumer"
             raise usage_error(f"{given} must name one of: {', '.join(consumers)}")
