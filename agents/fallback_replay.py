@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app.main import RelayApp
-
-logger = logging.getLogger(__name__)
 
 
 def register(app: RelayApp) -> None:
@@ -16,11 +13,7 @@ def register(app: RelayApp) -> None:
 
     async def fallback_replay() -> None:
         """Replay until the worker stops; claims, not a leader, share the rows among workers."""
-        try:
-            await app.fallback.replay_until_stopped()
-        except Exception:
-            # An error that left this task would end replay without a word.
-            logger.exception("Fallback replay ended in a way nobody foresaw")
+        await app.fallback.replay_until_stopped()
 
     # Not a Faust task: those begin when the worker has its partitions, and rows need none.
     app.background.append(fallback_replay)

@@ -140,7 +140,7 @@ class RelayApp(faust.App):
         self.fallback.producer_started()
         if self.should_stop:
             return  # it was told so meanwhile, and nobody would stop what begins now
-        self._background_tasks = [asyncio.create_task(work()) for work in self.background]
+        self._background_tasks = [asyncio.create_task(_told(work)) for work in self.background]
         self._starting = [asyncio.create_task(self._start(one)) for one in self._runtimes]
 
     def _make_consumers(self) -> None:
@@ -245,6 +245,15 @@ class RelayApp(faust.App):
 
     def _create_directories(self) -> None:
         """Make no data directory: the tables are not Faust's to keep."""
+
+
+async def _told(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run what runs beside deliveries; its error ends it alone, and not without a word."""
+    try:
+        await work()
+    except Exception:
+        name = getattr(work, "__name__", type(work).__name__)
+        logger.exception(LogLine("Task beside the consumers failed, it stays ended", task=name))
 
 
 def create_app(settings: RelaySettings) -> RelayApp:

@@ -13,6 +13,7 @@ from app.settings import Settings
 from order_relay import Consumer, Delivery, OrderPaid
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import free_ports
+from tests.support.waiting import eventually
 
 
 async def handle(order: OrderPaid, delivery: Delivery) -> None:
@@ -112,3 +113,22 @@ async def test_a_crash_ends_the_worker_though_another_consumer_is_still_starting
     await asyncio.wait_for(topics.consumers_asked.wait(), 60)
     await application._runtimes[1].crash(RuntimeError("Kafka's client ended"))
     await asyncio.wait_for(starting, 60)
+
+
+async def test_a_task_beside_the_consumers_fails_alone(
+    application: RelayApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its error is told with its name, and the worker goes on."""
+
+    async def hold_session() -> None:
+        raise OSError("no session")
+
+    application.background.append(hold_session)
+    await application.start()
+    await eventually(
+        lambda: "Task beside the consumers failed, it stays ended task=hold_session" in caplog.text,
+        30,
+        "to tell it",
+    )
+    assert not application.should_stop
+    assert not application.crashed
