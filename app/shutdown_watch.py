@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -41,14 +42,30 @@ def _end_process(after_seconds: float) -> None:
     os._exit(1)
 
 
-def leave_threads_behind(status: int) -> None:
-    """End the process with this status soon, though Python would wait for threads that hang.
+_status: int | None = None
 
-    Everything that can be saved is: call it when the shutdown is over.
+
+def leave_all_behind(status: int) -> None:
+    """End the process with this status soon, whatever a consumer has left in it.
+
+    Python would wait for threads that hang, and close each task that is left: one that catches
+    everything goes on for ever then. Everything that can be saved is: call it when the shutdown
+    is over.
     """
+    global _status  # noqa: PLW0603 - the process has one end
+    _status = status
     timer = threading.Timer(THREADS_SECONDS, _end_beside_threads, (status,))
     timer.daemon = True
     timer.start()
+
+
+@atexit.register
+def _end_before_garbage() -> None:
+    # Registered before consumers are imported: what they have registered has run.
+    if _status is not None:
+        logging.shutdown()
+        drain()
+        os._exit(_status)
 
 
 def _end_beside_threads(status: int) -> None:

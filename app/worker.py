@@ -17,7 +17,7 @@ from app.consumers import ConfiguredConsumer
 from app.log_line import LogLine
 from app.operations import json_log
 from app.settings import Settings
-from app.shutdown_watch import leave_threads_behind
+from app.shutdown_watch import leave_all_behind
 from app.standard_streams import PatientStream
 from app.version import VERSION
 
@@ -56,11 +56,19 @@ class Worker(faust.Worker):
         self._on_sigusr1()  # Faust would open a debugger, and deliver nothing until its end
 
     def execute_from_commandline(self) -> NoReturn:
-        """Run the worker; a thread that never returns, a handler's, does not keep it."""
+        """Run the worker; nothing that a handler has left behind keeps it from ending.
+
+        Raises:
+            SystemExit: Always; with 0 only if a signal asked it to stop.
+        """
         try:
             super().execute_from_commandline()
         except SystemExit as end:
-            leave_threads_behind(end.code if isinstance(end.code, int) else 1)
+            if not end.code and self._signal_stop_time is None:
+                # sys.exit() in a task of a handler's own, or something has cancelled all tasks.
+                logger.error(LogLine("Worker ended though no signal asked it to"))
+                end.code = 1
+            leave_all_behind(end.code if isinstance(end.code, int) else int(bool(end.code)))
             raise
 
     async def _cry(self) -> None:

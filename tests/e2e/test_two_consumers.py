@@ -1,4 +1,4 @@
-"""The shipped worker with a consumer of a folder: one that hangs in a thread, or is wrong."""
+"""The shipped worker with a consumer of a folder: one that is wrong, or leaves things behind."""
 
 import json
 from dataclasses import replace
@@ -126,3 +126,65 @@ async def test_a_letter_is_redriven_for_the_consumer_that_gave_it_up(
     assert sorted(handled) == ["paid-1", "paid-2"]
     assert not sink.requests
     assert not await stage.dead_letters()
+
+
+LEAVES_TASKS = """
+import asyncio
+import sys
+
+from order_relay import Consumer, OrderPaid
+
+tasks = []
+
+
+async def goes_on():
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except:
+            pass
+
+
+async def exits():
+    sys.exit()
+
+
+async def handle(order, delivery):
+    tasks.append(asyncio.create_task(goes_on()))
+    if order.orderId == 99:
+        tasks.append(asyncio.create_task(exits()))
+
+
+leaves = Consumer("leaves", topic="orders", group="leaves", event=OrderPaid, handler=handle)
+"""
+
+
+async def test_tasks_of_a_handlers_own_neither_keep_a_worker_nor_end_it_with_0(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """sys.exit() in one ends the worker with 1, told; one that catches everything is left behind.
+
+    Nothing is lost by it.
+    """
+    folder = tmp_path / "consumers"
+    folder.mkdir()
+    (folder / "leaves.py").write_text(LEAVES_TASKS, encoding="utf-8")
+    async with WorkerProcess(
+        tmp_path,
+        stage,
+        sink.url,
+        consumer_folders=folder,
+        leaves_topic=stage.topic,
+        leaves_group=f"{stage.group_id}-leaves",
+    ) as worker:
+        await stage.publish(orders(3))
+        await sink.wait_for(lambda s: len(s.accepted) == 3, timeout=60)
+        await stage.publish(orders(1, first=99))
+        assert await worker.wait() == 1
+        assert worker.log_lines("Worker ended though no signal asked it to")
+        published = await stage.publish(orders(1, first=100))
+        worker.environment["CONSUMERS"] = "order_logging"
+        worker.start()
+        await sink.wait_for(lambda s: published[0].event_id in s.accepted_keys, timeout=60)
+        assert await worker.stop() == 0
+    assert {"1", "2", "3", "99", "100"} == {request.key for request in sink.requests}
