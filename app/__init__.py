@@ -35,10 +35,11 @@ def _make_app() -> RelayApp:
         json_log,
     )
     from app.settings import load_log_format, load_settings  # noqa: PLC0415
-    from app.standard_streams import take_any_text  # noqa: PLC0415
+    from app.standard_streams import open_closed, take_any_text  # noqa: PLC0415
     from app.worker import use_worker  # noqa: PLC0415
     from order_relay.errors import InvalidConsumer  # noqa: PLC0415
 
+    open_closed()
     take_any_text()
     os.umask(OWNER_ALONE)  # SQLite's files and RocksDB's hold orders
     in_json = load_log_format() == "json"

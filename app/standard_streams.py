@@ -5,11 +5,13 @@ from __future__ import annotations
 import atexit
 import io
 import logging
+import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TextIO
 
 from app.log_line import LogLine
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 MAX_WAITING_CHARACTERS = 4 * 1024 * 1024
 # At the end of the process.
 DRAIN_SECONDS = 2.0
+STDERR = 2  # the number of its file descriptor
 _patient: list[PatientStream] = []
 
 
@@ -30,6 +33,20 @@ def take_any_text() -> None:
             # It asks where a file stands, and a pipe may have come in the file's place.
             with suppress(OSError):
                 stream.reconfigure(errors="backslashreplace")
+
+
+def open_closed() -> None:
+    """Open what was closed before the start, to nowhere.
+
+    A socket would get the number of a closed stream, and libuv ends a process that closes one.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open till the end
+            setattr(sys, name, nowhere)
 
 
 @atexit.register

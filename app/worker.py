@@ -6,6 +6,7 @@ import io
 import logging
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn, cast
 
 import faust
@@ -114,7 +115,8 @@ def _no_banner(command: worker_command, worker: mode.Worker) -> None:
 
 
 def _print_banner(command: worker_command, worker: mode.Worker) -> None:
-    command.say(str(_starting(cast(faust.App, command.app))))  # whatever the level of the log is
+    with suppress(OSError):  # a full disk
+        command.say(str(_starting(cast(faust.App, command.app))))  # whatever the log's level is
 
 
 def _starting(app: faust.App) -> LogLine:

@@ -17,10 +17,22 @@ pytestmark = pytest.mark.e2e
 POOR_LOCALE: dict[str, Any] = {"lc_all": "C", "pythonutf8": 0, "pythoncoerceclocale": 0}
 
 
+PRINTS = """
+from order_relay import Consumer, OrderPaid
+
+prints = Consumer("prints", topic="orders", group="prints", event=OrderPaid)
+
+
+@prints.handler
+async def handle(order, delivery):
+    print("x" * 1000)
+"""
+
+
 async def test_a_log_that_nobody_reads_and_signals_do_not_stop_deliveries(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """A full pipe and SIGUSR2 hold up nothing; SIGHUP ends the worker as SIGTERM does.
+    """A full pipe and SIGUSR2 hold up nothing, also where a consumer prints; SIGHUP is a SIGTERM.
 
     One line says at the start what is delivered where.
     """
@@ -33,10 +45,19 @@ async def test_a_log_that_nobody_reads_and_signals_do_not_stop_deliveries(
         # Its text is in the log: more than a pipe holds.
         return Answer(500, body=b"\xc3\xa4" * 300)
 
+    (tmp_path / "consumers").mkdir()
+    (tmp_path / "consumers" / "prints.py").write_text(PRINTS, encoding="utf-8")
     sink.script = lambda request: once(request.idempotency_key)
     published = await stage.publish(orders(400))
     async with WorkerProcess(
-        tmp_path, stage, sink.url, breaker_failure_threshold=0, **POOR_LOCALE
+        tmp_path,
+        stage,
+        sink.url,
+        breaker_failure_threshold=0,
+        consumer_folders="consumers",
+        prints_topic=stage.topic,
+        prints_group=f"{stage.group_id}-prints",
+        **POOR_LOCALE,
     ).log_into_pipe() as worker:
         await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=120)
         worker.send_signal(signal.SIGUSR2)
@@ -50,8 +71,21 @@ async def test_a_log_that_nobody_reads_and_signals_do_not_stop_deliveries(
     assert await stage.all_committed()
     first, *others = worker.log_text().splitlines()
     assert first.startswith("Worker starting version=")
-    assert f"consumers=order_logging topic={stage.topic} group={stage.group_id}" in first
-    assert f"target={sink.url} dead_letters={stage.dlq_topic}" in first
+    assert f"consumers=order_logging,prints topic={stage.topic},{stage.topic} " in first
+    assert f"group={stage.group_id}," in first
+    assert f"target={sink.url},handle dead_letters={stage.dlq_topic}," in first
     assert not [line for line in others if "\N{BOX DRAWINGS LIGHT VERTICAL}" in line]
+    assert "x" * 1000 in worker.log_text()
     assert "Traceback" not in worker.log_text()
     assert "Signal received: " in worker.log_text()
+
+
+async def test_a_worker_without_streams_starts_and_delivers(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Closed stdin and stderr, and a stdout without room, are no reason not to deliver."""
+    async with WorkerProcess(tmp_path, stage, sink.url).redirect("<&- 2>&- >/dev/full") as worker:
+        await stage.publish(orders(3))
+        await worker.wait_until(lambda: len(sink.accepted) == 3, what="to deliver")
+        assert await worker.stop() == 0
+    assert await stage.all_committed()

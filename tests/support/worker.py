@@ -114,6 +114,11 @@ class WorkerProcess:
         self._limited = ("/bin/sh", "-c", script, self.name)
         return self
 
+    def redirect(self, streams: str) -> Self:
+        """Start it with these redirections of a shell, such as ``<&- >/dev/full``."""
+        self._limited = ("/bin/sh", "-c", f'exec "$@" {streams}', self.name)
+        return self
+
     def log_into_pipe(self) -> Self:
         """Let its log go into a pipe, which nobody reads before ``read_log``."""
         self._pipe = True
