@@ -40,6 +40,7 @@ from app.order_status.lookup import OrderLookup
 from app.order_status.recovery import Recovery
 from app.order_status.store import MemoryStore, PartitionStore
 from app.publishing.client_config import client_config
+from app.publishing.fallback import find_saved
 from app.publishing.producer import KafkaProducer
 from app.secret_files import redact
 from app.settings import Settings
@@ -187,7 +188,7 @@ class ConsumerRuntime:
             partition_of=partition_of,
             partition_count=partial(self._producer.partition_count, topic),
             retention_hours=self.settings.deliveries_retention_hours,
-            saved=partial(fallback.find_saved, topic),
+            saved=partial(find_saved, fallback.store, topic),
             unread=partial(self._reader.unread, topic),
         )
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from app.errors import RelayError
 from app.operations.metrics import Metrics
-from app.publishing.fallback import FallbackRow, FallbackStats, FallbackStore, RowFilter, Status
+from app.publishing.fallback import FallbackStats, FallbackStore
 from app.publishing.migrate import Migrated
 from app.publishing.outage import OutageWatch
 from app.publishing.publisher import Publisher
@@ -102,18 +102,6 @@ class Fallback:
     def producer_started(self) -> None:
         """The producer has been started: until then it was as if Kafka could not be reached."""
         self._outage.ask_now()
-
-    async def find_saved(self, topic: str, key: bytes) -> FallbackRow | None:
-        """Return a row of a topic and key that waits for Kafka, or for a person.
-
-        Raises:
-            DatabaseUnavailable: The database did not answer, or refused.
-        """
-        for status in (Status.PENDING, Status.FAILED):
-            wanted = RowFilter(status=status, topic=topic, key=key)
-            if rows := await self.store.find(wanted, limit=1):
-                return rows[0]
-        return None
 
     async def replay_until_stopped(self) -> None:
         """Publish rows whenever they are due, until ``stop_replay``; never raises."""

@@ -123,7 +123,7 @@ class OrderLookup:
             if not doubts and unread is None:  # Kafka may be slow to answer
                 doubts = await self._doubts_elsewhere(owners)
         if (row := await self._saved_here(order_id, doubts)) is not None:
-            return Found("known", {**_saved_fields(order_id, row), "worker": self._own_url})
+            return Found("known", {**saved_fields(order_id, row), "worker": self._own_url})
         return unread or self._not_found(order_id, doubts)
 
     def _not_found(self, order_id: str, doubts: list[str]) -> Found:
@@ -379,7 +379,8 @@ def _in_hand_fields(record: Record, trouble: Trouble | None, events: Events) -> 
     }
 
 
-def _saved_fields(order_id: str, row: FallbackRow) -> dict[str, Any]:
+def saved_fields(order_id: str, row: FallbackRow) -> dict[str, Any]:
+    """Return what the page shows of an order that waits in the fallback table."""
     return {
         "orderId": order_id,
         "state": "saved",

@@ -277,3 +277,15 @@ class FallbackStore(Protocol):
 
     async def close(self) -> None:
         """Let go of the database. May be called twice."""
+
+
+async def find_saved(store: FallbackStore, topic: str, key: bytes) -> FallbackRow | None:
+    """Return a row of a topic and key that waits for Kafka, or for a person.
+
+    Raises:
+        DatabaseUnavailable: The database did not answer, or refused.
+    """
+    for status in (Status.PENDING, Status.FAILED):
+        if rows := await store.find(RowFilter(status=status, topic=topic, key=key), limit=1):
+            return rows[0]
+    return None

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from app.operations.fallback_table import FallbackTable
 from app.order_status.entry import decode_entry
+from app.publishing.fallback import NewMessage
 from tests.support.embedded import EmbeddedKafka
 from tests.support.orders import Order, order, order_value
 from tests.support.publish_command import Relay
@@ -178,7 +180,7 @@ async def test_switched_off_there_is_no_table(
 async def test_order_status_asks_a_worker_or_else_kafka(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """The command prints what is known, with and without a worker; mistakes get one line."""
+    """The command prints what is known or saved, with and without a worker; mistakes get a line."""
     async with WorkerProcess(tmp_path, stage, sink.url) as worker:
         await worker.wait_ready()
         await stage.publish([order(1), order(2), Order(b"3", order_value(3, eventType="OTHER"))])
@@ -199,6 +201,13 @@ async def test_order_status_asks_a_worker_or_else_kafka(
         unknown = await relay("order-status", "77", statuses=(1,))
         assert "order 77 is not known" in unknown.only_line
         assert await worker.stop() == 0
+    table = FallbackTable(relay.database_url)
+    await table.open()
+    row_id = await table.save(NewMessage(stage.topic, b"78", b"{}", error_message="down"))
+    await table.close()
+    (saved,) = (await relay("order-status", "78", "--json")).objects
+    assert (saved["state"], saved["fallbackId"], saved["lastError"]) == ("saved", row_id, "down")
+    assert saved["fallbackStatus"] == "PENDING"
     (by_kafka,) = (await relay("order-status", "3", "--json")).objects
     assert by_kafka == {name: value for name, value in by_worker.items() if name != "worker"}
     unknown = await relay("order-status", "77", statuses=(1,))

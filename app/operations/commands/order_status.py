@@ -11,6 +11,7 @@ import click
 from faust.cli.base import argument, option
 from yarl import URL
 
+from app.errors import DatabaseUnavailable
 from app.operations.commands.command import (
     CONSUMER_OPTION,
     JSON_OPTION,
@@ -19,11 +20,13 @@ from app.operations.commands.command import (
     usage_error,
 )
 from app.operations.commands.output import for_people, json_line, make_table, on_stderr, plain
+from app.operations.commands.table_access import opened_table
 from app.operations.orders_page import NOT_AN_ID
 from app.order_status.entry import decode_entry, entry_key
-from app.order_status.lookup import ask_worker, entry_fields, make_client
+from app.order_status.lookup import ask_worker, entry_fields, make_client, saved_fields
 from app.order_status.recovery import ChangelogUnreadable, Recovery
 from app.publishing.client_config import client_config
+from app.publishing.fallback import find_saved
 from app.setting_rules import check_url
 from order_relay.order_paid import is_order_id
 
@@ -42,8 +45,8 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
     """Show what became of the order ORDER_ID.
 
     A worker is asked, and asks the others; where none answers, the table's changelog in Kafka is
-    read, which knows of finished records alone. The exit status is 0 when the order is known, 1
-    when it is not.
+    read, which knows of finished records alone, and then the fallback table. The exit status is 0
+    when the order is known, 1 when it is not.
     """
 
     options = options(
@@ -92,12 +95,26 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
         else:
             problem = "it is no order relay"
         if self.settings.deliveries_store == "off":
-            return {"error": f"no worker answers at {url}: {problem}"}
-        on_stderr().print(
-            f"No worker answers at {url} ({problem}): reading "
-            f"{self.settings.deliveries_changelog_topic} in Kafka"
-        )
-        return await self._read(order_id)
+            found = {"error": f"no worker answers at {url}: {problem}"}
+        else:
+            on_stderr().print(
+                f"No worker answers at {url} ({problem}): reading "
+                f"{self.settings.deliveries_changelog_topic} in Kafka"
+            )
+            found = await self._read(order_id)
+        if "error" in found:
+            return await self._saved(order_id) or found
+        return found
+
+    async def _saved(self, order_id: str) -> dict[str, Any] | None:
+        """Return the order's fields if it waits in the fallback table; says if that is unknown."""
+        try:
+            async with opened_table(self.settings) as table:
+                row = await find_saved(table, self.settings.order_paid_topic, entry_key(order_id))
+        except (click.ClickException, DatabaseUnavailable) as error:
+            on_stderr().print(f"The fallback table was not looked at: {error}")
+            return None
+        return saved_fields(order_id, row) if row is not None else None
 
     async def _read(self, order_id: str) -> dict[str, Any]:
         settings = self.settings
