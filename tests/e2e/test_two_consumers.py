@@ -131,6 +131,7 @@ async def test_a_letter_is_redriven_for_the_consumer_that_gave_it_up(
 LEAVES_TASKS = """
 import asyncio
 import sys
+from pathlib import Path
 
 from order_relay import Consumer, OrderPaid
 
@@ -151,7 +152,9 @@ async def exits():
 
 async def handle(order, delivery):
     tasks.append(asyncio.create_task(goes_on()))
-    if order.orderId == 99:
+    Path(f"handled-{order.orderId}").touch()
+    if order.orderId == 99 and not Path("exited").exists():
+        Path("exited").touch()
         tasks.append(asyncio.create_task(exits()))
 
 
@@ -183,8 +186,8 @@ async def test_tasks_of_a_handlers_own_neither_keep_a_worker_nor_end_it_with_0(
         assert await worker.wait() == 1
         assert worker.log_lines("Worker ended though no signal asked it to")
         published = await stage.publish(orders(1, first=100))
-        worker.environment["CONSUMERS"] = "order_logging"
         worker.start()
         await sink.wait_for(lambda s: published[0].event_id in s.accepted_keys, timeout=60)
+        await worker.wait_until((tmp_path / "handled-100").exists, what="to call the function")
         assert await worker.stop() == 0
     assert {"1", "2", "3", "99", "100"} == {request.key for request in sink.requests}
