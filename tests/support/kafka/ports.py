@@ -1,5 +1,6 @@
 """Free loopback ports that stay free while a broker is down."""
 
+import os
 import random
 import socket
 from pathlib import Path
@@ -10,25 +11,38 @@ LOWEST = 10_000
 FOR_BROKERS = range(LOWEST, LOWEST + 2_000)
 
 
+_GIVEN: set[int] = set()
+
+
 def free_ports(count: int, *, for_brokers: bool = False) -> list[int]:
     """Return `count` different ports that nothing listens on.
+
+    None is given twice in a test run while there are others: whoever gets one listens on it only
+    later, or not for a while.
 
     They lie below the range the kernel takes outgoing connections from. A port inside that range
     can be lost while its broker is down: to another connection, or to a client that retries the
     broker's own address and, getting that very port as its source, connects to itself.
     """
-    candidates = list(
-        FOR_BROKERS if for_brokers else range(FOR_BROKERS.stop, _first_ephemeral_port())
-    )
+    ports = FOR_BROKERS if for_brokers else range(FOR_BROKERS.stop, _first_ephemeral_port())
+    candidates = [port for port in ports if _is_ours(port)]
     # Of the system: where the seed is fixed, test processes would all try the same ones first.
     random.SystemRandom().shuffle(candidates)
+    candidates.sort(key=_GIVEN.__contains__)  # those that were given come last
     free: list[int] = []
     for port in candidates:
         if _is_free(port):
             free.append(port)
             if len(free) == count:
+                _GIVEN.update(free)
                 return free
-    raise RuntimeError(f"fewer than {count} free ports on {LOOPBACK} from {min(candidates)} on")
+    raise RuntimeError(f"fewer than {count} free ports on {LOOPBACK} from {ports.start} on")
+
+
+def _is_ours(port: int) -> bool:
+    """Whether a port is for this process, of those that run the tests side by side."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return port % int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) == int(worker)
 
 
 def ensure_free(port: int) -> None:
