@@ -75,29 +75,23 @@ def dashboard(uid: str, title: str, description: str) -> build.Dashboard:
             .sort(model.VariableSort.ALPHABETICAL_ASC)
             .current(model.VariableOption(text="order-relay", value="order-relay"))
         )
-        .with_variable(
-            build.QueryVariable("worker")
-            .label("Worker")
-            .description("All of them, or those that are looked at.")
-            .datasource(DATASOURCE)
-            .query('label_values(order_relay_breaker_state{job="$job"}, instance)')
-            # Workers that were there in the time that is shown, not only those of today.
-            .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .sort(model.VariableSort.ALPHABETICAL_ASC)
-            .multi(True)
-            .include_all(True)
-            .current(model.VariableOption(text="All", value="$__all"))
-        )
-        .with_variable(
-            build.QueryVariable("consumer")
-            .label("Consumer")
-            .description("All of them, or those that are looked at.")
-            .datasource(DATASOURCE)
-            .query('label_values(order_relay_breaker_state{job="$job"}, consumer)')
-            .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .sort(model.VariableSort.ALPHABETICAL_ASC)
-            .multi(True)
-            .include_all(True)
-            .current(model.VariableOption(text="All", value="$__all"))
-        )
+        .with_variable(_several("worker", "Worker", "instance"))
+        .with_variable(_several("consumer", "Consumer", "consumer"))
+    )
+
+
+def _several(name: str, title: str, label: str) -> build.QueryVariable:
+    """Make a variable that chooses some of a label's values, or all."""
+    return (
+        build.QueryVariable(name)
+        .label(title)
+        .description("All of them, or those that are looked at.")
+        .datasource(DATASOURCE)
+        .query(f'label_values(order_relay_breaker_state{{job="$job"}}, {label})')
+        # Those that were there in the time that is shown, not only those of today.
+        .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(model.VariableSort.ALPHABETICAL_ASC)
+        .multi(True)
+        .include_all(True)
+        .current(model.VariableOption(text="All", value="$__all"))
     )
