@@ -143,7 +143,7 @@ def _checked(subject: Callable[[Any], Any], event: object) -> OrderId | None:
     """Return what an event is about, where that is an id."""
     try:
         found = subject(event)
-    except Exception:  # noqa: BLE001 - a consumer's own function, and the table is no must
+    except Exception:  # noqa: BLE001 - a consumer's own function must not fail a delivery
         return None
     if isinstance(found, str):
         return found if is_order_id(found) else None
