@@ -22,9 +22,6 @@ RUN case "$(uname -m)" in aarch64 | arm64) source="--no-binary faust-streaming" 
 
 COPY pyproject.toml LICENSE ./
 COPY order_relay order_relay
-COPY app app
-COPY agents agents
-COPY tables tables
 RUN python -m pip wheel --no-cache-dir --disable-pip-version-check --no-build-isolation \
         --no-deps -w wheels .
 
@@ -32,6 +29,13 @@ RUN python -m pip wheel --no-cache-dir --disable-pip-version-check --no-build-is
 RUN python -m venv --without-pip /opt/order-relay
 RUN python -m pip --python /opt/order-relay/bin/python install --no-cache-dir \
         --disable-pip-version-check --no-index --no-deps wheels/*.whl
+
+# This application on top of the packages: consumers, tables, and the samples of the demo.
+COPY app /opt/order-relay/application/app
+COPY agents /opt/order-relay/application/agents
+COPY tables /opt/order-relay/application/tables
+COPY demo /opt/order-relay/application/demo
+RUN python -m compileall -q /opt/order-relay/application
 
 # --- what runs ----------------------------------------------------------------------------------
 FROM ${PYTHON}
@@ -41,6 +45,7 @@ COPY --from=builder /opt/order-relay /opt/order-relay
 RUN install -d -o 10001 -g 10001 -m 0700 /var/lib/order-relay
 
 ENV PATH=/opt/order-relay/bin:$PATH \
+    PYTHONPATH=/opt/order-relay/application \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HOME=/var/lib/order-relay \

@@ -27,7 +27,7 @@ help: ## list what there is
 
 run: ## show it at work until Ctrl-C; ORDERS=500 pays 500 orders and prints the ledger; CONSUMERS=order_logging,notifications
 	@scripts/venv run
-	@exec $(BIN)/python -m app.quickstart $(if $(ORDERS),--orders '$(ORDERS)')
+	@exec $(BIN)/python -m demo $(if $(ORDERS),--orders '$(ORDERS)')
 
 test: ## run every test; ARGS='-k breaker -x' goes to pytest, ARGS=-n0 runs them in one process
 	@scripts/venv dev
@@ -77,4 +77,4 @@ lock: ## write the lock files anew from pyproject.toml; UPGRADE=1 takes newer ve
 clean: ## remove .venv, caches and build leftovers
 	rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
 		.hypothesis build dist *.egg-info
-	find order_relay app agents tables tests benchmarks grafana -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find order_relay app agents tables demo tests benchmarks grafana -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from app.main import RelayApp
+    from order_relay.worker.app import RelayApp
 
     app: RelayApp
 
@@ -27,24 +27,25 @@ def __getattr__(name: str) -> Any:
 
 def _make_app() -> RelayApp:
     # Imported only now: nobody who wants the pure modules waits for Faust.
-    from app.consumers import choose, configure, find_consumers, import_modules  # noqa: PLC0415
-    from app.errors import InvalidDatabaseUrl, InvalidSettings  # noqa: PLC0415
-    from app.main import create_app  # noqa: PLC0415
-    from app.operations import (  # noqa: PLC0415
-        commands,  # noqa: F401 - importing registers them
-        json_log,
+    from order_relay import cli  # noqa: F401, PLC0415 - importing registers the commands
+    from order_relay.errors import (  # noqa: PLC0415
+        InvalidConsumer,
+        InvalidDatabaseUrl,
+        InvalidSettings,
     )
-    from app.settings import load_log_format, load_settings  # noqa: PLC0415
-    from app.standard_streams import open_closed, take_any_text  # noqa: PLC0415
-    from app.worker import use_worker  # noqa: PLC0415
-    from order_relay.errors import InvalidConsumer  # noqa: PLC0415
+    from order_relay.logs import json_format  # noqa: PLC0415
+    from order_relay.logs.standard_streams import open_closed, take_any_text  # noqa: PLC0415
+    from order_relay.settings.consumers import choose, configure, find_consumers, import_modules  # noqa: PLC0415
+    from order_relay.settings.settings import load_log_format, load_settings  # noqa: PLC0415
+    from order_relay.worker.app import create_app  # noqa: PLC0415
+    from order_relay.worker.faust_worker import use_worker  # noqa: PLC0415
 
     open_closed()
     take_any_text()
     os.umask(OWNER_ALONE)  # SQLite's files and RocksDB's hold orders
     in_json = load_log_format() == "json"
     if in_json:
-        json_log.set_up()
+        json_format.set_up()
     try:
         settings = load_settings()
         # At once: a module of agents may import it.

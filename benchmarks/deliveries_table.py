@@ -26,21 +26,21 @@ from statistics import median
 import uvloop
 from confluent_kafka import Producer
 
-from app.delivery.outcome import Outcome
-from app.delivery.record import Record
-from app.main import GC_THRESHOLDS
-from app.order_status.book import DeliveryBook
-from app.order_status.changelog import GATHER_SECONDS, Changelog
-from app.order_status.entry import encode_entry, entry_key, make_entry
-from app.order_status.recovery import Recovery
-from app.order_status.rocks import RocksStore
-from app.order_status.store import MemoryStore, PartitionStore
-from app.publishing.client_config import client_config
-from app.publishing.producer import KafkaProducer, producer_config
-from app.settings import load_settings
 from benchmarks.brokers import EMBEDDED_MAX_RECORDS, embedded
 from benchmarks.processes import CannotMeasure
 from benchmarks.report import machine
+from order_relay.deliveries.changelog import GATHER_SECONDS, Changelog
+from order_relay.deliveries.entries import encode_entry, entry_key, make_entry
+from order_relay.deliveries.recovery import Recovery
+from order_relay.deliveries.rocksdb_store import RocksStore
+from order_relay.deliveries.store import MemoryStore, PartitionStore
+from order_relay.deliveries.table import DeliveryBook
+from order_relay.delivery.outcome import Outcome
+from order_relay.kafka.client_config import client_config
+from order_relay.kafka.producer import KafkaProducer, producer_config
+from order_relay.model.record import Record
+from order_relay.settings.settings import load_settings
+from order_relay.worker.app import GC_THRESHOLDS
 
 PARTITIONS = 4  # of a topic on the embedded cluster
 A_SECOND = 8_000

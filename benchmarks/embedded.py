@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from app.quickstart.embedded_cluster import EmbeddedCluster
+from demo.embedded_cluster import EmbeddedCluster
 
 
 def main() -> None:

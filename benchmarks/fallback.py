@@ -22,12 +22,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.publishing.fallback import Acked, FallbackStore, NewMessage, Position, RowFilter, Status
-from app.publishing.migrate import migrate
-from app.publishing.producer import KafkaProducer
-from app.publishing.replay import Replay
-from app.publishing.sql_store import SqlFallbackStore
-from app.settings import load_settings
+from order_relay.fallback.replay import Replay
+from order_relay.fallback.sql.migrate import migrate
+from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.fallback.store import Acked, FallbackStore, NewMessage, Position, RowFilter, Status
+from order_relay.kafka.producer import KafkaProducer
+from order_relay.settings.settings import load_settings
 from tests.support.publish_postgres import PostgresServer, unavailable_reason
 
 CLAIM = 500

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from app.quickstart import leash
+from demo import die_with_parent
 
 ROOT = Path(__file__).parents[1]
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -38,7 +38,7 @@ class Child:
         output = log.open("wb") if log is not None else None
         try:
             self._process = subprocess.Popen(
-                [sys.executable, leash.__file__, str(os.getpid()), program, *arguments],
+                [sys.executable, die_with_parent.__file__, str(os.getpid()), program, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=output or subprocess.PIPE,
                 stderr=subprocess.STDOUT if output else None,

@@ -5,9 +5,9 @@
 Importing it loads neither Faust nor a client (docs/how-to/add-a-consumer.md).
 """
 
-from order_relay.consumer import Consumer, Delivery, HttpPost
 from order_relay.errors import InvalidConsumer, Reject, RetryLater, Unavailable
-from order_relay.order_paid import OrderItem, OrderPaid
+from order_relay.model.consumer import Consumer, Delivery, HttpPost
+from order_relay.model.order_paid import OrderItem, OrderPaid
 
 __all__ = [
     "Consumer",

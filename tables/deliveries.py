@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import faust
 
-from app.consumer_runtime import table_folder
-from app.order_status.book import DeliveryBook
-from app.order_status.entry import Entry
-from order_relay.order_paid import OrderId
+from order_relay.deliveries.entries import Entry
+from order_relay.deliveries.table import DeliveryBook
+from order_relay.model.order_paid import OrderId
+from order_relay.worker.consumer_runtime import table_folder
 
 if TYPE_CHECKING:
-    from app.consumer_runtime import ConsumerRuntime
-    from app.main import RelayApp
+    from order_relay.worker.app import RelayApp
+    from order_relay.worker.consumer_runtime import ConsumerRuntime
 
 NAME = "deliveries"
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from app.version import VERSION
 from benchmarks import subjects
 from benchmarks.peers.installation import HERE, jars_of, python_of, version_of
 from benchmarks.processes import Child
 from benchmarks.subjects import Job, Start, log_file
+from order_relay.version import VERSION
 from tests.support.kafka.distribution import java_executable
 
 

@@ -1,6 +1,6 @@
 -- An order and its event in one transaction, by plain SQL on PostgreSQL:
 --   psql -v ON_ERROR_STOP=1 -v order_id=123 -f postgresql.sql shop
--- The table is made by: DATABASE_URL=postgresql://… python -m app.publishing.migrate
+-- The table is made by: DATABASE_URL=postgresql://… python -m order_relay.fallback.sql.migrate
 -- A worker with that DATABASE_URL publishes the row within a minute.
 
 CREATE TABLE IF NOT EXISTS orders (

@@ -1,6 +1,6 @@
 -- An order and its event in one transaction, by plain SQL on SQLite:
 --   sqlite3 -bail shop.db < sqlite.sql
--- The table is made by: DATABASE_URL=sqlite:///shop.db python -m app.publishing.migrate
+-- The table is made by: DATABASE_URL=sqlite:///shop.db python -m order_relay.fallback.sql.migrate
 -- A worker with that DATABASE_URL publishes the row within a minute.
 
 CREATE TABLE IF NOT EXISTS orders (

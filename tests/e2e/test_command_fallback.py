@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from app.publishing.fallback import NewMessage
-from app.publishing.migrate import VERSION_TABLE, migrate
-from app.publishing.schema import TABLE_NAME
-from app.publishing.sql_store import SqlFallbackStore
+from order_relay.fallback.sql.migrate import VERSION_TABLE, migrate
+from order_relay.fallback.sql.schema import TABLE_NAME
+from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.fallback.store import NewMessage
 from tests.support.publish_command import Relay, asked, end_by_signal, nothing_in
 
 pytestmark = pytest.mark.e2e

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from app.publishing.fallback import RowFilter
-from app.publishing.sql_store import SqlFallbackStore
+from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.fallback.store import RowFilter
 from tests.support.embedded import EmbeddedKafka
 from tests.support.orders import order_value
 from tests.support.publish_command import LIMIT_SECONDS, Relay, end_by_signal, nothing_in

@@ -1,4 +1,4 @@
-"""``python -m app.quickstart``, which ``make run`` starts, as a user types it."""
+"""``python -m demo``, which ``make run`` starts, as a user types it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Quickstart:
         self.output = folder / "output"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.quickstart", *arguments],
+                [sys.executable, "-m", "demo", *arguments],
                 cwd=ROOT,
                 env=environment(
                     folder,
@@ -258,7 +258,7 @@ def test_a_port_in_use_gets_one_line(
         port = other.getsockname()[1]
         free = {"LOGGER_PORT": str(free_ports(1)[0]), "WEB_PORT": str(free_ports(1)[0])}
         ended = subprocess.run(
-            [sys.executable, "-m", "app.quickstart", *arguments],
+            [sys.executable, "-m", "demo", *arguments],
             cwd=ROOT,
             env=environment(tmp_path, **(free | {variable: str(port)})),
             capture_output=True,
@@ -278,7 +278,7 @@ def test_a_consumer_that_is_not_there_gets_one_line(tmp_path: Path) -> None:
     """The worker's own line about CONSUMERS, with the names there are; nothing was started."""
     ports = map(str, free_ports(2))
     ended = subprocess.run(
-        [sys.executable, "-m", "app.quickstart", "--orders", "5"],
+        [sys.executable, "-m", "demo", "--orders", "5"],
         cwd=ROOT,
         env=environment(
             tmp_path,
@@ -303,7 +303,7 @@ def test_a_consumer_that_is_not_there_gets_one_line(tmp_path: Path) -> None:
 def test_a_wrong_number_of_orders_gets_one_line(tmp_path: Path, orders: str) -> None:
     """What is wrong and what is allowed, in one line; the status is 2."""
     ended = subprocess.run(
-        [sys.executable, "-m", "app.quickstart", f"--orders={orders}"],
+        [sys.executable, "-m", "demo", f"--orders={orders}"],
         cwd=ROOT,
         env=environment(tmp_path),
         capture_output=True,

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from app.publishing.migrate import VERSION_TABLE, migrate
+from order_relay.fallback.sql.migrate import VERSION_TABLE, migrate
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import event_ids, order_value, orders

@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 import sqlalchemy as sa
 
-from app.publishing.database import make_engine
-from app.publishing.schema import fallback_message
+from order_relay.fallback.sql.engine import make_engine
+from order_relay.fallback.sql.schema import fallback_message
 from tests.support.embedded import EmbeddedKafka
 from tests.support.publish_ways import LOOPBACK, body
 from tests.support.sink import ScriptedSink

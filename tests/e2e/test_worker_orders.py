@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.operations.fallback_table import FallbackTable
-from app.order_status.entry import decode_entry
-from app.publishing.fallback import NewMessage
+from order_relay.deliveries.entries import decode_entry
+from order_relay.fallback.store import NewMessage
+from order_relay.fallback.table import FallbackTable
 from tests.support.embedded import EmbeddedKafka
 from tests.support.orders import Order, order, order_value
 from tests.support.publish_command import Relay

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import KafkaError
 
-from app.delivery.relay import MAX_READ_AHEAD
+from order_relay.delivery.dispatcher import MAX_READ_AHEAD
 from tests.support.embedded import EmbeddedKafka
 from tests.support.front_door import FrontDoor
 from tests.support.orders import event_ids, order, orders

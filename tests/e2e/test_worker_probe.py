@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.delivery.target_health import SHORT_WAITS
+from order_relay.delivery.target_health import SHORT_WAITS
 from tests.support.orders import event_ids, orders
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage

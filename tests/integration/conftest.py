@@ -6,9 +6,9 @@ import pytest
 
 # None of these is a limit: what they wait for is asked for more often, or sooner again.
 SHORT_WAITS = {
-    "app.order_status.recovery.POLL_SECONDS": 0.05,
-    "app.publishing.producer.BEGIN_AGAIN_SECONDS": 0.2,
-    "app.publishing.producer.POLL_SECONDS": 0.05,
+    "order_relay.deliveries.recovery.POLL_SECONDS": 0.05,
+    "order_relay.kafka.producer.BEGIN_AGAIN_SECONDS": 0.2,
+    "order_relay.kafka.producer.POLL_SECONDS": 0.05,
 }
 
 

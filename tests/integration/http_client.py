@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from app.delivery.answer import Answer
-from app.delivery.logger_client import HttpLogger
+from order_relay.delivery.answer import Answer
+from order_relay.handlers.http import HttpLogger
 
 BODY = b'{"eventType":"ORDER_PAID","orderId":1}'
 # Far less than the limits of a patient client: what takes longer was waited for.

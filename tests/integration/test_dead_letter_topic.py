@@ -11,10 +11,10 @@ import msgspec
 import pytest
 from confluent_kafka import KafkaError
 
-from app.dead_letter_topic import DeadLetterTopic
-from app.delivery.dead_letters import DeadLetter
-from app.delivery.record import Record
-from app.errors import PublishRefused, RecordTooLarge, RetryableError
+from order_relay.delivery.dead_letters import DeadLetter
+from order_relay.errors import PublishRefused, RecordTooLarge, RetryableError
+from order_relay.kafka.dead_letter_topic import DeadLetterTopic
+from order_relay.model.record import Record
 from tests.support.embedded import EmbeddedKafka
 from tests.support.impatient_producer import SHORT_SECONDS, ImpatientProducer
 from tests.support.orders import order_value

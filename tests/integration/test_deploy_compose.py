@@ -9,8 +9,8 @@ import pytest
 import yaml
 from yarl import URL
 
-from app.main import SHUTDOWN_TAIL_SECONDS
-from app.settings import Settings, load_settings
+from order_relay.settings.settings import Settings, load_settings
+from order_relay.worker.app import SHUTDOWN_TAIL_SECONDS
 from tests.support.compose import FILE, Compose
 from tests.support.kafka.distribution import kafka_version
 

@@ -131,8 +131,8 @@ def test_only_what_is_needed_is_sent(dockerfile: Dockerfile) -> None:
     """No settings, secrets, history or tests get near an image; all that is copied does."""
     context = BuildContext()
     for path in (".env", ".git/config", "deploy/dev-secrets/api_token", "tests/conftest.py",
-                 ".venv/bin/python", "docker-compose.yml", "app/__pycache__/main.pyc",
-                 "app/publishing/__pycache__/x.cpython-311.pyc", "orders.db"):  # fmt: skip
+                 ".venv/bin/python", "docker-compose.yml", "app/__pycache__/__init__.pyc",
+                 "order_relay/publishing/__pycache__/x.cpython-311.pyc", "orders.db"):  # fmt: skip
         assert not context.lets_through(path), path
     copied = [
         source
@@ -147,7 +147,7 @@ def test_only_what_is_needed_is_sent(dockerfile: Dockerfile) -> None:
 
 
 def test_what_runs_has_no_tools_to_build(build: Build) -> None:
-    """Every RUN line works, and leaves an environment with the app and without pip or setuptools.
+    """Every RUN line works, and leaves the engine and the app, and neither pip nor setuptools.
 
     All of it is compiled already: nothing could be written when it runs.
     """
@@ -155,10 +155,13 @@ def test_what_runs_has_no_tools_to_build(build: Build) -> None:
     home = Path(build.moved("/opt/order-relay"))
     (packages,) = home.glob("lib/python3*/site-packages")
     names = {path.name for path in packages.iterdir()}
-    assert {"app", "agents", "tables", "faust"} <= names
-    assert not {"pip", "setuptools", "wheel", "Cython", "tests"} & names
-    sources = {path.stem for path in (packages / "app").rglob("*.py")}
-    assert {path.name.split(".")[0] for path in (packages / "app").rglob("*.pyc")} == sources
+    assert {"order_relay", "faust"} <= names
+    assert not {"pip", "setuptools", "wheel", "Cython", "tests", "app", "agents", "tables"} & names
+    application = home / "application"
+    assert {path.name for path in application.iterdir()} == {"app", "agents", "tables", "demo"}
+    for folder in (packages / "order_relay", application):
+        sources = {path.stem for path in folder.rglob("*.py")}
+        assert {path.name.split(".")[0] for path in folder.rglob("*.pyc")} == sources
 
 
 async def test_the_worker_of_the_image(

@@ -6,8 +6,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from app.delivery.logger_client import HttpLogger
-from app.delivery.retry import Verdict
+from order_relay.delivery.retry import Verdict
+from order_relay.handlers.http import HttpLogger
 from tests.integration.http_client import BODY, client
 from tests.support.raw_server import RawServer
 from tests.support.sink import Answer, Fault, ScriptedSink

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from app.delivery.batches import answers_of_items
-from app.delivery.logger_client import MAX_KEPT_BODY_LENGTH
-from app.delivery.retry import Verdict
-from app.secret_files import redact
+from order_relay.delivery.batches import answers_of_items
+from order_relay.delivery.retry import Verdict
+from order_relay.handlers.http import MAX_KEPT_BODY_LENGTH
+from order_relay.settings.secret_files import redact
 from tests.integration.http_client import BODY, client, patient_client, post
 from tests.support.raw_server import Peer, RawServer
 from tests.support.sink import Answer, Fault, ScriptedSink

@@ -5,9 +5,9 @@ from base64 import b64decode, b64encode
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from app.delivery.batches import LINES
-from app.delivery.retry import Verdict
-from app.trace_context import of_record
+from order_relay.delivery.batches import LINES
+from order_relay.delivery.retry import Verdict
+from order_relay.model.trace_context import of_record
 from tests.integration.http_client import BODY, client
 from tests.support.sink import ScriptedSink
 

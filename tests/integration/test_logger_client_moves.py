@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from app.http_client import addresses
-from app.http_client import client as http_client
+from order_relay.handlers.http_client import addresses
+from order_relay.handlers.http_client import client as http_client
 from tests.integration.http_client import patient_client, post
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.raw_server import RawServer, replies

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from app.delivery.answer import Answer
-from app.delivery.logger_client import HttpLogger
-from app.delivery.retry import Verdict
+from order_relay.delivery.answer import Answer
+from order_relay.delivery.retry import Verdict
+from order_relay.handlers.http import HttpLogger
 from tests.integration.http_client import BODY, client, patient_client, post
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.raw_server import Peer, RawServer

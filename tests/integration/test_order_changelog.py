@@ -9,15 +9,15 @@ import pytest
 from confluent_kafka import KafkaError
 from confluent_kafka.admin import AdminClient
 
-from app.delivery.outcome import Outcome
-from app.order_status import recovery as recovery_module
-from app.order_status.book import DeliveryBook
-from app.order_status.changelog import Changelog
-from app.order_status.entry import Entry, decode_entry, encode_entry, entry_key
-from app.order_status.recovery import ChangelogUnreadable, Recovery
-from app.order_status.store import MemoryStore, OneKeyStore
-from app.publishing.client_config import client_config
-from app.publishing.producer import KafkaProducer
+from order_relay.deliveries import recovery as recovery_module
+from order_relay.deliveries.changelog import Changelog
+from order_relay.deliveries.entries import Entry, decode_entry, encode_entry, entry_key
+from order_relay.deliveries.recovery import ChangelogUnreadable, Recovery
+from order_relay.deliveries.store import MemoryStore, OneKeyStore
+from order_relay.deliveries.table import DeliveryBook
+from order_relay.delivery.outcome import Outcome
+from order_relay.kafka.client_config import client_config
+from order_relay.kafka.producer import KafkaProducer
 from tests.support.embedded import EmbeddedKafka
 from tests.support.fakes import record
 from tests.support.order_status_fakes import FakeObserver

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from app.operations.commands.order_status import order_status
-from app.order_status import recovery
+from order_relay.cli.order import order_status
+from order_relay.deliveries import recovery
 from tests.support.embedded import EmbeddedKafka
 from tests.support.stage import Stage
 

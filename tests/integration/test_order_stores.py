@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.order_status.rocks import WRITTEN_TOGETHER, RocksStore
-from app.order_status.store import MemoryStore, PartitionStore
+from order_relay.deliveries.rocksdb_store import WRITTEN_TOGETHER, RocksStore
+from order_relay.deliveries.store import MemoryStore, PartitionStore
 
 Open = Callable[[], PartitionStore]
 

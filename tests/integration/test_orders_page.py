@@ -13,17 +13,17 @@ from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 from yarl import URL
 
-from app.delivery.outcome import Outcome
-from app.delivery.record import Record
-from app.errors import DatabaseUnavailable, KafkaUnavailable
-from app.operations.health import Health
-from app.operations.metrics import Metrics
-from app.operations.web import ConsumerPages, WebServer
-from app.order_status.entry import Entry
-from app.order_status.lookup import OrderLookup, order_page
-from app.publishing.fallback import FallbackRow, NewMessage, RowFilter
-from app.publishing.memory_store import MemoryFallbackStore
-from order_relay.order_paid import OrderId
+from order_relay.deliveries.entries import Entry
+from order_relay.deliveries.lookup import OrderLookup, order_page
+from order_relay.delivery.outcome import Outcome
+from order_relay.errors import DatabaseUnavailable, KafkaUnavailable
+from order_relay.fallback.memory_store import MemoryFallbackStore
+from order_relay.fallback.store import FallbackRow, NewMessage, RowFilter
+from order_relay.model.order_paid import OrderId
+from order_relay.model.record import Record
+from order_relay.monitoring.health import Health
+from order_relay.monitoring.metrics import Metrics
+from order_relay.web.server import ConsumerPages, WebServer
 from tests.support.fakes import record
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.order_status_fakes import BookBench

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from app.delivery.target_health import Breaker
-from app.operations.health import Health
-from app.operations.metrics import Metrics
-from app.operations.web import ConsumerPages, WebServer
+from order_relay.delivery.target_health import Breaker
+from order_relay.monitoring.health import Health
+from order_relay.monitoring.metrics import Metrics
+from order_relay.web.server import ConsumerPages, WebServer
 from tests.support.kafka.ports import LOOPBACK
 
 TOKEN = "s3cret"

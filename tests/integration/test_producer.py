@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
-from app.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
-from app.publishing import producer as producer_module
-from app.publishing.producer import Acknowledged, KafkaProducer, KeyAndValue, Refusal
-from app.publishing.schedule import is_local, is_unanswered
+from order_relay.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
+from order_relay.fallback.retry_schedule import is_local, is_unanswered
+from order_relay.kafka import producer as producer_module
+from order_relay.kafka.producer import Acknowledged, KafkaProducer, KeyAndValue, Refusal
 from tests.support.embedded import PRODUCE, EmbeddedKafka
 from tests.support.orders import order_value
 from tests.support.stage import Stage

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.errors import PublishRefused, RecordTooLarge, RelayError
-from app.publishing.batch import Sweep
-from app.publishing.fallback import NewMessage, RowFilter, Status
-from app.publishing.producer import KafkaProducer
-from app.publishing.replay import Replay
-from app.publishing.schedule import is_permanent
-from app.publishing.sql_store import SqlFallbackStore
+from order_relay.errors import PublishRefused, RecordTooLarge, RelayError
+from order_relay.fallback.claimed_rows import Sweep
+from order_relay.fallback.replay import Replay
+from order_relay.fallback.retry_schedule import is_permanent
+from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.fallback.store import NewMessage, RowFilter, Status
+from order_relay.kafka.producer import KafkaProducer
 from tests.integration.publishing.test_odd_rows import change
 from tests.support.orders import order_value
 from tests.support.stage import Stage

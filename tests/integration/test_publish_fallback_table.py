@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from app.errors import (
+from order_relay.errors import (
     DatabaseReplaced,
     DatabaseTooNew,
     DatabaseUnavailable,
     InvalidDatabaseUrl,
 )
-from app.operations import fallback_table
-from app.operations.fallback_table import FallbackTable
-from app.publishing.fallback import RowFilter
-from app.publishing.migrate import VERSION_TABLE, Migrated, migrate
+from order_relay.fallback import table as fallback_table
+from order_relay.fallback.sql.migrate import VERSION_TABLE, Migrated, migrate
+from order_relay.fallback.store import RowFilter
+from order_relay.fallback.table import FallbackTable
 from tests.support.publish_fakes import message
 from tests.support.waiting import eventually
 

@@ -14,30 +14,30 @@ import aiohttp
 import pytest
 from confluent_kafka import Producer
 
-from app.errors import DatabaseUnavailable
-from app.publishing.fallback import EVENT_ID_HEADER, NewMessage
-from app.publishing.producer import Headers, KafkaProducer
-from app.publishing.replay import Replay
-from app.publishing.sql_store import SqlFallbackStore
-from app.quickstart.dead_letter_reader import DeadLetterReader
-from app.quickstart.demo_settings import demo_settings
-from app.quickstart.embedded_cluster import EmbeddedCluster
-from app.quickstart.errors import CannotRun
-from app.quickstart.kafka_outages import KafkaOutages, OutagePlan
-from app.quickstart.ledger import Ledger
-from app.quickstart.logger_script import (
+from demo.dead_letter_reader import DeadLetterReader
+from demo.demo_settings import demo_settings
+from demo.embedded_cluster import EmbeddedCluster
+from demo.errors import CannotRun
+from demo.kafka_outages import KafkaOutages, OutagePlan
+from demo.ledger import Ledger
+from demo.logger_script import (
     RETRY_AFTER_SECONDS,
     Answer,
     Kind,
     LoggerScript,
     Outages,
 )
-from app.quickstart.order_shop import Order, OrderBook
-from app.quickstart.sample_logger import SampleLogger
-from app.quickstart.saved_rows import SavedRows
-from app.quickstart.shop_database import ShopDatabase, Waiting, database_url
-from app.quickstart.worker_process import check_web_port
-from app.settings import Settings
+from demo.order_shop import Order, OrderBook
+from demo.sample_logger import SampleLogger
+from demo.saved_rows import SavedRows
+from demo.shop_database import ShopDatabase, Waiting, database_url
+from demo.worker_process import check_web_port
+from order_relay.errors import DatabaseUnavailable
+from order_relay.fallback.replay import Replay
+from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.fallback.store import EVENT_ID_HEADER, NewMessage
+from order_relay.kafka.producer import Headers, KafkaProducer
+from order_relay.settings.settings import Settings
 from tests.support.kafka.ports import free_ports
 from tests.support.waiting import eventually
 

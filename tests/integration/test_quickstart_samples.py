@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from app.settings import load_settings
+from order_relay.settings.settings import load_settings
 from tests.support.child import on_leash
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.orders import orders
@@ -53,7 +53,7 @@ async def test_the_logger_by_itself(tmp_path: Path) -> None:
     """It takes events on the port and address that it is told, and counts its answers."""
     (port,) = free_ports(1)
     async with (
-        running(tmp_path, "app.quickstart.logger", "--host", LOOPBACK, "--logger-port", str(port)),
+        running(tmp_path, "demo.logger", "--host", LOOPBACK, "--logger-port", str(port)),
         aiohttp.ClientSession(f"http://{LOOPBACK}:{port}") as session,
     ):
 
@@ -78,7 +78,7 @@ async def test_the_shop_by_itself(stage: Stage, postgres_url: str, tmp_path: Pat
     for _ in range(2):
         async with running(
             tmp_path,
-            *("app.quickstart.shop", "--rate", "100"),
+            *("demo.shop", "--rate", "100"),
             KAFKA_BOOTSTRAP_SERVERS=stage.bootstrap_servers,
             ORDER_PAID_TOPIC=stage.topic,
             DATABASE_URL=postgres_url,
@@ -95,7 +95,7 @@ async def test_the_shop_by_itself(stage: Stage, postgres_url: str, tmp_path: Pat
 
 async def test_the_embedded_kafka_by_itself(tmp_path: Path) -> None:
     """The variables that it prints are settings, and what is published there can be read."""
-    async with running(tmp_path, "app.quickstart.kafka"):
+    async with running(tmp_path, "demo.kafka"):
         output = tmp_path / "output"
         await eventually(lambda: re.search(r"TIMEOUT_MS=\d+\n", output.read_text()))
         printed = dict(re.findall(r"([A-Z_]+)=(\S+)", output.read_text()))
@@ -109,8 +109,8 @@ async def test_the_embedded_kafka_by_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "arguments", "complaint"),
     [
-        ("app.quickstart.logger", ("--logger-port", "0"), "--logger-port: must be a whole number"),
-        ("app.quickstart.shop", ("--rate", "0"), "--rate: must be a number from 0.1 to 1000"),
+        ("demo.logger", ("--logger-port", "0"), "--logger-port: must be a whole number"),
+        ("demo.shop", ("--rate", "0"), "--rate: must be a number from 0.1 to 1000"),
     ],
 )
 def test_bad_options(command: str, arguments: tuple[str, ...], complaint: str) -> None:
@@ -130,7 +130,7 @@ def test_bad_options(command: str, arguments: tuple[str, ...], complaint: str) -
 def test_a_shop_with_wrong_settings(tmp_path: Path) -> None:
     """It ends with one line, like the worker."""
     done = subprocess.run(
-        [sys.executable, "-m", "app.quickstart.shop"],
+        [sys.executable, "-m", "demo.shop"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from app.delivery.answer import Answer
-from app.delivery.logger_client import HttpLogger
+from order_relay.delivery.answer import Answer
+from order_relay.handlers.http import HttpLogger
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import order

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.credentials import TokenProvider, faust_credentials
-from app.errors import KafkaUnavailable, PublishRefused
-from app.publishing.client_config import client_config
-from app.publishing.producer import KafkaProducer
-from app.settings import Settings, load_settings
+from order_relay.errors import KafkaUnavailable, PublishRefused
+from order_relay.kafka.auth import TokenProvider, faust_credentials
+from order_relay.kafka.client_config import client_config
+from order_relay.kafka.producer import KafkaProducer
+from order_relay.settings.settings import Settings, load_settings
 from tests.support.identity_provider import IdentityProvider
 from tests.support.waiting import eventually
 

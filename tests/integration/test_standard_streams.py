@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.standard_streams import PatientStream, take_any_text
+from order_relay.logs.standard_streams import PatientStream, take_any_text
 from tests.support.waiting import eventually
 
 LIMIT_SECONDS = 30.0
@@ -42,7 +42,7 @@ class Pipe:
 @pytest.fixture
 def log() -> Iterator[logging.Logger]:
     """The logger that the stream itself uses."""
-    logger = logging.getLogger("app.standard_streams")
+    logger = logging.getLogger("order_relay.logs.standard_streams")
     before = list(logger.handlers)
     yield logger
     logger.handlers[:] = before

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from app.topics import Topics
+from order_relay.kafka.topics import Topics
 from tests.support.embedded import EmbeddedKafka
 from tests.support.stage import Stage
 
@@ -27,12 +27,14 @@ class Pauses:
 @pytest.fixture(autouse=True)
 def short_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent Kafka is noticed sooner than in production."""
-    monkeypatch.setattr("app.topics.PROBE_SECONDS", 0.5)
+    monkeypatch.setattr("order_relay.kafka.topics.PROBE_SECONDS", 0.5)
 
 
 def _told(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
     return [
-        (line.levelno, line.getMessage()) for line in caplog.records if line.name == "app.topics"
+        (line.levelno, line.getMessage())
+        for line in caplog.records
+        if line.name == "order_relay.kafka.topics"
     ]
 
 

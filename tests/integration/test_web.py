@@ -7,9 +7,9 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.operations.health import Health
-from app.operations.metrics import Metrics
-from app.operations.web import ConsumerPages, WebServer
+from order_relay.monitoring.health import Health
+from order_relay.monitoring.metrics import Metrics
+from order_relay.web.server import ConsumerPages, WebServer
 from tests.support.kafka.ports import LOOPBACK, free_ports
 
 # DESIGN's names for the delivering half; whatever dashboards rely on. Each has "consumer", too.

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from app.consumers import configure
-from app.main import RelayApp, create_app
-from app.settings import Settings
 from order_relay import Consumer, Delivery, OrderPaid
+from order_relay.settings.consumers import configure
+from order_relay.settings.settings import Settings
+from order_relay.worker.app import RelayApp, create_app
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import free_ports
 from tests.support.waiting import eventually

@@ -25,7 +25,7 @@ def finished_beyond(committed: Committed) -> set[int]:
     """Offsets after the committed one that its metadata says are finished.
 
     The format, "relay2:<offset>:<length>:<gap>,<gap>...", is written down in
-    app/delivery/progress.py; it is read here by other code on purpose.
+    order_relay/delivery/progress.py; it is read here by other code on purpose.
     """
     if not committed.metadata:
         return set()

@@ -25,9 +25,9 @@ from typing import Self, TypeAlias
 
 import sqlalchemy as sa
 
-from app.publishing.database import make_engine
-from app.publishing.fallback import Status
-from app.publishing.schema import fallback_message
+from order_relay.fallback.sql.engine import make_engine
+from order_relay.fallback.sql.schema import fallback_message
+from order_relay.fallback.store import Status
 from tests.kafka.publish_service import order_event_id
 from tests.kafka.scene import SESSION
 from tests.support.child import on_leash

@@ -20,11 +20,11 @@ from unittest.mock import patch
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.publishing.after_commit import PendingPublish
-from app.publishing.order_events import open_order_events
-from app.publishing.producer import Acknowledged, Headers, KafkaProducer
-from app.publishing.publisher import Published, Saved
-from app.settings import Settings, load_settings
+from order_relay.kafka.producer import Acknowledged, Headers, KafkaProducer
+from order_relay.publishing.after_commit import PendingPublish
+from order_relay.publishing.order_events import open_order_events
+from order_relay.publishing.publisher import Published, Saved
+from order_relay.settings.settings import Settings, load_settings
 from tests.support.orders import order_value
 from tests.support.publish_orders import Order, make_orders
 
@@ -170,5 +170,5 @@ async def main(way: str) -> None:
 
 
 if __name__ == "__main__":
-    with patch("app.publishing.order_events.KafkaProducer", WatchedProducer):
+    with patch("order_relay.publishing.order_events.KafkaProducer", WatchedProducer):
         asyncio.run(main(sys.argv[1]))

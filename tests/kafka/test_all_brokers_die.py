@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from app.main import SHUTDOWN_TAIL_SECONDS
-from app.publishing.migrate import migrate
+from order_relay.fallback.sql.migrate import migrate
+from order_relay.worker.app import SHUTDOWN_TAIL_SECONDS
 from tests.kafka.publish_scene import (
     DELIVERY_TIMEOUT_SECONDS,
     Place,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from app.group_commits import fetch_commits
+from order_relay.kafka.committed_offsets import fetch_commits
 from tests.support.kafka_cluster import RealKafka
 
 

@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from app.delivery.lanes import KEY_SHARE, MAX_HELD_RECORDS
-from app.delivery.left_in_kafka import MAX_LEFT
+from order_relay.delivery.lanes import KEY_SHARE, MAX_HELD_RECORDS
+from order_relay.delivery.left_in_kafka import MAX_LEFT
 from tests.kafka.scene import Scene
 from tests.kafka.test_delivery_worker_faults import PATIENT
 from tests.support.kafka_cluster import RealKafka

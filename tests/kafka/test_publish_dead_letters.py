@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.publishing.fallback import Status
+from order_relay.fallback.store import Status
 from tests.kafka.administration import Administration
 from tests.kafka.publish_scene import PublishScene
 from tests.support.exchange import Answer

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from app.publishing.fallback import NewMessage, Status
-from app.publishing.schema import TABLE_NAME, fallback_message, insert_values
+from order_relay.fallback.sql.schema import TABLE_NAME, fallback_message, insert_values
+from order_relay.fallback.store import NewMessage, Status
 from tests.kafka.publish_scene import PublishScene, Saved
 from tests.kafka.publish_service import order_event_id
 from tests.support.kafka_cluster import RealKafka

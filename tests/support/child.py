@@ -3,7 +3,7 @@
 import os
 import sys
 
-from app.quickstart import leash
+from demo import die_with_parent
 
 
 def on_leash(*command: object) -> list[str]:
@@ -12,5 +12,5 @@ def on_leash(*command: object) -> list[str]:
     A test run that is killed with SIGKILL runs no cleanup of its own, and its JVMs and workers
     would stay. The kernel goes by the thread that starts the process: it must live as long.
     """
-    leash_script = [sys.executable, "-I", "-S", leash.__file__, os.getpid()]
+    leash_script = [sys.executable, "-I", "-S", die_with_parent.__file__, os.getpid()]
     return [str(word) for word in (*leash_script, *command)]

@@ -9,7 +9,7 @@ import json
 import sys
 from typing import Any
 
-from app.quickstart.mock_brokers import MockBrokers
+from demo.mock_brokers import MockBrokers
 
 # librdkafka's own 3 s: a worker alone has nobody to wait for.
 FIRST_JOIN_DELAY_MS = 100

@@ -5,14 +5,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from app.delivery.answer import JSON, Answer, ExternalLogger
-from app.delivery.batches import Batching
-from app.delivery.dead_letters import DeadLetter
-from app.delivery.outcome import Outcome
-from app.delivery.record import Record
-from app.delivery.relay import Relay
-from app.delivery.retry import RetryPolicy, Verdict, judge
-from app.trace_context import TraceContext
+from order_relay.delivery.answer import JSON, Answer, ExternalLogger
+from order_relay.delivery.batches import Batching
+from order_relay.delivery.dead_letters import DeadLetter
+from order_relay.delivery.dispatcher import Relay
+from order_relay.delivery.outcome import Outcome
+from order_relay.delivery.retry import RetryPolicy, Verdict, judge
+from order_relay.model.record import Record
+from order_relay.model.trace_context import TraceContext
 from tests.support.orders import order_value
 
 # 2025-12-19T10:30:00Z; virtual time begins here.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.publishing.migrate import VERSION_TABLE, migrate
+from order_relay.fallback.sql.migrate import VERSION_TABLE, migrate
 from tests.support.embedded import EmbeddedKafka
 from tests.support.publish_postgres import PostgresServer, blocking, unavailable_reason
 from tests.support.sink import ScriptedSink

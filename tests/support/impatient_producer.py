@@ -1,6 +1,6 @@
 """A producer that takes brokers for away as soon as the test says, not after five seconds."""
 
-from app.publishing.producer import KafkaProducer
+from order_relay.kafka.producer import KafkaProducer
 
 SHORT_SECONDS = 0.3
 

@@ -4,8 +4,8 @@ import asyncio
 
 from hypothesis import strategies as st
 
-from app.delivery.lanes import Lane, Lanes
-from app.delivery.record import Record
+from order_relay.delivery.lanes import Lane, Lanes
+from order_relay.model.record import Record
 from tests.support.fakes import must, record
 
 FOR_EVER = float("inf")

@@ -6,8 +6,8 @@ from functools import cache
 
 from faust.sensors.prometheus import FaustMetrics
 
-from app.operations.metrics import Metrics
-from app.operations.process_metrics import add_process_metrics
+from order_relay.monitoring.metrics import Metrics
+from order_relay.monitoring.process_metrics import add_process_metrics
 
 # What Prometheus adds to each series, and series of its own.
 EVERYWHERE = {"job", "instance"}

@@ -4,13 +4,13 @@ import threading
 from collections.abc import Callable
 from typing import Unpack
 
-from app.delivery.outcome import Outcome
-from app.delivery.record import Record
-from app.order_status.book import DeliveryBook
-from app.order_status.changelog import Arguments
-from app.order_status.entry import Entry, decode_entry, encode_entry, entry_key
-from app.order_status.recovery import ChangelogUnreadable
-from app.order_status.store import MemoryStore, PartitionStore
+from order_relay.deliveries.changelog import Arguments
+from order_relay.deliveries.entries import Entry, decode_entry, encode_entry, entry_key
+from order_relay.deliveries.recovery import ChangelogUnreadable
+from order_relay.deliveries.store import MemoryStore, PartitionStore
+from order_relay.deliveries.table import DeliveryBook
+from order_relay.delivery.outcome import Outcome
+from order_relay.model.record import Record
 from tests.support.fakes import START_SECONDS
 
 DELIVERED = Outcome(delivered=True, attempts=1, order_id=7, paid_at="2025-12-19T10:30:00")

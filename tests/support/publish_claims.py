@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from hypothesis import strategies as st
 
-from app.publishing.fallback import (
+from order_relay.fallback.store import (
     Acked,
     Claim,
     FallbackRow,

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from app.errors import KafkaUnavailable, PublishRefused
-from app.publishing.fallback import Header, NewMessage
-from app.publishing.producer import Acknowledged
+from order_relay.errors import KafkaUnavailable, PublishRefused
+from order_relay.fallback.store import Header, NewMessage
+from order_relay.kafka.producer import Acknowledged
 from tests.support.virtual_time import VirtualTimeLoop
 
 START = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.publishing.order_events import OrderEvents, open_order_events
+from order_relay.publishing.order_events import OrderEvents, open_order_events
 from tests.support.publish_orders import Order, make_orders
 from tests.support.publish_ways import paid, publish_settings
 

@@ -7,9 +7,9 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.publishing.database import make_engine
-from app.publishing.fallback import Status
-from app.publishing.schema import fallback_message
+from order_relay.fallback.sql.engine import make_engine
+from order_relay.fallback.sql.schema import fallback_message
+from order_relay.fallback.store import Status
 
 metadata = sa.MetaData()
 orders = sa.Table("orders", metadata, sa.Column("id", sa.Integer, primary_key=True))

@@ -11,15 +11,15 @@ from typing import Any
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
-from app.errors import PublishRefused
-from app.operations.health import Health
-from app.operations.metrics import Metrics
-from app.operations.order_paid_page import Limits
-from app.operations.web import ConsumerPages, WebServer
-from app.operations.web_connections import ConnectionLimits
-from app.publishing.producer import Acknowledged, Headers
-from app.publishing.publisher import Publisher
-from app.settings import Settings
+from order_relay.errors import PublishRefused
+from order_relay.kafka.producer import Acknowledged, Headers
+from order_relay.monitoring.health import Health
+from order_relay.monitoring.metrics import Metrics
+from order_relay.publishing.publisher import Publisher
+from order_relay.settings.settings import Settings
+from order_relay.web.connections import ConnectionLimits
+from order_relay.web.order_paid_page import Limits
+from order_relay.web.server import ConsumerPages, WebServer
 
 LOOPBACK = "127.0.0.1"
 TOPIC = "order-paid-events"

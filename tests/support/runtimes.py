@@ -8,13 +8,13 @@ from faust.sensors.prometheus import FaustMetrics
 from prometheus_client import CollectorRegistry
 
 from agents.order_logging import order_logging
-from app.consumer_app import ConsumerApp, consumer_app
-from app.consumer_runtime import ConsumerRuntime
-from app.consumers import configure
-from app.main import create_app
-from app.settings import Settings
-from app.topics import Topics
 from order_relay import Consumer
+from order_relay.kafka.topics import Topics
+from order_relay.settings.consumers import configure
+from order_relay.settings.settings import Settings
+from order_relay.worker.app import create_app
+from order_relay.worker.consumer_app import ConsumerApp, consumer_app
+from order_relay.worker.consumer_runtime import ConsumerRuntime
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What a target does, as the relay would say it."""
 
-from app.delivery.target_health import Target, TargetState
+from order_relay.delivery.target_health import Target, TargetState
 
 
 def target(

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from app.delivery.progress import PartitionProgress
-from app.delivery.record import Record
+from order_relay.delivery.progress import PartitionProgress
+from order_relay.model.record import Record
 from tests.support.fakes import Bench, Step, answer, record
 
 OK = Step(answer(200))

@@ -1,7 +1,7 @@
 """A breaker with a clock that stands until it is told to go."""
 
-from app.delivery.gate import NO_PROBE
-from app.delivery.target_health import Breaker, BreakerState
+from order_relay.delivery.gate import NO_PROBE
+from order_relay.delivery.target_health import Breaker, BreakerState
 
 CLOSED, HALF_OPEN, OPEN = BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN
 

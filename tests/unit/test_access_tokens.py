@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 import trustme
 
-from app.access_tokens import PAUSE_SECONDS, AccessToken, AccessTokens, TokenEndpoint
-from app.errors import AccessTokenUnavailable
+from order_relay.errors import AccessTokenUnavailable
+from order_relay.kafka.access_tokens import PAUSE_SECONDS, AccessToken, AccessTokens, TokenEndpoint
 from tests.support.identity_provider import IdentityProvider
 
 ID, SECRET = "relay:client", "hunter2 +/%"

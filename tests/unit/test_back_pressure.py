@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.delivery.back_pressure import (
+from order_relay.delivery.back_pressure import (
     FREE_SECONDS,
     LATE_SECONDS,
     MAX_HOLD_SECONDS,

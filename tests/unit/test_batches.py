@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from app.delivery.answer import JSON, Answer
-from app.delivery.batches import LINES, Batching, answers_of_items, batch_key
-from app.delivery.record import Record
-from app.delivery.retry import Verdict
-from app.trace_context import TraceContext
+from order_relay.delivery.answer import JSON, Answer
+from order_relay.delivery.batches import LINES, Batching, answers_of_items, batch_key
+from order_relay.delivery.retry import Verdict
+from order_relay.model.record import Record
+from order_relay.model.trace_context import TraceContext
 from tests.support.fakes import NO_ANSWER, Bench, answer, record
 from tests.support.limiters import FixedWindow, SlidingWindow, TokenBucket
 from tests.support.orders import order_value

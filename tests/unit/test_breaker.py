@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.delivery.gate import NO_PROBE
+from order_relay.delivery.gate import NO_PROBE
 from tests.support.watched_breaker import CLOSED, HALF_OPEN, OPEN, Watched
 
 

@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from app.delivery.gate import NO_PROBE
-from app.delivery.target_health import SHORT_WAITS
+from order_relay.delivery.gate import NO_PROBE
+from order_relay.delivery.target_health import SHORT_WAITS
 from tests.support.watched_breaker import CLOSED, HALF_OPEN, OPEN, Watched
 
 INTERVAL_SECONDS = 5.0

@@ -6,7 +6,7 @@ from typing import Any, cast
 import click
 import pytest
 
-from app.operations.commands.command import CONSUMER_OPTION, OfConsumer, RelayCommand
+from order_relay.cli.command import CONSUMER_OPTION, OfConsumer, RelayCommand
 
 
 def chosen(given: str | None, runs: str, declared: str) -> OfConsumer:

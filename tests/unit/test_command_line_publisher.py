@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import DatabaseUnavailable
-from app.operations.commands.line_publisher import LinePublisher, LineResult, Result
-from app.operations.commands.lines import Line
-from app.publishing.memory_store import MemoryFallbackStore
+from order_relay.cli.publish.bulk_publisher import LinePublisher, LineResult, Result
+from order_relay.cli.publish.line_reader import Line
+from order_relay.errors import DatabaseUnavailable
+from order_relay.fallback.memory_store import MemoryFallbackStore
 from tests.support.orders import order_value
 from tests.support.publish_fakes import FakeProducer, Sent, forgive, refusal
 from tests.support.virtual_time import run_virtual, virtual_time

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.operations.commands import lines
-from app.operations.commands.lines import Line, LineReader
+from order_relay.cli.publish import line_reader
+from order_relay.cli.publish.line_reader import Line, LineReader
 
 LIMIT_SECONDS = 30.0
 
@@ -56,7 +56,7 @@ def test_chunks_do_not_matter(
 ) -> None:
     """However the system hands the bytes out, lines over the limit are known and not kept."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "CHUNK_BYTES", chunk)
+        patch.setattr(line_reader, "CHUNK_BYTES", chunk)
         content = b"x\n" + b"\n".join(pieces)
         found = read_bytes(content, tmp_path_factory.mktemp("lines"), max_line_bytes=20)
     expected = []

@@ -6,7 +6,7 @@ from dataclasses import replace
 import click
 import pytest
 
-from app.operations.commands.changing import (
+from order_relay.cli.fallback.bulk_change import (
     PAGE,
     Change,
     RowResult,
@@ -14,10 +14,10 @@ from app.operations.commands.changing import (
     changed_rows,
     found_ids,
 )
-from app.operations.commands.choosing import ROW_ID, STATUS, chosen
-from app.operations.commands.output import age, plain
-from app.publishing.fallback import RowFilter, Status
-from app.publishing.memory_store import MemoryFallbackStore
+from order_relay.cli.fallback.filters import ROW_ID, STATUS, chosen
+from order_relay.cli.output import age, plain
+from order_relay.fallback.memory_store import MemoryFallbackStore
+from order_relay.fallback.store import RowFilter, Status
 from tests.support.publish_fakes import Clock, message
 
 DISCARDABLE = frozenset({Status.FAILED, Status.PENDING})

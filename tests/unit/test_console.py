@@ -11,10 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from yarl import URL
 
-from app.delivery.target_health import Breaker
-from app.operations import console
-from app.operations.metrics import Metrics
-from app.operations.stats import Stats
+from order_relay.delivery.target_health import Breaker
+from order_relay.monitoring.metrics import Metrics
+from order_relay.monitoring.stats import Stats
+from order_relay.web import console
 from tests.support.targets import target
 
 ROOT = Path(__file__).parents[2]

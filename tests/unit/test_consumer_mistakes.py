@@ -14,7 +14,8 @@ ROOT = Path(app.__file__).parents[1]
 # Each start is a process of its own; what takes long to import is there already.
 STARTS = """
 import json, os, sys
-import app.main, app.operations.commands
+import app
+import order_relay.worker.app, order_relay.cli
 for case, environment in json.loads(sys.argv[1]).items():
     if (child := os.fork()) == 0:
         os.chdir(case)

@@ -11,9 +11,15 @@ import msgspec
 import pytest
 
 from agents.order_logging import order_logging
-from app.consumers import ConfiguredConsumer, choose, configure, find_consumers, import_modules
-from app.settings import load_settings
 from order_relay import Consumer, Delivery, HttpPost, InvalidConsumer
+from order_relay.settings.consumers import (
+    ConfiguredConsumer,
+    choose,
+    configure,
+    find_consumers,
+    import_modules,
+)
+from order_relay.settings.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("empty_environment")

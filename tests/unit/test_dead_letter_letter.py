@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.delivery.answer import Answer
-from app.delivery.dead_letters import dead_letter_headers, refused_letter
-from app.delivery.record import Record
-from app.delivery.retry import Verdict
-from app.operations.commands.letter_words import letter_fields
-from app.operations.dead_letters.choice import LetterFilter, parse_moment
-from app.operations.dead_letters.letter import Headers, Letter, header_value
+from order_relay.cli.dlq.formatting import letter_fields
+from order_relay.dead_letters.filters import LetterFilter, parse_moment
+from order_relay.dead_letters.letter import Headers, Letter, header_value
+from order_relay.delivery.answer import Answer
+from order_relay.delivery.dead_letters import dead_letter_headers, refused_letter
+from order_relay.delivery.retry import Verdict
+from order_relay.model.record import Record
 
 NOW = datetime(2025, 12, 19, 12, tzinfo=UTC)
 

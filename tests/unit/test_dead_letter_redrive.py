@@ -6,24 +6,24 @@ from collections.abc import AsyncIterator, Sequence
 import click
 import pytest
 
-from app.errors import PublishRefused, RecordTooLarge, TopicUnusable
-from app.operations.commands.letter_access import LetterAccess
-from app.operations.commands.letter_choosing import (
+from order_relay.cli.dlq.filters import (
     MOMENT,
     PLACE,
     LetterPlace,
     check_choice,
     letter_filter,
 )
-from app.operations.commands.redrive_group import RedriveGroup
-from app.operations.commands.redrive_report import RedriveReport
-from app.operations.dead_letters.choice import LetterFilter
-from app.operations.dead_letters.letter import Letter
-from app.operations.dead_letters.redrive import BATCH, NO_ROOM, LetterResult, Redrive, Result
-from app.operations.dead_letters.redriven import Commit, Redriven, RedriveProgress
-from app.operations.dead_letters.topic_log import Extent, TopicLog
-from app.publishing.producer import Acknowledged, Headers
-from app.settings import Settings
+from order_relay.cli.dlq.open_topic import LetterAccess
+from order_relay.cli.dlq.redrive_group import RedriveGroup
+from order_relay.cli.dlq.redrive_report import RedriveReport
+from order_relay.dead_letters.filters import LetterFilter
+from order_relay.dead_letters.letter import Letter
+from order_relay.dead_letters.redrive import BATCH, NO_ROOM, LetterResult, Redrive, Result
+from order_relay.dead_letters.redriven import Commit, Redriven, RedriveProgress
+from order_relay.dead_letters.topic_reader import Extent, TopicLog
+from order_relay.errors import PublishRefused, RecordTooLarge, TopicUnusable
+from order_relay.kafka.producer import Acknowledged, Headers
+from order_relay.settings.settings import Settings
 
 
 class Topics:

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.operations.dead_letters.redriven import (
+from order_relay.dead_letters.redriven import (
     MAX_PLANNED_LENGTH,
     Commit,
     Redriven,

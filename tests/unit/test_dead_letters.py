@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from app.delivery.dead_letters import (
+from order_relay.delivery.dead_letters import (
     MAX_TEXT_BYTES,
     DeadLetter,
     Headers,

@@ -5,9 +5,9 @@ from typing import cast
 
 import pytest
 
-from app.faust_overrides import ForeignChangelogs
-from app.order_status.entry import Entry
-from app.settings import load_settings
+from order_relay.deliveries.entries import Entry
+from order_relay.settings.settings import load_settings
+from order_relay.worker.faust_overrides import ForeignChangelogs
 from tables.deliveries import DeliveriesTable, show
 from tests.support.order_status_fakes import BookBench
 from tests.support.runtimes import app_of_a_consumer, runtime

@@ -14,11 +14,10 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from sqlalchemy import make_url
 
-from app.consumers import HTTP_OPTIONS, OPTIONS, find_consumers
-from app.delivery.answer import STATUS_CLASSES
-from app.main import SHUTDOWN_TAIL_SECONDS
-from app.operations import commands
-from app.operations.metrics import (
+from order_relay import Consumer, HttpPost
+from order_relay.cli.command import RelayCommand
+from order_relay.delivery.answer import STATUS_CLASSES
+from order_relay.monitoring.metrics import (
     ATTEMPT_RESULTS,
     DEAD_LETTER_REASONS,
     PREFIX,
@@ -26,10 +25,11 @@ from app.operations.metrics import (
     REPLAY_RESULTS,
     Metrics,
 )
-from app.operations.target_figures import STATES
-from app.operations.web_connections import CLOSED_REASONS
-from app.settings import Settings
-from order_relay import Consumer, HttpPost
+from order_relay.monitoring.target_figures import STATES
+from order_relay.settings.consumers import HTTP_OPTIONS, OPTIONS, find_consumers
+from order_relay.settings.settings import Settings
+from order_relay.web.connections import CLOSED_REASONS
+from order_relay.worker.app import SHUTDOWN_TAIL_SECONDS
 from tests.support.alert_rules import rules
 from tests.support.dashboard_panels import boards
 
@@ -37,7 +37,9 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 DECISIONS = sorted(ROOT.glob("docs/decisions/[0-9]*.md"))
 ADD_A_CONSUMER = "docs/how-to/add-a-consumer.md"
-COMMANDS = {name.replace("_", "-") for name in commands.__all__}
+COMMANDS = {command.__name__.replace("_", "-") for command in RelayCommand.__subclasses__()}
+# What runs, apart from the demo.
+PRODUCT = ("order_relay", "app", "agents", "tables")
 FIELDS = {name.upper(): field for name, field in Settings.model_fields.items()}
 # The largest value of a client's 32-bit setting says nothing to a reader.
 BOUNDS_WORTH_TELLING = range(1_000_000)
@@ -47,6 +49,11 @@ FLAGS = re.MULTILINE | re.DOTALL
 def read(name: str) -> str:
     """A document of this project."""
     return (ROOT / name).read_text(encoding="utf-8")
+
+
+def product_files() -> list[Path]:
+    """The Python files of the product, apart from the demo."""
+    return [path for folder in PRODUCT for path in (ROOT / folder).rglob("*.py")]
 
 
 def default_text(field: FieldInfo, none: str) -> str:
@@ -271,7 +278,7 @@ def test_fields_of_log_lines_that_are_explained_are_logged() -> None:
 
 def fields_of_lines() -> Iterator[tuple[str, set[str]]]:
     """Every line of the code that has data: its phrase, and the names of its data."""
-    for path in (ROOT / "app").rglob("*.py"):
+    for path in product_files():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
                 case ast.Call(func=ast.Name(id="LogLine"), args=[ast.Constant(value=str(text))]):
@@ -291,7 +298,7 @@ def explained_phrases() -> list[str]:
 
 def strings_of_the_code() -> Iterator[str]:
     """Every string of the application, those in parts put together."""
-    for path in (ROOT / "app").rglob("*.py"):
+    for path in product_files():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
@@ -302,9 +309,7 @@ def errors_of_the_code() -> Iterator[str]:
 
     And whatever they log with data beside it.
     """
-    for path in [*ROOT.glob("app/**/*.py"), *ROOT.glob("agents/*.py")]:
-        if "quickstart" in path.parts:
-            continue
+    for path in product_files():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
                 case ast.Call(
@@ -366,14 +371,13 @@ def test_files_that_are_named_exist(document: Path) -> None:
         if re.fullmatch(rf"(?:{folders})/[\w./*-]*", name):
             assert list(ROOT.glob(name.rstrip("/"))), name
         elif re.fullmatch(r"\w+\.py", name):
-            assert list(ROOT.glob(f"app/**/{name}")), name
+            assert [path for path in product_files() if path.name == name], name
 
 
 @pytest.fixture(scope="module")
 def words_of_the_code() -> set[str]:
     """Every word of the code, and of the tests, which name what libraries have; not of this one."""
-    folders = ("app", "agents", "tables", "tests")
-    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    files = [*product_files(), *(ROOT / "demo").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
     texts = [path.read_text(encoding="utf-8") for path in files if path != Path(__file__)]
     return catalogue().union(*(re.findall(r"\w+", text) for text in texts))
 
@@ -448,12 +452,12 @@ def test_alerts_and_dashboards_are_counted() -> None:
                 assert words[count.lower()] == dashboards, document.name
 
 
-def test_the_architecture_has_every_module() -> None:
-    """Every module and package of the application stands in the table of modules."""
-    table = read("docs/architecture.md").split("## Modules")[1].split("## ")[0]
-    modules = {path.stem for path in (ROOT / "app").glob("[!_]*") if path.suffix in ("", ".py")}
-    assert len(modules) > 20  # else they were not found
-    assert {name for name in modules if f"`app.{name}`" not in table} == set()
+def test_the_architecture_has_every_package() -> None:
+    """Every package of the engine stands in the table of packages."""
+    table = read("docs/architecture.md").split("## Packages")[1].split("## ")[0]
+    packages = {path.stem for path in (ROOT / "order_relay").glob("[!_]*/")}
+    assert len(packages) > 10  # else they were not found
+    assert {name for name in packages if f"`{name}`" not in table} == set()
 
 
 def test_the_tests_of_faults_exist() -> None:

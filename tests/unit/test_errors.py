@@ -2,12 +2,13 @@
 
 import pytest
 
-from app import errors
-from app.errors import (
+from order_relay import errors
+from order_relay.errors import (
     AccessTokenUnavailable,
     DatabaseReplaced,
     DatabaseTooNew,
     DatabaseUnavailable,
+    InvalidConsumer,
     InvalidDatabaseUrl,
     InvalidEvent,
     InvalidSettings,
@@ -31,6 +32,7 @@ RETRYABLE: list[RelayError] = [
 ]
 PERMANENT: list[RelayError] = [
     InvalidSettings("x"),
+    InvalidConsumer("x"),
     InvalidEvent("tombstone", "x"),
     RecordTooLarge("dlq", 7),
     TopicUnusable("dlq", "unknown"),

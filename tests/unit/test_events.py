@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import InvalidEvent
-from app.events import decode_order_paid
-from order_relay.order_paid import OrderItem, OrderPaid
+from order_relay.errors import InvalidEvent
+from order_relay.model.events import decode_order_paid
+from order_relay.model.order_paid import OrderItem, OrderPaid
 from tests.support.orders import order_value
 
 JSON_VALUES = st.recursive(

@@ -4,9 +4,9 @@ import resource
 
 import pytest
 
-from app import file_descriptors
-from app.file_descriptors import share
-from app.settings import load_settings
+from order_relay.settings.settings import load_settings
+from order_relay.worker import file_descriptors
+from order_relay.worker.file_descriptors import share
 
 pytestmark = pytest.mark.usefixtures("empty_environment")
 

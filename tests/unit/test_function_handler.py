@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from app.delivery.answer import Answer
-from app.delivery.function_handler import FunctionHandler
-from app.delivery.retry import Verdict
 from order_relay import Delivery, Reject, RetryLater, Unavailable
+from order_relay.delivery.answer import Answer
+from order_relay.delivery.retry import Verdict
+from order_relay.handlers.function import FunctionHandler
 from tests.support.waiting import eventually
 
 DELIVERY = Delivery("coupons", "paid-7", 1, "orders", 0, 41, b"7", b"{}", (), 1000)
@@ -166,7 +166,7 @@ async def test_a_handler_that_does_not_end_is_told(
     attempt: Attempt, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It ignores that it is cancelled: the attempt ends all the same, and an error says so."""
-    monkeypatch.setattr("app.delivery.function_handler.CANCEL_SECONDS", 0.01)
+    monkeypatch.setattr("order_relay.handlers.function.CANCEL_SECONDS", 0.01)
     release = asyncio.Event()
     ended = asyncio.Event()
 

@@ -2,9 +2,9 @@
 
 import asyncio
 
-from app.delivery.back_pressure import Pace
-from app.delivery.gate import NO_PROBE, Gate
-from app.delivery.target_health import Breaker, BreakerState
+from order_relay.delivery.back_pressure import Pace
+from order_relay.delivery.gate import NO_PROBE, Gate
+from order_relay.delivery.target_health import Breaker, BreakerState
 from tests.support.virtual_time import virtual_time
 
 

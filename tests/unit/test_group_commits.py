@@ -14,7 +14,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.commit import OffsetFetchRequest_v3, OffsetFetchResponse_v3
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from app.group_commits import fetch_commits
+from order_relay.kafka.committed_offsets import fetch_commits
 
 FIRST, SECOND = TopicPartition("order-paid-events", 0), TopicPartition("order-paid-events", 1)
 COMMITTED = OffsetFetchResponse_v3(0, [(FIRST.topic, [(0, 7, "m", 0), (1, -1, "", 0)])], 0)

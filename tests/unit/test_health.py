@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.operations.health import INTAKE_STALL_SECONDS, Health
-from app.settings import load_settings
+from order_relay.monitoring.health import INTAKE_STALL_SECONDS, Health
+from order_relay.settings.settings import load_settings
 from tests.support.runtimes import runtime
 
 STALL = 100.0  # 60 s of Retry-After, an attempt of 10 s, and 30 s to spare

@@ -13,21 +13,25 @@ import app
 import tables
 
 ROOT = Path(app.__file__).parents[1]
+# What an order service, the rules and the figures need: all but the worker and its clients.
 PURE = [
     "app",
-    "app.settings",
-    "app.events",
-    "app.errors",
-    "app.log_line",
-    "app.trace_context",
-    "app.version",
-    "app.dead_letter_topic",
+    "order_relay",
+    "order_relay.errors",
+    "order_relay.version",
+    "order_relay.kafka.producer",
+    "order_relay.kafka.dead_letter_topic",
     *(
         found.name
-        for package in ("delivery", "operations", "order_status", "publishing")
-        for found in pkgutil.walk_packages([str(ROOT / "app" / package)], prefix=f"app.{package}.")
-        # Faust's commands, and what Alembic runs by itself.
-        if not found.name.startswith(("app.operations.commands", "app.publishing.migrations"))
+        for package in (
+            *("model", "settings", "logs", "delivery", "handlers", "fallback", "deliveries"),
+            *("dead_letters", "publishing", "monitoring", "web"),
+        )
+        for found in pkgutil.walk_packages(
+            [str(ROOT / "order_relay" / package)], prefix=f"order_relay.{package}."
+        )
+        # What Alembic runs by itself.
+        if not found.name.startswith("order_relay.fallback.sql.migrations")
     ),
 ]
 FAUST = {"faust", "mode", "aiokafka"}
@@ -37,7 +41,8 @@ FAUST = {"faust", "mode", "aiokafka"}
 CONSUMER_APP = (
     "import json, app; from faust.sensors.prometheus import FaustMetrics; "
     "from prometheus_client import CollectorRegistry; "
-    "from app.consumer_app import consumer_app; from app.settings import load_settings; "
+    "from order_relay.worker.consumer_app import consumer_app; "
+    "from order_relay.settings.settings import load_settings; "
     "made = consumer_app('order_logging', load_settings(), "
     "FaustMetrics.create(CollectorRegistry(), 'faust'))"
 )
@@ -112,7 +117,11 @@ def test_every_table_is_registered(tmp_path: Path) -> None:
 @pytest.mark.parametrize("together", ["each", "all"])
 def test_pure_modules_do_not_import_faust(together: str, tmp_path: Path) -> None:
     """The rules import and run without Faust and the Kafka consumer below it."""
-    assert {"app.delivery.relay", "app.publishing.producer", "app.operations.health"} <= set(PURE)
+    assert {
+        "order_relay.delivery.dispatcher",
+        "order_relay.kafka.producer",
+        "order_relay.monitoring.health",
+    } <= set(PURE)
     lines = [f"import {name}" for name in PURE]
     if together == "each":
         # One after another in one interpreter: the first that brings Faust in is named.
@@ -129,10 +138,10 @@ def test_pure_modules_do_not_import_faust(together: str, tmp_path: Path) -> None
 def test_delivery_and_publishing_know_nothing_of_each_other(tmp_path: Path) -> None:
     """Each half imports without the other."""
     for half, other in [("delivery", "publishing"), ("publishing", "delivery")]:
-        modules = [name for name in PURE if name.startswith(f"app.{half}.")]
+        modules = [name for name in PURE if name.startswith(f"order_relay.{half}.")]
         result = _python(
             f"import sys\nimport {', '.join(modules)}\n"
-            f"print([name for name in sys.modules if name.startswith('app.{other}')])",
+            f"print([name for name in sys.modules if name.startswith('order_relay.{other}')])",
             tmp_path,
         )
         assert result.stdout == "[]\n", result.stderr
@@ -141,7 +150,7 @@ def test_delivery_and_publishing_know_nothing_of_each_other(tmp_path: Path) -> N
 def test_importing_the_app_reads_and_starts_nothing(tmp_path: Path) -> None:
     """A wrong setting is no matter until the application is asked for; no folder is made."""
     result = _python(
-        "import threading, app, app.main; assert threading.active_count() == 1",
+        "import threading, app, order_relay.worker.app; assert threading.active_count() == 1",
         tmp_path,
         MAX_IN_FLIGHT="0",
     )

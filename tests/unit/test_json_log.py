@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.log_line import FiguresLine, LogLine
-from app.operations.json_log import formatter
-from app.operations.log_limit import RepeatFilter
+from order_relay.logs.json_format import formatter
+from order_relay.logs.log_line import FiguresLine, LogLine
+from order_relay.logs.rate_limit import RepeatFilter
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,7 +112,7 @@ def test_left_out_repetitions_are_counted_in_a_field() -> None:
 
     def passed(message: object) -> logging.LogRecord | None:
         made = logging.makeLogRecord(
-            {"name": "app.transport", "levelno": logging.WARNING, "msg": message}
+            {"name": "order_relay.kafka.consumer", "levelno": logging.WARNING, "msg": message}
         )
         return made if limiter.filter(made) else None
 
@@ -127,8 +127,8 @@ def test_left_out_repetitions_are_counted_in_a_field() -> None:
 
 UNCAUGHT = """
 import threading, warnings
-from app.operations import json_log
-json_log.set_up()
+from order_relay.logs import json_format
+json_format.set_up()
 warnings.warn("mind this")
 thread = threading.Thread(target=lambda: 1 / 0, name="worker")
 thread.start()

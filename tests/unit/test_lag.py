@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import pytest
 
-from app.errors import KafkaUnavailable
-from app.operations.health import INTAKE_STALL_SECONDS, Health
-from app.operations.lag import INTERVAL_SECONDS, TIMEOUT_SECONDS, watch_lag
-from app.operations.metrics import Metrics
-from app.operations.standstill_watch import end_at_standstill
+from order_relay.errors import KafkaUnavailable
+from order_relay.monitoring.health import INTAKE_STALL_SECONDS, Health
+from order_relay.monitoring.lag import INTERVAL_SECONDS, TIMEOUT_SECONDS, watch_lag
+from order_relay.monitoring.metrics import Metrics
+from order_relay.monitoring.standstill_watch import end_at_standstill
 from tests.support.virtual_time import virtual_time
 
 NEVER = float("-inf")

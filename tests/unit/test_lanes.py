@@ -5,8 +5,8 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.delivery.lanes import Lane, Lanes
-from app.delivery.record import Record
+from order_relay.delivery.lanes import Lane, Lanes
+from order_relay.model.record import Record
 from tests.support.fakes import record
 from tests.support.lane_work import FOR_EVER, RECORDS, Arrivals, Work
 from tests.support.virtual_time import run_virtual, virtual_time

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.delivery.lanes import Abandoned, Lane, Lanes
-from app.delivery.record import Record
+from order_relay.delivery.lanes import Abandoned, Lane, Lanes
+from order_relay.model.record import Record
 from tests.support.fakes import record
 from tests.support.lane_work import FOR_EVER, RECORDS, Arrivals, Work
 from tests.support.virtual_time import run_virtual, virtual_time

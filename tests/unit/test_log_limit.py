@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from app.operations.log_limit import INTERVAL_SECONDS, OneLineFilter, RepeatFilter
+from order_relay.logs.rate_limit import INTERVAL_SECONDS, OneLineFilter, RepeatFilter
 
 
 class Log:
@@ -21,7 +21,9 @@ class Log:
             self.lines.append(record.getMessage())
 
 
-@pytest.mark.parametrize(("name", "shown"), [("app.fallback", r"no \x1b[1m\n 5%"), ("x", None)])
+@pytest.mark.parametrize(
+    ("name", "shown"), [("order_relay.worker.fallback_service", r"no \x1b[1m\n 5%"), ("x", None)]
+)
 def test_our_own_lines_are_one_line(name: str, shown: str | None) -> None:
     """Errors hold what rows hold; libraries' tables of several lines are theirs."""
     text = "no \x1b[1m\n 5%"
@@ -56,7 +58,10 @@ def test_different_complaints_do_not_hide_each_other() -> None:
     assert log.lines == ["one x", "two", "one y", "one z"]
 
 
-@pytest.mark.parametrize("name", ["app.delivery.relay", "app.main", "faust.app", "aiokafkaesque"])
+@pytest.mark.parametrize(
+    "name",
+    ["order_relay.delivery.dispatcher", "order_relay.worker.app", "faust.app", "aiokafkaesque"],
+)
 def test_the_relays_own_lines_always_pass(name: str) -> None:
     """What people grep for and count is never left out."""
     log = Log()

@@ -10,7 +10,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from app.operations.loop_metrics import LoopCounter, LoopHistogram
+from order_relay.monitoring.loop_metrics import LoopCounter, LoopHistogram
 
 BOUNDS = (0.01, 0.25, 1.0, 14400.0)
 VALUES = [("success", "2xx"), ("retryable", "5xx"), ("outage", "4xx")]

@@ -6,12 +6,17 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.delivery.answer import STATUS_CLASSES, Answer
-from app.delivery.observer import DeliveryObserver
-from app.delivery.retry import Verdict, judge
-from app.delivery.target_health import Target, TargetState
-from app.operations.metrics import ATTEMPT_RESULTS, DEAD_LETTER_REASONS, ConsumerMetrics, Metrics
-from app.operations.web_connections import CLOSED_REASONS
+from order_relay.delivery.answer import STATUS_CLASSES, Answer
+from order_relay.delivery.observer import DeliveryObserver
+from order_relay.delivery.retry import Verdict, judge
+from order_relay.delivery.target_health import Target, TargetState
+from order_relay.monitoring.metrics import (
+    ATTEMPT_RESULTS,
+    DEAD_LETTER_REASONS,
+    ConsumerMetrics,
+    Metrics,
+)
+from order_relay.web.connections import CLOSED_REASONS
 from tests.support.targets import target
 
 # Names, kinds and labels of the design, of its delivering half; each has the label "consumer", too.

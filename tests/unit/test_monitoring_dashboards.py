@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from app.operations.metrics import PREFIX
 from grafana.build import FOLDER, dashboards
+from order_relay.monitoring.metrics import PREFIX
 from tests.support.dashboard_panels import boards, panels, questions
 from tests.support.metric_catalogue import catalogue, unknown_in
 

@@ -6,10 +6,14 @@ import time
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.errors import KafkaUnavailable
-from app.operations.metrics import Metrics
-from app.operations.process_metrics import PROBE_SECONDS, add_process_metrics, watch_event_loop
-from app.operations.topic_partitions import INTERVAL_SECONDS, watch_topic_partitions
+from order_relay.errors import KafkaUnavailable
+from order_relay.monitoring.metrics import Metrics
+from order_relay.monitoring.process_metrics import (
+    PROBE_SECONDS,
+    add_process_metrics,
+    watch_event_loop,
+)
+from order_relay.monitoring.topic_partitions import INTERVAL_SECONDS, watch_topic_partitions
 from tests.support.virtual_time import virtual_time
 
 

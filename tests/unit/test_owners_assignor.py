@@ -9,7 +9,7 @@ from aiokafka.coordinator.protocol import (
 )
 from faust.types import TP
 
-from app.transport.assignor import OwnersAssignor, partition_of
+from order_relay.kafka.consumer.assignor import OwnersAssignor, partition_of
 
 TOPIC = "order-paid-events"
 

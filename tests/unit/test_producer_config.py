@@ -3,9 +3,9 @@
 import pytest
 from confluent_kafka import Producer
 
-from app.publishing.client_config import client_config
-from app.publishing.producer import producer_config
-from app.settings import Settings, load_settings
+from order_relay.kafka.client_config import client_config
+from order_relay.kafka.producer import producer_config
+from order_relay.settings.settings import Settings, load_settings
 
 pytestmark = pytest.mark.usefixtures("empty_environment")
 

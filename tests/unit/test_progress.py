@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.delivery.progress import MAX_METADATA_LENGTH, Commit, PartitionProgress
+from order_relay.delivery.progress import MAX_METADATA_LENGTH, Commit, PartitionProgress
 
 OURS = re.compile(r"relay2:100:[0-9]+:([0-9]+(,[0-9]+)*)?", re.ASCII)
 

@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from app.delivery.progress import MAX_METADATA_LENGTH, Commit, PartitionProgress
+from order_relay.delivery.progress import MAX_METADATA_LENGTH, Commit, PartitionProgress
 
 
 class OneGroup(RuleBasedStateMachine):

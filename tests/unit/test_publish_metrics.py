@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.operations.metrics import Metrics
-from app.publishing.fallback import FallbackStats
+from order_relay.fallback.store import FallbackStats
+from order_relay.monitoring.metrics import Metrics
 
 
 def labels_of(metrics: Metrics, name: str) -> dict[str, float]:

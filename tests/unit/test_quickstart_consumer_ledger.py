@@ -7,8 +7,8 @@ import struct
 import pytest
 from confluent_kafka import Message
 
-from app.quickstart.consumer_ledger import ConsumerLedger
-from app.quickstart.ledger_report import consumer_report
+from demo.consumer_ledger import ConsumerLedger
+from demo.ledger_report import consumer_report
 
 TOPIC = "order-paid-events"
 

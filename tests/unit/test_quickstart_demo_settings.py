@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.quickstart.demo_settings import demo_settings, worker_environment
-from app.settings import Settings, load_settings
+from demo.demo_settings import demo_settings, worker_environment
+from order_relay.settings.settings import Settings, load_settings
 
 USERS = {
     "KAFKA_BOOTSTRAP_SERVERS": "kafka.example.com:9093",
@@ -114,5 +114,5 @@ def test_only_what_a_process_needs_is_handed_on() -> None:
     assert environment["TZ"] == "UTC"
     assert environment["CONSUMER_RETRY_MAX_ATTEMPTS"] == "3"
     project, rest = environment["PYTHONPATH"].split(":")
-    assert (Path(project) / "app" / "quickstart").is_dir()
+    assert (Path(project) / "demo").is_dir()
     assert rest == "/else"

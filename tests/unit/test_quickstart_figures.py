@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from app.quickstart import wording
-from app.quickstart.delivery_times import DeliveryTimes, Percentiles
-from app.quickstart.snapshot import RateMeter
-from app.quickstart.worker_log import WorkerLog
-from app.quickstart.worker_metrics import WorkerMetrics, parse_metrics
+from demo import formatting
+from demo.delivery_times import DeliveryTimes, Percentiles
+from demo.snapshot import RateMeter
+from demo.worker_log import WorkerLog
+from demo.worker_metrics import WorkerMetrics, parse_metrics
 
 METRICS = """\
 # HELP order_relay_delivery_retries_total Attempts that failed and are to be made again.
@@ -162,9 +162,9 @@ def test_the_logs_tail_is_bounded(tmp_path: Path) -> None:
 )
 def test_durations_read_well(seconds: float, words: str) -> None:
     """The unit fits the size."""
-    assert wording.duration(seconds) == words
+    assert formatting.duration(seconds) == words
 
 
 def test_clock_reads_well() -> None:
     """Hours appear when there are any."""
-    assert (wording.clock(125), wording.clock(3725.9)) == ("02:05", "1:02:05")
+    assert (formatting.clock(125), formatting.clock(3725.9)) == ("02:05", "1:02:05")

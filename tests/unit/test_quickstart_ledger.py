@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.quickstart.ledger import Ledger
+from demo.ledger import Ledger
 
 IDS = st.sampled_from(["a", "b", "c", "d"])
 FACTS = st.lists(

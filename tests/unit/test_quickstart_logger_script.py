@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from app.quickstart.logger_script import FAILURES, Answer, Kind, LoggerScript, Outages
+from demo.logger_script import FAILURES, Answer, Kind, LoggerScript, Outages
 
 NEVER = Outages(first_after=10**9)
 IDS = [f"event-{number}" for number in range(3000)]

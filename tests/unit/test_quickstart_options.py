@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.quickstart.options import parse_options
+from demo.options import parse_options
 
 
 def test_without_anything_it_goes_on_until_stopped() -> None:

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.errors import DatabaseUnavailable, InvalidEvent, RelayError
-from app.events import decode_order_paid
-from app.quickstart.books import Books
-from app.quickstart.order_shop import Order, OrderBook, OrderShop
+from demo.collector import Books
+from demo.order_shop import Order, OrderBook, OrderShop
+from order_relay.errors import DatabaseUnavailable, InvalidEvent, RelayError
+from order_relay.model.events import decode_order_paid
 from tests.support.virtual_time import virtual_time
 
 NOON = datetime(2025, 12, 19, 12, 0, tzinfo=UTC)

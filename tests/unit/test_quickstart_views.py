@@ -8,15 +8,15 @@ import io
 import pytest
 from rich.console import Console
 
-from app.quickstart.consumer_ledger import ConsumerBalance
-from app.quickstart.delivery_times import Percentiles
-from app.quickstart.ledger import Ledger
-from app.quickstart.ledger_report import SHOWN_IDS, Closing, report
-from app.quickstart.live_view import render
-from app.quickstart.plain_view import plain_line
-from app.quickstart.snapshot import LoggerFigures, Phase, Snapshot, WorkerState
-from app.quickstart.worker_log import Warned
-from app.quickstart.worker_metrics import WorkerMetrics
+from demo.consumer_ledger import ConsumerBalance
+from demo.delivery_times import Percentiles
+from demo.ledger import Ledger
+from demo.ledger_report import SHOWN_IDS, Closing, report
+from demo.live_view import render
+from demo.plain_view import plain_line
+from demo.snapshot import LoggerFigures, Phase, Snapshot, WorkerState
+from demo.worker_log import Warned
+from demo.worker_metrics import WorkerMetrics
 
 
 def ledger_of(delivered: int, dead: int = 0, missing: int = 0) -> Ledger:

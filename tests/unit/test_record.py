@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.delivery.record import Record
+from order_relay.model.record import Record
 from tests.support.fakes import record
 
 EVENT_IDS = st.binary(min_size=1, max_size=400) | st.text(string.printable, min_size=1).map(

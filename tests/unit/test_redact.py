@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.secret_files import redact
+from order_relay.settings.secret_files import redact
 
 
 def test_every_secret_is_taken_out_wherever_it_stands() -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.delivery.progress import Commit, PartitionProgress
-from app.delivery.record import Record
-from app.errors import PublishRefused
+from order_relay.delivery.progress import Commit, PartitionProgress
+from order_relay.errors import PublishRefused
+from order_relay.model.record import Record
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, must, record
 from tests.support.virtual_time import run_virtual
 

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.delivery.answer import Answer
-from app.delivery.relay import Relay
-from app.delivery.retry import RetryPolicy, Verdict
-from app.events import Events
 from order_relay import Delivery
+from order_relay.delivery.answer import Answer
+from order_relay.delivery.dispatcher import Relay
+from order_relay.delivery.retry import RetryPolicy, Verdict
+from order_relay.model.events import Events
 from tests.support.fakes import Bench, record
 from tests.support.virtual_time import virtual_time
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.errors import PublishRefused
+from order_relay.errors import PublishRefused
 from tests.support.fakes import Bench, Step, answer, record
 from tests.support.virtual_time import virtual_time
 

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from app.delivery.answer import Answer
-from app.delivery.record import Record
-from app.delivery.retry import RetryPolicy
-from app.delivery.target_health import BreakerState
+from order_relay.delivery.answer import Answer
+from order_relay.delivery.retry import RetryPolicy
+from order_relay.delivery.target_health import BreakerState
+from order_relay.model.record import Record
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record
 from tests.support.virtual_time import virtual_time
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from app.delivery.target_health import BreakerState
-from app.errors import PublishRefused
+from order_relay.delivery.target_health import BreakerState
+from order_relay.errors import PublishRefused
 from tests.support.fakes import Bench, Step, answer, record
 from tests.support.virtual_time import virtual_time
 

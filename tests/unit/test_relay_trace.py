@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from app.delivery.dead_letters import dead_letter_headers
+from order_relay.delivery.dead_letters import dead_letter_headers
 from tests.support.fakes import Bench, answer, record
 from tests.support.virtual_time import virtual_time
 

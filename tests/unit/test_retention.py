@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-from app.errors import KafkaUnavailable
-from app.operations.metrics import Metrics
-from app.operations.retention import INTERVAL_SECONDS, watch_retention
+from order_relay.errors import KafkaUnavailable
+from order_relay.monitoring.metrics import Metrics
+from order_relay.monitoring.retention import INTERVAL_SECONDS, watch_retention
 from tests.support.virtual_time import virtual_time
 
 DAY = 86_400.0

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from app.errors import InvalidSettings
-from app.settings import load_log_format, load_settings
+from order_relay.errors import InvalidSettings
+from order_relay.settings.settings import load_log_format, load_settings
 
 NAME = "must be 1 to 249 of the characters A-Z a-z 0-9 . _ -"
 URL = "must be an http:// or https:// URL"

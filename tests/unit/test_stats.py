@@ -14,13 +14,13 @@ from faust.types import TP
 from prometheus_client import CollectorRegistry, Histogram
 from yarl import URL
 
-from app.delivery.target_health import Breaker, Target, TargetState
-from app.operations.metrics import PREFIX, Metrics
-from app.operations.samples import Samples, quantile
-from app.operations.stats import HISTOGRAMS, METRICS, Stats
-from app.operations.target_figures import watch_target
-from app.publishing.fallback import FallbackStats
-from app.version import VERSION
+from order_relay.delivery.target_health import Breaker, Target, TargetState
+from order_relay.fallback.store import FallbackStats
+from order_relay.monitoring.metrics import PREFIX, Metrics
+from order_relay.monitoring.samples import Samples, quantile
+from order_relay.monitoring.stats import HISTOGRAMS, METRICS, Stats
+from order_relay.monitoring.target_figures import watch_target
+from order_relay.version import VERSION
 from tests.support.targets import target
 from tests.support.waiting import eventually
 

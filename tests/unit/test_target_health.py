@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.delivery.answer import Answer
-from app.delivery.gate import NO_PROBE
-from app.delivery.retry import RetryPolicy, Verdict
-from app.delivery.target_health import (
+from order_relay.delivery.answer import Answer
+from order_relay.delivery.gate import NO_PROBE
+from order_relay.delivery.retry import RetryPolicy, Verdict
+from order_relay.delivery.target_health import (
     KEYS_EACH_SECOND,
     MAX_EVIDENCE_SECONDS,
     FirstAttempts,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.trace_context import (
+from order_relay.model.trace_context import (
     LONG_MEMBER_LENGTH,
     MAX_TRACESTATE_LENGTH,
     TraceContext,

@@ -8,7 +8,7 @@ from aiokafka.client import ConnectionGroup
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.structs import BrokerMetadata
 
-from app.transport import rebootstrap
+from order_relay.kafka.consumer import rebootstrap
 from tests.support.virtual_time import virtual_time
 
 OLD, NEW = BrokerMetadata(1, "old", 9092, None), BrokerMetadata(1, "new", 9092, None)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from faust.types import TP
 
-from app.transport.standstill import Intake, standstill
+from order_relay.kafka.consumer.standstill import Intake, standstill
 
 ONE, TWO = TP("orders", 0), TP("orders", 1)
 BEFORE = Intake(

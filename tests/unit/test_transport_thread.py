@@ -27,8 +27,8 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
-from app.delivery.progress import MAX_METADATA_LENGTH, Commit
-from app.transport.thread import ClientEnded, Deletion, RelayConsumerThread
+from order_relay.delivery.progress import MAX_METADATA_LENGTH, Commit
+from order_relay.kafka.consumer.thread import ClientEnded, Deletion, RelayConsumerThread
 
 PARTITION = TopicPartition("order-paid-events", 0)
 
@@ -306,7 +306,7 @@ def committing(
     thread = thread_of(client, monkeypatch)
     thread.log = cast(Any, logging.getLogger("thread"))
     monkeypatch.setattr(thread, "assignment", lambda: {TP(*PARTITION)})
-    monkeypatch.setattr("app.transport.thread.COMMIT_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("order_relay.kafka.consumer.thread.COMMIT_AGAIN_SECONDS", 0.0)
     return thread, {TP(*PARTITION): Commit(7, "")}
 
 

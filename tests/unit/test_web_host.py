@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
-from app.errors import InvalidSettings
-from app.main import create_app
-from app.settings import load_settings
+from order_relay.errors import InvalidSettings
+from order_relay.settings.settings import load_settings
+from order_relay.worker.app import create_app
 
 pytestmark = pytest.mark.usefixtures("empty_environment")
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.delivery.answer import Answer
-from app.delivery.record import Record
+from order_relay.delivery.answer import Answer
+from order_relay.model.record import Record
 from tests.support.fakes import NO_ANSWER, Step, answer
 from tests.support.limiters import FixedWindow, SlidingWindow, TokenBucket
 from tests.support.virtual_time import run_virtual, virtual_time

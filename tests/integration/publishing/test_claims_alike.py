@@ -2,9 +2,9 @@
 
 from hypothesis import HealthCheck, example, given, settings
 
-from app.publishing.fallback import RowFilter
-from app.publishing.memory_store import MemoryFallbackStore
-from app.publishing.sql_store import SqlFallbackStore
+from order_relay.fallback.memory_store import MemoryFallbackStore
+from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.fallback.store import RowFilter
 from tests.support.publish_claims import Life, Pass, Renew, Save, Step, Take, steps
 from tests.support.publish_fakes import Clock
 from tests.support.publish_postgres import blocking

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
-from app.publishing.commit_hook import AnySession, when_committed
+from order_relay.publishing.commit_hook import AnySession, when_committed
 
 metadata = sa.MetaData()
 orders = sa.Table(

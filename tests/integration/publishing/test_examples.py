@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from app.events import decode_order_paid
-from app.publishing.fallback import Status
-from app.publishing.migrate import migrate
-from app.publishing.order_events import open_order_events
+from order_relay.fallback.sql.migrate import migrate
+from order_relay.fallback.store import Status
+from order_relay.model.events import decode_order_paid
+from order_relay.publishing.order_events import open_order_events
 from tests.support.publish_orders import make_orders, statuses
 from tests.support.publish_postgres import PostgresServer
 from tests.support.publish_ways import LOOPBACK, publish_settings, read_topic, serving

@@ -10,9 +10,9 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from app.errors import DatabaseTooNew, DatabaseUnavailable, InvalidDatabaseUrl
-from app.publishing.database import make_engine
-from app.publishing.migrate import (
+from order_relay.errors import DatabaseTooNew, DatabaseUnavailable, InvalidDatabaseUrl
+from order_relay.fallback.sql.engine import make_engine
+from order_relay.fallback.sql.migrate import (
     MIGRATIONS,
     Migrated,
     check_revision,
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 # Four processes; the status says whether one of them failed.
 FORKED = """
 import os, sys
-from app.publishing.migrate import main
+from order_relay.fallback.sql.migrate import main
 for _ in range(4):
     if os.fork() == 0:
         sys.exit(main())
@@ -178,7 +178,7 @@ def _start(url: str, folder: Path, *what: str) -> subprocess.Popen[str]:
     """Run the command, or something else, in another folder."""
     environment = {**os.environ, "DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-W", "error", *(what or ("-m", "app.publishing.migrate"))],
+        [sys.executable, "-W", "error", *(what or ("-m", "order_relay.fallback.sql.migrate"))],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,

@@ -3,11 +3,11 @@
 import pytest
 from sqlalchemy import text
 
-from app.publishing.batch import Sweep
-from app.publishing.fallback import RowFilter, Status
-from app.publishing.replay import Replay
-from app.publishing.schema import NO_TIME, sqlite_time
-from app.publishing.sql_store import SqlFallbackStore
+from order_relay.fallback.claimed_rows import Sweep
+from order_relay.fallback.replay import Replay
+from order_relay.fallback.sql.schema import NO_TIME, sqlite_time
+from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.fallback.store import RowFilter, Status
 from tests.support.publish_fakes import START, Clock, FakeProducer, message
 
 IMPOSSIBLE = [

@@ -15,11 +15,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.typedefs import Handler
 
-from app.errors import DatabaseUnavailable, RecordTooLarge
-from app.operations.access import Access
-from app.operations.order_paid_page import Limits, OrderPaidPage
-from app.publishing.memory_store import MemoryFallbackStore
-from app.publishing.publisher import Publisher
+from order_relay.errors import DatabaseUnavailable, RecordTooLarge
+from order_relay.fallback.memory_store import MemoryFallbackStore
+from order_relay.publishing.publisher import Publisher
+from order_relay.web.access import Access
+from order_relay.web.order_paid_page import Limits, OrderPaidPage
 from tests.support.publish_ways import TOPIC, ScriptedKafka, body, serving, until
 
 JSON = {"Content-Type": "application/json"}
@@ -509,7 +509,7 @@ async def test_a_server_that_stops_cuts_nothing_off(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever waits too long gets no answer; the event is published all the same."""
-    monkeypatch.setattr("app.operations.web.STOP_SECONDS", 0.01)
+    monkeypatch.setattr("order_relay.web.server.STOP_SECONDS", 0.01)
     kafka, store = ScriptedKafka(), MemoryFallbackStore()
     publisher = Publisher(kafka, store, TOPIC)
     kafka.answers.clear()

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from app.publishing.batch import Sweep
-from app.publishing.fallback import Status
-from app.publishing.producer import KafkaProducer
-from app.publishing.replay import Replay
-from app.publishing.sql_store import SqlFallbackStore
+from order_relay.fallback.claimed_rows import Sweep
+from order_relay.fallback.replay import Replay
+from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.fallback.store import Status
+from order_relay.kafka.producer import KafkaProducer
 from tests.support.publish_orders import make_orders, order_ids, statuses
 from tests.support.publish_ways import Sent, publish_settings, read_topic
 

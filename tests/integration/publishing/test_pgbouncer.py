@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import make_url
 
-from app.operations.fallback_table import FallbackTable
-from app.publishing.batch import Sweep
-from app.publishing.replay import Replay
+from order_relay.fallback.claimed_rows import Sweep
+from order_relay.fallback.replay import Replay
+from order_relay.fallback.table import FallbackTable
 from tests.support.publish_fakes import FakeProducer, message
 from tests.support.publish_postgres import PgBouncer, PostgresServer, find_binary
 

@@ -7,11 +7,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from app.errors import DatabaseUnavailable
-from app.publishing.batch import Sweep
-from app.publishing.fallback import FallbackRow, RowFilter, Status
-from app.publishing.replay import Replay
-from app.publishing.sql_store import SqlFallbackStore
+from order_relay.errors import DatabaseUnavailable
+from order_relay.fallback.claimed_rows import Sweep
+from order_relay.fallback.replay import Replay
+from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from tests.support.publish_fakes import FakeProducer, message
 
 

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from confluent_kafka import KafkaError
 
-from app.dead_letter_topic import DeadLetterTopic
-from app.delivery.dead_letters import DeadLetter
-from app.delivery.record import Record
-from app.errors import DatabaseUnavailable, PublishFailed
-from app.fallback_dead_letters import FallbackDeadLetters
-from app.publishing.fallback import NewMessage, RowFilter, Status
-from app.publishing.producer import KafkaProducer, producer_config
-from app.publishing.publisher import Published, Publisher, Saved
-from app.publishing.replay import Replay
-from app.publishing.sql_store import SqlFallbackStore
+from order_relay.delivery.dead_letters import DeadLetter
+from order_relay.errors import DatabaseUnavailable, PublishFailed
+from order_relay.fallback.dead_letters import FallbackDeadLetters
+from order_relay.fallback.replay import Replay
+from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.fallback.store import NewMessage, RowFilter, Status
+from order_relay.kafka.dead_letter_topic import DeadLetterTopic
+from order_relay.kafka.producer import KafkaProducer, producer_config
+from order_relay.model.record import Record
+from order_relay.publishing.publisher import Published, Publisher, Saved
 from tests.support.embedded import EmbeddedKafka
 from tests.support.impatient_producer import SHORT_SECONDS, ImpatientProducer
 from tests.support.orders import order_value
@@ -126,7 +126,7 @@ async def test_an_unknown_topic_fails_at_once(shop: Shop, monkeypatch: pytest.Mo
     """A row that no topic takes is FAILED with Kafka's words; others are published."""
     # librdkafka gives a new topic 30 s to be known to all brokers; a test need not.
     monkeypatch.setattr(
-        "app.publishing.producer.producer_config",
+        "order_relay.kafka.producer.producer_config",
         lambda settings: producer_config(settings) | {"topic.metadata.propagation.max.ms": 100},
     )
     producer = KafkaProducer(shop.stage.settings())
@@ -186,10 +186,10 @@ async def test_refused_dead_letters_come_back(shop: Shop) -> None:
 
 WORKER = """
 import asyncio, sys
-from app.publishing.producer import KafkaProducer, producer_config
-from app.publishing.replay import Replay
-from app.publishing.sql_store import SqlFallbackStore
-from app.settings import load_settings
+from order_relay.kafka.producer import KafkaProducer, producer_config
+from order_relay.fallback.replay import Replay
+from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.settings.settings import load_settings
 
 async def main():
     producer = KafkaProducer(load_settings(kafka_bootstrap_servers=sys.argv[1]))

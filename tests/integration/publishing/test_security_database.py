@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import trustme
 
-from app.errors import DatabaseUnavailable, InvalidDatabaseUrl
-from app.fallback import Fallback
-from app.operations.fallback_table import FallbackTable
-from app.operations.metrics import Metrics
-from app.publishing.database import make_engine
-from app.publishing.migrate import Migrated, migrate
-from app.publishing.producer import KafkaProducer
-from app.settings import load_settings
+from order_relay.errors import DatabaseUnavailable, InvalidDatabaseUrl
+from order_relay.fallback.sql.engine import make_engine
+from order_relay.fallback.sql.migrate import Migrated, migrate
+from order_relay.fallback.table import FallbackTable
+from order_relay.kafka.producer import KafkaProducer
+from order_relay.monitoring.metrics import Metrics
+from order_relay.settings.settings import load_settings
+from order_relay.worker.fallback_service import Fallback
 from tests.support.publish_postgres import (
     CERTIFIED,
     USER,
@@ -177,7 +177,11 @@ async def test_a_wrong_authority_is_said_once_at_the_start(
         await fallback.start()
         await eventually(lambda: table.tries > 3, 30, lambda: "not tried again")
         await fallback.close()
-    (line,) = [one.getMessage() for one in caplog.records if one.name == "app.fallback"]
+    (line,) = [
+        one.getMessage()
+        for one in caplog.records
+        if one.name == "order_relay.worker.fallback_service"
+    ]
     assert "certificate verify failed: self-signed" in line
     assert "DATABASE_SSL_CA_FILE" in line
 
@@ -203,7 +207,7 @@ def test_commands_use_the_same(url: str, ca_file: Path, tmp_path: Path) -> None:
         "DATABASE_SSL_CA_FILE": str(ca_file),
     }
     for command, answer in (
-        (["app.publishing.migrate"], "The database was migrated from nothing"),
+        (["order_relay.fallback.sql.migrate"], "The database was migrated from nothing"),
         (["faust", "-A", "app", "fallback-stats"], "PENDING"),
     ):
         done = subprocess.run(

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.publishing.fallback import (
+from order_relay.fallback.store import (
     Acked,
     Claim,
     FallbackStats,

@@ -6,10 +6,10 @@ import click
 import pytest
 import sqlalchemy as sa
 
-from app.errors import DatabaseTooNew
-from app.operations.commands.table_access import check_revisions
-from app.operations.fallback_table import FallbackTable, Revisions
-from app.publishing.migrate import VERSION_TABLE
+from order_relay.cli.fallback.open_table import check_revisions
+from order_relay.errors import DatabaseTooNew
+from order_relay.fallback.sql.migrate import VERSION_TABLE
+from order_relay.fallback.table import FallbackTable, Revisions
 from tests.support.publish_postgres import PostgresServer
 
 

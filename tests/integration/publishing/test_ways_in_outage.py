@@ -11,14 +11,14 @@ import aiohttp
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from app.publishing.after_commit import PendingPublish
-from app.publishing.fallback import RowFilter, Status
-from app.publishing.order_events import OrderEvents, open_order_events
-from app.publishing.producer import KafkaProducer
-from app.publishing.publisher import Published, Saved
-from app.publishing.replay import Replay
-from app.publishing.sql_store import SqlFallbackStore
-from app.settings import Settings
+from order_relay.fallback.replay import Replay
+from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.fallback.store import RowFilter, Status
+from order_relay.kafka.producer import KafkaProducer
+from order_relay.publishing.after_commit import PendingPublish
+from order_relay.publishing.order_events import OrderEvents, open_order_events
+from order_relay.publishing.publisher import Published, Saved
+from order_relay.settings.settings import Settings
 from tests.support.embedded import EmbeddedKafka
 from tests.support.publish_orders import Order, make_orders, order_ids, statuses
 from tests.support.publish_ways import body, paid, publish_settings, read_topic, serving

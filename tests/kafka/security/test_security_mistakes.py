@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trustme
 
-from app.topics import Topics
+from order_relay.kafka.topics import Topics
 from tests.kafka.security.whole_way import well_behaved
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import order
@@ -69,7 +69,7 @@ async def test_a_mistake_is_told_once(
     mistake: str,
 ) -> None:
     """However often Kafka is asked, one line says what is wrong, without what is secret."""
-    monkeypatch.setattr("app.topics.PROBE_SECONDS", 2.0)
+    monkeypatch.setattr("order_relay.kafka.topics.PROBE_SECONDS", 2.0)
     pauses = iter([False, False, True])
 
     async def pause(seconds: float) -> bool:

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from app.delivery.outcome import Outcome
-from app.order_status import stores
-from app.order_status.entry import Entry
+from order_relay.deliveries import stores
+from order_relay.deliveries.entries import Entry
+from order_relay.delivery.outcome import Outcome
 from tests.support.fakes import START_SECONDS, record
 from tests.support.order_status_fakes import DELIVERED, BookBench
 from tests.support.waiting import eventually

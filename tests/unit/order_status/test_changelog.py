@@ -5,10 +5,10 @@ from typing import cast
 
 import pytest
 
-from app.errors import PublishRefused
-from app.order_status import changelog as changelog_module
-from app.order_status.changelog import Changelog, nobody_waits
-from app.publishing.producer import KafkaProducer, KeyAndValue, OnSettled
+from order_relay.deliveries import changelog as changelog_module
+from order_relay.deliveries.changelog import Changelog, nobody_waits
+from order_relay.errors import PublishRefused
+from order_relay.kafka.producer import KafkaProducer, KeyAndValue, OnSettled
 
 REFUSAL = PublishRefused("changelog", "not authorized")
 

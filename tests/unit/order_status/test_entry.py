@@ -6,9 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.delivery.outcome import Outcome
-from app.delivery.record import Record
-from app.order_status.entry import (
+from order_relay.deliveries.entries import (
     MAX_EARLIER_EVENT_IDS,
     MAX_ERROR_CHARACTERS,
     Entry,
@@ -16,6 +14,8 @@ from app.order_status.entry import (
     encode_entry,
     make_entry,
 )
+from order_relay.delivery.outcome import Outcome
+from order_relay.model.record import Record
 from tests.support.fakes import record
 
 DELIVERED = Outcome(delivered=True, attempts=2, order_id=7)

@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from app.operations.access import Access, is_loopback
+from order_relay.web.access import Access, is_loopback
 
 
 def request_from(peer: str | None, **headers: str) -> web.Request:

@@ -5,8 +5,8 @@ from collections import defaultdict
 
 from hypothesis import given
 
-from app.publishing.fallback import Status
-from app.publishing.memory_store import MemoryFallbackStore
+from order_relay.fallback.memory_store import MemoryFallbackStore
+from order_relay.fallback.store import Status
 from tests.support.publish_claims import Life, Step, steps
 from tests.support.publish_fakes import Clock
 

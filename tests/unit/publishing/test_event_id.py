@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from app.publishing.event_id import with_event_id
-from app.publishing.fallback import FallbackRow, Status
+from order_relay.fallback.event_id import with_event_id
+from order_relay.fallback.store import FallbackRow, Status
 from tests.support.publish_fakes import START
 
 ROW = FallbackRow(

@@ -7,13 +7,13 @@ from typing import cast
 
 import pytest
 
-from app.dead_letter_topic import DeadLetterTopic
-from app.delivery.dead_letters import DeadLetter
-from app.delivery.record import Record
-from app.errors import DatabaseUnavailable, KafkaUnavailable, PublishRefused, RecordTooLarge
-from app.fallback_dead_letters import FallbackDeadLetters
-from app.publishing.memory_store import MemoryFallbackStore
-from app.publishing.producer import Acknowledged, Headers, KafkaProducer
+from order_relay.delivery.dead_letters import DeadLetter
+from order_relay.errors import DatabaseUnavailable, KafkaUnavailable, PublishRefused, RecordTooLarge
+from order_relay.fallback.dead_letters import FallbackDeadLetters
+from order_relay.fallback.memory_store import MemoryFallbackStore
+from order_relay.kafka.dead_letter_topic import DeadLetterTopic
+from order_relay.kafka.producer import Acknowledged, Headers, KafkaProducer
+from order_relay.model.record import Record
 
 LETTER = DeadLetter(
     Record("orders", 1, 5, 1, b"k", b"\xff", (("h", b"v"),)), "invalid_utf8", "not UTF-8", "E", 1,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.errors import InvalidSettings
-from app.settings import load_settings
+from order_relay.errors import InvalidSettings
+from order_relay.settings.settings import load_settings
 
 
 def test_database_url_is_a_secret() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.errors import InvalidEvent
-from app.publishing.message import order_event
+from order_relay.errors import InvalidEvent
+from order_relay.publishing.message import order_event
 from tests.support.publish_ways import body, paid
 
 

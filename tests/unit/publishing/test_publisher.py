@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.errors import DatabaseUnavailable, InvalidEvent, PublishFailed, RecordTooLarge
-from app.publishing.memory_store import MemoryFallbackStore
-from app.publishing.publisher import Published, Publisher, Saved
+from order_relay.errors import DatabaseUnavailable, InvalidEvent, PublishFailed, RecordTooLarge
+from order_relay.fallback.memory_store import MemoryFallbackStore
+from order_relay.publishing.publisher import Published, Publisher, Saved
 from tests.support.orders import order_value
 from tests.support.publish_fakes import FakeProducer, forgive, refusal
 from tests.support.virtual_time import virtual_time

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
-from app.publishing.fallback import FallbackRow, GiveUp, Retry, Status
-from app.publishing.schedule import (
+from order_relay.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
+from order_relay.fallback.retry_schedule import (
     MAX_DELAY_SECONDS,
     PERMANENT_CODES,
     RetrySchedule,
@@ -16,6 +15,7 @@ from app.publishing.schedule import (
     is_permanent,
     is_unanswered,
 )
+from order_relay.fallback.store import FallbackRow, GiveUp, Retry, Status
 from tests.support.publish_fakes import START, refusal
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.publishing.schema import (
+from order_relay.fallback.sql.schema import (
     clean_text,
     from_text,
     headers_from_text,

@@ -1,1 +1,0 @@
-"""What the people on call use: metrics, health, the web pages."""

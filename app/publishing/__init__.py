@@ -1,1 +1,0 @@
-"""The producing half: records acknowledged by Kafka, or an error; never a silent loss."""

@@ -1,1 +1,0 @@
-"""Alembic's migrations of the fallback table; ``app.publishing.migrate`` runs them."""

@@ -1,0 +1,172 @@
+"""What all commands of the relay share: a loop of their own, one-line errors, an exit status.
+
+A command starts neither the worker nor anything of it: it takes the settings from the
+application, and makes what it needs itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import logging
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ClassVar, NoReturn, Protocol, cast
+
+import click
+from faust.cli.base import AppCommand, _apply_options, cli, option
+
+from order_relay.cli.output import StdoutLost, flush_stdout
+from order_relay.errors import RelayError
+from order_relay.logs import rate_limit
+from order_relay.settings.settings import Settings
+
+JSON_OPTION = option(
+    "--json", "as_json", is_flag=True, default=False, help="Print JSON lines, for programs."
+)
+DRY_RUN_OPTION = option(
+    "--dry-run", is_flag=True, default=False, help="Only show what would be done."
+)
+
+
+CONSUMER_OPTION = option(
+    "--consumer", default=None, help="Of this consumer; needed where there are several."
+)
+
+
+class OfConsumer(Protocol):
+    """The part of a consumer that commands use."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def settings(self) -> Settings:
+        """The worker's settings with the consumer's own."""
+
+
+class Application(Protocol):
+    """The part of the application that commands use."""
+
+    settings: Settings
+    consumers: Sequence[OfConsumer]
+    declared: Sequence[OfConsumer]
+
+
+class OneLineCommand(click.Command):
+    """A click command that tells a wrong argument in one line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments.
+
+        Raises:
+            ClickException: One is wrong; the text names it and what is allowed.
+        """
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise usage_error(" ".join(error.format_message().split())) from None
+        for param in self.params:
+            # An argument may be a file's name, which may be any bytes.
+            if isinstance(param, click.Option):
+                _check_text(param.opts[0], ctx.params.get(param.name or ""))
+        return rest
+
+
+def _check_text(name: str, value: object) -> None:
+    """See that a text from the command line is one: Python hands on other bytes as surrogates."""
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise usage_error(f"{name} {value[:40]!r} must be UTF-8 text") from None
+
+
+def usage_error(message: str) -> click.ClickException:
+    """Return the error for a wrong argument: one line on stderr, exit status 2."""
+    error = click.ClickException(message)
+    error.exit_code = 2
+    return error
+
+
+class RelayCommand(AppCommand):
+    """A command of the relay; subclasses write ``work``."""
+
+    abstract: ClassVar[bool] = True
+
+    # What the command does: takes its options by name, returns the exit status. A RelayError that
+    # it raises is shown on one line.
+    work: Callable[..., Coroutine[Any, Any, int]]
+
+    @property
+    def settings(self) -> Settings:
+        """The settings: of the consumer where the command has ``--consumer``, else the worker's."""
+        if CONSUMER_OPTION in (self.options or ()):
+            return self.consumer.settings
+        return cast(Application, self.app).settings
+
+    @property
+    def consumer(self) -> OfConsumer:
+        """The consumer that the command is about.
+
+        Raises:
+            ClickException: It is not said which one, or there is none of that name.
+        """
+        app = cast(Application, self.app)
+        consumers = {one.name: one for one in app.declared}
+        name = self.kwargs.get("consumer")
+        if name is None and len(app.consumers) == 1:
+            return app.consumers[0]
+        if name not in consumers:
+            given = f"--consumer {name[:80]!r}" if name is not None else "--consumer"
+            raise usage_error(f"{given} must name one of: {', '.join(consumers)}")
+        return consumers[name]
+
+    @classmethod
+    def as_click_command(cls) -> Callable[..., Any]:
+        """Make the click command. Faust's own would print a stack trace for any error."""
+
+        @click.pass_context
+        @functools.wraps(cls, updated=())
+        def run(*args: Any, **kwargs: Any) -> NoReturn:
+            cls(*args, **kwargs)()
+
+        made = cli.command(help=cls.__doc__, cls=OneLineCommand)(run)
+        return cast(Callable[..., Any], _apply_options(cls.options or [])(made))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run the command in a loop of its own and end the process with its status."""
+        _log_to_stderr(self._loglevel)
+        try:
+            given = {name: value for name, value in self.kwargs.items() if name != "consumer"}
+            status = asyncio.run(self.work(**given))
+            flush_stdout()
+        except RelayError as error:
+            raise click.ClickException(" ".join(str(error).split())) from None
+        except StdoutLost as error:
+            # Who reads a list may have seen enough of it. What changes something has broken off.
+            if error.errno == errno.EPIPE and "dry_run" not in self.kwargs:
+                raise SystemExit(1) from None
+            raise click.ClickException(f"stdout cannot be written: {error.strerror}") from None
+        raise SystemExit(status)
+
+
+def options(*given: Callable[[Any], Any]) -> list[Callable[[Any], Any]]:
+    """Return options as Faust wants them, in the order in which ``--help`` lists them."""
+    return list(given)
+
+
+def _log_to_stderr(level: str | None) -> None:
+    """Log errors only, unless ``--loglevel`` asks for more: the command itself says what it did."""
+    logging.basicConfig(stream=sys.stderr, format="[%(asctime)s] [%(levelname)s] %(message)s")
+    # Also where a handler is there already: LOG_FORMAT=json puts one up at the start.
+    logging.getLogger().setLevel(
+        getattr(logging, level.upper(), logging.ERROR) if level else logging.ERROR
+    )
+    if level is None:
+        # The Kafka client tells an outage in words of its own, again and again; we say it once.
+        for name in ("order_relay.kafka.producer", "aiokafka"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    rate_limit.install()

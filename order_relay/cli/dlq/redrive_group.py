@@ -1,0 +1,220 @@
+"""The consumer group whose commits tell what was redriven, and whose membership is the lock.
+
+By aiokafka: confluent_kafka writes a zero byte after a commit's metadata, and reads on to the next
+one in its memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata
+from aiokafka import TopicPartition as Place
+from aiokafka.errors import CommitFailedError
+from aiokafka.errors import KafkaError as ClientError
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from order_relay.dead_letters.redriven import Commit
+from order_relay.errors import KafkaUnavailable, TopicUnusable
+from order_relay.kafka.client_config import client_config
+from order_relay.kafka.committed_offsets import fetch_commits
+from order_relay.settings.settings import Settings
+
+ASK_SECONDS = 10.0
+# A member that was killed is forgotten after this time, or KAFKA_SESSION_TIMEOUT_MS if that is
+# less; brokers allow no less, by default.
+LONGEST_SESSION_MS = 6_000
+HEARTBEATS_PER_SESSION = 3
+# It never polls: it would be taken for dead after this time.
+NEVER_MS = 24 * 3_600_000
+# Brokers let the first member wait for others (3 s by default), the embedded cluster for 5 s.
+JOIN_SECONDS = 30.0
+
+
+class AnotherRedrive(TopicUnusable):
+    """Somebody else redrives at this moment."""
+
+    def __init__(self, topic: str, group_id: str, session_ms: int) -> None:
+        super().__init__(
+            topic,
+            f"another dlq-redrive works on it (a member of the group {group_id}); one that was "
+            f"killed is forgotten after {session_ms / 1000:g} s",
+        )
+
+
+class RedriveGroup:
+    """What was redriven from the dead-letter topic, remembered in Kafka.
+
+    Attributes:
+        group_id: The group's name.
+        session_ms: How soon a member that was killed is forgotten.
+    """
+
+    def __init__(self, settings: Settings, auth: Mapping[str, Any]) -> None:
+        """Prepare; ``auth`` is how aiokafka's clients prove who they are."""
+        self.group_id = f"{settings.consumer_group_id}-dlq-redrive"
+        self._settings = settings
+        self._topic = settings.dlq_topic
+        self.session_ms = min(LONGEST_SESSION_MS, settings.kafka_session_timeout_ms)
+        self._client_options: dict[str, Any] = {
+            **auth,
+            "bootstrap_servers": settings.kafka_bootstrap_servers.split(","),
+            "client_id": self.group_id,
+        }
+
+    async def commits(self, partitions: Collection[int]) -> dict[int, Commit]:
+        """Return the last commit of each partition that has one.
+
+        Raises:
+            KafkaUnavailable: Kafka did not answer in time.
+            TopicUnusable: It does not tell.
+        """
+        places = [Place(self._topic, number) for number in partitions]
+        # Subscribed to nothing, it is no member.
+        consumer = AIOKafkaConsumer(
+            **self._client_options, group_id=self.group_id, enable_auto_commit=False
+        )
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                await consumer.start()
+                found = await fetch_commits(consumer._coordinator, places)
+        except (ClientError, OSError, TimeoutError) as error:
+            raise self._translated(error) from error
+        finally:
+            await consumer.stop()
+        return {
+            place.partition: Commit(one.offset, one.metadata)
+            for place, one in found.items()
+            if one is not None
+        }
+
+    @asynccontextmanager
+    async def membership(self, partitions: Collection[int]) -> AsyncIterator[Membership]:
+        """Be the group's only member for a while.
+
+        Raises:
+            AnotherRedrive: There is one already.
+            KafkaUnavailable: Kafka did not answer in time.
+        """
+        await self._wait_for_nobody()
+        membership = Membership(self._topic)
+        consumer = AIOKafkaConsumer(
+            **self._client_options,
+            group_id=self.group_id,
+            enable_auto_commit=False,
+            session_timeout_ms=self.session_ms,
+            heartbeat_interval_ms=self.session_ms // HEARTBEATS_PER_SESSION,
+            max_poll_interval_ms=NEVER_MS,
+        )
+        membership.consumer = consumer
+        consumer.subscribe([self._topic], listener=membership)
+        try:
+            try:
+                async with asyncio.timeout(ASK_SECONDS):
+                    await consumer.start()
+            except (ClientError, OSError, TimeoutError) as error:
+                raise self._translated(error) from error
+            try:
+                async with asyncio.timeout(JOIN_SECONDS):
+                    await membership.joined.wait()
+            except TimeoutError:
+                raise self._another() from None
+            if membership.partitions != set(partitions):
+                raise self._another()
+            yield membership
+        finally:
+            membership.leaving = True
+            await consumer.stop()
+
+    async def _wait_for_nobody(self) -> None:
+        """See that the group has no member, without disturbing one.
+
+        Raises:
+            AnotherRedrive: It keeps having one for longer than a dead one would be known.
+        """
+        admin = AdminClient(client_config(self._settings) | {"log_level": 0})
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.session_ms / 1000 + 1
+        while True:
+            try:
+                asked = admin.describe_consumer_groups([self.group_id], request_timeout=ASK_SECONDS)
+                members = (await asyncio.wrap_future(asked[self.group_id])).members
+            except KafkaException:
+                return  # no such group; or brokers that do not tell: then joining it will
+            if not members:
+                return
+            if loop.time() > deadline:
+                raise self._another()
+            await asyncio.sleep(0.5)
+
+    def _another(self) -> AnotherRedrive:
+        return AnotherRedrive(self._topic, self.group_id, self.session_ms)
+
+    def _translated(self, error: BaseException) -> KafkaUnavailable | TopicUnusable:
+        if isinstance(error, ClientError) and not getattr(error, "retriable", False):
+            return TopicUnusable(self._topic, f"the group {self.group_id}: {_words(error)}")
+        return KafkaUnavailable(self._settings.kafka_bootstrap_servers, _words(error))
+
+
+class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types
+    """Being the group's only member.
+
+    Attributes:
+        lost: Somebody else joined, or Kafka took us for dead: nothing more may be redriven.
+        busy: Held while letters are redriven and committed; others join only after that.
+        joined: Set when Kafka has given us partitions.
+        partitions: Which ones.
+    """
+
+    def __init__(self, topic: str) -> None:
+        """Begin outside."""
+        self.lost = False
+        self.leaving = False
+        self.busy = asyncio.Lock()
+        self.joined = asyncio.Event()
+        self.partitions: set[int] = set()
+        self.consumer: Any = None
+        self._topic = topic
+
+    async def commit(self, partition: int, commit: Commit) -> None:
+        """Remember what was redriven.
+
+        Raises:
+            TopicUnusable: Kafka does not take it.
+        """
+        place = Place(self._topic, partition)
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                await self.consumer.commit({place: OffsetAndMetadata(*commit)})
+        except (ClientError, OSError, TimeoutError) as error:
+            self.lost = True
+            raise TopicUnusable(
+                self._topic, f"what was redriven cannot be committed: {_words(error)}"
+            ) from error
+
+    async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
+        """Called before others may join: what is under way is finished first."""
+        if self.joined.is_set() and not self.leaving:
+            self.lost = True
+            async with self.busy:
+                pass
+
+    async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
+        """Called when Kafka has given us partitions; they are not read this way."""
+        if assigned:
+            self.consumer.pause(*assigned)
+        if not self.joined.is_set():
+            self.partitions = {place.partition for place in assigned}
+            self.joined.set()
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, CommitFailedError):
+        return "Kafka does not count this dlq-redrive as a member of its group any more"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,86 @@
+"""``faust -A app dlq-show``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+from faust.cli.base import argument, option
+
+from order_relay.cli.command import (
+    CONSUMER_OPTION,
+    JSON_OPTION,
+    RelayCommand,
+    options,
+    usage_error,
+)
+from order_relay.cli.dlq.filters import PLACE, LetterPlace
+from order_relay.cli.dlq.formatting import whole_letter
+from order_relay.cli.dlq.open_topic import opened_letters
+from order_relay.cli.output import for_people, json_line, make_table, plain, writing_stdout
+from order_relay.dead_letters.letter import Letter
+
+
+class dlq_show(RelayCommand):  # noqa: N801 - Faust takes the command's name from here
+    r"""Show everything of one dead letter, by its place: PARTITION:OFFSET.
+
+    Spring's numbers are decoded; what is not UTF-8 text is shown in hexadecimal digits after \x.
+    """
+
+    options = options(
+        argument("place", nargs=-1, metavar="PARTITION:OFFSET"),
+        option(
+            "--value",
+            "only_value",
+            is_flag=True,
+            default=False,
+            help="Only write the value to stdout, byte for byte.",
+        ),
+        CONSUMER_OPTION,
+        JSON_OPTION,
+    )
+
+    async def work(self, *, place: tuple[str, ...], only_value: bool, as_json: bool) -> int:
+        """Print the letter."""
+        where = _the_place(place)
+        as_json = as_json or self.json
+        if only_value and as_json:
+            raise usage_error("give --value or --json, not both")
+        async with opened_letters(self.app, self.settings) as access:
+            extent = access.extents.get(where.partition)
+            letter: Letter | None = None
+            if extent is not None and extent.low <= where.offset < extent.end:
+                async for found in access.log.letters(*where, where.offset + 1):
+                    letter = found
+            if letter is None:
+                topic = access.log.topic
+                raise click.ClickException(f"there is no letter {where} in topic {topic}")
+            fields = whole_letter(letter, redriven=where.offset in access.redriven[where.partition])
+        if only_value:
+            with writing_stdout():
+                sys.stdout.flush()
+                sys.stdout.buffer.write(letter.value or b"")
+                sys.stdout.buffer.flush()
+            return 0
+        if as_json:
+            json_line(fields)
+            return 0
+        headers = fields.pop("headers")
+        value = fields.pop("value")
+        table = make_table(("field", "value"))
+        for name, told in fields.items():
+            table.add_row(name, "" if told is None else plain(str(told)))
+        for name, told in headers:
+            table.add_row(plain(f"header {name}"), "(null)" if told is None else plain(str(told)))
+        table.add_row("value", "(null: a tombstone)" if value is None else plain(value))
+        for_people().print(table)
+        return 0
+
+
+def _the_place(texts: tuple[str, ...]) -> LetterPlace:
+    if not 1 <= len(texts) <= 2:
+        raise usage_error("say which letter: one PARTITION:OFFSET, such as 0:17")
+    try:
+        return PLACE.convert(":".join(texts), None, None)
+    except click.UsageError as error:
+        raise usage_error(error.message) from None

@@ -1,0 +1,57 @@
+"""How rows of the fallback table are shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from order_relay.cli.output import age, make_table, moment, plain
+from order_relay.fallback.sql.schema import to_text
+from order_relay.fallback.store import FallbackRow, Status
+
+ERROR_LENGTH = 200
+
+
+def row_fields(row: FallbackRow) -> dict[str, Any]:
+    """Return a row as JSON has it, with the names of the SQL columns.
+
+    Bytes are written as they stand in the table; see ``order_relay.fallback.sql.schema``.
+    """
+    return {
+        "id": row.id,
+        "status": row.status.value,
+        "topic": row.topic,
+        "message_key": to_text(row.key),
+        "payload": to_text(row.payload),
+        "headers": [[name, to_text(value)] for name, value in row.headers],
+        "message_partition": row.partition,
+        "retry_count": row.retry_count,
+        "max_retry": row.max_retry,
+        "next_retry_at": moment(row.next_retry_at),
+        "error_message": row.malformed or row.error_message,
+        "created_at": moment(row.created_at),
+        "updated_at": moment(row.updated_at),
+        "published_at": moment(row.published_at),
+    }
+
+
+def rows_table(rows: list[FallbackRow], now_seconds: float) -> Table:
+    """Return rows as a table; ``now_seconds`` is the store's time, since the epoch."""
+    table = make_table(
+        ("id", "status", "topic", "key", "age", "retries", "next try", "error"),
+        right=("id", "age", "retries"),
+    )
+    for row in rows:
+        wait = row.next_retry_at.timestamp() - now_seconds
+        table.add_row(
+            str(row.id),
+            row.status.value,
+            plain(row.topic, 60),
+            plain(to_text(row.key), 40),
+            age(max(0.0, now_seconds - row.created_at.timestamp())),
+            f"{row.retry_count}/{row.max_retry}",
+            (f"in {age(wait)}" if wait > 0 else "due") if row.status is Status.PENDING else "",
+            plain(row.malformed or row.error_message, ERROR_LENGTH),
+        )
+    return table

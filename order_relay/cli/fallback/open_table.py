@@ -1,0 +1,73 @@
+"""Opening the fallback table for a command that looks at it or changes it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import click
+
+from order_relay.errors import RelayError
+from order_relay.fallback.table import FallbackTable, Revisions
+from order_relay.settings.settings import Settings
+
+
+@asynccontextmanager
+async def opened_table(settings: Settings) -> AsyncIterator[FallbackTable]:
+    """Open the table that the workers use, and close it in the end.
+
+    It is neither made nor migrated, that is the workers' business: a table made here would only
+    seem to be theirs, in a database that may be somebody else's.
+
+    Raises:
+        ClickException: The database cannot be used, is a file that does not exist, or has no
+            table, or one of another version.
+    """
+    table = FallbackTable(settings.database_url.get_secret_value())
+    try:
+        check_file(table)
+        try:
+            revisions = await table.look()
+        except RelayError as error:
+            raise click.ClickException(f"DATABASE_URL={table.place}: {error}") from None
+        check_revisions(table, revisions)
+        yield table
+    finally:
+        await table.close()
+
+
+def check_revisions(table: FallbackTable, revisions: Revisions) -> None:
+    """See that the table is there, as this version has it.
+
+    Raises:
+        ClickException: It is not.
+    """
+    if revisions.found is None:
+        raise click.ClickException(
+            f"there is no fallback table at DATABASE_URL={table.place}: set DATABASE_URL to the "
+            "worker's database; a worker makes the table when it starts"
+        )
+    if revisions.found != revisions.wanted:
+        raise click.ClickException(
+            f"the fallback table at DATABASE_URL={table.place} is at revision {revisions.found}, "
+            f"older than this version's {revisions.wanted}: run the older version's command, or "
+            "start a worker of this version, which migrates it"
+        )
+
+
+def check_file(table: FallbackTable) -> None:
+    """See that a database that is a file is there.
+
+    Raises:
+        ClickException: It is not.
+    """
+    url = table.engine.url
+    if url.get_backend_name() != "sqlite" or (url.database or "").startswith("file:"):
+        return
+    path = Path(url.database or "")
+    if not path.is_file():
+        raise click.ClickException(
+            f"there is no database at DATABASE_URL={table.place}: "
+            "run this in the worker's folder, or set DATABASE_URL to the worker's file"
+        )

@@ -1,0 +1,1 @@
+"""The dead-letter topic: reading letters, choosing some, redriving them."""

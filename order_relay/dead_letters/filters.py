@@ -1,0 +1,95 @@
+"""Which letters are meant: what a filter says of one letter, and the times that people write."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from order_relay.dead_letters.letter import Letter
+from order_relay.fallback.sql.schema import to_text
+
+_SPAN = re.compile(r"(\d{1,6})(s|m|min|h|d|w)", re.ASCII)
+_UNITS = {
+    "s": "seconds",
+    "m": "minutes",
+    "min": "minutes",
+    "h": "hours",
+    "d": "days",
+    "w": "weeks",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LetterFilter:
+    """What letters must be like; ``None`` asks for nothing.
+
+    Attributes:
+        reason: The code of ``dlq-reason``; empty for letters without one.
+        key: The key or the order's id, as text.
+        event_id: The event's id, as text.
+        since: Given up then or later.
+        until: Given up before.
+        http_status: The logger's last answer.
+    """
+
+    reason: str | None = None
+    key: str | None = None
+    event_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    http_status: int | None = None
+
+    def __bool__(self) -> bool:
+        return self != LetterFilter()
+
+    def finds(self, letter: Letter) -> bool:
+        """Return whether a letter is like that."""
+        return (
+            (self.reason is None or self.reason == (letter.reason or ""))
+            and (self.key is None or self._of_key(letter))
+            and (self.event_id is None or self.event_id == to_text(letter.event_id))
+            and (
+                self.http_status is None or letter.text("dlq-http-status") == str(self.http_status)
+            )
+            and self._in_time(letter)
+        )
+
+    def _of_key(self, letter: Letter) -> bool:
+        if self.key == to_text(letter.key):
+            return True
+        order_id = letter.order_id
+        return order_id is not None and self.key == str(order_id)
+
+    def _in_time(self, letter: Letter) -> bool:
+        if self.since is None and self.until is None:
+            return True
+        failed_at = letter.failed_at
+        if failed_at is None:
+            return False
+        return (self.since is None or failed_at >= self.since) and (
+            self.until is None or failed_at < self.until
+        )
+
+
+def parse_moment(text: str, now: datetime) -> datetime:
+    """Return the moment that a text means.
+
+    Args:
+        text: ISO 8601, UTC where it names no zone; or a time span before now, such as ``2h``.
+        now: With a zone.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    span = _SPAN.fullmatch(text.strip())
+    try:
+        if span is not None:
+            return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
+        moment = datetime.fromisoformat(text.strip())
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{text[:40]!r} must be ISO 8601 such as 2025-12-19T10:30:00Z, "
+            "or a time span such as 30m, 2h or 7d"
+        ) from None

@@ -1,0 +1,232 @@
+"""Redriving: publishing letters to the source topic again, in batches that are remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import math
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from order_relay.dead_letters.letter import Letter
+from order_relay.dead_letters.redriven import Commit, RedriveProgress
+from order_relay.errors import PublishRefused, RecordTooLarge, RelayError
+from order_relay.kafka.producer import Acknowledged, Headers
+
+BATCH = 200
+NO_ROOM = (
+    "Kafka's commit has no room to remember more letters behind so many open ones; "
+    "redrive or purge earlier ones first"
+)
+
+
+class Result(enum.StrEnum):
+    """What became of a letter."""
+
+    REDRIVEN = "redriven"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class LetterResult:
+    """What became of one letter.
+
+    Attributes:
+        partition: Its partition in the dead-letter topic.
+        offset: Its offset there.
+        result: What became of it.
+        reason: Why nothing did, or what went wrong.
+        place: Where it is in the source topic.
+        event_id: Its event's id.
+    """
+
+    partition: int
+    offset: int
+    result: Result
+    reason: str = ""
+    place: Acknowledged | None = None
+    event_id: bytes = b""
+
+
+class Sender(Protocol):
+    """What publishes letters."""
+
+    async def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        partition: int | None,
+    ) -> Acknowledged:
+        """Publish a record; returns when all in-sync replicas have it, as ``KafkaProducer``."""
+
+
+class Letters(Protocol):
+    """Where letters are read."""
+
+    def letters(self, partition: int, start: int, end: int) -> AsyncIterator[Letter]:
+        """Read the letters of a partition from offset ``start`` to before ``end``."""
+
+
+class Memory(Protocol):
+    """Where it is remembered what was redriven.
+
+    Attributes:
+        busy: Held while a batch is published and remembered.
+        lost: Nothing more may be redriven.
+    """
+
+    busy: asyncio.Lock
+    lost: bool
+
+    async def commit(self, partition: int, commit: Commit) -> None:
+        """Remember; raises ``RelayError`` if that fails."""
+
+
+class Redrive:
+    """Publishes letters of one selection, each at most once if nothing fails in between.
+
+    A batch is published with acks=all, in the order of offsets, and then remembered. A crash
+    between the two publishes it a second time on the next run, with the same event ids.
+
+    Attributes:
+        remark: Why it ended early; empty otherwise.
+    """
+
+    def __init__(
+        self,
+        log: Letters,
+        producer: Sender,
+        memory: Memory,
+        *,
+        topic: str,
+        partitions: int,
+        consumer: str,
+        rate: float | None = None,
+    ) -> None:
+        """Publish to ``topic`` of so many ``partitions``, at most ``rate`` letters a second.
+
+        What is published is for ``consumer`` alone.
+        """
+        self.remark = ""
+        self._log = log
+        self._producer = producer
+        self._memory = memory
+        self._topic = topic
+        self._partitions = partitions
+        self._consumer = consumer
+        self._rate = rate
+        self._batch = BATCH if rate is None else max(1, min(BATCH, math.floor(rate / 4)))
+        self._stopped = asyncio.Event()
+        self._next_at = time.monotonic()
+
+    def stop(self, remark: str) -> None:
+        """End after the batch that is under way."""
+        self.remark = self.remark or remark
+        self._stopped.set()
+
+    async def run(
+        self, chosen: Mapping[int, Sequence[int]], progress: Mapping[int, RedriveProgress]
+    ) -> AsyncIterator[LetterResult]:
+        """Redrive letters.
+
+        Args:
+            chosen: Their offsets by partition, ascending.
+            progress: What was redriven of each partition; brought up to date.
+
+        Yields:
+            What became of each, until the end or until something fails.
+        """
+        for partition, offsets in chosen.items():
+            missing = set(offsets)
+            async for batch in self._batches(partition, offsets):
+                missing.difference_update(letter.offset for letter in batch)
+                for result in await self._redrive(batch, progress[partition]):
+                    yield result
+                if self._stopped.is_set():
+                    return
+            for offset in sorted(missing):
+                yield LetterResult(partition, offset, Result.FAILED, "it is no longer in the topic")
+
+    async def _batches(self, partition: int, offsets: Sequence[int]) -> AsyncIterator[list[Letter]]:
+        if not offsets:
+            return
+        wanted = frozenset(offsets)
+        batch: list[Letter] = []
+        async for letter in self._log.letters(partition, offsets[0], offsets[-1] + 1):
+            if letter.offset in wanted:
+                batch.append(letter)
+            if len(batch) == self._batch:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    async def _redrive(
+        self, batch: Sequence[Letter], progress: RedriveProgress
+    ) -> list[LetterResult]:
+        """Publish and remember one batch, of one partition."""
+        await self._wait_for_turn(len(batch))
+        if self._stopped.is_set():
+            return []
+        if not progress.can_remember([letter.offset for letter in batch]):
+            return [_result(letter, Result.FAILED, NO_ROOM) for letter in batch]
+        async with self._memory.busy:
+            if self._memory.lost:
+                self.stop("stopped: another dlq-redrive joined, or Kafka was away; run it again")
+                return []
+            results = await asyncio.gather(*(self._publish(letter) for letter in batch))
+            for result in results:
+                if result.result is Result.REDRIVEN:
+                    progress.finish(result.offset)
+            try:
+                await self._memory.commit(batch[0].partition, progress.commit())
+            except RelayError as error:
+                self.stop(
+                    f"stopped: {error}; the last {len(batch)} letters may be redriven once more "
+                    "by the next run, with the same event-ids"
+                )
+        return list(results)
+
+    async def _publish(self, letter: Letter) -> LetterResult:
+        number = letter.home_partition
+        try:
+            # Nothing is awaited before the client has it: letters keep their order.
+            place = await self._producer.send(
+                self._topic,
+                key=letter.key,
+                value=letter.value,
+                headers=letter.redriven_headers(self._consumer),
+                partition=number if number < self._partitions else None,
+            )
+        except RecordTooLarge as error:
+            return _result(letter, Result.FAILED, str(error))
+        except PublishRefused as error:
+            self.stop(f"stopped: {error}")  # the next ones would fare no better
+            return _result(letter, Result.FAILED, str(error))
+        return _result(letter, Result.REDRIVEN, place=place)
+
+    async def _wait_for_turn(self, letters: int) -> None:
+        if self._rate is None:
+            return
+        wait = self._next_at - time.monotonic()
+        if wait > 0:
+            try:
+                async with asyncio.timeout(wait):
+                    await self._stopped.wait()
+            except TimeoutError:
+                pass
+        self._next_at = max(self._next_at, time.monotonic()) + letters / self._rate
+
+
+def _result(
+    letter: Letter, result: Result, reason: str = "", place: Acknowledged | None = None
+) -> LetterResult:
+    return LetterResult(
+        letter.partition, letter.offset, result, reason, place, event_id=letter.event_id
+    )

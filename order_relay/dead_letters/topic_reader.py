@@ -1,0 +1,215 @@
+"""The dead-letter topic as a log: reading it up to its end, and deleting from its beginning."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import NamedTuple, Self, TypeVar, cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from order_relay.dead_letters.letter import Letter
+from order_relay.errors import KafkaUnavailable, TopicUnusable
+from order_relay.kafka.access_tokens import access_tokens
+from order_relay.kafka.client_config import client_config
+from order_relay.settings.settings import Settings
+
+BATCH = 500
+POLL_SECONDS = 0.5
+ASK_SECONDS = 10.0
+# So long without a letter: the partition has no leader, or its broker is away.
+GIVE_UP_SECONDS = 15.0
+UNREACHABLE = (
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._RESOLVE,
+    KafkaError._AUTHENTICATION,
+    KafkaError._SSL,
+)
+
+T = TypeVar("T")
+
+
+class Extent(NamedTuple):
+    """What a partition holds: from ``low`` to before ``end``."""
+
+    low: int
+    end: int
+
+
+class TopicLog:
+    """Reads the dead-letter topic in no group; nobody else notices.
+
+    async with TopicLog(settings) as log:
+        extents = await log.extents()
+        async for letter in log.letters(0, extents[0].low, extents[0].end): ...
+
+    Every call may raise ``KafkaUnavailable`` or ``TopicUnusable``.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Read ``DLQ_TOPIC`` of these settings."""
+        self.topic = settings.dlq_topic
+        self._settings = settings
+        # The client is not made for calls from many threads; so it has one of its own.
+        self._thread = ThreadPoolExecutor(1, "dead-letters")
+        self._consumer: Consumer | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._consumer = await self._call(self._connect)
+        except BaseException:
+            self._thread.shutdown()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._consumer is not None:
+            await self._call(self._consumer.close)
+        self._thread.shutdown()
+
+    async def extents(self) -> dict[int, Extent]:
+        """Return what each partition holds now, by its number."""
+        return await self._call(self._ask_extents)
+
+    async def letters(self, partition: int, start: int, end: int) -> AsyncIterator[Letter]:
+        """Read the letters of a partition from offset ``start`` to before ``end``."""
+        if start >= end:
+            return
+        consumer = self._client()
+        place = TopicPartition(self.topic, partition, start)
+        await self._call(lambda: consumer.assign([place]))
+        moved_at = time.monotonic()
+        problem = "no answer"
+        while True:
+            for message in await self._call(lambda: _next_messages(consumer)):
+                error = message.error()
+                if error is not None:
+                    if error.code() == KafkaError._PARTITION_EOF:
+                        return
+                    problem = error.str()
+                    continue
+                moved_at = time.monotonic()
+                letter = _letter(self.topic, message)
+                if letter.offset >= end:
+                    return
+                yield letter
+                if letter.offset == end - 1:
+                    return
+            if time.monotonic() - moved_at > GIVE_UP_SECONDS:
+                raise self._unavailable(f"{self.topic} partition {partition}: {problem}")
+
+    async def delete_before(self, offsets: Mapping[int, int]) -> None:
+        """Delete what lies before an offset, by partition (Kafka's DeleteRecords)."""
+        await self._call(lambda: self._delete_before(offsets))
+
+    # --- in the thread --------------------------------------------------------------------------
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    def _connect(self) -> Consumer:
+        if self._settings.uses_access_tokens:
+            # The client would wait for one, and say nothing of why there is none.
+            access_tokens(self._settings).current()
+        try:
+            return Consumer(
+                client_config(self._settings)
+                | {
+                    # Wanted by the client; partitions are assigned by hand, nothing is committed.
+                    "group.id": f"{self.topic}-reader",
+                    "enable.auto.commit": False,
+                    "auto.offset.reset": "earliest",
+                    "enable.partition.eof": True,
+                    "fetch.wait.max.ms": 50,
+                    "log_level": 0,
+                }
+            )
+        except KafkaException as error:
+            raise self._unavailable(error.args[0].str()) from error
+
+    def _client(self) -> Consumer:
+        if self._consumer is None:
+            raise self._unavailable("the reader is not open")
+        return self._consumer
+
+    def _ask_extents(self) -> dict[int, Extent]:
+        consumer = self._client()
+        try:
+            found = consumer.list_topics(self.topic, ASK_SECONDS).topics[self.topic]
+            if found.error is not None:
+                raise TopicUnusable(self.topic, found.error.str())
+            return {
+                number: Extent(
+                    *consumer.get_watermark_offsets(TopicPartition(self.topic, number), ASK_SECONDS)
+                )
+                for number in sorted(found.partitions)
+            }
+        except KafkaException as error:
+            raise self._translated(error) from error
+
+    def _delete_before(self, offsets: Mapping[int, int]) -> None:
+        admin = AdminClient(client_config(self._settings) | {"log_level": 0})
+        places = [TopicPartition(self.topic, number, at) for number, at in offsets.items()]
+        try:
+            asked = admin.delete_records(
+                places, request_timeout=ASK_SECONDS, operation_timeout=ASK_SECONDS
+            )
+            for future in asked.values():
+                future.result()
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
+                raise TopicUnusable(
+                    self.topic,
+                    "these brokers cannot delete records (the embedded cluster's cannot)",
+                ) from error
+            raise self._translated(error) from error
+
+    def _translated(self, error: KafkaException) -> KafkaUnavailable | TopicUnusable:
+        kafka_error = error.args[0]
+        if kafka_error.code() in UNREACHABLE:
+            return self._unavailable(kafka_error.str())
+        return TopicUnusable(self.topic, kafka_error.str())
+
+    def _unavailable(self, reason: str) -> KafkaUnavailable:
+        return KafkaUnavailable(self._settings.kafka_bootstrap_servers, reason)
+
+
+def _next_messages(consumer: Consumer) -> list[Message]:
+    """Wait for a message and return what came with it; nothing after ``POLL_SECONDS``."""
+    # Asked for more than there is, the client waits for the rest until its time is over.
+    first = consumer.consume(1, POLL_SECONDS)
+    return first + consumer.consume(BATCH - 1, 0) if first else []
+
+
+def _letter(topic: str, message: Message) -> Letter:
+    unreadable = False
+    try:
+        headers = cast(list[tuple[str, object]], message.headers() or [])
+    except (SystemError, UnicodeDecodeError):
+        # So the client says that a name is not UTF-8. Our own letters have no such names.
+        headers, unreadable = [], True
+    return Letter(
+        topic,
+        message.partition() or 0,
+        message.offset() or 0,
+        _bytes(message.key()),
+        _bytes(message.value()),
+        tuple((name, _bytes(value)) for name, value in headers),
+        message.timestamp()[1],
+        unreadable,
+    )
+
+
+def _bytes(value: object) -> bytes | None:
+    return value if value is None or isinstance(value, bytes) else str(value).encode()

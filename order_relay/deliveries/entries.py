@@ -1,0 +1,133 @@
+"""An entry of the ``deliveries`` table: how one order's latest record ended."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from order_relay.delivery.outcome import Outcome
+from order_relay.model.order_paid import OrderId
+from order_relay.model.record import EVENT_ID_HEADER, Record
+
+# An order has one event, so there is hardly ever an earlier one.
+MAX_EARLIER_EVENT_IDS = 32
+MAX_ERROR_CHARACTERS = 500
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
+    """What is known of one order; JSON in the changelog.
+
+    Attributes:
+        order_id: The order.
+        state: How its latest record ended.
+        event_id: That record's event id (its ``Idempotency-Key``).
+        attempts: POSTs made for it.
+        topic: Where it stood.
+        partition: Partition there.
+        offset: Offset there.
+        published_ms: The record's timestamp, milliseconds since the epoch; 0 without one.
+        started_ms: When this worker's first attempt began.
+        finished_ms: When it was finished; the entry's age counts from here.
+        paid_at: ``paidAt`` as the event gives it.
+        last_error: What the last failed attempt said; empty without one.
+        http_status: The logger's last refusal; ``None`` without one.
+        dead_letter_reason: The short code of the dead letter; empty if it was delivered.
+        earlier_event_ids: Delivered before, under other event ids; ``<id>@<published_ms>`` where
+            the record had no id of its own.
+    """
+
+    order_id: OrderId
+    state: Literal["delivered", "dead_lettered"]
+    event_id: str
+    attempts: int
+    topic: str
+    partition: int
+    offset: int
+    finished_ms: int
+    started_ms: int = 0
+    published_ms: int = 0
+    paid_at: str = ""
+    last_error: str = ""
+    http_status: int | None = None
+    dead_letter_reason: str = ""
+    earlier_event_ids: tuple[str, ...] = ()
+
+    def has_delivered(self, record: Record) -> bool:
+        """Whether the record's event was delivered.
+
+        A record without an event id of its own is told by its place and its timestamp: in a topic
+        that was made anew, others stand in the same places.
+        """
+        event_id = record.idempotency_key()
+        if record.header(EVENT_ID_HEADER):
+            same = self.event_id == event_id
+        elif record.timestamp_ms > 0:
+            same = self.event_id == event_id and self.published_ms == record.timestamp_ms
+            event_id = f"{event_id}@{record.timestamp_ms}"
+        else:
+            return False
+        return (same and self.state == "delivered") or event_id in self.earlier_event_ids
+
+    @property
+    def lasting_event_id(self) -> str:
+        """The event id as ``earlier_event_ids`` of a later entry has it."""
+        if self.event_id == f"{self.topic}-{self.partition}-{self.offset}":
+            return f"{self.event_id}@{self.published_ms}"
+        return self.event_id
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Entry)
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """Return an entry as the changelog and the stores hold it."""
+    return _encoder.encode(entry)
+
+
+def decode_entry(value: bytes) -> Entry | None:
+    """Return the entry; ``None`` for bytes that are none, such as a newer version's."""
+    try:
+        return _decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def entry_key(order_id: OrderId) -> bytes:
+    """Return the key of an order's entry: the key that its records have by convention."""
+    return str(order_id).encode()
+
+
+def make_entry(
+    record: Record, order_id: OrderId, outcome: Outcome, finished_ms: int, before: Entry | None
+) -> Entry:
+    """Return the entry of a finished record; ``before`` is the order's entry up to now."""
+    entry = Entry(
+        order_id=order_id,
+        state="delivered" if outcome.delivered else "dead_lettered",
+        event_id=record.idempotency_key(),
+        attempts=outcome.attempts,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        finished_ms=finished_ms,
+        started_ms=outcome.started_ms,
+        published_ms=max(record.timestamp_ms, 0),
+        paid_at=outcome.paid_at,
+        last_error=outcome.last_error[:MAX_ERROR_CHARACTERS],
+        http_status=outcome.http_status,
+        dead_letter_reason=outcome.reason,
+    )
+    if before is None:
+        return entry
+    return msgspec.structs.replace(
+        entry, earlier_event_ids=_delivered_ids(before, entry.lasting_event_id)
+    )
+
+
+def _delivered_ids(before: Entry, event_id: str) -> tuple[str, ...]:
+    ids = before.earlier_event_ids
+    if before.state == "delivered":
+        ids = (*ids, before.lasting_event_id)
+    return tuple(one for one in ids if one != event_id)[-MAX_EARLIER_EVENT_IDS:]

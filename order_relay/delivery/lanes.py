@@ -1,0 +1,338 @@
+"""Lanes: records of one key one after another, different keys side by side.
+
+A lane holds the taken records of one key in offset order and works on its first one. It has a
+*place* while it is at an attempt; at most ``max_in_flight`` lanes have one. A lane that waits
+(for its backoff, or for its turn at the gate) gives its place away, so a failing key holds up only
+itself. A lane that wants its place back comes before new records.
+
+Records in memory are bounded: in all, for each key, and for all that stand behind the first one of
+their key. So neither one key nor several can fill the room that others need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any
+
+from order_relay.model.record import Record
+
+# Records in memory, working or waiting behind their key: bounds memory when a key with many
+# records is stuck, and is far above what MAX_IN_FLIGHT keys can work on.
+MAX_HELD_RECORDS = 10_000
+# Of them, those of one key; and those behind the first one of their key. Where that room is full, a
+# key may still have a few.
+KEY_SHARE = 10
+BEHIND_SHARE = 2
+FEW = 50
+# The bound of all that stands behind others is not for a key that is through with its own so soon:
+# to read them again later would cost more than to wait.
+SOON_SECONDS = 2.0
+FAULT_PAUSE_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+class Abandoned(Exception):
+    """The worker is giving a record up unfinished: its partition moves, or the worker stops."""
+
+
+class Lane:
+    """One key's records, and the task that works on them."""
+
+    __slots__ = ("_lanes", "has_place", "key", "queue", "seconds", "since", "task")
+
+    def __init__(self, lanes: Lanes, key: Hashable, record: Record) -> None:
+        self._lanes = lanes
+        self.key = key
+        self.queue: deque[Record] = deque((record,))
+        self.has_place = True
+        self.task: asyncio.Task[None] | None = None
+        # What its last record took, and when it began with its first one.
+        self.seconds = math.inf
+        self.since = lanes.clock()
+
+    def is_through_soon(self) -> bool:
+        """Whether its records are finished soon if each takes as long as the last one."""
+        each = max(self.seconds, self._lanes.clock() - self.since)
+        return len(self.queue) * each <= SOON_SECONDS
+
+    async def pause(self, seconds: float, until: asyncio.Future[Any] | None = None) -> None:
+        """Give the place away for ``seconds`` (or until ``until`` is done), then take it back.
+
+        Raises:
+            Abandoned: The record is given up meanwhile.
+        """
+        lanes = self._lanes
+        lanes.check_open()
+        lanes.free_place(self)
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        timer = None
+        if seconds != float("inf"):
+            timer = loop.call_later(seconds, _resolve, waiter)
+
+        def wake(_: asyncio.Future[Any]) -> None:
+            _resolve(waiter)
+
+        if until is not None:
+            until.add_done_callback(wake)
+        try:
+            await lanes.wait(waiter)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if until is not None:
+                until.remove_done_callback(wake)
+        await lanes.take_place(self)
+
+
+class Lanes:
+    """Runs ``deliver`` for every record put in: in order within a key, keys side by side."""
+
+    def __init__(
+        self,
+        deliver: Callable[[Record, Lane], Awaitable[None]],
+        *,
+        max_in_flight: int,
+        max_held: int = MAX_HELD_RECORDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make lanes that are open.
+
+        Args:
+            deliver: Finishes one record, or raises ``Abandoned``; nothing else.
+            max_in_flight: Lanes at an attempt at a time.
+            max_held: Records in memory at a time.
+            clock: Monotonic seconds.
+        """
+        self._deliver = deliver
+        self.clock = clock
+        self._limit = max_in_flight
+        self._max_held = max(max_held, max_in_flight)
+        self.max_of_key = max(self._max_held // KEY_SHARE, 2)
+        """Records of one key in memory at a time."""
+        self._max_behind = self._max_held // BEHIND_SHARE
+        self._lanes: dict[Hashable, Lane] = {}
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._place_queue: deque[tuple[Lane, asyncio.Future[None]]] = deque()
+        self._watchers: list[asyncio.Future[None]] = []
+        self._closed = False
+        self._finished = 0
+        self.in_flight = 0
+        self.held = 0
+        self.on_shorter: Callable[[Hashable, int], None] | None = None
+        """Is told of a lane that finished a record, and how many it has left."""
+
+    # --- taking records in ------------------------------------------------------------------
+
+    def has_room(self, key: Hashable) -> bool:
+        """Whether a record of this lane can be put now: back-pressure asks this first."""
+        if self._closed or self.held >= self._max_held:
+            return False
+        return key in self._lanes or (self.in_flight < self._limit and not self._place_queue)
+
+    def is_full(self, key: Hashable) -> bool:
+        """Whether a lane has as many records as it may have."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            return False
+        count = len(lane.queue)
+        if count >= self.max_of_key:
+            return True
+        over = self.held - len(self._lanes) - self._max_behind
+        if over < 0 or (count < FEW and over < self._max_behind // 2):
+            return False
+        return not lane.is_through_soon()
+
+    def has_much_room(self, remaining: int) -> bool:
+        """Whether it is worth fetching more for a lane with so many records left."""
+        if not remaining:
+            return True
+        behind = self.held - len(self._lanes)
+        return remaining <= self.max_of_key // 2 and behind <= self._max_behind * 3 // 4
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether a lane has a record."""
+        return key in self._lanes
+
+    def put(self, key: Hashable, record: Record) -> None:
+        """Queue a record behind its lane's others, or start its lane. Needs ``has_room``."""
+        self.held += 1
+        lane = self._lanes.get(key)
+        if lane is not None:
+            lane.queue.append(record)
+            return
+        lane = Lane(self, key, record)
+        self._lanes[key] = lane
+        self.in_flight += 1
+        lane.task = asyncio.create_task(self._run(lane))
+
+    def records(self) -> list[Record]:
+        """Return every record in hand."""
+        return [record for lane in self._lanes.values() for record in lane.queue]
+
+    async def changed(self) -> None:
+        """Wait until there may be room, or the lanes were closed or opened."""
+        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers.append(watcher)
+        await watcher
+
+    def notify(self) -> None:
+        """Wake whoever waits in ``changed``."""
+        if self._watchers:
+            watchers, self._watchers = self._watchers, []
+            for watcher in watchers:
+                _resolve(watcher)
+
+    # --- stopping -----------------------------------------------------------------------------
+
+    async def drain(self, seconds: float, give_up: Callable[[], bool]) -> None:
+        """Let the lanes run empty, for ``seconds`` at most or until ``give_up`` says so."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self.held and not give_up() and (left := deadline - loop.time()) > 0:
+            # give_up asks about somebody else's state: it is asked at every change of the lanes,
+            # and at least every quarter of a second.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.changed(), min(left, 0.25))
+
+    async def close(self, seconds: float) -> int:
+        """Take in nothing more, let attempts under way end, give up the rest unfinished.
+
+        Attempts get ``seconds`` to end and are cancelled then. When this returns, no lane runs.
+
+        Returns:
+            How many records were given up.
+        """
+        self._closed = True
+        held, finished = self.held, self._finished
+        self.notify()
+        for lane in self._lanes.values():
+            while len(lane.queue) > 1:
+                lane.queue.pop()
+        for waiter in list(self._waiters):
+            if not waiter.done():
+                waiter.set_exception(Abandoned())
+        tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+        # No lane runs: begin anew, also for a task that was cancelled before its first step.
+        self._lanes.clear()
+        self._place_queue.clear()
+        self.in_flight = self.held = 0
+        self.notify()
+        return held - (self._finished - finished)
+
+    def open(self) -> None:
+        """Take records in again after ``close``."""
+        self._closed = False
+        self.notify()
+
+    def check_open(self) -> None:
+        """Raise ``Abandoned`` once the lanes are closed."""
+        if self._closed:
+            raise Abandoned
+
+    # --- places -------------------------------------------------------------------------------
+
+    @property
+    def limit(self) -> int:
+        """Lanes at an attempt at a time; those that are at one already may end it."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit = limit
+        while self._place_queue and self.in_flight < limit:
+            self.in_flight += 1
+            if not self._pass_place_on():
+                self.in_flight -= 1
+        self.notify()
+
+    async def wait(self, waiter: asyncio.Future[None]) -> None:
+        """Wait for a future that ``close`` may end with ``Abandoned``."""
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def free_place(self, lane: Lane) -> None:
+        """Give a lane's place to whoever waits for one."""
+        if not lane.has_place:
+            return
+        lane.has_place = False
+        if self.in_flight > self._limit or not self._pass_place_on():
+            self.in_flight -= 1
+            self.notify()
+
+    def _pass_place_on(self) -> bool:
+        """Give a place to the lane that has waited longest; returns whether there is one."""
+        while self._place_queue:
+            lane, waiter = self._place_queue.popleft()
+            if not waiter.done():
+                lane.has_place = True
+                waiter.set_result(None)
+                return True
+        return False
+
+    async def take_place(self, lane: Lane) -> None:
+        """Wait for a place.
+
+        Raises:
+            Abandoned: The lanes are closed.
+        """
+        if self.in_flight < self._limit:
+            self.in_flight += 1
+            lane.has_place = True
+        else:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._place_queue.append((lane, waiter))
+            await self.wait(waiter)
+        self.check_open()
+
+    async def _run(self, lane: Lane) -> None:
+        queue = lane.queue
+        try:
+            while queue:
+                self.check_open()
+                try:
+                    await self._deliver(queue[0], lane)
+                except (Abandoned, asyncio.CancelledError):
+                    raise
+                except Exception:
+                    # Neither finished nor dropped: a fault of ours must not lose a record.
+                    logger.exception("Delivery of %s failed in a way nobody foresaw", queue[0])
+                    await lane.pause(FAULT_PAUSE_SECONDS)
+                    continue
+                now = self.clock()
+                lane.seconds, lane.since = now - lane.since, now
+                queue.popleft()
+                self.held -= 1
+                self._finished += 1
+                if self.on_shorter is not None:
+                    self.on_shorter(lane.key, len(queue))
+                if self.held == self._max_held - 1:
+                    self.notify()  # intake waited for just this
+        except Abandoned:
+            pass
+        finally:
+            self.held -= len(queue)
+            # No await since the queue was seen empty: a record put later starts a new lane.
+            self._lanes.pop(lane.key, None)
+            self.free_place(lane)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

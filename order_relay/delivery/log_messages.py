@@ -1,0 +1,118 @@
+"""What the log says of a record; docs/operations.md lists the phrases."""
+
+from __future__ import annotations
+
+import math
+
+from order_relay.delivery.answer import Answer
+from order_relay.delivery.dead_letters import DeadLetter
+from order_relay.delivery.target_health import BreakerState, LastFailure
+from order_relay.logs.log_line import LogLine
+from order_relay.model.record import Record
+from order_relay.model.trace_context import trace_id
+
+MAX_DETAIL_LENGTH = 200
+
+
+def retrying(
+    record: Record, answer: Answer, failures: int, wait_seconds: float, breaker: BreakerState
+) -> LogLine:
+    """An attempt failed, and another one follows."""
+    return LogLine(
+        "Retrying message",
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        event_id=record.idempotency_key(),
+        failures=failures,
+        status=answer.status,
+        wait_seconds=round(float(wait_seconds), 1),
+        breaker=breaker.name.lower(),
+        detail=answer.detail[:MAX_DETAIL_LENGTH],
+        trace_id=trace_id(record.headers),
+    )
+
+
+def delivered_before(record: Record) -> LogLine:
+    """A record's event was delivered before: it is finished without being sent."""
+    return LogLine(
+        "Event was delivered before, not sent again",
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        event_id=record.idempotency_key(),
+        trace_id=trace_id(record.headers),
+    )
+
+
+def foreign_id(record: Record) -> LogLine:
+    """A record has the event id of another one."""
+    return LogLine(
+        "Event id is that of another record, its own place is used",
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        event_id=record.idempotency_key(),
+        trace_id=trace_id(record.headers),
+    )
+
+
+def given_up(letter: DeadLetter) -> LogLine:
+    """A record is given up, and its dead letter sent."""
+    record = letter.record
+    return LogLine(
+        "Publishing failed message to DLQ",
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        event_id=record.idempotency_key(),
+        reason=letter.reason,
+        attempts=letter.attempts,
+        status=letter.http_status,
+        detail=letter.message[:MAX_DETAIL_LENGTH],
+        trace_id=trace_id(record.headers),
+    )
+
+
+def letter_refused(record: Record, failures: int, wait_seconds: float, refusal: str) -> LogLine:
+    """Nobody takes a record's dead letter; it is sent again."""
+    return LogLine(
+        "Dead letter refused, its record stays unfinished",
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        failures=failures,
+        wait_seconds=round(float(wait_seconds), 1),
+        detail=refusal,
+        trace_id=trace_id(record.headers),
+    )
+
+
+def breaker_open(because: str, failure: LastFailure | None) -> LogLine:
+    """An outage begins."""
+    return LogLine(
+        "Breaker open: the external logger fails; intake is paused",
+        because=because,
+        status=failure.status if failure else None,
+        detail=failure.text[:MAX_DETAIL_LENGTH] if failure else "",
+    )
+
+
+def throttled(answer: Answer, wait_seconds: float, rate: float) -> LogLine:
+    """The external logger refuses what is sent too fast."""
+    return LogLine(
+        "External logger throttles, sending more slowly",
+        status=answer.status,
+        retry_after_seconds=round(float(answer.retry_after_seconds), 1),
+        wait_seconds=round(float(wait_seconds), 1),
+        records_per_second=round(rate, 1) if math.isfinite(rate) else None,
+        detail=answer.detail[:MAX_DETAIL_LENGTH],
+    )
+
+
+def lacks(answer: Answer) -> LogLine:
+    """This host cannot send."""
+    return LogLine(
+        "This host lacks something to send with, trying again; no attempt counts",
+        detail=answer.detail[:MAX_DETAIL_LENGTH],
+    )

@@ -1,0 +1,1 @@
+"""The fallback table: records that Kafka refused, and their replay to Kafka."""

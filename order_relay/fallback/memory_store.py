@@ -1,0 +1,259 @@
+"""The fallback store in memory: what the table would do, for tests of what stands on it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from order_relay.fallback.store import (
+    CLOCK_SECONDS,
+    Acked,
+    Claim,
+    FallbackRow,
+    FallbackStats,
+    GiveUp,
+    NewMessage,
+    Outcome,
+    Position,
+    Release,
+    Retry,
+    RowFilter,
+    Status,
+)
+
+
+class MemoryFallbackStore:
+    """A ``FallbackStore`` that keeps nothing beyond its own life.
+
+    Attributes:
+        rows: Every row by id.
+        error: Raised by whatever is asked next, while it is set.
+    """
+
+    def __init__(self, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self.rows: dict[int, FallbackRow] = {}
+        self.error: Exception | None = None
+        self._clock = clock
+        self._last_id = 0
+
+    async def now(self) -> datetime:
+        """See ``FallbackStore.now``."""
+        self._check()
+        return self._clock()
+
+    async def save(self, message: NewMessage) -> int:
+        """See ``FallbackStore.save``."""
+        self._check()
+        self._last_id += 1
+        now = self._clock()
+        self.rows[self._last_id] = FallbackRow(
+            id=self._last_id,
+            topic=message.topic,
+            key=message.key,
+            payload=message.payload,
+            headers=tuple(message.headers),
+            partition=message.partition,
+            retry_count=0,
+            max_retry=message.max_retry,
+            status=Status.PENDING,
+            next_retry_at=now,
+            error_message=message.error_message,
+            created_at=now,
+            updated_at=now,
+        )
+        return self._last_id
+
+    async def claim(
+        self,
+        *,
+        limit: int,
+        lease_seconds: float,
+        after: Position | None = None,
+        ids: Collection[int] | None = None,
+    ) -> Claim:
+        """See ``FallbackStore.claim``."""
+        self._check()
+        now = self._clock()
+        if after is None:
+            soon = now + timedelta(seconds=CLOCK_SECONDS)
+            until = now + timedelta(seconds=lease_seconds)
+            for row in list(self.rows.values()):
+                if row.status is Status.PENDING and min(row.next_retry_at, row.updated_at) > soon:
+                    lease = row.lease_until and min(row.lease_until, until)
+                    self._change(row.id, next_retry_at=now, lease_until=lease)
+        lanes = self._lanes()
+        heads = sorted(
+            (
+                lane[0]
+                for lane in lanes
+                if self._free(lane[0], now)
+                and (after is None or _position(lane[0]) > after)
+                and (ids is None or lane[0].id in ids)
+            ),
+            key=_position,
+        )[:limit]
+        chosen = {row.id for row in heads}
+        followers: list[int] = []
+        for lane in lanes:
+            if lane[0].id in chosen:
+                for row in lane[1:]:
+                    if not self._free(row, now):
+                        break
+                    followers.append(row.id)
+        if ids is None:
+            chosen.update(sorted(followers)[: limit - len(heads)])
+        token = uuid.uuid4().hex
+        until = now + timedelta(seconds=lease_seconds)
+        for row_id in chosen:
+            self._change(row_id, lease_token=token, lease_until=until)
+        rows = tuple(self.rows[row_id] for row_id in sorted(chosen))
+        return Claim(token, until, rows, _position(heads[-1]) if len(heads) >= limit else None)
+
+    async def renew(self, claim_token: str, ids: Collection[int], lease_seconds: float) -> set[int]:
+        """See ``FallbackStore.renew``."""
+        self._check()
+        held = self._held(claim_token, ids)
+        for row_id in held:
+            self._change(row_id, lease_until=self._clock() + timedelta(seconds=lease_seconds))
+        return held
+
+    async def settle(self, claim_token: str, outcomes: Sequence[Outcome]) -> set[int]:
+        """See ``FallbackStore.settle``."""
+        self._check()
+        held = self._held(claim_token, [outcome.row_id for outcome in outcomes])
+        for outcome in outcomes:
+            if outcome.row_id not in held:
+                continue
+            self._change(outcome.row_id, lease_token=None, lease_until=None)
+            match outcome:
+                case Acked(row_id):
+                    self._change(row_id, status=Status.PUBLISHED, published_at=self._clock())
+                case Retry(row_id, retry_count, next_retry_at, error_message):
+                    self._change(
+                        row_id,
+                        retry_count=retry_count,
+                        next_retry_at=next_retry_at,
+                        error_message=error_message,
+                    )
+                case GiveUp(row_id, retry_count, error_message):
+                    self._change(
+                        row_id,
+                        status=Status.FAILED,
+                        retry_count=retry_count,
+                        error_message=error_message,
+                    )
+                case Release():
+                    pass
+        return held
+
+    async def stats(self) -> FallbackStats:
+        """See ``FallbackStore.stats``."""
+        self._check()
+        counts = dict.fromkeys(Status, 0)
+        for row in self.rows.values():
+            counts[row.status] += 1
+        pending = [row for row in self.rows.values() if row.status is Status.PENDING]
+        now = since = self._clock()
+        if pending:
+            oldest = min(pending, key=lambda row: row.id)
+            since = oldest.created_at if oldest.created_at <= now else oldest.updated_at
+        return FallbackStats(
+            counts[Status.PENDING],
+            counts[Status.PUBLISHED],
+            counts[Status.FAILED],
+            max(0.0, (now - since).total_seconds()),
+        )
+
+    async def purge(self, *, published_before: datetime, limit: int) -> int:
+        """See ``FallbackStore.purge``."""
+        self._check()
+        old = sorted(
+            (row.published_at, row.id)
+            for row in self.rows.values()
+            if row.status is Status.PUBLISHED
+            and row.published_at is not None
+            and row.published_at < published_before
+        )[:limit]
+        for _, row_id in old:
+            del self.rows[row_id]
+        return len(old)
+
+    async def find(
+        self, rows: RowFilter, *, after_id: int = 0, limit: int = 100
+    ) -> list[FallbackRow]:
+        """See ``FallbackStore.find``."""
+        self._check()
+        return [row for row in self._matching(rows) if row.id > after_id][:limit]
+
+    async def count(self, rows: RowFilter) -> int:
+        """See ``FallbackStore.count``."""
+        self._check()
+        return len(self._matching(rows))
+
+    async def requeue(self, ids: Collection[int]) -> set[int]:
+        """See ``FallbackStore.requeue``."""
+        self._check()
+        failed = {i for i in ids if i in self.rows and self.rows[i].status is Status.FAILED}
+        for row_id in failed:
+            self._change(row_id, status=Status.PENDING, retry_count=0, next_retry_at=self._clock())
+        return failed
+
+    async def discard(self, ids: Collection[int]) -> set[int]:
+        """See ``FallbackStore.discard``."""
+        self._check()
+        now = self._clock()
+        gone = set()
+        for row_id in set(ids) & set(self.rows):
+            row = self.rows[row_id]
+            leased = row.lease_until is not None and row.lease_until > now
+            if row.status is Status.FAILED or (row.status is Status.PENDING and not leased):
+                del self.rows[row_id]
+                gone.add(row_id)
+        return gone
+
+    async def close(self) -> None:
+        """See ``FallbackStore.close``."""
+
+    # --- within -------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def _change(self, row_id: int, **changes: object) -> None:
+        self.rows[row_id] = replace(self.rows[row_id], updated_at=self._clock(), **changes)  # type: ignore[arg-type]
+
+    def _held(self, token: str, ids: Collection[int]) -> set[int]:
+        return {i for i in ids if i in self.rows and self.rows[i].lease_token == token}
+
+    def _lanes(self) -> list[list[FallbackRow]]:
+        """PENDING rows that must not overtake each other, by id."""
+        lanes: dict[object, list[FallbackRow]] = {}
+        for row in self.rows.values():
+            if row.status is Status.PENDING:
+                lane = row.id if row.key is None else (row.topic, row.key)
+                lanes.setdefault(lane, []).append(row)
+        return list(lanes.values())
+
+    @staticmethod
+    def _free(row: FallbackRow, now: datetime) -> bool:
+        leased = row.lease_until is not None and row.lease_until > now
+        return row.next_retry_at <= now and not leased
+
+    def _matching(self, rows: RowFilter) -> list[FallbackRow]:
+        words = None if rows.error_contains is None else rows.error_contains.lower()
+        return [
+            row
+            for row in self.rows.values()
+            if (rows.ids is None or row.id in rows.ids)
+            and (rows.status is None or row.status is rows.status)
+            and (rows.topic is None or row.topic == rows.topic)
+            and (rows.key is None or row.key == rows.key)
+            and (words is None or words in (row.error_message or "").lower())
+        ]
+
+
+def _position(row: FallbackRow) -> Position:
+    return Position(row.next_retry_at, row.id)

@@ -1,0 +1,320 @@
+"""Connecting to the fallback table's database, and its errors in our words."""
+
+from __future__ import annotations
+
+import sqlite3
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import asyncpg  # type: ignore[import-untyped] # ships no types
+import sqlalchemy as sa
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InvalidatePoolError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from order_relay.errors import DatabaseReplaced, DatabaseUnavailable, InvalidDatabaseUrl
+from order_relay.fallback.sql.tls import take_tls
+from order_relay.settings.rules import DATABASE_DRIVERS, DATABASE_EXAMPLES
+
+CONNECT_TIMEOUT_SECONDS = 10.0
+COMMAND_TIMEOUT_SECONDS = 60.0
+SQLITE_BUSY_TIMEOUT_SECONDS = 30.0
+SQLITE_PARAMETERS = ("timeout", "cached_statements", "check_same_thread", "uri")
+# Where PostgreSQL counts its microseconds from.
+POSTGRESQL_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
+LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
+SQLITE_LEAST = (3, 35)  # UPDATE ... RETURNING
+# Where a connection to SQLite keeps its ``OpenedFile``.
+OPENED_FILE = "order_relay_file"
+
+
+class OpenedFile:
+    """The file that a connection to SQLite has opened.
+
+    A file that is deleted or replaced stays open: in WAL mode SQLite goes on and commits into it,
+    and all of it is gone with the process.
+    """
+
+    def __init__(self, path: str, real_path: str) -> None:
+        """Take down which file it is; call this when the connection is made.
+
+        Args:
+            path: As the settings have it: a link in it may be changed.
+            real_path: Where SQLite found the file, and keeps its log.
+        """
+        self._paths = (path, f"{real_path}-wal")
+        self._opened = {path: _identity(path) or (0, 0)}
+
+    def check(self) -> None:
+        """See that the paths of the file and of its write-ahead log still name what is open.
+
+        Raises:
+            DatabaseReplaced: They do not.
+        """
+        for path in self._paths:
+            found = _identity(path)
+            if path in self._opened:
+                if found != self._opened[path]:
+                    raise DatabaseReplaced(path)
+            elif found is not None:  # the first write makes the log
+                self._opened[path] = found
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def parse_database_url(database_url: str) -> sa.URL:
+    """Return the URL with the driver that will be used.
+
+    Raises:
+        InvalidDatabaseUrl: It is no URL, of another database or driver, or names no database; the
+            message has no password in it.
+    """
+    try:
+        url = sa.make_url(database_url)
+    except (ArgumentError, ValueError):
+        raise InvalidDatabaseUrl(f"DATABASE_URL is not a URL like {DATABASE_EXAMPLES}") from None
+    driver = DATABASE_DRIVERS.get(url.drivername)
+    if driver is None:
+        raise InvalidDatabaseUrl(
+            f"DATABASE_URL has the unknown driver {url.drivername[:40]!r}: "
+            f"it must be like {DATABASE_EXAMPLES}"
+        )
+    url = url.set(drivername=driver)
+    if driver == "sqlite+aiosqlite":
+        if _in_memory(unquote(url.database or ""), url.query):
+            raise InvalidDatabaseUrl(
+                "DATABASE_URL must name a file, which outlives the process, such as "
+                "sqlite+aiosqlite:///order-relay.db"
+            )
+        if url.host:
+            raise InvalidDatabaseUrl(
+                f"DATABASE_URL of SQLite has three slashes and a path, or four and one from the "
+                f"root: {DATABASE_EXAMPLES}"
+            )
+        unknown = sorted(url.query.keys() - set(SQLITE_PARAMETERS))
+        # Of a URI of SQLite's own the others are for SQLite.
+        if unknown and "uri" not in url.query:
+            raise InvalidDatabaseUrl(
+                f"DATABASE_URL has the unknown parameter {unknown[0][:40]!r}: allowed are "
+                f"{', '.join(SQLITE_PARAMETERS)}"
+            )
+    elif not url.database:
+        raise InvalidDatabaseUrl(
+            f"DATABASE_URL must name a database: it must be like {DATABASE_EXAMPLES}"
+        )
+    return url
+
+
+def _in_memory(database: str, query: Mapping[str, object]) -> bool:
+    """Whether a database of SQLite is no file, or a temporary one."""
+    return (
+        database in {"", "file:"}
+        or ":memory:" in database
+        or "mode=memory" in database
+        or query.get("mode") == "memory"
+        or query.get("vfs") == "memdb"
+    )
+
+
+def make_engine(
+    database_url: str,
+    *,
+    command_timeout_seconds: float | None = COMMAND_TIMEOUT_SECONDS,
+    on_replaced: Callable[[DatabaseReplaced], None] = lambda _: None,
+) -> AsyncEngine:
+    """Make an engine; nothing is connected yet.
+
+    Transactions on SQLite begin as DEFERRED, or as the execution option ``relay_begin`` says:
+    IMMEDIATE lets writers queue up instead of failing half-way, None begins none.
+
+    Args:
+        database_url: The database.
+        command_timeout_seconds: Of one statement on PostgreSQL; None: no limit.
+        on_replaced: Called where a connection that is wanted has a file of SQLite open that was
+            deleted or replaced. Another connection is made in its place, and with it a file if
+            there is none.
+
+    Raises:
+        InvalidDatabaseUrl: See ``parse_database_url`` and ``take_tls``; or the driver cannot use
+            what the URL says.
+    """
+    url = parse_database_url(database_url)
+    try:
+        engine = _make_engine(url, command_timeout_seconds, on_replaced)
+        _, options = engine.dialect.create_connect_args(engine.url)
+    except (ArgumentError, ValueError):
+        raise InvalidDatabaseUrl(
+            f"DATABASE_URL has a part that cannot be used: it must be like {DATABASE_EXAMPLES}"
+        ) from None
+    ports = options.get("port") or ()
+    for port in ports if isinstance(ports, list | tuple) else [ports]:
+        if not 0 < port < 65536:
+            raise InvalidDatabaseUrl(f"DATABASE_URL has the port {port}: it must be 1 to 65535")
+    return engine
+
+
+def _make_engine(
+    url: sa.URL,
+    command_timeout_seconds: float | None,
+    on_replaced: Callable[[DatabaseReplaced], None],
+) -> AsyncEngine:
+    if url.get_backend_name() == "postgresql":
+        url, tls = take_tls(url)
+        engine = create_async_engine(
+            url,
+            pool_pre_ping=True,  # a database that was restarted is no error
+            pool_timeout=CONNECT_TIMEOUT_SECONDS,
+            connect_args={
+                "timeout": CONNECT_TIMEOUT_SECONDS,
+                "command_timeout": command_timeout_seconds,
+                **({} if tls is None else {"ssl": tls}),
+                "server_settings": {"application_name": "order-relay"},
+                # A pooler such as PgBouncer may give each transaction another connection to the
+                # server: no statement is remembered there from one transaction to the next.
+                "statement_cache_size": 0,
+                "prepared_statement_cache_size": 0,
+                "prepared_statement_name_func": str,  # the one without a name
+            },
+        )
+        sa.event.listen(engine.sync_engine, "connect", _prepare_postgresql)
+        return engine
+    if sqlite3.sqlite_version_info < SQLITE_LEAST:
+        raise InvalidDatabaseUrl(
+            f"DATABASE_URL of SQLite needs SQLite 3.35, and this Python has "
+            f"{sqlite3.sqlite_version}: use PostgreSQL, or a newer Python"
+        )
+    engine = create_async_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS})
+    path = (
+        "" if (url.database or "").startswith("file:") else str(Path(url.database or "").absolute())
+    )
+    sa.event.listen(engine.sync_engine, "connect", partial(_prepare_sqlite, path))
+    sa.event.listen(engine.sync_engine, "checkout", partial(_check_file, on_replaced))
+    sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    connection.run_async(
+        lambda driver: driver.set_type_codec(
+            "timestamptz",
+            schema="pg_catalog",
+            encoder=_microseconds,
+            decoder=_moment,
+            format="tuple",
+        )
+    )
+
+
+def _microseconds(moment: datetime) -> tuple[int]:
+    return ((moment.astimezone(UTC) - POSTGRESQL_EPOCH) // timedelta(microseconds=1),)
+
+
+def _moment(microseconds: tuple[int]) -> datetime:
+    """Return a moment; for one beyond Python's calendar the first or last one that it has.
+
+    The driver would raise, and with one such row no row could be read.
+    """
+    try:
+        return POSTGRESQL_EPOCH + timedelta(microseconds=microseconds[0])
+    except OverflowError:
+        return LAST_MOMENT if microseconds[0] > 0 else FIRST_MOMENT
+
+
+def _prepare_sqlite(path: str, connection: Any, record: sa.pool.ConnectionPoolEntry) -> None:
+    # The driver would begin transactions by itself, and not all of them.
+    connection.isolation_level = None
+    connection.driver_connection.text_factory = _text
+    cursor = connection.cursor()
+    # What is committed survives a power failure: in WAL mode NORMAL would not promise that.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA database_list")
+    real_path: str = cursor.fetchone()[2]
+    record.info[OPENED_FILE] = OpenedFile(path or real_path, real_path)
+    cursor.close()
+
+
+def _check_file(
+    on_replaced: Callable[[DatabaseReplaced], None],
+    _connection: Any,
+    record: sa.pool.ConnectionPoolEntry,
+    _proxy: object,
+) -> None:
+    try:
+        record.info[OPENED_FILE].check()
+    except DatabaseReplaced as error:
+        on_replaced(error)
+        # None of the connections that are open is used again.
+        raise InvalidatePoolError(str(error)) from error
+
+
+def _text(value: bytes) -> str | bytes:
+    """Return text, or the bytes where programs of other languages wrote what is not UTF-8.
+
+    The driver would raise, and with one such row no row could be read.
+    """
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    kind = connection.get_execution_options().get("relay_begin", "DEFERRED")
+    if kind is not None:
+        connection.exec_driver_sql(f"BEGIN {kind}")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the drivers' errors into ``DatabaseUnavailable``."""
+    try:
+        yield
+    except (
+        SQLAlchemyError,
+        sqlite3.Error,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        OSError,  # TimeoutError among them
+    ) as error:
+        refused = isinstance(error, IntegrityError | DataError) or (
+            # What asyncpg refuses to encode comes as a bare DBAPIError.
+            isinstance(error, DBAPIError)
+            and type(error) in {DBAPIError, ProgrammingError}
+            and not error.connection_invalidated
+        )
+        raise DatabaseUnavailable(describe(error), statement_refused=refused) from error
+
+
+def describe(error: BaseException) -> str:
+    """Return a driver's error on one line, without the statement and its parameters."""
+    cause: BaseException = error
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        cause = error.orig
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return (
+            f"certificate verify failed: {cause.verify_message} (DATABASE_SSL_CA_FILE, or "
+            "sslrootcert in DATABASE_URL)"
+        )
+    text = " ".join(str(cause).split()) or type(cause).__name__
+    # SQLAlchemy puts the class of asyncpg's errors in front.
+    return text.rpartition(">: ")[2] if text.startswith("<class") else text

@@ -1,0 +1,166 @@
+"""Brings the fallback table up to date: at every start, and as a command.
+
+``python -m order_relay.fallback.sql.migrate`` does it by hand.
+
+Several workers may start at once: one migrates, the others wait and find it done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from order_relay.errors import DatabaseTooNew, RelayError
+from order_relay.fallback.sql.engine import SQLITE_BUSY_TIMEOUT_SECONDS, make_engine, translated
+from order_relay.settings.settings import load_settings
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+# A name of our own: the table may stand in a database that has Alembic migrations already.
+VERSION_TABLE = "kafka_fallback_version"
+_VERSION = sa.table(VERSION_TABLE, sa.column("version_num", sa.String))
+# Any number that nobody else uses; these are the letters "kfm" and a one.
+ADVISORY_LOCK = 0x6B666D01
+LOCK_POLL_SECONDS = 0.05
+# Alembic keeps what it works on in globals of its modules: one migration a process at a time.
+_ALEMBIC = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """Which revision the database was at (None: it was empty), and is at now."""
+
+    before: str | None
+    after: str
+
+
+async def migrate(database_url: str) -> Migrated:
+    """Bring the fallback table to the newest revision, in one transaction.
+
+    Raises:
+        InvalidDatabaseUrl: The URL cannot be used.
+        DatabaseTooNew: A newer version of the relay has been here; nothing was changed.
+        DatabaseUnavailable: The database did not answer, or refused; nothing was changed.
+    """
+    # Whoever waits for another worker's migration waits as long as that takes.
+    engine = make_engine(database_url, command_timeout_seconds=None)
+    try:
+        with translated():
+            if engine.dialect.name == "sqlite":
+                await _use_wal(engine)
+            async with engine.connect() as plain:
+                connection = await plain.execution_options(relay_begin="IMMEDIATE")
+                async with connection.begin(), _alembic():
+                    return await connection.run_sync(_upgrade)
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def _alembic() -> AsyncIterator[None]:
+    """Have Alembic alone, whichever loop or thread the others run in."""
+    while not _ALEMBIC.acquire(blocking=False):  # noqa: ASYNC110 - asyncio's locks are one loop's
+        await asyncio.sleep(LOCK_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        _ALEMBIC.release()
+
+
+def _upgrade(connection: sa.Connection) -> Migrated:
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+    before = revision_of(connection)
+    newest = newest_revision()
+    check_revision(before)
+    if before != newest:
+        _upgrade_by_alembic(connection)
+    return Migrated(before, newest)
+
+
+def newest_revision() -> str:
+    """Return the revision that a database is brought to."""
+    return max(_revisions())
+
+
+def check_revision(found: str | None) -> None:
+    """Check that this version knows the revision that a database is at.
+
+    Raises:
+        DatabaseTooNew: It does not.
+    """
+    if found is not None and found not in _revisions():
+        raise DatabaseTooNew(found, newest_revision())
+
+
+def revision_of(connection: sa.Connection) -> str | None:
+    """Return the revision that a database is at; ``None`` without a table."""
+    if not sa.inspect(connection).has_table(_VERSION.name):
+        return None
+    return connection.scalar(sa.select(_VERSION.c.version_num))
+
+
+def _revisions() -> set[str]:
+    """All revisions, by the names of their modules: r<revision>_<what>.py."""
+    modules = (MIGRATIONS / "versions").glob("r*_*.py")
+    return {module.stem[1:].split("_")[0] for module in modules}
+
+
+def _upgrade_by_alembic(connection: sa.Connection) -> None:
+    # Its lines, some of them written when it is imported, say nothing that ours do not.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # It takes a tenth of a second to import, and there is hardly ever something to upgrade.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    config.attributes["version_table"] = VERSION_TABLE
+    command.upgrade(config, "head")
+
+
+async def _use_wal(engine: AsyncEngine) -> None:
+    """Switch a SQLite file to WAL, which it remembers.
+
+    While others use the file SQLite refuses this at once, without waiting.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + SQLITE_BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            async with engine.connect() as plain:
+                connection = await plain.execution_options(relay_begin=None)
+                await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                return
+        except OperationalError as error:
+            if "locked" not in str(error) or loop.time() >= deadline:
+                raise
+            await asyncio.sleep(LOCK_POLL_SECONDS)
+
+
+def main() -> None:
+    """Migrate the database of the settings; print one line."""
+    try:
+        migrated = asyncio.run(migrate(load_settings().database_url.get_secret_value()))
+    except RelayError as error:
+        sys.exit(str(error))
+    before = migrated.before or "nothing"
+    print(  # noqa: T201 - what the person who runs it wants to see
+        f"The database is up to date (revision {migrated.after})"
+        if migrated.before == migrated.after
+        else f"The database was migrated from {before} to revision {migrated.after}"
+    )
+
+
+if __name__ == "__main__":
+    main()

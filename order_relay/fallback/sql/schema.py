@@ -1,0 +1,217 @@
+r"""The table ``kafka_fallback_message``, for our store and for an order service's own session.
+
+Text that is UTF-8 is kept as it is, so that people and programs of any language can read and
+write it; other bytes are kept in PostgreSQL's hexadecimal notation, ``\x`` and two digits a byte.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from order_relay.fallback.store import FallbackRow, Header, NewMessage, Status
+
+TABLE_NAME = "kafka_fallback_message"
+
+# What a column reads as that holds no time.
+NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+
+metadata = sa.MetaData()
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """A moment: TIMESTAMPTZ on PostgreSQL, on SQLite text in UTC that sorts by time."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        """Choose the column's type."""
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(sa.Text())
+        return dialect.type_descriptor(sa.DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
+        """Write a moment."""
+        if value is None:
+            return None
+        return sqlite_time(value) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
+        """Read a moment; one without a zone, as SQL functions of SQLite write it, is UTC.
+
+        SQLite takes times that there are not, such as ``2026-02-31 10:00:00``: ``NO_TIME`` itself.
+        """
+        if value is None:
+            return None
+        try:
+            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except (TypeError, ValueError, OverflowError):
+            return NO_TIME
+
+
+def sqlite_time(moment: datetime) -> str:
+    """Return a moment as it stands in SQLite: ``2025-12-19 10:30:00.000000``, UTC."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+fallback_message = sa.Table(
+    TABLE_NAME,
+    metadata,
+    # SQLite gives ids out by itself only to a column of type INTEGER.
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("message_key", sa.Text),
+    sa.Column("payload", sa.Text),
+    sa.Column("headers", sa.Text),
+    sa.Column("message_partition", sa.Integer),
+    sa.Column("retry_count", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("max_retry", sa.Integer, nullable=False, server_default="3"),
+    sa.Column("status", sa.Text, nullable=False, server_default="PENDING"),
+    # These three have the database's own clock as their default: see migrations/.
+    sa.Column("next_retry_at", UtcDateTime, nullable=False, server_default=sa.FetchedValue()),
+    sa.Column("error_message", sa.Text),
+    sa.Column("created_at", UtcDateTime, nullable=False, server_default=sa.FetchedValue()),
+    sa.Column("updated_at", UtcDateTime, nullable=False, server_default=sa.FetchedValue()),
+    sa.Column("published_at", UtcDateTime),
+    sa.Column("lease_token", sa.Text),
+    sa.Column("lease_until", UtcDateTime),
+    implicit_returning=True,
+)
+
+
+def insert_values(message: NewMessage) -> dict[str, Any]:
+    """Return a new row's columns, for ``insert(fallback_message)`` in any session.
+
+    All others have defaults: the row is PENDING and due at once.
+    """
+    return {
+        "topic": message.topic,
+        "message_key": to_text(message.key),
+        "payload": to_text(message.payload),
+        "headers": headers_to_text(message.headers),
+        "message_partition": message.partition,
+        "max_retry": message.max_retry,
+        "error_message": clean_text(message.error_message),
+    }
+
+
+def row_from(columns: Mapping[str, Any]) -> FallbackRow:
+    """Return a row as it was read; never raises, however it was written."""
+    headers: tuple[Header, ...] = ()
+    malformed = None
+    try:
+        headers = headers_from_text(columns["headers"])
+    except ValueError as error:
+        malformed = f"the headers column is wrong: {error}"
+    for name in ("next_retry_at", "created_at"):
+        if columns[name] is NO_TIME:
+            malformed = f"the {name} column is wrong: it holds no time that there is"
+    numbers = {name: columns[name] for name in ("retry_count", "max_retry", "message_partition")}
+    for name, number in numbers.items():
+        if number is not None and not isinstance(number, int):
+            malformed = f"the {name} column is wrong: it must be a whole number"
+            numbers[name] = 0
+    if not columns["topic"]:
+        malformed = "the topic column is empty"
+    elif isinstance(columns["topic"], bytes):
+        malformed = "the topic column is wrong: it must be text"
+    return FallbackRow(
+        id=columns["id"],
+        topic=_words(columns["topic"]) or "",
+        key=from_text(columns["message_key"]),
+        payload=from_text(columns["payload"]),
+        headers=headers,
+        partition=numbers["message_partition"],
+        retry_count=numbers["retry_count"],
+        max_retry=numbers["max_retry"],
+        status=Status(columns["status"]),
+        next_retry_at=columns["next_retry_at"],
+        error_message=_words(columns["error_message"]),
+        created_at=columns["created_at"],
+        updated_at=columns["updated_at"],
+        published_at=columns["published_at"],
+        lease_token=columns["lease_token"],
+        lease_until=columns["lease_until"],
+        malformed=malformed,
+    )
+
+
+def _words(value: str | bytes | None) -> str | None:
+    """Return words for people to read; SQLite keeps a BLOB in a column of text."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+# --- bytes as text ----------------------------------------------------------------------------
+
+_HEX = re.compile(r"\\x((?:[0-9a-fA-F]{2})*)")
+
+
+def to_text(value: bytes | None) -> str | None:
+    """Return bytes as they stand in a text column; ``from_text`` gives the same bytes back."""
+    if value is None:
+        return None
+    # PostgreSQL's text cannot hold a zero character.
+    if b"\0" not in value and not value.startswith(b"\\x"):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            pass
+    return "\\x" + value.hex()
+
+
+def from_text(value: str | bytes | None) -> bytes | None:
+    r"""Return the bytes that a column means.
+
+    Text is UTF-8, but for ``\x`` and hexadecimal digits. SQLite keeps a BLOB where one was
+    written, whatever the column's type; it is taken as it is.
+    """
+    if value is None or isinstance(value, bytes):
+        return value
+    found = _HEX.fullmatch(value)
+    return bytes.fromhex(found[1]) if found else str(value).encode("utf-8", "surrogatepass")
+
+
+def clean_text(value: str | None) -> str | None:
+    """Return words as every database can hold them."""
+    return None if value is None else value.replace("\0", "\\0").encode("utf-8", "replace").decode()
+
+
+def headers_to_text(headers: tuple[Header, ...]) -> str:
+    """Return headers as JSON: pairs of name and value, in order, since names may come twice."""
+    return json.dumps(
+        [[clean_text(name), to_text(value)] for name, value in headers],
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+
+
+def headers_from_text(text: str | bytes | None) -> tuple[Header, ...]:
+    """Read headers: pairs as we write them, or an object, which is easier to write by hand.
+
+    Raises:
+        ValueError: It is neither; the message says what is wrong.
+    """
+    if text is None or text in ("", b""):
+        return ()
+    try:
+        parsed = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    pairs = list(parsed.items()) if isinstance(parsed, dict) else parsed
+    if not isinstance(pairs, list):
+        raise ValueError("must be a JSON object, or an array of pairs")  # noqa: TRY004 - documented
+    headers: list[Header] = []
+    for pair in pairs:
+        match pair:
+            case [str(name), None | str()] | (str(name), None | str()):
+                headers.append((name, from_text(pair[1])))
+            case _:
+                raise ValueError("every header must be a name and a text, or null")
+    return tuple(headers)

@@ -1,0 +1,195 @@
+"""The statements that claim and settle rows, in the words of each database.
+
+Conditions on ``status`` are literals: only then do the databases see that the partial indexes fit.
+"""
+# ruff: noqa: S608 - statements are put together from this file's own text only
+
+from __future__ import annotations
+
+from functools import cache
+
+import sqlalchemy as sa
+
+from order_relay.fallback.sql.schema import TABLE_NAME, UtcDateTime, fallback_message
+
+_FREE = "({0}.lease_until IS NULL OR {0}.lease_until <= :now)"
+_SAME_KEY = {
+    "sqlite": "{0}.topic = {1}.topic AND {0}.message_key = {1}.message_key",
+    # The hash is what the index has; two keys of one hash still are two keys.
+    "postgresql": (
+        "{0}.topic = {1}.topic"
+        " AND hashtextextended({0}.message_key, 0) = hashtextextended({1}.message_key, 0)"
+        " AND {0}.message_key = {1}.message_key"
+    ),
+}
+_IN_IDS = {
+    "sqlite": "IN (SELECT value FROM json_each(:ids))",
+    # Rather than a list of parameters, which makes a new statement of every length.
+    "postgresql": (
+        "= ANY(ARRAY(SELECT CAST(jsonb_array_elements_text(CAST(:ids AS jsonb)) AS bigint)))"
+    ),
+}
+_COLUMNS = tuple(fallback_message.columns)
+
+
+def in_ids(dialect: str) -> str:
+    """Return the condition of an id to be among the JSON array ``:ids``."""
+    return _IN_IDS[dialect]
+
+
+# For the transaction of a claim. Without fresh statistics, as after an outage has filled the
+# table, PostgreSQL would sort all due rows instead of reading the first ones from the index; and to
+# compile a claim would take longer than the claim.
+PLAN_BY_INDEX = sa.text(
+    "SELECT "
+    + ", ".join(
+        f"set_config('{setting}', 'off', true)"
+        for setting in ("enable_sort", "enable_bitmapscan", "enable_seqscan", "jit")
+    )
+)
+
+
+LARGEST_ID = 2**63 - 1
+# Of SQLite: the last id given out; of the rows with an id beyond ``:half`` how many there are and
+# which is the first; the last row before them.
+LARGE_IDS = sa.text(
+    f"SELECT (SELECT seq FROM sqlite_sequence WHERE name = '{TABLE_NAME}'),"
+    f" (SELECT COALESCE(MAX(id), 0) FROM {TABLE_NAME} WHERE id <= :half), MIN(id), COUNT(*)"
+    f" FROM {TABLE_NAME} WHERE id > :half"
+)
+MOVE_IDS = sa.text(f"UPDATE {TABLE_NAME} SET id = id - :by WHERE id > :half")
+RESET_IDS = sa.text(
+    f"UPDATE sqlite_sequence SET seq = (SELECT COALESCE(MAX(id), 0) FROM {TABLE_NAME})"
+    f" WHERE name = '{TABLE_NAME}'"
+)
+
+
+@cache
+def claim_statement(dialect: str, *, limit: int, after: bool, of_ids: bool) -> sa.TextualSelect:
+    """Return the statement that leases due rows and returns them, in no order.
+
+    Heads are due rows that are the first unfinished ones of their key: nobody else can hold a row
+    behind them, so that those need no lock of their own.
+
+    Its parameters: now, token, until; after_time and after_id; ids. The limit is written out, for
+    PostgreSQL to plan with it.
+    """
+    same_key = _SAME_KEY[dialect]
+    postgresql = dialect == "postgresql"
+    # SQLite would rather sort all PENDING rows; it can be told not to.
+    by_due, by_order = (
+        ("", "")
+        if postgresql
+        else (f"INDEXED BY {TABLE_NAME}_due", f"INDEXED BY {TABLE_NAME}_order")
+    )
+    head_conditions = ""
+    if after:
+        head_conditions += " AND (h.next_retry_at, h.id) > (:after_time, :after_id)"
+    if of_ids:
+        head_conditions += f" AND h.id {_IN_IDS[dialect]}"
+    following = (
+        f"SELECT x.id, x.next_retry_at, x.lease_until FROM {TABLE_NAME} x {by_order}"
+        f" WHERE x.status = 'PENDING' AND {same_key.format('x', 'h')} AND x.id > h.id"
+        f" ORDER BY x.id LIMIT {limit}"
+    )
+    followers = (
+        f"heads h CROSS JOIN LATERAL ({following}) f"
+        if postgresql
+        else f"heads h JOIN {TABLE_NAME} f ON f.id IN (SELECT id FROM ({following}))"
+    )
+    # Named rows come alone: the condition leaves no followers.
+    due = "f.next_retry_at <= :now" if not of_ids else "1 = 0"
+    left = f"{limit} - (SELECT COUNT(*) FROM heads)"
+    chosen = "= ANY(ARRAY(SELECT id FROM chosen))" if postgresql else "IN (SELECT id FROM chosen)"
+    sql = f"""
+        WITH heads AS MATERIALIZED (
+            SELECT h.id, h.topic, h.message_key FROM {TABLE_NAME} h {by_due}
+            WHERE h.status = 'PENDING' AND h.next_retry_at <= :now AND {_FREE.format("h")}
+              {head_conditions}
+              AND NOT EXISTS (
+                SELECT 1 FROM {TABLE_NAME} e {by_order}
+                WHERE e.status = 'PENDING' AND {same_key.format("e", "h")} AND e.id < h.id
+                {"OFFSET 0" if postgresql else ""})
+            ORDER BY h.next_retry_at, h.id
+            LIMIT {limit} {"FOR UPDATE OF h SKIP LOCKED" if postgresql else ""}
+        ), followers AS (
+            SELECT f.id, MIN(CASE WHEN {due} AND {_FREE.format("f")}
+                             THEN 1 ELSE 0 END) OVER (PARTITION BY h.id ORDER BY f.id) AS due
+            FROM {followers}
+        ), chosen AS (
+            SELECT id FROM heads
+            UNION ALL
+            SELECT id FROM (
+                SELECT id FROM followers WHERE due = 1 ORDER BY id
+                LIMIT {f"GREATEST(0, {left})" if postgresql else f"MAX(0, {left})"}) AS nearest
+        )
+        UPDATE {TABLE_NAME} SET lease_token = :token, lease_until = :until, updated_at = :now
+        WHERE status = 'PENDING' AND {_FREE.format(TABLE_NAME)} AND id {chosen}
+        RETURNING {", ".join(column.name for column in _COLUMNS)}
+    """
+    statement = sa.text(sql).bindparams(
+        sa.bindparam("now", type_=UtcDateTime()), sa.bindparam("until", type_=UtcDateTime())
+    )
+    if after:
+        statement = statement.bindparams(sa.bindparam("after_time", type_=UtcDateTime()))
+    return statement.columns(*_COLUMNS)
+
+
+@cache
+def set_back_statement(dialect: str) -> sa.TextClause:
+    """Return the statement that makes rows due that were written after ``:soon``.
+
+    The clock has been set back since. Only rows that wait for a time after that are looked at.
+    Leases on them end at ``:until`` at the latest.
+    """
+    by_due = "" if dialect == "postgresql" else f"INDEXED BY {TABLE_NAME}_due"
+    return sa.text(
+        f"UPDATE {TABLE_NAME} {by_due} SET next_retry_at = :now, updated_at = :now,"
+        " lease_until = CASE WHEN lease_until > :until THEN :until ELSE lease_until END"
+        " WHERE status = 'PENDING' AND next_retry_at > :soon AND updated_at > :soon"
+    ).bindparams(*(sa.bindparam(name, type_=UtcDateTime()) for name in ("now", "soon", "until")))
+
+
+@cache
+def refused_statement(dialect: str) -> sa.TextClause:
+    """Return the statement that writes refusals: a JSON array of objects ``:rows``."""
+    if dialect == "postgresql":
+        values = (
+            "retry_count = r.retry_count, status = r.status, error_message = r.error_message,"
+            " next_retry_at ="
+            " COALESCE(r.next_retry_at AT TIME ZONE 'UTC', m.next_retry_at)"
+        )
+        rows = (
+            "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id bigint, retry_count integer,"
+            " status text, error_message text, next_retry_at timestamp)"
+        )
+        row_id, returned = "r.id", "m.id"
+    else:
+        values = (
+            "retry_count = json_extract(r.value, '$.retry_count'),"
+            " status = json_extract(r.value, '$.status'),"
+            " error_message = json_extract(r.value, '$.error_message'),"
+            " next_retry_at = COALESCE(json_extract(r.value, '$.next_retry_at'), m.next_retry_at)"
+        )
+        rows = "json_each(:rows) AS r"
+        # SQLite knows no alias in RETURNING.
+        row_id, returned = "json_extract(r.value, '$.id')", "id"
+    return sa.text(
+        f"UPDATE {TABLE_NAME} AS m SET {values}, updated_at = :now, lease_token = NULL,"
+        f" lease_until = NULL FROM {rows}"
+        f" WHERE m.id = {row_id} AND m.lease_token = :token RETURNING {returned}"
+    ).bindparams(sa.bindparam("now", type_=UtcDateTime()))
+
+
+@cache
+def purge_statement(dialect: str, *, limit: int) -> sa.TextClause:
+    """Return the statement that deletes the oldest PUBLISHED rows from before ``:before``."""
+    skip = "FOR UPDATE SKIP LOCKED" if dialect == "postgresql" else ""
+    oldest = (
+        f"SELECT id FROM {TABLE_NAME} WHERE status = 'PUBLISHED' AND published_at < :before"
+        f" ORDER BY published_at LIMIT {limit} {skip}"
+    )
+    among = f"= ANY(ARRAY({oldest}))" if dialect == "postgresql" else f"IN ({oldest})"
+    return sa.text(f"DELETE FROM {TABLE_NAME} WHERE id {among} RETURNING id").bindparams(
+        sa.bindparam("before", type_=UtcDateTime())
+    )

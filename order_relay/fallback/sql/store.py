@@ -1,0 +1,420 @@
+"""The fallback table in SQLite or PostgreSQL."""
+# ruff: noqa: S608 - statements are put together from this package's own text only
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from order_relay.errors import DatabaseUnavailable
+from order_relay.fallback.sql.batch_inserter import Saver
+from order_relay.fallback.sql.engine import OPENED_FILE, make_engine, translated
+from order_relay.fallback.sql.schema import (
+    TABLE_NAME,
+    UtcDateTime,
+    clean_text,
+    fallback_message,
+    insert_values,
+    row_from,
+    sqlite_time,
+    to_text,
+)
+from order_relay.fallback.sql.statements import (
+    LARGE_IDS,
+    LARGEST_ID,
+    MOVE_IDS,
+    PLAN_BY_INDEX,
+    RESET_IDS,
+    claim_statement,
+    in_ids,
+    purge_statement,
+    refused_statement,
+    set_back_statement,
+)
+from order_relay.fallback.store import (
+    CLOCK_SECONDS,
+    Acked,
+    Claim,
+    FallbackRow,
+    FallbackStats,
+    GiveUp,
+    NewMessage,
+    Outcome,
+    Position,
+    Release,
+    Retry,
+    RowFilter,
+    Status,
+)
+from order_relay.logs.log_line import LogLine
+
+logger = logging.getLogger(__name__)
+
+_NOW = sa.bindparam("now", type_=UtcDateTime())
+_UNTIL = sa.bindparam("until", type_=UtcDateTime())
+_END_LEASE = "updated_at = :now, lease_token = NULL, lease_until = NULL"
+
+
+class SqlFallbackStore:
+    """A ``FallbackStore`` on SQLAlchemy. Connects at first use; ``migrate`` must have run before.
+
+    Made for one event loop.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, clock: Callable[[], datetime] | None = None) -> None:
+        """Use an engine of ``make_engine``, and close it in the end.
+
+        Args:
+            engine: The database.
+            clock: In place of the database's own clock; for tests.
+        """
+        self._engine = engine
+        self._dialect = engine.dialect.name
+        self._clock = clock
+        if clock is None and self._dialect == "sqlite":
+            self._clock = _utc_now  # whoever shares a file shares the machine's clock
+        # SQLite has one writer; waiting here is fairer and cheaper than its busy loop.
+        self._writing = asyncio.Lock() if self._dialect == "sqlite" else None
+        self._saver = Saver(self._insert)
+
+    @classmethod
+    def connect(
+        cls, database_url: str, *, clock: Callable[[], datetime] | None = None
+    ) -> SqlFallbackStore:
+        """Make a store for a URL.
+
+        Raises:
+            InvalidDatabaseUrl: The URL cannot be used.
+        """
+        return cls(make_engine(database_url), clock=clock)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine, for who shares the database."""
+        return self._engine
+
+    async def now(self) -> datetime:
+        """See ``FallbackStore.now``."""
+        if self._clock is not None:
+            return self._clock()
+        async with self._reading() as connection:
+            return await self._now(connection)
+
+    async def save(self, message: NewMessage) -> int:
+        """See ``FallbackStore.save``."""
+        return await self._saver.save(message)
+
+    async def claim(
+        self,
+        *,
+        limit: int,
+        lease_seconds: float,
+        after: Position | None = None,
+        ids: Collection[int] | None = None,
+    ) -> Claim:
+        """See ``FallbackStore.claim``."""
+        token = uuid.uuid4().hex
+        statement = claim_statement(
+            self._dialect, limit=limit, after=after is not None, of_ids=ids is not None
+        )
+        async with self._changing() as connection:
+            if self._dialect == "postgresql":
+                await connection.execute(PLAN_BY_INDEX)
+            now = await self._now(connection)
+            until = now + timedelta(seconds=lease_seconds)
+            values: dict[str, Any] = {"now": now, "token": token, "until": until}
+            if after is None:
+                await connection.execute(
+                    set_back_statement(self._dialect),
+                    {"now": now, "until": until, "soon": now + timedelta(seconds=CLOCK_SECONDS)},
+                )
+            else:
+                values |= {"after_time": after.next_retry_at, "after_id": after.id}
+            if ids is not None:
+                values["ids"] = _json(ids)
+            result = await connection.execute(statement, values)
+            rows = sorted(
+                (row_from(dict(row)) for row in result.mappings()), key=lambda row: row.id
+            )
+        heads = _heads(rows)
+        more = len(heads) >= limit
+        position = max(Position(row.next_retry_at, row.id) for row in heads) if more else None
+        return Claim(token, until, tuple(rows), position)
+
+    async def renew(self, claim_token: str, ids: Collection[int], lease_seconds: float) -> set[int]:
+        """See ``FallbackStore.renew``."""
+        async with self._changing() as connection:
+            now = await self._now(connection)
+            return await self._ids(
+                connection,
+                f"UPDATE {TABLE_NAME} SET lease_until = :until, updated_at = :now"
+                f" WHERE lease_token = :token AND id {in_ids(self._dialect)} RETURNING id",
+                [_NOW, _UNTIL],
+                now=now,
+                until=now + timedelta(seconds=lease_seconds),
+                token=claim_token,
+                ids=_json(ids),
+            )
+
+    async def settle(self, claim_token: str, outcomes: Sequence[Outcome]) -> set[int]:
+        """See ``FallbackStore.settle``."""
+        acked = [outcome.row_id for outcome in outcomes if isinstance(outcome, Acked)]
+        released = [outcome.row_id for outcome in outcomes if isinstance(outcome, Release)]
+        refused = [_refusal(one) for one in outcomes if isinstance(one, Retry | GiveUp)]
+        written: set[int] = set()
+        async with self._changing() as connection:
+            now = await self._now(connection)
+            for ids, change in (
+                (acked, f"status = 'PUBLISHED', published_at = :now, {_END_LEASE}"),
+                (released, _END_LEASE),
+            ):
+                if ids:
+                    written |= await self._ids(
+                        connection,
+                        f"UPDATE {TABLE_NAME} SET {change}"
+                        f" WHERE lease_token = :token AND id {in_ids(self._dialect)} RETURNING id",
+                        [_NOW],
+                        now=now,
+                        token=claim_token,
+                        ids=_json(ids),
+                    )
+            if refused:
+                result = await connection.execute(
+                    refused_statement(self._dialect),
+                    {"now": now, "token": claim_token, "rows": json.dumps(refused)},
+                )
+                written.update(result.scalars())
+        return written
+
+    async def stats(self) -> FallbackStats:
+        """See ``FallbackStore.stats``. Both queries are answered by the index on status."""
+        async with self._reading() as connection:
+            counted = await connection.execute(
+                sa.text(f"SELECT status, COUNT(*) FROM {TABLE_NAME} GROUP BY status")
+            )
+            counts: dict[str, int] = {status: count for status, count in counted}  # noqa: C416 - typed
+            found = await connection.execute(
+                sa.select(fallback_message.c.created_at, fallback_message.c.updated_at)
+                .where(fallback_message.c.status == sa.literal_column("'PENDING'"))
+                .order_by(fallback_message.c.id)
+                .limit(1)
+            )
+            oldest = found.first()
+            now = await self._now(connection)
+        since = now
+        if oldest is not None:
+            created_at, updated_at = oldest
+            since = created_at if created_at <= now else updated_at
+        return FallbackStats(
+            pending=counts.get(Status.PENDING, 0),
+            published=counts.get(Status.PUBLISHED, 0),
+            failed=counts.get(Status.FAILED, 0),
+            oldest_pending_seconds=max(0.0, (now - since).total_seconds()),
+        )
+
+    async def purge(self, *, published_before: datetime, limit: int) -> int:
+        """See ``FallbackStore.purge``."""
+        async with self._changing() as connection:
+            result = await connection.execute(
+                purge_statement(self._dialect, limit=limit), {"before": published_before}
+            )
+            return len(result.all())
+
+    async def find(
+        self, rows: RowFilter, *, after_id: int = 0, limit: int = 100
+    ) -> list[FallbackRow]:
+        """See ``FallbackStore.find``."""
+        table = fallback_message
+        statement = sa.select(table).where(table.c.id > after_id, *self._conditions(rows))
+        async with self._reading() as connection:
+            result = await connection.execute(
+                statement.order_by(table.c.id).limit(limit), self._parameters(rows)
+            )
+            return [row_from(dict(row)) for row in result.mappings()]
+
+    async def count(self, rows: RowFilter) -> int:
+        """See ``FallbackStore.count``."""
+        statement = sa.select(sa.func.count()).select_from(fallback_message)
+        async with self._reading() as connection:
+            counted = await connection.scalar(
+                statement.where(*self._conditions(rows)), self._parameters(rows)
+            )
+            return int(counted or 0)
+
+    async def requeue(self, ids: Collection[int]) -> set[int]:
+        """See ``FallbackStore.requeue``."""
+        async with self._changing() as connection:
+            return await self._ids(
+                connection,
+                f"UPDATE {TABLE_NAME} SET status = 'PENDING', retry_count = 0,"
+                f" next_retry_at = :now, {_END_LEASE}"
+                f" WHERE status = 'FAILED' AND id {in_ids(self._dialect)} RETURNING id",
+                [_NOW],
+                now=await self._now(connection),
+                ids=_json(ids),
+            )
+
+    async def discard(self, ids: Collection[int]) -> set[int]:
+        """See ``FallbackStore.discard``."""
+        async with self._changing() as connection:
+            return await self._ids(
+                connection,
+                f"DELETE FROM {TABLE_NAME} WHERE id {in_ids(self._dialect)}"
+                " AND (status = 'FAILED' OR (status = 'PENDING'"
+                " AND (lease_until IS NULL OR lease_until <= :now))) RETURNING id",
+                [_NOW],
+                now=await self._now(connection),
+                ids=_json(ids),
+            )
+
+    async def close(self) -> None:
+        """See ``FallbackStore.close``."""
+        with translated():
+            await self._engine.dispose()
+
+    # --- connections ----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        with translated():
+            async with self._engine.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that is committed at the end, or rolled back by an error."""
+        if self._writing is None:
+            with translated():
+                async with self._engine.begin() as connection:
+                    yield connection
+            return
+        async with self._writing:
+            with translated():
+                async with self._engine.connect() as plain:
+                    connection = await plain.execution_options(relay_begin="IMMEDIATE")
+                    async with connection.begin():
+                        yield connection
+                    # What was committed counts only if it is still there after a restart.
+                    if (opened := connection.info.get(OPENED_FILE)) is not None:
+                        opened.check()
+
+    async def _now(self, connection: AsyncConnection) -> datetime:
+        if self._clock is not None:
+            return self._clock()
+        now: datetime = (
+            await connection.execute(sa.select(sa.func.clock_timestamp()))
+        ).scalar_one()
+        return now.astimezone(UTC)
+
+    async def _ids(
+        self,
+        connection: AsyncConnection,
+        sql: str,
+        typed: Iterable[sa.BindParameter[Any]],
+        **values: Any,
+    ) -> set[int]:
+        result = await connection.execute(sa.text(sql).bindparams(*typed), values)
+        return set(result.scalars())
+
+    async def _insert(self, messages: Sequence[NewMessage]) -> list[int]:
+        try:
+            return await self._insert_rows(messages)
+        except DatabaseUnavailable as error:
+            # SQLite says so of a full disk, too.
+            if "is full" not in error.reason or not await self.make_ids_free():
+                raise
+            return await self._insert_rows(messages)
+
+    async def make_ids_free(self) -> bool:
+        """Give rows smaller ids, in the same order, where SQLite has no id left to give out.
+
+        So it is when somebody wrote a row with the largest id that there is.
+
+        Returns:
+            Whether it was so.
+        """
+        if self._dialect != "sqlite":
+            return False
+        async with self._changing() as connection:
+            values = {"half": LARGEST_ID // 2}
+            found = await connection.execute(LARGE_IDS, values)
+            last, before, first, rows = found.one()
+            if last != LARGEST_ID:
+                return False
+            if rows:
+                await connection.execute(MOVE_IDS, values | {"by": first - before - 1})
+            await connection.execute(RESET_IDS)
+        logger.warning(
+            LogLine("Fallback table's largest id was taken, ids were made free", rows=rows)
+        )
+        return True
+
+    async def _insert_rows(self, messages: Sequence[NewMessage]) -> list[int]:
+        statement = sa.insert(fallback_message).returning(
+            fallback_message.c.id, sort_by_parameter_order=True
+        )
+        async with self._changing() as connection:
+            # By the store's clock, like everything else that is compared with it.
+            now = await self._now(connection)
+            times = {"next_retry_at": now, "created_at": now, "updated_at": now}
+            result = await connection.execute(
+                statement, [insert_values(message) | times for message in messages]
+            )
+            return list(result.scalars())
+
+    # --- conditions -----------------------------------------------------------------------------
+
+    def _conditions(self, rows: RowFilter) -> list[sa.ColumnElement[bool]]:
+        columns = fallback_message.c
+        conditions: list[sa.ColumnElement[bool]] = []
+        if rows.ids is not None:
+            conditions.append(sa.text(f"id {in_ids(self._dialect)}"))  # type: ignore[arg-type]
+        if rows.status is not None:
+            conditions.append(columns.status == rows.status.value)
+        if rows.topic is not None:
+            conditions.append(columns.topic == rows.topic)
+        if rows.key is not None:
+            conditions.append(columns.message_key == to_text(rows.key))
+        if rows.error_contains is not None:
+            conditions.append(columns.error_message.icontains(rows.error_contains, autoescape=True))
+        return conditions
+
+    @staticmethod
+    def _parameters(rows: RowFilter) -> dict[str, Any]:
+        return {} if rows.ids is None else {"ids": _json(rows.ids)}
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _json(ids: Collection[int]) -> str:
+    return json.dumps(sorted(ids))
+
+
+def _heads(rows: Iterable[FallbackRow]) -> list[FallbackRow]:
+    """Return the first row of each key, of rows in the order of their ids."""
+    first: dict[object, FallbackRow] = {}
+    for row in rows:
+        first.setdefault(row.id if row.key is None else (row.topic, row.key), row)
+    return list(first.values())
+
+
+def _refusal(outcome: Retry | GiveUp) -> dict[str, Any]:
+    next_retry_at = sqlite_time(outcome.next_retry_at) if isinstance(outcome, Retry) else None
+    return {
+        "id": outcome.row_id,
+        "retry_count": outcome.retry_count,
+        "status": (Status.PENDING if next_retry_at else Status.FAILED).value,
+        "error_message": clean_text(outcome.error_message),
+        "next_retry_at": next_retry_at,
+    }

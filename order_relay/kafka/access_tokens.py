@@ -1,0 +1,233 @@
+"""Access tokens for Kafka (SASL OAUTHBEARER): OAuth's client credentials grant (RFC 6749, 4.4).
+
+One mechanism for both of the worker's Kafka clients, though librdkafka has one of its own: one
+token, one authority to trust, one line that says what is wrong.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import logging
+import math
+import re
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from urllib.parse import quote_plus, urlencode
+
+from yarl import URL
+
+from order_relay.errors import AccessTokenUnavailable
+from order_relay.settings.rules import parse_extensions
+from order_relay.settings.secret_files import redact
+from order_relay.settings.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 5.0
+MAX_ANSWER_BYTES = 256 * 1024
+# RFC 6749 only recommends to tell a token's lifetime.
+USUAL_LIFETIME_SECONDS = 300.0
+# librdkafka asks for a new token when four fifths of what the last one had left are over.
+RENEW_AFTER_SHARE = 0.75
+# Clients ask with every connection they try: after a refusal the provider has peace for so long.
+PAUSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """A token, and until when it is good in seconds since 1970."""
+
+    value: str = field(repr=False)
+    expires_at: float
+
+
+NONE = AccessToken("", -math.inf)
+
+
+class AccessTokens:
+    """The token that is good now; renewed in time, for as long as the provider gives one.
+
+    May be called from any thread; all of them get the same token.
+
+    Attributes:
+        extensions: What goes to the broker beside the token, by name.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[], tuple[str, float]],
+        *,
+        extensions: dict[str, str] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Prepare; nothing is fetched yet.
+
+        Args:
+            fetch: Returns a new token and its lifetime in seconds, or raises
+                ``AccessTokenUnavailable``.
+            extensions: See the attribute.
+            clock: Seconds since 1970.
+        """
+        self.extensions = extensions or {}
+        self._fetch = fetch
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._token = NONE
+        self._renew_at = -math.inf
+        self._refused: AccessTokenUnavailable | None = None
+        self._ask_again_at = -math.inf
+        self._had_one = False
+
+    def current(self) -> AccessToken:
+        """Return a token that is good now. Blocks for as long as the provider takes.
+
+        Where it cannot be renewed the last one is kept until it expires.
+
+        Raises:
+            AccessTokenUnavailable: There is none.
+        """
+        with self._lock:
+            if self._clock() >= self._renew_at:
+                try:
+                    self._renew()
+                except AccessTokenUnavailable as error:
+                    if self._clock() >= self._token.expires_at:
+                        self._say_expired(error)
+                        raise
+            return self._token
+
+    def _say_expired(self, error: AccessTokenUnavailable) -> None:
+        if self._token.value:
+            logger.error("Access token expired, Kafka will refuse us: %s", error)
+            self._token = NONE
+
+    def _renew(self) -> None:
+        now = self._clock()
+        if self._refused is not None and now < self._ask_again_at:
+            raise AccessTokenUnavailable(self._refused.url, self._refused.reason)
+        try:
+            value, lifetime = self._fetch()
+        except AccessTokenUnavailable as error:
+            if self._refused is None and self._token.value:
+                logger.warning("Access token not renewed, the last one is kept: %s", error)
+            self._refused = error
+            self._ask_again_at = self._clock() + PAUSE_SECONDS
+            raise
+        if self._refused is not None and self._had_one:
+            logger.warning("Access token renewed again")
+        self._had_one = True
+        self._refused = None
+        self._token = AccessToken(value, now + lifetime)
+        self._renew_at = now + lifetime * RENEW_AFTER_SHARE
+
+
+class TokenEndpoint:
+    """Asks an identity provider for tokens."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        client_id: str,
+        client_secret: str,
+        scope: str | None = None,
+        ca_file: Path | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        """Prepare to ask; see ``Settings`` for what each is."""
+        self._url = url
+        self._secret = client_secret
+        self._timeout_seconds = timeout_seconds
+        self._context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+        # Encoded first (RFC 6749, 2.3.1), so that a colon in them is none.
+        identity = f"{quote_plus(client_id)}:{quote_plus(client_secret)}"
+        self._headers = {
+            "Authorization": f"Basic {base64.b64encode(identity.encode()).decode()}",
+            "Content-Type": "application/x-www-form-urlencoded",
+            "Accept": "application/json",
+        }
+        self._body = urlencode(
+            {"grant_type": "client_credentials"} | ({"scope": scope} if scope else {})
+        )
+
+    def fetch(self) -> tuple[str, float]:
+        """Return a new token and its lifetime in seconds. Blocks.
+
+        Raises:
+            AccessTokenUnavailable: The provider does not answer, or refuses.
+        """
+        try:
+            status, content = self._ask()
+        except (OSError, HTTPException) as error:
+            raise AccessTokenUnavailable(self._url, _in_words(error)) from error
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            answer = {}
+        if status != 200:
+            raise AccessTokenUnavailable(self._url, self._refusal(status, answer))
+        token = answer.get("access_token")
+        if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
+            raise AccessTokenUnavailable(self._url, "the answer has no access_token")
+        return token, _lifetime(answer.get("expires_in"))
+
+    def _ask(self) -> tuple[int, bytes]:
+        url = URL(self._url)
+        host, port = url.raw_host or "", url.port
+        # Without redirects: the secret goes to nobody else.
+        connection = (
+            HTTPSConnection(host, port, timeout=self._timeout_seconds, context=self._context)
+            if url.scheme == "https"
+            else HTTPConnection(host, port, timeout=self._timeout_seconds)
+        )
+        try:
+            connection.request("POST", url.raw_path_qs, self._body, self._headers)
+            response = connection.getresponse()
+            return response.status, response.read(MAX_ANSWER_BYTES)
+        finally:
+            connection.close()
+
+    def _refusal(self, status: int, answer: dict[str, object]) -> str:
+        parts = (answer.get("error"), answer.get("error_description"))
+        words = " ".join(": ".join(part for part in parts if isinstance(part, str)).split())
+        words = redact(words, (self._secret,))[:300]
+        return f"answered {status}{f' ({words})' if words else ''}"
+
+
+@functools.lru_cache(maxsize=1)
+def access_tokens(settings: Settings) -> AccessTokens:
+    """Return the tokens of these settings: the same for every client in the process."""
+    secret = settings.kafka_sasl_oauth_client_secret
+    endpoint = TokenEndpoint(
+        settings.kafka_sasl_oauth_token_url or "",
+        client_id=settings.kafka_sasl_oauth_client_id or "",
+        client_secret=secret.get_secret_value() if secret else "",
+        scope=settings.kafka_sasl_oauth_scope,
+        ca_file=settings.kafka_sasl_oauth_ca_file,
+    )
+    return AccessTokens(
+        endpoint.fetch, extensions=parse_extensions(settings.kafka_sasl_oauth_extensions)
+    )
+
+
+def _lifetime(expires_in: object) -> float:
+    try:
+        seconds = float(str(expires_in))  # some providers write the number as text
+    except ValueError:
+        return USUAL_LIFETIME_SECONDS
+    return seconds if 0 < seconds < math.inf else USUAL_LIFETIME_SECONDS
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message} (KAFKA_SASL_OAUTH_CA_FILE)"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

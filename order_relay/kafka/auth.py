@@ -1,0 +1,71 @@
+"""How Faust's consumer proves who it is to Kafka.
+
+The producer's side of the same settings is ``order_relay.kafka.client_config``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+import faust
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.errors import KafkaConnectionError
+from faust.auth import OAuthCredentials
+from faust.types.auth import CredentialsT, SASLMechanism
+
+from order_relay.errors import AccessTokenUnavailable
+from order_relay.kafka.access_tokens import AccessTokens, access_tokens
+from order_relay.settings.settings import Settings
+
+
+def faust_credentials(settings: Settings) -> CredentialsT | None:
+    """Return the credentials that Faust's consumer uses; ``None`` for plain text."""
+    protocol = settings.kafka_security_protocol
+    context = None
+    if protocol.endswith("SSL"):
+        ca_file = settings.kafka_ssl_ca_file
+        context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+        if settings.kafka_ssl_cert_file is not None:
+            password = settings.kafka_ssl_key_password
+            context.load_cert_chain(
+                str(settings.kafka_ssl_cert_file),
+                str(settings.kafka_ssl_key_file) if settings.kafka_ssl_key_file else None,
+                password.get_secret_value() if password else None,
+            )
+    if protocol.startswith("SASL"):
+        if settings.kafka_sasl_mechanism == "OAUTHBEARER":
+            return OAuthCredentials(
+                oauth_cb=TokenProvider(access_tokens(settings)), ssl_context=context
+            )
+        password = settings.kafka_sasl_password
+        return faust.SASLCredentials(
+            mechanism=SASLMechanism(settings.kafka_sasl_mechanism),
+            username=settings.kafka_sasl_username,
+            password=password.get_secret_value() if password else None,
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context is not None else None
+
+
+class TokenProvider(AbstractTokenProvider):  # type: ignore[misc] # aiokafka ships no types
+    """The access token as aiokafka asks for it, with every connection that it makes."""
+
+    def __init__(self, tokens: AccessTokens) -> None:
+        """Hand out these tokens."""
+        self._tokens = tokens
+
+    async def token(self) -> str:
+        """Return a token that is good now.
+
+        Raises:
+            KafkaConnectionError: There is none; aiokafka tries on, as when a broker is away.
+        """
+        try:
+            return (await asyncio.to_thread(self._tokens.current)).value
+        except AccessTokenUnavailable as error:
+            raise KafkaConnectionError(str(error)) from None
+
+    def extensions(self) -> dict[str, str]:
+        """Return what goes to the broker beside the token."""
+        return self._tokens.extensions

@@ -1,0 +1,52 @@
+"""How librdkafka's clients reach Kafka, and prove who they are.
+
+The consumer's side of the same settings is ``order_relay.kafka.auth``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from order_relay.kafka.access_tokens import access_tokens
+from order_relay.settings.settings import Settings
+
+
+def client_config(settings: Settings) -> dict[str, Any]:
+    """Return how to reach Kafka, as librdkafka spells it."""
+    config: dict[str, Any] = {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "security.protocol": settings.kafka_security_protocol,
+        "client.id": settings.consumer_group_id,
+    }
+    if settings.kafka_security_protocol.startswith("SASL"):
+        config |= _credentials(settings)
+    if settings.kafka_security_protocol.endswith("SSL"):
+        cert_file = settings.kafka_ssl_cert_file
+        for key, path in (
+            ("ssl.ca.location", settings.kafka_ssl_ca_file),
+            ("ssl.certificate.location", cert_file),
+            # librdkafka would look for the key nowhere else.
+            ("ssl.key.location", settings.kafka_ssl_key_file or cert_file),
+        ):
+            if path is not None:
+                config[key] = str(path)
+        if settings.kafka_ssl_key_password is not None:
+            config["ssl.key.password"] = settings.kafka_ssl_key_password.get_secret_value()
+    return config
+
+
+def _credentials(settings: Settings) -> dict[str, Any]:
+    config: dict[str, Any] = {"sasl.mechanism": settings.kafka_sasl_mechanism}
+    if settings.kafka_sasl_mechanism == "OAUTHBEARER":
+        tokens = access_tokens(settings)
+
+        def on_token_needed(_: str) -> tuple[str, float, str, dict[str, str]]:
+            token = tokens.current()
+            return token.value, token.expires_at, settings.consumer_group_id, tokens.extensions
+
+        config["oauth_cb"] = on_token_needed
+        return config
+    config["sasl.username"] = settings.kafka_sasl_username
+    if settings.kafka_sasl_password is not None:
+        config["sasl.password"] = settings.kafka_sasl_password.get_secret_value()
+    return config

@@ -1,0 +1,565 @@
+"""The consumer: hands records to the streams, and commits the finished prefix."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol, cast
+
+from aiokafka.errors import InvalidSessionTimeoutError, KafkaError
+from faust.transport.consumer import RecordMap
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, Message
+from faust.types.transports import ConsumerCallback, TPorTopicSet
+from mode import ServiceT
+
+from order_relay.delivery.progress import Commit, PartitionProgress
+from order_relay.kafka.consumer.header_names import read_any_header_name
+from order_relay.kafka.consumer.record_batches import as_message, as_record
+from order_relay.kafka.consumer.standstill import Intake, standstill
+from order_relay.kafka.consumer.thread import Deletion, RelayConsumerThread
+from order_relay.model.record import Record
+
+UNDER_WAY_SECONDS = 1.0
+SHORT_FETCH_SECONDS = 0.02
+# Until a group whose coordinator died has another one: 9 s until Kafka gives a broker up, and what
+# it takes to load the group. With the end of deliveries well within the rebalance time-out (60 s).
+LEAVING_COMMIT_SECONDS = 20.0
+# At the end of the worker. A coordinator that is slow is worth the wait, since whatever is not
+# committed is delivered again.
+LAST_COMMIT_SECONDS = 7.0
+
+
+class Deliveries(Protocol):
+    """What the consumer tells the delivering half."""
+
+    async def leaving(self) -> None:
+        """End deliveries, since all partitions leave; what is finished is committed then."""
+
+    def arriving(self, partitions: Collection[int]) -> None:
+        """Deliver records of these partitions of the source topic from now on."""
+
+    def forget_left(self, topic: str, partition: int, *, before: int | None = None) -> list[int]:
+        """Forget the records of a partition that were left in Kafka; returns their offsets."""
+
+    def deleted(self, records: int) -> None:
+        """Kafka deleted so many records before they were delivered."""
+
+
+class NoProgress(Exception):
+    """Records of a partition whose progress was never begun."""
+
+
+class RelayConsumer(driver.Consumer):
+    """Reads records, and commits the contiguous finished prefix of each partition."""
+
+    _thread: RelayConsumerThread
+
+    def __init__(self, transport: RelayTransport, *args: Any, **kwargs: Any) -> None:
+        super().__init__(transport, *args, **kwargs)
+        self.own_url = transport.own_url
+        self._deliveries: Deliveries | None = None
+        self._progress: dict[TP, PartitionProgress] = {}
+        self._last_commits: dict[TP, Commit | None] = {}
+        # Kafka's client hands out no offset below it, unless the partition became shorter.
+        self._read_to: dict[TP, int] = {}
+        # Where reading is to move before the next fetch, and whether it pauses there; no offset for
+        # where it never was. And where it moved back to, until something was fetched there.
+        self._moves: dict[TP, tuple[int | None, bool]] = {}
+        self._moved_back_to: dict[TP, int] = {}
+        self._last_commit_made = False
+        self._stops = 0
+        self._fetch_was_dropped = False
+        self._has_room = asyncio.Event()
+        self._rounds = 0
+        self._commits = 0
+        self._troubles = 0
+        self._handing_out = False
+        self._intake: Intake | None = None
+
+    def _new_consumer_thread(self) -> RelayConsumerThread:
+        return RelayConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def deliver_with(self, deliveries: Deliveries) -> None:
+        """Tell ``deliveries`` which partitions come and go; before the start."""
+        self._deliveries = deliveries
+
+    # --- what the delivery code calls -----------------------------------------------------------
+
+    def claim(self, record: Record) -> bool:
+        """Whether a record is to be delivered now.
+
+        Not second copies, and not those of an older generation: both come, or came, again.
+        """
+        progress = self._progress.get(TP(record.topic, record.partition))
+        return (
+            progress is not None
+            and progress.generation == record.generation
+            and progress.hold(record.offset)
+        )
+
+    def finished(self, record: Record) -> None:
+        """Note that a record is finished; one of an older generation does not count."""
+        progress = self._progress.get(TP(record.topic, record.partition))
+        if progress is not None and progress.generation == record.generation:
+            progress.finish(record.offset)
+
+    def is_finished(self, topic: str, partition: int, offset: int) -> bool:
+        """Whether a record is known to be finished; not where another worker has its partition."""
+        progress = self._progress.get(TP(topic, partition))
+        return progress is not None and progress.is_finished(offset)
+
+    def leave(self, record: Record) -> None:
+        """Take a claim back: the record has no room, and will be read once more."""
+        progress = self._progress.get(TP(record.topic, record.partition))
+        if progress is not None and progress.generation == record.generation:
+            progress.leave(record.offset)
+
+    def read_again(self, topic: str, partition: int, offset: int) -> None:
+        """See ``order_relay.delivery.left_in_kafka.Reading``."""
+        self._moves[TP(topic, partition)] = (offset, False)
+        self._has_room.set()
+
+    def read_on(self, topic: str, partition: int, *, paused: bool) -> None:
+        """See ``order_relay.delivery.left_in_kafka.Reading``."""
+        self._moves[TP(topic, partition)] = (None, paused)
+        self._has_room.set()
+
+    def owners(self, topic: str) -> dict[int, str]:
+        """Return the base URL of the worker that has each partition, where it is known."""
+        return self._thread.owners(topic)
+
+    def committed_offsets(self) -> dict[TP, int | None]:
+        """Return the committed offset of every assigned partition; ``None`` without one."""
+        return {tp: commit.offset if commit else None for tp, commit in self._last_commits.items()}
+
+    async def log_ends(self, *partitions: TP) -> Mapping[TP, int]:
+        """Ask Kafka for the ends of these partitions, open transactions or not."""
+        return await self._thread.log_ends(*partitions)
+
+    async def offsets_at(self, moment: float, *partitions: TP) -> Mapping[TP, int]:
+        """See ``RelayConsumerThread.offsets_at``."""
+        return await self._thread.offsets_at(moment, *partitions)
+
+    def positions(self) -> dict[TP, int | None]:
+        """Return the next offset to read of every assigned partition; ``None`` before the first."""
+        return {tp: progress.position for tp, progress in self._progress.items()}
+
+    def finished_to(self) -> dict[TP, int | None]:
+        """Return the offset before which all is finished, whether Kafka knows it or not."""
+        return {tp: progress.finished_to for tp, progress in self._progress.items()}
+
+    async def unread(self, topic: str, partition: int) -> int | None:
+        """Ask Kafka how many records of a partition are not in hand yet, nor finished.
+
+        ``None`` where another worker has it, or it is not known where reading begins. May hang
+        and raise as Kafka's client does.
+        """
+        tp = TP(topic, partition)
+        ends = await self.highwaters(tp)
+        progress = self._progress.get(tp)
+        if progress is None or progress.position is None or tp not in ends:
+            return None
+        return max(ends[tp] - progress.position, 0) + progress.unclaimed
+
+    def oldest_unfinished_seconds(self) -> float:
+        """Return the age of the oldest record that was read and is not finished; 0 if none."""
+        times = [
+            moment
+            for progress in self._progress.values()
+            if (moment := progress.oldest_unfinished_time()) is not None
+        ]
+        return max(time.time() - min(times), 0.0) if times else 0.0
+
+    async def check_group(self) -> None:
+        """Let the group's coordination go on after an error; crash if it ended for good."""
+        try:
+            await self._thread.check_group()
+        except InvalidSessionTimeoutError:
+            self._troubles += 1
+            self.log.error(
+                "Membership in the consumer group failed, trying again: KAFKA_SESSION_TIMEOUT_MS"
+                "=%.0f is not between the brokers' group.min.session.timeout.ms and "
+                "group.max.session.timeout.ms",
+                self.app.conf.broker_session_timeout * 1000,
+            )
+        except KafkaError as error:
+            self._troubles += 1
+            self.log.error("Membership in the consumer group failed, trying again: %s", error)
+        except Exception as error:  # noqa: BLE001 - whatever ended it, nothing would be delivered
+            await self.crash(error)
+
+    async def kafka_answers(self) -> bool:
+        """Whether a broker answers the consumer's own client; may hang."""
+        try:
+            return await self._thread.kafka_answers()
+        except KafkaError:
+            self._troubles += 1  # aiokafka logs it
+            return True
+
+    def standstill(self) -> str | None:
+        """Return what of the intake has not moved since the last call, or ``None``."""
+        before, self._intake = (
+            self._intake,
+            Intake(
+                generation=self._thread.generation(),
+                troubles=self._troubles,
+                flowing=self.flow_active,
+                rounds=self._rounds,
+                handing_out=self._handing_out,
+                commits=self._commits,
+                fetches=self._thread.fetches(),
+                ready=set(self._progress),
+            ),
+        )
+        if before is None or self.app.should_stop:
+            return None
+        return standstill(before, self._intake)
+
+    # --- committing -----------------------------------------------------------------------------
+
+    async def force_commit(
+        self, topics: TPorTopicSet | None = None, start_new_transaction: bool = True
+    ) -> bool:
+        """Commit what is finished, where it changed since the last commit."""
+        did_commit = not self._last_commit_made and await self._commit_progress()
+        self._commits += 1
+        return did_commit
+
+    async def _commit_progress(self, insist_seconds: float = 0.0) -> bool:
+        longest = self._thread.max_metadata_length
+        commits = {
+            tp: commit
+            for tp, progress in self._progress.items()
+            if (commit := progress.commit(longest)) is not None
+            and commit != self._last_commits.get(tp)
+        }
+        if not commits:
+            return False
+        state = self.app.sensors.on_commit_initiated(self)
+        did_commit = await self._thread.commit_finished(commits, insist_seconds=insist_seconds)
+        self.app.sensors.on_commit_completed(self, state)
+        if did_commit:
+            self._last_commits.update(
+                {tp: commit for tp, commit in commits.items() if tp in self._progress}
+            )
+            offsets = {tp: commit.offset for tp, commit in commits.items()}
+            self.app.tables.on_commit(offsets)
+            self.app.monitor.on_tp_commit(offsets)
+        return did_commit
+
+    async def commit_for_good(self) -> None:
+        """Commit everything that is finished by now, and nothing after it."""
+        # Faust would go on once a second, and wait for each: 5 s where no broker answers.
+        self._last_commit_made = True
+        last = asyncio.ensure_future(self.commit_before_leaving())
+        _, late = await asyncio.wait([last], timeout=LAST_COMMIT_SECONDS)
+        if late:
+            self.log.warning(
+                "Commit not answered within %.0f s: what finished last is delivered again",
+                LAST_COMMIT_SECONDS,
+            )
+        last.cancel()  # does nothing to one that has ended
+
+    async def commit_before_leaving(self) -> None:
+        """Commit everything that is finished by now."""
+        # A commit under way may have begun before the last deliveries ended: it goes first. One
+        # that no broker answers would take as long as ours, one after the other.
+        if self._commit_fut is not None:
+            await asyncio.wait([self._commit_fut], timeout=UNDER_WAY_SECONDS)
+        await self._commit_progress(insist_seconds=LEAVING_COMMIT_SECONDS)
+
+    def ack(self, message: Message) -> bool:
+        """Take no notice: Faust's acks say nothing about whether a record is finished."""
+        return False
+
+    # --- rebalancing ----------------------------------------------------------------------------
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """End deliveries and commit them before the partitions go.
+
+        Faust itself forgets what was acked first, and waits afterwards.
+        """
+        self.stop_flow()
+        self.app.flow_control.suspend()
+        self.app.flow_control.clear()
+        try:
+            if self._deliveries is not None:
+                await self._deliveries.leaving()
+            await self.commit_before_leaving()
+        finally:
+            self._forget_progress()
+            await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Begin each partition anew; records flow after ``seek_to_committed``."""
+        self._forget_progress()
+        self.resume_partitions(assigned & self._paused_partitions)
+        if self._deliveries is not None:
+            self._deliveries.arriving([tp.partition for tp in assigned])
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    def _forget_progress(self) -> None:
+        self._progress = {}
+        self._last_commits = {}
+        self._moves.clear()
+        self._moved_back_to.clear()
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Seek to what the group committed, and take up the progress that stands there."""
+        generation = self.app.consumer_generation_id
+        commits = await self._thread.seek_to_committed_or_beginning()
+        if generation != self.app.consumer_generation_id:
+            return {}
+        for tp, commit in commits.items():
+            self._read_to[tp] = commit.offset if commit else 0
+            known = self._progress.get(tp)
+            if known is None or known.generation != generation:
+                self._progress[tp] = PartitionProgress(generation, commit)
+                self._last_commits[tp] = commit
+        return {tp: commit.offset for tp, commit in commits.items() if commit is not None}
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def stop_flow(self) -> None:
+        """Stop handing out records."""
+        self._stops += 1
+        super().stop_flow()
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """Note that the stream has room for a partition's records again."""
+        super().on_buffer_drop(tp)
+        self._has_room.set()
+
+    async def _wait_next_records(self, timeout: float) -> tuple[RecordMap | None, set[TP] | None]:
+        """Fetch, or wait until a partition has room in the stream.
+
+        Faust sleeps for a second where none has. Where some have none, a fetch from the others is
+        short: it does not notice that there is room again.
+        """
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow.wait())
+        active = self._get_active_partitions()
+        if not active:
+            self._has_room.clear()
+            await self.wait(self._has_room.wait(), timeout=timeout)
+            return {}, active
+        if self._buffered_partitions:
+            timeout = SHORT_FETCH_SECONDS
+        return await self._getmany(active_partitions=active, timeout=timeout), active
+
+    async def _drain_messages(self, fetcher: ServiceT) -> None:
+        """Hand records to the streams until the worker stops."""
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                try:
+                    await self._drain_once()
+                except UnicodeDecodeError:
+                    self.log.warning(
+                        "Header name is not UTF-8, fetching again with a slower parser"
+                    )
+                    read_any_header_name()
+                    await self.sleep(1.0)
+                except KafkaError as error:
+                    self._troubles += 1
+                    self.log.error("Fetch failed, trying again: %r", error)
+                    await self.sleep(1.0)
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+            self.log.info("Broker stopped consumer, shutting down...")
+        except asyncio.CancelledError:
+            if not self.app.should_stop:
+                raise
+            self.log.info("Consumer shutting down for user cancel.")
+
+    async def _drain_once(self) -> None:
+        self._rounds += 1
+        await self.sleep(0)
+        if self._fetch_was_dropped:
+            if not self.flow_active:
+                await self.wait(self.can_resume_flow.wait())
+            self._fetch_was_dropped = False
+            await self._seek_again()
+        if self._moves:
+            await self._move()
+        stops = self._stops
+        try:
+            fetched, _ = await self._wait_next_records(timeout=1.0)
+        except asyncio.CancelledError:
+            # What it may have brought is lost to us, though Kafka's client stands behind it.
+            self._fetch_was_dropped = True
+            raise
+        if fetched is None or not self.flow_active:
+            self._fetch_was_dropped = bool(fetched)
+            return
+        if stops != self._stops:
+            # Stopped and resumed during the fetch: whether these records are from before or
+            # after the seek in between is unknown, so they are read again.
+            await self._seek_again()
+            return
+        try:
+            batches = self._take(fetched)
+        except NoProgress:
+            # Dropping the records would leave a hole that the next ones cover up.
+            await self._seek_again()
+            return
+        for tp, batch in batches:
+            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+            handing_over = self.callback(as_message(tp, batch))
+            if self._has_room_for(tp):
+                await handing_over
+                continue
+            self._handing_out = True
+            try:
+                # A rebalance breaks off the wait for room in the stream.
+                await self.wait_first(handing_over, self.suspend_flow.wait())
+            finally:
+                self._handing_out = False
+
+    def _has_room_for(self, tp: TP) -> bool:
+        """Whether a batch goes into the stream without a wait, so that nothing guards it."""
+        streams = cast(Any, self.app.topics)._tp_index.get(tp, ())
+        return self.app.flow_control.is_active() and not any(one.queue.full() for one in streams)
+
+    def _take(self, fetched: RecordMap) -> list[tuple[TP, list[Record]]]:
+        """Note what was fetched; returns what of it is to be delivered, in batches.
+
+        Raises:
+            NoProgress: Flow resumed although the seek after the assignment did not succeed.
+        """
+        generation = self.app.consumer_generation_id
+        # Before what was fetched behind them.
+        for deletion in self._thread.take_deletions():
+            self._skip_deleted(deletion)
+        batches = []
+        for partition, raw in fetched.items():
+            tp = TP(partition.topic, partition.partition)
+            progress = self._progress.get(tp)
+            if progress is None or progress.generation != generation:
+                raise NoProgress(tp)
+            if raw[0].offset < self._read_to.get(tp, 0):
+                progress = self._begin_anew(tp, raw[0].offset)
+            elif self._moved_back_to.pop(tp, raw[0].offset) < raw[0].offset:
+                self._finish_deleted(tp, raw[0].offset)
+            self._read_to[tp] = raw[-1].offset + 1
+            batch = [
+                as_record(record, generation)
+                for record in raw
+                if progress.take(record.offset, _time_of(record))
+            ]
+            if batch:
+                batches.append((tp, batch))
+        # Only now, with all that was handed out taken and before more can be.
+        for tp, position in self._thread.positions().items():
+            if tp in self._progress:
+                self._progress[tp].skip_to(position)
+        return batches
+
+    def _begin_anew(self, tp: TP, offset: int) -> PartitionProgress:
+        """Forget what was finished: Kafka has lost what was read, and other records stand there.
+
+        Its client went back to the beginning since it was beyond the partition's end: the topic was
+        made anew, or lost its end when a replica that lagged behind became leader.
+        """
+        self.log.error(
+            "Partition is shorter than what was read of it, read from its beginning "
+            "topic=%s partition=%d read_to=%d now_at=%d",
+            tp.topic, tp.partition, self._read_to[tp], offset,
+        )  # fmt: skip
+        progress = PartitionProgress(self.app.consumer_generation_id)
+        self._progress[tp] = progress
+        self._moved_back_to.pop(tp, None)
+        if self._deliveries is not None:
+            self._deliveries.forget_left(tp.topic, tp.partition)
+        return progress
+
+    async def _move(self) -> None:
+        """Move to where reading is asked to go on."""
+        moves, self._moves = self._moves, {}
+        for tp, (offset, paused) in moves.items():
+            progress = self._progress.get(tp)
+            if progress is None or progress.position is None:
+                continue
+            to = progress.position if offset is None else offset
+            moved = await self._thread.seek_in_generation(tp, to, progress.generation)
+            if not moved or self._progress.get(tp) is not progress:
+                continue  # the partition has left, or is read from what is committed
+            self._read_to[tp] = to
+            if offset is not None:
+                self._moved_back_to[tp] = offset
+            else:
+                self._moved_back_to.pop(tp, None)
+            if paused:
+                self.pause_partitions({tp})
+            elif tp in self._paused_partitions:
+                self.resume_partitions({tp})
+
+    def _skip_deleted(self, deletion: Deletion) -> None:
+        """Tell what Kafka deleted before it was read, and go on behind it."""
+        tp, start, generation = deletion
+        progress = self._progress.get(tp)
+        if progress is None or progress.generation != generation:
+            return  # the seek that is due finds the same
+        first = progress.position
+        if unread := progress.delete_before(start):
+            self._tell_deleted(tp, first or 0, start - 1, unread)
+        self._finish_deleted(tp, start)
+
+    def _finish_deleted(self, tp: TP, offset: int) -> None:
+        """Count as finished what was left in Kafka, and deleted there before it was read again."""
+        if self._deliveries is None:
+            return
+        deleted = self._deliveries.forget_left(tp.topic, tp.partition, before=offset)
+        for one in deleted:
+            self._progress[tp].finish(one)
+        if deleted:
+            self._tell_deleted(tp, min(deleted), max(deleted), len(deleted))
+
+    def _tell_deleted(self, tp: TP, first: int, last: int, count: int) -> None:
+        if self._deliveries is not None:
+            self._deliveries.deleted(count)
+        self.log.error(
+            "Records were deleted before they were delivered "
+            "topic=%s partition=%d first=%d last=%d count=%d",
+            tp.topic, tp.partition, first, last, count,
+        )  # fmt: skip
+
+    async def _seek_again(self) -> None:
+        """Go back to what is committed: records were fetched that nobody may take."""
+        stops = self._stops
+        while stops == self._stops and not self.should_stop:
+            try:
+                await self.perform_seek()
+            except KafkaError as error:
+                self._troubles += 1
+                self.log.warning("Seek failed, trying again: %r", error)
+                await self.sleep(1.0)
+            else:
+                return
+
+
+def _time_of(record: Any) -> float:
+    """Return when a record was made, in seconds since the epoch; now where it does not tell."""
+    timestamp_ms = record.timestamp
+    return timestamp_ms / 1000 if timestamp_ms and timestamp_ms > 0 else time.time()
+
+
+class RelayTransport(driver.Transport):
+    """Makes consumers that commit the finished prefix."""
+
+    def __init__(self, *args: Any, own_url: str, **kwargs: Any) -> None:
+        """Take what Faust's takes.
+
+        Args:
+            args: See Faust's.
+            own_url: Where other workers reach this one; the group's members tell each other.
+            kwargs: See Faust's.
+        """
+        super().__init__(*args, **kwargs)
+        self.own_url = own_url
+
+    def create_consumer(self, callback: ConsumerCallback, **kwargs: Any) -> RelayConsumer:
+        """Make a consumer."""
+        return RelayConsumer(self, callback=callback, loop=self.loop, **kwargs)

@@ -1,0 +1,251 @@
+"""The topics: waiting until Kafka is there, declaring them, and saying what looks wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, not re-exported
+    AdminClient,
+    ClusterMetadata,
+    ConfigResource,
+    ResourceType,
+)
+from confluent_kafka.cimpl import NewTopic
+
+from order_relay.errors import AccessTokenUnavailable, KafkaUnavailable
+from order_relay.kafka.access_tokens import access_tokens
+from order_relay.kafka.client_config import client_config
+from order_relay.kafka.diagnosis import why_not
+from order_relay.logs.log_line import LogLine
+from order_relay.settings.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+UNREACHABLE = (
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._RESOLVE,
+    KafkaError._AUTHENTICATION,
+    KafkaError._SSL,
+)
+# Errors of connections that say more than that there is none.
+COMPLAINTS = (KafkaError._TRANSPORT, KafkaError._AUTHENTICATION, KafkaError._SSL)
+
+PROBE_SECONDS = 5.0
+RETRY_SECONDS = 1.0
+# A dead letter is its record and headers: it must fit where the record just fitted. Kafka's
+# default limit is 1,048,588 bytes.
+DLQ_CONFIG = {"max.message.bytes": str(2 * 1024 * 1024)}
+# Of the table's changelog: the newest entry of each order stays until its tombstone. Segments are
+# rolled every hour, since Kafka does not compact the one that is written to.
+CHANGELOG_CONFIG = {"cleanup.policy": "compact", "segment.ms": str(3_600_000)}
+
+
+class Topics:
+    """Asks Kafka about the topics and makes the ones that are missing.
+
+    Each call runs in a thread and takes ``PROBE_SECONDS`` at most before it says no.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._admin: AdminClient | None = None
+        self._complaints: set[str] = set()
+
+    async def wait_until_ready(
+        self, pause: Callable[[float], Awaitable[bool]], consumer: Settings | None = None
+    ) -> bool:
+        """Wait until Kafka answers and a consumer's topics are declared, for as long as it takes.
+
+        Says in one line what is wrong, again when it changes, and once when all is well.
+
+        Args:
+            pause: Waits the given seconds; returns ``True`` when the worker is to stop.
+            consumer: The consumer's settings; ``None``: Kafka need only answer.
+
+        Returns:
+            ``False`` when the worker is to stop first.
+        """
+        said = ""
+        while True:
+            try:
+                if consumer is not None and self._settings.kafka_declare_topics:
+                    await self.declare(consumer)
+                else:
+                    await self.partition_counts()
+            except (KafkaException, AccessTokenUnavailable) as error:
+                problem = await self._problem(error)
+                if problem != said:
+                    logger.error("%s; trying on until it works", problem)
+                said = problem
+            else:
+                if said:
+                    logger.warning("Kafka works at %s", self._settings.kafka_bootstrap_servers)
+                return True
+            if await pause(RETRY_SECONDS):
+                return False
+
+    async def declare(self, settings: Settings) -> None:
+        """Make a consumer's topics that do not exist; existing ones are never changed.
+
+        Args:
+            settings: The consumer's.
+
+        Raises:
+            KafkaException: Kafka does not let us, or does not answer.
+            AccessTokenUnavailable: There is no access token to ask it with.
+        """
+        existing = await self.partition_counts()
+        width = settings.topic_partitions
+        wanted = [
+            self._topic(settings.order_paid_topic, width),
+            self._topic(settings.dlq_topic, width, DLQ_CONFIG),
+        ]
+        await self._create([topic for topic in wanted if topic.topic not in existing])
+        for topic in wanted:
+            count = existing.get(topic.topic, width)
+            if count < width:
+                logger.warning(
+                    "Topic %s has %d partitions, fewer than TOPIC_PARTITIONS=%d; it is used as it "
+                    "is: at most %d workers can share it",
+                    topic.topic,
+                    count,
+                    width,
+                    count,
+                )
+        changelog = settings.deliveries_changelog_topic
+        if settings.deliveries_store != "off" and changelog not in existing:
+            # As wide as its source, so that an entry stands where its record stood.
+            count = existing.get(settings.order_paid_topic, width)
+            await self._create_changelog(self._topic(changelog, count, CHANGELOG_CONFIG))
+
+    def _topic(self, name: str, partitions: int, config: dict[str, str] | None = None) -> NewTopic:
+        return NewTopic(
+            name,
+            num_partitions=partitions,
+            replication_factor=self._settings.topic_replication_factor,
+            config=config or {},
+        )
+
+    async def _create(self, topics: list[NewTopic]) -> None:
+        if not topics:
+            return
+        made = self._client().create_topics(topics, request_timeout=PROBE_SECONDS)
+        for topic in topics:
+            try:
+                await asyncio.wrap_future(made[topic.topic])
+            except KafkaException as error:
+                # Another worker was first.
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+            else:
+                logger.info(
+                    "Declared topic %s with %d partitions, replication %d",
+                    topic.topic,
+                    topic.num_partitions,
+                    self._settings.topic_replication_factor,
+                )
+
+    async def _create_changelog(self, topic: NewTopic) -> None:
+        """Make the table's changelog; orders must not wait for a right that only it needs."""
+        try:
+            await self._create([topic])
+        except KafkaException as error:
+            if error.args[0].code() in UNREACHABLE:
+                raise
+            logger.error(
+                LogLine(
+                    "Table deliveries: its changelog is not made by Kafka; deliveries go on, "
+                    "orders are forgotten with the worker",
+                    topic=topic.topic,
+                    detail=error.args[0].str(),
+                )
+            )
+
+    async def partition_counts(self) -> dict[str, int]:
+        """Return the number of partitions of every topic there is.
+
+        Raises:
+            KafkaException: No broker answered.
+            AccessTokenUnavailable: There is no access token to ask it with.
+        """
+        metadata = await asyncio.to_thread(self._metadata)
+        return {
+            name: len(topic.partitions)
+            for name, topic in metadata.topics.items()
+            if topic.error is None
+        }
+
+    async def retention_seconds(self, topic: str) -> float | None:
+        """Return how long Kafka keeps the records of a topic; ``None`` if for ever.
+
+        Raises:
+            KafkaUnavailable: No broker answered.
+            KafkaException: Kafka does not say.
+            AccessTokenUnavailable: There is no access token to ask it with.
+        """
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        asked = self._client().describe_configs([resource], request_timeout=PROBE_SECONDS)
+        try:
+            found = await asyncio.wrap_future(asked[resource])
+        except KafkaException as error:
+            if error.args[0].code() not in UNREACHABLE:
+                raise
+            servers = self._settings.kafka_bootstrap_servers
+            raise KafkaUnavailable(servers, error.args[0].str()) from error
+        retention_ms = int(found["retention.ms"].value)
+        deletes = "delete" in found["cleanup.policy"].value
+        return retention_ms / 1000 if deletes and retention_ms >= 0 else None
+
+    def _metadata(self) -> ClusterMetadata:
+        self._complaints.clear()
+        return self._client().list_topics(timeout=PROBE_SECONDS)
+
+    def _client(self) -> AdminClient:
+        if self._admin is None:
+            settings = self._settings
+            if settings.uses_access_tokens:
+                # The client would wait for one, and say nothing of why there is none.
+                access_tokens(settings).current()
+            # The client's own log would repeat every refused connection; we say it once.
+            self._admin = AdminClient(
+                client_config(settings)
+                | {
+                    "log_level": 0,
+                    "socket.connection.setup.timeout.ms": 5000,
+                    "error_cb": self._on_error,
+                }
+            )
+        return self._admin
+
+    def _on_error(self, error: KafkaError) -> None:
+        # Without what differs from broker to broker and from time to time.
+        text = re.sub(r"^\S+/(bootstrap|\d+): | \(after .*", "", error.str())
+        if error.code() in COMPLAINTS and not text.startswith("Connect to"):
+            self._complaints.add(text)
+
+    async def _problem(self, error: KafkaException | AccessTokenUnavailable) -> str:
+        settings = self._settings
+        servers = settings.kafka_bootstrap_servers
+        if isinstance(error, AccessTokenUnavailable):
+            return f"Kafka cannot be asked at KAFKA_BOOTSTRAP_SERVERS={servers}: {error}"
+        kafka_error = error.args[0]
+        if kafka_error.code() in UNREACHABLE:
+            if self._admin is not None:
+                self._admin.poll(0)
+            reason = (
+                await why_not(settings, PROBE_SECONDS)
+                or max(self._complaints, key=len, default="")
+                or kafka_error.str()
+            )
+            return f"Kafka cannot be reached at KAFKA_BOOTSTRAP_SERVERS={servers}: {reason}"
+        return (
+            f"Kafka at {servers} does not declare the topics (TOPIC_PARTITIONS="
+            f"{settings.topic_partitions}, TOPIC_REPLICATION_FACTOR="
+            f"{settings.topic_replication_factor}): {kafka_error.str()}"
+        )

@@ -1,0 +1,1 @@
+"""Log lines: their format as text and JSON, their rate limit, and the streams they go to."""

@@ -1,0 +1,276 @@
+"""A consumer: what it reads, and what handles it. A declaration, nothing more."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from order_relay.errors import InvalidConsumer
+from order_relay.model.order_paid import OrderId, OrderPaid
+
+# It stands in metrics, in log lines, and at the beginning of variables.
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+Handler = Callable[[Any, "Delivery"], Any]
+F = TypeVar("F", bound=Handler)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One attempt to handle a record, as its handler sees it.
+
+    Attributes:
+        consumer: The consumer's name.
+        idempotency_key: The same for all attempts, redrives and replays of one event, and of no
+            other: give it to the target, or keep it, to handle each event once.
+        attempt: 1 for the first attempt in this worker.
+        topic: Where the record comes from.
+        partition: Its partition there.
+        offset: Its offset there.
+        key: Its key; ``None`` without one.
+        value: Its value, byte for byte.
+        headers: All its headers in their order, duplicates included.
+        timestamp_ms: When it was made, in milliseconds since the epoch.
+    """
+
+    consumer: str
+    idempotency_key: str
+    attempt: int
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes | None], ...]
+    timestamp_ms: int
+
+
+class HttpPost:
+    """A handler that POSTs each record's value, byte for byte, and judges the answer.
+
+    2xx finishes the record; what other answers mean is in docs/giving-up.md.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        connect_timeout_seconds: float | None = None,
+        batch_size: int | None = None,
+        batch_bytes: int | None = None,
+        batch_linger_ms: int | None = None,
+        batch_format: Literal["json_array", "ndjson"] | None = None,
+        content_type: str | None = None,
+        ca_file: Path | None = None,
+        cert_file: Path | None = None,
+        key_file: Path | None = None,
+    ) -> None:
+        """Post to ``url``; without one ``<NAME>_URL`` has to be set.
+
+        Each argument is overridden by the variable of its name, such as ``<NAME>_BATCH_SIZE``.
+        Secrets are given by variables alone, or by files that ``<VARIABLE>_FILE`` names:
+        ``<NAME>_TOKEN``, ``<NAME>_HEADERS``, ``<NAME>_SIGNING_SECRETS``, ``<NAME>_PROXY``.
+
+        Args:
+            url: http:// or https://.
+            connect_timeout_seconds: Longest wait for a new connection; 5.
+            batch_size: Records in one POST; 1.
+            batch_bytes: Bytes of such a POST's body; 1,000,000.
+            batch_linger_ms: How long a record waits for others to go with it; 20.
+            batch_format: How they are put together; ``json_array``.
+            content_type: ``application/json``.
+            ca_file: PEM file of the authorities to trust instead of the system's.
+            cert_file: PEM file of our own certificate.
+            key_file: PEM file of its key.
+        """
+        self.options = _given(
+            url=url,
+            connect_timeout_seconds=connect_timeout_seconds,
+            batch_size=batch_size,
+            batch_bytes=batch_bytes,
+            batch_linger_ms=batch_linger_ms,
+            batch_format=batch_format,
+            content_type=content_type,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+        )
+        """The arguments that were given, by their names."""
+
+
+class Consumer:
+    """Reads a topic in a consumer group of its own, and has each record handled.
+
+    Records of one key are handled one after another, those of different keys side by side. A
+    record is finished when its handler returns (HTTP: 2xx), or when its dead letter is kept.
+
+    Attributes:
+        name: Its name: in metrics, log lines and commands, and in upper case before variables.
+        event: What the records' values are decoded to.
+        key: What orders records, or ``None``: their own keys.
+        subject: What an event is about, or ``None``: its ``orderId``.
+        options: The other arguments that were given, by their names.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        topic: str,
+        group: str,
+        event: type[msgspec.Struct] | type[bytes] = OrderPaid,
+        handler: HttpPost | Handler | None = None,
+        dead_letter_topic: str | None = None,
+        key: Callable[[Any], str | bytes | int] | None = None,
+        subject: Callable[[Any], OrderId | None] | None = None,
+        max_in_flight: int | None = None,
+        max_rate: float | None = None,
+        timeout_seconds: float | None = None,
+        retry_max_attempts: int | None = None,
+        retry_initial_interval_ms: int | None = None,
+        retry_multiplier: float | None = None,
+        retry_max_interval_ms: int | None = None,
+        breaker_failure_threshold: int | None = None,
+        breaker_probe_interval_seconds: float | None = None,
+        deliveries_store: Literal["memory", "rocksdb", "off"] | None = None,
+        deliveries_retention_hours: float | None = None,
+        deliveries_max_entries: int | None = None,
+    ) -> None:
+        """Declare a consumer; nothing is connected or started.
+
+        Each argument but ``event``, ``handler``, ``key`` and ``subject`` is overridden by the
+        variable ``<NAME>_<ARGUMENT>``, such as ``COUPONS_MAX_IN_FLIGHT=64``.
+
+        Args:
+            name: Small letters, digits and underscores; it begins with a letter.
+            topic: The topic to read.
+            group: Its consumer group, which no other consumer has.
+            event: A msgspec Struct that each value is decoded to as JSON; ``bytes``: as it is.
+            handler: ``HttpPost(...)``, or a function; else decorate one with ``.handler``.
+            dead_letter_topic: Where records go that cannot be handled; ``<topic>.<name>.DLQ``.
+            key: Gives what orders events of one partition, in place of the record's key.
+            subject: Gives the id that ``/orders/<id>`` and the deliveries table know an event by.
+            max_in_flight: Records that are handled at a time in one worker; 256.
+            max_rate: Attempts a second of one worker, at most; as many as the target bears.
+            timeout_seconds: Longest attempt; 10. A plain function is not ended by it.
+            retry_max_attempts: Attempts after the first one; 3.
+            retry_initial_interval_ms: Wait before the first of them; 1,000.
+            retry_multiplier: Factor from one wait to the next; 2.
+            retry_max_interval_ms: Longest of these waits; 10,000.
+            breaker_failure_threshold: First attempts in a row that open the breaker when they
+                fail; 20. 0: it never opens.
+            breaker_probe_interval_seconds: From one probe to the next while it is open; 5.
+            deliveries_store: Where its deliveries table is kept; ``memory``.
+            deliveries_retention_hours: How long an entry stays there; 24.
+            deliveries_max_entries: How many are kept in memory; 1,000,000.
+
+        Raises:
+            InvalidConsumer: An argument cannot be used; one line.
+        """
+        self.name = name
+        if not _NAME.fullmatch(str(name)):
+            raise InvalidConsumer(
+                f"consumer {str(name)[:80]!r}: a name has small letters, digits and underscores, "
+                "at most 63, and begins with a letter"
+            )
+        if event is not bytes and not _is_struct(event):
+            raise InvalidConsumer(
+                f"consumer {name}: event={event!r} must be a msgspec.Struct class, or bytes"
+            )
+        for argument, function in (("key", key), ("subject", subject)):
+            if function is not None:
+                _check_function(name, f"{argument}=", function, 1)
+        self.event = event
+        self.key = key
+        self.subject = subject
+        self._handler: HttpPost | Handler | None = None
+        self.options: Mapping[str, Any] = _given(
+            topic=topic,
+            group=group,
+            dead_letter_topic=dead_letter_topic,
+            max_in_flight=max_in_flight,
+            max_rate=max_rate,
+            timeout_seconds=timeout_seconds,
+            retry_max_attempts=retry_max_attempts,
+            retry_initial_interval_ms=retry_initial_interval_ms,
+            retry_multiplier=retry_multiplier,
+            retry_max_interval_ms=retry_max_interval_ms,
+            breaker_failure_threshold=breaker_failure_threshold,
+            breaker_probe_interval_seconds=breaker_probe_interval_seconds,
+            deliveries_store=deliveries_store,
+            deliveries_retention_hours=deliveries_retention_hours,
+            deliveries_max_entries=deliveries_max_entries,
+        )
+        if isinstance(handler, HttpPost):
+            self._handler = handler
+        elif handler is not None:
+            self.handler(handler)
+
+    def handler(self, function: F) -> F:
+        """Have ``function`` handle the records; a decorator.
+
+        It is called with an event and a ``Delivery``. Returning finishes the record; ``Reject``,
+        ``RetryLater`` and ``Unavailable`` say what is the matter; any other exception is a failed
+        attempt. A plain function runs in a thread.
+
+        Raises:
+            InvalidConsumer: There is a handler already, or it is no such function.
+        """
+        if self._handler is not None:
+            raise InvalidConsumer(f"consumer {self.name} has a handler already")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise InvalidConsumer(
+                f"consumer {self.name}: its handler must be a function without yield"
+            )
+        _check_function(self.name, "its handler", function, 2)
+        self._handler = function
+        return function
+
+    def handled_by(self) -> HttpPost | Handler:
+        """Return the handler.
+
+        Raises:
+            InvalidConsumer: There is none.
+        """
+        if self._handler is None:
+            raise InvalidConsumer(
+                f"consumer {self.name} has no handler: give it handler=HttpPost(...), or decorate "
+                f"a function with @<its variable>.handler"
+            )
+        return self._handler
+
+    def __repr__(self) -> str:
+        return f"<Consumer {self.name}>"
+
+
+def _is_struct(event: object) -> bool:
+    return isinstance(event, type) and issubclass(event, msgspec.Struct)
+
+
+def _given(**options: Any) -> Mapping[str, Any]:
+    return MappingProxyType({name: value for name, value in options.items() if value is not None})
+
+
+def _check_function(name: str, what: str, function: object, arguments: int) -> None:
+    wanted = "(event, delivery)" if arguments == 2 else "(event)"
+    if not callable(function):
+        raise InvalidConsumer(
+            f"consumer {name}: {what} {function!r} must be a function {wanted}"
+            + (", or HttpPost(...)" if arguments == 2 else "")
+        )
+    try:
+        inspect.signature(function).bind(*[None] * arguments)
+    except TypeError:
+        raise InvalidConsumer(
+            f"consumer {name}: {what} must be a function {wanted}, not "
+            f"{getattr(function, '__name__', function)}{inspect.signature(function)}"
+        ) from None
+    except ValueError:
+        pass  # one that does not tell its arguments, such as a built-in

@@ -1,0 +1,1 @@
+"""Metrics, health, lag, and the figures of ``/stats``."""

@@ -1,0 +1,222 @@
+"""A worker's figures: the page ``/stats``, and the line of deliveries in the log each hour.
+
+All that is a metric is read from the metrics' registry, so that the two never disagree. Nothing
+here asks Kafka or the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from yarl import URL
+
+from order_relay.delivery.target_health import BreakerState, Target
+from order_relay.logs.log_line import FiguresLine
+from order_relay.monitoring import target_figures
+from order_relay.monitoring.lag import Partition
+from order_relay.monitoring.metrics import ConsumerMetrics
+from order_relay.monitoring.samples import Samples
+from order_relay.version import VERSION
+
+logger = logging.getLogger(__name__)
+
+METRICS = (
+    *("deliveries_total", "delivery_attempts_total", "delivery_retries_total"),
+    *("in_flight", "held_records", "left_in_kafka_records", "oldest_unfinished_seconds"),
+    *("consumer_lag", "breaker_state"),
+    *("deleted_records_total", "near_deletion_records", "transaction_open_seconds"),
+    *("dead_letters_total", "dead_letters_saved_total", "kafka_up"),
+    *("published_total", "fallback_replayed_total"),
+    *("fallback_messages", "fallback_oldest_pending_seconds", "fallback_database_up"),
+    "fallback_files_replaced_total",
+    *("table_entries", "table_recovering", "table_recovery_seconds"),
+)
+HISTOGRAMS = ("paid_to_delivered_seconds", "delivery_attempt_seconds")
+
+
+class Partitions(Protocol):
+    """What the consumer knows of its partitions, without asking Kafka; keys are ``Partition``."""
+
+    def committed_offsets(self) -> Mapping[Any, int | None]:
+        """Return the committed offset of every assigned partition; ``None`` without one."""
+
+    def positions(self) -> Mapping[Any, int | None]:
+        """Return the next offset to read of every assigned partition; ``None`` before the first."""
+
+
+class BreakerFigures(Protocol):
+    """What the breaker says of itself."""
+
+    failed_probes: int
+
+    @property
+    def probe_in_seconds(self) -> float | None:
+        """See ``Breaker.probe_in_seconds``."""
+
+
+class Stats:
+    """Figures of one consumer, and of its worker, since the start."""
+
+    def __init__(
+        self,
+        metrics: ConsumerMetrics,
+        *,
+        group: str,
+        url: URL,
+        partitions: Partitions,
+        breaker: BreakerFigures,
+        target: Callable[[], Target],
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Make the figures of a consumer that starts now.
+
+        Args:
+            metrics: Where the figures are.
+            group: The consumer group.
+            url: Where others reach this worker.
+            partitions: The consumer's.
+            breaker: The relay's.
+            target: Says what the target does.
+            clock: Monotonic seconds.
+            wall_clock: Seconds since the epoch.
+        """
+        self._metrics = metrics
+        self._group = group
+        self._url = str(url)
+        self._partitions = partitions
+        self._breaker = breaker
+        self._target = target
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._started = clock()
+        self._logged_at: float | None = None
+
+    async def log_regularly(self, interval_seconds: float) -> None:
+        """Write the line of deliveries into the log at every interval, until cancelled."""
+        while True:
+            await asyncio.sleep(interval_seconds)
+            try:
+                self.log()
+            except Exception:
+                logger.exception("Delivery stats failed in a way nobody foresaw")
+
+    def log(self) -> None:
+        """Write the line of deliveries into the log."""
+        self._logged_at = self._wall_clock()
+        samples = self._samples()
+        ended = samples.by_label("deliveries_total", "outcome")
+        logger.info(
+            FiguresLine(
+                "Delivery stats",
+                delivered=ended["delivered"],
+                dead_lettered=ended["dead_lettered"],
+                duplicates=ended["duplicate"],
+                lag=sum(partition["lag"] or 0 for partition in self._of_partitions(samples)),
+                oldest_unfinished_seconds=_rounded(samples.number("oldest_unfinished_seconds")),
+                breaker=_state(samples),
+                target=str(self._target()),
+            )
+        )
+
+    def figures(self) -> dict[str, Any]:
+        """Return all figures; docs/operations.md says what each is."""
+        samples = self._samples()
+        number, by_label = samples.number, samples.by_label
+        probe_in = self._breaker.probe_in_seconds
+        return {
+            "version": VERSION,
+            "time": _iso(self._wall_clock()),
+            "uptime_seconds": round(self._clock() - self._started, 1),
+            "consumer": self._metrics.consumer,
+            "group": self._group,
+            "worker": {"url": self._url, "host": socket.gethostname(), "pid": os.getpid()},
+            "kafka_up": bool(number("kafka_up")),
+            "partitions": self._of_partitions(samples),
+            "deleted_records": number("deleted_records_total"),
+            "near_deletion_records": sum(
+                one or 0 for one in by_label("near_deletion_records", "partition").values()
+            ),
+            "transaction_open_seconds": _rounded(
+                max(
+                    (
+                        one or 0
+                        for one in by_label("transaction_open_seconds", "partition").values()
+                    ),
+                    default=0,
+                )
+            ),
+            "deliveries": by_label("deliveries_total", "outcome"),
+            "attempts": by_label("delivery_attempts_total", "result"),
+            "retries": number("delivery_retries_total"),
+            "in_flight": number("in_flight"),
+            "held": number("held_records"),
+            "left_in_kafka": number("left_in_kafka_records"),
+            "oldest_unfinished_seconds": _rounded(number("oldest_unfinished_seconds")),
+            "breaker": {
+                "state": _state(samples),
+                "failed_probes": self._breaker.failed_probes,
+                "next_probe_seconds": _rounded(probe_in),
+            },
+            "target": target_figures.figures(self._target()),
+            "dead_letters": by_label("dead_letters_total", "reason"),
+            "dead_letters_saved": number("dead_letters_saved_total"),
+            "paid_to_delivered": samples.distribution("paid_to_delivered_seconds"),
+            "attempt": samples.distribution("delivery_attempt_seconds"),
+            "published": by_label("published_total", "result"),
+            "fallback": {
+                "database_up": bool(number("fallback_database_up")),
+                "files_replaced": number("fallback_files_replaced_total"),
+                **by_label("fallback_messages", "status"),
+                "oldest_pending_seconds": _rounded(number("fallback_oldest_pending_seconds")),
+                "replayed": by_label("fallback_replayed_total", "result"),
+            },
+            "deliveries_table": {
+                "entries": number("table_entries", table="deliveries"),
+                "recovering": bool(number("table_recovering")),
+                "recovery_seconds": _rounded(number("table_recovery_seconds")),
+            },
+            "logged_at": _iso(self._logged_at),
+        }
+
+    def _samples(self) -> Samples:
+        return Samples(self._metrics.registry, self._metrics.consumer, METRICS, HISTOGRAMS)
+
+    def _of_partitions(self, samples: Samples) -> list[dict[str, Any]]:
+        consumer = self._partitions
+        positions = consumer.positions()
+        committed: dict[Partition, int | None] = dict(consumer.committed_offsets())
+        return [
+            {
+                "topic": one.topic,
+                "partition": one.partition,
+                "lag": samples.number(
+                    "consumer_lag", topic=one.topic, partition=str(one.partition)
+                ),
+                "committed": committed[one],
+                "position": positions.get(one),
+            }
+            for one in sorted(committed, key=lambda one: (one.topic, one.partition))
+        ]
+
+
+def _state(samples: Samples) -> str:
+    return BreakerState(int(samples.number("breaker_state") or 0)).name.lower()
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+def _iso(moment: float | None) -> str | None:
+    if moment is None:
+        return None
+    text = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")

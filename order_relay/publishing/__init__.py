@@ -1,0 +1,1 @@
+"""Publishing events: acknowledged by Kafka, or saved in the fallback table, or an error."""

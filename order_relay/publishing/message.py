@@ -1,0 +1,89 @@
+"""An ORDER_PAID event on its way to Kafka: checked, as bytes, with its key and its event id."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from order_relay.errors import InvalidEvent
+from order_relay.fallback.store import EVENT_ID_HEADER, Header, name_problem
+from order_relay.model.events import decode_order_paid
+
+MAX_EVENT_ID_LENGTH = 255
+
+
+@dataclass(frozen=True, slots=True)
+class OrderEvent:
+    """An event that may be published as it is.
+
+    Attributes:
+        event_id: Tells repeats; it is among the headers too.
+        key: The record's key.
+        payload: The event's JSON, byte for byte.
+        headers: All headers.
+    """
+
+    event_id: str
+    key: bytes
+    payload: bytes
+    headers: tuple[Header, ...]
+
+
+def order_event(
+    event: Mapping[str, Any] | bytes,
+    *,
+    event_id: str | None = None,
+    key: bytes | None = None,
+    headers: Sequence[Header] = (),
+) -> OrderEvent:
+    """Check an event and choose its key and its id.
+
+    Args:
+        event: The event, or its JSON as UTF-8.
+        event_id: Without it the one in ``headers``, or else a new one.
+        key: Without it the order's id, as text.
+        headers: Further headers.
+
+    Raises:
+        InvalidEvent: It is no ORDER_PAID event, or the event id or a header's name cannot be one.
+    """
+    payload = event if isinstance(event, bytes) else encode_event(event)
+    order = decode_order_paid(payload)
+    # Of several the last one counts, as everywhere in Kafka.
+    given = next((v for name, v in reversed(headers) if name == EVENT_ID_HEADER), None)
+    chosen = event_id or (given.decode("utf-8", "replace") if given else str(uuid.uuid4()))
+    if len(chosen) > MAX_EVENT_ID_LENGTH or not chosen.isprintable():
+        raise InvalidEvent(
+            "invalid_event", f"event-id must be 1 to {MAX_EVENT_ID_LENGTH} printable characters"
+        )
+    for name, _ in headers:
+        if problem := name_problem(name):
+            raise InvalidEvent("invalid_event", problem)
+    others = (header for header in headers if header[0] != EVENT_ID_HEADER)
+    return OrderEvent(
+        chosen,
+        str(order.orderId).encode() if key is None else key,
+        payload,
+        (*others, (EVENT_ID_HEADER, chosen.encode())),
+    )
+
+
+def encode_event(event: Mapping[str, Any]) -> bytes:
+    """Return an event as compact UTF-8 JSON.
+
+    Raises:
+        InvalidEvent: It holds something that JSON cannot.
+    """
+    try:
+        try:
+            return msgspec.json.encode(event)
+        except UnicodeEncodeError:  # half a character, which JSON can only escape
+            plain = msgspec.to_builtins(event)
+            return json.dumps(plain, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise InvalidEvent("invalid_event", f"the event cannot be JSON: {error}") from error

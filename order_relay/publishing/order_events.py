@@ -1,0 +1,115 @@
+"""All that an order service needs to publish: made, started and ended in the right order.
+
+    async with open_order_events(load_settings()) as events:
+        events.outbox.add(session, event)
+
+A service without asyncio has it in a thread of its own: ``order_events_thread``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from order_relay.fallback.replay import Replay
+from order_relay.fallback.retry_schedule import RetrySchedule
+from order_relay.fallback.sql.migrate import migrate
+from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.kafka.producer import KafkaProducer
+from order_relay.publishing.after_commit import AfterCommit
+from order_relay.publishing.outbox import Outbox
+from order_relay.publishing.publisher import Publisher
+from order_relay.settings.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class OrderEvents:
+    """The ways to publish, running.
+
+    Attributes:
+        publisher: Publishes now.
+        after_commit: Publishes when a session's transaction has committed.
+        outbox: Writes the event in the order's transaction.
+        replay: Publishes saved rows and outbox rows.
+    """
+
+    publisher: Publisher
+    after_commit: AfterCommit
+    outbox: Outbox
+    replay: Replay
+
+
+@asynccontextmanager
+async def open_order_events(
+    settings: Settings, *, grace_seconds: float = 5.0
+) -> AsyncIterator[OrderEvents]:
+    """Publish as the settings say, and keep rows in their database, which is brought up to date.
+
+    Kafka need not be there. At the end what is under way has ``grace_seconds`` for each step; what
+    Kafka has not acknowledged by then is saved.
+
+    Raises:
+        InvalidDatabaseUrl: DATABASE_URL cannot be used.
+        DatabaseTooNew: A newer version of the relay has migrated the database.
+        DatabaseUnavailable: The database did not answer.
+    """
+    url = settings.database_url.get_secret_value()
+    await migrate(url)
+    async with AsyncExitStack() as stack:
+        store = SqlFallbackStore.connect(url)
+        stack.push_async_callback(store.close)
+        producer = KafkaProducer(settings)
+        await producer.start()
+        stack.push_async_callback(producer.stop, grace_seconds)
+        publisher = Publisher(
+            producer, store, settings.order_paid_topic, max_retry=settings.fallback_max_retry
+        )
+        stack.push_async_callback(publisher.close, grace_seconds)
+        replay = Replay(
+            store,
+            producer,
+            schedule=RetrySchedule(settings.fallback_backoff_base_seconds),
+            interval_seconds=settings.fallback_replay_interval_seconds,
+            stats_interval_seconds=settings.fallback_stats_interval_seconds,
+            retention_days=settings.fallback_retention_days,
+        )
+        sweeping = asyncio.create_task(replay.run())
+        stack.push_async_callback(asyncio.wait, [sweeping])
+        stack.push_async_callback(replay.stop, grace_seconds)
+        after_commit = AfterCommit(publisher)
+        stack.push_async_callback(after_commit.close, grace_seconds)
+        outbox = Outbox(
+            settings.order_paid_topic, replay=replay, max_retry=settings.fallback_max_retry
+        )
+        stack.push_async_callback(outbox.close, grace_seconds)
+        yield OrderEvents(publisher, after_commit, outbox, replay)
+
+
+@contextmanager
+def order_events_thread(settings: Settings, *, grace_seconds: float = 5.0) -> Iterator[OrderEvents]:
+    """The same for a service without asyncio: its event loop runs in a thread of its own.
+
+    Only ``after_commit.publish`` and ``outbox.add`` may be called from other threads.
+
+    Raises:
+        RelayError: See ``open_order_events``.
+    """
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="order-events", daemon=True)
+    thread.start()
+    opened = open_order_events(settings, grace_seconds=grace_seconds)
+    try:
+        # Entered and left by one task each: nothing in it is bound to the task.
+        events = asyncio.run_coroutine_threadsafe(opened.__aenter__(), loop).result()
+        try:
+            yield events
+        finally:
+            asyncio.run_coroutine_threadsafe(opened.__aexit__(None, None, None), loop).result()
+    finally:
+        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

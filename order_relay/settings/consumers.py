@@ -1,0 +1,336 @@
+"""The consumers of a worker: found in their files, and put together with their settings."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError, create_model
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from order_relay.errors import InvalidConsumer
+from order_relay.model.consumer import Consumer, HttpPost
+from order_relay.settings.secret_files import SecretFiles
+from order_relay.settings.settings import Settings, describe
+
+ORDER_LOGGING = "order_logging"
+"""The consumer whose variables have no prefix, since they were there before other consumers."""
+
+# An argument of a consumer, or of HttpPost, and the setting of order_logging that it is.
+OPTIONS = {
+    "topic": "order_paid_topic",
+    "group": "consumer_group_id",
+    "dead_letter_topic": "dlq_topic",
+    "max_in_flight": "max_in_flight",
+    "retry_max_attempts": "consumer_retry_max_attempts",
+    "retry_initial_interval_ms": "consumer_retry_initial_interval_ms",
+    "retry_multiplier": "consumer_retry_multiplier",
+    "retry_max_interval_ms": "consumer_retry_max_interval_ms",
+    "breaker_failure_threshold": "breaker_failure_threshold",
+    "breaker_probe_interval_seconds": "breaker_probe_interval_seconds",
+    "deliveries_store": "deliveries_store",
+    "deliveries_retention_hours": "deliveries_retention_hours",
+    "deliveries_max_entries": "deliveries_max_entries",
+    # Also of what is handled by a function.
+    "timeout_seconds": "external_logger_timeout_seconds",
+    "max_rate": "external_logger_max_rate",
+}
+_OF_HTTP = "external_logger_"
+HTTP_OPTIONS = {
+    field.removeprefix(_OF_HTTP): field
+    for field in Settings.model_fields
+    if field.startswith(_OF_HTTP) and field not in OPTIONS.values()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredConsumer:
+    """A consumer with its settings.
+
+    Attributes:
+        declaration: What its file says.
+        settings: The worker's, with the consumer's own in their places.
+    """
+
+    declaration: Consumer
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """The consumer's name."""
+        return self.declaration.name
+
+    @property
+    def target(self) -> str:
+        """Where records go, for people: a URL without query, or a function's name."""
+        handler = self.declaration.handled_by()
+        if isinstance(handler, HttpPost):
+            return self.settings.external_logger_url.partition("?")[0]
+        return str(getattr(handler, "__qualname__", type(handler).__qualname__))
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def import_modules(package: str, folders: str | None = None) -> list[ModuleType]:
+    """Import every module of a package, and every Python file of these folders.
+
+    Raises:
+        InvalidConsumer: One cannot be imported, or a folder does not exist; one line.
+    """
+    imported = []
+    found = importlib.import_module(package)
+    for module in pkgutil.iter_modules(found.__path__, f"{package}."):
+        place = f"{module.name.replace('.', '/')}.py"
+        imported.append(_imported(place, partial(importlib.import_module, module.name)))
+    for folder in folders.split(",") if folders else ():
+        path = Path(folder.strip())
+        if not path.is_dir():
+            raise InvalidConsumer(f"CONSUMER_FOLDERS={folder.strip()!r} must be a folder")
+        files = [file for file in sorted(path.glob("*.py")) if not file.name.startswith("_")]
+        imported += [_imported(str(file), partial(_import_file, file)) for file in files]
+    return imported
+
+
+def _import_file(file: Path) -> ModuleType:
+    name = f"order_relay_consumers.{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"no Python file: {file}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _imported(place: str, work: Callable[[], ModuleType]) -> ModuleType:
+    try:
+        return work()
+    except InvalidConsumer as error:
+        raise InvalidConsumer(f"{place}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise InvalidConsumer(f"{place} cannot be imported: {_described(error, place)}") from error
+
+
+def _described(error: BaseException, place: str) -> str:
+    text = " ".join(str(error).split())
+    line = next(
+        (
+            frame.lineno
+            for frame in reversed(traceback.extract_tb(error.__traceback__))
+            if frame.filename.endswith(place)
+        ),
+        None,
+    )
+    where = f" (line {line})" if line is not None and not isinstance(error, SyntaxError) else ""
+    return f"{type(error).__name__}: {text}{where}"
+
+
+def find_consumers(modules: Sequence[ModuleType]) -> list[Consumer]:
+    """Return the consumers that these modules declare, ``order_logging`` first, then by name.
+
+    Raises:
+        InvalidConsumer: Two have one name, or one has no handler.
+    """
+    found: dict[str, tuple[Consumer, str]] = {}
+    for module in modules:
+        for value in vars(module).values():
+            if not isinstance(value, Consumer):
+                continue
+            known, where = found.setdefault(value.name, (value, module.__name__))
+            if known is not value:
+                raise InvalidConsumer(
+                    f"consumer {value.name} is declared twice, in {where} and in "
+                    f"{module.__name__}: names must differ"
+                )
+            value.handled_by()
+    consumers = [consumer for consumer, _ in found.values()]
+    return sorted(consumers, key=lambda one: (one.name != ORDER_LOGGING, one.name))
+
+
+# --- settings ---------------------------------------------------------------------------------
+
+
+def configure(consumers: Sequence[Consumer], settings: Settings) -> list[ConfiguredConsumer]:
+    """Return all consumers, each with its settings.
+
+    Raises:
+        InvalidConsumer: There is none, a setting is wrong, or groups or topics of two clash; one
+            line.
+    """
+    if not consumers:
+        raise InvalidConsumer("no consumer is declared: put one into agents/")
+    configured = [ConfiguredConsumer(one, settings_of(one, settings)) for one in consumers]
+    _check_apart(configured)
+    return configured
+
+
+def choose(consumers: Sequence[ConfiguredConsumer], named: str | None) -> list[ConfiguredConsumer]:
+    """Return the consumers that CONSUMERS names; all without it.
+
+    Raises:
+        InvalidConsumer: It names none, or one that is not there; one line.
+    """
+    if named is None:
+        return list(consumers)
+    wanted = {name.strip() for name in named.split(",") if name.strip()}
+    names = [one.name for one in consumers]
+    if not wanted or wanted - set(names):
+        raise InvalidConsumer(
+            f"CONSUMERS={named!r} must name consumers, separated by commas, of these: "
+            f"{', '.join(names)}"
+        )
+    return [one for one in consumers if one.name in wanted]
+
+
+def settings_of(consumer: Consumer, settings: Settings) -> Settings:
+    """Return the worker's settings with those of a consumer in their places.
+
+    A variable comes first, then what its file says, then the default.
+
+    Raises:
+        InvalidConsumer: One of them is wrong; one line.
+    """
+    handler = consumer.handled_by()
+    given = dict(consumer.options)
+    fields = dict(OPTIONS)
+    if isinstance(handler, HttpPost):
+        fields |= HTTP_OPTIONS
+        given |= handler.options
+    own = consumer.name == ORDER_LOGGING
+    if not own:
+        _check_variables(consumer.name, fields)
+    model = _variables_of(consumer.name, fields, from_environment=not own)
+    try:
+        values = model(**given)
+    except ValidationError as error:
+        prefix = f"{consumer.name}: " if own else f"{consumer.name}_"
+        raise InvalidConsumer(describe(error, model, prefix=prefix)) from None
+    chosen: dict[str, Any] = {
+        fields[option]: getattr(values, option) for option in values.model_fields_set
+    }
+    if own:
+        of_environment = settings.model_fields_set
+        chosen = {field: value for field, value in chosen.items() if field not in of_environment}
+    else:
+        chosen = _defaults(fields) | chosen
+        if "dead_letter_topic" not in values.model_fields_set:
+            chosen["dlq_topic"] = f"{chosen['order_paid_topic']}.{consumer.name}.DLQ"
+        if isinstance(handler, HttpPost) and "url" not in values.model_fields_set:
+            raise InvalidConsumer(
+                f"consumer {consumer.name}: HttpPost needs a url, or {consumer.name.upper()}_URL"
+            )
+    merged = settings.with_values(chosen)
+    try:
+        merged.check_together()
+    except ValueError as error:
+        text = str(error)
+        if not own:
+            text = text.replace("EXTERNAL_LOGGER", consumer.name.upper())
+        raise InvalidConsumer(f"consumer {consumer.name}: {text}") from None
+    return merged
+
+
+def _defaults(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Return the defaults of all that is a consumer's: what order_logging has set is its own."""
+    every = {*fields.values(), *HTTP_OPTIONS.values()}
+    return {field: Settings.model_fields[field].get_default() for field in every}
+
+
+def _check_variables(name: str, fields: Mapping[str, str]) -> None:
+    taken = [option for option in fields if f"{name}_{option}" in Settings.model_fields]
+    if taken:
+        raise InvalidConsumer(
+            f"consumer {name}: its variable {name.upper()}_{taken[0].upper()} is a setting of the "
+            "worker, give the consumer another name"
+        )
+
+
+class _Variables(BaseSettings):
+    model_config = Settings.model_config
+
+
+class _Given(_Variables):
+    """What a file says alone."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+class _OfEnvironment(_Variables):
+    """Variables win over what a file says."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        files = SecretFiles(settings_cls, env_settings, dotenv_settings)
+        return files, env_settings, dotenv_settings, init_settings
+
+
+def _variables_of(
+    name: str, fields: Mapping[str, str], *, from_environment: bool
+) -> type[BaseSettings]:
+    """Return a model of a consumer's variables, which takes what its file says as arguments."""
+    base = _OfEnvironment if from_environment else _Given
+    given: dict[str, Any] = {
+        option: (Settings.model_fields[field].annotation, copy(Settings.model_fields[field]))
+        for option, field in fields.items()
+    }
+    model = create_model(f"Variables of {name}", __base__=base, **given)
+    model.model_config = SettingsConfigDict(**{**Settings.model_config, "env_prefix": f"{name}_"})
+    return model
+
+
+def _check_apart(consumers: Sequence[ConfiguredConsumer]) -> None:
+    """See that no two consumers share what must be one's own.
+
+    Raises:
+        InvalidConsumer: Two share a group or a dead-letter topic, or one reads another's dead
+            letters.
+    """
+    for first, second in _pairs(consumers):
+        for what, field in (("group", "consumer_group_id"), ("dead-letter topic", "dlq_topic")):
+            if getattr(first.settings, field) == getattr(second.settings, field):
+                raise InvalidConsumer(
+                    f"consumers {first.name} and {second.name} have the same {what} "
+                    f"{getattr(first.settings, field)!r}: each needs its own"
+                )
+    for one in consumers:
+        for other in consumers:
+            if one.settings.dlq_topic == other.settings.order_paid_topic:
+                raise InvalidConsumer(
+                    f"consumer {other.name} reads {one.settings.dlq_topic!r}, which is the "
+                    f"dead-letter topic of {one.name}"
+                )
+
+
+def _pairs(
+    consumers: Sequence[ConfiguredConsumer],
+) -> Iterator[tuple[ConfiguredConsumer, ConfiguredConsumer]]:
+    for index, first in enumerate(consumers):
+        for second in consumers[index + 1 :]:
+            yield first, second

@@ -1,0 +1,391 @@
+"""Every setting of the relay, read once from the environment and ``.env``.
+
+Nothing else reads the environment. ``.env.example`` lists every key with its default and unit.
+"""
+
+from __future__ import annotations
+
+import socket
+from base64 import b64encode
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy import make_url
+from yarl import URL
+
+from order_relay.errors import InvalidSettings
+from order_relay.settings import rules
+from order_relay.settings.secret_files import (
+    ERROR_KIND,
+    SecretFiles,
+    SecretOfFile,
+    refuse_bad_file,
+    secret_fields,
+    shown,
+)
+
+# What a 32-bit signed configuration value of Kafka's clients can hold.
+MAX_INT = 2**31 - 1
+
+Name = Annotated[str, AfterValidator(rules.check_name)]
+Servers = Annotated[str, AfterValidator(rules.check_servers)]
+Host = Annotated[str, AfterValidator(rules.check_host)]
+HostNames = Annotated[str, AfterValidator(rules.check_host_names)]
+HttpUrl = Annotated[str, AfterValidator(rules.check_url)]
+Extensions = Annotated[str, AfterValidator(rules.check_extensions)]
+Token = Annotated[SecretStr, AfterValidator(rules.check_token)]
+ContentType = Annotated[str, AfterValidator(rules.check_content_type)]
+RequestHeaders = Annotated[SecretStr, AfterValidator(rules.check_headers)]
+SigningSecrets = Annotated[SecretStr, AfterValidator(rules.check_signing_secrets)]
+ExistingFile = Annotated[Path, AfterValidator(rules.check_file)]
+ProxyUrl = Annotated[SecretStr, AfterValidator(rules.check_proxy)]
+Authorities = Annotated[Path, AfterValidator(rules.check_authorities)]
+LogFormat = Literal["text", "json"]
+BatchFormat = Literal["json_array", "ndjson"]
+
+
+SASL_CREDENTIALS = ("kafka_sasl_username", "kafka_sasl_password")
+OAUTH_CREDENTIALS = (
+    "kafka_sasl_oauth_token_url",
+    "kafka_sasl_oauth_client_id",
+    "kafka_sasl_oauth_client_secret",
+)
+
+
+class Settings(BaseSettings):
+    """The relay's settings, immutable once read."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+
+    # --- Kafka ------------------------------------------------------------------------------
+    kafka_bootstrap_servers: Servers = "localhost:19092,localhost:29092,localhost:39092"
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = (
+        "PLAIN"
+    )
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_sasl_oauth_token_url: HttpUrl | None = None
+    kafka_sasl_oauth_client_id: str | None = None
+    kafka_sasl_oauth_client_secret: SecretStr | None = None
+    kafka_sasl_oauth_scope: str | None = None
+    kafka_sasl_oauth_extensions: Extensions | None = None
+    kafka_sasl_oauth_ca_file: Authorities | None = None
+    kafka_ssl_ca_file: Authorities | None = None
+    kafka_ssl_cert_file: ExistingFile | None = None
+    kafka_ssl_key_file: ExistingFile | None = None
+    kafka_ssl_key_password: SecretStr | None = None
+    order_paid_topic: Name = "order-paid-events"
+    dlq_topic: Name = "order-paid-events.DLQ"
+    topic_partitions: int = Field(default=3, ge=1, le=100_000)
+    topic_replication_factor: int = Field(default=3, ge=1, le=32767)
+    kafka_declare_topics: bool = True
+    consumer_group_id: Name = "logging-consumer-group"
+    # At most what brokers allow by default (group.max.session.timeout.ms).
+    kafka_session_timeout_ms: int = Field(default=30_000, ge=1_000, le=1_800_000)
+
+    # --- consumers ----------------------------------------------------------------------------
+    consumers: str | None = None
+    consumer_folders: str | None = None
+
+    # --- the external logger ----------------------------------------------------------------
+    external_logger_url: HttpUrl = "http://localhost:3000/logs"
+    external_logger_timeout_seconds: float = Field(default=10.0, gt=0, le=300)
+    external_logger_connect_timeout_seconds: float = Field(default=5.0, gt=0, le=300)
+    # From one in 10 s, as less looks like standing still, to more than one worker ever sends.
+    external_logger_max_rate: float | None = Field(default=None, ge=0.1, le=1_000_000)
+    external_logger_batch_size: int = Field(default=1, ge=1, le=10_000)
+    external_logger_batch_bytes: int = Field(default=1_000_000, ge=1, le=MAX_INT)
+    external_logger_batch_linger_ms: int = Field(default=20, ge=0, le=60_000)
+    external_logger_batch_format: BatchFormat = "json_array"
+    # None: application/json, and of batches by their format.
+    external_logger_content_type: ContentType | None = None
+    external_logger_token: Token | None = None
+    # Secret, since they may hold keys; with line ends, so mostly given as a file.
+    external_logger_headers: RequestHeaders | None = None
+    external_logger_signing_secrets: SigningSecrets | None = None
+    external_logger_ca_file: Authorities | None = None
+    external_logger_cert_file: ExistingFile | None = None
+    external_logger_key_file: ExistingFile | None = None
+    # Secret, since it may hold a password.
+    external_logger_proxy: ProxyUrl | None = None
+
+    # --- delivery ---------------------------------------------------------------------------
+    consumer_retry_max_attempts: int = Field(default=3, ge=0, le=1000)
+    consumer_retry_initial_interval_ms: int = Field(default=1000, ge=0, le=MAX_INT)
+    consumer_retry_multiplier: float = Field(default=2.0, ge=1.0, le=1000)
+    consumer_retry_max_interval_ms: int = Field(default=10_000, ge=0, le=MAX_INT)
+    max_in_flight: int = Field(default=256, ge=1, le=100_000)
+    breaker_failure_threshold: int = Field(default=20, ge=0, le=MAX_INT)
+    breaker_probe_interval_seconds: float = Field(default=5.0, ge=0.1, le=86_400)
+    shutdown_grace_seconds: float = Field(default=30.0, ge=0, le=86_400)
+
+    # --- the producer (names and values of the Kafka producer configuration) -----------------
+    # Idempotence needs at least 1 (KIP-98).
+    producer_retries: int = Field(default=3, ge=1, le=MAX_INT)
+    producer_retry_backoff_ms: int = Field(default=1000, ge=1, le=300_000)
+    producer_request_timeout_ms: int = Field(default=30_000, ge=1, le=900_000)
+    # Over the producer's linger, as librdkafka insists.
+    producer_delivery_timeout_ms: int = Field(default=120_000, ge=10, le=MAX_INT)
+    # Idempotence needs at most 5 (KIP-98).
+    producer_max_in_flight: int = Field(default=5, ge=1, le=5)
+
+    # --- the fallback table -----------------------------------------------------------------
+    # Before DATABASE_URL, which takes them into itself.
+    database_password: SecretStr | None = None
+    database_ssl_ca_file: Authorities | None = None
+    database_ssl_cert_file: ExistingFile | None = None
+    database_ssl_key_file: ExistingFile | None = None
+    # Secret, since it may hold a password.
+    database_url: SecretStr = SecretStr("sqlite+aiosqlite:///order-relay.db")
+    fallback_replay_interval_seconds: float = Field(default=60.0, ge=0.1, le=86_400)
+    fallback_max_retry: int = Field(default=3, ge=1, le=1000)
+    fallback_backoff_base_seconds: float = Field(default=60.0, ge=0.1, le=86_400)
+    fallback_stats_interval_seconds: float = Field(default=3600.0, ge=0.1, le=31_536_000)
+    fallback_retention_days: float = Field(default=7.0, ge=0, le=36_500)
+
+    # --- who may change something over HTTP -------------------------------------------------
+    api_token: Token | None = None
+
+    # --- the worker's own web server ---------------------------------------------------------
+    web_host: Host = "127.0.0.1"
+    web_port: int = Field(default=6066, ge=1, le=65535)
+    # Under which browsers may ask for it, such as an ingress's.
+    web_allowed_hosts: HostNames | None = None
+    # Where other workers reach this one's server; by default what it is bound to.
+    advertised_url: HttpUrl | None = None
+
+    # --- the table of what became of each order ----------------------------------------------
+    deliveries_store: Literal["memory", "rocksdb", "off"] = "memory"
+    deliveries_retention_hours: float = Field(default=24.0, ge=0.001, le=24 * 3650)
+    deliveries_max_entries: int = Field(default=1_000_000, ge=1)
+    data_dir: Path = Path("order-relay-data")
+
+    # --- logs -------------------------------------------------------------------------------
+    log_format: LogFormat = "text"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what is given in code, else secrets' files, the environment, ``.env``."""
+        files = SecretFiles(settings_cls, env_settings, dotenv_settings)
+        return init_settings, files, env_settings, dotenv_settings
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_secret_file(cls, value: Any) -> Any:
+        return refuse_bad_file(value)
+
+    @field_validator("external_logger_headers", mode="after")
+    @classmethod
+    def _check_one_authorization(
+        cls, value: SecretStr | None, info: ValidationInfo
+    ) -> SecretStr | None:
+        names = {name.lower() for name, _ in rules.parse_headers(value)}
+        if "authorization" in names and info.data.get("external_logger_token") is not None:
+            raise ValueError("must have no Authorization, as EXTERNAL_LOGGER_TOKEN is set")
+        return value
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _complete_database_url(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        given = {
+            name: str(part.get_secret_value() if isinstance(part, SecretStr) else part)
+            for name, part in info.data.items()
+            if name in rules.PARTS_OF_DATABASE_URL and part is not None
+        }
+        return rules.complete_database_url(rules.check_database_url(value), given)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        self.check_together()
+        return self
+
+    def check_together(self) -> None:
+        """See that settings fit together.
+
+        Raises:
+            ValueError: Two do not.
+        """
+        if self.kafka_security_protocol.startswith("SASL"):
+            self._check_credentials()
+        password = self.kafka_ssl_key_password
+        rules.check_client_certificate(
+            "KAFKA_SSL",
+            self.kafka_ssl_cert_file,
+            self.kafka_ssl_key_file,
+            password.get_secret_value() if password else "",
+        )
+        rules.check_client_certificate(
+            "DATABASE_SSL", self.database_ssl_cert_file, self.database_ssl_key_file
+        )
+        rules.check_client_certificate(
+            "EXTERNAL_LOGGER", self.external_logger_cert_file, self.external_logger_key_file
+        )
+        if self.dlq_topic == self.order_paid_topic:
+            raise ValueError(f"DLQ_TOPIC={self.dlq_topic!r} must differ from ORDER_PAID_TOPIC")
+
+    def _check_credentials(self) -> None:
+        oauth = self.kafka_sasl_mechanism == "OAUTHBEARER"
+        names = OAUTH_CREDENTIALS if oauth else SASL_CREDENTIALS
+        if any(getattr(self, name) is None for name in names):
+            mechanism = " with KAFKA_SASL_MECHANISM=OAUTHBEARER" if oauth else ""
+            *most, last = (name.upper() for name in names)
+            raise ValueError(
+                f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}{mechanism} needs "
+                f"{', '.join(most)} and {last}"
+            )
+
+    def with_values(self, values: Mapping[str, Any]) -> Settings:
+        """Return the settings with these values in their places; they are not checked."""
+        changed = self.model_copy(update=dict(values))
+        for derived in ("own_url", "secrets", "target_headers", "signing_keys"):
+            changed.__dict__.pop(derived, None)
+        return changed
+
+    @cached_property
+    def target_headers(self) -> tuple[tuple[str, str], ...]:
+        """Names and values of further headers of each POST to the external logger."""
+        return rules.parse_headers(self.external_logger_headers)
+
+    @cached_property
+    def signing_keys(self) -> tuple[bytes, ...]:
+        """Keys that each POST to the external logger is signed with."""
+        secrets = self.external_logger_signing_secrets
+        return tuple(rules.parse_signing_secrets(secrets).values()) if secrets else ()
+
+    @cached_property
+    def own_url(self) -> URL:
+        """Where other workers reach this worker's web server."""
+        if self.advertised_url is not None:
+            return URL(self.advertised_url)
+        host = self.web_host
+        if rules.is_every_address(host):  # none that others can use
+            host = socket.gethostname()
+        return URL.build(scheme="http", host=host, port=self.web_port)
+
+    @property
+    def web_names(self) -> tuple[str, ...]:
+        """Names of this worker's web server."""
+        allowed = self.web_allowed_hosts.split(",") if self.web_allowed_hosts else []
+        return (*allowed, self.own_url.host or "", self.web_host, socket.gethostname())
+
+    @property
+    def deliveries_changelog_topic(self) -> str:
+        """The changelog topic of the table ``deliveries``, named as Faust names them."""
+        return f"{self.consumer_group_id}-deliveries-changelog"
+
+    @property
+    def uses_access_tokens(self) -> bool:
+        """Whether Kafka is shown tokens of an identity provider."""
+        return (
+            self.kafka_security_protocol.startswith("SASL")
+            and self.kafka_sasl_mechanism == "OAUTHBEARER"
+        )
+
+    @cached_property
+    def secrets(self) -> tuple[str, ...]:
+        """The secret values that are set, for redacting text that comes from outside."""
+        secrets = [
+            value.get_secret_value()
+            for name in secret_fields(type(self))
+            if (value := getattr(self, name)) is not None
+        ]
+        # Of a database's URL only the password is one, and of a proxy's.
+        secrets.remove(database := self.database_url.get_secret_value())
+        secrets.append(make_url(database).password or "")
+        if self.external_logger_proxy is not None:
+            secrets.remove(proxy := self.external_logger_proxy.get_secret_value())
+            url = URL(proxy)
+            secrets += url.password or "", b64encode(f"{url.user}:{url.password}".encode()).decode()
+        if (signing := self.external_logger_signing_secrets) is not None:
+            secrets.remove(signing.get_secret_value())
+            secrets += rules.parse_signing_secrets(signing)
+        if self.external_logger_headers is not None:
+            secrets.remove(self.external_logger_headers.get_secret_value())
+            for name, text in self.target_headers:
+                secrets.append(text)
+                if name.lower() == "authorization":  # <scheme> <credentials>
+                    secrets.append(text.partition(" ")[2])
+        return tuple(secret for secret in secrets if secret)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings from the environment and ``.env``.
+
+    Args:
+        overrides: Values that win over the environment, by field name; for tests and tools.
+
+    Raises:
+        InvalidSettings: One line that names each wrong variable, its value and what is allowed.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise InvalidSettings(describe(error, Settings)) from None
+    except UnicodeDecodeError as error:
+        raise InvalidSettings(f"invalid settings: .env must be UTF-8 text: {error}") from None
+    except OSError as error:
+        raise InvalidSettings(f"invalid settings: .env cannot be read: {error.strerror}") from None
+
+
+class _LogSettings(BaseSettings):
+    model_config = Settings.model_config
+
+    log_format: LogFormat = "text"
+
+
+def load_log_format() -> LogFormat:
+    """Read LOG_FORMAT alone, to say in it what is wrong with the others; text if it is wrong."""
+    try:
+        return _LogSettings().log_format
+    except (ValidationError, UnicodeDecodeError, OSError):
+        return "text"
+
+
+def describe(error: ValidationError, settings_cls: type[BaseSettings], prefix: str = "") -> str:
+    """Turn pydantic's report into one line in the words of the environment.
+
+    Args:
+        error: The report.
+        settings_cls: What it is about.
+        prefix: What stands before the names of its fields in those of variables.
+    """
+    parts = []
+    for item in error.errors():
+        name = str(item["loc"][0]) if item["loc"] else ""
+        message = item["msg"].removeprefix("Value error, ")
+        message = message.replace("Input should be", "must be")
+        if not name or item["type"] == ERROR_KIND:
+            parts.append(message)
+            continue
+        value = "" if name in secret_fields(settings_cls) else f"={shown(item['input'])}"
+        where = f" ({item['input'].source})" if isinstance(item["input"], SecretOfFile) else ""
+        parts.append(f"{(prefix + name).upper()}{value} {message}{where}")
+    return "invalid settings: " + "; ".join(parts)

@@ -1,0 +1,190 @@
+"""The web server's connections: few enough, and none for a client that says nothing.
+
+aiohttp takes as many connections as come, and waits an hour for a request on each of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from aiohttp import StreamReader, web
+from aiohttp.typedefs import Handler, Middleware
+
+from order_relay.logs.log_line import LogLine
+
+logger = logging.getLogger(__name__)
+
+CLOSED_REASONS = ("silent", "crowded")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What the web server bears.
+
+    Attributes:
+        connections: Open at a time.
+        head_seconds: Longest time from opening a connection, or from the first byte of a further
+            request on it, to the end of that request's head.
+        idle_seconds: Longest time from one request to the next. Longer than load balancers keep a
+            connection that they do not use (Google's: 600 s), so that none is used while it is
+            being closed.
+    """
+
+    connections: int = 2500
+    head_seconds: float = 10.0
+    idle_seconds: float = 620.0
+
+
+class Connections:
+    """All open connections. Each waits either for its client or for us.
+
+    Beyond the limit the one that has waited longest for its client is closed, in favour of the
+    new one; the new one itself where all others wait for us. Bytes that trickle in do not make a
+    wait shorter.
+    """
+
+    def __init__(
+        self, limits: ConnectionLimits, *, on_closed: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """``on_closed`` is told of every connection closed here, one of ``CLOSED_REASONS``."""
+        self.limits = limits
+        self._on_closed = on_closed
+        self._open: set[Connection] = set()
+        # In the order in which they began to wait. One that waits for us is taken out when it is
+        # seen, and added again when it waits for its client.
+        self._waiting: OrderedDict[Connection, None] = OrderedDict()
+        self._crowded = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to close what is silent for too long."""
+        loop = asyncio.get_running_loop()
+        for connection in [one for one in self._open if one.is_overdue(loop.time())]:
+            self._close(connection, "silent")
+        self._timer = loop.call_later(self.limits.head_seconds / 10, self.start)
+
+    def stop(self) -> None:
+        """End that; open connections stay."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    @property
+    def middleware(self) -> Middleware:
+        """Tells each connection when we have a request of its, and when it was handled."""
+
+        @web.middleware
+        async def follow(request: web.Request, handler: Handler) -> web.StreamResponse:
+            connection = cast(Connection, request.protocol)
+            connection.request_began(request.content)
+            try:
+                return await handler(request)
+            finally:
+                connection.request_ended()
+
+        return follow
+
+    def opened(self, connection: Connection) -> None:
+        """A connection is there."""
+        self._open.add(connection)
+        self.waits_anew(connection)
+        if len(self._open) > self.limits.connections:
+            self._make_room()
+
+    def waits_anew(self, connection: Connection) -> None:
+        """A connection begins to wait, for its client or for us."""
+        if connection in self._open:
+            self._waiting[connection] = None
+            self._waiting.move_to_end(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """A connection has ended, whoever closed it."""
+        self._open.discard(connection)
+        self._waiting.pop(connection, None)
+        if len(self._open) <= self.limits.connections // 2:
+            self._crowded = False
+
+    def _make_room(self) -> None:
+        if not self._crowded:  # once, not for each of a burst
+            self._crowded = True
+            logger.warning(
+                LogLine(
+                    "Too many connections to the web server, the longest silent ones are closed",
+                    connections=self.limits.connections,
+                )
+            )
+        while True:  # ends at the newest: it waits for its client
+            oldest = next(iter(self._waiting))
+            if oldest.waits_for_client:
+                self._close(oldest, "crowded")
+                return
+            del self._waiting[oldest]
+
+    def _close(self, connection: Connection, reason: str) -> None:
+        self.lost(connection)
+        self._on_closed(reason)
+        connection.abort()
+
+
+class Connection(web.RequestHandler):
+    """One connection."""
+
+    __slots__ = ("_body", "_connections", "_deadline", "_idle")
+
+    def __init__(self, connections: Connections, server: web.Server, **options: Any) -> None:
+        """Make a connection of ``server``; for the options see aiohttp."""
+        super().__init__(server, **options)
+        self._connections = connections
+        self._body: StreamReader | None = None
+        self._deadline: float | None = None
+        self._idle = False
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether the rest of a request is missing, or the next one, or an answer is not read."""
+        return self._body is None or not self._body.is_eof()
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether the client has said nothing for too long; bodies have deadlines of their own."""
+        return self._deadline is not None and now >= self._deadline
+
+    def abort(self) -> None:
+        """Close at once, also where an answer is not read."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See ``asyncio.Protocol``."""
+        super().connection_made(transport)
+        self._deadline = self._loop.time() + self._connections.limits.head_seconds
+        self._connections.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
+        if self._idle:
+            self._idle = False
+            self._deadline = self._loop.time() + self._connections.limits.head_seconds
+        super().data_received(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See ``asyncio.Protocol``."""
+        self._connections.lost(self)
+        super().connection_lost(exc)
+
+    def request_began(self, body: StreamReader) -> None:
+        """The head of a request has come; ``body`` may follow."""
+        self._idle = False
+        self._deadline = None
+        self._body = body
+        self._connections.waits_anew(self)
+
+    def request_ended(self) -> None:
+        """The request is handled; its answer goes out now."""
+        self._idle = True
+        self._deadline = self._loop.time() + self._connections.limits.idle_seconds
+        self._body = None
+        self._connections.waits_anew(self)

@@ -1,0 +1,264 @@
+"""``POST /order-paid``: a paid order's event over HTTP, answered once it is durable.
+
+The body is published byte for byte. A client that got no answer, 429 or 503 sends the same again,
+with the same ``event-id`` or ``Idempotency-Key`` header, so that repeats can be told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http import HttpProcessingError
+
+from order_relay.errors import InvalidEvent, PublishFailed, RecordTooLarge
+from order_relay.fallback.store import EVENT_ID_HEADER, Header
+from order_relay.logs.log_line import LogLine
+from order_relay.model.trace_context import TRACEPARENT, TRACESTATE, of_request
+from order_relay.publishing.publisher import Outcome, Published, Publisher
+from order_relay.web.access import Access
+
+logger = logging.getLogger(__name__)
+
+PATH = "/order-paid"
+ID_HEADERS = (EVENT_ID_HEADER, "Idempotency-Key")
+
+BUSY_RETRY_SECONDS = 1
+FAILED_RETRY_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the page takes at most; the defaults bound its memory to some 64 MiB.
+
+    Attributes:
+        body_bytes: Of one event; Kafka's own default is 1 MiB for a record.
+        requests: Events under way whose bodies have come.
+        total_bytes: Of all events under way, as far as they have come.
+        body_seconds: From the head of a request to the end of its body.
+    """
+
+    body_bytes: int = 1024 * 1024
+    requests: int = 2000
+    total_bytes: int = 64 * 1024 * 1024
+    body_seconds: float = 10.0
+
+
+class OrderPaidPage:
+    """Hands bodies of requests to the publisher."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        access: Access,
+        *,
+        limits: Limits | None = None,
+        on_turned_away: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Let in whom ``access`` lets in.
+
+        ``on_turned_away`` is told of each event that the publisher was not asked for: ``too_large``
+        or ``busy``.
+        """
+        self._publisher = publisher
+        self._access = access
+        self._limits = limits or Limits()
+        self._on_turned_away = on_turned_away
+        self._requests = 0
+        self._bytes = 0
+        self._full = False
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Serve the page."""
+        router.add_post(PATH, self._post)
+
+    async def _post(self, request: web.Request) -> web.Response:
+        try:
+            return await self._publish(request)
+        except _Refused as refused:
+            return refused.response
+
+    async def _publish(self, request: web.Request) -> web.Response:
+        # Refused by its head before any of its body is read.
+        self._check_access(request)
+        _check_type(request)
+        event_id = _event_id(request)
+        length = request.content_length
+        if length is not None and length > self._limits.body_bytes:
+            raise self._too_large()
+        self._check_room(requests=1, size=length or 0)
+        with self._room() as take:
+            body = await self._read(request, lambda size: take(0, size))
+            take(1, 0)
+            try:
+                # A client that leaves changes nothing from here on.
+                outcome = await self._publisher.publish(
+                    body, event_id=event_id, headers=_trace_headers(request)
+                )
+            except InvalidEvent as error:
+                raise _Refused(400, error.detail, field=_field(error.detail)) from error
+            except RecordTooLarge as error:
+                raise _Refused(413, str(error)) from error
+            except PublishFailed as error:
+                raise _Refused(
+                    503, str(error), retry_after=FAILED_RETRY_SECONDS, eventId=error.event_id
+                ) from error
+        return web.json_response(_described(outcome), status=202)
+
+    def _check_access(self, request: web.Request) -> None:
+        if refusal := self._access.refusal(request):
+            raise _Refused(refusal.status, refusal.error)
+
+    async def _read(self, request: web.Request, take_bytes: Callable[[int], None]) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                async for chunk in request.content.iter_any():
+                    if len(body) + len(chunk) > self._limits.body_bytes:
+                        raise self._too_large()
+                    take_bytes(len(chunk))
+                    body += chunk
+        except TimeoutError:
+            raise _Refused(
+                408, f"the body did not come within {self._limits.body_seconds:g} s"
+            ) from None
+        except (
+            ConnectionError,
+            web.RequestPayloadError,
+            HttpProcessingError,
+            RuntimeError,  # from aiohttp where the connection had ended before the first read
+        ) as error:
+            # Half an event; mostly nobody is left to read this.
+            raise _Refused(400, "the body broke off", field=None) from error
+        return bytes(body)
+
+    def _too_large(self) -> _Refused:
+        self._on_turned_away("too_large")
+        return _Refused(413, f"the body must be at most {self._limits.body_bytes} bytes")
+
+    @contextmanager
+    def _room(self) -> Iterator[Callable[[int, int], None]]:
+        """Hold room until the event is durable; a client that leaves then frees nothing earlier.
+
+        What is given takes room for a number of events and of bytes, or raises ``_Refused``. Only
+        what has come takes any: what is promised and does not come is in nobody's way.
+        """
+        limits = self._limits
+        held_requests = held_bytes = 0
+
+        def take(requests: int, size: int) -> None:
+            nonlocal held_requests, held_bytes
+            self._check_room(requests, size)
+            self._requests += requests
+            self._bytes += size
+            held_requests += requests
+            held_bytes += size
+
+        try:
+            yield take
+        finally:
+            self._requests -= held_requests
+            self._bytes -= held_bytes
+            if self._requests <= limits.requests // 2 and self._bytes <= limits.total_bytes // 2:
+                self._full = False
+
+    def _check_room(self, requests: int, size: int) -> None:
+        limits = self._limits
+        if (
+            self._requests + requests <= limits.requests
+            and self._bytes + size <= limits.total_bytes
+        ):
+            return
+        if not self._full:  # once, not for each of a burst
+            logger.warning(
+                LogLine(
+                    "Too many paid orders at once, refused with 429",
+                    requests=self._requests,
+                    bytes=self._bytes,
+                )
+            )
+        self._full = True
+        self._on_turned_away("busy")
+        raise _Refused(429, "too many paid orders at once", retry_after=BUSY_RETRY_SECONDS)
+
+
+class _Refused(Exception):
+    """A request ends with an error; carries the answer."""
+
+    def __init__(
+        self, status: int, error: str, *, retry_after: int | None = None, **fields: Any
+    ) -> None:
+        super().__init__(error)
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+        if retry_after is not None:
+            headers["Retry-After"] = str(retry_after)
+        self.response = web.json_response(
+            {"error": error, **fields}, status=status, headers=headers
+        )
+
+
+def _check_type(request: web.Request) -> None:
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if request.content_type != "application/json":
+        raise _Refused(415, "Content-Type must be application/json")
+    if (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+        raise _Refused(415, "the charset must be utf-8")
+    if encoding != "identity":
+        raise _Refused(415, "Content-Encoding must be identity: the body is published as it is")
+
+
+def _event_id(request: web.Request) -> str | None:
+    """Return the id that the client gave; two that differ are a mistake."""
+    given = {value for name in ID_HEADERS for value in request.headers.getall(name, ())}
+    if len(given) > 1:
+        raise _Refused(400, f"{' and '.join(ID_HEADERS)} differ", field=EVENT_ID_HEADER)
+    if "" in given:
+        raise _Refused(400, "event-id is empty", field=EVENT_ID_HEADER)
+    return next(iter(given), None)
+
+
+def _trace_headers(request: web.Request) -> tuple[Header, ...]:
+    """Return the request's trace context as headers of its record; none unless it is valid."""
+    headers = request.headers
+    if TRACEPARENT not in headers:
+        return ()
+    trace = of_request(headers.getall(TRACEPARENT), headers.getall(TRACESTATE, ()))
+    return trace.record_headers() if trace is not None else ()
+
+
+def _described(outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, Published):
+        return {
+            "status": "published",
+            "topic": outcome.topic,
+            "partition": outcome.partition,
+            "offset": outcome.offset,
+            "eventId": outcome.event_id,
+        }
+    return {
+        "status": "saved",
+        "id": outcome.row_id,
+        "eventId": outcome.event_id,
+        "reason": outcome.reason,
+    }
+
+
+def _field(detail: str) -> str | None:
+    """Return which field the words of ``InvalidEvent`` are about: ``orderItems[0].productId``.
+
+    None where it is no single one: no JSON, or no object.
+    """
+    found = re.search(r" - at `\$\.?(.*?)`$", detail)
+    path = found[1] if found else ""
+    if missing := re.search(r"missing required field `(\w+)`", detail):
+        return f"{path}.{missing[1]}".lstrip(".")
+    if path:
+        return path
+    named = re.search(rf"(?:^|: )(paidAt|orderId|{EVENT_ID_HEADER}) must ", detail)
+    return named[1] if named else None

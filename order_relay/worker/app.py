@@ -1,0 +1,278 @@
+"""The Faust application: what the worker shares, its consumers, and what starts and stops when."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+import faust
+import mode.loop
+from faust.sensors.prometheus import FaustMetrics
+
+from order_relay.errors import InvalidConsumer
+from order_relay.fallback.table import FallbackTable
+from order_relay.kafka.auth import faust_credentials
+from order_relay.kafka.consumer import partition_of
+from order_relay.kafka.producer import KafkaProducer
+from order_relay.kafka.topics import Topics
+from order_relay.logs import rate_limit
+from order_relay.logs.log_line import LogLine
+from order_relay.monitoring.metrics import Metrics
+from order_relay.monitoring.process_metrics import add_process_metrics, watch_event_loop
+from order_relay.monitoring.standstill_watch import StandsStill
+from order_relay.settings.consumers import ConfiguredConsumer
+from order_relay.settings.settings import Settings as RelaySettings
+from order_relay.web.connections import ConnectionLimits
+from order_relay.web.server import ConsumerPages, WebServer
+from order_relay.worker import file_descriptors
+from order_relay.worker.consumer_runtime import ConsumerRuntime, prepare_folder
+from order_relay.worker.fallback_service import Fallback
+from order_relay.worker.faust_overrides import FaustSettings, WithoutKafka
+from order_relay.worker.shutdown_watch import ShutdownWatch
+from order_relay.worker.web_service import WebService
+
+logger = logging.getLogger(__name__)
+
+# After deliveries have ended: committing, leaving the group, closing connections.
+SHUTDOWN_TAIL_SECONDS = 15.0
+PRODUCER_STOP_SECONDS = 1.0
+# Python's default of 700 new objects lets the garbage collector take a fifth of the time of a
+# worker with hundreds of deliveries under way (docs/performance.md).
+GC_THRESHOLDS = (10_000, 20, 20)
+
+
+class RelayApp(faust.App):
+    """The app that ``faust -A app worker`` runs. Each consumer has a Faust app of its own in it.
+
+    Attributes:
+        settings: The worker's.
+        consumers: Those that it runs.
+        declared: All that there are; commands work on each of them.
+        background: What runs beside deliveries from the start on; each ends by itself or is
+            cancelled.
+        on_consumer: Called with each consumer's runtime before the start.
+        metrics: All metrics.
+        partition_of: The partition that Kafka's clients choose for a key.
+    """
+
+    Settings = FaustSettings
+    BootStrategy = WithoutKafka
+
+    settings: RelaySettings
+    partition_of = staticmethod(partition_of)
+
+    def prepare(self, settings: RelaySettings) -> None:
+        """Make what consumers share; nothing is started or connected."""
+        self.settings = settings
+        self.consumers: Sequence[ConfiguredConsumer] = ()
+        self.declared: Sequence[ConfiguredConsumer] = ()
+        self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self.on_consumer: list[Callable[[ConsumerRuntime], None]] = []
+        self.metrics = Metrics()
+        self._topics = Topics(settings)
+        self._producer_of_events = KafkaProducer(settings)
+        self._table = FallbackTable(
+            settings.database_url.get_secret_value(), on_replaced=self.metrics.fallback_replaced
+        )
+        self.fallback = Fallback(settings, self._table, self._producer_of_events, self.metrics)
+        self._shutdown_watch = ShutdownWatch()
+        self._watches: list[asyncio.Task[None]] = []
+        self._background_tasks: list[asyncio.Task[None]] = []
+        self._runtimes: list[ConsumerRuntime] = []
+        self._starting: list[asyncio.Task[None]] = []
+        self.web_server(WebService(self._make_web_server))
+
+    def run_consumers(
+        self, consumers: Sequence[ConfiguredConsumer], declared: Sequence[ConfiguredConsumer]
+    ) -> None:
+        """Run these consumers, of all that are declared; before the start.
+
+        Raises:
+            InvalidConsumer: There is a Faust agent, too, which would lose records; one line.
+        """
+        for agent in self.agents.values():
+            raise InvalidConsumer(
+                f"{agent.fun.__module__.replace('.', '/')}.py: the Faust agent "
+                f"{agent.fun.__name__!r} cannot run here, it would lose records: declare a "
+                "Consumer instead (docs/how-to/add-a-consumer.md)"
+            )
+        self.consumers = consumers
+        self.declared = declared
+
+    def _make_web_server(self) -> WebServer:
+        token = self.settings.api_token
+        return WebServer(
+            self.settings.web_host,
+            self.settings.web_port,
+            self.metrics.registry,
+            {
+                one.name: ConsumerPages(one.health, one.stats, one.lookup, one.relay.probe_now)
+                for one in self._runtimes
+            },
+            publisher=self.fallback.publisher,
+            token=token.get_secret_value() if token else None,
+            names=self.settings.web_names,
+            on_turned_away=self.metrics.published,
+            connections=ConnectionLimits(connections=self._shares.web_connections),
+            on_closed=self.metrics.web_connection_closed,
+        )
+
+    # --- starting and stopping ------------------------------------------------------------------
+
+    async def on_start(self) -> None:
+        """Start what is shared, then the consumers, each by itself: none waits for another."""
+        self.finalize()
+        gc.set_threshold(*GC_THRESHOLDS)
+        rate_limit.install(several_consumers=len(self.consumers) > 1)
+        self._obtain_file_descriptors()
+        self._make_consumers()
+        self._watch(watch_event_loop(self.metrics.loop_lagged))
+        # Before Kafka is there: probes want an answer while the worker waits for it, and orders
+        # that come in by HTTP are saved.
+        await self.on_started_init_web_server()
+        await self.fallback.start()
+        if not await self._topics.wait_until_ready(self._pause):
+            return  # the worker stops
+        await self._producer_of_events.start()
+        self.fallback.producer_started()
+        if self.should_stop:
+            return  # it was told so meanwhile, and nobody would stop what begins now
+        self._background_tasks = [asyncio.create_task(_told(work)) for work in self.background]
+        self._starting = [asyncio.create_task(self._start(one)) for one in self._runtimes]
+
+    def _make_consumers(self) -> None:
+        faust_metrics = FaustMetrics.create(self.metrics.registry, "faust")
+        add_process_metrics(self.metrics.registry)
+        for consumer, max_in_flight in zip(self.consumers, self._shares.max_in_flight, strict=True):
+            if consumer.settings.deliveries_store == "rocksdb":
+                prepare_folder(consumer.settings)
+            runtime = ConsumerRuntime(
+                consumer,
+                producer=self._producer_of_events,
+                topics=self._topics,
+                fallback=self.fallback,
+                metrics=self.metrics,
+                faust_metrics=faust_metrics,
+                max_in_flight=max_in_flight,
+            )
+            runtime.app.beacon.reattach(self.beacon)  # what crashes it, crashes the worker
+            for show in self.on_consumer:
+                show(runtime)
+            self._runtimes.append(runtime)
+
+    async def _start(self, runtime: ConsumerRuntime) -> None:
+        try:
+            await runtime.start(self._pause, self._end)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it was, nothing would be read
+            await self.crash(error)
+
+    async def on_started(self) -> None:
+        """Say that the worker is ready once all consumers are."""
+        if self._starting:
+            await self.wait(asyncio.wait(self._starting))  # no longer than till a stop, or a crash
+        if self.on_startup_finished and not self.should_stop:
+            await self.on_startup_finished()
+
+    async def on_stop(self) -> None:
+        """Stop the intake, let deliveries finish, commit, let publishing end, close."""
+        grace = self.settings.shutdown_grace_seconds
+        self._shutdown_watch.allow(grace + SHUTDOWN_TAIL_SECONDS)
+        replay_stopped = asyncio.create_task(self.fallback.stop_replay(grace))
+        for starting in self._starting:
+            starting.cancel()
+        if self._starting:  # what is half begun is not stopped at the same time
+            await asyncio.wait(self._starting)
+        await self._of_each(runtime.drain(grace) for runtime in self._runtimes)
+        self._shutdown_watch.allow(SHUTDOWN_TAIL_SECONDS)
+        await self._of_each(runtime.commit() for runtime in self._runtimes)
+        for watch in self._watches:
+            watch.cancel()
+        await replay_stopped
+        for task in self._background_tasks:
+            task.cancel()
+        # Before the producer stops; what comes in by HTTP after this goes to the table.
+        await self.fallback.stop_publishing(grace)
+        await self._of_each(runtime.stop() for runtime in self._runtimes)
+        await super().on_stop()
+        # What is still on its way there nobody waits for: changes of the table, at most.
+        await self._producer_of_events.stop(PRODUCER_STOP_SECONDS)
+
+    async def on_shutdown(self) -> None:
+        """Everything has stopped in time, the web server too: nothing is saved any more."""
+        await self.fallback.close()
+        self._shutdown_watch.cancel()
+        await super().on_shutdown()
+
+    @staticmethod
+    async def _of_each(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Wait for a step of all consumers; what one raises changes nothing for another."""
+        for result in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(result, Exception):
+                logger.error("Consumer was not stopped in good order", exc_info=result)
+
+    def _obtain_file_descriptors(self) -> None:
+        file_descriptors.obtain()
+        shares = self._shares = file_descriptors.share(
+            [one.settings for one in self.consumers], file_descriptors.obtainable()
+        )
+        if shares.obtainable < shares.needed:
+            logger.warning(
+                LogLine(
+                    "File descriptors are few, fewer connections are open at a time",
+                    obtainable=shares.obtainable,
+                    needed=shares.needed,
+                    max_in_flight=",".join(map(str, shares.max_in_flight)),
+                    web_connections=shares.web_connections,
+                )
+            )
+
+    def _watch(self, work: Coroutine[Any, Any, None]) -> None:
+        self._watches.append(asyncio.create_task(work))
+
+    async def _end(self, fault: StandsStill) -> None:
+        """End the worker with status 1, also if what stands still holds up its shutdown."""
+        self._shutdown_watch.allow(self.settings.shutdown_grace_seconds + SHUTDOWN_TAIL_SECONDS)
+        await self.crash(fault)
+
+    async def _pause(self, seconds: float) -> bool:
+        await self.sleep(seconds)
+        return bool(self.should_stop)
+
+    def _create_directories(self) -> None:
+        """Make no data directory: the tables are not Faust's to keep."""
+
+
+async def _told(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run what runs beside deliveries; its error ends it alone, and not without a word."""
+    try:
+        await work()
+    except Exception:
+        name = getattr(work, "__name__", type(work).__name__)
+        logger.exception(LogLine("Task beside the consumers failed, it stays ended", task=name))
+
+
+def create_app(settings: RelaySettings) -> RelayApp:
+    """Make the application, without its consumers; nothing is started or connected."""
+    mode.loop.use("uvloop")
+    web_host = f"[{settings.web_host}]" if ":" in settings.web_host else settings.web_host
+    app = RelayApp(
+        "order-relay",
+        broker=[f"aiokafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
+        broker_credentials=faust_credentials(settings),
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=True,
+        # Of these Faust makes a URL, in which an IPv6 address has brackets.
+        web_bind=web_host,
+        web_host=web_host,
+        web_port=settings.web_port,
+        autodiscover=False,
+        worker_redirect_stdouts=False,
+    )
+    app.prepare(settings)
+    return app

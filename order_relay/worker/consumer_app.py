@@ -1,0 +1,130 @@
+"""The Faust application of one consumer: its group, its stream, and nothing of anybody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+import faust
+from faust.sensors.prometheus import FaustMetrics
+from mode.utils.objects import cached_property
+
+from order_relay.kafka.auth import faust_credentials
+from order_relay.kafka.consumer import RecordBatches, RelayConsumer, RelayTransport
+from order_relay.model.record import Record
+from order_relay.settings.settings import Settings as RelaySettings
+from order_relay.worker.faust_overrides import (
+    FaustSettings,
+    FlowControl,
+    ForeignChangelogs,
+    RelayMonitor,
+)
+
+# How long the group waits for members in a rebalance; a session of more than half makes it longer.
+REBALANCE_SECONDS = 60.0
+# A dead member is noticed after one session; of these so many heartbeats may be lost or late.
+HEARTBEATS_PER_SESSION = 10
+# A request may take so long; a session that comes close makes it longer, as Faust wants it.
+REQUEST_SECONDS = 40.0
+REQUEST_BEYOND_SESSION_SECONDS = 10.0
+# A worker whose intake is paused does not poll; it must stay a member however long that takes.
+MAX_POLL_INTERVAL_SECONDS = 365 * 24 * 3600.0
+
+
+class ConsumerApp(faust.App):
+    """Faust's app that reads one topic in one group."""
+
+    Settings = FaustSettings
+
+    @cached_property
+    def flow_control(self) -> FlowControl:
+        """What flows into the streams."""
+        return FlowControl(loop=self.loop)
+
+    @property
+    def reader(self) -> RelayConsumer:
+        """The consumer that reads the topic."""
+        return cast(RelayConsumer, self.consumer)  # RelayTransport makes no other
+
+    def _create_directories(self) -> None:
+        """Make no data directory: the tables are not Faust's to keep."""
+
+
+def consumer_app(name: str, settings: RelaySettings, faust_metrics: FaustMetrics) -> ConsumerApp:
+    """Make a consumer's app, without its agent; nothing is started or connected.
+
+    Args:
+        name: The consumer's name.
+        settings: The consumer's.
+        faust_metrics: Where Faust's own figures go.
+    """
+    session_seconds = settings.kafka_session_timeout_ms / 1000
+    app = ConsumerApp(
+        settings.consumer_group_id,
+        broker=[f"aiokafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
+        broker_credentials=faust_credentials(settings),
+        # Repeated after a kill is at most what finished since the last commit.
+        broker_commit_interval=1.0,
+        broker_session_timeout=session_seconds,
+        broker_heartbeat_interval=session_seconds / HEARTBEATS_PER_SESSION,
+        broker_rebalance_timeout=longest_rebalance(settings),
+        broker_request_timeout=longest_request(settings),
+        broker_max_poll_interval=MAX_POLL_INTERVAL_SECONDS,
+        consumer_auto_offset_reset="earliest",
+        # A leader that hangs is left for the new one as soon as the metadata knows it.
+        consumer_metadata_max_age_ms=10_000,
+        # Faust's own producer is idle here; its default of 1,200 s would hold up the shutdown.
+        producer_request_timeout=15.0,
+        # A batch of at most so many records is one event; the stream holds few of them.
+        broker_max_poll_records=500,
+        stream_buffer_maxsize=16,
+        # ``Topics`` declares the topics; Faust's leader is not used, work is claimed instead.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        table_standby_replicas=0,
+        TableManager=ForeignChangelogs,
+        web_enabled=False,
+        autodiscover=False,
+        worker_redirect_stdouts=False,
+    )
+    app.transport = RelayTransport(app.conf.broker_consumer, app, own_url=str(settings.own_url))
+    app.monitor = RelayMonitor(metrics=faust_metrics)
+    return app
+
+
+def read_topic(
+    app: ConsumerApp, name: str, topic: str, take: Callable[[Record], Awaitable[None]]
+) -> None:
+    """Have each record of a topic taken in, in offset order; ``take`` waits while it has no room.
+
+    Args:
+        app: The consumer's app.
+        name: What the agent is called.
+        topic: The topic.
+        take: Takes a record in.
+    """
+    records = app.topic(
+        topic,
+        # Bytes in, bytes out: decoding in the delivery code cannot lose a poison record.
+        schema=RecordBatches(),
+        # Progress is kept by RelayConsumer, not by Faust's acks.
+        acks=False,
+    )
+
+    async def read(stream: faust.StreamT[list[Record]]) -> None:
+        async for batch in cast(faust.Stream[list[Record]], stream).noack():
+            for record in batch:
+                await take(record)
+
+    app.agent(records, name=name)(read)
+
+
+def longest_rebalance(settings: RelaySettings) -> float:
+    """Return how long the group waits for its members, in seconds."""
+    return max(REBALANCE_SECONDS, 2 * settings.kafka_session_timeout_ms / 1000)
+
+
+def longest_request(settings: RelaySettings) -> float:
+    """Return how long a request to Kafka may take, in seconds."""
+    session_seconds = settings.kafka_session_timeout_ms / 1000
+    return max(REQUEST_SECONDS, session_seconds + REQUEST_BEYOND_SESSION_SECONDS)

@@ -1,0 +1,402 @@
+"""One consumer of the worker: everything between its topic and its target."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from faust.sensors.prometheus import FaustMetrics
+
+from order_relay.deliveries.changelog import Changelog
+from order_relay.deliveries.lookup import OrderLookup
+from order_relay.deliveries.recovery import Recovery
+from order_relay.deliveries.store import MemoryStore, PartitionStore
+from order_relay.deliveries.table import DeliveryBook
+from order_relay.delivery.batches import Batching
+from order_relay.delivery.dispatcher import Relay
+from order_relay.delivery.outcome import Outcome
+from order_relay.delivery.retry import RetryPolicy
+from order_relay.fallback.dead_letters import FallbackDeadLetters
+from order_relay.fallback.store import find_saved
+from order_relay.handlers.function import FunctionHandler
+from order_relay.handlers.http import HttpLogger
+from order_relay.kafka.client_config import client_config
+from order_relay.kafka.consumer import partition_of
+from order_relay.kafka.dead_letter_topic import DeadLetterTopic
+from order_relay.kafka.producer import KafkaProducer
+from order_relay.kafka.topics import Topics
+from order_relay.logs.log_line import CONSUMER
+from order_relay.model.consumer import HttpPost
+from order_relay.model.events import Events
+from order_relay.model.order_paid import OrderId
+from order_relay.model.record import Record
+from order_relay.monitoring.health import Health
+from order_relay.monitoring.lag import watch_lag
+from order_relay.monitoring.metrics import Metrics
+from order_relay.monitoring.retention import watch_retention
+from order_relay.monitoring.standstill_watch import StandsStill, end_at_standstill
+from order_relay.monitoring.stats import Stats
+from order_relay.monitoring.target_figures import watch_target
+from order_relay.monitoring.topic_partitions import watch_topic_partitions
+from order_relay.settings.consumers import ConfiguredConsumer
+from order_relay.settings.secret_files import redact
+from order_relay.settings.settings import Settings
+from order_relay.worker.consumer_app import (
+    consumer_app,
+    longest_rebalance,
+    longest_request,
+    read_topic,
+)
+from order_relay.worker.fallback_service import Fallback
+
+# A rebalance waits for attempts under way, and the group for the slowest member: well under
+# REBALANCE_SECONDS, whatever the target's time-out is.
+MAX_REBALANCE_DRAIN_SECONDS = 20.0
+
+
+class ConsumerRuntime:
+    """Runs one consumer. What it shares with others is given to it, and not its to stop.
+
+    Attributes:
+        name: The consumer's name.
+        settings: The worker's settings with the consumer's own.
+        metrics: Its metrics.
+        app: Its Faust application.
+        relay: Its deliveries.
+        health: Its health.
+        stats: Its figures.
+        book: Its deliveries table; ``None``: switched off.
+        lookup: Finds orders in it; ``None``: switched off.
+    """
+
+    def __init__(
+        self,
+        consumer: ConfiguredConsumer,
+        *,
+        producer: KafkaProducer,
+        topics: Topics,
+        fallback: Fallback,
+        metrics: Metrics,
+        faust_metrics: FaustMetrics,
+        max_in_flight: int,
+    ) -> None:
+        """Make all of it, within the running event loop; nothing is started or connected.
+
+        Args:
+            consumer: What to run.
+            producer: Writes dead letters and the table's changelog.
+            topics: Declares the consumer's topics.
+            fallback: Keeps dead letters that Kafka refuses, and knows orders that wait for Kafka.
+            metrics: The worker's.
+            faust_metrics: Where Faust's own figures go.
+            max_in_flight: Attempts at a time, for which there are file descriptors.
+        """
+        declaration, settings = consumer.declaration, consumer.settings
+        self.name = consumer.name
+        self.settings = settings
+        self._topics = topics
+        self._producer = producer
+        self._events = Events(declaration.event, subject=declaration.subject)
+        self.metrics = metrics.of(self.name)
+        self.app = consumer_app(self.name, settings, faust_metrics)
+        self._reader = self.app.reader
+        self._target = _target(consumer, max_in_flight)
+        self.book = self._deliveries_table() if settings.deliveries_store != "off" else None
+        self.relay = Relay(
+            self._target,
+            FallbackDeadLetters(
+                DeadLetterTopic(
+                    producer, settings.dlq_topic, settings.consumer_group_id, self.name
+                ),
+                fallback.store,
+                max_retry=settings.fallback_max_retry,
+                on_saved=self.metrics.dead_letter_saved,
+            ),
+            self.metrics,
+            self._on_finished,
+            consumer=self.name,
+            events=self._events,
+            key=declaration.key,
+            is_delivered=self._is_delivered,
+            is_finished=self._reader.is_finished,
+            policy=RetryPolicy(
+                max_retries=settings.consumer_retry_max_attempts,
+                initial_seconds=settings.consumer_retry_initial_interval_ms / 1000,
+                multiplier=settings.consumer_retry_multiplier,
+                max_seconds=settings.consumer_retry_max_interval_ms / 1000,
+            ),
+            breaker_threshold=settings.breaker_failure_threshold,
+            breaker_probe_interval_seconds=settings.breaker_probe_interval_seconds,
+            reading=self._reader,
+            max_in_flight=max_in_flight,
+            max_rate=settings.external_logger_max_rate,
+            batching=Batching(
+                settings.external_logger_batch_size,
+                settings.external_logger_batch_bytes,
+                settings.external_logger_batch_linger_ms / 1000,
+                settings.external_logger_batch_format,
+            ),
+        )
+        self.health = Health(
+            self.relay,
+            breaker_closed=self._breaker_closed,
+            dead_lettering=self._dead_lettering,
+            recovering=self._recovering,
+            in_threads=self._in_threads,
+            attempt_timeout_seconds=settings.external_logger_timeout_seconds,
+            longest_backoff_seconds=settings.consumer_retry_max_interval_ms / 1000,
+            intake_stall_seconds=longest_rebalance(settings) + 2 * longest_request(settings),
+            clock=time.monotonic,
+        )
+        self.stats = Stats(
+            self.metrics,
+            group=settings.consumer_group_id,
+            url=settings.own_url,
+            partitions=self._reader,
+            breaker=self.relay.breaker,
+            target=self.relay.target,
+        )
+        self.lookup = self._lookup(self.book, fallback) if self.book is not None else None
+        self._show_figures()
+        self._watches: list[asyncio.Task[None]] = []
+        read_topic(self.app, self.name, settings.order_paid_topic, self.take)
+        self._reader.deliver_with(self)
+
+    def _deliveries_table(self) -> DeliveryBook:
+        settings = self.settings
+        changelog = Changelog(self._producer, settings.deliveries_changelog_topic)
+        in_memory = settings.deliveries_store == "memory"
+        return DeliveryBook(
+            changelog,
+            Recovery(client_config(settings), changelog.topic, make_topic=True),
+            _in_memory if in_memory else partial(_on_disk, table_folder(settings)),
+            self._reader.finished,
+            self.metrics,
+            retention_seconds=settings.deliveries_retention_hours * 3600,
+            max_entries=settings.deliveries_max_entries,
+        )
+
+    def _lookup(self, book: DeliveryBook, fallback: Fallback) -> OrderLookup:
+        topic = self.settings.order_paid_topic
+        return OrderLookup(
+            book,
+            self.relay.find,
+            partial(self._reader.owners, topic),
+            self.settings.own_url,
+            consumer=self.name,
+            events=self._events,
+            partition_of=partition_of,
+            partition_count=partial(self._producer.partition_count, topic),
+            retention_hours=self.settings.deliveries_retention_hours,
+            saved=partial(find_saved, fallback.store, topic),
+            unread=partial(self._reader.unread, topic),
+        )
+
+    def _show_figures(self) -> None:
+        self.metrics.watch(
+            in_flight=lambda: self.relay.in_flight,
+            held=lambda: self.relay.held,
+            breaker_state=lambda: self.relay.breaker.state,
+            oldest_unfinished_seconds=self._reader.oldest_unfinished_seconds,
+        )
+        self.metrics.watch_target(
+            target=self.relay.target, left_in_kafka=lambda: self.relay.left.count
+        )
+        self.metrics.watch_group(
+            assigned_partitions=lambda: self.health.assigned_partitions,
+            kafka_answers=self.health.kafka_answers,
+        )
+        self.metrics.watch_intake(self.health.intake_stopped_seconds)
+        if (book := self.book) is not None:
+            self.metrics.watch_table(
+                entries=lambda: book.entries, recovering=lambda: book.recovering
+            )
+
+    # --- starting and stopping, in this order ---------------------------------------------------
+
+    async def start(
+        self,
+        pause: Callable[[float], Awaitable[bool]],
+        end: Callable[[StandsStill], Awaitable[None]],
+    ) -> None:
+        """Declare the topics, and read and deliver from then on.
+
+        Args:
+            pause: Waits the given seconds; returns ``True`` when the worker is to stop.
+            end: Ends the worker, with status 1.
+        """
+        CONSUMER.set(self.name)
+        self._watch(watch_target(self.relay.target))
+        self._watch(self.stats.log_regularly(self.settings.fallback_stats_interval_seconds))
+        if not await self._topics.wait_until_ready(pause, self.settings):
+            return  # the worker stops
+        if isinstance(self._target, HttpLogger):
+            await self._target.start()
+        topic = self.settings.order_paid_topic
+        self._watch(watch_lag(self._reader, self._producer, self.metrics, self.health))
+        self._watch(end_at_standstill(self.health, end))
+        ask_retention = partial(self._topics.retention_seconds, topic)
+        self._watch(watch_retention(self._reader, ask_retention, self.metrics))
+        if self.book is not None:
+            self._watch(self.book.aging.run())
+        ask_partitions = partial(self._producer.partition_count, topic)
+        self._watch(watch_topic_partitions(ask_partitions, self.metrics.topic_partitions))
+        await self.app.maybe_start()
+
+    async def crash(self, fault: BaseException) -> None:
+        """End the worker, with status 1."""
+        await self._reader.crash(fault)
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Stop the intake, and let what was taken in finish; the rest is given up unfinished."""
+        CONSUMER.set(self.name)
+        self._reader.stop_flow()
+        self.app.flow_control.suspend()
+        self.app.flow_control.clear()
+        await self.relay.give_back(drain_seconds=grace_seconds, attempt_seconds=0.0)
+
+    async def commit(self) -> None:
+        """Commit everything that is finished, for the last time."""
+        CONSUMER.set(self.name)
+        if self.book is not None:
+            await self.book.close()
+        await self._reader.commit_for_good()
+        for watch in self._watches:
+            watch.cancel()
+
+    async def stop(self) -> None:
+        """Leave the group, and close everything."""
+        CONSUMER.set(self.name)
+        await self.app.stop()
+        if isinstance(self._target, HttpLogger):
+            await self._target.stop()
+        else:
+            self._target.stop()
+        if self.lookup is not None:
+            await self.lookup.close()
+
+    def _watch(self, work: Coroutine[Any, Any, None]) -> None:
+        self._watches.append(asyncio.create_task(work))
+
+    # --- between the reader and the relay -------------------------------------------------------
+
+    async def take(self, record: Record) -> None:
+        """Take a record in for delivery; waits while there is no room or no table yet."""
+        book = self.book
+        if book is not None and not book.ready and not await book.until_ready():
+            return  # its partition leaves, and is read again
+        if self._reader.claim(record) and not await self.relay.take(record):
+            self._reader.leave(record)
+
+    def _on_finished(self, record: Record, outcome: Outcome) -> None:
+        if self.book is None:
+            self._reader.finished(record)
+        else:
+            self.book.finished(record, outcome)
+
+    def _is_delivered(self, record: Record, order_id: OrderId | None) -> bool:
+        return self.book is not None and self.book.is_delivered(record, order_id)
+
+    async def leaving(self) -> None:
+        """See ``Deliveries``: attempts may end, waits are given up."""
+        CONSUMER.set(self.name)
+        attempt_seconds = min(
+            self.settings.external_logger_timeout_seconds + 1.0, MAX_REBALANCE_DRAIN_SECONDS
+        )
+        self.health.assigned_partitions = 0
+        await self.relay.give_back(drain_seconds=0.0, attempt_seconds=attempt_seconds)
+        if self.book is not None:
+            await self.book.leaving()
+
+    def arriving(self, partitions: Collection[int]) -> None:
+        """See ``Deliveries``."""
+        CONSUMER.set(self.name)
+        self.health.assigned_partitions = len(partitions)
+        if self.book is not None:
+            self.book.arriving(partitions)
+        self.relay.resume()
+
+    def forget_left(self, topic: str, partition: int, *, before: int | None = None) -> list[int]:
+        """See ``Deliveries``."""
+        return self.relay.left.forget(topic, partition, before=before)
+
+    def deleted(self, records: int) -> None:
+        """See ``Deliveries``."""
+        self.metrics.deleted(records)
+
+    # --- what health asks -----------------------------------------------------------------------
+
+    def _breaker_closed(self) -> bool:
+        return self.relay.breaker.closed
+
+    def _dead_lettering(self) -> int:
+        return self.relay.dead_lettering
+
+    def _in_threads(self) -> int:
+        return self._target.in_threads if isinstance(self._target, FunctionHandler) else 0
+
+    def _recovering(self) -> bool:
+        return self.book is not None and self.book.recovering
+
+
+def _target(consumer: ConfiguredConsumer, max_in_flight: int) -> HttpLogger | FunctionHandler:
+    """Make what a consumer delivers to."""
+    settings, handler = consumer.settings, consumer.declaration.handled_by()
+    secrets = settings.secrets
+    if not isinstance(handler, HttpPost):
+        return FunctionHandler(
+            handler,
+            timeout_seconds=settings.external_logger_timeout_seconds,
+            max_in_flight=max_in_flight,
+            redact=lambda text: redact(text, secrets),
+        )
+    token, proxy = settings.external_logger_token, settings.external_logger_proxy
+    return HttpLogger(
+        settings.external_logger_url,
+        timeout_seconds=settings.external_logger_timeout_seconds,
+        connect_timeout_seconds=settings.external_logger_connect_timeout_seconds,
+        max_connections=max_in_flight,
+        content_type=settings.external_logger_content_type,
+        headers=settings.target_headers,
+        signing_keys=settings.signing_keys,
+        token=token.get_secret_value() if token else None,
+        ca_file=settings.external_logger_ca_file,
+        certificate_file=settings.external_logger_cert_file,
+        key_file=settings.external_logger_key_file,
+        proxy=proxy.get_secret_value() if proxy else None,
+        keep_bodies=settings.external_logger_batch_size > 1,
+        redact=lambda text: redact(text, secrets),
+    )
+
+
+def table_folder(settings: Settings) -> Path:
+    """Return where a consumer's deliveries table is on disk, if it is."""
+    return settings.data_dir / settings.deliveries_changelog_topic
+
+
+def prepare_folder(settings: Settings) -> None:
+    """Make the folder that tables are kept in, or end the start with one line."""
+    data_dir = settings.data_dir
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=data_dir):
+            pass
+    except OSError as error:
+        raise SystemExit(
+            f"DATA_DIR={str(data_dir)!r} must be a folder that can be written to: {error.strerror}"
+        ) from None
+
+
+def _in_memory(partition: int) -> PartitionStore:
+    return MemoryStore()
+
+
+def _on_disk(folder: Path, partition: int) -> PartitionStore:
+    from order_relay.deliveries.rocksdb_store import RocksStore  # noqa: PLC0415 - only who wants it loads it
+
+    return RocksStore(folder / str(partition))

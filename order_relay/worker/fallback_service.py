@@ -1,0 +1,194 @@
+"""The producing half as the worker runs it: publisher, fallback table, replay, figures."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from order_relay.errors import RelayError
+from order_relay.fallback.replay import Replay, ReplayProducer
+from order_relay.fallback.retry_schedule import RetrySchedule
+from order_relay.fallback.sql.migrate import Migrated
+from order_relay.fallback.store import FallbackStats, FallbackStore
+from order_relay.monitoring.metrics import Metrics
+from order_relay.publishing.outage_watch import OutageWatch
+from order_relay.publishing.publisher import Publisher
+from order_relay.settings.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+OPEN_RETRY_SECONDS = 5.0
+REFRESH_SECONDS = 15.0
+# Counting a million rows takes a moment; it may take one fiftieth of the time.
+REFRESH_SHARE = 50
+MAX_REFRESH_SECONDS = 60.0
+# Rows on their way are safe in the table, orders of callers who wait are not: they are saved.
+REPLAY_GRACE_SECONDS = 5.0
+PUBLISH_GRACE_SECONDS = 3.0
+
+
+class OpenableStore(FallbackStore, Protocol):
+    """A ``FallbackStore`` that must be opened; see ``FallbackTable``."""
+
+    @property
+    def place(self) -> str:
+        """The database for people to read, without its password."""
+
+    async def open(self) -> Migrated:
+        """See ``FallbackTable.open``."""
+
+    async def check_writes(self) -> None:
+        """See ``FallbackTable.check_writes``."""
+
+
+class Fallback:
+    """Publishes, keeps what Kafka refuses, and publishes that later.
+
+    Deliveries do not depend on the database: while it cannot be used, this says so once, tries
+    on in the background, and what Kafka refuses is refused.
+
+    Attributes:
+        store: The fallback table.
+        publisher: For every way in.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: OpenableStore,
+        producer: ReplayProducer,
+        metrics: Metrics,
+        *,
+        open_retry_seconds: float = OPEN_RETRY_SECONDS,
+        refresh_seconds: float = REFRESH_SECONDS,
+    ) -> None:
+        """Prepare; nothing is started or connected. ``producer`` is the caller's."""
+        self.store = store
+        self.publisher = Publisher(
+            producer,
+            store,
+            settings.order_paid_topic,
+            max_retry=settings.fallback_max_retry,
+            observer=metrics,
+            outage=lambda: self._outage.reason,
+        )
+        # Those who wait when Kafka goes are not left to wait for its delivery time-out either.
+        self._outage = OutageWatch(producer, on_outage=self.publisher.save_waiting)
+        self._replay = Replay(
+            store,
+            producer,
+            schedule=RetrySchedule(settings.fallback_backoff_base_seconds),
+            interval_seconds=settings.fallback_replay_interval_seconds,
+            stats_interval_seconds=settings.fallback_stats_interval_seconds,
+            retention_days=settings.fallback_retention_days,
+            observer=metrics,
+        )
+        self._metrics = metrics
+        self._open_retry_seconds = open_retry_seconds
+        self._refresh_seconds = refresh_seconds
+        self._opened = asyncio.Event()
+        self._problem = ""
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Open the table in the background, keep its figures true, and watch for outages."""
+        self._tasks = [
+            asyncio.create_task(self._run()),
+            asyncio.create_task(self._outage.run()),
+        ]
+
+    def producer_started(self) -> None:
+        """The producer has been started: until then it was as if Kafka could not be reached."""
+        self._outage.ask_now()
+
+    async def replay_until_stopped(self) -> None:
+        """Publish rows whenever they are due, until ``stop_replay``; never raises."""
+        await self._opened.wait()
+        await self._replay.run()
+
+    async def stop_replay(self, grace_seconds: float) -> None:
+        """Claim no more rows; those on their way get the grace, but no more than a few seconds."""
+        await self._replay.stop(min(grace_seconds, REPLAY_GRACE_SECONDS))
+
+    async def stop_publishing(self, grace_seconds: float) -> None:
+        """Let publishes under way end; those that Kafka does not answer in time are saved.
+
+        What still comes in is saved without asking Kafka, until ``close``.
+        """
+        await self.publisher.close(min(grace_seconds, PUBLISH_GRACE_SECONDS))
+
+    async def close(self) -> None:
+        """Let go of the database. May be called twice, and without ``start``."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await self.store.close()
+        except RelayError as error:
+            logger.warning("The database was not closed in good order: %s", error)
+
+    # --- in the background ----------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        await self._until_it_works(self._open, self._open_retry_seconds)
+        self._opened.set()
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            await self._refresh()
+            took = loop.time() - started
+            pause = min(took * REFRESH_SHARE, MAX_REFRESH_SECONDS)
+            await asyncio.sleep(max(self._refresh_seconds, pause))
+
+    async def _open(self) -> None:
+        migrated = await self.store.open()
+        if migrated.before == migrated.after:
+            logger.info("Fallback table opened at %s", self.store.place)
+        else:
+            logger.info(
+                "Fallback table opened at %s, migrated from %s to revision %s",
+                self.store.place,
+                migrated.before or "nothing",
+                migrated.after,
+            )
+
+    async def _until_it_works(self, work: Callable[[], Awaitable[None]], pause: float) -> None:
+        said = ""
+        while True:
+            try:
+                await work()
+            except RelayError as error:
+                problem = str(error)
+            except Exception as error:
+                # A driver may raise what nobody foresaw; deliveries go on.
+                logger.debug("The fallback table was not opened", exc_info=True)
+                problem = repr(error)
+            else:
+                return
+            if problem != said:
+                logger.error(
+                    "Fallback table unusable at DATABASE_URL=%s: %s; deliveries go on, what Kafka "
+                    "refuses cannot be saved; trying on until it works",
+                    self.store.place,
+                    problem,
+                )
+            said = problem
+            await asyncio.sleep(pause)
+
+    async def _refresh(self) -> None:
+        stats: FallbackStats | None = None
+        problem = ""
+        try:
+            stats = await self.store.stats()
+            await self.store.check_writes()
+        except RelayError as error:
+            problem = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever a driver raises, the next round asks anew
+            problem = repr(error)
+        if problem and problem != self._problem:
+            logger.warning("Fallback table takes no rows: %s", problem)
+        self._problem = problem
+        self._metrics.counted(stats, works=not problem)
