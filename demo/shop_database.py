@@ -19,8 +19,9 @@ from order_relay.fallback.sql.engine import translated
 from order_relay.fallback.sql.migrate import migrate
 from order_relay.fallback.sql.schema import fallback_message, headers_from_text, insert_values
 from order_relay.fallback.sql.store import SqlFallbackStore
-from order_relay.fallback.store import EVENT_ID_HEADER, NewMessage, Status
+from order_relay.fallback.store import NewMessage, Status
 from order_relay.kafka.producer import KafkaProducer
+from order_relay.model.headers import EVENT_ID_HEADER
 from order_relay.publishing.outbox import Outbox
 from order_relay.settings.settings import Settings
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from order_relay.dead_letters.letter import Letter
-from order_relay.fallback.sql.schema import to_text
+from order_relay.model.byte_text import to_text
 
 _SPAN = re.compile(r"(\d{1,6})(s|m|min|h|d|w)", re.ASCII)
 _UNITS = {

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 import msgspec
 
 from order_relay.delivery.dead_letters import CONSUMER_HEADER
-from order_relay.fallback.sql.schema import to_text
+from order_relay.model.byte_text import to_text
 from order_relay.model.events import without_lone_surrogates
-from order_relay.model.record import EVENT_ID_HEADER
+from order_relay.model.headers import EVENT_ID_HEADER
 
 Headers = tuple[tuple[str, bytes | None], ...]
 

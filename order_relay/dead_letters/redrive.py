@@ -13,7 +13,8 @@ from typing import Protocol
 from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.redriven import Commit, RedriveProgress
 from order_relay.errors import PublishRefused, RecordTooLarge, RelayError
-from order_relay.kafka.producer import Acknowledged, Headers
+from order_relay.kafka.producer import Acknowledged
+from order_relay.model.headers import Headers
 
 BATCH = 200
 NO_ROOM = (

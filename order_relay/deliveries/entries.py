@@ -7,8 +7,9 @@ from typing import Literal
 import msgspec
 
 from order_relay.delivery.outcome import Outcome
+from order_relay.model.headers import EVENT_ID_HEADER
 from order_relay.model.order_paid import OrderId
-from order_relay.model.record import EVENT_ID_HEADER, Record
+from order_relay.model.record import Record
 
 # An order has one event, so there is hardly ever an earlier one.
 MAX_EARLIER_EVENT_IDS = 32

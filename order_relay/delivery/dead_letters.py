@@ -14,7 +14,8 @@ from typing import Protocol
 
 from order_relay.delivery.answer import Answer
 from order_relay.errors import InvalidEvent
-from order_relay.model.record import EVENT_ID_HEADER, Record
+from order_relay.model.headers import EVENT_ID_HEADER
+from order_relay.model.record import Record
 
 Headers = list[tuple[str, bytes | None]]
 

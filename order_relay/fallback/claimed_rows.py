@@ -25,9 +25,8 @@ from order_relay.fallback.store import (
     Release,
     Retry,
 )
-from order_relay.kafka.producer import Acknowledged
+from order_relay.kafka.producer import Acknowledged, RecordProducer
 from order_relay.kafka.reachability import Reachability
-from order_relay.publishing.publisher import EventProducer
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ class Batch:
         self,
         claim: Claim,
         store: FallbackStore,
-        producer: EventProducer,
+        producer: RecordProducer,
         schedule: RetrySchedule,
         *,
         reachability: Reachability,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 
-from order_relay.fallback.store import EVENT_ID_HEADER, FallbackRow, Header
+from order_relay.fallback.store import FallbackRow
+from order_relay.model.headers import EVENT_ID_HEADER, Header
 
 _NAMESPACE = uuid.UUID("8f1d2f0e-3a5e-4d0c-9b55-0d5f2c1b7a6e")
 

@@ -14,9 +14,9 @@ from order_relay.fallback.claimed_rows import Batch, Sweep, end_tasks
 from order_relay.fallback.observer import PublishObserver, Unobserved
 from order_relay.fallback.retry_schedule import RetrySchedule
 from order_relay.fallback.store import FallbackStats, FallbackStore, Position
+from order_relay.kafka.producer import RecordProducer
 from order_relay.kafka.reachability import Reachability
 from order_relay.logs.log_line import LogLine
-from order_relay.publishing.publisher import EventProducer
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ PURGE_BATCH = 1000
 PURGE_INTERVAL_SECONDS = 60.0
 
 
-class ReplayProducer(EventProducer, Protocol):
+class ReplayProducer(RecordProducer, Protocol):
     """The part of ``KafkaProducer`` that replay needs."""
 
     async def ping(self, timeout_seconds: float = 5.0) -> None:

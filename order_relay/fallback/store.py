@@ -12,23 +12,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
-EVENT_ID_HEADER = "event-id"
+from order_relay.model.headers import Header
+
 # How far ahead of now a row may have been written; more shows that the clock was set back.
 CLOCK_SECONDS = 60.0
-
-# Name and value; a value may be null, a name may come twice.
-Header: TypeAlias = tuple[str, bytes | None]
-
-
-def name_problem(name: str) -> str:
-    """Return why a header cannot have this name; empty if it can."""
-    if "\0" in name:
-        return f"the header {name!a} has a zero character in its name"
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return f"the header {name!a} has a lone surrogate in its name"
-    return ""
 
 
 class Status(StrEnum):

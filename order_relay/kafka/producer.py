@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -24,14 +24,13 @@ from order_relay.errors import (
     PublishRefused,
     RecordTooLarge,
 )
-from order_relay.fallback.store import name_problem
 from order_relay.kafka.access_tokens import access_tokens
 from order_relay.kafka.client_config import client_config
+from order_relay.model.headers import Headers, name_problem
 from order_relay.settings.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Headers = Sequence[tuple[str, bytes | None]]
 
 # Above any broker's usual limit, so that the broker and its topics decide what is too large.
 MAX_MESSAGE_BYTES = 100_000_000
@@ -84,6 +83,22 @@ def producer_config(settings: Settings) -> dict[str, Any]:
         # The same hash as the Java clients, so that a key lands where Java would put it.
         "partitioner": "murmur2_random",
     }
+
+
+class RecordProducer(Protocol):
+    """What publishing and replay need of ``KafkaProducer``."""
+
+    async def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> Acknowledged:
+        """See ``KafkaProducer.send``."""
 
 
 class KafkaProducer:

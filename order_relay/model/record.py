@@ -8,7 +8,8 @@ from urllib.parse import quote_from_bytes
 
 import msgspec
 
-EVENT_ID_HEADER = "event-id"
+from order_relay.model.headers import EVENT_ID_HEADER
+
 # Visible ASCII but for "%", and short enough for every HTTP server's header limit.
 _PLAIN_ID = re.compile(rb"[!-$&-~]{1,256}")
 # Of an id that we make, after the topic's name; "@" and a time: as the table of deliveries has it.

@@ -21,7 +21,6 @@ from order_relay.delivery.target_health import Target
 from order_relay.fallback.store import FallbackStats
 from order_relay.monitoring.loop_metrics import LoopCounter, LoopHistogram
 from order_relay.monitoring.target_figures import TargetCollector
-from order_relay.web.connections import CLOSED_REASONS
 
 PREFIX = "order_relay"
 CONSUMER = "consumer"
@@ -42,6 +41,8 @@ DEAD_LETTER_REASONS = (
 )
 OUTCOMES = ("delivered", "dead_lettered", "duplicate", "skipped", "abandoned")
 _DELIVERED, _DEAD_LETTERED, _DUPLICATE, _SKIPPED, _ABANDONED = ((outcome,) for outcome in OUTCOMES)
+# Why the web server closed a connection.
+CLOSED_REASONS = ("silent", "crowded")
 # Every result of an attempt (``Verdict``), and the status classes it comes with.
 ATTEMPT_RESULTS = {
     "success": ("2xx", "function"),

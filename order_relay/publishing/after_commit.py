@@ -13,8 +13,8 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from order_relay.fallback.store import Header
 from order_relay.logs.log_line import LogLine
+from order_relay.model.headers import Header
 from order_relay.model.trace_context import trace_id
 from order_relay.publishing.commit_hook import AnySession, when_committed
 from order_relay.publishing.message import OrderEvent, order_event

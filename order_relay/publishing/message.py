@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from order_relay.errors import InvalidEvent
-from order_relay.fallback.store import EVENT_ID_HEADER, Header, name_problem
 from order_relay.model.events import decode_order_paid
+from order_relay.model.headers import EVENT_ID_HEADER, Header, name_problem
 
 MAX_EVENT_ID_LENGTH = 255
 

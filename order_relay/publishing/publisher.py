@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from order_relay.errors import (
     InvalidEvent,
@@ -15,9 +15,10 @@ from order_relay.errors import (
     RecordTooLarge,
 )
 from order_relay.fallback.observer import PublishObserver, Unobserved
-from order_relay.fallback.store import FallbackStore, Header, NewMessage
-from order_relay.kafka.producer import Acknowledged, Headers
+from order_relay.fallback.store import FallbackStore, NewMessage
+from order_relay.kafka.producer import Acknowledged, RecordProducer
 from order_relay.logs.log_line import LogLine
+from order_relay.model.headers import Header
 from order_relay.model.trace_context import trace_id
 from order_relay.publishing.message import order_event
 
@@ -55,22 +56,6 @@ class Saved:
 Outcome: TypeAlias = Published | Saved
 
 
-class EventProducer(Protocol):
-    """The part of ``KafkaProducer`` that publishing needs."""
-
-    async def send(
-        self,
-        topic: str,
-        *,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers = (),
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-    ) -> Acknowledged:
-        """See ``KafkaProducer.send``."""
-
-
 class Publisher:
     """Publishes ORDER_PAID events. Safe to use from many tasks of one loop.
 
@@ -79,7 +64,7 @@ class Publisher:
 
     def __init__(
         self,
-        producer: EventProducer,
+        producer: RecordProducer,
         store: FallbackStore,
         topic: str,
         *,

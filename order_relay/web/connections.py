@@ -19,8 +19,6 @@ from order_relay.logs.log_line import LogLine
 
 logger = logging.getLogger(__name__)
 
-CLOSED_REASONS = ("silent", "crowded")
-
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:

@@ -18,8 +18,8 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from order_relay.errors import InvalidEvent, PublishFailed, RecordTooLarge
-from order_relay.fallback.store import EVENT_ID_HEADER, Header
 from order_relay.logs.log_line import LogLine
+from order_relay.model.headers import EVENT_ID_HEADER, Header
 from order_relay.model.trace_context import TRACEPARENT, TRACESTATE, of_request
 from order_relay.publishing.publisher import Outcome, Published, Publisher
 from order_relay.web.access import Access

@@ -78,8 +78,12 @@ async def test_batches_under_a_limit_with_guilty_ones_and_a_kill(
         wanted = {*range(1, 3001), 9_000} - {guilty, hopeless}
         await eventually(lambda: accepted.keys() == wanted, 120, lambda: f"{len(accepted)}")
         await eventually(stage.all_committed, 60, "everything is committed")
-    letters = [json.loads(letter.value or b"") for letter in await stage.dead_letters()]
-    assert sorted(letter["orderId"] for letter in letters) == [guilty, hopeless]
+    letters = Counter(
+        json.loads(letter.value or b"")["orderId"] for letter in await stage.dead_letters()
+    )
+    assert letters.keys() == {guilty, hopeless}
+    # Once more where the kill came between a letter's acknowledgement and the commit.
+    assert letters.total() <= 3
     assert max(len(orders_of(request)) for request in sink.requests) == SIZE
     assert all(ids == sorted(ids) for ids in order_of_key.values())
     refused = sum(r.answer is not None and r.answer.status == 429 for r in sink.requests)

@@ -35,8 +35,9 @@ from demo.worker_process import check_web_port
 from order_relay.errors import DatabaseUnavailable
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.store import SqlFallbackStore
-from order_relay.fallback.store import EVENT_ID_HEADER, NewMessage
-from order_relay.kafka.producer import Headers, KafkaProducer
+from order_relay.fallback.store import NewMessage
+from order_relay.kafka.producer import KafkaProducer
+from order_relay.model.headers import EVENT_ID_HEADER, Headers
 from order_relay.settings.settings import Settings
 from tests.support.kafka.ports import free_ports
 from tests.support.waiting import eventually

@@ -20,7 +20,8 @@ from unittest.mock import patch
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from order_relay.kafka.producer import Acknowledged, Headers, KafkaProducer
+from order_relay.kafka.producer import Acknowledged, KafkaProducer
+from order_relay.model.headers import Headers
 from order_relay.publishing.after_commit import PendingPublish
 from order_relay.publishing.order_events import open_order_events
 from order_relay.publishing.publisher import Published, Saved

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from order_relay.errors import KafkaUnavailable, PublishRefused
-from order_relay.fallback.store import Header, NewMessage
+from order_relay.fallback.store import NewMessage
 from order_relay.kafka.producer import Acknowledged
+from order_relay.model.headers import Header
 from tests.support.virtual_time import VirtualTimeLoop
 
 START = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)

@@ -12,7 +12,8 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from order_relay.errors import PublishRefused
-from order_relay.kafka.producer import Acknowledged, Headers
+from order_relay.kafka.producer import Acknowledged
+from order_relay.model.headers import Headers
 from order_relay.monitoring.health import Health
 from order_relay.monitoring.metrics import Metrics
 from order_relay.publishing.publisher import Publisher

@@ -22,7 +22,8 @@ from order_relay.dead_letters.redrive import BATCH, NO_ROOM, LetterResult, Redri
 from order_relay.dead_letters.redriven import Commit, Redriven, RedriveProgress
 from order_relay.dead_letters.topic_reader import Extent, TopicLog
 from order_relay.errors import PublishRefused, RecordTooLarge, TopicUnusable
-from order_relay.kafka.producer import Acknowledged, Headers
+from order_relay.kafka.producer import Acknowledged
+from order_relay.model.headers import Headers
 from order_relay.settings.settings import Settings
 
 

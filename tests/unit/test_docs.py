@@ -19,6 +19,7 @@ from order_relay.cli.command import RelayCommand
 from order_relay.delivery.answer import STATUS_CLASSES
 from order_relay.monitoring.metrics import (
     ATTEMPT_RESULTS,
+    CLOSED_REASONS,
     DEAD_LETTER_REASONS,
     PREFIX,
     PUBLISH_RESULTS,
@@ -28,7 +29,6 @@ from order_relay.monitoring.metrics import (
 from order_relay.monitoring.target_figures import STATES
 from order_relay.settings.consumers import HTTP_OPTIONS, OPTIONS, find_consumers
 from order_relay.settings.settings import Settings
-from order_relay.web.connections import CLOSED_REASONS
 from order_relay.worker.app import SHUTDOWN_TAIL_SECONDS
 from tests.support.alert_rules import rules
 from tests.support.dashboard_panels import boards

@@ -12,11 +12,11 @@ from order_relay.delivery.retry import Verdict, judge
 from order_relay.delivery.target_health import Target, TargetState
 from order_relay.monitoring.metrics import (
     ATTEMPT_RESULTS,
+    CLOSED_REASONS,
     DEAD_LETTER_REASONS,
     ConsumerMetrics,
     Metrics,
 )
-from order_relay.web.connections import CLOSED_REASONS
 from tests.support.targets import target
 
 # Names, kinds and labels of the design, of its delivering half; each has the label "consumer", too.

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from order_relay.cli.output import make_table, moment, plain
 from order_relay.dead_letters.letter import Letter, header_value
-from order_relay.fallback.sql.schema import to_text
+from order_relay.model.byte_text import to_text
 
 OPEN = "open"
 REDRIVEN = "redriven"

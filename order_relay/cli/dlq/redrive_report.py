@@ -21,7 +21,7 @@ from order_relay.cli.output import (
 )
 from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.redrive import LetterResult, Result
-from order_relay.fallback.sql.schema import to_text
+from order_relay.model.byte_text import to_text
 
 SHOWN = 20
 # From so many letters on there is a progress bar.

@@ -7,8 +7,8 @@ from typing import Any
 from rich.table import Table
 
 from order_relay.cli.output import age, make_table, moment, plain
-from order_relay.fallback.sql.schema import to_text
 from order_relay.fallback.store import FallbackRow, Status
+from order_relay.model.byte_text import to_text
 
 ERROR_LENGTH = 200
 

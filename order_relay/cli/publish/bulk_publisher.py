@@ -19,8 +19,9 @@ from order_relay.errors import (
 )
 from order_relay.fallback.replay import ReplayProducer
 from order_relay.fallback.store import FallbackStore
-from order_relay.kafka.producer import Acknowledged, Headers
+from order_relay.kafka.producer import Acknowledged
 from order_relay.model.events import decode_order_paid
+from order_relay.model.headers import Headers
 from order_relay.publishing.publisher import Published, Publisher, Saved
 
 MAX_IN_FLIGHT = 500

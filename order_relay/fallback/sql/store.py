@@ -21,12 +21,10 @@ from order_relay.fallback.sql.engine import OPENED_FILE, make_engine, translated
 from order_relay.fallback.sql.schema import (
     TABLE_NAME,
     UtcDateTime,
-    clean_text,
     fallback_message,
     insert_values,
     row_from,
     sqlite_time,
-    to_text,
 )
 from order_relay.fallback.sql.statements import (
     LARGE_IDS,
@@ -56,6 +54,7 @@ from order_relay.fallback.store import (
     Status,
 )
 from order_relay.logs.log_line import LogLine
+from order_relay.model.byte_text import clean_text, to_text
 
 logger = logging.getLogger(__name__)
 

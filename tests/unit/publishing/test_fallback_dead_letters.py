@@ -12,7 +12,8 @@ from order_relay.errors import DatabaseUnavailable, KafkaUnavailable, PublishRef
 from order_relay.fallback.dead_letters import FallbackDeadLetters
 from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.kafka.dead_letter_topic import DeadLetterTopic
-from order_relay.kafka.producer import Acknowledged, Headers, KafkaProducer
+from order_relay.kafka.producer import Acknowledged, KafkaProducer
+from order_relay.model.headers import Headers
 from order_relay.model.record import Record
 
 LETTER = DeadLetter(

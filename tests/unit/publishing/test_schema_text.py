@@ -4,13 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from order_relay.fallback.sql.schema import (
-    clean_text,
-    from_text,
-    headers_from_text,
-    headers_to_text,
-    to_text,
-)
+from order_relay.fallback.sql.schema import headers_from_text, headers_to_text
+from order_relay.model.byte_text import clean_text, from_text, to_text
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 headers = st.lists(st.tuples(names, st.none() | st.binary())).map(tuple)
