@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from order_relay.worker.app import RelayApp
+    from order_relay.worker.relay_app import RelayApp
 
 
 def register(app: RelayApp) -> None:

@@ -40,7 +40,7 @@ from order_relay.kafka.client_config import client_config
 from order_relay.kafka.producer import KafkaProducer, producer_config
 from order_relay.model.record import Record
 from order_relay.settings.settings import load_settings
-from order_relay.worker.app import GC_THRESHOLDS
+from order_relay.worker.relay_app import GC_THRESHOLDS
 
 PARTITIONS = 4  # of a topic on the embedded cluster
 A_SECOND = 8_000

@@ -14,8 +14,8 @@ from order_relay.model.order_paid import OrderId
 from order_relay.worker.consumer_runtime import table_folder
 
 if TYPE_CHECKING:
-    from order_relay.worker.app import RelayApp
     from order_relay.worker.consumer_runtime import ConsumerRuntime
+    from order_relay.worker.relay_app import RelayApp
 
 NAME = "deliveries"
 

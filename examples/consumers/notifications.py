@@ -11,7 +11,7 @@ from aiohttp import ClientSession, ClientTimeout
 from order_relay import Consumer, Delivery, OrderPaid, Reject, RetryLater, Unavailable
 
 if TYPE_CHECKING:
-    from order_relay.worker.app import RelayApp
+    from order_relay.worker.relay_app import RelayApp
 
 notifications = Consumer(
     "notifications", topic="order-paid-events", group="notifications-group", max_in_flight=32

@@ -1,18 +1,10 @@
-"""The consumers of a worker: found in their files, and put together with their settings."""
+"""The settings of consumers: variables, what a consumer's file says, defaults."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import pkgutil
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pydantic import ValidationError, create_model
@@ -77,85 +69,6 @@ class ConfiguredConsumer:
         if isinstance(handler, HttpPost):
             return self.settings.external_logger_url.partition("?")[0]
         return str(getattr(handler, "__qualname__", type(handler).__qualname__))
-
-
-# --- files ------------------------------------------------------------------------------------
-
-
-def import_modules(package: str, folders: str | None = None) -> list[ModuleType]:
-    """Import every module of a package, and every Python file of these folders.
-
-    Raises:
-        InvalidConsumer: One cannot be imported, or a folder does not exist; one line.
-    """
-    imported = []
-    found = importlib.import_module(package)
-    for module in pkgutil.iter_modules(found.__path__, f"{package}."):
-        place = f"{module.name.replace('.', '/')}.py"
-        imported.append(_imported(place, partial(importlib.import_module, module.name)))
-    for folder in folders.split(",") if folders else ():
-        path = Path(folder.strip())
-        if not path.is_dir():
-            raise InvalidConsumer(f"CONSUMER_FOLDERS={folder.strip()!r} must be a folder")
-        files = [file for file in sorted(path.glob("*.py")) if not file.name.startswith("_")]
-        imported += [_imported(str(file), partial(_import_file, file)) for file in files]
-    return imported
-
-
-def _import_file(file: Path) -> ModuleType:
-    name = f"order_relay_consumers.{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"no Python file: {file}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _imported(place: str, work: Callable[[], ModuleType]) -> ModuleType:
-    try:
-        return work()
-    except InvalidConsumer as error:
-        raise InvalidConsumer(f"{place}: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise InvalidConsumer(f"{place} cannot be imported: {_described(error, place)}") from error
-
-
-def _described(error: BaseException, place: str) -> str:
-    text = " ".join(str(error).split())
-    line = next(
-        (
-            frame.lineno
-            for frame in reversed(traceback.extract_tb(error.__traceback__))
-            if frame.filename.endswith(place)
-        ),
-        None,
-    )
-    where = f" (line {line})" if line is not None and not isinstance(error, SyntaxError) else ""
-    return f"{type(error).__name__}: {text}{where}"
-
-
-def find_consumers(modules: Sequence[ModuleType]) -> list[Consumer]:
-    """Return the consumers that these modules declare, ``order_logging`` first, then by name.
-
-    Raises:
-        InvalidConsumer: Two have one name, or one has no handler.
-    """
-    found: dict[str, tuple[Consumer, str]] = {}
-    for module in modules:
-        for value in vars(module).values():
-            if not isinstance(value, Consumer):
-                continue
-            known, where = found.setdefault(value.name, (value, module.__name__))
-            if known is not value:
-                raise InvalidConsumer(
-                    f"consumer {value.name} is declared twice, in {where} and in "
-                    f"{module.__name__}: names must differ"
-                )
-            value.handled_by()
-    consumers = [consumer for consumer, _ in found.values()]
-    return sorted(consumers, key=lambda one: (one.name != ORDER_LOGGING, one.name))
 
 
 # --- settings ---------------------------------------------------------------------------------

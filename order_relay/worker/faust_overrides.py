@@ -49,7 +49,7 @@ class RelayMonitor(PrometheusMonitor):
 
 
 class FaustSettings(faust.Settings):
-    """Faust's settings as ``create_app`` gives them.
+    """Faust's settings as ``make_app`` gives them.
 
     Faust would let the environment override each of them: a stray CONSUMER_AUTO_OFFSET_RESET or
     BROKER_URL would change what is delivered, and from where.

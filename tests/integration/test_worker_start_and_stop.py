@@ -10,7 +10,7 @@ import pytest
 from order_relay import Consumer, Delivery, OrderPaid
 from order_relay.settings.consumers import configure
 from order_relay.settings.settings import Settings
-from order_relay.worker.app import RelayApp, create_app
+from order_relay.worker.relay_app import RelayApp, make_app
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import free_ports
 from tests.support.waiting import eventually
@@ -52,7 +52,7 @@ async def application(
     settings = stage.settings(
         web_port=free_ports(1)[0], database_url=f"sqlite+aiosqlite:///{tmp_path}/relay.db"
     )
-    app = create_app(settings)
+    app = make_app(settings)
     consumers = configure(
         [
             Consumer(

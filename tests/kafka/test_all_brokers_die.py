@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from order_relay.fallback.sql.migrate import migrate
-from order_relay.worker.app import SHUTDOWN_TAIL_SECONDS
+from order_relay.worker.relay_app import SHUTDOWN_TAIL_SECONDS
 from tests.kafka.publish_scene import (
     DELIVERY_TIMEOUT_SECONDS,
     Place,

@@ -12,15 +12,15 @@ from order_relay import Consumer
 from order_relay.kafka.topics import Topics
 from order_relay.settings.consumers import configure
 from order_relay.settings.settings import Settings
-from order_relay.worker.app import create_app
 from order_relay.worker.consumer_app import ConsumerApp, consumer_app
 from order_relay.worker.consumer_runtime import ConsumerRuntime
+from order_relay.worker.relay_app import make_app
 
 
 @contextmanager
 def runtime(settings: Settings, consumer: Consumer = order_logging) -> Iterator[ConsumerRuntime]:
     """Make one; within a running loop."""
-    app = create_app(settings)
+    app = make_app(settings)
     (configured,) = configure([consumer], settings)
     made = ConsumerRuntime(
         configured,

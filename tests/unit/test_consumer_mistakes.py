@@ -15,7 +15,7 @@ ROOT = Path(app.__file__).parents[1]
 STARTS = """
 import json, os, sys
 import app
-import order_relay.worker.app, order_relay.cli
+import order_relay.worker.relay_app, order_relay.cli
 for case, environment in json.loads(sys.argv[1]).items():
     if (child := os.fork()) == 0:
         os.chdir(case)

@@ -12,14 +12,9 @@ import pytest
 
 from agents.order_logging import order_logging
 from order_relay import Consumer, Delivery, HttpPost, InvalidConsumer
-from order_relay.settings.consumers import (
-    ConfiguredConsumer,
-    choose,
-    configure,
-    find_consumers,
-    import_modules,
-)
+from order_relay.settings.consumers import ConfiguredConsumer, choose, configure
 from order_relay.settings.settings import load_settings
+from order_relay.worker.discovery import find_consumers, import_modules
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("empty_environment")
@@ -142,7 +137,7 @@ def test_a_file_that_does_not_import(source: str, said: str, tmp_path: Path) -> 
     """One line that names the file, the error and the line; nothing starts without it."""
     (tmp_path / "broken.py").write_text(source)
     with pytest.raises(InvalidConsumer, match=said) as raised:
-        import_modules("agents", str(tmp_path))
+        import_modules(["agents"], str(tmp_path))
     assert str(tmp_path / "broken.py") in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -155,12 +150,12 @@ def test_files_of_folders(tmp_path: Path) -> None:
     )
     (tmp_path / "_helper.py").write_text("1 / 0")
     try:
-        found = find_consumers(import_modules("agents", f"{tmp_path}"))
+        found = find_consumers(import_modules(["agents"], f"{tmp_path}"))
     finally:
         sys.modules.pop("order_relay_consumers.extra", None)
     assert [one.name for one in found] == ["order_logging", "extra"]
     with pytest.raises(InvalidConsumer, match="CONSUMER_FOLDERS='/nowhere' must be a folder"):
-        import_modules("agents", "/nowhere")
+        import_modules(["agents"], "/nowhere")
 
 
 # --- settings ---------------------------------------------------------------------------------

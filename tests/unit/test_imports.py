@@ -150,7 +150,7 @@ def test_delivery_and_publishing_know_nothing_of_each_other(tmp_path: Path) -> N
 def test_importing_the_app_reads_and_starts_nothing(tmp_path: Path) -> None:
     """A wrong setting is no matter until the application is asked for; no folder is made."""
     result = _python(
-        "import threading, app, order_relay.worker.app; assert threading.active_count() == 1",
+        "import threading, app, order_relay.worker.relay_app; assert threading.active_count() == 1",
         tmp_path,
         MAX_IN_FLIGHT="0",
     )

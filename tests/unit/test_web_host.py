@@ -6,7 +6,7 @@ import pytest
 
 from order_relay.errors import InvalidSettings
 from order_relay.settings.settings import load_settings
-from order_relay.worker.app import create_app
+from order_relay.worker.relay_app import make_app
 
 pytestmark = pytest.mark.usefixtures("empty_environment")
 
@@ -31,7 +31,7 @@ def test_every_address_makes_an_application(host: str, in_a_url: str) -> None:
 
     other = socket.gethostname() if every else in_a_url
     assert str(settings.own_url) == f"http://{other}:6066"
-    assert str(create_app(settings).conf.canonical_url) == f"http://{in_a_url}:6066"
+    assert str(make_app(settings).conf.canonical_url) == f"http://{in_a_url}:6066"
 
 
 @pytest.mark.parametrize("host", ["::0", "0:0:0:0:0:0:0:0"])

@@ -23,14 +23,16 @@ from order_relay.logs.log_line import LogLine
 from order_relay.monitoring.metrics import Metrics
 from order_relay.monitoring.process_metrics import add_process_metrics, watch_event_loop
 from order_relay.monitoring.standstill_watch import StandsStill
-from order_relay.settings.consumers import ConfiguredConsumer
+from order_relay.settings.consumers import ConfiguredConsumer, choose, configure
 from order_relay.settings.settings import Settings as RelaySettings
 from order_relay.web.connections import ConnectionLimits
 from order_relay.web.server import ConsumerPages, WebServer
 from order_relay.worker import file_descriptors
 from order_relay.worker.consumer_runtime import ConsumerRuntime, prepare_folder
+from order_relay.worker.discovery import find_consumers, import_modules
 from order_relay.worker.fallback_service import Fallback
 from order_relay.worker.faust_overrides import FaustSettings, WithoutKafka
+from order_relay.worker.mistakes import mistakes_in_one_line
 from order_relay.worker.shutdown_watch import ShutdownWatch
 from order_relay.worker.web_service import WebService
 
@@ -84,6 +86,22 @@ class RelayApp(faust.App):
         self._runtimes: list[ConsumerRuntime] = []
         self._starting: list[asyncio.Task[None]] = []
         self.web_server(WebService(self._make_web_server))
+
+    def import_consumers(self, *packages: str) -> None:
+        """Import every module of these packages and of CONSUMER_FOLDERS, and run their consumers.
+
+        Where a module has ``register(app)``, it is called.
+
+        Raises:
+            SystemExit: A module, a consumer or a setting is wrong; told in one line.
+        """
+        with mistakes_in_one_line():
+            modules = import_modules(packages, self.settings.consumer_folders)
+            for module in modules:
+                if register := getattr(module, "register", None):
+                    register(self)
+            declared = configure(find_consumers(modules), self.settings)
+            self.run_consumers(choose(declared, self.settings.consumers), declared)
 
     def run_consumers(
         self, consumers: Sequence[ConfiguredConsumer], declared: Sequence[ConfiguredConsumer]
@@ -256,7 +274,7 @@ async def _told(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         logger.exception(LogLine("Task beside the consumers failed, it stays ended", task=name))
 
 
-def create_app(settings: RelaySettings) -> RelayApp:
+def make_app(settings: RelaySettings) -> RelayApp:
     """Make the application, without its consumers; nothing is started or connected."""
     mode.loop.use("uvloop")
     web_host = f"[{settings.web_host}]" if ":" in settings.web_host else settings.web_host
