@@ -34,7 +34,7 @@ from order_relay.deliveries.entries import encode_entry, entry_key, make_entry
 from order_relay.deliveries.recovery import Recovery
 from order_relay.deliveries.rocksdb_store import RocksStore
 from order_relay.deliveries.store import MemoryStore, PartitionStore
-from order_relay.deliveries.table import DeliveryBook
+from order_relay.deliveries.table import DeliveriesTable
 from order_relay.delivery.outcome import Outcome
 from order_relay.kafka.client_config import client_config
 from order_relay.kafka.producer import KafkaProducer, producer_config
@@ -196,7 +196,7 @@ async def _table_run(
     topic = _new_topic()
     producer = KafkaProducer(settings)
     finished: list[Record] = []
-    book = DeliveryBook(
+    book = DeliveriesTable(
         Changelog(producer, topic),
         Recovery(client_config(settings), topic, make_topic=True),
         open_store,

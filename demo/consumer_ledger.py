@@ -80,9 +80,9 @@ class ConsumerLedger:
     def dead_lettered(self, letter: Message) -> None:
         """A record was read from its dead-letter topic."""
         headers = dict(letter.headers() or [])
-        place = [headers.get(f"kafka_dlt-original-{part}") for part in ("partition", "offset")]
+        position = [headers.get(f"kafka_dlt-original-{part}") for part in ("partition", "offset")]
         self._letters += 1
-        self._dead_lettered.add(tuple(place))
+        self._dead_lettered.add(tuple(position))
 
     def received(self, event_id: str) -> None:
         """Its sample service answered 2xx."""

@@ -95,9 +95,9 @@ class TopicReader:
         while time.monotonic() < deadline:
             # The position is negative before the first record of a partition.
             behind = [
-                place
-                for place in consumer.position(partitions)
-                if max(place.offset, 0) < ends[place.partition]
+                position
+                for position in consumer.position(partitions)
+                if max(position.offset, 0) < ends[position.partition]
             ]
             if not behind:
                 return

@@ -20,7 +20,7 @@ from demo.embedded_cluster import SAFE_BACKLOG, EmbeddedCluster
 from demo.kafka_outages import KafkaOutages, OutagePlan
 from demo.logger_script import FAILURES, Kind, LoggerScript, Outages
 from demo.options import ORDER_LOGGING, Options
-from demo.order_shop import OrderBook, OrderShop
+from demo.order_shop import OrderGenerator, OrderShop
 from demo.sample_logger import HOST, SampleLogger
 from demo.saved_rows import SavedRows
 from demo.shop_database import ShopDatabase, database_url
@@ -231,7 +231,7 @@ async def put_up(
             database=database,
             saved=await stack.enter_async_context(SavedRows(database, books.ledger)),
             shop=OrderShop(
-                OrderBook(options.seed),
+                OrderGenerator(options.seed),
                 database,
                 books,
                 rate=options.rate,

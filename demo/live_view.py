@@ -151,7 +151,7 @@ def _parties(now: Snapshot) -> RenderableType:
     table.add_row(
         "Worker",
         f"{formatting.number(metrics.in_flight)} in flight, "
-        f"{formatting.number(metrics.held)} in hand, "
+        f"{formatting.number(metrics.queued)} in hand, "
         f"{formatting.number(metrics.retries)} retried, "
         f"{formatting.number(metrics.published)} replayed",
     )

@@ -38,7 +38,7 @@ class Order:
         return str(self.order_id).encode()
 
 
-class OrderBook:
+class OrderGenerator:
     """Makes up orders; the same seed makes the same ones."""
 
     def __init__(self, seed: int, first_order_id: int = FIRST_ORDER_ID) -> None:
@@ -80,7 +80,7 @@ class OrderBook:
         return Order(str(event_id), order_id, paid_at, value, broken)
 
 
-class Till(Protocol):
+class PaymentGateway(Protocol):
     """Takes payments down; see ``ShopDatabase``."""
 
     async def pay(self, order: Order) -> None:
@@ -91,7 +91,7 @@ class Till(Protocol):
         """
 
 
-class ShopKeeper(Protocol):
+class ShopObserver(Protocol):
     """Hears what happens in the shop. Must neither block nor raise."""
 
     def paid(self, order: Order) -> None:
@@ -106,9 +106,9 @@ class OrderShop:
 
     def __init__(
         self,
-        book: OrderBook,
-        till: Till,
-        keeper: ShopKeeper,
+        book: OrderGenerator,
+        till: PaymentGateway,
+        keeper: ShopObserver,
         *,
         rate: float,
         may_pay: Callable[[], bool] = lambda: True,

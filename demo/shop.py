@@ -16,7 +16,7 @@ from contextlib import suppress
 from demo.errors import CannotRun
 from demo.interruption import Interruption
 from demo.options import LIVE_RATE, OneLineParser, rate
-from demo.order_shop import Order, OrderBook, OrderShop
+from demo.order_shop import Order, OrderGenerator, OrderShop
 from demo.shop_database import ShopDatabase
 from order_relay.errors import InvalidSettings, RelayError
 from order_relay.kafka.producer import KafkaProducer
@@ -74,7 +74,7 @@ async def _sell(settings: Settings, its_rate: float) -> None:
     try:
         await database.open()
         now = int(time.time())
-        book = OrderBook(seed=now, first_order_id=now * _IDS_A_SECOND)
+        book = OrderGenerator(seed=now, first_order_id=now * _IDS_A_SECOND)
         shop = OrderShop(book, database, _Announcer(), rate=its_rate)
         selling = asyncio.create_task(shop.run(None))
         ending = asyncio.create_task(interruption.first.wait())

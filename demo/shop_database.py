@@ -103,7 +103,7 @@ class ShopDatabase:
             raise CannotRun(f"the shop's database cannot be made: {error}") from error
 
     async def pay(self, order: Order) -> None:
-        """Commit the order, and its event with it. See ``Till.pay``."""
+        """Commit the order, and its event with it. See ``PaymentGateway.pay``."""
         async with self._one_at_a_time:
             with translated():
                 async with AsyncSession(self._engine) as session, session.begin():

@@ -20,7 +20,7 @@ _FAUST = re.compile(
 )
 # A log line is a phrase and then key=value pairs; where a record is matters less than its id.
 _PAIR = re.compile(r"\s\w+=")
-_PLACE = re.compile(r"\s(?:topic|partition|offset)=\S+")
+_POSITION = re.compile(r"\s(?:topic|partition|offset)=\S+")
 _EVENT_ID = re.compile(r"(event_id=[0-9a-f]{8})[-0-9a-f]{28}")
 _WORTH_SHOWING = frozenset({"WARNING", "ERROR", "CRITICAL"})
 
@@ -90,7 +90,7 @@ class WorkerLog:
         # A storm of one kind must not hide the others.
         kind = _PAIR.split(text, maxsplit=1)[0]
         before = self._warnings.pop(kind, None)
-        text = _EVENT_ID.sub(r"\1", _PLACE.sub("", text))
+        text = _EVENT_ID.sub(r"\1", _POSITION.sub("", text))
         self._warnings[kind] = Warned(time, text, (before.times if before else 0) + 1)
         if len(self._warnings) > _KEPT_WARNINGS:
             del self._warnings[next(iter(self._warnings))]

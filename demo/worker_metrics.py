@@ -27,7 +27,7 @@ class WorkerMetrics:
     """
 
     in_flight: int | None = None
-    held: int | None = None
+    queued: int | None = None
     retries: int | None = None
     oldest_unfinished_seconds: float | None = None
     breaker: str | None = None
@@ -55,7 +55,7 @@ def parse_metrics(text: str, order_topic: str) -> WorkerMetrics:
                     single[name] = sample.value
         return WorkerMetrics(
             in_flight=_whole(single.get("in_flight")),
-            held=_whole(single.get("held_records")),
+            queued=_whole(single.get("held_records")),
             retries=_whole(single.get("delivery_retries_total", single.get("retries_total"))),
             oldest_unfinished_seconds=single.get("oldest_unfinished_seconds"),
             breaker=_BREAKER.get(int(single.get("breaker_state", -1))),

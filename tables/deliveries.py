@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import faust
 
 from order_relay.deliveries.entries import Entry
-from order_relay.deliveries.table import DeliveryBook
+from order_relay.deliveries.table import DeliveriesTable
 from order_relay.model.order_paid import OrderId
 from order_relay.worker.consumer_runtime import table_folder
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 NAME = "deliveries"
 
 
-class DeliveriesTable(faust.Table[OrderId, Entry]):
+class DeliveriesView(faust.Table[OrderId, Entry]):
     """The table as Faust shows it: its name, its changelog, and entries to read by order id.
 
     Entries are written by deliveries alone. Their changelog and its recovery are not Faust's
     (docs/decisions/0014).
     """
 
-    def __init__(self, app: faust.App, book: DeliveryBook, folder: Path) -> None:
-        """Show the entries of ``book``; ``folder`` is where they are on disk, if they are."""
+    def __init__(self, app: faust.App, deliveries: DeliveriesTable, folder: Path) -> None:
+        """Show the entries of ``deliveries``; ``folder`` is where they are on disk, if they are."""
         super().__init__(app, name=NAME, help="What became of each order.")
-        self._book = book
+        self._book = deliveries
         self._folder = folder
 
     def __getitem__(self, key: OrderId) -> Entry:
@@ -79,6 +79,6 @@ def register(app: RelayApp) -> None:
 
 def show(consumer: ConsumerRuntime) -> None:
     """Show the table of one consumer."""
-    if consumer.book is not None:
+    if consumer.deliveries is not None:
         folder = table_folder(consumer.settings)
-        consumer.app.tables.add(DeliveriesTable(consumer.app, consumer.book, folder))
+        consumer.app.tables.add(DeliveriesView(consumer.app, consumer.deliveries, folder))

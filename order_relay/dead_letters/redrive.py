@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from order_relay.dead_letters.letter import Letter
-from order_relay.dead_letters.redriven import Commit, RedriveProgress
+from order_relay.dead_letters.redriven import RedriveCommit, RedriveProgress
 from order_relay.errors import PublishRefused, RecordTooLarge, RelayError
 from order_relay.kafka.producer import Acknowledged
 from order_relay.model.headers import Headers
@@ -23,7 +23,7 @@ NO_ROOM = (
 )
 
 
-class Result(enum.StrEnum):
+class RedriveResult(enum.StrEnum):
     """What became of a letter."""
 
     REDRIVEN = "redriven"
@@ -46,9 +46,9 @@ class LetterResult:
 
     partition: int
     offset: int
-    result: Result
+    result: RedriveResult
     reason: str = ""
-    place: Acknowledged | None = None
+    position: Acknowledged | None = None
     event_id: bytes = b""
 
 
@@ -85,7 +85,7 @@ class Memory(Protocol):
     busy: asyncio.Lock
     lost: bool
 
-    async def commit(self, partition: int, commit: Commit) -> None:
+    async def commit(self, partition: int, commit: RedriveCommit) -> None:
         """Remember; raises ``RelayError`` if that fails."""
 
 
@@ -152,7 +152,9 @@ class Redrive:
                 if self._stopped.is_set():
                     return
             for offset in sorted(missing):
-                yield LetterResult(partition, offset, Result.FAILED, "it is no longer in the topic")
+                yield LetterResult(
+                    partition, offset, RedriveResult.FAILED, "it is no longer in the topic"
+                )
 
     async def _batches(self, partition: int, offsets: Sequence[int]) -> AsyncIterator[list[Letter]]:
         if not offsets:
@@ -176,14 +178,14 @@ class Redrive:
         if self._stopped.is_set():
             return []
         if not progress.can_remember([letter.offset for letter in batch]):
-            return [_result(letter, Result.FAILED, NO_ROOM) for letter in batch]
+            return [_result(letter, RedriveResult.FAILED, NO_ROOM) for letter in batch]
         async with self._memory.busy:
             if self._memory.lost:
                 self.stop("stopped: another dlq-redrive joined, or Kafka was away; run it again")
                 return []
             results = await asyncio.gather(*(self._publish(letter) for letter in batch))
             for result in results:
-                if result.result is Result.REDRIVEN:
+                if result.result is RedriveResult.REDRIVEN:
                     progress.finish(result.offset)
             try:
                 await self._memory.commit(batch[0].partition, progress.commit())
@@ -198,7 +200,7 @@ class Redrive:
         number = letter.home_partition
         try:
             # Nothing is awaited before the client has it: letters keep their order.
-            place = await self._producer.send(
+            position = await self._producer.send(
                 self._topic,
                 key=letter.key,
                 value=letter.value,
@@ -206,11 +208,11 @@ class Redrive:
                 partition=number if number < self._partitions else None,
             )
         except RecordTooLarge as error:
-            return _result(letter, Result.FAILED, str(error))
+            return _result(letter, RedriveResult.FAILED, str(error))
         except PublishRefused as error:
             self.stop(f"stopped: {error}")  # the next ones would fare no better
-            return _result(letter, Result.FAILED, str(error))
-        return _result(letter, Result.REDRIVEN, place=place)
+            return _result(letter, RedriveResult.FAILED, str(error))
+        return _result(letter, RedriveResult.REDRIVEN, position=position)
 
     async def _wait_for_turn(self, letters: int) -> None:
         if self._rate is None:
@@ -226,8 +228,8 @@ class Redrive:
 
 
 def _result(
-    letter: Letter, result: Result, reason: str = "", place: Acknowledged | None = None
+    letter: Letter, result: RedriveResult, reason: str = "", position: Acknowledged | None = None
 ) -> LetterResult:
     return LetterResult(
-        letter.partition, letter.offset, result, reason, place, event_id=letter.event_id
+        letter.partition, letter.offset, result, reason, position, event_id=letter.event_id
     )

@@ -22,7 +22,7 @@ _METADATA = re.compile(r"redriven2:(?P<offset>\d{1,19}):(?P<bits>[\x21-\x7e]+)",
 _MAX_BITMAP_BYTES = 16 * 1024 * 1024
 
 
-class Commit(NamedTuple):
+class RedriveCommit(NamedTuple):
     """What the group commits for a partition.
 
     Attributes:
@@ -37,7 +37,7 @@ class Commit(NamedTuple):
 class Redriven:
     """The letters of one partition that were redriven."""
 
-    def __init__(self, commit: Commit | None = None, *, end: int | None = None) -> None:
+    def __init__(self, commit: RedriveCommit | None = None, *, end: int | None = None) -> None:
         """Read a commit.
 
         Args:
@@ -45,7 +45,7 @@ class Redriven:
             end: The partition's end. A commit beyond it is of an earlier topic of this name.
         """
         if commit is None or commit.offset < 0 or (end is not None and commit.offset > end):
-            commit = Commit(0, "")
+            commit = RedriveCommit(0, "")
         self.below = commit.offset
         self._bits = _decoded(commit)
 
@@ -110,7 +110,7 @@ class RedriveProgress:
         self._redriven_below = before
         return room <= MAX_PLANNED_LENGTH
 
-    def commit(self) -> Commit:
+    def commit(self) -> RedriveCommit:
         """Return what may be committed now."""
         self._next_open = self._first_open(self._next_open)
         return self._commit_from(self._next_open)
@@ -120,21 +120,21 @@ class RedriveProgress:
             number += 1
         return number
 
-    def _commit_from(self, number: int) -> Commit:
+    def _commit_from(self, number: int) -> RedriveCommit:
         position = self._open[number] if number < len(self._open) else self._end
         if self._redriven_below <= position:
-            return Commit(position, "")
+            return RedriveCommit(position, "")
         first = (_base(position) - self._base) // 8
         last = (self._redriven_below - 1 - self._base) // 8
         packed = zlib.compress(bytes(self._bits[first : last + 1]), 9)
-        return Commit(position, f"redriven2:{position}:{base64.b85encode(packed).decode()}")
+        return RedriveCommit(position, f"redriven2:{position}:{base64.b85encode(packed).decode()}")
 
 
 def _base(offset: int) -> int:
     return offset - offset % 8
 
 
-def _decoded(commit: Commit) -> bytes:
+def _decoded(commit: RedriveCommit) -> bytes:
     match = _METADATA.fullmatch(commit.metadata)
     if match is None or int(match["offset"]) != commit.offset:
         return b""  # written by another tool, or on another cluster

@@ -87,8 +87,8 @@ class TopicLog:
         if start >= end:
             return
         consumer = self._client()
-        place = TopicPartition(self.topic, partition, start)
-        await self._call(lambda: consumer.assign([place]))
+        position = TopicPartition(self.topic, partition, start)
+        await self._call(lambda: consumer.assign([position]))
         moved_at = time.monotonic()
         problem = "no answer"
         while True:
@@ -160,10 +160,10 @@ class TopicLog:
 
     def _delete_before(self, offsets: Mapping[int, int]) -> None:
         admin = AdminClient(client_config(self._settings) | {"log_level": 0})
-        places = [TopicPartition(self.topic, number, at) for number, at in offsets.items()]
+        positions = [TopicPartition(self.topic, number, at) for number, at in offsets.items()]
         try:
             asked = admin.delete_records(
-                places, request_timeout=ASK_SECONDS, operation_timeout=ASK_SECONDS
+                positions, request_timeout=ASK_SECONDS, operation_timeout=ASK_SECONDS
             )
             for future in asked.values():
                 future.result()

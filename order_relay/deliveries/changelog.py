@@ -41,8 +41,8 @@ class ChangelogWriter(Protocol):
     async def drain(self, timeout_seconds: float) -> None:
         """See ``Changelog.drain``."""
 
-    def wait_no_longer(self) -> None:
-        """See ``Changelog.wait_no_longer``."""
+    def release_waiters(self) -> None:
+        """See ``Changelog.release_waiters``."""
 
 
 class Changelog:
@@ -111,7 +111,7 @@ class Changelog:
                 LogLine("Table deliveries: changes late", unacknowledged=self._unacknowledged)
             )
 
-    def wait_no_longer(self) -> None:
+    def release_waiters(self) -> None:
         """Let nobody wait for the changes that are on their way; they stay on it."""
         for batch in list(self._unanswered):
             batch.release()

@@ -15,8 +15,8 @@ import aiohttp
 from yarl import URL
 
 from order_relay.deliveries.entries import Entry, entry_key
-from order_relay.deliveries.table import DeliveryBook
-from order_relay.delivery.outcome import Trouble
+from order_relay.deliveries.table import DeliveriesTable
+from order_relay.delivery.outcome import FailureState
 from order_relay.errors import DatabaseUnavailable, InvalidEvent, KafkaUnavailable
 from order_relay.fallback.store import FallbackRow
 from order_relay.model.events import ORDER_PAID, Events, paid_at_of
@@ -34,7 +34,7 @@ UNREAD = "unread"
 # An entry has some thousand bytes.
 MAX_ANSWER_BYTES = 64 * 1024
 
-InHand = Callable[[Callable[[Record], bool]], tuple[Record, Trouble | None] | None]
+InHand = Callable[[Callable[[Record], bool]], tuple[Record, FailureState | None] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class OrderLookup:
 
     def __init__(
         self,
-        book: DeliveryBook,
+        deliveries: DeliveriesTable,
         in_hand: InHand,
         owners: Callable[[], Mapping[int, str]],
         own_url: URL,
@@ -71,8 +71,8 @@ class OrderLookup:
         """Prepare; nothing is connected yet.
 
         Args:
-            book: The entries of this worker.
-            in_hand: Finds a record that is not finished; see ``Relay.find``.
+            deliveries: The entries of this worker.
+            in_hand: Finds a record that is not finished; see ``Dispatcher.find``.
             owners: Base URL of every partition's worker, where it is known.
             own_url: This worker's.
             consumer: The consumer whose entries these are; its name.
@@ -86,7 +86,7 @@ class OrderLookup:
             unread: Asks Kafka how many records of a partition are not in hand yet; ``None`` where
                 another worker has the partition. May raise.
         """
-        self._book = book
+        self._book = deliveries
         self._in_hand = in_hand
         self._owners = owners
         self._own_url = str(own_url)
@@ -274,7 +274,7 @@ def _named(partitions: Collection[int]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Lookup:
     """What a worker answers about an order: a JSON object."""
 
     status: int
@@ -296,7 +296,7 @@ async def ask_worker(
     order_id: str,
     headers: Mapping[str, str],
     consumer: str,
-) -> Answer | str:
+) -> Lookup | str:
     """Ask a worker about an order; return its answer, or why there is none. Never raises.
 
     Redirects are not followed, and no more than ``MAX_ANSWER_BYTES`` are taken: at its address,
@@ -320,7 +320,7 @@ async def ask_worker(
         return str(error) or type(error).__name__
     if not isinstance(body, dict):
         return f"status {response.status}, and no answer of an order relay"
-    return Answer(response.status, body)
+    return Lookup(response.status, body)
 
 
 def _no_constant(name: str) -> None:
@@ -359,7 +359,7 @@ def entry_fields(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _in_hand_fields(record: Record, trouble: Trouble | None, events: Events) -> dict[str, Any]:
+def _in_hand_fields(record: Record, trouble: FailureState | None, events: Events) -> dict[str, Any]:
     event = events.decode(record.value)
     return {
         "orderId": events.subject(event),

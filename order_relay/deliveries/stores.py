@@ -62,7 +62,7 @@ class Stores:
 
     # --- which there are ------------------------------------------------------------------------
 
-    async def become(
+    async def assign(
         self, partitions: Collection[int], stop: threading.Event
     ) -> dict[int, PartitionStore]:
         """Have the stores of these partitions and no others; returns them, to be filled.
@@ -98,7 +98,7 @@ class Stores:
             await asyncio.sleep(OPEN_AGAIN_SECONDS)
         return dict(self._stores)
 
-    def filled(self) -> bool:
+    def recovered_all(self) -> bool:
         """Note that the stores were read to the changelog's end.
 
         Returns:

@@ -52,10 +52,10 @@ class RecoveryObserver(Protocol):
         """All partitions of an assignment are ready."""
 
 
-class DeliveryBook:
+class DeliveriesTable:
     """Keeps an entry of every finished record, and knows those of the partitions it has.
 
-    ``arriving`` and ``leaving`` follow the consumer group; between them records of a partition
+    ``assigned`` and ``revoking`` follow the consumer group; between them records of a partition
     may be finished once ``until_ready`` let them through.
 
     Attributes:
@@ -135,7 +135,7 @@ class DeliveryBook:
 
     # --- the partitions -------------------------------------------------------------------------
 
-    def arriving(self, partitions: Collection[int]) -> None:
+    def assigned(self, partitions: Collection[int]) -> None:
         """Take over partitions; what was known of others is dropped, ``until_ready`` waits."""
         self._stop_reading.set()
         self._stop_reading = threading.Event()
@@ -145,7 +145,7 @@ class DeliveryBook:
             self._take_over(frozenset(partitions), self._reading, self._stop_reading)
         )
 
-    async def leaving(self) -> None:
+    async def revoking(self) -> None:
         """Stop reading, and give Kafka a moment to acknowledge what was written.
 
         Call it after the last record was finished and before offsets are committed. What Kafka has
@@ -156,7 +156,7 @@ class DeliveryBook:
         self._ready.clear()
         self._stop_reading.set()
         await self._changelog.drain(LEAVING_SECONDS)
-        self._changelog.wait_no_longer()
+        self._changelog.release_waiters()
 
     async def until_ready(self) -> bool:
         """Wait until the partitions are read; ``False`` when they leave before that."""
@@ -170,7 +170,7 @@ class DeliveryBook:
 
     async def close(self) -> None:
         """Stop everything and let go of files. May be called twice."""
-        await self.leaving()
+        await self.revoking()
         if self._reading is not None:
             await asyncio.wait([self._reading], timeout=CLOSE_SECONDS)
         self._note_offsets()
@@ -217,12 +217,12 @@ class DeliveryBook:
     async def _fill(self, partitions: frozenset[int], stop: threading.Event) -> None:
         self._note_offsets()
         self._changelog.next_offsets = {}
-        stores = await self._stores.become(partitions, stop)
+        stores = await self._stores.assign(partitions, stop)
         while not stop.is_set():
             self._changelog_partitions = await asyncio.to_thread(
                 self._recovery.read, stores, stop, self._stores.forget_excess
             )
-            if not stop.is_set() and self._stores.filled():
+            if not stop.is_set() and self._stores.recovered_all():
                 self._changelog.next_offsets = self._stores.next_offsets(self._changelog_partitions)
                 return
 

@@ -53,7 +53,7 @@ class Answer:
     failure: str = "other"
     body: bytes = b""
     company: Company | None = None
-    place: int = 0
+    batch_index: int = 0
 
     @property
     def status_class(self) -> str:
@@ -75,7 +75,7 @@ class EventHandler(Protocol):
         """
 
 
-class ExternalLogger(Protocol):
+class PostHandler(Protocol):
     """Where records are delivered."""
 
     async def post(

@@ -21,7 +21,7 @@ from typing import Literal
 
 import msgspec
 
-from order_relay.delivery.answer import JSON, Answer, Company, ExternalLogger
+from order_relay.delivery.answer import JSON, Answer, Company, PostHandler
 from order_relay.delivery.back_pressure import Pace
 from order_relay.delivery.lanes import Abandoned
 from order_relay.delivery.retry import Verdict, judge
@@ -59,7 +59,7 @@ class Batching:
 class _Item:
     """A record that waits to be sent, or for its answer."""
 
-    __slots__ = ("answer", "batch", "key", "place", "since", "trace", "value")
+    __slots__ = ("answer", "batch", "batch_index", "key", "since", "trace", "value")
 
     def __init__(self, value: bytes, key: str, trace: TraceContext | None, since: float) -> None:
         self.value = value
@@ -68,7 +68,7 @@ class _Item:
         self.since = since
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.batch: _Batch | None = None
-        self.place = 0
+        self.batch_index = 0
 
 
 class _Batch:
@@ -110,7 +110,7 @@ class Batches:
 
     def __init__(
         self,
-        poster: ExternalLogger,
+        poster: PostHandler,
         batching: Batching,
         pace: Pace,
         clock: Callable[[], float],
@@ -168,7 +168,7 @@ class Batches:
         elif failures == FAILURES_IN_COMPANY:
             self._small.append(item)
         elif failures and last is not None and last.company is not None:
-            item.place = last.place
+            item.batch_index = last.batch_index
             self._join(last.company, item)
         else:
             self._whole.append(item)
@@ -181,7 +181,7 @@ class Batches:
                 batch.task.cancel()
             raise
 
-    def give_back(self) -> None:
+    def drain(self) -> None:
         """Let records that were not sent yet be given up: ``post`` raises ``Abandoned``."""
         waiting = [*self._whole.take_all(), *self._small.take_all()]
         for items in (*self._again.values(), *self._ready):
@@ -203,7 +203,7 @@ class Batches:
             self._ready.append(self._leave_together(company))
 
     def _leave_together(self, company: Company) -> list[_Item]:
-        return sorted(self._again.pop(company), key=lambda item: item.place)
+        return sorted(self._again.pop(company), key=lambda item: item.batch_index)
 
     # --- who goes next --------------------------------------------------------------------------
 
@@ -329,9 +329,11 @@ class Batches:
 def _shared(answer: Answer, count: int) -> list[Answer]:
     """Return one answer for each of so many records that it is for."""
     if answer.verdict is Verdict.SUCCESS:
-        return [answer, *[replace(answer, place=1)] * (count - 1)]
+        return [answer, *[replace(answer, batch_index=1)] * (count - 1)]
     company = Company(count)
-    return [replace(answer, company=company, place=place) for place in range(count)]
+    return [
+        replace(answer, company=company, batch_index=batch_index) for batch_index in range(count)
+    ]
 
 
 def batch_key(keys: Sequence[str]) -> str:

@@ -143,7 +143,7 @@ def dead_letter_headers(letter: DeadLetter, group_id: str, consumer: str) -> Hea
     return headers
 
 
-def smallest_headers(headers: Headers) -> Headers:
+def drop_long_headers(headers: Headers) -> Headers:
     """Leave out the long texts, for a letter that is over the topic's size limit."""
     texts = ("kafka_dlt-exception-message", "kafka_dlt-exception-stacktrace")
     return [(name, value) for name, value in headers if name not in texts]

@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any, cast
 
 from order_relay.delivery import log_messages
-from order_relay.delivery.answer import Answer, EventHandler, ExternalLogger
+from order_relay.delivery.answer import Answer, EventHandler, PostHandler
 from order_relay.delivery.back_pressure import Concurrency, Pace
 from order_relay.delivery.batches import Batches, Batching
 from order_relay.delivery.dead_letters import (
@@ -23,10 +23,10 @@ from order_relay.delivery.dead_letters import (
     refused_letter,
 )
 from order_relay.delivery.gate import NO_PROBE, Gate
-from order_relay.delivery.lanes import MAX_HELD_RECORDS, Abandoned, Lane, Lanes
+from order_relay.delivery.lanes import MAX_QUEUED_RECORDS, Abandoned, Lane, Lanes
 from order_relay.delivery.left_in_kafka import LaneKey, LeftInKafka, Reading
 from order_relay.delivery.observer import DeliveryObserver
-from order_relay.delivery.outcome import Outcome, Trouble
+from order_relay.delivery.outcome import FailureState, Outcome
 from order_relay.delivery.retry import RetryPolicy, Verdict
 from order_relay.delivery.target_health import BreakerState, Target, TargetHealth, TargetState
 from order_relay.errors import InvalidEvent, RelayError
@@ -55,17 +55,17 @@ def lane_of(record: Record) -> LaneKey:
     return record.topic, record.partition, record.key
 
 
-class Relay:
+class Dispatcher:
     """Delivers records to the external logger, in order within a key.
 
-    ``take`` is called by one task, record by record; deliveries run in tasks of their own. When
+    ``submit`` is called by one task, record by record; deliveries run in tasks of their own. When
     a record is finished (the logger answered 2xx, or its dead letter is kept, or its event was
     delivered before), ``on_finished`` is called, exactly once for a record that is not given up.
     """
 
     def __init__(
         self,
-        target: ExternalLogger | EventHandler,
+        target: PostHandler | EventHandler,
         dead_letters: DeadLetterSink,
         observer: DeliveryObserver,
         on_finished: Callable[[Record, Outcome], None],
@@ -82,7 +82,7 @@ class Relay:
         max_in_flight: int,
         max_rate: float | None = None,
         batching: Batching | None = None,
-        max_held: int = MAX_HELD_RECORDS,
+        max_queued: int = MAX_QUEUED_RECORDS,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -109,11 +109,11 @@ class Relay:
             max_rate: Attempts a second; ``None``: as many as the target bears.
             batching: How records are put together; ``None``: each goes alone. An attempt is then a
                 request with several records.
-            max_held: Records in memory at a time.
+            max_queued: Records in memory at a time.
             clock: Monotonic seconds.
             wall_clock: Seconds since the epoch.
         """
-        self._logger = cast(ExternalLogger, target) if hasattr(target, "post") else None
+        self._logger = cast(PostHandler, target) if hasattr(target, "post") else None
         self._handler = cast(EventHandler, target) if hasattr(target, "handle") else None
         self._success = "function" if self._handler is not None else "2xx"
         self._consumer = consumer
@@ -125,7 +125,7 @@ class Relay:
         self._on_finished = on_finished
         self._is_delivered = is_delivered
         self._is_finished = is_finished
-        self._failing: dict[Record, Trouble] = {}
+        self._failing: dict[Record, FailureState] = {}
         self._policy = policy
         self._clock = clock
         self._wall_clock = wall_clock
@@ -146,7 +146,7 @@ class Relay:
             )
             # Of the records only probes wait at the gate; of the requests it is the pace.
             gate_pace = Pace(clock)
-            max_in_flight = max(min(max_in_flight * batching.size, max_held // 2), max_in_flight)
+            max_in_flight = max(min(max_in_flight * batching.size, max_queued // 2), max_in_flight)
         self.concurrency = Concurrency(clock, max_in_flight)
         # What the log was told, and not yet that it is over.
         self._outage = self._throttled = self._lacks = False
@@ -154,12 +154,12 @@ class Relay:
         self._max_in_flight = max_in_flight
         self._numbers = count()
         self._lanes = Lanes(
-            self._deliver, max_in_flight=max_in_flight, max_held=max_held, clock=clock
+            self._deliver, max_in_flight=max_in_flight, max_queued=max_queued, clock=clock
         )
         self._gate = Gate(self.breaker, gate_pace, self._lanes.notify)
         self.left = LeftInKafka(reading)
         """Records that had no room."""
-        self._taking = True
+        self._accepting = True
         self._epoch = 0
         self.dead_lettering = 0
         """Records that wait for their dead letter's acknowledgement."""
@@ -190,11 +190,11 @@ class Relay:
         return self._lanes.in_flight
 
     @property
-    def held(self) -> int:
+    def queued(self) -> int:
         """Records taken and not finished: under way or waiting."""
-        return self._lanes.held
+        return self._lanes.queued
 
-    def find(self, wanted: Callable[[Record], bool]) -> tuple[Record, Trouble | None] | None:
+    def find(self, wanted: Callable[[Record], bool]) -> tuple[Record, FailureState | None] | None:
         """Return a record in hand that is wanted, and how its attempts failed so far."""
         for record in self._lanes.records():
             if wanted(record):
@@ -203,17 +203,17 @@ class Relay:
 
     # --- taking in and giving back --------------------------------------------------------------
 
-    async def take(self, record: Record) -> bool:
+    async def submit(self, record: Record) -> bool:
         """Take a record for delivery; waits until there is room for another key.
 
-        Returns without taking it between ``give_back`` and ``resume``, also if that begins while
+        Returns without taking it between ``drain`` and ``resume``, also if that begins while
         it waits: the record's partition is then read again from the committed offset.
 
         Returns:
             ``False`` if its own key has as many records as it may have: it is left in Kafka, and
             ``reading`` is asked to go back to it once there is room.
         """
-        if not self._taking:
+        if not self._accepting:
             return True
         lane = lane_of(record) if self._key is None else self._lane_by_key(record, self._key)
         epoch = self._epoch
@@ -222,13 +222,13 @@ class Relay:
             if full or (self.left.lanes and self.left.comes_too_early(lane, record.offset)):
                 self._leave(lane, record, full=full)
                 return False
-            if self._may_take(lane):
+            if self._may_submit(lane):
                 break
             await self._lanes.changed()
             if epoch != self._epoch:
                 return True
         if self.left.lanes:
-            self.left.took(lane, record.offset)
+            self.left.submitted(lane, record.offset)
         self._lanes.put(lane, record)
         return True
 
@@ -252,7 +252,7 @@ class Relay:
         elif self._lanes.has_much_room(remaining):
             self.left.has_room(cast(LaneKey, lane))
 
-    async def give_back(self, *, drain_seconds: float, attempt_seconds: float) -> None:
+    async def drain(self, *, drain_seconds: float, attempt_seconds: float) -> None:
         """Stop taking in, and end everything under way; when this returns nothing runs.
 
         Args:
@@ -261,12 +261,12 @@ class Relay:
             attempt_seconds: How long attempts under way after that may take. The rest is given
                 up unfinished.
         """
-        self._taking = False
+        self._accepting = False
         self._epoch += 1
         self._lanes.notify()
         await self._lanes.drain(drain_seconds, lambda: not self.breaker.closed)
         if self._batches is not None:
-            self._batches.give_back()
+            self._batches.drain()
         abandoned = await self._lanes.close(attempt_seconds)
         self.left.clear()
         if abandoned:
@@ -275,7 +275,7 @@ class Relay:
 
     def resume(self) -> None:
         """Take records in again."""
-        self._taking = True
+        self._accepting = True
         self.last_activity = self._clock()
         self._lanes.open()
 
@@ -283,7 +283,7 @@ class Relay:
         """Let the next probe go at once; ``False`` if the breaker is closed: all goes anyway."""
         return self.breaker.probe_now()
 
-    def _may_take(self, lane: LaneKey) -> bool:
+    def _may_submit(self, lane: LaneKey) -> bool:
         if not self._lanes.has_room(lane):
             return False
         # Of those that may not be sent yet a bounded number is taken in: for probes, which need
@@ -335,8 +335,8 @@ class Relay:
         Our ids can be foretold. The logger, and the table of deliveries, would take the other
         record for a copy of this one. A redriven record comes after its first copy is finished.
         """
-        place = record.claimed_place()
-        if place is None or self._is_finished(record.topic, *place):
+        batch_index = record.claimed_position()
+        if batch_index is None or self._is_finished(record.topic, *batch_index):
             return record
         logger.warning(log_messages.foreign_id(record))
         return record.with_own_id()
@@ -369,7 +369,7 @@ class Relay:
             )
             posts += 1
             if answer.verdict is Verdict.SUCCESS:
-                self._succeeded(lane, sent_at, first=not alone and not answer.place)
+                self._succeeded(lane, sent_at, first=not alone and not answer.batch_index)
                 self._observer.delivered(self._paid_to_delivered_seconds(record, event))
                 outcome = Outcome(
                     True,
@@ -383,7 +383,7 @@ class Relay:
                 self._on_finished(record, outcome)
                 return
             last = answer
-            self._failing[record] = Trouble(posts, answer.detail, answer.status)
+            self._failing[record] = FailureState(posts, answer.detail, answer.status)
             if answer.verdict is Verdict.THROTTLED:
                 self._refused(record, answer, ticket, sent_at, posts)
                 continue
@@ -423,7 +423,7 @@ class Relay:
         self._observer.retrying()
         wait = self.pace.wait_seconds()
         self._tell_throttling(answer, wait)
-        if not answer.place:  # of a batch one line says it
+        if not answer.batch_index:  # of a batch one line says it
             logger.warning(log_messages.retrying(record, answer, posts, wait, self.breaker.state))
 
     async def _is_gone_alone(self, lane: Lane, answer: Answer) -> bool:
@@ -567,7 +567,7 @@ class Relay:
         self.dead_lettering += 1
         self._lanes.notify()
         try:
-            await self._bury(letter, lane)
+            await self._send_dead_letter(letter, lane)
         finally:
             self.dead_lettering -= 1
         self._observer.dead_lettered(letter.reason)
@@ -583,7 +583,7 @@ class Relay:
         )
         self._on_finished(letter.record, outcome)
 
-    async def _bury(self, letter: DeadLetter, lane: Lane) -> None:
+    async def _send_dead_letter(self, letter: DeadLetter, lane: Lane) -> None:
         failures = 0
         while (refusal := await self._refusal(letter)) is not None:
             failures += 1

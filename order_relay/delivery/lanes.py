@@ -24,7 +24,7 @@ from order_relay.model.record import Record
 
 # Records in memory, working or waiting behind their key: bounds memory when a key with many
 # records is stuck, and is far above what MAX_IN_FLIGHT keys can work on.
-MAX_HELD_RECORDS = 10_000
+MAX_QUEUED_RECORDS = 10_000
 # Of them, those of one key; and those behind the first one of their key. Where that room is full, a
 # key may still have a few.
 KEY_SHARE = 10
@@ -45,13 +45,13 @@ class Abandoned(Exception):
 class Lane:
     """One key's records, and the task that works on them."""
 
-    __slots__ = ("_lanes", "has_place", "key", "queue", "seconds", "since", "task")
+    __slots__ = ("_lanes", "has_slot", "key", "queue", "seconds", "since", "task")
 
     def __init__(self, lanes: Lanes, key: Hashable, record: Record) -> None:
         self._lanes = lanes
         self.key = key
         self.queue: deque[Record] = deque((record,))
-        self.has_place = True
+        self.has_slot = True
         self.task: asyncio.Task[None] | None = None
         # What its last record took, and when it began with its first one.
         self.seconds = math.inf
@@ -70,7 +70,7 @@ class Lane:
         """
         lanes = self._lanes
         lanes.check_open()
-        lanes.free_place(self)
+        lanes.free_slot(self)
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         timer = None
@@ -89,7 +89,7 @@ class Lane:
                 timer.cancel()
             if until is not None:
                 until.remove_done_callback(wake)
-        await lanes.take_place(self)
+        await lanes.take_slot(self)
 
 
 class Lanes:
@@ -100,7 +100,7 @@ class Lanes:
         deliver: Callable[[Record, Lane], Awaitable[None]],
         *,
         max_in_flight: int,
-        max_held: int = MAX_HELD_RECORDS,
+        max_queued: int = MAX_QUEUED_RECORDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make lanes that are open.
@@ -108,24 +108,24 @@ class Lanes:
         Args:
             deliver: Finishes one record, or raises ``Abandoned``; nothing else.
             max_in_flight: Lanes at an attempt at a time.
-            max_held: Records in memory at a time.
+            max_queued: Records in memory at a time.
             clock: Monotonic seconds.
         """
         self._deliver = deliver
         self.clock = clock
         self._limit = max_in_flight
-        self._max_held = max(max_held, max_in_flight)
-        self.max_of_key = max(self._max_held // KEY_SHARE, 2)
+        self._max_queued = max(max_queued, max_in_flight)
+        self.max_of_key = max(self._max_queued // KEY_SHARE, 2)
         """Records of one key in memory at a time."""
-        self._max_behind = self._max_held // BEHIND_SHARE
+        self._max_behind = self._max_queued // BEHIND_SHARE
         self._lanes: dict[Hashable, Lane] = {}
         self._waiters: set[asyncio.Future[None]] = set()
-        self._place_queue: deque[tuple[Lane, asyncio.Future[None]]] = deque()
+        self._slot_queue: deque[tuple[Lane, asyncio.Future[None]]] = deque()
         self._watchers: list[asyncio.Future[None]] = []
         self._closed = False
         self._finished = 0
         self.in_flight = 0
-        self.held = 0
+        self.queued = 0
         self.on_shorter: Callable[[Hashable, int], None] | None = None
         """Is told of a lane that finished a record, and how many it has left."""
 
@@ -133,9 +133,9 @@ class Lanes:
 
     def has_room(self, key: Hashable) -> bool:
         """Whether a record of this lane can be put now: back-pressure asks this first."""
-        if self._closed or self.held >= self._max_held:
+        if self._closed or self.queued >= self._max_queued:
             return False
-        return key in self._lanes or (self.in_flight < self._limit and not self._place_queue)
+        return key in self._lanes or (self.in_flight < self._limit and not self._slot_queue)
 
     def is_full(self, key: Hashable) -> bool:
         """Whether a lane has as many records as it may have."""
@@ -145,7 +145,7 @@ class Lanes:
         count = len(lane.queue)
         if count >= self.max_of_key:
             return True
-        over = self.held - len(self._lanes) - self._max_behind
+        over = self.queued - len(self._lanes) - self._max_behind
         if over < 0 or (count < FEW and over < self._max_behind // 2):
             return False
         return not lane.is_through_soon()
@@ -154,7 +154,7 @@ class Lanes:
         """Whether it is worth fetching more for a lane with so many records left."""
         if not remaining:
             return True
-        behind = self.held - len(self._lanes)
+        behind = self.queued - len(self._lanes)
         return remaining <= self.max_of_key // 2 and behind <= self._max_behind * 3 // 4
 
     def __contains__(self, key: Hashable) -> bool:
@@ -163,7 +163,7 @@ class Lanes:
 
     def put(self, key: Hashable, record: Record) -> None:
         """Queue a record behind its lane's others, or start its lane. Needs ``has_room``."""
-        self.held += 1
+        self.queued += 1
         lane = self._lanes.get(key)
         if lane is not None:
             lane.queue.append(record)
@@ -196,7 +196,7 @@ class Lanes:
         """Let the lanes run empty, for ``seconds`` at most or until ``give_up`` says so."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        while self.held and not give_up() and (left := deadline - loop.time()) > 0:
+        while self.queued and not give_up() and (left := deadline - loop.time()) > 0:
             # give_up asks about somebody else's state: it is asked at every change of the lanes,
             # and at least every quarter of a second.
             with contextlib.suppress(TimeoutError):
@@ -211,7 +211,7 @@ class Lanes:
             How many records were given up.
         """
         self._closed = True
-        held, finished = self.held, self._finished
+        queued, finished = self.queued, self._finished
         self.notify()
         for lane in self._lanes.values():
             while len(lane.queue) > 1:
@@ -228,10 +228,10 @@ class Lanes:
                 await asyncio.wait(late)
         # No lane runs: begin anew, also for a task that was cancelled before its first step.
         self._lanes.clear()
-        self._place_queue.clear()
-        self.in_flight = self.held = 0
+        self._slot_queue.clear()
+        self.in_flight = self.queued = 0
         self.notify()
-        return held - (self._finished - finished)
+        return queued - (self._finished - finished)
 
     def open(self) -> None:
         """Take records in again after ``close``."""
@@ -253,9 +253,9 @@ class Lanes:
     @limit.setter
     def limit(self, limit: int) -> None:
         self._limit = limit
-        while self._place_queue and self.in_flight < limit:
+        while self._slot_queue and self.in_flight < limit:
             self.in_flight += 1
-            if not self._pass_place_on():
+            if not self._pass_slot_on():
                 self.in_flight -= 1
         self.notify()
 
@@ -267,26 +267,26 @@ class Lanes:
         finally:
             self._waiters.discard(waiter)
 
-    def free_place(self, lane: Lane) -> None:
+    def free_slot(self, lane: Lane) -> None:
         """Give a lane's place to whoever waits for one."""
-        if not lane.has_place:
+        if not lane.has_slot:
             return
-        lane.has_place = False
-        if self.in_flight > self._limit or not self._pass_place_on():
+        lane.has_slot = False
+        if self.in_flight > self._limit or not self._pass_slot_on():
             self.in_flight -= 1
             self.notify()
 
-    def _pass_place_on(self) -> bool:
+    def _pass_slot_on(self) -> bool:
         """Give a place to the lane that has waited longest; returns whether there is one."""
-        while self._place_queue:
-            lane, waiter = self._place_queue.popleft()
+        while self._slot_queue:
+            lane, waiter = self._slot_queue.popleft()
             if not waiter.done():
-                lane.has_place = True
+                lane.has_slot = True
                 waiter.set_result(None)
                 return True
         return False
 
-    async def take_place(self, lane: Lane) -> None:
+    async def take_slot(self, lane: Lane) -> None:
         """Wait for a place.
 
         Raises:
@@ -294,10 +294,10 @@ class Lanes:
         """
         if self.in_flight < self._limit:
             self.in_flight += 1
-            lane.has_place = True
+            lane.has_slot = True
         else:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._place_queue.append((lane, waiter))
+            self._slot_queue.append((lane, waiter))
             await self.wait(waiter)
         self.check_open()
 
@@ -318,19 +318,19 @@ class Lanes:
                 now = self.clock()
                 lane.seconds, lane.since = now - lane.since, now
                 queue.popleft()
-                self.held -= 1
+                self.queued -= 1
                 self._finished += 1
                 if self.on_shorter is not None:
                     self.on_shorter(lane.key, len(queue))
-                if self.held == self._max_held - 1:
+                if self.queued == self._max_queued - 1:
                     self.notify()  # intake waited for just this
         except Abandoned:
             pass
         finally:
-            self.held -= len(queue)
+            self.queued -= len(queue)
             # No await since the queue was seen empty: a record put later starts a new lane.
             self._lanes.pop(lane.key, None)
-            self.free_place(lane)
+            self.free_slot(lane)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

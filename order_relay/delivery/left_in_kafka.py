@@ -61,7 +61,7 @@ class LeftInKafka:
         elif self._has_too_many(partition) and not self._wanting.get(partition):
             self._reading.read_on(*partition, paused=True)
 
-    def took(self, lane: LaneKey, offset: int) -> None:
+    def submitted(self, lane: LaneKey, offset: int) -> None:
         """A record was taken that may have been left before."""
         left = self.lanes.get(lane)
         if left is None or left[0] != offset:

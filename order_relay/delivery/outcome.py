@@ -33,7 +33,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     duplicate: bool = False
 
 
-class Trouble(msgspec.Struct, frozen=True, gc=False):
+class FailureState(msgspec.Struct, frozen=True, gc=False):
     """How a record that is not finished fails.
 
     Attributes:

@@ -58,7 +58,7 @@ class PartitionProgress:
         if committed and committed.metadata:
             self._restore(committed)
 
-    def take(self, offset: int, record_time: float) -> bool:
+    def add(self, offset: int, record_time: float) -> bool:
         """Note that a record was read from Kafka. Offsets come in ascending order.
 
         Args:
@@ -100,7 +100,7 @@ class PartitionProgress:
         self._finished_below = max(self._finished_below, start)
         return unread
 
-    def hold(self, offset: int) -> bool:
+    def claim(self, offset: int) -> bool:
         """Claim a taken record for delivery.
 
         Returns:

@@ -414,7 +414,7 @@ class TargetHealth:
         self._refused_us = answer.verdict is Verdict.OUTAGE
         now = self._clock()
         self._failures.add(key, now)
-        if answer.place:
+        if answer.batch_index:
             return
         if first:
             self._first_attempts.add(key, failed=True, now=now)

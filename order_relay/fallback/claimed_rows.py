@@ -20,10 +20,10 @@ from order_relay.fallback.store import (
     FallbackRow,
     FallbackStore,
     GiveUp,
-    Outcome,
     Position,
     Release,
     Retry,
+    RowOutcome,
 )
 from order_relay.kafka.producer import Acknowledged, RecordProducer
 from order_relay.kafka.reachability import Reachability
@@ -98,7 +98,7 @@ class Batch:
         self._lease_seconds = lease_seconds
         self._stopping = stopping
         self._unsettled = {row.id for row in claim.rows}
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[RowOutcome] = []
         self._written = asyncio.Lock()
         # By our own clock, from the moment of asking: never later than by the store's.
         self._asked_at = asked_at
@@ -158,7 +158,7 @@ class Batch:
             and asyncio.get_running_loop().time() < self._lease_ends
         )
 
-    async def _publish_row(self, row: FallbackRow) -> Outcome:
+    async def _publish_row(self, row: FallbackRow) -> RowOutcome:
         if row.malformed is not None:
             return self._give_up(GiveUp(row.id, row.retry_count, row.malformed), row)
         try:
@@ -183,7 +183,7 @@ class Batch:
                 row.topic, key=row.key, value=row.payload, headers=headers
             )
 
-    async def _refused(self, row: FallbackRow, error: Exception) -> Outcome:
+    async def _refused(self, row: FallbackRow, error: Exception) -> RowOutcome:
         if is_local(error):
             self._reachability.give_up(str(error))
             return Release(row.id)
@@ -210,13 +210,13 @@ class Batch:
             asked_at = loop.time()
             async with self._written:
                 try:
-                    held = await self._store.renew(
+                    renewed = await self._store.renew(
                         self._claim.token, self._unsettled, self._lease_seconds
                     )
                 except DatabaseUnavailable as error:
                     logger.warning("The lease of fallback messages was not renewed: %s", error)
                     continue
-                self._unsettled &= held
+                self._unsettled &= renewed
             self._lease_ends = asked_at + self._lease_seconds
 
     async def _write_regularly(self) -> None:
@@ -269,7 +269,7 @@ def _lanes(rows: Iterable[FallbackRow]) -> list[list[FallbackRow]]:
     return list(lanes.values())
 
 
-def _counted(outcomes: Iterable[Outcome]) -> Sweep:
+def _counted(outcomes: Iterable[RowOutcome]) -> Sweep:
     total = Sweep()
     for outcome in outcomes:
         match outcome:

@@ -15,11 +15,11 @@ from order_relay.fallback.store import (
     FallbackStats,
     GiveUp,
     NewMessage,
-    Outcome,
     Position,
     Release,
     Retry,
     RowFilter,
+    RowOutcome,
     Status,
 )
 
@@ -114,17 +114,17 @@ class MemoryFallbackStore:
     async def renew(self, claim_token: str, ids: Collection[int], lease_seconds: float) -> set[int]:
         """See ``FallbackStore.renew``."""
         self._check()
-        held = self._held(claim_token, ids)
-        for row_id in held:
+        renewed = self._held(claim_token, ids)
+        for row_id in renewed:
             self._change(row_id, lease_until=self._clock() + timedelta(seconds=lease_seconds))
-        return held
+        return renewed
 
-    async def settle(self, claim_token: str, outcomes: Sequence[Outcome]) -> set[int]:
+    async def settle(self, claim_token: str, outcomes: Sequence[RowOutcome]) -> set[int]:
         """See ``FallbackStore.settle``."""
         self._check()
-        held = self._held(claim_token, [outcome.row_id for outcome in outcomes])
+        renewed = self._held(claim_token, [outcome.row_id for outcome in outcomes])
         for outcome in outcomes:
-            if outcome.row_id not in held:
+            if outcome.row_id not in renewed:
                 continue
             self._change(outcome.row_id, lease_token=None, lease_until=None)
             match outcome:
@@ -146,7 +146,7 @@ class MemoryFallbackStore:
                     )
                 case Release():
                     pass
-        return held
+        return renewed
 
     async def stats(self) -> FallbackStats:
         """See ``FallbackStore.stats``."""

@@ -141,7 +141,7 @@ class Release:
     row_id: int
 
 
-Outcome: TypeAlias = Acked | Retry | GiveUp | Release
+RowOutcome: TypeAlias = Acked | Retry | GiveUp | Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +227,7 @@ class FallbackStore(Protocol):
             The rows that are still the caller's; the others belong to somebody else by now.
         """
 
-    async def settle(self, claim_token: str, outcomes: Sequence[Outcome]) -> set[int]:
+    async def settle(self, claim_token: str, outcomes: Sequence[RowOutcome]) -> set[int]:
         """Write down what became of claimed rows, and end their lease. May be repeated.
 
         Returns:

@@ -65,7 +65,7 @@ class FallbackTable(SqlFallbackStore):
         self._failed_save: DatabaseUnavailable | None = None
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The database for people to read: without its password, a file by its full path."""
         url = self.engine.url
         if url.get_backend_name() == "sqlite" and not (url.database or "").startswith("file:"):
@@ -85,7 +85,7 @@ class FallbackTable(SqlFallbackStore):
                 self._file = connection.info.get(OPENED_FILE)
                 # A file that was deleted meanwhile has been made anew by this connection, empty.
                 if await connection.run_sync(revision_of) is None:
-                    raise DatabaseReplaced(self.place)
+                    raise DatabaseReplaced(self.location)
         except RelayError as error:
             self._shut = str(error)
             raise

@@ -29,7 +29,7 @@ DEFAULTS = (("User-Agent", "order-relay"), ("Accept", "*/*"))
 SUCCESS = {status: Answer(Verdict.SUCCESS, status) for status in (200, 201, 202, 204)}
 
 
-class HttpLogger:
+class HttpHandler:
     """The external logger at a URL, over connections that are kept."""
 
     def __init__(
@@ -85,7 +85,7 @@ class HttpLogger:
         self._client: HttpClient | None = None
 
     def redact(self, text: str) -> str:
-        """See ``ExternalLogger.redact``."""
+        """See ``PostHandler.redact``."""
         return self._redact(text)
 
     async def start(self) -> None:
@@ -133,7 +133,7 @@ class HttpLogger:
         *,
         content_type: str = JSON,
     ) -> Answer:
-        """See ``ExternalLogger.post``."""
+        """See ``PostHandler.post``."""
         if self._client is None:
             raise RuntimeError("the logger client is not started")
         # A TraceContext holds nothing that could end a header's line, nor does the key.

@@ -9,7 +9,7 @@ from order_relay.delivery.dead_letters import (
     DeadLetter,
     Headers,
     dead_letter_headers,
-    smallest_headers,
+    drop_long_headers,
 )
 from order_relay.errors import PublishRefused, RecordTooLarge
 from order_relay.kafka.producer import KafkaProducer
@@ -37,7 +37,7 @@ class DeadLetterTopic:
             await self._send(letter, headers)
         except RecordTooLarge:
             # Rather a letter without its long texts than none.
-            await self._send(letter, smallest_headers(headers))
+            await self._send(letter, drop_long_headers(headers))
 
     def headers(self, letter: DeadLetter) -> Headers:
         """Return all headers of a dead letter."""

@@ -28,7 +28,7 @@ CLOSE_SECONDS = 1.0
 WRONG_HOST = (62, 64)
 
 
-async def why_not(settings: Settings, timeout_seconds: float) -> str:
+async def diagnose_connection(settings: Settings, timeout_seconds: float) -> str:
     """Return what stands between us and the brokers; empty if nothing, or if none is there.
 
     Asks one broker after another until one says something.
@@ -105,8 +105,8 @@ def _credentials(settings: Settings) -> str:
 
 def _doubt(settings: Settings) -> str:
     protocol = settings.kafka_security_protocol
-    doubt = f"does KAFKA_SECURITY_PROTOCOL={protocol} suit their ports?"
+    hint = f"does KAFKA_SECURITY_PROTOCOL={protocol} suit their ports?"
     if protocol.endswith("SSL"):
         has = "the right" if settings.kafka_ssl_cert_file else "a"
-        doubt += f" do they ask for {has} KAFKA_SSL_CERT_FILE?"
-    return doubt
+        hint += f" do they ask for {has} KAFKA_SSL_CERT_FILE?"
+    return hint

@@ -58,7 +58,7 @@ class Acknowledged:
 
 
 Refusal = RecordTooLarge | PublishRefused
-Outcome = Acknowledged | Refusal
+SendResult = Acknowledged | Refusal
 # Of a record: its key and its value.
 KeyAndValue = tuple[bytes | None, bytes | None]
 OnSettled = Callable[[list[int | None], list[Refusal]], None]
@@ -179,7 +179,7 @@ class KafkaProducer:
         _check_partition(topic, partition)
         acknowledged: asyncio.Future[Acknowledged] = asyncio.get_running_loop().create_future()
 
-        def settle(outcome: Outcome) -> None:
+        def settle(outcome: SendResult) -> None:
             if acknowledged.done():  # the caller no longer waits
                 return
             if isinstance(outcome, Acknowledged):
@@ -224,7 +224,7 @@ class KafkaProducer:
             PublishRefused: The client takes no records now; ``on_settled`` is not called.
         """
         producer = self._running(topic)
-        batch = _Batch(topic, len(records), on_settled, self._settle_in_loop)
+        batch = _Acknowledgements(topic, len(records), on_settled, self._settle_in_loop)
         on_delivery = batch.on_delivery
         for key, value in records:
             try:
@@ -319,7 +319,7 @@ class KafkaProducer:
             producer.flush(1.0)
 
 
-class _Batch:
+class _Acknowledgements:
     """Records that are settled together: the loop hears of them once, not of each."""
 
     def __init__(

@@ -19,7 +19,7 @@ from confluent_kafka.cimpl import NewTopic
 from order_relay.errors import AccessTokenUnavailable, KafkaUnavailable
 from order_relay.kafka.access_tokens import access_tokens
 from order_relay.kafka.client_config import client_config
-from order_relay.kafka.diagnosis import why_not
+from order_relay.kafka.diagnosis import diagnose_connection
 from order_relay.logs.log_line import LogLine
 from order_relay.settings.settings import Settings
 
@@ -239,7 +239,7 @@ class Topics:
             if self._admin is not None:
                 self._admin.poll(0)
             reason = (
-                await why_not(settings, PROBE_SECONDS)
+                await diagnose_connection(settings, PROBE_SECONDS)
                 or max(self._complaints, key=len, default="")
                 or kafka_error.str()
             )

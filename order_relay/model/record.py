@@ -13,7 +13,7 @@ from order_relay.model.headers import EVENT_ID_HEADER
 # Visible ASCII but for "%", and short enough for every HTTP server's header limit.
 _PLAIN_ID = re.compile(rb"[!-$&-~]{1,256}")
 # Of an id that we make, after the topic's name; "@" and a time: as the table of deliveries has it.
-_PLACE = re.compile(rb"-(0|[1-9][0-9]{0,9})-(0|[1-9][0-9]{0,18})(?:@[0-9]*)?")
+_POSITION = re.compile(rb"-(0|[1-9][0-9]{0,9})-(0|[1-9][0-9]{0,18})(?:@[0-9]*)?")
 MAX_KEY_LENGTH = 768
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 
@@ -75,7 +75,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         # "%s" is nothing that percent-encoding makes: no other id has this key.
         return f"%sha256-{hashlib.sha256(event_id).hexdigest()}"
 
-    def claimed_place(self) -> tuple[int, int] | None:
+    def claimed_position(self) -> tuple[int, int] | None:
         """Return the partition and offset of the record whose id the ``event-id`` header gives.
 
         ``None`` where it is no id that we make for a record of this topic.
@@ -84,7 +84,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         topic = self.topic.encode()
         if not given or not given.startswith(topic):
             return None
-        found = _PLACE.fullmatch(given, len(topic))
+        found = _POSITION.fullmatch(given, len(topic))
         return (int(found[1]), int(found[2])) if found else None
 
     def with_own_id(self) -> Record:

@@ -13,13 +13,13 @@ KAFKA_FRESH_SECONDS = 30.0
 INTAKE_STALL_SECONDS = 140.0
 
 
-class Deliveries(Protocol):
+class Activity(Protocol):
     """What health asks of the delivering half."""
 
     last_activity: float
 
     @property
-    def held(self) -> int:
+    def queued(self) -> int:
         """Records taken and not finished."""
 
 
@@ -41,7 +41,7 @@ class Health:
 
     def __init__(
         self,
-        deliveries: Deliveries,
+        deliveries: Activity,
         *,
         breaker_closed: Callable[[], bool],
         dead_lettering: Callable[[], int],
@@ -108,7 +108,7 @@ class Health:
         for its commit is none. While Kafka itself does not answer, only records in hand count: a
         restart would not bring Kafka back.
         """
-        waiting = self._deliveries.held or (self.unfinished if self.kafka_answers() else 0)
+        waiting = self._deliveries.queued or (self.unfinished if self.kafka_answers() else 0)
         idle_seconds = self._clock() - self._deliveries.last_activity
         stalled = (
             waiting > 0

@@ -236,7 +236,7 @@ class _Families:
         self.in_flight = _gauge(
             registry, "in_flight", "POSTs and dead letters under way.", CONSUMER
         )
-        self.held = _gauge(
+        self.queued = _gauge(
             registry,
             "held_records",
             "Records taken and not finished: in flight, in backoff, or queued.",
@@ -382,7 +382,7 @@ class ConsumerMetrics:
         for reason in DEAD_LETTER_REASONS:
             self._dead_letters.labels(consumer, reason)
         self._in_flight = families.in_flight.labels(consumer)
-        self._held = families.held.labels(consumer)
+        self._held = families.queued.labels(consumer)
         self._left = families.left.labels(consumer)
         self._breaker = families.breaker.labels(consumer)
         self._oldest = families.oldest.labels(consumer)
@@ -401,13 +401,13 @@ class ConsumerMetrics:
         self,
         *,
         in_flight: Callable[[], int],
-        held: Callable[[], int],
+        queued: Callable[[], int],
         breaker_state: Callable[[], int],
         oldest_unfinished_seconds: Callable[[], float],
     ) -> None:
         """Read these gauges from their owners at every scrape."""
         self._in_flight.set_function(in_flight)
-        self._held.set_function(held)
+        self._held.set_function(queued)
         self._breaker.set_function(breaker_state)
         self._oldest.set_function(oldest_unfinished_seconds)
 

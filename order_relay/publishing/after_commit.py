@@ -18,7 +18,7 @@ from order_relay.model.headers import Header
 from order_relay.model.trace_context import trace_id
 from order_relay.publishing.commit_hook import AnySession, when_committed
 from order_relay.publishing.message import OrderEvent, order_event
-from order_relay.publishing.publisher import Outcome, Publisher
+from order_relay.publishing.publisher import Publisher, PublishResult
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class NotCommitted:
     """The transaction was rolled back: there is no order, and so no event."""
 
 
-Result: TypeAlias = Outcome | NotCommitted
+AfterCommitResult: TypeAlias = PublishResult | NotCommitted
 
 
 class PendingPublish:
@@ -43,13 +43,13 @@ class PendingPublish:
     def __init__(self, event_id: str, loop: asyncio.AbstractEventLoop) -> None:
         self.event_id = event_id
         self._loop = loop
-        self._future: concurrent.futures.Future[Result] = concurrent.futures.Future()
+        self._future: concurrent.futures.Future[AfterCommitResult] = concurrent.futures.Future()
 
     def done(self) -> bool:
         """Whether it is known what became of the event."""
         return self._future.done()
 
-    def result(self, timeout_seconds: float | None = None) -> Result:
+    def result(self, timeout_seconds: float | None = None) -> AfterCommitResult:
         """Wait until it is known what became of the event, in a thread without the loop.
 
         Raises:
@@ -62,11 +62,11 @@ class PendingPublish:
             raise RuntimeError("in the event loop's thread, await it")
         return self._future.result(timeout_seconds)
 
-    def __await__(self) -> Generator[Any, None, Result]:
+    def __await__(self) -> Generator[Any, None, AfterCommitResult]:
         # Who stops waiting takes nothing back.
         return asyncio.shield(asyncio.wrap_future(self._future)).__await__()
 
-    def settle(self, outcome: Result | Exception) -> None:
+    def settle(self, outcome: AfterCommitResult | Exception) -> None:
         """Say what became of the event; only the first word counts."""
         if self.done():
             return

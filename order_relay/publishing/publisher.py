@@ -53,7 +53,7 @@ class Saved:
     reason: str
 
 
-Outcome: TypeAlias = Published | Saved
+PublishResult: TypeAlias = Published | Saved
 
 
 class Publisher:
@@ -82,9 +82,9 @@ class Publisher:
         self._topic = topic
         self._max_retry = max_retry
         self._observer: PublishObserver = observer or Unobserved()
-        self._running: set[asyncio.Task[Outcome]] = set()
+        self._running: set[asyncio.Task[PublishResult]] = set()
         # Those of them that wait for Kafka.
-        self._sending: set[asyncio.Task[Outcome]] = set()
+        self._sending: set[asyncio.Task[PublishResult]] = set()
         self._outage = outage
         self._closed = False
 
@@ -100,7 +100,7 @@ class Publisher:
         event_id: str | None = None,
         key: bytes | None = None,
         headers: Sequence[Header] = (),
-    ) -> Outcome:
+    ) -> PublishResult:
         """Publish one event, and wait until it is durable.
 
         A caller who is cancelled stops waiting; the event still ends in Kafka or in the table,
@@ -164,7 +164,7 @@ class Publisher:
         for task in self._sending:
             task.cancel()
 
-    async def _publish(self, message: NewMessage, event_id: str) -> Outcome:
+    async def _publish(self, message: NewMessage, event_id: str) -> PublishResult:
         try:
             acknowledged = await self._send(message)
         except RecordTooLarge:
@@ -181,7 +181,7 @@ class Publisher:
             raise PublishRefused(message.topic, "the publisher is closed")
         if reason := self._outage():
             raise PublishRefused(message.topic, reason)
-        task = cast("asyncio.Task[Outcome]", asyncio.current_task())
+        task = cast("asyncio.Task[PublishResult]", asyncio.current_task())
         self._sending.add(task)
         try:
             return await self._producer.send(
@@ -222,6 +222,6 @@ def _reason(error: BaseException) -> str:
     return str(error)
 
 
-def _log_unseen(task: asyncio.Task[Outcome]) -> None:
+def _log_unseen(task: asyncio.Task[PublishResult]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("An event whose sender had left was lost: %s", error)

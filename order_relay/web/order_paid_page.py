@@ -21,7 +21,7 @@ from order_relay.errors import InvalidEvent, PublishFailed, RecordTooLarge
 from order_relay.logs.log_line import LogLine
 from order_relay.model.headers import EVENT_ID_HEADER, Header
 from order_relay.model.trace_context import TRACEPARENT, TRACESTATE, of_request
-from order_relay.publishing.publisher import Outcome, Published, Publisher
+from order_relay.publishing.publisher import Published, Publisher, PublishResult
 from order_relay.web.access import Access
 
 logger = logging.getLogger(__name__)
@@ -59,17 +59,17 @@ class OrderPaidPage:
         access: Access,
         *,
         limits: Limits | None = None,
-        on_turned_away: Callable[[str], None] = lambda _: None,
+        on_rejected: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Let in whom ``access`` lets in.
 
-        ``on_turned_away`` is told of each event that the publisher was not asked for: ``too_large``
+        ``on_rejected`` is told of each event that the publisher was not asked for: ``too_large``
         or ``busy``.
         """
         self._publisher = publisher
         self._access = access
         self._limits = limits or Limits()
-        self._on_turned_away = on_turned_away
+        self._on_rejected = on_rejected
         self._requests = 0
         self._bytes = 0
         self._full = False
@@ -139,7 +139,7 @@ class OrderPaidPage:
         return bytes(body)
 
     def _too_large(self) -> _Refused:
-        self._on_turned_away("too_large")
+        self._on_rejected("too_large")
         return _Refused(413, f"the body must be at most {self._limits.body_bytes} bytes")
 
     @contextmanager
@@ -184,7 +184,7 @@ class OrderPaidPage:
                 )
             )
         self._full = True
-        self._on_turned_away("busy")
+        self._on_rejected("busy")
         raise _Refused(429, "too many paid orders at once", retry_after=BUSY_RETRY_SECONDS)
 
 
@@ -232,7 +232,7 @@ def _trace_headers(request: web.Request) -> tuple[Header, ...]:
     return trace.record_headers() if trace is not None else ()
 
 
-def _described(outcome: Outcome) -> dict[str, Any]:
+def _described(outcome: PublishResult) -> dict[str, Any]:
     if isinstance(outcome, Published):
         return {
             "status": "published",

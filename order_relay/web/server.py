@@ -71,7 +71,7 @@ class WebServer:
         token: str | None = None,
         names: Collection[str] = (),
         limits: Limits | None = None,
-        on_turned_away: Callable[[str], None] = lambda _: None,
+        on_rejected: Callable[[str], None] = lambda _: None,
         connections: ConnectionLimits | None = None,
         on_closed: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -89,7 +89,7 @@ class WebServer:
             names: Names under which pages may be read, beside addresses and the like; see
                 ``Access``.
             limits: Of paid orders under way.
-            on_turned_away: See ``OrderPaidPage``.
+            on_rejected: See ``OrderPaidPage``.
             connections: Limits of all connections.
             on_closed: See ``Connections``.
         """
@@ -103,7 +103,7 @@ class WebServer:
         limits = limits or Limits()
         limits = replace(limits, requests=min(limits.requests, most_orders))
         self._order_paid = (
-            OrderPaidPage(publisher, access, limits=limits, on_turned_away=on_turned_away)
+            OrderPaidPage(publisher, access, limits=limits, on_rejected=on_rejected)
             if publisher
             else None
         )

@@ -93,15 +93,15 @@ def consumer_app(name: str, settings: RelaySettings, faust_metrics: FaustMetrics
 
 
 def read_topic(
-    app: ConsumerApp, name: str, topic: str, take: Callable[[Record], Awaitable[None]]
+    app: ConsumerApp, name: str, topic: str, submit: Callable[[Record], Awaitable[None]]
 ) -> None:
-    """Have each record of a topic taken in, in offset order; ``take`` waits while it has no room.
+    """Have each record of a topic taken in, in offset order; ``submit`` waits while it has no room.
 
     Args:
         app: The consumer's app.
         name: What the agent is called.
         topic: The topic.
-        take: Takes a record in.
+        submit: Hands a record to the dispatcher.
     """
     records = app.topic(
         topic,
@@ -114,7 +114,7 @@ def read_topic(
     async def read(stream: faust.StreamT[list[Record]]) -> None:
         async for batch in cast(faust.Stream[list[Record]], stream).noack():
             for record in batch:
-                await take(record)
+                await submit(record)
 
     app.agent(records, name=name)(read)
 

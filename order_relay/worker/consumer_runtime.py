@@ -16,15 +16,15 @@ from order_relay.deliveries.changelog import Changelog
 from order_relay.deliveries.lookup import OrderLookup
 from order_relay.deliveries.recovery import Recovery
 from order_relay.deliveries.store import MemoryStore, PartitionStore
-from order_relay.deliveries.table import DeliveryBook
+from order_relay.deliveries.table import DeliveriesTable
 from order_relay.delivery.batches import Batching
-from order_relay.delivery.dispatcher import Relay
+from order_relay.delivery.dispatcher import Dispatcher
 from order_relay.delivery.outcome import Outcome
 from order_relay.delivery.retry import RetryPolicy
 from order_relay.fallback.dead_letters import FallbackDeadLetters
 from order_relay.fallback.store import find_saved
 from order_relay.handlers.function import FunctionHandler
-from order_relay.handlers.http import HttpLogger
+from order_relay.handlers.http import HttpHandler
 from order_relay.kafka.client_config import client_config
 from order_relay.kafka.consumer import partition_of
 from order_relay.kafka.dead_letter_topic import DeadLetterTopic
@@ -70,7 +70,7 @@ class ConsumerRuntime:
         relay: Its deliveries.
         health: Its health.
         stats: Its figures.
-        book: Its deliveries table; ``None``: switched off.
+        deliveries: Its deliveries table; ``None``: switched off.
         lookup: Finds orders in it; ``None``: switched off.
     """
 
@@ -106,8 +106,8 @@ class ConsumerRuntime:
         self.app = consumer_app(self.name, settings, faust_metrics)
         self._reader = self.app.reader
         self._target = _target(consumer, max_in_flight)
-        self.book = self._deliveries_table() if settings.deliveries_store != "off" else None
-        self.relay = Relay(
+        self.deliveries = self._deliveries_table() if settings.deliveries_store != "off" else None
+        self.dispatcher = Dispatcher(
             self._target,
             FallbackDeadLetters(
                 DeadLetterTopic(
@@ -143,7 +143,7 @@ class ConsumerRuntime:
             ),
         )
         self.health = Health(
-            self.relay,
+            self.dispatcher,
             breaker_closed=self._breaker_closed,
             dead_lettering=self._dead_lettering,
             recovering=self._recovering,
@@ -158,20 +158,22 @@ class ConsumerRuntime:
             group=settings.consumer_group_id,
             url=settings.own_url,
             partitions=self._reader,
-            breaker=self.relay.breaker,
-            target=self.relay.target,
+            breaker=self.dispatcher.breaker,
+            target=self.dispatcher.target,
         )
-        self.lookup = self._lookup(self.book, fallback) if self.book is not None else None
+        self.lookup = (
+            self._lookup(self.deliveries, fallback) if self.deliveries is not None else None
+        )
         self._show_figures()
         self._watches: list[asyncio.Task[None]] = []
-        read_topic(self.app, self.name, settings.order_paid_topic, self.take)
+        read_topic(self.app, self.name, settings.order_paid_topic, self.submit)
         self._reader.deliver_with(self)
 
-    def _deliveries_table(self) -> DeliveryBook:
+    def _deliveries_table(self) -> DeliveriesTable:
         settings = self.settings
         changelog = Changelog(self._producer, settings.deliveries_changelog_topic)
         in_memory = settings.deliveries_store == "memory"
-        return DeliveryBook(
+        return DeliveriesTable(
             changelog,
             Recovery(client_config(settings), changelog.topic, make_topic=True),
             _in_memory if in_memory else partial(_on_disk, table_folder(settings)),
@@ -181,11 +183,11 @@ class ConsumerRuntime:
             max_entries=settings.deliveries_max_entries,
         )
 
-    def _lookup(self, book: DeliveryBook, fallback: Fallback) -> OrderLookup:
+    def _lookup(self, deliveries: DeliveriesTable, fallback: Fallback) -> OrderLookup:
         topic = self.settings.order_paid_topic
         return OrderLookup(
-            book,
-            self.relay.find,
+            deliveries,
+            self.dispatcher.find,
             partial(self._reader.owners, topic),
             self.settings.own_url,
             consumer=self.name,
@@ -199,22 +201,22 @@ class ConsumerRuntime:
 
     def _show_figures(self) -> None:
         self.metrics.watch(
-            in_flight=lambda: self.relay.in_flight,
-            held=lambda: self.relay.held,
-            breaker_state=lambda: self.relay.breaker.state,
+            in_flight=lambda: self.dispatcher.in_flight,
+            queued=lambda: self.dispatcher.queued,
+            breaker_state=lambda: self.dispatcher.breaker.state,
             oldest_unfinished_seconds=self._reader.oldest_unfinished_seconds,
         )
         self.metrics.watch_target(
-            target=self.relay.target, left_in_kafka=lambda: self.relay.left.count
+            target=self.dispatcher.target, left_in_kafka=lambda: self.dispatcher.left.count
         )
         self.metrics.watch_group(
             assigned_partitions=lambda: self.health.assigned_partitions,
             kafka_answers=self.health.kafka_answers,
         )
         self.metrics.watch_intake(self.health.intake_stopped_seconds)
-        if (book := self.book) is not None:
+        if (deliveries := self.deliveries) is not None:
             self.metrics.watch_table(
-                entries=lambda: book.entries, recovering=lambda: book.recovering
+                entries=lambda: deliveries.entries, recovering=lambda: deliveries.recovering
             )
 
     # --- starting and stopping, in this order ---------------------------------------------------
@@ -231,19 +233,19 @@ class ConsumerRuntime:
             end: Ends the worker, with status 1.
         """
         CONSUMER.set(self.name)
-        self._watch(watch_target(self.relay.target))
+        self._watch(watch_target(self.dispatcher.target))
         self._watch(self.stats.log_regularly(self.settings.fallback_stats_interval_seconds))
         if not await self._topics.wait_until_ready(pause, self.settings):
             return  # the worker stops
-        if isinstance(self._target, HttpLogger):
+        if isinstance(self._target, HttpHandler):
             await self._target.start()
         topic = self.settings.order_paid_topic
         self._watch(watch_lag(self._reader, self._producer, self.metrics, self.health))
         self._watch(end_at_standstill(self.health, end))
         ask_retention = partial(self._topics.retention_seconds, topic)
         self._watch(watch_retention(self._reader, ask_retention, self.metrics))
-        if self.book is not None:
-            self._watch(self.book.aging.run())
+        if self.deliveries is not None:
+            self._watch(self.deliveries.aging.run())
         ask_partitions = partial(self._producer.partition_count, topic)
         self._watch(watch_topic_partitions(ask_partitions, self.metrics.topic_partitions))
         await self.app.maybe_start()
@@ -258,14 +260,14 @@ class ConsumerRuntime:
         self._reader.stop_flow()
         self.app.flow_control.suspend()
         self.app.flow_control.clear()
-        await self.relay.give_back(drain_seconds=grace_seconds, attempt_seconds=0.0)
+        await self.dispatcher.drain(drain_seconds=grace_seconds, attempt_seconds=0.0)
 
     async def commit(self) -> None:
         """Commit everything that is finished, for the last time."""
         CONSUMER.set(self.name)
-        if self.book is not None:
-            await self.book.close()
-        await self._reader.commit_for_good()
+        if self.deliveries is not None:
+            await self.deliveries.close()
+        await self._reader.final_commit()
         for watch in self._watches:
             watch.cancel()
 
@@ -273,7 +275,7 @@ class ConsumerRuntime:
         """Leave the group, and close everything."""
         CONSUMER.set(self.name)
         await self.app.stop()
-        if isinstance(self._target, HttpLogger):
+        if isinstance(self._target, HttpHandler):
             await self._target.stop()
         else:
             self._target.stop()
@@ -285,45 +287,45 @@ class ConsumerRuntime:
 
     # --- between the reader and the relay -------------------------------------------------------
 
-    async def take(self, record: Record) -> None:
+    async def submit(self, record: Record) -> None:
         """Take a record in for delivery; waits while there is no room or no table yet."""
-        book = self.book
-        if book is not None and not book.ready and not await book.until_ready():
+        deliveries = self.deliveries
+        if deliveries is not None and not deliveries.ready and not await deliveries.until_ready():
             return  # its partition leaves, and is read again
-        if self._reader.claim(record) and not await self.relay.take(record):
+        if self._reader.claim(record) and not await self.dispatcher.submit(record):
             self._reader.leave(record)
 
     def _on_finished(self, record: Record, outcome: Outcome) -> None:
-        if self.book is None:
+        if self.deliveries is None:
             self._reader.finished(record)
         else:
-            self.book.finished(record, outcome)
+            self.deliveries.finished(record, outcome)
 
     def _is_delivered(self, record: Record, order_id: OrderId | None) -> bool:
-        return self.book is not None and self.book.is_delivered(record, order_id)
+        return self.deliveries is not None and self.deliveries.is_delivered(record, order_id)
 
-    async def leaving(self) -> None:
+    async def revoking(self) -> None:
         """See ``Deliveries``: attempts may end, waits are given up."""
         CONSUMER.set(self.name)
         attempt_seconds = min(
             self.settings.external_logger_timeout_seconds + 1.0, MAX_REBALANCE_DRAIN_SECONDS
         )
         self.health.assigned_partitions = 0
-        await self.relay.give_back(drain_seconds=0.0, attempt_seconds=attempt_seconds)
-        if self.book is not None:
-            await self.book.leaving()
+        await self.dispatcher.drain(drain_seconds=0.0, attempt_seconds=attempt_seconds)
+        if self.deliveries is not None:
+            await self.deliveries.revoking()
 
-    def arriving(self, partitions: Collection[int]) -> None:
+    def assigned(self, partitions: Collection[int]) -> None:
         """See ``Deliveries``."""
         CONSUMER.set(self.name)
         self.health.assigned_partitions = len(partitions)
-        if self.book is not None:
-            self.book.arriving(partitions)
-        self.relay.resume()
+        if self.deliveries is not None:
+            self.deliveries.assigned(partitions)
+        self.dispatcher.resume()
 
     def forget_left(self, topic: str, partition: int, *, before: int | None = None) -> list[int]:
         """See ``Deliveries``."""
-        return self.relay.left.forget(topic, partition, before=before)
+        return self.dispatcher.left.forget(topic, partition, before=before)
 
     def deleted(self, records: int) -> None:
         """See ``Deliveries``."""
@@ -332,19 +334,19 @@ class ConsumerRuntime:
     # --- what health asks -----------------------------------------------------------------------
 
     def _breaker_closed(self) -> bool:
-        return self.relay.breaker.closed
+        return self.dispatcher.breaker.closed
 
     def _dead_lettering(self) -> int:
-        return self.relay.dead_lettering
+        return self.dispatcher.dead_lettering
 
     def _in_threads(self) -> int:
         return self._target.in_threads if isinstance(self._target, FunctionHandler) else 0
 
     def _recovering(self) -> bool:
-        return self.book is not None and self.book.recovering
+        return self.deliveries is not None and self.deliveries.recovering
 
 
-def _target(consumer: ConfiguredConsumer, max_in_flight: int) -> HttpLogger | FunctionHandler:
+def _target(consumer: ConfiguredConsumer, max_in_flight: int) -> HttpHandler | FunctionHandler:
     """Make what a consumer delivers to."""
     settings, handler = consumer.settings, consumer.declaration.handled_by()
     secrets = settings.secrets
@@ -356,7 +358,7 @@ def _target(consumer: ConfiguredConsumer, max_in_flight: int) -> HttpLogger | Fu
             redact=lambda text: redact(text, secrets),
         )
     token, proxy = settings.external_logger_token, settings.external_logger_proxy
-    return HttpLogger(
+    return HttpHandler(
         settings.external_logger_url,
         timeout_seconds=settings.external_logger_timeout_seconds,
         connect_timeout_seconds=settings.external_logger_connect_timeout_seconds,

@@ -33,7 +33,7 @@ class OpenableStore(FallbackStore, Protocol):
     """A ``FallbackStore`` that must be opened; see ``FallbackTable``."""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The database for people to read, without its password."""
 
     async def open(self) -> Migrated:
@@ -146,11 +146,11 @@ class Fallback:
     async def _open(self) -> None:
         migrated = await self.store.open()
         if migrated.before == migrated.after:
-            logger.info("Fallback table opened at %s", self.store.place)
+            logger.info("Fallback table opened at %s", self.store.location)
         else:
             logger.info(
                 "Fallback table opened at %s, migrated from %s to revision %s",
-                self.store.place,
+                self.store.location,
                 migrated.before or "nothing",
                 migrated.after,
             )
@@ -172,7 +172,7 @@ class Fallback:
                 logger.error(
                     "Fallback table unusable at DATABASE_URL=%s: %s; deliveries go on, what Kafka "
                     "refuses cannot be saved; trying on until it works",
-                    self.store.place,
+                    self.store.location,
                     problem,
                 )
             said = problem

@@ -127,13 +127,13 @@ class RelayApp(faust.App):
             self.settings.web_port,
             self.metrics.registry,
             {
-                one.name: ConsumerPages(one.health, one.stats, one.lookup, one.relay.probe_now)
+                one.name: ConsumerPages(one.health, one.stats, one.lookup, one.dispatcher.probe_now)
                 for one in self._runtimes
             },
             publisher=self.fallback.publisher,
             token=token.get_secret_value() if token else None,
             names=self.settings.web_names,
-            on_turned_away=self.metrics.published,
+            on_rejected=self.metrics.published,
             connections=ConnectionLimits(connections=self._shares.web_connections),
             on_closed=self.metrics.web_connection_closed,
         )

@@ -17,7 +17,7 @@ from order_relay.settings.settings import Settings
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import Order, order, order_value
-from tests.support.publish_command import Relay
+from tests.support.publish_command import Dispatcher
 from tests.support.publish_postgres import PostgresServer, unavailable_reason
 from tests.support.sink import Answer, Received, ScriptedSink
 from tests.support.waiting import eventually
@@ -48,15 +48,15 @@ class Seen:
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
 
-    def add(self, place: str, what: object) -> None:
+    def add(self, location: str, what: object) -> None:
         """Note what stood in a place."""
-        self._texts[place] = what if isinstance(what, str) else repr(what)
+        self._texts[location] = what if isinstance(what, str) else repr(what)
 
     def found(self) -> list[str]:
         """Where which secret can be read, in any of the ways it may be written."""
         return [
-            f"{name} in {place}"
-            for place, text in self._texts.items()
+            f"{name} in {location}"
+            for location, text in self._texts.items()
             for name, secret in (SECRETS | {"new key": NEW_KEY}).items()
             for written in _ways_to_write(secret)
             if written in text
@@ -196,8 +196,8 @@ async def _look_at_pages(worker: WorkerProcess, seen: Seen, when: str) -> None:
 
 
 async def _look_at_commands(folder: Path, worker: WorkerProcess, seen: Seen) -> None:
-    relay = Relay(folder)
-    relay.environment = worker.environment
+    dispatcher = Dispatcher(folder)
+    dispatcher.environment = worker.environment
     event = order_value(20) + b"\n"
     for arguments, stdin in (
         (["fallback-stats"], b""),
@@ -209,7 +209,7 @@ async def _look_at_commands(folder: Path, worker: WorkerProcess, seen: Seen) -> 
         (["fallback-requeue", "1"], b""),
         (["fallback-list", "--status", "NONE"], b""),
     ):
-        ended = await relay(*arguments, stdin=stdin, statuses=range(3))
+        ended = await dispatcher(*arguments, stdin=stdin, statuses=range(3))
         seen.add(f"{arguments} {stdin!r}", ended)
 
 

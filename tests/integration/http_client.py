@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from order_relay.delivery.answer import Answer
-from order_relay.handlers.http import HttpLogger
+from order_relay.handlers.http import HttpHandler
 
 BODY = b'{"eventType":"ORDER_PAID","orderId":1}'
 # Far less than the limits of a patient client: what takes longer was waited for.
@@ -14,10 +14,10 @@ POST_SECONDS = 20.0
 
 
 @asynccontextmanager
-async def client(url: str, **options: Any) -> AsyncIterator[HttpLogger]:
+async def client(url: str, **options: Any) -> AsyncIterator[HttpHandler]:
     """A started client with short limits."""
     limits = {"timeout_seconds": 5.0, "connect_timeout_seconds": 2.0, "max_connections": 10}
-    http = HttpLogger(url, **(limits | options))
+    http = HttpHandler(url, **(limits | options))
     await http.start()
     try:
         yield http
@@ -25,13 +25,13 @@ async def client(url: str, **options: Any) -> AsyncIterator[HttpLogger]:
         await http.stop()
 
 
-def patient_client(url: str, **options: Any) -> AbstractAsyncContextManager[HttpLogger]:
+def patient_client(url: str, **options: Any) -> AbstractAsyncContextManager[HttpHandler]:
     """A client whose limits are never what ends a post."""
     limits = {"timeout_seconds": 60.0, "connect_timeout_seconds": 60.0}
     return client(url, **(limits | options))
 
 
-async def post(http: HttpLogger, key: str = "key", body: bytes = BODY) -> Answer:
+async def post(http: HttpHandler, key: str = "key", body: bytes = BODY) -> Answer:
     """Post; a client that waits for one of its limits fails the test."""
     async with asyncio.timeout(POST_SECONDS):
         return await http.post(body, key)

@@ -7,7 +7,7 @@ from email.utils import format_datetime
 import pytest
 
 from order_relay.delivery.retry import Verdict
-from order_relay.handlers.http import HttpLogger
+from order_relay.handlers.http import HttpHandler
 from tests.integration.http_client import BODY, client
 from tests.support.raw_server import RawServer
 from tests.support.sink import Answer, Fault, ScriptedSink
@@ -165,6 +165,6 @@ async def test_a_large_record_arrives_whole(sink: ScriptedSink) -> None:
 
 async def test_a_post_without_start_is_a_fault_of_ours(sink: ScriptedSink) -> None:
     """A client that is not started says so."""
-    http = HttpLogger(sink.url, timeout_seconds=1, connect_timeout_seconds=1, max_connections=1)
+    http = HttpHandler(sink.url, timeout_seconds=1, connect_timeout_seconds=1, max_connections=1)
     with pytest.raises(RuntimeError, match="not started"):
         await http.post(BODY, "key")

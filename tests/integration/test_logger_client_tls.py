@@ -11,7 +11,7 @@ import trustme
 
 from order_relay.delivery.answer import Answer
 from order_relay.delivery.retry import Verdict
-from order_relay.handlers.http import HttpLogger
+from order_relay.handlers.http import HttpHandler
 from tests.integration.http_client import BODY, client, patient_client, post
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.raw_server import Peer, RawServer
@@ -34,7 +34,7 @@ async def tls_sink(authority: trustme.CA) -> AsyncIterator[ScriptedSink]:
 
 
 async def _post(url: str, ca_file: Path | None) -> Answer:
-    http = HttpLogger(
+    http = HttpHandler(
         url, timeout_seconds=5, connect_timeout_seconds=5, max_connections=1, ca_file=ca_file
     )
     await http.start()

@@ -14,7 +14,7 @@ from order_relay.deliveries.changelog import Changelog
 from order_relay.deliveries.entries import Entry, decode_entry, encode_entry, entry_key
 from order_relay.deliveries.recovery import ChangelogUnreadable, Recovery
 from order_relay.deliveries.store import MemoryStore, OneKeyStore
-from order_relay.deliveries.table import DeliveryBook
+from order_relay.deliveries.table import DeliveriesTable
 from order_relay.delivery.outcome import Outcome
 from order_relay.kafka.client_config import client_config
 from order_relay.kafka.producer import KafkaProducer
@@ -221,9 +221,9 @@ async def test_what_another_wrote_meanwhile_is_read(embedded: EmbeddedKafka, sta
     settings = stage.settings()
     embedded.create_topic(settings.deliveries_changelog_topic)
 
-    def book_of(changelog: Changelog) -> DeliveryBook:
+    def book_of(changelog: Changelog) -> DeliveriesTable:
         recovery = Recovery(client_config(settings), settings.deliveries_changelog_topic)
-        return DeliveryBook(
+        return DeliveriesTable(
             changelog,
             recovery,
             lambda partition: MemoryStore(),
@@ -232,13 +232,13 @@ async def test_what_another_wrote_meanwhile_is_read(embedded: EmbeddedKafka, sta
             retention_seconds=3600,
         )
 
-    def finish(book: DeliveryBook, *order_ids: int) -> None:
+    def finish(deliveries: DeliveriesTable, *order_ids: int) -> None:
         for order_id in order_ids:
-            book.finished(record(order_id, str(order_id)), Outcome(True, 1, order_id))
+            deliveries.finished(record(order_id, str(order_id)), Outcome(True, 1, order_id))
 
-    async def arrive(book: DeliveryBook) -> None:
-        book.arriving([0])
-        assert await asyncio.wait_for(book.until_ready(), LIMIT_SECONDS)
+    async def arrive(deliveries: DeliveriesTable) -> None:
+        deliveries.assigned([0])
+        assert await asyncio.wait_for(deliveries.until_ready(), LIMIT_SECONDS)
 
     async with changelog_of(stage) as of_away, changelog_of(stage) as of_other:
         away, other = book_of(of_away), book_of(of_other)
@@ -250,8 +250,8 @@ async def test_what_another_wrote_meanwhile_is_read(embedded: EmbeddedKafka, sta
         finish(other, *range(2, 11))
         await of_other.drain(LIMIT_SECONDS)
         finish(away, 2)
-        await away.leaving()
-        await other.leaving()
+        await away.revoking()
+        await other.revoking()
         await arrive(away)
         assert [n for n in range(1, 12) if away.find(n)] == list(range(1, 11))
         # And goes on from there.

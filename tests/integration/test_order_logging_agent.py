@@ -39,7 +39,7 @@ class TakingRelay:
         self.room.set()
         self.taken: list[Record] = []
 
-    async def take(self, record: Record) -> bool:
+    async def submit(self, record: Record) -> bool:
         """Take it, once there is room."""
         await self.room.wait()
         self.taken.append(record)
@@ -57,7 +57,7 @@ async def consumer(
     with runtime(load_settings(kafka_declare_topics=False, deliveries_store="off")) as made:
         made.app.finalize()
         monkeypatch.setattr(made, "_reader", Claims())
-        monkeypatch.setattr(made, "relay", TakingRelay())
+        monkeypatch.setattr(made, "dispatcher", TakingRelay())
         yield made
 
 
@@ -72,31 +72,31 @@ def _agent(consumer: ConsumerRuntime) -> Any:
 
 async def test_every_record_of_every_batch_is_taken_in_order(consumer: ConsumerRuntime) -> None:
     """Batches are taken in record by record, in offset order, each exactly once."""
-    relay: Any = consumer.relay
+    dispatcher: Any = consumer.dispatcher
     async with _agent(consumer).test_context() as agent:
         for first in range(0, 30, 3):
             await agent.put(_batch(first, first + 1, first + 2), wait=False)
-        await eventually(lambda: len(relay.taken) == 30, 5, "all records are taken")
-    assert [record.offset for record in relay.taken] == list(range(30))
+        await eventually(lambda: len(dispatcher.taken) == 30, 5, "all records are taken")
+    assert [record.offset for record in dispatcher.taken] == list(range(30))
 
 
 async def test_a_record_that_is_not_granted_is_not_taken(consumer: ConsumerRuntime) -> None:
     """Second copies and records of an older generation go no further."""
     claims: Any = consumer._reader
-    relay: Any = consumer.relay
+    dispatcher: Any = consumer.dispatcher
     claims.refused = {1, 3}
     async with _agent(consumer).test_context() as agent:
         await agent.put(_batch(0, 1, 2, 3, 4), wait=False)
-        await eventually(lambda: len(relay.taken) == 3, 5, "the granted records are taken")
+        await eventually(lambda: len(dispatcher.taken) == 3, 5, "the granted records are taken")
     assert claims.asked == [0, 1, 2, 3, 4]
-    assert [record.offset for record in relay.taken] == [0, 2, 4]
+    assert [record.offset for record in dispatcher.taken] == [0, 2, 4]
 
 
 async def test_without_room_nothing_more_is_claimed(consumer: ConsumerRuntime) -> None:
     """Back-pressure: while the relay has no room the agent holds one record, no more."""
     claims: Any = consumer._reader
-    relay: Any = consumer.relay
-    relay.room.clear()
+    dispatcher: Any = consumer.dispatcher
+    dispatcher.room.clear()
     async with _agent(consumer).test_context() as agent:
         await agent.put(_batch(0, 1, 2), wait=False)
         await agent.put(_batch(3), wait=False)
@@ -104,8 +104,8 @@ async def test_without_room_nothing_more_is_claimed(consumer: ConsumerRuntime) -
         for _ in range(20):
             await asyncio.sleep(0)
         assert claims.asked == [0]
-        relay.room.set()
-        await eventually(lambda: len(relay.taken) == 4, 5, "all records are taken")
+        dispatcher.room.set()
+        await eventually(lambda: len(dispatcher.taken) == 4, 5, "all records are taken")
 
 
 async def test_agents_and_tables_are_ours() -> None:

@@ -33,7 +33,7 @@ from tests.support.waiting import eventually
 class IdleDeliveries:
     """Nothing is in hand."""
 
-    held = 0
+    queued = 0
     last_activity = 0.0
 
 
@@ -58,7 +58,7 @@ class Worker:
         self.port = free_ports(1)[0]
         self.url = f"http://{LOOPBACK}:{self.port}"
         self.lookup = OrderLookup(
-            self.bench.book,
+            self.bench.deliveries,
             self._in_hand,
             lambda: self.owners,
             URL(self.url),
@@ -133,7 +133,7 @@ async def workers() -> AsyncIterator[list[Worker]]:
             await worker.server.start()
             everything.push_async_callback(worker.server.stop)
             everything.push_async_callback(worker.lookup.close)
-            everything.push_async_callback(worker.bench.book.close)
+            everything.push_async_callback(worker.bench.deliveries.close)
             worker.owners = {number: one.url for number, one in enumerate(three)}
         for number, worker in enumerate(three):
             await worker.have(entry(30 + number, number))
@@ -149,7 +149,7 @@ async def test_any_worker_answers_for_the_owner(workers: list[Worker]) -> None:
 
 async def test_an_order_in_another_partition_is_found(workers: list[Worker]) -> None:
     """Whoever publishes with keys of their own finds their orders, too."""
-    await workers[2].bench.book.leaving()
+    await workers[2].bench.deliveries.revoking()
     await workers[2].have(entry(31_000, 2))
     status, body = await workers[0].get(31_000)
     assert (status, body["worker"]) == (200, workers[2].url)
@@ -174,7 +174,7 @@ async def test_a_worker_that_does_not_answer_leaves_a_doubt(workers: list[Worker
 async def test_a_worker_that_reads_its_table_leaves_a_doubt(workers: list[Worker]) -> None:
     """During recovery an order may be there and not be found yet."""
     workers[1].bench.recovery.released.clear()
-    workers[1].bench.book.arriving([4])
+    workers[1].bench.deliveries.assigned([4])
     await eventually(lambda: workers[1].bench.recovery.reads[-1] == (4,))
     for worker in workers[:2]:
         status, body = await worker.get(77)
@@ -184,7 +184,7 @@ async def test_a_worker_that_reads_its_table_leaves_a_doubt(workers: list[Worker
 
 async def test_between_two_assignments_there_is_a_doubt(workers: list[Worker]) -> None:
     """Partitions have left, and which ones come is not told yet."""
-    await workers[1].bench.book.leaving()
+    await workers[1].bench.deliveries.revoking()
     for worker in workers:
         status, body = await worker.get(77)
         assert (status, "reading its table" in str(body["error"])) == (503, True)
@@ -195,12 +195,12 @@ async def test_a_table_without_its_history_leaves_a_doubt(workers: list[Worker])
 
     What came since is known.
     """
-    await workers[1].bench.book.leaving()
+    await workers[1].bench.deliveries.revoking()
     workers[1].bench.recovery.unreadable = True
     await workers[1].have(entry(31, 1))
     workers[2].bench.stores[2].broken = True
-    workers[1].bench.book.finished(record(4, "34", partition=1), delivered(34))
-    workers[2].bench.book.finished(record(5, "35", partition=2), delivered(35))
+    workers[1].bench.deliveries.finished(record(4, "34", partition=1), delivered(34))
+    workers[2].bench.deliveries.finished(record(5, "35", partition=2), delivered(35))
     for worker in workers:
         status, body = await worker.get(77)
         assert (status, "is incomplete" in str(body["error"])) == (503, True)
@@ -272,7 +272,7 @@ async def test_a_worker_without_a_table_leaves_a_doubt(workers: list[Worker]) ->
 async def test_a_time_beyond_all_years_is_left_out(workers: list[Worker]) -> None:
     """Timestamps in microseconds are delivered, and shown, as any other."""
     odd = msgspec.structs.replace(entry(33, 0), published_ms=1_766_140_200_000_000)
-    await workers[0].bench.book.leaving()
+    await workers[0].bench.deliveries.revoking()
     await workers[0].have(odd)
     for worker in workers:
         status, body = await worker.get(33)
@@ -282,7 +282,7 @@ async def test_a_time_beyond_all_years_is_left_out(workers: list[Worker]) -> Non
 async def test_an_order_may_have_as_long_a_number_as_events_may(workers: list[Worker]) -> None:
     """It was delivered, so it can be asked for."""
     long = int("9" * 4300)
-    await workers[0].bench.book.leaving()
+    await workers[0].bench.deliveries.revoking()
     await workers[0].have(entry(long, 0))
     for worker in workers:
         assert (await worker.get(long))[0] == 200
@@ -291,7 +291,7 @@ async def test_an_order_may_have_as_long_a_number_as_events_may(workers: list[Wo
 @pytest.mark.parametrize("order_id", ["7f3a5c1e-0d7e-4b57-9a53-0c1d6a2b9e01", "a/b?c #%2F", "주문"])
 async def test_an_id_may_be_text(workers: list[Worker], order_id: str) -> None:
     """Whatever it holds, the owner is asked for this order and no other page."""
-    await workers[0].bench.book.leaving()
+    await workers[0].bench.deliveries.revoking()
     await workers[0].have(entry(order_id, 0))
     for worker in workers:
         status, body = await worker.get(order_id)

@@ -19,7 +19,7 @@ class Deliveries:
     """Deliveries that stand still."""
 
     last_activity = 0.0
-    held = 0
+    queued = 0
 
 
 class Served:

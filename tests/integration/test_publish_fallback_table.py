@@ -77,9 +77,11 @@ def test_the_place_has_no_password_and_the_whole_path(
 ) -> None:
     """What people read leads them to the database and gives nothing away."""
     monkeypatch.chdir(tmp_path)
-    assert FallbackTable("sqlite:///relay.db").place == (f"sqlite+aiosqlite:///{tmp_path}/relay.db")
-    place = FallbackTable("postgresql://relay:hush@db:5432/orders").place
-    assert place == "postgresql+asyncpg://relay:***@db:5432/orders"
+    assert FallbackTable("sqlite:///relay.db").location == (
+        f"sqlite+aiosqlite:///{tmp_path}/relay.db"
+    )
+    location = FallbackTable("postgresql://relay:hush@db:5432/orders").location
+    assert location == "postgresql+asyncpg://relay:***@db:5432/orders"
 
 
 def test_a_url_that_names_no_database() -> None:

@@ -27,7 +27,7 @@ from demo.logger_script import (
     LoggerScript,
     Outages,
 )
-from demo.order_shop import Order, OrderBook
+from demo.order_shop import Order, OrderGenerator
 from demo.sample_logger import SampleLogger
 from demo.saved_rows import SavedRows
 from demo.shop_database import ShopDatabase, Waiting, database_url
@@ -151,8 +151,8 @@ async def test_every_dead_letter_is_read_to_the_very_end(tmp_path: Path) -> None
 
 def orders(number: int) -> list[Order]:
     """The first orders of a book, the first broken one among them."""
-    book = OrderBook(1)
-    return [book.next_order(datetime.now(UTC)) for _ in range(number)]
+    deliveries = OrderGenerator(1)
+    return [deliveries.next_order(datetime.now(UTC)) for _ in range(number)]
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from order_relay.delivery.answer import Answer
-from order_relay.handlers.http import HttpLogger
+from order_relay.handlers.http import HttpHandler
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import order
@@ -21,7 +21,7 @@ TOKEN = "hunter2-token"
 
 
 async def _post(url: str, redact: Callable[[str], str]) -> Answer:
-    http = HttpLogger(
+    http = HttpHandler(
         url,
         timeout_seconds=5,
         connect_timeout_seconds=5,

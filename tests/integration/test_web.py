@@ -34,7 +34,7 @@ class Deliveries:
     """Deliveries that stand where the test puts them."""
 
     last_activity = 0.0
-    held = 0
+    queued = 0
 
 
 class Served:
@@ -85,7 +85,7 @@ async def test_metrics_are_served_in_prometheus_format(served: Served) -> None:
     consumer = served.metrics.of("order_logging")
     consumer.watch(
         in_flight=lambda: 3,
-        held=lambda: 5,
+        queued=lambda: 5,
         breaker_state=lambda: 2,
         oldest_unfinished_seconds=lambda: 1.5,
     )
@@ -127,7 +127,7 @@ async def test_liveness_is_about_progress(served: Served) -> None:
     """Live is 503 only while work waits, the breaker is closed, and nothing has moved for long."""
     served.now = 10_000.0
     assert (await served.get("/health/live"))[0] == 200
-    served.deliveries.held = 4
+    served.deliveries.queued = 4
     assert (await served.get("/health/live"))[0] == 503
     served.breaker_closed = False
     assert (await served.get("/health/live"))[0] == 200

@@ -49,19 +49,19 @@ async def test_brokers_restarted_one_by_one(kafka: RealKafka, tmp_path: Path) ->
     """As in an upgrade of Kafka; a worker joins and another one leaves. Nothing is repeated."""
     async with Scene(kafka, tmp_path) as scene:
         scene.latency_seconds = LATENCY_SECONDS
-        leaving = await scene.ready_worker("a")
+        revoking = await scene.ready_worker("a")
         scene.load.flow(RATE)
         for broker in kafka.broker_ids:
             await scene.until_orders_accepted(scene.load.produced + 2 * RATE)
             if broker == kafka.broker_ids[1]:
                 scene.worker("b")
             if broker == kafka.broker_ids[2]:
-                leaving.sigterm()
+                revoking.sigterm()
             scene.commits.coordinator_died_at = time.monotonic()
             await asyncio.to_thread(kafka.stop, broker)
             await asyncio.to_thread(kafka.revive, broker)
             await asyncio.to_thread(kafka.elect_preferred_leaders)
-        assert await leaving.wait() == 0
+        assert await revoking.wait() == 0
         await scene.close_books()
         assert scene.repeats() == {}
 

@@ -65,12 +65,12 @@ async def test_a_worker_leaves_its_group_though_it_rebalances_meanwhile(
     """Another worker joins while it drains: after its end the group does not wait for it."""
     async with Scene(kafka, tmp_path) as scene:
         scene.latency_seconds = 8.0
-        leaving = await scene.ready_worker("leaving", shutdown_grace_seconds=20)
+        revoking = await scene.ready_worker("leaving", shutdown_grace_seconds=20)
         scene.load.publish(20)
         await scene.until_full(20)
-        leaving.sigterm()
+        revoking.sigterm()
         joining = scene.worker("joining")
-        assert await leaving.wait() == 0
+        assert await revoking.wait() == 0
         group = await scene.admin.group()
         assert len(group.members) <= 1, group
         await joining.wait_ready()

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from order_relay.delivery.lanes import KEY_SHARE, MAX_HELD_RECORDS
+from order_relay.delivery.lanes import KEY_SHARE, MAX_QUEUED_RECORDS
 from order_relay.delivery.left_in_kafka import MAX_LEFT
 from tests.kafka.scene import Scene
 from tests.kafka.test_delivery_worker_faults import PATIENT
@@ -12,7 +12,7 @@ from tests.support.kafka_cluster import RealKafka
 HOT = "hot"
 # More than are held and left together: reading the partition pauses.
 HOT_ORDERS = MAX_LEFT + 2_000
-HOT_HELD = MAX_HELD_RECORDS // KEY_SHARE
+HOT_HELD = MAX_QUEUED_RECORDS // KEY_SHARE
 HOT_DELETED = 45_000
 OTHERS = 600
 LEFT = "order_relay_left_in_kafka_records"

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.support.orders import Headers, Order
-from tests.support.publish_command import Relay
+from tests.support.publish_command import Dispatcher
 from tests.support.stage import Stage
 
 
-def relay_on(stage: Stage, folder: Path, **settings: object) -> Relay:
+def relay_on(stage: Stage, folder: Path, **settings: object) -> Dispatcher:
     """A folder to type commands in, with the settings of a stage's workers, and others."""
     given: dict[str, object] = {
         "kafka_bootstrap_servers": stage.bootstrap_servers,
@@ -20,7 +20,7 @@ def relay_on(stage: Stage, folder: Path, **settings: object) -> Relay:
     }
     if stage.session_timeout_ms is not None:
         given["kafka_session_timeout_ms"] = stage.session_timeout_ms
-    return Relay(folder, **(given | settings))
+    return Dispatcher(folder, **(given | settings))
 
 
 def redriving(stage: Stage) -> Stage:

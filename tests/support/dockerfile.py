@@ -175,7 +175,9 @@ class Build:
             return
         for source in sources:
             is_folder = target.endswith("/") or target in (".", "./")
-            place = here / target / Path(source).name if is_folder else here / target
+            place = here / self.moved(target)
+            if is_folder:
+                place /= Path(source).name
             self._context.copy(source, place)
 
     def _run(self, command: str, here: Path) -> None:

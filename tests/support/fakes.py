@@ -5,10 +5,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from order_relay.delivery.answer import JSON, Answer, ExternalLogger
+from order_relay.delivery.answer import JSON, Answer, PostHandler
 from order_relay.delivery.batches import Batching
 from order_relay.delivery.dead_letters import DeadLetter
-from order_relay.delivery.dispatcher import Relay
+from order_relay.delivery.dispatcher import Dispatcher
 from order_relay.delivery.outcome import Outcome
 from order_relay.delivery.retry import RetryPolicy, Verdict, judge
 from order_relay.model.record import Record
@@ -82,7 +82,7 @@ def must(condition: bool, rule: str) -> None:
 
 
 class FakeLogger:
-    """An ``ExternalLogger`` with a script.
+    """An ``PostHandler`` with a script.
 
     Attempts for a record follow its own plan first; then, as all others, what ``decide`` says of
     their event id: if nobody says otherwise the ``default`` step.
@@ -225,10 +225,10 @@ class Bench:
         breaker_threshold: int = 0,
         breaker_probe_interval_seconds: float = 5.0,
         max_in_flight: int = 8,
-        max_held: int = 1000,
+        max_queued: int = 1000,
         max_rate: float | None = None,
         batching: Batching | None = None,
-        logger: ExternalLogger | None = None,
+        logger: PostHandler | None = None,
     ) -> None:
         clock = asyncio.get_running_loop().time
         self.logger = FakeLogger()
@@ -240,7 +240,7 @@ class Bench:
         self.on_finished: Callable[[Record], None] = lambda finished: None
         self.delivered_before: set[str] = set()
         self._awaited: asyncio.Future[None] | None = None
-        self.relay = Relay(
+        self.dispatcher = Dispatcher(
             logger or self.logger,
             self.dead_letters,
             self.observer,
@@ -252,7 +252,7 @@ class Bench:
             breaker_probe_interval_seconds=breaker_probe_interval_seconds,
             reading=self.reading,
             max_in_flight=max_in_flight,
-            max_held=max_held,
+            max_queued=max_queued,
             max_rate=max_rate,
             batching=batching,
             clock=clock,
@@ -264,11 +264,11 @@ class Bench:
         """The offsets of the finished records, in the order in which they finished."""
         return [one.offset for one in self.finished]
 
-    async def take(self, *records: Record) -> None:
+    async def submit(self, *records: Record) -> None:
         """Take records in, one after another as the agent does; fails where one has to wait."""
         for one in records:
             async with asyncio.timeout(0.5):
-                await self.relay.take(one)
+                await self.dispatcher.submit(one)
 
     async def until_finished(self, count: int, within_seconds: float = 100_000.0) -> None:
         """Wait until that many records are finished in all."""

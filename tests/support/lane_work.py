@@ -21,9 +21,9 @@ class Work:
     A step of a script is the seconds of an attempt; a negative one pauses for that long.
     """
 
-    def __init__(self, max_in_flight: int, max_held: int = 1000) -> None:
+    def __init__(self, max_in_flight: int, max_queued: int = 1000) -> None:
         self.scripts: dict[int, tuple[float, ...]] = {}
-        self.lanes = Lanes(self._deliver, max_in_flight=max_in_flight, max_held=max_held)
+        self.lanes = Lanes(self._deliver, max_in_flight=max_in_flight, max_queued=max_queued)
         self.max_in_flight = max_in_flight
         self.begun: list[int] = []
         self.finished: list[int] = []

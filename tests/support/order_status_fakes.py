@@ -8,7 +8,7 @@ from order_relay.deliveries.changelog import Arguments
 from order_relay.deliveries.entries import Entry, decode_entry, encode_entry, entry_key
 from order_relay.deliveries.recovery import ChangelogUnreadable
 from order_relay.deliveries.store import MemoryStore, PartitionStore
-from order_relay.deliveries.table import DeliveryBook
+from order_relay.deliveries.table import DeliveriesTable
 from order_relay.delivery.outcome import Outcome
 from order_relay.model.record import Record
 from tests.support.fakes import START_SECONDS
@@ -55,13 +55,13 @@ class FakeChangelog:
         if not self.away:
             self.acknowledge()
 
-    def wait_no_longer(self) -> None:
+    def release_waiters(self) -> None:
         self.acknowledge()
 
     def acknowledge(self) -> None:
         """Say of everything that Kafka has it."""
-        held, self._held = self._held, []
-        for on_done, arguments in held:
+        queued, self._held = self._held, []
+        for on_done, arguments in queued:
             on_done(*arguments)
 
     def entries(self) -> list[Entry]:
@@ -177,7 +177,7 @@ class BookBench:
         self.break_stores: set[int] = set()
         self.stores: dict[int, BreakableStore] = {}
         self.now = START_SECONDS
-        self.book = DeliveryBook(
+        self.deliveries = DeliveriesTable(
             self.changelog,
             self.recovery,
             self._open,
@@ -190,8 +190,8 @@ class BookBench:
 
     async def arrive(self, *partitions: int) -> None:
         """Take partitions over, and wait until they are ready."""
-        self.book.arriving(partitions)
-        assert await self.book.until_ready()
+        self.deliveries.assigned(partitions)
+        assert await self.deliveries.until_ready()
 
     def _open(self, partition: int) -> BreakableStore:
         if self.open_refusals:

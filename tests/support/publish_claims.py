@@ -14,9 +14,9 @@ from order_relay.fallback.store import (
     FallbackRow,
     FallbackStore,
     GiveUp,
-    Outcome,
     Release,
     Retry,
+    RowOutcome,
 )
 from tests.support.publish_fakes import Clock, message
 
@@ -135,17 +135,17 @@ class Life:
         if not claims:
             return
         claim = claims.pop(0)
-        outcomes: list[Outcome] = []
+        outcomes: list[RowOutcome] = []
         blocked: set[bytes] = set()
         # As a batch does it: a row that is not settled holds back those of its key.
         for row, letter in zip(claim.rows, letters * len(claim.rows), strict=False):
             if letter in "r." or row.key in blocked:
                 if row.key is not None:
                     blocked.add(row.key)
-                held = letter != "r"
+                queued = letter != "r"
                 later = self.clock() + timedelta(seconds=60)
                 outcomes.append(
-                    Release(row.id) if held else Retry(row.id, row.retry_count + 1, later, "no")
+                    Release(row.id) if queued else Retry(row.id, row.retry_count + 1, later, "no")
                 )
             elif letter == "a":
                 outcomes.append(Acked(row.id))

@@ -97,7 +97,7 @@ class ScriptedKafka:
 
 class _Idle:
     last_activity = 0.0
-    held = 0
+    queued = 0
 
 
 @asynccontextmanager
@@ -194,6 +194,6 @@ def read_topic(servers: str, topic: str) -> list[Sent]:
             assert message is not None, f"{len(found)} of {wanted} records came"
             assert message.error() is None, message.error()
             headers: Any = tuple(message.headers() or ())
-            place = (message.partition() or 0, message.offset() or 0)
-            found[place] = Sent(message.key(), message.value(), headers)
-        return [found[place] for place in sorted(found)]
+            location = (message.partition() or 0, message.offset() or 0)
+            found[location] = Sent(message.key(), message.value(), headers)
+        return [found[location] for location in sorted(found)]

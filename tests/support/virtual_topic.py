@@ -92,9 +92,9 @@ class VirtualTopic:
                 continue
             one = self._log[self._position]
             self._position += 1
-            if not self._progress.take(one.offset, 0.0) or not self._progress.hold(one.offset):
+            if not self._progress.add(one.offset, 0.0) or not self._progress.claim(one.offset):
                 continue
-            if not await self.bench.relay.take(one):
+            if not await self.bench.dispatcher.submit(one):
                 self._progress.leave(one.offset)
 
     def _move(self, offset: int | None) -> None:

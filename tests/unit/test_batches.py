@@ -37,7 +37,7 @@ class Post:
 
 
 class BatchLogger:
-    """An ``ExternalLogger`` that takes batches, and answers as the test says."""
+    """An ``PostHandler`` that takes batches, and answers as the test says."""
 
     def __init__(self, answers: Callable[[Post], Answer], seconds: float = 0.02) -> None:
         self.posts: list[Post] = []
@@ -91,18 +91,18 @@ class Story:
         }
         self.logger = BatchLogger(answers)
         self.bench = Bench(
-            **{"breaker_threshold": 20, "max_in_flight": 64, "max_held": 2000, **settings},
+            **{"breaker_threshold": 20, "max_in_flight": 64, "max_queued": 2000, **settings},
             batching=Batching(size, **batching),
             logger=self.logger,
         )
         self.taken = 0
 
-    async def take(self, count: int) -> list[Record]:
+    async def submit(self, count: int) -> list[Record]:
         """Take orders, each with a key of its own."""
         records = [record(n, f"key-{n}") for n in range(self.taken, self.taken + count)]
         self.taken += count
         for one in records:
-            await self.bench.relay.take(one)
+            await self.bench.dispatcher.submit(one)
         return records
 
     async def end(self, within_seconds: float = 1000.0) -> None:
@@ -124,7 +124,7 @@ class Story:
 async def test_values_go_byte_for_byte_in_their_order() -> None:
     """A batch is an array of the values as they are; its key is made from the records' keys."""
     story = Story(lambda post: OK, size=3)
-    records = await story.take(7)
+    records = await story.submit(7)
     await story.end()
     assert story.sizes == [3, 3, 1]
     first = records[:3]
@@ -142,10 +142,10 @@ async def test_a_value_a_line() -> None:
     """As lines each value is one; a value that has several lines goes alone, as it is."""
     story = Story(lambda post: OK, form="ndjson")
     pretty = json.dumps(json.loads(order_value(100)), indent=1).encode()
-    await story.take(2)
-    await story.bench.relay.take(record(2, "pretty", value=pretty))
+    await story.submit(2)
+    await story.bench.dispatcher.submit(record(2, "pretty", value=pretty))
     story.taken = 3
-    await story.take(2)
+    await story.submit(2)
     await story.end()
     alone, lines = story.logger.posts
     assert (alone.body, alone.content_type) == (pretty, JSON)
@@ -158,11 +158,11 @@ async def test_a_value_a_line() -> None:
 async def test_records_wait_for_others_no_longer_than_they_may() -> None:
     """A record that comes alone goes after the linger; a full batch at once."""
     story = Story(lambda post: OK, size=5, linger_seconds=0.5)
-    await story.take(1)
+    await story.submit(1)
     await asyncio.sleep(0.4)
-    await story.take(1)
+    await story.submit(1)
     await story.end()
-    await story.take(5)
+    await story.submit(5)
     await story.end()
     assert [(round(post.at, 3), len(post.orders)) for post in story.logger.posts] == [
         (0.5, 2), (0.52, 5)
@@ -174,9 +174,9 @@ async def test_a_batch_has_no_more_bytes_than_it_may() -> None:
     """The body's bytes are bounded; a record that has more alone still goes."""
     value = len(order_value(0))
     story = Story(lambda post: OK, size=100, max_bytes=3 * (value + 1) + 1)
-    await story.take(9)
+    await story.submit(9)
     huge = order_value(9)[:-1] + b',"note":"' + b"x" * 10_000 + b'"}'
-    await story.bench.relay.take(record(9, "huge", value=huge))
+    await story.bench.dispatcher.submit(record(9, "huge", value=huge))
     story.taken = 10
     await story.end()
     assert story.sizes == [3, 3, 3, 1]
@@ -188,7 +188,7 @@ async def test_no_two_records_of_a_key_are_under_way() -> None:
     """Records of one key go one after another, in batches with those of other keys."""
     story = Story(lambda post: OK, size=100)
     for number in range(60):
-        await story.bench.relay.take(record(number, f"key-{number % 6}"))
+        await story.bench.dispatcher.submit(record(number, f"key-{number % 6}"))
     story.taken = 60
     await story.end()
     assert story.sizes == [6] * 10
@@ -205,7 +205,7 @@ async def test_a_refused_batch_is_halved_until_the_guilty_are_alone(
 ) -> None:
     """The guilty are dead-lettered, each after a request of its own; nobody else is."""
     story = Story(lambda post: answer(status) if guilty & {*post.orders} else OK, size=100)
-    await story.take(100)
+    await story.submit(100)
     await story.end()
     assert story.given_up == sorted(guilty)
     assert story.logger.accepted == Counter(set(range(100)) - guilty)
@@ -225,7 +225,7 @@ async def test_one_record_that_fails_its_batch_does_not_take_the_others_along(
     """Failures in company count against nobody: alone the guilty one is given up, the others go."""
     story = Story(lambda post: failure if 7 in post.orders else OK, size=10)
     for _ in range(10):
-        await story.take(100)
+        await story.submit(100)
         await asyncio.sleep(1.0)
     await story.end()
     assert story.given_up == [7]
@@ -238,9 +238,9 @@ async def test_one_record_that_fails_its_batch_does_not_take_the_others_along(
 async def test_a_batch_without_an_answer_is_repeated_as_it_was() -> None:
     """The logger may have taken it: the same records in the same order, under the same key."""
     story = Story(lambda post: NO_ANSWER if post.at < 0.5 else OK, size=10)
-    await story.take(25)
+    await story.submit(25)
     await asyncio.sleep(0.9)
-    await story.take(25)  # others come meanwhile
+    await story.submit(25)  # others come meanwhile
     await story.end()
     first = {post.orders: post.key for post in story.logger.posts if post.at < 0.5}
     again = {post.orders: post.key for post in story.logger.posts if post.at >= 0.5}
@@ -253,7 +253,7 @@ async def test_a_batch_without_an_answer_is_repeated_as_it_was() -> None:
 async def test_an_outage_is_one_attempt_a_batch_and_spends_nothing() -> None:
     """The breaker opens after as many batches as attempts; probes are single; nothing is lost."""
     story = Story(lambda post: answer(503) if post.at < 60 else OK, size=10)
-    await story.take(400)
+    await story.submit(400)
     await story.end()
     assert not story.given_up
     assert story.logger.accepted == Counter(range(400))
@@ -277,9 +277,9 @@ async def test_a_limit_of_requests_is_no_limit_of_orders(
         lambda post: OK if limiter.takes(post.at) else answer(429),
         size=20,
         max_in_flight=256,
-        max_held=10_000,
+        max_queued=10_000,
     )
-    intake = asyncio.create_task(story.take(100_000))
+    intake = asyncio.create_task(story.submit(100_000))
     await asyncio.sleep(12)
     assert sum(story.logger.accepted.values()) > 12 * 800
     assert set(story.logger.accepted.values()) == {1}
@@ -287,7 +287,7 @@ async def test_a_limit_of_requests_is_no_limit_of_orders(
     refused = len(story.logger.posts) - sum(story.logger.accepted.values()) / 20
     assert refused <= 0.12 * len(story.logger.posts)
     intake.cancel()
-    await story.bench.relay.give_back(drain_seconds=0, attempt_seconds=1)
+    await story.bench.dispatcher.drain(drain_seconds=0, attempt_seconds=1)
 
 
 @virtual_time
@@ -296,7 +296,7 @@ async def test_half_of_all_batches_fail() -> None:
     count = iter(range(10**6))
     story = Story(lambda post: answer(500) if next(count) % 2 else OK, size=20)
     for _ in range(50):
-        await story.take(20)
+        await story.submit(20)
         await asyncio.sleep(0.5)
     await story.end()
     assert not story.given_up
@@ -319,7 +319,7 @@ async def test_results_of_single_records() -> None:
         return Answer(Verdict.SUCCESS, 207, body=json.dumps({"results": said}).encode())
 
     story = Story(results)
-    await story.take(10)
+    await story.submit(10)
     await story.end()
     assert story.given_up == [3]
     assert story.bench.dead_letters.letters[0].message == 'HTTP 422: {"field":"userId"}'
@@ -354,10 +354,10 @@ async def test_giving_back_ends_requests_whose_records_are_all_given_back() -> N
     """After a rebalance nothing of the records that went is sent any more."""
     story = Story(lambda post: OK, size=10)
     story.logger._seconds = 1000.0
-    await story.take(30)
+    await story.submit(30)
     await asyncio.sleep(1)
     assert story.logger.under_way == 3
-    await story.bench.relay.give_back(drain_seconds=0, attempt_seconds=1)
+    await story.bench.dispatcher.drain(drain_seconds=0, attempt_seconds=1)
     await asyncio.sleep(0)
     assert story.logger.under_way == 0
     assert not story.bench.finished
@@ -368,15 +368,15 @@ async def test_giving_back_does_not_wait_for_what_was_not_sent() -> None:
     """Records that wait for others, or for a logger that throttles, are given back at once."""
     throttled = answer(429, retry_after_seconds=60)
     story = Story(lambda post: throttled, size=10, linger_seconds=100.0)
-    await story.take(25)
+    await story.submit(25)
     await asyncio.sleep(1)
     assert len(story.logger.posts) == 2
     began = asyncio.get_running_loop().time()
-    await story.bench.relay.give_back(drain_seconds=0, attempt_seconds=1000)
+    await story.bench.dispatcher.drain(drain_seconds=0, attempt_seconds=1000)
     assert asyncio.get_running_loop().time() - began < 1
     assert len(story.logger.posts) == 2
     assert story.bench.observer.abandoned_records == [25]
-    story.bench.relay.resume()
+    story.bench.dispatcher.resume()
     story.logger._answers = lambda post: OK
-    await story.take(25)
+    await story.submit(25)
     await story.bench.until_finished(25, 1000)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from order_relay.cli.publish.bulk_publisher import LinePublisher, LineResult, Result
+from order_relay.cli.publish.bulk_publisher import BulkPublisher, LineResult, LineStatus
 from order_relay.cli.publish.line_reader import Line
 from order_relay.errors import DatabaseUnavailable
 from order_relay.fallback.memory_store import MemoryFallbackStore
@@ -27,7 +27,7 @@ class Run:
         self.producer = FakeProducer()
         self.store = MemoryFallbackStore()
         self.results: list[LineResult] = []
-        self.publisher = LinePublisher(
+        self.publisher = BulkPublisher(
             self.producer,
             self.store,
             "orders",
@@ -36,7 +36,7 @@ class Run:
             **options,  # type: ignore[arg-type]
         )
 
-    async def publish(self, *lines: Line) -> dict[Result, list[int]]:
+    async def publish(self, *lines: Line) -> dict[LineStatus, list[int]]:
         """Publish the lines; the numbers of the lines by how they ended."""
         await self.publisher.publish(one_by_one(lines))
         return {
@@ -59,7 +59,7 @@ async def test_good_and_bad_lines() -> None:
     ended = await run.publish(
         good, Line(2, b"{bad"), line(3, orderId=""), Line(4, b"", too_long=True), line(5)
     )
-    assert ended == {Result.PUBLISHED: [1, 5], Result.REFUSED: [2, 3, 4]}
+    assert ended == {LineStatus.PUBLISHED: [1, 5], LineStatus.REFUSED: [2, 3, 4]}
     assert run.producer.sent[0].value == good.value
     assert run.producer.sent[0].key == b"1"
     reasons = {one.number: one.reason for one in run.results}
@@ -74,11 +74,11 @@ async def test_what_kafka_refuses_is_saved() -> None:
     run = Run()
     run.producer.refuse = lambda sent: refusal() if sent.key == b"2" else None
     ended = await run.publish(line(1), line(2), line(3))
-    assert ended == {Result.PUBLISHED: [1, 3], Result.SAVED: [2]}
+    assert ended == {LineStatus.PUBLISHED: [1, 3], LineStatus.SAVED: [2]}
     (row,) = run.store.rows.values()
     assert row.max_retry == 5
     assert row.payload == line(2).value
-    (saved,) = [one for one in run.results if one.result is Result.SAVED]
+    (saved,) = [one for one in run.results if one.result is LineStatus.SAVED]
     assert saved.row_id == row.id
     assert dict(row.headers)["event-id"] == (saved.event_id or "").encode()
 
@@ -89,7 +89,7 @@ async def test_an_event_does_not_overtake_a_saved_one_of_its_key() -> None:
     run = Run()
     run.producer.refuse = lambda sent: refusal() if sent is run.producer.sent[0] else None
     ended = await run.publish(line(1, 7), line(2, 7), line(3, 8), line(4, 7))
-    assert ended == {Result.PUBLISHED: [3], Result.SAVED: [1, 2, 4]}
+    assert ended == {LineStatus.PUBLISHED: [3], LineStatus.SAVED: [1, 2, 4]}
     assert [row.payload for row in run.store.rows.values()] == [line(n, 7).value for n in (1, 2, 4)]
 
 
@@ -139,7 +139,7 @@ async def test_a_line_over_all_bounds_goes_alone() -> None:
     """It is let in when nothing else is under way, rather than never."""
     run = Run(max_bytes=10)
     run.producer.latency_seconds = 1
-    assert await run.publish(line(1), line(2)) == {Result.PUBLISHED: [1, 2]}
+    assert await run.publish(line(1), line(2)) == {LineStatus.PUBLISHED: [1, 2]}
     assert run.producer.most_at_once == 1
 
 
@@ -151,7 +151,7 @@ async def test_without_kafka_nothing_waits_for_it() -> None:
     await run.publisher.look_at_kafka()
     assert run.publisher.outage is not None
     ended = await run.publish(*[line(n) for n in range(20)])
-    assert ended == {Result.SAVED: list(range(20))}
+    assert ended == {LineStatus.SAVED: list(range(20))}
     assert not run.producer.sent
     assert "cannot be reached" in run.results[0].reason
 
@@ -172,9 +172,9 @@ async def test_an_outage_that_begins_and_ends_meanwhile() -> None:
 
     await run.publisher.publish(slowly())
     assert [one.result for one in run.results] == [
-        Result.PUBLISHED,
-        Result.SAVED,
-        Result.PUBLISHED,
+        LineStatus.PUBLISHED,
+        LineStatus.SAVED,
+        LineStatus.PUBLISHED,
     ]
 
 
@@ -185,9 +185,9 @@ async def test_when_nobody_takes_events_nothing_more_is_begun() -> None:
     run.producer.refuse = lambda _: refusal()
     run.store.error = DatabaseUnavailable("the disk is full")
     ended = await run.publish(*[line(n) for n in range(1, 50)])
-    assert set(ended) == {Result.FAILED}
+    assert set(ended) == {LineStatus.FAILED}
     assert run.publisher.stopped_at == 1
-    assert len(ended[Result.FAILED]) < 5
+    assert len(ended[LineStatus.FAILED]) < 5
     assert "NOT_ENOUGH_REPLICAS" in run.results[0].reason
     assert "the disk is full" in run.results[0].reason
     forgive()
@@ -200,8 +200,8 @@ async def test_hurrying_saves_what_kafka_does_not_answer() -> None:
     run.producer.hold = asyncio.Event()
     publishing = asyncio.create_task(run.publish(line(1), line(2)))
     await asyncio.sleep(1)
-    await run.publisher.hurry(5)
-    assert await publishing == {Result.SAVED: [1, 2]}
+    await run.publisher.close(5)
+    assert await publishing == {LineStatus.SAVED: [1, 2]}
 
 
 @virtual_time

@@ -23,7 +23,7 @@ from tests.support.publish_fakes import Clock, message
 DISCARDABLE = frozenset({Status.FAILED, Status.PENDING})
 
 
-async def filled(*statuses: Status, topic: str = "orders") -> MemoryFallbackStore:
+async def recovered_all(*statuses: Status, topic: str = "orders") -> MemoryFallbackStore:
     """A table with a row of each status, ids from 1."""
     store = MemoryFallbackStore(clock=Clock())
     for status in statuses:
@@ -54,7 +54,7 @@ async def results(
 
 async def test_requeueing_by_id() -> None:
     """FAILED rows become PENDING; of each other row it is said why not."""
-    store = await filled(Status.FAILED, Status.PENDING, Status.PUBLISHED, Status.FAILED)
+    store = await recovered_all(Status.FAILED, Status.PENDING, Status.PUBLISHED, Status.FAILED)
     told = await results(store, RowFilter(ids={1, 2, 3, 99}), requeue(store))
     assert told[1] == ""
     assert "PENDING" in told[2]
@@ -66,7 +66,7 @@ async def test_requeueing_by_id() -> None:
 
 async def test_discarding_leaves_rows_alone_that_are_on_their_way() -> None:
     """A row that a worker has claimed, and one that Kafka has, stay."""
-    store = await filled(Status.PENDING, Status.PENDING, Status.PUBLISHED)
+    store = await recovered_all(Status.PENDING, Status.PENDING, Status.PUBLISHED)
     await store.claim(limit=10, lease_seconds=60, ids=[1])
     told = await results(store, RowFilter(ids={1, 2, 3}), discard(store))
     assert told[1] == "a worker is publishing it"
@@ -77,7 +77,7 @@ async def test_discarding_leaves_rows_alone_that_are_on_their_way() -> None:
 
 async def test_a_dry_run_says_the_same_and_changes_nothing() -> None:
     """What would be done is what is done afterwards."""
-    store = await filled(Status.FAILED, Status.PENDING, Status.FAILED, Status.PUBLISHED)
+    store = await recovered_all(Status.FAILED, Status.PENDING, Status.FAILED, Status.PUBLISHED)
     rows = RowFilter(ids={1, 2, 3, 4, 5})
     before = dict(store.rows)
     dry = await results(store, rows, requeue(store), dry_run=True)
@@ -87,7 +87,7 @@ async def test_a_dry_run_says_the_same_and_changes_nothing() -> None:
 
 async def test_more_rows_than_a_page() -> None:
     """All rows of a filter are changed, though changing takes them out of the filter."""
-    store = await filled(*[Status.FAILED] * (2 * PAGE + 1))
+    store = await recovered_all(*[Status.FAILED] * (2 * PAGE + 1))
     told = await results(store, RowFilter(status=Status.FAILED), requeue(store))
     assert len(told) == 2 * PAGE + 1
     assert not any(told.values())
@@ -96,7 +96,7 @@ async def test_more_rows_than_a_page() -> None:
 
 async def test_only_rows_that_were_agreed_to_are_changed() -> None:
     """Rows that the filter finds later stay, and so do those that it does not find any more."""
-    store = await filled(*[Status.FAILED] * (PAGE + 2), Status.PENDING)
+    store = await recovered_all(*[Status.FAILED] * (PAGE + 2), Status.PENDING)
     rows = RowFilter(status=Status.FAILED)
     agreed = await found_ids(store, rows)
     assert agreed == set(range(1, PAGE + 3))
@@ -116,7 +116,7 @@ async def test_only_rows_that_were_agreed_to_are_changed() -> None:
 
 async def test_lines_of_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     """One object a row; the exit status tells whether every id was changed."""
-    store = await filled(Status.FAILED, Status.PENDING)
+    store = await recovered_all(Status.FAILED, Status.PENDING)
     status = await change_and_tell(
         store, RowFilter(ids={1, 2}), requeue(store), dry_run=False, as_json=True
     )
@@ -128,7 +128,7 @@ async def test_lines_of_json_for_programs(capsys: pytest.CaptureFixture[str]) ->
 
 async def test_nothing_to_do_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     """A filter that finds nothing says so."""
-    store = await filled(Status.PUBLISHED)
+    store = await recovered_all(Status.PUBLISHED)
     status = await change_and_tell(
         store, RowFilter(status=Status.FAILED), requeue(store), dry_run=False, as_json=False
     )

@@ -8,8 +8,8 @@ import pytest
 
 from order_relay.cli.dlq.filters import (
     MOMENT,
-    PLACE,
-    LetterPlace,
+    POSITION,
+    LetterPosition,
     check_choice,
     letter_filter,
 )
@@ -18,8 +18,8 @@ from order_relay.cli.dlq.redrive_group import RedriveGroup
 from order_relay.cli.dlq.redrive_report import RedriveReport
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import Letter
-from order_relay.dead_letters.redrive import BATCH, NO_ROOM, LetterResult, Redrive, Result
-from order_relay.dead_letters.redriven import Commit, Redriven, RedriveProgress
+from order_relay.dead_letters.redrive import BATCH, NO_ROOM, LetterResult, Redrive, RedriveResult
+from order_relay.dead_letters.redriven import RedriveCommit, Redriven, RedriveProgress
 from order_relay.dead_letters.topic_reader import Extent, TopicLog
 from order_relay.errors import PublishRefused, RecordTooLarge, TopicUnusable
 from order_relay.kafka.producer import Acknowledged
@@ -62,9 +62,9 @@ class Memory:
         self.busy = asyncio.Lock()
         self.lost = False
         self.error: TopicUnusable | None = None
-        self.commits: list[Commit] = []
+        self.commits: list[RedriveCommit] = []
 
-    async def commit(self, partition: int, commit: Commit) -> None:
+    async def commit(self, partition: int, commit: RedriveCommit) -> None:
         assert self.busy.locked()
         if self.error is not None:
             raise self.error
@@ -98,7 +98,7 @@ async def test_batches_are_published_in_order_and_remembered() -> None:
     redrive, progress = prepared(topics, memory), progress_of(topics)
     results = await redriven(redrive, progress, chosen)
     assert [one.offset for one in results] == chosen
-    assert {one.result for one in results} == {Result.REDRIVEN}
+    assert {one.result for one in results} == {RedriveResult.REDRIVEN}
     assert [value for value, _ in topics.published] == [b"%d" % offset for offset in chosen]
     assert len(memory.commits) == 3
     known = Redriven(memory.commits[-1])
@@ -123,7 +123,7 @@ async def test_what_kafka_refuses_ends_it_and_stays_open() -> None:
     redrive, progress = prepared(topics, memory), progress_of(topics)
     results = await redriven(redrive, progress, range(2 * BATCH))
     assert len(results) == BATCH
-    assert [one.offset for one in results if one.result is Result.FAILED] == [1]
+    assert [one.offset for one in results if one.result is RedriveResult.FAILED] == [1]
     assert "timed out" in redrive.remark
     known = Redriven(memory.commits[-1])
     assert (0 in known, 1 in known, 2 in known) == (True, False, True)
@@ -135,7 +135,7 @@ async def test_a_letter_that_is_too_large_holds_nothing_up() -> None:
     topics.errors[1] = RecordTooLarge("orders", 7)
     redrive, progress = prepared(topics, memory), progress_of(topics)
     results = await redriven(redrive, progress, range(BATCH + 1))
-    assert [one.offset for one in results if one.result is Result.FAILED] == [1]
+    assert [one.offset for one in results if one.result is RedriveResult.FAILED] == [1]
     assert (len(topics.published), redrive.remark) == (BATCH, "")
 
 
@@ -167,15 +167,15 @@ async def test_stopping_ends_it_after_the_batch_under_way() -> None:
         redrive.stop("twice")
     assert [one.offset for one in results] == [0]
     assert (len(topics.published), redrive.remark) == (1, "stopped by a signal")
-    assert memory.commits == [Commit(1, "")]
+    assert memory.commits == [RedriveCommit(1, "")]
 
 
 async def test_letters_that_are_gone_or_cannot_be_remembered_are_left() -> None:
     """Retention took one; of others a commit could not tell."""
     topics, memory = Topics(0, 2), Memory()
     results = await redriven(prepared(topics, memory), progress_of(topics), [0, 1, 2])
-    (gone,) = [one for one in results if one.result is not Result.REDRIVEN]
-    assert (gone.offset, gone.result) == (1, Result.FAILED)
+    (gone,) = [one for one in results if one.result is not RedriveResult.REDRIVEN]
+    assert (gone.offset, gone.result) == (1, RedriveResult.FAILED)
     assert gone.reason == "it is no longer in the topic"
 
     class NoRoom(RedriveProgress):
@@ -184,7 +184,7 @@ async def test_letters_that_are_gone_or_cannot_be_remembered_are_left() -> None:
 
     topics = Topics(0, 2)
     results = await redriven(prepared(topics, memory), NoRoom(Redriven(), [0, 2], 3), [2])
-    assert [(one.result, one.reason) for one in results] == [(Result.FAILED, NO_ROOM)]
+    assert [(one.result, one.reason) for one in results] == [(RedriveResult.FAILED, NO_ROOM)]
     assert topics.published == []
     for named in (True, False):
         report = RedriveReport("orders", as_json=True, named=named)
@@ -207,25 +207,25 @@ def test_a_topic_that_was_made_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("places", "everything", "filters", "told"),
+    ("positions", "everything", "filters", "told"),
     [
         ((), False, LetterFilter(), "say which letters"),
-        ((LetterPlace(0, 1),), True, LetterFilter(), "not both"),
-        ((LetterPlace(0, 1),), False, LetterFilter(reason="rejected"), "not both"),
+        ((LetterPosition(0, 1),), True, LetterFilter(), "not both"),
+        ((LetterPosition(0, 1),), False, LetterFilter(reason="rejected"), "not both"),
     ],
 )
 def test_choices_that_make_no_sense(
-    places: tuple[LetterPlace, ...], everything: bool, filters: LetterFilter, told: str
+    positions: tuple[LetterPosition, ...], everything: bool, filters: LetterFilter, told: str
 ) -> None:
     """One line says what is wrong and what is allowed; the status is 2."""
     with pytest.raises(click.ClickException, match=told) as raised:
-        check_choice(places, everything, filters)
+        check_choice(positions, everything, filters)
     assert raised.value.exit_code == 2
 
 
 def test_choices() -> None:
     """Places, filters, all, and all that filters leave."""
-    check_choice((LetterPlace(0, 1),), False, LetterFilter())
+    check_choice((LetterPosition(0, 1),), False, LetterFilter())
     check_choice((), False, LetterFilter(reason="rejected"))
     check_choice((), True, LetterFilter())
     check_choice((), True, LetterFilter(key="7"))
@@ -241,9 +241,9 @@ def test_choices() -> None:
 )
 def test_what_is_no_place(text: str) -> None:
     """Only what can be a letter's place is one."""
-    assert PLACE.convert("0:17", None, None) == LetterPlace(0, 17)
+    assert POSITION.convert("0:17", None, None) == LetterPosition(0, 17)
     with pytest.raises(click.BadParameter, match="PARTITION:OFFSET"):
-        PLACE.convert(text, None, None)
+        POSITION.convert(text, None, None)
 
 
 @pytest.mark.parametrize(("setting", "session"), [(30_000, 6_000), (6_000, 6_000), (2_500, 2_500)])

@@ -14,7 +14,7 @@ from order_relay.delivery.dead_letters import (
     DeadLetter,
     Headers,
     dead_letter_headers,
-    smallest_headers,
+    drop_long_headers,
 )
 from tests.support.fakes import record
 
@@ -78,10 +78,10 @@ def test_what_is_not_known_is_left_out() -> None:
 @given(st.integers(0, 2**31 - 1), st.integers(0, 2**63 - 1), st.integers(-1, 2**63 - 1))
 def test_numbers_are_javas(partition: int, offset: int, timestamp_ms: int) -> None:
     """Every partition, offset and timestamp that Kafka knows has its place, big-endian."""
-    place = structs.replace(
+    position = structs.replace(
         LETTER.record, partition=partition, offset=offset, timestamp_ms=timestamp_ms
     )
-    headers = dict(_headers(replace(LETTER, record=place)))
+    headers = dict(_headers(replace(LETTER, record=position)))
 
     read = [
         struct.unpack(kind, headers[f"kafka_dlt-original-{name}"] or b"")
@@ -157,7 +157,7 @@ def test_a_zero_character_in_a_name_is_written_out() -> None:
 
 def test_the_smallest_letter_keeps_all_but_the_long_texts() -> None:
     """For a letter that is too large everything stays that is needed to find and redrive it."""
-    left = smallest_headers(_headers(LETTER))
+    left = drop_long_headers(_headers(LETTER))
 
     assert {name for name, _ in _headers(LETTER)} - {name for name, _ in left} == {
         "kafka_dlt-exception-message",

@@ -8,7 +8,7 @@ import pytest
 from order_relay.deliveries.entries import Entry
 from order_relay.settings.settings import load_settings
 from order_relay.worker.faust_overrides import ForeignChangelogs
-from tables.deliveries import DeliveriesTable, show
+from tables.deliveries import DeliveriesView, show
 from tests.support.order_status_fakes import BookBench
 from tests.support.runtimes import app_of_a_consumer, runtime
 
@@ -20,7 +20,7 @@ async def test_entries_are_read_by_order_id(tmp_path: Path) -> None:
     bench = BookBench()
     bench.recovery.known = {0: [KNOWN]}
     await bench.arrive(0)
-    table = DeliveriesTable(app_of_a_consumer(load_settings()), bench.book, tmp_path)
+    table = DeliveriesView(app_of_a_consumer(load_settings()), bench.deliveries, tmp_path)
     assert table[7] == KNOWN
     assert 7 in table
     assert len(table) == 1
@@ -33,7 +33,7 @@ async def test_nobody_else_writes(tmp_path: Path) -> None:
     """A change that the changelog does not know would be undone by the next recovery."""
     bench = BookBench()
     await bench.arrive(0)
-    table = DeliveriesTable(app_of_a_consumer(load_settings()), bench.book, tmp_path)
+    table = DeliveriesView(app_of_a_consumer(load_settings()), bench.deliveries, tmp_path)
     with pytest.raises(TypeError, match="written by deliveries alone"):
         table[7] = KNOWN
     with pytest.raises(TypeError, match="removed by age alone"):
@@ -44,7 +44,7 @@ def test_resetting_removes_what_is_on_disk(tmp_path: Path) -> None:
     """``faust -A app reset``: the changelog has it all."""
     folder = tmp_path / "changelog"
     (folder / "0").mkdir(parents=True)
-    table = DeliveriesTable(app_of_a_consumer(load_settings()), BookBench().book, folder)
+    table = DeliveriesView(app_of_a_consumer(load_settings()), BookBench().deliveries, folder)
     table.reset_state()
     table.reset_state()
     assert not folder.exists()

@@ -8,7 +8,6 @@ from order_relay.errors import (
     DatabaseReplaced,
     DatabaseTooNew,
     DatabaseUnavailable,
-    InvalidConsumer,
     HandlerSignal,
     InvalidConsumer,
     InvalidDatabaseUrl,

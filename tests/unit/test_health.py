@@ -14,7 +14,7 @@ class Deliveries:
 
     def __init__(self) -> None:
         self.last_activity = 0.0
-        self.held = 0
+        self.queued = 0
 
 
 class Watched:
@@ -55,7 +55,7 @@ class Watched:
 def test_a_function_that_hangs_in_its_thread_is_no_standstill() -> None:
     """A restart would end what other consumers do, and the function would hang again."""
     watched = Watched()
-    watched.deliveries.held = 3
+    watched.deliveries.queued = 3
     watched.in_threads = 1
     watched.pass_time(1_000)
     assert watched.live
@@ -88,7 +88,7 @@ def test_it_fails_when_deliveries_stand_still(work: str) -> None:
     """Work that waits for longer than any working relay is silent fails it, and not before."""
     watched = Watched()
     if work == "held":
-        watched.deliveries.held = 3
+        watched.deliveries.queued = 3
     else:
         watched.health.unfinished = 3
 
@@ -109,7 +109,7 @@ def test_it_fails_when_deliveries_stand_still(work: str) -> None:
 def test_any_sign_of_life_counts() -> None:
     """An attempt that ended, however it did, begins the time anew."""
     watched = Watched()
-    watched.deliveries.held = 1
+    watched.deliveries.queued = 1
     watched.pass_time(STALL + 1)
     watched.deliveries.last_activity = watched.now
     watched.pass_time(STALL)
@@ -123,7 +123,7 @@ def test_any_sign_of_life_counts() -> None:
 def test_a_long_backoff_is_no_standstill(backoff_seconds: float, stall_seconds: float) -> None:
     """A record that waits as long as the settings, or Retry-After, let it wait is no reason."""
     watched = Watched(longest_backoff_seconds=backoff_seconds)
-    watched.deliveries.held = 1
+    watched.deliveries.queued = 1
     watched.pass_time(stall_seconds)
 
     assert watched.live
@@ -146,7 +146,7 @@ async def test_the_workers_health_knows_its_backoff() -> None:
 def test_an_open_breaker_is_no_standstill() -> None:
     """While the logger is down a restart would help nobody."""
     watched = Watched()
-    watched.deliveries.held = 1
+    watched.deliveries.queued = 1
     watched.breaker_closed = False
     watched.pass_time(1_000_000)
 
@@ -158,7 +158,7 @@ def test_an_open_breaker_is_no_standstill() -> None:
 def test_waiting_for_kafka_is_no_standstill() -> None:
     """While dead letters wait for Kafka's acknowledgement a restart would help nobody."""
     watched = Watched()
-    watched.deliveries.held = 1
+    watched.deliveries.queued = 1
     watched.dead_lettering = 1
     watched.pass_time(1_000_000)
 
@@ -171,7 +171,7 @@ def test_unfinished_records_count_only_while_kafka_answers() -> None:
     watched.health.unfinished = 3
     watched.pass_time(STALL + 1, kafka_answers=False)
     assert watched.live
-    watched.deliveries.held = 1
+    watched.deliveries.queued = 1
     assert not watched.live
 
 

@@ -84,7 +84,7 @@ class FakeKafka:
 
 class Deliveries:
     last_activity = 0.0
-    held = 0
+    queued = 0
 
 
 class Watched:

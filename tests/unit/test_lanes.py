@@ -110,18 +110,18 @@ async def test_a_fault_of_ours_neither_loses_nor_drops_a_record() -> None:
 
     assert ends == [2, 0, 1], "the faulty lane gave its place to the other key"
     await asyncio.sleep(0)
-    assert (lanes.held, lanes.in_flight) == (0, 0)
+    assert (lanes.queued, lanes.in_flight) == (0, 0)
 
 
 @virtual_time
 async def test_memory_is_bounded() -> None:
-    """No more than max_held records are in memory, also behind keys that are being worked on."""
-    work = Work(max_in_flight=2, max_held=3)
+    """No more than max_queued records are in memory, also behind keys that are being worked on."""
+    work = Work(max_in_flight=2, max_queued=3)
     work.put(0, "a", FOR_EVER)
     work.put(1, "a")
     work.put(2, "a")
 
-    assert work.lanes.held == 3
+    assert work.lanes.queued == 3
     assert not work.lanes.has_room(b"a")
     assert not work.lanes.has_room(b"b")
 
@@ -129,7 +129,7 @@ async def test_memory_is_bounded() -> None:
 @virtual_time
 async def test_room_is_told_as_soon_as_a_record_ends() -> None:
     """When memory was full, the end of any record lets the next in, not the end of its lane."""
-    work = Work(max_in_flight=2, max_held=3)
+    work = Work(max_in_flight=2, max_queued=3)
     work.put(0, "busy", 1.0)
     work.put(1, "busy", 10.0)
     work.put(2, "busy", 10.0)
@@ -161,21 +161,21 @@ async def test_a_pause_ends_early_when_asked_to() -> None:
     await asyncio.sleep(10)
 
     assert ends == [3.0, 5.0, 5.0]
-    assert (lanes.held, lanes.in_flight) == (0, 0)
+    assert (lanes.queued, lanes.in_flight) == (0, 0)
 
 
 @given(RECORDS, st.integers(1, 3), st.integers(1, 8))
 def test_any_interleaving_keeps_the_rules(
-    arrivals: Arrivals, max_in_flight: int, max_held: int
+    arrivals: Arrivals, max_in_flight: int, max_queued: int
 ) -> None:
     """Whatever comes when and takes how long: all end, in order within a key, within bounds."""
 
     async def main() -> None:
-        work = Work(max_in_flight, max_held)
+        work = Work(max_in_flight, max_queued)
         for offset, (key, script, gap) in enumerate(arrivals):
             await asyncio.sleep(gap)
             await work.put_when_there_is_room(offset, key, *script)
-            assert work.lanes.held <= max(max_held, max_in_flight)
+            assert work.lanes.queued <= max(max_queued, max_in_flight)
         await work.lanes.drain(10_000.0, lambda: False)
 
         assert sorted(work.finished) == list(range(len(arrivals)))
@@ -183,6 +183,6 @@ def test_any_interleaving_keeps_the_rules(
             of_key = [n for n, (key, _, _) in enumerate(arrivals) if key == one_key]
             assert [n for n in work.finished if n in of_key] == of_key
         await asyncio.sleep(0)
-        assert (work.lanes.held, work.lanes.in_flight) == (0, 0)
+        assert (work.lanes.queued, work.lanes.in_flight) == (0, 0)
 
     run_virtual(main())

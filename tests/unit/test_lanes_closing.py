@@ -133,7 +133,7 @@ async def test_closed_lanes_take_nothing_and_begin_anew() -> None:
     await asyncio.sleep(1)
     await work.lanes.close(0.0)
 
-    assert (work.lanes.held, work.lanes.in_flight) == (0, 0)
+    assert (work.lanes.queued, work.lanes.in_flight) == (0, 0)
     assert not work.lanes.has_room(b"a")
     work.lanes.open()
     for offset, key in enumerate("ab", start=10):
@@ -158,7 +158,7 @@ async def test_a_lane_that_is_cancelled_before_its_first_step_leaves_nothing() -
     work.put(1, "a", 1.0)
     await asyncio.sleep(2)
     assert work.finished == [1]
-    assert (work.lanes.held, work.lanes.in_flight) == (0, 0)
+    assert (work.lanes.queued, work.lanes.in_flight) == (0, 0)
 
 
 @virtual_time
@@ -236,9 +236,9 @@ def test_a_close_at_any_moment_is_clean(
                 await work.put_when_there_is_room(offset, key, *script)
                 taken.append((offset, key, script))
 
-        arriving = asyncio.create_task(arrive())
+        assigned = asyncio.create_task(arrive())
         await asyncio.sleep(close_at)
-        arriving.cancel()
+        assigned.cancel()
         before = loop.time()
         held_before = len(taken) - len(work.finished)
         finished_before = len(work.finished)
@@ -246,7 +246,7 @@ def test_a_close_at_any_moment_is_clean(
 
         assert loop.time() - before <= seconds
         assert given_up == held_before - (len(work.finished) - finished_before)
-        assert (work.lanes.held, work.lanes.in_flight) == (0, 0)
+        assert (work.lanes.queued, work.lanes.in_flight) == (0, 0)
         assert work.at_attempt == []
         finished = list(work.finished)
         await asyncio.sleep(100)

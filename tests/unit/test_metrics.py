@@ -154,14 +154,14 @@ def test_ends_are_counted(metrics: ConsumerMetrics) -> None:
 
 def test_gauges_are_read_when_they_are_scraped(metrics: ConsumerMetrics) -> None:
     """Gauges show what is at the moment of the scrape, not at that of the last event."""
-    now = {"in_flight": 1, "held": 2, "state": 0, "oldest": 0.5}
+    now = {"in_flight": 1, "queued": 2, "state": 0, "oldest": 0.5}
     metrics.watch(
         in_flight=lambda: int(now["in_flight"]),
-        held=lambda: int(now["held"]),
+        queued=lambda: int(now["queued"]),
         breaker_state=lambda: int(now["state"]),
         oldest_unfinished_seconds=lambda: now["oldest"],
     )
-    now.update(in_flight=7, held=9, state=2, oldest=61.5)
+    now.update(in_flight=7, queued=9, state=2, oldest=61.5)
 
     assert _value(metrics, "in_flight") == 7
     assert _value(metrics, "held_records") == 9

@@ -16,8 +16,8 @@ def _taken(*offsets: int, committed: Commit | None = None) -> PartitionProgress:
     """Progress in which these were read, and claimed for delivery where they are to be."""
     progress = PartitionProgress(1, committed)
     for offset in offsets:
-        if progress.take(offset, float(offset)):
-            assert progress.hold(offset)
+        if progress.add(offset, float(offset)):
+            assert progress.claim(offset)
     return progress
 
 
@@ -64,7 +64,7 @@ def test_a_record_is_finished_once_it_was_read_and_ended() -> None:
 
     assert [offset for offset in range(8, 15) if progress.is_finished(offset)] == [8, 9, 11]
     for offset in (10, 11, 12, 13):
-        progress.take(offset, 0.0)
+        progress.add(offset, 0.0)
     progress.finish(12)
     assert [offset for offset in range(8, 15) if progress.is_finished(offset)] == [8, 9, 11, 12]
 
@@ -73,9 +73,9 @@ def test_what_is_in_no_hand_is_counted() -> None:
     """A record that was read and not claimed waits somewhere between Kafka and the deliveries."""
     progress = PartitionProgress(1)
     for offset in range(5):
-        progress.take(offset, 0.0)
-    progress.hold(0)
-    progress.hold(1)
+        progress.add(offset, 0.0)
+    progress.claim(0)
+    progress.claim(1)
     progress.finish(0)
     assert progress.unclaimed == 3
     progress.leave(1)
@@ -87,7 +87,7 @@ def test_markers_are_committed_over() -> None:
     progress = PartitionProgress(1)
     progress.skip_to(3)
     assert progress.commit() == Commit(3, "")
-    progress.take(3, 0.0)
+    progress.add(3, 0.0)
     progress.skip_to(7)
     assert progress.commit() == Commit(3, "")
     progress.finish(3)
@@ -99,22 +99,22 @@ def test_markers_are_committed_over() -> None:
 def test_a_record_is_delivered_once_in_a_generation() -> None:
     """A record that is read again is dropped while its delivery runs, and when it is finished."""
     progress = PartitionProgress(1)
-    assert progress.take(0, 0.0)
-    assert progress.take(0, 0.0), "read again before anybody claimed it"
-    assert progress.hold(0)
-    assert not progress.hold(0), "a second copy"
-    assert progress.take(0, 0.0)
-    assert not progress.hold(0)
+    assert progress.add(0, 0.0)
+    assert progress.add(0, 0.0), "read again before anybody claimed it"
+    assert progress.claim(0)
+    assert not progress.claim(0), "a second copy"
+    assert progress.add(0, 0.0)
+    assert not progress.claim(0)
 
     progress.finish(0)
 
-    assert not progress.take(0, 0.0)
-    assert not progress.hold(0)
+    assert not progress.add(0, 0.0)
+    assert not progress.claim(0)
 
 
 def test_what_was_not_taken_cannot_be_held() -> None:
     """A record that was never read from Kafka in this generation cannot be claimed."""
-    assert not PartitionProgress(1).hold(7)
+    assert not PartitionProgress(1).claim(7)
 
 
 def test_finishing_is_for_good() -> None:
@@ -143,8 +143,8 @@ def test_memory_is_that_of_the_unfinished() -> None:
     """Behind one slow record a million others may finish: what is kept does not grow."""
     progress = _taken(0)
     for offset in range(1, 100_000):
-        progress.take(offset, 0.0)
-        progress.hold(offset)
+        progress.add(offset, 0.0)
+        progress.claim(offset)
         progress.finish(offset)
 
     kept = [value for value in vars(progress).values() if isinstance(value, dict | set)]
@@ -182,14 +182,14 @@ def test_metadata_of_other_tools_is_ignored(metadata: str) -> None:
     """What we did not write says nothing: every record is delivered."""
     progress = PartitionProgress(2, Commit(100, metadata))
 
-    assert [progress.take(offset, 0.0) for offset in range(100, 110)] == [True] * 10
+    assert [progress.add(offset, 0.0) for offset in range(100, 110)] == [True] * 10
 
 
 @given(st.text() | st.from_regex(r"relay2:(100:)?[-+ _0-9:,]*", fullmatch=True))
 def test_no_metadata_breaks_or_skips(metadata: str) -> None:
     """Whatever stands beside the commit, a record is skipped only on our own words."""
     progress = PartitionProgress(2, Commit(100, metadata))
-    to_be_delivered = [progress.take(offset, 0.0) for offset in range(100, 110)]
+    to_be_delivered = [progress.add(offset, 0.0) for offset in range(100, 110)]
 
     if not OURS.fullmatch(metadata):
         assert to_be_delivered == [True] * 10
@@ -205,8 +205,8 @@ def test_metadata_is_bounded_and_truncation_skips_nothing(widest_gap: int, seed:
     unfinished, finished = [], []
     for _ in range(2500):
         offset += 1 + chance.randrange(widest_gap + 1)
-        progress.take(offset, 0.0)
-        progress.hold(offset)
+        progress.add(offset, 0.0)
+        progress.claim(offset)
         if chance.random() < 0.5:
             progress.finish(offset)
             finished.append(offset)
@@ -220,7 +220,7 @@ def test_metadata_is_bounded_and_truncation_skips_nothing(widest_gap: int, seed:
     assert commit.metadata.isascii()
     owner = PartitionProgress(2, commit)
     read_again = [one for one in sorted(unfinished + finished) if one >= commit.offset]
-    delivered = {one for one in read_again if owner.take(one, 0.0)}
+    delivered = {one for one in read_again if owner.add(one, 0.0)}
     assert delivered >= set(unfinished)
     assert len(delivered) < len(read_again), "the part that fits is used"
 
@@ -253,7 +253,7 @@ def test_what_was_finished_before_is_not_counted_as_deleted() -> None:
     # 100 and 103 are lost; 105 and 106 are to be read, and 107 is not.
     progress = PartitionProgress(2, commit)
     assert progress.delete_before(105) == 2
-    assert [offset for offset in range(105, 109) if progress.take(offset, 0.0)] == [105, 106, 108]
+    assert [offset for offset in range(105, 109) if progress.add(offset, 0.0)] == [105, 106, 108]
 
     assert PartitionProgress(2, commit).delete_before(120) == 120 - 100 - 4
     assert PartitionProgress(2).delete_before(120) == 0
@@ -272,6 +272,6 @@ def test_metadata_is_as_long_as_the_brokers_take(limit: int) -> None:
     assert len(commit.metadata) <= limit
     assert bool(commit.metadata) == (limit > 61)
     restored = PartitionProgress(2, commit)
-    passed_over = {offset for offset in range(100, 1100) if not restored.take(offset, 0.0)}
+    passed_over = {offset for offset in range(100, 1100) if not restored.add(offset, 0.0)}
     assert passed_over <= finished
     assert bool(passed_over) == bool(commit.metadata)

@@ -35,13 +35,13 @@ class OneGroup(RuleBasedStateMachine):
         for offset in self.log[self.position : self.position + count]:
             self.position += 1
             self.seen = max(self.seen, self.position)
-            assert self.progress.take(offset, float(offset)) == (offset not in self.finished)
+            assert self.progress.add(offset, float(offset)) == (offset not in self.finished)
             if offset not in self.finished:
-                assert self.progress.hold(offset) == (offset not in self.held)
+                assert self.progress.claim(offset) == (offset not in self.held)
                 if offset not in self.held:
                     self.held.append(offset)
             else:
-                assert not self.progress.hold(offset)
+                assert not self.progress.claim(offset)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), times=st.sampled_from([1, 1, 2]))
@@ -114,7 +114,7 @@ class OneGroup(RuleBasedStateMachine):
         start = commit.offset if commit else 0
         for offset in self.log:
             if offset >= start:
-                assert owner.take(offset, 0.0) == (offset not in self.finished)
+                assert owner.add(offset, 0.0) == (offset not in self.finished)
 
     @invariant()
     def the_unfinished_are_counted(self) -> None:

@@ -28,7 +28,7 @@ EVENT = (
 class OpenableMemory(MemoryFallbackStore):
     """A store in memory that does not open until its troubles are over."""
 
-    place = "sqlite+aiosqlite:////srv/relay.db"
+    location = "sqlite+aiosqlite:////srv/relay.db"
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock=clock)

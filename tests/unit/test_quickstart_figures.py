@@ -82,7 +82,7 @@ def test_reads_the_workers_metrics() -> None:
     metrics = parse_metrics(METRICS + OF_ANOTHER, "orders")
     assert metrics == WorkerMetrics(
         in_flight=3,
-        held=17,
+        queued=17,
         retries=61,
         oldest_unfinished_seconds=1.25,
         breaker="open",

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from demo.collector import Books
-from demo.order_shop import Order, OrderBook, OrderShop
+from demo.order_shop import Order, OrderGenerator, OrderShop
 from order_relay.errors import DatabaseUnavailable, InvalidEvent, RelayError
 from order_relay.model.events import decode_order_paid
 from tests.support.virtual_time import virtual_time
@@ -19,8 +19,8 @@ NOON = datetime(2025, 12, 19, 12, 0, tzinfo=UTC)
 
 def orders(seed: int, number: int) -> list[Order]:
     """The first orders of a book."""
-    book = OrderBook(seed)
-    return [book.next_order(NOON) for _ in range(number)]
+    deliveries = OrderGenerator(seed)
+    return [deliveries.next_order(NOON) for _ in range(number)]
 
 
 def test_the_same_seed_makes_the_same_orders() -> None:
@@ -65,7 +65,7 @@ class Database:
 
 def shop_with(database: Database, books: Books, rate: float) -> OrderShop:
     """A shop with this database."""
-    return OrderShop(OrderBook(1), database, books, rate=rate)
+    return OrderShop(OrderGenerator(1), database, books, rate=rate)
 
 
 @virtual_time
@@ -110,7 +110,7 @@ async def test_nobody_pays_while_too_much_is_waiting() -> None:
     """The shop waits for room, and goes on when there is."""
     books = Books()
     shop = OrderShop(
-        OrderBook(1),
+        OrderGenerator(1),
         Database(),
         books,
         rate=10,

@@ -96,9 +96,9 @@ def test_an_id_like_ours_claims_a_place(event_id: bytes, place: tuple[int, int] 
     """Only an id that the relay itself makes for a record of the topic is the id of that place."""
     claiming = _with_id(event_id)
 
-    assert claiming.claimed_place() == place
+    assert claiming.claimed_position() == place
     assert claiming.with_own_id().idempotency_key() == "order-paid-events-0-5"
-    assert record(5).claimed_place() is None
+    assert record(5).claimed_position() is None
 
 
 def test_all_copies_of_an_event_share_the_key() -> None:

@@ -27,14 +27,14 @@ async def test_a_record_is_delivered_as_it_came() -> None:
     value = b' {"note":"\xc3\xa9", ' + order_value(7).strip()[1:] + b"\n"
     one = record(7, value=value, headers=[("event-id", b"pay-7")])
 
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
 
     assert [(a.body, a.event_id) for a in bench.logger.attempts] == [(value, "pay-7")]
     assert bench.finished == [one]
     assert bench.dead_letters.letters == []
     assert bench.observer.attempts == [("success", 0.0)]
-    assert (bench.relay.held, bench.relay.in_flight) == (0, 0)
+    assert (bench.dispatcher.queued, bench.dispatcher.in_flight) == (0, 0)
 
 
 @virtual_time
@@ -44,10 +44,10 @@ async def test_a_record_is_not_finished_before_the_answer() -> None:
     one = record(0)
     bench.logger.plan(one, Step(answer(200), seconds=5.0))
 
-    await bench.take(one)
+    await bench.submit(one)
     await asyncio.sleep(4.0)
     assert bench.finished == []
-    assert (bench.relay.held, bench.relay.in_flight) == (1, 1)
+    assert (bench.dispatcher.queued, bench.dispatcher.in_flight) == (1, 1)
     await bench.until_finished(1)
     assert asyncio.get_running_loop().time() == 5.0
 
@@ -67,7 +67,7 @@ async def test_the_time_from_paid_to_delivered(paid_at: str, seconds: float) -> 
     bench = Bench()
     one = record(0, value=order_value(0, paidAt=paid_at))
 
-    await bench.take(structs.replace(one, timestamp_ms=one.timestamp_ms - 5000))
+    await bench.submit(structs.replace(one, timestamp_ms=one.timestamp_ms - 5000))
     await bench.until_finished(1)
 
     assert bench.observer.paid_to_delivered_seconds == [pytest.approx(seconds)]
@@ -86,7 +86,7 @@ async def test_four_attempts_after_1_2_and_4_seconds(failure: Answer) -> None:
     one = record(0)
     bench.logger.plan(one, *[failure] * 4)
 
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
 
     assert bench.logger.times() == [0.0, 1.0, 3.0, 7.0]
@@ -105,7 +105,7 @@ async def test_waits_begin_when_the_attempt_ends() -> None:
     one = record(0)
     bench.logger.plan(one, Step(NO_ANSWER, seconds=10.0), Step(DOWN, seconds=0.5))
 
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
 
     assert bench.logger.times() == [0.0, 11.0, 13.5]
@@ -119,7 +119,7 @@ async def test_waits_double_to_the_cap() -> None:
     one = record(0)
     bench.logger.plan(one, *[DOWN] * 7)
 
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
 
     waits = [late - early for early, late in itertools.pairwise(bench.logger.times())]
@@ -133,7 +133,7 @@ async def test_every_attempt_carries_the_same_key_and_body() -> None:
     one = record(7, partition=2)
     bench.logger.plan(one, DOWN, NO_ANSWER, answer(401), DOWN)
 
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
 
     sent = {(attempt.event_id, attempt.body) for attempt in bench.logger.attempts}
@@ -150,7 +150,7 @@ async def test_retry_after_lengthens_the_wait() -> None:
         one, answer(500, retry_after_seconds=30.0), answer(503, retry_after_seconds=0.5)
     )
 
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
 
     assert bench.logger.times() == [0.0, 30.0, 32.0]
@@ -163,7 +163,7 @@ async def test_a_success_after_failures_ends_it() -> None:
     one = record(0)
     bench.logger.plan(one, DOWN, DOWN, DOWN)
 
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
     await asyncio.sleep(1000)
 
@@ -180,7 +180,7 @@ async def test_a_message_that_is_refused_goes_to_the_dead_letters_at_once(status
     one = record(0)
     bench.logger.plan(one, answer(status, "no such order", retry_after_seconds=60))
 
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
 
     assert bench.logger.times() == [0.0]
@@ -200,9 +200,9 @@ async def test_nothing_at_the_address_for_one_record_is_its_own_fault(status: in
     good, one = record(0, "good"), record(1, "one")
     bench.logger.plan(one, answer(status, "no such order"))
 
-    await bench.take(good)
+    await bench.submit(good)
     await asyncio.sleep(50)
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(2)
 
     assert bench.logger.times(one) == [50.0]
@@ -220,9 +220,9 @@ async def test_nothing_at_the_address_for_the_only_record_is_a_failed_attempt(st
     good, one = record(0, "good"), record(1, "one")
     bench.logger.plan(one, *[answer(status)] * 4)
 
-    await bench.take(good)
+    await bench.submit(good)
     await asyncio.sleep(61)
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(2)
 
     assert bench.logger.times(one) == [61.0, 62.0, 64.0, 68.0]
@@ -237,7 +237,7 @@ async def test_an_outage_is_never_held_against_the_message(status: int) -> None:
     one = record(0)
     bench.logger.plan(one, *[answer(status)] * 200)
 
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
 
     assert bench.dead_letters.letters == []
@@ -252,7 +252,7 @@ async def test_outages_spend_no_attempt() -> None:
     one = record(0)
     bench.logger.plan(one, answer(401), DOWN, answer(403), DOWN, answer(302), DOWN, DOWN)
 
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
 
     assert len(bench.logger.attempts) == 7
@@ -267,7 +267,7 @@ async def test_a_fault_of_ours_loses_nothing() -> None:
     bench.logger.plan(lucky, ZeroDivisionError("bug"))
     bench.logger.plan(unlucky, *[ZeroDivisionError("bug")] * 4)
 
-    await bench.take(lucky, unlucky)
+    await bench.submit(lucky, unlucky)
     await bench.until_finished(2)
 
     assert bench.finished_offsets == [0, 1]
@@ -298,7 +298,7 @@ async def test_broken_messages_go_to_the_dead_letters_at_once(
     bench = Bench()
     broken, after = record(0, value=value), record(1)
 
-    await bench.take(broken, after)
+    await bench.submit(broken, after)
     await bench.until_finished(2)
 
     (letter,) = bench.dead_letters.letters
@@ -319,12 +319,14 @@ async def test_the_log_phrases(caplog: pytest.LogCaptureFixture) -> None:
     one = record(7, partition=2)
     bench.logger.plan(one, *[dataclasses.replace(DOWN, detail="line one\nline two")] * 4)
 
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
 
     lines = [(entry.levelname, entry.getMessage()) for entry in caplog.records]
     assert [level for level, _ in lines] == ["WARNING"] * 3 + ["ERROR"]
-    place = "topic=order-paid-events partition=2 offset=7 event_id=order-paid-events-2-7"
-    assert lines[0][1].startswith(f"Retrying message {place} failures=1 status=503 wait_seconds=1")
-    assert lines[3][1].startswith(f"Publishing failed message to DLQ {place} ")
+    batch_index = "topic=order-paid-events partition=2 offset=7 event_id=order-paid-events-2-7"
+    assert lines[0][1].startswith(
+        f"Retrying message {batch_index} failures=1 status=503 wait_seconds=1"
+    )
+    assert lines[3][1].startswith(f"Publishing failed message to DLQ {batch_index} ")
     assert not [text for _, text in lines if "\n" in text]

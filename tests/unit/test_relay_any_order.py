@@ -85,17 +85,17 @@ class Worker:
         await self.bench.until_finished(len(self.bench.finished) + left)
 
     async def _read(self) -> None:
-        while self.position < len(self.log) or self.bench.relay.left.lanes:
+        while self.position < len(self.log) or self.bench.dispatcher.left.lanes:
             if self.position == len(self.log):
                 self.moved.clear()
                 await self.moved.wait()
                 continue
             one = self.log[self.position]
             self.position += 1
-            if not self.progress.take(one.offset, 0.0):
+            if not self.progress.add(one.offset, 0.0):
                 continue
             assert one.offset not in self.finished
-            if self.progress.hold(one.offset) and not await self.bench.relay.take(one):
+            if self.progress.claim(one.offset) and not await self.bench.dispatcher.submit(one):
                 self.progress.leave(one.offset)
 
     def _move(self, offset: int | None) -> None:
@@ -144,7 +144,7 @@ def test_every_record_ends_once_and_in_order(
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        bench = Bench(breaker_threshold=threshold, max_in_flight=max_in_flight, max_held=6)
+        bench = Bench(breaker_threshold=threshold, max_in_flight=max_in_flight, max_queued=6)
         log = [record(offset, key, value=value) for offset, (key, value, _) in enumerate(records)]
         for one, (_, _, fate) in zip(log, records, strict=True):
             bench.logger.plan(one, *fate)
@@ -153,11 +153,11 @@ def test_every_record_ends_once_and_in_order(
         for rebalance in rebalances:
             await asyncio.sleep(rebalance.after)
             began = loop.time()
-            await bench.relay.give_back(
+            await bench.dispatcher.drain(
                 drain_seconds=rebalance.drain, attempt_seconds=rebalance.attempt
             )
             assert loop.time() - began <= rebalance.drain + rebalance.attempt
-            assert (bench.relay.held, bench.relay.in_flight) == (0, 0)
+            assert (bench.dispatcher.queued, bench.dispatcher.in_flight) == (0, 0)
             assert bench.logger.under_way == []
             finished = set(worker.finished)
             await asyncio.sleep(0.5)
@@ -167,15 +167,15 @@ def test_every_record_ends_once_and_in_order(
             assert worker.finished == finished
             if rebalance.commits:
                 worker.commit()
-            bench.relay.resume()
+            bench.dispatcher.resume()
             worker.assign()
         await worker.until_all_finished()
         await asyncio.sleep(0.5)
 
         worker.commit()
         assert worker.committed == Commit(len(log), "")
-        assert (bench.relay.held, bench.relay.in_flight) == (0, 0)
-        assert bench.relay.dead_lettering == 0
+        assert (bench.dispatcher.queued, bench.dispatcher.in_flight) == (0, 0)
+        assert bench.dispatcher.dead_lettering == 0
         assert bench.logger.most_under_way <= max_in_flight
 
     run_virtual(main())

@@ -22,6 +22,6 @@ async def test_every_post_counts(answers: list[int], attempts: int) -> None:
     bench = Bench(policy=RetryPolicy(max_retries=1))
     one = record(1)
     bench.logger.plan(one, *(answer(status) for status in answers))
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
     assert (len(bench.logger.attempts), bench.outcomes[0].attempts) == (attempts, attempts)

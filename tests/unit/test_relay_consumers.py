@@ -9,7 +9,7 @@ import pytest
 
 from order_relay import Delivery
 from order_relay.delivery.answer import Answer
-from order_relay.delivery.dispatcher import Relay
+from order_relay.delivery.dispatcher import Dispatcher
 from order_relay.delivery.retry import RetryPolicy, Verdict
 from order_relay.model.events import Events
 from tests.support.fakes import Bench, record
@@ -44,7 +44,7 @@ class Consumer:
     def __init__(self, calls: Calls, events: Events, **options: Any) -> None:
         self.bench = Bench()
         self.calls = calls
-        self.relay = Relay(
+        self.dispatcher = Dispatcher(
             calls,
             self.bench.dead_letters,
             self.bench.observer,
@@ -56,15 +56,15 @@ class Consumer:
             breaker_probe_interval_seconds=5,
             reading=self.bench.reading,
             max_in_flight=16,
-            clock=self.bench.relay._clock,
-            wall_clock=self.bench.relay._wall_clock,
+            clock=self.bench.dispatcher._clock,
+            wall_clock=self.bench.dispatcher._wall_clock,
             **options,
         )
 
-    async def take(self, *records: Any) -> None:
+    async def submit(self, *records: Any) -> None:
         """Take records in."""
         for one in records:
-            assert await self.relay.take(one)
+            assert await self.dispatcher.submit(one)
 
 
 @virtual_time
@@ -73,7 +73,7 @@ async def test_a_function_gets_event_and_delivery() -> None:
     failed = Answer(Verdict.RETRYABLE, detail="ValueError: no", failure="function")
     consumer = Consumer(Calls(failed, OK), Events(Refund))
     one = record(3, "7", value=b'{"refundId":9,"orderId":7}', headers=[("event-id", b"r-9")])
-    await consumer.take(one)
+    await consumer.submit(one)
     await consumer.bench.until_finished(1)
     assert [event for event, _ in consumer.calls.seen] == [Refund(9, 7)] * 2
     first, second = (delivery for _, delivery in consumer.calls.seen)
@@ -90,7 +90,7 @@ async def test_a_function_gets_event_and_delivery() -> None:
 async def test_what_is_no_event_of_the_consumer(kind: Any) -> None:
     """Its letter says what it should have been; bytes are always an event, but for a tombstone."""
     consumer = Consumer(Calls(), Events(kind))
-    await consumer.take(record(0, "a", value=b'{"other":1}'), record(1, "b", value=None))
+    await consumer.submit(record(0, "a", value=b'{"other":1}'), record(1, "b", value=None))
     await consumer.bench.until_finished(2)
     reasons = sorted(letter.reason for letter in consumer.bench.dead_letters.letters)
     if kind is bytes:
@@ -106,7 +106,7 @@ async def test_what_is_no_event_of_the_consumer(kind: Any) -> None:
 async def test_a_redriven_letter_of_another_consumer_is_skipped() -> None:
     """It is finished, and not handled; one's own is handled."""
     consumer = Consumer(Calls(), Events(bytes))
-    await consumer.take(
+    await consumer.submit(
         record(0, "a", value=b"theirs", headers=[("dlq-consumer", b"order_logging")]),
         record(1, "b", value=b"ours", headers=[("dlq-consumer", b"refunds")]),
     )
@@ -136,7 +136,7 @@ async def test_a_key_of_the_consumers_own_orders_events() -> None:
     ]:
         order.clear()
         consumer = Consumer(Slow(), Events(Refund), key=key)
-        await consumer.take(
+        await consumer.submit(
             record(0, "a", value=b'{"refundId":1,"orderId":7}'),
             record(1, "b", value=b'{"refundId":2,"orderId":7}'),
         )

@@ -22,7 +22,7 @@ async def test_a_refused_dead_letter_is_tried_until_it_is_kept(error: Exception)
     bench = Bench()
     bench.dead_letters.refusals.extend([error] * 6)
 
-    await bench.take(record(0, "a", value=b"{"), record(1, "a"), record(2, "b"))
+    await bench.submit(record(0, "a", value=b"{"), record(1, "a"), record(2, "b"))
     await bench.until_finished(1)
     assert bench.finished_offsets == [2]
     await asyncio.sleep(34.5)
@@ -33,7 +33,7 @@ async def test_a_refused_dead_letter_is_tried_until_it_is_kept(error: Exception)
     assert bench.dead_letters.calls == [(at, 0) for at in waits_1_2_4_8_10]
     assert bench.finished_offsets == [2, 0, 1]
     assert bench.observer.dead_letter_reasons == ["invalid_json"]
-    assert bench.relay.dead_lettering == 0
+    assert bench.dispatcher.dead_lettering == 0
 
 
 @virtual_time
@@ -42,9 +42,9 @@ async def test_a_dead_letter_that_waits_takes_no_place() -> None:
     bench = Bench(max_in_flight=1)
     bench.dead_letters.refusals.extend([PublishRefused("dlq", "down")] * 3)
 
-    await bench.take(record(0, "a", value=b"{"))
+    await bench.submit(record(0, "a", value=b"{"))
     await asyncio.sleep(0.5)
-    await bench.take(record(1, "b"))
+    await bench.submit(record(1, "b"))
     await bench.until_finished(1)
 
     assert bench.finished_offsets == [1]
@@ -63,9 +63,9 @@ async def test_the_id_of_a_record_that_waits_is_not_anothers(
     waiting = record(0, "a")
     bench.logger.plan(waiting, DOWN)
 
-    await bench.take(waiting, record(1, "b", headers=ids_of_the_first))
+    await bench.submit(waiting, record(1, "b", headers=ids_of_the_first))
     await bench.until_finished(2)
-    await bench.take(record(2, "a", headers=ids_of_the_first))
+    await bench.submit(record(2, "a", headers=ids_of_the_first))
     await bench.until_finished(3)
 
     assert [(attempt.event_id[-3:], attempt.at) for attempt in bench.logger.attempts] == [
@@ -80,7 +80,7 @@ async def test_an_id_of_a_record_that_is_still_to_come_is_not_taken() -> None:
     bench = Bench()
     early = record(0, "a", headers=[("event-id", b"order-paid-events-0-1"), ("other", b"x")])
 
-    await bench.take(early)
+    await bench.submit(early)
     await bench.until_finished(1)
 
     assert [attempt.event_id for attempt in bench.logger.attempts] == ["order-paid-events-0-0"]
@@ -98,7 +98,7 @@ async def test_one_key_goes_in_offset_order() -> None:
     bench.logger.plan(first, DOWN, DOWN)
     bench.logger.plan(second, answer(400))
 
-    await bench.take(first, second, third)
+    await bench.submit(first, second, third)
     await bench.until_finished(3)
 
     sent = [(attempt.event_id[-1], attempt.at) for attempt in bench.logger.attempts]
@@ -113,9 +113,9 @@ async def test_a_key_in_backoff_holds_up_only_itself() -> None:
     failing = record(0, "failing")
     bench.logger.plan(failing, *[DOWN] * 4)
 
-    await bench.take(failing, record(1, "failing"))
+    await bench.submit(failing, record(1, "failing"))
     for offset in range(2, 50):
-        await bench.take(record(offset, f"key-{offset}"))
+        await bench.submit(record(offset, f"key-{offset}"))
     await bench.until_finished(50)
 
     assert bench.finished_offsets == [*range(2, 50), 0, 1]
@@ -129,7 +129,7 @@ async def test_records_without_a_key_wait_for_nobody() -> None:
     for offset, key in enumerate([None, None, "", ""]):
         one = record(offset, key)
         bench.logger.plan(one, Step(answer(200), seconds=3.0 - offset if offset < 2 else 1.0))
-        await bench.take(one)
+        await bench.submit(one)
     await bench.until_finished(4)
 
     assert bench.logger.times() == [0.0, 0.0, 0.0, 1.0]
@@ -141,9 +141,9 @@ async def test_no_more_than_max_in_flight_attempts_at_a_time() -> None:
     """The record too many waits until a place is free: that is the back-pressure."""
     bench = Bench(max_in_flight=3)
     bench.logger.default = Step(answer(200), seconds=2.0)
-    await bench.take(*(record(offset, str(offset)) for offset in range(3)))
+    await bench.submit(*(record(offset, str(offset)) for offset in range(3)))
 
-    waiting = asyncio.create_task(bench.relay.take(record(3, "3")))
+    waiting = asyncio.create_task(bench.dispatcher.submit(record(3, "3")))
     await asyncio.sleep(1.0)
     assert not waiting.done()
     await bench.until_finished(4)
@@ -155,28 +155,28 @@ async def test_no_more_than_max_in_flight_attempts_at_a_time() -> None:
 @virtual_time
 async def test_memory_is_bounded_behind_a_stuck_key() -> None:
     """A tenth of what may be held is its share; the rest of it is left in Kafka, others go on."""
-    bench = Bench(max_in_flight=2, max_held=50)
+    bench = Bench(max_in_flight=2, max_queued=50)
     stuck = [record(offset, "stuck") for offset in range(100)]
     bench.logger.plan(stuck[0], Step(answer(200), seconds=50.0))
 
-    taken = [await bench.relay.take(one) for one in stuck]
-    await bench.take(record(100, "other"))
+    taken = [await bench.dispatcher.submit(one) for one in stuck]
+    await bench.submit(record(100, "other"))
     await bench.until_finished(1)
 
     assert taken == [True] * 5 + [False] * 95
     assert bench.finished_offsets == [100]
-    assert bench.relay.held == 5
-    assert bench.relay.left.count == 95
+    assert bench.dispatcher.queued == 5
+    assert bench.dispatcher.left.count == 95
     assert bench.reading.asked == []
     await asyncio.sleep(60)
     # Asked for as soon as half of its room was free; until it comes nothing later is taken.
     assert bench.reading.asked == [(0, 5)]
-    assert not await bench.relay.take(record(101, "stuck"))
+    assert not await bench.dispatcher.submit(record(101, "stuck"))
     for one in stuck[5:]:
-        assert await bench.relay.take(one)
+        assert await bench.dispatcher.submit(one)
         await asyncio.sleep(0.1)
-    assert bench.relay.left.count == 1
-    assert await bench.relay.take(record(101, "stuck"))
+    assert bench.dispatcher.left.count == 1
+    assert await bench.dispatcher.submit(record(101, "stuck"))
     await asyncio.sleep(1)
     assert bench.finished_offsets == [100, *range(100), 101]
     assert bench.reading.asked[-1] == (0, None)
@@ -185,15 +185,15 @@ async def test_memory_is_bounded_behind_a_stuck_key() -> None:
 @virtual_time
 async def test_at_full_room_a_new_key_still_gets_in() -> None:
     """Keys with many records that are stuck fill half of the room and a bit, never all of it."""
-    bench = Bench(max_in_flight=100, max_held=100)
+    bench = Bench(max_in_flight=100, max_queued=100)
     bench.logger.default = Step(answer(200), seconds=FOR_EVER)
     for offset in range(2000):
-        await bench.relay.take(record(offset, f"stuck-{offset % 20}"))
-    assert bench.relay.held < 100
+        await bench.dispatcher.submit(record(offset, f"stuck-{offset % 20}"))
+    assert bench.dispatcher.queued < 100
     good = record(2000, "good")
     bench.logger.plan(good, answer(200))
 
-    await bench.take(good)
+    await bench.submit(good)
     await bench.until_finished(1)
 
     assert bench.finished == [good]

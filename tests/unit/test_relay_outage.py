@@ -21,12 +21,12 @@ async def test_the_breaker_opens_over_all_keys_and_probes_alone() -> None:
     bench = Bench(breaker_threshold=4)
     bench.logger.default = Step(DOWN)
 
-    await bench.take(*(record(offset, str(offset)) for offset in range(4)))
+    await bench.submit(*(record(offset, str(offset)) for offset in range(4)))
     await asyncio.sleep(200)
 
     assert bench.logger.times() == [0.0] * 4 + PROBES[:40]
     assert bench.logger.most_under_way == 4
-    assert bench.relay.breaker.state is BreakerState.OPEN
+    assert bench.dispatcher.breaker.state is BreakerState.OPEN
     assert bench.finished == []
 
 
@@ -37,11 +37,11 @@ async def test_what_counts_for_the_breaker(failure: Answer) -> None:
     bench = Bench(breaker_threshold=2)
     bench.logger.default = Step(failure)
 
-    await bench.take(record(0, "a"), record(1, "b"))
+    await bench.submit(record(0, "a"), record(1, "b"))
     await asyncio.sleep(0.9)
 
     assert bench.logger.times() == [0.0, 0.0]
-    assert bench.relay.breaker.state is BreakerState.OPEN
+    assert bench.dispatcher.breaker.state is BreakerState.OPEN
 
 
 @virtual_time
@@ -51,10 +51,10 @@ async def test_below_the_threshold_nothing_opens() -> None:
     one, two = record(0, "a"), record(1, "b")
     bench.logger.plan(one, DOWN, DOWN, DOWN)
 
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
     bench.logger.plan(two, DOWN, DOWN, DOWN)
-    await bench.take(two)
+    await bench.submit(two)
     await bench.until_finished(2)
 
     assert bench.logger.times() == [0.0, 1.0, 3.0, 7.0, 7.0, 8.0, 10.0, 14.0]
@@ -67,10 +67,10 @@ async def test_refused_messages_show_that_the_logger_works() -> None:
     for offset, status in enumerate([400, 503, 400, 400, 503]):
         one = record(offset, str(offset))
         bench.logger.plan(one, answer(status))
-        await bench.take(one)
+        await bench.submit(one)
         await asyncio.sleep(0.01)
 
-    assert bench.relay.breaker.closed
+    assert bench.dispatcher.breaker.closed
     assert bench.finished_offsets == [0, 2, 3]
 
 
@@ -80,7 +80,7 @@ async def test_with_a_threshold_of_0_a_dead_logger_dead_letters() -> None:
     bench = Bench(breaker_threshold=0)
     bench.logger.default = Step(DOWN)
 
-    await bench.take(*(record(offset, str(offset)) for offset in range(8)))
+    await bench.submit(*(record(offset, str(offset)) for offset in range(8)))
     await bench.until_finished(8)
 
     assert asyncio.get_running_loop().time() == 7.0
@@ -93,7 +93,7 @@ async def test_an_outage_of_any_length_dead_letters_nothing() -> None:
     """After hours without the logger everything that was taken is delivered, in key order."""
     bench = Bench(breaker_threshold=3)
     bench.logger.default = Step(DOWN)
-    await bench.take(*(record(offset, str(offset % 3)) for offset in range(9)))
+    await bench.submit(*(record(offset, str(offset % 3)) for offset in range(9)))
 
     await asyncio.sleep(6 * 3600)
     assert bench.finished == []
@@ -114,14 +114,14 @@ async def test_an_outage_spends_no_attempts() -> None:
     one, other = record(0, "hopeless"), record(1, "other")
     bench.logger.plan(one, *[DOWN] * 1000)
     bench.logger.default = Step(DOWN)
-    await bench.take(one, other)
+    await bench.submit(one, other)
     await asyncio.sleep(40)
     in_outage = len(bench.logger.times(one))
     assert in_outage == 5
 
     bench.logger.default = Step(answer(200))
     for offset in range(2, 100):
-        await bench.take(record(offset, f"good-{offset}"))
+        await bench.submit(record(offset, f"good-{offset}"))
         await asyncio.sleep(0.4)
     await bench.until_finished(100)
 
@@ -134,15 +134,15 @@ async def test_an_outage_spends_no_attempts() -> None:
 async def test_intake_stops_while_the_breaker_is_open() -> None:
     """During an outage a bounded number of records is let in, for probes."""
     loop = asyncio.get_running_loop()
-    bench = Bench(breaker_threshold=3, max_held=10_000)
+    bench = Bench(breaker_threshold=3, max_queued=10_000)
     bench.logger.default = Step(DOWN)
-    await bench.take(*(record(offset, str(offset)) for offset in range(3)))
+    await bench.submit(*(record(offset, str(offset)) for offset in range(3)))
     await asyncio.sleep(0.1)
     let_in: list[float] = []
 
     async def take_more() -> None:
         for offset in range(3, 1100):
-            await bench.relay.take(record(offset, str(offset)))
+            await bench.dispatcher.submit(record(offset, str(offset)))
             let_in.append(loop.time())
 
     taking = asyncio.create_task(take_more())
@@ -165,10 +165,10 @@ async def test_the_next_probe_is_made_with_another_record() -> None:
     bench = Bench(breaker_threshold=1)
     hopeless, good = record(0, "hopeless"), record(1, "good")
     bench.logger.plan(hopeless, *[DOWN] * 1000)
-    await bench.take(hopeless)
+    await bench.submit(hopeless)
     await asyncio.sleep(0.1)
 
-    await bench.relay.take(good)
+    await bench.dispatcher.submit(good)
     await bench.until_finished(1)
 
     assert bench.finished == [good]
@@ -190,10 +190,10 @@ async def test_hopeless_records_do_not_hold_up_the_good_ones(hopeless: int) -> N
     bench.on_finished = lambda one: finished.update({one: loop.time()})
 
     for one in bad:
-        await bench.relay.take(one)
+        await bench.dispatcher.submit(one)
     for one in good:
         came_in[one] = loop.time()
-        await bench.relay.take(one)
+        await bench.dispatcher.submit(one)
         await asyncio.sleep(1.0)
     await bench.until_finished(len(bad) + len(good))
 
@@ -212,7 +212,7 @@ async def test_records_that_wait_go_on_as_soon_as_the_probe_succeeds() -> None:
     for one in records:
         bench.logger.plan(one, DOWN)
 
-    await bench.take(*records)
+    await bench.submit(*records)
     await bench.until_finished(3)
 
     assert bench.logger.times() == [0.0] * 3 + [1.0] * 3
@@ -226,7 +226,7 @@ async def test_a_probe_that_is_refused_for_its_own_fault_ends_the_outage() -> No
     bench.logger.plan(one, DOWN, answer(422))
     bench.logger.plan(other, DOWN)
 
-    await bench.take(one, other)
+    await bench.submit(one, other)
     await bench.until_finished(2)
 
     assert [letter.record for letter in bench.dead_letters.letters] == [one]
@@ -241,7 +241,7 @@ async def test_late_failures_do_not_lengthen_the_outage() -> None:
     slow = [record(offset, str(offset)) for offset in range(1, 5)]
     for one in slow:
         bench.logger.plan(one, Step(NO_ANSWER, seconds=float(one.offset)))
-    await bench.take(*slow, record(0, "quick"))
+    await bench.submit(*slow, record(0, "quick"))
 
     await asyncio.sleep(100)
 
@@ -257,7 +257,7 @@ async def test_another_record_probes_while_one_is_told_to_wait() -> None:
     patient = record(0, "patient")
     bench.logger.plan(patient, answer(503, retry_after_seconds=60.0))
 
-    await bench.take(patient, record(1, "other"))
+    await bench.submit(patient, record(1, "other"))
     await asyncio.sleep(50)
 
     assert bench.logger.times(patient) == [0.0]
@@ -274,7 +274,7 @@ async def test_the_log_tells_of_an_outage(caplog: pytest.LogCaptureFixture) -> N
     one = record(0)
     bench.logger.plan(one, DOWN)
 
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
 
     told = [(entry.levelname, entry.getMessage()) for entry in caplog.records]

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from order_relay.delivery.outcome import Outcome, Trouble
+from order_relay.delivery.outcome import FailureState, Outcome
 from order_relay.delivery.retry import RetryPolicy
 from tests.support.fakes import START_SECONDS, Bench, Step, answer, record
 from tests.support.virtual_time import virtual_time
@@ -21,7 +21,7 @@ async def test_a_delivery_is_told_with_its_attempts_and_last_error() -> None:
     one = record(7)
     bench.logger.plan(one, answer(500, "first"), DOWN)
 
-    await bench.take(one)
+    await bench.submit(one)
     await bench.until_finished(1)
 
     assert bench.outcomes == [
@@ -35,7 +35,7 @@ async def test_a_dead_letter_is_told_with_its_reason() -> None:
     bench = Bench(policy=RetryPolicy(max_retries=1))
     bench.logger.default = Step(DOWN)
 
-    await bench.take(record(7), record(8, value=b"{"))
+    await bench.submit(record(7), record(8, value=b"{"))
     await bench.until_finished(2)
 
     broken, exhausted = sorted(bench.outcomes, key=lambda outcome: outcome.attempts)
@@ -53,7 +53,7 @@ async def test_an_event_that_was_delivered_is_finished_without_an_attempt() -> N
     before, after = record(1, headers=[("event-id", b"paid")]), record(2)
     bench.delivered_before = {"paid"}
 
-    await bench.take(before, after)
+    await bench.submit(before, after)
     await bench.until_finished(2)
 
     assert bench.finished == [before, after]
@@ -70,11 +70,11 @@ async def test_the_breaker_does_not_hold_a_duplicate_up() -> None:
     bench.delivered_before = {"paid"}
     bench.logger.default = Step(DOWN)
 
-    await bench.take(one, twin)
+    await bench.submit(one, twin)
     await bench.until_finished(1, within_seconds=4.0)
 
     assert bench.finished == [twin]
-    await bench.relay.give_back(drain_seconds=0, attempt_seconds=0)
+    await bench.dispatcher.drain(drain_seconds=0, attempt_seconds=0)
 
 
 @virtual_time
@@ -85,15 +85,18 @@ async def test_a_record_in_hand_is_found_with_its_trouble() -> None:
     bench.logger.plan(failing, DOWN)
     bench.logger.plan(slow, Step(answer(200), seconds=60.0))
 
-    await bench.take(failing, behind, slow)
+    await bench.submit(failing, behind, slow)
     await asyncio.sleep(0.5)  # of virtual time: the first attempt has failed, its backoff is 1 s
 
-    assert bench.relay.find(lambda one: one == failing) == (failing, Trouble(1, "try later", 503))
-    assert bench.relay.find(lambda one: one == behind) == (behind, None)
-    assert bench.relay.find(lambda one: one == slow) == (slow, None)
-    assert bench.relay.find(lambda one: one == record(9)) is None
+    assert bench.dispatcher.find(lambda one: one == failing) == (
+        failing,
+        FailureState(1, "try later", 503),
+    )
+    assert bench.dispatcher.find(lambda one: one == behind) == (behind, None)
+    assert bench.dispatcher.find(lambda one: one == slow) == (slow, None)
+    assert bench.dispatcher.find(lambda one: one == record(9)) is None
     await bench.until_finished(3)
-    assert bench.relay.find(lambda one: True) is None
+    assert bench.dispatcher.find(lambda one: True) is None
 
 
 @pytest.mark.parametrize("status", [503, 401])
@@ -104,8 +107,8 @@ async def test_trouble_counts_every_failed_attempt(status: int) -> None:
     one = record(1)
     bench.logger.plan(one, *[answer(status, "no")] * 3, Step(answer(200), seconds=5.0))
 
-    await bench.take(one)
+    await bench.submit(one)
     await asyncio.sleep(9.0)  # of virtual time: after 1, 2 and 4 s the fourth attempt has begun
 
-    assert bench.relay.find(lambda _: True) == (one, Trouble(3, "no", status))
+    assert bench.dispatcher.find(lambda _: True) == (one, FailureState(3, "no", status))
     await bench.until_finished(1)

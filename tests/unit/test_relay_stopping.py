@@ -20,9 +20,9 @@ async def test_everything_finishes_within_the_grace() -> None:
     slow, failing = record(0, "a"), record(1, "b")
     bench.logger.plan(slow, Step(answer(200), seconds=4.0))
     bench.logger.plan(failing, DOWN, DOWN)
-    await bench.take(slow, failing, record(2, "b"), record(3, "c", value=b"{"))
+    await bench.submit(slow, failing, record(2, "b"), record(3, "c", value=b"{"))
 
-    await bench.relay.give_back(drain_seconds=30.0, attempt_seconds=0.0)
+    await bench.dispatcher.drain(drain_seconds=30.0, attempt_seconds=0.0)
 
     assert sorted(bench.finished_offsets) == [0, 1, 2, 3]
     assert asyncio.get_running_loop().time() == 4.0
@@ -38,14 +38,14 @@ async def test_what_does_not_finish_in_time_is_given_up() -> None:
     bench.logger.plan(hangs, Step(answer(200), seconds=FOR_EVER))
     waits = record(2, "waits")
     bench.logger.plan(waits, answer(429, retry_after_seconds=60.0))
-    await bench.take(ends, hangs, waits, record(3, "waits"), record(4, "ends"))
+    await bench.submit(ends, hangs, waits, record(3, "waits"), record(4, "ends"))
 
-    await bench.relay.give_back(drain_seconds=10.0, attempt_seconds=5.0)
+    await bench.dispatcher.drain(drain_seconds=10.0, attempt_seconds=5.0)
 
     assert asyncio.get_running_loop().time() == 15.0
     assert bench.finished_offsets == [0]
     assert bench.observer.abandoned_records == [4]
-    assert (bench.relay.held, bench.relay.in_flight) == (0, 0)
+    assert (bench.dispatcher.queued, bench.dispatcher.in_flight) == (0, 0)
 
 
 @virtual_time
@@ -56,12 +56,12 @@ async def test_nothing_finishes_after_it_was_given_back() -> None:
     hangs, fails = record(0, "hangs"), record(1, "fails")
     bench.logger.plan(hangs, Step(answer(200), seconds=3.0))
     bench.logger.plan(fails, DOWN, DOWN)
-    await bench.take(hangs)
-    await bench.take(record(2, "broken", value=b"{"))
+    await bench.submit(hangs)
+    await bench.submit(record(2, "broken", value=b"{"))
     await asyncio.sleep(0.1)
-    await bench.take(fails)
+    await bench.submit(fails)
     await asyncio.sleep(0.1)
-    await bench.relay.give_back(drain_seconds=0.0, attempt_seconds=1.0)
+    await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=1.0)
     attempts, calls = len(bench.logger.attempts), len(bench.dead_letters.calls)
 
     await asyncio.sleep(1000)
@@ -78,10 +78,10 @@ async def test_a_success_within_the_last_seconds_is_finished() -> None:
     bench = Bench()
     one = record(0, "a")
     bench.logger.plan(one, Step(answer(200), seconds=2.0))
-    await bench.take(one, record(1, "a"))
+    await bench.submit(one, record(1, "a"))
     await asyncio.sleep(1.0)
 
-    await bench.relay.give_back(drain_seconds=0.0, attempt_seconds=5.0)
+    await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=5.0)
 
     assert bench.finished == [one]
     assert bench.observer.abandoned_records == [1]
@@ -93,10 +93,10 @@ async def test_a_failure_within_the_last_seconds_is_given_up() -> None:
     bench = Bench()
     one = record(0)
     bench.logger.plan(one, Step(DOWN, seconds=2.0))
-    await bench.take(one)
+    await bench.submit(one)
     await asyncio.sleep(1.0)
 
-    await bench.relay.give_back(drain_seconds=0.0, attempt_seconds=30.0)
+    await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=30.0)
 
     assert asyncio.get_running_loop().time() == 2.0
     assert bench.finished == []
@@ -108,8 +108,8 @@ async def test_giving_back_nothing_is_quick() -> None:
     """An idle relay gives back at once, as often as it is asked."""
     bench = Bench()
 
-    await bench.relay.give_back(drain_seconds=30.0, attempt_seconds=10.0)
-    await bench.relay.give_back(drain_seconds=30.0, attempt_seconds=10.0)
+    await bench.dispatcher.drain(drain_seconds=30.0, attempt_seconds=10.0)
+    await bench.dispatcher.drain(drain_seconds=30.0, attempt_seconds=10.0)
 
     assert asyncio.get_running_loop().time() == 0.0
     assert bench.observer.abandoned_records == []
@@ -120,15 +120,15 @@ async def test_a_record_that_waits_for_room_is_not_taken_any_more() -> None:
     """Whoever waits to hand a record in returns without it; it is read again later."""
     bench = Bench(max_in_flight=1)
     bench.logger.default = Step(answer(200), seconds=5.0)
-    await bench.take(record(0, "a"))
-    waiting = asyncio.create_task(bench.relay.take(record(1, "b")))
+    await bench.submit(record(0, "a"))
+    waiting = asyncio.create_task(bench.dispatcher.submit(record(1, "b")))
     await asyncio.sleep(1)
 
-    await bench.relay.give_back(drain_seconds=30.0, attempt_seconds=0.0)
+    await bench.dispatcher.drain(drain_seconds=30.0, attempt_seconds=0.0)
 
     assert waiting.done()
     await asyncio.sleep(100)
-    bench.relay.resume()
+    bench.dispatcher.resume()
     await asyncio.sleep(100)
     assert bench.finished_offsets == [0]
     assert len(bench.logger.attempts) == 1
@@ -144,15 +144,17 @@ async def test_a_record_of_before_is_not_delivered_after(moment: str) -> None:
     bench = Bench()
     hangs = record(0, "hangs")
     bench.logger.plan(hangs, Step(answer(200), seconds=FOR_EVER))
-    await bench.take(hangs)
-    giving_back = asyncio.create_task(bench.relay.give_back(drain_seconds=5.0, attempt_seconds=0.0))
+    await bench.submit(hangs)
+    giving_back = asyncio.create_task(
+        bench.dispatcher.drain(drain_seconds=5.0, attempt_seconds=0.0)
+    )
     await asyncio.sleep(1.0 if moment == "while draining" else 6.0)
-    taking = asyncio.create_task(bench.relay.take(record(5, "a")))
+    taking = asyncio.create_task(bench.dispatcher.submit(record(5, "a")))
     await asyncio.sleep(10.0)
     assert giving_back.done()
-    bench.relay.resume()
+    bench.dispatcher.resume()
 
-    await bench.take(record(4, "a"), record(5, "a"))
+    await bench.submit(record(4, "a"), record(5, "a"))
     await bench.until_finished(2)
     await asyncio.sleep(10.0)
 
@@ -167,12 +169,12 @@ async def test_it_goes_on_as_before_after_resuming() -> None:
     bench = Bench(max_in_flight=2)
     one = record(0, "a")
     bench.logger.plan(one, DOWN, DOWN, *[DOWN] * 4)
-    await bench.take(one)
+    await bench.submit(one)
     await asyncio.sleep(1.5)
-    await bench.relay.give_back(drain_seconds=0.0, attempt_seconds=0.0)
-    bench.relay.resume()
+    await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=0.0)
+    bench.dispatcher.resume()
 
-    await bench.take(one, record(1, "a"), record(2, "b"))
+    await bench.submit(one, record(1, "a"), record(2, "b"))
     await bench.until_finished(3)
 
     assert bench.logger.times(one) == [0.0, 1.0, 1.5, 2.5, 4.5, 8.5]
@@ -187,16 +189,16 @@ async def test_activity_is_told_for_liveness() -> None:
     one = record(0)
     bench.logger.plan(one, Step(answer(400), seconds=3.0))
     bench.dead_letters.refusals.append(PublishRefused("dlq", "down"))
-    assert bench.relay.last_activity == 0.0
+    assert bench.dispatcher.last_activity == 0.0
 
-    await bench.take(one)
+    await bench.submit(one)
     await asyncio.sleep(3.5)
-    assert bench.relay.last_activity == 3.0
+    assert bench.dispatcher.last_activity == 3.0
     await bench.until_finished(1)
-    assert bench.relay.last_activity == 4.0
+    assert bench.dispatcher.last_activity == 4.0
     await asyncio.sleep(10)
-    bench.relay.resume()
-    assert bench.relay.last_activity == 14.0
+    bench.dispatcher.resume()
+    assert bench.dispatcher.last_activity == 14.0
 
 
 # --- an outage and a rebalance ----------------------------------------------------------------
@@ -207,10 +209,10 @@ async def test_an_open_breaker_ends_the_draining() -> None:
     """In an outage nothing can finish: giving back does not wait for it."""
     bench = Bench(breaker_threshold=2)
     bench.logger.default = Step(DOWN)
-    await bench.take(record(0, "a"), record(1, "b"), record(2, "b"))
+    await bench.submit(record(0, "a"), record(1, "b"), record(2, "b"))
     await asyncio.sleep(1)
 
-    await bench.relay.give_back(drain_seconds=30.0, attempt_seconds=11.0)
+    await bench.dispatcher.drain(drain_seconds=30.0, attempt_seconds=11.0)
 
     assert asyncio.get_running_loop().time() == pytest.approx(1.0, abs=0.25)
     assert bench.observer.abandoned_records == [3]
@@ -223,12 +225,12 @@ async def test_after_a_rebalance_in_an_outage_somebody_probes() -> None:
     loop = asyncio.get_running_loop()
     bench = Bench(breaker_threshold=1)
     bench.logger.default = Step(DOWN)
-    await bench.take(record(0, "a"))
+    await bench.submit(record(0, "a"))
     await asyncio.sleep(0.5)
-    await bench.relay.give_back(drain_seconds=0.0, attempt_seconds=1.0)
-    bench.relay.resume()
+    await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=1.0)
+    bench.dispatcher.resume()
 
-    await bench.take(record(0, "a"), record(1, "b"))
+    await bench.submit(record(0, "a"), record(1, "b"))
     await asyncio.sleep(10.25)
     assert bench.logger.times() == [0.0, 1.0, 2.0, 7.0]
     bench.logger.default = Step(answer(200))
@@ -244,17 +246,17 @@ async def test_a_probe_that_is_given_back_does_not_stop_the_probing() -> None:
     bench = Bench(breaker_threshold=1)
     one = record(0, "a")
     bench.logger.plan(one, DOWN, Step(DOWN, seconds=float("inf")))
-    await bench.take(one)
+    await bench.submit(one)
     await asyncio.sleep(6)
-    assert bench.relay.breaker.state is BreakerState.HALF_OPEN
+    assert bench.dispatcher.breaker.state is BreakerState.HALF_OPEN
 
-    await bench.relay.give_back(drain_seconds=0.0, attempt_seconds=2.0)
-    bench.relay.resume()
-    await bench.take(one)
+    await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=2.0)
+    bench.dispatcher.resume()
+    await bench.submit(one)
     await bench.until_finished(1)
 
     assert asyncio.get_running_loop().time() == 8.0
-    assert bench.relay.breaker.closed
+    assert bench.dispatcher.breaker.closed
 
 
 @pytest.mark.parametrize("queued_behind", [0, 1, 5])
@@ -266,18 +268,18 @@ async def test_a_dead_letter_that_kafka_refuses_does_not_stop_the_probing(
     bench = Bench(breaker_threshold=1)
     good = record(1, "good")
     bench.logger.plan(good, DOWN)
-    await bench.take(good)
+    await bench.submit(good)
     await asyncio.sleep(1)
-    await bench.relay.give_back(drain_seconds=0.0, attempt_seconds=1.0)
-    bench.relay.resume()
+    await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=1.0)
+    bench.dispatcher.resume()
     bench.dead_letters.refusals.extend([PublishRefused("dlq", "no such topic")] * 1000)
 
-    await bench.take(record(0, "broken", value=b"{"))
+    await bench.submit(record(0, "broken", value=b"{"))
     async with asyncio.timeout(60):
         for offset in range(2, 2 + queued_behind):
-            await bench.relay.take(record(offset, "broken"))
-        await bench.relay.take(good)
+            await bench.dispatcher.submit(record(offset, "broken"))
+        await bench.dispatcher.submit(good)
     await bench.until_finished(1, within_seconds=120)
 
     assert bench.finished == [good]
-    assert bench.relay.breaker.closed
+    assert bench.dispatcher.breaker.closed

@@ -24,7 +24,7 @@ async def test_every_attempt_carries_it(caplog: pytest.LogCaptureFixture) -> Non
     traced, plain = record(0, "a", headers=HEADERS), record(1, "b", headers=[("event-id", b"1")])
     bench.logger.plan(traced, answer(503), answer(503), answer(200))
     bench.logger.plan(plain, answer(503), answer(200))
-    await bench.take(traced, plain)
+    await bench.submit(traced, plain)
     await bench.until_finished(2)
     of_traced = [a.trace for a in bench.logger.attempts if a.event_id == traced.idempotency_key()]
     assert [trace.headers() for trace in of_traced if trace] == [
@@ -44,7 +44,7 @@ async def test_a_malformed_one_harms_nothing(caplog: pytest.LogCaptureFixture) -
     bench = Bench()
     broken = record(0, headers=[("traceparent", b"00-\r\nX-Injected: 1"), ("tracestate", b"a=1")])
     bench.logger.plan(broken, answer(503), answer(200))
-    await bench.take(broken)
+    await bench.submit(broken)
     await bench.until_finished(1)
     assert {attempt.trace for attempt in bench.logger.attempts} == {None}
     assert "trace_id" not in caplog.text
@@ -61,7 +61,7 @@ async def test_a_dead_letter_keeps_its_headers_byte_for_byte(
     given_up = record(0, headers=headers)
     bench.logger.plan(given_up, answer(422))
     with caplog.at_level(logging.ERROR):
-        await bench.take(given_up)
+        await bench.submit(given_up)
         await bench.until_finished(1)
     (letter,) = bench.dead_letters.letters
     kept = [

@@ -47,7 +47,7 @@ class Bench:
         self.breaker = Breaker(2, 5.0, lambda: self.now)
         self.metrics.watch(
             in_flight=lambda: 3,
-            held=lambda: 5,
+            queued=lambda: 5,
             breaker_state=lambda: self.breaker.state,
             oldest_unfinished_seconds=lambda: 2.26,
         )

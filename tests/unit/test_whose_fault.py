@@ -33,7 +33,7 @@ def is_bad(one: Record) -> bool:
 @virtual_time
 async def test_hopeless_orders_of_a_quiet_topic(hopeless: int) -> None:
     """A good order each second after them is delivered in a second or two; they are given up."""
-    topic = VirtualTopic(lambda one, at, n: DOWN if is_bad(one) else OK, max_held=10_000)
+    topic = VirtualTopic(lambda one, at, n: DOWN if is_bad(one) else OK, max_queued=10_000)
     topic.publish(*(f"bad-{number}" for number in range(hopeless)))
     for number in range(900):
         topic.publish(f"good-{number}")
@@ -58,7 +58,7 @@ def test_no_set_of_hopeless_orders_delays_a_good_one(
     """Whatever comes when: a good order is delivered in a second or two, however quiet it is."""
 
     async def main() -> None:
-        topic = VirtualTopic(lambda one, at, n: DOWN if is_bad(one) else OK, max_held=10_000)
+        topic = VirtualTopic(lambda one, at, n: DOWN if is_bad(one) else OK, max_queued=10_000)
 
         async def publish_bad() -> None:
             for number, (count, seconds) in enumerate(bursts):
@@ -176,7 +176,7 @@ async def test_a_logger_that_takes_50_a_second(limiter: str, refusal: str) -> No
     await topic.until_finished()
 
     assert topic.given_up == []
-    assert topic.bench.relay.breaker.closed
+    assert topic.bench.dispatcher.breaker.closed
     times = sorted(topic.finished_at.values())
     settled = [at for at in times if at >= 20.0]
     rate = len(settled) / (settled[-1] - settled[0])
@@ -233,7 +233,7 @@ async def test_a_logger_that_throttles_for_ever(retry_after_seconds: float) -> N
     await asyncio.sleep(3599.0)
 
     assert len(topic.bench.logger.attempts) <= 256 + 3600 / max(retry_after_seconds, 1.0)
-    assert str(topic.bench.relay.target()).startswith("throttles")
+    assert str(topic.bench.dispatcher.target()).startswith("throttles")
     await topic.until_finished()
     assert topic.given_up == []
 
@@ -287,7 +287,7 @@ async def test_time_outs_lower_the_concurrency() -> None:
 async def test_a_hopeless_order_with_many_behind_it(records: int) -> None:
     """All of one key, whose first is answered 500: others flow, and it does in the end."""
     topic = VirtualTopic(
-        lambda one, at, n: DOWN if one.offset == 0 and at < 120.0 else OK, max_held=10_000
+        lambda one, at, n: DOWN if one.offset == 0 and at < 120.0 else OK, max_queued=10_000
     )
     topic.publish(*(["hot"] * records))
     for number in range(200):
@@ -304,7 +304,7 @@ async def test_a_slow_key_with_many_orders() -> None:
     """It is healthy and slow: other keys do not wait for it, and its order stays."""
     topic = VirtualTopic(
         lambda one, at, n: Step(answer(200), seconds=0.05 if one.key == b"hot" else 0.01),
-        max_held=10_000,
+        max_queued=10_000,
     )
     topic.publish(*(["hot"] * 12_000))
     for number in range(400):
@@ -320,10 +320,10 @@ async def test_a_slow_key_with_many_orders() -> None:
 async def test_many_keys_with_many_orders() -> None:
     """A few keys have everything there is: reading goes back for each, and all is delivered."""
     topic = VirtualTopic(
-        lambda one, at, n: Step(answer(200), seconds=0.001 * (1 + one.offset % 7)), max_held=1000
+        lambda one, at, n: Step(answer(200), seconds=0.001 * (1 + one.offset % 7)), max_queued=1000
     )
     topic.publish(*(f"key-{number % 9}" for number in range(20_000)))
     await topic.until_finished()
 
-    assert topic.bench.relay.held == 0
-    assert topic.bench.relay.left.count == 0
+    assert topic.bench.dispatcher.queued == 0
+    assert topic.bench.dispatcher.left.count == 0

@@ -13,10 +13,10 @@ from faust.cli.base import argument, option
 from order_relay.cli.command import usage_error
 from order_relay.dead_letters.filters import LetterFilter, parse_moment
 
-_PLACE = re.compile(r"(\d{1,9})[:/](\d{1,18})", re.ASCII)
+_POSITION = re.compile(r"(\d{1,9})[:/](\d{1,18})", re.ASCII)
 
 
-class LetterPlace(NamedTuple):
+class LetterPosition(NamedTuple):
     """Where a letter stands in the dead-letter topic."""
 
     partition: int
@@ -26,24 +26,24 @@ class LetterPlace(NamedTuple):
         return f"{self.partition}:{self.offset}"
 
 
-class PlaceType(click.ParamType):
+class PositionType(click.ParamType):
     """The place of a letter."""
 
     name = "letter"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> LetterPlace:
+    ) -> LetterPosition:
         """Return the place that the text means."""
-        found = _PLACE.fullmatch(str(value))
+        found = _POSITION.fullmatch(str(value))
         if found is None:
             self.fail(
-                f"{str(value)[:40]!r} is no dead letter's place: it is PARTITION:OFFSET, "
+                f"{str(value)[:40]!r} is not a dead letter's position: it is PARTITION:OFFSET, "
                 "such as 0:17",
                 param,
                 ctx,
             )
-        return LetterPlace(int(found[1]), int(found[2]))
+        return LetterPosition(int(found[1]), int(found[2]))
 
 
 class MomentType(click.ParamType):
@@ -63,10 +63,10 @@ class MomentType(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-PLACE = PlaceType()
+POSITION = PositionType()
 MOMENT = MomentType()
 
-PLACES_ARGUMENT = argument("places", nargs=-1, type=PLACE, metavar="[PARTITION:OFFSET]...")
+POSITIONS_ARGUMENT = argument("positions", nargs=-1, type=POSITION, metavar="[PARTITION:OFFSET]...")
 LIMIT_RANGE = click.IntRange(1, 10_000_000)
 YES_OPTION = option("--yes", is_flag=True, default=False, help="Do not ask.")
 
@@ -119,15 +119,17 @@ def letter_filter(
     )
 
 
-def check_choice(places: Sequence[LetterPlace], everything: bool, filters: LetterFilter) -> None:
+def check_choice(
+    positions: Sequence[LetterPosition], everything: bool, filters: LetterFilter
+) -> None:
     """See that it is said which letters are meant.
 
     Raises:
         ClickException: It is not, or it is said twice.
     """
-    if places and (everything or filters):
+    if positions and (everything or filters):
         raise usage_error("give places (PARTITION:OFFSET), or --all and filters, not both")
-    if not places and not everything and not filters:
+    if not positions and not everything and not filters:
         raise usage_error(
             "say which letters: their places (PARTITION:OFFSET), filters such as --reason or "
             "--since, or --all"

@@ -23,9 +23,9 @@ from order_relay.cli.command import (
 from order_relay.cli.confirm import refused
 from order_relay.cli.dlq.filters import (
     LIMIT_RANGE,
-    PLACES_ARGUMENT,
+    POSITIONS_ARGUMENT,
     YES_OPTION,
-    LetterPlace,
+    LetterPosition,
     check_choice,
     filter_options,
     letter_filter,
@@ -49,7 +49,7 @@ class dlq_redrive(RelayCommand):  # noqa: N801 - Faust takes the command's name 
     """
 
     options = options(
-        PLACES_ARGUMENT,
+        POSITIONS_ARGUMENT,
         option(
             "--all", "everything", is_flag=True, default=False, help="All that the filters leave."
         ),
@@ -76,7 +76,7 @@ class dlq_redrive(RelayCommand):  # noqa: N801 - Faust takes the command's name 
     async def work(
         self,
         *,
-        places: tuple[LetterPlace, ...],
+        positions: tuple[LetterPosition, ...],
         everything: bool,
         limit: int | None,
         max_redrives: int,
@@ -88,21 +88,21 @@ class dlq_redrive(RelayCommand):  # noqa: N801 - Faust takes the command's name 
     ) -> int:
         """Redrive the letters."""
         wanted = letter_filter(**narrowed)
-        check_choice(places, everything, wanted)
+        check_choice(positions, everything, wanted)
         asks = not yes and not dry_run
-        if asks and not places and not sys.stdin.isatty():
+        if asks and not positions and not sys.stdin.isatty():
             raise usage_error(
                 "filters and --all need --yes where nobody can be asked, or --dry-run to look"
             )
         topic = self.settings.order_paid_topic
-        report = RedriveReport(topic, as_json=as_json or self.json, named=bool(places))
+        report = RedriveReport(topic, as_json=as_json or self.json, named=bool(positions))
         async with opened_letters(self.app, self.settings) as access:
-            selection = Selection(places, wanted, limit, max_redrives)
+            selection = Selection(positions, wanted, limit, max_redrives)
             await selection.read(access)
             for result in selection.left:
                 report.add(result)
             if dry_run:
-                return report.close_dry_run(selection.places(), selection.first, selection.count)
+                return report.close_dry_run(selection.positions(), selection.first, selection.count)
             if not selection.count:
                 return report.close()
             if asks and sys.stdin.isatty():

@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError as ClientError
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from order_relay.dead_letters.redriven import Commit
+from order_relay.dead_letters.redriven import RedriveCommit
 from order_relay.errors import KafkaUnavailable, TopicUnusable
 from order_relay.kafka.client_config import client_config
 from order_relay.kafka.committed_offsets import fetch_commits
@@ -66,14 +66,14 @@ class RedriveGroup:
             "client_id": self.group_id,
         }
 
-    async def commits(self, partitions: Collection[int]) -> dict[int, Commit]:
+    async def commits(self, partitions: Collection[int]) -> dict[int, RedriveCommit]:
         """Return the last commit of each partition that has one.
 
         Raises:
             KafkaUnavailable: Kafka did not answer in time.
             TopicUnusable: It does not tell.
         """
-        places = [Place(self._topic, number) for number in partitions]
+        positions = [Place(self._topic, number) for number in partitions]
         # Subscribed to nothing, it is no member.
         consumer = AIOKafkaConsumer(
             **self._client_options, group_id=self.group_id, enable_auto_commit=False
@@ -81,14 +81,14 @@ class RedriveGroup:
         try:
             async with asyncio.timeout(ASK_SECONDS):
                 await consumer.start()
-                found = await fetch_commits(consumer._coordinator, places)
+                found = await fetch_commits(consumer._coordinator, positions)
         except (ClientError, OSError, TimeoutError) as error:
             raise self._translated(error) from error
         finally:
             await consumer.stop()
         return {
-            place.partition: Commit(one.offset, one.metadata)
-            for place, one in found.items()
+            position.partition: RedriveCommit(one.offset, one.metadata)
+            for position, one in found.items()
             if one is not None
         }
 
@@ -127,7 +127,7 @@ class RedriveGroup:
                 raise self._another()
             yield membership
         finally:
-            membership.leaving = True
+            membership.revoking = True
             await consumer.stop()
 
     async def _wait_for_nobody(self) -> None:
@@ -173,23 +173,23 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka sh
     def __init__(self, topic: str) -> None:
         """Begin outside."""
         self.lost = False
-        self.leaving = False
+        self.revoking = False
         self.busy = asyncio.Lock()
         self.joined = asyncio.Event()
         self.partitions: set[int] = set()
         self.consumer: Any = None
         self._topic = topic
 
-    async def commit(self, partition: int, commit: Commit) -> None:
+    async def commit(self, partition: int, commit: RedriveCommit) -> None:
         """Remember what was redriven.
 
         Raises:
             TopicUnusable: Kafka does not take it.
         """
-        place = Place(self._topic, partition)
+        position = Place(self._topic, partition)
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                await self.consumer.commit({place: OffsetAndMetadata(*commit)})
+                await self.consumer.commit({position: OffsetAndMetadata(*commit)})
         except (ClientError, OSError, TimeoutError) as error:
             self.lost = True
             raise TopicUnusable(
@@ -198,7 +198,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka sh
 
     async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
         """Called before others may join: what is under way is finished first."""
-        if self.joined.is_set() and not self.leaving:
+        if self.joined.is_set() and not self.revoking:
             self.lost = True
             async with self.busy:
                 pass
@@ -208,7 +208,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka sh
         if assigned:
             self.consumer.pause(*assigned)
         if not self.joined.is_set():
-            self.partitions = {place.partition for place in assigned}
+            self.partitions = {position.partition for position in assigned}
             self.joined.set()
 
 

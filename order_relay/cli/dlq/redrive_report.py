@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from order_relay.cli.dlq.filters import LetterPlace
+from order_relay.cli.dlq.filters import LetterPosition
 from order_relay.cli.dlq.formatting import letters_of, letters_table
 from order_relay.cli.output import (
     flush_stdout,
@@ -20,7 +20,7 @@ from order_relay.cli.output import (
     plain,
 )
 from order_relay.dead_letters.letter import Letter
-from order_relay.dead_letters.redrive import LetterResult, Result
+from order_relay.dead_letters.redrive import LetterResult, RedriveResult
 from order_relay.model.byte_text import to_text
 
 SHOWN = 20
@@ -41,7 +41,7 @@ class RedriveReport:
         self._topic = topic
         self._as_json = as_json
         self._named = named
-        self._counts: Counter[Result] = Counter()
+        self._counts: Counter[RedriveResult] = Counter()
         self._first: list[LetterResult] = []
         self._advance: Callable[[], None] = _nothing
 
@@ -71,12 +71,16 @@ class RedriveReport:
                 self._advance = _nothing
 
     def close_dry_run(
-        self, places: Iterator[LetterPlace], first: Sequence[Letter], count: int
+        self, positions: Iterator[LetterPosition], first: Sequence[Letter], count: int
     ) -> int:
         """Say what would be redriven; return the exit status."""
         if self._as_json:
-            for place in places:
-                line = {"type": "letter", **place._asdict(), "result": Result.REDRIVEN.value}
+            for position in positions:
+                line = {
+                    "type": "letter",
+                    **position._asdict(),
+                    "result": RedriveResult.REDRIVEN.value,
+                }
                 json_line({**line, "dry_run": True})
         else:
             console = for_people()
@@ -92,9 +96,9 @@ class RedriveReport:
 
     def close(self) -> int:
         """Say what was done; return the exit status."""
-        done = self._counts[Result.REDRIVEN]
+        done = self._counts[RedriveResult.REDRIVEN]
         if self._as_json:
-            counts = {result.value: self._counts[result] for result in Result}
+            counts = {result.value: self._counts[result] for result in RedriveResult}
             json_line({"type": "summary", **counts, "stopped": self.remark or None})
         else:
             self._tell_reasons()
@@ -105,8 +109,8 @@ class RedriveReport:
         return self._status()
 
     def _status(self) -> int:
-        skipped = self._named and self._counts[Result.SKIPPED]
-        return 1 if skipped or self._counts[Result.FAILED] or self.remark else 0
+        skipped = self._named and self._counts[RedriveResult.SKIPPED]
+        return 1 if skipped or self._counts[RedriveResult.FAILED] or self.remark else 0
 
     def _tell_reasons(self) -> None:
         if not self._first:
@@ -116,7 +120,11 @@ class RedriveReport:
             table.add_row(f"{result.partition}:{result.offset}", plain(result.reason))
         console = for_people()
         console.print(table)
-        others = self._counts[Result.SKIPPED] + self._counts[Result.FAILED] - len(self._first)
+        others = (
+            self._counts[RedriveResult.SKIPPED]
+            + self._counts[RedriveResult.FAILED]
+            - len(self._first)
+        )
         if others:
             console.print(f"… and {others:,} more; --json names them all")
 
@@ -134,11 +142,11 @@ def _fields(result: LetterResult) -> dict[str, Any]:
     }
     if result.event_id:
         fields["event_id"] = to_text(result.event_id)
-    if result.place is not None:
+    if result.position is not None:
         fields |= {
-            "to_topic": result.place.topic,
-            "to_partition": result.place.partition,
-            "to_offset": result.place.offset,
+            "to_topic": result.position.topic,
+            "to_partition": result.position.partition,
+            "to_offset": result.position.offset,
         }
     if result.reason:
         fields["reason"] = result.reason

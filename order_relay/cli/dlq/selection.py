@@ -5,11 +5,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from order_relay.cli.dlq.filters import LetterPlace
+from order_relay.cli.dlq.filters import LetterPosition
 from order_relay.cli.dlq.open_topic import LetterAccess
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import Letter
-from order_relay.dead_letters.redrive import LetterResult, Result
+from order_relay.dead_letters.redrive import LetterResult, RedriveResult
 from order_relay.dead_letters.redriven import Redriven
 
 SHOWN = 20
@@ -28,7 +28,7 @@ class Selection:
 
     def __init__(
         self,
-        places: Collection[LetterPlace],
+        positions: Collection[LetterPosition],
         wanted: LetterFilter,
         limit: int | None,
         max_redrives: int,
@@ -39,7 +39,7 @@ class Selection:
         self.left: list[LetterResult] = []
         self.letters: dict[int, array[int]] = {}
         self._chosen: dict[int, array[int]] = {}
-        self._places = frozenset(places)
+        self._places = frozenset(positions)
         self._wanted = wanted
         self._limit = limit
         self._max_redrives = max_redrives
@@ -53,8 +53,8 @@ class Selection:
             self.letters[letter.partition].append(letter.offset)
             if not redriven and self._means(letter):
                 self._choose(letter)
-        for place in sorted(self._places):
-            partition, offset = place
+        for position in sorted(self._places):
+            partition, offset = position
             if offset in self.letters.get(partition, ()) and (
                 offset not in access.redriven[partition]
             ):
@@ -66,13 +66,13 @@ class Selection:
                 and offset in access.redriven[partition]
             )
             reason = REDRIVEN_ALREADY if was_redriven else "there is no such letter"
-            self.left.append(LetterResult(partition, offset, Result.SKIPPED, reason))
+            self.left.append(LetterResult(partition, offset, RedriveResult.SKIPPED, reason))
 
-    def places(self) -> Iterator[LetterPlace]:
+    def positions(self) -> Iterator[LetterPosition]:
         """Return where the letters stand."""
         for partition, offsets in self._chosen.items():
             for offset in offsets:
-                yield LetterPlace(partition, offset)
+                yield LetterPosition(partition, offset)
 
     def still_open(
         self, redriven: Mapping[int, Redriven]
@@ -84,7 +84,7 @@ class Selection:
             known = redriven[partition]
             still[partition] = [offset for offset in offsets if offset not in known]
             gone += [
-                LetterResult(partition, offset, Result.SKIPPED, REDRIVEN_ALREADY)
+                LetterResult(partition, offset, RedriveResult.SKIPPED, REDRIVEN_ALREADY)
                 for offset in offsets
                 if offset in known
             ]
@@ -92,12 +92,14 @@ class Selection:
 
     def _means(self, letter: Letter) -> bool:
         if self._places:
-            return LetterPlace(letter.partition, letter.offset) in self._places
+            return LetterPosition(letter.partition, letter.offset) in self._places
         return self._wanted.finds(letter)
 
     def _choose(self, letter: Letter) -> None:
         if reason := self._why_not(letter):
-            self.left.append(LetterResult(letter.partition, letter.offset, Result.SKIPPED, reason))
+            self.left.append(
+                LetterResult(letter.partition, letter.offset, RedriveResult.SKIPPED, reason)
+            )
             return
         if self._limit is not None and self.count >= self._limit:
             return

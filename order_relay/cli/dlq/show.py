@@ -14,7 +14,7 @@ from order_relay.cli.command import (
     options,
     usage_error,
 )
-from order_relay.cli.dlq.filters import PLACE, LetterPlace
+from order_relay.cli.dlq.filters import POSITION, LetterPosition
 from order_relay.cli.dlq.formatting import whole_letter
 from order_relay.cli.dlq.open_topic import opened_letters
 from order_relay.cli.output import for_people, json_line, make_table, plain, writing_stdout
@@ -28,7 +28,7 @@ class dlq_show(RelayCommand):  # noqa: N801 - Faust takes the command's name fro
     """
 
     options = options(
-        argument("place", nargs=-1, metavar="PARTITION:OFFSET"),
+        argument("position", nargs=-1, metavar="PARTITION:OFFSET"),
         option(
             "--value",
             "only_value",
@@ -40,9 +40,9 @@ class dlq_show(RelayCommand):  # noqa: N801 - Faust takes the command's name fro
         JSON_OPTION,
     )
 
-    async def work(self, *, place: tuple[str, ...], only_value: bool, as_json: bool) -> int:
+    async def work(self, *, position: tuple[str, ...], only_value: bool, as_json: bool) -> int:
         """Print the letter."""
-        where = _the_place(place)
+        where = _the_place(position)
         as_json = as_json or self.json
         if only_value and as_json:
             raise usage_error("give --value or --json, not both")
@@ -77,10 +77,10 @@ class dlq_show(RelayCommand):  # noqa: N801 - Faust takes the command's name fro
         return 0
 
 
-def _the_place(texts: tuple[str, ...]) -> LetterPlace:
+def _the_place(texts: tuple[str, ...]) -> LetterPosition:
     if not 1 <= len(texts) <= 2:
         raise usage_error("say which letter: one PARTITION:OFFSET, such as 0:17")
     try:
-        return PLACE.convert(":".join(texts), None, None)
+        return POSITION.convert(":".join(texts), None, None)
     except click.UsageError as error:
         raise usage_error(error.message) from None

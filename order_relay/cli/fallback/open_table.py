@@ -30,7 +30,7 @@ async def opened_table(settings: Settings) -> AsyncIterator[FallbackTable]:
         try:
             revisions = await table.look()
         except RelayError as error:
-            raise click.ClickException(f"DATABASE_URL={table.place}: {error}") from None
+            raise click.ClickException(f"DATABASE_URL={table.location}: {error}") from None
         check_revisions(table, revisions)
         yield table
     finally:
@@ -45,12 +45,13 @@ def check_revisions(table: FallbackTable, revisions: Revisions) -> None:
     """
     if revisions.found is None:
         raise click.ClickException(
-            f"there is no fallback table at DATABASE_URL={table.place}: set DATABASE_URL to the "
+            f"there is no fallback table at DATABASE_URL={table.location}: set DATABASE_URL to the "
             "worker's database; a worker makes the table when it starts"
         )
     if revisions.found != revisions.wanted:
         raise click.ClickException(
-            f"the fallback table at DATABASE_URL={table.place} is at revision {revisions.found}, "
+            f"the fallback table at DATABASE_URL={table.location} is at revision "
+            f"{revisions.found}, "
             f"older than this version's {revisions.wanted}: run the older version's command, or "
             "start a worker of this version, which migrates it"
         )
@@ -68,6 +69,6 @@ def check_file(table: FallbackTable) -> None:
     path = Path(url.database or "")
     if not path.is_file():
         raise click.ClickException(
-            f"there is no database at DATABASE_URL={table.place}: "
+            f"there is no database at DATABASE_URL={table.location}: "
             "run this in the worker's folder, or set DATABASE_URL to the worker's file"
         )

@@ -33,7 +33,7 @@ PINGS_UNTIL_OUTAGE = 2
 _NAMESPACE = uuid.UUID("7c0c3b0a-5f5e-4f3d-8a37-3d2e0cbb7a11")
 
 
-class Result(StrEnum):
+class LineStatus(StrEnum):
     """How a line ended."""
 
     PUBLISHED = "published"
@@ -53,9 +53,9 @@ class LineResult:
     """
 
     number: int
-    result: Result
+    result: LineStatus
     event_id: str | None = None
-    place: Published | None = None
+    position: Published | None = None
     row_id: int | None = None
     reason: str = ""
 
@@ -83,14 +83,14 @@ async def check_lines(
         try:
             order_of(line)
         except InvalidEvent as error:
-            on_result(LineResult(line.number, Result.REFUSED, reason=str(error)))
+            on_result(LineResult(line.number, LineStatus.REFUSED, reason=str(error)))
             continue
         event_id = None if new_ids else str(_event_id(line.value))
-        on_result(LineResult(line.number, Result.PUBLISHED, event_id))
+        on_result(LineResult(line.number, LineStatus.PUBLISHED, event_id))
 
 
-class LinePublisher:
-    """Publishes lines through ``Publisher``, so that each ends as one of ``Result``.
+class BulkPublisher:
+    """Publishes lines through ``Publisher``, so that each ends as one of ``LineStatus``.
 
     While Kafka cannot be reached, events are saved without waiting for it; and so are those
     whose key has an event in the table already, which they must not overtake.
@@ -169,7 +169,7 @@ class LinePublisher:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
 
-    async def hurry(self, grace_seconds: float) -> None:
+    async def close(self, grace_seconds: float) -> None:
         """Save what Kafka does not answer within the grace."""
         await self._direct.close(grace_seconds)
 
@@ -179,7 +179,7 @@ class LinePublisher:
         try:
             key = order_of(line)
         except InvalidEvent as error:
-            self._end(line, LineResult(line.number, Result.REFUSED, reason=str(error)))
+            self._end(line, LineResult(line.number, LineStatus.REFUSED, reason=str(error)))
             return
         task = asyncio.create_task(self._publish_in_turn(line, key, self._keys.get(key)))
         self._keys[key] = task
@@ -199,9 +199,9 @@ class LinePublisher:
         if before is not None:
             await asyncio.wait([before])
         result = await self._publish(line, key)
-        if result.result is Result.SAVED:
+        if result.result is LineStatus.SAVED:
             self._saved_keys.add(key)
-        elif result.result is Result.FAILED and self.stopped_at is None:
+        elif result.result is LineStatus.FAILED and self.stopped_at is None:
             self.stopped_at = line.number
         self._end(line, result)
 
@@ -213,15 +213,15 @@ class LinePublisher:
         try:
             outcome = await publisher.publish(line.value, event_id=event_id)
         except (InvalidEvent, RecordTooLarge) as error:
-            return LineResult(number, Result.REFUSED, event_id, reason=str(error))
+            return LineResult(number, LineStatus.REFUSED, event_id, reason=str(error))
         except PublishFailed as error:
             reason = f"{error.kafka_error}; {error.database_error}"
-            return LineResult(number, Result.FAILED, event_id, reason=reason)
+            return LineResult(number, LineStatus.FAILED, event_id, reason=reason)
         match outcome:
             case Published():
-                return LineResult(number, Result.PUBLISHED, event_id, place=outcome)
+                return LineResult(number, LineStatus.PUBLISHED, event_id, position=outcome)
             case Saved(row_id, _, reason):
-                return LineResult(number, Result.SAVED, event_id, row_id=row_id, reason=reason)
+                return LineResult(number, LineStatus.SAVED, event_id, row_id=row_id, reason=reason)
 
     def _end(self, line: Line, result: LineResult) -> None:
         self._room.give(len(line.value))

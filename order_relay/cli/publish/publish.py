@@ -21,7 +21,7 @@ from order_relay.cli.command import (
     usage_error,
 )
 from order_relay.cli.output import for_people, on_stderr, plain
-from order_relay.cli.publish.bulk_publisher import LinePublisher, check_lines
+from order_relay.cli.publish.bulk_publisher import BulkPublisher, check_lines
 from order_relay.cli.publish.line_reader import LineReader
 from order_relay.cli.publish.report import PublishReport
 from order_relay.errors import RelayError
@@ -95,7 +95,7 @@ class publish(RelayCommand):  # noqa: N801 - Faust takes the command's name from
     ) -> int:
         settings = self.settings
         async with self._table() as table, self._producer() as producer:
-            publisher = LinePublisher(
+            publisher = BulkPublisher(
                 producer,
                 table,
                 settings.order_paid_topic,
@@ -105,14 +105,14 @@ class publish(RelayCommand):  # noqa: N801 - Faust takes the command's name from
             )
             await publisher.look_at_kafka()
             if publisher.outage is not None:
-                _remark(f"{publisher.outage}: saving events in {table.place}")
+                _remark(f"{publisher.outage}: saving events in {table.location}")
             remark = ""
             with _stopping(reader, report, publisher) as stop, showing:
                 try:
                     await publisher.publish(reader.lines())
                 except OSError as error:
                     remark = f"the input cannot be read on: {error.strerror or error}"
-            place = table.place
+            location = table.location
         if publisher.stopped_at is not None:
             remark = (
                 f"stopped after line {publisher.stopped_at:,}: neither Kafka nor the database "
@@ -125,14 +125,14 @@ class publish(RelayCommand):  # noqa: N801 - Faust takes the command's name from
             )
         elif report.unwritable:
             remark = "stopped there; publish the file again for the rest"
-        return self._end(report, remark, stop, table_place=place)
+        return self._end(report, remark, stop, table_location=location)
 
     def _end(
-        self, report: PublishReport, remark: str, stop: _Stop, *, table_place: str = ""
+        self, report: PublishReport, remark: str, stop: _Stop, *, table_location: str = ""
     ) -> int:
         """Print the report, and return the exit status."""
         topic = self.settings.order_paid_topic
-        report.close(for_people(), topic=topic, table_place=table_place, remark=remark)
+        report.close(for_people(), topic=topic, table_location=table_location, remark=remark)
         if report.unwritable:
             told = f"stdout cannot be written: {report.unwritable}; {report.words()}"
             _remark(f"{told}; {remark}" if remark else told)
@@ -148,7 +148,7 @@ class publish(RelayCommand):  # noqa: N801 - Faust takes the command's name from
                 await table.open()
             except RelayError as error:
                 # Kafka may take everything.
-                _remark(f"what Kafka refuses cannot be saved in {table.place}: {error}")
+                _remark(f"what Kafka refuses cannot be saved in {table.location}: {error}")
             yield table
         finally:
             await table.close()
@@ -193,11 +193,11 @@ class _Stop:
         signal: The first signal that came, or 0.
     """
 
-    def __init__(self, reader: LineReader, publisher: LinePublisher | None) -> None:
+    def __init__(self, reader: LineReader, publisher: BulkPublisher | None) -> None:
         self.signal = 0
         self._reader = reader
         self._publisher = publisher
-        self._hurrying: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     def by_signal(self, number: signal.Signals) -> None:
         self.signal = self.signal or number
@@ -205,13 +205,13 @@ class _Stop:
 
     def now(self) -> None:
         self._reader.stop()
-        if self._publisher is not None and self._hurrying is None:
-            self._hurrying = asyncio.create_task(self._publisher.hurry(STOP_GRACE_SECONDS))
+        if self._publisher is not None and self._closing is None:
+            self._closing = asyncio.create_task(self._publisher.close(STOP_GRACE_SECONDS))
 
 
 @contextmanager
 def _stopping(
-    reader: LineReader, report: PublishReport, publisher: LinePublisher | None
+    reader: LineReader, report: PublishReport, publisher: BulkPublisher | None
 ) -> Iterator[_Stop]:
     """Stop by Ctrl-C and SIGTERM, and when nobody takes the report any more."""
     loop = asyncio.get_running_loop()

@@ -10,13 +10,13 @@ from typing import Any
 from rich.console import Console
 
 from order_relay.cli.output import StdoutLost, flush_stdout, json_line, make_table, plain
-from order_relay.cli.publish.bulk_publisher import LineResult, Result
+from order_relay.cli.publish.bulk_publisher import LineResult, LineStatus
 
 SHOWN = 20
 SHOWN_REASONS = 10
-NOBODY_HAS_THEM = (Result.REFUSED, Result.FAILED)
+NOBODY_HAS_THEM = (LineStatus.REFUSED, LineStatus.FAILED)
 # How a line can end when it is only checked.
-CHECKED = (Result.PUBLISHED, Result.REFUSED)
+CHECKED = (LineStatus.PUBLISHED, LineStatus.REFUSED)
 
 
 class PublishReport:
@@ -35,7 +35,7 @@ class PublishReport:
         self.on_unwritable: Callable[[], None] | None = None
         self._as_json = as_json
         self._dry_run = dry_run
-        self._counts: Counter[Result] = Counter()
+        self._counts: Counter[LineStatus] = Counter()
         self._first: list[LineResult] = []
         self._saved_because: Counter[str] = Counter()
 
@@ -48,7 +48,7 @@ class PublishReport:
             return
         if result.result in NOBODY_HAS_THEM and len(self._first) < SHOWN:
             self._first.append(result)
-        if result.result is Result.SAVED and (
+        if result.result is LineStatus.SAVED and (
             result.reason in self._saved_because or len(self._saved_because) < SHOWN_REASONS
         ):
             self._saved_because[result.reason] += 1
@@ -67,30 +67,32 @@ class PublishReport:
         """Return the counts so far in a few words."""
         return ", ".join(
             f"{self._counts[result]:,} {self._word(result)}"
-            for result in Result
-            if self._counts[result] or result is Result.PUBLISHED
+            for result in LineStatus
+            if self._counts[result] or result is LineStatus.PUBLISHED
         )
 
-    def close(self, console: Console, *, topic: str, table_place: str, remark: str) -> None:
+    def close(self, console: Console, *, topic: str, table_location: str, remark: str) -> None:
         """Print the report; ``remark`` says why the end came early, if it did."""
         with self._noticing():
             if self._as_json:
-                counts = {result.value: self._counts[result] for result in Result}
+                counts = {result.value: self._counts[result] for result in LineStatus}
                 json_line({"type": "summary", **counts, "stopped": remark or None} | self._dry)
             else:
-                self._print(console, topic, table_place, remark)
+                self._print(console, topic, table_location, remark)
             flush_stdout()
 
-    def _print(self, console: Console, topic: str, table_place: str, remark: str) -> None:
+    def _print(self, console: Console, topic: str, table_location: str, remark: str) -> None:
         shown = make_table(("", "events", ""), right=("events",))
         shown.show_header = False
         where = {
-            Result.PUBLISHED: f"{'to' if self._dry_run else 'in'} topic {topic}",
-            Result.SAVED: f"in {table_place}; its workers publish them" if self._saved else "",
-            Result.REFUSED: "",
-            Result.FAILED: "neither in Kafka nor in the database" if self._failed else "",
+            LineStatus.PUBLISHED: f"{'to' if self._dry_run else 'in'} topic {topic}",
+            LineStatus.SAVED: f"in {table_location}; its workers publish them"
+            if self._saved
+            else "",
+            LineStatus.REFUSED: "",
+            LineStatus.FAILED: "neither in Kafka nor in the database" if self._failed else "",
         }
-        for result in CHECKED if self._dry_run else Result:
+        for result in CHECKED if self._dry_run else LineStatus:
             shown.add_row(self._word(result), f"{self._counts[result]:,}", plain(where[result]))
         console.print(shown)
         self._print_reasons(console)
@@ -118,7 +120,7 @@ class PublishReport:
             if self.on_unwritable is not None:
                 self.on_unwritable()
 
-    def _word(self, result: Result) -> str:
+    def _word(self, result: LineStatus) -> str:
         return f"would be {result.value}" if self._dry_run else result.value
 
     @property
@@ -127,11 +129,11 @@ class PublishReport:
 
     @property
     def _saved(self) -> int:
-        return self._counts[Result.SAVED]
+        return self._counts[LineStatus.SAVED]
 
     @property
     def _failed(self) -> int:
-        return self._counts[Result.FAILED]
+        return self._counts[LineStatus.FAILED]
 
 
 def _fields(result: LineResult) -> dict[str, Any]:
@@ -141,11 +143,11 @@ def _fields(result: LineResult) -> dict[str, Any]:
         "result": result.result.value,
         "event_id": result.event_id,
     }
-    if result.place is not None:
+    if result.position is not None:
         fields |= {
-            "topic": result.place.topic,
-            "partition": result.place.partition,
-            "offset": result.place.offset,
+            "topic": result.position.topic,
+            "partition": result.position.partition,
+            "offset": result.position.offset,
         }
     if result.row_id is not None:
         fields["row_id"] = result.row_id

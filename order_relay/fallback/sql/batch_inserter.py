@@ -12,7 +12,7 @@ from order_relay.fallback.store import NewMessage
 MAX_TOGETHER = 200
 
 
-class Saver:
+class BatchInserter:
     """Collects messages into transactions.
 
     In an outage every publish ends here; a commit for each would wait for the disk each time.

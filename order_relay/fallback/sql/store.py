@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from order_relay.errors import DatabaseUnavailable
-from order_relay.fallback.sql.batch_inserter import Saver
+from order_relay.fallback.sql.batch_inserter import BatchInserter
 from order_relay.fallback.sql.engine import OPENED_FILE, make_engine, translated
 from order_relay.fallback.sql.schema import (
     TABLE_NAME,
@@ -46,11 +46,11 @@ from order_relay.fallback.store import (
     FallbackStats,
     GiveUp,
     NewMessage,
-    Outcome,
     Position,
     Release,
     Retry,
     RowFilter,
+    RowOutcome,
     Status,
 )
 from order_relay.logs.log_line import LogLine
@@ -83,7 +83,7 @@ class SqlFallbackStore:
             self._clock = _utc_now  # whoever shares a file shares the machine's clock
         # SQLite has one writer; waiting here is fairer and cheaper than its busy loop.
         self._writing = asyncio.Lock() if self._dialect == "sqlite" else None
-        self._saver = Saver(self._insert)
+        self._saver = BatchInserter(self._insert)
 
     @classmethod
     def connect(
@@ -164,7 +164,7 @@ class SqlFallbackStore:
                 ids=_json(ids),
             )
 
-    async def settle(self, claim_token: str, outcomes: Sequence[Outcome]) -> set[int]:
+    async def settle(self, claim_token: str, outcomes: Sequence[RowOutcome]) -> set[int]:
         """See ``FallbackStore.settle``."""
         acked = [outcome.row_id for outcome in outcomes if isinstance(outcome, Acked)]
         released = [outcome.row_id for outcome in outcomes if isinstance(outcome, Release)]

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaConnectionError
 _send = AIOKafkaConnection.send
 
 
-def take_closed_for_broken() -> None:
+def patch_aiokafka_send() -> None:
     """Let a request on a closed connection fail in this process as one on a broken one does."""
     AIOKafkaConnection.send = send
 

@@ -31,13 +31,13 @@ LEAVING_COMMIT_SECONDS = 20.0
 LAST_COMMIT_SECONDS = 7.0
 
 
-class Deliveries(Protocol):
+class DeliverySide(Protocol):
     """What the consumer tells the delivering half."""
 
-    async def leaving(self) -> None:
+    async def revoking(self) -> None:
         """End deliveries, since all partitions leave; what is finished is committed then."""
 
-    def arriving(self, partitions: Collection[int]) -> None:
+    def assigned(self, partitions: Collection[int]) -> None:
         """Deliver records of these partitions of the source topic from now on."""
 
     def forget_left(self, topic: str, partition: int, *, before: int | None = None) -> list[int]:
@@ -59,7 +59,7 @@ class RelayConsumer(driver.Consumer):
     def __init__(self, transport: RelayTransport, *args: Any, **kwargs: Any) -> None:
         super().__init__(transport, *args, **kwargs)
         self.own_url = transport.own_url
-        self._deliveries: Deliveries | None = None
+        self._deliveries: DeliverySide | None = None
         self._progress: dict[TP, PartitionProgress] = {}
         self._last_commits: dict[TP, Commit | None] = {}
         # Kafka's client hands out no offset below it, unless the partition became shorter.
@@ -81,7 +81,7 @@ class RelayConsumer(driver.Consumer):
     def _new_consumer_thread(self) -> RelayConsumerThread:
         return RelayConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
-    def deliver_with(self, deliveries: Deliveries) -> None:
+    def deliver_with(self, deliveries: DeliverySide) -> None:
         """Tell ``deliveries`` which partitions come and go; before the start."""
         self._deliveries = deliveries
 
@@ -96,7 +96,7 @@ class RelayConsumer(driver.Consumer):
         return (
             progress is not None
             and progress.generation == record.generation
-            and progress.hold(record.offset)
+            and progress.claim(record.offset)
         )
 
     def finished(self, record: Record) -> None:
@@ -249,7 +249,7 @@ class RelayConsumer(driver.Consumer):
             self.app.monitor.on_tp_commit(offsets)
         return did_commit
 
-    async def commit_for_good(self) -> None:
+    async def final_commit(self) -> None:
         """Commit everything that is finished by now, and nothing after it."""
         # Faust would go on once a second, and wait for each: 5 s where no broker answers.
         self._last_commit_made = True
@@ -286,7 +286,7 @@ class RelayConsumer(driver.Consumer):
         self.app.flow_control.clear()
         try:
             if self._deliveries is not None:
-                await self._deliveries.leaving()
+                await self._deliveries.revoking()
             await self.commit_before_leaving()
         finally:
             self._forget_progress()
@@ -297,7 +297,7 @@ class RelayConsumer(driver.Consumer):
         self._forget_progress()
         self.resume_partitions(assigned & self._paused_partitions)
         if self._deliveries is not None:
-            self._deliveries.arriving([tp.partition for tp in assigned])
+            self._deliveries.assigned([tp.partition for tp in assigned])
         await super().on_partitions_assigned(assigned, generation_id)
 
     def _forget_progress(self) -> None:
@@ -447,7 +447,7 @@ class RelayConsumer(driver.Consumer):
             batch = [
                 as_record(record, generation)
                 for record in raw
-                if progress.take(record.offset, _time_of(record))
+                if progress.add(record.offset, _time_of(record))
             ]
             if batch:
                 batches.append((tp, batch))

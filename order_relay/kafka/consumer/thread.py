@@ -31,7 +31,7 @@ from faust.types import TP
 
 from order_relay.delivery.progress import MAX_METADATA_LENGTH, Commit
 from order_relay.kafka.committed_offsets import fetch_commits
-from order_relay.kafka.consumer.aiokafka_send import take_closed_for_broken
+from order_relay.kafka.consumer.aiokafka_send import patch_aiokafka_send
 from order_relay.kafka.consumer.assignor import OwnersAssignor
 from order_relay.kafka.consumer.rebootstrap import ask_bootstrap_servers_again
 
@@ -67,7 +67,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
     """
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
-        take_closed_for_broken()
+        patch_aiokafka_send()
         ask_bootstrap_servers_again()
         consumer = super()._create_worker_consumer(transport)
         # Faust fixes 1,500 ms; a seek, and the embedded cluster's answer, wait for it.

@@ -95,8 +95,8 @@ async def test_http_client_of_a_busy_relay(sink: ScriptedSink, client: str) -> N
     sink.fail_next(1, 429, headers={"Retry-After": "0", "Connection": "close"})
     sink.fail_next(1, 503, headers={"Retry-After": "1", "Connection": "close"})
     sink.fail_next(1, 202, headers={"Content-Type": "application/json"}, body=b"{}")
-    relay = f"http://{LOOPBACK}:{sink.port}"
-    status, out, err = await run(*HTTP_CLIENTS[client], "123", RELAY_URL=relay)
+    dispatcher = f"http://{LOOPBACK}:{sink.port}"
+    status, out, err = await run(*HTTP_CLIENTS[client], "123", RELAY_URL=dispatcher)
     assert (status, len(sink.requests)) == (0, 3), err
     assert out.strip().endswith("{}")
     assert {request.headers["event-id"] for request in sink.requests} == {"order-123-paid"}

@@ -303,7 +303,7 @@ async def test_what_is_turned_away_is_counted() -> None:
         refused[result] += 1
 
     page = OrderPaidPage(
-        publisher, Access(None), limits=Limits(body_bytes=1000, requests=1), on_turned_away=count
+        publisher, Access(None), limits=Limits(body_bytes=1000, requests=1), on_rejected=count
     )
     app = web.Application()
     page.add_to(app.router)

@@ -10,11 +10,11 @@ from order_relay.fallback.store import (
     Claim,
     FallbackStats,
     GiveUp,
-    Outcome,
     Position,
     Release,
     Retry,
     RowFilter,
+    RowOutcome,
     Status,
 )
 from tests.integration.publishing.conftest import Table
@@ -129,7 +129,7 @@ async def test_every_outcome(table: Table) -> None:
     claim = await table.store.claim(limit=10, lease_seconds=60)
     table.clock.advance(5)
     later = table.clock() + timedelta(minutes=2)
-    outcomes: list[Outcome] = [
+    outcomes: list[RowOutcome] = [
         Acked(1),
         Retry(2, 1, later, "re\0fused"),
         GiveUp(3, 3, "néver"),

@@ -22,7 +22,7 @@ async def test_a_record_is_finished_once_kafka_has_its_entry() -> None:
     await bench.arrive(0)
     bench.changelog.holding = True
     one = record(3, "7")
-    bench.book.finished(one, DELIVERED)
+    bench.deliveries.finished(one, DELIVERED)
     assert bench.finished == []
     bench.changelog.acknowledge()
     assert bench.finished == [one]
@@ -34,10 +34,10 @@ async def test_an_entry_is_known_before_kafka_has_it() -> None:
     await bench.arrive(0)
     bench.changelog.holding = True
     again = record(4, "7", headers=[("event-id", b"paid-7")])
-    assert not bench.book.is_delivered(again, 7)
-    bench.book.finished(record(3, "7", headers=[("event-id", b"paid-7")]), DELIVERED)
-    assert bench.book.is_delivered(again, 7)
-    assert not bench.book.is_delivered(record(5, "7", headers=[("event-id", b"other")]), 7)
+    assert not bench.deliveries.is_delivered(again, 7)
+    bench.deliveries.finished(record(3, "7", headers=[("event-id", b"paid-7")]), DELIVERED)
+    assert bench.deliveries.is_delivered(again, 7)
+    assert not bench.deliveries.is_delivered(record(5, "7", headers=[("event-id", b"other")]), 7)
 
 
 async def test_what_the_last_owner_knew_is_known() -> None:
@@ -45,49 +45,49 @@ async def test_what_the_last_owner_knew_is_known() -> None:
     bench = BookBench()
     bench.recovery.known = {0: [KNOWN]}
     await bench.arrive(0, 1)
-    assert bench.book.find(7) == KNOWN
-    assert bench.book.is_delivered(record(9, "7", headers=[("event-id", b"paid-7")]), 7)
+    assert bench.deliveries.find(7) == KNOWN
+    assert bench.deliveries.is_delivered(record(9, "7", headers=[("event-id", b"paid-7")]), 7)
     # The partition of a record is where its event was delivered, if anywhere.
     elsewhere = record(9, "7", partition=1, headers=[("event-id", b"paid-7")])
-    assert not bench.book.is_delivered(elsewhere, 7)
+    assert not bench.deliveries.is_delivered(elsewhere, 7)
 
 
 async def test_records_wait_until_the_table_is_read() -> None:
     """Nothing is delivered on a guess about what was delivered before."""
     bench = BookBench()
     bench.recovery.released.clear()
-    bench.book.arriving([0])
-    waiting = asyncio.create_task(bench.book.until_ready())
+    bench.deliveries.assigned([0])
+    waiting = asyncio.create_task(bench.deliveries.until_ready())
     await eventually(lambda: bench.recovery.reads == [(0,)])
     assert not waiting.done()
-    assert bench.book.recovering
+    assert bench.deliveries.recovering
     bench.recovery.released.set()
     assert await waiting
-    assert not bench.book.recovering
+    assert not bench.deliveries.recovering
 
 
 async def test_who_waits_is_let_go_when_the_partitions_leave() -> None:
     """A rebalance during recovery neither waits for it nor delivers anything."""
     bench = BookBench()
     bench.recovery.released.clear()
-    bench.book.arriving([0])
-    waiting = asyncio.create_task(bench.book.until_ready())
+    bench.deliveries.assigned([0])
+    waiting = asyncio.create_task(bench.deliveries.until_ready())
     await eventually(lambda: bench.recovery.reads)
-    await bench.book.leaving()
+    await bench.deliveries.revoking()
     assert not await waiting
-    assert not bench.book.ready
+    assert not bench.deliveries.ready
 
 
 async def test_a_rebalance_during_recovery_begins_anew() -> None:
     """Only the newest assignment becomes ready."""
     bench = BookBench()
     bench.recovery.released.clear()
-    bench.book.arriving([0])
+    bench.deliveries.assigned([0])
     await eventually(lambda: bench.recovery.reads)
-    await bench.book.leaving()
-    bench.book.arriving([1])
+    await bench.deliveries.revoking()
+    bench.deliveries.assigned([1])
     bench.recovery.released.set()
-    assert await bench.book.until_ready()
+    assert await bench.deliveries.until_ready()
     assert bench.recovery.reads == [(0,), (1,)]
     assert bench.observer.recoveries == 1
 
@@ -96,12 +96,12 @@ async def test_stores_of_partitions_that_stay_are_read_on() -> None:
     """A partition that comes back at once keeps its entries; others are dropped."""
     bench = BookBench()
     await bench.arrive(0, 1)
-    bench.book.finished(record(1, "7"), DELIVERED)
+    bench.deliveries.finished(record(1, "7"), DELIVERED)
     kept = bench.stores[0]
-    await bench.book.leaving()
+    await bench.deliveries.revoking()
     await bench.arrive(0, 2)
     assert bench.stores[0] is kept
-    assert bench.book.find(7) is not None
+    assert bench.deliveries.find(7) is not None
     assert bench.recovery.reads[-1] == (0, 2)
 
 
@@ -111,8 +111,8 @@ async def test_leaving_waits_for_the_changelog() -> None:
     await bench.arrive(0)
     bench.changelog.holding = True
     one = record(3, "7")
-    bench.book.finished(one, DELIVERED)
-    await bench.book.leaving()
+    bench.deliveries.finished(one, DELIVERED)
+    await bench.deliveries.revoking()
     assert bench.changelog.drains == 1
     assert bench.finished == [one]
 
@@ -123,9 +123,9 @@ async def test_leaving_does_not_keep_what_was_delivered_from_its_commit() -> Non
     await bench.arrive(0)
     bench.changelog.holding = bench.changelog.away = True
     one = record(3, "7")
-    bench.book.finished(one, DELIVERED)
+    bench.deliveries.finished(one, DELIVERED)
     assert bench.finished == []
-    await bench.book.leaving()
+    await bench.deliveries.revoking()
     assert bench.finished == [one]
 
 
@@ -139,8 +139,8 @@ async def test_a_changelog_that_cannot_be_read_does_not_stop_deliveries(
     (line,) = [one for one in caplog.messages if "cannot be read" in one]
     assert "not authorized" in line
     # Nor may a store on disk be taken for complete.
-    bench.book.finished(record(1, "7"), DELIVERED)
-    await bench.book.close()
+    bench.deliveries.finished(record(1, "7"), DELIVERED)
+    await bench.deliveries.close()
     assert bench.stores[0].next_offset is None
 
 
@@ -158,10 +158,10 @@ async def test_a_store_that_fails_is_done_without(caplog: pytest.LogCaptureFixtu
     await bench.arrive(0)
     bench.stores[0].broken = True
     one = record(3, "7", headers=[("event-id", b"paid-7")])
-    assert not bench.book.is_delivered(one, 7)
-    bench.book.finished(one, DELIVERED)
+    assert not bench.deliveries.is_delivered(one, 7)
+    bench.deliveries.finished(one, DELIVERED)
     assert bench.finished == [one]
-    assert bench.book.is_delivered(one, 7)
+    assert bench.deliveries.is_delivered(one, 7)
     assert len([line for line in caplog.messages if "kept in memory" in line]) == 1
 
 
@@ -170,28 +170,28 @@ async def test_a_disk_that_fills_up_between_two_writes_stops_nothing(swept: bool
     """Neither the next rebalance nor the end: partitions are ready, and know what is in Kafka."""
     bench = BookBench()
     await bench.arrive(0)
-    bench.book.finished(record(1, "8"), Outcome(delivered=True, attempts=1, order_id=8))
+    bench.deliveries.finished(record(1, "8"), Outcome(delivered=True, attempts=1, order_id=8))
     bench.stores[0].full = True
     bench.recovery.known = {0: [KNOWN]}
     if swept:
-        await bench.book.aging.sweep()
-    await bench.book.leaving()
-    bench.book.arriving([0])
-    assert await asyncio.wait_for(bench.book.until_ready(), 10)
-    assert bench.book.find(7) == KNOWN
-    assert bench.book.complete
-    await bench.book.leaving()
+        await bench.deliveries.aging.sweep()
+    await bench.deliveries.revoking()
+    bench.deliveries.assigned([0])
+    assert await asyncio.wait_for(bench.deliveries.until_ready(), 10)
+    assert bench.deliveries.find(7) == KNOWN
+    assert bench.deliveries.complete
+    await bench.deliveries.revoking()
     await bench.arrive(0)
-    await bench.book.close()
+    await bench.deliveries.close()
 
 
 async def test_a_disk_that_is_full_at_the_end_does_not_hold_it_up() -> None:
     """What comes after it in the worker's end is done: the last commit."""
     bench = BookBench()
     await bench.arrive(0)
-    bench.book.finished(record(3, "7"), DELIVERED)
+    bench.deliveries.finished(record(3, "7"), DELIVERED)
     bench.stores[0].full = True
-    await bench.book.close()
+    await bench.deliveries.close()
 
 
 async def test_a_store_that_fails_while_it_is_read_is_read_into_memory() -> None:
@@ -201,8 +201,8 @@ async def test_a_store_that_fails_while_it_is_read_is_read_into_memory() -> None
     bench.recovery.known = {0: [KNOWN], 1: [other]}
     bench.break_stores = {0}
     await bench.arrive(0, 1)
-    assert (bench.book.find(7), bench.book.find(8)) == (KNOWN, other)
-    assert bench.book.complete
+    assert (bench.deliveries.find(7), bench.deliveries.find(8)) == (KNOWN, other)
+    assert bench.deliveries.complete
     assert bench.stores[1].next_offset == 100
 
 
@@ -213,10 +213,10 @@ async def test_old_entries_of_a_store_that_fails_are_no_matter(
     bench = BookBench()
     await bench.arrive(0)
     bench.stores[0].broken = True
-    assert await bench.book.aging.sweep() == 0
-    assert await bench.book.aging.sweep() == 0
+    assert await bench.deliveries.aging.sweep() == 0
+    assert await bench.deliveries.aging.sweep() == 0
     assert len([line for line in caplog.messages if "kept in memory" in line]) == 1
-    assert not bench.book.complete
+    assert not bench.deliveries.complete
 
 
 async def test_recovery_that_fails_in_any_way_does_not_stop_deliveries(
@@ -228,10 +228,10 @@ async def test_recovery_that_fails_in_any_way_does_not_stop_deliveries(
     async def fail(*_: object) -> None:
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(stores.Stores, "become", fail)
+    monkeypatch.setattr(stores.Stores, "assign", fail)
     await asyncio.wait_for(bench.arrive(0), 10)
     one = record(3, "7")
-    bench.book.finished(one, DELIVERED)
+    bench.deliveries.finished(one, DELIVERED)
     assert bench.finished == [one]
 
 
@@ -256,9 +256,9 @@ async def test_a_rebalance_while_a_store_is_opened_leaves_no_memory() -> None:
     """The partition is on disk as soon as its files are free."""
     bench = BookBench()
     bench.open_refusals = [OSError("lock")] * 2
-    bench.book.arriving([0])
+    bench.deliveries.assigned([0])
     await eventually(lambda: len(bench.open_refusals) == 1)
-    await bench.book.leaving()
+    await bench.deliveries.revoking()
     await bench.arrive(0)
     assert list(bench.stores) == [0]
 
@@ -267,9 +267,9 @@ async def test_a_duplicate_leaves_the_entry_alone() -> None:
     """It is finished, and nothing is written."""
     bench = BookBench()
     await bench.arrive(0)
-    bench.book.finished(record(3, "7"), DELIVERED)
+    bench.deliveries.finished(record(3, "7"), DELIVERED)
     again = record(4, "7")
-    bench.book.finished(again, Outcome(delivered=True, attempts=0, duplicate=True))
+    bench.deliveries.finished(again, Outcome(delivered=True, attempts=0, duplicate=True))
     assert bench.finished[-1] == again
     assert [entry.offset for entry in bench.changelog.entries()] == [3]
 
@@ -279,12 +279,12 @@ async def test_a_broken_record_is_kept_under_the_order_of_its_key() -> None:
     bench = BookBench()
     await bench.arrive(0)
     broken = Outcome(delivered=False, attempts=0, reason="invalid_json")
-    bench.book.finished(record(3, "7", value=b"{"), broken)
-    bench.book.finished(record(4, "no\torder", value=b"{"), broken)
-    bench.book.finished(record(5, None, value=b"{"), broken)
-    bench.book.finished(record(6, "SKU-9", value=b"{"), broken)
+    bench.deliveries.finished(record(3, "7", value=b"{"), broken)
+    bench.deliveries.finished(record(4, "no\torder", value=b"{"), broken)
+    bench.deliveries.finished(record(5, None, value=b"{"), broken)
+    bench.deliveries.finished(record(6, "SKU-9", value=b"{"), broken)
     for order_id in (7, "7", "SKU-9"):
-        found = bench.book.find(order_id)
+        found = bench.deliveries.find(order_id)
         assert found is not None
         assert (found.state, found.dead_letter_reason) == ("dead_lettered", "invalid_json")
     assert len(bench.finished) == 4
@@ -295,15 +295,15 @@ async def test_old_entries_go_with_a_tombstone() -> None:
     """After the retention an order is forgotten, here and in the changelog."""
     bench = BookBench(retention_seconds=60)
     await bench.arrive(1)
-    bench.book.finished(record(3, "7", partition=1), DELIVERED)
+    bench.deliveries.finished(record(3, "7", partition=1), DELIVERED)
     bench.now += 30
     young = Outcome(delivered=True, attempts=1, order_id=8)
-    bench.book.finished(record(4, "8", partition=1), young)
+    bench.deliveries.finished(record(4, "8", partition=1), young)
     bench.now += 31
-    assert await bench.book.aging.sweep() == 1
+    assert await bench.deliveries.aging.sweep() == 1
     assert bench.changelog.tombstones() == [(1, b"7")]
-    assert bench.book.find(7) is None
-    assert bench.book.find(8) is not None
+    assert bench.deliveries.find(7) is None
+    assert bench.deliveries.find(8) is not None
 
 
 async def test_many_old_entries_go_in_chunks() -> None:
@@ -312,11 +312,11 @@ async def test_many_old_entries_go_in_chunks() -> None:
     await bench.arrive(0)
     for number in range(1200):
         outcome = Outcome(delivered=True, attempts=1, order_id=number)
-        bench.book.finished(record(number, str(number)), outcome)
+        bench.deliveries.finished(record(number, str(number)), outcome)
     bench.now += 61
-    assert await bench.book.aging.sweep() == 1200
+    assert await bench.deliveries.aging.sweep() == 1200
     assert bench.changelog.drains == 2
-    assert bench.book.entries == 0
+    assert bench.deliveries.entries == 0
 
 
 async def test_too_many_entries_go_the_oldest_first(caplog: pytest.LogCaptureFixture) -> None:
@@ -326,11 +326,11 @@ async def test_too_many_entries_go_the_oldest_first(caplog: pytest.LogCaptureFix
     for number in range(20):
         bench.now += 1
         outcome = Outcome(delivered=True, attempts=1, order_id=number)
-        bench.book.finished(record(number, str(number), partition=number // 15), outcome)
-    assert await bench.book.aging.sweep() == 10
-    assert [n for n in range(20) if bench.book.find(n) is not None] == list(range(10, 20))
+        bench.deliveries.finished(record(number, str(number), partition=number // 15), outcome)
+    assert await bench.deliveries.aging.sweep() == 10
+    assert [n for n in range(20) if bench.deliveries.find(n) is not None] == list(range(10, 20))
     assert len(bench.changelog.tombstones()) == 10
-    assert await bench.book.aging.sweep() == 0
+    assert await bench.deliveries.aging.sweep() == 0
     assert len([line for line in caplog.messages if "forgotten early" in line]) == 1
 
 
@@ -347,7 +347,7 @@ async def test_memory_is_bounded_while_the_table_is_read(
     }
     await bench.arrive(0, 1)
     assert bench.recovery.most_entries <= 10
-    assert sorted(n for n in range(103) if bench.book.find(n)) == list(range(93, 103))
+    assert sorted(n for n in range(103) if bench.deliveries.find(n)) == list(range(93, 103))
     assert bench.changelog.tombstones() == []
     assert len([line for line in caplog.messages if "forgotten early" in line]) == 1
 
@@ -356,7 +356,7 @@ async def test_a_changelog_with_fewer_partitions_is_shared() -> None:
     """A source topic that grew keeps its table: partition 4 writes to 4 modulo 3."""
     bench = BookBench()
     await bench.arrive(4)
-    bench.book.finished(record(1, "7", partition=4), DELIVERED)
+    bench.deliveries.finished(record(1, "7", partition=4), DELIVERED)
     assert bench.changelog.changes[0][0] == 1
 
 
@@ -365,8 +365,8 @@ async def test_closing_notes_where_the_changelog_ends() -> None:
     bench = BookBench()
     await bench.arrive(0)
     bench.changelog.next_offsets[0] = 200
-    bench.book.finished(record(1, "7"), DELIVERED)
-    await bench.book.close()
+    bench.deliveries.finished(record(1, "7"), DELIVERED)
+    await bench.deliveries.close()
     assert bench.stores[0].next_offset == 201
 
 
@@ -375,13 +375,13 @@ async def test_a_sweep_notes_where_the_changelog_ends() -> None:
     bench = BookBench()
     await bench.arrive(0)
     bench.changelog.next_offsets[0] = 200
-    bench.book.finished(record(1, "7"), DELIVERED)
+    bench.deliveries.finished(record(1, "7"), DELIVERED)
     assert bench.stores[0].next_offset == 100
-    await bench.book.aging.sweep()
+    await bench.deliveries.aging.sweep()
     assert bench.stores[0].next_offset == 201
-    await bench.book.leaving()
+    await bench.deliveries.revoking()
     bench.changelog.next_offsets[0] = 300
-    await bench.book.aging.sweep()
+    await bench.deliveries.aging.sweep()
     assert bench.stores[0].next_offset == 201
 
 
@@ -389,6 +389,6 @@ async def test_a_worker_without_partitions_is_ready() -> None:
     """It has nothing to read, and nothing waits."""
     bench = BookBench()
     await bench.arrive()
-    assert bench.book.entries == 0
-    await bench.book.close()
-    await bench.book.close()
+    assert bench.deliveries.entries == 0
+    await bench.deliveries.close()
+    await bench.deliveries.close()

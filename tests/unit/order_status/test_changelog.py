@@ -70,13 +70,13 @@ async def test_whoever_waits_is_let_go_once(changelog: Changelog, kafka: SlowKaf
     changelog.write(0, b"1", b"{}", lambda: done.append("acknowledged"))
     await changelog.drain(0.0)
     kafka.acknowledge()
-    changelog.wait_no_longer()
+    changelog.release_waiters()
     assert done == ["acknowledged"]
 
     changelog.write(0, b"2", b"{}", lambda: done.append("let go"))
     await changelog.drain(0.0)
     assert done == ["acknowledged"]
-    changelog.wait_no_longer()
+    changelog.release_waiters()
     kafka.acknowledge()
     assert done == ["acknowledged", "let go"]
 
@@ -87,11 +87,11 @@ async def test_changes_that_are_not_sent_yet_can_be_let_go(
     """Each once, and those that follow them wait for their own answer."""
     done: list[int] = []
     changelog.write(0, b"1", b"{}", done.append, 1)
-    changelog.wait_no_longer()
+    changelog.release_waiters()
     assert done == [1]
     changelog.write(0, b"2", b"{}", done.append, 2)
     assert done == [1]
-    changelog.wait_no_longer()
+    changelog.release_waiters()
     await changelog.drain(0.0)
     kafka.acknowledge()
     assert done == [1, 2]
