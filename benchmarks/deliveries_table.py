@@ -39,7 +39,7 @@ from order_relay.delivery.outcome import Outcome
 from order_relay.kafka.client_config import client_config
 from order_relay.kafka.producer import KafkaProducer, producer_config
 from order_relay.model.record import Record
-from order_relay.settings.settings import load_settings
+from order_relay.settings import load_settings
 from order_relay.worker.relay_app import GC_THRESHOLDS
 
 PARTITIONS = 4  # of a topic on the embedded cluster
@@ -211,7 +211,7 @@ async def _table_run(
 
     await producer.start()
     try:
-        book.arriving(range(PARTITIONS))
+        book.assigned(range(PARTITIONS))
         assert await book.until_ready()
         cost = await _measure(orders, finish, lambda: len(finished) == len(orders))
         assert all(book.is_delivered(record, outcome.order_id or 0) for record, outcome in orders)

@@ -27,7 +27,7 @@ from order_relay.fallback.sql.migrate import migrate
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import Acked, FallbackStore, NewMessage, Position, RowFilter, Status
 from order_relay.kafka.producer import KafkaProducer
-from order_relay.settings.settings import load_settings
+from order_relay.settings import load_settings
 from tests.support.publish_postgres import PostgresServer, unavailable_reason
 
 CLAIM = 500

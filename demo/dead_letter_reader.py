@@ -12,7 +12,7 @@ from collections.abc import Callable
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
 from order_relay.kafka.client_config import client_config
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 logger = logging.getLogger(__name__)
 

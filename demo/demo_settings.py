@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from demo.options import ORDER_LOGGING
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 # What a Python process may need from its surroundings. Everything else stays out: variables of
 # this project, and Faust's own (BROKER_URL, APP_DATADIR, ...), would change the demonstration.

@@ -29,7 +29,7 @@ from demo.worker_log import WorkerLog
 from demo.worker_probe import WorkerProbe
 from demo.worker_process import WorkerProcess, check_web_port, topics_of_consumers
 from order_relay.kafka.producer import KafkaProducer
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 # On top of the worker's own deadline: leaving the group, closing connections.
 _STOP_MARGIN_SECONDS = 20.0

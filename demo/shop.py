@@ -20,7 +20,7 @@ from demo.order_shop import Order, OrderGenerator, OrderShop
 from demo.shop_database import ShopDatabase
 from order_relay.errors import InvalidSettings, RelayError
 from order_relay.kafka.producer import KafkaProducer
-from order_relay.settings.settings import Settings, load_settings
+from order_relay.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from order_relay.fallback.store import NewMessage, Status
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.model.headers import EVENT_ID_HEADER
 from order_relay.publishing.outbox import Outbox
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 _metadata = sa.MetaData()
 _orders = sa.Table(

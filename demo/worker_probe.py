@@ -11,7 +11,7 @@ import aiohttp
 
 from demo.consumer_ledger import ConsumerLedger
 from demo.worker_metrics import WorkerMetrics, parse_metrics
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 EVERY_SECONDS = 1.0
 _PATIENCE = aiohttp.ClientTimeout(total=2.0)

@@ -12,9 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from order_relay.fallback.sql.engine import make_engine
-from order_relay.publishing.after_commit import PendingPublish
-from order_relay.publishing.order_events import OrderEvents, open_order_events
-from order_relay.settings.settings import load_settings
+from order_relay.publishing import OrderEvents, PendingPublish, open_order_events
+from order_relay.settings import load_settings
 
 
 class Base(DeclarativeBase):

@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from order_relay.fallback.sql.engine import make_engine
-from order_relay.publishing.order_events import OrderEvents, open_order_events
-from order_relay.settings.settings import load_settings
+from order_relay.publishing import OrderEvents, open_order_events
+from order_relay.settings import load_settings
 
 
 class Base(DeclarativeBase):

@@ -20,7 +20,7 @@ from faust.cli.base import AppCommand, _apply_options, cli, option
 from order_relay.cli.output import StdoutLost, flush_stdout
 from order_relay.errors import RelayError
 from order_relay.logs import rate_limit
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 JSON_OPTION = option(
     "--json", "as_json", is_flag=True, default=False, help="Print JSON lines, for programs."

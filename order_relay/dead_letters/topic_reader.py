@@ -16,7 +16,7 @@ from order_relay.dead_letters.letter import Letter
 from order_relay.errors import KafkaUnavailable, TopicUnusable
 from order_relay.kafka.access_tokens import access_tokens
 from order_relay.kafka.client_config import client_config
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 BATCH = 500
 POLL_SECONDS = 0.5

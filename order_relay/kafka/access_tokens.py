@@ -24,9 +24,9 @@ from urllib.parse import quote_plus, urlencode
 from yarl import URL
 
 from order_relay.errors import AccessTokenUnavailable
+from order_relay.settings import Settings
 from order_relay.settings.rules import parse_extensions
 from order_relay.settings.secret_files import redact
-from order_relay.settings.settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from faust.types.auth import CredentialsT, SASLMechanism
 
 from order_relay.errors import AccessTokenUnavailable
 from order_relay.kafka.access_tokens import AccessTokens, access_tokens
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 
 def faust_credentials(settings: Settings) -> CredentialsT | None:

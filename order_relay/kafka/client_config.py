@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from order_relay.kafka.access_tokens import access_tokens
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 
 def client_config(settings: Settings) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from order_relay.kafka.auth import faust_credentials
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 # The longest wait for a broker to say good-bye.
 CLOSE_SECONDS = 1.0

@@ -27,7 +27,7 @@ from order_relay.errors import (
 from order_relay.kafka.access_tokens import access_tokens
 from order_relay.kafka.client_config import client_config
 from order_relay.model.headers import Headers, name_problem
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 logger = logging.getLogger(__name__)
 

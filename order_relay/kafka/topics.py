@@ -21,7 +21,7 @@ from order_relay.kafka.access_tokens import access_tokens
 from order_relay.kafka.client_config import client_config
 from order_relay.kafka.diagnosis import diagnose_connection
 from order_relay.logs.log_line import LogLine
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 logger = logging.getLogger(__name__)
 

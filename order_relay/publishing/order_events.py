@@ -20,9 +20,10 @@ from order_relay.fallback.sql.migrate import migrate
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.publishing.after_commit import AfterCommit
+from order_relay.publishing.outage_watch import OutageWatch
 from order_relay.publishing.outbox import Outbox
 from order_relay.publishing.publisher import Publisher
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,10 @@ async def open_order_events(
 ) -> AsyncIterator[OrderEvents]:
     """Publish as the settings say, and keep rows in their database, which is brought up to date.
 
-    Kafka need not be there. At the end what is under way has ``grace_seconds`` for each step; what
-    Kafka has not acknowledged by then is saved.
+    Kafka need not be there. After two questions in a row that no broker answered, events are saved
+    at once, also those that wait for Kafka already, until a broker answers again.
+
+    At the end each step gets ``grace_seconds``; what Kafka has not acknowledged by then is saved.
 
     Raises:
         InvalidDatabaseUrl: DATABASE_URL cannot be used.
@@ -64,8 +67,13 @@ async def open_order_events(
         producer = KafkaProducer(settings)
         await producer.start()
         stack.push_async_callback(producer.stop, grace_seconds)
+        outage = OutageWatch(producer)
         publisher = Publisher(
-            producer, store, settings.order_paid_topic, max_retry=settings.fallback_max_retry
+            producer,
+            store,
+            settings.order_paid_topic,
+            max_retry=settings.fallback_max_retry,
+            outage=lambda: outage.reason,
         )
         stack.push_async_callback(publisher.close, grace_seconds)
         replay = Replay(
@@ -76,6 +84,8 @@ async def open_order_events(
             stats_interval_seconds=settings.fallback_stats_interval_seconds,
             retention_days=settings.fallback_retention_days,
         )
+        watching = asyncio.create_task(outage.run(on_outage=publisher.save_waiting))
+        stack.callback(watching.cancel)
         sweeping = asyncio.create_task(replay.run())
         stack.push_async_callback(asyncio.wait, [sweeping])
         stack.push_async_callback(replay.stop, grace_seconds)

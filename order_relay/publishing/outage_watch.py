@@ -28,15 +28,9 @@ class OutageWatch:
         reason: Why Kafka is taken to be away; empty while it answers, or nobody asked yet.
     """
 
-    def __init__(
-        self,
-        producer: Pingable,
-        interval_seconds: float = INTERVAL_SECONDS,
-        on_outage: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Prepare to ask through ``producer``; ``on_outage`` is called when an outage begins."""
+    def __init__(self, producer: Pingable, interval_seconds: float = INTERVAL_SECONDS) -> None:
+        """Prepare to ask through ``producer``."""
         self._producer = producer
-        self._on_outage = on_outage
         self._interval_seconds = interval_seconds
         self._is_wanted = asyncio.Event()
         self.reason = ""
@@ -45,8 +39,12 @@ class OutageWatch:
         """Ask at once: what was answered before says nothing any more."""
         self._is_wanted.set()
 
-    async def run(self) -> None:
-        """Ask until cancelled; never raises otherwise."""
+    async def run(self, on_outage: Callable[[], None] = lambda: None) -> None:
+        """Ask until cancelled; never raises otherwise.
+
+        Args:
+            on_outage: Called when an outage begins.
+        """
         unanswered = 0
         while True:
             self._is_wanted.clear()
@@ -57,7 +55,7 @@ class OutageWatch:
                 if unanswered >= UNANSWERED:
                     begins, self.reason = not self.reason, str(error)
                     if begins:
-                        self._on_outage()
+                        on_outage()
             except Exception:  # whatever a client raises, it is no answer about the brokers
                 logger.exception("Kafka could not be asked")
             else:

@@ -12,8 +12,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from order_relay.errors import InvalidConsumer
 from order_relay.model.consumer import Consumer, HttpPost
+from order_relay.settings import Settings
 from order_relay.settings.secret_files import SecretFiles
-from order_relay.settings.settings import Settings, describe
+from order_relay.settings.settings import describe
 
 ORDER_LOGGING = "order_logging"
 """The consumer whose variables have no prefix, since they were there before other consumers."""

@@ -12,7 +12,7 @@ from mode.utils.objects import cached_property
 from order_relay.kafka.auth import faust_credentials
 from order_relay.kafka.consumer import RecordBatches, RelayConsumer, RelayTransport
 from order_relay.model.record import Record
-from order_relay.settings.settings import Settings as RelaySettings
+from order_relay.settings import Settings as RelaySettings
 from order_relay.worker.faust_overrides import (
     FaustSettings,
     FlowControl,

@@ -43,9 +43,9 @@ from order_relay.monitoring.standstill_watch import StandsStill, end_at_standsti
 from order_relay.monitoring.stats import Stats
 from order_relay.monitoring.target_figures import watch_target
 from order_relay.monitoring.topic_partitions import watch_topic_partitions
+from order_relay.settings import Settings
 from order_relay.settings.consumers import ConfiguredConsumer
 from order_relay.settings.secret_files import redact
-from order_relay.settings.settings import Settings
 from order_relay.worker.consumer_app import (
     consumer_app,
     longest_rebalance,

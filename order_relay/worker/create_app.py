@@ -7,7 +7,8 @@ import os
 from order_relay import cli  # noqa: F401 - importing registers the commands
 from order_relay.logs import json_format
 from order_relay.logs.standard_streams import open_closed, take_any_text
-from order_relay.settings.settings import load_log_format, load_settings
+from order_relay.settings import load_settings
+from order_relay.settings.settings import load_log_format
 from order_relay.worker.faust_worker import use_worker
 from order_relay.worker.mistakes import mistakes_in_one_line
 from order_relay.worker.relay_app import RelayApp, make_app

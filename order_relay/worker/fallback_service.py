@@ -15,7 +15,7 @@ from order_relay.fallback.store import FallbackStats, FallbackStore
 from order_relay.monitoring.metrics import Metrics
 from order_relay.publishing.outage_watch import OutageWatch
 from order_relay.publishing.publisher import Publisher
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +74,7 @@ class Fallback:
             observer=metrics,
             outage=lambda: self._outage.reason,
         )
-        # Those who wait when Kafka goes are not left to wait for its delivery time-out either.
-        self._outage = OutageWatch(producer, on_outage=self.publisher.save_waiting)
+        self._outage = OutageWatch(producer)
         self._replay = Replay(
             store,
             producer,
@@ -96,7 +95,8 @@ class Fallback:
         """Open the table in the background, keep its figures true, and watch for outages."""
         self._tasks = [
             asyncio.create_task(self._run()),
-            asyncio.create_task(self._outage.run()),
+            # Callers who wait when Kafka goes do not wait for its delivery time-out either.
+            asyncio.create_task(self._outage.run(on_outage=self.publisher.save_waiting)),
         ]
 
     def producer_started(self) -> None:

@@ -17,8 +17,8 @@ from mode.utils.logging import cry
 from order_relay.logs import json_format
 from order_relay.logs.log_line import LogLine
 from order_relay.logs.standard_streams import PatientStream
+from order_relay.settings import Settings
 from order_relay.settings.consumers import ConfiguredConsumer
-from order_relay.settings.settings import Settings
 from order_relay.version import VERSION
 from order_relay.worker.shutdown_watch import leave_all_behind
 

@@ -7,7 +7,7 @@ import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 from order_relay.web.connections import ConnectionLimits
 
 # What macOS lets a process have where it says "unlimited" (OPEN_MAX).

@@ -23,8 +23,8 @@ from order_relay.logs.log_line import LogLine
 from order_relay.monitoring.metrics import Metrics
 from order_relay.monitoring.process_metrics import add_process_metrics, watch_event_loop
 from order_relay.monitoring.standstill_watch import StandsStill
+from order_relay.settings import Settings as RelaySettings
 from order_relay.settings.consumers import ConfiguredConsumer, choose, configure
-from order_relay.settings.settings import Settings as RelaySettings
 from order_relay.web.connections import ConnectionLimits
 from order_relay.web.server import ConsumerPages, WebServer
 from order_relay.worker import file_descriptors

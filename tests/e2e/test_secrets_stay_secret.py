@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 from standardwebhooks import Webhook
 
+from order_relay.settings import Settings
 from order_relay.settings.secret_files import secret_fields
-from order_relay.settings.settings import Settings
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import Order, order, order_value

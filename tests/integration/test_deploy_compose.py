@@ -9,7 +9,7 @@ import pytest
 import yaml
 from yarl import URL
 
-from order_relay.settings.settings import Settings, load_settings
+from order_relay.settings import Settings, load_settings
 from order_relay.worker.relay_app import SHUTDOWN_TAIL_SECONDS
 from tests.support.compose import FILE, Compose
 from tests.support.kafka.distribution import kafka_version

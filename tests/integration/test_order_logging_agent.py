@@ -10,7 +10,7 @@ import pytest
 import agents
 import tables
 from order_relay.model.record import Record
-from order_relay.settings.settings import load_settings
+from order_relay.settings import load_settings
 from order_relay.worker.consumer_runtime import ConsumerRuntime
 from tests.support.runtimes import runtime
 from tests.support.waiting import eventually

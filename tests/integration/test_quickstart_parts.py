@@ -38,7 +38,7 @@ from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import NewMessage
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.model.headers import EVENT_ID_HEADER, Headers
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 from tests.support.kafka.ports import free_ports
 from tests.support.waiting import eventually
 

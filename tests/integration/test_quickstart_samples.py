@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from order_relay.settings.settings import load_settings
+from order_relay.settings import load_settings
 from tests.support.child import on_leash
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.orders import orders

@@ -8,7 +8,7 @@ from order_relay.errors import KafkaUnavailable, PublishRefused
 from order_relay.kafka.auth import TokenProvider, faust_credentials
 from order_relay.kafka.client_config import client_config
 from order_relay.kafka.producer import KafkaProducer
-from order_relay.settings.settings import Settings, load_settings
+from order_relay.settings import Settings, load_settings
 from tests.support.identity_provider import IdentityProvider
 from tests.support.waiting import eventually
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from order_relay import Consumer, Delivery, OrderPaid
+from order_relay.settings import Settings
 from order_relay.settings.consumers import configure
-from order_relay.settings.settings import Settings
 from order_relay.worker.relay_app import RelayApp, make_app
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import free_ports

@@ -25,7 +25,7 @@ from order_relay.model.headers import Headers
 from order_relay.publishing.after_commit import PendingPublish
 from order_relay.publishing.order_events import open_order_events
 from order_relay.publishing.publisher import Published, Saved
-from order_relay.settings.settings import Settings, load_settings
+from order_relay.settings import Settings, load_settings
 from tests.support.orders import order_value
 from tests.support.publish_orders import Order, make_orders
 

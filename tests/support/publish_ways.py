@@ -17,7 +17,7 @@ from order_relay.model.headers import Headers
 from order_relay.monitoring.health import Health
 from order_relay.monitoring.metrics import Metrics
 from order_relay.publishing.publisher import Publisher
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 from order_relay.web.connections import ConnectionLimits
 from order_relay.web.order_paid_page import Limits
 from order_relay.web.server import ConsumerPages, WebServer

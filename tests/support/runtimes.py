@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 from agents.order_logging import order_logging
 from order_relay import Consumer
 from order_relay.kafka.topics import Topics
+from order_relay.settings import Settings
 from order_relay.settings.consumers import configure
-from order_relay.settings.settings import Settings
 from order_relay.worker.consumer_app import ConsumerApp, consumer_app
 from order_relay.worker.consumer_runtime import ConsumerRuntime
 from order_relay.worker.relay_app import make_app

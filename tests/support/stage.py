@@ -20,7 +20,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from order_relay.settings.settings import Settings, load_settings
+from order_relay.settings import Settings, load_settings
 from tests.support.orders import Headers, Order, Published
 
 CALL_SECONDS = 30.0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 
 from agents.order_logging import order_logging
 from order_relay import Consumer, Delivery, HttpPost, InvalidConsumer
+from order_relay.settings import load_settings
 from order_relay.settings.consumers import ConfiguredConsumer, choose, configure
-from order_relay.settings.settings import load_settings
 from order_relay.worker.discovery import find_consumers, import_modules
 
 ROOT = Path(__file__).parents[2]

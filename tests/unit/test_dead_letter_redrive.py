@@ -24,7 +24,7 @@ from order_relay.dead_letters.topic_reader import Extent, TopicLog
 from order_relay.errors import PublishRefused, RecordTooLarge, TopicUnusable
 from order_relay.kafka.producer import Acknowledged
 from order_relay.model.headers import Headers
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 
 class Topics:

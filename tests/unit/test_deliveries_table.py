@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from order_relay.deliveries.entries import Entry
-from order_relay.settings.settings import load_settings
+from order_relay.settings import load_settings
 from order_relay.worker.faust_overrides import ForeignChangelogs
 from tables.deliveries import DeliveriesView, show
 from tests.support.order_status_fakes import BookBench

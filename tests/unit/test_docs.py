@@ -27,8 +27,8 @@ from order_relay.monitoring.metrics import (
     Metrics,
 )
 from order_relay.monitoring.target_figures import STATES
+from order_relay.settings import Settings
 from order_relay.settings.consumers import HTTP_OPTIONS, OPTIONS
-from order_relay.settings.settings import Settings
 from order_relay.worker.discovery import find_consumers
 from order_relay.worker.relay_app import SHUTDOWN_TAIL_SECONDS
 from tests.support.alert_rules import rules

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from order_relay.settings.settings import load_settings
+from order_relay.settings import load_settings
 from order_relay.worker import file_descriptors
 from order_relay.worker.file_descriptors import share
 

@@ -3,7 +3,7 @@
 import pytest
 
 from order_relay.monitoring.health import INTAKE_STALL_SECONDS, Health
-from order_relay.settings.settings import load_settings
+from order_relay.settings import load_settings
 from tests.support.runtimes import runtime
 
 STALL = 100.0  # 60 s of Retry-After, an attempt of 10 s, and 30 s to spare

@@ -5,7 +5,7 @@ from confluent_kafka import Producer
 
 from order_relay.kafka.client_config import client_config
 from order_relay.kafka.producer import producer_config
-from order_relay.settings.settings import Settings, load_settings
+from order_relay.settings import Settings, load_settings
 
 pytestmark = pytest.mark.usefixtures("empty_environment")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from demo.demo_settings import demo_settings, worker_environment
-from order_relay.settings.settings import Settings, load_settings
+from order_relay.settings import Settings, load_settings
 
 USERS = {
     "KAFKA_BOOTSTRAP_SERVERS": "kafka.example.com:9093",

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from order_relay.errors import InvalidSettings
+from order_relay.settings import Settings, load_settings
 from order_relay.settings.secret_files import MAX_SECRET_BYTES, secret_fields
-from order_relay.settings.settings import Settings, load_settings
 
 pytestmark = pytest.mark.usefixtures("empty_environment")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from order_relay.settings.settings import Settings, load_settings
+from order_relay.settings import Settings, load_settings
 
 # The names and defaults of the design.
 DEFAULTS = {

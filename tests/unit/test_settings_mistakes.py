@@ -8,7 +8,8 @@ import pytest
 import trustme
 
 from order_relay.errors import InvalidSettings
-from order_relay.settings.settings import load_log_format, load_settings
+from order_relay.settings import load_settings
+from order_relay.settings.settings import load_log_format
 
 NAME = "must be 1 to 249 of the characters A-Z a-z 0-9 . _ -"
 URL = "must be an http:// or https:// URL"

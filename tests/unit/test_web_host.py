@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from order_relay.errors import InvalidSettings
-from order_relay.settings.settings import load_settings
+from order_relay.settings import load_settings
 from order_relay.worker.relay_app import make_app
 
 pytestmark = pytest.mark.usefixtures("empty_environment")

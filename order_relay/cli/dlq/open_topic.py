@@ -14,7 +14,7 @@ from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.redriven import Redriven
 from order_relay.dead_letters.topic_reader import Extent, TopicLog
 from order_relay.errors import TopicUnusable
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

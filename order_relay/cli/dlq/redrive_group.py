@@ -22,7 +22,7 @@ from order_relay.dead_letters.redriven import RedriveCommit
 from order_relay.errors import KafkaUnavailable, TopicUnusable
 from order_relay.kafka.client_config import client_config
 from order_relay.kafka.committed_offsets import fetch_commits
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 ASK_SECONDS = 10.0
 # A member that was killed is forgotten after this time, or KAFKA_SESSION_TIMEOUT_MS if that is

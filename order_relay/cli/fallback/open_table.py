@@ -10,7 +10,7 @@ import click
 
 from order_relay.errors import RelayError
 from order_relay.fallback.table import FallbackTable, Revisions
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from order_relay.errors import DatabaseTooNew, RelayError
 from order_relay.fallback.sql.engine import SQLITE_BUSY_TIMEOUT_SECONDS, make_engine, translated
-from order_relay.settings.settings import load_settings
+from order_relay.settings import load_settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # A name of our own: the table may stand in a database that has Alembic migrations already.

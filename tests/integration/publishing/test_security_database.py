@@ -16,7 +16,7 @@ from order_relay.fallback.sql.migrate import Migrated, migrate
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.monitoring.metrics import Metrics
-from order_relay.settings.settings import load_settings
+from order_relay.settings import load_settings
 from order_relay.worker.fallback_service import Fallback
 from tests.support.publish_postgres import (
     CERTIFIED,

@@ -18,7 +18,7 @@ from order_relay.kafka.producer import KafkaProducer
 from order_relay.publishing.after_commit import PendingPublish
 from order_relay.publishing.order_events import OrderEvents, open_order_events
 from order_relay.publishing.publisher import Published, Saved
-from order_relay.settings.settings import Settings
+from order_relay.settings import Settings
 from tests.support.embedded import EmbeddedKafka
 from tests.support.publish_orders import Order, make_orders, order_ids, statuses
 from tests.support.publish_ways import body, paid, publish_settings, read_topic, serving

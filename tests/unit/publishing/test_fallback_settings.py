@@ -3,7 +3,7 @@
 import pytest
 
 from order_relay.errors import InvalidSettings
-from order_relay.settings.settings import load_settings
+from order_relay.settings import load_settings
 
 
 def test_database_url_is_a_secret() -> None:

@@ -93,9 +93,9 @@ async def test_who_waits_when_the_outage_begins_is_saved() -> None:
         "order-paid-events",
         outage=lambda: watch.reason,
     )
-    watch = OutageWatch(brokers, interval_seconds=2.0, on_outage=publisher.save_waiting)
+    watch = OutageWatch(brokers, interval_seconds=2.0)
     brokers.answer = False
-    asking = asyncio.create_task(watch.run())
+    asking = asyncio.create_task(watch.run(on_outage=publisher.save_waiting))
 
     outcome = await publisher.publish(order_value(1), event_id="order-1")
 
