@@ -1,4 +1,4 @@
-"""The dashboard of deliveries: does every order reach the external logger, and how soon."""
+"""The dashboard of deliveries: does every order reach the target, and how soon."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BREAKER = {
     1: State("half-open: probing", "yellow"),
     2: State("open: logger down", "red"),
 }
-# Each series is one state: where it is coloured, a worker sees the logger so.
+# Each series is one state: where it is coloured, a worker sees the target so.
 TARGET = {0: State("no", "transparent"), 1: State("yes", "blue")}
 DELIVERIES = relay("deliveries_total")
 ATTEMPTS = relay("delivery_attempt_seconds_bucket")
@@ -25,7 +25,7 @@ def delivery() -> Dashboard:
     board = dashboard(
         "order-relay-delivery",
         "Order relay: delivery",
-        "From Kafka to the external logger. First row: is anything at risk.",
+        "From Kafka to the target. First row: is anything at risk.",
     )
     for row in (_at_risk, _rate, _backlog, _logger, _given_up):
         board = row(board)
@@ -48,8 +48,8 @@ def _at_risk(board: Dashboard) -> Dashboard:
         )
         .with_panel(
             figure(
-                "External logger",
-                "The breaker of the worker that is worst off. Open: the logger fails, deliveries "
+                "Target",
+                "The breaker of the worker that is worst off. Open: the target fails, deliveries "
                 "wait, nothing is dead-lettered for it. It closes by itself.",
                 largest(relay("breaker_state")),
                 unit="short",
@@ -80,7 +80,7 @@ def _at_risk(board: Dashboard) -> Dashboard:
         .with_panel(
             figure(
                 "Dead letters",
-                "Orders that were given up in the time shown: the logger does not have them. They "
+                "Orders that were given up in the time shown: the target does not have them. They "
                 "stand in the dead-letter topic.",
                 total(relay("dead_letters_total")),
                 unit="short",
@@ -119,7 +119,7 @@ def _rate(board: Dashboard) -> Dashboard:
         .with_panel(
             line(
                 "Records a second, by how they ended",
-                "delivered: the logger has it. dead_lettered: given up. duplicate: its event was "
+                "delivered: the target has it. dead_lettered: given up. duplicate: its event was "
                 "delivered before, so it was not posted again. abandoned: given back unfinished "
                 "in a rebalance or at a stop, and delivered again later.",
                 Query(per_second(DELIVERIES, "outcome"), "{{outcome}}"),
@@ -129,7 +129,7 @@ def _rate(board: Dashboard) -> Dashboard:
         .with_panel(
             line(
                 "From paid to delivered",
-                "How long ago orders were paid when the logger took them: half of them, 95 of a "
+                "How long ago orders were paid when the target took them: half of them, 95 of a "
                 "hundred, 99 of a hundred. High for a while after an outage, when the backlog is "
                 "delivered.",
                 Query(quantile(0.5, PAID_TO_DELIVERED), "median"),
@@ -142,7 +142,7 @@ def _rate(board: Dashboard) -> Dashboard:
             line(
                 "Given back and delivered twice",
                 "abandoned: records that a rebalance or a stop gave back; they come again. "
-                "duplicate: records whose event had been delivered already; the logger was spared "
+                "duplicate: records whose event had been delivered already; the target was spared "
                 "the second copy. Steps at a release or a worker's death are normal.",
                 Query(count(relay("deliveries_total", 'outcome=~"abandoned|duplicate"'),
                             "consumer", "outcome"),
@@ -230,7 +230,7 @@ def _backlog(board: Dashboard) -> Dashboard:
                 "In flight and held",
                 "in flight: POSTs and dead letters under way, at most MAX_IN_FLIGHT a worker. "
                 "held: records in hand, also those in backoff or queued behind their key, at most "
-                "10,000 a worker. In flight at its limit: the logger is slower than orders come. "
+                "10,000 a worker. In flight at its limit: the target is slower than orders come. "
                 "left in Kafka: records of keys that have as many in hand as one key may have; "
                 "others go on, these are read again.",
                 Query(added(relay("in_flight"), "consumer", "instance"),
@@ -258,10 +258,10 @@ def _backlog(board: Dashboard) -> Dashboard:
 
 def _logger(board: Dashboard) -> Dashboard:
     return (
-        board.with_row(Row("What the external logger answers"))
+        board.with_row(Row("What the target answers"))
         .with_panel(
             timeline(
-                "What the external logger does",
+                "What the target does",
                 "As any worker sees it. works: first attempts succeed. throttles: it refuses what "
                 "is over its limit, and records are sent at the rate that it bears. "
                 "fails_for_some: some first attempts of the last minute failed. down, refuses_us: "
@@ -298,7 +298,7 @@ def _logger(board: Dashboard) -> Dashboard:
         )
         .with_panel(
             line(
-                "Limits of the external logger",
+                "Limits of the target",
                 "a second: the rate that it bears, learned from its refusals; a gap means no "
                 "limit. at a time: attempts under way at most, MAX_IN_FLIGHT unless attempts timed "
                 "out. Of each worker: together they send the sum.",
@@ -317,7 +317,7 @@ def _logger(board: Dashboard) -> Dashboard:
             line(
                 "Attempts a second, by result",
                 "success: 2xx. retryable: network, time-out, 408, 425, 5xx. throttled: 429, 503 "
-                "with Retry-After. rejected: the logger refuses the message. outage: 401, 403 or a "
+                "with Retry-After. rejected: the target refuses the message. outage: 401, 403 or a "
                 "redirect, so our token or URL. gone: 404, 405, 410. local: this host cannot send.",
                 Query(per_second(relay("delivery_attempts_total"), "result"), "{{result}}"),
                 unit="reqps",
@@ -343,8 +343,8 @@ def _given_up(board: Dashboard) -> Dashboard:
         .with_panel(
             line(
                 "Dead letters, by reason",
-                "Each is an order that the logger does not have. rejected and invalid: the order "
-                "service or the logger is wrong about the message. retries_exhausted: the logger "
+                "Each is an order that the target does not have. rejected and invalid: the order "
+                "service or the target is wrong about the message. retries_exhausted: the target "
                 "failed on it again and again while it took others.",
                 Query(count(relay("dead_letters_total"), "reason"), "{{reason}}"),
                 unit="short",

@@ -120,7 +120,7 @@ def _process(board: Dashboard) -> Dashboard:
         .with_panel(
             line(
                 "Open files",
-                "Connections to the logger (at most MAX_IN_FLIGHT), to the web server (2,500), to "
+                "Connections to the target (at most MAX_IN_FLIGHT), to the web server (2,500), to "
                 "Kafka and the database. Below some 3,000 the worker makes do with fewer.",
                 Query(added(series("process_open_fds"), "instance"), "open {{instance}}"),
                 Query(f"min({series('process_max_fds')})", "limit"),

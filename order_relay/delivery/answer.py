@@ -1,4 +1,4 @@
-"""What comes of one attempt at the external logger, and the port through which it is made."""
+"""What comes of one attempt at the target, and the port through which it is made."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class PostHandler(Protocol):
     ) -> Answer:
         """Make one attempt. Ends within the time-out; failures are answers, not errors.
 
-        ``trace`` goes along as headers. A cancelled attempt may have reached the logger.
+        ``trace`` goes along as headers. A cancelled attempt may have reached the target.
         """
 
     def redact(self, text: str) -> str:

@@ -6,7 +6,7 @@ a key needs nothing here.
 
 A refusal for a message's own fault (4xx) says that somebody in the batch is guilty: it is halved
 until the guilty one is alone. Any other failure may be one record's fault, too: all are to try
-again, once more in the same batch (the logger may have taken it), then in a small one, then alone.
+again, once more in the same batch (the target may have taken it), then in a small one, then alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LINES = "application/x-ndjson"
 FAILURES_IN_COMPANY = 2
 SMALL_PART = 10
 MAX_ITEM_TEXT = 1024
-# Requests at a time, to begin with and after a refusal; one more with each that is taken. A logger
+# Requests at a time, to begin with and after a refusal; one more with each that is taken. A target
 # that bears few of them is not sent a hundred at once, and what it bears is seen sooner.
 FEW_REQUESTS = 4
 

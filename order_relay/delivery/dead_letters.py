@@ -39,7 +39,7 @@ class DeadLetter:
         error_type: Full name of the error's class.
         cause_type: Full name of the class of the error beneath it, if there is one.
         attempts: Attempts that were made and counted.
-        http_status: The logger's last answer, if it gave one.
+        http_status: The target's last answer, if it gave one.
         failed_at: When it was given up; with a zone.
     """
 
@@ -70,7 +70,7 @@ def broken_record_letter(record: Record, error: InvalidEvent, failed_at: datetim
 def refused_letter(
     record: Record, reason: str, answer: Answer, attempts: int, failed_at: datetime
 ) -> DeadLetter:
-    """Return the letter of a record that the logger did not take; ``answer`` was its last word."""
+    """Return the letter of a record that the target did not take; ``answer`` was its last word."""
     if answer.status is not None:
         status = f"HTTP {answer.status}"
     else:

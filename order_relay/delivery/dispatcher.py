@@ -56,10 +56,10 @@ def lane_of(record: Record) -> LaneKey:
 
 
 class Dispatcher:
-    """Delivers records to the external logger, in order within a key.
+    """Delivers records to the target, in order within a key.
 
     ``submit`` is called by one task, record by record; deliveries run in tasks of their own. When
-    a record is finished (the logger answered 2xx, or its dead letter is kept, or its event was
+    a record is finished (the target answered 2xx, or its dead letter is kept, or its event was
     delivered before), ``on_finished`` is called, exactly once for a record that is not given up.
     """
 
@@ -332,7 +332,7 @@ class Dispatcher:
     def _with_its_id(self, record: Record) -> Record:
         """Return the record, without an event id that is another's which is not finished.
 
-        Our ids can be foretold. The logger, and the table of deliveries, would take the other
+        Our ids can be foretold. The target, and the table of deliveries, would take the other
         record for a copy of this one. A redriven record comes after its first copy is finished.
         """
         batch_index = record.claimed_position()
@@ -513,7 +513,7 @@ class Dispatcher:
             self._answered_in_time()
         if self._throttled and not self.pace.throttled:
             self._throttled = False
-            logger.warning("Throttling is over: the external logger takes everything again")
+            logger.warning("Throttling is over: the target takes everything again")
         self._lacks = False
 
     def _failed(
@@ -531,7 +531,7 @@ class Dispatcher:
             self._lanes.limit = self.concurrency.limit
 
     def _tell_throttling(self, answer: Answer, wait_seconds: float) -> None:
-        """Say in the log that the logger throttles; that it is over is told by ``_succeeded``."""
+        """Say in the log that the target throttles; that it is over is told by ``_succeeded``."""
         now = self.last_activity
         if not self._throttled and now - self._told_at >= TOLD_SECONDS:
             self._throttled, self._told_at = True, now
@@ -622,7 +622,7 @@ class Dispatcher:
             )
         elif state is BreakerState.CLOSED:
             self._outage = False
-            logger.warning("Breaker closed: the external logger works again")
+            logger.warning("Breaker closed: the target works again")
         self.last_activity = self._clock()
         self._gate.serve()
         self._lanes.notify()

@@ -91,7 +91,7 @@ def letter_refused(record: Record, failures: int, wait_seconds: float, refusal: 
 def breaker_open(because: str, failure: LastFailure | None) -> LogLine:
     """An outage begins."""
     return LogLine(
-        "Breaker open: the external logger fails; intake is paused",
+        "Breaker open: the target fails; intake is paused",
         because=because,
         status=failure.status if failure else None,
         detail=failure.text[:MAX_DETAIL_LENGTH] if failure else "",
@@ -99,9 +99,9 @@ def breaker_open(because: str, failure: LastFailure | None) -> LogLine:
 
 
 def throttled(answer: Answer, wait_seconds: float, rate: float) -> LogLine:
-    """The external logger refuses what is sent too fast."""
+    """The target refuses what is sent too fast."""
     return LogLine(
-        "External logger throttles, sending more slowly",
+        "Target throttles, sending more slowly",
         status=answer.status,
         retry_after_seconds=round(float(answer.retry_after_seconds), 1),
         wait_seconds=round(float(wait_seconds), 1),

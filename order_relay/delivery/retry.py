@@ -1,4 +1,4 @@
-"""How an attempt at the external logger is judged, and how long to wait before the next."""
+"""How an attempt at the target is judged, and how long to wait before the next."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_RETRY_AFTER_SECONDS = 60.0
 
 
 class Verdict(StrEnum):
-    """What an answer of the logger means for the record, and for the target."""
+    """What an answer of the target means for the record, and for the target."""
 
     SUCCESS = "success"
     RETRYABLE = "retryable"

@@ -1,4 +1,4 @@
-"""The external logger over HTTP: one POST is one attempt, and its outcome is a value."""
+"""The target over HTTP: one POST is one attempt, and its outcome is a value."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SUCCESS = {status: Answer(Verdict.SUCCESS, status) for status in (200, 201, 202,
 
 
 class HttpHandler:
-    """The external logger at a URL, over connections that are kept."""
+    """The target at a URL, over connections that are kept."""
 
     def __init__(
         self,
@@ -62,11 +62,11 @@ class HttpHandler:
             headers: Names and values of further headers, as ``parse_headers`` has passed them.
             signing_keys: Keys that every POST is signed with, see ``Signer``.
             ca_file: PEM file of the authorities to trust instead of the system's.
-            certificate_file: PEM file of our own certificate, for a logger that asks for one.
+            certificate_file: PEM file of our own certificate, for a target that asks for one.
             key_file: PEM file of its key.
             proxy: URL of an HTTP proxy; ``None``: by HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
             keep_bodies: Whether answers 2xx have their body: it may hold results of single records.
-            redact: Takes secrets out of text that the logger sends back.
+            redact: Takes secrets out of text that the target sends back.
         """
         self._url = URL(url)
         self._timeout_seconds = timeout_seconds
@@ -135,7 +135,7 @@ class HttpHandler:
     ) -> Answer:
         """See ``PostHandler.post``."""
         if self._client is None:
-            raise RuntimeError("the logger client is not started")
+            raise RuntimeError("the HTTP handler is not started")
         # A TraceContext holds nothing that could end a header's line, nor does the key.
         more = "".join(f"{name}: {value}\r\n" for name, value in trace.headers()) if trace else ""
         if self._signer is not None:

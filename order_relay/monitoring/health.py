@@ -62,7 +62,7 @@ class Health:
             in_threads: Calls of a plain function under way. They may take as long as they like: a
                 restart would end other consumers' work, too, and this one's would hang again.
             attempt_timeout_seconds: Longest attempt.
-            longest_backoff_seconds: Longest wait between two attempts that the logger did not
+            longest_backoff_seconds: Longest wait between two attempts that the target did not
                 ask for.
             intake_stall_seconds: How long a working intake may stand still while Kafka answers.
             clock: Monotonic seconds, the same as that of ``deliveries``.

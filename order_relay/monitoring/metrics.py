@@ -24,7 +24,7 @@ from order_relay.monitoring.target_figures import TargetCollector
 
 PREFIX = "order_relay"
 CONSUMER = "consumer"
-# An attempt takes from a loopback's millisecond to the logger's time-out.
+# An attempt takes from a loopback's millisecond to the target's time-out.
 ATTEMPT_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # From paid to delivered: backoffs are seconds, outages minutes and hours.
 DELIVERY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
@@ -197,7 +197,7 @@ class _Families:
         )
         self.attempts = LoopCounter(
             f"{PREFIX}_delivery_attempts",
-            "POSTs to the external logger by their result, and by the class of the status (or the "
+            "POSTs to the target by their result, and by the class of the status (or the "
             "kind of failure without one).",
             (CONSUMER, "result", "status"),
             [(result, status) for result, of in ATTEMPT_RESULTS.items() for status in of],

@@ -66,7 +66,7 @@ class TargetCollector(Collector):
         """Look at the targets."""
         states = self._gauge(
             "target_state",
-            "1 for what the external logger does now, 0 for the others: works, throttles, "
+            "1 for what the target does now, 0 for the others: works, throttles, "
             "fails_for_some, down, refuses_us.",
             "state",
         )
@@ -74,11 +74,11 @@ class TargetCollector(Collector):
         # +Inf would stretch the axis and be added to sums; no comparison of an alert is true of it.
         rate = self._gauge(
             "target_rate_limit",
-            "Attempts a second that the external logger bears, while it throttles; else NaN.",
+            "Attempts a second that the target bears, while it throttles; else NaN.",
         )
         concurrency = self._gauge(
             "concurrency_limit",
-            "Attempts at a time that the external logger is sent at most: MAX_IN_FLIGHT, and fewer "
+            "Attempts at a time that the target is sent at most: MAX_IN_FLIGHT, and fewer "
             "after time-outs.",
         )
         failed = self._gauge(

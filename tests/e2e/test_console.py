@@ -110,7 +110,7 @@ async def test_the_console_tells_what_is_wrong(
     ):
         await worker.wait_log("Breaker open")
         await page.goto(f"http://127.0.0.1:{worker.web_port}/")
-        await says(page, "The external logger fails: events wait in Kafka, none is given up.")
+        await says(page, "The target fails: events wait in Kafka, none is given up.")
         await sink.up()
         await shows(page, "deliveries.delivered", "30")
         await says(page, "nothing here is at risk")
@@ -208,7 +208,7 @@ async def test_the_console_says_what_the_logger_does(
         await stage.publish(orders(20, first=100))
         await does(page, "throttles for")
         await does(page, "last said 429 'slow down'")
-        await says(page, "The external logger throttles")
+        await says(page, "The target throttles")
         await expect(page.get_by_role("button", name="Probe now")).to_be_hidden()
 
         sink.script = lambda request: Answer(401, body=("no token " * 40).encode())
@@ -222,7 +222,7 @@ async def test_the_console_says_what_the_logger_does(
         await expect(page.locator("#probe-answer")).to_have_text("The next probe goes at once.")
         await does(page, "is down for")
         await does(page, "next probe in")
-        await says(page, "The external logger fails: events wait in Kafka, none is given up.")
+        await says(page, "The target fails: events wait in Kafka, none is given up.")
         assert errors == []
 
 

@@ -113,7 +113,7 @@ async def test_sigterm_does_not_wait_for_a_long_backoff(
     async with WorkerProcess(tmp_path, stage, sink.url, shutdown_grace_seconds=1) as worker:
         await worker.wait_log("Retrying message")
         published += await stage.publish(orders(1, first=2))
-        await worker.wait_log("External logger throttles")
+        await worker.wait_log("Target throttles")
         worker.sigterm()
         assert await worker.wait(1 + TAIL_SECONDS) == 0
     assert len(sink.requests) == len(published)

@@ -85,7 +85,7 @@ async def test_a_wrong_certificate_is_an_outage(embedded: EmbeddedKafka, tmp_pat
             consumer_retry_max_attempts=0,
             breaker_failure_threshold=3,
         ) as worker:
-            await worker.wait_log("Breaker open: the external logger fails")
+            await worker.wait_log("Breaker open: the target fails")
             assert await worker.stop() == 0
         for line in worker.log_lines("Retrying message"):
             assert "certificate verify failed" in line

@@ -122,18 +122,18 @@ def test_follows_the_log_and_keeps_one_warning_of_each_kind(tmp_path: Path) -> N
     start = "[2025-12-19 10:30:0{},123] [4711] [{}] "
     with path.open("w") as file:
         file.write(start.format(0, "INFO") + "[^Worker]: Ready\n")
-        file.write(start.format(1, "ERROR") + "Breaker open: the external logger fails\n")
+        file.write(start.format(1, "ERROR") + "Breaker open: the target fails\n")
         file.write(start.format(2, "WARNING") + "\x1b[33mRetrying message topic=orders ")
         file.flush()
         log.read_on()
-        assert shown(log) == ["10:30:01 Breaker open: the external logger fails"]
+        assert shown(log) == ["10:30:01 Breaker open: the target fails"]
         rest = "partition=1 offset=5 event_id=cb165dcd-2be4-46b5-ae49-647688f9de7f failures=1"
         file.write(rest + "\x1b[0m \n")
         for second in range(3, 9):
             file.write(start.format(second, "WARNING") + f"Retrying message topic=orders {rest}\n")
     log.read_on()
     assert shown(log) == [
-        "10:30:01 Breaker open: the external logger fails",
+        "10:30:01 Breaker open: the target fails",
         "10:30:08 7 times Retrying message event_id=cb165dcd failures=1",
     ]
     assert log.tail[0].endswith("[^Worker]: Ready")

@@ -281,8 +281,8 @@ async def test_the_log_tells_of_an_outage(caplog: pytest.LogCaptureFixture) -> N
     assert [one for one in told if "Breaker" in one[1]] == [
         (
             "ERROR",
-            "Breaker open: the external logger fails; intake is paused "
+            "Breaker open: the target fails; intake is paused "
             "because=1 first attempts in a row failed status=503 detail=''",
         ),
-        ("WARNING", "Breaker closed: the external logger works again"),
+        ("WARNING", "Breaker closed: the target works again"),
     ]

@@ -162,7 +162,7 @@ class HttpClient:
         if now >= self._use_once_until:
             logger.warning(
                 LogLine(
-                    "Bytes from the external logger that are no answer to any request",
+                    "Bytes from the target that are no answer to any request",
                     host=self._host,
                     used_once_for_seconds=round(USE_ONCE_SECONDS),
                 )

@@ -17,7 +17,7 @@ FILES = {
     "/console.js": ("console.js", "text/javascript"),
 }
 HEADERS = {
-    # What a logger answered is shown as text; were that forgotten, no script in it would run.
+    # What a target answered is shown as text; were that forgotten, no script in it would run.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

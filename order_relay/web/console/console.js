@@ -1,6 +1,6 @@
 "use strict";
 // Fills the page from /stats every two seconds. Everything is written as text, never as HTML: an
-// error that the external logger answered is shown here.
+// error that the target answered is shown here.
 
 const PERIOD_MS = 2000;
 const ANSWER_MS = 5000;
@@ -45,17 +45,17 @@ function verdicts(figures, live) {
     [!figures.kafka_up, "bad", "Kafka does not answer this worker.", "OrderRelayKafkaUnreachable"],
     [figures.near_deletion_records > 0, "bad", `Events that Kafka deletes soon, and that are not delivered: ${written(figures.near_deletion_records)}.`, "OrderRelayNearDeletion"],
     [figures.deleted_records > 0, "bad", `Events lost since this worker's start: Kafka deleted them before they were delivered: ${written(figures.deleted_records)}.`, "OrderRelayRecordsDeleted"],
-    [open && !refused, "bad", "The external logger fails: events wait in Kafka, none is given up.", "OrderRelayBreakerOpen"],
-    [open && refused, "bad", "The external logger refuses our token, URL or certificate: events wait in Kafka, none is given up.", "OrderRelayTargetRefusesUs"],
+    [open && !refused, "bad", "The target fails: events wait in Kafka, none is given up.", "OrderRelayBreakerOpen"],
+    [open && refused, "bad", "The target refuses our token, URL or certificate: events wait in Kafka, none is given up.", "OrderRelayTargetRefusesUs"],
     [!fallback.database_up, "bad", "The fallback table's database takes no rows.", "OrderRelayFallbackDatabaseDown"],
     [fallback.files_replaced > 0, "bad", "The fallback table's file was deleted or replaced while it was open: its rows may be lost.", "OrderRelayFallbackFileReplaced"],
     [fallback.failed > 0, "bad", `Rows of the fallback table that wait for a person: ${written(fallback.failed)}.`, "OrderRelayFailedRows"],
     [figures.transaction_open_seconds > 300, "warn", `An open transaction of a producer has held back events for ${written(figures.transaction_open_seconds, "seconds")}.`, "OrderRelayTransactionOpen"],
     [figures.partitions.length === 0, "warn", "No partitions: the worker starts, the group rebalances, or there are more workers than partitions.", "OrderRelayPartitionsUnassigned"],
     [figures.deliveries_table.recovering, "warn", "The table of orders is being read; deliveries begin after it.", "OrderRelayTableRecovering"],
-    [target.state === "throttles", "warn", "The external logger throttles: events are sent at the rate that it bears.", "OrderRelayTargetThrottles"],
+    [target.state === "throttles", "warn", "The target throttles: events are sent at the rate that it bears.", "OrderRelayTargetThrottles"],
     [fallback.pending > 0, "warn", `Rows of the fallback table that wait for Kafka: ${written(fallback.pending)}.`, "OrderRelayPendingRowTooOld"],
-    [target.state === "fails_for_some", "note", `The external logger fails on some events (${share(target.share_failed)} of the first attempts); they are tried again.`, "OrderRelayTargetFailsForMany"],
+    [target.state === "fails_for_some", "note", `The target fails on some events (${share(target.share_failed)} of the first attempts); they are tried again.`, "OrderRelayTargetFailsForMany"],
     [figures.published.failed > 0, "note", `Orders since this worker's start that neither Kafka nor the database took, as the caller was told: ${written(figures.published.failed)}.`, "OrderRelayPublishFailed"],
     [deadLetters > 0, "note", `Dead letters since this worker's start: ${written(deadLetters)}.`, "OrderRelayDeadLetters"],
   ];
