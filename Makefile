@@ -69,8 +69,8 @@ lock: ## write the lock files anew from pyproject.toml; UPGRADE=1 takes newer ve
 	@$(LOCK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes --only-binary :all: -r requirements/lock-tools.txt
 	$(UV_COMPILE) --group build -o requirements/build.txt
-	$(UV_COMPILE) pyproject.toml -o requirements/run.txt
-	$(UV_COMPILE) pyproject.toml --group dev -c requirements/run.txt -o requirements/dev.txt
+	$(UV_COMPILE) pyproject.toml --all-extras -o requirements/run.txt
+	$(UV_COMPILE) pyproject.toml --all-extras --group dev -c requirements/run.txt -o requirements/dev.txt
 	$(UV_COMPILE) --group lock -o requirements/lock-tools.txt
 	@rm -rf $(LOCK_VENV)
 
