@@ -11,7 +11,7 @@ import pytest
 from tests.support.dead_letter_commands import letter, put_letters, redriving, relay_on
 from tests.support.odd_records import OddName, produce_odd
 from tests.support.orders import Order, order
-from tests.support.publish_command import Dispatcher, asked, end_by_signal, nothing_in
+from tests.support.publish_command import Commands, asked, end_by_signal, nothing_in
 from tests.support.sink import Answer, Received, ScriptedSink
 from tests.support.stage import Row, Stage
 from tests.support.waiting import eventually
@@ -32,28 +32,28 @@ FOREIGN = Order(
 )
 
 
-async def positions(dispatcher: Dispatcher, *arguments: str) -> list[str]:
+async def positions(commands: Commands, *arguments: str) -> list[str]:
     """The places of the letters that are listed."""
-    listed = (await dispatcher("dlq-list", "--json", *arguments)).objects
+    listed = (await commands("dlq-list", "--json", *arguments)).objects
     return [f"{one['partition']}:{one['offset']}" for one in listed]
 
 
 async def test_listing_letters(stage: Stage, tmp_path: Path) -> None:
     """By partition and offset, narrowed down, counted; those of other programs are shown, too."""
-    dispatcher = relay_on(stage, tmp_path)
-    none = await dispatcher.in_new_interpreter("dlq-list")
+    commands = relay_on(stage, tmp_path)
+    none = await commands.in_new_interpreter("dlq-list")
     assert (none.out, none.err) == ("", "No letters\n")
     later = (("dlq-failed-at", b"2025-12-20T10:30:00.000+00:00"),)
     await put_letters(
         stage,
         [letter(1), letter(2, reason="tombstone"), letter(3, headers=later, partition=2), FOREIGN],
     )
-    people = await dispatcher("dlq-list")
+    people = await commands("dlq-list")
     assert [line.split()[0] for line in people.out.splitlines()[1:]] == ["0:0", "0:1", "1:0", "2:0"]
     assert "\x1b" not in people.out
     assert "paid-1" in people.out
     assert "elsewhere-2-77" in people.out
-    (first,) = (await dispatcher("dlq-list", "--json", "--key", "1")).objects
+    (first,) = (await commands("dlq-list", "--json", "--key", "1")).objects
     assert first == {
         "partition": 0,
         "offset": 0,
@@ -71,16 +71,16 @@ async def test_listing_letters(stage: Stage, tmp_path: Path) -> None:
         "original_partition": None,
         "original_offset": None,
     }
-    assert await positions(dispatcher, "--reason", "rejected") == ["0:0", "2:0"]
-    assert await positions(dispatcher, "--until", "2025-12-20", "--since", "2025-12-19") == [
+    assert await positions(commands, "--reason", "rejected") == ["0:0", "2:0"]
+    assert await positions(commands, "--until", "2025-12-20", "--since", "2025-12-19") == [
         "0:0",
         "0:1",
     ]
-    assert await positions(dispatcher, "--since", "1h") == ["1:0"]
-    assert await positions(dispatcher, "--event-id", "elsewhere-2-77", "--limit", "1") == ["1:0"]
-    limited = await dispatcher("dlq-list", "--status", "422", "--limit", "2")
+    assert await positions(commands, "--since", "1h") == ["1:0"]
+    assert await positions(commands, "--event-id", "elsewhere-2-77", "--limit", "1") == ["1:0"]
+    limited = await commands("dlq-list", "--status", "422", "--limit", "2")
     assert "2 of 3 letters; --limit shows more" in limited.err
-    counts = await dispatcher("dlq-list", "--count", "--json")
+    counts = await commands("dlq-list", "--count", "--json")
     assert counts.objects == [
         {"reason": "rejected", "letters": 2},
         {"reason": None, "letters": 1},
@@ -90,10 +90,10 @@ async def test_listing_letters(stage: Stage, tmp_path: Path) -> None:
 
 async def test_showing_a_letter(stage: Stage, tmp_path: Path) -> None:
     """Every header decoded, the value as text or in hexadecimal digits, or byte for byte."""
-    dispatcher = relay_on(stage, tmp_path)
+    commands = relay_on(stage, tmp_path)
     await put_letters(stage, [FOREIGN, letter(1), Order(b"k", None, (), 0)])
     for where in (("1:0",), ("1", "0")):
-        (shown,) = (await dispatcher("dlq-show", *where, "--json")).objects
+        (shown,) = (await commands("dlq-show", *where, "--json")).objects
         assert shown["headers"] == [
             ["kafka_dlt-original-topic", "elsewhere"],
             ["kafka_dlt-original-partition", 2],
@@ -102,38 +102,36 @@ async def test_showing_a_letter(stage: Stage, tmp_path: Path) -> None:
         ]
         assert (shown["value"], shown["key"]) == ("\\xff00", None)
         assert shown["event_id"] == "elsewhere-2-77"
-    people = (await dispatcher("dlq-show", "0:0")).out
+    people = (await commands("dlq-show", "0:0")).out
     assert "header mine" in people
     assert '{"orderId":1}' in people
-    assert (
-        await dispatcher.in_new_interpreter("dlq-show", "0:0", "--value")
-    ).out == '{"orderId":1}'
-    assert "tombstone" in (await dispatcher("dlq-show", "0:1")).out
+    assert (await commands.in_new_interpreter("dlq-show", "0:0", "--value")).out == '{"orderId":1}'
+    assert "tombstone" in (await commands("dlq-show", "0:1")).out
     for nowhere in ("0:9", "9:0"):
-        line = (await dispatcher("dlq-show", nowhere, statuses=(1,))).only_line
+        line = (await commands("dlq-show", nowhere, statuses=(1,))).only_line
         assert f"there is no letter {nowhere} in topic {stage.dlq_topic}" in line
 
 
 async def test_a_letter_whose_headers_cannot_be_read(stage: Stage, tmp_path: Path) -> None:
     """It is listed and shown without them, and stays: sent again it would have another event-id."""
-    dispatcher = relay_on(stage, tmp_path)
+    commands = relay_on(stage, tmp_path)
     odd = (b"k", b'{"orderId":9}', [(OddName(b"\xff"), b"v"), ("event-id", b"paid-9")])
     await produce_odd(stage.bootstrap_servers, stage.dlq_topic, [odd])
     await put_letters(stage, [letter(1)])
-    assert await positions(dispatcher) == ["0:0", "0:1"]
-    (shown,) = (await dispatcher("dlq-show", "0:0", "--json")).objects
+    assert await positions(commands) == ["0:0", "0:1"]
+    (shown,) = (await commands("dlq-show", "0:0", "--json")).objects
     assert (shown["headers_unreadable"], shown["headers"]) == (True, [])
     assert (shown["key"], shown["order_id"]) == ("k", 9)
-    assert "headers_unreadable" in (await dispatcher("dlq-show", "0:0")).out
-    redriven = await dispatcher("dlq-redrive", "--all", "--yes")
+    assert "headers_unreadable" in (await commands("dlq-show", "0:0")).out
+    redriven = await commands("dlq-redrive", "--all", "--yes")
     assert "its headers cannot be read" in redriven.out
     assert "1 letter was redriven" in redriven.out
-    assert await positions(dispatcher) == ["0:0"]
+    assert await positions(commands) == ["0:0"]
 
 
 async def test_what_was_redriven_is_not_redriven_again(stage: Stage, tmp_path: Path) -> None:
     """By place, by filter, then all that is left: each goes out once, as its record came."""
-    dispatcher = relay_on(stage, tmp_path)
+    commands = relay_on(stage, tmp_path)
     often = (("dlq-redrives", b"3"),)
     await put_letters(
         stage,
@@ -144,31 +142,31 @@ async def test_what_was_redriven_is_not_redriven_again(stage: Stage, tmp_path: P
             FOREIGN,
         ],
     )
-    dry = await dispatcher("dlq-redrive", "--all", "--dry-run")
+    dry = await commands("dlq-redrive", "--all", "--dry-run")
     assert f"6 letters would be redriven to {stage.topic}; nothing was changed" in dry.out
     assert "it was redriven 3 times before: --max-redrives is 3" in dry.out
     assert await stage.records() == []
-    by_place = await dispatcher("dlq-redrive", "0:2", "0:9", "--json", statuses=(1,))
+    by_place = await commands("dlq-redrive", "0:2", "0:9", "--json", statuses=(1,))
     assert [(one.get("offset"), one.get("result")) for one in by_place.objects] == [
         (9, "skipped"),
         (2, "redriven"),
         (None, None),
     ]
-    assert await positions(dispatcher) == ["0:0", "0:1", "0:3", "0:4", "0:5", "1:0"]
-    again = await dispatcher("dlq-redrive", "0:2", statuses=(1,))
+    assert await positions(commands) == ["0:0", "0:1", "0:3", "0:4", "0:5", "1:0"]
+    again = await commands("dlq-redrive", "0:2", statuses=(1,))
     assert "it was redriven already" in again.out
     assert "0 letters were redriven" in again.out
-    by_reason = await dispatcher("dlq-redrive", "--reason", "tombstone", "--yes")
+    by_reason = await commands("dlq-redrive", "--reason", "tombstone", "--yes")
     assert f"1 letter was redriven to {stage.topic}" in by_reason.out
-    rest = await dispatcher("dlq-redrive", "--all", "--yes", "--rate", "100")
+    rest = await commands("dlq-redrive", "--all", "--yes", "--rate", "100")
     assert "4 letters were redriven" in rest.out
     assert "0:5" in rest.out
-    assert await positions(dispatcher) == ["0:5"]
-    states = (await dispatcher("dlq-list", "--all", "--json")).objects
+    assert await positions(commands) == ["0:5"]
+    states = (await commands("dlq-list", "--all", "--json")).objects
     assert [one["state"] for one in states] == [*["redriven"] * 5, "open", "redriven"]
-    last = await dispatcher("dlq-redrive", "--all", "--yes", "--max-redrives", "4")
+    last = await commands("dlq-redrive", "--all", "--yes", "--max-redrives", "4")
     assert "1 letter was redriven" in last.out
-    assert (await dispatcher("dlq-list")).err == "No letters\n"
+    assert (await commands("dlq-list")).err == "No letters\n"
 
     records = await stage.records()
     assert sorted(row.text("event-id") or "" for row in records) == [
@@ -197,17 +195,17 @@ async def test_what_was_redriven_is_not_redriven_again(stage: Stage, tmp_path: P
 
 async def test_redriving_on_a_terminal_asks(stage: Stage, tmp_path: Path) -> None:
     """Anything but yes leaves the letters; yes means those that were asked about, no later ones."""
-    dispatcher = relay_on(stage, tmp_path)
+    commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(1)])
     for answer, left in ((b"n\n", ["0:0"]), (b"y\n", ["0:1"])):
-        async with asked(dispatcher, "dlq-redrive", "--all") as question:
+        async with asked(commands, "dlq-redrive", "--all") as question:
             assert b"Redrive 1 letter to " in question.words
             if answer == b"y\n":
                 await put_letters(stage, [letter(2)])
             os.write(question.terminal, answer)
             await question.process.communicate()
-        assert await positions(dispatcher) == left
-    async with asked(dispatcher, "dlq-purge", "--all") as question:
+        assert await positions(commands) == left
+    async with asked(commands, "dlq-purge", "--all") as question:
         ended = await end_by_signal(question.process, signal.SIGINT)
     assert ended.status == 128 + signal.SIGINT
     assert "Nothing was deleted" in ended.err
@@ -223,12 +221,12 @@ async def test_a_rejected_order_is_delivered_after_all(
         return Answer(422) if request.order_id == 1 else Answer()
 
     sink.script = rejecting
-    dispatcher = relay_on(stage, tmp_path)
+    commands = relay_on(stage, tmp_path)
     async with WorkerProcess(tmp_path, stage, sink.url) as worker:
         await worker.wait_ready()
         (one,) = await stage.publish([order(1)])
         await eventually(stage.all_committed, 30, "the order is dead-lettered")
-        await dispatcher("dlq-redrive", "--all", "--yes")
+        await commands("dlq-redrive", "--all", "--yes")
         await sink.wait_for(lambda s: len(s.requests) == 2)
         await eventually(stage.all_committed, 30, "the order is dead-lettered again")
         first, second = await stage.dead_letters()
@@ -241,8 +239,8 @@ async def test_a_rejected_order_is_delivered_after_all(
         assert (second.key, second.value) == (one.key, one.value)
 
         sink.script = lambda request: Answer()
-        assert await positions(dispatcher) == [f"{one.partition}:{second.offset}"]
-        await dispatcher("dlq-redrive", "--all", "--yes")
+        assert await positions(commands) == [f"{one.partition}:{second.offset}"]
+        await commands("dlq-redrive", "--all", "--yes")
         await sink.wait_for(lambda s: len(s.accepted) == 1)
         await eventually(stage.all_committed, 30, "the order is delivered")
         assert {r.idempotency_key for r in sink.requests} == {one.event_id}
@@ -253,7 +251,7 @@ async def test_a_rejected_order_is_delivered_after_all(
         await put_letters(
             stage, [Order(second.key, second.value, second.headers, second.partition)]
         )
-        await dispatcher("dlq-redrive", "--all", "--yes")
+        await commands("dlq-redrive", "--all", "--yes")
         await eventually(stage.all_committed, 30, "the duplicate is finished")
         assert len(sink.requests) == 3
         metrics = await worker.metrics()
@@ -263,20 +261,20 @@ async def test_a_rejected_order_is_delivered_after_all(
 
 async def test_purging_where_brokers_cannot(stage: Stage, tmp_path: Path) -> None:
     """What would go is told; the embedded cluster's refusal is one line."""
-    dispatcher = relay_on(stage, tmp_path)
+    commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(n) for n in range(3)])
     for arguments, letters in ((("--all",), 3), (("--before", "1h"), 3), ((), 0)):
-        (first, *_) = (await dispatcher("dlq-purge", "--dry-run", "--json", *arguments)).objects
+        (first, *_) = (await commands("dlq-purge", "--dry-run", "--json", *arguments)).objects
         assert first == {
             "partition": 0, "before": letters, "letters": letters, "open": letters, "dry_run": True,
         }  # fmt: skip
-    line = (await dispatcher("dlq-purge", "--all", "--yes", statuses=(1,))).only_line
+    line = (await commands("dlq-purge", "--all", "--yes", statuses=(1,))).only_line
     assert "cannot delete records" in line
 
 
 async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
     """The line names what is wrong and what is allowed; nothing is made in the folder."""
-    dispatcher = Dispatcher(tmp_path)
+    commands = Commands(tmp_path)
     wrong = {
         ("dlq-list", "--since", "yesterday"): "ISO 8601",
         ("dlq-list", "--since", "1h", "--until", "2h"): "--since must be before --until",
@@ -293,7 +291,7 @@ async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
         ("dlq-purge",): "--yes",
         ("dlq-purge", "--all", "--before", "1h", "--yes"): "not both",
     }
-    lines = await asyncio.gather(*(dispatcher.refused(*arguments) for arguments in wrong))
+    lines = await asyncio.gather(*(commands.refused(*arguments) for arguments in wrong))
     for arguments, line in zip(wrong, lines, strict=True):
         assert wrong[arguments] in line
     assert nothing_in(tmp_path)
@@ -301,12 +299,12 @@ async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
 
 async def test_kafka_that_cannot_be_used_gets_one_line(tmp_path: Path) -> None:
     """Nobody there: no stack trace, and the servers are named."""
-    dispatcher = Dispatcher(tmp_path)
+    commands = Commands(tmp_path)
     told = await asyncio.gather(
-        dispatcher("dlq-list", statuses=(1,)),
-        dispatcher("dlq-show", "0:0", statuses=(1,)),
-        dispatcher("dlq-redrive", "--all", "--yes", statuses=(1,)),
-        dispatcher("dlq-purge", "--dry-run", statuses=(1,)),
+        commands("dlq-list", statuses=(1,)),
+        commands("dlq-show", "0:0", statuses=(1,)),
+        commands("dlq-redrive", "--all", "--yes", statuses=(1,)),
+        commands("dlq-purge", "--dry-run", statuses=(1,)),
     )
     for ended in told:
         assert "Kafka cannot be reached at 127.0.0.1:1" in ended.only_line

@@ -13,7 +13,7 @@ from order_relay.fallback.sql.migrate import VERSION_TABLE, migrate
 from order_relay.fallback.sql.schema import TABLE_NAME
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import NewMessage
-from tests.support.publish_command import Dispatcher, asked, end_by_signal, nothing_in
+from tests.support.publish_command import Commands, asked, end_by_signal, nothing_in
 
 pytestmark = pytest.mark.e2e
 
@@ -26,12 +26,12 @@ STATUSES = ("PENDING", "PUBLISHED", "FAILED", "FAILED", "PENDING")
 MIGRATING = asyncio.Lock()
 
 
-async def recovered_all(folder: Path, statuses: Sequence[str] = STATUSES) -> Dispatcher:
+async def recovered_all(folder: Path, statuses: Sequence[str] = STATUSES) -> Commands:
     """A relay whose table has a row of each status, ids from 1."""
-    dispatcher = Dispatcher(folder)
+    commands = Commands(folder)
     async with MIGRATING:
-        await migrate(dispatcher.database_url)
-    store = SqlFallbackStore.connect(dispatcher.database_url)
+        await migrate(commands.database_url)
+    store = SqlFallbackStore.connect(commands.database_url)
     for number, _ in enumerate(statuses, 1):
         await store.save(
             NewMessage(
@@ -44,13 +44,13 @@ async def recovered_all(folder: Path, statuses: Sequence[str] = STATUSES) -> Dis
         )
     await store.close()
     for number, status in enumerate(statuses, 1):
-        run_sql(dispatcher, SET_STATUS, status, number)
-    return dispatcher
+        run_sql(commands, SET_STATUS, status, number)
+    return commands
 
 
-def run_sql(dispatcher: Dispatcher, sql: str, *values: object) -> list[tuple[object, ...]]:
+def run_sql(commands: Commands, sql: str, *values: object) -> list[tuple[object, ...]]:
     """Run a statement on the file, as somebody at its own prompt would."""
-    connection = sqlite3.connect(dispatcher.database)
+    connection = sqlite3.connect(commands.database)
     try:
         with connection:
             return connection.execute(sql, values).fetchall()
@@ -58,14 +58,14 @@ def run_sql(dispatcher: Dispatcher, sql: str, *values: object) -> list[tuple[obj
         connection.close()
 
 
-def statuses(dispatcher: Dispatcher) -> dict[object, object]:
+def statuses(commands: Commands) -> dict[object, object]:
     """The status of every row."""
-    return dict(run_sql(dispatcher, GET_STATUSES))  # type: ignore[arg-type]
+    return dict(run_sql(commands, GET_STATUSES))  # type: ignore[arg-type]
 
 
 async def test_help_lists_the_commands(tmp_path: Path) -> None:
     """Whoever asks Faust for help finds them."""
-    ended = await Dispatcher(tmp_path).in_new_interpreter("--help")
+    ended = await Commands(tmp_path).in_new_interpreter("--help")
     for name in ("publish", "fallback-stats", "fallback-list", "fallback-requeue"):
         assert f"\n  {name} " in ended.out
     assert nothing_in(tmp_path)
@@ -73,15 +73,15 @@ async def test_help_lists_the_commands(tmp_path: Path) -> None:
 
 async def test_stats_for_people_and_programs(tmp_path: Path) -> None:
     """The same figures as a table and as JSON, wherever --json stands."""
-    dispatcher = await recovered_all(tmp_path)
-    table = (await dispatcher.in_new_interpreter("fallback-stats")).out
+    commands = await recovered_all(tmp_path)
+    table = (await commands.in_new_interpreter("fallback-stats")).out
     assert [line.split()[:2] for line in table.splitlines()[1:]] == [
         ["PENDING", "2"],
         ["PUBLISHED", "1"],
         ["FAILED", "2"],
     ]
     for arguments in (("fallback-stats", "--json"), ("--json", "fallback-stats")):
-        ended = await dispatcher(*arguments)
+        ended = await commands(*arguments)
         (figures,) = ended.objects
         assert figures.pop("oldest_pending_seconds") >= 0
         assert figures == {"pending": 2, "published": 1, "failed": 2}
@@ -90,99 +90,97 @@ async def test_stats_for_people_and_programs(tmp_path: Path) -> None:
 
 async def test_listing_rows(tmp_path: Path) -> None:
     """Filters, a limit with the way to the next rows, bytes as they stand in the table."""
-    dispatcher = await recovered_all(tmp_path)
-    failed = await dispatcher.in_new_interpreter("fallback-list", "--status", "failed", "--json")
+    commands = await recovered_all(tmp_path)
+    failed = await commands.in_new_interpreter("fallback-list", "--status", "failed", "--json")
     assert [(row["id"], row["payload"]) for row in failed.objects] == [
         (3, "\\xff"),
         (4, '{"orderId":1}'),
     ]
     assert failed.objects[0]["headers"] == [["event-id", "e3"]]
     assert not failed.err
-    people = await dispatcher("fallback-list", "--limit", "2")
+    people = await commands("fallback-list", "--limit", "2")
     assert "\x1b" not in people.out
     assert "2 of 5 rows; --after-id 2 shows the next" in people.err
-    rest = await dispatcher("fallback-list", "--after-id", "2", "--topic", "orders", "--json")
+    rest = await commands("fallback-list", "--after-id", "2", "--topic", "orders", "--json")
     assert [row["id"] for row in rest.objects] == [3, 5]
-    words = await dispatcher("fallback-list", "--error-contains", "31M4", "--json")
+    words = await commands("fallback-list", "--error-contains", "31M4", "--json")
     assert [row["id"] for row in words.objects] == [4]
-    none = await dispatcher("fallback-list", "--topic", "nothing")
+    none = await commands("fallback-list", "--topic", "nothing")
     assert (none.out, none.err) == ("", "No rows\n")
 
 
 async def test_requeueing_failed_rows(tmp_path: Path) -> None:
     """First to look, then by id, then all that a filter leaves."""
-    dispatcher = await recovered_all(tmp_path)
-    dry = await dispatcher.in_new_interpreter("fallback-requeue", "--all", "--dry-run")
+    commands = await recovered_all(tmp_path)
+    dry = await commands.in_new_interpreter("fallback-requeue", "--all", "--dry-run")
     assert "2 rows would be requeued; nothing was changed" in dry.out
-    assert list(statuses(dispatcher).values()) == list(STATUSES)
-    by_id = await dispatcher("fallback-requeue", "3", "1", "77", "--json", statuses=(1,))
+    assert list(statuses(commands).values()) == list(STATUSES)
+    by_id = await commands("fallback-requeue", "3", "1", "77", "--json", statuses=(1,))
     assert [(one["id"], one["result"]) for one in by_id.objects] == [
         (1, "skipped"),
         (3, "requeued"),
         (77, "skipped"),
     ]
-    other = await dispatcher("fallback-requeue", "--all", "--topic", "orders")
+    other = await commands("fallback-requeue", "--all", "--topic", "orders")
     assert "0 rows were requeued" in other.out
-    rest = await dispatcher("fallback-requeue", "--all", "--error-contains", "4")
+    rest = await commands("fallback-requeue", "--all", "--error-contains", "4")
     assert "1 row was requeued" in rest.out
-    assert "FAILED" not in statuses(dispatcher).values()
+    assert "FAILED" not in statuses(commands).values()
 
 
 async def test_discarding_rows(tmp_path: Path) -> None:
     """Ids, or all of a status with --yes; PUBLISHED rows stay."""
-    dispatcher = await recovered_all(tmp_path)
-    dry = await dispatcher("fallback-discard", "3", "--dry-run", "--json")
+    commands = await recovered_all(tmp_path)
+    dry = await commands("fallback-discard", "3", "--dry-run", "--json")
     assert dry.objects == [{"id": 3, "result": "discarded", "dry_run": True}]
-    assert len(statuses(dispatcher)) == 5
-    by_id = await dispatcher("fallback-discard", "2", "3", statuses=(1,))
+    assert len(statuses(commands)) == 5
+    by_id = await commands("fallback-discard", "2", "3", statuses=(1,))
     assert "1 row was discarded" in by_id.out
     assert "PUBLISHED" in by_id.out
-    assert "--yes" in await dispatcher.refused("fallback-discard", "--all")
-    await dispatcher("fallback-discard", "--all", "--yes")
-    await dispatcher(
-        "fallback-discard", "--all", "--status", "PENDING", "--topic", "orders", "--yes"
-    )
-    assert statuses(dispatcher) == {2: "PUBLISHED"}
+    assert "--yes" in await commands.refused("fallback-discard", "--all")
+    await commands("fallback-discard", "--all", "--yes")
+    await commands("fallback-discard", "--all", "--status", "PENDING", "--topic", "orders", "--yes")
+    assert statuses(commands) == {2: "PUBLISHED"}
 
 
 async def test_discarding_on_a_terminal_asks(tmp_path: Path) -> None:
     """Anything but yes leaves the rows; yes deletes them."""
-    dispatcher = await recovered_all(tmp_path)
+    commands = await recovered_all(tmp_path)
     for answer, left in ((b"n\n", 5), (b"y\n", 4)):
-        async with asked(dispatcher, "fallback-discard", "3") as question:
+        async with asked(commands, "fallback-discard", "3") as question:
             assert b"Discard 1 row?" in question.words
             os.write(question.terminal, answer)
             await question.process.communicate()
-        assert len(statuses(dispatcher)) == left
+        assert len(statuses(commands)) == left
 
 
 async def test_only_what_was_asked_about_is_discarded(tmp_path: Path) -> None:
     """Rows that fail while the question stands stay, and so does one that was requeued."""
-    dispatcher = await recovered_all(tmp_path, ("FAILED", "FAILED", "PENDING", "PENDING"))
-    async with asked(dispatcher, "fallback-discard", "--all") as question:
+    commands = await recovered_all(tmp_path, ("FAILED", "FAILED", "PENDING", "PENDING"))
+    async with asked(commands, "fallback-discard", "--all") as question:
         assert b"Discard 2 rows?" in question.words
-        run_sql(dispatcher, SET_STATUS, "PENDING", 2)
-        run_sql(dispatcher, SET_STATUS, "FAILED", 3)
+        run_sql(commands, SET_STATUS, "PENDING", 2)
+        run_sql(commands, SET_STATUS, "FAILED", 3)
         os.write(question.terminal, b"y\n")
         out, _ = await question.process.communicate()
         assert b"1 row was discarded" in out
         assert b"changed or deleted meanwhile" in out
-    assert statuses(dispatcher) == {2: "PENDING", 3: "FAILED", 4: "PENDING"}
+    assert statuses(commands) == {2: "PENDING", 3: "FAILED", 4: "PENDING"}
 
 
 async def test_ctrl_c_at_the_question(tmp_path: Path) -> None:
     """Once is enough: nothing is discarded, no stack trace, the status of a signal."""
-    dispatcher = await recovered_all(tmp_path)
-    async with asked(dispatcher, "fallback-discard", "3") as question:
+    commands = await recovered_all(tmp_path)
+    async with asked(commands, "fallback-discard", "3") as question:
         ended = await end_by_signal(question.process, signal.SIGINT)
     assert ended.status == 128 + signal.SIGINT
     assert ended.err.split("\n", 1)[1] == "Nothing was discarded\n"
-    assert len(statuses(dispatcher)) == 5
+    assert len(statuses(commands)) == 5
 
 
 async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
     """The line names what is wrong and what is allowed; nothing is made in the folder."""
-    dispatcher = Dispatcher(tmp_path)
+    commands = Commands(tmp_path)
     wrong = {
         ("fallback-list", "--status", "LOST"): "PENDING or PUBLISHED or FAILED",
         ("fallback-list", "--limit", "0"): "1<=x",
@@ -197,20 +195,20 @@ async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
         ("fallback-discard", "--all", "--status", "PUBLISHED", "--yes"): "FAILED or PENDING",
     }
     for arguments, told in wrong.items():
-        assert told in await dispatcher.refused(*arguments), arguments
+        assert told in await commands.refused(*arguments), arguments
     assert nothing_in(tmp_path)
 
 
 async def test_databases_that_cannot_be_used_get_one_line(tmp_path: Path) -> None:
     """No file, an unknown driver, nobody there, a newer version: no stack trace, no new file."""
-    no_file = await Dispatcher(tmp_path)("fallback-stats", statuses=(1,))
+    no_file = await Commands(tmp_path)("fallback-stats", statuses=(1,))
     assert "there is no database" in no_file.only_line
     assert nothing_in(tmp_path)
-    unknown = Dispatcher(tmp_path, database_url="mysql://relay:hush@localhost/orders")
+    unknown = Commands(tmp_path, database_url="mysql://relay:hush@localhost/orders")
     line = (await unknown("fallback-list", statuses=(1,))).only_line
     assert "mysql" in line
     assert "sqlite+aiosqlite" in line
-    nobody = Dispatcher(tmp_path, database_url="postgresql://relay:hush@127.0.0.1:1/orders")
+    nobody = Commands(tmp_path, database_url="postgresql://relay:hush@127.0.0.1:1/orders")
     line = (await nobody("fallback-list", statuses=(1,))).only_line
     assert "DATABASE_URL=postgresql+asyncpg://relay:***@127.0.0.1:1/orders" in line
     newer = await recovered_all(tmp_path)
@@ -222,18 +220,18 @@ async def test_databases_that_cannot_be_used_get_one_line(tmp_path: Path) -> Non
 
 async def test_a_database_without_a_table_is_left_as_it_is(tmp_path: Path) -> None:
     """A wrong DATABASE_URL may be somebody else's file: one line, and nothing is made in it."""
-    dispatcher = Dispatcher(tmp_path)
-    run_sql(dispatcher, "CREATE TABLE orders (id)")
-    before = await asyncio.to_thread(dispatcher.database.read_bytes)
+    commands = Commands(tmp_path)
+    run_sql(commands, "CREATE TABLE orders (id)")
+    before = await asyncio.to_thread(commands.database.read_bytes)
     ended = await asyncio.gather(
-        dispatcher("fallback-stats", statuses=(1,)),
-        dispatcher("fallback-list", statuses=(1,)),
-        dispatcher("fallback-requeue", "--all", "--dry-run", statuses=(1,)),
-        dispatcher("fallback-discard", "--all", "--dry-run", statuses=(1,)),
+        commands("fallback-stats", statuses=(1,)),
+        commands("fallback-list", statuses=(1,)),
+        commands("fallback-requeue", "--all", "--dry-run", statuses=(1,)),
+        commands("fallback-discard", "--all", "--dry-run", statuses=(1,)),
     )
     for one in ended:
         assert (
-            f"there is no fallback table at DATABASE_URL={dispatcher.database_url}" in one.only_line
+            f"there is no fallback table at DATABASE_URL={commands.database_url}" in one.only_line
         )
-    assert await asyncio.to_thread(dispatcher.database.read_bytes) == before
-    assert await asyncio.to_thread(os.listdir, tmp_path) == [dispatcher.database.name]
+    assert await asyncio.to_thread(commands.database.read_bytes) == before
+    assert await asyncio.to_thread(os.listdir, tmp_path) == [commands.database.name]

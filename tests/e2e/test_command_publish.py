@@ -13,15 +13,15 @@ from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import RowFilter
 from tests.support.embedded import EmbeddedKafka
 from tests.support.orders import order_value
-from tests.support.publish_command import LIMIT_SECONDS, Dispatcher, end_by_signal, nothing_in
+from tests.support.publish_command import LIMIT_SECONDS, Commands, end_by_signal, nothing_in
 from tests.support.stage import Stage
 
 pytestmark = pytest.mark.e2e
 
 
-def relay_on(stage: Stage, folder: Path, **settings: object) -> Dispatcher:
+def relay_on(stage: Stage, folder: Path, **settings: object) -> Commands:
     """A relay on that cluster."""
-    return Dispatcher(
+    return Commands(
         folder,
         kafka_bootstrap_servers=stage.bootstrap_servers,
         kafka_declare_topics=stage.declare_topics,
@@ -42,8 +42,8 @@ async def test_publishing_a_file(stage: Stage, tmp_path: Path) -> None:
     values = [order_value(n % 50, number=n) for n in range(500)]
     values[100:100] = [b"", b"{bad", b'{"eventType":"ORDER_PAID"}']
     await asyncio.to_thread((tmp_path / "orders.jsonl").write_bytes, lines(values))
-    dispatcher = relay_on(stage, tmp_path)
-    ended = await dispatcher.in_new_interpreter("publish", "orders.jsonl", statuses=(1,))
+    commands = relay_on(stage, tmp_path)
+    ended = await commands.in_new_interpreter("publish", "orders.jsonl", statuses=(1,))
     assert [line.split()[:2] for line in ended.out.splitlines()[:4]] == [
         ["published", "500"],
         ["saved", "0"],
@@ -63,11 +63,11 @@ async def test_publishing_a_file(stage: Stage, tmp_path: Path) -> None:
 
 async def test_publishing_from_a_pipe_twice(stage: Stage, tmp_path: Path) -> None:
     """JSON says where each line is; again from stdin, the same lines have the same event ids."""
-    dispatcher = relay_on(stage, tmp_path)
+    commands = relay_on(stage, tmp_path)
     content = lines(order_value(n) for n in range(1, 6))
-    first = await dispatcher("publish", "-", "--json", stdin=content)
-    again = await dispatcher("publish", "-", "--json", stdin=content)
-    new = await dispatcher("publish", "-", "--json", "--new-ids", stdin=content)
+    first = await commands("publish", "-", "--json", stdin=content)
+    again = await commands("publish", "-", "--json", stdin=content)
+    new = await commands("publish", "-", "--json", "--new-ids", stdin=content)
     ids = []
     for ended in (first, again, new):
         *told, summary = ended.objects
@@ -84,13 +84,13 @@ async def test_publishing_from_a_pipe_twice(stage: Stage, tmp_path: Path) -> Non
 
 async def test_without_kafka_events_are_saved(tmp_path: Path) -> None:
     """All are in the table soon, in order, the reason is told once, and the status is 0."""
-    dispatcher = Dispatcher(tmp_path)
-    ended = await dispatcher("publish", "-", stdin=lines(order_value(n) for n in range(1, 301)))
+    commands = Commands(tmp_path)
+    ended = await commands("publish", "-", stdin=lines(order_value(n) for n in range(1, 301)))
     assert "cannot be reached at 127.0.0.1:1" in ended.err
     assert len(ended.err.splitlines()) == 1
     assert ["saved", "300"] in [line.split()[:2] for line in ended.out.splitlines()]
-    assert str(dispatcher.database) in ended.out
-    store = SqlFallbackStore.connect(dispatcher.database_url)
+    assert str(commands.database) in ended.out
+    store = SqlFallbackStore.connect(commands.database_url)
     rows = await store.find(RowFilter(), limit=1000)
     await store.close()
     assert [row.payload for row in rows] == [order_value(n) for n in range(1, 301)]
@@ -98,8 +98,8 @@ async def test_without_kafka_events_are_saved(tmp_path: Path) -> None:
 
 async def test_when_nobody_takes_events(tmp_path: Path) -> None:
     """Neither Kafka nor a database: the status is 1 and the report has both causes."""
-    dispatcher = Dispatcher(tmp_path, database_url="postgresql://relay:hush@127.0.0.1:1/orders")
-    ended = await dispatcher("publish", "-", stdin=lines([order_value(1)] * 3), statuses=(1,))
+    commands = Commands(tmp_path, database_url="postgresql://relay:hush@127.0.0.1:1/orders")
+    ended = await commands("publish", "-", stdin=lines([order_value(1)] * 3), statuses=(1,))
     assert "Traceback" not in ended.err
     assert "hush" not in ended.out + ended.err
     assert "neither Kafka nor the database takes events" in ended.out
@@ -127,23 +127,23 @@ async def test_a_signal_ends_the_reading_only(embedded: EmbeddedKafka, tmp_path:
 
 async def test_a_dry_run_publishes_nothing(tmp_path: Path) -> None:
     """Every line is checked, without Kafka and without a database; the status is as in earnest."""
-    dispatcher = Dispatcher(tmp_path)
+    commands = Commands(tmp_path)
     good = lines([order_value(1), order_value(2)])
-    people = await dispatcher("publish", "-", "--dry-run", stdin=good + b"{bad\n", statuses=(1,))
+    people = await commands("publish", "-", "--dry-run", stdin=good + b"{bad\n", statuses=(1,))
     assert people.out.splitlines()[0].split() == [
         *("would", "be", "published", "2", "to", "topic", "order-paid-events"),
     ]
     assert "line 3 would be refused: the value is not JSON" in people.out
     assert people.out.endswith("nothing was published\n")
     assert not people.err
-    told = (await dispatcher("publish", "-", "--dry-run", "--json", stdin=good)).objects
+    told = (await commands("publish", "-", "--dry-run", "--json", stdin=good)).objects
     assert [one.get("result") for one in told] == ["published", "published", None]
     assert all(one["dry_run"] for one in told)
-    in_earnest = (await dispatcher("publish", "-", "--json", stdin=good)).objects
+    in_earnest = (await commands("publish", "-", "--json", stdin=good)).objects
     assert [one.get("event_id") for one in told] == [one.get("event_id") for one in in_earnest]
     fresh = tmp_path / "fresh"
     fresh.mkdir()
-    await Dispatcher(fresh)("publish", "-", "--dry-run", stdin=good)
+    await Commands(fresh)("publish", "-", "--dry-run", stdin=good)
     assert nothing_in(fresh)
 
 
@@ -152,7 +152,7 @@ async def test_whoever_reads_the_report_leaves(tmp_path: Path, line: bytes) -> N
     """Reading stops though more could come, what was begun is finished, and one line says so."""
     report, stdout = os.pipe()
     try:
-        process = await Dispatcher(tmp_path).start("publish", "-", "--json", stdout=stdout)
+        process = await Commands(tmp_path).start("publish", "-", "--json", stdout=stdout)
     finally:
         os.close(stdout)
     assert process.stdin is not None
@@ -176,7 +176,7 @@ async def test_a_disk_that_is_full(tmp_path: Path, arguments: Sequence[str]) -> 
     """A report that cannot be written is one line, and status 1."""
     full = os.open("/dev/full", os.O_WRONLY)
     try:
-        process = await Dispatcher(tmp_path).start("publish", "-", *arguments, stdout=full)
+        process = await Commands(tmp_path).start("publish", "-", *arguments, stdout=full)
     finally:
         os.close(full)
     async with asyncio.timeout(LIMIT_SECONDS):
@@ -189,8 +189,8 @@ async def test_a_disk_that_is_full(tmp_path: Path, arguments: Sequence[str]) -> 
 
 async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
     """No file, a folder, no argument: one line, status 2, and no database is made."""
-    dispatcher = Dispatcher(tmp_path)
+    commands = Commands(tmp_path)
     for arguments in (("publish",), ("publish", "missing.jsonl"), ("publish", str(tmp_path))):
-        assert "- for stdin" in await dispatcher.refused(*arguments)
-    assert "--json" in await dispatcher.refused("publish", "-", "--jsn")
+        assert "- for stdin" in await commands.refused(*arguments)
+    assert "--json" in await commands.refused("publish", "-", "--jsn")
     assert nothing_in(tmp_path)

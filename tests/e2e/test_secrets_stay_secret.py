@@ -17,7 +17,7 @@ from order_relay.settings.secret_files import secret_fields
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import Order, order, order_value
-from tests.support.publish_command import Dispatcher
+from tests.support.publish_command import Commands
 from tests.support.publish_postgres import PostgresServer, unavailable_reason
 from tests.support.sink import Answer, Received, ScriptedSink
 from tests.support.waiting import eventually
@@ -196,8 +196,8 @@ async def _look_at_pages(worker: WorkerProcess, seen: Seen, when: str) -> None:
 
 
 async def _look_at_commands(folder: Path, worker: WorkerProcess, seen: Seen) -> None:
-    dispatcher = Dispatcher(folder)
-    dispatcher.environment = worker.environment
+    commands = Commands(folder)
+    commands.environment = worker.environment
     event = order_value(20) + b"\n"
     for arguments, stdin in (
         (["fallback-stats"], b""),
@@ -209,7 +209,7 @@ async def _look_at_commands(folder: Path, worker: WorkerProcess, seen: Seen) -> 
         (["fallback-requeue", "1"], b""),
         (["fallback-list", "--status", "NONE"], b""),
     ):
-        ended = await dispatcher(*arguments, stdin=stdin, statuses=range(3))
+        ended = await commands(*arguments, stdin=stdin, statuses=range(3))
         seen.add(f"{arguments} {stdin!r}", ended)
 
 

@@ -12,7 +12,7 @@ from order_relay.fallback.sql.migrate import VERSION_TABLE, migrate
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import event_ids, order_value, orders
-from tests.support.publish_command import Dispatcher
+from tests.support.publish_command import Commands
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.worker import WorkerProcess
@@ -42,7 +42,7 @@ async def post(worker: WorkerProcess, body: bytes) -> tuple[int, dict[str, objec
 
 def database(folder: Path) -> dict[str, Any]:
     """A file of the test's own."""
-    return {"database_url": f"sqlite+aiosqlite:///{folder / 'dispatcher.db'}"}
+    return {"database_url": f"sqlite+aiosqlite:///{folder / 'relay.db'}"}
 
 
 def delete_database(folder: Path) -> None:
@@ -77,8 +77,8 @@ async def test_an_order_paid_while_kafka_is_down_arrives_when_it_is_back(
         assert metrics['order_relay_published_total{result="saved"}'] == 1
         assert metrics["order_relay_fallback_files_replaced_total"] == 1
         assert len(worker.log_lines("Fallback table's file was deleted or replaced")) == 1
-        dispatcher = Dispatcher(tmp_path, **database(tmp_path))
-        (row,) = (await dispatcher("fallback-list", "--status", "PENDING", "--json")).objects
+        commands = Commands(tmp_path, **database(tmp_path))
+        (row,) = (await commands("fallback-list", "--status", "PENDING", "--json")).objects
         assert row["payload"].encode() == order_value(2)
         fragile.up()
         await worker.wait_log("Fallback message published successfully")
@@ -111,8 +111,8 @@ async def test_a_dead_letter_that_kafka_refuses_is_kept_and_comes_back(
         fragile.down()
         await worker.wait_log("Saved fallback message")
         assert (await worker.metrics())["order_relay_dead_letters_saved_total"] == 1
-        dispatcher = Dispatcher(tmp_path, **database(tmp_path))
-        (row,) = (await dispatcher("fallback-list", "--json")).objects
+        commands = Commands(tmp_path, **database(tmp_path))
+        (row,) = (await commands("fallback-list", "--json")).objects
         assert row["topic"] == stage.dlq_topic
         assert row["message_partition"] == published.partition
         fragile.up()

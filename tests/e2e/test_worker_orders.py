@@ -11,7 +11,7 @@ from order_relay.fallback.store import NewMessage
 from order_relay.fallback.table import FallbackTable
 from tests.support.embedded import EmbeddedKafka
 from tests.support.orders import Order, order, order_value
-from tests.support.publish_command import Dispatcher
+from tests.support.publish_command import Commands
 from tests.support.sink import Answer, Fault, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
@@ -186,38 +186,38 @@ async def test_order_status_asks_a_worker_or_else_kafka(
         await stage.publish([order(1), order(2), Order(b"3", order_value(3, eventType="OTHER"))])
         for order_id, state in ((1, "delivered"), (3, "dead_lettered")):
             await until_state(worker, order_id, state)
-        dispatcher = Dispatcher(
+        commands = Commands(
             tmp_path,
             web_port=worker.web_port,
             kafka_bootstrap_servers=stage.bootstrap_servers,
             order_paid_topic=stage.topic,
             consumer_group_id=stage.group_id,
         )
-        shown = await dispatcher.in_new_interpreter("order-status", "1")
+        shown = await commands.in_new_interpreter("order-status", "1")
         assert "delivered" in shown.out
         assert str(worker.web_port) in shown.out
-        (by_worker,) = (await dispatcher("order-status", "3", "--json")).objects
+        (by_worker,) = (await commands("order-status", "3", "--json")).objects
         assert by_worker["deadLetterReason"] == "invalid_event"
-        unknown = await dispatcher("order-status", "77", statuses=(1,))
+        unknown = await commands("order-status", "77", statuses=(1,))
         assert "order 77 is not known" in unknown.only_line
         assert await worker.stop() == 0
-    table = FallbackTable(dispatcher.database_url)
+    table = FallbackTable(commands.database_url)
     await table.open()
     row_id = await table.save(NewMessage(stage.topic, b"78", b"{}", error_message="down"))
     await table.close()
-    (saved,) = (await dispatcher("order-status", "78", "--json")).objects
+    (saved,) = (await commands("order-status", "78", "--json")).objects
     assert (saved["state"], saved["fallbackId"], saved["lastError"]) == ("saved", row_id, "down")
     assert saved["fallbackStatus"] == "PENDING"
-    (by_kafka,) = (await dispatcher("order-status", "3", "--json")).objects
+    (by_kafka,) = (await commands("order-status", "3", "--json")).objects
     assert by_kafka == {name: value for name, value in by_worker.items() if name != "worker"}
-    unknown = await dispatcher("order-status", "77", statuses=(1,))
+    unknown = await commands("order-status", "77", statuses=(1,))
     assert "order 77 is not known" in unknown.err.splitlines()[-1]
     for arguments in ((), ("a\tb",), ("9" * 4301,)):
-        mistake = (await dispatcher("order-status", *arguments, statuses=(2,))).only_line
+        mistake = (await commands("order-status", *arguments, statuses=(2,))).only_line
         assert "ORDER_ID" in mistake
     for url in ("example.org", "http://h:abc", "http://h:99999", "http://[::1", "http://:6066"):
-        mistake = (await dispatcher("order-status", "1", "--url", url, statuses=(2,))).only_line
+        mistake = (await commands("order-status", "1", "--url", url, statuses=(2,))).only_line
         assert "must be an http:// or https:// URL" in mistake
-    dispatcher.environment["CONSUMER_GROUP_ID"] = "another-group"
-    missing = await dispatcher("order-status", "1", statuses=(1,))
+    commands.environment["CONSUMER_GROUP_ID"] = "another-group"
+    missing = await commands("order-status", "1", statuses=(1,))
     assert "there is no topic another-group-deliveries-changelog" in missing.err

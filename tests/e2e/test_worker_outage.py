@@ -157,7 +157,7 @@ async def test_a_refused_dead_letter_holds_its_record_back(
     behind = order(100, key="bad", partition=0)
     await stage.publish([bad, *rest, behind])
     # A database that cannot be used: the table would take the letter, and the record be finished.
-    nowhere = f"sqlite+aiosqlite:///{tmp_path / 'no-such-folder' / 'dispatcher.db'}"
+    nowhere = f"sqlite+aiosqlite:///{tmp_path / 'no-such-folder' / 'relay.db'}"
     async with WorkerProcess(tmp_path, stage, sink.url, database_url=nowhere) as worker:
         await sink.wait_for(lambda s: len(s.accepted) == len(rest), timeout=60)
         await worker.wait_log("Dead letter refused")

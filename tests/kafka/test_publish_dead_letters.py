@@ -12,7 +12,7 @@ from tests.kafka.publish_scene import PublishScene
 from tests.support.exchange import Answer
 from tests.support.kafka_cluster import RealKafka
 from tests.support.orders import Published, event_ids, orders
-from tests.support.publish_command import Dispatcher
+from tests.support.publish_command import Commands
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
@@ -72,8 +72,8 @@ async def test_letters_refused_for_want_of_the_topic(
 
         await worker.wait_until(failed, what="to give the letters up")
         await asyncio.to_thread(kafka.create_topic, topic)
-        dispatcher = Dispatcher(tmp_path, database_url=postgres_url)
-        await dispatcher("fallback-requeue", "--all")
+        commands = Commands(tmp_path, database_url=postgres_url)
+        await commands("fallback-requeue", "--all")
         await scene.until_settled()
         await check_letters(scene, worker, rejected)
         assert await worker.stop() == 0

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.support.orders import Headers, Order
-from tests.support.publish_command import Dispatcher
+from tests.support.publish_command import Commands
 from tests.support.stage import Stage
 
 
-def relay_on(stage: Stage, folder: Path, **settings: object) -> Dispatcher:
+def relay_on(stage: Stage, folder: Path, **settings: object) -> Commands:
     """A folder to type commands in, with the settings of a stage's workers, and others."""
     given: dict[str, object] = {
         "kafka_bootstrap_servers": stage.bootstrap_servers,
@@ -20,7 +20,7 @@ def relay_on(stage: Stage, folder: Path, **settings: object) -> Dispatcher:
     }
     if stage.session_timeout_ms is not None:
         given["kafka_session_timeout_ms"] = stage.session_timeout_ms
-    return Dispatcher(folder, **(given | settings))
+    return Commands(folder, **(given | settings))
 
 
 def redriving(stage: Stage) -> Stage:

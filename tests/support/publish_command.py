@@ -44,7 +44,7 @@ class Ended:
         return line
 
 
-class Dispatcher:
+class Commands:
     """A folder to type commands in, with settings of its own."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
@@ -194,10 +194,10 @@ class Question:
 
 
 @asynccontextmanager
-async def asked(dispatcher: Dispatcher, *arguments: str) -> AsyncIterator[Question]:
+async def asked(commands: Commands, *arguments: str) -> AsyncIterator[Question]:
     """A command on a terminal, standing at its question."""
     leader, follower = pty.openpty()
-    process = await dispatcher.start(*arguments, stdin=follower)
+    process = await commands.start(*arguments, stdin=follower)
     try:
         assert process.stderr is not None
         async with asyncio.timeout(LIMIT_SECONDS):

@@ -17,7 +17,7 @@ from tests.support.publish_postgres import PostgresServer
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database without anything in it."""
     if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path / 'dispatcher.db'}"
+        return f"sqlite+aiosqlite:///{tmp_path / 'relay.db'}"
     server: PostgresServer = request.getfixturevalue("postgres_server")
     return server.url(server.create_database())
 

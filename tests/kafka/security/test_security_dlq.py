@@ -17,15 +17,15 @@ async def test_letters_are_listed_redriven_and_purged(
     """With the settings that the worker has."""
     for topic in (stage.topic, stage.dlq_topic):
         secure.kafka.create_topic(topic, 3)
-    dispatcher = relay_on(stage, tmp_path, **WAYS[way](secure))
+    commands = relay_on(stage, tmp_path, **WAYS[way](secure))
     await put_letters(stage, [letter(n) for n in range(3)])
-    assert len((await dispatcher("dlq-list", "--json")).objects) == 3
-    assert "2 letters were redriven" in (await dispatcher("dlq-redrive", "0:0", "0:1")).out
+    assert len((await commands("dlq-list", "--json")).objects) == 3
+    assert "2 letters were redriven" in (await commands("dlq-redrive", "0:0", "0:1")).out
     assert (
         "2 letters, 0 of them not redriven: were deleted"
-        in (await dispatcher("dlq-purge", "--yes")).out
+        in (await commands("dlq-purge", "--yes")).out
     )
-    (left,) = (await dispatcher("dlq-list", "--all", "--json")).objects
+    (left,) = (await commands("dlq-list", "--all", "--json")).objects
     assert (left["offset"], left["state"]) == (2, "open")
     assert len(await stage.records()) == 2
 
@@ -34,10 +34,10 @@ async def test_no_access_token_is_one_line(
     secure: SecureKafka, stage: Stage, tmp_path: Path
 ) -> None:
     """The line says where it was asked for."""
-    dispatcher = relay_on(stage, tmp_path, **secure.oauth())
+    commands = relay_on(stage, tmp_path, **secure.oauth())
     secure.provider.stop()
     try:
-        line = (await dispatcher("dlq-list", statuses=(1,))).only_line
+        line = (await commands("dlq-list", statuses=(1,))).only_line
     finally:
         secure.provider.start()
     assert "no access token from KAFKA_SASL_OAUTH_TOKEN_URL=" in line
