@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.dockerfile import MOVED, Build, BuildContext, Dockerfile
+from tests.support.dockerfile import MOVED, ROOT, Build, BuildContext, Dockerfile
 from tests.support.kafka.ports import free_ports
 from tests.support.orders import order
 from tests.support.sink import ScriptedSink
@@ -201,6 +201,46 @@ async def test_the_worker_of_the_image(
         assert container.data("CURRENT")  # RocksDB's
         counted = container.run("faust", "-A", "app", "fallback-stats", "--json")
         assert counted.returncode == 0, counted.stderr
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_an_image_with_consumers_of_its_own(
+    build: Build, dockerfile: Dockerfile, stage: Stage, sink: ScriptedSink
+) -> None:
+    """examples/own-repository puts its app and its consumers on top: they run, and ours do not."""
+    repository = ROOT / "examples" / "own-repository"
+    own = Dockerfile(repository / "Dockerfile")
+    (base,) = own.bases
+    assert base.startswith("order-relay:")
+    build.extend(own, repository)
+    (web_port,) = free_ports(1)
+    container = Container(
+        build,
+        dockerfile,
+        KAFKA_BOOTSTRAP_SERVERS=stage.bootstrap_servers,
+        KAFKA_DECLARE_TOPICS="false",
+        COUPONS_TOPIC=stage.topic,
+        COUPONS_DEAD_LETTER_TOPIC=stage.dlq_topic,
+        COUPONS_GROUP=stage.group_id,
+        WEB_HOST="127.0.0.1",
+        WEB_PORT=str(web_port),
+        **{name: build.moved(value) for name, value in own.environment.items()},
+    )
+    process = container.start()
+    try:
+        await stage.publish([order(1)])
+        await eventually(
+            lambda: "Coupon issued" in container.log.read_text(),
+            LIMIT_SECONDS,
+            container.log.read_text,
+        )
+        process.send_signal(signal.SIGTERM)
+        await eventually(lambda: process.poll() is not None, LIMIT_SECONDS)
+        assert process.returncode == 0, container.log.read_text()
+        assert "consumers=coupons " in container.log.read_text()
+        assert sink.requests == []
     finally:
         process.kill()
         process.wait()

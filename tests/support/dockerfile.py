@@ -21,7 +21,7 @@ from tests.support.wheels import wheel_source
 
 ROOT = Path(__file__).parents[2]
 # The folders in the image that the Dockerfile makes.
-MOVED = ("/build", "/opt/order-relay", "/var/lib/order-relay")
+MOVED = ("/build", "/opt/order-relay", "/var/lib/order-relay", "/srv/consumers")
 STEP_LIMIT_SECONDS = 300
 
 
@@ -84,7 +84,8 @@ class BuildContext:
     """The files of a folder that .dockerignore lets through."""
 
     def __init__(self, folder: Path = ROOT) -> None:
-        text = (folder / ".dockerignore").read_text(encoding="utf-8")
+        ignored = folder / ".dockerignore"
+        text = ignored.read_text(encoding="utf-8") if ignored.exists() else ""
         rules = [line.strip() for line in text.splitlines()]
         self._rules = [rule for rule in rules if rule and not rule.startswith("#")]
         self.folder = folder
@@ -165,6 +166,13 @@ class Build:
                     self._copy(one, here)
                 elif one.word == "RUN":
                     self._run(one.rest, here)
+
+    def extend(self, dockerfile: Dockerfile, context: Path) -> None:
+        """Carry out a file that begins with this image, in a build context of its own."""
+        self._context = BuildContext(context)
+        for one in dockerfile.stages[-1]:
+            if one.word == "COPY":
+                self._copy(one, self._folder)
 
     def _copy(self, one: Instruction, here: Path) -> None:
         *sources, target = one.words

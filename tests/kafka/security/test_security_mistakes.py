@@ -79,7 +79,7 @@ async def test_a_mistake_is_told_once(
     with caplog.at_level(logging.INFO):
         assert not await Topics(settings).wait_until_ready(pause)
 
-    (line,) = [one.getMessage() for one in caplog.records if one.name.startswith("app.")]
+    (line,) = [one.getMessage() for one in caplog.records if one.name.startswith("order_relay.")]
     assert line.startswith("Kafka cannot be ")
     assert MISTAKES[mistake] in line
     assert line.endswith("; trying on until it works")

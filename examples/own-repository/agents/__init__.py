@@ -1,0 +1,1 @@
+"""The shop's consumers and timers, one file each."""
