@@ -71,6 +71,7 @@ lock: ## write the lock files anew from pyproject.toml; UPGRADE=1 takes newer ve
 	$(UV_COMPILE) --group build -o requirements/build.txt
 	$(UV_COMPILE) pyproject.toml --all-extras -o requirements/run.txt
 	$(UV_COMPILE) pyproject.toml --all-extras --group dev -c requirements/run.txt -o requirements/dev.txt
+	$(UV_COMPILE) --group oldest -o requirements/oldest.txt
 	$(UV_COMPILE) --group lock -o requirements/lock-tools.txt
 	@rm -rf $(LOCK_VENV)
 

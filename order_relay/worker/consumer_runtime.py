@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -382,7 +383,13 @@ def table_folder(settings: Settings) -> Path:
 
 
 def prepare_folder(settings: Settings) -> None:
-    """Make the folder that tables are kept in, or end the start with one line."""
+    """Make the folder that tables are kept in.
+
+    Raises:
+        SystemExit: RocksDB is not installed, or the folder cannot be used; one line.
+    """
+    if find_spec("rocksdict") is None:
+        raise SystemExit("DELIVERIES_STORE=rocksdb needs: pip install 'order-relay[rocksdb]'")
     data_dir = settings.data_dir
     try:
         data_dir.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.kafka.distribution import cache_directory
@@ -19,26 +20,26 @@ LOCKS = [ROOT / "requirements" / name for name in ("build.txt", "run.txt")]
 FETCH_LIMIT_SECONDS = 300
 
 
-def wheel_source() -> dict[str, str]:
+def wheel_source(locks: Sequence[Path] = LOCKS) -> dict[str, str]:
     """The environment that lets pip take the locked wheels from the cache, fetched if need be.
 
     Empty on arm64, where one package has no wheel and is built from its source.
     """
     if platform.machine() in ("aarch64", "arm64"):
         return {}
-    folder = _folder()
+    folder = _folder(locks)
     if not folder.is_dir():
-        _fetch(folder)
+        _fetch(folder, locks)
     return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
 
 
-def _folder() -> Path:
-    made_for = [sys.version, sysconfig.get_platform(), *(lock.read_text() for lock in LOCKS)]
+def _folder(locks: Sequence[Path]) -> Path:
+    made_for = [sys.version, sysconfig.get_platform(), *(lock.read_text() for lock in locks)]
     digest = hashlib.sha256("\n".join(made_for).encode()).hexdigest()
     return cache_directory().with_name(f"wheels-{digest[:16]}")
 
 
-def _fetch(folder: Path) -> None:
+def _fetch(folder: Path, locks: Sequence[Path]) -> None:
     """Fetch beside the folder and move it into place in one step: a killed run leaves no half."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="wheels-", dir=folder.parent) as temporary:
@@ -47,7 +48,7 @@ def _fetch(folder: Path) -> None:
             [
                 *(sys.executable, "-m", "pip", "download", "--no-cache-dir", "--no-deps"),
                 *("--require-hashes", "--only-binary", ":all:", "--dest", fetched),
-                *(word for lock in LOCKS for word in ("-r", lock)),
+                *(word for lock in locks for word in ("-r", lock)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
