@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-if find_spec("faust") is None:
+if find_spec("aiokafka") is None:
     raise ImportError("order_relay.worker needs: pip install 'order-relay[worker]'")
 
 from order_relay.worker.create_app import create_app
