@@ -17,7 +17,6 @@ from order_relay.deliveries.entries import Entry
 from order_relay.deliveries.lookup import OrderLookup, order_page
 from order_relay.delivery.outcome import Outcome
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable
-from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.fallback.store import FallbackRow, NewMessage, RowFilter
 from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
@@ -26,6 +25,7 @@ from order_relay.monitoring.metrics import Metrics
 from order_relay.web.server import ConsumerPages, WebServer
 from tests.support.fakes import record
 from tests.support.kafka.ports import LOOPBACK, free_ports
+from tests.support.memory_store import MemoryFallbackStore
 from tests.support.order_status_fakes import BookBench
 from tests.support.waiting import eventually
 

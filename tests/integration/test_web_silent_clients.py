@@ -10,10 +10,10 @@ from typing import Self
 import aiohttp
 import pytest
 
-from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.publishing.publisher import Publisher
 from order_relay.web.connections import ConnectionLimits
 from order_relay.web.order_paid_page import Limits
+from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_ways import LOOPBACK, TOPIC, ScriptedKafka, body, serving, until
 
 LIMIT_SECONDS = 60.0

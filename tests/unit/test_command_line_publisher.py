@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from order_relay.cli.publish.bulk_publisher import BulkPublisher, LineResult, LineStatus
 from order_relay.cli.publish.line_reader import Line
 from order_relay.errors import DatabaseUnavailable
-from order_relay.fallback.memory_store import MemoryFallbackStore
+from tests.support.memory_store import MemoryFallbackStore
 from tests.support.orders import order_value
 from tests.support.publish_fakes import FakeProducer, Sent, forgive, refusal
 from tests.support.virtual_time import run_virtual, virtual_time

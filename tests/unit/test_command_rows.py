@@ -16,8 +16,8 @@ from order_relay.cli.fallback.bulk_change import (
 )
 from order_relay.cli.fallback.filters import ROW_ID, STATUS, chosen
 from order_relay.cli.output import age, plain
-from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.fallback.store import RowFilter, Status
+from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import Clock, message
 
 DISCARDABLE = frozenset({Status.FAILED, Status.PENDING})

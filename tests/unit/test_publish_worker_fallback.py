@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from order_relay.errors import DatabaseTooNew, DatabaseUnavailable
-from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.fallback.sql.migrate import Migrated
 from order_relay.fallback.store import NewMessage, Status
 from order_relay.monitoring.metrics import Metrics
 from order_relay.publishing.publisher import Published, Saved
 from order_relay.settings import load_settings
 from order_relay.worker.fallback_service import Fallback
+from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import Clock, FakeProducer, forgive, message, refusal
 from tests.support.virtual_time import virtual_time
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import FallbackStore
+from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import Clock
 from tests.support.stage import Stage
 

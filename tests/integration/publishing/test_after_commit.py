@@ -10,10 +10,10 @@ from sqlalchemy import orm
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from order_relay.errors import DatabaseUnavailable, InvalidDatabaseUrl, InvalidEvent, PublishFailed
-from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.publishing.after_commit import AfterCommit, NotCommitted, PendingPublish
 from order_relay.publishing.order_events import open_order_events, order_events_thread
 from order_relay.publishing.publisher import Published, Publisher, Saved
+from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_orders import Order, make_orders, order_ids, sync_engine
 from tests.support.publish_ways import (
     TOPIC,

@@ -2,9 +2,9 @@
 
 from hypothesis import HealthCheck, example, given, settings
 
-from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import RowFilter
+from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_claims import Life, Pass, Renew, Save, Step, Take, steps
 from tests.support.publish_fakes import Clock
 from tests.support.publish_postgres import blocking

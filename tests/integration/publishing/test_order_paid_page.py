@@ -16,10 +16,10 @@ from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.typedefs import Handler
 
 from order_relay.errors import DatabaseUnavailable, RecordTooLarge
-from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.publishing.publisher import Publisher
 from order_relay.web.access import Access
 from order_relay.web.order_paid_page import Limits, OrderPaidPage
+from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_ways import TOPIC, ScriptedKafka, body, serving, until
 
 JSON = {"Content-Type": "application/json"}

@@ -7,10 +7,10 @@ import pytest
 from multidict import CIMultiDict
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.model.trace_context import trace_headers
 from order_relay.publishing.order_events import open_order_events
 from order_relay.publishing.publisher import Publisher
+from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_orders import Order, make_orders
 from tests.support.publish_ways import (
     TOPIC,

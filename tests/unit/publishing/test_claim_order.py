@@ -5,8 +5,8 @@ from collections import defaultdict
 
 from hypothesis import given
 
-from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.fallback.store import Status
+from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_claims import Life, Step, steps
 from tests.support.publish_fakes import Clock
 

@@ -10,11 +10,11 @@ import pytest
 from order_relay.delivery.dead_letters import DeadLetter
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable, PublishRefused, RecordTooLarge
 from order_relay.fallback.dead_letters import FallbackDeadLetters
-from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.kafka.dead_letter_topic import DeadLetterTopic
 from order_relay.kafka.producer import Acknowledged, KafkaProducer
 from order_relay.model.headers import Headers
 from order_relay.model.record import Record
+from tests.support.memory_store import MemoryFallbackStore
 
 LETTER = DeadLetter(
     Record("orders", 1, 5, 1, b"k", b"\xff", (("h", b"v"),)), "invalid_utf8", "not UTF-8", "E", 1,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from order_relay.errors import KafkaUnavailable
-from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.publishing.outage_watch import OutageWatch
 from order_relay.publishing.publisher import Publisher, Saved
+from tests.support.memory_store import MemoryFallbackStore
 from tests.support.orders import order_value
 from tests.support.publish_fakes import Clock, FakeProducer
 from tests.support.virtual_time import virtual_time

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from order_relay.errors import DatabaseUnavailable, InvalidEvent, PublishFailed, RecordTooLarge
-from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.publishing.publisher import Published, Publisher, Saved
+from tests.support.memory_store import MemoryFallbackStore
 from tests.support.orders import order_value
 from tests.support.publish_fakes import FakeProducer, forgive, refusal
 from tests.support.virtual_time import virtual_time

@@ -9,9 +9,9 @@ import pytest
 
 from order_relay.errors import DatabaseUnavailable
 from order_relay.fallback.claimed_rows import Sweep
-from order_relay.fallback.memory_store import MemoryFallbackStore
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.store import Acked, FallbackRow, Status
+from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import Clock, FakeProducer, Sent, forgive, message, refusal
 from tests.support.virtual_time import virtual_time
 

@@ -1,4 +1,4 @@
-"""The fallback store in memory: what the table would do, for tests of what stands on it."""
+"""The fallback store in memory, for tests of the code that uses a store."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from order_relay.fallback.store import (
 
 
 class MemoryFallbackStore:
-    """A ``FallbackStore`` that keeps nothing beyond its own life.
+    """A ``FallbackStore`` whose rows are gone with the object.
 
     Attributes:
         rows: Every row by id.
-        error: Raised by whatever is asked next, while it is set.
+        error: Raised by every method while it is set.
     """
 
     def __init__(self, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
@@ -216,7 +216,7 @@ class MemoryFallbackStore:
     async def close(self) -> None:
         """See ``FallbackStore.close``."""
 
-    # --- within -------------------------------------------------------------------------------
+    # --- internals ------------------------------------------------------------------------------
 
     def _check(self) -> None:
         if self.error is not None:
