@@ -1,1 +1,1 @@
-"""The dead-letter topic: reading letters, choosing some, redriving them."""
+"""Dead letters in Kafka: reading, filtering and redriving them."""

@@ -1,12 +1,12 @@
-"""Which letters are meant: what a filter says of one letter, and the times that people write."""
+"""Filters on dead letters, and the times that people type into them."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from order_relay.dead_letters.letter import Letter
+from order_relay.dead_letters.letter import Letter, in_utc
 from order_relay.model.byte_text import to_text
 
 _SPAN = re.compile(r"(\d{1,6})(s|m|min|h|d|w)", re.ASCII)
@@ -22,15 +22,15 @@ _UNITS = {
 
 @dataclass(frozen=True, slots=True)
 class LetterFilter:
-    """What letters must be like; ``None`` asks for nothing.
+    """Conditions on a letter, all of which must hold; ``None`` is no condition.
 
     Attributes:
         reason: The code of ``dlq-reason``; empty for letters without one.
         key: The key or the order's id, as text.
         event_id: The event's id, as text.
-        since: Given up then or later.
-        until: Given up before.
-        http_status: The logger's last answer.
+        since: Given up at this time or later.
+        until: Given up before this time.
+        http_status: The status of the target's last answer.
     """
 
     reason: str | None = None
@@ -44,10 +44,10 @@ class LetterFilter:
         return self != LetterFilter()
 
     def finds(self, letter: Letter) -> bool:
-        """Return whether a letter is like that."""
+        """Return whether a letter meets every condition."""
         return (
             (self.reason is None or self.reason == (letter.reason or ""))
-            and (self.key is None or self._of_key(letter))
+            and (self.key is None or self._has_key(letter))
             and (self.event_id is None or self.event_id == to_text(letter.event_id))
             and (
                 self.http_status is None or letter.text("dlq-http-status") == str(self.http_status)
@@ -55,7 +55,7 @@ class LetterFilter:
             and self._in_time(letter)
         )
 
-    def _of_key(self, letter: Letter) -> bool:
+    def _has_key(self, letter: Letter) -> bool:
         if self.key == to_text(letter.key):
             return True
         order_id = letter.order_id
@@ -73,21 +73,20 @@ class LetterFilter:
 
 
 def parse_moment(text: str, now: datetime) -> datetime:
-    """Return the moment that a text means.
+    """Return the time that a text gives, in UTC.
 
     Args:
         text: ISO 8601, UTC where it names no zone; or a time span before now, such as ``2h``.
-        now: With a zone.
+        now: The current time, with a zone.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The text is neither.
     """
     span = _SPAN.fullmatch(text.strip())
     try:
         if span is not None:
             return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
-        moment = datetime.fromisoformat(text.strip())
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return in_utc(datetime.fromisoformat(text.strip()))
     except (ValueError, OverflowError):
         raise ValueError(
             f"{text[:40]!r} must be ISO 8601 such as 2025-12-19T10:30:00Z, "

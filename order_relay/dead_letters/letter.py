@@ -1,4 +1,4 @@
-"""One record of the dead-letter topic, whoever wrote it."""
+"""A record of the dead-letter topic, written by us, by Spring or by any other program."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ import msgspec
 from order_relay.delivery.dead_letters import CONSUMER_HEADER
 from order_relay.model.byte_text import to_text
 from order_relay.model.events import without_lone_surrogates
-from order_relay.model.headers import EVENT_ID_HEADER
-
-Headers = tuple[tuple[str, bytes | None], ...]
+from order_relay.model.headers import EVENT_ID_HEADER, Header
 
 REDRIVES_HEADER = "dlq-redrives"
-# What a dead letter has beside its record: Spring's headers and ours.
-_OF_THE_LETTER = ("kafka_dlt-", "dlq-")
+# Headers that describe the failure; all others are the record's own.
+_FAILURE_PREFIXES = ("kafka_dlt-", "dlq-")
 _NUMBER = re.compile(rb"\d{1,9}", re.ASCII)
 # Spring Kafka writes these big-endian.
 _INT32 = ("kafka_dlt-original-partition",)
@@ -28,10 +26,10 @@ _INT64 = ("kafka_dlt-original-offset", "kafka_dlt-original-timestamp")
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter as it stands in the topic.
+    """A dead letter as it is in the topic.
 
-    Nothing in it can be relied on: other programs write there, too. What is missing or makes no
-    sense is ``None``.
+    Other programs write there, too, so any part may be missing or wrong; such a part reads as
+    ``None``.
 
     Attributes:
         topic: The dead-letter topic.
@@ -40,8 +38,8 @@ class Letter:
         key: Key of the record, byte for byte.
         value: Value of the record, byte for byte.
         headers: All headers in their order.
-        timestamp_ms: When Kafka got it, since the epoch.
-        headers_unreadable: Whether ``headers`` is empty because one has a name that is not UTF-8.
+        timestamp_ms: When it was written, milliseconds since the epoch.
+        headers_unreadable: A header's name is not UTF-8; ``headers`` is empty then.
     """
 
     topic: str
@@ -49,7 +47,7 @@ class Letter:
     offset: int
     key: bytes | None
     value: bytes | None
-    headers: Headers = ()
+    headers: tuple[Header, ...] = ()
     timestamp_ms: int = 0
     headers_unreadable: bool = False
 
@@ -57,7 +55,7 @@ class Letter:
         return f"{self.partition}:{self.offset}"
 
     def header(self, name: str) -> bytes | None:
-        """Return the last header of that name: Kafka's rule for duplicates."""
+        """Return the last header of a name: Kafka's rule for duplicates."""
         for key, value in reversed(self.headers):
             if key == name:
                 return value
@@ -69,7 +67,7 @@ class Letter:
         return None if value is None else str(value)
 
     def number(self, name: str) -> int | None:
-        """Return one of Spring's numbers."""
+        """Return the value of a header that Spring writes as a number."""
         value = header_value(name, self.header(name))
         return value if isinstance(value, int) else None
 
@@ -80,11 +78,10 @@ class Letter:
 
     @property
     def failed_at(self) -> datetime | None:
-        """When it was given up, else when Kafka got it."""
-        # A time that Python's calendar does not have is an error of any of these kinds.
+        """When the record was given up, else when the letter was written."""
+        # Python raises any of these for a time outside its calendar.
         with suppress(ValueError, OverflowError, OSError):
-            moment = datetime.fromisoformat(self.text("dlq-failed-at") or "")
-            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+            return in_utc(datetime.fromisoformat(self.text("dlq-failed-at") or ""))
         with suppress(ValueError, OverflowError, OSError):
             if self.timestamp_ms > 0:
                 return datetime.fromtimestamp(self.timestamp_ms / 1000, UTC)
@@ -92,13 +89,13 @@ class Letter:
 
     @property
     def redrives(self) -> int:
-        """How often the record was sent again from here."""
+        """How often the record has been redriven."""
         value = self.header(REDRIVES_HEADER) or b""
         return int(value) if _NUMBER.fullmatch(value) else 0
 
     @property
     def order_id(self) -> int | str | None:
-        """The order's id, if the value tells one."""
+        """The order's id, if the value has one."""
         try:
             found = msgspec.json.decode(without_lone_surrogates(self.value or b""))
         except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -108,10 +105,10 @@ class Letter:
 
     @property
     def event_id(self) -> bytes:
-        """What the ``Idempotency-Key`` is made of, when the record is sent again as well.
+        """The event's id, which is its ``Idempotency-Key`` again after a redrive.
 
-        Its own ``event-id``, else the place where the record stood first; of a letter that does
-        not tell that, the place where the letter stands.
+        The ``event-id`` header, else the original position of the record, else (a letter without
+        the original position) the position of the letter.
         """
         given = self.header(EVENT_ID_HEADER)
         if given:
@@ -125,20 +122,20 @@ class Letter:
 
     @property
     def home_partition(self) -> int:
-        """The number of the partition where the record stood."""
+        """The partition that the record came from."""
         number = self.number("kafka_dlt-original-partition")
         return self.partition if number is None or number < 0 else number
 
-    def redriven_headers(self, consumer: str) -> list[tuple[str, bytes | None]]:
-        """Return the headers with which the record is sent again, for the consumer of the letter.
+    def redriven_headers(self, consumer: str) -> list[Header]:
+        """Return the headers for redriving the record.
 
-        The record's own, its event id, whom it is for (others that read the topic had it), and how
-        often it was sent again, this time included.
+        They are the record's own, its event id, the consumer that gave it up (others have had the
+        record and skip it), and the number of redrives including this one.
         """
         own = [
             (name, value)
             for name, value in self.headers
-            if not name.startswith(_OF_THE_LETTER) and name != EVENT_ID_HEADER
+            if not name.startswith(_FAILURE_PREFIXES) and name != EVENT_ID_HEADER
         ]
         return [
             *own,
@@ -149,13 +146,14 @@ class Letter:
 
 
 def header_value(name: str, value: bytes | None) -> str | int | None:
-    r"""Return a header's value as a person reads it.
-
-    Spring's numbers as such, text as it is, and whatever is neither in hexadecimal digits
-    after ``\x``.
-    """
+    r"""Return a header's value for people: a number of Spring's, text, or ``\x`` and hex digits."""
     if value is not None and name in _INT32 and len(value) == 4:
         return int(struct.unpack(">i", value)[0])
     if value is not None and name in _INT64 and len(value) == 8:
         return int(struct.unpack(">q", value)[0])
     return to_text(value)
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Return a time in UTC; one without a zone is taken as UTC."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -1,8 +1,9 @@
-"""Redriving: publishing letters to the source topic again, in batches that are remembered."""
+"""Redriving: publishing dead letters to the source topic again, and committing which."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import math
 import time
@@ -13,8 +14,7 @@ from typing import Protocol
 from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.redriven import RedriveCommit, RedriveProgress
 from order_relay.errors import PublishRefused, RecordTooLarge, RelayError
-from order_relay.kafka.producer import Acknowledged
-from order_relay.model.headers import Headers
+from order_relay.kafka.producer import Acknowledged, RecordProducer
 
 BATCH = 200
 NO_ROOM = (
@@ -24,7 +24,7 @@ NO_ROOM = (
 
 
 class RedriveResult(enum.StrEnum):
-    """What became of a letter."""
+    """The result for a letter."""
 
     REDRIVEN = "redriven"
     SKIPPED = "skipped"
@@ -33,15 +33,15 @@ class RedriveResult(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LetterResult:
-    """What became of one letter.
+    """The result for one letter.
 
     Attributes:
-        partition: Its partition in the dead-letter topic.
+        partition: The letter's partition in the dead-letter topic.
         offset: Its offset there.
-        result: What became of it.
-        reason: Why nothing did, or what went wrong.
-        place: Where it is in the source topic.
-        event_id: Its event's id.
+        result: Whether it was redriven.
+        reason: Why it was skipped or failed; empty if it was redriven.
+        position: Where the redriven record is in the source topic.
+        event_id: The event's id.
     """
 
     partition: int
@@ -52,72 +52,64 @@ class LetterResult:
     event_id: bytes = b""
 
 
-class Sender(Protocol):
-    """What publishes letters."""
-
-    async def send(
-        self,
-        topic: str,
-        *,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers,
-        partition: int | None,
-    ) -> Acknowledged:
-        """Publish a record; returns when all in-sync replicas have it, as ``KafkaProducer``."""
-
-
-class Letters(Protocol):
-    """Where letters are read."""
+class LetterReader(Protocol):
+    """The part of ``TopicLog`` that a redrive needs."""
 
     def letters(self, partition: int, start: int, end: int) -> AsyncIterator[Letter]:
         """Read the letters of a partition from offset ``start`` to before ``end``."""
 
 
-class Memory(Protocol):
-    """Where it is remembered what was redriven.
+class RedriveMembership(Protocol):
+    """Membership in the group whose commits record what was redriven.
 
     Attributes:
-        busy: Held while a batch is published and remembered.
-        lost: Nothing more may be redriven.
+        busy: The redrive holds it while it publishes and commits a batch.
+        lost: The membership has ended: nothing more may be redriven.
     """
 
     busy: asyncio.Lock
     lost: bool
 
     async def commit(self, partition: int, commit: RedriveCommit) -> None:
-        """Remember; raises ``RelayError`` if that fails."""
+        """Commit for a partition; raises ``RelayError`` if that fails."""
 
 
 class Redrive:
-    """Publishes letters of one selection, each at most once if nothing fails in between.
+    """Publishes the letters of one selection.
 
-    A batch is published with acks=all, in the order of offsets, and then remembered. A crash
-    between the two publishes it a second time on the next run, with the same event ids.
+    A batch is published with acks=all, in the order of offsets, and then committed. After a crash
+    between the two the next run publishes the batch once more, with the same event ids.
 
     Attributes:
-        remark: Why it ended early; empty otherwise.
+        remark: Why the redrive ended early; empty if it did not.
     """
 
     def __init__(
         self,
-        log: Letters,
-        producer: Sender,
-        memory: Memory,
+        log: LetterReader,
+        producer: RecordProducer,
+        membership: RedriveMembership,
         *,
         topic: str,
         partitions: int,
         consumer: str,
         rate: float | None = None,
     ) -> None:
-        """Publish to ``topic`` of so many ``partitions``, at most ``rate`` letters a second.
+        """Prepare a redrive; nothing is published yet.
 
-        What is published is for ``consumer`` alone.
+        Args:
+            log: The dead-letter topic.
+            producer: Publishes the letters.
+            membership: Commits what was redriven.
+            topic: The source topic.
+            partitions: How many partitions the source topic has.
+            consumer: The consumer that the redriven records are for; others skip them.
+            rate: Letters a second at most; ``None``: no limit.
         """
         self.remark = ""
         self._log = log
         self._producer = producer
-        self._memory = memory
+        self._membership = membership
         self._topic = topic
         self._partitions = partitions
         self._consumer = consumer
@@ -127,7 +119,7 @@ class Redrive:
         self._next_at = time.monotonic()
 
     def stop(self, remark: str) -> None:
-        """End after the batch that is under way."""
+        """End after the batch in flight; the first ``remark`` is kept."""
         self.remark = self.remark or remark
         self._stopped.set()
 
@@ -138,10 +130,10 @@ class Redrive:
 
         Args:
             chosen: Their offsets by partition, ascending.
-            progress: What was redriven of each partition; brought up to date.
+            progress: What has been redriven of each partition; updated.
 
         Yields:
-            What became of each, until the end or until something fails.
+            The result for each letter, until ``stop`` or until something fails.
         """
         for partition, offsets in chosen.items():
             missing = set(offsets)
@@ -173,14 +165,14 @@ class Redrive:
     async def _redrive(
         self, batch: Sequence[Letter], progress: RedriveProgress
     ) -> list[LetterResult]:
-        """Publish and remember one batch, of one partition."""
+        """Publish and commit one batch of one partition."""
         await self._wait_for_turn(len(batch))
         if self._stopped.is_set():
             return []
         if not progress.can_remember([letter.offset for letter in batch]):
             return [_result(letter, RedriveResult.FAILED, NO_ROOM) for letter in batch]
-        async with self._memory.busy:
-            if self._memory.lost:
+        async with self._membership.busy:
+            if self._membership.lost:
                 self.stop("stopped: another dlq-redrive joined, or Kafka was away; run it again")
                 return []
             results = await asyncio.gather(*(self._publish(letter) for letter in batch))
@@ -188,7 +180,7 @@ class Redrive:
                 if result.result is RedriveResult.REDRIVEN:
                     progress.finish(result.offset)
             try:
-                await self._memory.commit(batch[0].partition, progress.commit())
+                await self._membership.commit(batch[0].partition, progress.commit())
             except RelayError as error:
                 self.stop(
                     f"stopped: {error}; the last {len(batch)} letters may be redriven once more "
@@ -199,7 +191,7 @@ class Redrive:
     async def _publish(self, letter: Letter) -> LetterResult:
         number = letter.home_partition
         try:
-            # Nothing is awaited before the client has it: letters keep their order.
+            # Nothing is awaited before the client has the record, so letters keep their order.
             position = await self._producer.send(
                 self._topic,
                 key=letter.key,
@@ -210,7 +202,7 @@ class Redrive:
         except RecordTooLarge as error:
             return _result(letter, RedriveResult.FAILED, str(error))
         except PublishRefused as error:
-            self.stop(f"stopped: {error}")  # the next ones would fare no better
+            self.stop(f"stopped: {error}")  # the next ones would be refused, too
             return _result(letter, RedriveResult.FAILED, str(error))
         return _result(letter, RedriveResult.REDRIVEN, position=position)
 
@@ -219,11 +211,8 @@ class Redrive:
             return
         wait = self._next_at - time.monotonic()
         if wait > 0:
-            try:
-                async with asyncio.timeout(wait):
-                    await self._stopped.wait()
-            except TimeoutError:
-                pass
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), wait)
         self._next_at = max(self._next_at, time.monotonic()) + letters / self._rate
 
 

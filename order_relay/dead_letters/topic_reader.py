@@ -1,4 +1,4 @@
-"""The dead-letter topic as a log: reading it up to its end, and deleting from its beginning."""
+"""Reading the dead-letter topic up to its end, and deleting letters from its beginning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from order_relay.settings import Settings
 BATCH = 500
 POLL_SECONDS = 0.5
 ASK_SECONDS = 10.0
-# So long without a letter: the partition has no leader, or its broker is away.
+# After this time without a letter the partition has no leader, or its broker is away.
 GIVE_UP_SECONDS = 15.0
 UNREACHABLE = (
     KafkaError._TRANSPORT,
@@ -36,14 +36,14 @@ T = TypeVar("T")
 
 
 class Extent(NamedTuple):
-    """What a partition holds: from ``low`` to before ``end``."""
+    """The offsets that a partition holds: from ``low`` to before ``end``."""
 
     low: int
     end: int
 
 
 class TopicLog:
-    """Reads the dead-letter topic in no group; nobody else notices.
+    """Reads the dead-letter topic without joining a group; it commits nothing.
 
     async with TopicLog(settings) as log:
         extents = await log.extents()
@@ -56,7 +56,7 @@ class TopicLog:
         """Read ``DLQ_TOPIC`` of these settings."""
         self.topic = settings.dlq_topic
         self._settings = settings
-        # The client is not made for calls from many threads; so it has one of its own.
+        # One thread of its own makes all calls: the client is not safe to use from several.
         self._thread = ThreadPoolExecutor(1, "dead-letters")
         self._consumer: Consumer | None = None
 
@@ -79,7 +79,7 @@ class TopicLog:
         self._thread.shutdown()
 
     async def extents(self) -> dict[int, Extent]:
-        """Return what each partition holds now, by its number."""
+        """Return the offsets that each partition holds now, by its number."""
         return await self._call(self._ask_extents)
 
     async def letters(self, partition: int, start: int, end: int) -> AsyncIterator[Letter]:
@@ -110,7 +110,7 @@ class TopicLog:
                 raise self._unavailable(f"{self.topic} partition {partition}: {problem}")
 
     async def delete_before(self, offsets: Mapping[int, int]) -> None:
-        """Delete what lies before an offset, by partition (Kafka's DeleteRecords)."""
+        """Delete the letters before an offset, by partition (Kafka's DeleteRecords)."""
         await self._call(lambda: self._delete_before(offsets))
 
     # --- in the thread --------------------------------------------------------------------------
@@ -120,13 +120,13 @@ class TopicLog:
 
     def _connect(self) -> Consumer:
         if self._settings.uses_access_tokens:
-            # The client would wait for one, and say nothing of why there is none.
+            # This raises if there is no token; the client would only wait for one.
             access_tokens(self._settings).current()
         try:
             return Consumer(
                 client_config(self._settings)
                 | {
-                    # Wanted by the client; partitions are assigned by hand, nothing is committed.
+                    # The client demands one. Partitions are assigned by hand; nothing is committed.
                     "group.id": f"{self.topic}-reader",
                     "enable.auto.commit": False,
                     "auto.offset.reset": "earliest",
@@ -186,8 +186,8 @@ class TopicLog:
 
 
 def _next_messages(consumer: Consumer) -> list[Message]:
-    """Wait for a message and return what came with it; nothing after ``POLL_SECONDS``."""
-    # Asked for more than there is, the client waits for the rest until its time is over.
+    """Wait for a message, ``POLL_SECONDS`` at most; return it and all others that are there."""
+    # One call for a whole batch would wait until the batch is full or the time is over.
     first = consumer.consume(1, POLL_SECONDS)
     return first + consumer.consume(BATCH - 1, 0) if first else []
 
@@ -197,7 +197,7 @@ def _letter(topic: str, message: Message) -> Letter:
     try:
         headers = cast(list[tuple[str, object]], message.headers() or [])
     except (SystemError, UnicodeDecodeError):
-        # So the client says that a name is not UTF-8. Our own letters have no such names.
+        # The client raises these for a name that is not UTF-8. Our own letters have no such names.
         headers, unreadable = [], True
     return Letter(
         topic,

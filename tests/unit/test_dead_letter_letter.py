@@ -8,10 +8,11 @@ import pytest
 
 from order_relay.cli.dlq.formatting import letter_fields
 from order_relay.dead_letters.filters import LetterFilter, parse_moment
-from order_relay.dead_letters.letter import Headers, Letter, header_value
+from order_relay.dead_letters.letter import Letter, header_value
 from order_relay.delivery.answer import Answer
 from order_relay.delivery.dead_letters import dead_letter_headers, refused_letter
 from order_relay.delivery.retry import Verdict
+from order_relay.model.headers import Header
 from order_relay.model.record import Record
 
 NOW = datetime(2025, 12, 19, 12, tzinfo=UTC)
@@ -67,7 +68,7 @@ def test_it_goes_out_as_the_record_came() -> None:
 
 def test_the_event_id_of_a_letter_without_one() -> None:
     """Where the record stood first; where that is not told, the place of the letter."""
-    spring: Headers = (
+    spring: tuple[Header, ...] = (
         ("kafka_dlt-original-topic", b"orders"),
         ("kafka_dlt-original-partition", struct.pack(">i", 3)),
         ("kafka_dlt-original-offset", struct.pack(">q", 12)),

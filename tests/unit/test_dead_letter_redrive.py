@@ -46,8 +46,9 @@ class Topics:
         *,
         key: bytes | None,
         value: bytes | None,
-        headers: Headers,
-        partition: int | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
     ) -> Acknowledged:
         if (error := self.errors.get(int(value or b""))) is not None:
             raise error
@@ -55,7 +56,7 @@ class Topics:
         return Acknowledged(topic, partition or 0, len(self.published))
 
 
-class Memory:
+class FakeMembership:
     """Remembers commits; may be lost, or refuse them."""
 
     def __init__(self) -> None:
@@ -84,24 +85,30 @@ async def redriven(
     return [one async for one in redrive.run({0: chosen}, {0: progress})]
 
 
-def prepared(topics: Topics, memory: Memory, rate: float | None = None) -> Redrive:
+def prepared(topics: Topics, membership: FakeMembership, rate: float | None = None) -> Redrive:
     """A redrive to three partitions."""
     return Redrive(
-        topics, topics, memory, topic="orders", partitions=3, consumer="order_logging", rate=rate
+        topics,
+        topics,
+        membership,
+        topic="orders",
+        partitions=3,
+        consumer="order_logging",
+        rate=rate,
     )
 
 
 async def test_batches_are_published_in_order_and_remembered() -> None:
     """Each batch is remembered once; what was not chosen stays open."""
-    topics, memory = Topics(*range(2 * BATCH + 10)), Memory()
+    topics, membership = Topics(*range(2 * BATCH + 10)), FakeMembership()
     chosen = [letter.offset for letter in topics.held if letter.offset != 3]
-    redrive, progress = prepared(topics, memory), progress_of(topics)
+    redrive, progress = prepared(topics, membership), progress_of(topics)
     results = await redriven(redrive, progress, chosen)
     assert [one.offset for one in results] == chosen
     assert {one.result for one in results} == {RedriveResult.REDRIVEN}
     assert [value for value, _ in topics.published] == [b"%d" % offset for offset in chosen]
-    assert len(memory.commits) == 3
-    known = Redriven(memory.commits[-1])
+    assert len(membership.commits) == 3
+    known = Redriven(membership.commits[-1])
     assert [offset for offset in range(2 * BATCH + 10) if offset not in known] == [3]
     assert redrive.remark == ""
 
@@ -110,7 +117,7 @@ async def test_the_partition_is_the_records_own_where_there_is_one() -> None:
     """A number that the topic does not have is left to the key."""
     topics = Topics()
     topics.held = [Letter("dlq", number, 0, b"k", b"0") for number in (2, 3)]
-    redrive = prepared(topics, Memory())
+    redrive = prepared(topics, FakeMembership())
     both = {number: RedriveProgress(Redriven(), [0], 1) for number in (2, 3)}
     assert len([one async for one in redrive.run({2: [0], 3: [0]}, both)]) == 2
     assert topics.published == [(b"0", 2), (b"0", None)]
@@ -118,22 +125,22 @@ async def test_the_partition_is_the_records_own_where_there_is_one() -> None:
 
 async def test_what_kafka_refuses_ends_it_and_stays_open() -> None:
     """The rest of the batch is remembered; the next batch does not begin."""
-    topics, memory = Topics(*range(2 * BATCH)), Memory()
+    topics, membership = Topics(*range(2 * BATCH)), FakeMembership()
     topics.errors[1] = PublishRefused("orders", "timed out")
-    redrive, progress = prepared(topics, memory), progress_of(topics)
+    redrive, progress = prepared(topics, membership), progress_of(topics)
     results = await redriven(redrive, progress, range(2 * BATCH))
     assert len(results) == BATCH
     assert [one.offset for one in results if one.result is RedriveResult.FAILED] == [1]
     assert "timed out" in redrive.remark
-    known = Redriven(memory.commits[-1])
+    known = Redriven(membership.commits[-1])
     assert (0 in known, 1 in known, 2 in known) == (True, False, True)
 
 
 async def test_a_letter_that_is_too_large_holds_nothing_up() -> None:
     """It fails alone."""
-    topics, memory = Topics(*range(BATCH + 1)), Memory()
+    topics, membership = Topics(*range(BATCH + 1)), FakeMembership()
     topics.errors[1] = RecordTooLarge("orders", 7)
-    redrive, progress = prepared(topics, memory), progress_of(topics)
+    redrive, progress = prepared(topics, membership), progress_of(topics)
     results = await redriven(redrive, progress, range(BATCH + 1))
     assert [one.offset for one in results if one.result is RedriveResult.FAILED] == [1]
     assert (len(topics.published), redrive.remark) == (BATCH, "")
@@ -141,16 +148,16 @@ async def test_a_letter_that_is_too_large_holds_nothing_up() -> None:
 
 async def test_nothing_is_published_that_is_not_ours_any_more() -> None:
     """Once somebody else has joined, or a commit was refused, no batch begins."""
-    topics, memory = Topics(*range(2 * BATCH)), Memory()
-    memory.lost = True
-    redrive = prepared(topics, memory)
+    topics, membership = Topics(*range(2 * BATCH)), FakeMembership()
+    membership.lost = True
+    redrive = prepared(topics, membership)
     assert await redriven(redrive, progress_of(topics), range(2 * BATCH)) == []
     assert topics.published == []
     assert "another dlq-redrive" in redrive.remark
 
-    memory = Memory()
-    memory.error = TopicUnusable("dlq", "the group rebalances")
-    redrive = prepared(topics, memory)
+    membership = FakeMembership()
+    membership.error = TopicUnusable("dlq", "the group rebalances")
+    redrive = prepared(topics, membership)
     assert len(await redriven(redrive, progress_of(topics), range(2 * BATCH))) == BATCH
     assert len(topics.published) == BATCH
     assert "may be redriven once more by the next run, with the same event-ids" in redrive.remark
@@ -158,8 +165,8 @@ async def test_nothing_is_published_that_is_not_ours_any_more() -> None:
 
 async def test_stopping_ends_it_after_the_batch_under_way() -> None:
     """Also while it waits for its turn at a rate: the first words stay."""
-    topics, memory = Topics(*range(100)), Memory()
-    redrive, progress = prepared(topics, memory, rate=0.01), progress_of(topics)
+    topics, membership = Topics(*range(100)), FakeMembership()
+    redrive, progress = prepared(topics, membership, rate=0.01), progress_of(topics)
     results = []
     async for one in redrive.run({0: range(100)}, {0: progress}):
         results.append(one)
@@ -167,13 +174,13 @@ async def test_stopping_ends_it_after_the_batch_under_way() -> None:
         redrive.stop("twice")
     assert [one.offset for one in results] == [0]
     assert (len(topics.published), redrive.remark) == (1, "stopped by a signal")
-    assert memory.commits == [RedriveCommit(1, "")]
+    assert membership.commits == [RedriveCommit(1, "")]
 
 
 async def test_letters_that_are_gone_or_cannot_be_remembered_are_left() -> None:
     """Retention took one; of others a commit could not tell."""
-    topics, memory = Topics(0, 2), Memory()
-    results = await redriven(prepared(topics, memory), progress_of(topics), [0, 1, 2])
+    topics, membership = Topics(0, 2), FakeMembership()
+    results = await redriven(prepared(topics, membership), progress_of(topics), [0, 1, 2])
     (gone,) = [one for one in results if one.result is not RedriveResult.REDRIVEN]
     assert (gone.offset, gone.result) == (1, RedriveResult.FAILED)
     assert gone.reason == "it is no longer in the topic"
@@ -183,7 +190,7 @@ async def test_letters_that_are_gone_or_cannot_be_remembered_are_left() -> None:
             return False
 
     topics = Topics(0, 2)
-    results = await redriven(prepared(topics, memory), NoRoom(Redriven(), [0, 2], 3), [2])
+    results = await redriven(prepared(topics, membership), NoRoom(Redriven(), [0, 2], 3), [2])
     assert [(one.result, one.reason) for one in results] == [(RedriveResult.FAILED, NO_ROOM)]
     assert topics.published == []
     for named in (True, False):
