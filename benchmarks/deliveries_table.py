@@ -196,34 +196,29 @@ async def _table_run(
     topic = _new_topic()
     producer = KafkaProducer(settings)
     finished: list[Record] = []
-    book = DeliveriesTable(
+    table = DeliveriesTable(
         Changelog(producer, topic),
         Recovery(client_config(settings), topic, make_topic=True),
         open_store,
         finished.append,
-        _Quiet(),
+        lambda seconds: None,
         retention_seconds=3600.0,
     )
 
     def finish(record: Record, outcome: Outcome) -> None:
-        assert not book.is_delivered(record, outcome.order_id or 0)
-        book.finished(record, outcome)
+        assert not table.is_delivered(record, outcome.order_id or 0)
+        table.finished(record, outcome)
 
     await producer.start()
     try:
-        book.assigned(range(PARTITIONS))
-        assert await book.until_ready()
+        table.assigned(range(PARTITIONS))
+        assert await table.until_ready()
         cost = await _measure(orders, finish, lambda: len(finished) == len(orders))
-        assert all(book.is_delivered(record, outcome.order_id or 0) for record, outcome in orders)
+        assert all(table.is_delivered(record, outcome.order_id or 0) for record, outcome in orders)
         return cost
     finally:
-        await book.close()
+        await table.close()
         await producer.stop()
-
-
-class _Quiet:
-    def recovered(self, seconds: float) -> None:
-        """See ``RecoveryObserver``."""
 
 
 def _new_topic() -> str:

@@ -1,4 +1,4 @@
-"""Writing the table's changelog: one record for every change, the newest of a key wins."""
+"""Writing the table's changelog: one record a change, of which the newest of a key counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol, TypeVarTuple, Unpack
 
 from order_relay.errors import RelayError
 from order_relay.kafka.producer import KafkaProducer, KeyAndValue
@@ -14,53 +13,29 @@ from order_relay.logs.log_line import LogLine
 
 logger = logging.getLogger(__name__)
 
-Arguments = TypeVarTuple("Arguments")
-
-# Changes are gathered for so long: a request to Kafka costs far more than a record in it, and
-# offsets are committed once a second.
+# How long changes are collected before they go to Kafka. A request costs far more than one more
+# record in it, and offsets are committed only once a second.
 GATHER_SECONDS = 0.05
-# Once so many changes wait for Kafka, finishing a record does not wait for its own.
+# While more changes are unacknowledged, a record is finished without waiting for its own.
 MAX_UNACKNOWLEDGED = 10_000
 
 
-class ChangelogWriter(Protocol):
-    """See ``Changelog``."""
-
-    next_offsets: dict[int, int]
-
-    def write(
-        self,
-        partition: int,
-        key: bytes,
-        value: bytes | None,
-        on_done: Callable[[Unpack[Arguments]], None],
-        *arguments: *Arguments,
-    ) -> None:
-        """See ``Changelog.write``."""
-
-    async def drain(self, timeout_seconds: float) -> None:
-        """See ``Changelog.drain``."""
-
-    def release_waiters(self) -> None:
-        """See ``Changelog.release_waiters``."""
-
-
 class Changelog:
-    """Writes entries and tombstones, and tells when Kafka has them.
+    """Writes entries and tombstones, and calls back when Kafka has answered.
 
-    Changes of a partition go to Kafka together, and are done together once Kafka has answered for
-    each of them. The table never holds up deliveries: a change that Kafka refuses is done, too,
-    and while Kafka's last answer had a refusal in it nobody waits for the next one.
+    Changes of one partition are sent together, and are done together once Kafka has answered for
+    all of them. The table never delays deliveries: a change that Kafka refuses is done, too, and
+    after an answer with a refusal changes are done at once until Kafka accepts some again.
 
     Attributes:
         topic: The changelog topic.
-        next_offsets: By partition, where the changes begin that the stores of this worker may lack.
-            Set by who has read so far; moves on with each change that was written since, until
-            somebody else has written between them.
+        next_offsets: By partition, the first offset that the stores of this worker may lack. The
+            table sets it after reading the changelog. It moves on with each change written here,
+            until another worker has written in between.
     """
 
     def __init__(self, producer: KafkaProducer, topic: str) -> None:
-        """Write to ``topic`` by a producer that is started and stopped elsewhere."""
+        """Write to ``topic``; the caller starts and stops the producer."""
         self.topic = topic
         self.next_offsets: dict[int, int] = {}
         self._producer = producer
@@ -68,40 +43,39 @@ class Changelog:
         self._drained = asyncio.Event()
         self._drained.set()
         self._refused = False
-        # What goes to Kafka next, by partition; that, and all that is on its way.
-        self._gathered: dict[int, _Batch] = {}
-        self._unanswered: set[_Batch] = set()
+        self._gathered: dict[int, _Batch] = {}  # by partition, to be sent next
+        self._unanswered: set[_Batch] = set()  # these, and all that were sent
 
     def write(
         self,
         partition: int,
         key: bytes,
         value: bytes | None,
-        on_done: Callable[[Unpack[Arguments]], None],
-        *arguments: *Arguments,
+        on_done: Callable[[], None] | None = None,
     ) -> None:
         """Write a change, without waiting.
 
         Args:
             partition: Partition of the changelog.
-            key: Whose entry it is.
+            key: The entry's key.
             value: The entry; ``None`` for a tombstone.
-            on_done: Called exactly once, perhaps before this returns: nothing needs to wait for
-                the change any more. Must not raise. Where nobody waits, ``nobody_waits``.
-            arguments: What ``on_done`` is called with.
+            on_done: Called exactly once, when nothing needs to wait for the change any more;
+                perhaps before this returns. Must not raise.
         """
         batch = self._gathered.get(partition)
         if batch is None or batch.next_offsets is not self.next_offsets:
             batch = self._begin(partition)
         batch.changes.append((key, value))
         self._unacknowledged += 1
+        if on_done is None:
+            return
         if self._refused or self._unacknowledged > MAX_UNACKNOWLEDGED:
-            on_done(*arguments)
+            on_done()
         else:
-            batch.waiting.append((on_done, arguments))
+            batch.waiting.append(on_done)
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Wait until Kafka has answered for every change, or for so long."""
+        """Wait until Kafka has answered for every change, ``timeout_seconds`` at most."""
         self._send()
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -112,12 +86,12 @@ class Changelog:
             )
 
     def release_waiters(self) -> None:
-        """Let nobody wait for the changes that are on their way; they stay on it."""
+        """Call back for all changes; writes in flight continue."""
         for batch in list(self._unanswered):
             batch.release()
 
     def _begin(self, partition: int) -> _Batch:
-        if partition in self._gathered:  # of what was read before
+        if partition in self._gathered:  # it belongs to the ``next_offsets`` of an earlier reading
             self._send()
         if not self._gathered:
             asyncio.get_running_loop().call_later(GATHER_SECONDS, self._send)
@@ -148,14 +122,7 @@ class Changelog:
         batch.release()
 
     def _note(self, refusals: Sequence[RelayError]) -> None:
-        if not refusals:
-            if self._refused:
-                logger.warning(
-                    LogLine("Table deliveries: Kafka takes its changelog again", topic=self.topic)
-                )
-            self._refused = False
-            return
-        if not self._refused:
+        if refusals and not self._refused:
             logger.error(
                 LogLine(
                     "Table deliveries: Kafka refuses its changelog; deliveries go on, orders "
@@ -164,18 +131,22 @@ class Changelog:
                     detail=str(refusals[0]),
                 )
             )
-        self._refused = True
+        elif self._refused and not refusals:
+            logger.warning(
+                LogLine("Table deliveries: Kafka takes its changelog again", topic=self.topic)
+            )
+        self._refused = bool(refusals)
 
 
 class _Batch:
-    """Changes of one partition that go to Kafka, and are answered, together.
+    """Changes of one partition, which are sent and answered together.
 
     Attributes:
         partition: Partition of the changelog.
-        next_offsets: Those of what was read before the changes were written: a later reading may
-            have missed them.
+        next_offsets: ``Changelog.next_offsets`` when the changes were written. A later reading
+            may have missed the changes, so they must not move its offsets.
         changes: Keys and values.
-        waiting: Who is to be told that nothing needs to wait any more, and with which arguments.
+        waiting: The callbacks that are due when nothing needs to wait any more.
     """
 
     __slots__ = ("changes", "next_offsets", "partition", "waiting")
@@ -184,7 +155,7 @@ class _Batch:
         self.partition = partition
         self.next_offsets = next_offsets
         self.changes: list[KeyAndValue] = []
-        self.waiting: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+        self.waiting: list[Callable[[], None]] = []
 
     def move_on(self, offsets: Sequence[int | None]) -> None:
         """Move ``next_offsets`` behind the changes, unless others have written before them."""
@@ -195,11 +166,7 @@ class _Batch:
             self.next_offsets[self.partition] = max(known) + 1
 
     def release(self) -> None:
-        """Tell all that wait."""
+        """Call back, once."""
         waiting, self.waiting = self.waiting, []
-        for on_done, arguments in waiting:
-            on_done(*arguments)
-
-
-def nobody_waits() -> None:
-    """Do nothing when a change is done."""
+        for on_done in waiting:
+            on_done()

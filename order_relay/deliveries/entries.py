@@ -1,4 +1,4 @@
-"""An entry of the ``deliveries`` table: how one order's latest record ended."""
+"""An entry of the deliveries table: the result of one order's latest record."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ MAX_ERROR_CHARACTERS = 500
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
-    """What is known of one order; JSON in the changelog.
+    """The result of one order's latest record; JSON in the changelog.
 
     Attributes:
         order_id: The order.
-        state: How its latest record ended.
-        event_id: That record's event id (its ``Idempotency-Key``).
-        attempts: POSTs made for it.
-        topic: Where it stood.
-        partition: Partition there.
-        offset: Offset there.
+        state: The result.
+        event_id: The record's event id (its ``Idempotency-Key``).
+        attempts: Delivery attempts for it.
+        topic: The record's topic.
+        partition: Its partition.
+        offset: Its offset.
         published_ms: The record's timestamp, milliseconds since the epoch; 0 without one.
-        started_ms: When this worker's first attempt began.
-        finished_ms: When it was finished; the entry's age counts from here.
-        paid_at: ``paidAt`` as the event gives it.
-        last_error: What the last failed attempt said; empty without one.
-        http_status: The logger's last refusal; ``None`` without one.
+        started_ms: When this worker's first attempt began, milliseconds since the epoch.
+        finished_ms: When the record was finished, likewise; the retention counts from here.
+        paid_at: The event's ``paidAt``, as it was written.
+        last_error: The error of the last failed attempt; empty without one.
+        http_status: The status of the target's last refusal; ``None`` without one.
         dead_letter_reason: The short code of the dead letter; empty if it was delivered.
-        earlier_event_ids: Delivered before, under other event ids; ``<id>@<published_ms>`` where
-            the record had no id of its own.
+        earlier_event_ids: The order's events that were delivered before, by event id; by
+            ``<id>@<published_ms>`` where the record had no id of its own.
     """
 
     order_id: OrderId
@@ -57,8 +57,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults
     def has_delivered(self, record: Record) -> bool:
         """Whether the record's event was delivered.
 
-        A record without an event id of its own is told by its place and its timestamp: in a topic
-        that was made anew, others stand in the same places.
+        A record without an event id of its own is recognized by its position and its timestamp:
+        after a topic was made anew, other records have the same positions.
         """
         event_id = record.idempotency_key()
         if record.header(EVENT_ID_HEADER):
@@ -83,12 +83,12 @@ _decoder = msgspec.json.Decoder(Entry)
 
 
 def encode_entry(entry: Entry) -> bytes:
-    """Return an entry as the changelog and the stores hold it."""
+    """Return an entry as it is in the changelog and the stores."""
     return _encoder.encode(entry)
 
 
 def decode_entry(value: bytes) -> Entry | None:
-    """Return the entry; ``None`` for bytes that are none, such as a newer version's."""
+    """Return the entry; ``None`` for bytes that this version cannot read."""
     try:
         return _decoder.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -96,14 +96,14 @@ def decode_entry(value: bytes) -> Entry | None:
 
 
 def entry_key(order_id: OrderId) -> bytes:
-    """Return the key of an order's entry: the key that its records have by convention."""
+    """Return the key of an order's entry; by default its records have the same key."""
     return str(order_id).encode()
 
 
 def make_entry(
     record: Record, order_id: OrderId, outcome: Outcome, finished_ms: int, before: Entry | None
 ) -> Entry:
-    """Return the entry of a finished record; ``before`` is the order's entry up to now."""
+    """Return the entry of a finished record; ``before`` is the order's previous entry."""
     entry = Entry(
         order_id=order_id,
         state="delivered" if outcome.delivered else "dead_lettered",

@@ -1,6 +1,6 @@
-"""A partition's store that never raises: one that fails is replaced by memory.
+"""A partition's store that never raises: when it fails, a store in memory takes over.
 
-The table never holds up deliveries: whatever a store raises is said once, and done without.
+The table must never delay deliveries, so every error of a store is logged once and survived.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class GuardedStore:
-    """A ``PartitionStore`` that goes on in memory where its own fails.
+class FailsafeStore:
+    """A ``PartitionStore`` that goes on in memory after an error of the store beneath.
 
     Attributes:
-        failed: Whether it lacks what was in the store that failed; whoever reads the changelog
-            from ``next_offset`` on, which is ``None`` then, may set it back.
+        failed: The entries of the failed store are missing here. Reading the changelog again from
+            ``next_offset`` on, which is ``None`` then, brings them back; the reader resets this.
     """
 
     def __init__(self, partition: int, store: PartitionStore) -> None:
@@ -47,7 +47,7 @@ class GuardedStore:
     def get(self, key: bytes) -> bytes | None:
         """See ``PartitionStore.get``."""
         store = self._store
-        try:  # as ``_do``, which would cost every record two calls more
+        try:  # not by ``_do``, which would add two calls to every record
             return store.get(key)
         except Exception as error:  # noqa: BLE001 - whatever a store raises, deliveries go on
             return self._instead_of(store, error).get(key)
@@ -69,7 +69,7 @@ class GuardedStore:
         return self._do(lambda store: store.older_than(finished_ms, limit))
 
     def read_up_to(self, next_offset: int) -> None:
-        """See ``PartitionStore.read_up_to``; does nothing while something is lacking."""
+        """See ``PartitionStore.read_up_to``; does nothing while ``failed``."""
         self._do(lambda store: None if self.failed else store.read_up_to(next_offset))
 
     def clear(self) -> None:
@@ -81,11 +81,11 @@ class GuardedStore:
         return self._do(len)
 
     def close(self) -> None:
-        """See ``PartitionStore.close``; what is asked afterwards may raise."""
+        """See ``PartitionStore.close``; later calls of other methods may raise."""
         self._closed = True
-        self._let_go()
+        self._close_store()
 
-    def _let_go(self) -> None:
+    def _close_store(self) -> None:
         try:
             self._store.close()
         except Exception as error:  # noqa: BLE001 - whatever a store raises, deliveries go on
@@ -105,23 +105,20 @@ class GuardedStore:
             return work(self._instead_of(store, error))
 
     def _instead_of(self, store: PartitionStore, error: Exception) -> PartitionStore:
-        """Return the store to go on with; raises the error where there is none."""
-        # The changelog is read in a thread of its own: both may meet the failure.
+        """Return the store to go on with; raises ``error`` if this is closed or memory failed."""
+        # The thread that reads the changelog may meet the same failure at the same time.
         with self._replacing:
             if self._closed or (self._replaced and store is self._store):
                 raise error
             if not self._replaced:
-                self._replace(error)
+                self._replaced = self.failed = True
+                self._close_store()
+                self._store = in_memory(self._partition, str(error))
         return self._store
-
-    def _replace(self, error: Exception) -> None:
-        self._replaced = self.failed = True
-        self._let_go()
-        self._store = in_memory(self._partition, str(error))
 
 
 def in_memory(partition: int, problem: str) -> PartitionStore:
-    """Return a store in memory in place of one on disk, and say why."""
+    """Return a store in memory in place of one that failed, and log why."""
     logger.error(
         LogLine(
             "Table deliveries: store failed, its partition is kept in memory",

@@ -1,4 +1,4 @@
-"""Reading the table's changelog: what the last owner of a partition knew."""
+"""Reading the table's changelog: the entries that the last owner of a partition wrote."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from order_relay.deliveries.store import OneKeyStore, PartitionStore
 BATCH = 1000
 POLL_SECONDS = 0.5
 ASK_SECONDS = 5.0
-# So long without a record or an end, though Kafka answers: the partition is taken without history.
+# After this time without progress, though Kafka answers, the partition starts without entries.
 GIVE_UP_SECONDS = 60.0
-# A topic that was made a moment ago is not known to every broker.
+# How long a topic may be unknown: one that was just made is not known to every broker.
 UNKNOWN_SECONDS = 3.0
 REFUSALS = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.TOPIC_EXCEPTION)
 
 
 class ChangelogUnreadable(Exception):
-    """Kafka answers, but does not hand out the changelog."""
+    """Kafka answers, but the changelog cannot be read."""
 
 
 class Recovery:
-    """Brings stores up to date with the changelog; blocking, to be run in a thread.
+    """Brings stores up to date with the changelog. All calls block: run them in a thread.
 
-    Not the group's consumer but one of its own reads: other partitions go on meanwhile, and
-    whatever is wrong with the changelog is wrong with the table alone.
+    It reads with a consumer of its own instead of the group's: other partitions go on meanwhile,
+    and an error of the changelog stays an error of the table.
     """
 
     def __init__(self, config: Mapping[str, Any], topic: str, *, make_topic: bool = False) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
-            config: The client's configuration (librdkafka's names).
+            config: The client's configuration, by librdkafka's names.
             topic: The changelog.
-            make_topic: Let brokers that make topics on first use make this one.
+            make_topic: Let brokers create the topic on first use, if they do so.
         """
         self._topic = topic
         self._config = {
             **config,
-            # Wanted by the client; partitions are assigned by hand and nothing is committed.
+            # The client demands one. Partitions are assigned by hand; nothing is committed.
             "group.id": f"{topic}-reader",
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "enable.partition.eof": True,
             "allow.auto.create.topics": make_topic,
-            "log_level": 0,  # it would repeat what the consumer says of the same brokers
+            "log_level": 0,  # the group's consumer logs the same about the same brokers
             "fetch.wait.max.ms": 50,
         }
 
@@ -64,15 +64,15 @@ class Recovery:
         """Bring the stores, by partition of the source topic, up to the changelog's end.
 
         Args:
-            stores: What to fill. Nobody else writes to them meanwhile.
-            stop: Ends it early when set.
-            after_batch: Called now and then, in this thread.
+            stores: The stores to fill; nothing else may write to them meanwhile.
+            stop: Set it to end early.
+            after_batch: Called after every batch, in this thread.
 
         Returns:
             How many partitions the changelog has; 0 when it does not exist yet.
 
         Raises:
-            ChangelogUnreadable: After ``GIVE_UP_SECONDS`` without a step forward.
+            ChangelogUnreadable: There was no progress for ``GIVE_UP_SECONDS``, or Kafka refuses.
         """
         with self._consumer(stop) as consumer:
             partitions = self._partition_count(consumer, self._topic, stop)
@@ -90,19 +90,19 @@ class Recovery:
         stop: threading.Event,
         partition_of: Callable[[bytes, int], int],
     ) -> bytes | None:
-        """Return an order's entry, whichever partition of ``source_topic`` it is of.
+        """Return an order's entry; ``None`` without one.
 
         Args:
-            key: The order's.
-            source_topic: Where its records are.
-            stop: Ends it early when set. An entry that was read by then may be an old one, and is
-                not returned.
-            partition_of: The partition that Kafka's clients choose for a key, out of so many: it
-                is read first, and the others only if it has no entry.
+            key: The key of the entry.
+            source_topic: The topic of the order's records.
+            stop: Set it to end early. An entry read by then is not returned, since it may be an
+                old one.
+            partition_of: Returns the partition that Kafka's clients choose for a key, given the
+                number of partitions. It is read first, and the others only if it has no entry.
 
         Raises:
-            ChangelogUnreadable: Kafka does not hand it out, has none, or ``stop`` came first
-                though Kafka answered.
+            ChangelogUnreadable: The changelog does not exist or cannot be read, or ``stop`` was set
+                before its end though Kafka answered.
         """
         with self._consumer(stop) as consumer:
             partitions = self._partition_count(consumer, source_topic, stop)
@@ -137,7 +137,7 @@ class Recovery:
             consumer.close()
 
     def _partition_count(self, consumer: Consumer, topic: str, stop: threading.Event) -> int:
-        """Ask until Kafka answers, and a while longer about a topic that is being made."""
+        """Ask until Kafka answers, ``UNKNOWN_SECONDS`` longer for a topic that is being made."""
         answered_at: float | None = None
         while True:
             try:
@@ -169,7 +169,7 @@ class _Reading:
         stores: Mapping[int, Mapping[int, PartitionStore]],
         stop: threading.Event,
     ) -> None:
-        """Fill ``stores``, by partition of the changelog and of the source topic."""
+        """Fill ``stores``: by partition of the changelog, then by partition of the source topic."""
         self._consumer = consumer
         self._topic = topic
         self._stores = stores
@@ -198,7 +198,7 @@ class _Reading:
                 self._give_up_unless_away()
 
     def _start(self, partition: int, stores: Mapping[int, PartitionStore]) -> int | None:
-        """Return where to begin; ``None`` when there is nothing to read."""
+        """Return the offset to begin at; ``None`` if there is nothing to read."""
         while True:
             try:
                 low, high = self._consumer.get_watermark_offsets(
@@ -254,6 +254,8 @@ class _Reading:
         try:
             self._consumer.list_topics(self._topic, ASK_SECONDS)
         except KafkaException:
-            self._moved_at = time.monotonic()  # no broker answers: the table is not to blame
+            self._moved_at = (
+                time.monotonic()
+            )  # no broker answers: an outage, not a fault of the changelog
             return
         raise ChangelogUnreadable(self._problem)

@@ -1,4 +1,4 @@
-"""Forgetting orders that are too old, or too many: here, and by tombstones in the changelog."""
+"""Removing entries that are too old or too many: here, and by tombstones in the changelog."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from order_relay.deliveries.changelog import ChangelogWriter, nobody_waits
+from order_relay.deliveries.changelog import Changelog
 from order_relay.deliveries.stores import ANY_AGE_MS, Stores
 from order_relay.logs.log_line import LogLine
 
 logger = logging.getLogger(__name__)
 
-# Old entries are looked for this often, or ten times in a shorter retention.
+# Time between sweeps; a tenth of the retention if that is less.
 SWEEP_SECONDS = 30.0
 SWEEP_CHUNK = 500
 DRAIN_SECONDS = 2.0
 
 
-class Aging:
+class Retention:
     """Removes entries from the stores of a worker."""
 
     def __init__(
         self,
         stores: Stores,
-        changelog: ChangelogWriter,
+        changelog: Changelog,
         changelog_partition: Callable[[int], int],
         may_write: Callable[[], bool],
         on_swept: Callable[[], None],
@@ -32,14 +32,14 @@ class Aging:
         retention_seconds: float,
         wall_clock: Callable[[], float],
     ) -> None:
-        """Prepare.
+        """Prepare; nothing is removed yet.
 
         Args:
-            stores: What to look through.
+            stores: The stores to sweep.
             changelog: Where tombstones go.
-            changelog_partition: The partition there for one of the source topic.
-            may_write: Whether the stores are the worker's now; asked again and again.
-            on_swept: Called after each sweep, while the stores are still the worker's.
+            changelog_partition: Maps a partition of the source topic to one of the changelog.
+            may_write: Whether the worker has the stores now; called before each chunk.
+            on_swept: Called after each sweep, while the worker has the stores.
             retention_seconds: How long entries are kept.
             wall_clock: Seconds since the epoch.
         """
@@ -52,7 +52,7 @@ class Aging:
         self._wall_clock = wall_clock
 
     async def run(self) -> None:
-        """Sweep now and then, until cancelled."""
+        """Sweep at intervals until cancelled."""
         while True:
             await asyncio.sleep(min(SWEEP_SECONDS, self._retention_seconds / 10))
             try:
@@ -61,10 +61,10 @@ class Aging:
                 logger.warning(LogLine("Table deliveries: old entries stay", detail=repr(error)))
 
     async def sweep(self) -> int:
-        """Remove entries that are past the retention now, or too many; returns how many."""
+        """Remove entries that are past the retention or too many; return how many."""
         before_ms = int((self._wall_clock() - self._retention_seconds) * 1000)
         removed = 0
-        for partition in self._stores.partitions:
+        for partition in list(self._stores):
             removed += await self._remove(partition, before_ms)
         if self._may_write():
             for partition, too_many in self._stores.excess():
@@ -81,10 +81,10 @@ class Aging:
             keys = store.older_than(before_ms, chunk)
             for key in keys:
                 store.remove(key)
-                self._changelog.write(self._changelog_partition(partition), key, None, nobody_waits)
+                self._changelog.write(self._changelog_partition(partition), key, None)
             removed += len(keys)
             if len(keys) < SWEEP_CHUNK:
                 break
-            # Tombstones are in no hurry: deliveries come first.
+            # Tombstones can wait; entries of deliveries go first.
             await self._changelog.drain(DRAIN_SECONDS)
         return removed

@@ -1,4 +1,4 @@
-"""Entries on disk, in RocksDB: for tables that outgrow memory, and restarts that read little."""
+"""Entries on disk, in RocksDB: for tables larger than memory, and for fast restarts."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import cast
 
 from rocksdict import Options, Rdict, WriteBatch
 
-# Three kinds of keys, told by their first byte.
+# The first byte of a RocksDB key says which kind it is.
 ENTRY = b"e"  # + key: finished_ms (8 bytes, big endian) and the value
 BY_TIME = b"t"  # + finished_ms (8 bytes, big endian) + key: nothing
 NEXT_OFFSET = b"o"
 
 MEMTABLE_BYTES = 16 * 1024 * 1024
-# A write costs as much as three entries in it.
+# Entries a write. A write by itself costs as much as three entries in it.
 WRITTEN_TOGETHER = 100
 
 
 class RocksStore:
     """A ``PartitionStore`` in a folder of its own.
 
-    Entries are written some at a time. Neither the death of the process nor that of the machine
-    loses any: an entry that was not written yet is read from the changelog again, since
-    ``read_up_to`` writes what came before it.
+    Entries are written in batches. A crash of the process or the machine loses none: an entry that
+    was not written yet is read from the changelog again, since ``read_up_to`` writes all entries
+    before it notes the offset.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,7 +38,6 @@ class RocksStore:
         options.set_write_buffer_size(MEMTABLE_BYTES)
         options.set_keep_log_file_num(2)
         self._database = Rdict(str(folder), options)
-        # Entries that are not written yet.
         self._unwritten: dict[bytes, tuple[int, bytes]] = {}
         self._closed = False
 

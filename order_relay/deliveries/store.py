@@ -1,4 +1,4 @@
-"""Where a partition's entries are kept on this worker."""
+"""The stores that keep a partition's entries on this worker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 class PartitionStore(Protocol):
     """The entries of one partition of the source topic.
 
-    One task writes at a time; calls take microseconds, and are idempotent.
+    One task writes at a time. Calls take microseconds and are idempotent.
     """
 
     @property
@@ -17,32 +17,32 @@ class PartitionStore(Protocol):
         """The changelog offset to go on reading from; ``None``: from the beginning."""
 
     def get(self, key: bytes) -> bytes | None:
-        """Return what was put last under the key."""
+        """Return the value that was put last under the key."""
 
     def put(self, key: bytes, finished_ms: int, value: bytes) -> None:
-        """Keep an entry in place of the key's last one."""
+        """Keep an entry; it replaces the key's previous one."""
 
     def remove(self, key: bytes) -> None:
-        """Forget a key."""
+        """Remove a key."""
 
     def older_than(self, finished_ms: int, limit: int) -> list[bytes]:
-        """Return keys of entries that were finished before, the oldest first."""
+        """Return keys of ``limit`` entries at most, finished before this time, oldest first."""
 
     def read_up_to(self, next_offset: int) -> None:
         """Note that everything before this changelog offset is in the store."""
 
     def clear(self) -> None:
-        """Forget everything: the changelog is another one."""
+        """Remove everything: the changelog topic was made anew."""
 
     def __len__(self) -> int:
         """How many entries there are; a store on disk may estimate."""
 
     def close(self) -> None:
-        """Let go of files. May be called twice."""
+        """Close files. May be called twice."""
 
 
 class MemoryStore:
-    """A ``PartitionStore`` in memory, read from the changelog when the partition comes."""
+    """A ``PartitionStore`` in memory, filled from the changelog at each assignment."""
 
     def __init__(self) -> None:
         self.next_offset: int | None = None
@@ -86,18 +86,18 @@ class MemoryStore:
 
 
 class OneKeyStore(MemoryStore):
-    """Takes the entries of one key alone, for who asks about one order."""
+    """Keeps the entry of one key only, to look up one order in the changelog."""
 
     def __init__(self, key: bytes) -> None:
-        """Take entries of ``key``."""
+        """Keep the entry of ``key``."""
         super().__init__()
         self._key = key
 
     def put(self, key: bytes, finished_ms: int, value: bytes) -> None:
-        """See ``PartitionStore.put``; the latest of all partitions stays."""
+        """See ``PartitionStore.put``; the latest entry of all partitions is kept."""
         known = self._entries.get(key)
         if key == self._key and (known is None or known[0] <= finished_ms):
             super().put(key, finished_ms, value)
 
     def read_up_to(self, next_offset: int) -> None:
-        """Do nothing: offsets of one partition say nothing of the others."""
+        """Do nothing: this reads several partitions, and an offset belongs to one."""

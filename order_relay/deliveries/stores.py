@@ -1,4 +1,4 @@
-"""The stores of the partitions that this worker has: opened, bounded, and how far they go."""
+"""The stores of the partitions that this worker has: opening, filling, bounding, closing them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from order_relay.deliveries.entries import Entry, decode_entry
-from order_relay.deliveries.failsafe_store import GuardedStore, in_memory
+from order_relay.deliveries.failsafe_store import FailsafeStore, in_memory
 from order_relay.deliveries.store import PartitionStore
 from order_relay.logs.log_line import LogLine
 
@@ -20,72 +19,59 @@ OPEN_AGAIN_SECONDS = 0.5
 ANY_AGE_MS = 2**62
 
 
-class Stores:
-    """Opens, asks and closes the store of each partition."""
+class Stores(dict[int, FailsafeStore]):
+    """The open store of each partition of the source topic that this worker has."""
 
     def __init__(
         self, open_store: Callable[[int], PartitionStore], max_entries: int | None = None
     ) -> None:
-        """Prepare.
+        """Prepare; nothing is opened yet.
 
         Args:
-            open_store: Opens a partition's store; may raise anything, and is then tried again.
-            max_entries: How many are kept in memory at most, about; ``None``: all.
+            open_store: Opens a partition's store; called again after any exception.
+            max_entries: Entries kept in memory at most, roughly; ``None``: no limit.
         """
+        super().__init__()
         self._open_store = open_store
         self._max_entries = max_entries
-        self._stores: dict[int, GuardedStore] = {}
-        self._filled = False
+        self._recovered = False
         self._full = False
 
     @property
-    def partitions(self) -> list[int]:
-        """The partitions that have a store."""
-        return list(self._stores)
+    def complete(self) -> bool:
+        """Whether the stores have everything that was in the changelog when it was read."""
+        return self._recovered and not any(store.failed for store in self.values())
 
     @property
-    def complete(self) -> bool:
-        """Whether the stores have all that the changelog had when they were read."""
-        return self._filled and not any(store.failed for store in self._stores.values())
-
-    def __contains__(self, partition: int) -> bool:
-        """Whether the partition has a store."""
-        return partition in self._stores
-
-    def __getitem__(self, partition: int) -> PartitionStore:
-        """Return a partition's store, to read and sweep it."""
-        return self._stores[partition]
-
-    def __len__(self) -> int:
+    def entries(self) -> int:
         """How many entries there are; estimated where they are on disk."""
-        return sum(len(store) for store in self._stores.values())
+        return sum(len(store) for store in self.values())
 
-    # --- which there are ------------------------------------------------------------------------
+    # --- opening and closing --------------------------------------------------------------------
 
     async def assign(
         self, partitions: Collection[int], stop: threading.Event
-    ) -> dict[int, PartitionStore]:
-        """Have the stores of these partitions and no others; returns them, to be filled.
+    ) -> Mapping[int, PartitionStore]:
+        """Open the stores of these partitions and close all others; return them, to be filled.
 
-        A store of a partition that stays is kept. Those that cannot be opened within
-        ``OPEN_SECONDS`` are replaced by memory. Once ``stop`` is set some may be missing.
+        Stores that are open already stay open. A store that cannot be opened within
+        ``OPEN_SECONDS`` is kept in memory. Once ``stop`` is set, some may be missing.
         """
-        for partition in self._stores.keys() - set(partitions):
-            self._stores.pop(partition).close()
-        self._filled = False
-        for store in self._stores.values():
+        for partition in self.keys() - set(partitions):
+            self.pop(partition).close()
+        self._recovered = False
+        for store in self.values():
             store.failed = False
         deadline = time.monotonic() + OPEN_SECONDS
-        said: set[int] = set()
-        while problems := self._open(set(partitions) - self._stores.keys()):
+        logged: set[int] = set()
+        while problems := self._open(set(partitions) - self.keys()):
             if stop.is_set():
                 break
             if time.monotonic() > deadline:
                 for partition, problem in problems.items():
-                    store = GuardedStore(partition, in_memory(partition, problem))
-                    self._stores[partition] = store
+                    self[partition] = FailsafeStore(partition, in_memory(partition, problem))
                 break
-            for partition in problems.keys() - said:
+            for partition in problems.keys() - logged:
                 # Its last owner on this machine may be about to close it.
                 logger.warning(
                     LogLine(
@@ -94,77 +80,68 @@ class Stores:
                         detail=problems[partition],
                     )
                 )
-            said |= problems.keys()
+            logged |= problems.keys()
             await asyncio.sleep(OPEN_AGAIN_SECONDS)
-        return dict(self._stores)
+        return dict(self)
+
+    def _open(self, partitions: Collection[int]) -> dict[int, str]:
+        """Open stores; return the problem of each that cannot be opened."""
+        problems = {}
+        for partition in sorted(partitions):
+            try:
+                self[partition] = FailsafeStore(partition, self._open_store(partition))
+            except Exception as error:  # noqa: BLE001 - whatever it raises, deliveries go on
+                problems[partition] = str(error)
+        return problems
+
+    def close(self) -> None:
+        """Close all stores. May be called twice."""
+        while self:
+            self.popitem()[1].close()
+
+    # --- the changelog --------------------------------------------------------------------------
 
     def recovered_all(self) -> bool:
-        """Note that the stores were read to the changelog's end.
+        """Note that the stores were read up to the changelog's end.
 
         Returns:
-            ``False`` when one failed meanwhile: what it lacks can be read again, into memory.
+            ``False`` if a store failed meanwhile: read again, into memory, what it lacks.
         """
-        failed = [store for store in self._stores.values() if store.failed]
+        failed = [store for store in self.values() if store.failed]
         for store in failed:
             store.failed = False
-        self._filled = not failed
-        return self._filled
+        self._recovered = not failed
+        return self._recovered
 
     def next_offsets(self, changelog_partitions: int) -> dict[int, int]:
-        """Return up to where the stores were filled, by partition of the changelog."""
+        """Return the offsets up to which the stores are read, by partition of the changelog."""
         offsets: dict[int, int] = {}
-        for partition, store in self._stores.items():
+        for partition, store in self.items():
             if changelog_partitions and (offset := store.next_offset) is not None:
                 of = partition % changelog_partitions
                 offsets[of] = min(offset, offsets.get(of, offset))
         return offsets
 
     def read_up_to(self, next_offsets: Mapping[int, int], changelog_partitions: int) -> None:
-        """Let stores that outlive the process begin where the changelog is known to end."""
-        for partition, store in self._stores.items():
-            if not self._filled or not changelog_partitions:
-                continue
+        """Note the changelog offsets that the stores have; a store on disk resumes there."""
+        if not self._recovered or not changelog_partitions:
+            return
+        for partition, store in self.items():
             after = next_offsets.get(partition % changelog_partitions, 0)
             if after > (store.next_offset or 0):
                 store.read_up_to(after)
 
-    def close(self) -> None:
-        """Close all stores. May be called twice."""
-        while self._stores:
-            self._stores.popitem()[1].close()
-
-    def _open(self, partitions: Collection[int]) -> dict[int, str]:
-        """Open stores; returns what is wrong with those that cannot be."""
-        problems = {}
-        for partition in sorted(partitions):
-            try:
-                self._stores[partition] = GuardedStore(partition, self._open_store(partition))
-            except Exception as error:  # noqa: BLE001 - whatever it raises, deliveries go on
-                problems[partition] = str(error)
-        return problems
-
-    # --- entries --------------------------------------------------------------------------------
-
-    def get(self, partition: int, key: bytes) -> Entry | None:
-        """Return the entry of a key; ``None`` also where the partition has no store."""
-        store = self._stores.get(partition)
-        value = store.get(key) if store is not None else None
-        return None if value is None else decode_entry(value)
-
-    def of(self, partition: int) -> PartitionStore | None:
-        """Return the partition's store; ``None`` where it has none."""
-        return self._stores.get(partition)
+    # --- the limit ------------------------------------------------------------------------------
 
     def excess(self) -> Iterator[tuple[int, int]]:
-        """Yield partitions that have too many entries in memory, and how many; says it once.
+        """Yield each partition with too many entries in memory, and how many; log it once.
 
-        Each partition may have its part of them, and more where others leave room.
+        All partitions have an equal share; one may exceed it while others leave room.
         """
-        stores = {partition: one for partition, one in self._stores.items() if one.in_memory}
-        total = sum(map(len, stores.values()))
         if self._max_entries is None:
             return
-        excess = total - self._max_entries
+        stores = {partition: store for partition, store in self.items() if store.in_memory}
+        excess = sum(map(len, stores.values())) - self._max_entries
         if excess > 0 and not self._full:
             logger.warning(
                 LogLine(
@@ -180,8 +157,8 @@ class Stores:
                 yield partition, too_many
 
     def forget_excess(self) -> None:
-        """Forget what is too much here alone: the changelog keeps it."""
+        """Remove excess entries here, without tombstones: the changelog keeps them."""
         for partition, too_many in self.excess():
-            store = self._stores[partition]
+            store = self[partition]
             for key in store.older_than(ANY_AGE_MS, too_many):
                 store.remove(key)

@@ -1,4 +1,4 @@
-"""The table ``deliveries`` on this worker: entries of the partitions that it has."""
+"""The deliveries table on this worker: the entries of the partitions that it has."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import Protocol
+from functools import partial
 
-from order_relay.deliveries.changelog import ChangelogWriter
+from order_relay.deliveries.changelog import Changelog
 from order_relay.deliveries.entries import (
     Entry,
     decode_entry,
@@ -18,8 +18,8 @@ from order_relay.deliveries.entries import (
     entry_key,
     make_entry,
 )
-from order_relay.deliveries.recovery import ChangelogUnreadable
-from order_relay.deliveries.retention import Aging
+from order_relay.deliveries.recovery import ChangelogUnreadable, Recovery
+from order_relay.deliveries.retention import Retention
 from order_relay.deliveries.store import PartitionStore
 from order_relay.deliveries.stores import Stores
 from order_relay.delivery.outcome import Outcome
@@ -33,42 +33,23 @@ LEAVING_SECONDS = 2.0
 CLOSE_SECONDS = 5.0
 
 
-class ChangelogReader(Protocol):
-    """See ``Recovery``."""
-
-    def read(
-        self,
-        stores: dict[int, PartitionStore],
-        stop: threading.Event,
-        after_batch: Callable[[], None],
-    ) -> int:
-        """See ``Recovery.read``."""
-
-
-class RecoveryObserver(Protocol):
-    """Hears of recoveries, for metrics."""
-
-    def recovered(self, seconds: float) -> None:
-        """All partitions of an assignment are ready."""
-
-
 class DeliveriesTable:
-    """Keeps an entry of every finished record, and knows those of the partitions it has.
+    """Keeps an entry of every finished record of the partitions that this worker has.
 
-    ``assigned`` and ``revoking`` follow the consumer group; between them records of a partition
-    may be finished once ``until_ready`` let them through.
+    Call ``assigned`` and ``revoking`` as the consumer group moves partitions. Records may be
+    finished once ``until_ready`` has returned ``True``.
 
     Attributes:
-        aging: Forgets orders; its ``run`` is the caller's to start.
+        retention: Removes old entries; the caller runs its ``run``.
     """
 
     def __init__(
         self,
-        changelog: ChangelogWriter,
-        recovery: ChangelogReader,
+        changelog: Changelog,
+        recovery: Recovery,
         open_store: Callable[[int], PartitionStore],
         on_finished: Callable[[Record], None],
-        observer: RecoveryObserver,
+        on_recovered: Callable[[float], None],
         *,
         retention_seconds: float,
         max_entries: int | None = None,
@@ -80,16 +61,16 @@ class DeliveriesTable:
             changelog: Where entries are written.
             recovery: Reads them back.
             open_store: Opens the store of a partition; see ``Stores``.
-            on_finished: Called with each record once Kafka has its entry, or refused it.
-            observer: Hears how long recoveries take.
+            on_finished: Called with each finished record once Kafka has, or has refused, its entry.
+            on_recovered: Called after each recovery, with the seconds that it took.
             retention_seconds: How long entries are kept.
-            max_entries: How many are kept in memory at most, about; ``None``: all.
+            max_entries: Entries kept in memory at most, roughly; ``None``: no limit.
             wall_clock: Seconds since the epoch.
         """
         self._changelog = changelog
         self._recovery = recovery
         self._on_finished = on_finished
-        self._observer = observer
+        self._on_recovered = on_recovered
         self._wall_clock = wall_clock
         self._stores = Stores(open_store, max_entries)
         self._changelog_partitions = 0
@@ -97,12 +78,12 @@ class DeliveriesTable:
         self._left = asyncio.Event()
         self._stop_reading = threading.Event()
         self._reading: asyncio.Task[None] | None = None
-        self.aging = Aging(
+        self.retention = Retention(
             self._stores,
             changelog,
             self._changelog_partition,
             self._ready.is_set,
-            # So that a store on disk reads little again, also after a kill.
+            # A store on disk then reads little again, even after a kill.
             self._note_offsets,
             retention_seconds=retention_seconds,
             wall_clock=wall_clock,
@@ -110,33 +91,33 @@ class DeliveriesTable:
 
     @property
     def ready(self) -> bool:
-        """Whether records can be finished now; else ``until_ready`` waits."""
+        """Whether records can be finished now; if not, await ``until_ready``."""
         return self._ready.is_set()
 
     @property
     def complete(self) -> bool:
-        """Whether it has all that the changelog had when it was read."""
+        """Whether it has everything that was in the changelog when it was read."""
         return self._stores.complete
 
     @property
     def partitions(self) -> list[int]:
         """The partitions whose entries it has."""
-        return self._stores.partitions
+        return list(self._stores)
 
     @property
     def recovering(self) -> bool:
-        """Whether the partitions that this worker has are still being read."""
+        """Whether the changelog of this worker's partitions is still being read."""
         return self._reading is not None and not self._reading.done()
 
     @property
     def entries(self) -> int:
         """Entries on this worker; estimated where they are on disk."""
-        return len(self._stores)
+        return self._stores.entries
 
     # --- the partitions -------------------------------------------------------------------------
 
     def assigned(self, partitions: Collection[int]) -> None:
-        """Take over partitions; what was known of others is dropped, ``until_ready`` waits."""
+        """Take over these partitions; entries of others are dropped, ``until_ready`` waits."""
         self._stop_reading.set()
         self._stop_reading = threading.Event()
         self._ready.clear()
@@ -146,11 +127,11 @@ class DeliveriesTable:
         )
 
     async def revoking(self) -> None:
-        """Stop reading, and give Kafka a moment to acknowledge what was written.
+        """Stop reading, and give Kafka ``LEAVING_SECONDS`` to acknowledge entries.
 
-        Call it after the last record was finished and before offsets are committed. What Kafka has
-        not acknowledged by then is committed all the same: it was delivered, and who comes next
-        would not find it in the table, either.
+        Call it after the last record was finished and before offsets are committed. Records whose
+        entry is not acknowledged by then are committed, too: they were delivered, and the next
+        owner would not find them in the table, either.
         """
         self._left.set()
         self._ready.clear()
@@ -159,7 +140,7 @@ class DeliveriesTable:
         self._changelog.release_waiters()
 
     async def until_ready(self) -> bool:
-        """Wait until the partitions are read; ``False`` when they leave before that."""
+        """Wait until the partitions are read; ``False`` if they are revoked before that."""
         waits = [asyncio.create_task(event.wait()) for event in (self._ready, self._left)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -169,7 +150,7 @@ class DeliveriesTable:
         return self._ready.is_set()
 
     async def close(self) -> None:
-        """Stop everything and let go of files. May be called twice."""
+        """Stop reading, and close the stores. May be called twice."""
         await self.revoking()
         if self._reading is not None:
             await asyncio.wait([self._reading], timeout=CLOSE_SECONDS)
@@ -211,7 +192,7 @@ class DeliveriesTable:
                 seconds=round(seconds, 1),
             )
         )
-        self._observer.recovered(seconds)
+        self._on_recovered(seconds)
         self._ready.set()
 
     async def _fill(self, partitions: frozenset[int], stop: threading.Event) -> None:
@@ -232,22 +213,22 @@ class DeliveriesTable:
     # --- records --------------------------------------------------------------------------------
 
     def is_delivered(self, record: Record, order_id: OrderId | None) -> bool:
-        """Whether the record's event was delivered before, as far as this worker knows."""
+        """Whether this worker has an entry that says the record's event was delivered."""
         if order_id is None and (order_id := _order_of(record)) is None:
             return False
-        store = self._stores.of(record.partition)
+        store = self._stores.get(record.partition)
         value = store.get(entry_key(order_id)) if store is not None else None
-        if value is None:  # as it is with nearly every record
+        if value is None:  # the usual case
             return False
         entry = decode_entry(value)
         return entry is not None and entry.has_delivered(record)
 
     def finished(self, record: Record, outcome: Outcome) -> None:
-        """Keep a finished record's entry; ``on_finished`` follows once Kafka has it."""
+        """Write a finished record's entry; ``on_finished`` follows once Kafka has it."""
         order_id = outcome.order_id
         if order_id is None:
             order_id = _order_of(record)
-        store = self._stores.of(record.partition)
+        store = self._stores.get(record.partition)
         if outcome.duplicate or order_id is None or store is None:
             self._on_finished(record)
             return
@@ -258,26 +239,26 @@ class DeliveriesTable:
         value = encode_entry(make_entry(record, order_id, outcome, finished_ms, before))
         store.put(key, finished_ms, value)
         self._changelog.write(
-            self._changelog_partition(record.partition), key, value, self._on_finished, record
+            self._changelog_partition(record.partition),
+            key,
+            value,
+            partial(self._on_finished, record),
         )
 
     def find(self, order_id: OrderId) -> Entry | None:
         """Return the latest entry of an order on this worker."""
         key = entry_key(order_id)
-        found = [
-            entry
-            for partition in self._stores.partitions
-            if (entry := self._stores.get(partition, key)) is not None
-        ]
+        values = (store.get(key) for store in self._stores.values())
+        found = [entry for value in values if value and (entry := decode_entry(value)) is not None]
         return max(found, key=lambda entry: entry.finished_ms, default=None)
 
     def _changelog_partition(self, partition: int) -> int:
-        # Made after the source topic, with as many partitions, unless that grew since.
+        # The changelog has as many partitions as the source topic had when it was made.
         return partition % self._changelog_partitions if self._changelog_partitions else partition
 
 
 def _order_of(record: Record) -> OrderId | None:
-    """Return the order that a record's key tells, where its value does not."""
+    """Return the order id in a record's key, for records whose value has none that can be read."""
     if record.key is None:
         return None
     text = record.key.decode("utf-8", "replace")

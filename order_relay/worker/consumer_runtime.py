@@ -179,7 +179,7 @@ class ConsumerRuntime:
             Recovery(client_config(settings), changelog.topic, make_topic=True),
             _in_memory if in_memory else partial(_on_disk, table_folder(settings)),
             self._reader.finished,
-            self.metrics,
+            self.metrics.recovered,
             retention_seconds=settings.deliveries_retention_hours * 3600,
             max_entries=settings.deliveries_max_entries,
         )
@@ -246,7 +246,7 @@ class ConsumerRuntime:
         ask_retention = partial(self._topics.retention_seconds, topic)
         self._watch(watch_retention(self._reader, ask_retention, self.metrics))
         if self.deliveries is not None:
-            self._watch(self.deliveries.aging.run())
+            self._watch(self.deliveries.retention.run())
         ask_partitions = partial(self._producer.partition_count, topic)
         self._watch(watch_topic_partitions(ask_partitions, self.metrics.topic_partitions))
         await self.app.maybe_start()

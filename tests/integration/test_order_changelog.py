@@ -20,7 +20,6 @@ from order_relay.kafka.client_config import client_config
 from order_relay.kafka.producer import KafkaProducer
 from tests.support.embedded import EmbeddedKafka
 from tests.support.fakes import record
-from tests.support.order_status_fakes import FakeObserver
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
 
@@ -228,7 +227,7 @@ async def test_what_another_wrote_meanwhile_is_read(embedded: EmbeddedKafka, sta
             recovery,
             lambda partition: MemoryStore(),
             lambda record: None,
-            FakeObserver(),
+            lambda seconds: None,
             retention_seconds=3600,
         )
 

@@ -26,7 +26,7 @@ from order_relay.web.server import ConsumerPages, WebServer
 from tests.support.fakes import record
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.memory_store import MemoryFallbackStore
-from tests.support.order_status_fakes import BookBench
+from tests.support.order_status_fakes import TableBench
 from tests.support.waiting import eventually
 
 
@@ -49,7 +49,7 @@ class Worker:
     """
 
     def __init__(self, *, table: bool = True) -> None:
-        self.bench = BookBench()
+        self.bench = TableBench()
         self.owners: dict[int, str] = {}
         self.partitions = 3
         self.rows = MemoryFallbackStore()

@@ -1,12 +1,11 @@
 """Hand-written stand-ins for what the table ``deliveries`` talks to."""
 
 import threading
-from collections.abc import Callable
-from typing import Unpack
+from collections.abc import Callable, Mapping
 
-from order_relay.deliveries.changelog import Arguments
+from order_relay.deliveries.changelog import Changelog
 from order_relay.deliveries.entries import Entry, decode_entry, encode_entry, entry_key
-from order_relay.deliveries.recovery import ChangelogUnreadable
+from order_relay.deliveries.recovery import ChangelogUnreadable, Recovery
 from order_relay.deliveries.store import MemoryStore, PartitionStore
 from order_relay.deliveries.table import DeliveriesTable
 from order_relay.delivery.outcome import Outcome
@@ -16,14 +15,14 @@ from tests.support.fakes import START_SECONDS
 DELIVERED = Outcome(delivered=True, attempts=1, order_id=7, paid_at="2025-12-19T10:30:00")
 
 
-class FakeChangelog:
+class FakeChangelog(Changelog):
     """A changelog in memory that acknowledges at once, or when told to.
 
     Attributes:
         changes: What was written: partition, key and value.
         holding: Whether acknowledgements wait for ``acknowledge``.
         away: Whether ``drain`` waits in vain.
-        drains: How often somebody waited for all acknowledgements.
+        drains: How often ``drain`` was called.
     """
 
     def __init__(self) -> None:
@@ -32,23 +31,24 @@ class FakeChangelog:
         self.holding = False
         self.away = False
         self.drains = 0
-        self._held: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+        self._held: list[Callable[[], None]] = []
 
     def write(
         self,
         partition: int,
         key: bytes,
         value: bytes | None,
-        on_done: Callable[[Unpack[Arguments]], None],
-        *arguments: *Arguments,
+        on_done: Callable[[], None] | None = None,
     ) -> None:
         self.changes.append((partition, key, value))
         if partition in self.next_offsets:
             self.next_offsets[partition] += 1
+        if on_done is None:
+            return
         if self.holding:
-            self._held.append((on_done, arguments))
+            self._held.append(on_done)
         else:
-            on_done(*arguments)
+            on_done()
 
     async def drain(self, timeout_seconds: float) -> None:
         self.drains += 1
@@ -61,8 +61,8 @@ class FakeChangelog:
     def acknowledge(self) -> None:
         """Say of everything that Kafka has it."""
         queued, self._held = self._held, []
-        for on_done, arguments in queued:
-            on_done(*arguments)
+        for on_done in queued:
+            on_done()
 
     def entries(self) -> list[Entry]:
         """The entries that were written, without tombstones."""
@@ -73,7 +73,7 @@ class FakeChangelog:
         return [(partition, key) for partition, key, value in self.changes if value is None]
 
 
-class FakeRecovery:
+class FakeRecovery(Recovery):
     """Fills stores with the entries of ``known``, by partition; may be held up or broken.
 
     Attributes:
@@ -96,9 +96,9 @@ class FakeRecovery:
 
     def read(
         self,
-        stores: dict[int, PartitionStore],
+        stores: Mapping[int, PartitionStore],
         stop: threading.Event,
-        after_batch: Callable[[], None],
+        after_batch: Callable[[], None] = lambda: None,
     ) -> int:
         self.reads.append(tuple(sorted(stores)))
         while not self.released.wait(0.01):
@@ -113,16 +113,6 @@ class FakeRecovery:
                 self.most_entries = max(self.most_entries, sum(map(len, stores.values())))
             store.read_up_to(max(self.end, store.next_offset or 0))
         return self.partitions
-
-
-class FakeObserver:
-    """Hears of recoveries."""
-
-    def __init__(self) -> None:
-        self.recoveries = 0
-
-    def recovered(self, seconds: float) -> None:
-        self.recoveries += 1
 
 
 class BreakableStore(MemoryStore):
@@ -156,13 +146,14 @@ class BreakableStore(MemoryStore):
             raise OSError("no space left on device")
 
 
-class BookBench:
-    """A book made of fakes. Make it inside the loop.
+class TableBench:
+    """A deliveries table on fakes. Make it inside the loop.
 
     Attributes:
         open_refusals: What opening a store raises, call by call.
         break_stores: Partitions whose stores are broken from the start.
         stores: The stores that were opened.
+        recoveries: How long each recovery took, in seconds.
         now: The wall clock.
     """
 
@@ -171,7 +162,7 @@ class BookBench:
     ) -> None:
         self.changelog = FakeChangelog()
         self.recovery = FakeRecovery()
-        self.observer = FakeObserver()
+        self.recoveries: list[float] = []
         self.finished: list[Record] = []
         self.open_refusals: list[Exception] = []
         self.break_stores: set[int] = set()
@@ -182,7 +173,7 @@ class BookBench:
             self.recovery,
             self._open,
             self.finished.append,
-            self.observer,
+            self.recoveries.append,
             retention_seconds=retention_seconds,
             max_entries=max_entries,
             wall_clock=lambda: self.now,

@@ -9,7 +9,7 @@ from order_relay.deliveries.entries import Entry
 from order_relay.settings import load_settings
 from order_relay.worker.faust_overrides import ForeignChangelogs
 from tables.deliveries import DeliveriesView, show
-from tests.support.order_status_fakes import BookBench
+from tests.support.order_status_fakes import TableBench
 from tests.support.runtimes import app_of_a_consumer, runtime
 
 KNOWN = Entry(7, "delivered", "paid-7", 1, "order-paid-events", 0, 3, 1000)
@@ -17,7 +17,7 @@ KNOWN = Entry(7, "delivered", "paid-7", 1, "order-paid-events", 0, 3, 1000)
 
 async def test_entries_are_read_by_order_id(tmp_path: Path) -> None:
     """What this worker has of an order; a missing one is a KeyError, as of any mapping."""
-    bench = BookBench()
+    bench = TableBench()
     bench.recovery.known = {0: [KNOWN]}
     await bench.arrive(0)
     table = DeliveriesView(app_of_a_consumer(load_settings()), bench.deliveries, tmp_path)
@@ -31,7 +31,7 @@ async def test_entries_are_read_by_order_id(tmp_path: Path) -> None:
 
 async def test_nobody_else_writes(tmp_path: Path) -> None:
     """A change that the changelog does not know would be undone by the next recovery."""
-    bench = BookBench()
+    bench = TableBench()
     await bench.arrive(0)
     table = DeliveriesView(app_of_a_consumer(load_settings()), bench.deliveries, tmp_path)
     with pytest.raises(TypeError, match="written by deliveries alone"):
@@ -44,7 +44,7 @@ def test_resetting_removes_what_is_on_disk(tmp_path: Path) -> None:
     """``faust -A app reset``: the changelog has it all."""
     folder = tmp_path / "changelog"
     (folder / "0").mkdir(parents=True)
-    table = DeliveriesView(app_of_a_consumer(load_settings()), BookBench().deliveries, folder)
+    table = DeliveriesView(app_of_a_consumer(load_settings()), TableBench().deliveries, folder)
     table.reset_state()
     table.reset_state()
     assert not folder.exists()

@@ -1,12 +1,13 @@
 """Who waits for the table's changes, and how long; Kafka is made by hand."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import pytest
 
 from order_relay.deliveries import changelog as changelog_module
-from order_relay.deliveries.changelog import Changelog, nobody_waits
+from order_relay.deliveries.changelog import Changelog
 from order_relay.errors import PublishRefused
 from order_relay.kafka.producer import KafkaProducer, KeyAndValue, OnSettled
 
@@ -86,10 +87,10 @@ async def test_changes_that_are_not_sent_yet_can_be_let_go(
 ) -> None:
     """Each once, and those that follow them wait for their own answer."""
     done: list[int] = []
-    changelog.write(0, b"1", b"{}", done.append, 1)
+    changelog.write(0, b"1", b"{}", partial(done.append, 1))
     changelog.release_waiters()
     assert done == [1]
-    changelog.write(0, b"2", b"{}", done.append, 2)
+    changelog.write(0, b"2", b"{}", partial(done.append, 2))
     assert done == [1]
     changelog.release_waiters()
     await changelog.drain(0.0)
@@ -103,7 +104,7 @@ async def test_a_change_waits_for_its_partition_alone(
     """A leader that does not answer keeps no other partition's records from their commit."""
     done: list[int] = []
     for partition in (0, 1, 0, 1):
-        changelog.write(partition, b"1", b"{}", done.append, partition)
+        changelog.write(partition, b"1", b"{}", partial(done.append, partition))
     await changelog.drain(0.0)
     ((partition, records, on_settled), _) = kafka.batches
     on_settled(kafka.write(partition, len(records)), [])
@@ -129,8 +130,8 @@ async def test_a_change_behind_anothers_moves_no_place(
 ) -> None:
     """Also where it stands within a batch: what another worker wrote has to be read."""
     for _ in range(3):
-        changelog.write(0, b"1", b"{}", nobody_waits)
-        changelog.write(1, b"1", b"{}", nobody_waits)
+        changelog.write(0, b"1", b"{}")
+        changelog.write(1, b"1", b"{}")
     await changelog.drain(0.0)
     (_, _, on_settled), (_, _, on_others_settled) = kafka.batches
     on_settled([0, 1, 3], [])
@@ -142,7 +143,7 @@ async def test_a_change_behind_anothers_moves_no_place(
 async def test_a_refused_change_has_no_place(changelog: Changelog, kafka: SlowKafka) -> None:
     """What was written around it is known all the same."""
     for _ in range(3):
-        changelog.write(0, b"1", b"{}", nobody_waits)
+        changelog.write(0, b"1", b"{}")
     await changelog.drain(0.0)
     ((_, _, on_settled),) = kafka.batches
     on_settled([0, 1], [REFUSAL])
@@ -154,9 +155,9 @@ async def test_changes_from_before_a_reading_move_its_place_no_more(
 ) -> None:
     """It may have missed them; those that follow are another batch."""
     before = changelog.next_offsets
-    changelog.write(0, b"1", b"{}", nobody_waits)
+    changelog.write(0, b"1", b"{}")
     changelog.next_offsets = {0: 0}
-    changelog.write(0, b"2", b"{}", nobody_waits)
+    changelog.write(0, b"2", b"{}")
     await changelog.drain(0.0)
     assert [records for _, records, _ in kafka.batches] == [[(b"1", b"{}")], [(b"2", b"{}")]]
     kafka.acknowledge()
@@ -170,20 +171,20 @@ async def test_nobody_waits_while_kafka_refuses(
     """One refusal among the answers is enough; it is said once, and once that it is over."""
     done: list[int] = []
     for number in (1, 2):
-        changelog.write(0, b"1", b"{}", done.append, number)
-        changelog.write(0, b"1", b"{}", done.append, number)
+        changelog.write(0, b"1", b"{}", partial(done.append, number))
+        changelog.write(0, b"1", b"{}", partial(done.append, number))
         await changelog.drain(0.0)
         for _, _, on_settled in kafka.batches:
             on_settled([7], [REFUSAL])
         kafka.batches = []
     assert done == [1, 1, 2, 2]
     assert len([line for line in caplog.messages if "refuses its changelog" in line]) == 1
-    changelog.write(0, b"1", b"{}", done.append, 3)
+    changelog.write(0, b"1", b"{}", partial(done.append, 3))
     assert done[-1] == 3
     await changelog.drain(0.0)
     kafka.acknowledge()
     assert len([line for line in caplog.messages if "again" in line]) == 1
-    changelog.write(0, b"1", b"{}", done.append, 4)
+    changelog.write(0, b"1", b"{}", partial(done.append, 4))
     assert done[-1] == 3
 
 
@@ -194,7 +195,7 @@ async def test_too_many_changes_on_their_way_hold_nothing_up(
     monkeypatch.setattr(changelog_module, "MAX_UNACKNOWLEDGED", 2)
     done: list[int] = []
     for number in range(3):
-        changelog.write(0, b"%d" % number, b"{}", done.append, number)
+        changelog.write(0, b"%d" % number, b"{}", partial(done.append, number))
     assert done == [2]
     await changelog.drain(0.0)
     kafka.acknowledge()
