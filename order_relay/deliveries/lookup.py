@@ -1,4 +1,4 @@
-"""Asking what became of an order: here, or at whichever worker has its partition."""
+"""Looking up an order: on this worker, else on the worker that has its partition."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from order_relay.model.events import ORDER_PAID, Events, paid_at_of
 from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
 
-# Says who asks, and that the one who is asked is to answer for itself alone.
+# The worker that asks. The worker that is asked must then answer for itself only.
 ROUTED_HEADER = "X-Order-Relay-Routed-From"
-# Who is asked, and who has which partition, as the one who asks sees it.
+# A checksum of the URL asked and of the partitions' owners, as the asking worker knows them.
 VIEW_HEADER = "X-Order-Relay-View"
 ASK_SECONDS = 3.0
-LOOK_SECONDS = 2.0
-# In an answer: the order may be among so many records of its partition.
+CHECK_SECONDS = 2.0
+# A field of the answer: so many records of the order's partition are not read yet.
 UNREAD = "unread"
-# An entry has some thousand bytes.
+# An entry has about a thousand bytes.
 MAX_ANSWER_BYTES = 64 * 1024
 
 InHand = Callable[[Callable[[Record], bool]], tuple[Record, FailureState | None] | None]
@@ -39,11 +39,11 @@ InHand = Callable[[Callable[[Record], bool]], tuple[Record, FailureState | None]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is known of an order.
+    """The result of a lookup.
 
     Attributes:
-        certainty: ``known``; ``unknown`` to every worker; ``unsure`` where some worker may know.
-        body: The order's fields, or ``error`` with why there are none.
+        certainty: ``known``; ``unknown`` if every worker answered so; otherwise ``unsure``.
+        body: The order's fields, or ``error`` with the reason why there are none.
     """
 
     certainty: Literal["known", "unknown", "unsure"]
@@ -51,7 +51,7 @@ class Found:
 
 
 class OrderLookup:
-    """Finds an order in this worker's records and entries, else asks the other workers."""
+    """Finds an order on this worker, on another worker or in the fallback table."""
 
     def __init__(
         self,
@@ -73,20 +73,21 @@ class OrderLookup:
         Args:
             deliveries: The entries of this worker.
             in_hand: Finds a record that is not finished; see ``Dispatcher.find``.
-            owners: Base URL of every partition's worker, where it is known.
-            own_url: This worker's.
-            consumer: The consumer whose entries these are; its name.
-            events: Reads its records.
-            partition_of: The partition that Kafka's clients choose for a key, out of so many.
-            retention_hours: How long entries are kept, for people to read.
+            owners: Returns the base URL of each partition's worker, as far as it is known.
+            own_url: The base URL of this worker.
+            consumer: The name of the consumer whose entries these are.
+            events: Decodes the consumer's records.
+            partition_of: Returns the partition that Kafka's clients choose for a key, given the
+                number of partitions.
+            retention_hours: How long entries are kept; for messages only.
             partition_count: Asks Kafka how many partitions the source topic has; may raise
                 ``KafkaUnavailable``.
-            saved: Finds a row of the fallback table that is not published, by the record's key;
-                may raise ``DatabaseUnavailable``.
-            unread: Asks Kafka how many records of a partition are not in hand yet; ``None`` where
-                another worker has the partition. May raise.
+            saved: Finds an unpublished row of the fallback table by the record's key; may raise
+                ``DatabaseUnavailable``.
+            unread: Asks Kafka how many records of a partition this worker has not read yet;
+                ``None`` if another worker has the partition. May raise.
         """
-        self._book = deliveries
+        self._deliveries = deliveries
         self._in_hand = in_hand
         self._owners = owners
         self._own_url = str(own_url)
@@ -102,33 +103,35 @@ class OrderLookup:
     async def find(
         self, order_id: str, *, here_only: bool = False, view: str | None = None
     ) -> Found:
-        """Return what is known of an order; never raises.
+        """Look up an order; never raises.
 
         Args:
             order_id: The order.
             here_only: Ask no other worker.
-            view: What ``VIEW_HEADER`` says, where another worker asks.
+            view: The value of ``VIEW_HEADER``, if another worker asks.
         """
         body = self._find_here(order_id)
         if body is not None:
             return Found("known", body)
         owners = dict(self._owners())
-        doubts = self._doubts_here(owners, view)
-        unread = await self._unread_here(order_id, owners, doubts)
+        reasons = self._reasons_here(owners, view)
+        unread = await self._unread_here(order_id, owners, reasons)
         if not here_only:
-            answer = await self._ask_others(order_id, owners, doubts)
+            answer = await self._ask_others(order_id, owners, reasons)
             if answer is not None and answer.certainty == "known":
                 return answer
             unread = unread or answer
-            if not doubts and unread is None:  # Kafka may be slow to answer
-                doubts = await self._doubts_elsewhere(owners)
-        if (row := await self._saved_here(order_id, doubts)) is not None:
+            if not reasons and unread is None:  # Kafka may be slow to answer
+                reasons = await self._reasons_elsewhere(owners)
+        if (row := await self._saved_here(order_id, reasons)) is not None:
             return Found("known", {**saved_fields(order_id, row), "worker": self._own_url})
-        return unread or self._not_found(order_id, doubts)
+        return unread or self._not_found(order_id, reasons)
 
-    def _not_found(self, order_id: str, doubts: list[str]) -> Found:
-        if doubts:
-            return Found("unsure", {"error": f"order {order_id} is not found: {'; '.join(doubts)}"})
+    def _not_found(self, order_id: str, reasons: list[str]) -> Found:
+        if reasons:
+            return Found(
+                "unsure", {"error": f"order {order_id} is not found: {'; '.join(reasons)}"}
+            )
         return Found(
             "unknown",
             {
@@ -138,7 +141,7 @@ class OrderLookup:
         )
 
     async def close(self) -> None:
-        """Let go of connections. May be called twice."""
+        """Close connections. May be called twice."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()
@@ -150,73 +153,78 @@ class OrderLookup:
 
         def is_wanted(record: Record) -> bool:
             value = record.value or b""
-            # Most are told without being read; an escape may stand for any character.
+            # Decode only candidates. With an escape in the value, the key may not appear as it is.
             return (key in value or b"\\" in value) and str(
                 _order_id(record, self._events)
             ) == order_id
 
         if (found := self._in_hand(is_wanted)) is not None:
             return {**_in_hand_fields(*found, self._events), "worker": self._own_url}
-        if (entry := self._book.find(order_id)) is not None:
+        if (entry := self._deliveries.find(order_id)) is not None:
             return {**entry_fields(entry), "worker": self._own_url}
         return None
 
-    async def _saved_here(self, order_id: str, doubts: list[str]) -> FallbackRow | None:
-        """Return the row in which the order waits, if it does; adds to the doubts if that fails."""
+    async def _saved_here(self, order_id: str, reasons: list[str]) -> FallbackRow | None:
+        """Return the order's row in the fallback table; adds to ``reasons`` on failure."""
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(CHECK_SECONDS):
                 return await self._saved(entry_key(order_id))
         except DatabaseUnavailable as error:
-            doubts.append(f"the fallback table does not answer: {error}")
+            reasons.append(f"the fallback table does not answer: {error}")
         except TimeoutError:
-            doubts.append("the fallback table does not answer in time")
+            reasons.append("the fallback table does not answer in time")
         return None
 
     async def _unread_here(
-        self, order_id: str, owners: Mapping[int, str], doubts: list[str]
+        self, order_id: str, owners: Mapping[int, str], reasons: list[str]
     ) -> Found | None:
-        """Return that the order may be among records that are not read yet, if it may be."""
+        """Return ``unsure`` if the order may be among records that are not read yet."""
         partition = self._likely_partition(order_id, owners)
-        if partition not in self._book.partitions:
+        if partition not in self._deliveries.partitions:
             return None
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(CHECK_SECONDS):
                 count = await self._unread(partition)
         except Exception as error:  # noqa: BLE001 - whatever Kafka's client raises
-            doubts.append(
+            reasons.append(
                 f"Kafka does not say what of partition {partition} is not read ({error!r})"
             )
             return None
         if not count:
             return None
-        told = f"{count:,} records of its partition {partition} are not read"
-        body = {"error": f"order {order_id} is not seen yet, {told}", UNREAD: count}
-        return Found("unsure", {**body, "partition": partition, "worker": self._own_url})
+        text = (
+            f"order {order_id} is not seen yet, {count:,} records of its partition {partition} "
+            "are not read"
+        )
+        return Found(
+            "unsure",
+            {"error": text, UNREAD: count, "partition": partition, "worker": self._own_url},
+        )
 
-    def _doubts_here(self, owners: Mapping[int, str], view: str | None) -> list[str]:
-        """Return why this worker may not know what it should."""
-        doubts = []
+    def _reasons_here(self, owners: Mapping[int, str], view: str | None) -> list[str]:
+        """Return why this worker may lack an order that it should have."""
+        reasons = []
         if view is not None and view != self._view(self._own_url, owners):
-            doubts.append("partitions have moved, or the address asked is another worker's")
-        if not self._book.ready:
-            return ["this worker is reading its table", *doubts]
-        if not self._book.complete:
-            doubts.append("this worker's table is incomplete, as its log says")
-        mine = self._book.partitions
+            reasons.append("partitions have moved, or the address asked is another worker's")
+        if not self._deliveries.ready:
+            return ["this worker is reading its table", *reasons]
+        if not self._deliveries.complete:
+            reasons.append("this worker's table is incomplete, as its log says")
+        mine = self._deliveries.partitions
         taken = [p for p, url in sorted(owners.items()) if url == self._own_url and p not in mine]
         if taken:
-            doubts.append(
-                f"another worker, with {_named(taken)}, tells the same address {self._own_url} "
+            reasons.append(
+                f"another worker, with {_names_of(taken)}, tells the same address {self._own_url} "
                 "(ADVERTISED_URL)"
             )
-        return doubts
+        return reasons
 
     # --- elsewhere ------------------------------------------------------------------------------
 
     async def _ask_others(
-        self, order_id: str, owners: Mapping[int, str], doubts: list[str]
+        self, order_id: str, owners: Mapping[int, str], reasons: list[str]
     ) -> Found | None:
-        """Return what another worker knows, or else that one may come to know; adds doubts."""
+        """Return an answer with the order, else one with unread records; adds to ``reasons``."""
         likely = owners.get(self._likely_partition(order_id, owners), "")
         others = set(owners.values()) - {self._own_url}
         unread = None
@@ -228,20 +236,20 @@ class OrderLookup:
                 if UNREAD in answer.body:
                     unread = answer
                 elif answer.certainty == "unsure":
-                    doubts.append(str(answer.body["error"]))
+                    reasons.append(str(answer.body["error"]))
         return unread
 
-    async def _doubts_elsewhere(self, owners: Mapping[int, str]) -> list[str]:
-        """Return why nobody may have been asked who should."""
+    async def _reasons_elsewhere(self, owners: Mapping[int, str]) -> list[str]:
+        """Return why a worker that has the order may not have been asked."""
         if not owners:
             return ["which worker has which partition is not known yet"]
-        known = owners.keys() | set(self._book.partitions)
+        known = owners.keys() | set(self._deliveries.partitions)
         try:
             count = max(max(known) + 1, await self._partition_count())
         except KafkaUnavailable as error:
             return [str(error)]
-        nobodys = [partition for partition in range(count) if partition not in known]
-        return [f"which worker has {_named(nobodys)} is not known"] if nobodys else []
+        unowned = [partition for partition in range(count) if partition not in known]
+        return [f"which worker has {_names_of(unowned)} is not known"] if unowned else []
 
     def _view(self, asked_url: str, owners: Mapping[int, str]) -> str:
         return f"{zlib.crc32(json.dumps([asked_url, sorted(owners.items())]).encode()):08x}"
@@ -269,24 +277,24 @@ class OrderLookup:
         return Found("unsure", {"error": f"worker {url} does not say: {problem}"})
 
 
-def _named(partitions: Collection[int]) -> str:
+def _names_of(partitions: Collection[int]) -> str:
     return "partition " + ", ".join(map(str, partitions))
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
-    """What a worker answers about an order: a JSON object."""
+class WorkerAnswer:
+    """A worker's answer about an order: the HTTP status and a JSON object."""
 
     status: int
     body: dict[str, Any]
 
 
 def make_client(seconds: float) -> aiohttp.ClientSession:
-    """Return a client that asks workers, and waits so long for an answer."""
+    """Return a client for asking workers, with this total time-out."""
     return aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=seconds),
         cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,  # a small answer might become a large one
+        auto_decompress=False,  # a small answer could unpack to a large one
     )
 
 
@@ -296,11 +304,11 @@ async def ask_worker(
     order_id: str,
     headers: Mapping[str, str],
     consumer: str,
-) -> Lookup | str:
+) -> WorkerAnswer | str:
     """Ask a worker about an order; return its answer, or why there is none. Never raises.
 
-    Redirects are not followed, and no more than ``MAX_ANSWER_BYTES`` are taken: at its address,
-    which members of the group tell each other, something else may answer.
+    Another program may answer at the address, which other members of the group gave: redirects are
+    not followed, and an answer over ``MAX_ANSWER_BYTES`` is refused.
     """
     try:
         async with client.get(
@@ -315,20 +323,20 @@ async def ask_worker(
                 content += chunk
                 if len(content) > MAX_ANSWER_BYTES:
                     return f"its answer is over {MAX_ANSWER_BYTES} bytes"
-            body = json.loads(content, parse_constant=_no_constant)
-    except Exception as error:  # noqa: BLE001 - whatever it sends, or is called
+            body = json.loads(content, parse_constant=_refuse_constant)
+    except Exception as error:  # noqa: BLE001 - any error means no answer
         return str(error) or type(error).__name__
     if not isinstance(body, dict):
         return f"status {response.status}, and no answer of an order relay"
-    return Lookup(response.status, body)
+    return WorkerAnswer(response.status, body)
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def order_page(worker: URL, order_id: str) -> URL:
-    """Return where a worker says what became of an order."""
+    """Return the URL of an order's page on a worker."""
     return worker.joinpath(f"orders/{quote(order_id, safe='')}", encoded=True)
 
 
@@ -340,7 +348,7 @@ def _order_id(record: Record, events: Events) -> OrderId | None:
 
 
 def entry_fields(entry: Entry) -> dict[str, Any]:
-    """Return an entry as ``/orders`` shows it."""
+    """Return an entry as the fields of the order's page."""
     return {
         "orderId": entry.order_id,
         "state": entry.state,
@@ -350,37 +358,37 @@ def entry_fields(entry: Entry) -> dict[str, Any]:
         "partition": entry.partition,
         "offset": entry.offset,
         "paidAt": entry.paid_at or None,
-        "publishedAt": _moment(entry.published_ms),
-        "startedAt": _moment(entry.started_ms),
-        "finishedAt": _moment(entry.finished_ms),
+        "publishedAt": _iso_time(entry.published_ms),
+        "startedAt": _iso_time(entry.started_ms),
+        "finishedAt": _iso_time(entry.finished_ms),
         "lastError": entry.last_error or None,
         "httpStatus": entry.http_status,
         "deadLetterReason": entry.dead_letter_reason or None,
     }
 
 
-def _in_hand_fields(record: Record, trouble: FailureState | None, events: Events) -> dict[str, Any]:
+def _in_hand_fields(record: Record, state: FailureState | None, events: Events) -> dict[str, Any]:
     event = events.decode(record.value)
     return {
         "orderId": events.subject(event),
         "state": "in_progress",
-        "attempts": trouble.failures if trouble is not None else 0,
+        "attempts": state.failures if state is not None else 0,
         "eventId": record.idempotency_key(),
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
         "paidAt": paid_at_of(event) or None,
-        "publishedAt": _moment(record.timestamp_ms),
+        "publishedAt": _iso_time(record.timestamp_ms),
         "startedAt": None,
         "finishedAt": None,
-        "lastError": trouble.last_error if trouble is not None else None,
-        "httpStatus": trouble.http_status if trouble is not None else None,
+        "lastError": state.last_error if state is not None else None,
+        "httpStatus": state.http_status if state is not None else None,
         "deadLetterReason": None,
     }
 
 
 def saved_fields(order_id: str, row: FallbackRow) -> dict[str, Any]:
-    """Return what the page shows of an order that waits in the fallback table."""
+    """Return the page's fields of an order that waits in the fallback table."""
     return {
         "orderId": order_id,
         "state": "saved",
@@ -393,11 +401,11 @@ def saved_fields(order_id: str, row: FallbackRow) -> dict[str, Any]:
     }
 
 
-def _moment(milliseconds: int) -> str | None:
+def _iso_time(milliseconds: int) -> str | None:
     if milliseconds <= 0:
         return None
     try:
         when = datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (ValueError, OverflowError, OSError):
-        return None  # such as microseconds: no year that a date can have
+        return None  # out of range, such as a timestamp in microseconds
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
