@@ -1,4 +1,4 @@
-"""Dead letters that Kafka refuses, kept in the fallback table until it takes them."""
+"""Sending dead letters to Kafka, or into the fallback table while Kafka refuses them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ logger = logging.getLogger(__name__)
 
 
 class FallbackDeadLetters:
-    """A ``DeadLetterSink``: the dead-letter topic, or else the table; then the record is finished.
+    """A ``DeadLetterSink`` that tries the dead-letter topic first and then the fallback table.
 
-    Replay publishes the letter when Kafka is back, byte for byte as it would have been.
+    Replay publishes a saved letter later, with the same bytes and headers.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class FallbackDeadLetters:
         max_retry: int = 3,
         on_saved: Callable[[], None] = lambda: None,
     ) -> None:
-        """Try ``topic`` first; rows get ``max_retry`` attempts. ``on_saved`` hears of each row."""
+        """Send to ``topic``. Saved rows get ``max_retry`` attempts; each calls ``on_saved``."""
         self._topic = topic
         self._store = store
         self._max_retry = max_retry
@@ -39,7 +39,7 @@ class FallbackDeadLetters:
         """See ``DeadLetterSink.send``.
 
         Raises:
-            DatabaseUnavailable: Neither Kafka nor the database took it: it is not finished.
+            DatabaseUnavailable: Kafka and the database both refused; the record is not finished.
         """
         try:
             await self._topic.send(letter)
@@ -54,7 +54,7 @@ class FallbackDeadLetters:
                 record.key,
                 record.value,
                 tuple(self._topic.headers(letter)),
-                # Where the topic has it, so that a key's letters keep their order.
+                # The same partition, if the topic has it, so that a key's letters keep their order.
                 partition=record.partition,
                 error_message=str(error),
                 max_retry=self._max_retry,

@@ -1,22 +1,22 @@
-"""Publishing the rows of the fallback table: every minute all that are due, by every worker."""
+"""Publishing the due rows of the fallback table: at intervals, in every worker."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Coroutine
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol
 
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable
-from order_relay.fallback import log_messages
-from order_relay.fallback.claimed_rows import Batch, Sweep, end_tasks
-from order_relay.fallback.observer import PublishObserver, Unobserved
+from order_relay.fallback.claimed_rows import Batch, Sweep, cancel_tasks
 from order_relay.fallback.retry_schedule import RetrySchedule
 from order_relay.fallback.store import FallbackStats, FallbackStore, Position
 from order_relay.kafka.producer import RecordProducer
-from order_relay.kafka.reachability import Reachability
-from order_relay.logs.log_line import LogLine
+from order_relay.kafka.reachability import Pingable, Reachability
+from order_relay.logs.log_line import FiguresLine, LogLine
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +24,12 @@ PURGE_BATCH = 1000
 PURGE_INTERVAL_SECONDS = 60.0
 
 
-class ReplayProducer(RecordProducer, Protocol):
+class ReplayProducer(RecordProducer, Pingable, Protocol):
     """The part of ``KafkaProducer`` that replay needs."""
-
-    async def ping(self, timeout_seconds: float = 5.0) -> None:
-        """See ``KafkaProducer.ping``."""
 
 
 class Replay:
-    """Publishes due rows. Several of them, in any processes, may share one table."""
+    """Publishes due rows. Several replays, in any processes, may share one table."""
 
     def __init__(
         self,
@@ -46,21 +43,22 @@ class Replay:
         batch_size: int = 500,
         max_in_flight: int = 2000,
         lease_seconds: float = 60.0,
-        observer: PublishObserver | None = None,
+        on_result: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Publish saved rows; nothing runs yet.
+        """Prepare; nothing runs yet.
 
         Args:
-            store: Where the rows are; the caller's, closed after ``stop``.
-            producer: The caller's, started before and stopped after ``stop``.
+            store: The rows; the caller closes it after ``stop``.
+            producer: The caller starts it before ``run`` and stops it after ``stop``.
             schedule: When refused rows are tried again.
-            interval_seconds: From the start of a sweep to the next.
-            stats_interval_seconds: Between the lines of figures in the log.
-            retention_days: PUBLISHED rows are deleted after so long.
+            interval_seconds: Time from the start of a sweep to the next.
+            stats_interval_seconds: Time between the lines of figures in the log.
+            retention_days: How long PUBLISHED rows are kept.
             batch_size: Rows of a claim.
             max_in_flight: Rows claimed and not settled, at most; at least one batch.
-            lease_seconds: How long rows stay this worker's if it dies.
-            observer: Is told of every row's outcome.
+            lease_seconds: After a crash of this worker, its rows become due in this time.
+            on_result: Called with each row's result: ``published``, ``retried`` or ``failed``. Must
+                neither block nor raise.
         """
         self._store = store
         self._producer = producer
@@ -71,18 +69,20 @@ class Replay:
         self._batch_size = batch_size
         self._batches = max(1, max_in_flight // batch_size)
         self._lease_seconds = lease_seconds
-        self._observer: PublishObserver = observer or Unobserved()
+        self._on_result = on_result
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._running: set[asyncio.Task[Any]] = set()
-        self._complaint = ""
+        self._warned = ""
 
     # --- what others call -----------------------------------------------------------------------
 
     async def run(self) -> None:
         """Sweep, purge and log figures until ``stop``; never raises for Kafka or the database."""
         loops = [
-            asyncio.create_task(self._every(self._interval, self._sweep, at_once=True)),
+            asyncio.create_task(
+                self._every(self._interval, self._sweep, wake=self._wake, at_once=True)
+            ),
             asyncio.create_task(self._every(self._stats_interval, self.log_stats)),
             asyncio.create_task(self._every(PURGE_INTERVAL_SECONDS, self.purge, at_once=True)),
         ]
@@ -95,31 +95,31 @@ class Replay:
         self._wake.set()
 
     async def stop(self, grace_seconds: float = 10.0) -> None:
-        """Claim no more; give rows on their way ``grace_seconds`` to be acknowledged.
+        """Claim no more rows, and give those in flight ``grace_seconds`` to be acknowledged.
 
         Rows that were not sent are released; those sent and not acknowledged become due when
-        their lease runs out. Afterwards nothing runs any more.
+        their lease runs out. Nothing runs when this returns.
         """
         self._stopping.set()
         self._wake.set()
         if self._running:
             await asyncio.wait(self._running, timeout=grace_seconds)
-        await end_tasks(*self._running)
+        await cancel_tasks(*self._running)
 
     async def run_once(self) -> Sweep:
         """Publish all rows that are due, in batches.
 
         Returns:
-            What became of them; ``skipped`` says why the sweep did not happen or was cut short.
+            The result; ``skipped`` says why the sweep did not happen or ended early.
 
         Raises:
-            DatabaseUnavailable: The database refused. What was claimed was still settled where
-                possible, or becomes due when its lease runs out.
+            DatabaseUnavailable: The database refused. Claimed rows were settled where possible;
+                the others become due when their lease runs out.
         """
         return await self._tracked(self._run_once())
 
     async def publish_rows(self, ids: Collection[int]) -> Sweep:
-        """Publish these rows now if they are due and nothing holds them back.
+        """Publish these rows now, as far as they are due and first of their key.
 
         Raises:
             DatabaseUnavailable: The database refused.
@@ -127,7 +127,7 @@ class Replay:
         return await self._tracked(self._publish_rows(ids))
 
     async def purge(self) -> int:
-        """Delete PUBLISHED rows that are older than the retention, in small batches.
+        """Delete PUBLISHED rows that are older than the retention; return how many.
 
         Raises:
             DatabaseUnavailable: The database refused.
@@ -145,13 +145,20 @@ class Replay:
         return purged
 
     async def log_stats(self) -> FallbackStats:
-        """Write the figures into the log.
+        """Log how many rows there are, and return it.
 
         Raises:
             DatabaseUnavailable: The database refused.
         """
         stats = await self._store.stats()
-        logger.info(log_messages.figures(stats))
+        logger.info(
+            FiguresLine(
+                "Fallback message stats",
+                pending=stats.pending,
+                published=stats.published,
+                failed=stats.failed,
+            )
+        )
         return stats
 
     # --- sweeping -------------------------------------------------------------------------------
@@ -165,26 +172,26 @@ class Replay:
                 break
             total += await batch.run()
             ids = set(ids) - batch.rows
-        return total.cut_short(reachability.reason)
+        return replace(total, skipped=reachability.reason)
 
     async def _run_once(self) -> Sweep:
         total = Sweep()
         try:
             await self._producer.ping()
         except KafkaUnavailable as error:
-            return total.cut_short(str(error))
+            return replace(total, skipped=str(error))
         reachability = Reachability(self._producer)
         watch = asyncio.create_task(reachability.watch())
         try:
-            # Rows held back by one that a pass publishes are found by the next pass.
+            # Publishing a row makes the next ones of its key due: another pass finds them.
             while not self._stopping.is_set() and not reachability.lost:
                 swept = await self._pass(reachability)
                 total += swept
                 if not swept.settled:
                     break
         finally:
-            await end_tasks(watch)
-        return total.cut_short(reachability.reason)
+            await cancel_tasks(watch)
+        return replace(total, skipped=reachability.reason)
 
     async def _pass(self, reachability: Reachability) -> Sweep:
         """Go through the due rows once, several batches at a time."""
@@ -210,7 +217,7 @@ class Replay:
                 total += swept
             return total
         finally:
-            await end_tasks(*running)
+            await cancel_tasks(*running)
 
     async def _claim(
         self,
@@ -228,53 +235,52 @@ class Replay:
             self._producer,
             self._schedule,
             reachability=reachability,
-            observer=self._observer,
+            on_result=self._on_result,
             asked_at=asked_at,
             lease_seconds=self._lease_seconds,
             stopping=self._stopping.is_set,
         )
 
-    # --- going on for ever ----------------------------------------------------------------------
+    # --- running at intervals -------------------------------------------------------------------
 
     async def _sweep(self) -> None:
         swept = await self.run_once()
         if swept.skipped:
-            self._complain(f"Fallback replay skipped, no retry was spent: {swept.skipped}")
+            self._warn_once(f"Fallback replay skipped, no retry was spent: {swept.skipped}")
         else:
-            self._complaint = ""
+            self._warned = ""
 
     async def _every(
-        self, seconds: float, work: Callable[[], Coroutine[Any, Any, object]], at_once: bool = False
+        self,
+        seconds: float,
+        work: Callable[[], Coroutine[Any, Any, object]],
+        *,
+        wake: asyncio.Event | None = None,
+        at_once: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time() + (0.0 if at_once else seconds)
-        sweeping = work == self._sweep
         while not self._stopping.is_set():
-            await self._wait(due - loop.time(), self._wake if sweeping else self._stopping)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, due - loop.time())):
+                    await (wake or self._stopping).wait()
             if self._stopping.is_set():
                 return
-            if sweeping:
-                self._wake.clear()
+            if wake is not None:
+                wake.clear()
             due = loop.time() + seconds
             try:
                 await work()
             except DatabaseUnavailable as error:
-                self._complain(f"Fallback replay skipped: {error}")
+                self._warn_once(f"Fallback replay skipped: {error}")
             except Exception:
                 logger.exception("Fallback replay failed in a way nobody foresaw")
 
-    async def _wait(self, seconds: float, event: asyncio.Event) -> None:
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                await event.wait()
-        except TimeoutError:
-            pass
-
-    def _complain(self, complaint: str) -> None:
-        """Say it once, not every minute of an outage."""
-        if complaint != self._complaint:
-            logger.warning(complaint)
-        self._complaint = complaint
+    def _warn_once(self, problem: str) -> None:
+        """Log a problem once, not every minute of an outage."""
+        if problem != self._warned:
+            logger.warning(problem)
+        self._warned = problem
 
     async def _tracked(self, work: Coroutine[Any, Any, Sweep]) -> Sweep:
         task = asyncio.create_task(work)
@@ -283,5 +289,5 @@ class Replay:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            await end_tasks(task)
+            await cancel_tasks(task)
             raise

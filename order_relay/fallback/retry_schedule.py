@@ -1,4 +1,4 @@
-"""When a refused row is tried again, and which refusals are for good. Pure rules."""
+"""When a refused row is tried again, and which refusals are final. Pure rules."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from datetime import datetime, timedelta
 from order_relay.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
 from order_relay.fallback.store import FallbackRow, GiveUp, Retry
 
-# 2^n grows out of every calendar; a row is looked at once a day at least.
+# 2^n would soon exceed any calendar; a row is tried once a day at least.
 MAX_DELAY_SECONDS = 24 * 3600.0
 MAX_ERROR_LENGTH = 2000
 
-# These are refused until a person changes the topic, the rights or the record.
+# Kafka refuses these until a person changes the topic, the rights or the record.
 PERMANENT_CODES = frozenset(
     {
         "UNKNOWN_TOPIC_OR_PART",
         "_UNKNOWN_TOPIC",
-        "TOPIC_EXCEPTION",  # the name is not a legal topic name
+        "TOPIC_EXCEPTION",  # not a valid topic name
         "TOPIC_AUTHORIZATION_FAILED",
         "MSG_SIZE_TOO_LARGE",
         "INVALID_RECORD",
         "INVALID_MSG",
         "INVALID_TIMESTAMP",
-        "_INVALID_ARG",  # our client cannot take it
+        "_INVALID_ARG",  # our client cannot send it
     }
 )
 
-# No broker said a word about the record: our own client gave up, or never began.
+# No broker answered: our client gave up waiting, or did not send the record.
 UNANSWERED_CODES = frozenset(
     {
         "",
@@ -40,7 +40,7 @@ UNANSWERED_CODES = frozenset(
     }
 )
 
-# Our own queue, our own end, or the end of our client's session; no record is to blame.
+# Our client's queue is full, it stops, or its session has ended; the record is not at fault.
 LOCAL_CODES = frozenset(
     {
         "_QUEUE_FULL",
@@ -65,11 +65,11 @@ class RetrySchedule:
         """Return the wait after so many refusals (1 is the first); at most a day."""
         if refusals < 1:
             raise ValueError("a row waits only after a refusal")
-        # Beyond 2^64 the cap has long been reached, and floats overflow at 2^1024.
+        # 2^64 is far above the cap, and floats overflow at 2^1024.
         return min(self.base_seconds * 2.0 ** min(refusals - 1, 64), MAX_DELAY_SECONDS)
 
     def after_refusal(self, row: FallbackRow, error: Exception, now: datetime) -> Retry | GiveUp:
-        """Decide what becomes of a row that Kafka refused."""
+        """Return the outcome for a row that Kafka refused."""
         refusals = row.retry_count + 1
         text = str(error)[:MAX_ERROR_LENGTH]
         if is_permanent(error) or refusals >= row.max_retry:
@@ -79,19 +79,19 @@ class RetrySchedule:
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether Kafka would refuse the same record again, whenever it is asked."""
+    """Whether Kafka would refuse the same record again."""
     return isinstance(error, RecordTooLarge) or (
         isinstance(error, PublishRefused) and error.code in PERMANENT_CODES
     )
 
 
 def is_unanswered(error: Exception) -> bool:
-    """Whether no broker said a word about the record: in an outage it looks like this."""
+    """Whether no broker answered for the record, as in an outage."""
     return isinstance(error, KafkaUnavailable) or (
         isinstance(error, PublishRefused) and error.code in UNANSWERED_CODES
     )
 
 
 def is_local(error: Exception) -> bool:
-    """Whether our own client let go of the record: Kafka was never asked for an answer."""
+    """Whether our own client dropped the record, so that Kafka is not at fault either."""
     return isinstance(error, PublishRefused) and error.code in LOCAL_CODES

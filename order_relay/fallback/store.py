@@ -1,7 +1,7 @@
-"""The fallback table as the rest of publishing sees it: rows, what becomes of them, and the store.
+"""The fallback table's port: rows, their outcomes, and the store that keeps them.
 
-A row is PENDING until it is PUBLISHED, or FAILED and waiting for a person. A worker that wants to
-publish rows claims them: the claim is a lease that runs out by itself if the worker dies.
+A row is PENDING until it is PUBLISHED, or FAILED and waiting for a person. A worker claims rows
+before it publishes them. A claim is a lease: it runs out by itself if the worker dies.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Protocol, TypeAlias
 
 from order_relay.model.headers import Header
 
-# How far ahead of now a row may have been written; more shows that the clock was set back.
+# A row written more than this after now shows that the clock was set back.
 CLOCK_SECONDS = 60.0
 
 
 class Status(StrEnum):
-    """What the ``status`` column holds."""
+    """The values of the ``status`` column."""
 
     PENDING = "PENDING"
     PUBLISHED = "PUBLISHED"
@@ -28,17 +28,17 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A record to keep until Kafka takes it.
+    """A record to keep until Kafka acknowledges it.
 
     Attributes:
-        topic: Where it goes.
-        key: Its key as bytes, or None; rows of one topic and key are published in order.
-        payload: Its value as bytes; None is a tombstone.
-        headers: Its headers, ``event-id`` among them.
-        partition: The partition to use, or None to let the key decide. Ignored where the topic
-            has no such partition.
+        topic: The topic to publish to.
+        key: The record's key, or None; rows of one topic and key are published in order.
+        payload: The record's value; None is a tombstone.
+        headers: The record's headers, ``event-id`` among them.
+        partition: The partition to use, or None to let the key decide. Ignored if the topic has
+            no such partition.
         error_message: Why it is saved; None for an outbox row.
-        max_retry: Refusals after which it is FAILED.
+        max_retry: Refusals after which the row is FAILED.
     """
 
     topic: str
@@ -52,12 +52,12 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class FallbackRow:
-    """A row as it stands. All times are UTC, with their zone.
+    """A row of the table. All times are in UTC, with a zone.
 
     Attributes:
         updated_at: When it was last written: saved, claimed, renewed, settled or requeued.
-        malformed: What is wrong with a row that was written by hand and cannot be read back;
-            it can never be published.
+        malformed: What is wrong with a row written by other programs that cannot be read back and
+            so cannot be published; None for all others.
     """
 
     id: int
@@ -78,10 +78,15 @@ class FallbackRow:
     lease_until: datetime | None = None
     malformed: str | None = None
 
+    @property
+    def lane(self) -> object:
+        """Equal for rows that must be published in order: those of one topic and key."""
+        return self.id if self.key is None else (self.topic, self.key)
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """A place in the order in which due rows are claimed."""
+    """A position in the order in which due rows are claimed."""
 
     next_retry_at: datetime
     id: int
@@ -94,9 +99,9 @@ class Claim:
     Attributes:
         token: Proof of the lease.
         until: When the lease runs out, by the store's clock.
-        rows: The rows, by id. Of each topic and key the earliest unfinished row is among them, and
-            none between it and the last is missing.
-        position: Where the next claim of the same pass goes on; None: nothing is left.
+        rows: The rows, by id. Of each topic and key they include the first PENDING row and all
+            between it and the last one claimed.
+        position: Where the next claim of the same pass continues; None: nothing is left.
     """
 
     token: str
@@ -105,19 +110,19 @@ class Claim:
     position: Position | None
 
 
-# --- what becomes of a claimed row ------------------------------------------------------------
+# --- outcomes of a claimed row ------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Acked:
-    """Kafka has it: PUBLISHED."""
+    """Kafka has acknowledged it: PUBLISHED."""
 
     row_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Kafka refused it; it waits for another attempt."""
+    """Kafka refused it: PENDING, due again at ``next_retry_at``."""
 
     row_id: int
     retry_count: int
@@ -127,7 +132,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Kafka refused it for good, or once too often: FAILED, for a person."""
+    """Kafka refused it finally, or ``max_retry`` times: FAILED, for a person."""
 
     row_id: int
     retry_count: int
@@ -136,7 +141,7 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Nothing was tried: as it was before the claim."""
+    """It was not tried: as before the claim."""
 
     row_id: int
 
@@ -149,8 +154,8 @@ class FallbackStats:
     """How many rows there are.
 
     Attributes:
-        oldest_pending_seconds: Age of the oldest PENDING row; 0 when there is none. Where the clock
-            was set back since it was saved: how long ago that was noticed.
+        oldest_pending_seconds: Age of the oldest PENDING row; 0 without one. If the clock was set
+            back since the row was saved: the time since that was noticed.
     """
 
     pending: int = 0
@@ -161,14 +166,14 @@ class FallbackStats:
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
-    """Which rows a person means; every condition that is given must hold.
+    """Conditions on rows, all of which must hold; None is no condition.
 
     Attributes:
-        ids: These rows.
-        status: Rows of this status.
-        topic: Rows of this topic.
+        ids: Rows with these ids.
+        status: Rows with this status.
+        topic: Rows for this topic.
         key: Rows with this key.
-        error_contains: Rows whose error message has this in it, in any case of letters.
+        error_contains: Rows whose error message contains this, in upper or lower case.
     """
 
     ids: Collection[int] | None = None
@@ -179,20 +184,20 @@ class RowFilter:
 
 
 class FallbackStore(Protocol):
-    """Where the rows are kept. Safe to use from many tasks and, by lease, from many processes.
+    """Keeps the rows. Safe to use from many tasks and, thanks to leases, from many processes.
 
-    Every method raises ``DatabaseUnavailable`` when the database does not answer or refuses; then
-    nothing was changed, or (connection lost at the commit) everything was. Every change is
-    committed when the method returns.
+    Every change is committed when the method returns. Every method raises ``DatabaseUnavailable``
+    if the database does not answer or refuses. Nothing was changed then, unless the connection was
+    lost during the commit: in that case all changes may have been made.
     """
 
     async def now(self) -> datetime:
-        """Return the time by the clock that all workers of this store share; UTC."""
+        """Return the time in UTC, by the clock that all workers of this store share."""
 
     async def save(self, message: NewMessage) -> int:
-        """Keep a message as a PENDING row that is due at once.
+        """Save a message as a PENDING row that is due at once.
 
-        A cancelled call may or may not have kept it.
+        A cancelled call may or may not have saved it.
 
         Returns:
             The row's id.
@@ -208,30 +213,30 @@ class FallbackStore(Protocol):
     ) -> Claim:
         """Lease due rows to the caller.
 
-        A row is due when it is PENDING, its ``next_retry_at`` has come, nobody holds a lease on
-        it, and every earlier PENDING row of the same topic and key is claimed with it. FAILED
-        rows hold nobody back. Rows without a key hold nobody back either. Without ``after``, rows
-        that were written more than ``CLOCK_SECONDS`` from now become due: the clock was set back.
+        A row is due when it is PENDING, its ``next_retry_at`` has come, it has no running lease,
+        and every earlier PENDING row of the same topic and key is claimed with it. FAILED rows and
+        rows without a key delay no others. Without ``after``, rows that were written more than
+        ``CLOCK_SECONDS`` after now become due: the clock was set back.
 
         Args:
-            limit: At most so many rows.
+            limit: Rows at most.
             lease_seconds: How long the lease holds unless renewed.
-            after: The ``position`` of the claim before; None starts at the longest due.
-            ids: Of these rows only; others of their keys are not taken along.
+            after: The ``position`` of the previous claim; None starts at the longest due.
+            ids: Claim only these rows, and no others of their keys.
         """
 
     async def renew(self, claim_token: str, ids: Collection[int], lease_seconds: float) -> set[int]:
-        """Let a lease run ``lease_seconds`` from now.
+        """Extend a lease to ``lease_seconds`` from now.
 
         Returns:
-            The rows that are still the caller's; the others belong to somebody else by now.
+            The rows that are still leased to the caller.
         """
 
     async def settle(self, claim_token: str, outcomes: Sequence[RowOutcome]) -> set[int]:
-        """Write down what became of claimed rows, and end their lease. May be repeated.
+        """Write the outcomes of claimed rows, and end their lease. May be repeated.
 
         Returns:
-            The rows that were still the caller's; of the others nothing was written.
+            The rows that were still leased to the caller; the others were not changed.
         """
 
     async def stats(self) -> FallbackStats:
@@ -243,31 +248,31 @@ class FallbackStore(Protocol):
     async def find(
         self, rows: RowFilter, *, after_id: int = 0, limit: int = 100
     ) -> list[FallbackRow]:
-        """Return rows by id, from the first after ``after_id``."""
+        """Return matching rows in the order of their ids, from the first after ``after_id``."""
 
     async def count(self, rows: RowFilter) -> int:
-        """Count the rows that the filter means."""
+        """Count matching rows."""
 
     async def requeue(self, ids: Collection[int]) -> set[int]:
-        """Make FAILED rows PENDING again, due at once, with all their retries before them.
+        """Make FAILED rows PENDING again, due at once, with ``retry_count`` 0.
 
         Returns:
-            The rows that were FAILED; the others are left alone.
+            The rows that were FAILED; the others were not changed.
         """
 
     async def discard(self, ids: Collection[int]) -> set[int]:
-        """Delete FAILED rows, and PENDING ones that nobody is publishing.
+        """Delete FAILED rows, and PENDING ones without a running lease.
 
         Returns:
             The rows that were deleted.
         """
 
     async def close(self) -> None:
-        """Let go of the database. May be called twice."""
+        """Close connections. May be called twice."""
 
 
 async def find_saved(store: FallbackStore, topic: str, key: bytes) -> FallbackRow | None:
-    """Return a row of a topic and key that waits for Kafka, or for a person.
+    """Return a row of a topic and key that is PENDING, else one that is FAILED.
 
     Raises:
         DatabaseUnavailable: The database did not answer, or refused.

@@ -53,8 +53,7 @@ ATTEMPT_RESULTS = {
     "rejected": ("4xx", "function"),
     "local": ("local",),
 }
-# What the publishing half (its PublishObserver) and the page before it say, and the label it is
-# counted under.
+# The results of ``Publisher``, of its page and of ``Replay``, and the label of each.
 PUBLISH_RESULTS = {
     "acknowledged": "published",
     "saved": "saved",
@@ -67,7 +66,7 @@ REPLAY_RESULTS = {"published": "published", "retried": "retry", "failed": "faile
 
 
 class Metrics:
-    """The metrics of one worker; also the observer of its publishing half, which counts."""
+    """The metrics of one worker."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         """Register the whole catalogue, every known label at 0; consumers follow with ``of``."""
@@ -160,14 +159,14 @@ class Metrics:
         """A log line had no room, since nobody reads the log; called by any thread."""
         self._log_lines_left_out.inc()
 
-    # --- PublishObserver, and the fallback table's figures --------------------------------------
+    # --- publishing, and the fallback table's figures -------------------------------------------
 
     def published(self, result: str) -> None:
-        """See ``PublishObserver``."""
+        """A publish ended; see ``Publisher``."""
         self._published.labels(PUBLISH_RESULTS.get(result, "failed")).inc()
 
     def replayed(self, result: str) -> None:
-        """See ``PublishObserver``."""
+        """A claimed row was tried; see ``Replay``."""
         self._replayed.labels(REPLAY_RESULTS.get(result, "failed")).inc()
 
     def fallback_replaced(self) -> None:

@@ -1,4 +1,4 @@
-"""Publishing an event: in Kafka, or in the fallback table, or an error; never nowhere."""
+"""Publishing an event to Kafka, else into the fallback table, else with an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from order_relay.errors import (
     PublishRefused,
     RecordTooLarge,
 )
-from order_relay.fallback.observer import PublishObserver, Unobserved
 from order_relay.fallback.store import FallbackStore, NewMessage
 from order_relay.kafka.producer import Acknowledged, RecordProducer
 from order_relay.logs.log_line import LogLine
@@ -27,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Kafka has the event: all in-sync replicas wrote it.
+    """All in-sync replicas of Kafka have written the event.
 
-    ``offset`` is None where Kafka does not tell it; see ``Acknowledged``.
+    ``offset`` is None if Kafka does not report it; see ``Acknowledged``.
     """
 
     topic: str
@@ -43,8 +42,8 @@ class Saved:
     """Kafka refused the event; it is committed to the fallback table.
 
     Attributes:
-        row_id: Its row.
-        event_id: The id it has there, and will have in Kafka.
+        row_id: The id of its row.
+        event_id: The event's id, there and later in Kafka.
         reason: Why Kafka refused.
     """
 
@@ -59,7 +58,7 @@ PublishResult: TypeAlias = Published | Saved
 class Publisher:
     """Publishes ORDER_PAID events. Safe to use from many tasks of one loop.
 
-    The producer and the store are the caller's: started before, stopped after ``close``.
+    The caller starts the producer and the store before, and stops them after ``close``.
     """
 
     def __init__(
@@ -69,22 +68,28 @@ class Publisher:
         topic: str,
         *,
         max_retry: int = 3,
-        observer: PublishObserver | None = None,
+        on_result: Callable[[str], None] = lambda _: None,
         outage: Callable[[], str] = lambda: "",
     ) -> None:
-        """Publish to ``topic``; saved rows get ``max_retry`` attempts.
+        """Prepare; nothing is started.
 
-        While ``outage`` gives a reason why Kafka is known to be away, events are saved at once
-        instead of waiting for the producer's delivery time-out.
+        Args:
+            producer: Sends to Kafka.
+            store: Saves what Kafka refuses.
+            topic: The topic to publish to.
+            max_retry: Refusals by Kafka after which a saved row is FAILED.
+            on_result: Called with each publish's result: ``acknowledged``, ``saved``, ``invalid``,
+                ``too_large`` or ``failed``. Must neither block nor raise.
+            outage: Returns why Kafka is known to be away, else an empty text. While there is a
+                reason, events are saved at once instead of after the producer's delivery time-out.
         """
         self._producer = producer
         self._store = store
         self._topic = topic
         self._max_retry = max_retry
-        self._observer: PublishObserver = observer or Unobserved()
+        self._on_result = on_result
         self._running: set[asyncio.Task[PublishResult]] = set()
-        # Those of them that wait for Kafka.
-        self._sending: set[asyncio.Task[PublishResult]] = set()
+        self._sending: set[asyncio.Task[PublishResult]] = set()  # those that wait for Kafka
         self._outage = outage
         self._closed = False
 
@@ -103,28 +108,28 @@ class Publisher:
     ) -> PublishResult:
         """Publish one event, and wait until it is durable.
 
-        A caller who is cancelled stops waiting; the event still ends in Kafka or in the table,
-        or in an error in the log. ``close`` waits for such events.
+        Cancelling the call ends only the wait: the event still reaches Kafka or the table, or an
+        error is logged. ``close`` waits for such events.
 
         Args:
             event: The event, or its JSON as UTF-8, which is published byte for byte.
-            event_id: Goes into the ``event-id`` header, so that repeats can be told; without it
-                the one in ``headers``, or else a new one.
-            key: The record's key; without it the order's id.
+            event_id: The value of the ``event-id`` header, by which duplicates are recognized;
+                by default the one in ``headers``, else a new one.
+            key: The record's key; by default the order's id.
             headers: Further headers.
 
         Returns:
             ``Published`` or ``Saved``.
 
         Raises:
-            InvalidEvent: It is no ORDER_PAID event; nothing was done.
-            RecordTooLarge: It is over Kafka's limit; it is nowhere.
-            PublishFailed: Kafka and the database both refused; it is nowhere.
+            InvalidEvent: It is not an ORDER_PAID event; nothing was done.
+            RecordTooLarge: It exceeds Kafka's limit and was not saved either.
+            PublishFailed: Kafka and the database both refused; the event is not saved anywhere.
         """
         try:
             checked = order_event(event, event_id=event_id, key=key, headers=headers)
         except InvalidEvent:
-            self._observer.published("invalid")
+            self._on_result("invalid")
             raise
         message = NewMessage(
             self._topic,
@@ -139,14 +144,13 @@ class Publisher:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            # Nobody else will look at how it ends.
-            task.add_done_callback(_log_unseen)
+            task.add_done_callback(_log_error)  # the caller does not see it any more
             raise
 
     async def close(self, grace_seconds: float = 5.0) -> None:
-        """Let publishes under way end; those that Kafka has not answered in time are saved.
+        """Wait for publishes in flight; save those that Kafka has not answered in time.
 
-        What comes after this is saved without asking Kafka.
+        Events published after this are saved without asking Kafka.
         """
         if self._running:
             await asyncio.wait(self._running, timeout=grace_seconds)
@@ -156,10 +160,9 @@ class Publisher:
             await asyncio.wait(self._running)
 
     def save_waiting(self) -> None:
-        """Save what waits for Kafka, without waiting longer.
+        """Save the events that wait for Kafka's answer now.
 
-        Only the wait ends: a record may still reach Kafka, and then is there twice, with one
-        event id.
+        Kafka may still write them, so that they are in the topic twice, with one event id.
         """
         for task in self._sending:
             task.cancel()
@@ -168,12 +171,12 @@ class Publisher:
         try:
             acknowledged = await self._send(message)
         except RecordTooLarge:
-            self._observer.published("too_large")
+            self._on_result("too_large")
             raise
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - saved, whatever it is
-            # Cancelled by close, or because the loop itself is being taken down.
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - saved after any error
+            # Cancelled by save_waiting, or because the loop ends.
             return await self._save(message, event_id, error)
-        self._observer.published("acknowledged")
+        self._on_result("acknowledged")
         return Published(acknowledged.topic, acknowledged.partition, acknowledged.offset, event_id)
 
     async def _send(self, message: NewMessage) -> Acknowledged:
@@ -192,17 +195,17 @@ class Publisher:
 
     async def _save(self, message: NewMessage, event_id: str, kafka_error: BaseException) -> Saved:
         reason = self._outage() or _reason(kafka_error)
-        kept = replace(message, error_message=reason)
+        saved = replace(message, error_message=reason)
         try:
             try:
-                row_id = await self._store.save(kept)
+                row_id = await self._store.save(saved)
             except asyncio.CancelledError:
-                # The loop is being taken down. Rather saved twice than not at all.
-                row_id = await self._store.save(kept)
-        except Exception as error:  # noqa: BLE001 - and told to the caller
-            self._observer.published("failed")
+                # The loop ends. Saved twice is better than not saved.
+                row_id = await self._store.save(saved)
+        except Exception as error:  # noqa: BLE001 - the caller gets it
+            self._on_result("failed")
             raise PublishFailed(event_id, kafka_error, error) from kafka_error
-        self._observer.published("saved")
+        self._on_result("saved")
         logger.warning(
             LogLine(
                 "Saved fallback message",
@@ -222,6 +225,6 @@ def _reason(error: BaseException) -> str:
     return str(error)
 
 
-def _log_unseen(task: asyncio.Task[PublishResult]) -> None:
+def _log_error(task: asyncio.Task[PublishResult]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("An event whose sender had left was lost: %s", error)

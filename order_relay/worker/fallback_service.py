@@ -71,7 +71,7 @@ class Fallback:
             store,
             settings.order_paid_topic,
             max_retry=settings.fallback_max_retry,
-            observer=metrics,
+            on_result=metrics.published,
             outage=lambda: self._outage.reason,
         )
         self._outage = OutageWatch(producer)
@@ -82,7 +82,7 @@ class Fallback:
             interval_seconds=settings.fallback_replay_interval_seconds,
             stats_interval_seconds=settings.fallback_stats_interval_seconds,
             retention_days=settings.fallback_retention_days,
-            observer=metrics,
+            on_result=metrics.replayed,
         )
         self._metrics = metrics
         self._open_retry_seconds = open_retry_seconds

@@ -233,8 +233,7 @@ class MemoryFallbackStore:
         lanes: dict[object, list[FallbackRow]] = {}
         for row in self.rows.values():
             if row.status is Status.PENDING:
-                lane = row.id if row.key is None else (row.topic, row.key)
-                lanes.setdefault(lane, []).append(row)
+                lanes.setdefault(row.lane, []).append(row)
         return list(lanes.values())
 
     @staticmethod

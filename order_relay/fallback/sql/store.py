@@ -404,7 +404,7 @@ def _heads(rows: Iterable[FallbackRow]) -> list[FallbackRow]:
     """Return the first row of each key, of rows in the order of their ids."""
     first: dict[object, FallbackRow] = {}
     for row in rows:
-        first.setdefault(row.id if row.key is None else (row.topic, row.key), row)
+        first.setdefault(row.lane, row)
     return list(first.values())
 
 
