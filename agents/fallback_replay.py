@@ -1,4 +1,4 @@
-"""From the worker's life to the replay of the fallback table: an adapter, nothing more."""
+"""Replays the fallback table for as long as the worker runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def register(app: RelayApp) -> None:
     """Register the task that publishes saved rows every minute."""
 
     async def fallback_replay() -> None:
-        """Replay until the worker stops; claims, not a leader, share the rows among workers."""
+        """Replay until the worker stops. Workers share the rows by claiming them; none leads."""
         await app.fallback.replay_until_stopped()
 
-    # Not a Faust task: those begin when the worker has its partitions, and rows need none.
+    # Not a Faust task: those start when the worker has partitions, which rows do not need.
     app.background.append(fallback_replay)

@@ -1,7 +1,7 @@
-"""Every ORDER_PAID event, to the external logging system.
+"""Sends every ORDER_PAID event to the external logging system.
 
-Its variables have no prefix: ORDER_PAID_TOPIC, EXTERNAL_LOGGER_URL and the others of .env.example
-win over what stands here.
+Environment variables override the values below. They have no prefix: ORDER_PAID_TOPIC,
+EXTERNAL_LOGGER_URL and the others in .env.example.
 """
 
 from order_relay import Consumer, HttpPost, OrderPaid

@@ -1,6 +1,7 @@
 """This application: ``faust -A app worker`` runs the consumers of ``agents``.
 
-``app.app`` is the Faust application, made on first use: importing this module loads no Faust.
+``app.app`` is the Faust application. It is made on first use, so that importing this module does
+not load Faust.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from order_relay.worker import create_app  # noqa: PLC0415 - loads Faust
 
-    # At once: a module of agents may import it.
+    # Before the import: a module of agents may import ``app.app``.
     made = globals()["app"] = create_app()
     made.import_consumers("agents", "tables")
     return made

@@ -16,7 +16,7 @@ try:
     from demo.errors import CannotRun
     from demo.options import parse_options
     from demo.scenario import play
-    from order_relay.logs.standard_streams import take_any_text
+    from order_relay.logs.standard_streams import escape_unencodable
 except ModuleNotFoundError as error:
     sys.exit(
         f"quickstart: the Python package {error.name!r} is not installed: start it with "
@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
 
 def main() -> int:
     """Run the quickstart; returns the exit status."""
-    take_any_text()
+    escape_unencodable()
     os.umask(0o077)  # databases and logs hold orders
     options = parse_options(sys.argv[1:], os.environ)
     try:

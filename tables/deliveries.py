@@ -1,4 +1,4 @@
-"""The table ``deliveries`` of each consumer: how the record of each order ended."""
+"""The table ``deliveries`` of each consumer: the result of each order's delivery."""
 
 from __future__ import annotations
 
@@ -21,32 +21,36 @@ NAME = "deliveries"
 
 
 class DeliveriesView(faust.Table[OrderId, Entry]):
-    """The table as Faust shows it: its name, its changelog, and entries to read by order id.
+    """The table as a Faust table: its name, and read access to its entries by order id.
 
-    Entries are written by deliveries alone. Their changelog and its recovery are not Faust's
+    Only deliveries write entries. Faust handles neither the changelog nor its recovery
     (docs/decisions/0014).
     """
 
     def __init__(self, app: faust.App, deliveries: DeliveriesTable, folder: Path) -> None:
-        """Show the entries of ``deliveries``; ``folder`` is where they are on disk, if they are."""
-        super().__init__(app, name=NAME, help="What became of each order.")
-        self._book = deliveries
+        """Show the entries of ``deliveries``; ``folder`` holds them if they are kept on disk."""
+        super().__init__(app, name=NAME, help="The result of each order's delivery.")
+        self._deliveries = deliveries
         self._folder = folder
 
     def __getitem__(self, key: OrderId) -> Entry:
-        """Return an order's entry, where this worker has its partition."""
-        entry = self._book.find(key)
+        """Return an order's entry.
+
+        Raises:
+            KeyError: This worker has none.
+        """
+        entry = self._deliveries.find(key)
         if entry is None:
             raise KeyError(key)
         return entry
 
     def __contains__(self, key: object) -> bool:
-        """Whether this worker has an entry of the order."""
-        return isinstance(key, int | str) and self._book.find(key) is not None
+        """Return whether this worker has an entry for the order."""
+        return isinstance(key, int | str) and self._deliveries.find(key) is not None
 
     def __len__(self) -> int:
-        """How many entries this worker has; estimated where they are on disk."""
-        return self._book.entries
+        """Return how many entries this worker has; an estimate if they are on disk."""
+        return self._deliveries.entries
 
     def __setitem__(self, key: OrderId, value: Entry) -> NoReturn:
         """Refuse.
@@ -54,7 +58,7 @@ class DeliveriesView(faust.Table[OrderId, Entry]):
         Raises:
             TypeError: Always.
         """
-        raise TypeError("entries of the table deliveries are written by deliveries alone")
+        raise TypeError("only deliveries write entries of the table deliveries")
 
     def __delitem__(self, key: OrderId) -> NoReturn:
         """Refuse.
@@ -62,13 +66,13 @@ class DeliveriesView(faust.Table[OrderId, Entry]):
         Raises:
             TypeError: Always.
         """
-        raise TypeError("entries of the table deliveries are removed by age alone")
+        raise TypeError("entries of the table deliveries are removed by age only")
 
     async def on_rebalance(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the book follows the consumer itself."""
+        """Do nothing: the deliveries table follows rebalances by itself."""
 
     def reset_state(self) -> None:
-        """Remove what is on disk; the changelog has it all."""
+        """Delete the entries on disk. They are read again from the changelog."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -1,1 +1,1 @@
-"""Log lines: their format as text and JSON, their rate limit, and the streams they go to."""
+"""Logging: lines as text and JSON, filters, and the streams they are written to."""

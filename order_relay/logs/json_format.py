@@ -1,7 +1,7 @@
-"""``LOG_FORMAT=json``: everything the process has to say, one JSON object a line.
+"""``LOG_FORMAT=json``: everything that the process logs, as one JSON object a line.
 
-The fields are ``timestamp``, ``level``, ``logger``, ``process``, ``message``, ``exception`` where
-there is one, and the line's own data.
+Each object has ``timestamp``, ``level``, ``logger``, ``process``, ``message``, the line's own
+fields, and ``exception`` if there is one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What Faust is told about logging: its own handlers, with our formatter in place of its own two.
+# The two formatters of Faust's logging configuration. Ours replaces both.
 FORMATTERS = ("default", "colored")
 
 
 class JsonLines(JsonFormatter):
-    """Formats log records, ours and those of libraries, as JSON."""
+    """Formats all log records as JSON: those of the relay and those of libraries."""
 
     def add_fields(
         self,
@@ -46,7 +46,8 @@ class JsonLines(JsonFormatter):
             "process": record.process,
             "message": line.message if line is not None else record.getMessage(),
         }
-        # However a library calls its extra data, the first five are what they say.
+        # Twice: first to fix the order of the fields, then so that a library's extra data of the
+        # same name cannot replace them.
         log_data.update(ours)
         super().add_fields(log_data, record, message_dict)
         if (exception := log_data.pop("exc_info", None)) is not None:
@@ -56,18 +57,18 @@ class JsonLines(JsonFormatter):
         log_data.update(ours)
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
-        """Return the line; one way or another there is one."""
+        """Return the line. Data that JSON cannot express never loses it."""
         try:
             return str(super().jsonify_log_record(log_data))
         except (TypeError, ValueError, RecursionError):
-            # Extra data of a library that is no JSON in any way.
+            # Extra data from a library, such as a list that contains itself.
             return json.dumps({str(name): str(value) for name, value in log_data.items()})
 
 
 def set_up() -> None:
-    """Log in JSON from now on, until Faust sets up its own logging, and after it.
+    """Log as JSON from now on, also before Faust configures logging.
 
-    Warnings, and errors that nobody catches, are log lines too.
+    Python's warnings and uncaught exceptions become log lines, too.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(formatter())
@@ -79,12 +80,12 @@ def set_up() -> None:
 
 
 def formatter() -> logging.Formatter:
-    """Return a formatter for any handler of Python's logging."""
+    """Return a formatter for any ``logging`` handler."""
     return JsonLines()
 
 
 def faust_logging() -> dict[str, Any]:
-    """Return what Faust's setting ``logging_config`` has to be."""
+    """Return the value for Faust's setting ``logging_config``."""
     return {"merge": True, "formatters": {name: {"()": formatter} for name in FORMATTERS}}
 
 
@@ -94,7 +95,7 @@ def _timestamp(created: float) -> str:
 
 
 def _plain(value: object) -> object:
-    # JSON has no NaN.
+    # JSON has neither NaN nor infinity.
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

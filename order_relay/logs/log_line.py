@@ -1,9 +1,9 @@
-"""A log line: a stable phrase and its data, written once, for people and for programs.
+"""A log line: a fixed phrase and its fields, readable for people and for programs.
 
     logger.warning(LogLine("Retrying message", topic=record.topic, offset=record.offset))
 
-As text it reads ``Retrying message topic=order-paid-events offset=41``; with ``LOG_FORMAT=json``
-the phrase is the message, and each of its data a field of its own.
+As text it reads ``Retrying message topic=order-paid-events offset=41``. With ``LOG_FORMAT=json``
+the phrase is the message, and each field is a field of the JSON object.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ from __future__ import annotations
 from contextvars import ContextVar
 
 CONSUMER: ContextVar[str] = ContextVar("consumer")
-"""The consumer whose work it is that logs."""
+"""The consumer that the current task works for."""
 
-# Text from outside, which may hold anything.
+# Text from outside, which can contain anything.
 _QUOTED = frozenset({"detail"})
-# Text of ours, of several lines.
-_AS_IT_IS = frozenset({"stacks"})
+# Our own text of several lines, which stays as it is.
+_VERBATIM = frozenset({"stacks"})
 _SECONDS = "_seconds"
 
 
 class LogLine:
-    """What the logging module takes as a message; formatted only if somebody reads it.
+    """A message for the ``logging`` module. It is formatted only when a handler writes it.
 
     Attributes:
-        phrase: What people grep.
-        fields: Its data by name, in their order; names are snake_case.
+        phrase: The fixed text that people search for.
+        fields: The data by name, in order. Names are snake_case.
     """
 
     __slots__ = ("fields", "phrase")
 
     def __init__(self, phrase: str, /, *, trace_id: str | None = None, **fields: object) -> None:
-        """Say ``phrase`` with these fields; ``trace_id`` comes last, where there is one."""
+        """Make a line of ``phrase`` and fields. ``trace_id`` comes last if it is given."""
         self.phrase = phrase
         self.fields = fields
         if trace_id is not None:
             fields["trace_id"] = trace_id
 
-    def also(self, **fields: object) -> LogLine:
-        """Return the same line with more data at its end."""
+    def with_fields(self, **fields: object) -> LogLine:
+        """Return the same line with more fields at its end."""
         line = type(self)(self.phrase)
         line.fields = self.fields | fields
         return line
@@ -57,16 +57,16 @@ class LogLine:
 
 
 class FiguresLine(LogLine):
-    """Figures as people write them: ``Fallback message stats - pending: 2, published: 45``.
+    """A line of figures: ``Fallback message stats - pending: 2, published: 45``.
 
-    Names in ``_seconds`` are times, in seconds.
+    A figure whose name ends in ``_seconds`` is a time in seconds.
     """
 
     __slots__ = ()
 
     @property
     def message(self) -> str:
-        """The message of the JSON line: the whole, since that is what people grep."""
+        """The message of the JSON line: all of it, since people search for it."""
         return str(self)
 
     def __str__(self) -> str:
@@ -75,14 +75,17 @@ class FiguresLine(LogLine):
 
 
 def printable(text: str) -> str:
-    """Return text on one line, with nothing in it that could steer a terminal or fake a line."""
+    """Return text as one line, with control characters escaped.
+
+    They could change what a terminal shows, or look like another log line.
+    """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _shown(name: str, value: object) -> str:
-    return str(value) if name in _AS_IT_IS else printable(str(value))
+    return str(value) if name in _VERBATIM else printable(str(value))
 
 
 def _figure(name: str, value: object) -> str:

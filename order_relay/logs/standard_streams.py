@@ -1,4 +1,4 @@
-"""Stdout and stderr: they take any text, and a log that nobody reads makes nobody wait."""
+"""Stdout and stderr: they accept any text, and a slow reader does not block the worker."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from order_relay.logs.log_line import LogLine
 
 logger = logging.getLogger(__name__)
 
-# What waits for a reader: some ten thousand lines.
+# Some ten thousand lines.
 MAX_WAITING_CHARACTERS = 4 * 1024 * 1024
-# At the end of the process.
+# The longest wait at the end of the process.
 DRAIN_SECONDS = 2.0
-STDERR = 2  # the number of its file descriptor
-_patient: list[PatientStream] = []
+STDERR = 2  # its file descriptor
+_streams: list[NonBlockingStream] = []
 
 
-def take_any_text() -> None:
-    r"""Print as ``\u2026`` what the locale's encoding does not have, instead of failing."""
+def escape_unencodable() -> None:
+    r"""Print characters that the locale's encoding lacks as ``\u2026``, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # It asks where a file stands, and a pipe may have come in the file's place.
+            # It asks for the file's position, which fails if a pipe has replaced the file.
             with suppress(OSError):
                 stream.reconfigure(errors="backslashreplace")
 
 
-def open_closed() -> None:
-    """Open what was closed before the start, to nowhere.
+def open_closed_streams() -> None:
+    """Open the standard streams that were closed before the start, to ``/dev/null``.
 
-    A socket would get the number of a closed stream, and libuv ends a process that closes one.
+    Else a socket would get the file descriptor of a closed stream, and libuv aborts the process
+    when such a socket is closed.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         os.set_inheritable(number, True)
@@ -50,17 +51,17 @@ def open_closed() -> None:
 
 
 @atexit.register
-def drain() -> None:
-    """Let what was logged be written, before the process ends; after a moment without it."""
-    for stream in _patient:
+def drain_streams() -> None:
+    """Wait until everything logged is written, 2 s at most; call it before the process ends."""
+    for stream in _streams:
         stream.drain(DRAIN_SECONDS)
 
 
-class PatientStream(io.TextIOBase):
-    """Takes text at once, and writes it to a stream by a thread of its own.
+class NonBlockingStream(io.TextIOBase):
+    """Accepts text without blocking, and writes it to a stream in a thread of its own.
 
-    A pipe whose reader stands still then stops that thread alone. What there is no room for is
-    left out; once the reader goes on, an error line says how much.
+    A pipe that is not read then blocks that thread only. Lines that do not fit into the buffer are
+    dropped. Once the reader continues, an error line tells how many.
     """
 
     def __init__(
@@ -70,9 +71,9 @@ class PatientStream(io.TextIOBase):
         on_left_out: Callable[[], None] = lambda: None,
         max_waiting: int = MAX_WAITING_CHARACTERS,
     ) -> None:
-        """Write to ``stream``, and keep at most ``max_waiting`` characters waiting.
+        """Write to ``stream``, and buffer at most ``max_waiting`` characters.
 
-        ``on_left_out`` is called for each line that is left out, by the thread that logs it.
+        ``on_left_out`` is called for each dropped line, in the thread that logs it.
         """
         super().__init__()
         self._stream = stream
@@ -83,10 +84,10 @@ class PatientStream(io.TextIOBase):
         self._characters = 0
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name="log", daemon=True).start()
-        _patient.append(self)
+        _streams.append(self)
 
     def write(self, text: str) -> int:
-        """Take text; never blocks, never fails."""
+        """Accept text. Never blocks, never raises."""
         with self._changed:
             if self._characters + len(text) <= self._max_waiting:
                 self._waiting.append(text)
@@ -98,14 +99,14 @@ class PatientStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: what was taken is written soon."""
+        """Do nothing: the thread writes everything soon."""
 
     def isatty(self) -> bool:
-        """Whether a terminal is behind it."""
+        """Whether it writes to a terminal."""
         return self._stream.isatty()
 
     def drain(self, seconds: float) -> None:
-        """Wait until everything is written, for so long at most."""
+        """Wait until everything is written, ``seconds`` at most."""
         with self._changed:
             self._changed.wait_for(lambda: not self._characters, seconds)
 
@@ -119,7 +120,7 @@ class PatientStream(io.TextIOBase):
                 self._stream.write(text)
                 self._stream.flush()
             except (OSError, ValueError):
-                pass  # the reader has left, or the disk is full: there is no place to say so
+                pass  # the reader has gone or the disk is full, and an error cannot be logged
             with self._changed:
                 self._characters -= len(text)
                 self._changed.notify_all()

@@ -28,7 +28,7 @@ async def end_at_standstill(health: Health, end: Callable[[StandsStill], Awaitab
     while True:
         report = health.live()
         if not report.ok:
-            line = LogLine("Worker stands still, it ends to be started again").also(
+            line = LogLine("Worker stands still, it ends to be started again").with_fields(
                 **report.reasons
             )
             logger.error(line)

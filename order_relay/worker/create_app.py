@@ -6,7 +6,7 @@ import os
 
 from order_relay import cli  # noqa: F401 - importing registers the commands
 from order_relay.logs import json_format
-from order_relay.logs.standard_streams import open_closed, take_any_text
+from order_relay.logs.standard_streams import escape_unencodable, open_closed_streams
 from order_relay.settings import load_settings
 from order_relay.settings.settings import load_log_format
 from order_relay.worker.faust_worker import use_worker
@@ -30,8 +30,8 @@ def create_app() -> RelayApp:
     Raises:
         SystemExit: A setting is wrong; told in one line.
     """
-    open_closed()
-    take_any_text()
+    open_closed_streams()
+    escape_unencodable()
     os.umask(OWNER_ALONE)  # SQLite's files and RocksDB's hold orders
     if load_log_format() == "json":
         json_format.set_up()

@@ -16,7 +16,7 @@ from mode.utils.logging import cry
 
 from order_relay.logs import json_format
 from order_relay.logs.log_line import LogLine
-from order_relay.logs.standard_streams import PatientStream
+from order_relay.logs.standard_streams import NonBlockingStream
 from order_relay.settings import Settings
 from order_relay.settings.consumers import ConfiguredConsumer
 from order_relay.version import VERSION
@@ -41,7 +41,7 @@ class Worker(faust.Worker):
                 handler, logging.StreamHandler
             ):
                 on_left_out = cast(Any, self.app).metrics.log_line_left_out
-                handler.setStream(PatientStream(handler.stream, on_left_out=on_left_out))
+                handler.setStream(NonBlockingStream(handler.stream, on_left_out=on_left_out))
 
     def install_signal_handlers(self) -> None:
         """Stop by SIGHUP too, unless ``nohup`` has it ignored."""

@@ -8,7 +8,7 @@ import os
 import threading
 
 from order_relay.logs.log_line import LogLine
-from order_relay.logs.standard_streams import drain
+from order_relay.logs.standard_streams import drain_streams
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class ShutdownWatch:
 
 def _end_process(after_seconds: float) -> None:
     logger.critical("Shutdown took over %.0f s: ending the process", after_seconds)
-    drain()
+    drain_streams()
     os._exit(1)
 
 
@@ -64,7 +64,7 @@ def _end_before_garbage() -> None:
     # Registered before consumers are imported: what they have registered has run.
     if _status is not None:
         logging.shutdown()
-        drain()
+        drain_streams()
         os._exit(_status)
 
 
@@ -76,5 +76,5 @@ def _end_beside_threads(status: int) -> None:
             threads=",".join(name for name in hanging if name != threading.main_thread().name),
         )
     )
-    drain()
+    drain_streams()
     os._exit(status)

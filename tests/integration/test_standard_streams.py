@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from order_relay.logs.standard_streams import PatientStream, take_any_text
+from order_relay.logs.standard_streams import NonBlockingStream, escape_unencodable
 from tests.support.waiting import eventually
 
 LIMIT_SECONDS = 30.0
@@ -52,7 +52,9 @@ async def test_a_pipe_that_nobody_reads_makes_nobody_wait(log: logging.Logger) -
     """Lines are kept up to a limit, others are left out; the log says later how many."""
     pipe = Pipe()
     left_out: list[int] = []
-    stream = PatientStream(pipe.writer, on_left_out=lambda: left_out.append(1), max_waiting=90_000)
+    stream = NonBlockingStream(
+        pipe.writer, on_left_out=lambda: left_out.append(1), max_waiting=90_000
+    )
     log.addHandler(logging.StreamHandler(stream))
     for number in range(3000):
         log.warning("%099d", number)
@@ -75,7 +77,7 @@ def test_a_reader_that_has_left_makes_nobody_wait() -> None:
     """A broken pipe takes nothing, and fails nothing."""
     pipe = Pipe()
     pipe.leave()
-    stream = PatientStream(pipe.writer, max_waiting=1000)
+    stream = NonBlockingStream(pipe.writer, max_waiting=1000)
     for _ in range(10):
         stream.write("x" * 500)
         stream.drain(LIMIT_SECONDS)
@@ -85,7 +87,7 @@ def test_a_reader_that_has_left_makes_nobody_wait() -> None:
 def test_what_was_logged_is_written_before_the_end() -> None:
     """``drain`` returns when everything is written."""
     out = io.StringIO()
-    stream = PatientStream(out)
+    stream = NonBlockingStream(out)
     for number in range(1000):
         stream.write(f"{number}\n")
     stream.drain(LIMIT_SECONDS)
@@ -98,7 +100,7 @@ def test_what_an_encoding_does_not_have_is_escaped(monkeypatch: pytest.MonkeyPat
     for name in ("stdout", "stderr"):
         stream = io.TextIOWrapper(written, encoding="ascii", write_through=True)
         monkeypatch.setattr(sys, name, stream)
-    take_any_text()
+    escape_unencodable()
     print("주문 …")
     print("\udc80", file=sys.stderr)
     assert written.getvalue() == rb"\uc8fc\ubb38 \u2026" + b"\n" + rb"\udc80" + b"\n"

@@ -34,9 +34,9 @@ async def test_nobody_else_writes(tmp_path: Path) -> None:
     bench = TableBench()
     await bench.arrive(0)
     table = DeliveriesView(app_of_a_consumer(load_settings()), bench.deliveries, tmp_path)
-    with pytest.raises(TypeError, match="written by deliveries alone"):
+    with pytest.raises(TypeError, match="only deliveries write entries"):
         table[7] = KNOWN
-    with pytest.raises(TypeError, match="removed by age alone"):
+    with pytest.raises(TypeError, match="removed by age only"):
         del table[7]
 
 
