@@ -1,4 +1,4 @@
-"""Settings: read from the environment once, checked, and passed down."""
+"""Settings: read from the environment once, validated, and passed down."""
 
 from order_relay.settings.settings import Settings, load_settings
 

@@ -1,13 +1,14 @@
-"""The settings of consumers: variables, what a consumer's file says, defaults."""
+"""The settings of each consumer: environment variables, its declaration, defaults."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
-from pydantic import ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from order_relay.errors import InvalidConsumer
@@ -17,9 +18,9 @@ from order_relay.settings.secret_files import SecretFiles
 from order_relay.settings.settings import describe
 
 ORDER_LOGGING = "order_logging"
-"""The consumer whose variables have no prefix, since they were there before other consumers."""
+"""The consumer whose variables have no prefix: they are older than other consumers."""
 
-# An argument of a consumer, or of HttpPost, and the setting of order_logging that it is.
+# Arguments of Consumer, and the field of Settings that holds each.
 OPTIONS = {
     "topic": "order_paid_topic",
     "group": "consumer_group_id",
@@ -34,15 +35,16 @@ OPTIONS = {
     "deliveries_store": "deliveries_store",
     "deliveries_retention_hours": "deliveries_retention_hours",
     "deliveries_max_entries": "deliveries_max_entries",
-    # Also of what is handled by a function.
+    # These apply to handlers that are functions, too.
     "timeout_seconds": "external_logger_timeout_seconds",
     "max_rate": "external_logger_max_rate",
 }
-_OF_HTTP = "external_logger_"
+_HTTP_PREFIX = "external_logger_"
+# The same for arguments of HttpPost.
 HTTP_OPTIONS = {
-    field.removeprefix(_OF_HTTP): field
+    field.removeprefix(_HTTP_PREFIX): field
     for field in Settings.model_fields
-    if field.startswith(_OF_HTTP) and field not in OPTIONS.values()
+    if field.startswith(_HTTP_PREFIX) and field not in OPTIONS.values()
 }
 
 
@@ -51,8 +53,8 @@ class ConfiguredConsumer:
     """A consumer with its settings.
 
     Attributes:
-        declaration: What its file says.
-        settings: The worker's, with the consumer's own in their places.
+        declaration: The consumer as declared in its file.
+        settings: The worker's settings, with the consumer's own values.
     """
 
     declaration: Consumer
@@ -65,35 +67,32 @@ class ConfiguredConsumer:
 
     @property
     def target(self) -> str:
-        """Where records go, for people: a URL without query, or a function's name."""
+        """Where records go, as text for people: a URL without its query, or a function's name."""
         handler = self.declaration.handled_by()
         if isinstance(handler, HttpPost):
             return self.settings.external_logger_url.partition("?")[0]
         return str(getattr(handler, "__qualname__", type(handler).__qualname__))
 
 
-# --- settings ---------------------------------------------------------------------------------
-
-
 def configure(consumers: Sequence[Consumer], settings: Settings) -> list[ConfiguredConsumer]:
     """Return all consumers, each with its settings.
 
     Raises:
-        InvalidConsumer: There is none, a setting is wrong, or groups or topics of two clash; one
-            line.
+        InvalidConsumer: There is no consumer, a setting is wrong, or two consumers have the same
+            group or dead-letter topic; one line.
     """
     if not consumers:
-        raise InvalidConsumer("no consumer is declared: put one into agents/")
+        raise InvalidConsumer("no consumer is declared: add one to agents/")
     configured = [ConfiguredConsumer(one, settings_of(one, settings)) for one in consumers]
     _check_apart(configured)
     return configured
 
 
 def choose(consumers: Sequence[ConfiguredConsumer], named: str | None) -> list[ConfiguredConsumer]:
-    """Return the consumers that CONSUMERS names; all without it.
+    """Return the consumers that CONSUMERS names, or all if it is not set.
 
     Raises:
-        InvalidConsumer: It names none, or one that is not there; one line.
+        InvalidConsumer: It names no consumer, or an unknown one; one line.
     """
     if named is None:
         return list(consumers)
@@ -108,12 +107,12 @@ def choose(consumers: Sequence[ConfiguredConsumer], named: str | None) -> list[C
 
 
 def settings_of(consumer: Consumer, settings: Settings) -> Settings:
-    """Return the worker's settings with those of a consumer in their places.
+    """Return the worker's settings with a consumer's own values.
 
-    A variable comes first, then what its file says, then the default.
+    An environment variable overrides the consumer's file, which overrides the default.
 
     Raises:
-        InvalidConsumer: One of them is wrong; one line.
+        InvalidConsumer: A value is wrong; one line.
     """
     handler = consumer.handled_by()
     given = dict(consumer.options)
@@ -156,7 +155,7 @@ def settings_of(consumer: Consumer, settings: Settings) -> Settings:
 
 
 def _defaults(fields: Mapping[str, str]) -> dict[str, Any]:
-    """Return the defaults of all that is a consumer's: what order_logging has set is its own."""
+    """Return the defaults of all consumer settings, which hide the values of order_logging."""
     every = {*fields.values(), *HTTP_OPTIONS.values()}
     return {field: Settings.model_fields[field].get_default() for field in every}
 
@@ -170,27 +169,14 @@ def _check_variables(name: str, fields: Mapping[str, str]) -> None:
         )
 
 
+class _Declared(BaseModel):
+    """A consumer's file alone: the variables of order_logging are the worker's own."""
+
+    model_config = ConfigDict(allow_inf_nan=False, hide_input_in_errors=True)
+
+
 class _Variables(BaseSettings):
-    model_config = Settings.model_config
-
-
-class _Given(_Variables):
-    """What a file says alone."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
-
-
-class _OfEnvironment(_Variables):
-    """Variables win over what a file says."""
+    """Environment variables, which override the consumer's file."""
 
     @classmethod
     def settings_customise_sources(
@@ -207,26 +193,29 @@ class _OfEnvironment(_Variables):
 
 def _variables_of(
     name: str, fields: Mapping[str, str], *, from_environment: bool
-) -> type[BaseSettings]:
-    """Return a model of a consumer's variables, which takes what its file says as arguments."""
-    base = _OfEnvironment if from_environment else _Given
+) -> type[BaseModel]:
+    """Return a model of a consumer's settings, which takes its file's values as arguments."""
     given: dict[str, Any] = {
         option: (Settings.model_fields[field].annotation, copy(Settings.model_fields[field]))
         for option, field in fields.items()
     }
-    model = create_model(f"Variables of {name}", __base__=base, **given)
-    model.model_config = SettingsConfigDict(**{**Settings.model_config, "env_prefix": f"{name}_"})
+    model = create_model(
+        f"Variables of {name}", __base__=_Variables if from_environment else _Declared, **given
+    )
+    if from_environment:
+        config = {**Settings.model_config, "env_prefix": f"{name}_"}
+        model.model_config = SettingsConfigDict(**config)  # type: ignore[typeddict-item]
     return model
 
 
 def _check_apart(consumers: Sequence[ConfiguredConsumer]) -> None:
-    """See that no two consumers share what must be one's own.
+    """Check that consumers do not share a group or a dead-letter topic.
 
     Raises:
         InvalidConsumer: Two share a group or a dead-letter topic, or one reads another's dead
             letters.
     """
-    for first, second in _pairs(consumers):
+    for first, second in combinations(consumers, 2):
         for what, field in (("group", "consumer_group_id"), ("dead-letter topic", "dlq_topic")):
             if getattr(first.settings, field) == getattr(second.settings, field):
                 raise InvalidConsumer(
@@ -240,11 +229,3 @@ def _check_apart(consumers: Sequence[ConfiguredConsumer]) -> None:
                     f"consumer {other.name} reads {one.settings.dlq_topic!r}, which is the "
                     f"dead-letter topic of {one.name}"
                 )
-
-
-def _pairs(
-    consumers: Sequence[ConfiguredConsumer],
-) -> Iterator[tuple[ConfiguredConsumer, ConfiguredConsumer]]:
-    for index, first in enumerate(consumers):
-        for second in consumers[index + 1 :]:
-            yield first, second

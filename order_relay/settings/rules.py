@@ -1,6 +1,6 @@
-"""What single settings may be: each rule takes a value and returns it, or says what is allowed.
+"""Rules for single settings: each returns the value, possibly normalized, or says what is allowed.
 
-They raise ``ValueError`` with the end of a sentence that begins with the variable and its value.
+The text of each ``ValueError`` continues a sentence that starts with the variable and its value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 from yarl import URL
 
-# What people are used to writing, and the drivers that there are.
+# The schemes that are accepted, and the SQLAlchemy driver of each.
 DATABASE_DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "sqlite+aiosqlite": "sqlite+aiosqlite",
@@ -29,7 +29,7 @@ DATABASE_EXAMPLES = (
     "sqlite+aiosqlite:///order-relay.db or postgresql+asyncpg://user:password@host:5432/database"
 )
 
-# The files of TLS in a PostgreSQL URL, as libpq and everything that stands on it call them.
+# libpq's names for TLS files in a PostgreSQL URL.
 LIBPQ_NAMES = {
     "database_ssl_ca_file": "sslrootcert",
     "database_ssl_cert_file": "sslcert",
@@ -38,9 +38,9 @@ LIBPQ_NAMES = {
 HOST_NAME = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"
 HTTP_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, 5.6.2
 QUOTED = r'"(?:[\t !#-\[\]-~]|\\[\t -~])*"'  # RFC 9110, 5.6.4
-# Of a POST to the external logger. What the relay writes itself, what would change how the request
-# or its answer is read, and whatever begins with webhook-.
-OWN_HEADERS = frozenset(
+# Headers that EXTERNAL_LOGGER_HEADERS must not set: the relay writes them, or they would change how
+# the request or its response is parsed. Names that start with webhook- are reserved, too.
+RESERVED_HEADERS = frozenset(
     "host content-length content-type content-encoding transfer-encoding connection keep-alive te "
     "trailer upgrade expect accept-encoding proxy-authorization proxy-connection idempotency-key "
     "traceparent tracestate".split()
@@ -49,9 +49,9 @@ PARTS_OF_DATABASE_URL = ("database_password", *LIBPQ_NAMES)
 
 
 def check_name(value: str) -> str:
-    """Apply Apache Kafka's rule for topics.
+    """Check a name by Apache Kafka's rule for topics.
 
-    Groups may be called anything, but then no tool can type it.
+    Kafka allows any name for a group, but other names are hard to use on a command line.
     """
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", value) or value in (".", ".."):
         raise ValueError("must be 1 to 249 of the characters A-Z a-z 0-9 . _ -, not . or ..")
@@ -59,10 +59,10 @@ def check_name(value: str) -> str:
 
 
 def check_servers(value: str) -> str:
-    """Take host:port, several separated by commas; returns them without space between."""
+    """Check one or more ``host:port``, separated by commas; returns them without spaces."""
     allowed = "must be host:port, several separated by commas"
     servers = [server.strip() for server in value.split(",") if server.strip()]
-    # What stands before an @ may be a password: not to be repeated.
+    # Text before an @ may be a password, which must not be repeated.
     if not servers or "@" in value:
         raise ValueError(allowed)
     for server in servers:
@@ -73,7 +73,7 @@ def check_servers(value: str) -> str:
 
 
 def check_host(value: str) -> str:
-    """Take an address or a name to listen on; nothing else of a URL."""
+    """Check an IP address or a host name to listen on."""
     if not _is_address(value) and (
         not re.fullmatch(HOST_NAME, value) or re.fullmatch(r"[0-9.]+", value)
     ):
@@ -85,7 +85,7 @@ def check_host(value: str) -> str:
 
 
 def check_host_names(value: str) -> str:
-    """Take host names, several separated by commas; returns them without space between."""
+    """Check one or more host names, separated by commas; returns them without spaces."""
     names = [name.strip() for name in value.split(",") if name.strip()]
     if not names or not all(re.fullmatch(HOST_NAME, name) for name in names):
         raise ValueError("must be host names without ports, several separated by commas")
@@ -93,7 +93,7 @@ def check_host_names(value: str) -> str:
 
 
 def is_every_address(host: str) -> bool:
-    """Whether who listens there listens on every address: ``0.0.0.0``, ``::``."""
+    """Return whether a server at ``host`` listens on all addresses: ``0.0.0.0`` or ``::``."""
     try:
         return ip_address(host).is_unspecified
     except ValueError:
@@ -101,13 +101,13 @@ def is_every_address(host: str) -> bool:
 
 
 def check_url(value: str) -> str:
-    """Take an http:// or https:// URL, which must hold no credentials."""
+    """Check an http:// or https:// URL without credentials."""
     allowed = "must be an http:// or https:// URL with a host"
     try:
         url = URL(value)
         usable = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
     except ValueError as error:
-        # What stands before an @ may be a password: not to be repeated.
+        # Text before an @ may be a password, which must not be repeated.
         raise ValueError(allowed if "@" in value else f"{allowed}: {error}") from None
     if not usable or re.search(r"\s", value):
         raise ValueError(allowed)
@@ -117,7 +117,7 @@ def check_url(value: str) -> str:
 
 
 def check_proxy(value: SecretStr) -> SecretStr:
-    """Take the http:// URL of a proxy, which may hold a user and a password."""
+    """Check the http:// URL of a proxy, which may contain a user and a password."""
     try:
         url = URL(text := value.get_secret_value())
         usable = url.scheme == "http" and bool(url.host) and url.port is not None
@@ -129,15 +129,15 @@ def check_proxy(value: SecretStr) -> SecretStr:
 
 
 def check_token(value: SecretStr) -> SecretStr:
-    """Take what fits into an ``Authorization`` header; returns it without space around."""
-    token = value.get_secret_value().strip()  # such as the line end of a file
+    """Check a token for an ``Authorization`` header; returns it without surrounding spaces."""
+    token = value.get_secret_value().strip()  # a file may end with a line end
     if not re.fullmatch(r"[!-~]+", token):
         raise ValueError("must be visible ASCII characters only, without spaces")
     return SecretStr(token)
 
 
 def check_content_type(value: str) -> str:
-    """Apply RFC 9110's rule for media types."""
+    """Check a media type (RFC 9110)."""
     if not re.fullmatch(
         rf"{HTTP_NAME}/{HTTP_NAME}(?:[ \t]*;[ \t]*{HTTP_NAME}=(?:{HTTP_NAME}|{QUOTED}))*", value
     ):
@@ -146,17 +146,17 @@ def check_content_type(value: str) -> str:
 
 
 def check_signing_secrets(value: SecretStr) -> SecretStr:
-    """Take one or two secrets of Standard Webhooks, see ``parse_signing_secrets``."""
+    """Check one or two secrets of Standard Webhooks; see ``parse_signing_secrets``."""
     if not 1 <= len(parse_signing_secrets(value)) <= 2:
         raise ValueError("must be one secret, or two separated by a comma")
     return value
 
 
 def parse_signing_secrets(value: SecretStr) -> dict[str, bytes]:
-    """Return the keys, by their base64.
+    """Return the keys by their base64 text.
 
     Raises:
-        ValueError: What a secret must be, without any.
+        ValueError: A secret has another form. The message does not contain it.
     """
     keys = {}
     for secret in value.get_secret_value().split(","):
@@ -174,16 +174,16 @@ def parse_signing_secrets(value: SecretStr) -> dict[str, bytes]:
 
 
 def check_headers(value: SecretStr) -> SecretStr:
-    """Take headers of a request, one a line; see ``parse_headers``."""
+    """Check request headers, one a line; see ``parse_headers``."""
     parse_headers(value)
     return value
 
 
 def parse_headers(value: SecretStr | None) -> tuple[tuple[str, str], ...]:
-    """Return names and values of headers.
+    """Return the names and values of headers; empty lines and lines with # are skipped.
 
     Raises:
-        ValueError: What is wrong in which line, without the line.
+        ValueError: A line is wrong. The message has its number and the reason, not its text.
     """
     found = []
     lines = value.get_secret_value().split("\n") if value else ()
@@ -198,7 +198,7 @@ def parse_headers(value: SecretStr | None) -> tuple[tuple[str, str], ...]:
             raise ValueError(
                 f"line {number} must begin with a name of letters, digits and !#$%&'*+.^_`|~- only"
             )
-        if name.lower() in OWN_HEADERS or name.lower().startswith("webhook-"):
+        if name.lower() in RESERVED_HEADERS or name.lower().startswith("webhook-"):
             raise ValueError(f"line {number} has a header that is not yours to set: {name}")
         if not re.fullmatch(r"[ -~]*", text):
             raise ValueError(f"line {number} must have a value of printable ASCII characters only")
@@ -207,7 +207,7 @@ def parse_headers(value: SecretStr | None) -> tuple[tuple[str, str], ...]:
 
 
 def check_extensions(value: str) -> str:
-    """Apply RFC 7628's rule for the extensions of OAUTHBEARER; see ``parse_extensions``."""
+    """Check the extensions of OAUTHBEARER (RFC 7628); see ``parse_extensions``."""
     for part in value.split(","):
         name, _, _ = part.partition("=")
         if not re.fullmatch(r"\s*[A-Za-z]+=[!-~]+\s*", part) or name.strip() == "auth":
@@ -218,20 +218,20 @@ def check_extensions(value: str) -> str:
 
 
 def parse_extensions(value: str | None) -> dict[str, str]:
-    """Return what ``check_extensions`` has passed, by name."""
+    """Return extensions by name, from text that ``check_extensions`` accepted."""
     parts = (part.strip().partition("=") for part in value.split(",")) if value else ()
     return {name: text for name, _, text in parts}
 
 
 def check_file(value: Path) -> Path:
-    """Take a file."""
+    """Check that a file exists."""
     if not value.is_file():
         raise ValueError("must be a file that can be read")
     return value
 
 
 def check_authorities(value: Path) -> Path:
-    """Take a PEM file of certificates."""
+    """Check a PEM file of certificates."""
     check_file(value)
     try:
         ssl.create_default_context(cafile=str(value))
@@ -243,20 +243,23 @@ def check_authorities(value: Path) -> Path:
 def check_client_certificate(
     prefix: str, cert: Path | None, key: Path | None, password: str | None = None
 ) -> None:
-    """Take a client's certificate with its key, or neither.
+    """Check a client certificate with its key; neither is fine, too.
 
     Args:
-        prefix: Of the settings' names: ``<prefix>_CERT_FILE`` and so on.
-        cert: PEM file of the certificate.
-        key: PEM file of the key; else it is in the certificate's file.
-        password: Of the key; empty if it has none, ``None`` if there is no setting for one.
+        prefix: The prefix of the settings: ``<prefix>_CERT_FILE`` and so on.
+        cert: The certificate's PEM file.
+        key: The key's PEM file; ``None``: the key is in the certificate's file.
+        password: The key's password, empty without one; ``None``: there is no setting for it.
+
+    Raises:
+        ValueError: They cannot be used together.
     """
     if cert is None:
         if key is not None:
             raise ValueError(f"{prefix}_KEY_FILE={str(key)!r} needs {prefix}_CERT_FILE")
         return
     try:
-        # Never ask on the terminal: a wrong password is an error like any other.
+        # With None OpenSSL would ask for a password on the terminal.
         ssl.create_default_context().load_cert_chain(cert, key, password or "")
     except (ssl.SSLError, OSError) as error:
         reason = getattr(error, "reason", None) or error.strerror or "no PEM"
@@ -270,11 +273,9 @@ def check_client_certificate(
 
 
 def check_database_url(value: SecretStr) -> SecretStr:
-    """Take the URL of a database that there is a driver for."""
+    """Check the URL of a database that has a driver."""
     scheme, separator, _ = value.get_secret_value().partition("://")
-    if not separator:
-        raise ValueError(f"must be a URL like {DATABASE_EXAMPLES}")
-    if not re.fullmatch(r"[A-Za-z0-9+._-]+", scheme):
+    if not separator or not re.fullmatch(r"[A-Za-z0-9+._-]+", scheme):
         raise ValueError(f"must be a URL like {DATABASE_EXAMPLES}")
     if scheme not in DATABASE_DRIVERS:
         raise ValueError(f"has the unknown driver {scheme[:40]!r}: use {DATABASE_EXAMPLES}")
@@ -282,11 +283,14 @@ def check_database_url(value: SecretStr) -> SecretStr:
 
 
 def complete_database_url(value: SecretStr, parts: Mapping[str, str]) -> SecretStr:
-    """Return the URL with what has settings of its own in it.
+    """Add the password and the TLS files, which have settings of their own, to the URL.
 
     Args:
-        value: What ``check_database_url`` has passed.
-        parts: ``database_password``, and the files of TLS, which go into the URL by libpq's names.
+        value: A URL that ``check_database_url`` accepted.
+        parts: ``database_password`` and the settings of ``LIBPQ_NAMES``, as far as they are set.
+
+    Raises:
+        ValueError: The URL contains one of them already, or is not one of PostgreSQL.
     """
     if not parts:
         return value
@@ -310,7 +314,7 @@ def complete_database_url(value: SecretStr, parts: Mapping[str, str]) -> SecretS
 
 
 def _is_address(text: str) -> bool:
-    """Whether it is an IP address that can stand in a URL."""
+    """Return whether it is an IP address that a URL can contain."""
     try:
         ip_address(text)
     except ValueError:

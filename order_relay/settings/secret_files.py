@@ -1,8 +1,8 @@
-"""Secrets: by file, and out of what is said.
+"""Secrets: reading them from files, and redacting them in text.
 
-``<SECRET>_FILE`` names the file that holds a secret setting. Docker and Kubernetes hand secrets to
-a container as files; a variable would show them to everybody who may inspect the container. Every
-setting of type ``SecretStr`` can be given so.
+``<SECRET>_FILE`` names the file that contains a secret setting. Docker and Kubernetes give secrets
+to a container as files, since everyone with access to the container's description can read its
+variables. Every setting of type ``SecretStr`` can be given as a file.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from html.entities import codepoint2name
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
 MAX_SECRET_BYTES = 64 * 1024
 ALLOWED = "it must name a file of UTF-8 text that holds the secret and nothing else"
-# The kind of pydantic's error whose message is complete as it is.
+# The type of pydantic errors whose message needs no variable in front of it.
 ERROR_KIND = "secret_file"
 ENTITIES = {**codepoint2name, ord("'"): "apos"}
 
 
 @dataclass(frozen=True, slots=True)
 class BadSecretFile:
-    """What stands in a secret's place where its file cannot be used."""
+    """Takes a secret's place if its file cannot be used."""
 
     problem: str
 
 
 class SecretOfFile(str):
-    """A secret, and where it was read."""
+    """A secret, and ``source``: the variable and the file that it was read from."""
 
     source: str
 
     def __new__(cls, text: str, source: str) -> Self:
-        """Return the text; ``source`` is the variable with the file's path."""
+        """Make a secret of ``text``, which was read from ``source``."""
         secret = super().__new__(cls, text)
         secret.source = source
         return secret
@@ -49,8 +49,8 @@ class SecretOfFile(str):
 class SecretFiles(PydanticBaseSettingsSource):
     """Reads the files that ``<SECRET>_FILE`` names, in the environment or in ``.env``.
 
-    pydantic-settings' own ``secrets_dir`` is one folder with file names of its choice, and takes a
-    file that is missing for a secret that is not set.
+    pydantic-settings has ``secrets_dir``, but that fixes the folder and the file names, and treats
+    a missing file as a secret that is not set.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ class SecretFiles(PydanticBaseSettingsSource):
         super().__init__(settings_cls)
         self._prefix = str(settings_cls.model_config.get("env_prefix") or "")
         self._variables: dict[str, str | None] = {}
-        for source in (dot_env, environment):  # the environment wins
+        for source in (dot_env, environment):  # the environment overrides .env
             if isinstance(source, EnvSettingsSource):
                 self._variables.update(source.env_vars)
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return the secret or a ``BadSecretFile``; ``None`` where no file is named."""
+        """Return the secret or a ``BadSecretFile``; ``None`` if no file is named."""
         return _secret(self._prefix + field_name, self._variables), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """Return the secrets whose files are named, by the names of their fields."""
+        """Return the secrets that are given as files, by field name."""
         found = {
             name: _secret(self._prefix + name, self._variables)
             for name in secret_fields(self.settings_cls)
@@ -79,8 +79,8 @@ class SecretFiles(PydanticBaseSettingsSource):
         return {name: value for name, value in found.items() if value is not None}
 
 
-def secret_fields(settings_cls: type[BaseSettings]) -> tuple[str, ...]:
-    """Return the names of the settings that are secret."""
+def secret_fields(settings_cls: type[BaseModel]) -> tuple[str, ...]:
+    """Return the names of the secret settings."""
     return tuple(
         name
         for name, field in settings_cls.model_fields.items()
@@ -88,8 +88,8 @@ def secret_fields(settings_cls: type[BaseSettings]) -> tuple[str, ...]:
     )
 
 
-def refuse_bad_file(value: Any) -> Any:
-    """Raise what is wrong with a secret's file, so that it is told with all other mistakes."""
+def reject_bad_file(value: Any) -> Any:
+    """Raise the problem of a secret's file, so that it is reported with all other errors."""
     if isinstance(value, BadSecretFile):
         raise PydanticCustomError(ERROR_KIND, "{problem}", {"problem": value.problem})
     return value
@@ -110,20 +110,20 @@ def _secret(name: str, variables: Mapping[str, str | None]) -> str | BadSecretFi
 
 
 def _read(path: Path) -> str:
-    """Return what a file holds, without one line end after it.
+    """Return a file's text without a line end at its end.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It does not hold a secret; the message has nothing of what it holds.
+        ValueError: It does not contain a secret. The message contains nothing of the file.
     """
     if path.exists() and not path.is_file():
-        raise ValueError("not a file")  # one that never ends would hold up the start
+        raise ValueError("not a file")  # a device could be endless and block the start
     with path.open("rb") as file:
         content = file.read(MAX_SECRET_BYTES + 1)
     if len(content) > MAX_SECRET_BYTES:
         raise ValueError(f"over {MAX_SECRET_BYTES} bytes")
     try:
-        text = content.decode("utf-8-sig")  # Windows' editors put a mark at the beginning
+        text = content.decode("utf-8-sig")  # editors on Windows write a byte order mark
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     text = text.removesuffix("\n").removesuffix("\r")
@@ -134,13 +134,13 @@ def _read(path: Path) -> str:
     return text
 
 
-# --- out of what is said ----------------------------------------------------------------------
+# --- redacting --------------------------------------------------------------------------------
 
 
 def shown(value: object) -> str:
-    """Return a wrong value as a message may show it.
+    """Return a wrong value for an error message.
 
-    What stands before an @ in a URL or an address may be a password.
+    Text before an @ in a URL or an address may be a password, and is redacted.
     """
     text = re.sub(r"(?s)^([A-Za-z][A-Za-z0-9+._]*://)?.*@", r"\1[redacted]@", str(value))
     return repr(text[:200])
@@ -149,10 +149,10 @@ def shown(value: object) -> str:
 def redact(text: str, secrets: tuple[str, ...]) -> str:
     r"""Replace secrets in text that comes from outside.
 
-    Also as JSON, HTML and URLs write them: ``/`` may stand there as ``\/``, ``=`` as ``\u003d``,
-    ``&#x3D;`` or ``%3D``.
+    Finds them also as JSON, HTML and URLs encode them: ``/`` may be written as ``\/``, ``=`` as
+    ``\u003d``, ``&#x3D;`` or ``%3D``.
     """
-    for secret in sorted(secrets, key=len, reverse=True):  # one may be part of another
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
         text = _pattern(secret).sub("[redacted]", text)
     return text
 
@@ -166,8 +166,8 @@ def _pattern(secret: str) -> re.Pattern[str]:
 def _run(backslashes: str, then: str) -> str:
     """Return a regular expression for backslashes and the character after them.
 
-    Which of those in a text belong to which cannot be told: taken one by one there would be more
-    ways to read them than time, so that all there are are taken at once.
+    Escaped backslashes are ambiguous. Matching them one by one takes exponential time, so that all
+    of them are matched at once.
     """
     number = len(backslashes)
     at_once = rf"\\{{{number},{9 * number + 8}}}+{_forms(then, least=0)}"
@@ -176,13 +176,13 @@ def _run(backslashes: str, then: str) -> str:
 
 
 def _forms(character: str, least: int = 1) -> str:
-    """Return a regular expression for a character, however it is written.
+    """Return a regular expression for a character in all its encodings.
 
-    Its first escape has ``least`` backslashes or more.
+    Its first escape has at least ``least`` backslashes.
     """
     if (character.isascii() and character.isalnum()) or not character:
         return character
-    # JSON within JSON has more than one backslash before a character.
+    # JSON inside JSON has more than one backslash before a character.
     return rf"(?:\\{{0,8}}{re.escape(character)}|{_escaped(character, least)})"
 
 

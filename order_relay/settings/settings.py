@@ -1,6 +1,6 @@
-"""Every setting of the relay, read once from the environment and ``.env``.
+"""All settings of the relay, read once from the environment and ``.env``.
 
-Nothing else reads the environment. ``.env.example`` lists every key with its default and unit.
+No other module reads the environment. ``.env.example`` lists every key, its default and its unit.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     Field,
     SecretStr,
     ValidationError,
@@ -31,12 +32,12 @@ from order_relay.settings.secret_files import (
     ERROR_KIND,
     SecretFiles,
     SecretOfFile,
-    refuse_bad_file,
+    reject_bad_file,
     secret_fields,
     shown,
 )
 
-# What a 32-bit signed configuration value of Kafka's clients can hold.
+# The largest 32-bit signed value, which is the largest of Kafka's clients' settings.
 MAX_INT = 2**31 - 1
 
 Name = Annotated[str, AfterValidator(rules.check_name)]
@@ -65,7 +66,7 @@ OAUTH_CREDENTIALS = (
 
 
 class Settings(BaseSettings):
-    """The relay's settings, immutable once read."""
+    """The relay's settings; immutable."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -101,7 +102,7 @@ class Settings(BaseSettings):
     topic_replication_factor: int = Field(default=3, ge=1, le=32767)
     kafka_declare_topics: bool = True
     consumer_group_id: Name = "logging-consumer-group"
-    # At most what brokers allow by default (group.max.session.timeout.ms).
+    # The upper bound is the brokers' default of group.max.session.timeout.ms.
     kafka_session_timeout_ms: int = Field(default=30_000, ge=1_000, le=1_800_000)
 
     # --- consumers ----------------------------------------------------------------------------
@@ -112,16 +113,16 @@ class Settings(BaseSettings):
     external_logger_url: HttpUrl = "http://localhost:3000/logs"
     external_logger_timeout_seconds: float = Field(default=10.0, gt=0, le=300)
     external_logger_connect_timeout_seconds: float = Field(default=5.0, gt=0, le=300)
-    # From one in 10 s, as less looks like standing still, to more than one worker ever sends.
+    # Below one request in 10 s the worker would look stuck. The upper bound is beyond any worker.
     external_logger_max_rate: float | None = Field(default=None, ge=0.1, le=1_000_000)
     external_logger_batch_size: int = Field(default=1, ge=1, le=10_000)
     external_logger_batch_bytes: int = Field(default=1_000_000, ge=1, le=MAX_INT)
     external_logger_batch_linger_ms: int = Field(default=20, ge=0, le=60_000)
     external_logger_batch_format: BatchFormat = "json_array"
-    # None: application/json, and of batches by their format.
+    # None: application/json; for batches the type of their format.
     external_logger_content_type: ContentType | None = None
     external_logger_token: Token | None = None
-    # Secret, since they may hold keys; with line ends, so mostly given as a file.
+    # Secret, since headers may contain keys. One header a line, so mostly given as a file.
     external_logger_headers: RequestHeaders | None = None
     external_logger_signing_secrets: SigningSecrets | None = None
     external_logger_ca_file: Authorities | None = None
@@ -145,13 +146,13 @@ class Settings(BaseSettings):
     producer_retries: int = Field(default=3, ge=1, le=MAX_INT)
     producer_retry_backoff_ms: int = Field(default=1000, ge=1, le=300_000)
     producer_request_timeout_ms: int = Field(default=30_000, ge=1, le=900_000)
-    # Over the producer's linger, as librdkafka insists.
+    # librdkafka requires more than the producer's linger.
     producer_delivery_timeout_ms: int = Field(default=120_000, ge=10, le=MAX_INT)
     # Idempotence needs at most 5 (KIP-98).
     producer_max_in_flight: int = Field(default=5, ge=1, le=5)
 
     # --- the fallback table -----------------------------------------------------------------
-    # Before DATABASE_URL, which takes them into itself.
+    # These come before DATABASE_URL, whose validator adds them to the URL.
     database_password: SecretStr | None = None
     database_ssl_ca_file: Authorities | None = None
     database_ssl_cert_file: ExistingFile | None = None
@@ -164,18 +165,18 @@ class Settings(BaseSettings):
     fallback_stats_interval_seconds: float = Field(default=3600.0, ge=0.1, le=31_536_000)
     fallback_retention_days: float = Field(default=7.0, ge=0, le=36_500)
 
-    # --- who may change something over HTTP -------------------------------------------------
+    # --- authorization of HTTP requests that change something ---------------------------------
     api_token: Token | None = None
 
     # --- the worker's own web server ---------------------------------------------------------
     web_host: Host = "127.0.0.1"
     web_port: int = Field(default=6066, ge=1, le=65535)
-    # Under which browsers may ask for it, such as an ingress's.
+    # Host names that browsers may use for it, such as an ingress's.
     web_allowed_hosts: HostNames | None = None
-    # Where other workers reach this one's server; by default what it is bound to.
+    # Where other workers reach this server; by default the address that it listens on.
     advertised_url: HttpUrl | None = None
 
-    # --- the table of what became of each order ----------------------------------------------
+    # --- the deliveries table ------------------------------------------------------------------
     deliveries_store: Literal["memory", "rocksdb", "off"] = "memory"
     deliveries_retention_hours: float = Field(default=24.0, ge=0.001, le=24 * 3650)
     deliveries_max_entries: int = Field(default=1_000_000, ge=1)
@@ -193,14 +194,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take what is given in code, else secrets' files, the environment, ``.env``."""
+        """Read arguments first, then secret files, the environment and ``.env``."""
         files = SecretFiles(settings_cls, env_settings, dotenv_settings)
         return init_settings, files, env_settings, dotenv_settings
 
     @field_validator("*", mode="before")
     @classmethod
     def _check_secret_file(cls, value: Any) -> Any:
-        return refuse_bad_file(value)
+        return reject_bad_file(value)
 
     @field_validator("external_logger_headers", mode="after")
     @classmethod
@@ -228,10 +229,10 @@ class Settings(BaseSettings):
         return self
 
     def check_together(self) -> None:
-        """See that settings fit together.
+        """Check settings that depend on each other.
 
         Raises:
-            ValueError: Two do not.
+            ValueError: Two contradict each other.
         """
         if self.kafka_security_protocol.startswith("SASL"):
             self._check_credentials()
@@ -263,7 +264,7 @@ class Settings(BaseSettings):
             )
 
     def with_values(self, values: Mapping[str, Any]) -> Settings:
-        """Return the settings with these values in their places; they are not checked."""
+        """Return a copy with these values, which are not validated."""
         changed = self.model_copy(update=dict(values))
         for derived in ("own_url", "secrets", "target_headers", "signing_keys"):
             changed.__dict__.pop(derived, None)
@@ -271,28 +272,28 @@ class Settings(BaseSettings):
 
     @cached_property
     def target_headers(self) -> tuple[tuple[str, str], ...]:
-        """Names and values of further headers of each POST to the external logger."""
+        """Names and values of additional headers for each POST to the target."""
         return rules.parse_headers(self.external_logger_headers)
 
     @cached_property
     def signing_keys(self) -> tuple[bytes, ...]:
-        """Keys that each POST to the external logger is signed with."""
+        """The keys that sign each POST to the target."""
         secrets = self.external_logger_signing_secrets
         return tuple(rules.parse_signing_secrets(secrets).values()) if secrets else ()
 
     @cached_property
     def own_url(self) -> URL:
-        """Where other workers reach this worker's web server."""
+        """The URL at which other workers reach this worker's web server."""
         if self.advertised_url is not None:
             return URL(self.advertised_url)
         host = self.web_host
-        if rules.is_every_address(host):  # none that others can use
+        if rules.is_every_address(host):  # others cannot connect to 0.0.0.0
             host = socket.gethostname()
         return URL.build(scheme="http", host=host, port=self.web_port)
 
     @property
     def web_names(self) -> tuple[str, ...]:
-        """Names of this worker's web server."""
+        """The host names of this worker's web server."""
         allowed = self.web_allowed_hosts.split(",") if self.web_allowed_hosts else []
         return (*allowed, self.own_url.host or "", self.web_host, socket.gethostname())
 
@@ -303,7 +304,7 @@ class Settings(BaseSettings):
 
     @property
     def uses_access_tokens(self) -> bool:
-        """Whether Kafka is shown tokens of an identity provider."""
+        """Whether Kafka's clients authenticate with tokens of an identity provider."""
         return (
             self.kafka_security_protocol.startswith("SASL")
             and self.kafka_sasl_mechanism == "OAUTHBEARER"
@@ -311,13 +312,13 @@ class Settings(BaseSettings):
 
     @cached_property
     def secrets(self) -> tuple[str, ...]:
-        """The secret values that are set, for redacting text that comes from outside."""
+        """The secret values that are set, to redact them in text that comes from outside."""
         secrets = [
             value.get_secret_value()
             for name in secret_fields(type(self))
             if (value := getattr(self, name)) is not None
         ]
-        # Of a database's URL only the password is one, and of a proxy's.
+        # Only the password of the database's URL and of the proxy's URL is secret.
         secrets.remove(database := self.database_url.get_secret_value())
         secrets.append(make_url(database).password or "")
         if self.external_logger_proxy is not None:
@@ -340,10 +341,11 @@ def load_settings(**overrides: Any) -> Settings:
     """Read the settings from the environment and ``.env``.
 
     Args:
-        overrides: Values that win over the environment, by field name; for tests and tools.
+        overrides: Values that override the environment, by field name.
 
     Raises:
-        InvalidSettings: One line that names each wrong variable, its value and what is allowed.
+        InvalidSettings: A setting is wrong; one line names each variable, its value and what is
+            allowed.
     """
     try:
         return Settings(**overrides)
@@ -362,20 +364,20 @@ class _LogSettings(BaseSettings):
 
 
 def load_log_format() -> LogFormat:
-    """Read LOG_FORMAT alone, to say in it what is wrong with the others; text if it is wrong."""
+    """Read only LOG_FORMAT, to report errors in other settings with it; ``text`` if it is wrong."""
     try:
         return _LogSettings().log_format
     except (ValidationError, UnicodeDecodeError, OSError):
         return "text"
 
 
-def describe(error: ValidationError, settings_cls: type[BaseSettings], prefix: str = "") -> str:
-    """Turn pydantic's report into one line in the words of the environment.
+def describe(error: ValidationError, settings_cls: type[BaseModel], prefix: str = "") -> str:
+    """Return pydantic's errors as one line that names the environment variables.
 
     Args:
-        error: The report.
-        settings_cls: What it is about.
-        prefix: What stands before the names of its fields in those of variables.
+        error: The errors.
+        settings_cls: The settings that were validated.
+        prefix: The prefix of their variables.
     """
     parts = []
     for item in error.errors():
