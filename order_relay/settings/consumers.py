@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from order_relay.errors import InvalidConsumer
 from order_relay.model.consumer import Consumer, HttpPost
 from order_relay.settings import Settings
-from order_relay.settings.secret_files import SecretFiles
+from order_relay.settings.secret_files import SecretFiles, reject_bad_file
 from order_relay.settings.settings import describe
 
 ORDER_LOGGING = "order_logging"
@@ -177,6 +177,8 @@ class _Declared(BaseModel):
 
 class _Variables(BaseSettings):
     """Environment variables, which override the consumer's file."""
+
+    _check_secret_file = field_validator("*", mode="before")(reject_bad_file)
 
     @classmethod
     def settings_customise_sources(

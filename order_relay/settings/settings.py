@@ -198,10 +198,7 @@ class Settings(BaseSettings):
         files = SecretFiles(settings_cls, env_settings, dotenv_settings)
         return init_settings, files, env_settings, dotenv_settings
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _check_secret_file(cls, value: Any) -> Any:
-        return reject_bad_file(value)
+    _check_secret_file = field_validator("*", mode="before")(reject_bad_file)
 
     @field_validator("external_logger_headers", mode="after")
     @classmethod

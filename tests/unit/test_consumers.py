@@ -254,6 +254,11 @@ def test_the_file_wins_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         (consumer, {"CONSUMERS": "coupon"}, "CONSUMERS='coupon' must name consumers.*: coupons"),
         (consumer, {"CONSUMERS": ","}, "CONSUMERS=',' must name consumers"),
         (
+            lambda: consumer(handler=HttpPost("http://x")),
+            {"COUPONS_TOKEN_FILE": "/nowhere/token"},
+            "COUPONS_TOKEN_FILE='/nowhere/token' cannot be used",
+        ),
+        (
             lambda: consumer("database", handler=HttpPost("http://x")),
             {},
             "DATABASE_URL is a setting",
