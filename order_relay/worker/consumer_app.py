@@ -1,4 +1,4 @@
-"""The Faust application of one consumer: its group, its stream, and nothing of anybody else's."""
+"""The Faust application of one consumer: its group and its stream."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from order_relay.worker.faust_overrides import (
     RelayMonitor,
 )
 
-# How long the group waits for members in a rebalance; a session of more than half makes it longer.
+# How long the group waits for its members in a rebalance, at least; and at least two sessions.
 REBALANCE_SECONDS = 60.0
-# A dead member is noticed after one session; of these so many heartbeats may be lost or late.
+# Kafka notices a dead member after one session. Lost or late heartbeats must not end a session.
 HEARTBEATS_PER_SESSION = 10
-# A request may take so long; a session that comes close makes it longer, as Faust wants it.
+# How long a request may take, at least. Faust requires more than a session.
 REQUEST_SECONDS = 40.0
 REQUEST_BEYOND_SESSION_SECONDS = 10.0
-# A worker whose intake is paused does not poll; it must stay a member however long that takes.
+# A worker whose intake is paused does not poll. It must stay a member however long that takes.
 MAX_POLL_INTERVAL_SECONDS = 365 * 24 * 3600.0
 
 
@@ -38,7 +38,7 @@ class ConsumerApp(faust.App):
 
     @cached_property
     def flow_control(self) -> FlowControl:
-        """What flows into the streams."""
+        """Stops and resumes the flow of records into the streams."""
         return FlowControl(loop=self.loop)
 
     @property
@@ -47,23 +47,22 @@ class ConsumerApp(faust.App):
         return cast(RelayConsumer, self.consumer)  # RelayTransport makes no other
 
     def _create_directories(self) -> None:
-        """Make no data directory: the tables are not Faust's to keep."""
+        """Make no data directory: Faust stores no tables."""
 
 
-def consumer_app(name: str, settings: RelaySettings, faust_metrics: FaustMetrics) -> ConsumerApp:
-    """Make a consumer's app, without its agent; nothing is started or connected.
+def consumer_app(settings: RelaySettings, faust_metrics: FaustMetrics) -> ConsumerApp:
+    """Make a consumer's app without its agent. Starts and connects nothing.
 
     Args:
-        name: The consumer's name.
-        settings: The consumer's.
-        faust_metrics: Where Faust's own figures go.
+        settings: The consumer's settings.
+        faust_metrics: Faust's own metrics.
     """
     session_seconds = settings.kafka_session_timeout_ms / 1000
     app = ConsumerApp(
         settings.consumer_group_id,
         broker=[f"aiokafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
         broker_credentials=faust_credentials(settings),
-        # Repeated after a kill is at most what finished since the last commit.
+        # After a kill, records that finished since the last commit are delivered again.
         broker_commit_interval=1.0,
         broker_session_timeout=session_seconds,
         broker_heartbeat_interval=session_seconds / HEARTBEATS_PER_SESSION,
@@ -71,14 +70,14 @@ def consumer_app(name: str, settings: RelaySettings, faust_metrics: FaustMetrics
         broker_request_timeout=longest_request(settings),
         broker_max_poll_interval=MAX_POLL_INTERVAL_SECONDS,
         consumer_auto_offset_reset="earliest",
-        # A leader that hangs is left for the new one as soon as the metadata knows it.
+        # If a leader hangs, fetches move to the new one when the metadata has it.
         consumer_metadata_max_age_ms=10_000,
-        # Faust's own producer is idle here; its default of 1,200 s would hold up the shutdown.
+        # Faust's producer is idle, but its default of 1,200 s would delay the shutdown.
         producer_request_timeout=15.0,
-        # A batch of at most so many records is one event; the stream holds few of them.
+        # A batch of at most so many records is one event. The stream buffers few events.
         broker_max_poll_records=500,
         stream_buffer_maxsize=16,
-        # ``Topics`` declares the topics; Faust's leader is not used, work is claimed instead.
+        # ``Topics`` declares the topics. Workers claim work instead of electing a leader.
         topic_allow_declare=False,
         topic_disable_leader=True,
         table_standby_replicas=0,
@@ -95,19 +94,19 @@ def consumer_app(name: str, settings: RelaySettings, faust_metrics: FaustMetrics
 def read_topic(
     app: ConsumerApp, name: str, topic: str, submit: Callable[[Record], Awaitable[None]]
 ) -> None:
-    """Have each record of a topic taken in, in offset order; ``submit`` waits while it has no room.
+    """Pass each record of a topic to ``submit``, in the order of offsets within a partition.
 
     Args:
         app: The consumer's app.
-        name: What the agent is called.
+        name: The agent's name.
         topic: The topic.
-        submit: Hands a record to the dispatcher.
+        submit: Submits a record to the dispatcher. It waits while there is no room.
     """
     records = app.topic(
         topic,
-        # Bytes in, bytes out: decoding in the delivery code cannot lose a poison record.
+        # Undecoded, since Faust drops records that it cannot decode.
         schema=RecordBatches(),
-        # Progress is kept by RelayConsumer, not by Faust's acks.
+        # RelayConsumer tracks progress, not Faust's acks.
         acks=False,
     )
 

@@ -1,4 +1,4 @@
-"""One consumer of the worker: everything between its topic and its target."""
+"""Runs one consumer of the worker: everything between its topic and its target."""
 
 from __future__ import annotations
 
@@ -55,24 +55,24 @@ from order_relay.worker.consumer_app import (
 )
 from order_relay.worker.fallback_service import Fallback
 
-# A rebalance waits for attempts under way, and the group for the slowest member: well under
-# REBALANCE_SECONDS, whatever the target's time-out is.
+# In a rebalance the group waits for the attempts in flight of its slowest member. This stays well
+# below REBALANCE_SECONDS, whatever the target's time-out is.
 MAX_REBALANCE_DRAIN_SECONDS = 20.0
 
 
 class ConsumerRuntime:
-    """Runs one consumer. What it shares with others is given to it, and not its to stop.
+    """Runs one consumer. It neither starts nor stops what consumers share.
 
     Attributes:
         name: The consumer's name.
-        settings: The worker's settings with the consumer's own.
+        settings: The worker's settings with the consumer's own values.
         metrics: Its metrics.
         app: Its Faust application.
-        relay: Its deliveries.
-        health: Its health.
-        stats: Its figures.
+        dispatcher: Its dispatcher.
+        health: Its health checks.
+        stats: Its statistics.
         deliveries: Its deliveries table; ``None``: switched off.
-        lookup: Finds orders in it; ``None``: switched off.
+        lookup: Finds orders in the table; ``None``: switched off.
     """
 
     def __init__(
@@ -86,16 +86,16 @@ class ConsumerRuntime:
         faust_metrics: FaustMetrics,
         max_in_flight: int,
     ) -> None:
-        """Make all of it, within the running event loop; nothing is started or connected.
+        """Prepare, within the running event loop. Starts and connects nothing.
 
         Args:
-            consumer: What to run.
+            consumer: The consumer to run.
             producer: Writes dead letters and the table's changelog.
             topics: Declares the consumer's topics.
-            fallback: Keeps dead letters that Kafka refuses, and knows orders that wait for Kafka.
-            metrics: The worker's.
-            faust_metrics: Where Faust's own figures go.
-            max_in_flight: Attempts at a time, for which there are file descriptors.
+            fallback: Saves dead letters that Kafka refuses, and finds saved orders.
+            metrics: The worker's metrics.
+            faust_metrics: Faust's own metrics.
+            max_in_flight: The number of concurrent attempts that file descriptors allow.
         """
         declaration, settings = consumer.declaration, consumer.settings
         self.name = consumer.name
@@ -104,7 +104,7 @@ class ConsumerRuntime:
         self._producer = producer
         self._events = Events(declaration.event, subject=declaration.subject)
         self.metrics = metrics.of(self.name)
-        self.app = consumer_app(self.name, settings, faust_metrics)
+        self.app = consumer_app(settings, faust_metrics)
         self._reader = self.app.reader
         self._target = _target(consumer, max_in_flight)
         self.deliveries = self._deliveries_table() if settings.deliveries_store != "off" else None
@@ -145,9 +145,9 @@ class ConsumerRuntime:
         )
         self.health = Health(
             self.dispatcher,
-            breaker_closed=self._breaker_closed,
-            dead_lettering=self._dead_lettering,
-            recovering=self._recovering,
+            breaker_closed=lambda: self.dispatcher.breaker.closed,
+            dead_lettering=lambda: self.dispatcher.dead_lettering,
+            recovering=lambda: self.deliveries is not None and self.deliveries.recovering,
             in_threads=self._in_threads,
             attempt_timeout_seconds=settings.external_logger_timeout_seconds,
             longest_backoff_seconds=settings.consumer_retry_max_interval_ms / 1000,
@@ -165,7 +165,7 @@ class ConsumerRuntime:
         self.lookup = (
             self._lookup(self.deliveries, fallback) if self.deliveries is not None else None
         )
-        self._show_figures()
+        self._register_metrics()
         self._watches: list[asyncio.Task[None]] = []
         read_topic(self.app, self.name, settings.order_paid_topic, self.submit)
         self._reader.deliver_with(self)
@@ -200,7 +200,7 @@ class ConsumerRuntime:
             unread=partial(self._reader.unread, topic),
         )
 
-    def _show_figures(self) -> None:
+    def _register_metrics(self) -> None:
         self.metrics.watch(
             in_flight=lambda: self.dispatcher.in_flight,
             queued=lambda: self.dispatcher.queued,
@@ -227,11 +227,11 @@ class ConsumerRuntime:
         pause: Callable[[float], Awaitable[bool]],
         end: Callable[[StandsStill], Awaitable[None]],
     ) -> None:
-        """Declare the topics, and read and deliver from then on.
+        """Declare the topics, then start reading and delivering.
 
         Args:
-            pause: Waits the given seconds; returns ``True`` when the worker is to stop.
-            end: Ends the worker, with status 1.
+            pause: Waits the given seconds; returns ``True`` when the worker stops.
+            end: Ends the worker with status 1.
         """
         CONSUMER.set(self.name)
         self._watch(watch_target(self.dispatcher.target))
@@ -252,11 +252,14 @@ class ConsumerRuntime:
         await self.app.maybe_start()
 
     async def crash(self, fault: BaseException) -> None:
-        """End the worker, with status 1."""
+        """End the worker with status 1."""
         await self._reader.crash(fault)
 
     async def drain(self, grace_seconds: float) -> None:
-        """Stop the intake, and let what was taken in finish; the rest is given up unfinished."""
+        """Stop the intake, and give submitted records ``grace_seconds`` to finish.
+
+        The rest stays unfinished, and is delivered again.
+        """
         CONSUMER.set(self.name)
         self._reader.stop_flow()
         self.app.flow_control.suspend()
@@ -264,7 +267,7 @@ class ConsumerRuntime:
         await self.dispatcher.drain(drain_seconds=grace_seconds, attempt_seconds=0.0)
 
     async def commit(self) -> None:
-        """Commit everything that is finished, for the last time."""
+        """Make the final commit of everything that is finished."""
         CONSUMER.set(self.name)
         if self.deliveries is not None:
             await self.deliveries.close()
@@ -273,7 +276,7 @@ class ConsumerRuntime:
             watch.cancel()
 
     async def stop(self) -> None:
-        """Leave the group, and close everything."""
+        """Leave the group, and close all clients of this consumer."""
         CONSUMER.set(self.name)
         await self.app.stop()
         if isinstance(self._target, HttpHandler):
@@ -289,10 +292,10 @@ class ConsumerRuntime:
     # --- between the reader and the relay -------------------------------------------------------
 
     async def submit(self, record: Record) -> None:
-        """Take a record in for delivery; waits while there is no room or no table yet."""
+        """Submit a record for delivery; waits for room, and for the table's recovery."""
         deliveries = self.deliveries
         if deliveries is not None and not deliveries.ready and not await deliveries.until_ready():
-            return  # its partition leaves, and is read again
+            return  # its partition was revoked: the record is read again
         if self._reader.claim(record) and not await self.dispatcher.submit(record):
             self._reader.leave(record)
 
@@ -306,7 +309,7 @@ class ConsumerRuntime:
         return self.deliveries is not None and self.deliveries.is_delivered(record, order_id)
 
     async def revoking(self) -> None:
-        """See ``Deliveries``: attempts may end, waits are given up."""
+        """See ``DeliverySide``. Attempts in flight may finish; records in backoff are left."""
         CONSUMER.set(self.name)
         attempt_seconds = min(
             self.settings.external_logger_timeout_seconds + 1.0, MAX_REBALANCE_DRAIN_SECONDS
@@ -317,7 +320,7 @@ class ConsumerRuntime:
             await self.deliveries.revoking()
 
     def assigned(self, partitions: Collection[int]) -> None:
-        """See ``Deliveries``."""
+        """See ``DeliverySide``."""
         CONSUMER.set(self.name)
         self.health.assigned_partitions = len(partitions)
         if self.deliveries is not None:
@@ -325,30 +328,19 @@ class ConsumerRuntime:
         self.dispatcher.resume()
 
     def forget_left(self, topic: str, partition: int, *, before: int | None = None) -> list[int]:
-        """See ``Deliveries``."""
+        """See ``DeliverySide``."""
         return self.dispatcher.left.forget(topic, partition, before=before)
 
     def deleted(self, records: int) -> None:
-        """See ``Deliveries``."""
+        """See ``DeliverySide``."""
         self.metrics.deleted(records)
-
-    # --- what health asks -----------------------------------------------------------------------
-
-    def _breaker_closed(self) -> bool:
-        return self.dispatcher.breaker.closed
-
-    def _dead_lettering(self) -> int:
-        return self.dispatcher.dead_lettering
 
     def _in_threads(self) -> int:
         return self._target.in_threads if isinstance(self._target, FunctionHandler) else 0
 
-    def _recovering(self) -> bool:
-        return self.deliveries is not None and self.deliveries.recovering
-
 
 def _target(consumer: ConfiguredConsumer, max_in_flight: int) -> HttpHandler | FunctionHandler:
-    """Make what a consumer delivers to."""
+    """Make the handler that a consumer delivers to."""
     settings, handler = consumer.settings, consumer.declaration.handled_by()
     secrets = settings.secrets
     if not isinstance(handler, HttpPost):
@@ -378,15 +370,15 @@ def _target(consumer: ConfiguredConsumer, max_in_flight: int) -> HttpHandler | F
 
 
 def table_folder(settings: Settings) -> Path:
-    """Return where a consumer's deliveries table is on disk, if it is."""
+    """Return the folder of a consumer's deliveries table, if it is kept on disk."""
     return settings.data_dir / settings.deliveries_changelog_topic
 
 
 def prepare_folder(settings: Settings) -> None:
-    """Make the folder that tables are kept in.
+    """Make DATA_DIR, which contains the tables.
 
     Raises:
-        SystemExit: RocksDB is not installed, or the folder cannot be used; one line.
+        SystemExit: RocksDB is not installed, or DATA_DIR cannot be written to; one line.
     """
     if find_spec("rocksdict") is None:
         raise SystemExit("DELIVERIES_STORE=rocksdb needs: pip install 'order-relay[rocksdb]'")
@@ -406,6 +398,6 @@ def _in_memory(partition: int) -> PartitionStore:
 
 
 def _on_disk(folder: Path, partition: int) -> PartitionStore:
-    from order_relay.deliveries.rocksdb_store import RocksStore  # noqa: PLC0415 - only who wants it loads it
+    from order_relay.deliveries.rocksdb_store import RocksStore  # noqa: PLC0415 - loaded only if used
 
     return RocksStore(folder / str(partition))

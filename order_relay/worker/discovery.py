@@ -1,4 +1,4 @@
-"""Finds consumers: imports the modules of packages and folders, and collects what they declare."""
+"""Finds consumers: imports the modules of packages and folders, and collects their consumers."""
 
 from __future__ import annotations
 
@@ -21,55 +21,53 @@ def import_modules(packages: Sequence[str], folders: str | None = None) -> list[
     """Import every module of these packages, and every Python file of these folders.
 
     Raises:
-        InvalidConsumer: One cannot be imported, or a folder does not exist; one line.
+        InvalidConsumer: A module cannot be imported, or a folder does not exist; one line.
     """
     imported = []
     for package in packages:
-        found = _imported(_file_of(package), partial(importlib.import_module, package))
-        imported.append(found)
-        for module in pkgutil.iter_modules(getattr(found, "__path__", ()), f"{package}."):
-            work = partial(importlib.import_module, module.name)
-            imported.append(_imported(_file_of(module.name), work))
+        imported.append(_import_module(package))
+        path = getattr(imported[-1], "__path__", ())
+        imported += [_import_module(one.name) for one in pkgutil.iter_modules(path, f"{package}.")]
     for folder in folders.split(",") if folders else ():
         path = Path(folder.strip())
         if not path.is_dir():
             raise InvalidConsumer(f"CONSUMER_FOLDERS={folder.strip()!r} must be a folder")
         files = [file for file in sorted(path.glob("*.py")) if not file.name.startswith("_")]
-        imported += [_imported(str(file), partial(_import_file, file)) for file in files]
+        imported += [_in_one_line(str(file), partial(_import_file, file)) for file in files]
     return imported
 
 
-def _file_of(module: str) -> str:
-    return f"{module.replace('.', '/')}.py"
+def _import_module(name: str) -> ModuleType:
+    return _in_one_line(f"{name.replace('.', '/')}.py", partial(importlib.import_module, name))
 
 
 def _import_file(file: Path) -> ModuleType:
     name = f"order_relay_consumers.{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"no Python file: {file}")
+        raise ImportError(f"not a Python file: {file}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
-def _imported(place: str, work: Callable[[], ModuleType]) -> ModuleType:
+def _in_one_line(file: str, load: Callable[[], ModuleType]) -> ModuleType:
     try:
-        return work()
+        return load()
     except InvalidConsumer as error:
-        raise InvalidConsumer(f"{place}: {error}") from error
+        raise InvalidConsumer(f"{file}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise InvalidConsumer(f"{place} cannot be imported: {_described(error, place)}") from error
+        raise InvalidConsumer(f"{file} cannot be imported: {_describe(error, file)}") from error
 
 
-def _described(error: BaseException, place: str) -> str:
+def _describe(error: BaseException, file: str) -> str:
     text = " ".join(str(error).split())
     line = next(
         (
             frame.lineno
             for frame in reversed(traceback.extract_tb(error.__traceback__))
-            if frame.filename.endswith(place)
+            if frame.filename.endswith(file)
         ),
         None,
     )
@@ -81,7 +79,7 @@ def find_consumers(modules: Sequence[ModuleType]) -> list[Consumer]:
     """Return the consumers that these modules declare, ``order_logging`` first, then by name.
 
     Raises:
-        InvalidConsumer: Two have one name, or one has no handler.
+        InvalidConsumer: Two consumers have the same name, or one has no handler.
     """
     found: dict[str, tuple[Consumer, str]] = {}
     for module in modules:

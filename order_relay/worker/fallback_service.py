@@ -1,10 +1,9 @@
-"""The producing half as the worker runs it: publisher, fallback table, replay, figures."""
+"""The worker's fallback service: publisher, fallback table, replay, statistics."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from order_relay.errors import RelayError
@@ -21,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 OPEN_RETRY_SECONDS = 5.0
 REFRESH_SECONDS = 15.0
-# Counting a million rows takes a moment; it may take one fiftieth of the time.
+# Counting a million rows takes a while. It may take one fiftieth of the time.
 REFRESH_SHARE = 50
 MAX_REFRESH_SECONDS = 60.0
-# Rows on their way are safe in the table, orders of callers who wait are not: they are saved.
+# Rows in flight are safe in the table. Events of waiting callers are not, and are saved instead.
 REPLAY_GRACE_SECONDS = 5.0
 PUBLISH_GRACE_SECONDS = 3.0
 
@@ -34,7 +33,7 @@ class OpenableStore(FallbackStore, Protocol):
 
     @property
     def location(self) -> str:
-        """The database for people to read, without its password."""
+        """The database's URL as text for people, without the password."""
 
     async def open(self) -> Migrated:
         """See ``FallbackTable.open``."""
@@ -44,14 +43,14 @@ class OpenableStore(FallbackStore, Protocol):
 
 
 class Fallback:
-    """Publishes, keeps what Kafka refuses, and publishes that later.
+    """Publishes events, saves those that Kafka refuses, and publishes them later.
 
-    Deliveries do not depend on the database: while it cannot be used, this says so once, tries
-    on in the background, and what Kafka refuses is refused.
+    Deliveries do not depend on the database. While it cannot be used, this logs once and retries in
+    the background; until then refused records fail.
 
     Attributes:
         store: The fallback table.
-        publisher: For every way in.
+        publisher: Publishes events of all sources.
     """
 
     def __init__(
@@ -62,9 +61,8 @@ class Fallback:
         metrics: Metrics,
         *,
         open_retry_seconds: float = OPEN_RETRY_SECONDS,
-        refresh_seconds: float = REFRESH_SECONDS,
     ) -> None:
-        """Prepare; nothing is started or connected. ``producer`` is the caller's."""
+        """Prepare. Starts and connects nothing. The caller starts and stops ``producer``."""
         self.store = store
         self.publisher = Publisher(
             producer,
@@ -86,41 +84,41 @@ class Fallback:
         )
         self._metrics = metrics
         self._open_retry_seconds = open_retry_seconds
-        self._refresh_seconds = refresh_seconds
         self._opened = asyncio.Event()
         self._problem = ""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Open the table in the background, keep its figures true, and watch for outages."""
+        """Open the table in the background, refresh its statistics, and watch for outages."""
         self._tasks = [
             asyncio.create_task(self._run()),
-            # Callers who wait when Kafka goes do not wait for its delivery time-out either.
+            # In an outage, callers do not wait for the delivery time-out: their events are saved.
             asyncio.create_task(self._outage.run(on_outage=self.publisher.save_waiting)),
         ]
 
     def producer_started(self) -> None:
-        """The producer has been started: until then it was as if Kafka could not be reached."""
+        """Note that the producer has started. Until then Kafka counts as unreachable."""
         self._outage.ask_now()
 
     async def replay_until_stopped(self) -> None:
-        """Publish rows whenever they are due, until ``stop_replay``; never raises."""
+        """Publish rows when they are due, until ``stop_replay``. Never raises."""
         await self._opened.wait()
         await self._replay.run()
 
     async def stop_replay(self, grace_seconds: float) -> None:
-        """Claim no more rows; those on their way get the grace, but no more than a few seconds."""
+        """Claim no more rows. Rows in flight get ``grace_seconds``, 5 s at most."""
         await self._replay.stop(min(grace_seconds, REPLAY_GRACE_SECONDS))
 
     async def stop_publishing(self, grace_seconds: float) -> None:
-        """Let publishes under way end; those that Kafka does not answer in time are saved.
+        """Let publishes in flight finish; save those that Kafka does not acknowledge in time.
 
-        What still comes in is saved without asking Kafka, until ``close``.
+        They get ``grace_seconds``, 3 s at most. Until ``close``, new events are saved without
+        asking Kafka.
         """
         await self.publisher.close(min(grace_seconds, PUBLISH_GRACE_SECONDS))
 
     async def close(self) -> None:
-        """Let go of the database. May be called twice, and without ``start``."""
+        """Close the database. May be called twice, and without ``start``."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -133,7 +131,7 @@ class Fallback:
     # --- in the background ----------------------------------------------------------------------
 
     async def _run(self) -> None:
-        await self._until_it_works(self._open, self._open_retry_seconds)
+        await self._open_until_it_works()
         self._opened.set()
         loop = asyncio.get_running_loop()
         while True:
@@ -141,10 +139,30 @@ class Fallback:
             await self._refresh()
             took = loop.time() - started
             pause = min(took * REFRESH_SHARE, MAX_REFRESH_SECONDS)
-            await asyncio.sleep(max(self._refresh_seconds, pause))
+            await asyncio.sleep(max(REFRESH_SECONDS, pause))
 
-    async def _open(self) -> None:
-        migrated = await self.store.open()
+    async def _open_until_it_works(self) -> None:
+        logged = ""
+        while True:
+            try:
+                migrated = await self.store.open()
+            except RelayError as error:
+                problem = str(error)
+            except Exception as error:
+                # A driver may raise any exception. Deliveries go on.
+                logger.debug("The fallback table was not opened", exc_info=True)
+                problem = repr(error)
+            else:
+                break
+            if problem != logged:
+                logger.error(
+                    "Fallback table unusable at DATABASE_URL=%s: %s; deliveries go on, what Kafka "
+                    "refuses cannot be saved; trying on until it works",
+                    self.store.location,
+                    problem,
+                )
+            logged = problem
+            await asyncio.sleep(self._open_retry_seconds)
         if migrated.before == migrated.after:
             logger.info("Fallback table opened at %s", self.store.location)
         else:
@@ -155,29 +173,6 @@ class Fallback:
                 migrated.after,
             )
 
-    async def _until_it_works(self, work: Callable[[], Awaitable[None]], pause: float) -> None:
-        said = ""
-        while True:
-            try:
-                await work()
-            except RelayError as error:
-                problem = str(error)
-            except Exception as error:
-                # A driver may raise what nobody foresaw; deliveries go on.
-                logger.debug("The fallback table was not opened", exc_info=True)
-                problem = repr(error)
-            else:
-                return
-            if problem != said:
-                logger.error(
-                    "Fallback table unusable at DATABASE_URL=%s: %s; deliveries go on, what Kafka "
-                    "refuses cannot be saved; trying on until it works",
-                    self.store.location,
-                    problem,
-                )
-            said = problem
-            await asyncio.sleep(pause)
-
     async def _refresh(self) -> None:
         stats: FallbackStats | None = None
         problem = ""
@@ -186,7 +181,7 @@ class Fallback:
             await self.store.check_writes()
         except RelayError as error:
             problem = str(error)
-        except Exception as error:  # noqa: BLE001 - whatever a driver raises, the next round asks anew
+        except Exception as error:  # noqa: BLE001 - drivers raise anything; the next refresh retries
             problem = repr(error)
         if problem and problem != self._problem:
             logger.warning("Fallback table takes no rows: %s", problem)

@@ -1,4 +1,4 @@
-"""Parts of Faust where ours differ: metrics, tables, flow control, and where settings come from."""
+"""Replacements for parts of Faust: metrics, settings, flow control, recovery, tables."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from mode.utils.times import Seconds
 
 from order_relay.model.record import Record
 
-ENDS_TOLD_SECONDS = 1.0
+END_OFFSET_INTERVAL_SECONDS = 1.0
 
 
 class RelayMonitor(PrometheusMonitor):
-    """Faust's own metrics, without the ones that cost most for each record.
+    """Faust's metrics without the most expensive ones per event.
 
-    The relay counts deliveries itself; Faust's per-stream labels would be normalised by regular
-    expression for every event, and its active counts never fall for streams without acks.
+    The relay counts deliveries itself. Faust normalizes its per-stream labels with a regular
+    expression for each event, and its active counts never fall for streams without acks.
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        """Take what Faust's takes."""
+        """Take the arguments of Faust's monitor."""
         super().__init__(**kwargs)
-        self._ends_told_at: dict[TP, float] = {}
+        self._end_offset_shown_at: dict[TP, float] = {}
 
     def track_tp_end_offset(self, tp: TP, offset: int) -> None:
-        """Show a partition's end, once a second: with few records in a fetch it costs as much."""
+        """Show a partition's end offset once a second; each fetch would be too expensive."""
         now = time.monotonic()
-        if now - self._ends_told_at.get(tp, 0.0) >= ENDS_TOLD_SECONDS:
-            self._ends_told_at[tp] = now
+        if now - self._end_offset_shown_at.get(tp, 0.0) >= END_OFFSET_INTERVAL_SECONDS:
+            self._end_offset_shown_at[tp] = now
             super().track_tp_end_offset(tp, offset)
 
     def on_stream_event_in(
         self, tp: TP, offset: int, stream: faust.StreamT[Any], event: faust.EventT[Any]
     ) -> dict[str, Any] | None:
-        """Count the batch's records, nothing more."""
+        """Count the records of the batch."""
         records = len(cast(list[Record], event.value))
         self.events_total += records
         self._metrics.total_events.inc(records)
@@ -49,71 +49,72 @@ class RelayMonitor(PrometheusMonitor):
 
 
 class FaustSettings(faust.Settings):
-    """Faust's settings as ``make_app`` gives them.
+    """Faust's settings without the environment.
 
-    Faust would let the environment override each of them: a stray CONSUMER_AUTO_OFFSET_RESET or
-    BROKER_URL would change what is delivered, and from where.
+    Faust lets environment variables override all settings. A stray CONSUMER_AUTO_OFFSET_RESET or
+    BROKER_URL would change which records are delivered.
     """
 
     def getenv(self, env_name: str) -> Any:
-        """Find nothing."""
+        """Return ``None``: no setting is read from the environment."""
         return None
 
 
 class WithoutKafka(BootStrategy):
-    """What Faust starts of an app that reads and writes nothing itself."""
+    """Starts an app without Faust's consumer, producer, sensors and web server."""
 
     enable_kafka = False
     enable_sensors = False
+    enable_web = False
 
 
 class FlowControl(FlowControlEvent):
-    """Faust's control of what flows into the streams, which drops nothing that flows already.
+    """Faust's flow control, except that resuming an active flow drops nothing.
 
-    Faust resumes the flow twice after a rebalance, before its seek and after it, and empties the
-    streams' queues each time. A batch that was handed out in between was dropped, though its
-    records count as taken: they were not delivered until the next rebalance.
+    Faust resumes the flow twice after a rebalance, before and after its seek, and clears the
+    streams' queues each time. A batch handed over in between would be dropped although its records
+    are claimed, and would not be delivered before the next rebalance.
     """
 
     def resume(self) -> None:
-        """Let it flow; what is in the queues goes only where the flow was suspended."""
+        """Resume the flow. Queues are cleared only if it was suspended."""
         if not self.is_active():
             super().resume()
 
 
 class PatientRecovery(Recovery):
-    """Faust's way from an assignment to the flow of records, which does not give up.
+    """Faust's recovery after an assignment, without its time-out.
 
-    Faust waits for the seek for ``broker_request_timeout``, and takes a wait that was too short for
-    a stop: it ended without a word, and no record flowed again, whatever came afterwards.
+    Faust waits ``broker_request_timeout`` for the seek, and treats a longer seek as a stop: the
+    recovery task ends without a log line, and no record is read again.
     """
 
     async def _wait(self, coro: Any, timeout: Seconds | None = None) -> None:
-        """Wait until it is done, the next rebalance begins, or the worker stops."""
+        """Wait until it is done, the next rebalance starts, or the worker stops."""
         await super()._wait(coro)
 
 
 class ForeignChangelogs(TableManager):
-    """Faust's tables, whose changelogs are no business of the consumer group.
+    """Faust's tables without their changelogs, which the relay reads and writes itself.
 
-    Faust would subscribe the group to them, for which all members must change their assignor at
-    once, and stop every partition while it reads them (docs/decisions/0014).
+    Faust would subscribe the group to them. All members would have to change their assignor at the
+    same time, and every partition would wait while they are read (docs/decisions/0014).
     """
 
     @property
     def changelog_topics(self) -> set[str]:
-        """Return none: Faust has nothing to read."""
+        """Return an empty set, so that Faust reads none."""
         return set()
 
     @property
     def recovery(self) -> PatientRecovery:
-        """What lets records flow after a rebalance."""
+        """The task that resumes the flow after a rebalance."""
         if self._recovery is None:
             self._recovery = PatientRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
         return cast(PatientRecovery, self._recovery)
 
     async def on_start(self) -> None:
-        """Go on at once; Faust waits a second for tables that are registered late."""
+        """Start at once; Faust would wait a second for tables that are registered late."""
         await self._update_channels()
         await self.recovery.start()
 

@@ -1,4 +1,4 @@
-"""Faust's worker, as ours says what starts, logs, and answers signals."""
+"""Faust's worker with our own banner, logging, exit status and signals."""
 
 from __future__ import annotations
 
@@ -20,21 +20,25 @@ from order_relay.logs.standard_streams import NonBlockingStream
 from order_relay.settings import Settings
 from order_relay.settings.consumers import ConfiguredConsumer
 from order_relay.version import VERSION
-from order_relay.worker.shutdown_watch import leave_all_behind
+from order_relay.worker.shutdown_watch import exit_soon
 
 logger = logging.getLogger(__name__)
 
 
 class Worker(faust.Worker):
-    """A worker whose every line is in the log, and that no signal and no full pipe stops dead."""
+    """Faust's worker with our log lines, exit status, and handling of signals."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.quiet = True
         self.spinner = None
 
+    @property
+    def _logs_json(self) -> bool:
+        return bool(cast(Any, self.app).settings.log_format == "json")
+
     def on_setup_root_logger(self, root: logging.Logger, level: int) -> None:
-        """Let the log's handlers wait for no reader."""
+        """Make the log's handlers non-blocking, and log the start in JSON."""
         super().on_setup_root_logger(root, level)
         for handler in root.handlers:
             if type(handler) is not logging.FileHandler and isinstance(
@@ -42,9 +46,11 @@ class Worker(faust.Worker):
             ):
                 on_left_out = cast(Any, self.app).metrics.log_line_left_out
                 handler.setStream(NonBlockingStream(handler.stream, on_left_out=on_left_out))
+        if self._logs_json:
+            logger.info(_starting(cast(faust.App, self.app)))
 
     def install_signal_handlers(self) -> None:
-        """Stop by SIGHUP too, unless ``nohup`` has it ignored."""
+        """Stop at SIGHUP, too, unless ``nohup`` ignores it."""
         super().install_signal_handlers()
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             self.loop.add_signal_handler(signal.SIGHUP, self._on_sighup)
@@ -54,69 +60,47 @@ class Worker(faust.Worker):
         self._schedule_shutdown(signal.SIGHUP)
 
     def _on_sigusr2(self) -> None:
-        self._on_sigusr1()  # Faust would open a debugger, and deliver nothing until its end
+        self._on_sigusr1()  # Faust would open a debugger, which stops all deliveries
 
     def execute_from_commandline(self) -> NoReturn:
-        """Run the worker; nothing that a handler has left behind keeps it from ending.
+        """Run the worker, and end the process whatever a handler has left running.
 
         Raises:
-            SystemExit: Always; with 0 only if a signal asked it to stop.
+            SystemExit: Always; with 0 only if a signal asked the worker to stop. With
+                LOG_FORMAT=json a message is logged, and the code is 1.
         """
         try:
             super().execute_from_commandline()
         except SystemExit as end:
             if not end.code and self._signal_stop_time is None:
-                # sys.exit() in a task of a handler's own, or something has cancelled all tasks.
+                # A handler's task called sys.exit(), or cancelled all tasks.
                 logger.error(LogLine("Worker ended though no signal asked it to"))
                 end.code = 1
-            leave_all_behind(end.code if isinstance(end.code, int) else int(bool(end.code)))
+            if isinstance(end.code, str) and self._logs_json:
+                logger.critical(end.code)
+                end.code = 1
+            exit_soon(end.code if isinstance(end.code, int) else int(bool(end.code)))
             raise
 
     async def _cry(self) -> None:
-        # For people who look for what hangs.
         stacks = io.StringIO()
         cry(file=stacks)
         logger.warning(LogLine("Stacks of all threads", stacks=stacks.getvalue()))
 
 
-class JsonWorker(Worker):
-    """A worker whose log is JSON, also what ends its start."""
-
-    def on_setup_root_logger(self, root: logging.Logger, level: int) -> None:
-        """Say what starts, in place of Faust's banner."""
-        super().on_setup_root_logger(root, level)
-        logger.info(_starting(cast(faust.App, self.app)))
-
-    def execute_from_commandline(self) -> NoReturn:
-        """Run the worker; what ends its start in one line, ends it in a line of the log."""
-        try:
-            super().execute_from_commandline()
-        except SystemExit as end:
-            if isinstance(end.code, str):
-                logger.critical(end.code)
-                raise SystemExit(1) from None
-            raise
-
-
 def use_worker(app: faust.App, settings: Settings) -> None:
-    """Let ``faust worker`` run this app in this worker, and say in a line what it is."""
+    """Make ``faust worker`` run this app in our worker, with one line in place of its banner."""
+    app.conf.Worker = cast(Any, Worker)
     if settings.log_format == "json":
-        app.conf.Worker = cast(Any, JsonWorker)
         app.conf.logging_config = json_format.faust_logging()
-        banner = _no_banner
-    else:
-        app.conf.Worker = cast(Any, Worker)
-        banner = _print_banner
-    worker_command.on_worker_created = banner  # type: ignore[method-assign, assignment]
-
-
-def _no_banner(command: worker_command, worker: mode.Worker) -> None:
-    """Print nothing: the log has it."""
+    worker_command.on_worker_created = _print_banner  # type: ignore[method-assign, assignment]
 
 
 def _print_banner(command: worker_command, worker: mode.Worker) -> None:
-    with suppress(OSError):  # a full disk
-        command.say(str(_starting(cast(faust.App, command.app))))  # whatever the log's level is
+    app = cast(Any, command.app)
+    if app.settings.log_format != "json":  # in JSON it is logged
+        with suppress(OSError):  # a full disk
+            command.say(str(_starting(app)))  # whatever the log level is
 
 
 def _starting(app: faust.App) -> LogLine:
@@ -124,7 +108,7 @@ def _starting(app: faust.App) -> LogLine:
     return LogLine(
         "Worker starting",
         version=VERSION,
-        # Of several consumers all that follows is in the same order.
+        # With several consumers all lists have the same order.
         consumers=",".join(one.name for one in consumers),
         topic=",".join(one.settings.order_paid_topic for one in consumers),
         group=",".join(one.settings.consumer_group_id for one in consumers),

@@ -1,4 +1,4 @@
-"""How many files and connections the worker may have open, and what it does with them."""
+"""Shares the process's file descriptors between deliveries and the web server."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from dataclasses import dataclass
 from order_relay.settings import Settings
 from order_relay.web.connections import ConnectionLimits
 
-# What macOS lets a process have where it says "unlimited" (OPEN_MAX).
+# The real limit on macOS if the hard limit is "unlimited" (OPEN_MAX).
 UNLIMITED = 10_240
-# Some 50 are open while nothing happens: Kafka (two clients, a connection to each broker that leads
-# a partition), event loops, log. A database's pool is 15 at most, a name lookup or a command 1.
+# An idle worker has some 50 open: two Kafka clients, each with a connection to every leader, event
+# loops, logs. A database pool takes 15 at most, a name lookup or a command 1.
 OTHERS = 100
-# Of each consumer after the first: its own client of Kafka, and its thread's event loop.
+# For each consumer after the first: its Kafka client, and its thread's event loop.
 CONSUMER = 20
-# It keeps its files open: some ten for each partition.
+# RocksDB keeps some ten files open for each partition.
 ROCKSDB = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """What the worker may have open.
+    """Numbers of file descriptors.
 
     Attributes:
-        needed: What the settings ask for.
-        obtainable: What the system allows.
-        max_in_flight: Deliveries at a time of each consumer, each with a connection:
-            MAX_IN_FLIGHT, or fewer.
-        web_connections: Connections to the web server.
+        needed: How many the settings need.
+        obtainable: How many the system allows.
+        max_in_flight: For the concurrent deliveries of each consumer, each with a connection:
+            MAX_IN_FLIGHT or fewer.
+        web_connections: For connections to the web server.
     """
 
     needed: int
@@ -40,11 +40,10 @@ class Shares:
 
 
 def share(consumers: Sequence[Settings], obtainable: int) -> Shares:
-    """Share out what is obtainable among consumers, given by their settings.
+    """Divide the obtainable file descriptors; ``consumers`` are the settings of each consumer.
 
-    What Kafka and the database need comes first: without them nothing goes. Deliveries get up to
-    half of the rest, each consumer in proportion to what it asks for, and the web server what is
-    left.
+    Kafka and the database come first, since nothing works without them. Deliveries get up to half
+    of the rest, in proportion to each consumer's MAX_IN_FLIGHT. The web server gets what is left.
     """
     others = OTHERS + CONSUMER * (len(consumers) - 1)
     others += sum(ROCKSDB for one in consumers if one.deliveries_store == "rocksdb")
@@ -61,13 +60,13 @@ def share(consumers: Sequence[Settings], obtainable: int) -> Shares:
 
 
 def obtainable() -> int:
-    """Return how many file descriptors this process may have, once it has asked for them."""
+    """Return the number of file descriptors after ``obtain``."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(soft, UNLIMITED) if hard == resource.RLIM_INFINITY else hard
 
 
 def obtain() -> None:
-    """Raise the soft limit as far as the hard one allows; keep it where the system refuses."""
+    """Raise the soft limit to the hard limit; keep it if the system refuses."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
         with contextlib.suppress(OSError, ValueError):

@@ -1,30 +1,36 @@
-"""The Faust application: what the worker shares, its consumers, and what starts and stops when."""
+"""The worker's Faust application: what consumers share, and the order of start and shutdown."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+import os
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import faust
 import mode.loop
 from faust.sensors.prometheus import FaustMetrics
 
-from order_relay.errors import InvalidConsumer
+from order_relay import cli  # noqa: F401 - importing registers the commands
+from order_relay.errors import InvalidConsumer, InvalidDatabaseUrl, InvalidSettings
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.auth import faust_credentials
 from order_relay.kafka.consumer import partition_of
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.kafka.topics import Topics
-from order_relay.logs import rate_limit
+from order_relay.logs import json_format, rate_limit
 from order_relay.logs.log_line import LogLine
+from order_relay.logs.standard_streams import escape_unencodable, open_closed_streams
 from order_relay.monitoring.metrics import Metrics
 from order_relay.monitoring.process_metrics import add_process_metrics, watch_event_loop
 from order_relay.monitoring.standstill_watch import StandsStill
 from order_relay.settings import Settings as RelaySettings
+from order_relay.settings import load_settings
 from order_relay.settings.consumers import ConfiguredConsumer, choose, configure
+from order_relay.settings.settings import load_log_format
 from order_relay.web.connections import ConnectionLimits
 from order_relay.web.server import ConsumerPages, WebServer
 from order_relay.worker import file_descriptors
@@ -32,32 +38,35 @@ from order_relay.worker.consumer_runtime import ConsumerRuntime, prepare_folder
 from order_relay.worker.discovery import find_consumers, import_modules
 from order_relay.worker.fallback_service import Fallback
 from order_relay.worker.faust_overrides import FaustSettings, WithoutKafka
-from order_relay.worker.mistakes import mistakes_in_one_line
+from order_relay.worker.faust_worker import use_worker
 from order_relay.worker.shutdown_watch import ShutdownWatch
-from order_relay.worker.web_service import WebService
 
 logger = logging.getLogger(__name__)
 
-# After deliveries have ended: committing, leaving the group, closing connections.
+# For commits, leaving the group and closing connections, after deliveries have ended.
 SHUTDOWN_TAIL_SECONDS = 15.0
 PRODUCER_STOP_SECONDS = 1.0
-# Python's default of 700 new objects lets the garbage collector take a fifth of the time of a
-# worker with hundreds of deliveries under way (docs/performance.md).
+# With Python's default of 700 new objects the garbage collector takes a fifth of the CPU time of a
+# worker with hundreds of deliveries in flight (docs/performance.md).
 GC_THRESHOLDS = (10_000, 20, 20)
 
 
+# Only the owner may read the files that the worker creates.
+OWNER_ONLY = 0o077
+
+
 class RelayApp(faust.App):
-    """The app that ``faust -A app worker`` runs. Each consumer has a Faust app of its own in it.
+    """The app that ``faust -A app worker`` runs. Each consumer has its own Faust app inside it.
 
     Attributes:
-        settings: The worker's.
-        consumers: Those that it runs.
-        declared: All that there are; commands work on each of them.
-        background: What runs beside deliveries from the start on; each ends by itself or is
-            cancelled.
-        on_consumer: Called with each consumer's runtime before the start.
+        settings: The worker's settings.
+        consumers: The consumers that this worker runs.
+        declared: All declared consumers; commands work on each of them.
+        background: Functions that start with the worker and run beside deliveries. They end by
+            themselves, or are cancelled at shutdown.
+        on_consumer: Functions that are called with each consumer's runtime before it starts.
         metrics: All metrics.
-        partition_of: The partition that Kafka's clients choose for a key.
+        partition_of: Returns the partition that Kafka's clients choose for a key.
     """
 
     Settings = FaustSettings
@@ -67,7 +76,7 @@ class RelayApp(faust.App):
     partition_of = staticmethod(partition_of)
 
     def prepare(self, settings: RelaySettings) -> None:
-        """Make what consumers share; nothing is started or connected."""
+        """Make what consumers share. Starts and connects nothing."""
         self.settings = settings
         self.consumers: Sequence[ConfiguredConsumer] = ()
         self.declared: Sequence[ConfiguredConsumer] = ()
@@ -85,17 +94,17 @@ class RelayApp(faust.App):
         self._background_tasks: list[asyncio.Task[None]] = []
         self._runtimes: list[ConsumerRuntime] = []
         self._starting: list[asyncio.Task[None]] = []
-        self.web_server(WebService(self._make_web_server))
+        self._web_server: WebServer | None = None
 
     def import_consumers(self, *packages: str) -> None:
         """Import every module of these packages and of CONSUMER_FOLDERS, and run their consumers.
 
-        Where a module has ``register(app)``, it is called.
+        Calls ``register(app)`` of each module that has it.
 
         Raises:
-            SystemExit: A module, a consumer or a setting is wrong; told in one line.
+            SystemExit: A module, a consumer or a setting is wrong; one line tells which.
         """
-        with mistakes_in_one_line():
+        with _errors_in_one_line():
             modules = import_modules(packages, self.settings.consumer_folders)
             for module in modules:
                 if register := getattr(module, "register", None):
@@ -106,10 +115,10 @@ class RelayApp(faust.App):
     def run_consumers(
         self, consumers: Sequence[ConfiguredConsumer], declared: Sequence[ConfiguredConsumer]
     ) -> None:
-        """Run these consumers, of all that are declared; before the start.
+        """Set the consumers to run, and all that are declared; call it before the start.
 
         Raises:
-            InvalidConsumer: There is a Faust agent, too, which would lose records; one line.
+            InvalidConsumer: A Faust agent is defined, which would lose records; one line.
         """
         for agent in self.agents.values():
             raise InvalidConsumer(
@@ -120,11 +129,36 @@ class RelayApp(faust.App):
         self.consumers = consumers
         self.declared = declared
 
-    def _make_web_server(self) -> WebServer:
-        token = self.settings.api_token
-        return WebServer(
-            self.settings.web_host,
-            self.settings.web_port,
+    # --- starting and stopping ------------------------------------------------------------------
+
+    async def on_start(self) -> None:
+        """Start what is shared, then all consumers in parallel: none waits for another."""
+        self.finalize()
+        gc.set_threshold(*GC_THRESHOLDS)
+        rate_limit.install(several_consumers=len(self.consumers) > 1)
+        self._obtain_file_descriptors()
+        self._make_consumers()
+        self._watch(watch_event_loop(self.metrics.loop_lagged))
+        # Before Kafka is available: health checks get an answer meanwhile, and orders that arrive
+        # by HTTP are saved.
+        await self._start_web_server()
+        await self.fallback.start()
+        if not await self._topics.wait_until_ready(self._pause):
+            return  # the worker stops
+        await self._producer_of_events.start()
+        self.fallback.producer_started()
+        if self.should_stop:
+            return  # a stop came meanwhile, and would not stop what starts after it
+        self._background_tasks = [asyncio.create_task(_logged(work)) for work in self.background]
+        self._starting = [asyncio.create_task(self._start(one)) for one in self._runtimes]
+
+    async def _start_web_server(self) -> None:
+        if not self.conf.web_enabled:
+            return
+        settings, token = self.settings, self.settings.api_token
+        self._web_server = WebServer(
+            settings.web_host,
+            settings.web_port,
             self.metrics.registry,
             {
                 one.name: ConsumerPages(one.health, one.stats, one.lookup, one.dispatcher.probe_now)
@@ -132,34 +166,18 @@ class RelayApp(faust.App):
             },
             publisher=self.fallback.publisher,
             token=token.get_secret_value() if token else None,
-            names=self.settings.web_names,
+            names=settings.web_names,
             on_rejected=self.metrics.published,
             connections=ConnectionLimits(connections=self._shares.web_connections),
             on_closed=self.metrics.web_connection_closed,
         )
-
-    # --- starting and stopping ------------------------------------------------------------------
-
-    async def on_start(self) -> None:
-        """Start what is shared, then the consumers, each by itself: none waits for another."""
-        self.finalize()
-        gc.set_threshold(*GC_THRESHOLDS)
-        rate_limit.install(several_consumers=len(self.consumers) > 1)
-        self._obtain_file_descriptors()
-        self._make_consumers()
-        self._watch(watch_event_loop(self.metrics.loop_lagged))
-        # Before Kafka is there: probes want an answer while the worker waits for it, and orders
-        # that come in by HTTP are saved.
-        await self.on_started_init_web_server()
-        await self.fallback.start()
-        if not await self._topics.wait_until_ready(self._pause):
-            return  # the worker stops
-        await self._producer_of_events.start()
-        self.fallback.producer_started()
-        if self.should_stop:
-            return  # it was told so meanwhile, and nobody would stop what begins now
-        self._background_tasks = [asyncio.create_task(_told(work)) for work in self.background]
-        self._starting = [asyncio.create_task(self._start(one)) for one in self._runtimes]
+        try:
+            await self._web_server.start()
+        except OSError as error:
+            raise SystemExit(
+                f"cannot serve on WEB_HOST={settings.web_host} WEB_PORT={settings.web_port}: "
+                f"{error.strerror or error}"
+            ) from None
 
     def _make_consumers(self) -> None:
         faust_metrics = FaustMetrics.create(self.metrics.registry, "faust")
@@ -176,9 +194,9 @@ class RelayApp(faust.App):
                 faust_metrics=faust_metrics,
                 max_in_flight=max_in_flight,
             )
-            runtime.app.beacon.reattach(self.beacon)  # what crashes it, crashes the worker
-            for show in self.on_consumer:
-                show(runtime)
+            runtime.app.beacon.reattach(self.beacon)  # its crash crashes the worker
+            for register in self.on_consumer:
+                register(runtime)
             self._runtimes.append(runtime)
 
     async def _start(self, runtime: ConsumerRuntime) -> None:
@@ -186,24 +204,24 @@ class RelayApp(faust.App):
             await runtime.start(self._pause, self._end)
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever it was, nothing would be read
+        except BaseException as error:  # noqa: BLE001 - this consumer would read nothing
             await self.crash(error)
 
     async def on_started(self) -> None:
-        """Say that the worker is ready once all consumers are."""
+        """Report the worker as ready once all consumers are."""
         if self._starting:
-            await self.wait(asyncio.wait(self._starting))  # no longer than till a stop, or a crash
+            await self.wait(asyncio.wait(self._starting))  # ends early at a stop or a crash
         if self.on_startup_finished and not self.should_stop:
             await self.on_startup_finished()
 
     async def on_stop(self) -> None:
-        """Stop the intake, let deliveries finish, commit, let publishing end, close."""
+        """Stop the intake, let deliveries finish, commit, finish publishing, close."""
         grace = self.settings.shutdown_grace_seconds
         self._shutdown_watch.allow(grace + SHUTDOWN_TAIL_SECONDS)
         replay_stopped = asyncio.create_task(self.fallback.stop_replay(grace))
         for starting in self._starting:
             starting.cancel()
-        if self._starting:  # what is half begun is not stopped at the same time
+        if self._starting:  # a consumer must not start and stop at the same time
             await asyncio.wait(self._starting)
         await self._of_each(runtime.drain(grace) for runtime in self._runtimes)
         self._shutdown_watch.allow(SHUTDOWN_TAIL_SECONDS)
@@ -213,22 +231,24 @@ class RelayApp(faust.App):
         await replay_stopped
         for task in self._background_tasks:
             task.cancel()
-        # Before the producer stops; what comes in by HTTP after this goes to the table.
+        # Before the producer stops. Events that arrive by HTTP after this are saved.
         await self.fallback.stop_publishing(grace)
         await self._of_each(runtime.stop() for runtime in self._runtimes)
         await super().on_stop()
-        # What is still on its way there nobody waits for: changes of the table, at most.
+        # Only changes of the deliveries table can still be in flight, and nothing waits for them.
         await self._producer_of_events.stop(PRODUCER_STOP_SECONDS)
 
     async def on_shutdown(self) -> None:
-        """Everything has stopped in time, the web server too: nothing is saved any more."""
+        """Stop the web server and close the database; everything else has stopped in time."""
+        if self._web_server is not None:
+            await self._web_server.stop()
         await self.fallback.close()
         self._shutdown_watch.cancel()
         await super().on_shutdown()
 
     @staticmethod
     async def _of_each(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-        """Wait for a step of all consumers; what one raises changes nothing for another."""
+        """Wait for a step of all consumers; an error of one does not affect the others."""
         for result in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(result, Exception):
                 logger.error("Consumer was not stopped in good order", exc_info=result)
@@ -253,7 +273,7 @@ class RelayApp(faust.App):
         self._watches.append(asyncio.create_task(work))
 
     async def _end(self, fault: StandsStill) -> None:
-        """End the worker with status 1, also if what stands still holds up its shutdown."""
+        """End the worker with status 1, also if the fault blocks its shutdown."""
         self._shutdown_watch.allow(self.settings.shutdown_grace_seconds + SHUTDOWN_TAIL_SECONDS)
         await self.crash(fault)
 
@@ -262,11 +282,11 @@ class RelayApp(faust.App):
         return bool(self.should_stop)
 
     def _create_directories(self) -> None:
-        """Make no data directory: the tables are not Faust's to keep."""
+        """Make no data directory: Faust stores no tables."""
 
 
-async def _told(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run what runs beside deliveries; its error ends it alone, and not without a word."""
+async def _logged(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a background function. An error is logged, and ends only this function."""
     try:
         await work()
     except Exception:
@@ -275,7 +295,7 @@ async def _told(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def make_app(settings: RelaySettings) -> RelayApp:
-    """Make the application, without its consumers; nothing is started or connected."""
+    """Make the application without its consumers. Starts and connects nothing."""
     mode.loop.use("uvloop")
     web_host = f"[{settings.web_host}]" if ":" in settings.web_host else settings.web_host
     app = RelayApp(
@@ -285,7 +305,7 @@ def make_app(settings: RelaySettings) -> RelayApp:
         topic_allow_declare=False,
         topic_disable_leader=True,
         web_enabled=True,
-        # Of these Faust makes a URL, in which an IPv6 address has brackets.
+        # Faust makes a URL of the host, in which an IPv6 address has brackets.
         web_bind=web_host,
         web_host=web_host,
         web_port=settings.web_port,
@@ -294,3 +314,45 @@ def make_app(settings: RelaySettings) -> RelayApp:
     )
     app.prepare(settings)
     return app
+
+
+def create_app() -> RelayApp:
+    """Make the app that ``faust -A <module> worker`` runs, with settings from the environment.
+
+    Add its consumers with ``import_consumers``::
+
+        app = create_app()
+        app.import_consumers("agents")
+
+    Connects nothing yet.
+
+    Raises:
+        SystemExit: A setting is wrong; one line tells which.
+    """
+    open_closed_streams()
+    escape_unencodable()
+    os.umask(OWNER_ONLY)  # SQLite's and RocksDB's files contain orders
+    if load_log_format() == "json":
+        json_format.set_up()
+    with _errors_in_one_line():
+        settings = load_settings()
+        app = make_app(settings)
+    use_worker(app, settings)
+    return app
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """End the process with one line for wrong settings and wrong consumers.
+
+    Raises:
+        SystemExit: Its code is the line, which Python prints. With LOG_FORMAT=json the line is
+            logged, and the code is 1.
+    """
+    try:
+        yield
+    except (InvalidSettings, InvalidDatabaseUrl, InvalidConsumer) as error:
+        if load_log_format() == "json":
+            logger.critical(str(error))
+            raise SystemExit(1) from None
+        raise SystemExit(str(error)) from None

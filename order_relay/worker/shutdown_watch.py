@@ -1,4 +1,4 @@
-"""Ends a process whose end overruns: a client waits for a dead broker, a thread never returns."""
+"""Ends a process whose shutdown takes too long, such as for a dead broker or a blocked thread."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from order_relay.logs.standard_streams import drain_streams
 
 logger = logging.getLogger(__name__)
 
-
-# After the shutdown, for what still runs in threads.
+# How long threads may run after the shutdown.
 THREADS_SECONDS = 3.0
 
 
 class ShutdownWatch:
-    """A deadline that may be set anew; safe at any moment: what is not committed comes again."""
+    """A deadline for the shutdown. Ending the process is safe: uncommitted records come again."""
 
     def __init__(self) -> None:
         self._timer: threading.Timer | None = None
 
     def allow(self, seconds: float) -> None:
-        """Give the shutdown so long from now on."""
+        """End the process in ``seconds``; replaces an earlier deadline."""
         self.cancel()
         self._timer = threading.Timer(seconds, _end_process, (seconds,))
         self._timer.daemon = True
         self._timer.start()
 
     def cancel(self) -> None:
-        """Let the process go on."""
+        """Remove the deadline."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -42,38 +41,37 @@ def _end_process(after_seconds: float) -> None:
     os._exit(1)
 
 
-_status: int | None = None
+_exit_status: int | None = None
 
 
-def leave_all_behind(status: int) -> None:
-    """End the process with this status soon, whatever a consumer has left in it.
+def exit_soon(status: int) -> None:
+    """End the process with this status, even if a consumer has left threads or tasks running.
 
-    Python would wait for threads that hang, and close each task that is left: one that catches
-    everything goes on for ever then. Everything that can be saved is: call it when the shutdown
-    is over.
+    Python would wait for blocked threads, and close remaining tasks, which takes for ever if one
+    of them catches all exceptions. Call this after the shutdown, when nothing is left to save.
     """
-    global _status  # noqa: PLW0603 - the process has one end
-    _status = status
-    timer = threading.Timer(THREADS_SECONDS, _end_beside_threads, (status,))
+    global _exit_status  # noqa: PLW0603 - a process ends once
+    _exit_status = status
+    timer = threading.Timer(THREADS_SECONDS, _exit_despite_threads, (status,))
     timer.daemon = True
     timer.start()
 
 
 @atexit.register
-def _end_before_garbage() -> None:
-    # Registered before consumers are imported: what they have registered has run.
-    if _status is not None:
+def _exit_before_cleanup() -> None:
+    # Registered before consumers are imported, so that their exit handlers have run by now.
+    if _exit_status is not None:
         logging.shutdown()
         drain_streams()
-        os._exit(_status)
+        os._exit(_exit_status)
 
 
-def _end_beside_threads(status: int) -> None:
-    hanging = [one.name for one in threading.enumerate() if one.is_alive() and not one.daemon]
+def _exit_despite_threads(status: int) -> None:
+    alive = [one.name for one in threading.enumerate() if one.is_alive() and not one.daemon]
     logger.warning(
         LogLine(
             "Process ends beside threads that do not return",
-            threads=",".join(name for name in hanging if name != threading.main_thread().name),
+            threads=",".join(name for name in alive if name != threading.main_thread().name),
         )
     )
     drain_streams()

@@ -40,6 +40,4 @@ def runtime(settings: Settings, consumer: Consumer = order_logging) -> Iterator[
 
 def app_of_a_consumer(settings: Settings) -> ConsumerApp:
     """A consumer's Faust app alone."""
-    return consumer_app(
-        "order_logging", settings, FaustMetrics.create(CollectorRegistry(), "faust")
-    )
+    return consumer_app(settings, FaustMetrics.create(CollectorRegistry(), "faust"))

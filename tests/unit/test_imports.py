@@ -43,7 +43,7 @@ CONSUMER_APP = (
     "from prometheus_client import CollectorRegistry; "
     "from order_relay.worker.consumer_app import consumer_app; "
     "from order_relay.settings.settings import load_settings; "
-    "made = consumer_app('order_logging', load_settings(), "
+    "made = consumer_app(load_settings(), "
     "FaustMetrics.create(CollectorRegistry(), 'faust'))"
 )
 
