@@ -1,1 +1,1 @@
-"""Everything that talks to Kafka: clients, topics, committed offsets."""
+"""Kafka's clients: producer, consumer, topics, committed offsets, authentication."""

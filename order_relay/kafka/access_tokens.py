@@ -1,7 +1,7 @@
 """Access tokens for Kafka (SASL OAUTHBEARER): OAuth's client credentials grant (RFC 6749, 4.4).
 
-One mechanism for both of the worker's Kafka clients, though librdkafka has one of its own: one
-token, one authority to trust, one line that says what is wrong.
+librdkafka can fetch tokens itself, aiokafka cannot. With this both clients share one token, one
+authority, and one set of error messages.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 5.0
 MAX_ANSWER_BYTES = 256 * 1024
-# RFC 6749 only recommends to tell a token's lifetime.
-USUAL_LIFETIME_SECONDS = 300.0
-# librdkafka asks for a new token when four fifths of what the last one had left are over.
+# RFC 6749 recommends expires_in, but does not require it.
+DEFAULT_LIFETIME_SECONDS = 300.0
+# Before librdkafka asks for a new token, which is after four fifths of the lifetime.
 RENEW_AFTER_SHARE = 0.75
-# Clients ask with every connection they try: after a refusal the provider has peace for so long.
+# Minimum wait after a refused token request. Clients ask for a token with every connection.
 PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A token, and until when it is good in seconds since 1970."""
+    """A token, and when it expires in seconds since 1970."""
 
     value: str = field(repr=False)
     expires_at: float
 
 
-NONE = AccessToken("", -math.inf)
+NO_TOKEN = AccessToken("", -math.inf)
 
 
 class AccessTokens:
-    """The token that is good now; renewed in time, for as long as the provider gives one.
+    """Caches the access token, and renews it before it expires.
 
-    May be called from any thread; all of them get the same token.
+    May be called from any thread. All threads get the same token.
 
     Attributes:
-        extensions: What goes to the broker beside the token, by name.
+        extensions: The SASL extensions that are sent with the token, by name.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class AccessTokens:
         extensions: dict[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Prepare; nothing is fetched yet.
+        """Prepare. Fetches nothing yet.
 
         Args:
             fetch: Returns a new token and its lifetime in seconds, or raises
@@ -79,19 +79,19 @@ class AccessTokens:
         self._fetch = fetch
         self._clock = clock
         self._lock = threading.Lock()
-        self._token = NONE
+        self._token = NO_TOKEN
         self._renew_at = -math.inf
         self._refused: AccessTokenUnavailable | None = None
-        self._ask_again_at = -math.inf
-        self._had_one = False
+        self._retry_at = -math.inf
+        self._had_token = False
 
     def current(self) -> AccessToken:
-        """Return a token that is good now. Blocks for as long as the provider takes.
+        """Return a valid token. Blocks until the provider answers, some seconds at most.
 
-        Where it cannot be renewed the last one is kept until it expires.
+        If the token cannot be renewed, it stays in use until it expires.
 
         Raises:
-            AccessTokenUnavailable: There is none.
+            AccessTokenUnavailable: There is no valid token.
         """
         with self._lock:
             if self._clock() >= self._renew_at:
@@ -99,18 +99,15 @@ class AccessTokens:
                     self._renew()
                 except AccessTokenUnavailable as error:
                     if self._clock() >= self._token.expires_at:
-                        self._say_expired(error)
+                        if self._token.value:
+                            logger.error("Access token expired, Kafka will refuse us: %s", error)
+                            self._token = NO_TOKEN
                         raise
             return self._token
 
-    def _say_expired(self, error: AccessTokenUnavailable) -> None:
-        if self._token.value:
-            logger.error("Access token expired, Kafka will refuse us: %s", error)
-            self._token = NONE
-
     def _renew(self) -> None:
         now = self._clock()
-        if self._refused is not None and now < self._ask_again_at:
+        if self._refused is not None and now < self._retry_at:
             raise AccessTokenUnavailable(self._refused.url, self._refused.reason)
         try:
             value, lifetime = self._fetch()
@@ -118,18 +115,18 @@ class AccessTokens:
             if self._refused is None and self._token.value:
                 logger.warning("Access token not renewed, the last one is kept: %s", error)
             self._refused = error
-            self._ask_again_at = self._clock() + PAUSE_SECONDS
+            self._retry_at = self._clock() + PAUSE_SECONDS
             raise
-        if self._refused is not None and self._had_one:
+        if self._refused is not None and self._had_token:
             logger.warning("Access token renewed again")
-        self._had_one = True
+        self._had_token = True
         self._refused = None
         self._token = AccessToken(value, now + lifetime)
         self._renew_at = now + lifetime * RENEW_AFTER_SHARE
 
 
 class TokenEndpoint:
-    """Asks an identity provider for tokens."""
+    """Requests tokens from an identity provider."""
 
     def __init__(
         self,
@@ -141,12 +138,12 @@ class TokenEndpoint:
         ca_file: Path | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        """Prepare to ask; see ``Settings`` for what each is."""
+        """Prepare; see the settings KAFKA_SASL_OAUTH_… for each argument."""
         self._url = url
         self._secret = client_secret
         self._timeout_seconds = timeout_seconds
         self._context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
-        # Encoded first (RFC 6749, 2.3.1), so that a colon in them is none.
+        # URL-encoded (RFC 6749, 2.3.1), so that they contain no colon.
         identity = f"{quote_plus(client_id)}:{quote_plus(client_secret)}"
         self._headers = {
             "Authorization": f"Basic {base64.b64encode(identity.encode()).decode()}",
@@ -164,9 +161,9 @@ class TokenEndpoint:
             AccessTokenUnavailable: The provider does not answer, or refuses.
         """
         try:
-            status, content = self._ask()
+            status, content = self._post()
         except (OSError, HTTPException) as error:
-            raise AccessTokenUnavailable(self._url, _in_words(error)) from error
+            raise AccessTokenUnavailable(self._url, _explain(error)) from error
         try:
             answer = json.loads(content)
         except ValueError:
@@ -180,10 +177,10 @@ class TokenEndpoint:
             raise AccessTokenUnavailable(self._url, "the answer has no access_token")
         return token, _lifetime(answer.get("expires_in"))
 
-    def _ask(self) -> tuple[int, bytes]:
+    def _post(self) -> tuple[int, bytes]:
         url = URL(self._url)
         host, port = url.raw_host or "", url.port
-        # Without redirects: the secret goes to nobody else.
+        # http.client follows no redirects, which could send the secret elsewhere.
         connection = (
             HTTPSConnection(host, port, timeout=self._timeout_seconds, context=self._context)
             if url.scheme == "https"
@@ -205,7 +202,7 @@ class TokenEndpoint:
 
 @functools.lru_cache(maxsize=1)
 def access_tokens(settings: Settings) -> AccessTokens:
-    """Return the tokens of these settings: the same for every client in the process."""
+    """Return the tokens for these settings, which all clients of the process share."""
     secret = settings.kafka_sasl_oauth_client_secret
     endpoint = TokenEndpoint(
         settings.kafka_sasl_oauth_token_url or "",
@@ -223,11 +220,11 @@ def _lifetime(expires_in: object) -> float:
     try:
         seconds = float(str(expires_in))  # some providers write the number as text
     except ValueError:
-        return USUAL_LIFETIME_SECONDS
-    return seconds if 0 < seconds < math.inf else USUAL_LIFETIME_SECONDS
+        return DEFAULT_LIFETIME_SECONDS
+    return seconds if 0 < seconds < math.inf else DEFAULT_LIFETIME_SECONDS
 
 
-def _in_words(error: BaseException) -> str:
+def _explain(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message} (KAFKA_SASL_OAUTH_CA_FILE)"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,6 +1,6 @@
-"""How Faust's consumer proves who it is to Kafka.
+"""Authentication of Faust's consumer at Kafka.
 
-The producer's side of the same settings is ``order_relay.kafka.client_config``.
+``order_relay.kafka.client_config`` applies the same settings to librdkafka's clients.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from order_relay.settings import Settings
 
 
 def faust_credentials(settings: Settings) -> CredentialsT | None:
-    """Return the credentials that Faust's consumer uses; ``None`` for plain text."""
+    """Return the credentials of Faust's consumer; ``None`` for PLAINTEXT."""
     protocol = settings.kafka_security_protocol
     context = None
     if protocol.endswith("SSL"):
@@ -49,17 +49,17 @@ def faust_credentials(settings: Settings) -> CredentialsT | None:
 
 
 class TokenProvider(AbstractTokenProvider):  # type: ignore[misc] # aiokafka ships no types
-    """The access token as aiokafka asks for it, with every connection that it makes."""
+    """Gives aiokafka the access token for each new connection."""
 
     def __init__(self, tokens: AccessTokens) -> None:
-        """Hand out these tokens."""
+        """Give out these tokens."""
         self._tokens = tokens
 
     async def token(self) -> str:
-        """Return a token that is good now.
+        """Return a valid token.
 
         Raises:
-            KafkaConnectionError: There is none; aiokafka tries on, as when a broker is away.
+            KafkaConnectionError: There is none; aiokafka retries as if a broker were down.
         """
         try:
             return (await asyncio.to_thread(self._tokens.current)).value
@@ -67,5 +67,5 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc] # aiokafka shi
             raise KafkaConnectionError(str(error)) from None
 
     def extensions(self) -> dict[str, str]:
-        """Return what goes to the broker beside the token."""
+        """Return the SASL extensions that are sent with the token."""
         return self._tokens.extensions

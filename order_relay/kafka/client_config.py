@@ -1,6 +1,6 @@
-"""How librdkafka's clients reach Kafka, and prove who they are.
+"""Connection and authentication settings of librdkafka's clients.
 
-The consumer's side of the same settings is ``order_relay.kafka.auth``.
+``order_relay.kafka.auth`` applies the same settings to Faust's consumer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from order_relay.settings import Settings
 
 
 def client_config(settings: Settings) -> dict[str, Any]:
-    """Return how to reach Kafka, as librdkafka spells it."""
+    """Return the settings by which a librdkafka client connects to Kafka."""
     config: dict[str, Any] = {
         "bootstrap.servers": settings.kafka_bootstrap_servers,
         "security.protocol": settings.kafka_security_protocol,
@@ -25,7 +25,7 @@ def client_config(settings: Settings) -> dict[str, Any]:
         for key, path in (
             ("ssl.ca.location", settings.kafka_ssl_ca_file),
             ("ssl.certificate.location", cert_file),
-            # librdkafka would look for the key nowhere else.
+            # librdkafka does not look for the key in the certificate's file.
             ("ssl.key.location", settings.kafka_ssl_key_file or cert_file),
         ):
             if path is not None:

@@ -1,4 +1,4 @@
-"""What a group has committed, or an error: never "nothing" where Kafka did not say so."""
+"""Fetches a group's committed offsets, and never mistakes an error for "nothing committed"."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 async def fetch_commits(
     coordinator: Any, partitions: Collection[TopicPartition]
 ) -> dict[TopicPartition, OffsetAndMetadata | None]:
-    """Ask the group's coordinator, and the next one where it has moved, until one answers.
+    """Fetch the commits from the group's coordinator; follows it to another broker.
 
-    aiokafka's own question overlooks the error that an answer has as a whole (since version 2 of
-    it, KIP-88), and so does its admin client's. A broker that is no longer the coordinator, or that
-    loads the group, answers so, without any partition: a worker would begin at the beginning of
-    the topic, and dead letters be redriven again.
+    aiokafka's own request ignores the top-level error of the response (version 2 and later,
+    KIP-88), and so does its admin client. A broker that is no longer the coordinator, or that is
+    loading the group, responds with such an error and no partitions. A worker would then start at
+    the beginning of the topic, and dead letters would be redriven again.
 
     Args:
         coordinator: aiokafka's ``GroupCoordinator``.
-        partitions: Those to ask for.
+        partitions: The partitions to fetch.
 
     Returns:
-        The last commit of each of the partitions; ``None`` where there is none.
+        The last commit of each partition; ``None`` without one.
 
     Raises:
-        KafkaError: The group's coordinator will not say.
+        KafkaError: The coordinator refuses.
     """
     by_topic: dict[str, list[int]] = {}
     for partition in partitions:

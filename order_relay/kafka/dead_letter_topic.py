@@ -1,4 +1,4 @@
-"""Where delivery's dead letters meet publishing's producer: the dead-letter topic."""
+"""The dead-letter topic, as deliveries write to it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ PARTITION_COUNT_TTL_SECONDS = 60.0
 
 
 class DeadLetterTopic:
-    """Writes dead letters with acks=all; a ``DeadLetterSink``."""
+    """Writes dead letters with acks=all. It is a ``DeadLetterSink``."""
 
     def __init__(self, producer: KafkaProducer, topic: str, group_id: str, consumer: str) -> None:
-        """Write to ``topic`` for a consumer and its group ``group_id``."""
+        """Write to ``topic`` for a consumer, whose group is ``group_id``."""
         self.topic = topic
         self._producer = producer
         self._group_id = group_id
         self._consumer = consumer
         self._partitions = 0
-        self._asked_at = float("-inf")
-        self._question: asyncio.Task[int] | None = None
+        self._refreshed_at = float("-inf")
+        self._refresh: asyncio.Task[int] | None = None
 
     async def send(self, letter: DeadLetter) -> None:
         """See ``DeadLetterSink.send``."""
@@ -36,7 +36,7 @@ class DeadLetterTopic:
         try:
             await self._send(letter, headers)
         except RecordTooLarge:
-            # Rather a letter without its long texts than none.
+            # Without long texts it may fit.
             await self._send(letter, drop_long_headers(headers))
 
     def headers(self, letter: DeadLetter) -> Headers:
@@ -52,25 +52,22 @@ class DeadLetterTopic:
                 key=record.key,
                 value=record.value,
                 headers=headers,
-                # The same partition where it exists, so that a key's letters keep their order.
+                # The record's partition if it exists, so that letters of a key keep their order.
                 partition=record.partition if record.partition < partitions else None,
             )
         except PublishRefused:
-            self._asked_at = float("-inf")  # the topic may have changed
+            self._refreshed_at = float("-inf")  # the topic may have changed
             raise
 
     async def _partition_count(self) -> int:
         now = time.monotonic()
-        if now - self._asked_at > PARTITION_COUNT_TTL_SECONDS:
-            self._partitions = await self._ask()
-            self._asked_at = now
+        if now - self._refreshed_at > PARTITION_COUNT_TTL_SECONDS:
+            # One request for all waiting letters: in an outage each occupies a thread for 5 s.
+            if self._refresh is None or self._refresh.done():
+                self._refresh = asyncio.create_task(self._producer.partition_count(self.topic))
+            self._partitions = await asyncio.shield(self._refresh)
+            self._refreshed_at = now
         if not self._partitions:
-            self._asked_at = float("-inf")
+            self._refreshed_at = float("-inf")
             raise PublishRefused(self.topic, "the topic does not exist")
         return self._partitions
-
-    async def _ask(self) -> int:
-        """Ask once for all who wait: in an outage each question takes a thread for 5 s."""
-        if self._question is None or self._question.done():
-            self._question = asyncio.create_task(self._producer.partition_count(self.topic))
-        return await asyncio.shield(self._question)

@@ -1,7 +1,7 @@
-"""Why the brokers and a client do not come together, in the words of the settings.
+"""Explains why a client cannot connect to the brokers, and names the setting to change.
 
-librdkafka tells a wrong host name and an unknown authority apart no more than a broker that closes
-the connection; so one connection is made as the consumer makes its own, and its end looked at.
+librdkafka's errors do not distinguish a wrong host name, an unknown authority and a broker that
+closes the connection. So this opens a connection with aiokafka, whose errors do.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from order_relay.kafka.auth import faust_credentials
 from order_relay.settings import Settings
 
-# The longest wait for a broker to say good-bye.
+# The longest wait for a connection to close.
 CLOSE_SECONDS = 1.0
-# OpenSSL's codes (x509_vfy.h): of the host's name, and of its address.
+# OpenSSL's codes (x509_vfy.h) for a wrong host name and a wrong IP address.
 WRONG_HOST = (62, 64)
 
 
 async def diagnose_connection(settings: Settings, timeout_seconds: float) -> str:
-    """Return what stands between us and the brokers; empty if nothing, or if none is there.
+    """Return why no broker accepts a connection; empty if one does, or if none is reachable.
 
-    Asks one broker after another until one says something.
+    Tries one broker after another until one gives a reason.
     """
     auth = credentials_to_aiokafka_auth(faust_credentials(settings))
     try:
@@ -47,10 +47,10 @@ async def diagnose_connection(settings: Settings, timeout_seconds: float) -> str
                 )
                 try:
                     await connection.connect()
-                    # Where SASL is missing only this is refused.
+                    # A broker that requires SASL accepts a connection without it, not a request.
                     await connection.send(MetadataRequest([]))
                 except (OSError, KafkaError) as error:
-                    if reason := _in_words(error, server, settings):
+                    if reason := _explain(error, server, settings):
                         return reason
                 else:
                     return ""
@@ -63,11 +63,11 @@ async def diagnose_connection(settings: Settings, timeout_seconds: float) -> str
 
 async def _close(connection: AIOKafkaConnection) -> None:
     closed = connection.close()
-    if connection._protocol is not None:  # else nothing was ever open
+    if connection._protocol is not None:  # else it was never open
         await asyncio.wait([closed], timeout=CLOSE_SECONDS)
 
 
-def _in_words(error: Exception, server: str, settings: Settings) -> str:
+def _explain(error: Exception, server: str, settings: Settings) -> str:
     match error:
         case ssl.SSLCertVerificationError() if error.verify_code in WRONG_HOST:
             return (
@@ -84,14 +84,14 @@ def _in_words(error: Exception, server: str, settings: Settings) -> str:
                 f"{where})"
             )
         case ssl.SSLError():
-            return f"TLS failed: {error.reason or error} ({_doubt(settings)})"
+            return f"TLS failed: {error.reason or error} ({_hint(settings)})"
         case SaslAuthenticationFailed() | IllegalSaslStateError():
             return (
                 f"the brokers refuse {_credentials(settings)} "
                 f"(KAFKA_SASL_MECHANISM={settings.kafka_sasl_mechanism}): {error.args[0]}"
             )
         case ConnectionResetError() | KafkaConnectionError():
-            return f"the brokers close the connection ({_doubt(settings)})"
+            return f"the brokers close the connection ({_hint(settings)})"
     return ""
 
 
@@ -103,7 +103,7 @@ def _credentials(settings: Settings) -> str:
     return f"KAFKA_SASL_USERNAME={settings.kafka_sasl_username} and its KAFKA_SASL_PASSWORD"
 
 
-def _doubt(settings: Settings) -> str:
+def _hint(settings: Settings) -> str:
     protocol = settings.kafka_security_protocol
     hint = f"does KAFKA_SECURITY_PROTOCOL={protocol} suit their ports?"
     if protocol.endswith("SSL"):

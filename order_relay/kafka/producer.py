@@ -1,7 +1,7 @@
-"""An asyncio face for librdkafka's idempotent producer.
+"""An asyncio interface to librdkafka's idempotent producer.
 
-librdkafka has every producer setting of the design by name, and idempotence that survives
-broker failovers; Faust's own producer has it only inside transactions.
+librdkafka has all the settings that publishing promises, and idempotence across broker failovers.
+Faust's own producer is idempotent only inside transactions.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from order_relay.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-
-# Above any broker's usual limit, so that the broker and its topics decide what is too large.
+# Above brokers' usual limits, so that the broker and the topic decide what is too large.
 MAX_MESSAGE_BYTES = 100_000_000
 MAX_PARTITION = 2**31 - 1
-# How long stop() may have to wait for the thread that reports what became of records.
+# The longest poll, and so the longest wait for the polling thread in stop().
 POLL_SECONDS = 0.5
-# Between two tries to make a client.
-BEGIN_AGAIN_SECONDS = 2.0
+# Between attempts to make a client.
+RESTART_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +47,8 @@ class Acknowledged:
     Attributes:
         topic: Its topic.
         partition: Its partition.
-        offset: Its offset; None where an earlier attempt, whose answer was lost, had written it:
-            then Kafka only says that it is there (DUPLICATE_SEQUENCE_NUMBER).
+        offset: Its offset; ``None`` if an earlier attempt, whose response was lost, had written it.
+            Kafka then tells only that it has the record (DUPLICATE_SEQUENCE_NUMBER).
     """
 
     topic: str
@@ -59,13 +58,12 @@ class Acknowledged:
 
 Refusal = RecordTooLarge | PublishRefused
 SendResult = Acknowledged | Refusal
-# Of a record: its key and its value.
 KeyAndValue = tuple[bytes | None, bytes | None]
 OnSettled = Callable[[list[int | None], list[Refusal]], None]
 
 
 def producer_config(settings: Settings) -> dict[str, Any]:
-    """Return the producer's settings: acks=all, idempotence, and the bounds of the design."""
+    """Return librdkafka's producer settings: acks=all, idempotence, retries and time-outs."""
     return client_config(settings) | {
         "acks": "all",
         "enable.idempotence": True,
@@ -77,16 +75,15 @@ def producer_config(settings: Settings) -> dict[str, Any]:
         "max.in.flight.requests.per.connection": settings.producer_max_in_flight,
         "message.max.bytes": MAX_MESSAGE_BYTES,
         "linger.ms": 5,
-        # Warnings and up: connections that end are no news, and they end in rows while a broker
-        # refuses us.
+        # Warnings and above. Below, librdkafka logs each connection that a broker closes.
         "log_level": 5,
-        # The same hash as the Java clients, so that a key lands where Java would put it.
+        # The Java clients' hash, so that a key has the same partition as with a Java client.
         "partitioner": "murmur2_random",
     }
 
 
 class RecordProducer(Protocol):
-    """What publishing and replay need of ``KafkaProducer``."""
+    """The part of ``KafkaProducer`` that publishing and replay use."""
 
     async def send(
         self,
@@ -113,38 +110,38 @@ class KafkaProducer:
         self._producer: Producer | None = None
         self._poller: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._missing = "the producer is not running"
+        self._not_running = "the producer is not running"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._settled: deque[Callable[[], None]] = deque()
         self._settling = False
 
     async def start(self) -> None:
-        """Start the client. It needs no broker yet: it connects in the background, for ever.
+        """Start the client, which connects in the background and retries for ever.
 
-        Nor does it need an access token yet, where Kafka wants one: it asks for one until it gets
-        it, and until then is as if no broker answered.
+        If Kafka requires an access token, it is fetched in the background, too. Until then sends
+        fail as if no broker answered.
         """
         self._loop = asyncio.get_running_loop()
         if self._settings.uses_access_tokens:
-            await asyncio.to_thread(self._try_to_begin)
+            await asyncio.to_thread(self._try_to_make_client)
             if self._producer is None:
-                logger.warning("No record is published yet: %s; trying on", self._missing)
+                logger.warning("No record is published yet: %s; retrying", self._not_running)
         else:
-            self._begin()
+            self._make_client()
         self._poller = threading.Thread(target=self._poll, name="kafka-producer", daemon=True)
         self._poller.start()
 
     async def stop(self, timeout_seconds: float = 5.0) -> None:
-        """Give records on their way ``timeout_seconds`` to be acknowledged, then let go."""
+        """Give records in flight ``timeout_seconds`` to be acknowledged, then close the client."""
         loop = asyncio.get_running_loop()
         producer = self._producer
         if producer is None:
             self._stopping.set()
             return
-        with contextlib.suppress(KafkaException):  # failed for good: the poller settles the rest
+        with contextlib.suppress(KafkaException):  # a fatal error: the poller settles the rest
             left = await loop.run_in_executor(None, producer.flush, timeout_seconds)
             if left:
-                # Each of them still ends: its send() raises PublishRefused.
+                # The send() of each remaining record raises PublishRefused.
                 producer.purge(in_queue=True, in_flight=True, blocking=False)
                 await loop.run_in_executor(None, producer.flush, 1.0)
         self._stopping.set()
@@ -162,25 +159,24 @@ class KafkaProducer:
         partition: int | None = None,
         timestamp_ms: int | None = None,
     ) -> Acknowledged:
-        """Publish one record and wait until all in-sync replicas have it.
+        """Publish one record, and wait until all in-sync replicas have it.
 
-        Cancelling the wait does not take the record back: it may still reach Kafka.
+        Cancelling the wait does not withdraw the record: it may still reach Kafka.
 
         Returns:
-            Where the record is.
+            The record's partition and offset.
 
         Raises:
-            RecordTooLarge: The broker or the topic does not take records of this size.
+            RecordTooLarge: The record is over the limit of the broker or the topic.
             PublishRefused: Kafka did not acknowledge the record within the delivery time-out, or
-                the record cannot be one (``_INVALID_ARG``).
+                it is not a valid record (``_INVALID_ARG``).
         """
         producer = self._running(topic)
-        _check_names(topic, headers)
-        _check_partition(topic, partition)
+        _check_arguments(topic, headers, partition)
         acknowledged: asyncio.Future[Acknowledged] = asyncio.get_running_loop().create_future()
 
         def settle(outcome: SendResult) -> None:
-            if acknowledged.done():  # the caller no longer waits
+            if acknowledged.done():  # the wait was cancelled
                 return
             if isinstance(outcome, Acknowledged):
                 acknowledged.set_result(outcome)
@@ -202,26 +198,25 @@ class KafkaProducer:
             options["timestamp"] = timestamp_ms
         try:
             producer.produce(topic, value=value, key=key, **options)
-        except _NOT_TAKEN as error:
-            raise _not_taken(topic, key, value, error) from error
+        except _PRODUCE_ERRORS as error:
+            raise _produce_refusal(topic, key, value, error) from error
         return await acknowledged
 
     def enqueue(
         self, topic: str, partition: int, records: Sequence[KeyAndValue], on_settled: OnSettled
     ) -> None:
-        """Publish records to a partition, in their order and without waiting; returns at once.
+        """Publish records to a partition in their order. Returns at once.
 
         Args:
-            topic: Where to.
+            topic: The topic.
             partition: Its partition.
             records: Keys and values; at least one.
-            on_settled: Called in the loop of ``start``, exactly once, when all of them are
-                acknowledged or refused: with the offsets of those that Kafka has (see
-                ``Acknowledged``), and with the errors that ``send`` would raise for the others.
-                Must not raise.
+            on_settled: Called once in the loop of ``start``, when all records are acknowledged or
+                refused: with the offsets of the acknowledged ones (see ``Acknowledged``), and the
+                errors that ``send`` would raise for the others. Must not raise.
 
         Raises:
-            PublishRefused: The client takes no records now; ``on_settled`` is not called.
+            PublishRefused: The client is not running; ``on_settled`` is not called.
         """
         producer = self._running(topic)
         batch = _Acknowledgements(topic, len(records), on_settled, self._settle_in_loop)
@@ -229,29 +224,29 @@ class KafkaProducer:
         for key, value in records:
             try:
                 producer.produce(topic, value, key, partition, on_delivery)
-            except _NOT_TAKEN as error:
-                batch.refused(_not_taken(topic, key, value, error))
+            except _PRODUCE_ERRORS as error:
+                batch.refused(_produce_refusal(topic, key, value, error))
 
     def _running(self, topic: str) -> Producer:
-        producer = self._producer  # the poller's thread may replace it at any moment
+        producer = self._producer  # the polling thread may replace it at any moment
         if producer is None:
-            raise PublishRefused(topic, self._missing)
+            raise PublishRefused(topic, self._not_running)
         return producer
 
     def _settle_in_loop(self, settle: Callable[[], None]) -> None:
-        # From the client's thread. One wake-up of the loop serves all that come before it.
+        # Called in the polling thread. One wake-up of the loop serves all until it runs.
         self._settled.append(settle)
         if not self._settling and self._loop is not None:
             self._settling = True
             self._loop.call_soon_threadsafe(self._settle)
 
     def _settle(self) -> None:
-        self._settling = False  # first: what is appended from now on wakes the loop again
+        self._settling = False  # first, so that what is appended from now on wakes the loop again
         while self._settled:
             self._settled.popleft()()
 
     async def partition_count(self, topic: str, timeout_seconds: float = 5.0) -> int:
-        """Ask Kafka how many partitions ``topic`` has; 0 when it does not exist.
+        """Ask Kafka how many partitions ``topic`` has; 0 if it does not exist.
 
         Raises:
             KafkaUnavailable: No broker answered in time.
@@ -261,18 +256,18 @@ class KafkaProducer:
         return 0 if found is None or found.error is not None else len(found.partitions)
 
     async def ping(self, timeout_seconds: float = 5.0) -> None:
-        """Return when a broker answered.
+        """Wait until a broker answers.
 
         Raises:
-            KafkaUnavailable: None did in time.
+            KafkaUnavailable: No broker answered in time.
         """
-        # Of one topic: a large cluster's whole metadata is no small question.
+        # The metadata of one topic, since that of a large cluster is large.
         await self._metadata(self._settings.order_paid_topic, timeout_seconds)
 
     async def _metadata(self, topic: str, timeout_seconds: float) -> Any:
         producer = self._producer
         if producer is None:
-            raise KafkaUnavailable(self._settings.kafka_bootstrap_servers, self._missing)
+            raise KafkaUnavailable(self._settings.kafka_bootstrap_servers, self._not_running)
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(None, producer.list_topics, topic, timeout_seconds)
@@ -281,46 +276,46 @@ class KafkaProducer:
                 self._settings.kafka_bootstrap_servers, error.args[0].str()
             ) from error
 
-    def _begin(self) -> None:
+    def _make_client(self) -> None:
         self._producer = Producer(producer_config(self._settings), logger=logger)
 
-    def _try_to_begin(self) -> None:
-        """Make the client if there is an access token: it would wait for one, and say nothing."""
+    def _try_to_make_client(self) -> None:
+        """Make the client if there is an access token, for which it would wait silently."""
         try:
             if self._settings.uses_access_tokens:
                 access_tokens(self._settings).current()
-            self._begin()
+            self._make_client()
         except (AccessTokenUnavailable, KafkaException) as error:
-            self._missing = str(error)
+            self._not_running = str(error)
 
     def _poll(self) -> None:
         while not self._stopping.is_set():
             producer = self._producer
             if producer is None:
-                if not self._stopping.wait(BEGIN_AGAIN_SECONDS):
-                    self._try_to_begin()
+                if not self._stopping.wait(RESTART_SECONDS):
+                    self._try_to_make_client()
                 continue
             try:
                 producer.poll(POLL_SECONDS)  # returns as soon as there is something to report
             except KafkaException as error:
-                self._give_up(producer, error.args[0])
+                self._discard(producer, error.args[0])
 
-    def _give_up(self, producer: Producer, error: KafkaError) -> None:
-        """Let go of a client that failed for good; another one is made soon.
+    def _discard(self, producer: Producer, error: KafkaError) -> None:
+        """Discard a client after a fatal error; ``_poll`` makes another one.
 
-        librdkafka ends an idempotent producer where it can promise no longer that nothing is lost
-        or written twice. What it had not settled is settled as refused.
+        librdkafka raises a fatal error when it can no longer guarantee that records are neither
+        lost nor duplicated. Records in flight are refused.
         """
-        self._missing = f"Kafka's client failed for good: {error.str()}"
-        self._producer = None  # until there is another, it is as if no broker answered
+        self._not_running = f"Kafka's client had a fatal error: {error.str()}"
+        self._producer = None  # until there is another, sends fail as if no broker answered
         logger.error("Kafka producer failed for good, starting another: %s", error.str())
-        with contextlib.suppress(KafkaException):  # the same error, once more
+        with contextlib.suppress(KafkaException):  # the same fatal error again
             producer.purge(in_queue=True, in_flight=True, blocking=False)
             producer.flush(1.0)
 
 
 class _Acknowledgements:
-    """Records that are settled together: the loop hears of them once, not of each."""
+    """Records of one ``enqueue``, which call ``on_settled`` together instead of one by one."""
 
     def __init__(
         self,
@@ -337,7 +332,7 @@ class _Acknowledgements:
         self._refusals: list[Refusal] = []
 
     def on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        """Note what became of a record; in the client's thread."""
+        """Note a record's result; called in the polling thread."""
         if error is None:
             self._offsets.append(message.offset())
             self._settle_if_last()
@@ -345,12 +340,12 @@ class _Acknowledgements:
             self.refused(_refusal(self._topic, message.key(), message.value(), error))
 
     def refused(self, refusal: Refusal) -> None:
-        """Note a record that Kafka, or the client, does not take; in any thread."""
+        """Note a record that Kafka or the client refused; called in any thread."""
         self._refusals.append(refusal)
         self._settle_if_last()
 
     def _settle_if_last(self) -> None:
-        # Two threads may both come last: ``_settle`` is called twice then.
+        # Two threads may see the last record; then ``_settle`` is called twice.
         if len(self._offsets) + len(self._refusals) == self._records:
             self._settle_in_loop(self._settle)
 
@@ -360,29 +355,31 @@ class _Acknowledgements:
             on_settled(self._offsets, self._refusals)
 
 
-def _check_names(topic: str, headers: Headers) -> None:
-    # confluent_kafka does not: it ends the process at a surrogate, and cuts off at a zero.
+def _check_arguments(topic: str, headers: Headers, partition: int | None) -> None:
+    """Check what confluent_kafka does not.
+
+    A surrogate in a header's name would end the process, a zero would cut the name off. A partition
+    of -1 would be chosen by the key.
+    """
     for name, _ in headers:
         if problem := name_problem(name):
             raise PublishRefused(topic, problem, "_INVALID_ARG")
-
-
-def _check_partition(topic: str, partition: int | None) -> None:
-    # -1 would let the key decide; larger numbers than Kafka's are no argument of the client.
     if partition is not None and not 0 <= partition <= MAX_PARTITION:
         raise PublishRefused(topic, f"there is no partition {partition}", "_UNKNOWN_PARTITION")
 
 
-# What the client raises at a record that it does not take; the last three at what is none.
-_NOT_TAKEN = (BufferError, KafkaException, OverflowError, TypeError, ValueError)
+# What produce() raises: the first two if it refuses a record, the others for invalid arguments.
+_PRODUCE_ERRORS = (BufferError, KafkaException, OverflowError, TypeError, ValueError)
 
 
-def _not_taken(topic: str, key: bytes | None, value: bytes | None, error: Exception) -> Refusal:
-    """Return the error of a record that the client does not take."""
+def _produce_refusal(
+    topic: str, key: bytes | None, value: bytes | None, error: Exception
+) -> Refusal:
+    """Return the refusal of a record for which produce() raised ``error``."""
     if isinstance(error, BufferError):
         return PublishRefused(topic, "the producer's queue is full", "_QUEUE_FULL")
     if not isinstance(error, KafkaException):
-        return PublishRefused(topic, f"it cannot be a record: {error}", "_INVALID_ARG")
+        return PublishRefused(topic, f"not a valid record: {error}", "_INVALID_ARG")
     return _refusal(topic, key, value, error.args[0], str(error.args[0]))
 
 

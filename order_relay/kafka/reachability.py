@@ -1,4 +1,4 @@
-"""Whether any broker answers, watched while rows are on their way."""
+"""Watches whether any broker answers while saved rows are published."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 from order_relay.errors import KafkaUnavailable
 
 PING_INTERVAL_SECONDS = 5.0
-# Rows of one batch fail in the same moment; one question answers for all of them.
+# Rows of one batch fail at the same moment. One ping is enough for all of them.
 FRESH_SECONDS = 1.0
 
 
@@ -20,7 +20,7 @@ class Pingable(Protocol):
 
 
 class Reachability:
-    """Asks the brokers, and remembers that they once did not answer.
+    """Pings the brokers, and stays ``lost`` once none has answered.
 
     Attributes:
         reason: Why no more rows may be sent; empty while brokers answer.
@@ -30,36 +30,36 @@ class Reachability:
         self._producer = producer
         self.reason = ""
         self._answered_at = float("-inf")
-        self._asking = asyncio.Lock()
+        self._pinging = asyncio.Lock()
 
     @property
     def lost(self) -> bool:
-        """Whether no broker answered at some time since the start; it stays so."""
+        """Whether no broker answered a ping since the start."""
         return bool(self.reason)
 
     def give_up(self, reason: str) -> None:
-        """Send no more rows, for another reason than the brokers."""
+        """Note a reason to send no more rows; the first reason stays."""
         self.reason = self.reason or reason
 
     async def watch(self) -> None:
-        """Ask every few seconds until cancelled, or until no broker answers."""
+        """Ping every 5 s, until cancelled or until no broker answers."""
         while not self.lost:
             await asyncio.sleep(PING_INTERVAL_SECONDS)
-            await self._ask()
+            await self._ping()
 
     async def was_lost(self) -> bool:
-        """Whether brokers did not answer at some time, or do not now."""
-        async with self._asking:
+        """Return whether no broker answered at some time, or none answers now."""
+        async with self._pinging:
             now = asyncio.get_running_loop().time()
             if not self.lost and now - self._answered_at > FRESH_SECONDS:
-                await self._ask()
+                await self._ping()
         return self.lost
 
-    async def _ask(self) -> None:
-        asked_at = asyncio.get_running_loop().time()
+    async def _ping(self) -> None:
+        pinged_at = asyncio.get_running_loop().time()
         try:
             await self._producer.ping()
         except KafkaUnavailable as error:
             self.give_up(str(error))
         else:
-            self._answered_at = asked_at
+            self._answered_at = pinged_at

@@ -1,4 +1,4 @@
-"""The topics: waiting until Kafka is there, declaring them, and saying what looks wrong."""
+"""Waits for Kafka at the start, declares the topics, and reports problems with either."""
 
 from __future__ import annotations
 
@@ -33,45 +33,45 @@ UNREACHABLE = (
     KafkaError._AUTHENTICATION,
     KafkaError._SSL,
 )
-# Errors of connections that say more than that there is none.
-COMPLAINTS = (KafkaError._TRANSPORT, KafkaError._AUTHENTICATION, KafkaError._SSL)
+# Connection errors that explain why a connection fails.
+INFORMATIVE = (KafkaError._TRANSPORT, KafkaError._AUTHENTICATION, KafkaError._SSL)
 
 PROBE_SECONDS = 5.0
 RETRY_SECONDS = 1.0
-# A dead letter is its record and headers: it must fit where the record just fitted. Kafka's
-# default limit is 1,048,588 bytes.
+# A dead letter is its record plus headers, so it needs more room than the record. Kafka's default
+# limit is 1,048,588 bytes.
 DLQ_CONFIG = {"max.message.bytes": str(2 * 1024 * 1024)}
-# Of the table's changelog: the newest entry of each order stays until its tombstone. Segments are
-# rolled every hour, since Kafka does not compact the one that is written to.
+# Compaction keeps the newest entry of each order until its tombstone. Segments roll every hour,
+# since Kafka does not compact the active segment.
 CHANGELOG_CONFIG = {"cleanup.policy": "compact", "segment.ms": str(3_600_000)}
 
 
 class Topics:
-    """Asks Kafka about the topics and makes the ones that are missing.
+    """Describes topics, and creates missing ones.
 
-    Each call runs in a thread and takes ``PROBE_SECONDS`` at most before it says no.
+    Each request takes ``PROBE_SECONDS`` at most, and does not block the event loop.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._admin: AdminClient | None = None
-        self._complaints: set[str] = set()
+        self._connection_errors: set[str] = set()
 
     async def wait_until_ready(
         self, pause: Callable[[float], Awaitable[bool]], consumer: Settings | None = None
     ) -> bool:
-        """Wait until Kafka answers and a consumer's topics are declared, for as long as it takes.
+        """Wait until Kafka answers and a consumer's topics exist, for as long as it takes.
 
-        Says in one line what is wrong, again when it changes, and once when all is well.
+        Logs a problem when it appears or changes, and once when it is over.
 
         Args:
-            pause: Waits the given seconds; returns ``True`` when the worker is to stop.
-            consumer: The consumer's settings; ``None``: Kafka need only answer.
+            pause: Waits the given seconds; returns ``True`` when the worker stops.
+            consumer: The consumer's settings; ``None``: only wait for Kafka.
 
         Returns:
-            ``False`` when the worker is to stop first.
+            ``False`` if the worker stops first.
         """
-        said = ""
+        logged = ""
         while True:
             try:
                 if consumer is not None and self._settings.kafka_declare_topics:
@@ -80,25 +80,25 @@ class Topics:
                     await self.partition_counts()
             except (KafkaException, AccessTokenUnavailable) as error:
                 problem = await self._problem(error)
-                if problem != said:
-                    logger.error("%s; trying on until it works", problem)
-                said = problem
+                if problem != logged:
+                    logger.error("%s; retrying until it works", problem)
+                logged = problem
             else:
-                if said:
+                if logged:
                     logger.warning("Kafka works at %s", self._settings.kafka_bootstrap_servers)
                 return True
             if await pause(RETRY_SECONDS):
                 return False
 
     async def declare(self, settings: Settings) -> None:
-        """Make a consumer's topics that do not exist; existing ones are never changed.
+        """Create the topics of a consumer that do not exist. Never changes existing ones.
 
         Args:
-            settings: The consumer's.
+            settings: The consumer's settings.
 
         Raises:
-            KafkaException: Kafka does not let us, or does not answer.
-            AccessTokenUnavailable: There is no access token to ask it with.
+            KafkaException: Kafka refuses, or does not answer.
+            AccessTokenUnavailable: There is no access token.
         """
         existing = await self.partition_counts()
         width = settings.topic_partitions
@@ -120,7 +120,7 @@ class Topics:
                 )
         changelog = settings.deliveries_changelog_topic
         if settings.deliveries_store != "off" and changelog not in existing:
-            # As wide as its source, so that an entry stands where its record stood.
+            # The same partitions as the source: an entry is in the partition of its record.
             count = existing.get(settings.order_paid_topic, width)
             await self._create_changelog(self._topic(changelog, count, CHANGELOG_CONFIG))
 
@@ -140,7 +140,7 @@ class Topics:
             try:
                 await asyncio.wrap_future(made[topic.topic])
             except KafkaException as error:
-                # Another worker was first.
+                # Another worker has created it meanwhile.
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
             else:
@@ -152,7 +152,7 @@ class Topics:
                 )
 
     async def _create_changelog(self, topic: NewTopic) -> None:
-        """Make the table's changelog; orders must not wait for a right that only it needs."""
+        """Create the table's changelog. Without the right to do so deliveries still start."""
         try:
             await self._create([topic])
         except KafkaException as error:
@@ -168,11 +168,11 @@ class Topics:
             )
 
     async def partition_counts(self) -> dict[str, int]:
-        """Return the number of partitions of every topic there is.
+        """Return the number of partitions of each existing topic.
 
         Raises:
             KafkaException: No broker answered.
-            AccessTokenUnavailable: There is no access token to ask it with.
+            AccessTokenUnavailable: There is no access token.
         """
         metadata = await asyncio.to_thread(self._metadata)
         return {
@@ -182,12 +182,12 @@ class Topics:
         }
 
     async def retention_seconds(self, topic: str) -> float | None:
-        """Return how long Kafka keeps the records of a topic; ``None`` if for ever.
+        """Return how long Kafka keeps a topic's records, in seconds; ``None``: for ever.
 
         Raises:
             KafkaUnavailable: No broker answered.
-            KafkaException: Kafka does not say.
-            AccessTokenUnavailable: There is no access token to ask it with.
+            KafkaException: Kafka refuses to describe the topic.
+            AccessTokenUnavailable: There is no access token.
         """
         resource = ConfigResource(ResourceType.TOPIC, topic)
         asked = self._client().describe_configs([resource], request_timeout=PROBE_SECONDS)
@@ -203,16 +203,16 @@ class Topics:
         return retention_ms / 1000 if deletes and retention_ms >= 0 else None
 
     def _metadata(self) -> ClusterMetadata:
-        self._complaints.clear()
+        self._connection_errors.clear()
         return self._client().list_topics(timeout=PROBE_SECONDS)
 
     def _client(self) -> AdminClient:
         if self._admin is None:
             settings = self._settings
             if settings.uses_access_tokens:
-                # The client would wait for one, and say nothing of why there is none.
+                # Raises; the client itself would wait for a token without an error.
                 access_tokens(settings).current()
-            # The client's own log would repeat every refused connection; we say it once.
+            # The client would log every refused connection. ``wait_until_ready`` logs one line.
             self._admin = AdminClient(
                 client_config(settings)
                 | {
@@ -224,10 +224,10 @@ class Topics:
         return self._admin
 
     def _on_error(self, error: KafkaError) -> None:
-        # Without what differs from broker to broker and from time to time.
+        # Without the broker and the duration, which differ for the same problem.
         text = re.sub(r"^\S+/(bootstrap|\d+): | \(after .*", "", error.str())
-        if error.code() in COMPLAINTS and not text.startswith("Connect to"):
-            self._complaints.add(text)
+        if error.code() in INFORMATIVE and not text.startswith("Connect to"):
+            self._connection_errors.add(text)
 
     async def _problem(self, error: KafkaException | AccessTokenUnavailable) -> str:
         settings = self._settings
@@ -240,7 +240,7 @@ class Topics:
                 self._admin.poll(0)
             reason = (
                 await diagnose_connection(settings, PROBE_SECONDS)
-                or max(self._complaints, key=len, default="")
+                or max(self._connection_errors, key=len, default="")
                 or kafka_error.str()
             )
             return f"Kafka cannot be reached at KAFKA_BOOTSTRAP_SERVERS={servers}: {reason}"

@@ -157,7 +157,7 @@ class Fallback:
             if problem != logged:
                 logger.error(
                     "Fallback table unusable at DATABASE_URL=%s: %s; deliveries go on, what Kafka "
-                    "refuses cannot be saved; trying on until it works",
+                    "refuses cannot be saved; retrying until it works",
                     self.store.location,
                     problem,
                 )

@@ -7,7 +7,7 @@ import pytest
 # None of these is a limit: what they wait for is asked for more often, or sooner again.
 SHORT_WAITS = {
     "order_relay.deliveries.recovery.POLL_SECONDS": 0.05,
-    "order_relay.kafka.producer.BEGIN_AGAIN_SECONDS": 0.2,
+    "order_relay.kafka.producer.RESTART_SECONDS": 0.2,
     "order_relay.kafka.producer.POLL_SECONDS": 0.05,
 }
 

@@ -82,7 +82,7 @@ async def test_a_mistake_is_told_once(
     (line,) = [one.getMessage() for one in caplog.records if one.name.startswith("order_relay.")]
     assert line.startswith("Kafka cannot be ")
     assert MISTAKES[mistake] in line
-    assert line.endswith("; trying on until it works")
+    assert line.endswith("; retrying until it works")
     assert "hunter2" not in line
 
 
@@ -93,11 +93,11 @@ async def test_a_worker_with_a_mistake_waits(
     """The worker says it in one line, is alive but not ready, and ends in good order."""
     settings = _mistaken(secure, mistake)
     async with WorkerProcess(tmp_path, stage, "http://127.0.0.1:1/", **settings) as worker:
-        await worker.wait_log("trying on until it works")
+        await worker.wait_log("retrying until it works")
         await worker.wait_until(worker.live, 30, "to be alive")
         assert not await worker.ready()
         assert await worker.stop() == 0
-    (line,) = worker.log_lines("trying on until it works")
+    (line,) = worker.log_lines("retrying until it works")
     assert MISTAKES[mistake] in line
     well_behaved(worker)
 
