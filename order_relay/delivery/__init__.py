@@ -1,5 +1,5 @@
-"""The consuming half: every record reaches the target or the dead-letter topic.
+"""Delivery: every record reaches the target or the dead-letter topic.
 
-Nothing here knows Faust or a Kafka client; the rules (order, retry, breaker, progress) run
-without a broker and with an injected clock.
+This package does no I/O and imports neither Faust nor a Kafka client. Its rules (order, retry,
+breaker, progress) run without a broker and with an injected clock.
 """

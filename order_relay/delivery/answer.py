@@ -1,4 +1,4 @@
-"""What comes of one attempt at the target, and the port through which it is made."""
+"""The result of one attempt, and the ports through which attempts are made."""
 
 from __future__ import annotations
 
@@ -9,40 +9,41 @@ from order_relay.delivery.retry import Verdict
 from order_relay.model.consumer import Delivery
 from order_relay.model.trace_context import TraceContext
 
-# Without an answer: none in time; no connection; one that broke off; TLS; a lack of our own. And a
-# consumer's function, whatever it said.
+# Kinds of failure without an HTTP status: no answer in time, no connection, a broken connection,
+# TLS, a fault of this host, anything else; and an error of a consumer's function.
 FAILURES = ("timeout", "connect", "reset", "tls", "local", "other", "function")
 STATUS_CLASSES = ("2xx", "3xx", "4xx", "429", "5xx", *FAILURES)
-
 
 JSON = "application/json"
 
 
-class Company:
-    """Records whose attempt failed together: whose fault it was nobody knows."""
+class FailedBatch:
+    """A batch that failed as a whole, so that the record at fault is unknown."""
 
     __slots__ = ("size",)
 
     def __init__(self, size: int) -> None:
-        """Of so many records."""
+        """Remember the number of its records."""
         self.size = size
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one attempt.
+    """The result of one attempt.
 
     Attributes:
         verdict: What it means for the record.
         status: HTTP status; ``None`` when no answer came.
-        detail: The body of an error answer (bounded), or what went wrong.
-        retry_after_seconds: What Retry-After asked for, 0 to 60.
+        detail: The body of an error answer (bounded), or the error's text.
+        retry_after_seconds: The wait that the target asked for, 0 to 60.
         error_type: Full name of the error's class when no answer came.
-        failure: What kind of failure it was when no answer came, one of FAILURES.
-        body: Of a 2xx, where results of single records are wanted; as UTF-8, secrets included.
-        company: Set where several records failed together. Such a failure counts against the
-            target, and against none of them.
-        place: Of the record among those that it was for: as an attempt it counts at place 0 alone.
+        failure: The kind of failure when no answer came, one of FAILURES.
+        body: The body of a 2xx, if the results of single records are wanted; as UTF-8, with
+            secrets.
+        failed_batch: Set if several records failed together. Such a failure counts against the
+            target, but against none of the records.
+        batch_index: The record's position in its batch. The request counts once as an attempt, for
+            index 0.
     """
 
     verdict: Verdict
@@ -52,7 +53,7 @@ class Answer:
     error_type: str | None = None
     failure: str = "other"
     body: bytes = b""
-    company: Company | None = None
+    failed_batch: FailedBatch | None = None
     batch_index: int = 0
 
     @property
@@ -66,17 +67,17 @@ class Answer:
 
 
 class EventHandler(Protocol):
-    """What handles events."""
+    """Handles the events of a consumer."""
 
     async def handle(self, event: Any, delivery: Delivery) -> Answer:
-        """Make one attempt; failures are answers, not errors.
+        """Make one attempt. Failures are returned as answers, not raised.
 
-        A cancelled attempt may have done its work.
+        A cancelled attempt may have had its effect.
         """
 
 
 class PostHandler(Protocol):
-    """Where records are delivered."""
+    """Sends records to a target."""
 
     async def post(
         self,
@@ -86,10 +87,10 @@ class PostHandler(Protocol):
         *,
         content_type: str = JSON,
     ) -> Answer:
-        """Make one attempt. Ends within the time-out; failures are answers, not errors.
+        """Make one attempt; it ends within the time-out. Failures are returned, not raised.
 
-        ``trace`` goes along as headers. A cancelled attempt may have reached the target.
+        ``trace`` is sent as headers. A cancelled attempt may have reached the target.
         """
 
     def redact(self, text: str) -> str:
-        """Take secrets out of text from the body of an answer 2xx; ``detail`` has none."""
+        """Remove secrets from text of a 2xx answer's body; ``detail`` has none."""

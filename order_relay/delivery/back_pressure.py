@@ -1,14 +1,14 @@
-"""How fast a target is sent to that cannot take everything: pure rules, the clock injected.
+"""Limits how fast records are sent to a target that cannot take everything.
 
-Two limits, since targets have two kinds:
+Pure rules with an injected clock. There are two limits, since targets have two kinds:
 
-* ``Pace``, records a second, for a target that refuses with 429, or 503 and Retry-After. Its
-  refusals say exactly what it bears: what it accepted meanwhile. The rate goes there, stays just
-  below, and tries for more only when some time has passed (as CUBIC does, RFC 9438, which the
-  adaptive retries of the AWS SDKs use for the same). Retry-After holds back everything.
-* ``Concurrency``, attempts at a time, for a target that answers too late: additive increase,
-  multiplicative decrease. It grows with every answer, so that a few time-outs among many quick
-  answers change next to nothing.
+* ``Pace`` limits the rate, for a target that refuses with 429, or with 503 and Retry-After. What it
+  accepts between two refusals is what it can take. The rate stays just below that, and grows only
+  after some time (as in CUBIC, RFC 9438, which the adaptive retries of the AWS SDKs use, too).
+  During Retry-After nothing is sent.
+* ``Concurrency`` limits concurrent attempts, for a target that answers too late: additive increase,
+  multiplicative decrease. It grows with every answer, so a few time-outs among many quick answers
+  hardly matter.
 """
 
 from __future__ import annotations
@@ -17,111 +17,113 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-# A refusal that names no time holds back for so long, until it is seen whether it was one of many;
-# then for so long; and twice as long each time that nothing at all is accepted between.
+# Pause after a refusal without Retry-After: first a short one, to see whether it was one of many;
+# then this long; then twice as long each time, as long as nothing is accepted in between.
 SHORT_HOLD_SECONDS = 0.1
 HOLD_SECONDS = 1.0
 MAX_HOLD_SECONDS = 10.0
-# It is a limit where of those under way, so many at least, this share is refused, too; or, where
-# fewer are under way, where so many refusals come, each after so few that were accepted.
-# Answers of those under way that are late are waited for, so long.
+# Refusals show a limit if, of the attempts under way (this many or more), this share is refused,
+# too. With fewer under way, they show a limit after this many refusals in a row, each after at most
+# this many accepted records. Late answers of those under way are awaited for this long.
 UNDER_WAY = 5
 LATE_SECONDS = 5.0
-MOST = 0.3
-HOLDS_IN_A_ROW = 5
-IN_A_ROW_ACCEPTED = 20
-# It is none where so many cuts of the rate, one after another, do not help for SOON_SECONDS.
-CUTS_IN_VAIN = 8
+LIMIT_SHARE = 0.3
+REFUSALS_IN_A_ROW = 5
+MAX_ACCEPTED_BETWEEN = 20
+# There is no limit if this many cuts of the rate in a row do not help for SOON_SECONDS each.
+MAX_USELESS_CUTS = 8
 
-# What the target bears, the rate that it is held just below, and where it begins after a refusal.
-BELOW = 0.99
-AFTER_REFUSAL = 0.95
-# For so long after a refusal the rate stays there, then it grows, faster and faster.
+# Shares of the rate that the target accepts: where the rate settles, and where it restarts after a
+# refusal.
+RATE_SHARE = 0.99
+RESTART_SHARE = 0.95
+# How long after a refusal the rate stays there; then it grows faster and faster.
 STEADY_SECONDS = 20.0
 GROWTH = 0.012  # the rate grows by exp(GROWTH * seconds**3): 10 % after 2 s, 60 times after 7 s
-# The limit ends when nothing was refused for so long.
-FREE_SECONDS = 29.0
-# A guess may be too low by far: it doubles in this time, and then faster.
+# The limit ends if nothing was refused for this long.
+LIMIT_EXPIRY_SECONDS = 29.0
+# A guess may be far too low: it doubles in this time, then faster.
 DOUBLING_SECONDS = 4.0
-# A rate that is refused so soon was too high; and almost at once, altogether mistaken.
+# A rate that is refused this soon was too high, and is cut by this factor. One that is refused
+# almost at once was wrong, and is cut more.
 SOON_SECONDS = 4.0
-TOO_HIGH = 0.85
-MISTAKEN_SECONDS = 0.5
-MISTAKEN = 0.5
-# What was accepted is measured over a second, and so many at least.
+CUT_FACTOR = 0.85
+AT_ONCE_SECONDS = 0.5
+DEEP_CUT_FACTOR = 0.5
+# The accepted rate is measured over this time, and over at least this many records.
 MEASURED_SECONDS = 1.0
 MEASURED_RECORDS = 20
 MIN_RATE = 0.2
-# Timers are good to a millisecond: of a high rate several go at a time.
+# Timers are precise to a millisecond: at a high rate several records are sent together.
 BURST_SECONDS = 0.01
 
-# The share of attempts at a time that are left after one came too late.
-AFTER_TIME_OUT = 0.5
-# Without another time-out all are allowed again.
+# Factor for the concurrency after a time-out.
+TIMEOUT_FACTOR = 0.5
+# Without another time-out for this long, the full concurrency is allowed again.
 RECOVERED_SECONDS = 30.0
 
 
 class Pace:
-    """Attempts a second that a target is sent.
+    """Limits the attempts a second.
 
     Attributes:
-        free: Whether nothing is limited: nobody needs to ask.
+        free: Whether there is no limit at all; then ``wait_seconds`` need not be called.
     """
 
     def __init__(self, clock: Callable[[], float], max_rate: float | None = None) -> None:
-        """Begin without a limit but ``max_rate``, attempts a second."""
+        """Start without a learned limit; ``max_rate`` is in attempts a second."""
         self._clock = clock
         self._max_rate = max_rate if max_rate is not None else math.inf
         self.free = max_rate is None
-        # The last refusal, and until when it holds everything back.
+        # When the last refusal came, and until when nothing is sent after it.
         self._refused_at = float("-inf")
         self._held_until = 0.0
         self._asked_hold = 0.0
-        # What came of those that were under way then; judged once the hold is over.
+        # Results of the attempts that were under way then; judged after the pause.
         self._under_way_refused = self._under_way_accepted = 0
-        self._is_to_judge = False
+        self._judging = False
         self._awaited = 0
         self._judged_by = 0.0
-        self._holds_in_a_row = 0
-        # The limit that was learned: where it began after the last refusal, and what the target
-        # bears; infinite without one.
+        self._refusals_in_a_row = 0
+        # The learned limit: the rate just after the last refusal, and the rate that the target
+        # accepts. Both are infinite without a limit.
         self._start = self._target = math.inf
         self._is_guess = False
-        self._cuts_in_vain = 0
+        self._useless_cuts = 0
         self._accepted = 0
         self._accepted_at: deque[float] = deque()
-        # Accepted in this second and in the one before; counted only without a limit.
+        # Records accepted in this second and in the one before; counted only without a limit.
         self._second_began = clock()
         self._this_second = self._second_before = 0
-        self._refused_in_vain = 0
+        self._useless_refusals = 0
         self._tokens = 1.0
         self._tokens_at = 0.0
 
     @property
     def throttled(self) -> bool:
-        """Whether the target's refusals hold everything back now, or limit the rate."""
+        """Whether refusals stop or limit sending now."""
         now = self._clock()
-        self._look_at_the_time(now)
+        self._advance(now)
         return now < self._held_until or self._start != math.inf
 
     @property
     def limited(self) -> bool:
-        """Whether a rate is known that the target bears."""
+        """Whether the rate that the target accepts is known."""
         return self._start != math.inf
 
     @property
     def rate(self) -> float:
-        """Attempts a second now; infinite without a limit."""
+        """The current limit in attempts a second; infinite without a limit."""
         now = self._clock()
-        self._look_at_the_time(now)
+        self._advance(now)
         return min(self._learned_rate(now), self._max_rate)
 
     def wait_seconds(self) -> float:
-        """Return after how many seconds the next attempt may be made; 0 now."""
+        """Return the seconds until the next attempt may be made; 0 for now."""
         if self.free:
             return 0.0
         now = self._clock()
-        self._look_at_the_time(now)
+        self._advance(now)
         if now < self._held_until:
             return self._held_until - now
         rate = min(self._learned_rate(now), self._max_rate)
@@ -133,11 +135,11 @@ class Pace:
         return 0.0 if self._tokens >= 1.0 - 1e-9 else (1.0 - self._tokens) / rate
 
     def sent(self) -> None:
-        """An attempt is made, as ``wait_seconds`` allowed."""
+        """Count an attempt that ``wait_seconds`` allowed."""
         self._tokens -= 1.0
 
     def accepted(self, sent_at: float, now: float | None = None) -> None:
-        """The target took what was sent then; now, or at this moment of the clock."""
+        """Report an accepted attempt: when it was sent, and the current time if it is known."""
         now = self._clock() if now is None else now
         if sent_at <= self._refused_at:
             self._under_way_accepted += 1
@@ -157,13 +159,13 @@ class Pace:
     def refused(
         self, sent_at: float, retry_after_seconds: float, under_way: int | None = None
     ) -> None:
-        """The target has had enough.
+        """Report a throttled attempt.
 
         Args:
-            sent_at: When the refused record was sent. Those that were under way when another one
-                was refused say how hard the limit is, and no more.
-            retry_after_seconds: What it asked for; 0 if it did not.
-            under_way: How many others are under way, if that is known.
+            sent_at: When it was sent. An attempt that was under way at the last refusal only helps
+                to judge that one.
+            retry_after_seconds: The wait that the target asked for; 0 without one.
+            under_way: How many other attempts are under way, if it is known.
         """
         now = self._clock()
         if sent_at <= self._refused_at or now < self._held_until:
@@ -171,13 +173,13 @@ class Pace:
             self._held_until = max(self._held_until, now + retry_after_seconds)
             self._tokens_at = self._held_until
             return
-        self._look_at_the_time(now)
-        soon = self._accepted <= IN_A_ROW_ACCEPTED
-        self._holds_in_a_row = self._holds_in_a_row + 1 if soon else 1
+        self._advance(now)
+        soon = self._accepted <= MAX_ACCEPTED_BETWEEN
+        self._refusals_in_a_row = self._refusals_in_a_row + 1 if soon else 1
         self._asked_hold = retry_after_seconds
         self._under_way_refused = self._under_way_accepted = 0
         if self._start == math.inf:
-            self._is_to_judge = True
+            self._judging = True
             self._refused_at = now
             self._awaited = min(UNDER_WAY, under_way or 0)
             self._judged_by = now + (retry_after_seconds or SHORT_HOLD_SECONDS) + LATE_SECONDS
@@ -186,16 +188,17 @@ class Pace:
             self._learn(now)
 
     def _judge(self) -> None:
-        """Is it a limit, or was somebody unlucky? If most that was under way was refused it is.
+        """Decide whether refusals show a limit, or were single cases.
 
-        With little under way it is if it happens again and again.
+        They show a limit if LIMIT_SHARE of the attempts under way was refused, too. With few
+        attempts under way, they do if they come again and again.
         """
-        self._is_to_judge = False
+        self._judging = False
         under_way = self._under_way_refused + self._under_way_accepted
         if under_way >= UNDER_WAY:
-            is_limit = self._under_way_refused >= MOST * under_way
+            is_limit = self._under_way_refused >= LIMIT_SHARE * under_way
         else:
-            is_limit = self._holds_in_a_row >= HOLDS_IN_A_ROW
+            is_limit = self._refusals_in_a_row >= REFUSALS_IN_A_ROW
         if is_limit:
             self._learn(self._refused_at)
         else:
@@ -203,13 +206,13 @@ class Pace:
             self.free = self._max_rate == math.inf
 
     def _learn(self, now: float) -> None:
-        """Set the limit by what was accepted before a refusal, and hold everything back."""
-        self._refused_in_vain = 0 if self._accepted else self._refused_in_vain + 1
+        """Set the limit by what was accepted before a refusal, and pause."""
+        self._useless_refusals = 0 if self._accepted else self._useless_refusals + 1
         hold = self._asked_hold or min(
-            HOLD_SECONDS * 2.0 ** min(self._refused_in_vain, 10), MAX_HOLD_SECONDS
+            HOLD_SECONDS * 2.0 ** min(self._useless_refusals, 10), MAX_HOLD_SECONDS
         )
         rate = self._learned_rate(now)
-        pause = min(hold, MEASURED_SECONDS)  # in which a target that counts by the second forgets
+        pause = min(hold, MEASURED_SECONDS)  # a target that counts by the second starts anew in it
         if rate == math.inf:
             seconds = now - self._second_began + MEASURED_SECONDS * bool(self._second_before)
             self._target = (self._this_second + self._second_before) / (seconds + pause)
@@ -218,39 +221,39 @@ class Pace:
             seconds = now - self._held_until
             average = self._accepted / (seconds + pause)
             soon = not self._is_guess and seconds < SOON_SECONDS
-            self._cuts_in_vain = self._cuts_in_vain + 1 if soon else 0
-            if seconds < MISTAKEN_SECONDS:
-                self._target = self._start = max(average, MISTAKEN * rate)
+            self._useless_cuts = self._useless_cuts + 1 if soon else 0
+            if seconds < AT_ONCE_SECONDS:
+                self._target = self._start = max(average, DEEP_CUT_FACTOR * rate)
                 self._is_guess = True
             elif seconds < SOON_SECONDS or not self._is_measured(now):
-                guess = AFTER_REFUSAL * self._start if self._is_guess else 0.0
-                self._target = self._start = min(rate, max(average, TOO_HIGH * rate, guess))
+                guess = RESTART_SHARE * self._start if self._is_guess else 0.0
+                self._target = self._start = min(rate, max(average, CUT_FACTOR * rate, guess))
                 self._is_guess = False
             else:
                 times = self._accepted_at
                 measured = (len(times) - 1) / (now - times[0])
                 self._target = max(min(rate, measured), average)
-                self._start = AFTER_REFUSAL * self._target
+                self._start = RESTART_SHARE * self._target
                 self._is_guess = False
         self._target = max(self._target, MIN_RATE)
         self._start = max(self._start, MIN_RATE)
         self._refused_at = now
         self._hold(now, hold)
-        if self._cuts_in_vain >= CUTS_IN_VAIN:
-            self._forget()  # it refuses at any rate: if there is a limit, the next burst shows it
+        if self._useless_cuts >= MAX_USELESS_CUTS:
+            self._remove_limit()  # it refuses at any rate; a real limit shows at the next burst
 
     def _hold(self, now: float, seconds: float) -> None:
         self._accepted_at.clear()
         self._held_until = max(self._held_until, now + seconds)
-        if not self._is_to_judge:
+        if not self._judging:
             self._accepted = 0
         self._tokens, self._tokens_at = 1.0, self._held_until
         self.free = False
 
-    def _forget(self) -> None:
+    def _remove_limit(self) -> None:
         self._start = self._target = math.inf
         self._is_guess = False
-        self._cuts_in_vain = 0
+        self._useless_cuts = 0
         self._second_began = self._clock()
         self._this_second = self._second_before = 0
 
@@ -264,7 +267,7 @@ class Pace:
         seconds = max(now - self._held_until, 0.0)
         if self._is_guess:
             return self._start * math.exp2(seconds / DOUBLING_SECONDS * (1.0 + seconds / 8.0))
-        target = BELOW * self._target
+        target = RATE_SHARE * self._target
         if seconds < STEADY_SECONDS:
             start = min(self._start, target)
             left = 1.0 - seconds / STEADY_SECONDS
@@ -272,29 +275,29 @@ class Pace:
         late = seconds - STEADY_SECONDS
         return target * math.exp(GROWTH * late * late * late)
 
-    def _look_at_the_time(self, now: float) -> None:
-        """Judge, or forget a limit, when it is time."""
-        if self._is_to_judge and now >= self._held_until:
+    def _advance(self, now: float) -> None:
+        """Judge refusals, or remove the limit, if it is time."""
+        if self._judging and now >= self._held_until:
             answered = self._under_way_refused + self._under_way_accepted
             if answered < self._awaited and now < self._judged_by:
-                self._held_until = now + SHORT_HOLD_SECONDS  # their answers are late
+                self._held_until = now + SHORT_HOLD_SECONDS  # answers are late
             else:
                 self._judge()
-        if self._start != math.inf and now - self._held_until > FREE_SECONDS:
-            self._forget()
-        if self._start == math.inf and not self._is_to_judge and now >= self._held_until:
+        if self._start != math.inf and now - self._held_until > LIMIT_EXPIRY_SECONDS:
+            self._remove_limit()
+        if self._start == math.inf and not self._judging and now >= self._held_until:
             self.free = self._max_rate == math.inf
 
 
 class Concurrency:
-    """Attempts at a time.
+    """Limits concurrent attempts.
 
     Attributes:
-        limit: How many there may be now.
+        limit: How many are allowed now.
     """
 
     def __init__(self, clock: Callable[[], float], maximum: int) -> None:
-        """Begin with all allowed."""
+        """Start with ``maximum``."""
         self._clock = clock
         self._maximum = maximum
         self._limit = float(maximum)
@@ -302,7 +305,7 @@ class Concurrency:
         self.limit = maximum
 
     def answered(self) -> bool:
-        """An attempt was answered in time; returns whether more are allowed now."""
+        """Report an answer in time; returns whether the limit grew."""
         if self.limit == self._maximum:
             return False
         self._limit += 1.0 / self._limit
@@ -312,9 +315,9 @@ class Concurrency:
         return self.limit > before
 
     def timed_out(self, sent_at: float) -> None:
-        """An attempt was not answered in time; those sent before others were say nothing new."""
+        """Report a time-out; attempts sent before the last reduction do not count."""
         if sent_at < self._lowered_at:
             return
         self._lowered_at = self._clock()
-        self._limit = max(self._limit * AFTER_TIME_OUT, 1.0)
+        self._limit = max(self._limit * TIMEOUT_FACTOR, 1.0)
         self.limit = int(self._limit)

@@ -1,12 +1,12 @@
-"""Several records in one POST: who goes together, and what of the answer is for whom.
+"""Several records in one POST: which records share a batch, and what the answer means for each.
 
-Each record asks for its own attempt, as without batches; here those that wait are put together.
-A record has no other one of its key beside it, since its lane sends one at a time. So order within
-a key needs nothing here.
+Each record asks for its own attempt, as without batches; those that wait are put together here. A
+batch never has two records of one key, since a lane sends one record at a time. So order within a
+key needs no code here.
 
-A refusal for a message's own fault (4xx) says that somebody in the batch is guilty: it is halved
-until the guilty one is alone. Any other failure may be one record's fault, too: all are to try
-again, once more in the same batch (the target may have taken it), then in a small one, then alone.
+A rejected batch (4xx) has at least one bad record: it is halved until the bad one is alone. Any
+other failure may be one record's fault, too. Then all records try again: first in the same batch
+(the target may have accepted it), then in a small one, then alone.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from typing import Literal
 
 import msgspec
 
-from order_relay.delivery.answer import JSON, Answer, Company, PostHandler
+from order_relay.delivery.answer import JSON, Answer, FailedBatch, PostHandler
 from order_relay.delivery.back_pressure import Pace
 from order_relay.delivery.lanes import Abandoned
 from order_relay.delivery.retry import Verdict, judge
 from order_relay.model.trace_context import TraceContext
 
 BatchFormat = Literal["json_array", "ndjson"]
-LINES = "application/x-ndjson"
+NDJSON = "application/x-ndjson"
 
-# After so many failures a record goes in a batch of a tenth, and from the next one on alone.
-FAILURES_IN_COMPANY = 2
-SMALL_PART = 10
-MAX_ITEM_TEXT = 1024
-# Requests at a time, to begin with and after a refusal; one more with each that is taken. A target
-# that bears few of them is not sent a hundred at once, and what it bears is seen sooner.
-FEW_REQUESTS = 4
+# After this many failures a record goes into a batch of a tenth of the size; after more, alone.
+FAILURES_IN_LARGE_BATCH = 2
+SMALL_BATCH_DIVISOR = 10
+MAX_ERROR_LENGTH = 1024
+# Concurrent requests at the start and after a throttled one; each accepted request adds one. So a
+# target that can take only a few is not sent a hundred at once, and its limit shows sooner.
+INITIAL_REQUESTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class Batching:
     """How records are put together.
 
     Attributes:
-        size: Records in a batch, at most; 1: each goes alone, as it is.
-        max_bytes: Of a body; one record alone may have more.
-        linger_seconds: How long a record waits for others to go with it.
-        form: A JSON array of the values, or a value a line.
+        size: Maximum records in a batch; 1: each is sent alone, byte for byte.
+        max_bytes: Maximum size of a body with several records.
+        linger_seconds: How long a record waits for others.
+        form: A JSON array of the values, or one value a line.
     """
 
     size: int = 1
@@ -72,7 +72,7 @@ class _Item:
 
 
 class _Batch:
-    """Records under way together, and the task that sends them."""
+    """Records that are under way in one request, and the task that sends it."""
 
     __slots__ = ("items", "task")
 
@@ -82,7 +82,7 @@ class _Batch:
 
 
 class _Queue:
-    """Records that wait to be cut into batches of a size."""
+    """Records that wait to be put into batches of one size."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -106,7 +106,7 @@ class _Queue:
 
 
 class Batches:
-    """Puts records together, sends them at a pace, and gives each its answer."""
+    """Puts records into batches, sends these at the pace, and gives each record its answer."""
 
     def __init__(
         self,
@@ -117,28 +117,28 @@ class Batches:
         *,
         max_requests: int,
     ) -> None:
-        """Begin with nothing.
+        """Start without any record.
 
         Args:
-            poster: By whom bodies are posted; its answers to a 2xx have the body.
+            poster: Posts the bodies; its successful answers must include the target's body.
             batching: How records are put together.
-            pace: Requests a second; is told what they come to.
+            pace: Limits the requests a second; the results are reported to it.
             clock: Monotonic seconds.
-            max_requests: Requests at a time.
+            max_requests: Maximum concurrent requests.
         """
         self._poster = poster
         self._batching = batching
         self._pace = pace
         self._clock = clock
         self._max_requests = max_requests
-        self._window = min(FEW_REQUESTS, max_requests)
+        self._window = min(INITIAL_REQUESTS, max_requests)
         self._requests = 0
-        # Cut when they can be sent, so that they grow while they cannot.
-        self._whole = _Queue(batching.size)
-        self._small = _Queue(max(batching.size // SMALL_PART, 1))
-        self._queues = self._whole, self._small
-        # Records of failed batches that have come back so far.
-        self._again: dict[Company, list[_Item]] = {}
+        # Batches are made when they can be sent, so that they fill up until then.
+        self._large = _Queue(batching.size)
+        self._small = _Queue(max(batching.size // SMALL_BATCH_DIVISOR, 1))
+        self._queues = self._large, self._small
+        # Records of failed batches that are ready for their next attempt.
+        self._returned: dict[FailedBatch, list[_Item]] = {}
         self._ready: deque[list[_Item]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -152,26 +152,29 @@ class Batches:
         last: Answer | None = None,
         alone: bool = False,
     ) -> Answer:
-        """Send a record, with others or alone; returns what its answer is.
+        """Send a record, in a batch or alone, and return its answer.
 
         Args:
             value: The record's value.
             key: Its idempotency key.
-            trace: Goes along where the record is alone.
-            failures: Its attempts that failed.
+            trace: Sent only if the record is alone.
+            failures: Its failed attempts.
             last: The answer to its last attempt.
-            alone: Whether it is to go at once and alone: a probe.
+            alone: Whether it is sent at once and alone, as a probe.
+
+        Raises:
+            Abandoned: ``drain`` was called before the record was sent.
         """
         item = _Item(value, key, trace, self._clock())
-        if alone or failures > FAILURES_IN_COMPANY or self._has_lines(value):
+        if alone or failures > FAILURES_IN_LARGE_BATCH or self._has_lines(value):
             self._ready.append([item])
-        elif failures == FAILURES_IN_COMPANY:
+        elif failures == FAILURES_IN_LARGE_BATCH:
             self._small.append(item)
-        elif failures and last is not None and last.company is not None:
+        elif failures and last is not None and last.failed_batch is not None:
             item.batch_index = last.batch_index
-            self._join(last.company, item)
+            self._rejoin(last.failed_batch, item)
         else:
-            self._whole.append(item)
+            self._large.append(item)
         self._serve()
         try:
             return await item.answer
@@ -182,46 +185,46 @@ class Batches:
             raise
 
     def drain(self) -> None:
-        """Let records that were not sent yet be given up: ``post`` raises ``Abandoned``."""
-        waiting = [*self._whole.take_all(), *self._small.take_all()]
-        for items in (*self._again.values(), *self._ready):
+        """Abandon all records that were not sent yet: their ``post`` raises ``Abandoned``."""
+        waiting = [*self._large.take_all(), *self._small.take_all()]
+        for items in (*self._returned.values(), *self._ready):
             waiting += items
-        self._again.clear()
+        self._returned.clear()
         self._ready.clear()
         for item in waiting:
             if not item.answer.done():
                 item.answer.set_exception(Abandoned())
 
     def _has_lines(self, value: bytes) -> bool:
-        # JSON has line breaks between its tokens only; there they are part of the record's bytes.
+        # Line breaks between JSON tokens are part of the record's bytes, and are not removed.
         return self._batching.form == "ndjson" and (b"\n" in value or b"\r" in value)
 
-    def _join(self, company: Company, item: _Item) -> None:
-        back = self._again.setdefault(company, [])
-        back.append(item)
-        if len(back) >= company.size:
-            self._ready.append(self._leave_together(company))
+    def _rejoin(self, failed_batch: FailedBatch, item: _Item) -> None:
+        returned = self._returned.setdefault(failed_batch, [])
+        returned.append(item)
+        if len(returned) >= failed_batch.size:
+            self._ready.append(self._pop_returned(failed_batch))
 
-    def _leave_together(self, company: Company) -> list[_Item]:
-        return sorted(self._again.pop(company), key=lambda item: item.batch_index)
+    def _pop_returned(self, failed_batch: FailedBatch) -> list[_Item]:
+        return sorted(self._returned.pop(failed_batch), key=lambda item: item.batch_index)
 
-    # --- who goes next --------------------------------------------------------------------------
+    # --- the next batch -------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        """Send what may be sent, and look again when there may be more."""
+        """Send all batches that may be sent, and set a timer for the next one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         while self._requests < self._window:
             now = self._clock()
-            wait = self._ready_in(now)
+            wait = self._seconds_until_ready(now)
             if wait == 0.0:
                 wait = self._pace.wait_seconds()
             if wait:
                 if wait != math.inf:
                     self._timer = asyncio.get_running_loop().call_later(wait, self._serve)
                 return
-            items = [item for item in self._cut(now) if not item.answer.done()]
+            items = [item for item in self._next_batch(now) if not item.answer.done()]
             if items:
                 if not self._pace.free:
                     self._pace.sent()
@@ -231,8 +234,8 @@ class Batches:
                     item.batch = batch
                 batch.task = asyncio.create_task(self._send(batch))
 
-    def _ready_in(self, now: float) -> float:
-        """After how many seconds there is something to send."""
+    def _seconds_until_ready(self, now: float) -> float:
+        """Return the seconds until there is a batch to send."""
         if self._ready:
             return 0.0
         linger, wait = self._batching.linger_seconds, math.inf
@@ -240,18 +243,18 @@ class Batches:
             if queue.items:
                 full = len(queue.items) >= queue.size or queue.bytes > self._batching.max_bytes
                 wait = min(wait, 0.0 if full else max(queue.items[0].since + linger - now, 0.0))
-        for back in self._again.values():
-            wait = min(wait, max(back[-1].since + linger - now, 0.0))
+        for returned in self._returned.values():
+            wait = min(wait, max(returned[-1].since + linger - now, 0.0))
         return wait
 
-    def _cut(self, now: float) -> list[_Item]:
-        """Take the next batch out of those that wait."""
+    def _next_batch(self, now: float) -> list[_Item]:
+        """Remove the records of the next batch from those that wait."""
         if self._ready:
             return self._ready.popleft()
         linger = self._batching.linger_seconds
-        for company, back in self._again.items():
-            if back[-1].since + linger <= now:
-                return self._leave_together(company)
+        for failed_batch, returned in self._returned.items():
+            if returned[-1].since + linger <= now:
+                return self._pop_returned(failed_batch)
         queue = min(
             (queue for queue in self._queues if queue.items), key=lambda one: one.items[0].since
         )
@@ -271,7 +274,7 @@ class Batches:
         sent_at = self._clock()
         try:
             answer = await self._post(items)
-            self._answered(items, answer, sent_at)
+            self._distribute(items, answer, sent_at)
         except BaseException as error:
             for item in items:
                 if not item.answer.done():
@@ -282,7 +285,7 @@ class Batches:
             if not isinstance(error, Exception):
                 raise
         finally:
-            batch.items = []  # no cycle is left to the garbage collector
+            batch.items = []  # breaks the reference cycle
             self._requests -= 1
             self._serve()
 
@@ -292,7 +295,7 @@ class Batches:
             return await self._poster.post(first.value, first.key, first.trace)
         values = [item.value for item in items]
         if self._batching.form == "ndjson":
-            body, content_type = b"\n".join(values) + b"\n", LINES
+            body, content_type = b"\n".join(values) + b"\n", NDJSON
         else:
             body, content_type = b"[" + b",".join(values) + b"]", JSON
         return await self._poster.post(
@@ -302,16 +305,16 @@ class Batches:
             content_type=content_type,
         )
 
-    def _answered(self, items: list[_Item], answer: Answer, sent_at: float) -> None:
+    def _distribute(self, items: list[_Item], answer: Answer, sent_at: float) -> None:
         count = len(items)
         answers = [answer] * count
         if answer.verdict is Verdict.SUCCESS:
-            answers = answers_of_items(answer, count, self._poster.redact)
+            answers = item_answers(answer, count, self._poster.redact)
         throttled = [one for one in answers if one.verdict is Verdict.THROTTLED]
         if throttled:
             wait = max(one.retry_after_seconds for one in throttled)
             self._pace.refused(sent_at, wait, self._requests - 1)
-            self._window = min(FEW_REQUESTS, self._max_requests)
+            self._window = min(INITIAL_REQUESTS, self._max_requests)
         elif answer.verdict is Verdict.SUCCESS:
             self._pace.accepted(sent_at)
             self._window = min(self._window + 1, self._max_requests)
@@ -320,24 +323,25 @@ class Batches:
             self._ready.extendleft((items[middle:], items[:middle]))
             return
         if count > 1 and answers[0] is answers[-1]:
-            answers = _shared(answers[0], count)
+            answers = _shared_answers(answers[0], count)
         for item, one in zip(items, answers, strict=True):
             if not item.answer.done():
                 item.answer.set_result(one)
 
 
-def _shared(answer: Answer, count: int) -> list[Answer]:
-    """Return one answer for each of so many records that it is for."""
+def _shared_answers(answer: Answer, count: int) -> list[Answer]:
+    """Return the answer once for each of ``count`` records."""
     if answer.verdict is Verdict.SUCCESS:
         return [answer, *[replace(answer, batch_index=1)] * (count - 1)]
-    company = Company(count)
+    failed_batch = FailedBatch(count)
     return [
-        replace(answer, company=company, batch_index=batch_index) for batch_index in range(count)
+        replace(answer, failed_batch=failed_batch, batch_index=batch_index)
+        for batch_index in range(count)
     ]
 
 
 def batch_key(keys: Sequence[str]) -> str:
-    """Return the idempotency key of a batch: the same for the same records in the same order."""
+    """Return the idempotency key of a batch; the same records in the same order give the same."""
     return f"batch-{hashlib.sha256(' '.join(keys).encode()).hexdigest()[:32]}"
 
 
@@ -354,23 +358,23 @@ _decoder = msgspec.json.Decoder(list[_Result] | _Results)
 _encoder = msgspec.json.Encoder()
 
 
-def answers_of_items(answer: Answer, count: int, redact: Callable[[str], str]) -> list[Answer]:
-    """Return what a 2xx says of each record of a batch, in their order.
+def item_answers(answer: Answer, count: int, redact: Callable[[str], str]) -> list[Answer]:
+    """Return the answer for each record of a batch that got a 2xx, in their order.
 
     The body may be ``{"results": [{"status": 200}, {"status": 422, "error": "..."}]}``, or that
-    list alone, with one entry for each record. Any other body of a 2xx finishes all; but a 207
-    without readable results says nothing of any record, which is a failed attempt of all.
+    list alone, with one entry for each record. Any other body of a 2xx means success for all. A 207
+    without readable results is a failed attempt for all.
 
-    Secrets are taken out of the texts, never out of the body as a whole: a secret such as ``2``
-    stands in a status, too.
+    Secrets are removed from the texts only, not from the whole body: a secret such as ``2`` may
+    occur in a status, too.
     """
     try:
-        found = _decoder.decode(answer.body)
+        decoded = _decoder.decode(answer.body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        found = []
-    results = found.results if isinstance(found, _Results) else found
+        decoded = []
+    results = decoded.results if isinstance(decoded, _Results) else decoded
     if len(results) == count:
-        return [_answer_of(result, redact) for result in results]
+        return [_item_answer(result, redact) for result in results]
     if answer.status != 207:
         return [answer] * count
     text = redact(answer.body.decode("utf-8", "replace"))[:200]
@@ -378,10 +382,10 @@ def answers_of_items(answer: Answer, count: int, redact: Callable[[str], str]) -
     return [Answer(Verdict.RETRYABLE, answer.status, detail)] * count
 
 
-def _answer_of(result: _Result, redact: Callable[[str], str]) -> Answer:
+def _item_answer(result: _Result, redact: Callable[[str], str]) -> Answer:
     verdict = judge(result.status)
     if verdict is Verdict.SUCCESS:
         return Answer(verdict, result.status)
-    said = result.error
-    text = said if isinstance(said, str) else _encoder.encode(said).decode()
-    return Answer(verdict, result.status, redact(text)[:MAX_ITEM_TEXT])
+    error = result.error
+    text = error if isinstance(error, str) else _encoder.encode(error).decode()
+    return Answer(verdict, result.status, redact(text)[:MAX_ERROR_LENGTH])

@@ -1,8 +1,9 @@
-"""Dead letters: what is written beside a record that could not be delivered.
+"""Dead letters: records that could not be delivered, and the headers that say why.
 
-A dead letter is the record as it came (key, value, its own headers) with two sets of headers:
-Spring Kafka's ``kafka_dlt-*`` in Spring's byte formats (``DeadLetterPublishingRecoverer`` and
-``KafkaHeaders``: numbers big-endian, text UTF-8), so that existing tools read them, and ours.
+A dead letter is the record as it came (key, value, its own headers) with two sets of headers more.
+One is ours. The other is Spring Kafka's ``kafka_dlt-*`` in Spring's byte formats
+(``DeadLetterPublishingRecoverer`` and ``KafkaHeaders``: numbers big-endian, text UTF-8), so that
+existing tools can read them.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from order_relay.model.record import Record
 
 Headers = list[tuple[str, bytes | None]]
 
-# Large enough for any answer a person would read, small enough to stay under topic limits.
+# Long enough for what a person would read, and short enough for the topic's size limit.
 MAX_TEXT_BYTES = 2048
 _OURS = ("kafka_dlt-", "dlq-")
 CONSUMER_HEADER = "dlq-consumer"
-"""Whose dead letter it is; a redriven record with it is for that consumer alone."""
+"""Names the consumer that gave up the record. A redriven record is for this consumer only."""
 _TIMESTAMP_TYPES = {0: b"CreateTime", 1: b"LogAppendTime"}
 
 
@@ -35,12 +36,12 @@ class DeadLetter:
         record: The record as it came.
         reason: Short code: ``tombstone``, ``invalid_utf8``, ``invalid_json``, ``invalid_event``,
             ``rejected`` or ``retries_exhausted``.
-        message: What happened, in words.
+        message: What happened, as text.
         error_type: Full name of the error's class.
-        cause_type: Full name of the class of the error beneath it, if there is one.
-        attempts: Attempts that were made and counted.
-        http_status: The target's last answer, if it gave one.
-        failed_at: When it was given up; with a zone.
+        cause_type: Full name of the class of the underlying error, if there is one.
+        attempts: Attempts that counted against the record.
+        http_status: HTTP status of the last answer, if there was one.
+        failed_at: When it was given up; with a time zone.
     """
 
     record: Record
@@ -54,7 +55,7 @@ class DeadLetter:
 
 
 def broken_record_letter(record: Record, error: InvalidEvent, failed_at: datetime) -> DeadLetter:
-    """Return the letter of a record that is not an ORDER_PAID event."""
+    """Return the dead letter of a record that is not a valid event."""
     cause = error.__cause__
     return DeadLetter(
         record=record,
@@ -70,7 +71,7 @@ def broken_record_letter(record: Record, error: InvalidEvent, failed_at: datetim
 def refused_letter(
     record: Record, reason: str, answer: Answer, attempts: int, failed_at: datetime
 ) -> DeadLetter:
-    """Return the letter of a record that the target did not take; ``answer`` was its last word."""
+    """Return the dead letter of a record whose last attempt got ``answer``."""
     if answer.status is not None:
         status = f"HTTP {answer.status}"
     else:
@@ -88,28 +89,28 @@ def refused_letter(
 
 
 class DeadLetterSink(Protocol):
-    """Where dead letters go."""
+    """Stores dead letters."""
 
     async def send(self, letter: DeadLetter) -> None:
-        """Keep a dead letter for good: when this returns, its record is finished.
+        """Store a dead letter durably. When this returns, its record is finished.
 
-        May be called again with the same letter after any error; a cancelled call may or may not
-        have kept it.
+        It may be called again with the same letter after an error. A cancelled call may or may not
+        have stored it.
 
         Raises:
-            RelayError: It could not be kept.
+            RelayError: It could not be stored.
         """
 
 
 def dead_letter_headers(letter: DeadLetter, group_id: str, consumer: str) -> Headers:
-    """Return all headers of a dead letter, which a consumer of a group has given up.
+    """Return all headers of a dead letter of this consumer and consumer group.
 
-    The record's own headers come first. Those of an earlier stay among the dead letters are
-    replaced; ``dlq-redrives`` is kept, and 0 where there was none.
+    The record's own headers come first. Headers of an earlier dead letter are replaced, except
+    ``dlq-redrives``, which is kept; it is 0 if there was none.
     """
     record = letter.record
     headers: Headers = [
-        (name.replace("\0", "\\x00"), value)  # Kafka's client would cut the name off there
+        (name.replace("\0", "\\x00"), value)  # Kafka's client cuts names at a zero character
         for name, value in record.headers
         if not name.startswith(_OURS) and name != EVENT_ID_HEADER
     ]
@@ -144,7 +145,7 @@ def dead_letter_headers(letter: DeadLetter, group_id: str, consumer: str) -> Hea
 
 
 def drop_long_headers(headers: Headers) -> Headers:
-    """Leave out the long texts, for a letter that is over the topic's size limit."""
+    """Remove the long texts from a dead letter that is over the topic's size limit."""
     texts = ("kafka_dlt-exception-message", "kafka_dlt-exception-stacktrace")
     return [(name, value) for name, value in headers if name not in texts]
 

@@ -1,4 +1,4 @@
-"""The use case: every record that is taken ends delivered, dead-lettered, or given back."""
+"""Delivers records: each one ends delivered, dead-lettered, or abandoned for redelivery."""
 
 from __future__ import annotations
 
@@ -36,20 +36,23 @@ from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
 from order_relay.model.trace_context import TraceContext, of_record
 
-# Records taken in while the breaker is not closed: among so many in a row that never succeed there
-# is one that does.
+# Records taken in while the breaker is not closed. A probe needs a record that can succeed; among
+# so many there is one, even if most are hopeless.
 MAX_READ_AHEAD = 1000
-# The log tells that throttling begins this often at most: a target that refuses one in a hundred
-# would fill it.
-TOLD_SECONDS = 60.0
-# After a 404 for a record, until it is given up.
-SECOND_THOUGHTS_SECONDS = 1.0
+# Minimum time between two log lines about throttling. A target that refuses one request in a
+# hundred would fill the log otherwise.
+THROTTLING_LOG_SECONDS = 60.0
+# Wait after a 404 before the record is given up.
+GONE_CONFIRM_SECONDS = 1.0
+
+# Finished without an attempt: delivered before, or for another consumer.
+_NOT_SENT = Outcome(delivered=True, attempts=0, duplicate=True)
 
 logger = logging.getLogger(__name__)
 
 
 def lane_of(record: Record) -> LaneKey:
-    """Return the lane of a record: its key's, or its own if it has none."""
+    """Return the lane of a record's key. A record without a key has a lane of its own."""
     if record.key is None:
         return record.topic, record.partition, None, record.offset
     return record.topic, record.partition, record.key
@@ -58,9 +61,10 @@ def lane_of(record: Record) -> LaneKey:
 class Dispatcher:
     """Delivers records to the target, in order within a key.
 
-    ``submit`` is called by one task, record by record; deliveries run in tasks of their own. When
-    a record is finished (the target answered 2xx, or its dead letter is kept, or its event was
-    delivered before), ``on_finished`` is called, exactly once for a record that is not given up.
+    One task calls ``submit``, record by record. Deliveries run in tasks of their own. A record is
+    finished when the target answered 2xx, its dead letter is stored, or its event was delivered
+    before. ``on_finished`` is called exactly once for each finished record, and never for an
+    abandoned one.
     """
 
     def __init__(
@@ -86,36 +90,38 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """Make a relay that takes records in.
+        """Create a dispatcher that accepts records.
 
         Args:
-            target: Where records are delivered, or what handles their events.
-            dead_letters: Where records go that cannot be delivered.
-            observer: Hears of attempts and ends.
-            on_finished: Called with each finished record, and how it ended.
-            consumer: The name of the consumer whose records these are.
-            events: Reads them.
-            key: Gives what orders events, in place of the records' keys.
-            is_delivered: Whether a record's event, of that order, was delivered before: it is
-                not sent again.
-            is_finished: Whether the record at a topic's partition and offset is finished. Only
-                then another one may have its id, as a redriven one does.
+            target: Sends records, or handles their events.
+            dead_letters: Stores records that cannot be delivered.
+            observer: Is told of every attempt and every result.
+            on_finished: Called with each finished record and its result.
+            consumer: The name of the consumer.
+            events: Decodes the records' values.
+            key: Returns what orders events, in place of the records' keys.
+            is_delivered: Whether a record's event, of that order, was delivered before. It is not
+                sent again.
+            is_finished: Whether the record at this topic, partition and offset is finished. Only
+                then may another record carry its id, as a redriven one does.
             policy: Retries and their waits.
-            breaker_threshold: First attempts in a row that open the breaker when they fail, see
-                ``Breaker``; 0: never, and records are given up after their retries alone.
-            breaker_probe_interval_seconds: From one probe to the next.
-            reading: Where partitions are read; is asked to go back for records that had no room.
-            max_in_flight: Attempts at a time.
-            max_rate: Attempts a second; ``None``: as many as the target bears.
-            batching: How records are put together; ``None``: each goes alone. An attempt is then a
-                request with several records.
-            max_queued: Records in memory at a time.
+            breaker_threshold: Failed first attempts in a row that open the breaker, see
+                ``Breaker``. 0: it never opens, and the retries alone decide when a record is
+                given up.
+            breaker_probe_interval_seconds: Time between two probes.
+            reading: Moves the position of a partition. It is asked to go back for records that had
+                no room.
+            max_in_flight: Maximum concurrent attempts.
+            max_rate: Maximum attempts a second; ``None``: as many as the target accepts.
+            batching: How records are put into batches; ``None``: each is sent alone. With batches
+                an attempt is a request with several records.
+            max_queued: Maximum records in memory.
             clock: Monotonic seconds.
             wall_clock: Seconds since the epoch.
         """
-        self._logger = cast(PostHandler, target) if hasattr(target, "post") else None
-        self._handler = cast(EventHandler, target) if hasattr(target, "handle") else None
-        self._success = "function" if self._handler is not None else "2xx"
+        self._poster = cast(PostHandler, target) if hasattr(target, "post") else None
+        self._event_handler = cast(EventHandler, target) if hasattr(target, "handle") else None
+        self._success = "function" if self._event_handler is not None else "2xx"
         self._consumer = consumer
         self._decode = events.decode
         self._subject = events.subject
@@ -140,17 +146,17 @@ class Dispatcher:
         self.pace = Pace(clock, max_rate)
         self._batches: Batches | None = None
         gate_pace = self.pace
-        if batching is not None and batching.size > 1 and self._logger is not None:
+        if batching is not None and batching.size > 1 and self._poster is not None:
             self._batches = Batches(
-                self._logger, batching, self.pace, clock, max_requests=max_in_flight
+                self._poster, batching, self.pace, clock, max_requests=max_in_flight
             )
-            # Of the records only probes wait at the gate; of the requests it is the pace.
+            # The pace limits requests, not records: at the gate only probes wait.
             gate_pace = Pace(clock)
             max_in_flight = max(min(max_in_flight * batching.size, max_queued // 2), max_in_flight)
         self.concurrency = Concurrency(clock, max_in_flight)
-        # What the log was told, and not yet that it is over.
-        self._outage = self._throttled = self._lacks = False
-        self._told_at = float("-inf")
+        # Conditions whose start was logged and whose end was not.
+        self._outage_logged = self._throttling_logged = self._local_failure_logged = False
+        self._throttling_logged_at = float("-inf")
         self._max_in_flight = max_in_flight
         self._numbers = count()
         self._lanes = Lanes(
@@ -158,16 +164,16 @@ class Dispatcher:
         )
         self._gate = Gate(self.breaker, gate_pace, self._lanes.notify)
         self.left = LeftInKafka(reading)
-        """Records that had no room."""
+        """Records that had no room in memory."""
         self._accepting = True
         self._epoch = 0
         self.dead_lettering = 0
-        """Records that wait for their dead letter's acknowledgement."""
+        """Records whose dead letter is not yet acknowledged."""
         self.last_activity = clock()
-        """When an attempt last ended or records were last let in; on the injected clock."""
+        """When an attempt last ended or intake last resumed, by the injected clock."""
 
     def target(self) -> Target:
-        """Return what the target does now."""
+        """Return the target's current state."""
         failure = self.health.last_failure
         throttles = self.pace.throttled
         state, seconds = self.health.state(throttles=throttles)
@@ -186,32 +192,32 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> int:
-        """Attempts under way."""
+        """Lanes that have a slot: attempts under way."""
         return self._lanes.in_flight
 
     @property
     def queued(self) -> int:
-        """Records taken and not finished: under way or waiting."""
+        """Accepted records that are not finished: under way or waiting."""
         return self._lanes.queued
 
     def find(self, wanted: Callable[[Record], bool]) -> tuple[Record, FailureState | None] | None:
-        """Return a record in hand that is wanted, and how its attempts failed so far."""
+        """Return the first queued record that is wanted, and its failures so far."""
         for record in self._lanes.records():
             if wanted(record):
                 return record, self._failing.get(record)
         return None
 
-    # --- taking in and giving back --------------------------------------------------------------
+    # --- intake and drain -----------------------------------------------------------------------
 
     async def submit(self, record: Record) -> bool:
-        """Take a record for delivery; waits until there is room for another key.
+        """Accept a record for delivery; waits until there is room.
 
-        Returns without taking it between ``drain`` and ``resume``, also if that begins while
-        it waits: the record's partition is then read again from the committed offset.
+        Between ``drain`` and ``resume`` it returns without accepting the record, also if the drain
+        starts while it waits. The partition is then read again from the committed offset.
 
         Returns:
-            ``False`` if its own key has as many records as it may have: it is left in Kafka, and
-            ``reading`` is asked to go back to it once there is room.
+            ``False`` if the record's key has no room. The record stays in Kafka, and ``reading``
+            is asked to go back to it once there is room.
         """
         if not self._accepting:
             return True
@@ -233,33 +239,33 @@ class Dispatcher:
         return True
 
     def _lane_by_key(self, record: Record, key: Callable[[Any], str | bytes | int]) -> LaneKey:
-        """Return the lane of what an event's consumer orders it by."""
+        """Return the lane of the key that the consumer's own function gives."""
         try:
             found = key(self._decode(record.value))
-        except Exception:  # noqa: BLE001 - it fails again where it is told, in its delivery
+        except Exception:  # noqa: BLE001 - a wrong value is reported in its delivery
             return lane_of(record)
         return record.topic, record.partition, str(found).encode("utf-8", "replace")
 
     def _leave(self, lane: LaneKey, record: Record, *, full: bool) -> None:
-        # What comes before it has to be read first, even where there is room.
+        # An earlier record of its key has to be read first, even if there is room.
         too_early = self.left.comes_too_early(lane, record.offset)
         self.left.leave(lane, record.offset, full=full and not too_early)
-        self._lanes.on_shorter = self._on_shorter
+        self._lanes.on_record_done = self._on_record_done
 
-    def _on_shorter(self, lane: Hashable, remaining: int) -> None:
+    def _on_record_done(self, lane: Hashable, remaining: int) -> None:
         if not self.left.lanes:
-            self._lanes.on_shorter = None
-        elif self._lanes.has_much_room(remaining):
+            self._lanes.on_record_done = None
+        elif self._lanes.has_room_for_more(remaining):
             self.left.has_room(cast(LaneKey, lane))
 
     async def drain(self, *, drain_seconds: float, attempt_seconds: float) -> None:
-        """Stop taking in, and end everything under way; when this returns nothing runs.
+        """Stop intake and end everything under way. When this returns, no delivery runs.
 
         Args:
-            drain_seconds: How long everything taken may go on as usual. An open breaker ends it:
-                nothing can finish then.
-            attempt_seconds: How long attempts under way after that may take. The rest is given
-                up unfinished.
+            drain_seconds: How long deliveries continue as usual. An open breaker ends this period
+                early: nothing can finish then.
+            attempt_seconds: How long attempts under way may take after that. All other records are
+                abandoned.
         """
         self._accepting = False
         self._epoch += 1
@@ -274,49 +280,47 @@ class Dispatcher:
             logger.info("Gave back %d unfinished records: they will be redelivered", abandoned)
 
     def resume(self) -> None:
-        """Take records in again."""
+        """Accept records again."""
         self._accepting = True
         self.last_activity = self._clock()
         self._lanes.open()
 
     def probe_now(self) -> bool:
-        """Let the next probe go at once; ``False`` if the breaker is closed: all goes anyway."""
+        """Send the next probe at once; ``False`` if the breaker is closed."""
         return self.breaker.probe_now()
 
     def _may_submit(self, lane: LaneKey) -> bool:
         if not self._lanes.has_room(lane):
             return False
-        # Of those that may not be sent yet a bounded number is taken in: for probes, which need
-        # records that were never sent, since those that failed may be some that never succeed.
-        # Lanes at an attempt count, too: those that have just begun will wait.
+        # While records wait at the gate, a bounded number more is accepted, as probes: a probe
+        # needs a record that was never sent, since one that failed may never succeed. Lanes with a
+        # slot count, too: those that have just started will wait at the gate.
         if self._gate.is_open or lane in self._lanes:
             return True
-        most = self._max_in_flight if self.breaker.closed else MAX_READ_AHEAD
-        return self._gate.never_sent + self._lanes.in_flight < most
+        limit = self._max_in_flight if self.breaker.closed else MAX_READ_AHEAD
+        return self._gate.never_sent + self._lanes.in_flight < limit
 
     # --- one record -----------------------------------------------------------------------------
 
     async def _deliver(self, record: Record, lane: Lane) -> None:
         started_ms = int(self._wall_clock() * 1000)
-        if record.headers and self._is_for_another(record):
-            self.last_activity = self._clock()
+        if record.headers and self._belongs_to_another_consumer(record):
             self._observer.skipped()
-            self._on_finished(record, Outcome(delivered=True, attempts=0, duplicate=True))
+            self._finish_unsent(record)
             return
         try:
             event = self._decode(record.value)
         except InvalidEvent as error:
             letter = broken_record_letter(record, error, self._now())
-            await self._dead_letter(letter, None, started_ms, lane, posts=0)
+            await self._dead_letter(letter, None, started_ms, lane, attempts=0)
             return
         if record.headers:
-            record = self._with_its_id(record)
+            record = self._without_foreign_id(record)
         order_id = self._subject(event)
         if self._is_delivered(record, order_id):
-            self.last_activity = self._clock()
             logger.debug(log_messages.delivered_before(record))
             self._observer.duplicate()
-            self._on_finished(record, Outcome(delivered=True, attempts=0, duplicate=True))
+            self._finish_unsent(record)
             return
         try:
             await self._send(record, event, order_id, started_ms, lane)
@@ -324,19 +328,24 @@ class Dispatcher:
             if self._failing:
                 self._failing.pop(record, None)
 
-    def _is_for_another(self, record: Record) -> bool:
-        """Whether it is a dead letter of another consumer that was redriven."""
+    def _finish_unsent(self, record: Record) -> None:
+        self.last_activity = self._clock()
+        self._on_finished(record, _NOT_SENT)
+
+    def _belongs_to_another_consumer(self, record: Record) -> bool:
+        """Whether it is a redriven dead letter of another consumer."""
         consumer = record.header(CONSUMER_HEADER)
         return consumer is not None and consumer != self._consumer.encode()
 
-    def _with_its_id(self, record: Record) -> Record:
-        """Return the record, without an event id that is another's which is not finished.
+    def _without_foreign_id(self, record: Record) -> Record:
+        """Remove an event id that belongs to another record which is not finished.
 
-        Our ids can be foretold. The target, and the table of deliveries, would take the other
-        record for a copy of this one. A redriven record comes after its first copy is finished.
+        The ids that we make are predictable. With a copied id, the target and the deliveries table
+        would take the other record for a copy of this one. The id of a redriven record is valid:
+        the original is finished by then.
         """
-        batch_index = record.claimed_position()
-        if batch_index is None or self._is_finished(record.topic, *batch_index):
+        position = record.claimed_position()
+        if position is None or self._is_finished(record.topic, *position):
             return record
         logger.warning(log_messages.foreign_id(record))
         return record.with_own_id()
@@ -347,14 +356,14 @@ class Dispatcher:
         idempotency_key = record.idempotency_key()
         trace = of_record(record.headers) if record.headers else None
         number = next(self._numbers)
-        posts = failures = alone = attempts = 0
+        attempts = failures = own_failures = counted = 0
         last: Answer | None = None
         while True:
             ticket = NO_PROBE
             if not self._gate.is_open:
                 ticket = await self._wait_at_gate(lane, number, failures)
             sent_at = self._clock()
-            if not posts:
+            if not attempts:
                 failing_since = sent_at
             answer = await self._attempt(
                 record,
@@ -363,17 +372,17 @@ class Dispatcher:
                 trace,
                 ticket,
                 sent_at=sent_at,
-                posts=posts,
+                attempts=attempts,
                 failures=failures,
                 last=last,
             )
-            posts += 1
+            attempts += 1
             if answer.verdict is Verdict.SUCCESS:
-                self._succeeded(lane, sent_at, first=not alone and not answer.batch_index)
+                self._succeeded(lane, sent_at, first=not own_failures and not answer.batch_index)
                 self._observer.delivered(self._paid_to_delivered_seconds(record, event))
                 outcome = Outcome(
                     True,
-                    posts,
+                    attempts,
                     order_id,
                     paid_at_of(event),
                     started_ms,
@@ -383,62 +392,65 @@ class Dispatcher:
                 self._on_finished(record, outcome)
                 return
             last = answer
-            self._failing[record] = FailureState(posts, answer.detail, answer.status)
+            self._failing[record] = FailureState(attempts, answer.detail, answer.status)
             if answer.verdict is Verdict.THROTTLED:
-                self._refused(record, answer, ticket, sent_at, posts)
+                self._on_throttled(record, answer, ticket, sent_at, attempts)
                 continue
             if answer.verdict is Verdict.LOCAL:
-                self._lacked(answer, ticket)
-                await self._wait_for_retry(record, answer, posts, lane)
+                self._on_local_failure(answer, ticket)
+                await self._wait_for_retry(record, answer, attempts, lane)
                 continue
-            first = not alone
-            if answer.verdict is Verdict.REJECTED or await self._is_gone_alone(lane, answer):
-                self.health.judged(lane.key, answer, first=first)
-                letter = refused_letter(record, "rejected", answer, attempts + 1, self._now())
-                await self._dead_letter(letter, event, started_ms, lane, posts=posts)
+            first = not own_failures
+            if answer.verdict is Verdict.REJECTED or await self._is_gone_for_this_key(lane, answer):
+                self.health.rejected(lane.key, answer, first=first)
+                letter = refused_letter(record, "rejected", answer, counted + 1, self._now())
+                await self._dead_letter(letter, event, started_ms, lane, attempts=attempts)
                 return
             self._failed(lane, answer, ticket, sent_at, first=first)
             failures += 1
-            alone += not answer.company
-            # Neither what is never the record's fault, or may be another one's, nor what fails
-            # while the breaker is open counts against it.
-            if answer.verdict is not Verdict.OUTAGE and self.breaker.closed and not answer.company:
-                attempts += 1
-                if self.health.gives_up(lane.key, attempts, failing_since):
+            own_failures += not answer.failed_batch
+            # These failures do not count against the record: those that are never its fault, those
+            # that another record of the batch may have caused, and those during an outage.
+            is_counted = answer.verdict is not Verdict.OUTAGE and not answer.failed_batch
+            if is_counted and self.breaker.closed:
+                counted += 1
+                if self.health.gives_up(lane.key, counted, failing_since):
                     letter = refused_letter(
-                        record, "retries_exhausted", answer, attempts, self._now()
+                        record, "retries_exhausted", answer, counted, self._now()
                     )
-                    await self._dead_letter(letter, event, started_ms, lane, posts=posts)
+                    await self._dead_letter(letter, event, started_ms, lane, attempts=attempts)
                     return
             await self._wait_for_retry(record, answer, failures, lane)
 
-    def _refused(
-        self, record: Record, answer: Answer, ticket: int, sent_at: float, posts: int
+    def _on_throttled(
+        self, record: Record, answer: Answer, ticket: int, sent_at: float, attempts: int
     ) -> None:
-        """The target has had enough: the record is sent again at its pace."""
+        """Slow down; the record is sent again at the target's pace."""
         if self._batches is None:
             under_way = self._lanes.in_flight - 1
             self.pace.refused(sent_at, answer.retry_after_seconds, under_way)
         self.health.throttled(answer, ticket)
         self._observer.retrying()
         wait = self.pace.wait_seconds()
-        self._tell_throttling(answer, wait)
-        if not answer.batch_index:  # of a batch one line says it
-            logger.warning(log_messages.retrying(record, answer, posts, wait, self.breaker.state))
+        self._log_throttling(answer, wait)
+        if not answer.batch_index:  # one line for a batch
+            logger.warning(
+                log_messages.retrying(record, answer, attempts, wait, self.breaker.state)
+            )
 
-    async def _is_gone_alone(self, lane: Lane, answer: Answer) -> bool:
-        """Whether there is nothing at the address for this record, and something for others."""
-        if answer.verdict is not Verdict.GONE or answer.company:
+    async def _is_gone_for_this_key(self, lane: Lane, answer: Answer) -> bool:
+        """Whether a 404 is about this record's key alone."""
+        if answer.verdict is not Verdict.GONE or answer.failed_batch:
             return False
         self.health.gone(lane.key, answer)
-        if not self.health.is_there_for_others(lane.key):
+        if not self.health.works_for_other_keys(lane.key):
             return False
-        # It may be going away for all: what others are told meanwhile decides.
-        await lane.pause(SECOND_THOUGHTS_SECONDS)
-        return self.health.is_there_for_others(lane.key)
+        # The whole address may be disappearing: the answers to other keys decide.
+        await lane.pause(GONE_CONFIRM_SECONDS)
+        return self.health.works_for_other_keys(lane.key)
 
     async def _wait_at_gate(self, lane: Lane, number: int, failures: int) -> int:
-        """Wait until a record that failed so often may be sent; returns the ticket for it."""
+        """Wait until the record may be sent; returns the ticket of its attempt."""
         turn = self._gate.join(number, failures)
         try:
             await lane.pause(float("inf"), until=turn)
@@ -457,7 +469,7 @@ class Dispatcher:
         ticket: int,
         *,
         sent_at: float,
-        posts: int,
+        attempts: int,
         failures: int,
         last: Answer | None,
     ) -> Answer:
@@ -471,20 +483,20 @@ class Dispatcher:
                     last=last,
                     alone=ticket != NO_PROBE,
                 )
-            elif self._logger is not None:
-                answer = await self._logger.post(record.value or b"", idempotency_key, trace)
+            elif self._poster is not None:
+                answer = await self._poster.post(record.value or b"", idempotency_key, trace)
             else:
-                delivery = self._delivery(record, idempotency_key, posts + 1)
-                answer = await cast(EventHandler, self._handler).handle(event, delivery)
+                delivery = self._delivery(record, idempotency_key, attempts + 1)
+                answer = await cast(EventHandler, self._event_handler).handle(event, delivery)
         except (Abandoned, asyncio.CancelledError):
             self.breaker.withdrawn(ticket)
             raise
         except Exception as error:
-            # A fault of ours must neither lose the record nor stop its key for ever.
+            # A bug of ours must neither lose the record nor block its key.
             logger.exception("An attempt failed in a way nobody foresaw")
             answer = Answer(Verdict.RETRYABLE, detail=repr(error), error_type=full_name(error))
         self.last_activity = now = self._clock()
-        if answer.verdict is Verdict.SUCCESS:  # the usual case takes no look at an enum
+        if answer.verdict is Verdict.SUCCESS:  # saves two enum look-ups in the usual case
             self._observer.attempted("success", self._success, now - sent_at)
         else:
             self._observer.attempted(answer.verdict.value, answer.status_class, now - sent_at)
@@ -511,10 +523,10 @@ class Dispatcher:
             self.pace.accepted(sent_at, now)
         if self._lanes.limit < self._max_in_flight:
             self._answered_in_time()
-        if self._throttled and not self.pace.throttled:
-            self._throttled = False
+        if self._throttling_logged and not self.pace.throttled:
+            self._throttling_logged = False
             logger.warning("Throttling is over: the target takes everything again")
-        self._lacks = False
+        self._local_failure_logged = False
 
     def _failed(
         self, lane: Lane, answer: Answer, ticket: int, sent_at: float, *, first: bool
@@ -530,18 +542,21 @@ class Dispatcher:
         if self.concurrency.answered():
             self._lanes.limit = self.concurrency.limit
 
-    def _tell_throttling(self, answer: Answer, wait_seconds: float) -> None:
-        """Say in the log that the target throttles; that it is over is told by ``_succeeded``."""
+    def _log_throttling(self, answer: Answer, wait_seconds: float) -> None:
+        """Log that throttling begins; ``_succeeded`` logs its end."""
         now = self.last_activity
-        if not self._throttled and now - self._told_at >= TOLD_SECONDS:
-            self._throttled, self._told_at = True, now
+        if (
+            not self._throttling_logged
+            and now - self._throttling_logged_at >= THROTTLING_LOG_SECONDS
+        ):
+            self._throttling_logged, self._throttling_logged_at = True, now
             logger.warning(log_messages.throttled(answer, wait_seconds, self.pace.rate))
 
-    def _lacked(self, answer: Answer, ticket: int) -> None:
-        self.health.said_nothing(answer, ticket)
-        if not self._lacks:
-            logger.error(log_messages.lacks(answer))
-        self._lacks = True
+    def _on_local_failure(self, answer: Answer, ticket: int) -> None:
+        self.health.failed_locally(answer, ticket)
+        if not self._local_failure_logged:
+            logger.error(log_messages.local_failure(answer))
+        self._local_failure_logged = True
 
     async def _wait_for_retry(
         self, record: Record, answer: Answer, failures: int, lane: Lane
@@ -549,7 +564,7 @@ class Dispatcher:
         if self.breaker.closed:
             wait = self._policy.wait_seconds(failures, answer.retry_after_seconds)
         else:
-            wait = answer.retry_after_seconds  # the breaker decides when to go on
+            wait = answer.retry_after_seconds  # the breaker decides when it is sent
         self._observer.retrying()
         logger.warning(log_messages.retrying(record, answer, failures, wait, self.breaker.state))
         await lane.pause(wait)
@@ -561,7 +576,7 @@ class Dispatcher:
         started_ms: int,
         lane: Lane,
         *,
-        posts: int,
+        attempts: int,
     ) -> None:
         logger.error(log_messages.given_up(letter))
         self.dead_lettering += 1
@@ -573,7 +588,7 @@ class Dispatcher:
         self._observer.dead_lettered(letter.reason)
         outcome = Outcome(
             False,
-            posts,
+            attempts,
             self._subject(event) if event is not None else None,
             paid_at_of(event),
             started_ms,
@@ -585,43 +600,40 @@ class Dispatcher:
 
     async def _send_dead_letter(self, letter: DeadLetter, lane: Lane) -> None:
         failures = 0
-        while (refusal := await self._refusal(letter)) is not None:
+        while True:
+            try:
+                await self._dead_letters.send(letter)
+                return
+            except RelayError as error:
+                refusal = str(error)
+            except Exception as error:
+                logger.exception("A dead letter failed in a way nobody foresaw")
+                refusal = repr(error)
+            finally:
+                self.last_activity = self._clock()
             failures += 1
             wait = self._policy.wait_seconds(failures)
             logger.error(log_messages.letter_refused(letter.record, failures, wait, refusal))
             await lane.pause(wait)
 
-    async def _refusal(self, letter: DeadLetter) -> str | None:
-        """Send a dead letter; returns why it was refused, ``None`` once it is kept."""
-        try:
-            await self._dead_letters.send(letter)
-        except RelayError as error:
-            return str(error)
-        except Exception as error:
-            logger.exception("A dead letter failed in a way nobody foresaw")
-            return repr(error)
-        finally:
-            self.last_activity = self._clock()
-        return None
-
     def _paid_to_delivered_seconds(self, record: Record, event: Any) -> float:
-        # Of an event that does not tell the record's own timestamp stands in.
+        # Without a payment time in the event, the record's timestamp is used.
         moment = paid_moment(event)
         paid = record.timestamp_ms / 1000 if moment is None else moment.timestamp()
-        # A record can be without a timestamp, too (-1).
+        # A record without a timestamp has -1.
         return max(self._wall_clock() - paid, 0.0) if paid > 0 else 0.0
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._wall_clock(), UTC)
 
     def _on_breaker_change(self, state: BreakerState) -> None:
-        if state is BreakerState.OPEN and not self._outage:
-            self._outage = True
+        if state is BreakerState.OPEN and not self._outage_logged:
+            self._outage_logged = True
             logger.error(
                 log_messages.breaker_open(self.breaker.opened_because, self.health.last_failure)
             )
         elif state is BreakerState.CLOSED:
-            self._outage = False
+            self._outage_logged = False
             logger.warning("Breaker closed: the target works again")
         self.last_activity = self._clock()
         self._gate.serve()

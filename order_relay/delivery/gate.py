@@ -1,4 +1,4 @@
-"""Who may send next, and when, while the target cannot take everything."""
+"""Decides which record is sent next, and when, while the target cannot take everything."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ NO_PROBE = 0
 
 class _Waiter(NamedTuple):
     number: int
-    entry: int  # no two are the same: what comes after it is never compared
+    entry: int  # unique, so that ``turn`` is never compared
     failures: int
     turn: asyncio.Future[int]
 
 
 class Gate:
-    """Records that may not be sent yet.
+    """Holds the records that may not be sent yet.
 
-    While the target throttles they go in the order in which they came, at its pace. While the
-    breaker is not closed they probe: one that was never sent before all others, in turn the one
-    that came last and the one that came first, since many beside them may be hopeless; else the
-    one that failed least.
+    While the target throttles, they are sent in order of arrival, at its pace. While the breaker is
+    not closed, they are probes. Records that were never sent come first, alternating between the
+    newest and the oldest, since either end may be full of hopeless ones. Then comes the record with
+    the fewest failures.
     """
 
     def __init__(
         self, breaker: Breaker, pace: Pace, on_room: Callable[[], None] = lambda: None
     ) -> None:
-        """Make a gate; call ``serve`` whenever one of the two says something new.
+        """Create an empty gate; call ``serve`` after each change of ``breaker`` or ``pace``.
 
         Args:
-            breaker: Whether anything but probes may be sent.
-            pace: How fast.
+            breaker: Decides whether anything but probes may be sent.
+            pace: Decides how fast.
             on_room: Called when fewer records wait than before.
         """
         self._breaker = breaker
@@ -48,9 +48,9 @@ class Gate:
         self._entries = count()
         self._timer: asyncio.TimerHandle | None = None
         self._serving = False
-        self._last_first = True
+        self._newest_next = True
         self.never_sent = 0
-        """Records that wait and never failed, at most."""
+        """Waiting records that were never sent; cancelled ones may still be counted."""
 
     @property
     def is_open(self) -> bool:
@@ -58,15 +58,15 @@ class Gate:
         return self._breaker.closed and self._pace.free
 
     def join(self, number: int, failures: int) -> asyncio.Future[int]:
-        """Let a record wait.
+        """Add a record to those that wait.
 
         Args:
-            number: It goes by: greater for one that came later.
-            failures: Its attempts that failed.
+            number: Its number in order of arrival.
+            failures: Its failed attempts.
 
         Returns:
-            What is done when it may be sent: the ticket of its probe, or NO_PROBE. Cancel it to
-            leave.
+            A future that is done when the record may be sent. Its result is the ticket of the
+            probe, or NO_PROBE. Cancel it to leave.
         """
         turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         heappush(self._waiters, _Waiter(number, next(self._entries), failures, turn))
@@ -75,8 +75,8 @@ class Gate:
         return turn
 
     def serve(self) -> None:
-        """Let those go whose turn it is, and look again when it is the next one's."""
-        if self._serving:  # the breaker tells that the probe which was just let go is out
+        """Release all records that may be sent, and set a timer for the next one."""
+        if self._serving:  # called by the breaker, for the probe that is being released
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -92,9 +92,9 @@ class Gate:
             self._on_room()
 
     def _serve_one(self) -> float:
-        """Let one go; returns how long to wait before, 0 if it went."""
+        """Release one record; returns the seconds to wait first, 0 if it was released."""
         if self._breaker.closed:
-            if self._waiters[0].turn.done():  # it has left
+            if self._waiters[0].turn.done():  # cancelled
                 self._pop()
                 return 0.0
             if wait := self._pace.wait_seconds():
@@ -103,17 +103,17 @@ class Gate:
             self._pace.sent()
             turn.set_result(NO_PROBE)
             return 0.0
-        self._forget_those_who_left()
+        self._drop_cancelled()
         if not self._waiters:
             return 0.0
-        waiter = min(self._waiters, key=self._by_hope)
+        waiter = min(self._waiters, key=self._probe_order)
         never_sent = waiter.failures == 0
         wait = max(self._breaker.probe_wait(never_sent=never_sent), self._pace.wait_seconds())
         if not wait:
             self._waiters.remove(waiter)
             heapify(self._waiters)
             self.never_sent -= never_sent
-            self._last_first ^= never_sent
+            self._newest_next ^= never_sent
             self._pace.sent()
             waiter.turn.set_result(self._breaker.begin_probe(never_sent=never_sent))
         return wait
@@ -123,12 +123,12 @@ class Gate:
         self.never_sent -= waiter.failures == 0
         return waiter
 
-    def _forget_those_who_left(self) -> None:
+    def _drop_cancelled(self) -> None:
         if any(waiter.turn.done() for waiter in self._waiters):
             self._waiters = [waiter for waiter in self._waiters if not waiter.turn.done()]
             heapify(self._waiters)
             self.never_sent = sum(waiter.failures == 0 for waiter in self._waiters)
 
-    def _by_hope(self, waiter: _Waiter) -> tuple[int, int]:
-        last_first = self._last_first and not waiter.failures
+    def _probe_order(self, waiter: _Waiter) -> tuple[int, int]:
+        last_first = self._newest_next and not waiter.failures
         return waiter.failures, -waiter.number if last_first else waiter.number

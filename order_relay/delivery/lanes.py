@@ -1,12 +1,12 @@
-"""Lanes: records of one key one after another, different keys side by side.
+"""Lanes: records of one key one after another, different keys concurrently.
 
-A lane holds the taken records of one key in offset order and works on its first one. It has a
-*place* while it is at an attempt; at most ``max_in_flight`` lanes have one. A lane that waits
-(for its backoff, or for its turn at the gate) gives its place away, so a failing key holds up only
-itself. A lane that wants its place back comes before new records.
+A lane holds the queued records of one key in offset order and works on the first one. It has a
+*slot* while it makes an attempt; at most ``max_in_flight`` lanes have one. A lane that waits for
+its backoff or at the gate frees its slot, so a failing key delays only itself. A lane that wants
+its slot back comes before new records.
 
-Records in memory are bounded: in all, for each key, and for all that stand behind the first one of
-their key. So neither one key nor several can fill the room that others need.
+Three bounds limit the records in memory: for all of them, for each key, and for all that wait
+behind the first one of their key. So neither one key nor several can take the room of the others.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from typing import Any
 
 from order_relay.model.record import Record
 
-# Records in memory, working or waiting behind their key: bounds memory when a key with many
-# records is stuck, and is far above what MAX_IN_FLIGHT keys can work on.
+# Maximum records in memory. It bounds memory when a key with many records is stuck, and is far
+# above what MAX_IN_FLIGHT keys can work on.
 MAX_QUEUED_RECORDS = 10_000
-# Of them, those of one key; and those behind the first one of their key. Where that room is full, a
-# key may still have a few.
+# One key may have a tenth of them; half of them may wait behind the first one of their key. Beyond
+# that half, each key may still have a few.
 KEY_SHARE = 10
 BEHIND_SHARE = 2
-FEW = 50
-# The bound of all that stands behind others is not for a key that is through with its own so soon:
-# to read them again later would cost more than to wait.
+MIN_QUEUE_OF_KEY = 50
+# The half does not bind a key that finishes its records this soon: reading them again later would
+# cost more than waiting.
 SOON_SECONDS = 2.0
-FAULT_PAUSE_SECONDS = 10.0
+# Wait after an unexpected error.
+ERROR_PAUSE_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
 
 class Abandoned(Exception):
-    """The worker is giving a record up unfinished: its partition moves, or the worker stops."""
+    """The worker abandons an unfinished record: its partition moves, or the worker stops."""
 
 
 class Lane:
@@ -53,20 +54,20 @@ class Lane:
         self.queue: deque[Record] = deque((record,))
         self.has_slot = True
         self.task: asyncio.Task[None] | None = None
-        # What its last record took, and when it began with its first one.
+        # How long the last record took, and when the current one began.
         self.seconds = math.inf
         self.since = lanes.clock()
 
-    def is_through_soon(self) -> bool:
-        """Whether its records are finished soon if each takes as long as the last one."""
+    def finishes_soon(self) -> bool:
+        """Whether its records finish soon if each takes as long as the last one."""
         each = max(self.seconds, self._lanes.clock() - self.since)
         return len(self.queue) * each <= SOON_SECONDS
 
     async def pause(self, seconds: float, until: asyncio.Future[Any] | None = None) -> None:
-        """Give the place away for ``seconds`` (or until ``until`` is done), then take it back.
+        """Free the slot for ``seconds`` (or until ``until`` is done), then wait for one again.
 
         Raises:
-            Abandoned: The record is given up meanwhile.
+            Abandoned: The lanes are closed meanwhile.
         """
         lanes = self._lanes
         lanes.check_open()
@@ -93,7 +94,7 @@ class Lane:
 
 
 class Lanes:
-    """Runs ``deliver`` for every record put in: in order within a key, keys side by side."""
+    """Runs ``deliver`` for every queued record: in order within a key, keys concurrently."""
 
     def __init__(
         self,
@@ -103,12 +104,13 @@ class Lanes:
         max_queued: int = MAX_QUEUED_RECORDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make lanes that are open.
+        """Create lanes that accept records.
 
         Args:
-            deliver: Finishes one record, or raises ``Abandoned``; nothing else.
-            max_in_flight: Lanes at an attempt at a time.
-            max_queued: Records in memory at a time.
+            deliver: Finishes one record, or raises ``Abandoned``. After any other error it is
+                called again for the same record.
+            max_in_flight: Maximum lanes with a slot.
+            max_queued: Maximum records in memory.
             clock: Monotonic seconds.
         """
         self._deliver = deliver
@@ -116,7 +118,7 @@ class Lanes:
         self._limit = max_in_flight
         self._max_queued = max(max_queued, max_in_flight)
         self.max_of_key = max(self._max_queued // KEY_SHARE, 2)
-        """Records of one key in memory at a time."""
+        """Maximum records of one key in memory."""
         self._max_behind = self._max_queued // BEHIND_SHARE
         self._lanes: dict[Hashable, Lane] = {}
         self._waiters: set[asyncio.Future[None]] = set()
@@ -126,19 +128,19 @@ class Lanes:
         self._finished = 0
         self.in_flight = 0
         self.queued = 0
-        self.on_shorter: Callable[[Hashable, int], None] | None = None
-        """Is told of a lane that finished a record, and how many it has left."""
+        self.on_record_done: Callable[[Hashable, int], None] | None = None
+        """Called after each finished record with the lane's key and its remaining records."""
 
-    # --- taking records in ------------------------------------------------------------------
+    # --- intake -----------------------------------------------------------------------------
 
     def has_room(self, key: Hashable) -> bool:
-        """Whether a record of this lane can be put now: back-pressure asks this first."""
+        """Whether ``put`` may be called now for this lane."""
         if self._closed or self.queued >= self._max_queued:
             return False
         return key in self._lanes or (self.in_flight < self._limit and not self._slot_queue)
 
     def is_full(self, key: Hashable) -> bool:
-        """Whether a lane has as many records as it may have."""
+        """Whether a lane has its maximum of records."""
         lane = self._lanes.get(key)
         if lane is None:
             return False
@@ -146,12 +148,12 @@ class Lanes:
         if count >= self.max_of_key:
             return True
         over = self.queued - len(self._lanes) - self._max_behind
-        if over < 0 or (count < FEW and over < self._max_behind // 2):
+        if over < 0 or (count < MIN_QUEUE_OF_KEY and over < self._max_behind // 2):
             return False
-        return not lane.is_through_soon()
+        return not lane.finishes_soon()
 
-    def has_much_room(self, remaining: int) -> bool:
-        """Whether it is worth fetching more for a lane with so many records left."""
+    def has_room_for_more(self, remaining: int) -> bool:
+        """Whether to fetch more records for a lane with this many left."""
         if not remaining:
             return True
         behind = self.queued - len(self._lanes)
@@ -162,7 +164,7 @@ class Lanes:
         return key in self._lanes
 
     def put(self, key: Hashable, record: Record) -> None:
-        """Queue a record behind its lane's others, or start its lane. Needs ``has_room``."""
+        """Queue a record in its lane, or start the lane. Requires ``has_room``."""
         self.queued += 1
         lane = self._lanes.get(key)
         if lane is not None:
@@ -174,17 +176,17 @@ class Lanes:
         lane.task = asyncio.create_task(self._run(lane))
 
     def records(self) -> list[Record]:
-        """Return every record in hand."""
+        """Return every record in memory."""
         return [record for lane in self._lanes.values() for record in lane.queue]
 
     async def changed(self) -> None:
-        """Wait until there may be room, or the lanes were closed or opened."""
+        """Wait until there may be room, or the lanes are closed or opened."""
         watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._watchers.append(watcher)
         await watcher
 
     def notify(self) -> None:
-        """Wake whoever waits in ``changed``."""
+        """Wake all callers of ``changed``."""
         if self._watchers:
             watchers, self._watchers = self._watchers, []
             for watcher in watchers:
@@ -193,22 +195,22 @@ class Lanes:
     # --- stopping -----------------------------------------------------------------------------
 
     async def drain(self, seconds: float, give_up: Callable[[], bool]) -> None:
-        """Let the lanes run empty, for ``seconds`` at most or until ``give_up`` says so."""
+        """Wait until the lanes are empty, for at most ``seconds`` or until ``give_up`` is true."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while self.queued and not give_up() and (left := deadline - loop.time()) > 0:
-            # give_up asks about somebody else's state: it is asked at every change of the lanes,
-            # and at least every quarter of a second.
+            # give_up looks at state that the lanes do not know: it is called at every change of the
+            # lanes, and at least every quarter of a second.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.changed(), min(left, 0.25))
 
     async def close(self, seconds: float) -> int:
-        """Take in nothing more, let attempts under way end, give up the rest unfinished.
+        """Stop intake, let attempts under way end, and abandon all other records.
 
-        Attempts get ``seconds`` to end and are cancelled then. When this returns, no lane runs.
+        Attempts are cancelled after ``seconds``. When this returns, no lane runs.
 
         Returns:
-            How many records were given up.
+            How many records were abandoned.
         """
         self._closed = True
         queued, finished = self.queued, self._finished
@@ -226,7 +228,7 @@ class Lanes:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
-        # No lane runs: begin anew, also for a task that was cancelled before its first step.
+        # A task that was cancelled before its first step has not cleaned up its lane.
         self._lanes.clear()
         self._slot_queue.clear()
         self.in_flight = self.queued = 0
@@ -234,7 +236,7 @@ class Lanes:
         return queued - (self._finished - finished)
 
     def open(self) -> None:
-        """Take records in again after ``close``."""
+        """Accept records again after ``close``."""
         self._closed = False
         self.notify()
 
@@ -243,11 +245,11 @@ class Lanes:
         if self._closed:
             raise Abandoned
 
-    # --- places -------------------------------------------------------------------------------
+    # --- slots --------------------------------------------------------------------------------
 
     @property
     def limit(self) -> int:
-        """Lanes at an attempt at a time; those that are at one already may end it."""
+        """Maximum lanes with a slot; a lower limit leaves attempts under way alone."""
         return self._limit
 
     @limit.setter
@@ -268,7 +270,7 @@ class Lanes:
             self._waiters.discard(waiter)
 
     def free_slot(self, lane: Lane) -> None:
-        """Give a lane's place to whoever waits for one."""
+        """Pass a lane's slot to the next lane that waits for one."""
         if not lane.has_slot:
             return
         lane.has_slot = False
@@ -277,7 +279,7 @@ class Lanes:
             self.notify()
 
     def _pass_slot_on(self) -> bool:
-        """Give a place to the lane that has waited longest; returns whether there is one."""
+        """Give a slot to the lane that has waited longest; returns whether one waits."""
         while self._slot_queue:
             lane, waiter = self._slot_queue.popleft()
             if not waiter.done():
@@ -287,7 +289,7 @@ class Lanes:
         return False
 
     async def take_slot(self, lane: Lane) -> None:
-        """Wait for a place.
+        """Wait for a slot.
 
         Raises:
             Abandoned: The lanes are closed.
@@ -311,17 +313,17 @@ class Lanes:
                 except (Abandoned, asyncio.CancelledError):
                     raise
                 except Exception:
-                    # Neither finished nor dropped: a fault of ours must not lose a record.
+                    # The record stays: a bug of ours must not lose it.
                     logger.exception("Delivery of %s failed in a way nobody foresaw", queue[0])
-                    await lane.pause(FAULT_PAUSE_SECONDS)
+                    await lane.pause(ERROR_PAUSE_SECONDS)
                     continue
                 now = self.clock()
                 lane.seconds, lane.since = now - lane.since, now
                 queue.popleft()
                 self.queued -= 1
                 self._finished += 1
-                if self.on_shorter is not None:
-                    self.on_shorter(lane.key, len(queue))
+                if self.on_record_done is not None:
+                    self.on_record_done(lane.key, len(queue))
                 if self.queued == self._max_queued - 1:
                     self.notify()  # intake waited for just this
         except Abandoned:

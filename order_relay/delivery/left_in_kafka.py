@@ -1,8 +1,9 @@
-"""Records that have no room: they are left in Kafka, others go on, and they are read again later.
+"""Records that have no room in memory: they stay in Kafka and are read again later.
 
-A key with very many records may have a bounded number of them in memory. The others are passed over
-and only their offsets are kept; when the key has room again, its partition is read again from
-there. Order within the key stays: while one of its records is left, no later one is taken.
+A key may have a limited number of records in memory. Of the others only the offsets are kept, and
+records of other keys are delivered meanwhile. When the key has room again, its partition is read
+again from the first of these offsets. Order within the key stays: while one of its records is left
+in Kafka, no later one is accepted.
 """
 
 from __future__ import annotations
@@ -11,46 +12,46 @@ from collections import deque
 from typing import Protocol, TypeAlias
 
 LaneKey: TypeAlias = tuple[str, int, bytes | None] | tuple[str, int, None, int]
-"""Topic, partition and key; without a key each record has a lane of its own."""
+"""Topic, partition and key. A record without a key has a lane of its own, by its offset."""
 
-# Of so many of a partition offsets are kept; then reading it pauses.
+# Maximum offsets kept for a partition; reading it pauses then.
 MAX_LEFT = 50_000
 
 
 class Reading(Protocol):
-    """Where a partition is read."""
+    """Moves the position at which partitions are read."""
 
     def read_again(self, topic: str, partition: int, offset: int) -> None:
         """Go back to a record that was left."""
 
     def read_on(self, topic: str, partition: int, *, paused: bool) -> None:
-        """Go on where reading never was, or pause there."""
+        """Continue at the first record that was never read, or pause there."""
 
 
 class LeftInKafka:
-    """The offsets of what is left, by lane."""
+    """Keeps the offsets of the records that are left in Kafka, by lane."""
 
     def __init__(self, reading: Reading) -> None:
-        """Begin with nothing left."""
+        """Start without any record."""
         self._reading = reading
         self.lanes: dict[LaneKey, deque[int]] = {}
-        """What is left of each lane, in ascending order; no lane without any."""
-        # Lanes with room for what is left of them, by partition.
+        """The offsets of each lane in ascending order; only lanes that have some."""
+        # Lanes that have room for their records again, by partition.
         self._wanting: dict[tuple[str, int], set[LaneKey]] = {}
         self._counts: dict[tuple[str, int], int] = {}
 
     @property
     def count(self) -> int:
-        """Records that are left."""
+        """How many records are left in Kafka."""
         return sum(self._counts.values())
 
     def comes_too_early(self, lane: LaneKey, offset: int) -> bool:
-        """Whether an earlier record of its lane is left: this one must be, too."""
+        """Whether an earlier record of the lane is left, so that this one has to be left, too."""
         left = self.lanes.get(lane)
         return left is not None and left[0] < offset
 
     def leave(self, lane: LaneKey, offset: int, *, full: bool) -> None:
-        """A record is not taken: its lane is full, or an earlier one of it is left."""
+        """Leave a record: its lane is full, or an earlier record of the lane is left."""
         partition = lane[0], lane[1]
         left = self.lanes.setdefault(lane, deque())
         if not left or left[-1] < offset:
@@ -62,7 +63,7 @@ class LeftInKafka:
             self._reading.read_on(*partition, paused=True)
 
     def submitted(self, lane: LaneKey, offset: int) -> None:
-        """A record was taken that may have been left before."""
+        """Note that a record was accepted; it may have been left before."""
         left = self.lanes.get(lane)
         if left is None or left[0] != offset:
             return
@@ -73,7 +74,7 @@ class LeftInKafka:
             self._has_enough(lane)
 
     def has_room(self, lane: LaneKey) -> None:
-        """A lane has room again: what is left of it is read again."""
+        """Read a lane's records again: it has room."""
         if lane not in self.lanes:
             return
         partition = lane[0], lane[1]
@@ -83,10 +84,10 @@ class LeftInKafka:
             self._reading.read_again(*partition, min(self.lanes[one][0] for one in wanting))
 
     def forget(self, topic: str, partition: int, before: int | None = None) -> list[int]:
-        """Forget what is left of a partition, or what is left of it before an offset.
+        """Forget a partition's records, or those before an offset.
 
         Returns:
-            The offsets.
+            The offsets that were forgotten.
         """
         forgotten: list[int] = []
         for lane in [lane for lane in self.lanes if lane[:2] == (topic, partition)]:
@@ -101,13 +102,13 @@ class LeftInKafka:
         return forgotten
 
     def clear(self) -> None:
-        """Forget everything: partitions are read from what is committed."""
+        """Forget everything: partitions will be read from their committed offsets."""
         self.lanes.clear()
         self._wanting.clear()
         self._counts.clear()
 
     def _has_enough(self, lane: LaneKey) -> None:
-        """A lane is full again, or nothing is left of it."""
+        """Stop reading again for a lane: it is full, or none of its records is left."""
         partition = lane[0], lane[1]
         wanting = self._wanting.get(partition)
         if wanting and lane in wanting:

@@ -1,4 +1,4 @@
-"""What the log says of a record; docs/operations.md lists the phrases."""
+"""The log lines of a delivery; docs/operations.md lists the phrases."""
 
 from __future__ import annotations
 
@@ -14,77 +14,63 @@ from order_relay.model.trace_context import trace_id
 MAX_DETAIL_LENGTH = 200
 
 
-def retrying(
-    record: Record, answer: Answer, failures: int, wait_seconds: float, breaker: BreakerState
-) -> LogLine:
-    """An attempt failed, and another one follows."""
+def _record_line(phrase: str, record: Record, **fields: object) -> LogLine:
     return LogLine(
-        "Retrying message",
+        phrase,
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
         event_id=record.idempotency_key(),
+        **fields,
+        trace_id=trace_id(record.headers),
+    )
+
+
+def retrying(
+    record: Record, answer: Answer, failures: int, wait_seconds: float, breaker: BreakerState
+) -> LogLine:
+    """An attempt failed, and another one follows."""
+    return _record_line(
+        "Retrying message",
+        record,
         failures=failures,
         status=answer.status,
         wait_seconds=round(float(wait_seconds), 1),
         breaker=breaker.name.lower(),
         detail=answer.detail[:MAX_DETAIL_LENGTH],
-        trace_id=trace_id(record.headers),
     )
 
 
 def delivered_before(record: Record) -> LogLine:
-    """A record's event was delivered before: it is finished without being sent."""
-    return LogLine(
-        "Event was delivered before, not sent again",
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        event_id=record.idempotency_key(),
-        trace_id=trace_id(record.headers),
-    )
+    """A record is finished without being sent: its event was delivered before."""
+    return _record_line("Event was delivered before, not sent again", record)
 
 
 def foreign_id(record: Record) -> LogLine:
-    """A record has the event id of another one."""
-    return LogLine(
-        "Event id is that of another record, its own place is used",
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        event_id=record.idempotency_key(),
-        trace_id=trace_id(record.headers),
-    )
+    """A record has the event id of another record."""
+    return _record_line("Event id is that of another record, its own place is used", record)
 
 
 def given_up(letter: DeadLetter) -> LogLine:
-    """A record is given up, and its dead letter sent."""
-    record = letter.record
-    return LogLine(
+    """A record is given up, and its dead letter is sent."""
+    return _record_line(
         "Publishing failed message to DLQ",
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        event_id=record.idempotency_key(),
+        letter.record,
         reason=letter.reason,
         attempts=letter.attempts,
         status=letter.http_status,
         detail=letter.message[:MAX_DETAIL_LENGTH],
-        trace_id=trace_id(record.headers),
     )
 
 
 def letter_refused(record: Record, failures: int, wait_seconds: float, refusal: str) -> LogLine:
-    """Nobody takes a record's dead letter; it is sent again."""
-    return LogLine(
+    """A dead letter could not be stored; it is sent again."""
+    return _record_line(
         "Dead letter refused, its record stays unfinished",
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
+        record,
         failures=failures,
         wait_seconds=round(float(wait_seconds), 1),
         detail=refusal,
-        trace_id=trace_id(record.headers),
     )
 
 
@@ -99,7 +85,7 @@ def breaker_open(because: str, failure: LastFailure | None) -> LogLine:
 
 
 def throttled(answer: Answer, wait_seconds: float, rate: float) -> LogLine:
-    """The target refuses what is sent too fast."""
+    """The target throttles, and records are sent more slowly."""
     return LogLine(
         "Target throttles, sending more slowly",
         status=answer.status,
@@ -110,8 +96,8 @@ def throttled(answer: Answer, wait_seconds: float, rate: float) -> LogLine:
     )
 
 
-def lacks(answer: Answer) -> LogLine:
-    """This host cannot send."""
+def local_failure(answer: Answer) -> LogLine:
+    """This host lacks what it needs to send."""
     return LogLine(
         "This host lacks something to send with, trying again; no attempt counts",
         detail=answer.detail[:MAX_DETAIL_LENGTH],

@@ -1,4 +1,4 @@
-"""What the delivery code tells about itself, for metrics."""
+"""The port through which deliveries are counted as metrics."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from typing import Protocol
 
 
 class DeliveryObserver(Protocol):
-    """Hears of every attempt and every end. Must neither block nor raise."""
+    """Is told of every attempt and every result. Must neither block nor raise."""
 
     def attempted(self, result: str, status_class: str, seconds: float) -> None:
-        """One attempt ended.
+        """An attempt ended.
 
         Args:
             result: A value of ``Verdict``.
             status_class: One of ``order_relay.delivery.answer.STATUS_CLASSES``.
-            seconds: From the request to the answer.
+            seconds: Time from the request to the answer.
         """
 
     def retrying(self) -> None:
         """A record will be tried again."""
 
     def delivered(self, paid_to_delivered_seconds: float) -> None:
-        """The logger answered 2xx."""
+        """The target accepted a record."""
 
     def duplicate(self) -> None:
-        """A record's event was delivered before: the record is finished, and was not sent."""
+        """A record was finished without being sent: its event was delivered before."""
 
     def skipped(self) -> None:
-        """A record was another consumer's redriven letter: it is finished, and was not sent."""
+        """A record was finished without being sent: another consumer's redriven dead letter."""
 
     def dead_lettered(self, reason: str) -> None:
         """A dead letter was acknowledged."""
 
     def abandoned(self, records: int) -> None:
-        """Records were given up unfinished: their partition moved, or the worker stops."""
+        """Unfinished records were abandoned: their partition moved, or the worker stops."""

@@ -1,4 +1,4 @@
-"""How a record ended, or goes so far: for whoever keeps books."""
+"""The result of a delivery, final or so far."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from order_relay.model.order_paid import OrderId
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """How a record was finished.
+    """The final result of a delivery.
 
     Attributes:
-        delivered: The logger answered 2xx; else its dead letter is kept.
-        attempts: POSTs made for it in this worker; 0 for one that was never sent.
-        order_id: The order; ``None`` for a record that is no event.
-        paid_at: ``paidAt`` as the event gives it; empty for a record that is no event.
-        started_ms: When its delivery began, milliseconds since the epoch.
+        delivered: Whether the target accepted it; otherwise its dead letter is stored.
+        attempts: Attempts made in this worker; 0 if it was never sent.
+        order_id: The order; ``None`` if the record is not a valid event.
+        paid_at: The event's ``paidAt`` as text; empty if there is none.
+        started_ms: When its delivery began, in milliseconds since the epoch.
         reason: The dead letter's short code; empty if it was delivered.
-        http_status: The last refusal's status; ``None`` without one.
-        last_error: What the last failed attempt said; empty without one.
-        duplicate: Its event was delivered before: it was not sent.
+        http_status: HTTP status of the last failed attempt; ``None`` without one.
+        last_error: Text of the last failed attempt; empty without one.
+        duplicate: Not sent: its event was delivered before, or is another consumer's.
     """
 
     delivered: bool
@@ -34,12 +34,12 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class FailureState(msgspec.Struct, frozen=True, gc=False):
-    """How a record that is not finished fails.
+    """The failures so far of a record that is not finished.
 
     Attributes:
-        failures: Attempts so far, all of which failed.
-        last_error: What the last one said.
-        http_status: The logger's last refusal; ``None`` where it did not answer.
+        failures: Attempts so far; all of them failed.
+        last_error: Text of the last one.
+        http_status: HTTP status of the last one; ``None`` if no answer came.
     """
 
     failures: int

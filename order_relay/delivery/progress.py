@@ -1,9 +1,9 @@
-"""How far a partition is finished: what may be committed, and what is finished beyond it.
+"""Tracks which records of a partition are finished, and what may be committed.
 
-Only the contiguous finished prefix may be committed as the group's offset. Records finished out
-of order, behind one that is still being retried, are written beside it as commit metadata, so
-that the next owner of the partition does not deliver them again. (Confluent Parallel Consumer
-does the same; the text format here is our own.)
+Only the contiguous finished prefix may be committed as the group's offset. Records that finish out
+of order, behind one that is still being retried, go into the commit metadata. So the next owner of
+the partition does not deliver them again. (Confluent Parallel Consumer does the same; the text
+format is our own.)
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Commit(NamedTuple):
     """What to commit for a partition.
 
     Attributes:
-        offset: The next offset to deliver: everything before it is finished.
-        metadata: What is finished beyond it, for ``PartitionProgress(metadata=...)``; "" if
-            nothing is.
+        offset: The next offset to deliver; all records before it are finished.
+        metadata: The records that are finished beyond it, as ``PartitionProgress`` reads them;
+            "" if there are none.
     """
 
     offset: int
@@ -34,24 +34,24 @@ class Commit(NamedTuple):
 
 
 class PartitionProgress:
-    """The records of one partition that were taken in one generation of the group.
+    """The records of one partition that were read in one generation of the group.
 
-    Memory is bounded by what is unfinished, never by how much finished behind a slow record.
+    Memory grows with the unfinished records only, not with those that finished behind a slow one.
     """
 
     def __init__(self, generation: int, committed: Commit | None = None) -> None:
-        """Begin with nothing taken.
+        """Start without any record.
 
         Args:
-            generation: The group's generation; records of another one are not counted.
-            committed: What the group committed last; ``None`` if it never did.
+            generation: The group's generation; the caller ignores records of another one.
+            committed: The group's last commit; ``None`` without one.
         """
         self.generation = generation
         self._next: int | None = committed.offset if committed else None
         # Offset to record time in seconds. Insertion order is offset order.
         self._unfinished: dict[int, float] = {}
-        self._held: set[int] = set()
-        # Everything below it is finished but for the unfinished ones.
+        self._claimed: set[int] = set()
+        # Below it, all records but the unfinished ones are finished.
         self._finished_below = self._next or 0
         self._restored_unfinished: set[int] = set()
         self._restored_below = 0
@@ -59,14 +59,14 @@ class PartitionProgress:
             self._restore(committed)
 
     def add(self, offset: int, record_time: float) -> bool:
-        """Note that a record was read from Kafka. Offsets come in ascending order.
+        """Add a record that was read from Kafka. New offsets come in ascending order.
 
         Args:
             offset: The record's offset.
             record_time: The record's timestamp, in seconds since the epoch.
 
         Returns:
-            Whether it is to be delivered; ``False`` for a record that is finished already.
+            ``False`` if the record is already finished, so that it must not be delivered.
         """
         if self._next is not None and offset < self._next:  # read again
             return offset in self._unfinished
@@ -79,17 +79,17 @@ class PartitionProgress:
     def skip_to(self, position: int) -> None:
         """Note that there is nothing left to read before ``position``.
 
-        Markers of transactions and compacted records take offsets that no record has.
+        Transaction markers and compacted records leave offsets without a record.
         """
         if self._next is None or position > self._next:
             self._next = position
 
     def delete_before(self, start: int) -> int:
-        """Note that Kafka has deleted everything before ``start``, read or not.
+        """Note that Kafka has deleted all records before ``start``, read or not.
 
         Returns:
-            How many offsets were neither read nor finished. Not all of them were records, where
-            transactions wrote their markers.
+            How many offsets were neither read nor finished. Some may have been transaction markers
+            instead of records.
         """
         if self._next is None or start <= self._next:
             return 0
@@ -101,29 +101,29 @@ class PartitionProgress:
         return unread
 
     def claim(self, offset: int) -> bool:
-        """Claim a taken record for delivery.
+        """Claim a record for delivery.
 
         Returns:
-            ``False`` if it is finished or being delivered: a second copy, to be dropped.
+            ``False`` if it is finished or claimed already: a second copy, to be dropped.
         """
-        if offset not in self._unfinished or offset in self._held:
+        if offset not in self._unfinished or offset in self._claimed:
             return False
-        self._held.add(offset)
+        self._claimed.add(offset)
         return True
 
     def leave(self, offset: int) -> None:
-        """Take the claim back: the record is read from Kafka once more."""
-        self._held.discard(offset)
+        """Release the claim: the record will be read from Kafka again."""
+        self._claimed.discard(offset)
 
     def finish(self, offset: int) -> None:
-        """Note that a record is finished, for good. Finishing it twice does nothing."""
+        """Note that a record is finished. Finishing it twice does nothing."""
         if self._unfinished.pop(offset, None) is not None:
-            self._held.discard(offset)
+            self._claimed.discard(offset)
             if offset >= self._finished_below:
                 self._finished_below = offset + 1
 
     def is_finished(self, offset: int) -> bool:
-        """Whether the record there was read and is finished, as far as is known."""
+        """Whether the record at this offset is known to be finished."""
         if self._next is None:
             return False
         if offset < self._next:
@@ -131,10 +131,11 @@ class PartitionProgress:
         return offset < self._restored_below and offset not in self._restored_unfinished
 
     def commit(self, max_metadata_length: int = MAX_METADATA_LENGTH) -> Commit | None:
-        """Return what may be committed now; ``None`` when nothing was ever taken.
+        """Return what may be committed now; ``None`` before the first record.
 
         Args:
-            max_metadata_length: What is finished beyond that repeats after a restart.
+            max_metadata_length: Maximum length of the metadata, in characters. Finished records
+                that do not fit are delivered again after a restart.
         """
         position = self.finished_to
         if position is None:
@@ -144,7 +145,7 @@ class PartitionProgress:
 
     @property
     def finished_to(self) -> int | None:
-        """The offset before which all is finished; ``None`` before the first record."""
+        """The offset before which all records are finished; ``None`` before the first record."""
         return next(iter(self._unfinished), self._next)
 
     def oldest_unfinished_time(self) -> float | None:
@@ -159,18 +160,19 @@ class PartitionProgress:
     @property
     def unclaimed(self) -> int:
         """How many records were read, and are neither finished nor claimed for delivery."""
-        return len(self._unfinished) - len(self._held)
+        return len(self._unfinished) - len(self._claimed)
 
     @property
     def unfinished(self) -> int:
-        """How many taken records are not finished."""
+        """How many records were read and are not finished."""
         return len(self._unfinished)
 
     # --- metadata: "relay2:<offset>:<length>:<gap>,<gap>..." in base 10 ---------------------
-    # offset: the committed one. Tools that copy a group to another cluster translate the offset and
-    # take the metadata along: then it says nothing of the records there.
-    # length: how far beyond the offset the finished stretch reaches; gaps: the distance of each
-    # unfinished record in it from the one before (the first one: from the offset).
+    # offset: the committed one. Tools that copy a group to another cluster translate the offset but
+    # not the metadata; a different offset here shows that the metadata is not valid there.
+    # length: how many offsets from there on the metadata describes.
+    # gaps: the distance of each unfinished record in that range from the one before; that of the
+    # first one is from the offset.
 
     def _metadata(self, position: int, max_length: int) -> str:
         below = max(self._finished_below, self._restored_below)
@@ -183,12 +185,12 @@ class PartitionProgress:
             part = str(offset - last)
             length += len(part) + 1
             if length > max_length - 60:
-                below = offset  # the rest does not fit: what is finished beyond it repeats
+                below = offset  # the rest does not fit: later finished records are delivered again
                 break
             parts.append(part)
             last = offset
         if below <= position + (position in self._unfinished):
-            return ""  # nothing beyond the position itself
+            return ""  # no finished record beyond the position
         return f"{_VERSION}:{position}:{below - position}:{','.join(parts)}"
 
     def _unfinished_below(self, below: int) -> Iterator[int]:
@@ -204,7 +206,7 @@ class PartitionProgress:
     def _restore(self, committed: Commit) -> None:
         match = _METADATA.fullmatch(committed.metadata)
         if match is None or int(match["offset"]) != committed.offset:
-            return  # of another tool, or of another cluster: records are simply delivered again
+            return  # from another tool or cluster: records are delivered again
         below = committed.offset + int(match["length"])
         unfinished = set()
         last = committed.offset

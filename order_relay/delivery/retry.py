@@ -1,4 +1,4 @@
-"""How an attempt at the target is judged, and how long to wait before the next."""
+"""What an HTTP status means, and how long to wait before the next attempt."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ MAX_RETRY_AFTER_SECONDS = 60.0
 
 
 class Verdict(StrEnum):
-    """What an answer of the target means for the record, and for the target."""
+    """What an answer means for the record, and for the target."""
 
     SUCCESS = "success"
     RETRYABLE = "retryable"
-    """A failed attempt of both: network errors, time-outs, 408, 425 and 5xx."""
+    """A failed attempt for both: network errors, time-outs, 408, 425 and 5xx."""
     THROTTLED = "throttled"
     """Counts against neither: 429, and 503 with Retry-After. Everything is sent more slowly."""
     OUTAGE = "outage"
     """Never the record's fault: 401 and 403 (our credentials), redirects (our URL), TLS."""
     GONE = "gone"
-    """There is nothing at the address, for this record or for all: 404, 405, 410."""
+    """Nothing at the address, for this record or for all: 404, 405, 410."""
     REJECTED = "rejected"
-    """The message's own fault: any other 4xx. It goes to the dead letters at once."""
+    """The message's own fault: any other 4xx. It is dead-lettered at once."""
     LOCAL = "local"
-    """Our own fault, and counts against neither: no file descriptor, no memory, no name server."""
+    """A fault of this host: no file descriptor, memory or name server. Counts against neither."""
 
 
 def judge(status: int, *, retry_after: bool = False) -> Verdict:
@@ -36,7 +36,7 @@ def judge(status: int, *, retry_after: bool = False) -> Verdict:
 
     Args:
         status: The status.
-        retry_after: Whether the answer has a Retry-After header, whatever it says.
+        retry_after: Whether the answer has a Retry-After header, valid or not.
     """
     if 200 <= status < 300:
         return Verdict.SUCCESS
@@ -55,9 +55,9 @@ class RetryPolicy:
 
     Attributes:
         max_retries: Attempts after the first one.
-        initial_seconds: Wait before the first retry; 0, or a millisecond at least.
+        initial_seconds: Wait before the first retry; 0, or at least a millisecond.
         multiplier: Factor from one wait to the next.
-        max_seconds: Longest wait of the formula; a longer Retry-After still counts.
+        max_seconds: Longest wait of the formula; a longer Retry-After overrides it.
     """
 
     max_retries: int = 3
@@ -66,15 +66,14 @@ class RetryPolicy:
     max_seconds: float = 10.0
 
     def exhausted(self, attempts: int) -> bool:
-        """Tell whether ``attempts`` attempts were all that the policy grants."""
+        """Whether ``attempts`` attempts use up the policy's retries."""
         return attempts > self.max_retries
 
     def wait_seconds(self, failures: int, retry_after_seconds: float = 0.0) -> float:
         """Return the wait after ``failures`` failures in a row (1 or more).
 
-        It grows to the longest one, which is also the one between attempts that are made because
-        the target may explain the failures. ``retry_after_seconds`` can lengthen it, never shorten
-        it.
+        It grows to ``max_seconds``, and stays there for records that go on after their retries.
+        ``retry_after_seconds`` can lengthen it, but never shorten it.
         """
         try:
             backoff = self.initial_seconds * self.multiplier ** (failures - 1)
@@ -91,14 +90,14 @@ def parse_retry_after(value: str | None, now: datetime) -> float:
         now: The current time, with a zone.
 
     Returns:
-        Seconds to wait, between 0 and 60; 0 for a header that says nothing usable.
+        Seconds to wait, between 0 and 60; 0 for an unusable header.
     """
     if value is None:
         return 0.0
     value = value.strip()
     if value.isascii() and value.isdigit():
         digits = value.lstrip("0") or "0"
-        # int() refuses very long numbers; over the cap they are all the same.
+        # int() refuses very long numbers; all of them are over the cap.
         return min(float(digits[:9]), MAX_RETRY_AFTER_SECONDS)
     try:
         moment = parsedate_to_datetime(value)

@@ -1,12 +1,12 @@
-"""Whose fault is it? What the answers say about the target, and about a record.
+"""Whose fault is it? Decides from the answers whether the target or a record is at fault.
 
-Pure rules, with the clock injected: the caller tells what every attempt came to, and asks before
-it gives a record up, and before it sends while the breaker is not closed.
+Pure rules with an injected clock. The caller reports the result of every attempt. It asks before it
+gives up a record, and before it sends while the breaker is not closed.
 
-* A record is given up only if its failures cannot be what the target does to everybody now: see
-  ``TargetHealth.gives_up``. Evidence are the first attempts of other keys; retries of hopeless
-  records must not speak against the target.
-* During an outage nothing is sent but probes, and no attempt is counted: see ``Breaker``.
+* A record is given up only if its failures are not what the target does to all records now: see
+  ``TargetHealth.gives_up``. The first attempts of other keys are the evidence. Retries do not
+  count: those of hopeless records would make the target look worse than it is.
+* During an outage only probes are sent, and no attempt counts: see ``Breaker``.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from enum import IntEnum, StrEnum
 from order_relay.delivery.answer import Answer
 from order_relay.delivery.retry import RetryPolicy, Verdict
 
-# First attempts say what the target does to everybody for so long; for a record that has failed
-# for longer, so long.
+# How long first attempts are evidence. For a record that has failed for longer, its own failing
+# time counts, up to the maximum.
 EVIDENCE_SECONDS = 60
 MAX_EVIDENCE_SECONDS = 600
-# What it does lately counts where it is worse, and there are enough of them.
+# The most recent attempts decide where they are worse, and at least this many.
 RECENT_SECONDS = 10
 RECENT_ATTEMPTS = 5
-# Up to this share four attempts are evidence enough, and it is taken as it is.
+# Up to this share no standard error is added: four failures are evidence enough.
 EXACT_SHARE = 0.1
 # A record is given up once its failures are less likely than this for a good one.
-GOOD_RECORD_GIVEN_UP = 1e-4
-# Not more first attempts of others fail where a 404 is the fault of the record that got it.
-FEW_FAIL = 0.2
-# Keys counted by themselves in each second; a second with more has evidence enough.
+GIVE_UP_PROBABILITY = 1e-4
+# A 404 is the record's own fault only if at most this share of other keys' first attempts fails.
+MAX_SHARE_FAILED_FOR_GONE = 0.2
+# Keys counted separately in each second. A second with more keys has enough evidence anyway.
 KEYS_EACH_SECOND = 32
 
-# Failures of any kind open the breaker, too, where nothing succeeded for so long.
+# Failures of any kind open the breaker, too, if there was no success for this long.
 WITHOUT_SUCCESS_SECONDS = 10.0
-# After the breaker has opened; and from any probe to that of a record that was never sent.
+# Wait for the first probe, and from any probe to that of a record that was never sent.
 SHORT_WAIT_SECONDS = 1.0
-# After so many probes with records that were never sent, bad records alone do not explain the
-# failures: the next ones wait as long as all others.
-SHORT_WAITS = 5
+# After this many failed probes with records that were never sent, bad records alone do not explain
+# the failures: then these records wait for the probe interval, too.
+MAX_SHORT_WAITS = 5
 
 
 class FirstAttempts:
-    """First attempts of the last minutes: how many there were, and how many failed.
+    """Counts the first attempts of the last ten minutes, and their failures.
 
-    Counted by the second, and within it by key, so that a key can be left out. Memory is bounded:
-    of a second with more than KEYS_EACH_SECOND keys, the rest is counted together.
+    The counts are kept for each second and key, so that one key can be excluded. Memory is bounded:
+    in each second, keys beyond KEYS_EACH_SECOND are counted together.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class FirstAttempts:
         self._latest = _Second(-1)
 
     def add(self, key: Hashable, failed: bool, now: float) -> None:
-        """Count one that ended now; ``now`` never goes back."""
+        """Count an attempt that ended now; ``now`` must not decrease."""
         second = self._latest
         if now >= second.number + 1:
             second = self._latest = _Second(int(now))
@@ -72,7 +72,7 @@ class FirstAttempts:
             second.of_keys[key] = [1, int(failed)]
 
     def count(self, seconds: float, now: float, without: Hashable = None) -> tuple[int, int]:
-        """Return attempts and failures of the last ``seconds``, without those of a key."""
+        """Return attempts and failures of the last ``seconds``, excluding one key."""
         attempts = failures = 0
         for second in reversed(self._seconds):
             if second.number + 1 <= now - seconds:
@@ -85,11 +85,11 @@ class FirstAttempts:
     def share_failed(
         self, now: float, without: Hashable = None, seconds: float = EVIDENCE_SECONDS
     ) -> float | None:
-        """Return the share that failed, of the last ``seconds`` or lately if that is worse.
+        """Return the share that failed in the last ``seconds``, or recently if that is worse.
 
-        Few attempts are a rough measure: where many fail, one standard error is added.
+        Above EXACT_SHARE one standard error is added, since a few attempts are a rough measure.
 
-        ``None`` if there was no attempt at all.
+        ``None`` if there was no attempt.
         """
         attempts, failures = self.count(seconds, now, without)
         if not attempts:
@@ -126,7 +126,7 @@ class BreakerState(IntEnum):
 
 
 class Breaker:
-    """Opens in an outage, and says when a probe may be sent.
+    """Opens in an outage, and decides when a probe may be sent.
 
     closed ──first attempts or all attempts fail──▶ open ──a probe is due──▶ half-open (one is out)
       ▲                                              ▲                        │      │
@@ -141,14 +141,14 @@ class Breaker:
         clock: Callable[[], float],
         on_change: Callable[[BreakerState], None] = lambda state: None,
     ) -> None:
-        """Make a closed breaker.
+        """Create a closed breaker.
 
         Args:
-            threshold: First attempts in a row that open it when they fail; or as many attempts of
-                any kind, where nothing succeeded for WITHOUT_SUCCESS_SECONDS. 0 never opens it.
-            probe_interval_seconds: From one probe to the next, however long the outage lasts.
+            threshold: Failed first attempts in a row that open it; or as many failed attempts of
+                any kind, without a success for WITHOUT_SUCCESS_SECONDS. 0: it never opens.
+            probe_interval_seconds: Time between two probes, however long the outage lasts.
             clock: Monotonic seconds.
-            on_change: Called after whatever changes who may send.
+            on_change: Called after each change of what may be sent.
         """
         self._threshold = threshold
         self._interval_seconds = probe_interval_seconds
@@ -162,23 +162,23 @@ class Breaker:
         self._never_sent_probe_at = 0.0
         self._never_sent_probes = 0
         self._last_ticket = 0
-        self._out: set[int] = set()
-        """Tickets of the probes of this outage that are out."""
+        self._probes_out: set[int] = set()
+        """Tickets of this outage's probes that have no result yet."""
         self.state = BreakerState.CLOSED
         self.closed = True
-        """Whether deliveries flow freely."""
+        """Whether records may be sent without a probe."""
         self.opened_because = ""
-        """What opened it last, in words."""
+        """Why it opened last, as text."""
         self.failed_probes = 0
         """Probes that failed since the breaker opened."""
 
     def probe_wait(self, *, never_sent: bool) -> float:
-        """Return after how many seconds a probe may be sent; 0 now, or while closed.
+        """Return the seconds until a probe may be sent; 0 while closed.
 
         Args:
-            never_sent: Whether it is made with a record that was never sent. Such a one says more
-                than those that failed before: it may go after a second, unless several of them
-                have gone.
+            never_sent: Whether the probe is a record that was never sent. Its result says more
+                than that of one that failed before, so it may be sent after
+                SHORT_WAIT_SECONDS, up to MAX_SHORT_WAITS times.
         """
         if self.closed:
             return 0.0
@@ -186,22 +186,22 @@ class Breaker:
         return max(due - self._clock(), 0.0)
 
     def begin_probe(self, *, never_sent: bool) -> int:
-        """A probe is sent, whether or not an earlier one is still out; returns its ticket.
+        """Register a new probe and return its ticket; earlier ones may still be under way.
 
-        The caller must report ``succeeded``, ``failed`` or ``withdrawn``.
+        The caller must report ``succeeded``, ``failed``, ``ended`` or ``withdrawn``.
         """
         now = self._clock()
         self._probe_at = now + self._interval_seconds
         self._never_sent_probes += never_sent
-        short = self._never_sent_probes <= SHORT_WAITS
+        short = self._never_sent_probes <= MAX_SHORT_WAITS
         self._never_sent_probe_at = now + self._short_wait_seconds if short else self._probe_at
         self._last_ticket += 1
-        self._out.add(self._last_ticket)
+        self._probes_out.add(self._last_ticket)
         self._move(BreakerState.HALF_OPEN)
         return self._last_ticket
 
     def probe_now(self) -> bool:
-        """Let the next probe go at once; returns ``False`` while closed: nothing is to probe."""
+        """Allow the next probe at once; returns ``False`` while closed."""
         if self.closed:
             return False
         self._probe_at = self._never_sent_probe_at = self._clock()
@@ -210,46 +210,46 @@ class Breaker:
 
     @property
     def probe_in_seconds(self) -> float | None:
-        """After how long the next probe may go out; ``None`` while closed or one is out."""
+        """Seconds until the next probe; ``None`` while closed or while one is under way."""
         if self.state is not BreakerState.OPEN:
             return None
         return self.probe_wait(never_sent=False)
 
     def succeeded(self, now: float | None = None) -> None:
-        """The target works: an attempt was answered 2xx, or with a judgement of its message."""
+        """Report that the target works: it accepted a message, or rejected it for its content."""
         self._succeeded_at = self._clock() if now is None else now
         self._first_failures = self._failures = 0
         if not self.closed:
             self.failed_probes = self._never_sent_probes = 0
-            self._out.clear()
+            self._probes_out.clear()
             self._move(BreakerState.CLOSED)
 
     def failed(self, ticket: int, *, first: bool) -> None:
-        """An attempt failed in a way that speaks of an outage.
+        """Report an attempt that failed in a way that an outage explains.
 
         Args:
-            ticket: The probe's, or 0 for an attempt that began while the breaker was closed. Such
-                a one, and a probe of an earlier outage, say nothing new once it is open.
-            first: Whether it was the first attempt at its record.
+            ticket: The probe's ticket, or 0 for an attempt that began while the breaker was
+                closed. While it is open, only this outage's own probes change anything.
+            first: Whether it was the record's first attempt.
         """
-        if ticket in self._out:
+        if ticket in self._probes_out:
             self.failed_probes += 1
-            self._back(ticket)
+            self._end_probe(ticket)
         elif self.state is BreakerState.CLOSED:
             self._failures += 1
             self._first_failures += first
             self._open_if_due()
 
     def ended(self, ticket: int) -> None:
-        """An attempt says nothing of an outage; if it was a probe, the next one goes in time."""
-        if ticket in self._out:
-            self._back(ticket)
+        """Report an attempt that says nothing about the target; the next probe keeps its time."""
+        if ticket in self._probes_out:
+            self._end_probe(ticket)
 
     def withdrawn(self, ticket: int) -> None:
-        """An attempt that was allowed did not come to an end; a probe is free again."""
-        if ticket in self._out:
+        """Report an attempt that was cancelled; if it was a probe, the next one may go at once."""
+        if ticket in self._probes_out:
             self._probe_at = self._never_sent_probe_at = self._clock()
-            self._back(ticket)
+            self._end_probe(ticket)
 
     def _open_if_due(self) -> None:
         since = self._clock() - self._succeeded_at
@@ -268,9 +268,9 @@ class Breaker:
         self._never_sent_probe_at = self._probe_at
         self._move(BreakerState.OPEN)
 
-    def _back(self, ticket: int) -> None:
-        self._out.remove(ticket)
-        self._move(BreakerState.HALF_OPEN if self._out else BreakerState.OPEN)
+    def _end_probe(self, ticket: int) -> None:
+        self._probes_out.remove(ticket)
+        self._move(BreakerState.HALF_OPEN if self._probes_out else BreakerState.OPEN)
 
     def _move(self, state: BreakerState) -> None:
         self.state = state
@@ -279,7 +279,7 @@ class Breaker:
 
 
 class TargetState(StrEnum):
-    """What the target does, in a word."""
+    """The target's state, as people read it."""
 
     WORKS = "works"
     THROTTLES = "throttles"
@@ -290,19 +290,20 @@ class TargetState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the target does now.
+    """The target's current state and the figures behind it.
 
     Attributes:
-        state: In a word.
-        seconds: For how long it has been seen to do so.
-        rate: Attempts a second that it bears; ``None`` unless it throttles.
-        share_failed: Of the first attempts of the last minute.
-        concurrency: Attempts at a time that it is sent at most.
-        last_status: HTTP status of the last answer that was no success; ``None`` without one.
-        last_text: What that answer said.
-        last_seconds: How long ago it was; ``None`` if there was none.
-        next_probe_seconds: When the next probe goes; ``None`` while none is to go, or one is out.
-        opened_because: What opened the breaker; empty while it is closed.
+        state: The state.
+        seconds: How long it has been seen in this state.
+        rate: Attempts a second that it accepts; ``None`` unless it throttles.
+        share_failed: Share of the last minute's first attempts that failed.
+        concurrency: Maximum concurrent attempts now.
+        last_status: HTTP status of the last failed attempt; ``None`` without one.
+        last_text: The text of that answer.
+        last_seconds: Seconds since that answer; ``None`` if there was none.
+        next_probe_seconds: Seconds until the next probe; ``None`` while the breaker is closed or a
+            probe is under way.
+        opened_because: Why the breaker is open; empty while it is closed.
     """
 
     state: TargetState
@@ -317,28 +318,28 @@ class Target:
     opened_because: str
 
     def __str__(self) -> str:
-        """Say it in a line."""
-        said = f"{self.state.value} for {self.seconds:.0f} s"
+        """Return the state as one line of text."""
+        text = f"{self.state.value} for {self.seconds:.0f} s"
         if self.rate is not None:
-            said += f", takes {self.rate:.3g} a second"
+            text += f", takes {self.rate:.3g} a second"
         if self.share_failed:
-            said += f", {self.share_failed:.0%} of first attempts fail"
+            text += f", {self.share_failed:.0%} of first attempts fail"
         if self.state is not TargetState.WORKS and self.last_seconds is not None:
             status = f"{self.last_status} " if self.last_status is not None else ""
-            said += f"; last said {status}{self.last_text[:200]!r} {self.last_seconds:.0f} s ago"
+            text += f"; last said {status}{self.last_text[:200]!r} {self.last_seconds:.0f} s ago"
         if self.next_probe_seconds is not None:
-            said += f"; next probe in {self.next_probe_seconds:.1f} s"
-        return said
+            text += f"; next probe in {self.next_probe_seconds:.1f} s"
+        return text
 
 
 @dataclass(frozen=True, slots=True)
 class LastFailure:
-    """The last answer that was no success.
+    """The last attempt that did not succeed.
 
     Attributes:
         status: HTTP status; ``None`` when no answer came.
-        text: What it said.
-        at: When, by the clock.
+        text: The text of the answer, or the error.
+        at: When it ended, by the injected clock.
     """
 
     status: int | None
@@ -347,11 +348,11 @@ class LastFailure:
 
 
 class TargetHealth:
-    """What all attempts together say.
+    """Judges the target, and single records, by the results of all attempts.
 
     Attributes:
-        breaker: Whether records may be sent at all.
-        last_failure: The last answer that was no success; ``None`` before the first.
+        breaker: Decides whether records may be sent.
+        last_failure: The last attempt that did not succeed; ``None`` before the first.
     """
 
     def __init__(
@@ -363,12 +364,12 @@ class TargetHealth:
         breaker_probe_interval_seconds: float,
         on_breaker_change: Callable[[BreakerState], None] = lambda state: None,
     ) -> None:
-        """Begin with nothing known.
+        """Start without any evidence.
 
         Args:
-            policy: Retries that a record has in any case.
+            policy: The retries that every record gets.
             clock: Monotonic seconds.
-            breaker_threshold: See ``Breaker``; 0 also gives records up without evidence.
+            breaker_threshold: See ``Breaker``. With 0, records are also given up without evidence.
             breaker_probe_interval_seconds: See ``Breaker``.
             on_breaker_change: See ``Breaker``.
         """
@@ -376,8 +377,8 @@ class TargetHealth:
         self._clock = clock
         self._needs_evidence = breaker_threshold > 0
         self._first_attempts = FirstAttempts()
-        self._successes = _LatestOfKeys()
-        self._failures = _LatestOfKeys()
+        self._successes = _LatestByKey()
+        self._failures = _LatestByKey()
         self._refused_us = False
         self._state = TargetState.WORKS
         self._state_since = clock()
@@ -386,30 +387,30 @@ class TargetHealth:
         )
         self.last_failure: LastFailure | None = None
 
-    # --- what attempts came to -------------------------------------------------------------------
+    # --- results of attempts ---------------------------------------------------------------------
 
     def succeeded(self, key: Hashable, *, first: bool, now: float | None = None) -> None:
-        """An attempt was answered 2xx; now, or at this moment of the clock."""
+        """Report a success; ``now`` is the injected clock's time, if the caller knows it."""
         now = self._clock() if now is None else now
         self._successes.add(key, now)
         if first:
             self._first_attempts.add(key, False, now)
         self.breaker.succeeded(now)
 
-    def judged(self, key: Hashable, answer: Answer, *, first: bool) -> None:
-        """The target refused a message for its own fault: it works."""
+    def rejected(self, key: Hashable, answer: Answer, *, first: bool) -> None:
+        """Report a message that was rejected for its content: the target works."""
         self._note(answer)
         if first:
             self._first_attempts.add(key, failed=False, now=self._clock())
         self.breaker.succeeded()
 
     def gone(self, key: Hashable, answer: Answer) -> None:
-        """There is nothing at the address; whether it ``failed`` or is ``judged`` is told later."""
+        """Report a 404, 405 or 410; the caller then reports ``failed`` or ``rejected``."""
         self._note(answer)
         self._failures.add(key, self._clock())
 
     def failed(self, key: Hashable, answer: Answer, ticket: int, *, first: bool) -> None:
-        """An attempt failed, be it for the target's fault or for the record's."""
+        """Report a failed attempt, whether the target or the record is at fault."""
         self._note(answer)
         self._refused_us = answer.verdict is Verdict.OUTAGE
         now = self._clock()
@@ -421,13 +422,13 @@ class TargetHealth:
         self.breaker.failed(ticket, first=first)
 
     def throttled(self, answer: Answer, ticket: int) -> None:
-        """The target is there, and has had enough: this speaks against nobody."""
+        """Report a throttled attempt: it counts against neither the target nor the record."""
         self._note(answer)
         if ticket:
             self.breaker.succeeded()
 
-    def said_nothing(self, answer: Answer, ticket: int) -> None:
-        """An attempt failed for want of something of our own."""
+    def failed_locally(self, answer: Answer, ticket: int) -> None:
+        """Report an attempt that failed because of this host."""
         self._note(answer)
         self.breaker.ended(ticket)
 
@@ -436,17 +437,17 @@ class TargetHealth:
     def gives_up(self, key: Hashable, failures: int, failing_since: float) -> bool:
         """Whether a record whose attempts all failed is given up.
 
-        Let p be the share of failures among the first attempts of other keys, of the last minute
-        (or since this record began to fail, if that is longer) or of the last ten seconds where
-        that is worse; over 0.1 with one standard error more. The target itself explains the
+        Let p be the share of other keys' first attempts that failed. It is taken over the last
+        minute (or since this record began to fail, if that is longer), or over the last ten
+        seconds if that is worse. Above 0.1 one standard error is added. The target explains the
         record's failures as long as p to the power of their number is above 1 in 10,000: p = 0.1
-        explains up to three, p = 0.5 up to 13, and p = 1 any number. Where no other key says
-        anything, the retries decide alone.
+        explains up to three, p = 0.5 up to 13, and p = 1 any number. Without attempts of other
+        keys, the retries alone decide.
 
         Args:
-            key: Of the record.
-            failures: Its attempts that failed, one after another.
-            failing_since: When the first of them was made, by the clock.
+            key: The record's key.
+            failures: Its failed attempts in a row.
+            failing_since: When its first attempt was made, by the injected clock.
         """
         if not self._policy.exhausted(failures):
             return False
@@ -455,31 +456,31 @@ class TargetHealth:
         now = self._clock()
         seconds = max(EVIDENCE_SECONDS, now - failing_since)
         share = self._first_attempts.share_failed(now, key, seconds)
-        return share is None or share**failures <= GOOD_RECORD_GIVEN_UP * (1.0 + 1e-9)
+        return share is None or share**failures <= GIVE_UP_PROBABILITY * (1.0 + 1e-9)
 
-    def is_there_for_others(self, key: Hashable) -> bool:
-        """Whether a target that has nothing at its address (404, 405, 410) means this key alone.
+    def works_for_other_keys(self, key: Hashable) -> bool:
+        """Whether a 404, 405 or 410 is about this key alone.
 
-        It does if another key succeeded in the last minute, none has failed after that, and few of
-        the others fail.
+        It is if another key succeeded in the last minute, no other key failed after that, and few
+        first attempts of other keys fail.
         """
         now = self._clock()
         succeeded_at = self._successes.of_others(key)
         if not self.breaker.closed or now - succeeded_at > EVIDENCE_SECONDS:
             return False
         share = self._first_attempts.share_failed(now, key) or 0.0
-        return succeeded_at > self._failures.of_others(key) and share <= FEW_FAIL
+        return succeeded_at > self._failures.of_others(key) and share <= MAX_SHARE_FAILED_FOR_GONE
 
     @property
     def share_failed(self) -> float:
-        """The share of first attempts of the last minute that failed."""
+        """The share of the last minute's first attempts that failed."""
         attempts, failures = self._first_attempts.count(EVIDENCE_SECONDS, self._clock())
         return failures / attempts if attempts else 0.0
 
-    # --- what is said of it ----------------------------------------------------------------------
+    # --- the target's state ----------------------------------------------------------------------
 
     def state(self, *, throttles: bool) -> tuple[TargetState, float]:
-        """Return what the target does, and for how many seconds it has been seen to do so."""
+        """Return the target's state, and for how many seconds it has been seen in it."""
         now = self._clock()
         if not self.breaker.closed:
             state = TargetState.REFUSES_US if self._refused_us else TargetState.DOWN
@@ -497,8 +498,8 @@ class TargetHealth:
         self.last_failure = LastFailure(answer.status, answer.detail, self._clock())
 
 
-class _LatestOfKeys:
-    """When something last happened to any key but one."""
+class _LatestByKey:
+    """Remembers when something last happened to a key other than a given one."""
 
     def __init__(self) -> None:
         self._key: Hashable = None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from order_relay.delivery.target_health import SHORT_WAITS
+from order_relay.delivery.target_health import MAX_SHORT_WAITS
 from tests.support.orders import event_ids, orders
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
@@ -40,7 +40,7 @@ async def test_a_probe_goes_at_once_when_it_is_asked_for(
             answer = await worker.get("/stats")
             breaker = json.loads(answer[1])["breaker"] if answer else {}
             # Records that were never sent probe after a second, but only so often.
-            return bool(breaker.get("failed_probes", 0) > SHORT_WAITS)
+            return bool(breaker.get("failed_probes", 0) > MAX_SHORT_WAITS)
 
         await worker.wait_until(waits_long, 60, "to probe no more for ten minutes")
         await sink.up()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 # None of these is a limit: what they wait for is asked for more often, or sooner again.
-SHORT_WAITS = {
+MAX_SHORT_WAITS = {
     "order_relay.deliveries.recovery.POLL_SECONDS": 0.05,
     "order_relay.kafka.producer.RESTART_SECONDS": 0.2,
     "order_relay.kafka.producer.POLL_SECONDS": 0.05,
@@ -16,6 +16,6 @@ SHORT_WAITS = {
 def short_waits() -> Iterator[None]:
     """Pauses of seconds between two tries, right in production, are fractions of one here."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in SHORT_WAITS.items():
+        for name, value in MAX_SHORT_WAITS.items():
             patch.setattr(name, value)
         yield

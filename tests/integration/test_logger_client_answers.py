@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from order_relay.delivery.batches import answers_of_items
+from order_relay.delivery.batches import item_answers
 from order_relay.delivery.retry import Verdict
 from order_relay.handlers.http import MAX_KEPT_BODY_LENGTH
 from order_relay.settings.secret_files import redact
@@ -169,8 +169,8 @@ async def test_a_secret_that_stands_in_results_changes_none_of_them(
     async with client(
         sink.url, keep_bodies=True, redact=lambda text: redact(text, (secret,))
     ) as http:
-        found = answers_of_items(await http.post(BODY, "key"), 2, http.redact)
-        unread = answers_of_items(await http.post(BODY, "key"), 3, http.redact)
+        found = item_answers(await http.post(BODY, "key"), 2, http.redact)
+        unread = item_answers(await http.post(BODY, "key"), 3, http.redact)
     assert [one.status for one in found] == [201, 422]
     assert found[1].detail.endswith(": [redacted].")
     assert {secret in one.detail.removeprefix("207 ") for one in (*found, *unread)} == {False}
@@ -180,5 +180,5 @@ async def test_results_with_text_in_another_encoding_are_read(sink: ScriptedSink
     """A refusal among them counts, though its text is Latin-1."""
     sink.fail_next(1, 207, body=b'[{"status":201},{"status":422,"error":"caf\xe9"}]')
     async with client(sink.url, keep_bodies=True) as http:
-        found = answers_of_items(await http.post(BODY, "key"), 2, http.redact)
+        found = item_answers(await http.post(BODY, "key"), 2, http.redact)
     assert [(one.status, one.detail) for one in found] == [(201, ""), (422, "caf\ufffd")]

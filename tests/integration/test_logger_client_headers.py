@@ -5,7 +5,7 @@ from base64 import b64decode, b64encode
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from order_relay.delivery.batches import LINES
+from order_relay.delivery.batches import NDJSON
 from order_relay.delivery.retry import Verdict
 from order_relay.model.trace_context import of_record
 from tests.integration.http_client import BODY, client
@@ -32,15 +32,15 @@ async def test_a_content_type_of_ours_is_that_of_every_body(sink: ScriptedSink) 
     """Without one it is what the body is."""
     async with client(sink.url, content_type="application/x.orders+json; v=2") as http:
         await http.post(BODY, "key")
-        await http.post(BODY, "key", content_type=LINES)
+        await http.post(BODY, "key", content_type=NDJSON)
     async with client(sink.url) as http:
         await http.post(BODY, "key")
-        await http.post(BODY, "key", content_type=LINES)
+        await http.post(BODY, "key", content_type=NDJSON)
     assert [request.headers["content-type"] for request in sink.requests] == [
         "application/x.orders+json; v=2",
         "application/x.orders+json; v=2",
         "application/json",
-        LINES,
+        NDJSON,
     ]
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from order_relay.delivery.back_pressure import (
-    FREE_SECONDS,
     LATE_SECONDS,
+    LIMIT_EXPIRY_SECONDS,
     MAX_HOLD_SECONDS,
     RECOVERED_SECONDS,
     Concurrency,
@@ -188,7 +188,7 @@ def test_the_limit_is_forgotten_in_time() -> None:
     clock.now += 1.0
     assert pace.rate < math.inf
 
-    clock.now += FREE_SECONDS + 0.1
+    clock.now += LIMIT_EXPIRY_SECONDS + 0.1
 
     assert pace.rate == math.inf
     assert pace.wait_seconds() == 0.0

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from order_relay.delivery.answer import JSON, Answer
-from order_relay.delivery.batches import LINES, Batching, answers_of_items, batch_key
+from order_relay.delivery.batches import NDJSON, Batching, batch_key, item_answers
 from order_relay.delivery.retry import Verdict
 from order_relay.model.record import Record
 from order_relay.model.trace_context import TraceContext
@@ -56,7 +56,7 @@ class BatchLogger:
         content_type: str = JSON,
     ) -> Answer:
         loop = asyncio.get_running_loop()
-        lines = content_type == LINES
+        lines = content_type == NDJSON
         text = b"[" + b",".join(body.splitlines()) + b"]" if lines else body
         found = json.loads(text)
         values = found if isinstance(found, list) else [found]
@@ -149,7 +149,7 @@ async def test_a_value_a_line() -> None:
     await story.end()
     alone, lines = story.logger.posts
     assert (alone.body, alone.content_type) == (pretty, JSON)
-    assert lines.content_type == LINES
+    assert lines.content_type == NDJSON
     assert lines.body.endswith(b"\n")
     assert lines.orders == (0, 1, 3, 4)
 
@@ -222,7 +222,7 @@ async def test_a_refused_batch_is_halved_until_the_guilty_are_alone(
 async def test_one_record_that_fails_its_batch_does_not_take_the_others_along(
     failure: Answer, alone: int
 ) -> None:
-    """Failures in company count against nobody: alone the guilty one is given up, the others go."""
+    """A batch's failure counts against no record: alone the bad one is given up, the others go."""
     story = Story(lambda post: failure if 7 in post.orders else OK, size=10)
     for _ in range(10):
         await story.submit(100)
@@ -292,7 +292,7 @@ async def test_a_limit_of_requests_is_no_limit_of_orders(
 
 @virtual_time
 async def test_half_of_all_batches_fail() -> None:
-    """Nobody is given up for it, whatever company it was in."""
+    """Nobody is given up for it, whatever failed_batch it was in."""
     count = iter(range(10**6))
     story = Story(lambda post: answer(500) if next(count) % 2 else OK, size=20)
     for _ in range(50):
@@ -345,7 +345,7 @@ async def test_results_of_single_records() -> None:
 )
 def test_what_a_2xx_says_of_each(status: int, body: bytes, verdicts: str) -> None:
     """Results in the known shape count; else a 2xx is for all, but a 207 for nobody."""
-    found = answers_of_items(Answer(Verdict.SUCCESS, status, body=body), 2, str)
+    found = item_answers(Answer(Verdict.SUCCESS, status, body=body), 2, str)
     assert " ".join(one.verdict for one in found) == verdicts
 
 

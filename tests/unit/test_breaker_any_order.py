@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from order_relay.delivery.gate import NO_PROBE
-from order_relay.delivery.target_health import SHORT_WAITS
+from order_relay.delivery.target_health import MAX_SHORT_WAITS
 from tests.support.watched_breaker import CLOSED, HALF_OPEN, OPEN, Watched
 
 INTERVAL_SECONDS = 5.0
@@ -60,7 +60,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.probes.add(probe)
         self.out.append(probe)
         self.never_sent_probes += never_sent
-        short = self.never_sent_probes <= SHORT_WAITS
+        short = self.never_sent_probes <= MAX_SHORT_WAITS
         self.due = {
             False: self.now + INTERVAL_SECONDS,
             True: self.now + (1.0 if short else INTERVAL_SECONDS),

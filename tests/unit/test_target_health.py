@@ -165,16 +165,16 @@ def test_a_404_while_others_succeed() -> None:
     gone = Answer(Verdict.GONE, 404)
 
     health.gone(ME, gone)
-    assert health.is_there_for_others(ME)
-    assert not health.is_there_for_others("other"), "its own success says nothing of it"
+    assert health.works_for_other_keys(ME)
+    assert not health.works_for_other_keys("other"), "its own success says nothing of it"
     clock.now += 1.0
     health.gone("third", gone)
-    assert not health.is_there_for_others(ME), "the address may be going away for all"
+    assert not health.works_for_other_keys(ME), "the address may be going away for all"
     clock.now += 1.0
     health.succeeded("other", first=True)
-    assert health.is_there_for_others(ME)
+    assert health.works_for_other_keys(ME)
     clock.now += 61.0
-    assert not health.is_there_for_others(ME)
+    assert not health.works_for_other_keys(ME)
 
 
 def test_a_404_while_many_fail() -> None:
@@ -184,7 +184,7 @@ def test_a_404_while_many_fail() -> None:
 
     health.succeeded("other", first=True)
 
-    assert not health.is_there_for_others(ME)
+    assert not health.works_for_other_keys(ME)
 
 
 # --- what is said -----------------------------------------------------------------------------
