@@ -1,7 +1,7 @@
-"""What all commands of the relay share: a loop of their own, one-line errors, an exit status.
+"""What all commands share: options, an event loop, one-line errors, signals and the exit status.
 
-A command starts neither the worker nor anything of it: it takes the settings from the
-application, and makes what it needs itself.
+A command does not start the worker. It takes the settings from the application, and makes the
+clients that it needs.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import asyncio
 import errno
 import functools
 import logging
+import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, ClassVar, NoReturn, Protocol, cast
 
 import click
@@ -19,17 +21,14 @@ from faust.cli.base import AppCommand, _apply_options, cli, option
 
 from order_relay.cli.output import StdoutLost, flush_stdout
 from order_relay.errors import RelayError
+from order_relay.kafka.producer import KafkaProducer
 from order_relay.logs import rate_limit
 from order_relay.settings import Settings
 
-JSON_OPTION = option(
-    "--json", "as_json", is_flag=True, default=False, help="Print JSON lines, for programs."
-)
-DRY_RUN_OPTION = option(
-    "--dry-run", is_flag=True, default=False, help="Only show what would be done."
-)
-
-
+JSON_OPTION = option("--json", "as_json", is_flag=True, help="Print JSON lines, for programs.")
+DRY_RUN_OPTION = option("--dry-run", is_flag=True, help="Only show what would be done.")
+YES_OPTION = option("--yes", is_flag=True, help="Do not ask.")
+ALL_OPTION = option("--all", "everything", is_flag=True, help="All that the filters leave.")
 CONSUMER_OPTION = option(
     "--consumer", default=None, help="Of this consumer; needed where there are several."
 )
@@ -56,13 +55,13 @@ class Application(Protocol):
 
 
 class OneLineCommand(click.Command):
-    """A click command that tells a wrong argument in one line."""
+    """A click command that reports a wrong argument in one line."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments.
 
         Raises:
-            ClickException: One is wrong; the text names it and what is allowed.
+            ClickException: An argument is wrong; the text names it and what is allowed.
         """
         try:
             rest = super().parse_args(ctx, args)
@@ -71,12 +70,12 @@ class OneLineCommand(click.Command):
         for param in self.params:
             # An argument may be a file's name, which may be any bytes.
             if isinstance(param, click.Option):
-                _check_text(param.opts[0], ctx.params.get(param.name or ""))
+                _check_utf8(param.opts[0], ctx.params.get(param.name or ""))
         return rest
 
 
-def _check_text(name: str, value: object) -> None:
-    """See that a text from the command line is one: Python hands on other bytes as surrogates."""
+def _check_utf8(name: str, value: object) -> None:
+    # Python passes other bytes of the command line as surrogates.
     if isinstance(value, str) and not value.isascii():
         try:
             value.encode()
@@ -96,23 +95,23 @@ class RelayCommand(AppCommand):
 
     abstract: ClassVar[bool] = True
 
-    # What the command does: takes its options by name, returns the exit status. A RelayError that
-    # it raises is shown on one line.
+    # Runs the command: gets its options by name, returns the exit status. A RelayError is printed
+    # on one line.
     work: Callable[..., Coroutine[Any, Any, int]]
 
     @property
     def settings(self) -> Settings:
-        """The settings: of the consumer where the command has ``--consumer``, else the worker's."""
+        """The consumer's settings where the command has ``--consumer``, else the worker's."""
         if CONSUMER_OPTION in (self.options or ()):
             return self.consumer.settings
         return cast(Application, self.app).settings
 
     @property
     def consumer(self) -> OfConsumer:
-        """The consumer that the command is about.
+        """The consumer that ``--consumer`` names; without it the only one that runs.
 
         Raises:
-            ClickException: It is not said which one, or there is none of that name.
+            ClickException: The option is missing, or no consumer has that name.
         """
         app = cast(Application, self.app)
         consumers = {one.name: one for one in app.declared}
@@ -137,16 +136,18 @@ class RelayCommand(AppCommand):
         return cast(Callable[..., Any], _apply_options(cls.options or [])(made))
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Run the command in a loop of its own and end the process with its status."""
+        """Run the command in an event loop, and end the process with its exit status."""
         _log_to_stderr(self._loglevel)
+        given = {name: value for name, value in self.kwargs.items() if name != "consumer"}
+        given["as_json"] = given["as_json"] or self.json  # Faust has the option, too
         try:
-            given = {name: value for name, value in self.kwargs.items() if name != "consumer"}
             status = asyncio.run(self.work(**given))
             flush_stdout()
         except RelayError as error:
             raise click.ClickException(" ".join(str(error).split())) from None
         except StdoutLost as error:
-            # Who reads a list may have seen enough of it. What changes something has broken off.
+            # The reader of a list may close the pipe early. For a command that changes something
+            # it is an error: the command has stopped before its end.
             if error.errno == errno.EPIPE and "dry_run" not in self.kwargs:
                 raise SystemExit(1) from None
             raise click.ClickException(f"stdout cannot be written: {error.strerror}") from None
@@ -158,15 +159,39 @@ def options(*given: Callable[[Any], Any]) -> list[Callable[[Any], Any]]:
     return list(given)
 
 
+@contextmanager
+def handling_signals(stop: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Call ``stop`` on Ctrl-C and SIGTERM, which do not end the process meanwhile."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def open_producer(settings: Settings) -> AsyncIterator[KafkaProducer]:
+    """Start a producer, and stop it at the end."""
+    producer = KafkaProducer(settings)
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
 def _log_to_stderr(level: str | None) -> None:
-    """Log errors only, unless ``--loglevel`` asks for more: the command itself says what it did."""
+    """Log errors only, unless ``--loglevel`` asks for more: the command prints its results."""
     logging.basicConfig(stream=sys.stderr, format="[%(asctime)s] [%(levelname)s] %(message)s")
-    # Also where a handler is there already: LOG_FORMAT=json puts one up at the start.
+    # basicConfig sets no level where a handler exists, as with LOG_FORMAT=json.
     logging.getLogger().setLevel(
         getattr(logging, level.upper(), logging.ERROR) if level else logging.ERROR
     )
     if level is None:
-        # The Kafka client tells an outage in words of its own, again and again; we say it once.
+        # The Kafka clients repeat an outage again and again; the command reports it once.
         for name in ("order_relay.kafka.producer", "aiokafka"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     rate_limit.install()

@@ -18,8 +18,8 @@ from order_relay.cli.command import (
     options,
     usage_error,
 )
-from order_relay.cli.fallback.open_table import opened_table
-from order_relay.cli.output import for_people, json_line, make_table, on_stderr, plain
+from order_relay.cli.fallback.open_table import open_table
+from order_relay.cli.output import json_line, make_table, plain, stderr_console, stdout_console
 from order_relay.deliveries.entries import decode_entry, entry_key
 from order_relay.deliveries.lookup import ask_worker, entry_fields, make_client, saved_fields
 from order_relay.deliveries.recovery import ChangelogUnreadable, Recovery
@@ -75,14 +75,14 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
         found = await self._ask(URL(url) if url else self.settings.own_url, order_id)
         if "error" in found:
             raise click.ClickException(str(found["error"]))
-        if as_json or self.json:
+        if as_json:
             json_line(found)
             return 0
         table = make_table(("field", "value"))
         for name, value in found.items():
             if value is not None:
                 table.add_row(name, plain(str(value)))
-        for_people().print(table)
+        stdout_console().print(table)
         return 0
 
     async def _ask(self, url: URL, order_id: str) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
         if self.settings.deliveries_store == "off":
             found = {"error": f"no worker answers at {url}: {problem}"}
         else:
-            on_stderr().print(
+            stderr_console().print(
                 f"No worker answers at {url} ({problem}): reading "
                 f"{self.settings.deliveries_changelog_topic} in Kafka"
             )
@@ -109,10 +109,10 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
     async def _saved(self, order_id: str) -> dict[str, Any] | None:
         """Return the order's fields if it waits in the fallback table; says if that is unknown."""
         try:
-            async with opened_table(self.settings) as table:
+            async with open_table(self.settings) as table:
                 row = await find_saved(table, self.settings.order_paid_topic, entry_key(order_id))
         except (click.ClickException, DatabaseUnavailable) as error:
-            on_stderr().print(f"The fallback table was not looked at: {error}")
+            stderr_console().print(f"The fallback table was not looked at: {error}")
             return None
         return saved_fields(order_id, row) if row is not None else None
 

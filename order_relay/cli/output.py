@@ -1,4 +1,4 @@
-"""Tables for people, JSON lines for programs."""
+"""Output of commands: tables and reports for people, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -6,31 +6,36 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from order_relay.logs.log_line import printable
 
-# Where there is no terminal, whose width would count.
+# Where stdout is not a terminal, which has a width of its own.
 WIDTH_WITHOUT_TERMINAL = 160
+# How many letters or rows a report lists.
+SHOWN = 20
+# From this number of letters or rows on, a progress bar is shown.
+LONG = 500
 
 
 class StdoutLost(OSError):
-    """Stdout takes no more: a pipe whose reader has left, or a full disk."""
+    """Stdout takes no more: a pipe whose reader is gone, or a full disk."""
 
 
 @contextmanager
 def writing_stdout() -> Iterator[None]:
-    """Tell an error of stdout from others.
+    """Turn an error of stdout into ``StdoutLost``.
 
     Raises:
-        StdoutLost: What is written from then on goes nowhere, and is no error.
+        StdoutLost: Writing failed. Whatever is written later is discarded without an error.
     """
     try:
         yield
@@ -54,13 +59,13 @@ class _Stdout(Console):
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
-def for_people() -> Console:
-    """Return a console on stdout that keeps what it is given: no markup, no emojis."""
+def stdout_console() -> Console:
+    """Return a console on stdout that prints text as it is: no markup, no emojis."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_WITHOUT_TERMINAL
     return _Stdout(markup=False, emoji=False, highlight=False, width=width)
 
 
-def on_stderr() -> Console:
+def stderr_console() -> Console:
     """Return a console on stderr, for progress and remarks."""
     return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
@@ -72,13 +77,90 @@ def json_line(fields: Mapping[str, Any]) -> None:
 
 
 def flush_stdout() -> None:
-    """Let whoever reads stdout see what was printed."""
+    """Flush stdout, so that its reader sees what was printed."""
     with writing_stdout():
         sys.stdout.flush()
 
 
+class ChangeReport:
+    """Counts the letters or rows that a command changed, and prints the counts for a person.
+
+    Attributes:
+        done: How many were changed, or would be in a dry run.
+        skipped: How many were not.
+    """
+
+    def __init__(self, unit: str, verb: str, *, dry_run: bool) -> None:
+        """Begin with none; ``unit`` is ``letter`` or ``row``, ``verb`` such as ``redriven``."""
+        self.done = 0
+        self.skipped = 0
+        self._unit = unit
+        self._verb = verb
+        self._dry_run = dry_run
+        self._reasons: list[tuple[str, str]] = []
+        self._advance: Callable[[], None] = _nothing
+
+    def add(self, name: str, reason: str = "") -> None:
+        """Count one; ``reason`` says why it was not changed."""
+        self._advance()
+        if not reason:
+            self.done += 1
+            return
+        self.skipped += 1
+        if len(self._reasons) < SHOWN:
+            self._reasons.append((name, reason))
+
+    @contextmanager
+    def showing_progress(self, total: int) -> Iterator[None]:
+        """Show a progress bar on a terminal if there is much to do."""
+        console = stderr_console()
+        if not console.is_terminal or total <= LONG:
+            yield
+            return
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task(f"{self._unit}s", total=total)
+            self._advance = lambda: progress.advance(task)
+            try:
+                yield
+            finally:
+                self._advance = _nothing
+
+    def print(self, changed: Table | None = None, *, to: str = "") -> None:
+        """Print what was changed, what was not and why, and the count.
+
+        Args:
+            changed: The first that would be changed, in a dry run.
+            to: Where they went, such as ``to orders``.
+        """
+        console = stdout_console()
+        if changed is not None and changed.row_count:
+            console.print(changed)
+            _print_more(console, self.done - changed.row_count)
+        if self._reasons:
+            name = "letter" if self._unit == "letter" else "id"
+            table = make_table((name, f"not {self._verb}, because"), right=(name,))
+            for row_name, reason in self._reasons:
+                table.add_row(row_name, plain(reason))
+            console.print(table)
+            _print_more(console, self.skipped - len(self._reasons))
+        verb = "would be" if self._dry_run else "was" if self.done == 1 else "were"
+        end = "; nothing was changed" if self._dry_run else ""
+        console.print(
+            f"{count_of(self.done, self._unit)} {verb} {self._verb}{to and ' ' + to}{end}"
+        )
+
+
+def _nothing() -> None:
+    """Show no progress."""
+
+
+def _print_more(console: Console, number: int) -> None:
+    if number > 0:
+        console.print(f"… and {number:,} more; --json names them all")
+
+
 def make_table(columns: Sequence[str], *, right: Sequence[str] = ()) -> Table:
-    """Return a table without rows; the columns named in ``right`` hold figures."""
+    """Return a table without rows; the columns in ``right`` are aligned to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         if column in right:
@@ -89,24 +171,24 @@ def make_table(columns: Sequence[str], *, right: Sequence[str] = ()) -> Table:
 
 
 def plain(text: str | None, limit: int = 0) -> Text:
-    """Return text from outside as a cell: on one line, nothing in it can steer the terminal."""
+    """Return text from outside on one line, without control characters."""
     shown = printable(text or "")
     return Text(shown if not limit or len(shown) <= limit else shown[: limit - 1] + "…")
 
 
-def moment(when: datetime | None) -> str | None:
-    """Return a moment in ISO 8601, UTC, to the second."""
-    return None if when is None else when.strftime("%Y-%m-%dT%H:%M:%SZ")
+def iso_time(when: datetime | None, timespec: str = "seconds") -> str | None:
+    """Return a time in UTC as ISO 8601."""
+    return None if when is None else when.isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def age(seconds: float) -> str:
-    """Return a time span as people say it: ``0 s``, ``59 s``, ``3 min``, ``5 h``, ``2 d``."""
+    """Return a time span in one unit: ``0 s``, ``59 s``, ``3 min``, ``5 h``, ``2 d``."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size * (2 if unit == "d" else 1):
             return f"{seconds / size:,.0f} {unit}"
     return f"{seconds:.0f} s"
 
 
-def rows_of(number: int) -> str:
-    """Return ``1 row`` or ``2 rows``."""
-    return f"{number:,} {'row' if number == 1 else 'rows'}"
+def count_of(number: int, unit: str) -> str:
+    """Return ``1 letter`` or ``2 letters``, for the unit ``letter``."""
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"

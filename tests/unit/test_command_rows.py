@@ -10,17 +10,17 @@ from order_relay.cli.fallback.bulk_change import (
     PAGE,
     Change,
     RowResult,
-    change_and_tell,
     changed_rows,
-    found_ids,
+    discarding,
+    matching_ids,
+    requeueing,
+    run_change,
 )
-from order_relay.cli.fallback.filters import ROW_ID, STATUS, chosen
+from order_relay.cli.fallback.filters import ROW_ID, STATUS, selected_rows
 from order_relay.cli.output import age, plain
 from order_relay.fallback.store import RowFilter, Status
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import Clock, message
-
-DISCARDABLE = frozenset({Status.FAILED, Status.PENDING})
 
 
 async def recovered_all(*statuses: Status, topic: str = "orders") -> MemoryFallbackStore:
@@ -30,16 +30,6 @@ async def recovered_all(*statuses: Status, topic: str = "orders") -> MemoryFallb
         row_id = await store.save(message(topic=topic))
         store.rows[row_id] = replace(store.rows[row_id], status=status)
     return store
-
-
-def requeue(store: MemoryFallbackStore) -> Change:
-    """What ``fallback-requeue`` does."""
-    return Change("requeued", "would be requeued", store.requeue, frozenset({Status.FAILED}))
-
-
-def discard(store: MemoryFallbackStore) -> Change:
-    """What ``fallback-discard`` does."""
-    return Change("discarded", "would be discarded", store.discard, DISCARDABLE)
 
 
 async def results(
@@ -55,7 +45,7 @@ async def results(
 async def test_requeueing_by_id() -> None:
     """FAILED rows become PENDING; of each other row it is said why not."""
     store = await recovered_all(Status.FAILED, Status.PENDING, Status.PUBLISHED, Status.FAILED)
-    told = await results(store, RowFilter(ids={1, 2, 3, 99}), requeue(store))
+    told = await results(store, RowFilter(ids={1, 2, 3, 99}), requeueing(store))
     assert told[1] == ""
     assert "PENDING" in told[2]
     assert "PUBLISHED" in told[3]
@@ -68,7 +58,7 @@ async def test_discarding_leaves_rows_alone_that_are_on_their_way() -> None:
     """A row that a worker has claimed, and one that Kafka has, stay."""
     store = await recovered_all(Status.PENDING, Status.PENDING, Status.PUBLISHED)
     await store.claim(limit=10, lease_seconds=60, ids=[1])
-    told = await results(store, RowFilter(ids={1, 2, 3}), discard(store))
+    told = await results(store, RowFilter(ids={1, 2, 3}), discarding(store))
     assert told[1] == "a worker is publishing it"
     assert told[2] == ""
     assert "PUBLISHED" in told[3]
@@ -80,15 +70,15 @@ async def test_a_dry_run_says_the_same_and_changes_nothing() -> None:
     store = await recovered_all(Status.FAILED, Status.PENDING, Status.FAILED, Status.PUBLISHED)
     rows = RowFilter(ids={1, 2, 3, 4, 5})
     before = dict(store.rows)
-    dry = await results(store, rows, requeue(store), dry_run=True)
+    dry = await results(store, rows, requeueing(store), dry_run=True)
     assert store.rows == before
-    assert await results(store, rows, requeue(store)) == dry
+    assert await results(store, rows, requeueing(store)) == dry
 
 
 async def test_more_rows_than_a_page() -> None:
     """All rows of a filter are changed, though changing takes them out of the filter."""
     store = await recovered_all(*[Status.FAILED] * (2 * PAGE + 1))
-    told = await results(store, RowFilter(status=Status.FAILED), requeue(store))
+    told = await results(store, RowFilter(status=Status.FAILED), requeueing(store))
     assert len(told) == 2 * PAGE + 1
     assert not any(told.values())
     assert (await store.stats()).failed == 0
@@ -98,27 +88,29 @@ async def test_only_rows_that_were_agreed_to_are_changed() -> None:
     """Rows that the filter finds later stay, and so do those that it does not find any more."""
     store = await recovered_all(*[Status.FAILED] * (PAGE + 2), Status.PENDING)
     rows = RowFilter(status=Status.FAILED)
-    agreed = await found_ids(store, rows)
-    assert agreed == set(range(1, PAGE + 3))
+    confirmed = await matching_ids(store, rows)
+    assert confirmed == set(range(1, PAGE + 3))
     late = PAGE + 3
     store.rows[late] = replace(store.rows[late], status=Status.FAILED)
     await store.requeue({1})
     await store.discard({2})
     told = {
         one.row_id: one.reason
-        async for one in changed_rows(store, rows, discard(store), dry_run=False, agreed=agreed)
+        async for one in changed_rows(
+            store, rows, discarding(store), dry_run=False, confirmed=confirmed
+        )
     }
     assert set(store.rows) == {1, late}
     assert {row_id for row_id, reason in told.items() if reason} == {1, 2}
     assert "meanwhile" in told[1]
-    assert set(told) == agreed
+    assert set(told) == confirmed
 
 
 async def test_lines_of_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     """One object a row; the exit status tells whether every id was changed."""
     store = await recovered_all(Status.FAILED, Status.PENDING)
-    status = await change_and_tell(
-        store, RowFilter(ids={1, 2}), requeue(store), dry_run=False, as_json=True
+    status = await run_change(
+        store, RowFilter(ids={1, 2}), requeueing(store), dry_run=False, as_json=True
     )
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert status == 1
@@ -129,8 +121,8 @@ async def test_lines_of_json_for_programs(capsys: pytest.CaptureFixture[str]) ->
 async def test_nothing_to_do_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     """A filter that finds nothing says so."""
     store = await recovered_all(Status.PUBLISHED)
-    status = await change_and_tell(
-        store, RowFilter(status=Status.FAILED), requeue(store), dry_run=False, as_json=False
+    status = await run_change(
+        store, RowFilter(status=Status.FAILED), requeueing(store), dry_run=False, as_json=False
     )
     assert status == 0
     assert "0 rows were requeued" in capsys.readouterr().out
@@ -151,17 +143,17 @@ def test_choices_that_make_no_sense(
 ) -> None:
     """One line says what is wrong and what is allowed; the status is 2."""
     with pytest.raises(click.ClickException, match=told) as raised:
-        chosen(ids, everything, filters)
+        selected_rows(ids, everything, filters)
     assert raised.value.exit_code == 2
 
 
 def test_choices() -> None:
     """Ids mean rows of any status, for the reason to be told; --all means the filter."""
-    assert chosen((3, 1, 3), False, RowFilter()) == RowFilter(ids={1, 3})
+    assert selected_rows((3, 1, 3), False, RowFilter()) == RowFilter(ids={1, 3})
     failed = RowFilter(status=Status.FAILED, topic="orders")
-    assert chosen((), True, RowFilter(topic="orders")) == failed
+    assert selected_rows((), True, RowFilter(topic="orders")) == failed
     pending = RowFilter(status=Status.PENDING)
-    assert chosen((), True, pending) == pending
+    assert selected_rows((), True, pending) == pending
 
 
 @pytest.mark.parametrize(

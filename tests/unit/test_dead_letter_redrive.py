@@ -7,15 +7,15 @@ import click
 import pytest
 
 from order_relay.cli.dlq.filters import (
-    MOMENT,
     POSITION,
+    TIME,
     LetterPosition,
-    check_choice,
+    check_selection,
     letter_filter,
 )
-from order_relay.cli.dlq.open_topic import LetterAccess
+from order_relay.cli.dlq.open_topic import OpenTopic
+from order_relay.cli.dlq.redrive import RedriveReport
 from order_relay.cli.dlq.redrive_group import RedriveGroup
-from order_relay.cli.dlq.redrive_report import RedriveReport
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.redrive import BATCH, NO_ROOM, LetterResult, Redrive, RedriveResult
@@ -203,14 +203,14 @@ def test_a_topic_that_was_made_anew() -> None:
     """Its offsets mean other letters than those that were read: nothing is done to them."""
     settings = Settings(dlq_topic="dlq")
     log, group = TopicLog(settings), RedriveGroup(settings, {})
-    access = LetterAccess(log, group, {0: Extent(3, 9), 1: Extent(0, 0)}, {})
-    access.check_same({0: Extent(3, 9), 1: Extent(0, 0)})
-    access.check_same({0: Extent(9, 12), 1: Extent(0, 4), 2: Extent(0, 1)})
+    opened = OpenTopic(log, group, {0: Extent(3, 9), 1: Extent(0, 0)}, {})
+    opened.check_same({0: Extent(3, 9), 1: Extent(0, 0)})
+    opened.check_same({0: Extent(9, 12), 1: Extent(0, 4), 2: Extent(0, 1)})
     for anew in (Extent(0, 9), Extent(3, 8)):
         with pytest.raises(TopicUnusable, match=r"topic dlq .* made anew meanwhile"):
-            access.check_same({0: anew, 1: Extent(0, 0)})
+            opened.check_same({0: anew, 1: Extent(0, 0)})
     with pytest.raises(TopicUnusable, match="partition 1"):
-        access.check_same({0: Extent(3, 9)})
+        opened.check_same({0: Extent(3, 9)})
 
 
 @pytest.mark.parametrize(
@@ -226,18 +226,18 @@ def test_choices_that_make_no_sense(
 ) -> None:
     """One line says what is wrong and what is allowed; the status is 2."""
     with pytest.raises(click.ClickException, match=told) as raised:
-        check_choice(positions, everything, filters)
+        check_selection(positions, everything, filters)
     assert raised.value.exit_code == 2
 
 
 def test_choices() -> None:
     """Places, filters, all, and all that filters leave."""
-    check_choice((LetterPosition(0, 1),), False, LetterFilter())
-    check_choice((), False, LetterFilter(reason="rejected"))
-    check_choice((), True, LetterFilter())
-    check_choice((), True, LetterFilter(key="7"))
-    nothing = dict.fromkeys(("reason", "status", "key", "event_id"))
-    early, late = (MOMENT.convert(text, None, None) for text in ("2h", "1h"))
+    check_selection((LetterPosition(0, 1),), False, LetterFilter())
+    check_selection((), False, LetterFilter(reason="rejected"))
+    check_selection((), True, LetterFilter())
+    check_selection((), True, LetterFilter(key="7"))
+    nothing = dict.fromkeys(("reason", "http_status", "key", "event_id"))
+    early, late = (TIME.convert(text, None, None) for text in ("2h", "1h"))
     assert letter_filter(**nothing, since=early, until=late).since == early
     with pytest.raises(click.ClickException, match="before --until"):
         letter_filter(**nothing, since=late, until=early)

@@ -1,4 +1,4 @@
-"""Which dead letters a command means: places, or all that a filter finds."""
+"""Arguments and options that select dead letters: positions, or filters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POSITION = re.compile(r"(\d{1,9})[:/](\d{1,18})", re.ASCII)
 
 
 class LetterPosition(NamedTuple):
-    """Where a letter stands in the dead-letter topic."""
+    """Partition and offset of a letter in the dead-letter topic."""
 
     partition: int
     offset: int
@@ -27,14 +27,14 @@ class LetterPosition(NamedTuple):
 
 
 class PositionType(click.ParamType):
-    """The place of a letter."""
+    """The position of a letter, such as ``0:17``."""
 
     name = "letter"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> LetterPosition:
-        """Return the place that the text means."""
+        """Parse the text."""
         found = _POSITION.fullmatch(str(value))
         if found is None:
             self.fail(
@@ -46,15 +46,15 @@ class PositionType(click.ParamType):
         return LetterPosition(int(found[1]), int(found[2]))
 
 
-class MomentType(click.ParamType):
-    """A moment: ISO 8601, or so long ago."""
+class TimeType(click.ParamType):
+    """A time: ISO 8601, or a time span before now."""
 
     name = "time"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
-        """Return the moment that the text means."""
+        """Parse the text."""
         if isinstance(value, datetime):
             return value
         try:
@@ -64,73 +64,56 @@ class MomentType(click.ParamType):
 
 
 POSITION = PositionType()
-MOMENT = MomentType()
+TIME = TimeType()
 
 POSITIONS_ARGUMENT = argument("positions", nargs=-1, type=POSITION, metavar="[PARTITION:OFFSET]...")
 LIMIT_RANGE = click.IntRange(1, 10_000_000)
-YES_OPTION = option("--yes", is_flag=True, default=False, help="Do not ask.")
+# Their names are those of ``LetterFilter``.
+FILTER_OPTIONS: Sequence[Callable[[Any], Any]] = (
+    option("--reason", default=None, help="Only letters with this dlq-reason."),
+    option(
+        "--status",
+        "http_status",
+        type=click.IntRange(100, 599),
+        default=None,
+        help="Only of this HTTP status.",
+    ),
+    option("--key", default=None, help="Only letters of this key or order."),
+    option("--event-id", default=None, help="Only letters of this event."),
+    option(
+        "--since",
+        type=TIME,
+        default=None,
+        help="Only given up then or later: ISO 8601 (UTC), or a time span such as 2h.",
+    ),
+    option("--until", type=TIME, default=None, help="Only given up before; as --since."),
+)
 
 
-def filter_options() -> list[Callable[[Any], Any]]:
-    """Return the options that narrow letters down; see ``letter_filter``."""
-    return [
-        option("--reason", default=None, help="Only letters with this dlq-reason."),
-        option(
-            "--status",
-            type=click.IntRange(100, 599),
-            default=None,
-            help="Only of this HTTP status.",
-        ),
-        option("--key", default=None, help="Only letters of this key or order."),
-        option("--event-id", default=None, help="Only letters of this event."),
-        option(
-            "--since",
-            type=MOMENT,
-            default=None,
-            help="Only given up then or later: ISO 8601 (UTC), or a time span such as 2h.",
-        ),
-        option("--until", type=MOMENT, default=None, help="Only given up before; as --since."),
-    ]
-
-
-def letter_filter(
-    *,
-    reason: str | None,
-    status: int | None,
-    key: str | None,
-    event_id: str | None,
-    since: datetime | None,
-    until: datetime | None,
-) -> LetterFilter:
-    """Return the filter that the options mean.
+def letter_filter(**filters: Any) -> LetterFilter:
+    """Return the filter of ``FILTER_OPTIONS``.
 
     Raises:
-        ClickException: Nothing can be between --since and --until.
+        ClickException: --since is not before --until, so no letter can match.
     """
-    if since is not None and until is not None and since >= until:
+    found = LetterFilter(**filters)
+    if found.since is not None and found.until is not None and found.since >= found.until:
         raise usage_error("--since must be before --until")
-    return LetterFilter(
-        reason=reason,
-        key=key,
-        event_id=event_id,
-        since=since,
-        until=until,
-        http_status=status,
-    )
+    return found
 
 
-def check_choice(
+def check_selection(
     positions: Sequence[LetterPosition], everything: bool, filters: LetterFilter
 ) -> None:
-    """See that it is said which letters are meant.
+    """Check that letters are selected in one way.
 
     Raises:
-        ClickException: It is not, or it is said twice.
+        ClickException: They are not selected, or by positions and filters both.
     """
     if positions and (everything or filters):
-        raise usage_error("give places (PARTITION:OFFSET), or --all and filters, not both")
+        raise usage_error("give positions (PARTITION:OFFSET), or --all and filters, not both")
     if not positions and not everything and not filters:
         raise usage_error(
-            "say which letters: their places (PARTITION:OFFSET), filters such as --reason or "
+            "say which letters: their positions (PARTITION:OFFSET), filters such as --reason or "
             "--since, or --all"
         )

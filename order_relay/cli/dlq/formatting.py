@@ -1,34 +1,25 @@
-"""How dead letters are shown."""
+"""Dead letters as JSON and as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from order_relay.cli.output import make_table, moment, plain
+from order_relay.cli.output import iso_time, make_table, plain
 from order_relay.dead_letters.letter import Letter, header_value
 from order_relay.model.byte_text import to_text
 
-OPEN = "open"
-REDRIVEN = "redriven"
-
-
-def state(*, redriven: bool) -> str:
-    """Return the word for a letter that was redriven, or was not."""
-    return REDRIVEN if redriven else OPEN
-
 
 def letter_fields(letter: Letter, *, redriven: bool) -> dict[str, Any]:
-    """Return what ``dlq-list --json`` tells of a letter. Bytes are told as in ``dlq-show``."""
+    """Return the fields of ``dlq-list --json``. Bytes are written as by ``dlq-show``."""
     return {
         "partition": letter.partition,
         "offset": letter.offset,
-        "state": state(redriven=redriven),
-        "failed_at": _precise(letter.failed_at),
+        "state": _state(redriven),
+        "failed_at": iso_time(letter.failed_at, "milliseconds"),
         "reason": letter.reason,
         "http_status": letter.text("dlq-http-status"),
         "attempts": letter.text("dlq-attempts"),
@@ -44,7 +35,7 @@ def letter_fields(letter: Letter, *, redriven: bool) -> dict[str, Any]:
 
 
 def whole_letter(letter: Letter, *, redriven: bool) -> dict[str, Any]:
-    """Return everything of a letter, as JSON has it."""
+    """Return all fields of a letter, with its headers and value."""
     return {
         **letter_fields(letter, redriven=redriven),
         "topic": letter.topic,
@@ -66,7 +57,7 @@ def letters_table(letters: Iterable[tuple[Letter, bool]], *, with_state: bool) -
         order_id = letter.order_id
         cells: list[str | Text] = [
             str(letter),
-            moment(letter.failed_at) or "",
+            iso_time(letter.failed_at) or "",
             plain(letter.reason, 40),
             plain(letter.text("dlq-http-status"), 5),
             plain(letter.text("dlq-attempts"), 8),
@@ -74,16 +65,9 @@ def letters_table(letters: Iterable[tuple[Letter, bool]], *, with_state: bool) -
             plain(key if key is not None else f"(order {order_id})" if order_id else "", 40),
             plain(to_text(letter.event_id), 60),
         ]
-        table.add_row(*cells, *([state(redriven=redriven)] if with_state else []))
+        table.add_row(*cells, *([_state(redriven)] if with_state else []))
     return table
 
 
-def letters_of(number: int) -> str:
-    """Return ``1 letter`` or ``2 letters``."""
-    return f"{number:,} {'letter' if number == 1 else 'letters'}"
-
-
-def _precise(when: datetime | None) -> str | None:
-    if when is None:
-        return None
-    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _state(redriven: bool) -> str:
+    return "redriven" if redriven else "open"

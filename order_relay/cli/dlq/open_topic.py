@@ -1,4 +1,4 @@
-"""Opening the dead-letter topic for a command, and what was redriven of it."""
+"""Opening the dead-letter topic for a command, with the record of what was redriven."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from order_relay.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class LetterAccess:
+class OpenTopic:
     """The dead-letter topic as it was when the command began.
 
     Attributes:
         log: Reads it.
-        group: Remembers what is redriven.
+        group: Stores what is redriven.
         extents: What each partition held.
         redriven: What was redriven of each partition.
     """
@@ -33,22 +33,23 @@ class LetterAccess:
     extents: Mapping[int, Extent]
     redriven: Mapping[int, Redriven]
 
-    async def letters(self, *, all_of_them: bool) -> AsyncIterator[tuple[Letter, bool]]:
+    async def letters(self, *, from_start: bool) -> AsyncIterator[tuple[Letter, bool]]:
         """Read letters by partition and offset, each with whether it was redriven.
 
-        Without ``all_of_them`` those are left out that come before the first open one.
+        Args:
+            from_start: Read each partition from its start, else from its first open letter.
         """
         for partition, extent in self.extents.items():
             redriven = self.redriven[partition]
-            start = extent.low if all_of_them else max(extent.low, redriven.below)
+            start = extent.low if from_start else max(extent.low, redriven.below)
             async for letter in self.log.letters(partition, start, extent.end):
                 yield letter, letter.offset in redriven
 
     def check_same(self, extents: Mapping[int, Extent]) -> None:
-        """See that the topic can still be the one that was read, by what it holds now.
+        """Check by what the topic holds now that it was not recreated since it was read.
 
         Raises:
-            TopicUnusable: It was made anew: its offsets mean other letters.
+            TopicUnusable: It was: its offsets mean other letters.
         """
         for partition, before in self.extents.items():
             now = extents.get(partition)
@@ -66,7 +67,7 @@ async def read_redriven(
 ) -> tuple[dict[int, Extent], dict[int, Redriven]]:
     """Return what each partition holds now, and what was redriven of it."""
     commits = await group.commits(list(await log.extents()))
-    # Asked after the commits: one beyond the end is of an earlier topic, not of a later letter.
+    # Read after the commits: a commit beyond the end is then of an earlier topic.
     extents = await log.extents()
     redriven = {
         partition: Redriven(commits.get(partition), end=extent.end)
@@ -76,8 +77,8 @@ async def read_redriven(
 
 
 @asynccontextmanager
-async def opened_letters(app: AppT, settings: Settings) -> AsyncIterator[LetterAccess]:
+async def open_topic(app: AppT, settings: Settings) -> AsyncIterator[OpenTopic]:
     """Open the dead-letter topic; raises ``KafkaUnavailable`` or ``TopicUnusable``."""
     group = RedriveGroup(settings, credentials_to_aiokafka_auth(app.conf.broker_credentials))
     async with TopicLog(settings) as log:
-        yield LetterAccess(log, group, *await read_redriven(log, group))
+        yield OpenTopic(log, group, *await read_redriven(log, group))

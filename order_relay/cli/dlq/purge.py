@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,25 +11,25 @@ from order_relay.cli.command import (
     CONSUMER_OPTION,
     DRY_RUN_OPTION,
     JSON_OPTION,
+    YES_OPTION,
     RelayCommand,
     options,
     usage_error,
 )
-from order_relay.cli.confirm import refused
-from order_relay.cli.dlq.filters import MOMENT, YES_OPTION
-from order_relay.cli.dlq.formatting import letters_of
-from order_relay.cli.dlq.open_topic import LetterAccess, opened_letters
-from order_relay.cli.output import for_people, json_line, make_table
+from order_relay.cli.confirm import must_confirm, refused
+from order_relay.cli.dlq.filters import TIME
+from order_relay.cli.dlq.open_topic import OpenTopic, open_topic
+from order_relay.cli.output import count_of, json_line, make_table, stdout_console
 
 
 @dataclass(slots=True)
 class Purge:
-    """What is to be deleted from a partition: everything before an offset.
+    """What is deleted from a partition: everything before an offset.
 
     Attributes:
         partition: The partition.
         before: The first offset that stays.
-        letters: How many letters that are.
+        letters: The number of letters before it.
         open_letters: How many of them were not redriven.
     """
 
@@ -50,12 +49,12 @@ class dlq_purge(RelayCommand):  # noqa: N801 - Faust takes the command's name fr
     options = options(
         option(
             "--before",
-            type=MOMENT,
+            type=TIME,
             default=None,
             help="Also open letters, up to the first given up then or later: ISO 8601 (UTC), or "
             "a time span such as 30d.",
         ),
-        option("--all", "everything", is_flag=True, default=False, help="All there is now."),
+        option("--all", "everything", is_flag=True, help="All there is now."),
         DRY_RUN_OPTION,
         YES_OPTION,
         CONSUMER_OPTION,
@@ -68,25 +67,22 @@ class dlq_purge(RelayCommand):  # noqa: N801 - Faust takes the command's name fr
         """Purge the topic."""
         if before is not None and everything:
             raise usage_error("give --before or --all, not both")
-        asks = not yes and not dry_run
-        if asks and not sys.stdin.isatty():
-            raise usage_error("it needs --yes where nobody can be asked, or --dry-run to look")
-        async with opened_letters(self.app, self.settings) as access:
-            purges = await _purges(access, before, everything=everything)
+        asks = must_confirm(yes=yes, dry_run=dry_run, needs_yes="it needs")
+        async with open_topic(self.app, self.settings) as topic:
+            purges = await _purges(topic, before, everything=everything)
             letters = sum(purge.letters for purge in purges)
             open_letters = sum(purge.open_letters for purge in purges)
-            words = f"{letters_of(letters)}, {open_letters:,} of them not redriven"
+            counts = f"{count_of(letters, 'letter')}, {open_letters:,} of them not redriven"
             if asks and letters:
-                topic = access.log.topic
-                question = f"Delete {words}, from {topic} for good?"
+                question = f"Delete {counts}, from {topic.log.topic}? This cannot be undone"
                 if status := refused(question, "Nothing was deleted"):
                     return status
             if letters and not dry_run:
-                access.check_same(await access.log.extents())
-                await access.log.delete_before(
+                topic.check_same(await topic.log.extents())
+                await topic.log.delete_before(
                     {purge.partition: purge.before for purge in purges if purge.letters}
                 )
-        if as_json or self.json:
+        if as_json:
             for purge in purges:
                 json_line(
                     {
@@ -97,21 +93,27 @@ class dlq_purge(RelayCommand):  # noqa: N801 - Faust takes the command's name fr
                         "dry_run": dry_run,
                     }
                 )
-            return 0
-        _tell(purges, words, dry_run=dry_run)
+        else:
+            columns = ("partition", "letters", "not redriven", "first that stays")
+            table = make_table(columns, right=columns)
+            for purge in purges:
+                numbers = (f"{purge.letters:,}", f"{purge.open_letters:,}", str(purge.before))
+                table.add_row(str(purge.partition), *numbers)
+            console = stdout_console()
+            console.print(table)
+            done = "would be deleted; nothing was changed" if dry_run else "were deleted"
+            console.print(f"{counts}: {done}")
         return 0
 
 
-async def _purges(
-    access: LetterAccess, before: datetime | None, *, everything: bool
-) -> list[Purge]:
+async def _purges(topic: OpenTopic, before: datetime | None, *, everything: bool) -> list[Purge]:
     found = []
-    for partition, extent in access.extents.items():
-        redriven = access.redriven[partition]
+    for partition, extent in topic.extents.items():
+        redriven = topic.redriven[partition]
         # Below it every letter was redriven.
         prefix = min(max(extent.low, redriven.below), extent.end)
         purge = Purge(partition, extent.low)
-        async for letter in access.log.letters(partition, extent.low, extent.end):
+        async for letter in topic.log.letters(partition, extent.low, extent.end):
             if not everything and letter.offset >= prefix:
                 failed_at = letter.failed_at
                 if before is None or failed_at is None or failed_at >= before:
@@ -121,18 +123,3 @@ async def _purges(
             purge.before = letter.offset + 1
         found.append(purge)
     return found
-
-
-def _tell(purges: list[Purge], words: str, *, dry_run: bool) -> None:
-    table = make_table(
-        ("partition", "letters", "not redriven", "first that stays"),
-        right=("partition", "letters", "not redriven", "first that stays"),
-    )
-    for purge in purges:
-        table.add_row(
-            str(purge.partition), f"{purge.letters:,}", f"{purge.open_letters:,}", str(purge.before)
-        )
-    console = for_people()
-    console.print(table)
-    verb = "would be deleted; nothing was changed" if dry_run else "were deleted"
-    console.print(f"{words}: {verb}")

@@ -1,7 +1,7 @@
-"""The consumer group whose commits tell what was redriven, and whose membership is the lock.
+"""The consumer group whose commits store what was redriven, and whose membership is a lock.
 
-By aiokafka: confluent_kafka writes a zero byte after a commit's metadata, and reads on to the next
-one in its memory.
+It uses aiokafka: confluent_kafka writes a zero byte after a commit's metadata, and reads beyond its
+end to the next zero byte in memory.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata
-from aiokafka import TopicPartition as Place
+from aiokafka import (
+    AIOKafkaConsumer,
+    ConsumerRebalanceListener,
+    OffsetAndMetadata,
+    TopicPartition,
+)
 from aiokafka.errors import CommitFailedError
 from aiokafka.errors import KafkaError as ClientError
 from confluent_kafka import KafkaException
@@ -25,41 +29,41 @@ from order_relay.kafka.committed_offsets import fetch_commits
 from order_relay.settings import Settings
 
 ASK_SECONDS = 10.0
-# A member that was killed is forgotten after this time, or KAFKA_SESSION_TIMEOUT_MS if that is
-# less; brokers allow no less, by default.
-LONGEST_SESSION_MS = 6_000
+# Kafka removes a killed member after this time, or after KAFKA_SESSION_TIMEOUT_MS if that is less.
+# It is the least that brokers allow by default.
+MAX_SESSION_MS = 6_000
 HEARTBEATS_PER_SESSION = 3
-# It never polls: it would be taken for dead after this time.
-NEVER_MS = 24 * 3_600_000
-# Brokers let the first member wait for others (3 s by default), the embedded cluster for 5 s.
+# The member never polls. Kafka would remove it after this time.
+MAX_POLL_INTERVAL_MS = 24 * 3_600_000
+# Brokers make the first member wait for others: 3 s by default, the embedded cluster 5 s.
 JOIN_SECONDS = 30.0
 
 
 class AnotherRedrive(TopicUnusable):
-    """Somebody else redrives at this moment."""
+    """Another dlq-redrive runs now."""
 
     def __init__(self, topic: str, group_id: str, session_ms: int) -> None:
         super().__init__(
             topic,
             f"another dlq-redrive works on it (a member of the group {group_id}); one that was "
-            f"killed is forgotten after {session_ms / 1000:g} s",
+            f"killed blocks others for {session_ms / 1000:g} s",
         )
 
 
 class RedriveGroup:
-    """What was redriven from the dead-letter topic, remembered in Kafka.
+    """Stores in Kafka what was redriven from the dead-letter topic.
 
     Attributes:
         group_id: The group's name.
-        session_ms: How soon a member that was killed is forgotten.
+        session_ms: The time after which Kafka removes a killed member.
     """
 
     def __init__(self, settings: Settings, auth: Mapping[str, Any]) -> None:
-        """Prepare; ``auth`` is how aiokafka's clients prove who they are."""
+        """Prepare; ``auth`` are the authentication options of aiokafka's clients."""
         self.group_id = f"{settings.consumer_group_id}-dlq-redrive"
         self._settings = settings
         self._topic = settings.dlq_topic
-        self.session_ms = min(LONGEST_SESSION_MS, settings.kafka_session_timeout_ms)
+        self.session_ms = min(MAX_SESSION_MS, settings.kafka_session_timeout_ms)
         self._client_options: dict[str, Any] = {
             **auth,
             "bootstrap_servers": settings.kafka_bootstrap_servers.split(","),
@@ -71,10 +75,10 @@ class RedriveGroup:
 
         Raises:
             KafkaUnavailable: Kafka did not answer in time.
-            TopicUnusable: It does not tell.
+            TopicUnusable: Kafka refused the request.
         """
-        positions = [Place(self._topic, number) for number in partitions]
-        # Subscribed to nothing, it is no member.
+        positions = [TopicPartition(self._topic, number) for number in partitions]
+        # Without a subscription it does not join the group.
         consumer = AIOKafkaConsumer(
             **self._client_options, group_id=self.group_id, enable_auto_commit=False
         )
@@ -94,13 +98,13 @@ class RedriveGroup:
 
     @asynccontextmanager
     async def membership(self, partitions: Collection[int]) -> AsyncIterator[Membership]:
-        """Be the group's only member for a while.
+        """Join the group as its only member, and leave it at the end.
 
         Raises:
-            AnotherRedrive: There is one already.
+            AnotherRedrive: The group has another member.
             KafkaUnavailable: Kafka did not answer in time.
         """
-        await self._wait_for_nobody()
+        await self._wait_until_empty()
         membership = Membership(self._topic)
         consumer = AIOKafkaConsumer(
             **self._client_options,
@@ -108,7 +112,7 @@ class RedriveGroup:
             enable_auto_commit=False,
             session_timeout_ms=self.session_ms,
             heartbeat_interval_ms=self.session_ms // HEARTBEATS_PER_SESSION,
-            max_poll_interval_ms=NEVER_MS,
+            max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
         )
         membership.consumer = consumer
         consumer.subscribe([self._topic], listener=membership)
@@ -130,11 +134,11 @@ class RedriveGroup:
             membership.revoking = True
             await consumer.stop()
 
-    async def _wait_for_nobody(self) -> None:
-        """See that the group has no member, without disturbing one.
+    async def _wait_until_empty(self) -> None:
+        """Wait until the group has no member, without causing a rebalance.
 
         Raises:
-            AnotherRedrive: It keeps having one for longer than a dead one would be known.
+            AnotherRedrive: It has one for longer than Kafka keeps a killed one.
         """
         admin = AdminClient(client_config(self._settings) | {"log_level": 0})
         loop = asyncio.get_running_loop()
@@ -144,7 +148,7 @@ class RedriveGroup:
                 asked = admin.describe_consumer_groups([self.group_id], request_timeout=ASK_SECONDS)
                 members = (await asyncio.wrap_future(asked[self.group_id])).members
             except KafkaException:
-                return  # no such group; or brokers that do not tell: then joining it will
+                return  # no such group, or no right to describe it: joining will tell
             if not members:
                 return
             if loop.time() > deadline:
@@ -156,22 +160,23 @@ class RedriveGroup:
 
     def _translated(self, error: BaseException) -> KafkaUnavailable | TopicUnusable:
         if isinstance(error, ClientError) and not getattr(error, "retriable", False):
-            return TopicUnusable(self._topic, f"the group {self.group_id}: {_words(error)}")
-        return KafkaUnavailable(self._settings.kafka_bootstrap_servers, _words(error))
+            return TopicUnusable(self._topic, f"the group {self.group_id}: {_description(error)}")
+        return KafkaUnavailable(self._settings.kafka_bootstrap_servers, _description(error))
 
 
 class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types
-    """Being the group's only member.
+    """The membership of the only member.
 
     Attributes:
-        lost: Somebody else joined, or Kafka took us for dead: nothing more may be redriven.
-        busy: Held while letters are redriven and committed; others join only after that.
-        joined: Set when Kafka has given us partitions.
-        partitions: Which ones.
+        lost: Another member joined, or Kafka removed this one: nothing more may be redriven.
+        revoking: Whether this member leaves on its own.
+        busy: Locked while letters are redriven and committed; others join only after that.
+        joined: Set when Kafka has assigned partitions.
+        partitions: The assigned partitions.
     """
 
     def __init__(self, topic: str) -> None:
-        """Begin outside."""
+        """Begin before joining."""
         self.lost = False
         self.revoking = False
         self.busy = asyncio.Lock()
@@ -181,30 +186,30 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka sh
         self._topic = topic
 
     async def commit(self, partition: int, commit: RedriveCommit) -> None:
-        """Remember what was redriven.
+        """Store what was redriven.
 
         Raises:
-            TopicUnusable: Kafka does not take it.
+            TopicUnusable: The commit failed.
         """
-        position = Place(self._topic, partition)
+        position = TopicPartition(self._topic, partition)
         try:
             async with asyncio.timeout(ASK_SECONDS):
                 await self.consumer.commit({position: OffsetAndMetadata(*commit)})
         except (ClientError, OSError, TimeoutError) as error:
             self.lost = True
             raise TopicUnusable(
-                self._topic, f"what was redriven cannot be committed: {_words(error)}"
+                self._topic, f"what was redriven cannot be committed: {_description(error)}"
             ) from error
 
     async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
-        """Called before others may join: what is under way is finished first."""
+        """Called before others may join: wait for the batch under way."""
         if self.joined.is_set() and not self.revoking:
             self.lost = True
             async with self.busy:
                 pass
 
     async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
-        """Called when Kafka has given us partitions; they are not read this way."""
+        """Called when Kafka has assigned partitions; this consumer never reads them."""
         if assigned:
             self.consumer.pause(*assigned)
         if not self.joined.is_set():
@@ -212,7 +217,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka sh
             self.joined.set()
 
 
-def _words(error: BaseException) -> str:
+def _description(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, CommitFailedError):

@@ -1,4 +1,4 @@
-"""The letters that a redrive means, found by one pass over the topic: places only, no values."""
+"""The letters to redrive, found by reading the topic once; only their offsets are kept."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from order_relay.cli.dlq.filters import LetterPosition
-from order_relay.cli.dlq.open_topic import LetterAccess
+from order_relay.cli.dlq.open_topic import OpenTopic
+from order_relay.cli.output import SHOWN
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.redrive import LetterResult, RedriveResult
 from order_relay.dead_letters.redriven import Redriven
 
-SHOWN = 20
 REDRIVEN_ALREADY = "it was redriven already"
 
 
 class Selection:
-    """Which letters are to be redriven.
+    """The letters to redrive.
 
     Attributes:
-        count: How many.
-        first: The first few, for a person to look at.
-        left: Those that were meant and are left alone, with the reason.
+        count: Their number.
+        first: The first few, to show.
+        skipped: Letters that match and are not redriven, with the reason.
         letters: The offsets of all letters from the first open one on, by partition.
     """
 
@@ -33,43 +33,39 @@ class Selection:
         limit: int | None,
         max_redrives: int,
     ) -> None:
-        """Mean the letters of these places; without any those that ``wanted`` finds."""
+        """Select the letters at ``positions``; if there are none, those that match ``wanted``."""
         self.count = 0
         self.first: list[Letter] = []
-        self.left: list[LetterResult] = []
+        self.skipped: list[LetterResult] = []
         self.letters: dict[int, array[int]] = {}
         self._chosen: dict[int, array[int]] = {}
-        self._places = frozenset(positions)
+        self._positions = frozenset(positions)
         self._wanted = wanted
         self._limit = limit
         self._max_redrives = max_redrives
 
-    async def read(self, access: LetterAccess) -> None:
-        """Read the topic."""
-        for partition in access.extents:
+    async def read(self, topic: OpenTopic) -> None:
+        """Read the topic, and select."""
+        for partition in topic.extents:
             self.letters[partition] = array("q")
             self._chosen[partition] = array("q")
-        async for letter, redriven in access.letters(all_of_them=False):
+        async for letter, redriven in topic.letters(from_start=False):
             self.letters[letter.partition].append(letter.offset)
-            if not redriven and self._means(letter):
+            if not redriven and self._matches(letter):
                 self._choose(letter)
-        for position in sorted(self._places):
-            partition, offset = position
-            if offset in self.letters.get(partition, ()) and (
-                offset not in access.redriven[partition]
-            ):
+        for partition, offset in sorted(self._positions):
+            extent = topic.extents.get(partition)
+            if extent is not None and offset in topic.redriven[partition]:
+                exists = extent.low <= offset < extent.end
+                reason = REDRIVEN_ALREADY if exists else "there is no such letter"
+            elif offset in self.letters.get(partition, ()):
                 continue
-            extent = access.extents.get(partition)
-            was_redriven = (
-                extent is not None
-                and extent.low <= offset < extent.end
-                and offset in access.redriven[partition]
-            )
-            reason = REDRIVEN_ALREADY if was_redriven else "there is no such letter"
-            self.left.append(LetterResult(partition, offset, RedriveResult.SKIPPED, reason))
+            else:
+                reason = "there is no such letter"
+            self.skipped.append(LetterResult(partition, offset, RedriveResult.SKIPPED, reason))
 
     def positions(self) -> Iterator[LetterPosition]:
-        """Return where the letters stand."""
+        """Return the positions of the letters."""
         for partition, offsets in self._chosen.items():
             for offset in offsets:
                 yield LetterPosition(partition, offset)
@@ -77,7 +73,7 @@ class Selection:
     def still_open(
         self, redriven: Mapping[int, Redriven]
     ) -> tuple[dict[int, Sequence[int]], list[LetterResult]]:
-        """Return what is still to be redriven, and what somebody else has redriven meanwhile."""
+        """Return what is still to be redriven, and results for what was redriven meanwhile."""
         still: dict[int, Sequence[int]] = {}
         gone: list[LetterResult] = []
         for partition, offsets in self._chosen.items():
@@ -90,14 +86,14 @@ class Selection:
             ]
         return still, gone
 
-    def _means(self, letter: Letter) -> bool:
-        if self._places:
-            return LetterPosition(letter.partition, letter.offset) in self._places
+    def _matches(self, letter: Letter) -> bool:
+        if self._positions:
+            return LetterPosition(letter.partition, letter.offset) in self._positions
         return self._wanted.finds(letter)
 
     def _choose(self, letter: Letter) -> None:
-        if reason := self._why_not(letter):
-            self.left.append(
+        if reason := self._objection(letter):
+            self.skipped.append(
                 LetterResult(letter.partition, letter.offset, RedriveResult.SKIPPED, reason)
             )
             return
@@ -108,9 +104,11 @@ class Selection:
         if self.count <= SHOWN:
             self.first.append(letter)
 
-    def _why_not(self, letter: Letter) -> str:
+    def _objection(self, letter: Letter) -> str:
         if letter.headers_unreadable:
-            return "its headers cannot be read, a name is not UTF-8: it would lose its event-id"
+            return (
+                "its headers cannot be read because a name is not UTF-8: it would lose its event-id"
+            )
         if letter.redrives >= self._max_redrives:
             times = "once" if letter.redrives == 1 else f"{letter.redrives} times"
             return f"it was redriven {times} before: --max-redrives is {self._max_redrives}"

@@ -16,13 +16,13 @@ from order_relay.cli.command import (
 )
 from order_relay.cli.dlq.filters import POSITION, LetterPosition
 from order_relay.cli.dlq.formatting import whole_letter
-from order_relay.cli.dlq.open_topic import opened_letters
-from order_relay.cli.output import for_people, json_line, make_table, plain, writing_stdout
+from order_relay.cli.dlq.open_topic import open_topic
+from order_relay.cli.output import json_line, make_table, plain, stdout_console, writing_stdout
 from order_relay.dead_letters.letter import Letter
 
 
 class dlq_show(RelayCommand):  # noqa: N801 - Faust takes the command's name from here
-    r"""Show everything of one dead letter, by its place: PARTITION:OFFSET.
+    r"""Show everything of one dead letter, by its position: PARTITION:OFFSET.
 
     Spring's numbers are decoded; what is not UTF-8 text is shown in hexadecimal digits after \x.
     """
@@ -33,7 +33,6 @@ class dlq_show(RelayCommand):  # noqa: N801 - Faust takes the command's name fro
             "--value",
             "only_value",
             is_flag=True,
-            default=False,
             help="Only write the value to stdout, byte for byte.",
         ),
         CONSUMER_OPTION,
@@ -42,20 +41,19 @@ class dlq_show(RelayCommand):  # noqa: N801 - Faust takes the command's name fro
 
     async def work(self, *, position: tuple[str, ...], only_value: bool, as_json: bool) -> int:
         """Print the letter."""
-        where = _the_place(position)
-        as_json = as_json or self.json
+        where = _parsed(position)
         if only_value and as_json:
             raise usage_error("give --value or --json, not both")
-        async with opened_letters(self.app, self.settings) as access:
-            extent = access.extents.get(where.partition)
+        async with open_topic(self.app, self.settings) as topic:
+            extent = topic.extents.get(where.partition)
             letter: Letter | None = None
             if extent is not None and extent.low <= where.offset < extent.end:
-                async for found in access.log.letters(*where, where.offset + 1):
+                async for found in topic.log.letters(*where, where.offset + 1):
                     letter = found
             if letter is None:
-                topic = access.log.topic
-                raise click.ClickException(f"there is no letter {where} in topic {topic}")
-            fields = whole_letter(letter, redriven=where.offset in access.redriven[where.partition])
+                name = topic.log.topic
+                raise click.ClickException(f"there is no letter {where} in topic {name}")
+            fields = whole_letter(letter, redriven=where.offset in topic.redriven[where.partition])
         if only_value:
             with writing_stdout():
                 sys.stdout.flush()
@@ -73,12 +71,12 @@ class dlq_show(RelayCommand):  # noqa: N801 - Faust takes the command's name fro
         for name, told in headers:
             table.add_row(plain(f"header {name}"), "(null)" if told is None else plain(str(told)))
         table.add_row("value", "(null: a tombstone)" if value is None else plain(value))
-        for_people().print(table)
+        stdout_console().print(table)
         return 0
 
 
-def _the_place(texts: tuple[str, ...]) -> LetterPosition:
-    if not 1 <= len(texts) <= 2:
+def _parsed(texts: tuple[str, ...]) -> LetterPosition:
+    if not 1 <= len(texts) <= 2:  # also partition and offset as two arguments
         raise usage_error("say which letter: one PARTITION:OFFSET, such as 0:17")
     try:
         return POSITION.convert(":".join(texts), None, None)

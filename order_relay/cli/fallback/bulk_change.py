@@ -1,87 +1,165 @@
-"""Requeueing and discarding rows, page by page, with the reason for each row left alone."""
+"""``faust -A app fallback-requeue`` and ``fallback-discard``."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
-from rich.progress import Progress
+from faust.cli.base import option
 
-from order_relay.cli.fallback.formatting import rows_table
-from order_relay.cli.output import (
-    for_people,
-    json_line,
-    make_table,
-    on_stderr,
-    plain,
-    rows_of,
+from order_relay.cli.command import (
+    ALL_OPTION,
+    DRY_RUN_OPTION,
+    JSON_OPTION,
+    YES_OPTION,
+    RelayCommand,
+    options,
 )
+from order_relay.cli.confirm import must_confirm, refused
+from order_relay.cli.fallback.filters import (
+    ERROR_OPTION,
+    IDS_ARGUMENT,
+    TOPIC_OPTION,
+    StatusType,
+    selected_rows,
+)
+from order_relay.cli.fallback.formatting import rows_table
+from order_relay.cli.fallback.open_table import open_table
+from order_relay.cli.output import SHOWN, ChangeReport, count_of, json_line
 from order_relay.fallback.store import FallbackRow, FallbackStore, RowFilter, Status
 
 PAGE = 500
-SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is done to rows.
+    """A change of rows.
 
     Attributes:
-        done: Said of a row afterwards, such as ``requeued``.
-        would: Said of it in a dry run, such as ``would be requeued``.
-        apply: Does it; returns the ids of the rows it was done to.
-        statuses: The statuses it can be done to.
+        verb: Such as ``requeued``.
+        apply: Changes rows; returns the ids of those that it changed.
+        statuses: Rows of these statuses can be changed.
     """
 
-    done: str
-    would: str
+    verb: str
     apply: Callable[[Collection[int]], Awaitable[set[int]]]
     statuses: frozenset[Status]
 
     def objection(self, row: FallbackRow, now: datetime) -> str:
-        """Return why it cannot be done to a row; empty when it can."""
+        """Return why a row cannot be changed; empty when it can."""
         if row.status not in self.statuses:
             allowed = " or ".join(sorted(status.value for status in self.statuses))
-            return f"it is {row.status.value}: only {allowed} rows can be {self.done}"
+            return f"it is {row.status.value}: only {allowed} rows can be {self.verb}"
         if row.status is Status.PENDING and row.lease_until is not None and row.lease_until > now:
             return "a worker is publishing it"
         return ""
 
 
+def requeueing(store: FallbackStore) -> Change:
+    """Return the change of ``fallback-requeue``."""
+    return Change("requeued", store.requeue, frozenset({Status.FAILED}))
+
+
+def discarding(store: FallbackStore) -> Change:
+    """Return the change of ``fallback-discard``."""
+    return Change("discarded", store.discard, frozenset({Status.FAILED, Status.PENDING}))
+
+
+class fallback_requeue(RelayCommand):  # noqa: N801 - Faust takes the command's name from here
+    """Make FAILED rows PENDING again, due at once with all retries: rows by id, or --all."""
+
+    options = options(
+        IDS_ARGUMENT, ALL_OPTION, TOPIC_OPTION, ERROR_OPTION, DRY_RUN_OPTION, JSON_OPTION
+    )
+
+    async def work(
+        self,
+        *,
+        ids: tuple[int, ...],
+        everything: bool,
+        topic: str | None,
+        error_contains: str | None,
+        dry_run: bool,
+        as_json: bool,
+    ) -> int:
+        """Requeue the rows."""
+        filters = RowFilter(topic=topic, error_contains=error_contains)
+        rows = selected_rows(ids, everything, filters)
+        async with open_table(self.settings) as table:
+            return await run_change(
+                table, rows, requeueing(table), dry_run=dry_run, as_json=as_json
+            )
+
+
+class fallback_discard(RelayCommand):  # noqa: N801 - Faust takes the command's name from here
+    """Delete rows that Kafka shall never get: rows by id, or --all FAILED ones.
+
+    Their events are in Kafka neither before nor after.
+    """
+
+    options = options(
+        IDS_ARGUMENT,
+        ALL_OPTION,
+        option(
+            "--status",
+            type=StatusType(Status.FAILED, Status.PENDING),
+            default=None,
+            help="With --all: rows of this status; by default FAILED.",
+        ),
+        TOPIC_OPTION,
+        ERROR_OPTION,
+        DRY_RUN_OPTION,
+        YES_OPTION,
+        JSON_OPTION,
+    )
+
+    async def work(
+        self,
+        *,
+        ids: tuple[int, ...],
+        everything: bool,
+        status: Status | None,
+        topic: str | None,
+        error_contains: str | None,
+        dry_run: bool,
+        yes: bool,
+        as_json: bool,
+    ) -> int:
+        """Discard the rows."""
+        filters = RowFilter(status=status, topic=topic, error_contains=error_contains)
+        rows = selected_rows(ids, everything, filters)
+        needs_yes = "--all needs" if everything else ""
+        asks = must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
+        async with open_table(self.settings) as table:
+            confirmed: Collection[int] | None = None
+            if asks:
+                confirmed = await matching_ids(table, rows)
+                count = count_of(len(confirmed), "row")
+                question = f"Discard {count}? Kafka does not have these events"
+                if confirmed and (no := refused(question, "Nothing was discarded")):
+                    return no
+            return await run_change(
+                table,
+                rows,
+                discarding(table),
+                dry_run=dry_run,
+                as_json=as_json,
+                confirmed=confirmed,
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """What became of one row; ``reason`` says why nothing was done, and is empty otherwise."""
+    """The result of one row; ``reason`` says why it was not changed, and is empty otherwise."""
 
     row_id: int
     row: FallbackRow | None
     reason: str = ""
 
 
-@dataclass(slots=True)
-class Changed:
-    """What became of all rows: how many, and the first few."""
-
-    done: int = 0
-    skipped: int = 0
-    first_done: list[FallbackRow] = field(default_factory=list)
-    first_skipped: list[RowResult] = field(default_factory=list)
-
-    def add(self, result: RowResult) -> None:
-        """Count one more."""
-        if result.reason:
-            self.skipped += 1
-            if self.skipped <= SHOWN:
-                self.first_skipped.append(result)
-            return
-        self.done += 1
-        if result.row is not None and self.done <= SHOWN:
-            self.first_done.append(result.row)
-
-
-async def found_ids(store: FallbackStore, rows: RowFilter) -> set[int]:
-    """Return which rows are meant now."""
+async def matching_ids(store: FallbackStore, rows: RowFilter) -> set[int]:
+    """Return the ids of the rows that match now."""
     ids: set[int] = set()
     after_id = 0
     while page := await store.find(rows, after_id=after_id, limit=PAGE):
@@ -96,22 +174,22 @@ async def changed_rows(
     change: Change,
     *,
     dry_run: bool,
-    agreed: Collection[int] | None = None,
+    confirmed: Collection[int] | None = None,
 ) -> AsyncIterator[RowResult]:
-    """Change rows and yield what became of each, in the order of ids.
+    """Change rows page by page, and yield the result of each in the order of ids.
 
     Args:
         store: The table.
         rows: Which rows.
-        change: What is done to them.
-        dry_run: Only look.
-        agreed: The ids that a person has agreed to; of the rows only these are changed.
+        change: The change.
+        dry_run: Whether to change nothing.
+        confirmed: Ids that a person has confirmed; other rows are left out.
     """
     after_id = 0
-    missing = {*(rows.ids or ()), *(agreed or ())}
+    missing = {*(rows.ids or ()), *(confirmed or ())}
     while found := await store.find(rows, after_id=after_id, limit=PAGE):
         after_id = found[-1].id
-        page = [row for row in found if agreed is None or row.id in agreed]
+        page = [row for row in found if confirmed is None or row.id in confirmed]
         now = await store.now()
         objections: Mapping[int, str] = {row.id: change.objection(row, now) for row in page}
         able = {row_id for row_id, objection in objections.items() if not objection}
@@ -122,68 +200,41 @@ async def changed_rows(
             reason = "" if changed else objections[row.id] or "it was changed meanwhile"
             yield RowResult(row.id, row, reason)
     for row_id in sorted(missing):
-        gone = agreed is not None and row_id in agreed
+        gone = confirmed is not None and row_id in confirmed
         yield RowResult(
             row_id, None, "it was changed or deleted meanwhile" if gone else "there is no such row"
         )
 
 
-async def change_and_tell(
+async def run_change(
     store: FallbackStore,
     rows: RowFilter,
     change: Change,
     *,
     dry_run: bool,
     as_json: bool,
-    agreed: Collection[int] | None = None,
+    confirmed: Collection[int] | None = None,
 ) -> int:
-    """Change rows as ``changed_rows``, print what became of them, and return the exit status.
+    """Change rows as ``changed_rows``, print the results, and return the exit status.
 
-    The status is 1 when something could not be done to a row that was named by its id.
+    The status is 1 when a row that was named by its id was not changed.
     """
-    total = Changed()
-    with _progress(await store.count(rows) if agreed is None else len(agreed)) as advance:
-        async for result in changed_rows(store, rows, change, dry_run=dry_run, agreed=agreed):
-            total.add(result)
-            advance()
+    report = ChangeReport("row", change.verb, dry_run=dry_run)
+    first: list[FallbackRow] = []
+    total = await store.count(rows) if confirmed is None else len(confirmed)
+    with report.showing_progress(total):
+        async for result in changed_rows(store, rows, change, dry_run=dry_run, confirmed=confirmed):
+            report.add(str(result.row_id), result.reason)
             if as_json:
                 json_line(_fields(result, change, dry_run=dry_run))
+            elif dry_run and result.row is not None and not result.reason and len(first) < SHOWN:
+                first.append(result.row)
     if not as_json:
-        now = (await store.now()).timestamp()
-        _tell(total, change, now, dry_run=dry_run)
-    return 1 if total.skipped and rows.ids is not None else 0
+        report.print(rows_table(first, (await store.now()).timestamp()))
+    return 1 if report.skipped and rows.ids is not None else 0
 
 
 def _fields(result: RowResult, change: Change, *, dry_run: bool) -> dict[str, object]:
     if result.reason:
         return {"id": result.row_id, "result": "skipped", "reason": result.reason}
-    return {"id": result.row_id, "result": change.done, "dry_run": dry_run}
-
-
-def _tell(total: Changed, change: Change, now_seconds: float, *, dry_run: bool) -> None:
-    console = for_people()
-    if dry_run and total.first_done:
-        console.print(rows_table(total.first_done, now_seconds))
-        if total.done > SHOWN:
-            console.print(f"… and {total.done - SHOWN:,} more")
-    if total.skipped:
-        table = make_table(("id", f"not {change.done}, because"), right=("id",))
-        for result in total.first_skipped:
-            table.add_row(str(result.row_id), plain(result.reason))
-        console.print(table)
-        if total.skipped > SHOWN:
-            console.print(f"… and {total.skipped - SHOWN:,} more")
-    verb = change.would if dry_run else f"{'was' if total.done == 1 else 'were'} {change.done}"
-    console.print(f"{rows_of(total.done)} {verb}" + ("; nothing was changed" if dry_run else ""))
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on a terminal when there are more rows than one page."""
-    console = on_stderr()
-    if not console.is_terminal or total <= PAGE:
-        yield lambda: None
-        return
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("rows", total=total)
-        yield lambda: progress.advance(task)
+    return {"id": result.row_id, "result": change.verb, "dry_run": dry_run}

@@ -1,4 +1,4 @@
-"""Which rows a command means: ids, or all that a filter finds."""
+"""Arguments and options that select rows: ids, or filters."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from faust.cli.base import argument, option
 from order_relay.cli.command import usage_error
 from order_relay.fallback.store import RowFilter, Status
 
-MAX_ID = 2**63 - 1  # what a BIGINT holds
+MAX_ID = 2**63 - 1  # of a BIGINT
 
 
-class RowId(click.ParamType):
+class RowIdType(click.ParamType):
     """The id of a row."""
 
     name = "id"
@@ -22,18 +22,18 @@ class RowId(click.ParamType):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
-        """Return the number that the text means."""
+        """Parse the text."""
         text = str(value)
         digits = text.lstrip("0")
-        # Python reads no number of thousands of digits.
+        # int() refuses numbers of thousands of digits.
         short = text.isascii() and text.isdigit() and 0 < len(digits) <= len(str(MAX_ID))
         if not short or (number := int(digits)) > MAX_ID:
-            self.fail(f"{text[:40]!r} is no row id: ids are whole numbers from 1", param, ctx)
+            self.fail(f"{text[:40]!r} is not a row id: ids are whole numbers from 1", param, ctx)
         return number
 
 
-class StatusName(click.ParamType):
-    """The status of rows, in any case of letters."""
+class StatusType(click.ParamType):
+    """The status of rows, in upper or lower case."""
 
     name = "status"
 
@@ -43,34 +43,31 @@ class StatusName(click.ParamType):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> Status:
-        """Return the status that the text means."""
+        """Parse the text."""
         found = self._allowed.get(str(value).upper())
         if found is None:
             self.fail(f"{str(value)[:40]!r} must be {' or '.join(self._allowed)}", param, ctx)
         return found
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """Return what ``--help`` shows."""
+        """Return the value's name in ``--help``."""
         return f"[{'|'.join(self._allowed)}]"
 
 
-ROW_ID = RowId()
-STATUS = StatusName(*Status)
+ROW_ID = RowIdType()
+STATUS = StatusType(*Status)
 
 IDS_ARGUMENT = argument("ids", nargs=-1, type=ROW_ID, metavar="[ID]...")
-ALL_OPTION = option(
-    "--all", "everything", is_flag=True, default=False, help="All that the filters leave."
-)
 TOPIC_OPTION = option("--topic", default=None, help="With --all: only rows of this topic.")
 ERROR_OPTION = option(
     "--error-contains", default=None, help="With --all: only rows with this in their error."
 )
 
 
-def chosen(ids: Sequence[int], everything: bool, filters: RowFilter) -> RowFilter:
-    """Return the rows that are meant: those of the ids, or with ``--all`` of the filters.
+def selected_rows(ids: Sequence[int], everything: bool, filters: RowFilter) -> RowFilter:
+    """Return the rows of the ids, or with ``--all`` those of the filters.
 
-    Filters without a status mean FAILED rows.
+    Filters without a status select FAILED rows.
 
     Raises:
         ClickException: Neither or both are given.
@@ -80,7 +77,7 @@ def chosen(ids: Sequence[int], everything: bool, filters: RowFilter) -> RowFilte
         "--topic": filters.topic,
         "--error-contains": filters.error_contains,
     }
-    narrowed = [name for name, value in options.items() if value is not None]
+    given = [name for name, value in options.items() if value is not None]
     if everything and ids:
         raise usage_error("give row ids or --all, not both")
     if everything:
@@ -89,6 +86,6 @@ def chosen(ids: Sequence[int], everything: bool, filters: RowFilter) -> RowFilte
         raise usage_error(
             "say which rows: their ids, or --all, narrowed by --topic and --error-contains"
         )
-    if narrowed:
-        raise usage_error(f"{' and '.join(narrowed)} can only go with --all, not with row ids")
+    if given:
+        raise usage_error(f"{' and '.join(given)} can only go with --all, not with row ids")
     return RowFilter(ids=frozenset(ids))

@@ -1,12 +1,13 @@
-"""How rows of the fallback table are shown."""
+"""Rows of the fallback table as JSON and as a table."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 
-from order_relay.cli.output import age, make_table, moment, plain
+from order_relay.cli.output import age, iso_time, make_table, plain
 from order_relay.fallback.store import FallbackRow, Status
 from order_relay.model.byte_text import to_text
 
@@ -14,9 +15,9 @@ ERROR_LENGTH = 200
 
 
 def row_fields(row: FallbackRow) -> dict[str, Any]:
-    """Return a row as JSON has it, with the names of the SQL columns.
+    """Return the fields of a row for JSON, named as the SQL columns.
 
-    Bytes are written as they stand in the table; see ``order_relay.fallback.sql.schema``.
+    Bytes are written as in the table; see ``order_relay.fallback.sql.schema``.
     """
     return {
         "id": row.id,
@@ -28,15 +29,15 @@ def row_fields(row: FallbackRow) -> dict[str, Any]:
         "message_partition": row.partition,
         "retry_count": row.retry_count,
         "max_retry": row.max_retry,
-        "next_retry_at": moment(row.next_retry_at),
+        "next_retry_at": iso_time(row.next_retry_at),
         "error_message": row.malformed or row.error_message,
-        "created_at": moment(row.created_at),
-        "updated_at": moment(row.updated_at),
-        "published_at": moment(row.published_at),
+        "created_at": iso_time(row.created_at),
+        "updated_at": iso_time(row.updated_at),
+        "published_at": iso_time(row.published_at),
     }
 
 
-def rows_table(rows: list[FallbackRow], now_seconds: float) -> Table:
+def rows_table(rows: Sequence[FallbackRow], now_seconds: float) -> Table:
     """Return rows as a table; ``now_seconds`` is the store's time, since the epoch."""
     table = make_table(
         ("id", "status", "topic", "key", "age", "retries", "next try", "error"),

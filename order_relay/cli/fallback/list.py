@@ -1,6 +1,8 @@
-"""``faust -A app fallback-list``."""
+"""``faust -A app fallback-list`` and ``fallback-stats``."""
 
 from __future__ import annotations
+
+from dataclasses import asdict
 
 import click
 from faust.cli.base import option
@@ -8,8 +10,15 @@ from faust.cli.base import option
 from order_relay.cli.command import JSON_OPTION, RelayCommand, options
 from order_relay.cli.fallback.filters import ROW_ID, STATUS
 from order_relay.cli.fallback.formatting import row_fields, rows_table
-from order_relay.cli.fallback.open_table import opened_table
-from order_relay.cli.output import for_people, json_line, on_stderr, rows_of
+from order_relay.cli.fallback.open_table import open_table
+from order_relay.cli.output import (
+    age,
+    count_of,
+    json_line,
+    make_table,
+    stderr_console,
+    stdout_console,
+)
 from order_relay.fallback.store import RowFilter, Status
 from order_relay.fallback.table import FallbackTable
 
@@ -40,27 +49,27 @@ class fallback_list(RelayCommand):  # noqa: N801 - Faust takes the command's nam
     ) -> int:
         """Print the rows."""
         rows = RowFilter(status=status, topic=topic, error_contains=error_contains)
-        async with opened_table(self.settings) as table:
-            if as_json or self.json:
+        async with open_table(self.settings) as table:
+            if as_json:
                 await _print_json(table, rows, limit, after_id or 0)
                 return 0
             found = await table.find(rows, after_id=after_id or 0, limit=limit)
             total = await table.count(rows)
             now = await table.now()
         if found:
-            for_people().print(rows_table(found, now.timestamp()))
+            stdout_console().print(rows_table(found, now.timestamp()))
         if not total:
-            on_stderr().print("No rows")
+            stderr_console().print("No rows")
         elif len(found) < total:
-            on_stderr().print(
-                f"{len(found):,} of {rows_of(total)}"
+            stderr_console().print(
+                f"{len(found):,} of {count_of(total, 'row')}"
                 + (f"; --after-id {found[-1].id} shows the next" if found else "")
             )
         return 0
 
 
 async def _print_json(table: FallbackTable, rows: RowFilter, limit: int, after_id: int) -> None:
-    """Print page by page: however many rows there are, a page of them is in memory."""
+    """Print page by page, so that only one page is in memory."""
     while limit > 0:
         page = await table.find(rows, after_id=after_id, limit=min(limit, PAGE))
         for row in page:
@@ -69,3 +78,24 @@ async def _print_json(table: FallbackTable, rows: RowFilter, limit: int, after_i
             return
         limit -= len(page)
         after_id = page[-1].id
+
+
+class fallback_stats(RelayCommand):  # noqa: N801 - Faust takes the command's name from here
+    """Count the rows of the fallback table by status."""
+
+    options = options(JSON_OPTION)
+
+    async def work(self, *, as_json: bool) -> int:
+        """Print the counts."""
+        async with open_table(self.settings) as table:
+            stats = await table.stats()
+        if as_json:
+            json_line(asdict(stats))
+            return 0
+        shown = make_table(("status", "rows", "oldest"), right=("rows", "oldest"))
+        oldest = age(stats.oldest_pending_seconds) if stats.pending else ""
+        shown.add_row("PENDING", f"{stats.pending:,}", oldest)
+        shown.add_row("PUBLISHED", f"{stats.published:,}", "")
+        shown.add_row("FAILED", f"{stats.failed:,}", "")
+        stdout_console().print(shown)
+        return 0

@@ -1,4 +1,4 @@
-"""Opening the fallback table for a command that looks at it or changes it."""
+"""Opening the fallback table for a command that reads or changes it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from order_relay.settings import Settings
 
 
 @asynccontextmanager
-async def opened_table(settings: Settings) -> AsyncIterator[FallbackTable]:
-    """Open the table that the workers use, and close it in the end.
+async def open_table(settings: Settings) -> AsyncIterator[FallbackTable]:
+    """Open the table that the workers use, and close it at the end.
 
-    It is neither made nor migrated, that is the workers' business: a table made here would only
-    seem to be theirs, in a database that may be somebody else's.
+    Only workers create and migrate it. A command that did so would hide a wrong DATABASE_URL.
 
     Raises:
         ClickException: The database cannot be used, is a file that does not exist, or has no
@@ -26,7 +25,7 @@ async def opened_table(settings: Settings) -> AsyncIterator[FallbackTable]:
     """
     table = FallbackTable(settings.database_url.get_secret_value())
     try:
-        check_file(table)
+        _check_file(table)
         try:
             revisions = await table.look()
         except RelayError as error:
@@ -38,10 +37,10 @@ async def opened_table(settings: Settings) -> AsyncIterator[FallbackTable]:
 
 
 def check_revisions(table: FallbackTable, revisions: Revisions) -> None:
-    """See that the table is there, as this version has it.
+    """Check that the table exists, in this version.
 
     Raises:
-        ClickException: It is not.
+        ClickException: It does not.
     """
     if revisions.found is None:
         raise click.ClickException(
@@ -51,23 +50,16 @@ def check_revisions(table: FallbackTable, revisions: Revisions) -> None:
     if revisions.found != revisions.wanted:
         raise click.ClickException(
             f"the fallback table at DATABASE_URL={table.location} is at revision "
-            f"{revisions.found}, "
-            f"older than this version's {revisions.wanted}: run the older version's command, or "
-            "start a worker of this version, which migrates it"
+            f"{revisions.found}, older than this version's {revisions.wanted}: run the older "
+            "version's command, or start a worker of this version, which migrates it"
         )
 
 
-def check_file(table: FallbackTable) -> None:
-    """See that a database that is a file is there.
-
-    Raises:
-        ClickException: It is not.
-    """
+def _check_file(table: FallbackTable) -> None:
     url = table.engine.url
     if url.get_backend_name() != "sqlite" or (url.database or "").startswith("file:"):
         return
-    path = Path(url.database or "")
-    if not path.is_file():
+    if not Path(url.database or "").is_file():
         raise click.ClickException(
             f"there is no database at DATABASE_URL={table.location}: "
             "run this in the worker's folder, or set DATABASE_URL to the worker's file"

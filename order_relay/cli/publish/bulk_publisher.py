@@ -1,4 +1,4 @@
-"""Publishing many events: bounded in flight, those of one key one after another."""
+"""Publishing many events: a bounded number at a time, and those of one key in order."""
 
 from __future__ import annotations
 
@@ -9,32 +9,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from order_relay.cli.publish.line_reader import Line
-from order_relay.errors import (
-    InvalidEvent,
-    KafkaUnavailable,
-    PublishFailed,
-    PublishRefused,
-    RecordTooLarge,
-    RelayError,
-)
+from order_relay.errors import InvalidEvent, KafkaUnavailable, PublishFailed, RecordTooLarge
 from order_relay.fallback.replay import ReplayProducer
 from order_relay.fallback.store import FallbackStore
-from order_relay.kafka.producer import Acknowledged
 from order_relay.model.events import decode_order_paid
-from order_relay.model.headers import Headers
+from order_relay.publishing.outage_watch import OutageWatch
 from order_relay.publishing.publisher import Published, Publisher, Saved
 
 MAX_IN_FLIGHT = 500
 MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024
-PING_INTERVAL_SECONDS = 5.0
-# So many questions without an answer, one after another, make an outage.
-PINGS_UNTIL_OUTAGE = 2
 
 _NAMESPACE = uuid.UUID("7c0c3b0a-5f5e-4f3d-8a37-3d2e0cbb7a11")
 
 
 class LineStatus(StrEnum):
-    """How a line ended."""
+    """The result of a line, in one word."""
 
     PUBLISHED = "published"
     SAVED = "saved"
@@ -44,11 +33,14 @@ class LineStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LineResult:
-    """What became of a line.
+    """The result of a line.
 
     Attributes:
-        place: Where Kafka has it, if it is published.
-        row_id: Where the fallback table has it, if it is saved.
+        number: The line's number, from 1.
+        result: The result in one word.
+        event_id: The event's id; None if the line is refused.
+        position: The record in Kafka, if it is published.
+        row_id: The row in the fallback table, if it is saved.
         reason: Why it is not published.
     """
 
@@ -61,10 +53,10 @@ class LineResult:
 
 
 def order_of(line: Line) -> str:
-    """Check a line, and return the id of the order that was paid, as text.
+    """Check a line, and return the id of the paid order as text.
 
     Raises:
-        InvalidEvent: It is too long, or no ORDER_PAID event.
+        InvalidEvent: It is too long, or not an ORDER_PAID event.
     """
     if line.too_long:
         raise InvalidEvent("invalid_event", "the line is too long")
@@ -74,10 +66,10 @@ def order_of(line: Line) -> str:
 async def check_lines(
     lines: AsyncIterator[Line], on_result: Callable[[LineResult], None], *, new_ids: bool = False
 ) -> None:
-    """Tell of every line what publishing it would come to, if Kafka takes it.
+    """Report for every line the result that publishing has while Kafka works.
 
     Raises:
-        OSError: The lines cannot be read on.
+        OSError: Reading failed.
     """
     async for line in lines:
         try:
@@ -90,10 +82,14 @@ async def check_lines(
 
 
 class BulkPublisher:
-    """Publishes lines through ``Publisher``, so that each ends as one of ``LineStatus``.
+    """Publishes lines through ``Publisher``; each ends as one of ``LineStatus``.
 
-    While Kafka cannot be reached, events are saved without waiting for it; and so are those
-    whose key has an event in the table already, which they must not overtake.
+    During an outage events are saved without waiting for Kafka. Once an event of a key is saved,
+    later ones of this key are saved as well, to keep their order.
+
+    Attributes:
+        stopped_at: The first line that neither Kafka nor the database took; no line is begun
+            after it. None: there is none.
     """
 
     def __init__(
@@ -107,89 +103,100 @@ class BulkPublisher:
         new_ids: bool = False,
         max_in_flight: int = MAX_IN_FLIGHT,
         max_bytes: int = MAX_BYTES_IN_FLIGHT,
-        ping_interval_seconds: float = PING_INTERVAL_SECONDS,
     ) -> None:
-        """Prepare; producer and store are the caller's.
+        """Prepare; the caller starts and stops producer and store.
 
         Args:
-            producer: Where events go.
-            store: Where events go that Kafka does not take.
-            topic: Their topic.
-            on_result: Is told of every line, as it ends.
+            producer: Publishes events.
+            store: Saves events that Kafka refuses.
+            topic: The topic.
+            on_result: Called with the result of every line.
             max_retry: Refusals after which a saved row is FAILED.
-            new_ids: A new event id for every line; else the same line always has the same one,
-                so that a file can be published again without harm.
-            max_in_flight: Lines under way at a time.
-            max_bytes: Their size at a time; a line may be larger, and is then alone.
-            ping_interval_seconds: Between questions whether Kafka answers.
+            new_ids: Whether every line gets a new event id. Otherwise the same line always gets
+                the same one, so that a file can safely be published again.
+            max_in_flight: Limit of lines under way.
+            max_bytes: Limit of their size; a larger line goes alone.
         """
         self._producer = producer
-        self._topic = topic
         self._on_result = on_result
         self._new_ids = new_ids
-        self._room = _Room(max_in_flight, max_bytes)
-        self._ping_interval_seconds = ping_interval_seconds
-        self._direct = Publisher(producer, store, topic, max_retry=max_retry)
-        self._holding = Publisher(_NotAsked(self._why_not_asked), store, topic, max_retry=max_retry)
-        self._outage: KafkaUnavailable | None = None
-        self._keys: dict[str, asyncio.Task[None]] = {}
+        self._max_in_flight = max_in_flight
+        self._max_bytes = max_bytes
+        self._watch = watch = OutageWatch(producer)
+        self._publisher = Publisher(
+            producer, store, topic, max_retry=max_retry, outage=lambda: watch.reason
+        )
+        behind = "an earlier event of its key is in the fallback table"
+        self._saving = Publisher(
+            producer, store, topic, max_retry=max_retry, outage=lambda: watch.reason or behind
+        )
+        self._last_of_key: dict[str, asyncio.Task[None]] = {}
         self._saved_keys: set[str] = set()
         self._running: set[asyncio.Task[None]] = set()
+        self._bytes = 0
+        self._ended = asyncio.Event()
         self.stopped_at: int | None = None
-        """The line whose event nobody took: after it nothing more was begun."""
 
     @property
-    def outage(self) -> KafkaUnavailable | None:
-        """Why Kafka is not asked at present."""
-        return self._outage
+    def outage(self) -> str:
+        """Why Kafka is not asked at present; empty while it is."""
+        return self._watch.reason
 
-    async def look_at_kafka(self) -> None:
-        """Ask once whether Kafka can be reached; what follows is done accordingly."""
+    async def check_kafka(self) -> None:
+        """Ask once whether a broker answers; if none does, begin as in an outage."""
         try:
             await self._producer.ping()
         except KafkaUnavailable as error:
-            self._outage = error
+            self._watch.reason = str(error)
 
     async def publish(self, lines: AsyncIterator[Line]) -> None:
         """Publish the lines, and return when every line begun has ended.
 
         Raises:
-            OSError: The lines cannot be read on; those begun have ended.
+            OSError: Reading failed; the lines begun have ended.
         """
-        watch = asyncio.create_task(self._watch_kafka())
+        watching = asyncio.create_task(self._watch.run(self._publisher.save_waiting))
         try:
             async for line in lines:
-                await self._room.take(len(line.value))
+                await self._wait_for_room(len(line.value))
                 if self.stopped_at is not None:
                     return
                 self._begin(line)
         finally:
             while self._running:
                 await asyncio.wait(self._running)
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     async def close(self, grace_seconds: float) -> None:
         """Save what Kafka does not answer within the grace."""
-        await self._direct.close(grace_seconds)
+        await self._publisher.close(grace_seconds)
 
-    # --- one line -------------------------------------------------------------------------------
+    async def _wait_for_room(self, size: int) -> None:
+        while self._running and (
+            len(self._running) >= self._max_in_flight or self._bytes + size > self._max_bytes
+        ):
+            self._ended.clear()
+            await self._ended.wait()
 
     def _begin(self, line: Line) -> None:
         try:
             key = order_of(line)
         except InvalidEvent as error:
-            self._end(line, LineResult(line.number, LineStatus.REFUSED, reason=str(error)))
+            self._on_result(LineResult(line.number, LineStatus.REFUSED, reason=str(error)))
             return
-        task = asyncio.create_task(self._publish_in_turn(line, key, self._keys.get(key)))
-        self._keys[key] = task
+        task = asyncio.create_task(self._publish_in_turn(line, key, self._last_of_key.get(key)))
+        self._last_of_key[key] = task
         self._running.add(task)
-        task.add_done_callback(lambda ended: self._forget(ended, key))
+        self._bytes += len(line.value)
+        task.add_done_callback(lambda ended: self._end(ended, key, len(line.value)))
 
-    def _forget(self, task: asyncio.Task[None], key: str) -> None:
+    def _end(self, task: asyncio.Task[None], key: str, size: int) -> None:
         self._running.discard(task)
-        if self._keys.get(key) is task:
-            del self._keys[key]
+        self._bytes -= size
+        self._ended.set()
+        if self._last_of_key.get(key) is task:
+            del self._last_of_key[key]
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
 
@@ -203,13 +210,12 @@ class BulkPublisher:
             self._saved_keys.add(key)
         elif result.result is LineStatus.FAILED and self.stopped_at is None:
             self.stopped_at = line.number
-        self._end(line, result)
+        self._on_result(result)
 
     async def _publish(self, line: Line, key: str) -> LineResult:
         number = line.number
         event_id = str(uuid.uuid4() if self._new_ids else _event_id(line.value))
-        held = self._outage is not None or key in self._saved_keys
-        publisher = self._holding if held else self._direct
+        publisher = self._saving if key in self._saved_keys else self._publisher
         try:
             outcome = await publisher.publish(line.value, event_id=event_id)
         except (InvalidEvent, RecordTooLarge) as error:
@@ -222,76 +228,6 @@ class BulkPublisher:
                 return LineResult(number, LineStatus.PUBLISHED, event_id, position=outcome)
             case Saved(row_id, _, reason):
                 return LineResult(number, LineStatus.SAVED, event_id, row_id=row_id, reason=reason)
-
-    def _end(self, line: Line, result: LineResult) -> None:
-        self._room.give(len(line.value))
-        self._on_result(result)
-
-    # --- outages --------------------------------------------------------------------------------
-
-    def _why_not_asked(self) -> RelayError:
-        return self._outage or PublishRefused(
-            self._topic, "an earlier event of its key is in the fallback table"
-        )
-
-    async def _watch_kafka(self) -> None:
-        unanswered = PINGS_UNTIL_OUTAGE if self._outage is not None else 0
-        while True:
-            await asyncio.sleep(self._ping_interval_seconds)
-            try:
-                await self._producer.ping()
-            except KafkaUnavailable as error:
-                unanswered += 1
-                if unanswered >= PINGS_UNTIL_OUTAGE:
-                    self._outage = error
-            else:
-                unanswered = 0
-                self._outage = None
-
-
-class _NotAsked:
-    """A producer that refuses everything: what is published through it is saved."""
-
-    def __init__(self, why: Callable[[], RelayError]) -> None:
-        self._why = why
-
-    async def send(
-        self,
-        topic: str,
-        *,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers = (),
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-    ) -> Acknowledged:
-        """Refuse."""
-        raise self._why()
-
-
-class _Room:
-    """Bounds what is under way, by number and by size. One taker, any givers."""
-
-    def __init__(self, max_count: int, max_bytes: int) -> None:
-        self._max_count = max_count
-        self._max_bytes = max_bytes
-        self._count = 0
-        self._bytes = 0
-        self._freed = asyncio.Event()
-
-    async def take(self, size: int) -> None:
-        while self._count >= self._max_count or (
-            self._count and self._bytes + size > self._max_bytes
-        ):
-            self._freed.clear()
-            await self._freed.wait()
-        self._count += 1
-        self._bytes += size
-
-    def give(self, size: int) -> None:
-        self._count -= 1
-        self._bytes -= size
-        self._freed.set()
 
 
 def _event_id(value: bytes) -> uuid.UUID:

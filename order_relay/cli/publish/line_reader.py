@@ -1,11 +1,10 @@
-"""Reading lines from a file or a pipe beside the event loop, each as soon as it is there."""
+"""Reading the lines of a file or a pipe without blocking the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import threading
-from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -16,12 +15,12 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line without its end.
+    """A line without its line end.
 
     Attributes:
         number: From 1.
-        value: What it holds; empty when it is too long.
-        too_long: It is over the limit.
+        value: The line's bytes; empty when it is too long.
+        too_long: Whether it is over the limit.
     """
 
     number: int
@@ -30,49 +29,51 @@ class Line:
 
 
 class LineReader:
-    """Reads the lines of a file descriptor; the descriptor is the caller's.
+    """Reads the lines of a file descriptor, which the caller closes.
 
-    It is read by a daemon thread, straight from the system: a pipe on which nothing comes keeps
-    neither the loop nor the end of the process waiting.
+    A daemon thread reads: a silent pipe delays neither the event loop nor the end of the process.
+    (asyncio itself reads no regular files, and would make a shared stdin non-blocking.)
 
     Attributes:
-        bytes_read: How much of it has been handed out.
+        bytes_read: The size of the lines returned so far.
     """
 
     def __init__(self, descriptor: int, *, max_line_bytes: int) -> None:
         """Read from ``descriptor``; lines over ``max_line_bytes`` are not kept in memory."""
         self._descriptor = descriptor
         self._max_line_bytes = max_line_bytes
-        self._chunks: deque[bytes] = deque()
+        self._chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue()
         self._room = threading.Semaphore(CHUNKS_AHEAD)
-        self._news = asyncio.Event()
-        self._error: OSError | None = None
-        self._stopped = False
+        self._stopped = threading.Event()
         self.bytes_read = 0
 
     def stop(self) -> None:
-        """Hand out no more lines; to be called from the loop."""
-        self._stopped = True
-        self._news.set()
+        """Return no more lines; to be called in the event loop."""
+        self._stopped.set()
+        self._chunks.put_nowait(b"")  # ends the wait for a chunk
 
     async def lines(self) -> AsyncIterator[Line]:
-        """Yield the lines, blank ones left out; to be called once.
+        """Yield the lines except blank ones; to be called once.
 
         Raises:
-            OSError: It cannot be read on.
+            OSError: Reading failed.
         """
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._read, args=(loop,), name="lines", daemon=True).start()
         number = 0
         rest = bytearray()
         too_long = False
-        while not self._stopped:
-            chunk = await self._chunk()
-            if chunk is None:
+        at_end = False
+        while not at_end:
+            chunk = await self._chunks.get()
+            self._room.release()
+            if self._stopped.is_set():
                 return
-            ended = not chunk
+            if isinstance(chunk, OSError):
+                raise chunk
+            at_end = not chunk
             *whole, begun = chunk.split(b"\n")
-            for piece in whole if not ended else [b""]:
+            for piece in [b""] if at_end else whole:
                 rest += piece
                 number += 1
                 line = self._line(number, rest, too_long)
@@ -81,18 +82,13 @@ class LineReader:
                 too_long = False
                 if line is not None:
                     yield line
-                if self._is_stopped():  # while the line was being used
+                if self._stopped.is_set():  # while the caller used the line
                     return
-            if ended:
-                return
             rest += begun
             if len(rest) > self._max_line_bytes:
                 self.bytes_read += len(rest)
                 rest.clear()
                 too_long = True
-
-    def _is_stopped(self) -> bool:
-        return self._stopped
 
     def _line(self, number: int, content: bytearray, too_long: bool) -> Line | None:
         if too_long or len(content) > self._max_line_bytes:
@@ -103,36 +99,15 @@ class LineReader:
         value = value.strip(b" \t\r")
         return Line(number, value) if value else None
 
-    async def _chunk(self) -> bytes | None:
-        """Return what was read next; empty at the end, ``None`` when stopped."""
-        while not self._chunks and not self._stopped:
-            if self._error is not None:
-                raise self._error
-            self._news.clear()
-            await self._news.wait()
-        if self._stopped:
-            return None
-        self._room.release()
-        return self._chunks.popleft()
-
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
-        chunk = b"?"
-        try:
-            while chunk and not self._stopped:
-                self._room.acquire()
-                try:
-                    chunk = os.read(self._descriptor, CHUNK_BYTES)
-                except OSError as error:
-                    loop.call_soon_threadsafe(self._failed, error)
-                    return
-                loop.call_soon_threadsafe(self._arrived, chunk)
-        except RuntimeError:
-            return  # the loop has ended first
-
-    def _arrived(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
-        self._news.set()
-
-    def _failed(self, error: OSError) -> None:
-        self._error = error
-        self._news.set()
+        chunk: bytes | OSError = b"?"
+        while chunk and not isinstance(chunk, OSError) and not self._stopped.is_set():
+            self._room.acquire()
+            try:
+                chunk = os.read(self._descriptor, CHUNK_BYTES)
+            except OSError as error:
+                chunk = error
+            try:
+                loop.call_soon_threadsafe(self._chunks.put_nowait, chunk)
+            except RuntimeError:
+                return  # the loop has ended first

@@ -8,7 +8,7 @@ import signal
 import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 from faust.cli.base import argument, option
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
@@ -17,16 +17,18 @@ from order_relay.cli.command import (
     DRY_RUN_OPTION,
     JSON_OPTION,
     RelayCommand,
+    handling_signals,
+    open_producer,
     options,
     usage_error,
 )
-from order_relay.cli.output import for_people, on_stderr, plain
+from order_relay.cli.output import plain, stderr_console
 from order_relay.cli.publish.bulk_publisher import BulkPublisher, check_lines
 from order_relay.cli.publish.line_reader import LineReader
 from order_relay.cli.publish.report import PublishReport
 from order_relay.errors import RelayError
 from order_relay.fallback.table import FallbackTable
-from order_relay.kafka.producer import MAX_MESSAGE_BYTES, KafkaProducer
+from order_relay.kafka.producer import MAX_MESSAGE_BYTES
 
 SHOW_EVERY_SECONDS = 0.2
 # After Ctrl-C or SIGTERM: what Kafka has not answered by then is saved.
@@ -46,7 +48,6 @@ class publish(RelayCommand):  # noqa: N801 - Faust takes the command's name from
         option(
             "--new-ids",
             is_flag=True,
-            default=False,
             help="Give every line a new event-id: to publish on purpose what was published before.",
         ),
         DRY_RUN_OPTION,
@@ -55,46 +56,31 @@ class publish(RelayCommand):  # noqa: N801 - Faust takes the command's name from
 
     async def work(self, *, file: str | None, new_ids: bool, dry_run: bool, as_json: bool) -> int:
         """Publish the lines and print the report."""
-        report = PublishReport(as_json=as_json or self.json, dry_run=dry_run)
         if file is None:
             raise usage_error("FILE is missing: give a file of JSON lines, or - for stdin")
+        report = PublishReport(self.settings.order_paid_topic, as_json=as_json, dry_run=dry_run)
         with _opened(file) as descriptor:
             reader = LineReader(descriptor, max_line_bytes=MAX_MESSAGE_BYTES)
-            showing = _showing(reader, report, descriptor)
-            if dry_run:
-                return await self._check(reader, report, showing, new_ids=new_ids)
-            return await self._publish(reader, report, showing, new_ids=new_ids)
-
-    async def _check(
-        self,
-        reader: LineReader,
-        report: PublishReport,
-        showing: AbstractContextManager[None],
-        *,
-        new_ids: bool,
-    ) -> int:
-        remark = ""
-        with _stopping(reader, report, None) as stop, showing:
-            try:
-                await check_lines(reader.lines(), report.add, new_ids=new_ids)
-            except OSError as error:
-                remark = f"the input cannot be read on: {error.strerror or error}"
+            stop = _Stop(reader, report)
+            with _showing(reader, report, descriptor):
+                if dry_run:
+                    with stop.watching(None):
+                        await check_lines(reader.lines(), report.add, new_ids=new_ids)
+                else:
+                    await self._publish(reader, report, stop, new_ids=new_ids)
+        report.close(stop.remark)
+        if report.unwritable:
+            told = f"stdout cannot be written: {report.unwritable}; {report.counts()}"
+            _remark(f"{told}; {stop.remark}" if stop.remark else told)
         if stop.signal:
-            remark = "stopped by a signal"
-        elif report.unwritable:
-            remark = "stopped there"
-        return self._end(report, remark, stop)
+            return 128 + stop.signal
+        return 1 if report.failed_count or stop.remark or report.unwritable else 0
 
     async def _publish(
-        self,
-        reader: LineReader,
-        report: PublishReport,
-        showing: AbstractContextManager[None],
-        *,
-        new_ids: bool,
-    ) -> int:
+        self, reader: LineReader, report: PublishReport, stop: _Stop, *, new_ids: bool
+    ) -> None:
         settings = self.settings
-        async with self._table() as table, self._producer() as producer:
+        async with self._table() as table, open_producer(settings) as producer:
             publisher = BulkPublisher(
                 producer,
                 table,
@@ -103,42 +89,12 @@ class publish(RelayCommand):  # noqa: N801 - Faust takes the command's name from
                 max_retry=settings.fallback_max_retry,
                 new_ids=new_ids,
             )
-            await publisher.look_at_kafka()
-            if publisher.outage is not None:
+            report.table_location = table.location
+            await publisher.check_kafka()
+            if publisher.outage:
                 _remark(f"{publisher.outage}: saving events in {table.location}")
-            remark = ""
-            with _stopping(reader, report, publisher) as stop, showing:
-                try:
-                    await publisher.publish(reader.lines())
-                except OSError as error:
-                    remark = f"the input cannot be read on: {error.strerror or error}"
-            location = table.location
-        if publisher.stopped_at is not None:
-            remark = (
-                f"stopped after line {publisher.stopped_at:,}: neither Kafka nor the database "
-                "takes events; publish the file again when one of them does"
-            )
-        elif stop.signal:
-            remark = (
-                "stopped by a signal: every event begun is accounted for above; "
-                "publish the file again for the rest"
-            )
-        elif report.unwritable:
-            remark = "stopped there; publish the file again for the rest"
-        return self._end(report, remark, stop, table_location=location)
-
-    def _end(
-        self, report: PublishReport, remark: str, stop: _Stop, *, table_location: str = ""
-    ) -> int:
-        """Print the report, and return the exit status."""
-        topic = self.settings.order_paid_topic
-        report.close(for_people(), topic=topic, table_location=table_location, remark=remark)
-        if report.unwritable:
-            told = f"stdout cannot be written: {report.unwritable}; {report.words()}"
-            _remark(f"{told}; {remark}" if remark else told)
-        if stop.signal:
-            return 128 + stop.signal
-        return 1 if report.unhappy or remark or report.unwritable else 0
+            with stop.watching(publisher):
+                await publisher.publish(reader.lines())
 
     @asynccontextmanager
     async def _table(self) -> AsyncIterator[FallbackTable]:
@@ -147,20 +103,11 @@ class publish(RelayCommand):  # noqa: N801 - Faust takes the command's name from
             try:
                 await table.open()
             except RelayError as error:
-                # Kafka may take everything.
+                # Kafka may accept every event.
                 _remark(f"what Kafka refuses cannot be saved in {table.location}: {error}")
             yield table
         finally:
             await table.close()
-
-    @asynccontextmanager
-    async def _producer(self) -> AsyncIterator[KafkaProducer]:
-        producer = KafkaProducer(self.settings)
-        await producer.start()
-        try:
-            yield producer
-        finally:
-            await producer.stop()
 
 
 @contextmanager
@@ -187,66 +134,78 @@ def _opened(file: str) -> Iterator[int]:
 
 
 class _Stop:
-    """Ends the reading, not what is under way.
+    """Stops reading early; the lines begun still end.
 
     Attributes:
         signal: The first signal that came, or 0.
+        remark: Why reading ended early; empty if it did not.
     """
 
-    def __init__(self, reader: LineReader, publisher: BulkPublisher | None) -> None:
+    def __init__(self, reader: LineReader, report: PublishReport) -> None:
         self.signal = 0
+        self.remark = ""
         self._reader = reader
-        self._publisher = publisher
+        self._report = report
+        self._publisher: BulkPublisher | None = None
         self._closing: asyncio.Task[None] | None = None
 
-    def by_signal(self, number: signal.Signals) -> None:
-        self.signal = self.signal or number
-        self.now()
+    @contextmanager
+    def watching(self, publisher: BulkPublisher | None) -> Iterator[None]:
+        """Stop on a signal, or when stdout takes no more; None: lines are only checked."""
+        self._publisher = publisher
+        self._report.on_unwritable = self._stop
+        try:
+            with handling_signals(self._on_signal):
+                yield
+        except OSError as error:
+            self.remark = f"the input cannot be read further: {error.strerror or error}"
+        finally:
+            self._report.on_unwritable = None
+        if publisher is not None and publisher.stopped_at is not None:
+            self.remark = (
+                f"stopped after line {publisher.stopped_at:,}: neither Kafka nor the database "
+                "takes events; publish the file again when one of them does"
+            )
+        elif self.signal:
+            self.remark = "stopped by a signal" + (
+                ": every event begun is accounted for above; publish the file again for the rest"
+                if publisher is not None
+                else ""
+            )
+        elif self._report.unwritable:
+            again = "; publish the file again for the rest" if publisher is not None else ""
+            self.remark = f"stopped there{again}"
 
-    def now(self) -> None:
+    def _on_signal(self, number: signal.Signals) -> None:
+        self.signal = self.signal or number
+        self._stop()
+
+    def _stop(self) -> None:
         self._reader.stop()
         if self._publisher is not None and self._closing is None:
             self._closing = asyncio.create_task(self._publisher.close(STOP_GRACE_SECONDS))
 
 
 @contextmanager
-def _stopping(
-    reader: LineReader, report: PublishReport, publisher: BulkPublisher | None
-) -> Iterator[_Stop]:
-    """Stop by Ctrl-C and SIGTERM, and when nobody takes the report any more."""
-    loop = asyncio.get_running_loop()
-    stop = _Stop(reader, publisher)
-    report.on_unwritable = stop.now
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.by_signal, number)
-    try:
-        yield stop
-    finally:
-        report.on_unwritable = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-
-@contextmanager
 def _showing(reader: LineReader, report: PublishReport, descriptor: int) -> Iterator[None]:
-    """Show a progress bar on a terminal, and let programs see lines of JSON soon."""
-    console = on_stderr()
+    """Show a progress bar on a terminal, and flush JSON lines to the program that reads them."""
+    console = stderr_console()
     status = os.fstat(descriptor)
     size = status.st_size if stat.S_ISREG(status.st_mode) else None
     progress = Progress(
         SpinnerColumn(),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[words]}", markup=False),
+        TextColumn("{task.fields[counts]}", markup=False),
         console=console,
         transient=True,
         disable=not console.is_terminal,
     )
-    task = progress.add_task("", total=size, words="")
+    task = progress.add_task("", total=size, counts="")
 
     async def show() -> None:
         while True:
-            progress.update(task, completed=reader.bytes_read, words=report.words())
+            progress.update(task, completed=reader.bytes_read, counts=report.counts())
             report.flush()
             await asyncio.sleep(SHOW_EVERY_SECONDS)
 
@@ -259,4 +218,4 @@ def _showing(reader: LineReader, report: PublishReport, descriptor: int) -> Iter
 
 
 def _remark(text: str) -> None:
-    on_stderr().print(plain(text))
+    stderr_console().print(plain(text))

@@ -1,4 +1,4 @@
-"""What ``faust -A app publish`` says: lines of JSON as they end, or a report in the end."""
+"""The output of ``faust -A app publish``: a JSON line for each result, or a report at the end."""
 
 from __future__ import annotations
 
@@ -7,46 +7,56 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-
-from order_relay.cli.output import StdoutLost, flush_stdout, json_line, make_table, plain
+from order_relay.cli.output import (
+    StdoutLost,
+    flush_stdout,
+    json_line,
+    make_table,
+    plain,
+    stdout_console,
+)
 from order_relay.cli.publish.bulk_publisher import LineResult, LineStatus
 
 SHOWN = 20
 SHOWN_REASONS = 10
-NOBODY_HAS_THEM = (LineStatus.REFUSED, LineStatus.FAILED)
-# How a line can end when it is only checked.
+# Such an event is neither in Kafka nor in the table.
+NOT_STORED = (LineStatus.REFUSED, LineStatus.FAILED)
+# The results of lines that are only checked.
 CHECKED = (LineStatus.PUBLISHED, LineStatus.REFUSED)
 
 
 class PublishReport:
-    """Counts results; keeps the first few of those that a person must look at.
+    """Counts results, and keeps the first few that a person must look at.
 
     It goes on counting when stdout takes no more.
 
     Attributes:
+        table_location: Where events are saved; empty in a dry run.
         unwritable: Why stdout takes no more; empty while it does.
-        on_unwritable: Called when that happens.
+        on_unwritable: Called when stdout takes no more.
     """
 
-    def __init__(self, *, as_json: bool, dry_run: bool = False) -> None:
-        """Print each result as JSON at once, or only count it; of a dry run say so."""
+    def __init__(self, topic: str, *, as_json: bool, dry_run: bool) -> None:
+        """Report on events for ``topic``, which in a dry run are not published."""
+        self.table_location = ""
         self.unwritable = ""
         self.on_unwritable: Callable[[], None] | None = None
+        self._topic = topic
         self._as_json = as_json
         self._dry_run = dry_run
+        self._dry_field = {"dry_run": True} if dry_run else {}
         self._counts: Counter[LineStatus] = Counter()
         self._first: list[LineResult] = []
         self._saved_because: Counter[str] = Counter()
 
     def add(self, result: LineResult) -> None:
-        """Take in the result of one line."""
+        """Count the result of one line, and print it as JSON if that is asked for."""
         self._counts[result.result] += 1
         if self._as_json:
-            with self._noticing():
-                json_line(_fields(result) | self._dry)
+            with self._catching_lost_stdout():
+                json_line(_fields(result) | self._dry_field)
             return
-        if result.result in NOBODY_HAS_THEM and len(self._first) < SHOWN:
+        if result.result in NOT_STORED and len(self._first) < SHOWN:
             self._first.append(result)
         if result.result is LineStatus.SAVED and (
             result.reason in self._saved_because or len(self._saved_because) < SHOWN_REASONS
@@ -54,65 +64,62 @@ class PublishReport:
             self._saved_because[result.reason] += 1
 
     def flush(self) -> None:
-        """Let programs see what was printed."""
-        with self._noticing():
+        """Flush stdout."""
+        with self._catching_lost_stdout():
             flush_stdout()
 
     @property
-    def unhappy(self) -> int:
-        """How many lines are neither in Kafka nor in the table."""
-        return sum(self._counts[result] for result in NOBODY_HAS_THEM)
+    def failed_count(self) -> int:
+        """How many events are neither in Kafka nor in the table."""
+        return sum(self._counts[result] for result in NOT_STORED)
 
-    def words(self) -> str:
-        """Return the counts so far in a few words."""
+    def counts(self) -> str:
+        """Return the counts so far as text."""
         return ", ".join(
-            f"{self._counts[result]:,} {self._word(result)}"
+            f"{self._counts[result]:,} {self._verb(result)}"
             for result in LineStatus
             if self._counts[result] or result is LineStatus.PUBLISHED
         )
 
-    def close(self, console: Console, *, topic: str, table_location: str, remark: str) -> None:
+    def close(self, remark: str) -> None:
         """Print the report; ``remark`` says why the end came early, if it did."""
-        with self._noticing():
+        with self._catching_lost_stdout():
             if self._as_json:
                 counts = {result.value: self._counts[result] for result in LineStatus}
-                json_line({"type": "summary", **counts, "stopped": remark or None} | self._dry)
+                json_line(
+                    {"type": "summary", **counts, "stopped": remark or None} | self._dry_field
+                )
             else:
-                self._print(console, topic, table_location, remark)
+                self._print(remark)
             flush_stdout()
 
-    def _print(self, console: Console, topic: str, table_location: str, remark: str) -> None:
-        shown = make_table(("", "events", ""), right=("events",))
-        shown.show_header = False
-        where = {
-            LineStatus.PUBLISHED: f"{'to' if self._dry_run else 'in'} topic {topic}",
-            LineStatus.SAVED: f"in {table_location}; its workers publish them"
-            if self._saved
-            else "",
-            LineStatus.REFUSED: "",
-            LineStatus.FAILED: "neither in Kafka nor in the database" if self._failed else "",
-        }
+    def _print(self, remark: str) -> None:
+        console = stdout_console()
+        table = make_table(("", "events", ""), right=("events",))
+        table.show_header = False
+        where = {LineStatus.PUBLISHED: f"{'to' if self._dry_run else 'in'} topic {self._topic}"}
+        if self._counts[LineStatus.SAVED]:
+            where[LineStatus.SAVED] = f"in {self.table_location}; its workers publish them"
+        if self._counts[LineStatus.FAILED]:
+            where[LineStatus.FAILED] = "neither in Kafka nor in the database"
         for result in CHECKED if self._dry_run else LineStatus:
-            shown.add_row(self._word(result), f"{self._counts[result]:,}", plain(where[result]))
-        console.print(shown)
-        self._print_reasons(console)
+            count = f"{self._counts[result]:,}"
+            table.add_row(self._verb(result), count, plain(where.get(result)))
+        console.print(table)
+        for reason, number in self._saved_because.most_common():
+            console.print(plain(f"saved {number:,}: {reason}"))
+        for line in sorted(self._first, key=lambda one: one.number):
+            console.print(plain(f"line {line.number:,} {self._verb(line.result)}: {line.reason}"))
+        if self.failed_count > len(self._first):
+            more = self.failed_count - len(self._first)
+            console.print(f"… and {more:,} more; --json names them all")
         if self._dry_run:
             console.print("nothing was published")
         if remark:
             console.print(plain(remark))
 
-    def _print_reasons(self, console: Console) -> None:
-        for reason, count in self._saved_because.most_common():
-            console.print(plain(f"saved {count:,}: {reason}"))
-        for result in sorted(self._first, key=lambda one: one.number):
-            word = self._word(result.result)
-            console.print(plain(f"line {result.number:,} {word}: {result.reason}"))
-        if self.unhappy > len(self._first):
-            console.print(f"… and {self.unhappy - len(self._first):,} more; --json names them all")
-
     @contextmanager
-    def _noticing(self) -> Iterator[None]:
-        """Notice that stdout takes no more."""
+    def _catching_lost_stdout(self) -> Iterator[None]:
         try:
             yield
         except StdoutLost as error:
@@ -120,20 +127,8 @@ class PublishReport:
             if self.on_unwritable is not None:
                 self.on_unwritable()
 
-    def _word(self, result: LineStatus) -> str:
+    def _verb(self, result: LineStatus) -> str:
         return f"would be {result.value}" if self._dry_run else result.value
-
-    @property
-    def _dry(self) -> dict[str, bool]:
-        return {"dry_run": True} if self._dry_run else {}
-
-    @property
-    def _saved(self) -> int:
-        return self._counts[LineStatus.SAVED]
-
-    @property
-    def _failed(self) -> int:
-        return self._counts[LineStatus.FAILED]
 
 
 def _fields(result: LineResult) -> dict[str, Any]:
