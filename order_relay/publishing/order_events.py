@@ -9,9 +9,11 @@ A service without asyncio has it in a thread of its own: ``order_events_thread``
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from order_relay.fallback.replay import Replay
@@ -24,6 +26,9 @@ from order_relay.publishing.outage_watch import OutageWatch
 from order_relay.publishing.outbox import Outbox
 from order_relay.publishing.publisher import Publisher
 from order_relay.settings import Settings
+
+# Of the event loop in a thread: what the Kafka client and host names are waited for in.
+EXECUTOR_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,24 +107,59 @@ async def open_order_events(
 def order_events_thread(settings: Settings, *, grace_seconds: float = 5.0) -> Iterator[OrderEvents]:
     """The same for a service without asyncio: its event loop runs in a thread of its own.
 
-    Only ``after_commit.publish`` and ``outbox.add`` may be called from other threads.
+    Only ``after_commit.publish`` and ``outbox.add`` may be called from other threads. A process
+    that ends inside the ``with`` block closes it first, unless a signal ends the process.
 
     Raises:
         RelayError: See ``open_order_events``.
     """
     loop = asyncio.new_event_loop()
+    executor = _started_executor()
+    loop.set_default_executor(executor)
     thread = threading.Thread(target=loop.run_forever, name="order-events", daemon=True)
     thread.start()
     opened = open_order_events(settings, grace_seconds=grace_seconds)
-    try:
+    with ExitStack() as stack:
+        stack.callback(_end_loop, loop, thread, executor)
         # Entered and left by one task each: nothing in it is bound to the task.
         events = asyncio.run_coroutine_threadsafe(opened.__aenter__(), loop).result()
-        try:
-            yield events
-        finally:
-            asyncio.run_coroutine_threadsafe(opened.__aexit__(None, None, None), loop).result()
-    finally:
-        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+        stack.callback(
+            lambda: asyncio.run_coroutine_threadsafe(
+                opened.__aexit__(None, None, None), loop
+            ).result()
+        )
+        _close_at_exit(stack)
+        yield events
+
+
+def _started_executor() -> ThreadPoolExecutor:
+    """Return an executor whose threads run: Python 3.12 starts none while the process ends."""
+    executor = ThreadPoolExecutor(EXECUTOR_THREADS, thread_name_prefix="order-events")
+    started = threading.Barrier(EXECUTOR_THREADS)
+    list(executor.map(lambda _: started.wait(), range(EXECUTOR_THREADS)))
+    return executor
+
+
+def _end_loop(
+    loop: asyncio.AbstractEventLoop, thread: threading.Thread, executor: ThreadPoolExecutor
+) -> None:
+    executor.shutdown()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def _close_at_exit(stack: ExitStack) -> None:
+    """Close the stack when the main thread has ended, if it is open then; not in a fork.
+
+    A WSGI server calls a factory and never a function at its end. Without this the interpreter
+    waits for the database driver's threads, and does not end. ``atexit`` runs too late: after the
+    executors, which the clients need to close, have shut down (CPython issue 86813).
+    """
+    process = os.getpid()
+
+    def close() -> None:
+        if os.getpid() == process:
+            stack.close()
+
+    threading._register_atexit(close)  # type: ignore[attr-defined]
