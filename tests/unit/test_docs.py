@@ -455,7 +455,7 @@ def test_alerts_and_dashboards_are_counted() -> None:
 
 def test_the_architecture_has_every_package() -> None:
     """Every package of the engine stands in the table of packages."""
-    table = read("docs/architecture.md").split("## Packages")[1].split("## ")[0]
+    table = read("docs/explanation/architecture.md").split("## Packages")[1].split("## ")[0]
     packages = {path.stem for path in (ROOT / "order_relay").glob("[!_]*/")}
     assert len(packages) > 10  # else they were not found
     assert {name for name in packages if f"`{name}`" not in table} == set()
