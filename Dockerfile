@@ -1,4 +1,4 @@
-# The worker, its commands, and the samples of the quickstart. docs/deploy.md says how it is used.
+# The worker, its commands, and the samples of the quickstart. docs/how-to/deploy.md says how it is used.
 #
 #   docker build -t order-relay .
 #   docker run --rm order-relay worker --help

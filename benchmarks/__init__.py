@@ -1,1 +1,1 @@
-"""Measurements that users can repeat; docs/performance.md says how to read them."""
+"""Measurements that users can repeat; docs/explanation/performance.md says how to read them."""

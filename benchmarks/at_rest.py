@@ -1,7 +1,7 @@
 """``python -m benchmarks.at_rest``: what a worker with little to do costs, and how soon it starts.
 
-One broker of Apache Kafka, one worker as it ships, a sink that answers at once. docs/performance.md
-says how to read the result.
+One broker of Apache Kafka, one worker as it ships, a sink that answers at once.
+docs/explanation/performance.md says how to read the result.
 """
 
 from __future__ import annotations

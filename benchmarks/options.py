@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _OneLineParser(
         prog="python -m benchmarks.delivery",
         description="Measure the worker against a sink of a given latency, beside two plain "
-        "loops of aiokafka and aiohttp. docs/performance.md says how to read the result.",
+        "loops of aiokafka and aiohttp. docs/explanation/performance.md says how to read "
+        "the result.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -2,7 +2,7 @@
 
 Three brokers of Apache Kafka, a sink that answers after a fixed time, and workers of one group on a
 topic that is filled before. Measured is the time after every worker has its share of the
-partitions. docs/scaling.md says how to read the result.
+partitions. docs/how-to/scaling.md says how to read the result.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scale_out",
         description="Measure one, two and three workers of a group beside each other, on three "
-        "brokers of Apache Kafka. docs/scaling.md says how to read the result.",
+        "brokers of Apache Kafka. docs/how-to/scaling.md says how to read the result.",
         allow_abbrev=False,
     )
     parser.add_argument("--repeat", type=int, default=3, help="rounds; medians are shown (3)")

@@ -39,7 +39,7 @@ def _at_risk(board: Dashboard) -> Dashboard:
             figure(
                 "Alerts firing",
                 "How many alerts of the relay fire now, of all groups. Each has a section in "
-                "docs/runbook.md. Which they are stands in the timeline below.",
+                "docs/how-to/runbook.md. Which they are stands in the timeline below.",
                 f"count({ALERTS}) or vector(0)",
                 unit="short",
                 decimals=0,

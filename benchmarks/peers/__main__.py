@@ -1,7 +1,7 @@
 """The command: runs the peers in turn and prints a table in Markdown.
 
 One broker of Apache Kafka serves them all; each run has a topic, a sink and a process of its own.
-docs/performance.md says how to read the table.
+docs/explanation/performance.md says how to read the table.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers",
         description="Measure the relay beside others of its kind, on one broker of Apache Kafka. "
-        "They are installed into ~/.cache/order-relay/peers first. docs/performance.md says how to "
-        "read the result.",
+        "They are installed into ~/.cache/order-relay/peers first. "
+        "docs/explanation/performance.md says how to read the result.",
         allow_abbrev=False,
     )
     parser.add_argument("--repeat", type=int, default=3, help="rounds; medians are shown (3)")

@@ -55,7 +55,7 @@ class Delivery:
 class HttpPost:
     """A handler that POSTs each record's value, byte for byte, and judges the answer.
 
-    2xx finishes the record; what other answers mean is in docs/giving-up.md.
+    2xx finishes the record; what other answers mean is in docs/explanation/giving-up.md.
     """
 
     def __init__(

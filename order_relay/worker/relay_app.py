@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 SHUTDOWN_TAIL_SECONDS = 15.0
 PRODUCER_STOP_SECONDS = 1.0
 # With Python's default of 700 new objects the garbage collector takes a fifth of the CPU time of a
-# worker with hundreds of deliveries in flight (docs/performance.md).
+# worker with hundreds of deliveries in flight (docs/explanation/performance.md).
 GC_THRESHOLDS = (10_000, 20, 20)
 
 

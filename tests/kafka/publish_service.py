@@ -37,7 +37,7 @@ AFTER_COMMIT, OUTBOX, PLAIN_SQL = "after-commit", "outbox", "plain-sql"
 
 HandIn: TypeAlias = Callable[[AsyncSession, int], Awaitable[object]]
 
-# As docs/outbox.md has it.
+# As docs/how-to/outbox.md has it.
 INSERT = sa.text(
     "INSERT INTO kafka_fallback_message (topic, message_key, payload, headers)"
     " VALUES (:topic, :key, :payload, :headers)"

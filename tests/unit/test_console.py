@@ -80,7 +80,9 @@ def test_every_figure_of_the_script_is_in_stats(figures: dict[str, Any]) -> None
 
 def test_every_alert_of_the_script_has_its_section_in_the_runbook() -> None:
     """The verdicts send people there."""
-    sections = set(re.findall(r"^### (\w+)$", (ROOT / "docs/runbook.md").read_text(), re.MULTILINE))
+    sections = set(
+        re.findall(r"^### (\w+)$", (ROOT / "docs/how-to/runbook.md").read_text(), re.MULTILINE)
+    )
     named = set(re.findall(r'"(OrderRelay\w+)"', SCRIPT))
     assert len(named) > 8
     assert named <= sections

@@ -235,7 +235,7 @@ def test_metrics_that_are_named_exist(document: Path) -> None:
 
 def test_every_metric_and_every_label_is_explained() -> None:
     """The page for people on call has the whole catalogue, and the values of its labels."""
-    text = read("docs/operations.md")
+    text = read("docs/how-to/operations.md")
     assert {name for name in catalogue() if f"| `{name}` |" not in text} == set()
     values = {*DEAD_LETTER_REASONS, *PUBLISH_RESULTS.values(), *REPLAY_RESULTS.values()}
     values |= {*ATTEMPT_RESULTS, *STATUS_CLASSES, *STATES, *CLOSED_REASONS}
@@ -264,7 +264,7 @@ def test_fields_of_log_lines_that_are_explained_are_logged() -> None:
     said = [(cells[0], cells[2]) for cells in rows]
     # Of the runbook what follows "the line has", up to the end of the sentence.
     said += re.findall(
-        r"^- (`.+?`) (?:(?!^- ).)*?line\s+has (.+?\.)\s", read("docs/runbook.md"), FLAGS
+        r"^- (`.+?`) (?:(?!^- ).)*?line\s+has (.+?\.)\s", read("docs/how-to/runbook.md"), FLAGS
     )
     lines = list(fields_of_lines())
     found = 0
@@ -288,7 +288,7 @@ def fields_of_lines() -> Iterator[tuple[str, set[str]]]:
 
 def log_table() -> str:
     """The table of log lines on the page for people on call."""
-    return read("docs/operations.md").split("## Logs")[1].split("## ")[0]
+    return read("docs/how-to/operations.md").split("## Logs")[1].split("## ")[0]
 
 
 def explained_phrases() -> list[str]:
@@ -433,9 +433,9 @@ def test_a_worker_is_given_the_time_that_it_takes_to_stop() -> None:
         if number:
             numbers_told[name] = {int(seconds) for seconds in number}
     assert rules_told == {
-        "docs/deploy.md": {2 * tail},
+        "docs/how-to/deploy.md": {2 * tail},
         "docker-compose.yml": {2 * tail},
-        "docs/operations.md": {tail, 2 * tail},
+        "docs/how-to/operations.md": {tail, 2 * tail},
     }
     assert numbers_told == {name: {allowed} for name in rules_told}
 
@@ -464,7 +464,8 @@ def test_the_architecture_has_every_package() -> None:
 def test_the_tests_of_faults_exist() -> None:
     """Whatever fault the worker is said to survive, there is the test that would tell."""
     named = re.findall(
-        r"`((?:e2e|kafka|integration|unit)/[\w/]+\.py)(?:::(\w+))?`", read("docs/faults.md")
+        r"`((?:e2e|kafka|integration|unit)/[\w/]+\.py)(?:::(\w+))?`",
+        read("docs/explanation/faults.md"),
     )
     assert len(named) > 30
     for path, test in named:

@@ -14,7 +14,7 @@ from tests.support.metric_catalogue import unknown_in
 from tests.support.prometheus_server import FOLDER, JOB
 from tests.unit.test_docs import strings_of_the_code
 
-RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
+RUNBOOK = Path(__file__).parents[2] / "docs" / "how-to" / "runbook.md"
 RULES = rules()
 FLAGS = re.MULTILINE | re.DOTALL
 # What must be told at least.
@@ -74,7 +74,7 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do(name: str) -> None:
     if name != "OrderRelayNoWorker":
         assert "{{" in notes["summary"]
     assert len(notes["description"]) > 40
-    assert notes["runbook_url"] == f"docs/runbook.md#{name.lower()}"
+    assert notes["runbook_url"] == f"docs/how-to/runbook.md#{name.lower()}"
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -113,7 +113,7 @@ def test_grafana_watches_prometheus() -> None:
     assert asked["datasourceUid"] == "prometheus"
     assert all(group["name"].startswith("order-relay-") for group in groups())
     assert "order-relay-" in asked["model"]["expr"]
-    assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['title'].lower()}"
+    assert rule["annotations"]["runbook_url"] == f"docs/how-to/runbook.md#{rule['title'].lower()}"
 
 
 @pytest.mark.parametrize("name", [*RULES, grafanas_own()["title"]])

@@ -34,7 +34,7 @@ function showPairs(list, pairs) {
 }
 
 // What a person should know, the worst first: [how bad, what, the alert whose section in
-// docs/runbook.md says what to do].
+// docs/how-to/runbook.md says what to do].
 function verdicts(figures, live) {
   const { breaker, fallback, target } = figures;
   const deadLetters = Object.values(figures.dead_letters).reduce((sum, count) => sum + count, 0);
