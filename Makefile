@@ -78,4 +78,4 @@ lock: ## write the lock files anew from pyproject.toml; UPGRADE=1 takes newer ve
 clean: ## remove .venv, caches and build leftovers
 	rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
 		.hypothesis build dist *.egg-info
-	find order_relay app agents tables demo tests benchmarks grafana -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find order_relay app agents tables demo tests benchmarks grafana scripts -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

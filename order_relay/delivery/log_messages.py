@@ -1,4 +1,4 @@
-"""The log lines of a delivery; docs/how-to/operations.md lists the phrases."""
+"""The log lines of a delivery; docs/reference/logs.md lists the phrases."""
 
 from __future__ import annotations
 

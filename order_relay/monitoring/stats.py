@@ -127,7 +127,7 @@ class Stats:
         )
 
     def figures(self) -> dict[str, Any]:
-        """Return all figures; docs/how-to/operations.md says what each is."""
+        """Return all figures; docs/reference/web.md says what each is."""
         samples = self._samples()
         number, by_label = samples.number, samples.by_label
         probe_in = self._breaker.probe_in_seconds

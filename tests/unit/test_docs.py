@@ -31,6 +31,7 @@ from order_relay.settings import Settings
 from order_relay.settings.consumers import HTTP_OPTIONS, OPTIONS
 from order_relay.worker.discovery import find_consumers
 from order_relay.worker.relay_app import SHUTDOWN_TAIL_SECONDS
+from scripts.reference import pages
 from tests.support.alert_rules import rules
 from tests.support.dashboard_panels import boards
 
@@ -38,6 +39,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 DECISIONS = sorted(ROOT.glob("docs/decisions/[0-9]*.md"))
 ADD_A_CONSUMER = "docs/how-to/add-a-consumer.md"
+SETTINGS = "docs/reference/settings.md"
 COMMANDS = {command.__name__.replace("_", "-") for command in RelayCommand.__subclasses__()}
 # What runs, apart from the demo.
 PRODUCT = ("order_relay", "app", "agents", "tables")
@@ -79,9 +81,9 @@ def bounds(field: FieldInfo) -> Iterator[float]:
                 yield getattr(rule, name)
 
 
-def settings_of_readme() -> dict[str, str]:
-    """Name to default, from the settings table of the README, in its order."""
-    rows = re.findall(r"^\| `([A-Z_]+)` \| (\S+) \| .+ \|$", read("README.md"), re.MULTILINE)
+def settings_of_the_page() -> dict[str, str]:
+    """Name to default, from the tables of the page of settings, in their order."""
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (\S+) \| .+ \|$", read(SETTINGS), re.MULTILINE)
     return {name: default.strip("`") for name, default in rows}
 
 
@@ -102,11 +104,11 @@ def catalogue() -> set[str]:
     return names
 
 
-def test_the_readme_lists_every_setting_with_its_default() -> None:
+def test_the_page_lists_every_setting_with_its_default() -> None:
     """No setting is missing, made up, or shown with another default; the order is the code's."""
     expected = {name: default_text(field, "none") for name, field in FIELDS.items()}
-    assert settings_of_readme() == expected
-    assert list(settings_of_readme()) == list(expected)
+    assert settings_of_the_page() == expected
+    assert list(settings_of_the_page()) == list(expected)
 
 
 def test_the_example_lists_every_setting_with_its_default() -> None:
@@ -234,8 +236,8 @@ def test_metrics_that_are_named_exist(document: Path) -> None:
 
 
 def test_every_metric_and_every_label_is_explained() -> None:
-    """The page for people on call has the whole catalogue, and the values of its labels."""
-    text = read("docs/how-to/operations.md")
+    """The page of metrics has the whole catalogue, and the values of its labels."""
+    text = read("docs/reference/metrics.md")
     assert {name for name in catalogue() if f"| `{name}` |" not in text} == set()
     values = {*DEAD_LETTER_REASONS, *PUBLISH_RESULTS.values(), *REPLAY_RESULTS.values()}
     values |= {*ATTEMPT_RESULTS, *STATUS_CLASSES, *STATES, *CLOSED_REASONS}
@@ -243,7 +245,7 @@ def test_every_metric_and_every_label_is_explained() -> None:
 
 
 def test_log_phrases_that_are_explained_are_logged() -> None:
-    """A phrase that the page for people on call explains stands in the code as it is there."""
+    """A phrase that the page of log lines explains stands in the code as it is there."""
     phrases = explained_phrases()
     assert len(phrases) > 30  # else the table was not found
     texts = "\n".join(strings_of_the_code())
@@ -251,7 +253,7 @@ def test_log_phrases_that_are_explained_are_logged() -> None:
 
 
 def test_errors_that_are_logged_are_explained() -> None:
-    """Whatever a person must act on stands in the table of the page for people on call."""
+    """Whatever a person must act on stands in the table of log lines."""
     logged = list(errors_of_the_code())
     assert len(logged) > 10  # else they were not found
     phrases = explained_phrases()
@@ -287,8 +289,8 @@ def fields_of_lines() -> Iterator[tuple[str, set[str]]]:
 
 
 def log_table() -> str:
-    """The table of log lines on the page for people on call."""
-    return read("docs/how-to/operations.md").split("## Logs")[1].split("## ")[0]
+    """The table on the page of log lines."""
+    return read("docs/reference/logs.md").split("## Lines")[1]
 
 
 def explained_phrases() -> list[str]:
@@ -328,9 +330,18 @@ def errors_of_the_code() -> Iterator[str]:
                     yield text
 
 
-def test_the_readme_lists_every_command() -> None:
-    """Every command beside the worker stands in the README's table, and no other."""
-    rows = re.findall(r"^\| `([a-z-]+)(?: [A-Z]+)?` \| .+ \|$", read("README.md"), re.MULTILINE)
+def test_the_reference_is_what_the_code_writes() -> None:
+    """``python -m scripts.reference`` would change nothing in the pages that it writes."""
+    made = pages()
+    assert len(made) == 3  # settings, metrics, commands
+    for page, text in made.items():
+        assert page.read_text(encoding="utf-8") == text, f"{page.name}: run make docs"
+
+
+def test_the_page_lists_every_command() -> None:
+    """Every command beside the worker stands in the table of commands, and no other."""
+    text = read("docs/reference/commands.md")
+    rows = re.findall(r"^\| `([a-z-]+)(?: [A-Z]+)?` \| .+ \|$", text, re.MULTILINE)
     assert sorted(rows) == sorted(COMMANDS)
 
 

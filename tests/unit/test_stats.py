@@ -290,8 +290,8 @@ def test_the_version_is_the_project_s() -> None:
 
 
 def test_the_document_describes_every_figure(bench: Bench) -> None:
-    """docs/how-to/operations.md has a row for each key of the page, and none that is not there."""
-    text = (ROOT / "docs" / "how-to" / "operations.md").read_text(encoding="utf-8")
+    """docs/reference/web.md has a row for each key of the page, and none that is not there."""
+    text = (ROOT / "docs" / "reference" / "web.md").read_text(encoding="utf-8")
     section = text.partition("## Figures of a worker")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
