@@ -16,9 +16,10 @@ UV_COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal \
 	--python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 	$(if $(UPGRADE),--upgrade)
 LOCK_VENV := .venv-lock
+DOCS_VENV := .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick test-faust fuzz check format dashboards lock clean
+.PHONY: help run test test-quick test-faust fuzz check format dashboards docs lock clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +64,20 @@ dashboards: ## write Grafana's dashboards anew from grafana/*.py
 	@scripts/venv dev
 	$(BIN)/python -m grafana.build
 
+docs: ## write the reference pages anew from the code, check all links, and serve the documentation's site
+	@scripts/venv dev
+	$(BIN)/python -m scripts.reference
+	@$(MAKE) --no-print-directory $(DOCS_VENV)/locks.stamp
+	$(DOCS_VENV)/bin/zensical build --strict --clean
+	$(DOCS_VENV)/bin/zensical serve
+
+$(DOCS_VENV)/locks.stamp: requirements/docs.txt
+	@rm -rf $(DOCS_VENV)
+	@$(or $(PYTHON),python3) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --only-binary :all: -r requirements/docs.txt
+	@touch $@
+
 lock: ## write the lock files anew from pyproject.toml; UPGRADE=1 takes newer versions
 	@rm -rf $(LOCK_VENV)
 	@$(or $(PYTHON),python3) -m venv $(LOCK_VENV)
@@ -72,10 +87,11 @@ lock: ## write the lock files anew from pyproject.toml; UPGRADE=1 takes newer ve
 	$(UV_COMPILE) pyproject.toml --all-extras -o requirements/run.txt
 	$(UV_COMPILE) pyproject.toml --all-extras --group dev -c requirements/run.txt -o requirements/dev.txt
 	$(UV_COMPILE) --group oldest -o requirements/oldest.txt
+	$(UV_COMPILE) --group docs -o requirements/docs.txt
 	$(UV_COMPILE) --group lock -o requirements/lock-tools.txt
 	@rm -rf $(LOCK_VENV)
 
 clean: ## remove .venv, caches and build leftovers
-	rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
+	rm -rf .venv .venv-lock .venv-docs site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
 		.hypothesis build dist *.egg-info
 	find order_relay app agents tables demo tests benchmarks grafana scripts -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -336,6 +337,28 @@ def test_the_reference_is_what_the_code_writes() -> None:
     assert len(made) == 3  # settings, metrics, commands
     for page, text in made.items():
         assert page.read_text(encoding="utf-8") == text, f"{page.name}: run make docs"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """The navigation has each page once and no other; the index leads to all but decisions."""
+    site = tomllib.loads(read("zensical.toml"))["project"]
+    listed = list(pages_of_the_navigation(site["nav"]))
+    found = sorted(str(path.relative_to(ROOT / "docs")) for path in ROOT.glob("docs/**/*.md"))
+    assert len(found) > 40  # else they were not found
+    assert sorted(listed) == found
+    linked = set(re.findall(r"\]\(([\w/-]+\.md)", read("docs/index.md")))
+    alone = {name for name in found if re.match(r"decisions/\d", name)}
+    assert set(found) - alone - linked == {"index.md"}
+
+
+def pages_of_the_navigation(entry: object) -> Iterator[str]:
+    """Every page below an entry of the navigation."""
+    match entry:
+        case str(page):
+            yield page
+        case dict() | list():
+            for one in entry.values() if isinstance(entry, dict) else entry:
+                yield from pages_of_the_navigation(one)
 
 
 def test_the_page_lists_every_command() -> None:
