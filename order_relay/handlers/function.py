@@ -1,4 +1,4 @@
-"""A consumer's function as the target of its records: one call is one attempt."""
+"""Handles records with a consumer's function: one call is one attempt."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from order_relay.delivery.answer import Answer
 from order_relay.delivery.dead_letters import full_name
 from order_relay.delivery.retry import MAX_RETRY_AFTER_SECONDS, Verdict
 from order_relay.errors import Reject, RetryLater, Unavailable
-from order_relay.handlers.http import is_lack_of_ours
+from order_relay.handlers.http import is_local_failure
 from order_relay.logs.log_line import LogLine
 from order_relay.model.consumer import Delivery
 
 logger = logging.getLogger(__name__)
 
 MAX_TEXT_LENGTH = 1024
-# How long a call may take to end once it was cancelled.
+# How long a cancelled call may take to end.
 CANCEL_SECONDS = 1.0
-# These do not get through a task, or through a thread's future, as they are.
-ENDS = (SystemExit, KeyboardInterrupt, StopIteration)
+# asyncio does not pass these on through a task or a thread's future.
+EXITS = (SystemExit, KeyboardInterrupt, StopIteration)
 FUNCTION = "function"
 SUCCESS = Answer(Verdict.SUCCESS, failure=FUNCTION)
 
 
-class HandlerEnded(Exception):
-    """A handler raised what would have ended more than itself."""
+class HandlerExited(Exception):
+    """A handler raised an exception that would have stopped more than its own call."""
 
 
 class FunctionHandler:
-    """Calls a function with each event, an async one in the loop, a plain one in a thread."""
+    """Calls a function with each event: an async one in the event loop, a plain one in a thread."""
 
     def __init__(
         self,
@@ -45,14 +45,14 @@ class FunctionHandler:
         max_in_flight: int,
         redact: Callable[[str], str] = lambda text: text,
     ) -> None:
-        """Prepare; nothing is started.
+        """Create a handler; no thread is started.
 
         Args:
-            function: The handler.
-            timeout_seconds: Longest attempt of an async function. A thread cannot be ended: a plain
-                function's attempt lasts until it returns.
-            max_in_flight: Calls at a time.
-            redact: Takes secrets out of text of errors.
+            function: The consumer's function.
+            timeout_seconds: Maximum time of an async function. A thread cannot be stopped, so an
+                attempt of a plain function lasts until it returns.
+            max_in_flight: Maximum concurrent calls.
+            redact: Removes secrets from error texts.
         """
         self._function = function
         self._timeout_seconds = timeout_seconds
@@ -61,41 +61,43 @@ class FunctionHandler:
         self._threads: ThreadPoolExecutor | None = None
         self._in_loop = _is_async(function)
         self.in_threads = 0
-        """Calls under way in threads whose end is awaited."""
+        """Calls in threads whose result is awaited."""
 
     async def handle(self, event: Any, delivery: Delivery) -> Answer:
         """See ``EventHandler.handle``."""
         if self._in_loop:
-            return await self._ended(asyncio.ensure_future(self._awaited(event, delivery)))
+            return await self._result(asyncio.ensure_future(self._run_async(event, delivery)))
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._max_in_flight, "handler")
-        call = functools.partial(contextvars.copy_context().run, self._called, event, delivery)
+        call = functools.partial(
+            contextvars.copy_context().run, self._run_in_thread, event, delivery
+        )
         in_thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
         self.in_threads += 1
         try:
-            return await self._ended(in_thread, limited=False)
+            return await self._result(in_thread, limited=False)
         finally:
             self.in_threads -= 1
 
-    async def _awaited(self, event: Any, delivery: Delivery) -> None:
+    async def _run_async(self, event: Any, delivery: Delivery) -> None:
         try:
             await self._function(event, delivery)
-        except ENDS as error:  # it would end the event loop
-            raise HandlerEnded(repr(error)) from error
+        except EXITS as error:  # it would stop the event loop
+            raise HandlerExited(repr(error)) from error
 
-    def _called(self, event: Any, delivery: Delivery) -> None:
+    def _run_in_thread(self, event: Any, delivery: Delivery) -> None:
         try:
             returned = self._function(event, delivery)
-        except ENDS as error:
-            raise HandlerEnded(repr(error)) from error
+        except EXITS as error:
+            raise HandlerExited(repr(error)) from error
         if inspect.isawaitable(returned):
-            # Such as a lambda around an async function: what it awaits belongs to another loop.
+            # For example a lambda around an async function, which cannot run in this thread.
             if inspect.iscoroutine(returned):
                 returned.close()
             raise TypeError("the handler is a plain function that returned an awaitable")
 
-    async def _ended(self, call: asyncio.Future[None], *, limited: bool = True) -> Answer:
-        """Return what came of a call; ends it where it takes too long or is given up."""
+    async def _result(self, call: asyncio.Future[None], *, limited: bool = True) -> Answer:
+        """Return the result of a call; cancels it after the time-out, or if the attempt ends."""
         try:
             _, late = await asyncio.wait({call}, timeout=self._timeout_seconds if limited else None)
         except asyncio.CancelledError:
@@ -120,7 +122,7 @@ class FunctionHandler:
             logger.error(
                 LogLine("Handler goes on though it was cancelled, beside its next attempt")
             )
-        call.add_done_callback(_take_exception)
+        call.add_done_callback(_retrieve_exception)
 
     def _judge(self, error: BaseException) -> Answer:
         text, kind = self._text(error), full_name(error)
@@ -133,12 +135,12 @@ class FunctionHandler:
             case Unavailable():
                 return Answer(Verdict.OUTAGE, None, text, 0.0, kind, FUNCTION)
         logger.debug("A handler raised", exc_info=error)
-        if is_lack_of_ours(error):
+        if is_local_failure(error):
             return Answer(Verdict.LOCAL, detail=text, error_type=kind, failure="local")
         return Answer(Verdict.RETRYABLE, None, text, 0.0, kind, FUNCTION)
 
     def stop(self) -> None:
-        """Let no more calls begin; those under way go on by themselves."""
+        """Start no more calls; those under way continue in their threads."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
@@ -146,18 +148,18 @@ class FunctionHandler:
     def _text(self, error: BaseException) -> str:
         try:
             text = str(error)
-        except Exception:  # noqa: BLE001 - whatever it is, an error without text is one, too
+        except Exception:  # noqa: BLE001 - an error whose text fails is still an error
             text = ""
         name = type(error).__name__
         if not isinstance(error, Reject | RetryLater | Unavailable):
             text = f"{name}: {text}" if text else name
-        # The deliveries table takes UTF-8 alone.
+        # The deliveries table accepts UTF-8 only.
         text = text.encode("utf-8", "backslashreplace").decode()
         return self._redact(text or name)[:MAX_TEXT_LENGTH]
 
 
 def _seconds(wanted: Any) -> float:
-    """Return the wait that a handler asks for; often it hands on the text of a header."""
+    """Return the wait that a handler asks for; it may be the text of a header."""
     try:
         seconds = float(wanted)
     except (TypeError, ValueError, OverflowError):
@@ -165,8 +167,8 @@ def _seconds(wanted: Any) -> float:
     return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else 0.0  # NaN is not
 
 
-def _take_exception(call: asyncio.Future[None]) -> None:
-    """Look at how a call ended, so that nothing complains that nobody did."""
+def _retrieve_exception(call: asyncio.Future[None]) -> None:
+    """Retrieve a call's exception, so that asyncio does not log that it was never retrieved."""
     if not call.cancelled():
         call.exception()
 
@@ -175,5 +177,5 @@ def _is_async(function: object) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - an object's, not whether there is one
+        getattr(function, "__call__", None)  # noqa: B004 - the method itself is needed
     )

@@ -1,36 +1,39 @@
-"""The target over HTTP: one POST is one attempt, and its outcome is a value."""
+"""Delivers records over HTTP: one POST is one attempt, and its result is a value."""
 
 from __future__ import annotations
 
 import errno
+import hmac
 import socket
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from yarl import URL
 
 from order_relay.delivery.answer import JSON, Answer
+from order_relay.delivery.dead_letters import full_name
 from order_relay.delivery.retry import Verdict, judge, parse_retry_after
 from order_relay.handlers.http_client.client import ConnectionNotMade, HttpClient
 from order_relay.handlers.http_client.connection import NotHttp, Response
 from order_relay.handlers.http_client.proxy import proxy_for
-from order_relay.handlers.webhook_signature import Signer
 from order_relay.model.trace_context import TraceContext
 
 MAX_KEPT_BODY_LENGTH = 1024
-# No file descriptor, no memory, no port left; no name server that answers.
-LACKS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
-LACKS_NAME_SERVER = {socket.EAI_AGAIN, socket.EAI_MEMORY, socket.EAI_SYSTEM}
+# Errors that are this host's fault: no file descriptor, memory or port left; no name server.
+LOCAL_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
+LOCAL_DNS_ERRNOS = {socket.EAI_AGAIN, socket.EAI_MEMORY, socket.EAI_SYSTEM}
 
 DEFAULTS = (("User-Agent", "order-relay"), ("Accept", "*/*"))
 SUCCESS = {status: Answer(Verdict.SUCCESS, status) for status in (200, 201, 202, 204)}
 
 
 class HttpHandler:
-    """The target at a URL, over connections that are kept."""
+    """Posts records to a URL, over connections that are kept open."""
 
     def __init__(
         self,
@@ -50,36 +53,53 @@ class HttpHandler:
         keep_bodies: bool = False,
         redact: Callable[[str], str] = lambda text: text,
     ) -> None:
-        """Prepare the client; ``start`` makes it.
+        """Prepare; ``start`` creates the client.
 
         Args:
             url: Where to POST.
-            timeout_seconds: Longest attempt as a whole.
-            connect_timeout_seconds: Longest wait for a new connection.
-            max_connections: Connections at a time.
-            content_type: Of every body, instead of what ``post`` is told.
+            timeout_seconds: Maximum time of an attempt.
+            connect_timeout_seconds: Maximum time for a new connection.
+            max_connections: Maximum concurrent requests.
+            content_type: Content type of every body; overrides that of ``post``.
             token: Sent as ``Authorization: Bearer``.
-            headers: Names and values of further headers, as ``parse_headers`` has passed them.
-            signing_keys: Keys that every POST is signed with, see ``Signer``.
+            headers: Names and values of further headers, checked by ``parse_headers``.
+            signing_keys: Keys that sign every POST by Standard Webhooks. During a rotation there
+                are two: receivers may know either.
             ca_file: PEM file of the authorities to trust instead of the system's.
             certificate_file: PEM file of our own certificate, for a target that asks for one.
             key_file: PEM file of its key.
             proxy: URL of an HTTP proxy; ``None``: by HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
-            keep_bodies: Whether answers 2xx have their body: it may hold results of single records.
-            redact: Takes secrets out of text that the target sends back.
+            keep_bodies: Whether to keep the body of a 2xx, for the results of single records.
+            redact: Removes secrets from text that the target sends.
         """
-        self._url = URL(url)
+        target = URL(url)
+        is_https = target.scheme == "https"
+        through = proxy_for(target, proxy)
+        self._new_client = partial(
+            HttpClient,
+            target.host or "",
+            target.port or 80,
+            timeout_seconds=timeout_seconds,
+            connect_timeout_seconds=connect_timeout_seconds,
+            max_connections=max_connections,
+            proxy=through,
+            keep_bodies=keep_bodies,
+        )
+        self._tls_files = (ca_file, certificate_file, key_file) if is_https else None
+        given = {name.lower() for name, _ in headers}
+        lines = [("Host", target.host_port_subcomponent), *headers]
+        lines += [(name, text) for name, text in DEFAULTS if name.lower() not in given]
+        if token is not None:
+            lines.append(("Authorization", f"Bearer {token}"))
+        is_forwarded = through is not None and not is_https
+        self._head = (
+            f"POST {target if is_forwarded else target.raw_path_qs} HTTP/1.1\r\n"
+            + "".join(f"{name}: {text}\r\n" for name, text in lines)
+            + (through.headers if through is not None and is_forwarded else "")
+        )
         self._timeout_seconds = timeout_seconds
-        self._connect_timeout_seconds = connect_timeout_seconds
-        self._max_connections = max_connections
         self._content_type = content_type
-        self._token = token
-        self._headers = headers
-        self._signer = Signer(signing_keys, time.time) if signing_keys else None
-        self._ca_file = ca_file
-        self._certificate_file = certificate_file
-        self._key_file = key_file
-        self._proxy = proxy
+        self._signing_keys = signing_keys
         self._keep_bodies = keep_bodies
         self._redact = redact
         self._client: HttpClient | None = None
@@ -89,35 +109,18 @@ class HttpHandler:
         return self._redact(text)
 
     async def start(self) -> None:
-        """Make the client; no connection is made yet."""
-        url = self._url
-        proxy = proxy_for(url, self._proxy)
-        tls = self._tls() if url.scheme == "https" else None
-        self._client = HttpClient(
-            url.host or "",
-            url.port or 80,
-            timeout_seconds=self._timeout_seconds,
-            connect_timeout_seconds=self._connect_timeout_seconds,
-            max_connections=self._max_connections,
-            tls=tls,
-            proxy=proxy,
-            keep_bodies=self._keep_bodies,
-        )
-        given = {name.lower() for name, _ in self._headers}
-        headers = [("Host", url.host_port_subcomponent), *self._headers]
-        headers += [(name, text) for name, text in DEFAULTS if name.lower() not in given]
-        if self._token is not None:
-            headers.append(("Authorization", f"Bearer {self._token}"))
-        head = f"POST {url.raw_path_qs if proxy is None or tls else url} HTTP/1.1\r\n" + "".join(
-            f"{name}: {text}\r\n" for name, text in headers
-        )
-        self._head = head if proxy is None or tls else head + proxy.headers
+        """Create the client; it does not connect yet.
 
-    def _tls(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self._ca_file)
-        if self._certificate_file is not None:
-            context.load_cert_chain(self._certificate_file, self._key_file)
-        return context
+        Raises:
+            OSError: A file for TLS cannot be used.
+        """
+        tls = None
+        if self._tls_files is not None:
+            ca_file, certificate_file, key_file = self._tls_files
+            tls = ssl.create_default_context(cafile=ca_file)
+            if certificate_file is not None:
+                tls.load_cert_chain(certificate_file, key_file)
+        self._client = self._new_client(tls=tls)
 
     async def stop(self) -> None:
         """Close the connections."""
@@ -136,10 +139,10 @@ class HttpHandler:
         """See ``PostHandler.post``."""
         if self._client is None:
             raise RuntimeError("the HTTP handler is not started")
-        # A TraceContext holds nothing that could end a header's line, nor does the key.
+        # Neither a TraceContext nor the key contains a line break.
         more = "".join(f"{name}: {value}\r\n" for name, value in trace.headers()) if trace else ""
-        if self._signer is not None:
-            more += self._signer.headers(idempotency_key, body)
+        if self._signing_keys:
+            more += _signature_headers(self._signing_keys, idempotency_key, body)
         head = (
             f"{self._head}Content-Type: {self._content_type or content_type}\r\n"
             f"Idempotency-Key: {idempotency_key}\r\n{more}Content-Length: {len(body)}\r\n\r\n"
@@ -157,7 +160,7 @@ class HttpHandler:
         text = response.body.decode("utf-8", "replace")
         if verdict is Verdict.SUCCESS:
             return Answer(verdict, response.status, body=text.encode())
-        # Redacted first: a cut through a secret would leave half of it.
+        # Redacted before it is cut: a cut could leave half of a secret.
         text = self._redact(text).strip()
         return Answer(
             verdict,
@@ -169,11 +172,11 @@ class HttpHandler:
     def _failure(self, error: BaseException) -> Answer:
         cause = error.__cause__ or error
         verdict, failure = Verdict.RETRYABLE, "reset"
-        if is_lack_of_ours(cause):
+        if is_local_failure(cause):
             verdict, failure = Verdict.LOCAL, "local"
         elif isinstance(cause, ssl.SSLError):
             failure = "tls"
-            if _is_about_a_certificate(cause):
+            if _is_certificate_error(cause):
                 verdict = Verdict.OUTAGE
         elif isinstance(error, ConnectionNotMade):
             failure = "connect"
@@ -181,18 +184,17 @@ class HttpHandler:
             failure = "timeout"
         limit = f"no answer within {self._timeout_seconds:g} s"
         text = str(error) or (limit if failure == "timeout" else type(error).__name__)
-        kind = type(cause)
         return Answer(
             verdict,
-            # It may hold what came instead of an answer. Redacted before it is cut, too.
+            # It may quote the target. Redacted before it is cut, too.
             detail=self._redact(text)[:MAX_KEPT_BODY_LENGTH],
-            error_type=f"{kind.__module__}.{kind.__qualname__}",
+            error_type=full_name(cause),
             failure=failure,
         )
 
 
-def _is_about_a_certificate(error: ssl.SSLError) -> bool:
-    """Whether theirs is not what we trust, or they want another one of us: no record's fault."""
+def _is_certificate_error(error: ssl.SSLError) -> bool:
+    """Whether we do not trust the target's certificate, or it does not accept ours."""
     reason = error.reason or ""
     return (
         isinstance(error, ssl.SSLCertVerificationError)
@@ -201,14 +203,30 @@ def _is_about_a_certificate(error: ssl.SSLError) -> bool:
     )
 
 
-def is_lack_of_ours(error: BaseException | None) -> bool:
-    """Whether this host lacks something to send with, whatever the target does."""
+def is_local_failure(error: BaseException | None) -> bool:
+    """Whether the error is this host's fault, not the target's."""
     while error is not None:
         if isinstance(error, MemoryError):
             return True
         if isinstance(error, OSError):
-            lacks = LACKS_NAME_SERVER if isinstance(error, socket.gaierror) else LACKS
-            if error.errno in lacks:
+            local = LOCAL_DNS_ERRNOS if isinstance(error, socket.gaierror) else LOCAL_ERRNOS
+            if error.errno in local:
                 return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _signature_headers(keys: Sequence[bytes], message_id: str, body: bytes) -> str:
+    """Return the header lines that sign a body, by Standard Webhooks.
+
+    https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+    """
+    timestamp = int(time.time())
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    signatures = " ".join(
+        f"v1,{b64encode(hmac.digest(key, signed, 'sha256')).decode()}" for key in keys
+    )
+    return (
+        f"webhook-id: {message_id}\r\nwebhook-timestamp: {timestamp}\r\n"
+        f"webhook-signature: {signatures}\r\n"
+    )
