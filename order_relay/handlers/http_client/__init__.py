@@ -1,5 +1,5 @@
-"""An HTTP/1.1 client for many small POSTs to one host, which reads answers strictly.
+"""An HTTP/1.1 client for many small POSTs to one host, with strict reading of answers.
 
-Connections by ``asyncio``, framing by llhttp (httptools); what either leaves open is decided here:
-which bytes are an answer to what, and when a connection may be used again.
+``asyncio`` makes the connections and llhttp (httptools) parses the answers. This package decides
+which bytes answer which request, and when a connection may be reused.
 """

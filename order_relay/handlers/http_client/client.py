@@ -1,4 +1,4 @@
-"""Connections to one host, kept and used again."""
+"""A pool of connections to one host."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from order_relay.handlers.http_client.connection import Connection, Response, Un
 from order_relay.handlers.http_client.proxy import Proxy, tunnel
 from order_relay.logs.log_line import LogLine
 
-# Shorter than the 5 s after which common servers (Node.js) drop idle connections, so that an
-# attempt does not begin on one that is being closed.
+# Shorter than the 5 s after which common servers (Node.js) close idle connections, so that no
+# request is sent on one that is being closed.
 IDLE_SECONDS = 4.0
-# Longest life: a name that moves is followed within a minute, with what its addresses are known
-# for. Each ends at a moment of its own, so that not all are made anew at once.
+# Maximum life of a connection. Together with the time that addresses are cached, a host that moves
+# is followed within a minute. The random part avoids that all reconnect at the same time.
 LIFE_SECONDS = (30.0, 45.0)
-# After an answer that nobody asked for, which could have been taken for that to the next request.
+# How long connections are not reused after unsolicited bytes, which could have been taken for the
+# answer to the next request.
 USE_ONCE_SECONDS = 60.0
-# Deadlines of requests are looked at this often, all at once.
+# Interval at which the deadlines of all requests are checked.
 SWEEP_SECONDS = 0.25
 
 logger = logging.getLogger(__name__)
 
 
 class ConnectionNotMade(Exception):
-    """No connection to the host; ``__cause__`` says why."""
+    """No connection to the host; ``__cause__`` has the error."""
 
 
 class HttpClient:
-    """Sends whole requests to one host, over connections that are kept.
+    """Sends requests to one host, over connections that are kept open.
 
-    A request that went over a connection which had been used, and which ended before a byte of the
-    answer came, is sent once more, over a new connection: the server had closed it after its last
-    answer. So requests must bear repetition.
+    If a reused connection ends before the first byte of the answer, the server had closed it after
+    its last answer. Then the request is sent once more, on a new connection. So requests must be
+    idempotent.
     """
 
     def __init__(
@@ -51,18 +52,18 @@ class HttpClient:
         proxy: Proxy | None = None,
         keep_bodies: bool = False,
     ) -> None:
-        """Prepare; nothing is connected.
+        """Create a client without connections.
 
         Args:
             host: Name or address.
             port: TCP port.
-            timeout_seconds: From the request's beginning to the end of its answer.
-            connect_timeout_seconds: Longest wait for a new connection, its name's addresses, TLS
-                and the proxy's answer included.
-            max_connections: Requests at a time; others wait.
-            tls: Speak TLS by it; ``None``: without.
-            proxy: Where connections go through.
-            keep_bodies: Whether answers 2xx have their body.
+            timeout_seconds: Maximum time from the start of a request to the end of its answer.
+            connect_timeout_seconds: Maximum time for a new connection, including DNS, TLS and the
+                proxy's answer.
+            max_connections: Maximum concurrent requests; others wait.
+            tls: The TLS context; ``None``: no TLS.
+            proxy: The proxy for all connections.
+            keep_bodies: Whether to keep the body of a 2xx.
         """
         self._host = host
         self._port = port
@@ -83,16 +84,16 @@ class HttpClient:
         self._sweeping = False
 
     async def send(self, request: bytes) -> Response:
-        """Send a request, and return its answer.
+        """Send a request and return its answer.
 
         Raises:
-            ConnectionNotMade: No connection.
-            NotHttp: The bytes that came are not an HTTP answer.
+            ConnectionNotMade: No connection to the host.
+            NotHttp: The received bytes are not an HTTP answer.
             TimeoutError: No answer in time.
             OSError: The connection broke.
         """
         while self._requests >= self._max_connections:
-            await self._wait_for_place()
+            await self._wait_for_slot()
         self._requests += 1
         connection = None
         try:
@@ -113,25 +114,25 @@ class HttpClient:
             self._requests -= 1
             self._wake_one()
 
-    async def _wait_for_place(self) -> None:
-        place: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append(place)
+    async def _wait_for_slot(self) -> None:
+        slot: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(slot)
         try:
-            await place
+            await slot
         except asyncio.CancelledError:
-            if not place.cancelled():  # woken, and cancelled before it went on
+            if not slot.cancelled():  # it had the slot and was cancelled before it ran
                 self._wake_one()
             raise
 
     def _wake_one(self) -> None:
         while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(None)
+            slot = self._waiting.popleft()
+            if not slot.done():
+                slot.set_result(None)
                 return
 
     def close(self) -> None:
-        """Close all connections; requests under way are the caller's to cancel."""
+        """Close all connections; the caller must cancel requests under way first."""
         for connection in list(self._connections):
             connection.close()
         self._connections.clear()
@@ -140,7 +141,7 @@ class HttpClient:
     # --- what connections call ------------------------------------------------------------------
 
     def free(self, connection: Connection) -> None:
-        """See ``Pool``."""
+        """Take back a connection whose answer was read to its end."""
         now = self._loop.time()
         if now < self._use_once_until:
             connection.close()
@@ -149,15 +150,15 @@ class HttpClient:
         self._free.append(connection)
 
     def lost(self, connection: Connection) -> None:
-        """See ``Pool``."""
+        """Forget a connection."""
         self._connections.discard(connection)
         if connection in self._free:
             self._free.remove(connection)
 
-    def unasked(self, data: bytes) -> None:
-        """See ``Pool``."""
+    def unsolicited(self, data: bytes) -> None:
+        """Handle bytes that came without a request: they are not an answer (RFC 9112, 9.2)."""
         if data[:12] in (b"HTTP/1.1 408", b"HTTP/1.0 408"):
-            return  # a server that has waited for a request long enough says so
+            return  # the server closes an idle connection
         now = self._loop.time()
         if now >= self._use_once_until:
             logger.warning(
@@ -172,7 +173,7 @@ class HttpClient:
     # --- connections ----------------------------------------------------------------------------
 
     def _take(self) -> Connection | None:
-        """Return a free connection that can be used: the one that was used last."""
+        """Return a usable free connection, the most recently used first."""
         free = self._free
         while free:
             connection = free.pop()
@@ -200,7 +201,7 @@ class HttpClient:
             raise ConnectionNotMade(
                 f"no connection to {self._host}:{self._port}: {error}"
             ) from error
-        if connection.is_open:  # else it was lost before we knew of it
+        if connection.is_open:  # otherwise it was lost already
             self._connections.add(connection)
         if not self._sweeping:
             self._sweeping = True
@@ -226,7 +227,7 @@ class HttpClient:
         return connection
 
     def _sweep(self) -> None:
-        """End requests that are late, and connections that are idle."""
+        """Time out late requests, and close idle connections."""
         now = self._loop.time()
         for connection in list(self._connections):
             if connection.is_busy:

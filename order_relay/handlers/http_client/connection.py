@@ -1,22 +1,25 @@
-"""One connection: one request at a time, and what of the bytes that come is its answer."""
+"""One HTTP connection: one request at a time, and which of the received bytes are its answer."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import select
-from typing import NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-# Of the answer's head and body together. What is longer is not read to its end: its status counts,
-# and the connection is closed.
+if TYPE_CHECKING:
+    from order_relay.handlers.http_client.client import HttpClient
+
+# Maximum size of the answer's head and body. A longer answer is not read to its end: its status
+# counts, and the connection is closed.
 MAX_ANSWER_BYTES = 192 * 1024
-# Of a status line, or an interim answer with its headers.
+# Maximum size of a status line, or of an interim answer with its headers.
 MAX_START_BYTES = 32 * 1024
-# Answers 1xx before the answer: some tell of progress, and a flood of them never ends.
+# Maximum interim answers (1xx). Some servers report progress with them; a faulty one never stops.
 MAX_INTERIM_ANSWERS = 20
-# Once there is a status, the rest of the answer has so long to come.
+# Once the status is there, the rest of the answer must arrive within this time.
 REST_SECONDS = 1.0
 
 LINE_END = b"\r\n"
@@ -30,8 +33,8 @@ class Response(NamedTuple):
 
     Attributes:
         status: HTTP status, 101 or from 200 on.
-        retry_after: The header, if it came; not of a 2xx.
-        body: What of the body came, up to a bound; of a 2xx only where that is wanted.
+        retry_after: The Retry-After header, if there is one; not kept for a 2xx.
+        body: The received part of the body, up to a bound; of a 2xx only if it is wanted.
     """
 
     status: int
@@ -40,28 +43,15 @@ class Response(NamedTuple):
 
 
 class UnusableConnection(Exception):
-    """A connection that had been used before ended before a byte of the answer came."""
+    """A reused connection ended before the first byte of the answer."""
 
 
 class NotHttp(Exception):
-    """The bytes that came are not an HTTP answer."""
-
-
-class Pool(Protocol):
-    """Where connections belong."""
-
-    def free(self, connection: Connection) -> None:
-        """Take a connection whose answer was read to its end."""
-
-    def lost(self, connection: Connection) -> None:
-        """Forget a connection."""
-
-    def unasked(self, data: bytes) -> None:
-        """Hear of bytes that came without a request: they are no answer (RFC 9112, 9.2)."""
+    """The received bytes are not an HTTP answer."""
 
 
 class _Framing:
-    """Finds the end of an answer whose content nobody wants; llhttp calls it."""
+    """Finds the end of an answer and drops its content; llhttp calls it."""
 
     def __init__(self) -> None:
         self.begin()
@@ -72,7 +62,7 @@ class _Framing:
 
     def feed(self, data: bytes) -> None:
         if data[-1] in LINE_END:
-            # Whether the answer had ended before: llhttp says nothing of empty lines behind it.
+            # llhttp does not report empty lines after an answer, so check before them for its end.
             self.parser.feed_data(data[:-1])
             self.more |= self.complete
             data = data[-1:]
@@ -89,7 +79,7 @@ class _Framing:
 
 
 class _Content(_Framing):
-    """Keeps what says why a request was refused, too."""
+    """Keeps the content of an answer, too."""
 
     def begin(self) -> None:
         super().begin()
@@ -98,7 +88,7 @@ class _Content(_Framing):
 
     @property
     def retry_after(self) -> str | None:
-        """The header, also where the head has a fault behind it."""
+        """The Retry-After header, also if a later part of the head is invalid."""
         end = _END_OF_HEAD.search(self.raw)
         found = _RETRY_AFTER.search(self.raw, 0, end.start() + 2 if end else len(self.raw))
         return None if found is None else found[1].decode("latin-1").strip()
@@ -113,33 +103,38 @@ class _Content(_Framing):
 
 
 class Connection(asyncio.Protocol):
-    """A connection of a pool.
+    """A connection of an ``HttpClient``.
 
     Attributes:
-        deadline: When its answer must be there, by the loop's clock.
-        ends_at: From when on it is not used again, by that clock.
-        free_since: When it was last given back, by that clock.
+        deadline: When the answer must be complete, by the loop's clock.
+        ends_at: When the connection is no longer reused, by that clock.
+        free_since: When it was last returned to the client, by that clock.
     """
 
     def __init__(
-        self, pool: Pool, loop: asyncio.AbstractEventLoop, ends_at: float, *, keep_bodies: bool
+        self,
+        client: HttpClient,
+        loop: asyncio.AbstractEventLoop,
+        ends_at: float,
+        *,
+        keep_bodies: bool,
     ) -> None:
-        """Belong to ``pool``; the transport comes with ``connection_made``."""
+        """Belong to ``client``; ``connection_made`` sets the transport."""
         self.deadline = float("inf")
         self.ends_at = ends_at
         self.free_since = loop.time()
-        self._pool = pool
+        self._client = client
         self._loop = loop
         self._waiter: asyncio.Future[Response] | None = None
-        self._answers = 0
-        # Of the answer that is being read.
-        self._start = b""
-        self._interim = 0
+        self._answers_read = 0
+        # State of the answer that is being read.
+        self._start_bytes = b""
+        self._interim_count = 0
         self._status = 0
         self._length = 0
-        self._rest: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
         self._framing: _Framing = _Framing()
-        self._success = None if keep_bodies else self._framing
+        self._success_framing = None if keep_bodies else self._framing
 
     @property
     def is_busy(self) -> bool:
@@ -148,22 +143,23 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether neither end has closed it."""
+        """Whether neither side has closed it."""
         return not self._transport.is_closing()
 
     @property
     def is_quiet(self) -> bool:
-        """Whether it is open and nothing has come on it: only then may a request go.
+        """Whether it is open and nothing was received on it: only then may a request be sent.
 
-        Bytes that the kernel has and the event loop has not read yet count, too: they came before
-        the request was sent, so they cannot be its answer.
+        This includes bytes that the event loop has not read from the kernel yet. They came before
+        the request, so they cannot be its answer.
         """
         return self.is_open and not self._poll.poll(0)
 
     def send(self, request: bytes, deadline: float) -> asyncio.Future[Response]:
-        """Send a request whose answer must be there by ``deadline``; returns the future answer.
+        """Send a request and return the future of its answer, which must come by ``deadline``.
 
-        Errors of the future: ``UnusableConnection``, ``NotHttp``, OSError. Cancel it by ``close``.
+        The future may raise ``UnusableConnection``, ``NotHttp`` or OSError. Use ``close`` to cancel
+        the request.
         """
         waiter: asyncio.Future[Response] = self._loop.create_future()
         if not self.is_open:  # since it was made
@@ -175,14 +171,14 @@ class Connection(asyncio.Protocol):
         return waiter
 
     def expire(self) -> None:
-        """End a request whose deadline has passed, and the connection."""
+        """Time out the request, and close the connection."""
         if self._status:
             self._finish(keep=False)
         else:
             self._fail(TimeoutError())
 
     def close(self) -> None:
-        """Close it at once; a request that waits is forgotten."""
+        """Close it at once; the future of a pending request stays pending."""
         self._waiter = None
         self._transport.abort()
 
@@ -197,7 +193,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
         if self._waiter is None:
-            self._pool.unasked(data)
+            self._client.unsolicited(data)
             self.close()
             return
         if not self._status:
@@ -209,45 +205,45 @@ class Connection(asyncio.Protocol):
         try:
             framing.feed(data)
         except (HttpParserError, HttpParserUpgrade):
-            # The status decides, whatever is wrong with what follows.
+            # The status decides, even if the rest is invalid.
             self._finish(keep=False)
             return
         if framing.complete:
             if framing.more:
-                self._pool.unasked(data)
+                self._client.unsolicited(data)
             self._finish(keep=framing.keeps and not framing.more)
         elif self._length > MAX_ANSWER_BYTES:
             self._finish(keep=False)
-        elif self._rest is None:
-            self._rest = self._loop.call_later(REST_SECONDS, self._finish, False)
+        elif self._rest_timer is None:
+            self._rest_timer = self._loop.call_later(REST_SECONDS, self._finish, False)
 
     def connection_lost(self, error: Exception | None) -> None:
         """See ``asyncio.Protocol``."""
-        self._pool.lost(self)
+        self._client.lost(self)
         if self._waiter is None:
             pass
         elif self._status:
             self._finish(keep=False)
-        elif self._answers and not self._start and not self._interim:
+        elif self._answers_read and not self._start_bytes and not self._interim_count:
             self._fail(UnusableConnection())
         elif isinstance(error, OSError):
             self._fail(error)
         else:
-            where = "in the midst of" if self._start or self._interim else "instead of"
-            came = self._start.decode("utf-8", "replace")
-            text = f"the connection was closed {where} an answer"
-            self._fail(ConnectionResetError(f"{text}: {came}" if came else text))
+            when = "during" if self._start_bytes or self._interim_count else "before"
+            received = self._start_bytes.decode("utf-8", "replace")
+            text = f"the connection was closed {when} the answer"
+            self._fail(ConnectionResetError(f"{text}: {received}" if received else text))
 
     # --- answers --------------------------------------------------------------------------------
 
     def _read_start(self, data: bytes) -> bytes:
-        """Read up to the status line of the answer, over interim ones.
+        """Read the status line, skipping interim answers.
 
         Returns:
-            The answer from its beginning; nothing while the status line is not there.
+            The answer from its first byte; empty until the status line is complete.
         """
-        if self._start:
-            data = self._start + data
+        if self._start_bytes:
+            data = self._start_bytes + data
         while (line := _STATUS_LINE.match(data)) is not None:
             status = int(line[1])
             if status >= 200 or status == 101:
@@ -256,27 +252,27 @@ class Connection(asyncio.Protocol):
             end = _END_OF_HEAD.search(data, line.end() - 2)
             if end is None:
                 break
-            self._interim += 1
-            if self._interim > MAX_INTERIM_ANSWERS:
+            self._interim_count += 1
+            if self._interim_count > MAX_INTERIM_ANSWERS:
                 self._fail(NotHttp(f"more than {MAX_INTERIM_ANSWERS} interim answers (1xx)"))
                 return b""
             data = data[end.end() :]
-        self._start = data
+        self._start_bytes = data
         if len(data) > MAX_START_BYTES or (line is None and b"\n" in data):
             self._fail_as_not_http()
-        elif self._rest is None and data[:7] != b"HTTP/1."[: len(data)]:
-            self._rest = self._loop.call_later(REST_SECONDS, self._fail_as_not_http)
+        elif self._rest_timer is None and data[:7] != b"HTTP/1."[: len(data)]:
+            self._rest_timer = self._loop.call_later(REST_SECONDS, self._fail_as_not_http)
         return b""
 
     def _fail_as_not_http(self) -> None:
-        # The whole line: secrets are taken out of it before it is cut.
-        line = self._start.split(b"\n", 1)[0].decode("utf-8", "replace")
+        # The whole line: secrets must be removed before it is cut.
+        line = self._start_bytes.split(b"\n", 1)[0].decode("utf-8", "replace")
         self._fail(NotHttp(f"no HTTP answer: {line}"))
 
     def _begin(self, status: int) -> None:
         self._status = status
-        if 200 <= status < 300 and self._success is not None:
-            self._framing = self._success
+        if 200 <= status < 300 and self._success_framing is not None:
+            self._framing = self._success_framing
             self._framing.begin()
         else:
             self._framing = _Content()
@@ -286,18 +282,18 @@ class Connection(asyncio.Protocol):
         if waiter is None:
             return
         status, framing = self._status, self._framing
-        self._status = self._length = self._interim = 0
-        self._start = b""
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+        self._status = self._length = self._interim_count = 0
+        self._start_bytes = b""
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
         if keep and not self._transport.get_write_buffer_size():
-            self._answers += 1
-            self._pool.free(self)
+            self._answers_read += 1
+            self._client.free(self)
         else:
             self.close()
-            # RFC 9110, 15.5.9: it had waited for a request, and not seen ours.
-            if status == 408 and self._answers and not waiter.done():
+            # RFC 9110, 15.5.9: the server timed out while idle, and did not read our request.
+            if status == 408 and self._answers_read and not waiter.done():
                 waiter.set_exception(UnusableConnection())
         if waiter.done():
             return

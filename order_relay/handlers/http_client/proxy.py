@@ -1,4 +1,4 @@
-"""The HTTP proxy that connections go through, where there is one."""
+"""The HTTP proxy for connections, if there is one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _TUNNEL = re.compile(rb"HTTP/1\.[01] 2[0-9][0-9][ \r]")
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """Where it is, and who we are.
+    """A proxy's address and our credentials.
 
     Attributes:
         host: Name or address.
         port: TCP port.
-        headers: Lines for requests to it, each with its line end: Proxy-Authorization, or none.
+        headers: Header lines for requests to it: Proxy-Authorization, or none.
     """
 
     host: str
@@ -32,9 +32,9 @@ class Proxy:
 
 
 def proxy_for(target: URL, given: str | None) -> Proxy | None:
-    """Return the proxy for a URL: the given one, or by HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+    """Return the given proxy, or that of HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 
-    These do not count for this machine itself.
+    The variables are ignored for a target on this host.
     """
     text, host = given, target.host or ""
     if text is None and not _is_this_machine(host) and not proxy_bypass(host):
@@ -59,13 +59,13 @@ def _is_this_machine(host: str) -> bool:
 async def tunnel(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, host: str, port: int, proxy: Proxy
 ) -> None:
-    """Have the proxy at the other end of a socket connect it to a host (RFC 9110, 9.3.6).
+    """Ask the proxy to connect the socket to a host (RFC 9110, 9.3.6).
 
     Raises:
-        OSError: It does not.
+        OSError: The proxy refused, or did not answer.
     """
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    request = f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{proxy.headers}\r\n"
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    request = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{proxy.headers}\r\n"
     await loop.sock_sendall(sock, request.encode())
     head = b""
     while b"\r\n\r\n" not in head:
