@@ -1,1 +1,1 @@
-"""Records and events: what comes out of Kafka, and what a consumer declares about it."""
+"""Records, events, and the declaration of a consumer."""

@@ -1,7 +1,7 @@
 r"""Bytes as text, for people and for SQL columns.
 
-Text that is UTF-8 is kept as it is; other bytes are written in PostgreSQL's hexadecimal
-notation, ``\x`` and two digits a byte.
+UTF-8 text stays as it is. Other bytes are written in PostgreSQL's hexadecimal notation: ``\x`` and
+two digits for each byte.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _HEX = re.compile(r"\\x((?:[0-9a-fA-F]{2})*)")
 
 
 def to_text(value: bytes | None) -> str | None:
-    """Return bytes as they stand in a text column; ``from_text`` gives the same bytes back."""
+    """Return bytes as text for a column; ``from_text`` returns the same bytes again."""
     if value is None:
         return None
     # PostgreSQL's text cannot hold a zero character.
@@ -25,10 +25,10 @@ def to_text(value: bytes | None) -> str | None:
 
 
 def from_text(value: str | bytes | None) -> bytes | None:
-    r"""Return the bytes that a column means.
+    r"""Return the bytes that a column's text stands for.
 
-    Text is UTF-8, but for ``\x`` and hexadecimal digits. SQLite keeps a BLOB where one was
-    written, whatever the column's type; it is taken as it is.
+    Text is UTF-8, or ``\x`` and hexadecimal digits. SQLite may return a BLOB from a text column;
+    its bytes are returned unchanged.
     """
     if value is None or isinstance(value, bytes):
         return value
@@ -37,5 +37,5 @@ def from_text(value: str | bytes | None) -> bytes | None:
 
 
 def clean_text(value: str | None) -> str | None:
-    """Return words as every database can hold them."""
+    """Return text without the characters that some databases refuse."""
     return None if value is None else value.replace("\0", "\\0").encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""A consumer: what it reads, and what handles it. A declaration, nothing more."""
+"""The declaration of a consumer: what it reads, and what handles it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import msgspec
 from order_relay.errors import InvalidConsumer
 from order_relay.model.order_paid import OrderId, OrderPaid
 
-# It stands in metrics, in log lines, and at the beginning of variables.
+# The name is used in metrics, log lines and environment variables.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 Handler = Callable[[Any, "Delivery"], Any]
@@ -28,16 +28,16 @@ class Delivery:
 
     Attributes:
         consumer: The consumer's name.
-        idempotency_key: The same for all attempts, redrives and replays of one event, and of no
-            other: give it to the target, or keep it, to handle each event once.
+        idempotency_key: The same for all attempts, redrives and replays of one event, and
+            different for each event. Pass it to the target, or store it, to handle each event once.
         attempt: 1 for the first attempt in this worker.
-        topic: Where the record comes from.
-        partition: Its partition there.
-        offset: Its offset there.
+        topic: The record's topic.
+        partition: Its partition.
+        offset: Its offset.
         key: Its key; ``None`` without one.
         value: Its value, byte for byte.
-        headers: All its headers in their order, duplicates included.
-        timestamp_ms: When it was made, in milliseconds since the epoch.
+        headers: All its headers in their order, including duplicates.
+        timestamp_ms: Its timestamp in milliseconds since the epoch.
     """
 
     consumer: str
@@ -53,9 +53,9 @@ class Delivery:
 
 
 class HttpPost:
-    """A handler that POSTs each record's value, byte for byte, and judges the answer.
+    """A handler that POSTs each record's value, byte for byte.
 
-    2xx finishes the record; what other answers mean is in docs/explanation/giving-up.md.
+    2xx finishes the record; docs/explanation/giving-up.md says what other answers mean.
     """
 
     def __init__(
@@ -72,20 +72,20 @@ class HttpPost:
         cert_file: Path | None = None,
         key_file: Path | None = None,
     ) -> None:
-        """Post to ``url``; without one ``<NAME>_URL`` has to be set.
+        """Post to ``url``; without it, ``<NAME>_URL`` must be set.
 
-        Each argument is overridden by the variable of its name, such as ``<NAME>_BATCH_SIZE``.
-        Secrets are given by variables alone, or by files that ``<VARIABLE>_FILE`` names:
-        ``<NAME>_TOKEN``, ``<NAME>_HEADERS``, ``<NAME>_SIGNING_SECRETS``, ``<NAME>_PROXY``.
+        The variable of its name overrides each argument, such as ``<NAME>_BATCH_SIZE``. Secrets
+        come from variables only, or from files that ``<VARIABLE>_FILE`` names: ``<NAME>_TOKEN``,
+        ``<NAME>_HEADERS``, ``<NAME>_SIGNING_SECRETS``, ``<NAME>_PROXY``.
 
         Args:
             url: http:// or https://.
-            connect_timeout_seconds: Longest wait for a new connection; 5.
-            batch_size: Records in one POST; 1.
-            batch_bytes: Bytes of such a POST's body; 1,000,000.
-            batch_linger_ms: How long a record waits for others to go with it; 20.
-            batch_format: How they are put together; ``json_array``.
-            content_type: ``application/json``.
+            connect_timeout_seconds: Maximum time for a new connection; 5.
+            batch_size: Maximum records in one POST; 1.
+            batch_bytes: Maximum size of the body of a batch; 1,000,000.
+            batch_linger_ms: How long a record waits for others; 20.
+            batch_format: ``json_array`` or ``ndjson``; ``json_array``.
+            content_type: Content type of the body; ``application/json``.
             ca_file: PEM file of the authorities to trust instead of the system's.
             cert_file: PEM file of our own certificate.
             key_file: PEM file of its key.
@@ -106,17 +106,18 @@ class HttpPost:
 
 
 class Consumer:
-    """Reads a topic in a consumer group of its own, and has each record handled.
+    """Reads a topic in its own consumer group, and handles each record.
 
-    Records of one key are handled one after another, those of different keys side by side. A
-    record is finished when its handler returns (HTTP: 2xx), or when its dead letter is kept.
+    Records of one key are handled one after another, those of different keys concurrently. A
+    record is finished when its handler returns (HTTP: 2xx), or when its dead letter is stored.
 
     Attributes:
-        name: Its name: in metrics, log lines and commands, and in upper case before variables.
-        event: What the records' values are decoded to.
-        key: What orders records, or ``None``: their own keys.
-        subject: What an event is about, or ``None``: its ``orderId``.
-        options: The other arguments that were given, by their names.
+        name: Its name in metrics, log lines and commands; in upper case, the prefix of its
+            variables.
+        event: The type that the records' values are decoded to.
+        key: The function that orders events, or ``None``: by the records' keys.
+        subject: The function that returns an event's id, or ``None``: its ``orderId``.
+        options: The other arguments that were given, by name.
     """
 
     def __init__(
@@ -145,34 +146,34 @@ class Consumer:
     ) -> None:
         """Declare a consumer; nothing is connected or started.
 
-        Each argument but ``event``, ``handler``, ``key`` and ``subject`` is overridden by the
-        variable ``<NAME>_<ARGUMENT>``, such as ``COUPONS_MAX_IN_FLIGHT=64``.
+        The variable ``<NAME>_<ARGUMENT>``, such as ``COUPONS_MAX_IN_FLIGHT=64``, overrides each
+        argument except ``event``, ``handler``, ``key`` and ``subject``.
 
         Args:
-            name: Small letters, digits and underscores; it begins with a letter.
+            name: Lower-case letters, digits and underscores, starting with a letter.
             topic: The topic to read.
-            group: Its consumer group, which no other consumer has.
-            event: A msgspec Struct that each value is decoded to as JSON; ``bytes``: as it is.
-            handler: ``HttpPost(...)``, or a function; else decorate one with ``.handler``.
-            dead_letter_topic: Where records go that cannot be handled; ``<topic>.<name>.DLQ``.
-            key: Gives what orders events of one partition, in place of the record's key.
-            subject: Gives the id that ``/orders/<id>`` and the deliveries table know an event by.
-            max_in_flight: Records that are handled at a time in one worker; 256.
-            max_rate: Attempts a second of one worker, at most; as many as the target bears.
-            timeout_seconds: Longest attempt; 10. A plain function is not ended by it.
+            group: Its consumer group; it must differ from those of other consumers.
+            event: The msgspec Struct that each value is decoded to; ``bytes``: no decoding.
+            handler: ``HttpPost(...)`` or a function; or decorate a function with ``.handler``.
+            dead_letter_topic: The topic for records given up; ``<topic>.<name>.DLQ``.
+            key: Returns what orders the events of a partition, in place of the record's key.
+            subject: Returns an event's id in ``/orders/<id>`` and the deliveries table.
+            max_in_flight: Maximum concurrent records in one worker; 256.
+            max_rate: Maximum attempts a second in one worker; as many as the target accepts.
+            timeout_seconds: Maximum time of an attempt; 10. It cannot stop a plain function.
             retry_max_attempts: Attempts after the first one; 3.
-            retry_initial_interval_ms: Wait before the first of them; 1,000.
+            retry_initial_interval_ms: Wait before the first retry; 1,000.
             retry_multiplier: Factor from one wait to the next; 2.
-            retry_max_interval_ms: Longest of these waits; 10,000.
-            breaker_failure_threshold: First attempts in a row that open the breaker when they
-                fail; 20. 0: it never opens.
-            breaker_probe_interval_seconds: From one probe to the next while it is open; 5.
-            deliveries_store: Where its deliveries table is kept; ``memory``.
-            deliveries_retention_hours: How long an entry stays there; 24.
-            deliveries_max_entries: How many are kept in memory; 1,000,000.
+            retry_max_interval_ms: Longest wait between retries; 10,000.
+            breaker_failure_threshold: Failed first attempts in a row that open the breaker; 20.
+                0: it never opens.
+            breaker_probe_interval_seconds: Time between two probes while it is open; 5.
+            deliveries_store: Where the deliveries table is stored; ``memory``.
+            deliveries_retention_hours: How long an entry is kept; 24.
+            deliveries_max_entries: Maximum entries in memory; 1,000,000.
 
         Raises:
-            InvalidConsumer: An argument cannot be used; one line.
+            InvalidConsumer: An argument cannot be used; the message is one line.
         """
         self.name = name
         if not _NAME.fullmatch(str(name)):
@@ -214,14 +215,15 @@ class Consumer:
             self.handler(handler)
 
     def handler(self, function: F) -> F:
-        """Have ``function`` handle the records; a decorator.
+        """Set the function that handles the records; a decorator.
 
-        It is called with an event and a ``Delivery``. Returning finishes the record; ``Reject``,
-        ``RetryLater`` and ``Unavailable`` say what is the matter; any other exception is a failed
-        attempt. A plain function runs in a thread.
+        It is called with an event and a ``Delivery``. If it returns, the record is finished.
+        ``Reject``, ``RetryLater`` and ``Unavailable`` have the meanings in
+        ``order_relay.errors``; any other exception is a failed attempt. A plain function runs in a
+        thread.
 
         Raises:
-            InvalidConsumer: There is a handler already, or it is no such function.
+            InvalidConsumer: There is a handler already, or the function has the wrong form.
         """
         if self._handler is not None:
             raise InvalidConsumer(f"consumer {self.name} has a handler already")
@@ -237,7 +239,7 @@ class Consumer:
         """Return the handler.
 
         Raises:
-            InvalidConsumer: There is none.
+            InvalidConsumer: The consumer has no handler.
         """
         if self._handler is None:
             raise InvalidConsumer(
@@ -273,4 +275,4 @@ def _check_function(name: str, what: str, function: object, arguments: int) -> N
             f"{getattr(function, '__name__', function)}{inspect.signature(function)}"
         ) from None
     except ValueError:
-        pass  # one that does not tell its arguments, such as a built-in
+        pass  # a function without a signature, such as a built-in

@@ -1,6 +1,6 @@
-"""Events of a consumer: every record's value is decoded before its handler sees it.
+"""Decodes the values of a consumer's records to events.
 
-Decoding decides whether the value is an event at all; the relay posts the value byte for byte.
+Decoding decides whether a value is a valid event. What is posted is the value, byte for byte.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ESCAPES = re.compile(
     re.DOTALL,
 )
 _LONE_LENGTH = len(rb"\ud800")
-# What producers write instead of UTF-8 JSON, by its first bytes.
+# First bytes of what some producers write instead of UTF-8 JSON.
 _OTHER_FORMS = (
     (b"\xef\xbb\xbf", "a byte order mark, which JSON must not have (RFC 8259, 8.1)"),
     (b"\xff\xfe", "a byte order mark of UTF-16 or UTF-32: it must be UTF-8"),
@@ -39,11 +39,11 @@ _OTHER_FORMS = (
 
 
 class Events:
-    """Reads the events of one consumer.
+    """Decodes the events of one consumer.
 
     Attributes:
-        subject: Returns what an event is about, an order's id for the deliveries table; ``None``
-            where it does not tell.
+        subject: Returns an event's id, such as an order's, for the deliveries table; ``None`` if
+            there is no valid one.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class Events:
         *,
         subject: Callable[[Any], OrderId | None] | None = None,
     ) -> None:
-        """Read events of a kind.
+        """Decode events of one type.
 
         Args:
-            kind: A struct that each value is decoded to; ``bytes``: values as they come.
-            subject: By default an event's ``orderId``, where it has one.
+            kind: The struct that each value is decoded to; ``bytes``: no decoding.
+            subject: Returns an event's id; by default its ``orderId``, if it has one.
         """
         self._name = "an ORDER_PAID event" if kind is OrderPaid else f"a {kind.__name__}"
         self._decoder = None if kind is bytes else msgspec.json.Decoder(kind)
@@ -69,13 +69,10 @@ class Events:
         )
 
     def decode(self, value: bytes | None) -> Any:
-        """Check that a record's value is an event.
+        """Decode a record's value, and return the event.
 
         Args:
             value: The record's value as it came from Kafka.
-
-        Returns:
-            The event.
 
         Raises:
             InvalidEvent: With reason ``tombstone`` for a null value, ``invalid_utf8`` or
@@ -87,8 +84,8 @@ class Events:
         if self._decoder is None:
             return value
         try:
-            # RFC 8259 section 8.1: JSON exchanged between systems is UTF-8. The decoder alone would
-            # let invalid sequences pass in fields that it skips.
+            # JSON between systems must be UTF-8 (RFC 8259, 8.1). The decoder does not check the
+            # fields that it skips.
             value.decode()
         except UnicodeDecodeError as error:
             detail = _other_form(value) or f"the value is not UTF-8: {error}"
@@ -113,21 +110,21 @@ ORDER_PAID = Events(OrderPaid)
 
 
 def decode_order_paid(value: bytes | None) -> OrderPaid:
-    """Check that a record's value is an ORDER_PAID event; see ``Events.decode``."""
+    """Decode an ORDER_PAID event; see ``Events.decode``."""
     event: OrderPaid = ORDER_PAID.decode(value)
     return event
 
 
 def paid_at_of(event: object) -> str:
-    """Return ``paidAt`` as an event gives it; empty where it has none."""
+    """Return an event's ``paidAt`` as text; empty if there is none."""
     given = getattr(event, "paidAt", "")
     return given if isinstance(given, str) else ""
 
 
 def paid_moment(event: object) -> datetime | None:
-    """Return when an order was paid; ``None`` where its event gives no moment, or one without zone.
+    """Return when an order was paid; ``None`` without a time or without a time zone.
 
-    A time without a zone is the order service's local time, of which we know nothing.
+    A time without a zone is the order service's local time, which we do not know.
     """
     if not isinstance(event, OrderPaid):
         return None
@@ -140,7 +137,7 @@ def _order_id(event: object) -> OrderId | None:
 
 
 def _checked(subject: Callable[[Any], Any], event: object) -> OrderId | None:
-    """Return what an event is about, where that is an id."""
+    """Return an event's id, if it is a valid one."""
     try:
         found = subject(event)
     except Exception:  # noqa: BLE001 - a consumer's own function must not fail a delivery
@@ -151,7 +148,7 @@ def _checked(subject: Callable[[Any], Any], event: object) -> OrderId | None:
 
 
 def without_lone_surrogates(value: bytes) -> bytes:
-    r"""Return JSON that a strict reader takes, with ``\ufffd`` for each escape of half a character.
+    r"""Replace each escaped lone surrogate by ``\ufffd``, so that a strict decoder accepts it.
 
     JSON allows ``"\ud800"``, and JavaScript writes it (RFC 8259, 8.2).
     """
@@ -159,7 +156,7 @@ def without_lone_surrogates(value: bytes) -> bytes:
 
 
 def _other_form(value: bytes) -> str:
-    """Return what the value is instead of UTF-8 JSON, where its beginning tells; else ""."""
+    """Say what a value is instead of UTF-8 JSON, if its first bytes show it; else ""."""
     for beginning, form in _OTHER_FORMS:
         if value.startswith(beginning):
             return f"the value begins with {form}"

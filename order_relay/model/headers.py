@@ -1,4 +1,4 @@
-"""A record's headers: what they are, and which names they may have."""
+"""The type of a record's headers, and the rules for their names."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import TypeAlias
 
 EVENT_ID_HEADER = "event-id"
 
-# Name and value; a value may be null, a name may come twice.
+# Name and value. A value may be null, and a name may occur twice.
 Header: TypeAlias = tuple[str, bytes | None]
 Headers: TypeAlias = Sequence[Header]
 
 
 def name_problem(name: str) -> str:
-    """Return why a header cannot have this name; empty if it can."""
+    """Return why a header name is invalid; empty if it is valid."""
     if "\0" in name:
         return f"the header {name!a} has a zero character in its name"
     try:

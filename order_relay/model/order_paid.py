@@ -1,4 +1,4 @@
-"""The ORDER_PAID event: its shape, and what its ids and times may be."""
+"""The ORDER_PAID event: its fields, and which ids and times are valid."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import msgspec
 OrderId: TypeAlias = int | str
 
 MAX_TEXT_ID_LENGTH = 255
-# As long as Python reads numbers.
+# Python's limit for the digits of a number.
 _NUMBER = re.compile(r"-?[0-9]{1,4300}", re.ASCII)
-# U+FFFD stands for what cannot be read: two ids must not become one.
+# U+FFFD replaces unreadable characters, so two different ids could become the same.
 _REPLACEMENT = "\ufffd"
 
-# ISO 8601 has them, Python's datetime does not: the end of the day, and a leap second.
+# Times of ISO 8601 that Python's datetime refuses: the end of the day, and a leap second.
 _ODD_TIMES = (
     (re.compile(r"(?<=[T ])24(?=:00(?::00(?:[.,]0+)?)?(?:[Z+-]|$))"), "00", timedelta(days=1)),
     (re.compile(r"(?<=:\d\d):60(?=[.,Z+-]|$)", re.ASCII), ":59", timedelta(seconds=1)),
@@ -33,14 +33,14 @@ class OrderItem(msgspec.Struct, frozen=True, gc=False):
 class OrderPaid(msgspec.Struct, frozen=True, gc=False):
     """An ORDER_PAID event as the order service writes it.
 
-    Fields that are not named here are allowed and pass through untouched.
+    Other fields are allowed and are passed on unchanged.
 
     Ids are whole numbers or text, such as a UUID. ``orderId`` as text has 1 to 255 printable
     characters; 7 and "7" are the same order.
 
     ``paidAt`` is an ISO 8601 date and time, as Java's ``LocalDateTime`` and ``OffsetDateTime``
-    print it: with or without seconds, fraction and zone. ``24:00:00`` is the end of the day,
-    a second ``60`` a leap second.
+    print it: with or without seconds, fraction and zone. ``24:00:00`` is the end of the day, and
+    second ``60`` is a leap second.
     """
 
     eventType: Literal["ORDER_PAID"]  # noqa: N815
@@ -57,7 +57,7 @@ class OrderPaid(msgspec.Struct, frozen=True, gc=False):
         self.paid_at()
 
     def paid_at(self) -> datetime:
-        """Return ``paidAt``; naive where the event gives no zone."""
+        """Return ``paidAt``; without a time zone if the event has none."""
         if len(self.paidAt) <= len("2025-12-19"):
             raise ValueError(f"paidAt must be an ISO 8601 date and time, not {self.paidAt!r}")
         try:
@@ -69,7 +69,7 @@ class OrderPaid(msgspec.Struct, frozen=True, gc=False):
 
 
 def is_order_id(text: str) -> bool:
-    """Whether it is an order's id, as keys and people write it."""
+    """Whether the text is a valid order id."""
     return (
         0 < len(text) <= MAX_TEXT_ID_LENGTH and text.isprintable() and _REPLACEMENT not in text
     ) or _NUMBER.fullmatch(text) is not None

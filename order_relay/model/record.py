@@ -1,4 +1,4 @@
-"""One record of the source topic, as it came."""
+"""A record of the source topic."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import msgspec
 
 from order_relay.model.headers import EVENT_ID_HEADER
 
-# Visible ASCII but for "%", and short enough for every HTTP server's header limit.
+# Visible ASCII except "%", and short enough for every HTTP server's header limit.
 _PLAIN_ID = re.compile(rb"[!-$&-~]{1,256}")
-# Of an id that we make, after the topic's name; "@" and a time: as the table of deliveries has it.
+# The end of an id that we make, after the topic's name. The deliveries table adds "@" and a time.
 _POSITION = re.compile(rb"-(0|[1-9][0-9]{0,9})-(0|[1-9][0-9]{0,18})(?:@[0-9]*)?")
 MAX_KEY_LENGTH = 768
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """A record and where it came from.
+    """A record and its position.
 
     Attributes:
         topic: Source topic.
         partition: Partition in the source topic.
         offset: Offset in the partition.
-        generation: The consumer group's generation that handed the record out; what finishes
-            under an older generation is not committed.
+        generation: The consumer group's generation in which it was read. Records of an older
+            generation are not committed.
         key: The record's key, ``None`` for a record without one.
         value: The record's value, byte for byte; ``None`` for a tombstone.
-        headers: All headers in their order, duplicates included.
+        headers: All headers in their order, including duplicates.
         timestamp_ms: Milliseconds since the epoch.
         timestamp_type: 0 for the producer's time, 1 for the broker's (Kafka's own codes).
     """
@@ -54,31 +54,31 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     def event_id(self) -> bytes:
         """Return the id that all attempts, redrives and replays of this event share.
 
-        The ``event-id`` header where there is one, else ``<topic>-<partition>-<offset>``.
+        It is the ``event-id`` header if there is one, else ``<topic>-<partition>-<offset>``.
         """
         return self._given_id() or self._own_id().encode()
 
     def idempotency_key(self) -> str:
         """Return the event id as an HTTP header value.
 
-        One event id always gives the same key, and two never share one: bytes that a header
-        cannot hold are percent-encoded, and a very long id is given by its SHA-256.
+        Each event id has a key of its own, and always the same. Bytes that a header cannot contain
+        are percent-encoded, and a very long id is replaced by its SHA-256.
         """
         event_id = self._given_id()
         if not event_id:
-            return self._own_id()  # Kafka's names of topics are visible ASCII without "%"
+            return self._own_id()  # topic names are visible ASCII without "%"
         if _PLAIN_ID.fullmatch(event_id):
             return event_id.decode()
         encoded = quote_from_bytes(event_id, safe=_VISIBLE)
         if len(encoded) <= MAX_KEY_LENGTH:
             return encoded
-        # "%s" is nothing that percent-encoding makes: no other id has this key.
+        # Percent-encoding never makes "%s": no other id has this key.
         return f"%sha256-{hashlib.sha256(event_id).hexdigest()}"
 
     def claimed_position(self) -> tuple[int, int] | None:
-        """Return the partition and offset of the record whose id the ``event-id`` header gives.
+        """Return the partition and offset that the ``event-id`` header refers to.
 
-        ``None`` where it is no id that we make for a record of this topic.
+        ``None`` if it is not an id that we make for records of this topic.
         """
         given = self._given_id()
         topic = self.topic.encode()
@@ -88,7 +88,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return (int(found[1]), int(found[2])) if found else None
 
     def with_own_id(self) -> Record:
-        """Return the record without its ``event-id`` header: its place is its id."""
+        """Return the record without its ``event-id`` header, so that its position is its id."""
         others = tuple(header for header in self.headers if header[0] != EVENT_ID_HEADER)
         return msgspec.structs.replace(self, headers=others)
 

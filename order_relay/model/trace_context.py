@@ -1,7 +1,7 @@
-"""W3C trace context (https://www.w3.org/TR/trace-context/): taken over, checked, passed on.
+"""Checks and forwards W3C trace context (https://www.w3.org/TR/trace-context/).
 
-The relay records no spans, so it is a participant that forwards: ``traceparent`` goes on as it
-came (docs/decisions/0013). What breaks the rules is not passed on; nothing else happens to it.
+The relay records no spans, so it forwards ``traceparent`` unchanged (docs/decisions/0013). An
+invalid trace context is dropped.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 
-# At least 512 have to be passed on. Four times that is still far under what a server takes: a
-# logger must not refuse an order for its tracestate.
+# The specification requires at least 512. Four times that is still far below the limits of servers:
+# a target must not refuse an order because of its tracestate.
 MAX_TRACESTATE_LENGTH = 2048
 MAX_TRACESTATE_MEMBERS = 32
-# Where one has to shorten it, longer members go first.
+# When it must be shortened, longer members are dropped first.
 LONG_MEMBER_LENGTH = 128
 
-# Version 00, and what must hold of every later one, whose further parts nobody knows yet.
+# Version 00, and what every later version must match; it may have more parts.
 _TRACEPARENT = re.compile(
     r"(?P<version>[0-9a-f]{2})-(?P<trace_id>[0-9a-f]{32})-(?P<parent_id>[0-9a-f]{16})"
     r"-[0-9a-f]{2}(?P<more>-[!-~]{0,72})?"
@@ -30,12 +30,12 @@ _MEMBER = re.compile(r"(?P<key>[a-z0-9][a-z0-9_\-*/@]{0,255})=[ -+\--<>-~]{0,255
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """A valid trace context; all of it is visible ASCII and spaces.
+    """A valid trace context: visible ASCII and spaces only.
 
     Attributes:
-        traceparent: As it came.
-        trace_id: The trace's id within it: 32 hexadecimal digits.
-        tracestate: What the tracing systems on the way have to say; "" for nothing.
+        traceparent: The header's value, unchanged.
+        trace_id: The trace id in it: 32 hexadecimal digits.
+        tracestate: The data of tracing systems; "" without any.
     """
 
     traceparent: str
@@ -56,7 +56,7 @@ class TraceContext:
 def of_record(headers: Iterable[tuple[str, bytes | None]]) -> TraceContext | None:
     """Return the trace context of a Kafka record; ``None`` without a valid one.
 
-    Of several traceparents the last one counts, as everywhere in Kafka.
+    The last of several traceparents counts, as is usual in Kafka.
     """
     traceparent: bytes | None = None
     states: list[bytes] = []
@@ -67,12 +67,12 @@ def of_record(headers: Iterable[tuple[str, bytes | None]]) -> TraceContext | Non
             states.append(value)
     if traceparent is None:
         return None
-    # Whatever is no ASCII is refused with the rest that breaks the rules.
+    # Latin-1 decodes any bytes; the check refuses everything but ASCII.
     return _checked(traceparent.decode("latin-1"), [state.decode("latin-1") for state in states])
 
 
 def of_request(traceparents: Iterable[str], tracestates: Iterable[str]) -> TraceContext | None:
-    """Return the trace context of an HTTP request, by the values of its two headers.
+    """Return the trace context of an HTTP request from the values of its two headers.
 
     ``None`` without a valid one. Two traceparents are not valid.
     """
@@ -81,16 +81,16 @@ def of_request(traceparents: Iterable[str], tracestates: Iterable[str]) -> Trace
 
 
 def trace_id(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
-    """Return the trace's id of a Kafka record; ``None`` without a valid trace context."""
+    """Return the trace id of a Kafka record; ``None`` without a valid trace context."""
     found = of_record(headers)
     return found.trace_id if found is not None else None
 
 
 def trace_headers(carrier: Mapping[str, str]) -> tuple[tuple[str, bytes], ...]:
-    """Return a trace context as headers to publish an event with; none without a valid one.
+    """Return the record headers for publishing an event with a trace; none without a valid one.
 
-    ``carrier`` holds ``traceparent`` and ``tracestate``: the headers of the order's own request,
-    or what OpenTelemetry's ``inject`` fills. Names are taken in any case.
+    ``carrier`` contains ``traceparent`` and ``tracestate``: the headers of the request that placed
+    the order, or what OpenTelemetry's ``inject`` fills. Names are case-insensitive.
     """
     by_name = {name.lower(): value for name, value in carrier.items()}
     found = _checked(by_name.get(TRACEPARENT, ""), [by_name.get(TRACESTATE, "")])
@@ -111,12 +111,12 @@ def _checked(traceparent: str, tracestates: Iterable[str]) -> TraceContext | Non
 
 
 def _combined(tracestates: Iterable[str]) -> str:
-    """Put several headers together, as HTTP does; "" if anything of them breaks the rules."""
+    """Join several headers, as HTTP does; "" if any part is invalid."""
     members = [
         member
         for state in tracestates
         for part in state.split(",")
-        if (member := part.strip(" \t"))  # empty members are allowed, and say nothing
+        if (member := part.strip(" \t"))  # empty members are allowed
     ]
     keys = set()
     for member in members:
@@ -128,7 +128,7 @@ def _combined(tracestates: Iterable[str]) -> str:
 
 
 def _shortened(members: list[str]) -> str:
-    """Leave out whole members, as the specification says: the long ones, then the last ones."""
+    """Drop whole members, as the specification says: first the long ones, then the last ones."""
     if len(",".join(members)) > MAX_TRACESTATE_LENGTH:
         members = [member for member in members if len(member) <= LONG_MEMBER_LENGTH]
     while len(",".join(members)) > MAX_TRACESTATE_LENGTH:
