@@ -18,6 +18,9 @@ from order_relay.model.order_paid import OrderId, OrderPaid
 # The name is used in metrics, log lines and environment variables.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
+# Arguments of a consumer that no variable sets.
+_NOT_OPTIONS = {"self", "name", "event", "handler", "key", "subject"}
+
 Handler = Callable[[Any, "Delivery"], Any]
 F = TypeVar("F", bound=Handler)
 
@@ -90,19 +93,8 @@ class HttpPost:
             cert_file: PEM file of our own certificate.
             key_file: PEM file of its key.
         """
-        self.options = _given(
-            url=url,
-            connect_timeout_seconds=connect_timeout_seconds,
-            batch_size=batch_size,
-            batch_bytes=batch_bytes,
-            batch_linger_ms=batch_linger_ms,
-            batch_format=batch_format,
-            content_type=content_type,
-            ca_file=ca_file,
-            cert_file=cert_file,
-            key_file=key_file,
-        )
-        """The arguments that were given, by their names."""
+        self.options = _given(locals())
+        """The arguments that were given, by name."""
 
 
 class Consumer:
@@ -175,6 +167,7 @@ class Consumer:
         Raises:
             InvalidConsumer: An argument cannot be used; the message is one line.
         """
+        self.options = _given(locals())
         self.name = name
         if not _NAME.fullmatch(str(name)):
             raise InvalidConsumer(
@@ -192,23 +185,6 @@ class Consumer:
         self.key = key
         self.subject = subject
         self._handler: HttpPost | Handler | None = None
-        self.options: Mapping[str, Any] = _given(
-            topic=topic,
-            group=group,
-            dead_letter_topic=dead_letter_topic,
-            max_in_flight=max_in_flight,
-            max_rate=max_rate,
-            timeout_seconds=timeout_seconds,
-            retry_max_attempts=retry_max_attempts,
-            retry_initial_interval_ms=retry_initial_interval_ms,
-            retry_multiplier=retry_multiplier,
-            retry_max_interval_ms=retry_max_interval_ms,
-            breaker_failure_threshold=breaker_failure_threshold,
-            breaker_probe_interval_seconds=breaker_probe_interval_seconds,
-            deliveries_store=deliveries_store,
-            deliveries_retention_hours=deliveries_retention_hours,
-            deliveries_max_entries=deliveries_max_entries,
-        )
         if isinstance(handler, HttpPost):
             self._handler = handler
         elif handler is not None:
@@ -256,8 +232,15 @@ def _is_struct(event: object) -> bool:
     return isinstance(event, type) and issubclass(event, msgspec.Struct)
 
 
-def _given(**options: Any) -> Mapping[str, Any]:
-    return MappingProxyType({name: value for name, value in options.items() if value is not None})
+def _given(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the arguments of ``__init__`` that were given and are not kept as attributes."""
+    return MappingProxyType(
+        {
+            name: value
+            for name, value in arguments.items()
+            if value is not None and name not in _NOT_OPTIONS
+        }
+    )
 
 
 def _check_function(name: str, what: str, function: object, arguments: int) -> None:
