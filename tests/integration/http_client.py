@@ -1,4 +1,4 @@
-"""A client of the external logger with short limits, or with limits that no test waits for."""
+"""A client of the target with short limits, or with limits that no test waits for."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The client of the external logger against a real HTTP server that misbehaves."""
+"""The client of the target against a real HTTP server that misbehaves."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -82,7 +82,7 @@ async def test_retry_after_in_seconds_and_as_a_date(sink: ScriptedSink) -> None:
 
 
 async def test_a_connection_that_breaks_is_retryable(sink: ScriptedSink) -> None:
-    """A connection that is closed instead of an answer is no answer; the next one is a new one."""
+    """A connection that is closed instead of an answer is a failed attempt; the next one is new."""
     sink.fail_next(1, fault=Fault.RESET)
     async with client(sink.url) as http:
         answer = await http.post(BODY, "key")
@@ -95,7 +95,7 @@ async def test_a_connection_that_breaks_is_retryable(sink: ScriptedSink) -> None
 
 
 async def test_a_logger_that_is_down_is_retryable(sink: ScriptedSink) -> None:
-    """Refused connections are retryable, and the same client works once the logger is back."""
+    """Refused connections are retryable, and the same client works once the target is back."""
     async with client(sink.url) as http:
         assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
         await sink.down()

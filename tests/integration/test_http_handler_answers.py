@@ -1,4 +1,4 @@
-"""What the client of the external logger makes of the bodies of answers."""
+"""What the client of the target makes of the bodies of answers."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ CHUNKED = b"HTTP/1.1 422 No\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 async def test_the_body_of_an_error_is_kept_and_bounded(sink: ScriptedSink) -> None:
-    """What the logger says about an error is kept, up to a bound."""
+    """What the target says about an error is kept, up to a bound."""
     async with client(sink.url) as http:
         sink.fail_next(1, 422, body=b' {"error":"orderItems is empty"}\n')
         assert (await http.post(BODY, "key")).detail == '{"error":"orderItems is empty"}'

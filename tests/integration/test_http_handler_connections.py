@@ -1,4 +1,4 @@
-"""Which connections the client of the external logger uses again, and which it closes."""
+"""Which connections the client of the target uses again, and which it closes."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def name(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 async def test_a_name_with_two_addresses_of_which_one_listens(
     name: Callable[..., str], first: str, listening: str
 ) -> None:
-    """Whichever the logger listens on, and whichever comes first, the post arrives."""
+    """Whichever the target listens on, and whichever comes first, the post arrives."""
     both = (LOOPBACK, LOOPBACK_6) if first == LOOPBACK else (LOOPBACK_6, LOOPBACK)
     async with (
         RawServer(replies(OK), host=listening) as server,

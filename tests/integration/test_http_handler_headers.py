@@ -1,4 +1,4 @@
-"""What stands in the head of a POST to the external logger, beside what it always has."""
+"""What stands in the head of a POST to the target, beside what it always has."""
 
 from base64 import b64decode, b64encode
 

@@ -1,4 +1,4 @@
-"""Interim answers (1xx) come before the answer; the client waits for that one, not for ever."""
+"""Interim answers (1xx) come before the final one; the client waits for that, within a limit."""
 
 import asyncio
 
@@ -60,7 +60,7 @@ async def test_an_interim_answer_before_the_body_is_sent() -> None:
 
 
 async def test_a_flood_of_interim_answers_is_a_failed_attempt() -> None:
-    """Interim answers without end are not read for ever, and hold up no other post meanwhile."""
+    """Endless interim answers are not read without limit, and delay no other post."""
 
     async def flood(peer: Peer) -> None:
         await peer.request()
@@ -98,7 +98,7 @@ async def test_interim_answers_do_not_lengthen_an_attempt() -> None:
 
 
 async def test_switching_protocols_is_a_failed_attempt() -> None:
-    """101 was not asked for: what follows it is no HTTP, and its connection is closed."""
+    """101 was not asked for: what follows it is not HTTP, and its connection is closed."""
 
     async def script(peer: Peer) -> None:
         await peer.request()

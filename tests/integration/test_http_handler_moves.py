@@ -1,4 +1,4 @@
-"""A logger whose name moves to another address, as behind a balancer."""
+"""A target whose name moves to another address, as behind a balancer."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""The client of the external logger through an HTTP proxy."""
+"""The client of the target through an HTTP proxy."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""However an answer is cut into packets, the client of the external logger reads the same."""
+"""However an answer is cut into packets, the client of the target reads the same."""
 
 import pytest
 

@@ -208,7 +208,7 @@ async def test_an_error_keeps_its_status_whatever_follows(name: str) -> None:
 
 @pytest.mark.parametrize("came", NO_STATUS)
 async def test_no_status_line_is_a_failed_attempt(came: str) -> None:
-    """What is no HTTP, or breaks off in the status line, is told; the next post works."""
+    """What is not HTTP, or breaks off in the status line, is told; the next post works."""
     sent, then = NO_STATUS[came]
 
     async def script(peer: Peer) -> None:

@@ -1,4 +1,4 @@
-"""How long an attempt of the external logger's client lasts at most."""
+"""How long an attempt of the target's client lasts at most."""
 
 import asyncio
 
@@ -82,7 +82,7 @@ async def test_silence_before_the_status_is_whole() -> None:
     "start", [b"HTTP/1.1 200 ", b"HTTP/1.1 100 A\r\nX-Name: "], ids=["status line", "100"]
 )
 async def test_a_drip_is_no_answer(start: bytes) -> None:
-    """A byte now and then does not lengthen an attempt while there is no whole status line."""
+    """A byte now and then does not lengthen an attempt before the status line is complete."""
 
     async def script(peer: Peer) -> None:
         await peer.request()

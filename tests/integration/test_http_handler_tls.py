@@ -1,4 +1,4 @@
-"""The client of the external logger over TLS, with certificates made for the test."""
+"""The client of the target over TLS, with certificates made for the test."""
 
 import socket
 import ssl
@@ -78,7 +78,7 @@ async def test_the_host_name_is_checked(
 
 
 def _serve_with_certificates(listener: socket.socket, context: ssl.SSLContext) -> None:
-    """Answer whoever shows the right certificate; others get TLS' own alert."""
+    """Answer clients with the right certificate; others get TLS' own alert."""
     while True:
         try:
             plain, _ = listener.accept()
@@ -96,7 +96,7 @@ def _serve_with_certificates(listener: socket.socket, context: ssl.SSLContext) -
 
 
 async def test_our_certificate_is_shown_to_a_logger_that_asks(tmp_path: Path) -> None:
-    """Without the right one the logger refuses us, which is an outage and no order's fault."""
+    """Without the right one the target refuses us, which is an outage and no order's fault."""
     authority, ours = trustme.CA(), trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(LOOPBACK).configure_cert(context)

@@ -1,4 +1,4 @@
-"""What an external logger sends back, and its certificate: nothing secret is passed on."""
+"""What a target sends back, and its certificate: nothing secret is passed on."""
 
 import ssl
 from collections.abc import Callable

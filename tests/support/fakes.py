@@ -1,4 +1,4 @@
-"""Hand-written stand-ins for what the relay talks to, and a relay that is made of them."""
+"""Hand-written fakes of what the dispatcher uses, and a dispatcher made of them."""
 
 import asyncio
 from collections import deque
@@ -41,7 +41,7 @@ def record(
 
 
 def answer(status: int, detail: str = "", retry_after_seconds: float = 0.0) -> Answer:
-    """The logger's answer with that status."""
+    """The target's answer with that status."""
     return Answer(judge(status), status, detail, retry_after_seconds)
 
 
@@ -50,7 +50,7 @@ NO_ANSWER = Answer(Verdict.RETRYABLE, detail="reset", error_type="aiohttp.Client
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one attempt comes to.
+    """The result of one attempt.
 
     Attributes:
         outcome: The answer, or the error that is raised.
@@ -63,7 +63,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt as the logger saw it; ``at`` is the loop's time when it began."""
+    """One attempt as the target saw it; ``at`` is the loop's time when it began."""
 
     at: float
     event_id: str
@@ -81,11 +81,11 @@ def must(condition: bool, rule: str) -> None:
         raise BrokenRule(rule)
 
 
-class FakeLogger:
+class FakeTarget:
     """An ``PostHandler`` with a script.
 
-    Attempts for a record follow its own plan first; then, as all others, what ``decide`` says of
-    their event id: if nobody says otherwise the ``default`` step.
+    Attempts for a record follow its own plan first, then what ``decide`` says for
+    their event id: by default the ``default`` step.
     """
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class FakeLogger:
         return step.outcome
 
     def redact(self, text: str) -> str:
-        """It repeats no secret."""
+        """Return the text; there are no secrets."""
         return text
 
     def times(self, of: Record | None = None) -> list[float]:
@@ -157,7 +157,7 @@ class FakeDeadLetters:
 
 
 class RecordingObserver:
-    """A ``DeliveryObserver`` that remembers what it heard."""
+    """A ``DeliveryObserver`` that records its calls."""
 
     def __init__(self) -> None:
         self.attempts: list[tuple[str, float]] = []
@@ -191,12 +191,12 @@ class RecordingObserver:
 
 
 class FakeReading:
-    """A ``Reading`` that remembers what it was asked for.
+    """A ``Reading`` that records its calls.
 
     Attributes:
-        asked: Partition, and the offset to go back to or None for where reading never was.
-        paused: Partitions that are to pause there.
-        on_asked: Is told of each.
+        asked: Partition, and the offset to go back to; None for the first record never read.
+        paused: Partitions that pause there.
+        on_asked: Called with each.
     """
 
     def __init__(self) -> None:
@@ -216,7 +216,7 @@ class FakeReading:
 
 
 class Bench:
-    """A relay made of fakes on the running loop's clock. Make it inside the loop."""
+    """A dispatcher with fakes on the running loop's clock. Create it inside the loop."""
 
     def __init__(
         self,
@@ -228,10 +228,10 @@ class Bench:
         max_queued: int = 1000,
         max_rate: float | None = None,
         batching: Batching | None = None,
-        logger: PostHandler | None = None,
+        target: PostHandler | None = None,
     ) -> None:
         clock = asyncio.get_running_loop().time
-        self.logger = FakeLogger()
+        self.target = FakeTarget()
         self.dead_letters = FakeDeadLetters()
         self.observer = RecordingObserver()
         self.reading = FakeReading()
@@ -241,12 +241,12 @@ class Bench:
         self.delivered_before: set[str] = set()
         self._awaited: asyncio.Future[None] | None = None
         self.dispatcher = Dispatcher(
-            logger or self.logger,
+            target or self.target,
             self.dead_letters,
             self.observer,
             self._finish,
             is_delivered=lambda one, order_id: one.idempotency_key() in self.delivered_before,
-            is_finished=lambda *place: place in [_place(one) for one in self.finished],
+            is_finished=lambda *position: position in [_position(one) for one in self.finished],
             policy=policy or RetryPolicy(),
             breaker_threshold=breaker_threshold,
             breaker_probe_interval_seconds=breaker_probe_interval_seconds,
@@ -265,7 +265,7 @@ class Bench:
         return [one.offset for one in self.finished]
 
     async def submit(self, *records: Record) -> None:
-        """Take records in, one after another as the agent does; fails where one has to wait."""
+        """Submit records one after another, as the agent does; fails if one has to wait."""
         for one in records:
             async with asyncio.timeout(0.5):
                 await self.dispatcher.submit(one)
@@ -285,5 +285,5 @@ class Bench:
             self._awaited.set_result(None)
 
 
-def _place(one: Record) -> tuple[str, int, int]:
+def _position(one: Record) -> tuple[str, int, int]:
     return one.topic, one.partition, one.offset

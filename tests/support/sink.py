@@ -1,4 +1,4 @@
-"""A scripted external logger: a real HTTP server that answers as the test says.
+"""A scripted target: a real HTTP server that answers as the test says.
 
     async with ScriptedSink() as sink:
         sink.script = lambda request: Answer(503) if request.order_id == 7 else Answer()

@@ -21,7 +21,7 @@ class VirtualTopic:
     """
 
     def __init__(self, answers: Callable[[Record, float, int], Step], **settings: Any) -> None:
-        """Read into a relay whose logger answers as told.
+        """Read into a relay whose target answers as told.
 
         Args:
             answers: What an attempt comes to: of this record, at this second, its n-th from 1.
@@ -37,7 +37,7 @@ class VirtualTopic:
         self._progress = PartitionProgress(1)
         self._position = 0
         self._changed = asyncio.Event()
-        self.bench.logger.decide = self._decide
+        self.bench.target.decide = self._decide
         self.bench.on_finished = self._finished
         self.bench.reading.on_asked = self._move
         self._reading = asyncio.create_task(self._read())

@@ -1,4 +1,4 @@
-"""How fast a target is sent to: the rules alone; with a logger that limits: test_whose_fault."""
+"""How fast a target is sent to: the rules alone; with a target that limits: test_whose_fault."""
 
 import math
 

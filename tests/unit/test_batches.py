@@ -1,6 +1,6 @@
-"""Several records in one POST: who goes together, and what of the answer is for whom.
+"""Several records in one POST: which records share it, and what the answer means for each.
 
-In virtual time, through the relay, with a logger that takes batches.
+In virtual time, through the relay, with a target that takes batches.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ OK = answer(200)
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """One request that a ``BatchLogger`` got."""
+    """One request that a ``BatchTarget`` got."""
 
     at: float
     body: bytes
@@ -36,7 +36,7 @@ class Post:
     orders: tuple[int, ...]
 
 
-class BatchLogger:
+class BatchTarget:
     """An ``PostHandler`` that takes batches, and answers as the test says."""
 
     def __init__(self, answers: Callable[[Post], Answer], seconds: float = 0.02) -> None:
@@ -89,11 +89,11 @@ class Story:
             for name in ("max_bytes", "linger_seconds", "form")
             if name in settings
         }
-        self.logger = BatchLogger(answers)
+        self.target = BatchTarget(answers)
         self.bench = Bench(
             **{"breaker_threshold": 20, "max_in_flight": 64, "max_queued": 2000, **settings},
             batching=Batching(size, **batching),
-            logger=self.logger,
+            target=self.target,
         )
         self.taken = 0
 
@@ -117,7 +117,7 @@ class Story:
     @property
     def sizes(self) -> list[int]:
         """How many orders each request had."""
-        return [len(post.orders) for post in self.logger.posts]
+        return [len(post.orders) for post in self.target.posts]
 
 
 @virtual_time
@@ -128,13 +128,13 @@ async def test_values_go_byte_for_byte_in_their_order() -> None:
     await story.end()
     assert story.sizes == [3, 3, 1]
     first = records[:3]
-    assert story.logger.posts[0].body == b"[" + b",".join(one.value or b"" for one in first) + b"]"
+    assert story.target.posts[0].body == b"[" + b",".join(one.value or b"" for one in first) + b"]"
     keys = [one.idempotency_key() for one in records]
-    assert [post.key for post in story.logger.posts] == [
+    assert [post.key for post in story.target.posts] == [
         batch_key(keys[:3]), batch_key(keys[3:6]), keys[6]
     ]  # fmt: skip
     assert batch_key(keys[:3]) == batch_key(tuple(keys[:3])) != batch_key(keys[:2])
-    assert {post.content_type for post in story.logger.posts} == {JSON}
+    assert {post.content_type for post in story.target.posts} == {JSON}
 
 
 @virtual_time
@@ -147,7 +147,7 @@ async def test_a_value_a_line() -> None:
     story.taken = 3
     await story.submit(2)
     await story.end()
-    alone, lines = story.logger.posts
+    alone, lines = story.target.posts
     assert (alone.body, alone.content_type) == (pretty, JSON)
     assert lines.content_type == NDJSON
     assert lines.body.endswith(b"\n")
@@ -164,7 +164,7 @@ async def test_records_wait_for_others_no_longer_than_they_may() -> None:
     await story.end()
     await story.submit(5)
     await story.end()
-    assert [(round(post.at, 3), len(post.orders)) for post in story.logger.posts] == [
+    assert [(round(post.at, 3), len(post.orders)) for post in story.target.posts] == [
         (0.5, 2), (0.52, 5)
     ]  # fmt: skip
 
@@ -180,7 +180,7 @@ async def test_a_batch_has_no_more_bytes_than_it_may() -> None:
     story.taken = 10
     await story.end()
     assert story.sizes == [3, 3, 3, 1]
-    assert max(len(post.body) for post in story.logger.posts[:3]) <= 3 * (value + 1) + 1
+    assert max(len(post.body) for post in story.target.posts[:3]) <= 3 * (value + 1) + 1
 
 
 @virtual_time
@@ -192,24 +192,24 @@ async def test_no_two_records_of_a_key_are_under_way() -> None:
     story.taken = 60
     await story.end()
     assert story.sizes == [6] * 10
-    assert [sorted(post.orders) for post in story.logger.posts] == [
+    assert [sorted(post.orders) for post in story.target.posts] == [
         list(range(first, first + 6)) for first in range(0, 60, 6)
     ]
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-@pytest.mark.parametrize("guilty", [{0}, {57}, {99}, {3, 4, 80}, set(range(100))])
+@pytest.mark.parametrize("bad", [{0}, {57}, {99}, {3, 4, 80}, set(range(100))])
 @virtual_time
-async def test_a_refused_batch_is_halved_until_the_guilty_are_alone(
-    guilty: set[int], status: int
+async def test_a_refused_batch_is_halved_until_the_bad_ones_are_alone(
+    bad: set[int], status: int
 ) -> None:
-    """The guilty are dead-lettered, each after a request of its own; nobody else is."""
-    story = Story(lambda post: answer(status) if guilty & {*post.orders} else OK, size=100)
+    """Bad records are dead-lettered, each after a request of its own; others are not."""
+    story = Story(lambda post: answer(status) if bad & {*post.orders} else OK, size=100)
     await story.submit(100)
     await story.end()
-    assert story.given_up == sorted(guilty)
-    assert story.logger.accepted == Counter(set(range(100)) - guilty)
-    assert len(story.logger.posts) <= 1 + 14 * len(guilty)
+    assert story.given_up == sorted(bad)
+    assert story.target.accepted == Counter(set(range(100)) - bad)
+    assert len(story.target.posts) <= 1 + 14 * len(bad)
     assert {letter.attempts for letter in story.bench.dead_letters.letters} == {1}
 
 
@@ -229,21 +229,21 @@ async def test_one_record_that_fails_its_batch_does_not_take_the_others_along(
         await asyncio.sleep(1.0)
     await story.end()
     assert story.given_up == [7]
-    assert story.logger.accepted == Counter(set(range(1000)) - {7})
+    assert story.target.accepted == Counter(set(range(1000)) - {7})
     # An attempt and three retries that are its own; a 404 needs one, as others are taken.
-    assert len([post for post in story.logger.posts if post.orders == (7,)]) == alone
+    assert len([post for post in story.target.posts if post.orders == (7,)]) == alone
 
 
 @virtual_time
 async def test_a_batch_without_an_answer_is_repeated_as_it_was() -> None:
-    """The logger may have taken it: the same records in the same order, under the same key."""
+    """The target may have taken it: the same records in the same order, under the same key."""
     story = Story(lambda post: NO_ANSWER if post.at < 0.5 else OK, size=10)
     await story.submit(25)
     await asyncio.sleep(0.9)
     await story.submit(25)  # others come meanwhile
     await story.end()
-    first = {post.orders: post.key for post in story.logger.posts if post.at < 0.5}
-    again = {post.orders: post.key for post in story.logger.posts if post.at >= 0.5}
+    first = {post.orders: post.key for post in story.target.posts if post.at < 0.5}
+    again = {post.orders: post.key for post in story.target.posts if post.at >= 0.5}
     assert len(first) == 3
     assert first.items() <= again.items()
     assert not story.given_up
@@ -256,11 +256,11 @@ async def test_an_outage_is_one_attempt_a_batch_and_spends_nothing() -> None:
     await story.submit(400)
     await story.end()
     assert not story.given_up
-    assert story.logger.accepted == Counter(range(400))
-    in_outage = [post for post in story.logger.posts if 5 < post.at < 60]
+    assert story.target.accepted == Counter(range(400))
+    in_outage = [post for post in story.target.posts if 5 < post.at < 60]
     assert {len(post.orders) for post in in_outage} == {1}
     assert len(in_outage) <= 15
-    assert max(post.at for post in story.logger.posts) < 70
+    assert max(post.at for post in story.target.posts) < 70
 
 
 @pytest.mark.parametrize(
@@ -281,18 +281,18 @@ async def test_a_limit_of_requests_is_no_limit_of_orders(
     )
     intake = asyncio.create_task(story.submit(100_000))
     await asyncio.sleep(12)
-    assert sum(story.logger.accepted.values()) > 12 * 800
-    assert set(story.logger.accepted.values()) == {1}
+    assert sum(story.target.accepted.values()) > 12 * 800
+    assert set(story.target.accepted.values()) == {1}
     assert not story.given_up
-    refused = len(story.logger.posts) - sum(story.logger.accepted.values()) / 20
-    assert refused <= 0.12 * len(story.logger.posts)
+    refused = len(story.target.posts) - sum(story.target.accepted.values()) / 20
+    assert refused <= 0.12 * len(story.target.posts)
     intake.cancel()
     await story.bench.dispatcher.drain(drain_seconds=0, attempt_seconds=1)
 
 
 @virtual_time
 async def test_half_of_all_batches_fail() -> None:
-    """Nobody is given up for it, whatever failed_batch it was in."""
+    """No record is given up for it, whatever batch it was in."""
     count = iter(range(10**6))
     story = Story(lambda post: answer(500) if next(count) % 2 else OK, size=20)
     for _ in range(50):
@@ -300,7 +300,7 @@ async def test_half_of_all_batches_fail() -> None:
         await asyncio.sleep(0.5)
     await story.end()
     assert not story.given_up
-    assert story.logger.accepted == Counter(range(1000))
+    assert story.target.accepted == Counter(range(1000))
 
 
 @virtual_time
@@ -344,7 +344,7 @@ async def test_results_of_single_records() -> None:
     ],
 )
 def test_what_a_2xx_says_of_each(status: int, body: bytes, verdicts: str) -> None:
-    """Results in the known shape count; else a 2xx is for all, but a 207 for nobody."""
+    """Results in the known shape count; otherwise a 2xx is for all, but a 207 for none."""
     found = item_answers(Answer(Verdict.SUCCESS, status, body=body), 2, str)
     assert " ".join(one.verdict for one in found) == verdicts
 
@@ -353,30 +353,30 @@ def test_what_a_2xx_says_of_each(status: int, body: bytes, verdicts: str) -> Non
 async def test_giving_back_ends_requests_whose_records_are_all_given_back() -> None:
     """After a rebalance nothing of the records that went is sent any more."""
     story = Story(lambda post: OK, size=10)
-    story.logger._seconds = 1000.0
+    story.target._seconds = 1000.0
     await story.submit(30)
     await asyncio.sleep(1)
-    assert story.logger.under_way == 3
+    assert story.target.under_way == 3
     await story.bench.dispatcher.drain(drain_seconds=0, attempt_seconds=1)
     await asyncio.sleep(0)
-    assert story.logger.under_way == 0
+    assert story.target.under_way == 0
     assert not story.bench.finished
 
 
 @virtual_time
 async def test_giving_back_does_not_wait_for_what_was_not_sent() -> None:
-    """Records that wait for others, or for a logger that throttles, are given back at once."""
+    """Records that wait for others, or for a target that throttles, are given back at once."""
     throttled = answer(429, retry_after_seconds=60)
     story = Story(lambda post: throttled, size=10, linger_seconds=100.0)
     await story.submit(25)
     await asyncio.sleep(1)
-    assert len(story.logger.posts) == 2
+    assert len(story.target.posts) == 2
     began = asyncio.get_running_loop().time()
     await story.bench.dispatcher.drain(drain_seconds=0, attempt_seconds=1000)
     assert asyncio.get_running_loop().time() - began < 1
-    assert len(story.logger.posts) == 2
+    assert len(story.target.posts) == 2
     assert story.bench.observer.abandoned_records == [25]
     story.bench.dispatcher.resume()
-    story.logger._answers = lambda post: OK
+    story.target._answers = lambda post: OK
     await story.submit(25)
     await story.bench.until_finished(25, 1000)

@@ -71,7 +71,7 @@ def test_a_threshold_of_0_never_opens() -> None:
 
 
 def test_the_first_probe_goes_after_a_second() -> None:
-    """While open nobody may send; the time that is left is told, and then one may."""
+    """While open nothing may be sent; it tells the time that is left, and then one probe may."""
     watched = Watched(threshold=1)
     assert watched.wait() == 0
     watched.fail()
@@ -100,7 +100,7 @@ def test_probes_never_get_rarer() -> None:
 
 
 def test_an_interval_under_a_second_is_the_longest_wait() -> None:
-    """No probe waits longer than who set the interval wants it."""
+    """No probe waits longer than the interval that is set."""
     watched = Watched(threshold=1, probe_interval_seconds=0.25)
     watched.fail()
 
@@ -147,7 +147,7 @@ def test_after_several_of_them_they_wait_as_long_as_all(answered: bool) -> None:
 
 
 def test_a_probe_that_is_answered_closes_it() -> None:
-    """The logger works: all flows, and failures count anew."""
+    """The target works: all flows, and failures count anew."""
     watched = Watched(threshold=2)
     watched.fail(2)
     watched.fail_probe()
@@ -163,7 +163,7 @@ def test_a_probe_that_is_answered_closes_it() -> None:
 
 
 def test_a_late_success_closes_it() -> None:
-    """An attempt from before the outage that succeeds shows that the logger works."""
+    """An attempt from before the outage that succeeds shows that the target works."""
     watched = Watched(threshold=1)
     watched.fail()
 

@@ -37,7 +37,7 @@ def relayed(*headers: tuple[str, bytes | None], redrives: bytes | None = None) -
 
 
 def foreign(*headers: tuple[str, bytes | None], value: bytes | None = b"\xff") -> Letter:
-    """A letter that somebody else wrote."""
+    """A dead letter of another program."""
     return Letter("orders.DLQ", 1, 9, None, value, headers, timestamp_ms=1_734_600_000_000)
 
 
@@ -106,7 +106,7 @@ def test_letters_of_others_are_shown_as_they_are(value: bytes | None) -> None:
 )
 @pytest.mark.parametrize("timestamp_ms", [-1, 1_734_600_000_000_000, 2**62, 2**63 - 1])
 def test_times_that_no_calendar_has(failed_at: bytes, timestamp_ms: int) -> None:
-    """A moment that Python cannot tell is none, whoever wrote it; filters and lists go on."""
+    """A moment that Python cannot tell is none; filters and lists go on."""
     letter = replace(foreign(("dlq-failed-at", failed_at)), timestamp_ms=timestamp_ms)
     assert letter.failed_at is None
     assert not LetterFilter(since=NOW).finds(letter)

@@ -45,7 +45,7 @@ def test_the_documented_message_is_read() -> None:
 
 @given(st.dictionaries(st.text(min_size=1).map("x-".__add__), JSON_VALUES, max_size=4))
 def test_unknown_fields_pass(unknown: dict[str, object]) -> None:
-    """Fields that nobody named change nothing, whatever they hold."""
+    """Unknown fields change nothing, whatever they contain."""
     assert decode_order_paid(order_value(7, **unknown)) == decode_order_paid(order_value(7))
 
 
@@ -78,7 +78,7 @@ def test_ids_may_be_text(order_id: str) -> None:
 
 @pytest.mark.parametrize("spaces", [b" ", b"\n", b"\r\n\t"])
 def test_space_around_the_json_passes(spaces: bytes) -> None:
-    """Space that JSON allows is no reason to refuse an event."""
+    """Space that JSON allows does not make an event invalid."""
     assert decode_order_paid(spaces + order_value(7) + spaces).orderId == 7
 
 
@@ -135,7 +135,7 @@ def test_what_is_not_json_is_refused(value: bytes) -> None:
     ids=lambda value: repr(value)[:40],
 )
 def test_a_refusal_names_the_cause(value: bytes, cause: str) -> None:
-    """Whoever reads the dead letter sees what the producer wrote instead of UTF-8 JSON."""
+    """The dead letter says what the producer wrote instead of UTF-8 JSON."""
     with pytest.raises(InvalidEvent, match=cause):
         decode_order_paid(value)
 

@@ -140,7 +140,7 @@ async def test_an_error_that_cannot_be_told_is_a_failed_attempt_like_any(attempt
     ],
 )
 async def test_a_wait_is_bounded(attempt: Attempt, wanted: Any, seconds: float) -> None:
-    """As Retry-After is: 0 to 60 s, also as the text of that header; 0 for what is no number."""
+    """As Retry-After is: 0 to 60 s, also as the text of that header; 0 for what is not a number."""
     answer = await attempt(raising(RetryLater(wanted)))
     assert answer.verdict is Verdict.THROTTLED
     assert answer.retry_after_seconds == seconds
@@ -226,7 +226,7 @@ async def test_a_thread_cannot_be_ended(attempt: Attempt, handlers: list[Functio
 
 
 async def test_a_plain_function_around_an_async_one(attempt: Attempt) -> None:
-    """Such as a lambda: it is no handler, and the answer says why."""
+    """Such as a lambda: it is not a handler, and the answer says why."""
 
     async def in_loop(event: Any, delivery: Delivery) -> None:
         raise AssertionError("it is never run")

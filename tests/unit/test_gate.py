@@ -1,4 +1,4 @@
-"""Who goes next while the target cannot take everything."""
+"""Which record is sent next while the target cannot take everything."""
 
 import asyncio
 
@@ -75,7 +75,7 @@ async def test_all_go_when_the_breaker_closes() -> None:
 
 
 @virtual_time
-async def test_who_leaves_holds_nobody_up() -> None:
+async def test_a_cancelled_record_delays_no_other() -> None:
     """A record that is given up meanwhile does not take a turn, nor count."""
     guarded = Guarded()
     guarded.open_breaker()

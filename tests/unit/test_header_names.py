@@ -37,7 +37,7 @@ def parsed(records: Any) -> list[list[Any]]:
 
 @pytest.mark.parametrize("codec", [NONE, GZIP, SNAPPY, LZ4, ZSTD])
 def test_any_name_is_read_and_nothing_else_changes(codec: int) -> None:
-    """The name has escapes for what is no UTF-8; values and the batch's other records are whole."""
+    """Bytes that are not UTF-8 are escaped in the name; values and other records are unchanged."""
     odd = [(OddName(b"caf\xc3\xa9-\xff\xfe"), b"\xff"), ("event-id", b"7"), ("none", None)]
     data = batch_of([(b"k", b"\xff\x00v", odd), (None, None, []), (b"", b"", [("h", b"")])], codec)
     with pytest.raises(UnicodeDecodeError):

@@ -26,7 +26,7 @@ async def test_one_key_goes_one_after_another() -> None:
 
 @virtual_time
 async def test_different_keys_go_side_by_side() -> None:
-    """Keys do not wait for each other while there are places."""
+    """Keys do not wait for each other while there are slots."""
     work = Work(max_in_flight=3)
     for offset, key in enumerate("abc"):
         work.put(offset, key, 3.0 - offset)
@@ -36,8 +36,8 @@ async def test_different_keys_go_side_by_side() -> None:
 
 
 @virtual_time
-async def test_a_new_key_needs_a_place_and_an_old_one_does_not() -> None:
-    """With every place taken there is room only behind a key that is being worked on."""
+async def test_a_new_key_needs_a_slot_and_an_old_one_does_not() -> None:
+    """With every slot taken there is room only behind a key that is being worked on."""
     work = Work(max_in_flight=2)
     work.put(0, "a", 1.0)
     work.put(1, "b", 2.0)
@@ -49,8 +49,8 @@ async def test_a_new_key_needs_a_place_and_an_old_one_does_not() -> None:
 
 
 @virtual_time
-async def test_a_pause_gives_the_place_away() -> None:
-    """While a key waits for its backoff, others use its place."""
+async def test_a_pause_frees_the_slot() -> None:
+    """While a key waits for its backoff, others use its slot."""
     work = Work(max_in_flight=1)
     work.put(0, "failing", 0.0, -10.0, 0.0)
     for offset in range(1, 6):
@@ -62,8 +62,8 @@ async def test_a_pause_gives_the_place_away() -> None:
 
 
 @virtual_time
-async def test_a_lane_that_wants_its_place_back_comes_before_new_records() -> None:
-    """After its pause a key gets the next place that is free, whoever else waits for one."""
+async def test_a_lane_that_wants_its_slot_back_comes_before_new_records() -> None:
+    """After its pause a key gets the next slot that is free, whatever else waits for one."""
     work = Work(max_in_flight=1)
     work.put(0, "failing", 0.0, -1.0, 0.0)
     await work.put_when_there_is_room(1, "slow", 5.0)
@@ -77,7 +77,7 @@ async def test_a_lane_that_wants_its_place_back_comes_before_new_records() -> No
 
 @virtual_time
 async def test_a_failing_key_with_many_records_holds_up_no_other() -> None:
-    """Hundreds of records queued behind a key in backoff take nobody's place."""
+    """Hundreds of records queued behind a key in backoff take no slot."""
     work = Work(max_in_flight=2)
     work.put(0, "failing", *[0.0, -10.0] * 50)
     for offset in range(1, 500):
@@ -92,7 +92,7 @@ async def test_a_failing_key_with_many_records_holds_up_no_other() -> None:
 
 @virtual_time
 async def test_a_fault_of_ours_neither_loses_nor_drops_a_record() -> None:
-    """A delivery that dies of what nobody foresaw is made again, and its key waits for it."""
+    """After an unexpected error a delivery is repeated, and its key waits for it."""
     faults = [ZeroDivisionError(), KeyError("x")]
     ends: list[int] = []
 
@@ -108,7 +108,7 @@ async def test_a_fault_of_ours_neither_loses_nor_drops_a_record() -> None:
         lanes.put(key, record(offset))
     await lanes.drain(1000.0, lambda: False)
 
-    assert ends == [2, 0, 1], "the faulty lane gave its place to the other key"
+    assert ends == [2, 0, 1], "the faulty lane gave its slot to the other key"
     await asyncio.sleep(0)
     assert (lanes.queued, lanes.in_flight) == (0, 0)
 

@@ -27,7 +27,7 @@ async def test_draining_waits_for_all_and_no_longer() -> None:
 
 @virtual_time
 async def test_draining_ends_with_its_time_or_when_there_is_no_hope() -> None:
-    """Draining ends at its deadline, and soon after somebody says that nothing can finish."""
+    """Draining ends at its deadline, and soon after the caller says that nothing can finish."""
     loop = asyncio.get_running_loop()
     work = Work(max_in_flight=2)
     work.put(0, "a", FOR_EVER)
@@ -75,8 +75,8 @@ async def test_closing_cancels_what_does_not_end_in_time() -> None:
 
 
 @virtual_time
-async def test_nobody_keeps_waiting_for_a_place_at_the_close() -> None:
-    """Lanes that wait to get their place back are given up like any other."""
+async def test_close_ends_all_waits_for_a_slot() -> None:
+    """Lanes that wait to get their slot back are given up like any other."""
     work = Work(max_in_flight=1)
     work.put(0, "a", 0.0, -1.0, 0.0)
     await work.put_when_there_is_room(1, "b", 0.0, -1.0, 0.0)
@@ -99,8 +99,8 @@ async def test_what_has_not_begun_does_not_begin_any_more() -> None:
 
 
 @virtual_time
-async def test_a_lane_that_gets_its_place_at_the_close_is_given_up() -> None:
-    """A place that is handed on in the moment of the close leads to no further attempt."""
+async def test_a_lane_that_gets_its_slot_at_the_close_is_given_up() -> None:
+    """A slot that is handed on in the moment of the close leads to no further attempt."""
     ends: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     attempts: list[int] = []
 
@@ -115,7 +115,7 @@ async def test_a_lane_that_gets_its_place_at_the_close_is_given_up() -> None:
     lanes.put("waits", record(0))
     await asyncio.sleep(0.5)
     lanes.put("works", record(1))
-    await asyncio.sleep(1.0)  # now the first waits for the place of the second
+    await asyncio.sleep(1.0)  # now the first waits for the slot of the second
     ends.set_result(None)
     await asyncio.sleep(0)  # the second ends, and the first has not yet woken up
 
@@ -125,7 +125,7 @@ async def test_a_lane_that_gets_its_place_at_the_close_is_given_up() -> None:
 
 @virtual_time
 async def test_closed_lanes_take_nothing_and_begin_anew() -> None:
-    """Between close and open there is no room; afterwards all places are there again."""
+    """Between close and open there is no room; afterwards all slots are there again."""
     work = Work(max_in_flight=2)
     work.put(0, "a", FOR_EVER)
     work.put(1, "b", -100.0)
@@ -162,7 +162,7 @@ async def test_a_lane_that_is_cancelled_before_its_first_step_leaves_nothing() -
 
 
 @virtual_time
-async def test_whoever_waits_for_room_hears_of_close_and_open() -> None:
+async def test_waiting_for_room_ends_at_close_and_open() -> None:
     """Closing and opening wake those who wait for room, so that they can look again."""
     work = Work(max_in_flight=1)
     work.put(0, "a", FOR_EVER)

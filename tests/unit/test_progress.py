@@ -100,7 +100,7 @@ def test_a_record_is_delivered_once_in_a_generation() -> None:
     """A record that is read again is dropped while its delivery runs, and when it is finished."""
     progress = PartitionProgress(1)
     assert progress.add(0, 0.0)
-    assert progress.add(0, 0.0), "read again before anybody claimed it"
+    assert progress.add(0, 0.0), "read again before it was claimed"
     assert progress.claim(0)
     assert not progress.claim(0), "a second copy"
     assert progress.add(0, 0.0)

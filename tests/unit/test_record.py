@@ -73,7 +73,7 @@ def test_a_usual_id_is_its_own_key(event_id: str) -> None:
 @example(b"x" * 2000, b"x" * 2001)
 @example(b"x" * 2000, hashlib.sha256(b"x" * 2000).hexdigest().encode())
 def test_no_two_ids_share_a_key(one: bytes, two: bytes) -> None:
-    """Two events never share an Idempotency-Key: the logger would drop one of them."""
+    """Two events never share an Idempotency-Key: the target would drop one of them."""
     keys = [_with_id(event_id).idempotency_key() for event_id in (one, two)]
 
     assert (keys[0] == keys[1]) == (one == two)

@@ -16,7 +16,7 @@ OUTCOMES = [
     *(answer(status) for status in (200, 204, 302, 400, 401, 404, 500, 503)),
     answer(429, retry_after_seconds=7.0),
     NO_ANSWER,
-    ValueError("nobody foresaw it"),
+    ValueError("unexpected"),
 ]
 VALID = b""  # tests.support.fakes.record writes an order
 FATES = st.lists(
@@ -61,7 +61,7 @@ class Worker:
         self.committed: Commit | None = None
         self.finished_at_commit: set[int] = set()
         bench.on_finished = self._finished
-        bench.logger.on_attempt = self._attempted
+        bench.target.on_attempt = self._attempted
         bench.reading.on_asked = self._move
         self.assign()
 
@@ -105,9 +105,9 @@ class Worker:
         self.moved.set()
 
     def _attempted(self) -> None:
-        under_way = [_key(self.log[_offset(event_id)]) for event_id in self.bench.logger.under_way]
+        under_way = [_key(self.log[_offset(event_id)]) for event_id in self.bench.target.under_way]
         must(len(under_way) == len(set(under_way)), "two of one key at a time")
-        offset = _offset(self.bench.logger.under_way[-1])
+        offset = _offset(self.bench.target.under_way[-1])
         must(offset not in self.finished, "attempt at a finished record")
         self._goes_on(self.last_attempted, offset)
 
@@ -147,7 +147,7 @@ def test_every_record_ends_once_and_in_order(
         bench = Bench(breaker_threshold=threshold, max_in_flight=max_in_flight, max_queued=6)
         log = [record(offset, key, value=value) for offset, (key, value, _) in enumerate(records)]
         for one, (_, _, fate) in zip(log, records, strict=True):
-            bench.logger.plan(one, *fate)
+            bench.target.plan(one, *fate)
         bench.dead_letters.refusals.extend([PublishRefused("dlq", "down")] * refusals)
         worker = Worker(bench, log)
         for rebalance in rebalances:
@@ -158,12 +158,12 @@ def test_every_record_ends_once_and_in_order(
             )
             assert loop.time() - began <= rebalance.drain + rebalance.attempt
             assert (bench.dispatcher.queued, bench.dispatcher.in_flight) == (0, 0)
-            assert bench.logger.under_way == []
+            assert bench.target.under_way == []
             finished = set(worker.finished)
             await asyncio.sleep(0.5)
             worker.moved.set()  # nothing is left any more
             await asyncio.sleep(0)
-            assert worker.reading.done(), "whoever waited to hand a record in was sent away"
+            assert worker.reading.done(), "the task that waited to submit a record returned"
             assert worker.finished == finished
             if rebalance.commits:
                 worker.commit()
@@ -176,6 +176,6 @@ def test_every_record_ends_once_and_in_order(
         assert worker.committed == Commit(len(log), "")
         assert (bench.dispatcher.queued, bench.dispatcher.in_flight) == (0, 0)
         assert bench.dispatcher.dead_lettering == 0
-        assert bench.logger.most_under_way <= max_in_flight
+        assert bench.target.most_under_way <= max_in_flight
 
     run_virtual(main())

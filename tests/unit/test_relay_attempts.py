@@ -18,10 +18,10 @@ from tests.support.virtual_time import virtual_time
 )
 @virtual_time
 async def test_every_post_counts(answers: list[int], attempts: int) -> None:
-    """Those that count against the record, and those that an outage of the logger explains."""
+    """Those that count against the record, and those that an outage of the target explains."""
     bench = Bench(policy=RetryPolicy(max_retries=1))
     one = record(1)
-    bench.logger.plan(one, *(answer(status) for status in answers))
+    bench.target.plan(one, *(answer(status) for status in answers))
     await bench.submit(one)
     await bench.until_finished(1)
-    assert (len(bench.logger.attempts), bench.outcomes[0].attempts) == (attempts, attempts)
+    assert (len(bench.target.attempts), bench.outcomes[0].attempts) == (attempts, attempts)

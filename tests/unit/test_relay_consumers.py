@@ -131,7 +131,7 @@ async def test_a_key_of_the_consumers_own_orders_events() -> None:
     for key, expected in [
         (lambda refund: refund.orderId, ["0 begins", "0 ends", "1 begins", "1 ends"]),
         (lambda refund: refund.refundId, ["0 begins", "1 begins", "0 ends", "1 ends"]),
-        # Its error is nobody's: the records' own keys order them.
+        # Its error counts nowhere: the records' own keys order them.
         (lambda refund: refund.nothing, ["0 begins", "1 begins", "0 ends", "1 ends"]),
     ]:
         order.clear()

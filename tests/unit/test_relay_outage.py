@@ -19,13 +19,13 @@ PROBES = [1.0 + 5.0 * number for number in range(1000)]  # after 1 s, then every
 async def test_the_breaker_opens_over_all_keys_and_probes_alone() -> None:
     """After the threshold only one attempt at a time is made, 1 s later and then every 5 s."""
     bench = Bench(breaker_threshold=4)
-    bench.logger.default = Step(DOWN)
+    bench.target.default = Step(DOWN)
 
     await bench.submit(*(record(offset, str(offset)) for offset in range(4)))
     await asyncio.sleep(200)
 
-    assert bench.logger.times() == [0.0] * 4 + PROBES[:40]
-    assert bench.logger.most_under_way == 4
+    assert bench.target.times() == [0.0] * 4 + PROBES[:40]
+    assert bench.target.most_under_way == 4
     assert bench.dispatcher.breaker.state is BreakerState.OPEN
     assert bench.finished == []
 
@@ -35,12 +35,12 @@ async def test_the_breaker_opens_over_all_keys_and_probes_alone() -> None:
 async def test_what_counts_for_the_breaker(failure: Answer) -> None:
     """Retryable failures and outages both open it."""
     bench = Bench(breaker_threshold=2)
-    bench.logger.default = Step(failure)
+    bench.target.default = Step(failure)
 
     await bench.submit(record(0, "a"), record(1, "b"))
     await asyncio.sleep(0.9)
 
-    assert bench.logger.times() == [0.0, 0.0]
+    assert bench.target.times() == [0.0, 0.0]
     assert bench.dispatcher.breaker.state is BreakerState.OPEN
 
 
@@ -49,15 +49,15 @@ async def test_below_the_threshold_nothing_opens() -> None:
     """One failure fewer than the threshold, then a success: all goes its usual way."""
     bench = Bench(breaker_threshold=4)
     one, two = record(0, "a"), record(1, "b")
-    bench.logger.plan(one, DOWN, DOWN, DOWN)
+    bench.target.plan(one, DOWN, DOWN, DOWN)
 
     await bench.submit(one)
     await bench.until_finished(1)
-    bench.logger.plan(two, DOWN, DOWN, DOWN)
+    bench.target.plan(two, DOWN, DOWN, DOWN)
     await bench.submit(two)
     await bench.until_finished(2)
 
-    assert bench.logger.times() == [0.0, 1.0, 3.0, 7.0, 7.0, 8.0, 10.0, 14.0]
+    assert bench.target.times() == [0.0, 1.0, 3.0, 7.0, 7.0, 8.0, 10.0, 14.0]
 
 
 @virtual_time
@@ -66,7 +66,7 @@ async def test_refused_messages_show_that_the_logger_works() -> None:
     bench = Bench(breaker_threshold=2)
     for offset, status in enumerate([400, 503, 400, 400, 503]):
         one = record(offset, str(offset))
-        bench.logger.plan(one, answer(status))
+        bench.target.plan(one, answer(status))
         await bench.submit(one)
         await asyncio.sleep(0.01)
 
@@ -78,26 +78,26 @@ async def test_refused_messages_show_that_the_logger_works() -> None:
 async def test_with_a_threshold_of_0_a_dead_logger_dead_letters() -> None:
     """Switched off, the breaker stops nothing: every record ends after its retries."""
     bench = Bench(breaker_threshold=0)
-    bench.logger.default = Step(DOWN)
+    bench.target.default = Step(DOWN)
 
     await bench.submit(*(record(offset, str(offset)) for offset in range(8)))
     await bench.until_finished(8)
 
     assert asyncio.get_running_loop().time() == 7.0
-    assert len(bench.logger.attempts) == 32
+    assert len(bench.target.attempts) == 32
     assert {letter.reason for letter in bench.dead_letters.letters} == {"retries_exhausted"}
 
 
 @virtual_time
 async def test_an_outage_of_any_length_dead_letters_nothing() -> None:
-    """After hours without the logger everything that was taken is delivered, in key order."""
+    """After hours without the target everything that was taken is delivered, in key order."""
     bench = Bench(breaker_threshold=3)
-    bench.logger.default = Step(DOWN)
+    bench.target.default = Step(DOWN)
     await bench.submit(*(record(offset, str(offset % 3)) for offset in range(9)))
 
     await asyncio.sleep(6 * 3600)
     assert bench.finished == []
-    bench.logger.default = Step(answer(200))
+    bench.target.default = Step(answer(200))
     await bench.until_finished(9)
 
     assert asyncio.get_running_loop().time() <= 6 * 3600 + 60
@@ -112,14 +112,14 @@ async def test_an_outage_spends_no_attempts() -> None:
     """The failure that opens the breaker and those while it is open do not count."""
     bench = Bench(breaker_threshold=2, policy=RetryPolicy(max_retries=1))
     one, other = record(0, "hopeless"), record(1, "other")
-    bench.logger.plan(one, *[DOWN] * 1000)
-    bench.logger.default = Step(DOWN)
+    bench.target.plan(one, *[DOWN] * 1000)
+    bench.target.default = Step(DOWN)
     await bench.submit(one, other)
     await asyncio.sleep(40)
-    in_outage = len(bench.logger.times(one))
+    in_outage = len(bench.target.times(one))
     assert in_outage == 5
 
-    bench.logger.default = Step(answer(200))
+    bench.target.default = Step(answer(200))
     for offset in range(2, 100):
         await bench.submit(record(offset, f"good-{offset}"))
         await asyncio.sleep(0.4)
@@ -127,7 +127,7 @@ async def test_an_outage_spends_no_attempts() -> None:
 
     (letter,) = bench.dead_letters.letters
     assert letter.record == one
-    assert letter.attempts == len(bench.logger.times(one)) - in_outage + 1  # the very first one
+    assert letter.attempts == len(bench.target.times(one)) - in_outage + 1  # the very first one
 
 
 @virtual_time
@@ -135,7 +135,7 @@ async def test_intake_stops_while_the_breaker_is_open() -> None:
     """During an outage a bounded number of records is let in, for probes."""
     loop = asyncio.get_running_loop()
     bench = Bench(breaker_threshold=3, max_queued=10_000)
-    bench.logger.default = Step(DOWN)
+    bench.target.default = Step(DOWN)
     await bench.submit(*(record(offset, str(offset)) for offset in range(3)))
     await asyncio.sleep(0.1)
     let_in: list[float] = []
@@ -150,8 +150,8 @@ async def test_intake_stops_while_the_breaker_is_open() -> None:
     # Of them the first five probe a second after the last one.
     probes = [1.0, 2.0, 3.0, 4.0, 5.0, *(6.0 + 5.0 * n for n in range(79))]
     assert let_in == [0.1] * 1000 + probes
-    assert bench.logger.times() == [0.0] * 3 + probes
-    bench.logger.default = Step(answer(200))
+    assert bench.target.times() == [0.0] * 3 + probes
+    bench.target.default = Step(answer(200))
     await taking
     await bench.until_finished(1100)
 
@@ -161,10 +161,10 @@ async def test_intake_stops_while_the_breaker_is_open() -> None:
 
 @virtual_time
 async def test_the_next_probe_is_made_with_another_record() -> None:
-    """A record that the logger never takes does not keep the breaker open for all."""
+    """A record that the target never takes does not keep the breaker open for all."""
     bench = Bench(breaker_threshold=1)
     hopeless, good = record(0, "hopeless"), record(1, "good")
-    bench.logger.plan(hopeless, *[DOWN] * 1000)
+    bench.target.plan(hopeless, *[DOWN] * 1000)
     await bench.submit(hopeless)
     await asyncio.sleep(0.1)
 
@@ -183,7 +183,7 @@ async def test_hopeless_records_do_not_hold_up_the_good_ones(hopeless: int) -> N
     bench = Bench(breaker_threshold=20)
     bad = [record(offset, f"bad-{offset}") for offset in range(hopeless)]
     for one in bad:
-        bench.logger.plan(one, *[DOWN] * 1000)
+        bench.target.plan(one, *[DOWN] * 1000)
     good = [record(hopeless + number, f"good-{number}") for number in range(600)]
     came_in: dict[Record, float] = {}
     finished: dict[Record, float] = {}
@@ -206,46 +206,46 @@ async def test_hopeless_records_do_not_hold_up_the_good_ones(hopeless: int) -> N
 
 @virtual_time
 async def test_records_that_wait_go_on_as_soon_as_the_probe_succeeds() -> None:
-    """When the breaker closes, whoever waited for it is sent at once."""
+    """When the breaker closes, every record that waited is sent at once."""
     bench = Bench(breaker_threshold=3)
     records = [record(offset, str(offset)) for offset in range(3)]
     for one in records:
-        bench.logger.plan(one, DOWN)
+        bench.target.plan(one, DOWN)
 
     await bench.submit(*records)
     await bench.until_finished(3)
 
-    assert bench.logger.times() == [0.0] * 3 + [1.0] * 3
+    assert bench.target.times() == [0.0] * 3 + [1.0] * 3
 
 
 @virtual_time
 async def test_a_probe_that_is_refused_for_its_own_fault_ends_the_outage() -> None:
-    """A 4xx about the message shows that the logger works."""
+    """A 4xx about the message shows that the target works."""
     bench = Bench(breaker_threshold=2)
     one, other = record(0, "a"), record(1, "b")
-    bench.logger.plan(one, DOWN, answer(422))
-    bench.logger.plan(other, DOWN)
+    bench.target.plan(one, DOWN, answer(422))
+    bench.target.plan(other, DOWN)
 
     await bench.submit(one, other)
     await bench.until_finished(2)
 
     assert [letter.record for letter in bench.dead_letters.letters] == [one]
-    assert bench.logger.times() == [0.0, 0.0, 1.0, 1.0]
+    assert bench.target.times() == [0.0, 0.0, 1.0, 1.0]
 
 
 @virtual_time
 async def test_late_failures_do_not_lengthen_the_outage() -> None:
     """Attempts that began before the breaker opened say nothing new when they fail."""
     bench = Bench(breaker_threshold=1)
-    bench.logger.default = Step(DOWN)
+    bench.target.default = Step(DOWN)
     slow = [record(offset, str(offset)) for offset in range(1, 5)]
     for one in slow:
-        bench.logger.plan(one, Step(NO_ANSWER, seconds=float(one.offset)))
+        bench.target.plan(one, Step(NO_ANSWER, seconds=float(one.offset)))
     await bench.submit(*slow, record(0, "quick"))
 
     await asyncio.sleep(100)
 
-    probes = bench.logger.times()[5:]
+    probes = bench.target.times()[5:]
     assert probes == PROBES[:20]
 
 
@@ -253,15 +253,15 @@ async def test_late_failures_do_not_lengthen_the_outage() -> None:
 async def test_another_record_probes_while_one_is_told_to_wait() -> None:
     """A Retry-After holds back the record that got it, not the probing."""
     bench = Bench(breaker_threshold=2)
-    bench.logger.default = Step(DOWN)
+    bench.target.default = Step(DOWN)
     patient = record(0, "patient")
-    bench.logger.plan(patient, answer(503, retry_after_seconds=60.0))
+    bench.target.plan(patient, answer(503, retry_after_seconds=60.0))
 
     await bench.submit(patient, record(1, "other"))
     await asyncio.sleep(50)
 
-    assert bench.logger.times(patient) == [0.0]
-    assert bench.logger.times() == [0.0, 0.0, *PROBES[:10]]
+    assert bench.target.times(patient) == [0.0]
+    assert bench.target.times() == [0.0, 0.0, *PROBES[:10]]
 
 
 # --- what people grep -------------------------------------------------------------------------
@@ -272,7 +272,7 @@ async def test_the_log_tells_of_an_outage(caplog: pytest.LogCaptureFixture) -> N
     """An outage is an error that names itself once a change; its end is told too."""
     bench = Bench(breaker_threshold=1)
     one = record(0)
-    bench.logger.plan(one, DOWN)
+    bench.target.plan(one, DOWN)
 
     await bench.submit(one)
     await bench.until_finished(1)

@@ -19,7 +19,7 @@ async def test_a_delivery_is_told_with_its_attempts_and_last_error() -> None:
     """All attempts count, also the one that worked; the error is the last one before it."""
     bench = Bench()
     one = record(7)
-    bench.logger.plan(one, answer(500, "first"), DOWN)
+    bench.target.plan(one, answer(500, "first"), DOWN)
 
     await bench.submit(one)
     await bench.until_finished(1)
@@ -33,7 +33,7 @@ async def test_a_delivery_is_told_with_its_attempts_and_last_error() -> None:
 async def test_a_dead_letter_is_told_with_its_reason() -> None:
     """What the dead letter says is what the outcome says."""
     bench = Bench(policy=RetryPolicy(max_retries=1))
-    bench.logger.default = Step(DOWN)
+    bench.target.default = Step(DOWN)
 
     await bench.submit(record(7), record(8, value=b"{"))
     await bench.until_finished(2)
@@ -58,17 +58,17 @@ async def test_an_event_that_was_delivered_is_finished_without_an_attempt() -> N
 
     assert bench.finished == [before, after]
     assert bench.outcomes[0] == Outcome(delivered=True, attempts=0, duplicate=True)
-    assert [attempt.event_id for attempt in bench.logger.attempts] == [after.idempotency_key()]
+    assert [attempt.event_id for attempt in bench.target.attempts] == [after.idempotency_key()]
     assert (bench.observer.duplicates, len(bench.observer.paid_to_delivered_seconds)) == (1, 1)
 
 
 @virtual_time
 async def test_the_breaker_does_not_hold_a_duplicate_up() -> None:
-    """What is not sent needs no logger."""
+    """What is not sent needs no target."""
     bench = Bench(breaker_threshold=1)
     one, twin = record(1, "a"), record(2, "b", headers=[("event-id", b"paid")])
     bench.delivered_before = {"paid"}
-    bench.logger.default = Step(DOWN)
+    bench.target.default = Step(DOWN)
 
     await bench.submit(one, twin)
     await bench.until_finished(1, within_seconds=4.0)
@@ -82,8 +82,8 @@ async def test_a_record_in_hand_is_found_with_its_trouble() -> None:
     """In backoff, in flight and behind its key; no more once it is finished."""
     bench = Bench()
     failing, behind, slow = record(1, "a"), record(2, "a"), record(3, "b")
-    bench.logger.plan(failing, DOWN)
-    bench.logger.plan(slow, Step(answer(200), seconds=60.0))
+    bench.target.plan(failing, DOWN)
+    bench.target.plan(slow, Step(answer(200), seconds=60.0))
 
     await bench.submit(failing, behind, slow)
     await asyncio.sleep(0.5)  # of virtual time: the first attempt has failed, its backoff is 1 s
@@ -105,7 +105,7 @@ async def test_trouble_counts_every_failed_attempt(status: int) -> None:
     """Also those that never count against the message."""
     bench = Bench(policy=RetryPolicy(max_retries=10))
     one = record(1)
-    bench.logger.plan(one, *[answer(status, "no")] * 3, Step(answer(200), seconds=5.0))
+    bench.target.plan(one, *[answer(status, "no")] * 3, Step(answer(200), seconds=5.0))
 
     await bench.submit(one)
     await asyncio.sleep(9.0)  # of virtual time: after 1, 2 and 4 s the fourth attempt has begun

@@ -18,8 +18,8 @@ async def test_everything_finishes_within_the_grace() -> None:
     """Draining lets attempts, backoffs and queued records end; then nothing is given up."""
     bench = Bench()
     slow, failing = record(0, "a"), record(1, "b")
-    bench.logger.plan(slow, Step(answer(200), seconds=4.0))
-    bench.logger.plan(failing, DOWN, DOWN)
+    bench.target.plan(slow, Step(answer(200), seconds=4.0))
+    bench.target.plan(failing, DOWN, DOWN)
     await bench.submit(slow, failing, record(2, "b"), record(3, "c", value=b"{"))
 
     await bench.dispatcher.drain(drain_seconds=30.0, attempt_seconds=0.0)
@@ -34,10 +34,10 @@ async def test_what_does_not_finish_in_time_is_given_up() -> None:
     """After the grace attempts get their last seconds, and the rest is left unfinished."""
     bench = Bench()
     ends, hangs = record(0, "ends"), record(1, "hangs")
-    bench.logger.plan(ends, Step(answer(200), seconds=12.0))
-    bench.logger.plan(hangs, Step(answer(200), seconds=FOR_EVER))
+    bench.target.plan(ends, Step(answer(200), seconds=12.0))
+    bench.target.plan(hangs, Step(answer(200), seconds=FOR_EVER))
     waits = record(2, "waits")
-    bench.logger.plan(waits, answer(429, retry_after_seconds=60.0))
+    bench.target.plan(waits, answer(429, retry_after_seconds=60.0))
     await bench.submit(ends, hangs, waits, record(3, "waits"), record(4, "ends"))
 
     await bench.dispatcher.drain(drain_seconds=10.0, attempt_seconds=5.0)
@@ -54,20 +54,20 @@ async def test_nothing_finishes_after_it_was_given_back() -> None:
     bench = Bench(max_in_flight=2)
     bench.dead_letters.refusals.extend([PublishRefused("dlq", "down")] * 3)
     hangs, fails = record(0, "hangs"), record(1, "fails")
-    bench.logger.plan(hangs, Step(answer(200), seconds=3.0))
-    bench.logger.plan(fails, DOWN, DOWN)
+    bench.target.plan(hangs, Step(answer(200), seconds=3.0))
+    bench.target.plan(fails, DOWN, DOWN)
     await bench.submit(hangs)
     await bench.submit(record(2, "broken", value=b"{"))
     await asyncio.sleep(0.1)
     await bench.submit(fails)
     await asyncio.sleep(0.1)
     await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=1.0)
-    attempts, calls = len(bench.logger.attempts), len(bench.dead_letters.calls)
+    attempts, calls = len(bench.target.attempts), len(bench.dead_letters.calls)
 
     await asyncio.sleep(1000)
 
     assert bench.finished == []
-    assert (len(bench.logger.attempts), len(bench.dead_letters.calls)) == (attempts, calls)
+    assert (len(bench.target.attempts), len(bench.dead_letters.calls)) == (attempts, calls)
     assert bench.observer.abandoned_records == [3]
     assert len(asyncio.all_tasks()) == 1
 
@@ -77,7 +77,7 @@ async def test_a_success_within_the_last_seconds_is_finished() -> None:
     """An attempt that ends well while the rest is given up finishes its record."""
     bench = Bench()
     one = record(0, "a")
-    bench.logger.plan(one, Step(answer(200), seconds=2.0))
+    bench.target.plan(one, Step(answer(200), seconds=2.0))
     await bench.submit(one, record(1, "a"))
     await asyncio.sleep(1.0)
 
@@ -92,7 +92,7 @@ async def test_a_failure_within_the_last_seconds_is_given_up() -> None:
     """An attempt that fails while the rest is given up is not retried, nor dead-lettered."""
     bench = Bench()
     one = record(0)
-    bench.logger.plan(one, Step(DOWN, seconds=2.0))
+    bench.target.plan(one, Step(DOWN, seconds=2.0))
     await bench.submit(one)
     await asyncio.sleep(1.0)
 
@@ -117,9 +117,9 @@ async def test_giving_back_nothing_is_quick() -> None:
 
 @virtual_time
 async def test_a_record_that_waits_for_room_is_not_taken_any_more() -> None:
-    """Whoever waits to hand a record in returns without it; it is read again later."""
+    """A task that waits to submit a record returns without it; it is read again later."""
     bench = Bench(max_in_flight=1)
-    bench.logger.default = Step(answer(200), seconds=5.0)
+    bench.target.default = Step(answer(200), seconds=5.0)
     await bench.submit(record(0, "a"))
     waiting = asyncio.create_task(bench.dispatcher.submit(record(1, "b")))
     await asyncio.sleep(1)
@@ -131,7 +131,7 @@ async def test_a_record_that_waits_for_room_is_not_taken_any_more() -> None:
     bench.dispatcher.resume()
     await asyncio.sleep(100)
     assert bench.finished_offsets == [0]
-    assert len(bench.logger.attempts) == 1
+    assert len(bench.target.attempts) == 1
 
 
 @pytest.mark.parametrize("moment", ["while draining", "when closed"])
@@ -143,7 +143,7 @@ async def test_a_record_of_before_is_not_delivered_after(moment: str) -> None:
     """
     bench = Bench()
     hangs = record(0, "hangs")
-    bench.logger.plan(hangs, Step(answer(200), seconds=FOR_EVER))
+    bench.target.plan(hangs, Step(answer(200), seconds=FOR_EVER))
     await bench.submit(hangs)
     giving_back = asyncio.create_task(
         bench.dispatcher.drain(drain_seconds=5.0, attempt_seconds=0.0)
@@ -159,7 +159,7 @@ async def test_a_record_of_before_is_not_delivered_after(moment: str) -> None:
     await asyncio.sleep(10.0)
 
     assert taking.done()
-    assert [attempt.event_id[-1] for attempt in bench.logger.attempts] == ["0", "4", "5"]
+    assert [attempt.event_id[-1] for attempt in bench.target.attempts] == ["0", "4", "5"]
     assert bench.finished_offsets == [4, 5]
 
 
@@ -168,7 +168,7 @@ async def test_it_goes_on_as_before_after_resuming() -> None:
     """All places are free again, attempts count anew, and keys are ordered."""
     bench = Bench(max_in_flight=2)
     one = record(0, "a")
-    bench.logger.plan(one, DOWN, DOWN, *[DOWN] * 4)
+    bench.target.plan(one, DOWN, DOWN, *[DOWN] * 4)
     await bench.submit(one)
     await asyncio.sleep(1.5)
     await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=0.0)
@@ -177,7 +177,7 @@ async def test_it_goes_on_as_before_after_resuming() -> None:
     await bench.submit(one, record(1, "a"), record(2, "b"))
     await bench.until_finished(3)
 
-    assert bench.logger.times(one) == [0.0, 1.0, 1.5, 2.5, 4.5, 8.5]
+    assert bench.target.times(one) == [0.0, 1.0, 1.5, 2.5, 4.5, 8.5]
     assert bench.dead_letters.letters[0].attempts == 4
     assert bench.finished_offsets == [2, 0, 1]
 
@@ -187,7 +187,7 @@ async def test_activity_is_told_for_liveness() -> None:
     """The time of the last sign of life is that of the last attempt, dead letter or resumption."""
     bench = Bench()
     one = record(0)
-    bench.logger.plan(one, Step(answer(400), seconds=3.0))
+    bench.target.plan(one, Step(answer(400), seconds=3.0))
     bench.dead_letters.refusals.append(PublishRefused("dlq", "down"))
     assert bench.dispatcher.last_activity == 0.0
 
@@ -208,7 +208,7 @@ async def test_activity_is_told_for_liveness() -> None:
 async def test_an_open_breaker_ends_the_draining() -> None:
     """In an outage nothing can finish: giving back does not wait for it."""
     bench = Bench(breaker_threshold=2)
-    bench.logger.default = Step(DOWN)
+    bench.target.default = Step(DOWN)
     await bench.submit(record(0, "a"), record(1, "b"), record(2, "b"))
     await asyncio.sleep(1)
 
@@ -220,11 +220,11 @@ async def test_an_open_breaker_ends_the_draining() -> None:
 
 
 @virtual_time
-async def test_after_a_rebalance_in_an_outage_somebody_probes() -> None:
+async def test_after_a_rebalance_in_an_outage_a_record_probes() -> None:
     """With the breaker open some records are let in, to probe; the rest follows a success."""
     loop = asyncio.get_running_loop()
     bench = Bench(breaker_threshold=1)
-    bench.logger.default = Step(DOWN)
+    bench.target.default = Step(DOWN)
     await bench.submit(record(0, "a"))
     await asyncio.sleep(0.5)
     await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=1.0)
@@ -232,8 +232,8 @@ async def test_after_a_rebalance_in_an_outage_somebody_probes() -> None:
 
     await bench.submit(record(0, "a"), record(1, "b"))
     await asyncio.sleep(10.25)
-    assert bench.logger.times() == [0.0, 1.0, 2.0, 7.0]
-    bench.logger.default = Step(answer(200))
+    assert bench.target.times() == [0.0, 1.0, 2.0, 7.0]
+    bench.target.default = Step(answer(200))
     await bench.until_finished(2)
 
     assert loop.time() == 12.0
@@ -245,7 +245,7 @@ async def test_a_probe_that_is_given_back_does_not_stop_the_probing() -> None:
     """A probe that was cancelled leaves its turn to the next record at once."""
     bench = Bench(breaker_threshold=1)
     one = record(0, "a")
-    bench.logger.plan(one, DOWN, Step(DOWN, seconds=float("inf")))
+    bench.target.plan(one, DOWN, Step(DOWN, seconds=float("inf")))
     await bench.submit(one)
     await asyncio.sleep(6)
     assert bench.dispatcher.breaker.state is BreakerState.HALF_OPEN
@@ -267,7 +267,7 @@ async def test_a_dead_letter_that_kafka_refuses_does_not_stop_the_probing(
     """After a rebalance in an outage the first record may be broken, and Kafka may refuse it."""
     bench = Bench(breaker_threshold=1)
     good = record(1, "good")
-    bench.logger.plan(good, DOWN)
+    bench.target.plan(good, DOWN)
     await bench.submit(good)
     await asyncio.sleep(1)
     await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=1.0)

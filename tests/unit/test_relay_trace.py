@@ -1,4 +1,4 @@
-"""A record's trace context in the relay: to the logger, into the log, and into its dead letter."""
+"""A record's trace context in the relay: to the target, into the log, and into its dead letter."""
 
 import logging
 
@@ -22,15 +22,15 @@ async def test_every_attempt_carries_it(caplog: pytest.LogCaptureFixture) -> Non
     """The retries too; the lines about the record name its trace, last."""
     bench = Bench()
     traced, plain = record(0, "a", headers=HEADERS), record(1, "b", headers=[("event-id", b"1")])
-    bench.logger.plan(traced, answer(503), answer(503), answer(200))
-    bench.logger.plan(plain, answer(503), answer(200))
+    bench.target.plan(traced, answer(503), answer(503), answer(200))
+    bench.target.plan(plain, answer(503), answer(200))
     await bench.submit(traced, plain)
     await bench.until_finished(2)
-    of_traced = [a.trace for a in bench.logger.attempts if a.event_id == traced.idempotency_key()]
+    of_traced = [a.trace for a in bench.target.attempts if a.event_id == traced.idempotency_key()]
     assert [trace.headers() for trace in of_traced if trace] == [
         (("traceparent", TRACEPARENT), ("tracestate", "rojo=1,congo=2"))
     ] * 3
-    assert {a.trace for a in bench.logger.attempts if a.event_id == "1"} == {None}
+    assert {a.trace for a in bench.target.attempts if a.event_id == "1"} == {None}
     retries = [text for text in caplog.messages if text.startswith("Retrying message ")]
     assert [text.endswith(f" trace_id={TRACE_ID}") for text in retries].count(True) == 2
     assert [text for text in retries if "trace_id" not in text] == [
@@ -43,10 +43,10 @@ async def test_a_malformed_one_harms_nothing(caplog: pytest.LogCaptureFixture) -
     """The record is delivered without it, and the log says nothing of a trace."""
     bench = Bench()
     broken = record(0, headers=[("traceparent", b"00-\r\nX-Injected: 1"), ("tracestate", b"a=1")])
-    bench.logger.plan(broken, answer(503), answer(200))
+    bench.target.plan(broken, answer(503), answer(200))
     await bench.submit(broken)
     await bench.until_finished(1)
-    assert {attempt.trace for attempt in bench.logger.attempts} == {None}
+    assert {attempt.trace for attempt in bench.target.attempts} == {None}
     assert "trace_id" not in caplog.text
 
 
@@ -59,7 +59,7 @@ async def test_a_dead_letter_keeps_its_headers_byte_for_byte(
     bench = Bench()
     headers = [("traceparent", b"\xff\r\n"), *HEADERS[1:]] if malformed else HEADERS
     given_up = record(0, headers=headers)
-    bench.logger.plan(given_up, answer(422))
+    bench.target.plan(given_up, answer(422))
     with caplog.at_level(logging.ERROR):
         await bench.submit(given_up)
         await bench.until_finished(1)

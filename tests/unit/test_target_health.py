@@ -81,7 +81,7 @@ def test_a_hopeless_record_is_given_up_once_others_succeed(
     health, clock = health_after(history)
     for _ in range(61):
         clock.now += 1.0
-        health.succeeded("somebody", first=True)
+        health.succeeded("another", first=True)
 
     assert health.gives_up(ME, failures, clock.now - 60.0)
 

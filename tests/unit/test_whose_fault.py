@@ -25,7 +25,7 @@ TIME_OUT = Step(Answer(NO_ANSWER.verdict, detail="no answer", failure="timeout")
 
 
 def is_bad(one: Record) -> bool:
-    """Whether the logger never takes it."""
+    """Whether the target never takes it."""
     return (one.key or b"").startswith(b"bad")
 
 
@@ -128,13 +128,13 @@ async def test_down_for_70_seconds(failure: Step) -> None:
     assert topic.given_up == []
     resumed = min(at for at in topic.finished_at.values() if at >= 90.0)
     assert resumed <= 95.0 + (10.0 if failure is TIME_OUT else 0.0)
-    while_open = [at for at in topic.bench.logger.times() if 32.0 <= at < 90.0]
+    while_open = [at for at in topic.bench.target.times() if 32.0 <= at < 90.0]
     assert len(while_open) <= 5 + 58 / 5 + 1
 
 
 @virtual_time
 async def test_an_outage_of_a_quiet_topic() -> None:
-    """An order each 10 s, no logger for an hour: what others were told explains the failures.
+    """An order each 10 s, no target for an hour: what others were told explains the failures.
 
     Only the first of them has no other to compare with.
     """
@@ -181,15 +181,15 @@ async def test_a_logger_that_takes_50_a_second(limiter: str, refusal: str) -> No
     settled = [at for at in times if at >= 20.0]
     rate = len(settled) / (settled[-1] - settled[0])
     assert rate >= 50 * (0.9 if refusal != "503, 2 s" else 0.84)
-    attempts_then = sum(at >= 20.0 for at in topic.bench.logger.times())
+    attempts_then = sum(at >= 20.0 for at in topic.bench.target.times())
     assert attempts_then - len(settled) <= 0.05 * attempts_then
     # The first burst is refused but for what the limit takes, and little after it.
-    assert len(topic.bench.logger.attempts) - 4000 <= 256 + 0.05 * 4000
+    assert len(topic.bench.target.attempts) - 4000 <= 256 + 0.05 * 4000
 
 
 @virtual_time
 async def test_full_speed_again_when_the_limit_goes() -> None:
-    """Within 30 s a logger that takes everything is sent everything."""
+    """Within 30 s a target that takes everything is sent everything."""
     limit = FixedWindow(50)
 
     def answers(one: Record, at: float, attempt: int) -> Step:
@@ -232,7 +232,7 @@ async def test_a_logger_that_throttles_for_ever(retry_after_seconds: float) -> N
     topic.publish(*(f"order-{number}" for number in range(1000)))
     await asyncio.sleep(3599.0)
 
-    assert len(topic.bench.logger.attempts) <= 256 + 3600 / max(retry_after_seconds, 1.0)
+    assert len(topic.bench.target.attempts) <= 256 + 3600 / max(retry_after_seconds, 1.0)
     assert str(topic.bench.dispatcher.target()).startswith("throttles")
     await topic.until_finished()
     assert topic.given_up == []
@@ -240,12 +240,12 @@ async def test_a_logger_that_throttles_for_ever(retry_after_seconds: float) -> N
 
 @virtual_time
 async def test_a_rate_that_is_set() -> None:
-    """EXTERNAL_LOGGER_MAX_RATE is kept to, whatever the logger would bear."""
+    """EXTERNAL_LOGGER_MAX_RATE is kept to, whatever the target would bear."""
     topic = VirtualTopic(lambda one, at, n: OK, max_rate=20.0)
     topic.publish(*(f"order-{number}" for number in range(500)))
     await topic.until_finished()
 
-    times = topic.bench.logger.times()
+    times = topic.bench.target.times()
     assert all(late - early >= 0.999 for early, late in zip(times, times[21:], strict=False))
     assert times[-1] == pytest.approx(25.0, abs=0.5)
 
@@ -265,12 +265,12 @@ async def test_answers_in_turn() -> None:
 
 @virtual_time
 async def test_time_outs_lower_the_concurrency() -> None:
-    """A logger that works on 20 at a time is sent about as many, and nothing is given up."""
+    """A target that works on 20 at a time is sent about as many, and nothing is given up."""
     busy = 0
 
     def answers(one: Record, at: float, attempt: int) -> Step:
         nonlocal busy
-        busy = len(topic.bench.logger.under_way)
+        busy = len(topic.bench.target.under_way)
         # What comes while 60 are at work takes longer than the time-out.
         return TIME_OUT if busy > 60 else Step(answer(200), seconds=0.5)
 
@@ -279,7 +279,7 @@ async def test_time_outs_lower_the_concurrency() -> None:
     await topic.until_finished()
 
     assert topic.given_up == []
-    assert len(topic.bench.logger.attempts) <= 10_000 * 1.1
+    assert len(topic.bench.target.attempts) <= 10_000 * 1.1
 
 
 @pytest.mark.parametrize("records", [300, 12_000, 70_000])
