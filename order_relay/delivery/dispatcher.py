@@ -453,9 +453,10 @@ class Dispatcher:
         """Wait until the record may be sent; returns the ticket of its attempt."""
         turn = self._gate.join(number, failures)
         try:
-            await lane.pause(float("inf"), until=turn)
+            await lane.pause_until(turn)
         except BaseException:
-            if not turn.cancel():
+            turn.cancel()  # does nothing if it is done
+            if not turn.cancelled() and turn.exception() is None:
                 self.breaker.withdrawn(turn.result())
             raise
         return turn.result()
@@ -486,7 +487,18 @@ class Dispatcher:
             elif self._poster is not None:
                 answer = await self._poster.post(record.value or b"", idempotency_key, trace)
             else:
-                delivery = self._delivery(record, idempotency_key, attempts + 1)
+                delivery = Delivery(
+                    self._consumer,
+                    idempotency_key,
+                    attempts + 1,
+                    record.topic,
+                    record.partition,
+                    record.offset,
+                    record.key,
+                    record.value or b"",
+                    record.headers,
+                    record.timestamp_ms,
+                )
                 answer = await cast(EventHandler, self._event_handler).handle(event, delivery)
         except (Abandoned, asyncio.CancelledError):
             self.breaker.withdrawn(ticket)
@@ -501,20 +513,6 @@ class Dispatcher:
         else:
             self._observer.attempted(answer.verdict.value, answer.status_class, now - sent_at)
         return answer
-
-    def _delivery(self, record: Record, idempotency_key: str, attempt: int) -> Delivery:
-        return Delivery(
-            self._consumer,
-            idempotency_key,
-            attempt,
-            record.topic,
-            record.partition,
-            record.offset,
-            record.key,
-            record.value or b"",
-            record.headers,
-            record.timestamp_ms,
-        )
 
     def _succeeded(self, lane: Lane, sent_at: float, *, first: bool) -> None:
         now = self.last_activity

@@ -63,34 +63,32 @@ class Lane:
         each = max(self.seconds, self._lanes.clock() - self.since)
         return len(self.queue) * each <= SOON_SECONDS
 
-    async def pause(self, seconds: float, until: asyncio.Future[Any] | None = None) -> None:
-        """Free the slot for ``seconds`` (or until ``until`` is done), then wait for one again.
+    async def pause(self, seconds: float) -> None:
+        """Free the slot for ``seconds``, then wait for one again.
 
         Raises:
             Abandoned: The lanes are closed meanwhile.
         """
-        lanes = self._lanes
-        lanes.check_open()
-        lanes.free_slot(self)
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
-        timer = None
-        if seconds != float("inf"):
-            timer = loop.call_later(seconds, _resolve, waiter)
-
-        def wake(_: asyncio.Future[Any]) -> None:
-            _resolve(waiter)
-
-        if until is not None:
-            until.add_done_callback(wake)
+        timer = loop.call_later(seconds, _resolve, waiter)
         try:
-            await lanes.wait(waiter)
+            await self.pause_until(waiter)
         finally:
-            if timer is not None:
-                timer.cancel()
-            if until is not None:
-                until.remove_done_callback(wake)
-        await lanes.take_slot(self)
+            timer.cancel()
+
+    async def pause_until(self, future: asyncio.Future[Any]) -> None:
+        """Free the slot until ``future`` is done, then wait for one again.
+
+        ``future`` is cancelled with the caller, and gets ``Abandoned`` when the lanes close.
+
+        Raises:
+            Abandoned: The lanes are closed meanwhile.
+        """
+        self._lanes.check_open()
+        self._lanes.free_slot(self)
+        await self._lanes.wait(future)
+        await self._lanes.take_slot(self)
 
 
 class Lanes:

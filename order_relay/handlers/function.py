@@ -118,10 +118,10 @@ class FunctionHandler:
         call.cancel()
         if self._in_loop:
             await asyncio.wait({call}, timeout=CANCEL_SECONDS)
-        if not call.done() and self._in_loop:
-            logger.error(
-                LogLine("Handler goes on though it was cancelled, beside its next attempt")
-            )
+            if not call.done():
+                logger.error(
+                    LogLine("Handler goes on though it was cancelled, beside its next attempt")
+                )
         call.add_done_callback(_retrieve_exception)
 
     def _judge(self, error: BaseException) -> Answer:

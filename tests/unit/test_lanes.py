@@ -140,19 +140,19 @@ async def test_room_is_told_as_soon_as_a_record_ends() -> None:
 
 
 @virtual_time
-async def test_a_pause_ends_early_when_asked_to() -> None:
-    """A pause ends with its time, or as soon as what it watches is done."""
+async def test_a_pause_ends_with_its_time_or_its_future() -> None:
+    """A pause ends with its time, or as soon as the future it waits for is done."""
     loop = asyncio.get_running_loop()
     ends: list[float] = []
     news: list[asyncio.Future[None]] = [loop.create_future(), loop.create_future()]
     news[1].set_result(None)
 
     async def deliver(one: Record, lane: Lane) -> None:
-        await lane.pause(FOR_EVER, until=news[0])
+        await lane.pause_until(news[0])
         ends.append(loop.time())
-        await lane.pause(2.0, until=loop.create_future())
+        await lane.pause(2.0)
         ends.append(loop.time())
-        await lane.pause(FOR_EVER, until=news[1])
+        await lane.pause_until(news[1])
         ends.append(loop.time())
 
     lanes = Lanes(deliver, max_in_flight=1)

@@ -193,7 +193,7 @@ async def test_a_paused_lane_that_is_closed_is_abandoned() -> None:
 
     async def deliver(one: Record, lane: Lane) -> None:
         try:
-            await lane.pause(FOR_EVER)
+            await lane.pause_until(asyncio.get_running_loop().create_future())
         except Abandoned:
             heard.append("in its pause")
         try:
