@@ -25,8 +25,7 @@ from order_relay.delivery.dead_letters import (
 from order_relay.delivery.gate import NO_PROBE, Gate
 from order_relay.delivery.lanes import MAX_QUEUED_RECORDS, Abandoned, Lane, Lanes
 from order_relay.delivery.left_in_kafka import LaneKey, LeftInKafka, Reading
-from order_relay.delivery.observer import DeliveryObserver
-from order_relay.delivery.outcome import FailureState, Outcome
+from order_relay.delivery.outcome import DeliveryObserver, FailureState, Outcome
 from order_relay.delivery.retry import RetryPolicy, Verdict
 from order_relay.delivery.target_health import BreakerState, Target, TargetHealth, TargetState
 from order_relay.errors import InvalidEvent, RelayError
