@@ -1,4 +1,4 @@
-"""The fallback table of the settings' database: refuses everything until it has been opened."""
+"""The fallback table of the settings' database: migrated when opened, reopened when replaced."""
 
 from __future__ import annotations
 
@@ -29,44 +29,44 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Revisions:
-    """Which revision a table is at (None: there is no table), and which this version wants."""
+    """A table's revision (None: there is no table), and the one that this version needs."""
 
     found: str | None
     wanted: str
 
 
 class FallbackTable(SqlFallbackStore):
-    """A ``FallbackStore`` that brings its table up to date before it keeps anything in it.
+    """A ``FallbackStore`` that saves nothing before ``open`` has brought its table up to date.
 
-    Nothing is written into a table that a newer version has migrated: nobody knows what it would
-    mean there. A SQLite file that is deleted or replaced is told of and opened anew.
+    It writes nothing into a table that a newer version has migrated. A SQLite file that was deleted
+    or replaced is logged as an error and opened again.
     """
 
     def __init__(
         self, database_url: str, *, on_replaced: Callable[[], None] = lambda: None
     ) -> None:
-        """Prepare for a database; nothing is connected yet.
+        """Prepare; nothing is connected yet.
 
         Args:
             database_url: The database.
-            on_replaced: Called when its file was found to be deleted or replaced.
+            on_replaced: Called when its file was deleted or replaced.
 
         Raises:
             InvalidDatabaseUrl: The URL cannot be used.
         """
         super().__init__(make_engine(database_url, on_replaced=self._note_replaced))
         self._database_url = database_url
-        self._shut: str | None = "the fallback table is not open yet"
+        self._refusal: str | None = "the fallback table is not open yet"
         self._file: OpenedFile | None = None
         self._replaced: DatabaseReplaced | None = None
         self._opening = asyncio.Lock()
         self._on_replaced = on_replaced
-        self._counted = FallbackStats()
+        self._last_stats = FallbackStats()
         self._failed_save: DatabaseUnavailable | None = None
 
     @property
     def location(self) -> str:
-        """The database for people to read: without its password, a file by its full path."""
+        """The database, for people: without its password; a file with its full path."""
         url = self.engine.url
         if url.get_backend_name() == "sqlite" and not (url.database or "").startswith("file:"):
             url = url.set(database=str(Path(url.database or "").absolute()))
@@ -83,17 +83,17 @@ class FallbackTable(SqlFallbackStore):
             migrated = await migrate(self._database_url)
             async with self._reading() as connection:
                 self._file = connection.info.get(OPENED_FILE)
-                # A file that was deleted meanwhile has been made anew by this connection, empty.
+                # If the file was deleted meanwhile, this connection has created a new, empty one.
                 if await connection.run_sync(revision_of) is None:
                     raise DatabaseReplaced(self.location)
         except RelayError as error:
-            self._shut = str(error)
+            self._refusal = str(error)
             raise
-        self._shut = None
+        self._refusal = None
         return migrated
 
     async def look(self) -> Revisions:
-        """Look at which revision the table is; nothing is changed, nor is anything made.
+        """Return the table's revision; nothing is changed or created.
 
         Raises:
             DatabaseUnavailable: The database did not answer, or refused.
@@ -106,9 +106,9 @@ class FallbackTable(SqlFallbackStore):
 
     async def save(self, message: NewMessage) -> int:
         """See ``FallbackStore.save``."""
-        await self._open_anew()
-        if self._shut is not None:
-            raise DatabaseUnavailable(self._shut)
+        await self._reopen_if_replaced()
+        if self._refusal is not None:
+            raise DatabaseUnavailable(self._refusal)
         try:
             return await super().save(message)
         except DatabaseUnavailable as error:
@@ -117,16 +117,17 @@ class FallbackTable(SqlFallbackStore):
             raise
 
     async def check_writes(self) -> None:
-        """Commit a write that changes nothing; no save must have failed since the last call.
+        """Check that the database accepts writes, by one that changes nothing.
 
         Raises:
-            DatabaseUnavailable: One has, or nothing is committed: a full disk, a standby.
+            DatabaseUnavailable: The write failed, as on a full disk or a standby; or a save has
+                failed since the last call.
         """
-        # On a full disk there may still be room for less than a row.
+        # A full disk may still have room for this write and not for a row.
         failed, self._failed_save = self._failed_save, None
         if failed is not None:
             raise DatabaseUnavailable(failed.reason)
-        await self.make_ids_free()  # before an order service asks for one
+        await self.make_ids_free()  # before an order service needs one
         async with self._changing() as connection:
             await connection.execute(
                 sa.text(f"UPDATE {VERSION_TABLE} SET version_num = version_num")  # noqa: S608 - our own name
@@ -134,12 +135,12 @@ class FallbackTable(SqlFallbackStore):
 
     async def stats(self) -> FallbackStats:
         """See ``FallbackStore.stats``."""
-        await self._open_anew()
-        self._counted = await super().stats()
-        return self._counted
+        await self._reopen_if_replaced()
+        self._last_stats = await super().stats()
+        return self._last_stats
 
-    async def _open_anew(self) -> None:
-        """If the file is not the one that was opened, say so and open what is there now."""
+    async def _reopen_if_replaced(self) -> None:
+        """If the opened file was deleted or replaced, log it and open the one there now."""
         async with self._opening:
             if self._file is None:
                 return
@@ -150,18 +151,18 @@ class FallbackTable(SqlFallbackStore):
                     self._replaced = error
             if self._replaced is None:
                 return
-            if self._shut is None:
-                self._shut = str(self._replaced)
+            if self._refusal is None:
+                self._refusal = str(self._replaced)
                 self._on_replaced()
                 logger.error(
                     LogLine(
                         "Fallback table's file was deleted or replaced while it was open",
                         path=self._replaced.path,
-                        pending=self._counted.pending,
-                        failed=self._counted.failed,
+                        pending=self._last_stats.pending,
+                        failed=self._last_stats.failed,
                     )
                 )
-            # SQLite opens no new log while one that is gone is open.
+            # SQLite creates no new log while a deleted one is open.
             await self.close()
             try:
                 await self.open()
@@ -170,9 +171,9 @@ class FallbackTable(SqlFallbackStore):
             self._replaced = None
 
     def _note_replaced(self, error: DatabaseReplaced) -> None:
-        """Keep what one connection has seen: later it may not show.
+        """Remember what one connection has noticed: a later check may not notice it.
 
-        The file system may give the inode of the deleted file to the new one, which a connection
-        makes that was opened meanwhile, and which has no table yet.
+        A connection opened meanwhile creates a new, empty file, and the file system may give it the
+        inode of the deleted one.
         """
         self._replaced = self._replaced or error

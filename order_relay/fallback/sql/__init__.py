@@ -1,1 +1,1 @@
-"""The fallback table in SQL: PostgreSQL and SQLite, by SQLAlchemy."""
+"""The fallback table in SQL: PostgreSQL and SQLite, with SQLAlchemy."""

@@ -1,4 +1,4 @@
-"""Saving many messages at once: those that come while a commit is under way share the next."""
+"""Saving messages in batches: all that arrive during a commit share the next one."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from collections.abc import Awaitable, Callable, Sequence
 from order_relay.errors import DatabaseUnavailable
 from order_relay.fallback.store import NewMessage
 
-MAX_TOGETHER = 200
+MAX_BATCH = 200
 
 
 class BatchInserter:
-    """Collects messages into transactions.
+    """Inserts messages in shared transactions.
 
-    In an outage every publish ends here; a commit for each would wait for the disk each time.
+    In an outage of Kafka every event is saved here; one commit each would be limited by the disk.
     """
 
     def __init__(self, insert: Callable[[Sequence[NewMessage]], Awaitable[list[int]]]) -> None:
-        """Write with ``insert``: all or none of them, in one transaction; it returns their ids."""
+        """Use ``insert``, which inserts all or none in one transaction and returns the ids."""
         self._insert = insert
         self._waiting: deque[tuple[NewMessage, asyncio.Future[int]]] = deque()
         self._writer: asyncio.Task[None] | None = None
 
     async def save(self, message: NewMessage) -> int:
-        """Return a message's id once it is committed.
+        """Save a message; return its id once it is committed.
 
         Raises:
-            DatabaseUnavailable: It is not.
+            DatabaseUnavailable: It was not saved.
         """
         saved: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append((message, saved))
@@ -38,32 +38,30 @@ class BatchInserter:
 
     async def _write(self) -> None:
         while self._waiting:
-            together = [
-                self._waiting.popleft() for _ in range(min(MAX_TOGETHER, len(self._waiting)))
-            ]
+            batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
             try:
-                await self._write_together(together)
+                await self._insert_batch(batch)
             except BaseException as error:
-                self._fail(together, error)
+                self._fail(batch, error)
                 if not isinstance(error, Exception):
                     self._fail(list(self._waiting), error)
                     self._waiting.clear()
                     raise
 
-    async def _write_together(self, together: list[tuple[NewMessage, asyncio.Future[int]]]) -> None:
+    async def _insert_batch(self, batch: list[tuple[NewMessage, asyncio.Future[int]]]) -> None:
         try:
-            ids = await self._insert([message for message, _ in together])
+            ids = await self._insert([message for message, _ in batch])
         except DatabaseUnavailable as error:
-            if len(together) == 1 or not error.statement_refused:
+            if len(batch) == 1 or not error.statement_refused:
                 raise
-            # One of them is at fault; the others shall not pay for it.
-            for one in together:
+            # The database refuses one of them: save the others without it.
+            for one in batch:
                 try:
-                    await self._write_together([one])
-                except DatabaseUnavailable as its_error:
-                    self._fail([one], its_error)
+                    await self._insert_batch([one])
+                except DatabaseUnavailable as single_error:
+                    self._fail([one], single_error)
             return
-        for (_, saved), row_id in zip(together, ids, strict=True):
+        for (_, saved), row_id in zip(batch, ids, strict=True):
             if not saved.done():
                 saved.set_result(row_id)
 

@@ -1,4 +1,4 @@
-"""Connecting to the fallback table's database, and its errors in our words."""
+"""Connecting to the fallback table's database, and translating its errors."""
 
 from __future__ import annotations
 
@@ -26,55 +26,55 @@ from sqlalchemy.exc import (
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from order_relay.errors import DatabaseReplaced, DatabaseUnavailable, InvalidDatabaseUrl
-from order_relay.fallback.sql.tls import take_tls
+from order_relay.fallback.sql.tls import split_tls
 from order_relay.settings.rules import DATABASE_DRIVERS, DATABASE_EXAMPLES
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 COMMAND_TIMEOUT_SECONDS = 60.0
 SQLITE_BUSY_TIMEOUT_SECONDS = 30.0
 SQLITE_PARAMETERS = ("timeout", "cached_statements", "check_same_thread", "uri")
-# Where PostgreSQL counts its microseconds from.
+# PostgreSQL counts microseconds from here.
 POSTGRESQL_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
 LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
-SQLITE_LEAST = (3, 35)  # UPDATE ... RETURNING
-# Where a connection to SQLite keeps its ``OpenedFile``.
+SQLITE_MINIMUM = (3, 35)  # UPDATE ... RETURNING
+# The key of a SQLite connection's ``OpenedFile`` in its ``info``.
 OPENED_FILE = "order_relay_file"
 
 
 class OpenedFile:
     """The file that a connection to SQLite has opened.
 
-    A file that is deleted or replaced stays open: in WAL mode SQLite goes on and commits into it,
-    and all of it is gone with the process.
+    After the file was deleted or replaced, SQLite in WAL mode goes on committing into the old one,
+    and everything there is lost when the process ends.
     """
 
     def __init__(self, path: str, real_path: str) -> None:
-        """Take down which file it is; call this when the connection is made.
+        """Note which file it is; call this when the connection is made.
 
         Args:
-            path: As the settings have it: a link in it may be changed.
-            real_path: Where SQLite found the file, and keeps its log.
+            path: The path in the settings; it may contain links, which may be changed.
+            real_path: The path without links, beside which SQLite keeps its log.
         """
         self._paths = (path, f"{real_path}-wal")
-        self._opened = {path: _identity(path) or (0, 0)}
+        self._opened = {path: _file_id(path) or (0, 0)}
 
     def check(self) -> None:
-        """See that the paths of the file and of its write-ahead log still name what is open.
+        """Check that the file and its write-ahead log are still the ones that are open.
 
         Raises:
-            DatabaseReplaced: They do not.
+            DatabaseReplaced: One was deleted or replaced.
         """
         for path in self._paths:
-            found = _identity(path)
+            found = _file_id(path)
             if path in self._opened:
                 if found != self._opened[path]:
                     raise DatabaseReplaced(path)
-            elif found is not None:  # the first write makes the log
+            elif found is not None:  # the first write has created the log
                 self._opened[path] = found
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _file_id(path: str) -> tuple[int, int] | None:
     try:
         found = Path(path).stat()
     except OSError:
@@ -86,8 +86,8 @@ def parse_database_url(database_url: str) -> sa.URL:
     """Return the URL with the driver that will be used.
 
     Raises:
-        InvalidDatabaseUrl: It is no URL, of another database or driver, or names no database; the
-            message has no password in it.
+        InvalidDatabaseUrl: It cannot be parsed, has another driver, or names no database; the
+            message does not contain the password.
     """
     try:
         url = sa.make_url(database_url)
@@ -112,7 +112,7 @@ def parse_database_url(database_url: str) -> sa.URL:
                 f"root: {DATABASE_EXAMPLES}"
             )
         unknown = sorted(url.query.keys() - set(SQLITE_PARAMETERS))
-        # Of a URI of SQLite's own the others are for SQLite.
+        # With uri=true the others are SQLite's own parameters.
         if unknown and "uri" not in url.query:
             raise InvalidDatabaseUrl(
                 f"DATABASE_URL has the unknown parameter {unknown[0][:40]!r}: allowed are "
@@ -126,7 +126,7 @@ def parse_database_url(database_url: str) -> sa.URL:
 
 
 def _in_memory(database: str, query: Mapping[str, object]) -> bool:
-    """Whether a database of SQLite is no file, or a temporary one."""
+    """Whether a SQLite database is in memory or temporary."""
     return (
         database in {"", "file:"}
         or ":memory:" in database
@@ -144,19 +144,18 @@ def make_engine(
 ) -> AsyncEngine:
     """Make an engine; nothing is connected yet.
 
-    Transactions on SQLite begin as DEFERRED, or as the execution option ``relay_begin`` says:
-    IMMEDIATE lets writers queue up instead of failing half-way, None begins none.
+    A transaction on SQLite begins as DEFERRED, or as the execution option ``relay_begin`` says:
+    IMMEDIATE makes writers wait instead of failing half-way; None begins no transaction.
 
     Args:
         database_url: The database.
-        command_timeout_seconds: Of one statement on PostgreSQL; None: no limit.
-        on_replaced: Called where a connection that is wanted has a file of SQLite open that was
-            deleted or replaced. Another connection is made in its place, and with it a file if
-            there is none.
+        command_timeout_seconds: Time-out of one statement on PostgreSQL; None: no limit.
+        on_replaced: Called when the SQLite file of a pooled connection was deleted or replaced. A
+            new connection is made instead, which creates the file if there is none.
 
     Raises:
-        InvalidDatabaseUrl: See ``parse_database_url`` and ``take_tls``; or the driver cannot use
-            what the URL says.
+        InvalidDatabaseUrl: See ``parse_database_url`` and ``split_tls``; or the driver cannot use
+            a part of the URL.
     """
     url = parse_database_url(database_url)
     try:
@@ -179,10 +178,10 @@ def _make_engine(
     on_replaced: Callable[[DatabaseReplaced], None],
 ) -> AsyncEngine:
     if url.get_backend_name() == "postgresql":
-        url, tls = take_tls(url)
+        url, tls = split_tls(url)
         engine = create_async_engine(
             url,
-            pool_pre_ping=True,  # a database that was restarted is no error
+            pool_pre_ping=True,  # so that a restart of the database causes no error
             pool_timeout=CONNECT_TIMEOUT_SECONDS,
             connect_args={
                 "timeout": CONNECT_TIMEOUT_SECONDS,
@@ -190,15 +189,15 @@ def _make_engine(
                 **({} if tls is None else {"ssl": tls}),
                 "server_settings": {"application_name": "order-relay"},
                 # A pooler such as PgBouncer may give each transaction another connection to the
-                # server: no statement is remembered there from one transaction to the next.
+                # server, where statements prepared in earlier transactions do not exist.
                 "statement_cache_size": 0,
                 "prepared_statement_cache_size": 0,
-                "prepared_statement_name_func": str,  # the one without a name
+                "prepared_statement_name_func": str,  # the unnamed statement
             },
         )
         sa.event.listen(engine.sync_engine, "connect", _prepare_postgresql)
         return engine
-    if sqlite3.sqlite_version_info < SQLITE_LEAST:
+    if sqlite3.sqlite_version_info < SQLITE_MINIMUM:
         raise InvalidDatabaseUrl(
             f"DATABASE_URL of SQLite needs SQLite 3.35, and this Python has "
             f"{sqlite3.sqlite_version}: use PostgreSQL, or a newer Python"
@@ -230,9 +229,9 @@ def _microseconds(moment: datetime) -> tuple[int]:
 
 
 def _moment(microseconds: tuple[int]) -> datetime:
-    """Return a moment; for one beyond Python's calendar the first or last one that it has.
+    """Return a time; outside Python's calendar, the first or last time that Python has.
 
-    The driver would raise, and with one such row no row could be read.
+    The driver would raise instead, and one such row would make all rows unreadable.
     """
     try:
         return POSTGRESQL_EPOCH + timedelta(microseconds=microseconds[0])
@@ -241,11 +240,11 @@ def _moment(microseconds: tuple[int]) -> datetime:
 
 
 def _prepare_sqlite(path: str, connection: Any, record: sa.pool.ConnectionPoolEntry) -> None:
-    # The driver would begin transactions by itself, and not all of them.
+    # We begin all transactions; the driver would begin only some.
     connection.isolation_level = None
     connection.driver_connection.text_factory = _text
     cursor = connection.cursor()
-    # What is committed survives a power failure: in WAL mode NORMAL would not promise that.
+    # Commits must survive a power failure; in WAL mode NORMAL does not guarantee that.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA database_list")
     real_path: str = cursor.fetchone()[2]
@@ -263,14 +262,14 @@ def _check_file(
         record.info[OPENED_FILE].check()
     except DatabaseReplaced as error:
         on_replaced(error)
-        # None of the connections that are open is used again.
+        # Discards all open connections.
         raise InvalidatePoolError(str(error)) from error
 
 
 def _text(value: bytes) -> str | bytes:
-    """Return text, or the bytes where programs of other languages wrote what is not UTF-8.
+    """Return text, or bytes that are not UTF-8 unchanged, as other programs may write them.
 
-    The driver would raise, and with one such row no row could be read.
+    The driver would raise instead, and one such row would make all rows unreadable.
     """
     try:
         return value.decode()
@@ -286,7 +285,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn the drivers' errors into ``DatabaseUnavailable``."""
+    """Raise ``DatabaseUnavailable`` for any error of the drivers."""
     try:
         yield
     except (
@@ -297,7 +296,7 @@ def translated() -> Iterator[None]:
         OSError,  # TimeoutError among them
     ) as error:
         refused = isinstance(error, IntegrityError | DataError) or (
-            # What asyncpg refuses to encode comes as a bare DBAPIError.
+            # For a value that asyncpg cannot encode, SQLAlchemy raises DBAPIError itself.
             isinstance(error, DBAPIError)
             and type(error) in {DBAPIError, ProgrammingError}
             and not error.connection_invalidated

@@ -1,8 +1,7 @@
-"""Brings the fallback table up to date: at every start, and as a command.
+"""Brings the fallback table up to date: at every start of a worker, and as a command.
 
-``python -m order_relay.fallback.sql.migrate`` does it by hand.
-
-Several workers may start at once: one migrates, the others wait and find it done.
+The command is ``python -m order_relay.fallback.sql.migrate``. Several workers may start at once:
+one migrates while the others wait.
 """
 
 from __future__ import annotations
@@ -25,33 +24,33 @@ from order_relay.fallback.sql.engine import SQLITE_BUSY_TIMEOUT_SECONDS, make_en
 from order_relay.settings import load_settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-# A name of our own: the table may stand in a database that has Alembic migrations already.
+# Not Alembic's default name: the database may have other Alembic migrations already.
 VERSION_TABLE = "kafka_fallback_version"
 _VERSION = sa.table(VERSION_TABLE, sa.column("version_num", sa.String))
-# Any number that nobody else uses; these are the letters "kfm" and a one.
+# A number that other programs are unlikely to use: the letters "kfm" and a one.
 ADVISORY_LOCK = 0x6B666D01
 LOCK_POLL_SECONDS = 0.05
-# Alembic keeps what it works on in globals of its modules: one migration a process at a time.
+# Alembic keeps its state in module globals: one migration at a time in a process.
 _ALEMBIC = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """Which revision the database was at (None: it was empty), and is at now."""
+    """The database's revisions before (None: no table) and after a migration."""
 
     before: str | None
     after: str
 
 
 async def migrate(database_url: str) -> Migrated:
-    """Bring the fallback table to the newest revision, in one transaction.
+    """Migrate the fallback table to the newest revision, in one transaction.
 
     Raises:
         InvalidDatabaseUrl: The URL cannot be used.
-        DatabaseTooNew: A newer version of the relay has been here; nothing was changed.
+        DatabaseTooNew: A newer version of the relay has migrated it; nothing was changed.
         DatabaseUnavailable: The database did not answer, or refused; nothing was changed.
     """
-    # Whoever waits for another worker's migration waits as long as that takes.
+    # No time-out: another worker's migration may take long.
     engine = make_engine(database_url, command_timeout_seconds=None)
     try:
         with translated():
@@ -67,7 +66,7 @@ async def migrate(database_url: str) -> Migrated:
 
 @asynccontextmanager
 async def _alembic() -> AsyncIterator[None]:
-    """Have Alembic alone, whichever loop or thread the others run in."""
+    """Hold the lock on Alembic, across all loops and threads of the process."""
     while not _ALEMBIC.acquire(blocking=False):  # noqa: ASYNC110 - asyncio's locks are one loop's
         await asyncio.sleep(LOCK_POLL_SECONDS)
     try:
@@ -88,37 +87,37 @@ def _upgrade(connection: sa.Connection) -> Migrated:
 
 
 def newest_revision() -> str:
-    """Return the revision that a database is brought to."""
+    """Return the revision that this version migrates to."""
     return max(_revisions())
 
 
 def check_revision(found: str | None) -> None:
-    """Check that this version knows the revision that a database is at.
+    """Check that this version knows a database's revision.
 
     Raises:
-        DatabaseTooNew: It does not.
+        DatabaseTooNew: A newer version has migrated the database.
     """
     if found is not None and found not in _revisions():
         raise DatabaseTooNew(found, newest_revision())
 
 
 def revision_of(connection: sa.Connection) -> str | None:
-    """Return the revision that a database is at; ``None`` without a table."""
+    """Return a database's revision; ``None`` without a table."""
     if not sa.inspect(connection).has_table(_VERSION.name):
         return None
     return connection.scalar(sa.select(_VERSION.c.version_num))
 
 
 def _revisions() -> set[str]:
-    """All revisions, by the names of their modules: r<revision>_<what>.py."""
+    """All revisions, read from the modules' names: r<revision>_<what>.py."""
     modules = (MIGRATIONS / "versions").glob("r*_*.py")
     return {module.stem[1:].split("_")[0] for module in modules}
 
 
 def _upgrade_by_alembic(connection: sa.Connection) -> None:
-    # Its lines, some of them written when it is imported, say nothing that ours do not.
+    # Our own lines say the same. Alembic writes some already when it is imported.
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # It takes a tenth of a second to import, and there is hardly ever something to upgrade.
+    # The import takes a tenth of a second, and there is rarely something to upgrade.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
@@ -130,9 +129,9 @@ def _upgrade_by_alembic(connection: sa.Connection) -> None:
 
 
 async def _use_wal(engine: AsyncEngine) -> None:
-    """Switch a SQLite file to WAL, which it remembers.
+    """Switch a SQLite file to WAL mode, permanently.
 
-    While others use the file SQLite refuses this at once, without waiting.
+    While others use the file, SQLite refuses at once instead of waiting, so this tries again.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SQLITE_BUSY_TIMEOUT_SECONDS
@@ -155,7 +154,7 @@ def main() -> None:
     except RelayError as error:
         sys.exit(str(error))
     before = migrated.before or "nothing"
-    print(  # noqa: T201 - what the person who runs it wants to see
+    print(  # noqa: T201 - the command's output
         f"The database is up to date (revision {migrated.after})"
         if migrated.before == migrated.after
         else f"The database was migrated from {before} to revision {migrated.after}"

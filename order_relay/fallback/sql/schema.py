@@ -1,7 +1,7 @@
 r"""The table ``kafka_fallback_message``, for our store and for an order service's own session.
 
-Text that is UTF-8 is kept as it is, so that people and programs of any language can read and
-write it; other bytes are kept in PostgreSQL's hexadecimal notation, ``\x`` and two digits a byte.
+UTF-8 text is stored as it is, so that people and other programs can read and write it. Other bytes
+are stored in PostgreSQL's hexadecimal notation: ``\x`` and two digits a byte.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from order_relay.model.headers import Header
 
 TABLE_NAME = "kafka_fallback_message"
 
-# What a column reads as that holds no time.
+# The value read from a column that holds an impossible time.
 NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 metadata = sa.MetaData()
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
-    """A moment: TIMESTAMPTZ on PostgreSQL, on SQLite text in UTC that sorts by time."""
+    """A time in UTC: TIMESTAMPTZ on PostgreSQL; on SQLite text that sorts by time."""
 
     impl = sa.DateTime
     cache_ok = True
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
-        """Choose the column's type."""
+        """Return the column's type."""
         if dialect.name == "sqlite":
             return dialect.type_descriptor(sa.Text())
         return dialect.type_descriptor(sa.DateTime(timezone=True))
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
-        """Write a moment."""
+        """Return a time as the database stores it."""
         if value is None:
             return None
         return sqlite_time(value) if dialect.name == "sqlite" else value.astimezone(UTC)
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
-        """Read a moment; one without a zone, as SQL functions of SQLite write it, is UTC.
+        """Return a stored time; one without a zone, as SQLite's functions write it, is UTC.
 
-        SQLite takes times that there are not, such as ``2026-02-31 10:00:00``: ``NO_TIME`` itself.
+        SQLite accepts impossible times such as ``2026-02-31 10:00:00``; they read as ``NO_TIME``.
         """
         if value is None:
             return None
@@ -58,14 +58,14 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
 
 
 def sqlite_time(moment: datetime) -> str:
-    """Return a moment as it stands in SQLite: ``2025-12-19 10:30:00.000000``, UTC."""
+    """Return a time as SQLite stores it: ``2025-12-19 10:30:00.000000``, UTC."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 fallback_message = sa.Table(
     TABLE_NAME,
     metadata,
-    # SQLite gives ids out by itself only to a column of type INTEGER.
+    # SQLite generates ids only for a column of type INTEGER.
     sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True),
     sa.Column("topic", sa.Text, nullable=False),
     sa.Column("message_key", sa.Text),
@@ -75,7 +75,7 @@ fallback_message = sa.Table(
     sa.Column("retry_count", sa.Integer, nullable=False, server_default="0"),
     sa.Column("max_retry", sa.Integer, nullable=False, server_default="3"),
     sa.Column("status", sa.Text, nullable=False, server_default="PENDING"),
-    # These three have the database's own clock as their default: see migrations/.
+    # The default of these three is the database's clock: see migrations/.
     sa.Column("next_retry_at", UtcDateTime, nullable=False, server_default=sa.FetchedValue()),
     sa.Column("error_message", sa.Text),
     sa.Column("created_at", UtcDateTime, nullable=False, server_default=sa.FetchedValue()),
@@ -88,9 +88,9 @@ fallback_message = sa.Table(
 
 
 def insert_values(message: NewMessage) -> dict[str, Any]:
-    """Return a new row's columns, for ``insert(fallback_message)`` in any session.
+    """Return the columns of a new row, for ``insert(fallback_message)`` in any session.
 
-    All others have defaults: the row is PENDING and due at once.
+    The other columns have defaults, which make the row PENDING and due at once.
     """
     return {
         "topic": message.topic,
@@ -104,7 +104,7 @@ def insert_values(message: NewMessage) -> dict[str, Any]:
 
 
 def row_from(columns: Mapping[str, Any]) -> FallbackRow:
-    """Return a row as it was read; never raises, however it was written."""
+    """Return a row; never raises, whatever its columns contain."""
     headers: tuple[Header, ...] = ()
     malformed = None
     try:
@@ -125,7 +125,7 @@ def row_from(columns: Mapping[str, Any]) -> FallbackRow:
         malformed = "the topic column is wrong: it must be text"
     return FallbackRow(
         id=columns["id"],
-        topic=_words(columns["topic"]) or "",
+        topic=_readable(columns["topic"]) or "",
         key=from_text(columns["message_key"]),
         payload=from_text(columns["payload"]),
         headers=headers,
@@ -134,7 +134,7 @@ def row_from(columns: Mapping[str, Any]) -> FallbackRow:
         max_retry=numbers["max_retry"],
         status=Status(columns["status"]),
         next_retry_at=columns["next_retry_at"],
-        error_message=_words(columns["error_message"]),
+        error_message=_readable(columns["error_message"]),
         created_at=columns["created_at"],
         updated_at=columns["updated_at"],
         published_at=columns["published_at"],
@@ -144,8 +144,8 @@ def row_from(columns: Mapping[str, Any]) -> FallbackRow:
     )
 
 
-def _words(value: str | bytes | None) -> str | None:
-    """Return words for people to read; SQLite keeps a BLOB in a column of text."""
+def _readable(value: str | bytes | None) -> str | None:
+    """Return text for people; in SQLite a text column may contain a BLOB."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
@@ -153,7 +153,7 @@ def _words(value: str | bytes | None) -> str | None:
 
 
 def headers_to_text(headers: tuple[Header, ...]) -> str:
-    """Return headers as JSON: pairs of name and value, in order, since names may come twice."""
+    """Return headers as JSON pairs of name and value; an object could not repeat names."""
     return json.dumps(
         [[clean_text(name), to_text(value)] for name, value in headers],
         ensure_ascii=False,
@@ -162,10 +162,10 @@ def headers_to_text(headers: tuple[Header, ...]) -> str:
 
 
 def headers_from_text(text: str | bytes | None) -> tuple[Header, ...]:
-    """Read headers: pairs as we write them, or an object, which is easier to write by hand.
+    """Return stored headers: pairs, or an object, which is easier to write by hand.
 
     Raises:
-        ValueError: It is neither; the message says what is wrong.
+        ValueError: The text is neither; the message says what is wrong.
     """
     if text is None or text in ("", b""):
         return ()

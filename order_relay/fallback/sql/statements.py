@@ -1,6 +1,6 @@
-"""The statements that claim and settle rows, in the words of each database.
+"""The statements that claim and settle rows, in each database's dialect.
 
-Conditions on ``status`` are literals: only then do the databases see that the partial indexes fit.
+Conditions on ``status`` are literals: the databases use the partial indexes only then.
 """
 # ruff: noqa: S608 - statements are put together from this file's own text only
 
@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from order_relay.fallback.sql.schema import TABLE_NAME, UtcDateTime, fallback_message
 
-_FREE = "({0}.lease_until IS NULL OR {0}.lease_until <= :now)"
+_NOT_LEASED = "({0}.lease_until IS NULL OR {0}.lease_until <= :now)"
 _SAME_KEY = {
     "sqlite": "{0}.topic = {1}.topic AND {0}.message_key = {1}.message_key",
-    # The hash is what the index has; two keys of one hash still are two keys.
+    # The index has only the hash; two keys may have the same one.
     "postgresql": (
         "{0}.topic = {1}.topic"
         " AND hashtextextended({0}.message_key, 0) = hashtextextended({1}.message_key, 0)"
@@ -24,7 +24,7 @@ _SAME_KEY = {
 }
 _IN_IDS = {
     "sqlite": "IN (SELECT value FROM json_each(:ids))",
-    # Rather than a list of parameters, which makes a new statement of every length.
+    # One parameter; a list of parameters would make a new statement for every length.
     "postgresql": (
         "= ANY(ARRAY(SELECT CAST(jsonb_array_elements_text(CAST(:ids AS jsonb)) AS bigint)))"
     ),
@@ -33,13 +33,13 @@ _COLUMNS = tuple(fallback_message.columns)
 
 
 def in_ids(dialect: str) -> str:
-    """Return the condition of an id to be among the JSON array ``:ids``."""
+    """Return the condition that an id is in the JSON array ``:ids``."""
     return _IN_IDS[dialect]
 
 
-# For the transaction of a claim. Without fresh statistics, as after an outage has filled the
-# table, PostgreSQL would sort all due rows instead of reading the first ones from the index; and to
-# compile a claim would take longer than the claim.
+# For the transaction of a claim. With old statistics, as after an outage has filled the table,
+# PostgreSQL would sort all due rows instead of reading the first ones from the index. Compiling a
+# claim (jit) would take longer than running it.
 PLAN_BY_INDEX = sa.text(
     "SELECT "
     + ", ".join(
@@ -50,8 +50,8 @@ PLAN_BY_INDEX = sa.text(
 
 
 LARGEST_ID = 2**63 - 1
-# Of SQLite: the last id given out; of the rows with an id beyond ``:half`` how many there are and
-# which is the first; the last row before them.
+# For SQLite: the last id given out; the last id up to ``:half``; the first id beyond it, and how
+# many such rows there are.
 LARGE_IDS = sa.text(
     f"SELECT (SELECT seq FROM sqlite_sequence WHERE name = '{TABLE_NAME}'),"
     f" (SELECT COALESCE(MAX(id), 0) FROM {TABLE_NAME} WHERE id <= :half), MIN(id), COUNT(*)"
@@ -68,15 +68,15 @@ RESET_IDS = sa.text(
 def claim_statement(dialect: str, *, limit: int, after: bool, of_ids: bool) -> sa.TextualSelect:
     """Return the statement that leases due rows and returns them, in no order.
 
-    Heads are due rows that are the first unfinished ones of their key: nobody else can hold a row
-    behind them, so that those need no lock of their own.
+    Heads are due rows that are the first PENDING ones of their key. Followers are the rows behind a
+    head; they need no lock of their own, since only the claim of their head can claim them.
 
-    Its parameters: now, token, until; after_time and after_id; ids. The limit is written out, for
-    PostgreSQL to plan with it.
+    The parameters are now, token, until; after_time and after_id; ids. The limit is part of the
+    text, so that PostgreSQL plans with it.
     """
     same_key = _SAME_KEY[dialect]
     postgresql = dialect == "postgresql"
-    # SQLite would rather sort all PENDING rows; it can be told not to.
+    # Without INDEXED BY, SQLite would sort all PENDING rows.
     by_due, by_order = (
         ("", "")
         if postgresql
@@ -97,14 +97,14 @@ def claim_statement(dialect: str, *, limit: int, after: bool, of_ids: bool) -> s
         if postgresql
         else f"heads h JOIN {TABLE_NAME} f ON f.id IN (SELECT id FROM ({following}))"
     )
-    # Named rows come alone: the condition leaves no followers.
+    # A claim by ids has no followers.
     due = "f.next_retry_at <= :now" if not of_ids else "1 = 0"
     left = f"{limit} - (SELECT COUNT(*) FROM heads)"
     chosen = "= ANY(ARRAY(SELECT id FROM chosen))" if postgresql else "IN (SELECT id FROM chosen)"
     sql = f"""
         WITH heads AS MATERIALIZED (
             SELECT h.id, h.topic, h.message_key FROM {TABLE_NAME} h {by_due}
-            WHERE h.status = 'PENDING' AND h.next_retry_at <= :now AND {_FREE.format("h")}
+            WHERE h.status = 'PENDING' AND h.next_retry_at <= :now AND {_NOT_LEASED.format("h")}
               {head_conditions}
               AND NOT EXISTS (
                 SELECT 1 FROM {TABLE_NAME} e {by_order}
@@ -113,7 +113,7 @@ def claim_statement(dialect: str, *, limit: int, after: bool, of_ids: bool) -> s
             ORDER BY h.next_retry_at, h.id
             LIMIT {limit} {"FOR UPDATE OF h SKIP LOCKED" if postgresql else ""}
         ), followers AS (
-            SELECT f.id, MIN(CASE WHEN {due} AND {_FREE.format("f")}
+            SELECT f.id, MIN(CASE WHEN {due} AND {_NOT_LEASED.format("f")}
                              THEN 1 ELSE 0 END) OVER (PARTITION BY h.id ORDER BY f.id) AS due
             FROM {followers}
         ), chosen AS (
@@ -124,7 +124,7 @@ def claim_statement(dialect: str, *, limit: int, after: bool, of_ids: bool) -> s
                 LIMIT {f"GREATEST(0, {left})" if postgresql else f"MAX(0, {left})"}) AS nearest
         )
         UPDATE {TABLE_NAME} SET lease_token = :token, lease_until = :until, updated_at = :now
-        WHERE status = 'PENDING' AND {_FREE.format(TABLE_NAME)} AND id {chosen}
+        WHERE status = 'PENDING' AND {_NOT_LEASED.format(TABLE_NAME)} AND id {chosen}
         RETURNING {", ".join(column.name for column in _COLUMNS)}
     """
     statement = sa.text(sql).bindparams(
@@ -139,8 +139,7 @@ def claim_statement(dialect: str, *, limit: int, after: bool, of_ids: bool) -> s
 def set_back_statement(dialect: str) -> sa.TextClause:
     """Return the statement that makes rows due that were written after ``:soon``.
 
-    The clock has been set back since. Only rows that wait for a time after that are looked at.
-    Leases on them end at ``:until`` at the latest.
+    The clock has been set back since. Leases on these rows end at ``:until`` at the latest.
     """
     by_due = "" if dialect == "postgresql" else f"INDEXED BY {TABLE_NAME}_due"
     return sa.text(
@@ -172,7 +171,7 @@ def refused_statement(dialect: str) -> sa.TextClause:
             " next_retry_at = COALESCE(json_extract(r.value, '$.next_retry_at'), m.next_retry_at)"
         )
         rows = "json_each(:rows) AS r"
-        # SQLite knows no alias in RETURNING.
+        # SQLite accepts no alias in RETURNING.
         row_id, returned = "json_extract(r.value, '$.id')", "id"
     return sa.text(
         f"UPDATE {TABLE_NAME} AS m SET {values}, updated_at = :now, lease_token = NULL,"

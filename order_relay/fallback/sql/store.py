@@ -64,26 +64,26 @@ _END_LEASE = "updated_at = :now, lease_token = NULL, lease_until = NULL"
 
 
 class SqlFallbackStore:
-    """A ``FallbackStore`` on SQLAlchemy. Connects at first use; ``migrate`` must have run before.
+    """A ``FallbackStore`` on SQLAlchemy, for one event loop.
 
-    Made for one event loop.
+    It connects at first use. ``migrate`` must have run before.
     """
 
     def __init__(self, engine: AsyncEngine, *, clock: Callable[[], datetime] | None = None) -> None:
-        """Use an engine of ``make_engine``, and close it in the end.
+        """Take over an engine of ``make_engine``; ``close`` disposes of it.
 
         Args:
             engine: The database.
-            clock: In place of the database's own clock; for tests.
+            clock: Replaces the database's clock in tests.
         """
         self._engine = engine
         self._dialect = engine.dialect.name
         self._clock = clock
         if clock is None and self._dialect == "sqlite":
-            self._clock = _utc_now  # whoever shares a file shares the machine's clock
-        # SQLite has one writer; waiting here is fairer and cheaper than its busy loop.
-        self._writing = asyncio.Lock() if self._dialect == "sqlite" else None
-        self._saver = BatchInserter(self._insert)
+            self._clock = _utc_now  # all users of a file share the machine's clock
+        # SQLite allows one writer; this lock is fairer and cheaper than its busy loop.
+        self._write_lock = asyncio.Lock() if self._dialect == "sqlite" else None
+        self._inserter = BatchInserter(self._insert)
 
     @classmethod
     def connect(
@@ -98,7 +98,7 @@ class SqlFallbackStore:
 
     @property
     def engine(self) -> AsyncEngine:
-        """The engine, for who shares the database."""
+        """The engine."""
         return self._engine
 
     async def now(self) -> datetime:
@@ -110,7 +110,7 @@ class SqlFallbackStore:
 
     async def save(self, message: NewMessage) -> int:
         """See ``FallbackStore.save``."""
-        return await self._saver.save(message)
+        return await self._inserter.save(message)
 
     async def claim(
         self,
@@ -195,7 +195,7 @@ class SqlFallbackStore:
         return written
 
     async def stats(self) -> FallbackStats:
-        """See ``FallbackStore.stats``. Both queries are answered by the index on status."""
+        """See ``FallbackStore.stats``. Both queries use the index on status."""
         async with self._reading() as connection:
             counted = await connection.execute(
                 sa.text(f"SELECT status, COUNT(*) FROM {TABLE_NAME} GROUP BY status")
@@ -290,19 +290,19 @@ class SqlFallbackStore:
 
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that is committed at the end, or rolled back by an error."""
-        if self._writing is None:
+        """A transaction: committed at the end, rolled back by an error."""
+        if self._write_lock is None:
             with translated():
                 async with self._engine.begin() as connection:
                     yield connection
             return
-        async with self._writing:
+        async with self._write_lock:
             with translated():
                 async with self._engine.connect() as plain:
                     connection = await plain.execution_options(relay_begin="IMMEDIATE")
                     async with connection.begin():
                         yield connection
-                    # What was committed counts only if it is still there after a restart.
+                    # A commit into a file that was deleted would be lost at the next restart.
                     if (opened := connection.info.get(OPENED_FILE)) is not None:
                         opened.check()
 
@@ -328,18 +328,18 @@ class SqlFallbackStore:
         try:
             return await self._insert_rows(messages)
         except DatabaseUnavailable as error:
-            # SQLite says so of a full disk, too.
+            # SQLite says "is full" when ids have run out, and for a full disk.
             if "is full" not in error.reason or not await self.make_ids_free():
                 raise
             return await self._insert_rows(messages)
 
     async def make_ids_free(self) -> bool:
-        """Give rows smaller ids, in the same order, where SQLite has no id left to give out.
+        """Renumber rows, in the same order, if SQLite has no id left to give out.
 
-        So it is when somebody wrote a row with the largest id that there is.
+        That happens after a program has written a row with the largest possible id.
 
         Returns:
-            Whether it was so.
+            Whether rows were renumbered.
         """
         if self._dialect != "sqlite":
             return False
@@ -362,7 +362,7 @@ class SqlFallbackStore:
             fallback_message.c.id, sort_by_parameter_order=True
         )
         async with self._changing() as connection:
-            # By the store's clock, like everything else that is compared with it.
+            # By the store's clock, since they are compared with it.
             now = await self._now(connection)
             times = {"next_retry_at": now, "created_at": now, "updated_at": now}
             result = await connection.execute(

@@ -1,7 +1,7 @@
-"""TLS to PostgreSQL, as libpq and everything that stands on it spell it in a URL.
+"""TLS to PostgreSQL by libpq's parameters of a URL.
 
-``sslmode`` (or ``ssl``, asyncpg's name), ``sslrootcert``, ``sslcert`` and ``sslkey``. asyncpg
-itself knows only the mode there, and trusts only what stands in the user's home.
+They are ``sslmode`` (or ``ssl``, asyncpg's name), ``sslrootcert``, ``sslcert`` and ``sslkey``.
+SQLAlchemy passes only the mode to asyncpg, which then trusts only certificates in the home folder.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from order_relay.errors import InvalidDatabaseUrl
 
 MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 FILES = ("sslrootcert", "sslcert", "sslkey")
-# libpq's word for the authorities of the system, which are the default here.
+# libpq's name for the certificate authorities of the system, which are the default here.
 SYSTEM = "system"
-# What else may stand behind the "?" of a URL: of it, the values are text.
-OTHERS = (
+# The other parameters that a URL may have. Their values are text.
+OTHER_PARAMETERS = (
     "host", "port", "target_session_attrs", "passfile", "krbsrvname", "gsslib",
     "prepared_statement_cache_size",
 )  # fmt: skip
-NUMBERS = ("port", "prepared_statement_cache_size")
+NUMBER_PARAMETERS = ("port", "prepared_statement_cache_size")
 
 
-def take_tls(url: sa.URL) -> tuple[sa.URL, ssl.SSLContext | str | None]:
-    """Return a PostgreSQL URL without what it says of TLS, and that as asyncpg takes it.
+def split_tls(url: sa.URL) -> tuple[sa.URL, ssl.SSLContext | str | None]:
+    """Return a PostgreSQL URL without its TLS parameters, and these as asyncpg's ``ssl``.
 
     Raises:
-        InvalidDatabaseUrl: It says what cannot be; the message names it, and what is allowed.
+        InvalidDatabaseUrl: A parameter is wrong; the message names it and what is allowed.
     """
     query = dict(url.query)
-    mode = _one(query.pop("sslmode", None) or query.pop("ssl", None))
-    files = {name: _one(query.pop(name, None)) for name in FILES}
+    mode = _last(query.pop("sslmode", None) or query.pop("ssl", None))
+    files = {name: _last(query.pop(name, None)) for name in FILES}
     query.pop("ssl", None)
-    if unknown := sorted(query.keys() - set(OTHERS)):
+    if unknown := sorted(query.keys() - set(OTHER_PARAMETERS)):
         raise InvalidDatabaseUrl(
             f"DATABASE_URL has the unknown parameter {unknown[0][:40]!r}: allowed are "
-            f"{', '.join(('sslmode', *FILES, *OTHERS))}"
+            f"{', '.join(('sslmode', *FILES, *OTHER_PARAMETERS))}"
         )
-    for name in NUMBERS:
-        number = _one(query.get(name))
+    for name in NUMBER_PARAMETERS:
+        number = _last(query.get(name))
         if number is not None and not re.fullmatch(r"[0-9]+(,[0-9]+)*", number):
             raise InvalidDatabaseUrl(
                 f"DATABASE_URL has {name}={number[:40]!r}: it must be a number"
@@ -58,7 +58,7 @@ def _tls(
         )
     if sslrootcert is None and sslcert is None and sslkey is None:
         return _context(mode, None) if mode in ("verify-ca", "verify-full") else mode
-    # Whoever names a certificate means it.
+    # A certificate in the URL is meant to be checked.
     mode = mode or "verify-full"
     if mode in ("disable", "allow", "prefer"):
         raise InvalidDatabaseUrl(
@@ -95,7 +95,7 @@ def _context(mode: str | None, authorities: str | None) -> ssl.SSLContext:
     return context
 
 
-def _one(value: str | tuple[str, ...] | None) -> str | None:
+def _last(value: str | tuple[str, ...] | None) -> str | None:
     return (value[-1] if isinstance(value, tuple) else value) or None
 
 

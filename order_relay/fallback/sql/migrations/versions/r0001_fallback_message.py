@@ -12,7 +12,7 @@ TABLE = "kafka_fallback_message"
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table."""
     sqlite = op.get_bind().dialect.name == "sqlite"
     moment: sa.types.TypeEngine[object] = sa.Text() if sqlite else sa.DateTime(timezone=True)  # type: ignore[assignment]
     now = sa.text("(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')" if sqlite else "now()")
@@ -21,7 +21,7 @@ def upgrade() -> None:
         sa.CheckConstraint("topic <> ''", name=f"{TABLE}_topic"),
     ]
     if sqlite:
-        # Its times are text: one in another form would sort to a wrong place, or break the claim.
+        # Its times are text: another format would sort wrongly, or break the claim.
         checks += [
             sa.CheckConstraint(
                 f"datetime({column}) IS NOT NULL AND {column} GLOB '????-??-?? ??:??:??*'",
@@ -53,7 +53,7 @@ def upgrade() -> None:
         sa.Column("lease_token", sa.Text),
         sa.Column("lease_until", moment),
         *checks,
-        # Ids of deleted rows are not given out again: an event id may be made from them.
+        # Never reuse ids of deleted rows: event ids may be made from them.
         sqlite_autoincrement=True,
     )
     pending = sa.text("status = 'PENDING'")
@@ -65,7 +65,7 @@ def upgrade() -> None:
         sqlite_where=pending,
         postgresql_where=pending,
     )
-    # A key may be longer than an entry of a PostgreSQL index: its hash is not.
+    # A key may be too long for an entry of a PostgreSQL index; its hash is not.
     key = "message_key" if sqlite else sa.text("hashtextextended(message_key, 0)")
     op.create_index(
         f"{TABLE}_order",
@@ -85,5 +85,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Refuse: the rows are orders that are nowhere else."""
-    raise NotImplementedError("the fallback table is not taken away by a migration")
+    """Refuse: the rows are orders that are saved nowhere else."""
+    raise NotImplementedError("no migration drops the fallback table")
