@@ -1,6 +1,6 @@
-"""Publishing events: acknowledged by Kafka, or saved in the fallback table, or an error.
+"""Publishing events from an order service: to Kafka, else into the fallback table, else an error.
 
-What an order service imports::
+An order service imports from here::
 
     from order_relay.publishing import open_order_events
     from order_relay.settings import load_settings

@@ -1,7 +1,7 @@
-"""Publishing events when the order's transaction has committed, and never when it rolls back.
+"""Publishing events after the order's transaction has committed, and not if it rolls back.
 
-What Spring's ``@TransactionalEventListener`` does. A process that dies between the commit and the
-publish loses the event: where that must not happen, use ``order_relay.publishing.outbox``.
+Like Spring's ``@TransactionalEventListener``. A process that dies between the commit and the
+publish loses the event. ``order_relay.publishing.outbox`` avoids that.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class NotCommitted:
-    """The transaction was rolled back: there is no order, and so no event."""
+    """The transaction was rolled back, so the event was not published."""
 
 
 AfterCommitResult: TypeAlias = PublishResult | NotCommitted
 
 
 class PendingPublish:
-    """An event that waits for its transaction. It need not be looked at.
+    """The future result of ``AfterCommit.publish``; the caller may ignore it.
 
     ``await`` it in the loop, or call ``result`` in another thread.
 
@@ -46,28 +46,31 @@ class PendingPublish:
         self._future: concurrent.futures.Future[AfterCommitResult] = concurrent.futures.Future()
 
     def done(self) -> bool:
-        """Whether it is known what became of the event."""
+        """Whether there is a result."""
         return self._future.done()
 
     def result(self, timeout_seconds: float | None = None) -> AfterCommitResult:
-        """Wait until it is known what became of the event, in a thread without the loop.
+        """Wait for the result, in another thread than the loop's.
+
+        Args:
+            timeout_seconds: How long to wait; None: no limit.
 
         Raises:
-            TimeoutError: It is not known yet.
+            TimeoutError: There is no result yet.
             RecordTooLarge: See ``Publisher.publish``.
             PublishFailed: See ``Publisher.publish``.
-            RuntimeError: The loop has ended; or this is its thread, which must not wait.
+            RuntimeError: The loop has ended; or this is the loop's thread, which must not wait.
         """
         if not self.done() and _running_loop() is self._loop:
             raise RuntimeError("in the event loop's thread, await it")
         return self._future.result(timeout_seconds)
 
     def __await__(self) -> Generator[Any, None, AfterCommitResult]:
-        # Who stops waiting takes nothing back.
+        # Shielded: cancelling the wait must not cancel the publish.
         return asyncio.shield(asyncio.wrap_future(self._future)).__await__()
 
     def settle(self, outcome: AfterCommitResult | Exception) -> None:
-        """Say what became of the event; only the first word counts."""
+        """Set the result, unless there is one."""
         if self.done():
             return
         if isinstance(outcome, Exception):
@@ -77,13 +80,13 @@ class PendingPublish:
 
 
 class AfterCommit:
-    """Publishes events of sessions after their commit.
+    """Publishes events after the commit of their session.
 
-    Made in the publisher's loop. ``publish`` may be called from any thread.
+    Create it in the publisher's loop. ``publish`` may be called from any thread.
     """
 
     def __init__(self, publisher: Publisher) -> None:
-        """Publish through ``publisher``, which is the caller's: close it after this."""
+        """Publish through ``publisher``; the caller closes it after this."""
         self._publisher = publisher
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -97,24 +100,24 @@ class AfterCommit:
         key: bytes | None = None,
         headers: Sequence[Header] = (),
     ) -> PendingPublish:
-        """Publish an event when the session's current transaction has committed.
+        """Publish an event after the session's current transaction has committed.
 
-        The commit does not wait for Kafka. Events go to Kafka in the order in which they were
-        given, transactions in the order of their commits. An event that can neither be published
-        nor saved then is an error in the log.
+        The commit does not wait for Kafka. Transactions go to Kafka in the order of their commits,
+        and their events in the order of these calls. If an event can be neither published nor saved
+        then, an error is logged.
 
         Args:
-            session: A ``Session`` or ``AsyncSession``; a transaction is begun if none is.
-            event: See ``Publisher.publish``; later changes to it do not count.
+            session: A ``Session`` or ``AsyncSession``; a transaction is begun if there is none.
+            event: See ``Publisher.publish``; later changes to it have no effect.
             event_id: See ``Publisher.publish``.
             key: See ``Publisher.publish``.
             headers: See ``Publisher.publish``.
 
         Returns:
-            What becomes of it, to wait for after the commit.
+            The future result; wait for it only after the commit.
 
         Raises:
-            InvalidEvent: It is no ORDER_PAID event; now, while the order can be rolled back.
+            InvalidEvent: It is not an ORDER_PAID event. The order can still be rolled back.
         """
         checked = order_event(event, event_id=event_id, key=key, headers=headers)
         pending = PendingPublish(checked.event_id, self._loop)
@@ -126,13 +129,13 @@ class AfterCommit:
         return pending
 
     async def close(self, grace_seconds: float = 5.0) -> None:
-        """Let events of committed transactions end; what has not by then is the publisher's.
+        """Wait for the events of committed transactions, ``grace_seconds`` at most.
 
-        Then close the publisher, which saves what Kafka has not acknowledged.
+        Then close the publisher, which saves the events that Kafka has not acknowledged.
         """
-        await asyncio.sleep(0)  # commits of other threads come in
+        await asyncio.sleep(0)  # lets callbacks of commits in other threads run
         if self._tasks:
-            # Each of them is with the publisher when this returns, however short the grace.
+            # This also starts each of them, so that the publisher has its event.
             await asyncio.wait(self._tasks, timeout=grace_seconds)
 
     def _committed(self, event: OrderEvent, pending: PendingPublish) -> None:
@@ -157,7 +160,7 @@ class AfterCommit:
         except asyncio.CancelledError:
             pending.settle(RuntimeError("the event loop has ended"))
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the event is lost
+        except Exception as error:  # noqa: BLE001 - after any error the event is lost
             self._lost(event, pending, error)
         else:
             pending.settle(outcome)

@@ -1,7 +1,7 @@
-"""Doing something when a SQLAlchemy transaction has committed, and never when it has not.
+"""Callbacks for the commit or the rollback of a SQLAlchemy transaction.
 
-A savepoint that is released hands what was asked for on to the transaction around it; one that is
-rolled back takes it along. Sessions that never ask pay one look into a dictionary.
+When a savepoint is released, its callbacks move to the transaction around it; when it is rolled
+back, they are dropped. A session without callbacks costs one look-up in a dictionary.
 """
 
 from __future__ import annotations
@@ -26,40 +26,42 @@ _KEY = "order_relay.commit_hook"
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _Callbacks:
     committed: Callable[[], None]
     dropped: Callable[[], None]
 
 
 def when_committed(
-    session: AnySession, committed: Callable[[], None], dropped: Callable[[], None]
+    session: AnySession,
+    committed: Callable[[], None],
+    dropped: Callable[[], None] = lambda: None,
 ) -> None:
     """Call one of two functions, once, when the session's current transaction has ended.
 
-    Both are called in the thread that ends it, in the order in which they were asked for, while
-    the session cannot be used. What they raise is logged: the commit has been made.
+    The call is made in the thread that ends the transaction; it must not use the session. Calls are
+    made in the order of registration. An exception is logged; the commit stands.
 
     Args:
-        session: A session; a transaction is begun in it if none is.
-        committed: The outermost transaction has committed.
-        dropped: It, or a savepoint around this call, was rolled back, was closed without a
-            commit, or failed to commit; or the session is only part of a larger transaction of
-            its connection, whose end it does not see.
+        session: A session; a transaction is begun if there is none.
+        committed: Called after the outermost transaction has committed.
+        dropped: Called after that transaction, or a savepoint around this call, was rolled back,
+            was closed without a commit, or failed to commit. Also called if the session is part of
+            a larger transaction of its connection, whose end it does not see.
     """
     _listen()
     sync = sync_session(session)
     if not sync.in_transaction():
         sync.begin()
     transaction = sync.get_nested_transaction() or sync.get_transaction()
-    assert transaction is not None  # noqa: S101 - one has just been begun
-    _wishes(sync).setdefault(transaction, []).append(_Wish(committed, dropped))
+    assert transaction is not None  # noqa: S101 - there is one now
+    _callbacks(sync).setdefault(transaction, []).append(_Callbacks(committed, dropped))
 
 
 def sync_session(session: AnySession) -> Session:
-    """Return the plain session that a session of any kind stands on.
+    """Return the ``Session`` beneath a session of any kind.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It is not a session.
     """
     given: object = session
     if isinstance(given, scoped_session | async_scoped_session):
@@ -74,47 +76,47 @@ def sync_session(session: AnySession) -> Session:
 @cache
 def _listen() -> None:
     sa.event.listen(Session, "after_commit", _after_commit)
-    sa.event.listen(Session, "after_transaction_end", _after_end)
+    sa.event.listen(Session, "after_transaction_end", _after_transaction_end)
 
 
-def _wishes(session: Session) -> dict[SessionTransaction, list[_Wish]]:
-    wishes: dict[SessionTransaction, list[_Wish]] = session.info.setdefault(_KEY, {})
-    return wishes
+def _callbacks(session: Session) -> dict[SessionTransaction, list[_Callbacks]]:
+    callbacks: dict[SessionTransaction, list[_Callbacks]] = session.info.setdefault(_KEY, {})
+    return callbacks
 
 
 def _after_commit(session: Session) -> None:
     """A savepoint was released, or the outermost transaction has committed."""
     if not session.info.get(_KEY):
         return
-    wishes = _wishes(session)
+    callbacks = _callbacks(session)
     transaction = session.get_nested_transaction() or session.get_transaction()
-    if transaction is None or transaction not in wishes:
+    if transaction is None or transaction not in callbacks:
         return
     if transaction.nested:
         outer = transaction.parent
         while outer is not None and outer.parent is not None and not outer.nested:
             outer = outer.parent
         assert outer is not None  # noqa: S101 - a savepoint is inside something
-        wishes.setdefault(outer, []).extend(wishes.pop(transaction))
-    elif _is_part_of_another(session):
+        callbacks.setdefault(outer, []).extend(callbacks.pop(transaction))
+    elif _in_outer_transaction(session):
         logger.error(
             "Not published: the session has committed, but the transaction of its connection, "
             "which was begun outside of it, has not"
         )  # and after_transaction_end drops them
     else:
-        for wish in wishes.pop(transaction):
-            _call(wish.committed)
+        for callback in callbacks.pop(transaction):
+            _call(callback.committed)
 
 
-def _after_end(session: Session, transaction: SessionTransaction) -> None:
-    """Whatever is left of a transaction at its end was not committed."""
+def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
+    """Callbacks that a transaction still has at its end were not committed."""
     if session.info.get(_KEY):
-        for wish in _wishes(session).pop(transaction, ()):
-            _call(wish.dropped)
+        for callback in _callbacks(session).pop(transaction, ()):
+            _call(callback.dropped)
 
 
-def _is_part_of_another(session: Session) -> bool:
-    # Its own transaction has just ended: one that is still open is somebody else's.
+def _in_outer_transaction(session: Session) -> bool:
+    # The session's own transaction has just ended: one still open was begun outside of it.
     bind: Any = session.bind
     return isinstance(bind, sa.Connection) and bind.in_transaction()
 

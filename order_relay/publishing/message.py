@@ -1,4 +1,4 @@
-"""An ORDER_PAID event on its way to Kafka: checked, as bytes, with its key and its event id."""
+"""An ORDER_PAID event ready for Kafka: checked and encoded, with its key and its event id."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MAX_EVENT_ID_LENGTH = 255
 
 @dataclass(frozen=True, slots=True)
 class OrderEvent:
-    """An event that may be published as it is.
+    """A checked event.
 
     Attributes:
-        event_id: Tells repeats; it is among the headers too.
+        event_id: The event's id, by which duplicates are recognized; also among the headers.
         key: The record's key.
         payload: The event's JSON, byte for byte.
         headers: All headers.
@@ -41,20 +41,21 @@ def order_event(
     key: bytes | None = None,
     headers: Sequence[Header] = (),
 ) -> OrderEvent:
-    """Check an event and choose its key and its id.
+    """Check an event, and choose its key and its id.
 
     Args:
         event: The event, or its JSON as UTF-8.
-        event_id: Without it the one in ``headers``, or else a new one.
-        key: Without it the order's id, as text.
+        event_id: The event's id; by default the one in ``headers``, else a new one.
+        key: The record's key; by default the order's id as text.
         headers: Further headers.
 
     Raises:
-        InvalidEvent: It is no ORDER_PAID event, or the event id or a header's name cannot be one.
+        InvalidEvent: It is not an ORDER_PAID event, or the event id or a header's name is not
+            allowed.
     """
     payload = event if isinstance(event, bytes) else encode_event(event)
     order = decode_order_paid(payload)
-    # Of several the last one counts, as everywhere in Kafka.
+    # The last one counts, as everywhere in Kafka.
     given = next((v for name, v in reversed(headers) if name == EVENT_ID_HEADER), None)
     chosen = event_id or (given.decode("utf-8", "replace") if given else str(uuid.uuid4()))
     if len(chosen) > MAX_EVENT_ID_LENGTH or not chosen.isprintable():
@@ -77,12 +78,12 @@ def encode_event(event: Mapping[str, Any]) -> bytes:
     """Return an event as compact UTF-8 JSON.
 
     Raises:
-        InvalidEvent: It holds something that JSON cannot.
+        InvalidEvent: It contains a value that JSON cannot represent.
     """
     try:
         try:
             return msgspec.json.encode(event)
-        except UnicodeEncodeError:  # half a character, which JSON can only escape
+        except UnicodeEncodeError:  # a lone surrogate, which JSON can only escape
             plain = msgspec.to_builtins(event)
             return json.dumps(plain, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:

@@ -1,8 +1,8 @@
 """The outbox: the event's row is written in the order's own transaction.
 
-Both are committed or neither is. Replay publishes the row, at once where this process may, else
-within a minute; a crash in between loses nothing, and may at worst publish it twice, with the same
-event id.
+Both are committed or neither is. Replay publishes the row: right after the commit if it runs in
+this process, else within a minute. A crash in between loses nothing; at worst the event is
+published twice, with the same event id.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from order_relay.publishing.message import order_event
 
 logger = logging.getLogger(__name__)
 
-# Committed rows that wait to be published at once; the sweep of every minute finds the others.
+# Committed rows that wait to be published at once; the next sweep publishes the others.
 MAX_WAITING = 10_000
 
 
@@ -35,12 +35,12 @@ class OutboxRow:
     id: int
 
     def __init__(self, **columns: Any) -> None:
-        """Set columns by their names."""
+        """Set columns by name."""
         for name, value in columns.items():
             setattr(self, name, value)
 
 
-# What the database fills in by itself is not asked for: nobody reads it here.
+# Defaults that the database fills in are not fetched: nothing here reads them.
 orm.registry().map_imperatively(OutboxRow, fallback_message, eager_defaults=False)
 
 
@@ -52,9 +52,9 @@ class RowPublisher(Protocol):
 
 
 class Outbox:
-    """Writes events into the order service's own database, with the order.
+    """Writes events into the order service's own database, in the order's transaction.
 
-    With a ``replay`` it is made in that replay's loop; ``add`` may be called from any thread.
+    With a ``replay``, create it in that replay's loop. ``add`` may be called from any thread.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class Outbox:
         """Write rows for ``topic``.
 
         Args:
-            topic: Where the events go.
-            replay: Publishes rows right after their commit, from the database that the sessions
-                write to. None: a replay elsewhere finds them.
-            max_retry: Refusals by Kafka after which a row waits for a person.
+            topic: The topic of the events.
+            replay: Publishes rows right after their commit; it must read the database that the
+                sessions write to. None: a replay elsewhere publishes them.
+            max_retry: Refusals by Kafka after which a row is FAILED.
         """
         self._topic = topic
         self._replay = replay
@@ -89,7 +89,7 @@ class Outbox:
 
         Args:
             session: A ``Session`` or ``AsyncSession`` on the database with the table.
-            event: See ``Publisher.publish``; later changes to it do not count.
+            event: See ``Publisher.publish``; later changes to it have no effect.
             event_id: See ``Publisher.publish``.
             key: See ``Publisher.publish``.
             headers: See ``Publisher.publish``.
@@ -98,7 +98,7 @@ class Outbox:
             The event's id.
 
         Raises:
-            InvalidEvent: It is no ORDER_PAID event; nothing was added.
+            InvalidEvent: It is not an ORDER_PAID event; nothing was added.
         """
         checked = order_event(event, event_id=event_id, key=key, headers=headers)
         row = OutboxRow(
@@ -113,16 +113,16 @@ class Outbox:
             )
         )
         if self._replay is not None:
-            when_committed(session, committed=lambda: self._committed(row), dropped=_nothing)
+            when_committed(session, committed=lambda: self._committed(row))
         sync_session(session).add(row)
         return checked.event_id
 
     async def close(self, grace_seconds: float = 5.0) -> None:
-        """Publish what was committed so far, for ``grace_seconds`` at most, and then no more.
+        """Publish the rows committed so far, for ``grace_seconds`` at most, and no more after that.
 
-        Rows that are left are PENDING, for replay.
+        Rows that are left stay PENDING, for a replay.
         """
-        await asyncio.sleep(0)  # commits of other threads come in
+        await asyncio.sleep(0)  # lets callbacks of commits in other threads run
         self._closed = True
         if self._worker is not None:
             await asyncio.wait([self._worker], timeout=grace_seconds)
@@ -130,9 +130,9 @@ class Outbox:
             await asyncio.gather(self._worker, return_exceptions=True)
 
     def _committed(self, row: OutboxRow) -> None:
-        # Not row.id: after a commit that would ask the database again.
+        # Not row.id: after a commit that would query the database again.
         identity = sa.inspect(row, raiseerr=True).identity
-        if identity is None or self._loop is None:  # taken out of the session again
+        if identity is None or self._loop is None:  # the row was removed from the session
             return
         try:
             self._loop.call_soon_threadsafe(self._ready, identity[0])
@@ -147,8 +147,8 @@ class Outbox:
             self._worker = asyncio.create_task(self._publish())
 
     async def _publish(self) -> None:
-        """Publish what was committed, together what came together."""
-        assert self._replay is not None  # noqa: S101 - else nothing is ever ready
+        """Publish committed rows; those that arrive meanwhile share the next call."""
+        assert self._replay is not None  # noqa: S101 - _ready is called only with a replay
         while self._waiting:
             ids, self._waiting = self._waiting, []
             try:
@@ -157,7 +157,3 @@ class Outbox:
                 logger.warning("Outbox rows wait for replay count=%d: %s", len(ids), error)
             except Exception:
                 logger.exception("Outbox rows wait for replay, in a way nobody foresaw")
-
-
-def _nothing() -> None:
-    """Nothing was written, so nothing is to be done."""

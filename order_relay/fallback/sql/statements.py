@@ -22,7 +22,8 @@ _SAME_KEY = {
         " AND {0}.message_key = {1}.message_key"
     ),
 }
-_IN_IDS = {
+# By dialect, the condition that an id is in the JSON array ``:ids``.
+IN_IDS = {
     "sqlite": "IN (SELECT value FROM json_each(:ids))",
     # One parameter; a list of parameters would make a new statement for every length.
     "postgresql": (
@@ -30,11 +31,6 @@ _IN_IDS = {
     ),
 }
 _COLUMNS = tuple(fallback_message.columns)
-
-
-def in_ids(dialect: str) -> str:
-    """Return the condition that an id is in the JSON array ``:ids``."""
-    return _IN_IDS[dialect]
 
 
 # For the transaction of a claim. With old statistics, as after an outage has filled the table,
@@ -86,7 +82,7 @@ def claim_statement(dialect: str, *, limit: int, after: bool, of_ids: bool) -> s
     if after:
         head_conditions += " AND (h.next_retry_at, h.id) > (:after_time, :after_id)"
     if of_ids:
-        head_conditions += f" AND h.id {_IN_IDS[dialect]}"
+        head_conditions += f" AND h.id {IN_IDS[dialect]}"
     following = (
         f"SELECT x.id, x.next_retry_at, x.lease_until FROM {TABLE_NAME} x {by_order}"
         f" WHERE x.status = 'PENDING' AND {same_key.format('x', 'h')} AND x.id > h.id"

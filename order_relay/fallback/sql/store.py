@@ -27,13 +27,13 @@ from order_relay.fallback.sql.schema import (
     sqlite_time,
 )
 from order_relay.fallback.sql.statements import (
+    IN_IDS,
     LARGE_IDS,
     LARGEST_ID,
     MOVE_IDS,
     PLAN_BY_INDEX,
     RESET_IDS,
     claim_statement,
-    in_ids,
     purge_statement,
     refused_statement,
     set_back_statement,
@@ -156,7 +156,7 @@ class SqlFallbackStore:
             return await self._ids(
                 connection,
                 f"UPDATE {TABLE_NAME} SET lease_until = :until, updated_at = :now"
-                f" WHERE lease_token = :token AND id {in_ids(self._dialect)} RETURNING id",
+                f" WHERE lease_token = :token AND id {IN_IDS[self._dialect]} RETURNING id",
                 [_NOW, _UNTIL],
                 now=now,
                 until=now + timedelta(seconds=lease_seconds),
@@ -180,7 +180,7 @@ class SqlFallbackStore:
                     written |= await self._ids(
                         connection,
                         f"UPDATE {TABLE_NAME} SET {change}"
-                        f" WHERE lease_token = :token AND id {in_ids(self._dialect)} RETURNING id",
+                        f" WHERE lease_token = :token AND id {IN_IDS[self._dialect]} RETURNING id",
                         [_NOW],
                         now=now,
                         token=claim_token,
@@ -256,7 +256,7 @@ class SqlFallbackStore:
                 connection,
                 f"UPDATE {TABLE_NAME} SET status = 'PENDING', retry_count = 0,"
                 f" next_retry_at = :now, {_END_LEASE}"
-                f" WHERE status = 'FAILED' AND id {in_ids(self._dialect)} RETURNING id",
+                f" WHERE status = 'FAILED' AND id {IN_IDS[self._dialect]} RETURNING id",
                 [_NOW],
                 now=await self._now(connection),
                 ids=_json(ids),
@@ -267,7 +267,7 @@ class SqlFallbackStore:
         async with self._changing() as connection:
             return await self._ids(
                 connection,
-                f"DELETE FROM {TABLE_NAME} WHERE id {in_ids(self._dialect)}"
+                f"DELETE FROM {TABLE_NAME} WHERE id {IN_IDS[self._dialect]}"
                 " AND (status = 'FAILED' OR (status = 'PENDING'"
                 " AND (lease_until IS NULL OR lease_until <= :now))) RETURNING id",
                 [_NOW],
@@ -376,7 +376,7 @@ class SqlFallbackStore:
         columns = fallback_message.c
         conditions: list[sa.ColumnElement[bool]] = []
         if rows.ids is not None:
-            conditions.append(sa.text(f"id {in_ids(self._dialect)}"))  # type: ignore[arg-type]
+            conditions.append(sa.text(f"id {IN_IDS[self._dialect]}"))  # type: ignore[arg-type]
         if rows.status is not None:
             conditions.append(columns.status == rows.status.value)
         if rows.topic is not None:
