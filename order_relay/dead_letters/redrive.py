@@ -18,7 +18,7 @@ from order_relay.kafka.producer import Acknowledged, RecordProducer
 
 BATCH = 200
 NO_ROOM = (
-    "Kafka's commit has no room to remember more letters behind so many open ones; "
+    "the commit has no room for more redriven letters behind so many open ones; "
     "redrive or purge earlier ones first"
 )
 

@@ -1,4 +1,4 @@
-"""Hand-written stand-ins for what the table ``deliveries`` talks to."""
+"""Fakes of what the deliveries table uses."""
 
 import threading
 from collections.abc import Callable, Mapping

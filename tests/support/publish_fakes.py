@@ -1,4 +1,4 @@
-"""A Kafka producer by hand, and a clock to set, for tests of publishing."""
+"""A fake Kafka producer, and a clock to set, for tests of publishing."""
 
 from __future__ import annotations
 

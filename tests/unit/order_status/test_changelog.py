@@ -1,4 +1,4 @@
-"""Who waits for the table's changes, and how long; Kafka is made by hand."""
+"""When the callbacks of the table's changes are called, on a fake of Kafka."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -65,8 +65,8 @@ def changelog(kafka: SlowKafka) -> Changelog:
     return made
 
 
-async def test_whoever_waits_is_let_go_once(changelog: Changelog, kafka: SlowKafka) -> None:
-    """By Kafka's acknowledgement, or before it when nobody may wait any longer."""
+async def test_each_callback_is_called_once(changelog: Changelog, kafka: SlowKafka) -> None:
+    """By Kafka's acknowledgement, or before it by ``release_waiters``."""
     done: list[str] = []
     changelog.write(0, b"1", b"{}", lambda: done.append("acknowledged"))
     await changelog.drain(0.0)
@@ -165,7 +165,7 @@ async def test_changes_from_before_a_reading_move_its_place_no_more(
     assert changelog.next_offsets == {0: 0}
 
 
-async def test_nobody_waits_while_kafka_refuses(
+async def test_nothing_waits_while_kafka_refuses(
     changelog: Changelog, kafka: SlowKafka, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One refusal among the answers is enough; it is said once, and once that it is over."""

@@ -1,4 +1,4 @@
-"""Who may change something over HTTP."""
+"""Access to the routes that change something over HTTP."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def test_this_machine_is_let_in_without_a_token(peer: str, host: str) -> None:
     "peer", ["10.0.0.9", "192.168.0.1", "2001:db8::1", "::ffff:10.0.0.9", None]
 )
 def test_other_machines_need_a_token(peer: str | None) -> None:
-    """403 without API_TOKEN; with it, whoever brings it is let in from anywhere."""
+    """403 without API_TOKEN; with it, a request that has it is allowed from any address."""
     refusal = Access(None).refusal(request_from(peer))
     assert refusal is not None
     assert refusal.status == 403

@@ -52,7 +52,9 @@ class Kafka:
         return Acknowledged(topic, 0, 0)
 
 
-def desk(error: Exception | None = None) -> tuple[FallbackDeadLetters, MemoryFallbackStore, Kafka]:
+def made_sink(
+    error: Exception | None = None,
+) -> tuple[FallbackDeadLetters, MemoryFallbackStore, Kafka]:
     """A sink on a producer and a store by hand."""
     kafka, store = Kafka(error), MemoryFallbackStore()
     topic = DeadLetterTopic(cast(KafkaProducer, kafka), "orders.DLQ", "group", "order_logging")
@@ -61,7 +63,7 @@ def desk(error: Exception | None = None) -> tuple[FallbackDeadLetters, MemoryFal
 
 async def test_kafka_comes_first() -> None:
     """What Kafka takes is in no table."""
-    sink, store, kafka = desk()
+    sink, store, kafka = made_sink()
     await sink.send(LETTER)
     assert kafka.sent == ["orders.DLQ"]
     assert store.rows == {}
@@ -79,7 +81,7 @@ async def test_what_kafka_refuses_is_saved(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The row has the letter's bytes, its partition, all its headers and the reason."""
-    sink, store, _ = desk(error)
+    sink, store, _ = made_sink(error)
     await sink.send(LETTER)
     (row,) = store.rows.values()
     assert (row.topic, row.key, row.payload, row.partition) == ("orders.DLQ", b"k", b"\xff", 1)
@@ -93,7 +95,7 @@ async def test_what_kafka_refuses_is_saved(
 
 async def test_neither_takes_it() -> None:
     """When the database refuses too, the letter's record is not finished."""
-    sink, store, _ = desk(KafkaUnavailable("broker:1", "gone"))
+    sink, store, _ = made_sink(KafkaUnavailable("broker:1", "gone"))
     store.error = DatabaseUnavailable("disk full")
     with pytest.raises(DatabaseUnavailable):
         await sink.send(LETTER)
@@ -101,7 +103,7 @@ async def test_neither_takes_it() -> None:
 
 async def test_letters_that_come_together_share_one_question() -> None:
     """Each question to brokers that are away holds a thread, and others wait for threads."""
-    sink, store, kafka = desk(KafkaUnavailable("broker:1", "gone"))
+    sink, store, kafka = made_sink(KafkaUnavailable("broker:1", "gone"))
     await asyncio.gather(*(sink.send(LETTER) for _ in range(50)))
     assert (kafka.questions, len(store.rows)) == (1, 50)
     await sink.send(LETTER)

@@ -66,7 +66,7 @@ async def test_a_producer_that_has_just_started_is_asked_at_once() -> None:
 
 @virtual_time
 async def test_events_of_an_outage_are_saved_without_waiting_for_kafka() -> None:
-    """Nobody waits for the delivery time-out of a Kafka that is known to be away."""
+    """No publish waits for the delivery time-out while Kafka is known to be away."""
     producer = FakeProducer()
     publisher = Publisher(
         producer,

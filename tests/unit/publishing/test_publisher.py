@@ -1,4 +1,4 @@
-"""A publish ends in Kafka, in the table, or in an error: never nowhere."""
+"""A publish ends in Kafka, in the table, or with an error."""
 
 import asyncio
 import logging
@@ -15,8 +15,8 @@ from tests.support.virtual_time import virtual_time
 from tests.support.waiting import eventually
 
 
-class Desk:
-    """A publisher with a producer and a store by hand."""
+class Bench:
+    """A publisher with a fake producer and a store in memory."""
 
     def __init__(self) -> None:
         self.producer = FakeProducer()
@@ -34,144 +34,144 @@ class Desk:
 @virtual_time
 async def test_acknowledged() -> None:
     """Kafka's answer is returned; the record has the event's bytes, its key and its id."""
-    desk = Desk()
+    bench = Bench()
     value = order_value(7, extra=1)
-    outcome = await desk.publisher.publish(value, event_id="e-7", headers=[("trace", b"t")])
+    outcome = await bench.publisher.publish(value, event_id="e-7", headers=[("trace", b"t")])
     assert outcome == Published("orders", 0, 0, "e-7")
-    (sent,) = desk.producer.sent
+    (sent,) = bench.producer.sent
     assert (sent.key, sent.value) == (b"7", value)
     assert sent.headers == (("trace", b"t"), ("event-id", b"e-7"))
-    assert desk.rows == []
-    assert desk.results == ["acknowledged"]
+    assert bench.rows == []
+    assert bench.results == ["acknowledged"]
 
 
 @virtual_time
 async def test_a_new_event_id_each_time() -> None:
     """Without an id each publish gets its own; one in the headers is kept; a key may be given."""
-    desk = Desk()
+    bench = Bench()
     event = {
         "eventType": "ORDER_PAID", "orderId": 7, "userId": 1, "paidAt": "2025-12-19T10:30:00",
         "orderItems": [],
     }  # fmt: skip
-    first = await desk.publisher.publish(event)
-    second = await desk.publisher.publish(event, key=b"k")
-    third = await desk.publisher.publish(event, headers=[("event-id", b"mine")])
+    first = await bench.publisher.publish(event)
+    second = await bench.publisher.publish(event, key=b"k")
+    third = await bench.publisher.publish(event, headers=[("event-id", b"mine")])
     assert first.event_id != second.event_id
     assert third.event_id == "mine"
-    assert [sent.key for sent in desk.producer.sent] == [b"7", b"k", b"7"]
-    assert [sent.event_id for sent in desk.producer.sent][2] == b"mine"
+    assert [sent.key for sent in bench.producer.sent] == [b"7", b"k", b"7"]
+    assert [sent.event_id for sent in bench.producer.sent][2] == b"mine"
 
 
 @virtual_time
 async def test_saved_when_kafka_refuses(caplog: pytest.LogCaptureFixture) -> None:
     """What Kafka refuses is a row with the reason, the same headers, and a log line."""
-    desk = Desk()
-    desk.producer.refuse = lambda _: refusal()
+    bench = Bench()
+    bench.producer.refuse = lambda _: refusal()
     with caplog.at_level(logging.WARNING):
-        outcome = await desk.publisher.publish(order_value(7), event_id="e-7")
+        outcome = await bench.publisher.publish(order_value(7), event_id="e-7")
     assert isinstance(outcome, Saved)
-    row = desk.store.rows[outcome.row_id]
+    row = bench.store.rows[outcome.row_id]
     assert (row.topic, row.key, row.payload) == ("orders", b"7", order_value(7))
     assert row.headers == (("event-id", b"e-7"),)
     assert row.max_retry == 5
     assert row.error_message == outcome.reason == str(refusal())
     assert "Saved fallback message" in caplog.text
-    assert desk.results == ["saved"]
+    assert bench.results == ["saved"]
 
 
 @virtual_time
 async def test_both_refuse() -> None:
     """The caller gets an error with both causes."""
-    desk = Desk()
-    desk.producer.refuse = lambda _: refusal()
-    desk.store.error = DatabaseUnavailable("disk full")
+    bench = Bench()
+    bench.producer.refuse = lambda _: refusal()
+    bench.store.error = DatabaseUnavailable("disk full")
     with pytest.raises(PublishFailed, match="disk full") as caught:
-        await desk.publisher.publish(order_value(7), event_id="e-7")
+        await bench.publisher.publish(order_value(7), event_id="e-7")
     assert "NOT_ENOUGH_REPLICAS" in str(caught.value)
     assert caught.value.kafka_error.args == refusal().args
-    assert caught.value.database_error is desk.store.error
+    assert caught.value.database_error is bench.store.error
     assert caught.value.event_id == "e-7"
     forgive()
-    assert desk.results == ["failed"]
+    assert bench.results == ["failed"]
 
 
 @virtual_time
 async def test_invalid_events_do_nothing() -> None:
     """An event of another shape, or an event id that no header could hold, is refused at once."""
-    desk = Desk()
+    bench = Bench()
     for event in (b"{}", b"\xff", {"eventType": "X"}, {"eventType": object()}):
         with pytest.raises(InvalidEvent):
-            await desk.publisher.publish(event)
+            await bench.publisher.publish(event)
     with pytest.raises(InvalidEvent, match="event-id"):
-        await desk.publisher.publish(order_value(1), event_id="a\nb")
-    assert desk.producer.sent == []
-    assert desk.rows == []
-    assert set(desk.results) == {"invalid"}
+        await bench.publisher.publish(order_value(1), event_id="a\nb")
+    assert bench.producer.sent == []
+    assert bench.rows == []
+    assert set(bench.results) == {"invalid"}
 
 
 @virtual_time
 async def test_too_large_is_the_callers_fault() -> None:
     """An event over Kafka's limit is an error: replay could never publish it either."""
-    desk = Desk()
-    desk.producer.refuse = lambda _: RecordTooLarge("orders", 5)
+    bench = Bench()
+    bench.producer.refuse = lambda _: RecordTooLarge("orders", 5)
     with pytest.raises(RecordTooLarge):
-        await desk.publisher.publish(order_value(1))
-    assert desk.rows == []
+        await bench.publisher.publish(order_value(1))
+    assert bench.rows == []
     forgive()
 
 
 @virtual_time
 async def test_an_unforeseen_error_is_saved_too() -> None:
     """Whatever goes wrong on the way to Kafka, the event is not lost."""
-    desk = Desk()
-    desk.producer.refuse = lambda _: RuntimeError("a bug")
-    assert isinstance(await desk.publisher.publish(order_value(1)), Saved)
+    bench = Bench()
+    bench.producer.refuse = lambda _: RuntimeError("a bug")
+    assert isinstance(await bench.publisher.publish(order_value(1)), Saved)
 
 
 @virtual_time
 async def test_a_cancelled_publish_goes_on() -> None:
-    """A caller who leaves does not take the event along; close waits for it."""
-    desk = Desk()
-    desk.producer.latency_seconds = 2
+    """Cancelling the caller does not cancel the event; close waits for it."""
+    bench = Bench()
+    bench.producer.latency_seconds = 2
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1):
-            await desk.publisher.publish(order_value(1))
-    assert desk.publisher.in_flight == 1
-    await desk.publisher.close(grace_seconds=5)
-    assert len(desk.producer.acknowledged) == 1
-    assert desk.rows == []
+            await bench.publisher.publish(order_value(1))
+    assert bench.publisher.in_flight == 1
+    await bench.publisher.close(grace_seconds=5)
+    assert len(bench.producer.acknowledged) == 1
+    assert bench.rows == []
 
 
 @virtual_time
 async def test_close_saves_what_kafka_has_not_answered() -> None:
     """After the grace events that wait for Kafka are saved, and their callers are told."""
-    desk = Desk()
-    desk.producer.hold = asyncio.Event()
-    waiting = [asyncio.create_task(desk.publisher.publish(order_value(n))) for n in range(1, 4)]
+    bench = Bench()
+    bench.producer.hold = asyncio.Event()
+    waiting = [asyncio.create_task(bench.publisher.publish(order_value(n))) for n in range(1, 4)]
     await asyncio.sleep(1)
-    await desk.publisher.close(grace_seconds=5)
+    await bench.publisher.close(grace_seconds=5)
     outcomes = await asyncio.gather(*waiting)
     assert [type(outcome) for outcome in outcomes] == [Saved] * 3
-    assert len(desk.rows) == 3
+    assert len(bench.rows) == 3
     assert asyncio.get_running_loop().time() == pytest.approx(6)
-    after = await desk.publisher.publish(order_value(9))
+    after = await bench.publisher.publish(order_value(9))
     assert isinstance(after, Saved)
-    assert len(desk.producer.sent) == 3
+    assert len(bench.producer.sent) == 3
 
 
 @virtual_time
 async def test_close_reports_what_nobody_takes(caplog: pytest.LogCaptureFixture) -> None:
     """An event whose sender has left and that neither takes is an error in the log."""
-    desk = Desk()
-    desk.producer.latency_seconds = 2
-    desk.producer.refuse = lambda _: refusal()
-    desk.store.error = DatabaseUnavailable("disk full")
-    task = asyncio.create_task(desk.publisher.publish(order_value(1), event_id="e-1"))
+    bench = Bench()
+    bench.producer.latency_seconds = 2
+    bench.producer.refuse = lambda _: refusal()
+    bench.store.error = DatabaseUnavailable("disk full")
+    task = asyncio.create_task(bench.publisher.publish(order_value(1), event_id="e-1"))
     await asyncio.sleep(1)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     try:
-        await desk.publisher.close()
+        await bench.publisher.close()
     finally:
         forgive()
     assert "event e-1 was neither published nor saved" in caplog.text
@@ -179,13 +179,13 @@ async def test_close_reports_what_nobody_takes(caplog: pytest.LogCaptureFixture)
 
 def test_the_end_of_the_loop_saves() -> None:
     """When the loop is taken down in the middle, the event is saved before it goes."""
-    desk = Desk()
+    bench = Bench()
 
     async def main() -> None:
-        desk.producer.hold = asyncio.Event()
-        task = asyncio.create_task(desk.publisher.publish(order_value(1)))
-        await eventually(lambda: desk.producer.sent)
+        bench.producer.hold = asyncio.Event()
+        task = asyncio.create_task(bench.publisher.publish(order_value(1)))
+        await eventually(lambda: bench.producer.sent)
         assert not task.done()
 
     asyncio.run(main())
-    assert len(desk.rows) == 1
+    assert len(bench.rows) == 1

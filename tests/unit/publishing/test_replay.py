@@ -16,7 +16,7 @@ from tests.support.publish_fakes import Clock, FakeProducer, Sent, forgive, mess
 from tests.support.virtual_time import virtual_time
 
 
-class Desk:
+class Bench:
     """A table in memory whose clock is the loop's, a producer by hand, and a worker's replay."""
 
     def __init__(self) -> None:
@@ -43,68 +43,68 @@ def payloads(sent: list[Sent]) -> list[bytes | None]:
 @virtual_time
 async def test_all_due_rows_in_one_sweep(caplog: pytest.LogCaptureFixture) -> None:
     """A sweep takes batch after batch, side by side, and says so of every row."""
-    desk = Desk()
-    desk.producer.latency_seconds = 0.01
+    bench = Bench()
+    bench.producer.latency_seconds = 0.01
     for number in range(1250):
-        await desk.store.save(message(b"%d" % number, b"%d" % number))
+        await bench.store.save(message(b"%d" % number, b"%d" % number))
     with caplog.at_level(logging.INFO):
-        sweep = await desk.replay.run_once()
+        sweep = await bench.replay.run_once()
     assert sweep == Sweep(published=1250)
-    assert set(desk.statuses()) == {"PUBLISHED"}
-    assert sorted(payloads(desk.producer.sent)) == sorted(b"%d" % n for n in range(1250))  # type: ignore[type-var]
-    assert desk.producer.most_at_once >= 1000
+    assert set(bench.statuses()) == {"PUBLISHED"}
+    assert sorted(payloads(bench.producer.sent)) == sorted(b"%d" % n for n in range(1250))  # type: ignore[type-var]
+    assert bench.producer.most_at_once >= 1000
     assert caplog.text.count("Fallback message published successfully") == 1250
-    assert desk.row(1).published_at is not None
-    assert desk.row(1).lease_token is None
+    assert bench.row(1).published_at is not None
+    assert bench.row(1).lease_token is None
 
 
 @virtual_time
 async def test_rows_of_a_key_one_after_another() -> None:
     """Rows of one key are sent in order, each after the acknowledgement of the one before."""
-    desk = Desk()
-    desk.producer.latency_seconds = 1
+    bench = Bench()
+    bench.producer.latency_seconds = 1
     for number in range(12):
-        await desk.store.save(message(b"%d" % number, b"same" if number % 2 else None))
-    await desk.worker(batch_size=3).run_once()
-    odd = [value for value in payloads(desk.producer.acknowledged) if int(value or b"") % 2]
+        await bench.store.save(message(b"%d" % number, b"same" if number % 2 else None))
+    await bench.worker(batch_size=3).run_once()
+    odd = [value for value in payloads(bench.producer.acknowledged) if int(value or b"") % 2]
     assert odd == [b"1", b"3", b"5", b"7", b"9", b"11"]
-    assert set(desk.statuses()) == {"PUBLISHED"}
+    assert set(bench.statuses()) == {"PUBLISHED"}
 
 
 @virtual_time
 async def test_a_refused_row_holds_back_its_key() -> None:
     """Later rows of a refused row's key wait for it, without a retry; other keys go on."""
-    desk = Desk()
+    bench = Bench()
     for number in range(4):
-        await desk.store.save(message(b"%d" % number, b"other" if number == 2 else b"same"))
-    desk.producer.refuse = lambda sent: refusal() if sent.value == b"0" else None
-    sweep = await desk.replay.run_once()
+        await bench.store.save(message(b"%d" % number, b"other" if number == 2 else b"same"))
+    bench.producer.refuse = lambda sent: refusal() if sent.value == b"0" else None
+    sweep = await bench.replay.run_once()
     assert sweep == Sweep(published=1, retried=1, released=2)
-    assert payloads(desk.producer.sent) == [b"0", b"2"]
-    assert desk.row(1).retry_count == 1
-    assert desk.row(1).next_retry_at == desk.clock() + timedelta(minutes=1)
-    assert [desk.row(n).retry_count for n in (2, 4)] == [0, 0]
-    assert await desk.replay.run_once() == Sweep()
-    desk.producer.refuse = lambda _: None
-    desk.clock.advance(60)
-    assert await desk.replay.run_once() == Sweep(published=3)
-    assert payloads(desk.producer.acknowledged) == [b"2", b"0", b"1", b"3"]
+    assert payloads(bench.producer.sent) == [b"0", b"2"]
+    assert bench.row(1).retry_count == 1
+    assert bench.row(1).next_retry_at == bench.clock() + timedelta(minutes=1)
+    assert [bench.row(n).retry_count for n in (2, 4)] == [0, 0]
+    assert await bench.replay.run_once() == Sweep()
+    bench.producer.refuse = lambda _: None
+    bench.clock.advance(60)
+    assert await bench.replay.run_once() == Sweep(published=3)
+    assert payloads(bench.producer.acknowledged) == [b"2", b"0", b"1", b"3"]
 
 
 @virtual_time
 async def test_failed_after_max_retry(caplog: pytest.LogCaptureFixture) -> None:
     """Refused three times, after one and two minutes, a row is FAILED and frees its key."""
-    desk = Desk()
-    await desk.store.save(message(b"bad"))
-    await desk.store.save(message(b"good"))
-    desk.producer.refuse = lambda sent: refusal() if sent.value == b"bad" else None
+    bench = Bench()
+    await bench.store.save(message(b"bad"))
+    await bench.store.save(message(b"good"))
+    bench.producer.refuse = lambda sent: refusal() if sent.value == b"bad" else None
     for minutes in (1, 2):
-        assert (await desk.replay.run_once()).retried == 1
-        desk.clock.advance(60 * minutes - 1)
-        assert await desk.replay.run_once() == Sweep()
-        desk.clock.advance(1)
-    assert await desk.replay.run_once() == Sweep(published=1, failed=1)
-    row = desk.row(1)
+        assert (await bench.replay.run_once()).retried == 1
+        bench.clock.advance(60 * minutes - 1)
+        assert await bench.replay.run_once() == Sweep()
+        bench.clock.advance(1)
+    assert await bench.replay.run_once() == Sweep(published=1, failed=1)
+    row = bench.row(1)
     assert (row.status, row.retry_count, row.error_message) == (Status.FAILED, 3, str(refusal()))
     assert "waits for a person id=1" in caplog.text
 
@@ -112,239 +112,239 @@ async def test_failed_after_max_retry(caplog: pytest.LogCaptureFixture) -> None:
 @virtual_time
 async def test_refused_for_good() -> None:
     """A row that Kafka will never take is FAILED at its first attempt, and its key goes on."""
-    desk = Desk()
-    await desk.store.save(message(b"0"))
-    await desk.store.save(message(b"1"))
-    desk.producer.refuse = lambda sent: refusal("_UNKNOWN_TOPIC") if sent.value == b"0" else None
-    assert await desk.replay.run_once() == Sweep(published=1, failed=1)
-    assert desk.statuses() == ["FAILED", "PUBLISHED"]
+    bench = Bench()
+    await bench.store.save(message(b"0"))
+    await bench.store.save(message(b"1"))
+    bench.producer.refuse = lambda sent: refusal("_UNKNOWN_TOPIC") if sent.value == b"0" else None
+    assert await bench.replay.run_once() == Sweep(published=1, failed=1)
+    assert bench.statuses() == ["FAILED", "PUBLISHED"]
 
 
 @virtual_time
 async def test_no_broker_no_sweep() -> None:
     """While no broker answers nothing is claimed, sent or counted."""
-    desk = Desk()
-    await desk.store.save(message())
-    desk.producer.reachable = False
-    sweep = await desk.replay.run_once()
+    bench = Bench()
+    await bench.store.save(message())
+    bench.producer.reachable = False
+    sweep = await bench.replay.run_once()
     assert "cannot be reached" in sweep.skipped
-    assert desk.producer.sent == []
-    assert desk.row(1).retry_count == 0
-    assert desk.row(1).lease_token is None
+    assert bench.producer.sent == []
+    assert bench.row(1).retry_count == 0
+    assert bench.row(1).lease_token is None
 
 
 @virtual_time
 async def test_brokers_vanish_in_the_middle() -> None:
     """Rows on their way when the brokers vanish spend no retry, and are due at once again."""
-    desk = Desk()
-    desk.producer.latency_seconds = 120
+    bench = Bench()
+    bench.producer.latency_seconds = 120
     for number in range(3):
-        await desk.store.save(message(b"%d" % number, b"same" if number else b"other"))
-    desk.producer.refuse = lambda _: refusal("_MSG_TIMED_OUT")
-    sweeping = asyncio.create_task(desk.replay.run_once())
+        await bench.store.save(message(b"%d" % number, b"same" if number else b"other"))
+    bench.producer.refuse = lambda _: refusal("_MSG_TIMED_OUT")
+    sweeping = asyncio.create_task(bench.replay.run_once())
     await asyncio.sleep(30)
-    desk.producer.reachable = False
+    bench.producer.reachable = False
     await asyncio.sleep(20)
-    desk.producer.reachable = True  # back before anything has timed out
+    bench.producer.reachable = True  # back before anything has timed out
     sweep = await sweeping
     assert (sweep.settled, sweep.released) == (0, 3)
     assert "cannot be reached" in sweep.skipped
-    assert [row.retry_count for row in desk.store.rows.values()] == [0, 0, 0]
-    desk.producer.refuse = lambda _: None
-    assert (await desk.replay.run_once()).published == 3
+    assert [row.retry_count for row in bench.store.rows.values()] == [0, 0, 0]
+    bench.producer.refuse = lambda _: None
+    assert (await bench.replay.run_once()).published == 3
 
 
 @virtual_time
 async def test_a_silent_leader_is_no_outage() -> None:
     """A time-out while brokers answer is a refusal like others: it counts."""
-    desk = Desk()
-    await desk.store.save(message())
-    desk.producer.refuse = lambda _: refusal("_MSG_TIMED_OUT")
-    assert await desk.replay.run_once() == Sweep(retried=1)
+    bench = Bench()
+    await bench.store.save(message())
+    bench.producer.refuse = lambda _: refusal("_MSG_TIMED_OUT")
+    assert await bench.replay.run_once() == Sweep(retried=1)
 
 
 @virtual_time
 async def test_a_full_queue_is_no_refusal() -> None:
     """When the client's own queue is full, the sweep ends and nothing is spent."""
-    desk = Desk()
-    await desk.store.save(message())
-    desk.producer.refuse = lambda _: refusal("_QUEUE_FULL")
-    sweep = await desk.replay.run_once()
+    bench = Bench()
+    await bench.store.save(message())
+    bench.producer.refuse = lambda _: refusal("_QUEUE_FULL")
+    sweep = await bench.replay.run_once()
     assert sweep.released == 1
     assert "_QUEUE_FULL" in sweep.skipped
-    assert desk.row(1).retry_count == 0
+    assert bench.row(1).retry_count == 0
 
 
 @virtual_time
 async def test_several_workers_share_the_rows() -> None:
     """Workers that sweep at once publish every row once."""
-    desk = Desk()
-    desk.producer.latency_seconds = 0.5
+    bench = Bench()
+    bench.producer.latency_seconds = 0.5
     for number in range(300):
-        await desk.store.save(message(b"%d" % number, b"%d" % (number % 100)))
-    workers = [desk.worker(batch_size=20) for _ in range(4)]
+        await bench.store.save(message(b"%d" % number, b"%d" % (number % 100)))
+    workers = [bench.worker(batch_size=20) for _ in range(4)]
     sweeps = await asyncio.gather(*(worker.run_once() for worker in workers))
     assert sum(sweep.published for sweep in sweeps) == 300
-    assert len(desk.producer.sent) == 300
+    assert len(bench.producer.sent) == 300
 
 
 @virtual_time
 async def test_a_long_batch_keeps_its_lease() -> None:
     """A batch that takes longer than its lease renews it: nobody else publishes its rows."""
-    desk = Desk()
-    desk.producer.latency_seconds = 100
+    bench = Bench()
+    bench.producer.latency_seconds = 100
     for number in range(4):
-        await desk.store.save(message(b"%d" % number))
-    first = asyncio.create_task(desk.replay.run_once())
+        await bench.store.save(message(b"%d" % number))
+    first = asyncio.create_task(bench.replay.run_once())
     await asyncio.sleep(1)
     for _ in range(7):
         await asyncio.sleep(50)
-        assert await desk.worker().run_once() == Sweep()
+        assert await bench.worker().run_once() == Sweep()
     assert await first == Sweep(published=4)
-    assert len(desk.producer.sent) == 4
+    assert len(bench.producer.sent) == 4
 
 
 @virtual_time
 async def test_a_dead_worker_loses_nothing() -> None:
     """Rows that a killed worker has claimed are published by another when the lease runs out."""
-    desk = Desk()
-    await desk.store.save(message())
-    await desk.store.claim(limit=10, lease_seconds=60)  # and nothing more
-    assert await desk.replay.run_once() == Sweep()
+    bench = Bench()
+    await bench.store.save(message())
+    await bench.store.claim(limit=10, lease_seconds=60)  # and nothing more
+    assert await bench.replay.run_once() == Sweep()
     await asyncio.sleep(60)
-    assert await desk.replay.run_once() == Sweep(published=1)
+    assert await bench.replay.run_once() == Sweep(published=1)
 
 
 @virtual_time
 async def test_a_lost_lease_stops_its_rows() -> None:
     """A worker that could not renew sends no further rows of the batch, and settles none."""
-    desk = Desk()
-    desk.producer.latency_seconds = 100
+    bench = Bench()
+    bench.producer.latency_seconds = 100
     for number in range(2):
-        await desk.store.save(message(b"%d" % number))
-    slow = asyncio.create_task(desk.replay.run_once())
+        await bench.store.save(message(b"%d" % number))
+    slow = asyncio.create_task(bench.replay.run_once())
     await asyncio.sleep(1)
-    desk.store.error = DatabaseUnavailable("gone")
+    bench.store.error = DatabaseUnavailable("gone")
     await asyncio.sleep(70)
-    desk.store.error = None
-    claim = await desk.store.claim(limit=10, lease_seconds=1000)
+    bench.store.error = None
+    claim = await bench.store.claim(limit=10, lease_seconds=1000)
     assert [row.id for row in claim.rows] == [1, 2]
     assert (await slow).settled == 0
-    assert payloads(desk.producer.sent) == [b"0"]
-    assert await desk.store.settle(claim.token, [Acked(1), Acked(2)]) == {1, 2}
+    assert payloads(bench.producer.sent) == [b"0"]
+    assert await bench.store.settle(claim.token, [Acked(1), Acked(2)]) == {1, 2}
 
 
 @virtual_time
 async def test_outcomes_wait_for_the_database() -> None:
     """A database that is away for some seconds costs no second publish."""
-    desk = Desk()
-    desk.producer.latency_seconds = 5
-    await desk.store.save(message())
-    sweeping = asyncio.create_task(desk.replay.run_once())
+    bench = Bench()
+    bench.producer.latency_seconds = 5
+    await bench.store.save(message())
+    sweeping = asyncio.create_task(bench.replay.run_once())
     await asyncio.sleep(1)
-    desk.store.error = DatabaseUnavailable("restarting")
+    bench.store.error = DatabaseUnavailable("restarting")
     await asyncio.sleep(10)
-    desk.store.error = None
+    bench.store.error = None
     assert (await sweeping).published == 1
-    assert len(desk.producer.sent) == 1
-    assert desk.statuses() == ["PUBLISHED"]
+    assert len(bench.producer.sent) == 1
+    assert bench.statuses() == ["PUBLISHED"]
 
 
 @virtual_time
 async def test_malformed_rows_fail() -> None:
     """A row whose headers nobody can read is FAILED without an attempt."""
-    desk = Desk()
-    await desk.store.save(message())
-    desk.store.rows[1] = replace(desk.row(1), malformed="the headers column is wrong")
-    assert await desk.replay.run_once() == Sweep(failed=1)
-    assert desk.producer.sent == []
-    assert desk.row(1).error_message == "the headers column is wrong"
+    bench = Bench()
+    await bench.store.save(message())
+    bench.store.rows[1] = replace(bench.row(1), malformed="the headers column is wrong")
+    assert await bench.replay.run_once() == Sweep(failed=1)
+    assert bench.producer.sent == []
+    assert bench.row(1).error_message == "the headers column is wrong"
 
 
 @virtual_time
 async def test_a_partition_that_is_not_there() -> None:
     """A dead letter's partition is used where it exists, and else its key's."""
-    desk = Desk()
-    await desk.store.save(message(partition=7))
-    desk.producer.refuse = lambda sent: (
+    bench = Bench()
+    await bench.store.save(message(partition=7))
+    bench.producer.refuse = lambda sent: (
         refusal("_UNKNOWN_PARTITION") if sent.partition == 7 else None
     )
-    assert await desk.replay.run_once() == Sweep(published=1)
-    assert [sent.partition for sent in desk.producer.sent] == [7, None]
+    assert await bench.replay.run_once() == Sweep(published=1)
+    assert [sent.partition for sent in bench.producer.sent] == [7, None]
 
 
 @virtual_time
 async def test_publish_these_rows_now() -> None:
     """Rows that are named are published without a sweep, in order; held back ones are not."""
-    desk = Desk()
+    bench = Bench()
     for number in range(4):
-        await desk.store.save(message(b"%d" % number))
-    assert (await desk.replay.publish_rows([3])).published == 0
-    assert (await desk.replay.publish_rows([2, 1])).published == 2
-    assert payloads(desk.producer.sent) == [b"0", b"1"]
+        await bench.store.save(message(b"%d" % number))
+    assert (await bench.replay.publish_rows([3])).published == 0
+    assert (await bench.replay.publish_rows([2, 1])).published == 2
+    assert payloads(bench.producer.sent) == [b"0", b"1"]
 
 
 @virtual_time
 async def test_stop_releases_what_was_not_sent() -> None:
     """After the grace unsent rows are free at once; those on their way keep their lease."""
-    desk = Desk()
-    desk.producer.hold = asyncio.Event()
-    await desk.store.save(message(b"0"))
-    await desk.store.save(message(b"1"))
-    running = asyncio.create_task(desk.replay.run())
+    bench = Bench()
+    bench.producer.hold = asyncio.Event()
+    await bench.store.save(message(b"0"))
+    await bench.store.save(message(b"1"))
+    running = asyncio.create_task(bench.replay.run())
     await asyncio.sleep(1)
-    await desk.replay.stop(grace_seconds=5)
+    await bench.replay.stop(grace_seconds=5)
     await running
     assert asyncio.get_running_loop().time() == pytest.approx(6)
-    assert desk.row(1).lease_token is not None
-    assert desk.row(2).lease_token is None
-    assert payloads(desk.producer.sent) == [b"0"]
+    assert bench.row(1).lease_token is not None
+    assert bench.row(2).lease_token is None
+    assert payloads(bench.producer.sent) == [b"0"]
 
 
 @virtual_time
 async def test_runs_for_ever(caplog: pytest.LogCaptureFixture) -> None:
     """A sweep at the start and each minute, figures each hour, a purge of old rows."""
-    desk = Desk()
-    await desk.store.save(message(b"0"))
+    bench = Bench()
+    await bench.store.save(message(b"0"))
     with caplog.at_level(logging.INFO):
-        running = asyncio.create_task(desk.replay.run())
+        running = asyncio.create_task(bench.replay.run())
         await asyncio.sleep(1)
-        assert desk.statuses() == ["PUBLISHED"]
-        await desk.store.save(message(b"1"))
+        assert bench.statuses() == ["PUBLISHED"]
+        await bench.store.save(message(b"1"))
         await asyncio.sleep(58)
-        assert desk.statuses() == ["PUBLISHED", "PENDING"]
+        assert bench.statuses() == ["PUBLISHED", "PENDING"]
         await asyncio.sleep(2)
-        assert desk.statuses() == ["PUBLISHED", "PUBLISHED"]
-        await desk.store.save(message(b"2"))
-        desk.replay.wake()
+        assert bench.statuses() == ["PUBLISHED", "PUBLISHED"]
+        await bench.store.save(message(b"2"))
+        bench.replay.wake()
         await asyncio.sleep(1)
-        assert desk.statuses() == ["PUBLISHED"] * 3
+        assert bench.statuses() == ["PUBLISHED"] * 3
         await asyncio.sleep(3600)
         assert "Fallback message stats - pending: 0, published: 3, failed: 0" in caplog.text
-        desk.clock.advance(7 * 24 * 3600)
+        bench.clock.advance(7 * 24 * 3600)
         await asyncio.sleep(61)
-        assert desk.store.rows == {}
-        await desk.replay.stop()
+        assert bench.store.rows == {}
+        await bench.replay.stop()
         await running
 
 
 @virtual_time
 async def test_outages_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
     """Neither Kafka's nor the database's absence ends the worker, or fills the log."""
-    desk = Desk()
-    await desk.store.save(message())
-    desk.producer.reachable = False
-    running = asyncio.create_task(desk.replay.run())
+    bench = Bench()
+    await bench.store.save(message())
+    bench.producer.reachable = False
+    running = asyncio.create_task(bench.replay.run())
     await asyncio.sleep(600)
     assert caplog.text.count("Fallback replay skipped") == 1
-    desk.producer.reachable = True
-    desk.store.error = DatabaseUnavailable("gone")
+    bench.producer.reachable = True
+    bench.store.error = DatabaseUnavailable("gone")
     await asyncio.sleep(600)
     assert caplog.text.count("Fallback replay skipped") == 2
-    desk.store.error = None
+    bench.store.error = None
     await asyncio.sleep(60)
-    assert desk.statuses() == ["PUBLISHED"]
-    assert desk.row(1).retry_count == 0
-    await desk.replay.stop()
+    assert bench.statuses() == ["PUBLISHED"]
+    assert bench.row(1).retry_count == 0
+    await bench.replay.stop()
     await running
     forgive()

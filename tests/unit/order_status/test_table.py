@@ -1,4 +1,4 @@
-"""The book of finished records: what it keeps, and when a record's offset may be committed."""
+"""The deliveries table: what it keeps, and when a record's offset may be committed."""
 
 import asyncio
 from types import SimpleNamespace
@@ -222,7 +222,7 @@ async def test_old_entries_of_a_store_that_fails_are_no_matter(
 async def test_recovery_that_fails_in_any_way_does_not_stop_deliveries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever waits for the table is let in all the same."""
+    """Records that wait for the table go on all the same."""
     bench = TableBench()
 
     async def fail(*_: object) -> None:
