@@ -1,20 +1,26 @@
-"""Liveness by progress, readiness by partitions and producer. Pure; the clock is injected."""
+"""Liveness by progress, readiness by Kafka, and ending a worker that stands still."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from order_relay.delivery.retry import MAX_RETRY_AFTER_SECONDS
+from order_relay.logs.log_line import LogLine
+
+logger = logging.getLogger(__name__)
 
 KAFKA_FRESH_SECONDS = 30.0
-# The longest silence of a working intake: a rebalance, a request that is not answered, and again.
+# The longest pause of a working intake: a rebalance, an unanswered request, and its repetition.
 INTAKE_STALL_SECONDS = 140.0
+STANDSTILL_INTERVAL_SECONDS = 2.0
 
 
 class Activity(Protocol):
-    """What health asks of the delivering half."""
+    """The part of the dispatcher that health needs."""
 
     last_activity: float
 
@@ -25,11 +31,11 @@ class Activity(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """An answer to a health question.
+    """The answer of a health check.
 
     Attributes:
-        ok: The answer.
-        reasons: What is wrong, or what was looked at.
+        ok: Whether it succeeded.
+        reasons: What was checked, and what is wrong.
     """
 
     ok: bool
@@ -37,7 +43,15 @@ class Report:
 
 
 class Health:
-    """Answers ``/health/live`` and ``/health/ready``."""
+    """Answers ``/health/live`` and ``/health/ready``.
+
+    Attributes:
+        stall_seconds: Deliveries without progress for longer than this stand still.
+        intake_stall_seconds: The same for the intake.
+        assigned_partitions: The number of partitions that this worker owns.
+        unfinished: Records of these partitions from the first unfinished one on, as last measured.
+        kafka_seen_at: When Kafka last answered the producer, on the injected clock.
+    """
 
     def __init__(
         self,
@@ -55,16 +69,16 @@ class Health:
         """Watch ``deliveries``.
 
         Args:
-            deliveries: What has to move.
-            breaker_closed: Whether deliveries should be moving.
+            deliveries: The deliveries, which must make progress.
+            breaker_closed: Whether deliveries can make progress.
             dead_lettering: Dead letters that wait for Kafka's acknowledgement.
             recovering: Whether deliveries wait for a table to be read.
-            in_threads: Calls of a plain function under way. They may take as long as they like: a
-                restart would end other consumers' work, too, and this one's would hang again.
+            in_threads: Calls of a synchronous function under way. They may take any time: a
+                restart would end the work of other consumers, and the call would hang again.
             attempt_timeout_seconds: Longest attempt.
             longest_backoff_seconds: Longest wait between two attempts that the target did not
                 ask for.
-            intake_stall_seconds: How long a working intake may stand still while Kafka answers.
+            intake_stall_seconds: How long a working intake may pause while Kafka answers.
             clock: Monotonic seconds, the same as that of ``deliveries``.
         """
         self._deliveries = deliveries
@@ -72,8 +86,8 @@ class Health:
         self._dead_lettering = dead_lettering
         self._recovering = recovering
         self._in_threads = in_threads
-        # The longest silence of a working relay: one record, in the longest backoff or told to come
-        # back as late as is listened to, whose next attempt times out.
+        # The longest pause of working deliveries: a single record waits for the longest backoff or
+        # Retry-After, and its next attempt times out.
         longest_wait = max(MAX_RETRY_AFTER_SECONDS, longest_backoff_seconds)
         self.stall_seconds = longest_wait + attempt_timeout_seconds + 30.0
         self.intake_stall_seconds = intake_stall_seconds
@@ -83,15 +97,13 @@ class Health:
         self._consumer_silent_at = float("inf")
         self.assigned_partitions = 0
         self.unfinished = 0
-        """Records of the assigned partitions from the first unfinished one on, when measured."""
         self.kafka_seen_at = float("-inf")
-        """When Kafka last answered the producer, on the injected clock."""
 
     def note_intake(self, fault: str | None, *, consumer_answered: bool = True) -> None:
-        """Take note of what of the intake stands still, if anything does; every few seconds.
+        """Store the state of the intake; to be called every few seconds.
 
         Args:
-            fault: What stands still for no reason that is known.
+            fault: What stands still without a known reason; None: nothing.
             consumer_answered: Whether a broker answers the consumer's own client.
         """
         now = self._clock()
@@ -101,12 +113,12 @@ class Health:
         self._consumer_silent_at = float("inf") if consumer_answered else silent_at
 
     def live(self) -> Report:
-        """Fail when the intake, or deliveries, stand still for no reason that is known.
+        """Fail when the intake or the deliveries stand still without a known reason.
 
-        Deliveries do when work is waiting and the breaker is closed.
-        Work is what is in hand, on its way there, or was not read yet; what is finished and waits
-        for its commit is none. While Kafka itself does not answer, only records in hand count: a
-        restart would not bring Kafka back.
+        Deliveries stand still when work waits, the breaker is closed and nothing moves. Work is
+        every unfinished record, read or not; finished records that wait for their commit are not.
+        While Kafka does not answer, only records already read count: a restart would not bring
+        Kafka back.
         """
         waiting = self._deliveries.queued or (self.unfinished if self.kafka_answers() else 0)
         idle_seconds = self._clock() - self._deliveries.last_activity
@@ -132,7 +144,7 @@ class Health:
         return Report(not stalled and intake_idle_seconds <= self.intake_stall_seconds, reasons)
 
     def intake_stopped_seconds(self) -> float:
-        """For how long a step of the intake has stood still; 0 while all move."""
+        """Return for how long a step of the intake has stood still; 0 while all move."""
         return max(self._clock() - self._intake_stopped_at, 0.0)
 
     def ready(self) -> Report:
@@ -146,7 +158,7 @@ class Health:
         return Report(bool(self.assigned_partitions) and self.kafka_answers(), reasons)
 
     def kafka_answers(self) -> bool:
-        """Whether Kafka answered lately: the producer, and the consumer's own client."""
+        """Return whether Kafka answered the producer and the consumer's client lately."""
         return self._producer_connected() and self._consumer_connected()
 
     def _producer_connected(self) -> bool:
@@ -154,3 +166,24 @@ class Health:
 
     def _consumer_connected(self) -> bool:
         return self._clock() - self._consumer_silent_at < KAFKA_FRESH_SECONDS
+
+
+class StandsStill(Exception):
+    """The worker has work and makes no progress."""
+
+
+async def end_at_standstill(health: Health, end: Callable[[StandsStill], Awaitable[None]]) -> None:
+    """Wait until the worker is not live, then end it, so that its supervisor starts it again.
+
+    Args:
+        health: Answers ``/health/live``.
+        end: Ends the worker, with status 1.
+    """
+    while True:
+        report = health.live()
+        if not report.ok:
+            break
+        await asyncio.sleep(STANDSTILL_INTERVAL_SECONDS)
+    line = LogLine("Worker stands still, it ends to be started again").with_fields(**report.reasons)
+    logger.error(line)
+    await end(StandsStill(str(line)))

@@ -20,8 +20,8 @@ from yarl import URL
 from order_relay.delivery.target_health import BreakerState, Target
 from order_relay.logs.log_line import FiguresLine
 from order_relay.monitoring import target_figures
-from order_relay.monitoring.lag import Partition
 from order_relay.monitoring.metrics import ConsumerMetrics
+from order_relay.monitoring.partitions import Partition
 from order_relay.monitoring.samples import Samples
 from order_relay.version import VERSION
 

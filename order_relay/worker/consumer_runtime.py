@@ -36,14 +36,11 @@ from order_relay.model.consumer import HttpPost
 from order_relay.model.events import Events
 from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
-from order_relay.monitoring.health import Health
-from order_relay.monitoring.lag import watch_lag
+from order_relay.monitoring.health import Health, StandsStill, end_at_standstill
 from order_relay.monitoring.metrics import Metrics
-from order_relay.monitoring.retention import watch_retention
-from order_relay.monitoring.standstill_watch import StandsStill, end_at_standstill
+from order_relay.monitoring.partitions import watch_lag, watch_partition_count, watch_retention
 from order_relay.monitoring.stats import Stats
 from order_relay.monitoring.target_figures import watch_target
-from order_relay.monitoring.topic_partitions import watch_topic_partitions
 from order_relay.settings import Settings
 from order_relay.settings.consumers import ConfiguredConsumer
 from order_relay.settings.secret_files import redact
@@ -248,7 +245,7 @@ class ConsumerRuntime:
         if self.deliveries is not None:
             self._watch(self.deliveries.retention.run())
         ask_partitions = partial(self._producer.partition_count, topic)
-        self._watch(watch_topic_partitions(ask_partitions, self.metrics.topic_partitions))
+        self._watch(watch_partition_count(ask_partitions, self.metrics.topic_partitions))
         await self.app.maybe_start()
 
     async def crash(self, fault: BaseException) -> None:

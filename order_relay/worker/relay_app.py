@@ -24,9 +24,9 @@ from order_relay.kafka.topics import Topics
 from order_relay.logs import json_format, rate_limit
 from order_relay.logs.log_line import LogLine
 from order_relay.logs.standard_streams import escape_unencodable, open_closed_streams
+from order_relay.monitoring.health import StandsStill
 from order_relay.monitoring.metrics import Metrics
 from order_relay.monitoring.process_metrics import add_process_metrics, watch_event_loop
-from order_relay.monitoring.standstill_watch import StandsStill
 from order_relay.settings import Settings as RelaySettings
 from order_relay.settings import load_settings
 from order_relay.settings.consumers import ConfiguredConsumer, choose, configure

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import pytest
 
 from order_relay.errors import KafkaUnavailable
-from order_relay.monitoring.health import INTAKE_STALL_SECONDS, Health
-from order_relay.monitoring.lag import INTERVAL_SECONDS, TIMEOUT_SECONDS, watch_lag
+from order_relay.monitoring.health import INTAKE_STALL_SECONDS, Health, end_at_standstill
 from order_relay.monitoring.metrics import Metrics
-from order_relay.monitoring.standstill_watch import end_at_standstill
+from order_relay.monitoring.partitions import LAG_INTERVAL_SECONDS, TIMEOUT_SECONDS, watch_lag
 from tests.support.virtual_time import virtual_time
 
 NEVER = float("-inf")
@@ -127,7 +126,7 @@ class Watched:
 
     async def another_round(self) -> None:
         before = self.kafka.rounds
-        await asyncio.sleep(INTERVAL_SECONDS + 0.5)
+        await asyncio.sleep(LAG_INTERVAL_SECONDS + 0.5)
         assert self.kafka.rounds > before
 
 
@@ -182,8 +181,8 @@ async def test_what_an_open_transaction_holds_back_is_lag_and_no_work() -> None:
         assert (watched.lag(ONE), watched.lag(TWO)) == (3, 4 + moved)
         assert watched.health.unfinished == moved
         watched.kafka.ends[TWO] += 1
-    assert (watched.transaction_seconds(ONE) or 0) >= 4 * INTERVAL_SECONDS
-    assert (watched.transaction_seconds(TWO) or 0) <= 2 * INTERVAL_SECONDS
+    assert (watched.transaction_seconds(ONE) or 0) >= 4 * LAG_INTERVAL_SECONDS
+    assert (watched.transaction_seconds(TWO) or 0) <= 2 * LAG_INTERVAL_SECONDS
 
     watched.kafka.held_back = {}
     watched.kafka.ends[ONE] = 43
@@ -203,7 +202,7 @@ async def test_what_cannot_be_measured_is_not_taken_for_work() -> None:
     await watched.another_round()
     assert watched.health.unfinished == 5
     watched.kafka.hangs = True
-    await asyncio.sleep(INTERVAL_SECONDS + TIMEOUT_SECONDS)
+    await asyncio.sleep(LAG_INTERVAL_SECONDS + TIMEOUT_SECONDS)
 
     assert watched.health.kafka_answers()
     assert watched.lag(ONE) == 5
@@ -252,9 +251,9 @@ async def test_the_watch_outlives_every_error() -> None:
     assert watched.lag(ONE) == 5
     watched.kafka.hangs = True
     watched.kafka.ends = {ONE: 9}
-    await asyncio.sleep(INTERVAL_SECONDS + TIMEOUT_SECONDS)
+    await asyncio.sleep(LAG_INTERVAL_SECONDS + TIMEOUT_SECONDS)
     watched.kafka.hangs = False
-    await asyncio.sleep(INTERVAL_SECONDS + TIMEOUT_SECONDS)
+    await asyncio.sleep(LAG_INTERVAL_SECONDS + TIMEOUT_SECONDS)
 
     assert watched.lag(ONE) == 9
     assert not watched.task.done()
@@ -268,7 +267,7 @@ async def test_health_hears_of_an_intake_that_stands_still() -> None:
     await watched.another_round()
     assert watched.health.live().reasons["intake"] == "flow is suspended"
     watched.kafka.errors = [KafkaUnavailable("a:1", "down")]
-    await asyncio.sleep(INTERVAL_SECONDS)
+    await asyncio.sleep(LAG_INTERVAL_SECONDS)
 
     assert "intake" not in watched.health.live().reasons
 

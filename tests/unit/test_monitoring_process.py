@@ -8,12 +8,12 @@ from prometheus_client import CollectorRegistry
 
 from order_relay.errors import KafkaUnavailable
 from order_relay.monitoring.metrics import Metrics
+from order_relay.monitoring.partitions import COUNT_INTERVAL_SECONDS, watch_partition_count
 from order_relay.monitoring.process_metrics import (
     PROBE_SECONDS,
     add_process_metrics,
     watch_event_loop,
 )
-from order_relay.monitoring.topic_partitions import INTERVAL_SECONDS, watch_topic_partitions
 from tests.support.virtual_time import virtual_time
 
 
@@ -68,12 +68,12 @@ async def test_partitions_are_asked_for_again_and_again() -> None:
             raise answer
         return answer
 
-    watch = asyncio.create_task(watch_topic_partitions(ask, told.append))
-    await asyncio.sleep(INTERVAL_SECONDS / 2)
+    watch = asyncio.create_task(watch_partition_count(ask, told.append))
+    await asyncio.sleep(COUNT_INTERVAL_SECONDS / 2)
     assert told == [3]
-    await asyncio.sleep(2 * INTERVAL_SECONDS)
+    await asyncio.sleep(2 * COUNT_INTERVAL_SECONDS)
     assert told == [3]
-    await asyncio.sleep(INTERVAL_SECONDS)
+    await asyncio.sleep(COUNT_INTERVAL_SECONDS)
     assert told == [3, 6]
     assert not watch.done()
     watch.cancel()

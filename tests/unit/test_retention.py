@@ -9,7 +9,7 @@ import pytest
 
 from order_relay.errors import KafkaUnavailable
 from order_relay.monitoring.metrics import Metrics
-from order_relay.monitoring.retention import INTERVAL_SECONDS, watch_retention
+from order_relay.monitoring.partitions import RETENTION_INTERVAL_SECONDS, watch_retention
 from tests.support.virtual_time import virtual_time
 
 DAY = 86_400.0
@@ -52,7 +52,7 @@ class Topic:
 
     async def near(self, place: Place) -> float | None:
         """The gauge after another round."""
-        await asyncio.sleep(INTERVAL_SECONDS + 1.0)
+        await asyncio.sleep(RETENTION_INTERVAL_SECONDS + 1.0)
         return self.metrics.registry.get_sample_value(
             "order_relay_near_deletion_records",
             {

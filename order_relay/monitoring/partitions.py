@@ -1,0 +1,309 @@
+"""Lag, retention and number of the partitions, measured at intervals beside the deliveries."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple, Protocol, TypeVar
+
+from order_relay.errors import RetryableError
+from order_relay.logs.log_line import LogLine
+from order_relay.monitoring.health import Health
+from order_relay.monitoring.metrics import ConsumerMetrics
+
+logger = logging.getLogger(__name__)
+
+LAG_INTERVAL_SECONDS = 2.0
+RETENTION_INTERVAL_SECONDS = 10.0
+COUNT_INTERVAL_SECONDS = 30.0
+# A request may take longer than an interval; the next round starts after it.
+TIMEOUT_SECONDS = 5.0
+# From this share of the topic's retention on, a record is near its deletion.
+NEAR = 0.75
+
+
+class Partition(Protocol):
+    """A partition of a topic, as a Kafka client names it."""
+
+    @property
+    def topic(self) -> str:
+        """The topic's name."""
+
+    @property
+    def partition(self) -> int:
+        """The partition's number."""
+
+
+P = TypeVar("P", bound=Partition)
+
+
+class FinishedOffsets(Protocol[P]):
+    """The consumer's finished offsets. Requests to Kafka may hang or raise."""
+
+    def finished_to(self) -> dict[P, int | None]:
+        """Return for each partition the first unfinished offset; ``None``: not known yet."""
+
+    async def log_ends(self, *partitions: P) -> Mapping[P, int]:
+        """Ask Kafka for the end of these partitions, open transactions included."""
+
+
+class Offsets(FinishedOffsets[P], Protocol[P]):
+    """The offsets and the intake of the consumer. Requests to Kafka may hang or raise."""
+
+    async def check_group(self) -> None:
+        """Restart the group's coordination after an error."""
+
+    async def kafka_answers(self) -> bool:
+        """Return whether a broker answers the consumer's own client."""
+
+    def standstill(self) -> str | None:
+        """Return which step of the intake has not moved since the last call, or ``None``."""
+
+    def committed_offsets(self) -> dict[P, int | None]:
+        """Return the committed offset of every assigned partition; ``None`` without one."""
+
+    async def highwaters(self, *partitions: P) -> Mapping[P, int]:
+        """Ask Kafka how far these partitions can be read: up to the first open transaction."""
+
+    async def earliest_offsets(self, *partitions: P) -> Mapping[P, int]:
+        """Ask Kafka for the beginning of these partitions."""
+
+
+class DatedOffsets(FinishedOffsets[P], Protocol[P]):
+    """The offsets of records by their age. Requests to Kafka may hang or raise."""
+
+    async def offsets_at(self, moment: float, *partitions: P) -> Mapping[P, int]:
+        """Ask Kafka for the first record of each that was made at this time or later."""
+
+
+class Reachable(Protocol):
+    """Sends Kafka a small request."""
+
+    async def ping(self) -> None:
+        """Return when a broker answered.
+
+        Raises:
+            KafkaUnavailable: No broker did.
+        """
+
+
+async def _measure_every(
+    seconds: float, measure: Callable[[], Awaitable[None]], on_problem: Callable[[str], None]
+) -> None:
+    """Measure at every interval until cancelled, whatever a Kafka client raises.
+
+    Outages and time-outs have log lines of their own elsewhere. Any other error is passed to
+    ``on_problem``, and again only after it has changed or measuring has worked.
+    """
+    reported = ""
+    while True:
+        try:
+            await measure()
+            reported = ""
+        except (RetryableError, TimeoutError) as error:
+            logger.debug("Not measured: %s", error)
+        except Exception as error:  # noqa: BLE001 - a Kafka client may raise anything
+            problem = f"{type(error).__name__}: {error}"
+            if problem != reported:
+                on_problem(problem)
+            reported = problem
+        await asyncio.sleep(seconds)
+
+
+# --- lag ----------------------------------------------------------------------------------------
+
+
+async def watch_lag(
+    offsets: Offsets[P],
+    kafka: Reachable,
+    metrics: ConsumerMetrics,
+    health: Health,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Measure lag, and tell health about Kafka and the intake, until cancelled.
+
+    Args:
+        offsets: The consumer.
+        kafka: Tells whether Kafka can be reached.
+        metrics: Shows the lag.
+        health: The consumer's health.
+        clock: Monotonic seconds, the same as that of ``health``.
+    """
+    seen: dict[P, Seen] = {}
+
+    async def measure() -> None:
+        nonlocal seen
+        try:
+            fault, consumer_answered = await _check_intake(offsets)
+            await _ping(kafka, health, clock)
+            health.note_intake(fault, consumer_answered=consumer_answered)
+            seen = await _measure_lag(offsets, metrics, health, seen, clock)
+        except Exception:
+            health.unfinished = 0
+            raise
+
+    await _measure_every(
+        LAG_INTERVAL_SECONDS, measure, lambda problem: logger.info("Lag not measured: %s", problem)
+    )
+
+
+async def _ping(kafka: Reachable, health: Health, clock: Callable[[], float]) -> None:
+    try:
+        await kafka.ping()
+    except BaseException:
+        health.note_intake(None)  # without Kafka the intake has nothing to do
+        raise
+    health.kafka_seen_at = clock()
+
+
+async def _check_intake(offsets: Offsets[P]) -> tuple[str | None, bool]:
+    """Return what of the intake stands still, and whether Kafka answers the consumer's client."""
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await offsets.check_group()
+    except TimeoutError:
+        return "the thread of Kafka's client does not answer", False
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            answered = await offsets.kafka_answers()
+    except Exception as error:  # noqa: BLE001 - any error means no answer
+        logger.debug("No answer to the consumer's client: %r", error)
+        answered = False
+    # Called in any case: each answer is about the time since the last call.
+    fault = offsets.standstill()
+    return (fault, True) if answered else ("no broker answers the consumer's client", False)
+
+
+class Seen(NamedTuple):
+    """How far a partition could be read.
+
+    Attributes:
+        readable_to: Its end, or the first offset of an open transaction.
+        since: The time when it was last the end, or first this offset; monotonic seconds.
+    """
+
+    readable_to: int
+    since: float
+
+
+async def _measure_lag(
+    offsets: Offsets[P],
+    metrics: ConsumerMetrics,
+    health: Health,
+    seen: dict[P, Seen],
+    clock: Callable[[], float],
+) -> dict[P, Seen]:
+    committed = offsets.committed_offsets()
+    finished_to = offsets.finished_to()
+    ends: Mapping[P, int] = {}
+    readable: Mapping[P, int] = {}
+    starts: Mapping[P, int] = {}
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        if committed:
+            # In this order: a record written in between does not look like an open transaction.
+            ends = await offsets.log_ends(*committed)
+            readable = await offsets.highwaters(*committed)
+        if uncommitted := [p for p, offset in committed.items() if offset is None]:
+            starts = await offsets.earliest_offsets(*uncommitted)
+    for gone in seen.keys() - committed.keys():
+        metrics.lag.remove(gone.topic, str(gone.partition))
+        metrics.transaction_open.remove(gone.topic, str(gone.partition))
+    now = clock()
+    unfinished = 0
+    found = {}
+    for partition, offset in committed.items():
+        start = starts.get(partition, 0) if offset is None else offset
+        to = readable.get(partition, start)
+        end = max(ends.get(partition, to), to)
+        # Unreadable records are not work for this worker: a restart would not help.
+        finished = finished_to.get(partition)
+        unfinished += max(to - (start if finished is None else finished), 0)
+        before = seen.get(partition)
+        blocked = before is not None and before.readable_to == to < end
+        found[partition] = before if before is not None and blocked else Seen(to, now)
+        labels = partition.topic, str(partition.partition)
+        metrics.lag.labels(*labels).set(max(end - start, 0))
+        metrics.transaction_open.labels(*labels).set(now - found[partition].since)
+    health.unfinished = unfinished
+    return found
+
+
+# --- retention ----------------------------------------------------------------------------------
+
+
+async def watch_retention(
+    offsets: DatedOffsets[P],
+    retention_seconds: Callable[[], Awaitable[float | None]],
+    metrics: ConsumerMetrics,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Count every ten seconds the unfinished records near their deletion, until cancelled.
+
+    Args:
+        offsets: The consumer.
+        retention_seconds: Asks how long Kafka keeps records; ``None``: without limit.
+        metrics: Shows the count.
+        clock: Seconds since the epoch.
+    """
+    shown: set[P] = set()
+
+    async def measure() -> None:
+        nonlocal shown
+        retention = await retention_seconds()
+        shown = await _measure_retention(offsets, retention, metrics, shown, clock)
+
+    def warn(problem: str) -> None:
+        logger.warning(
+            LogLine("Retention not measured, so nothing warns before it ends", detail=problem)
+        )
+
+    await _measure_every(RETENTION_INTERVAL_SECONDS, measure, warn)
+
+
+async def _measure_retention(
+    offsets: DatedOffsets[P],
+    retention: float | None,
+    metrics: ConsumerMetrics,
+    shown: set[P],
+    clock: Callable[[], float],
+) -> set[P]:
+    finished_to = {p: offset for p, offset in offsets.finished_to().items() if offset is not None}
+    old_to: dict[P, int] = {}
+    if finished_to and retention is not None:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            ends = await offsets.log_ends(*finished_to)
+            young = await offsets.offsets_at(clock() - NEAR * retention, *finished_to)
+        old_to = {**ends, **young}
+    for gone in shown - finished_to.keys():
+        metrics.near_deletion.remove(gone.topic, str(gone.partition))
+    for partition, finished in finished_to.items():
+        near = max(old_to.get(partition, finished) - finished, 0)
+        metrics.near_deletion.labels(partition.topic, str(partition.partition)).set(near)
+    return set(finished_to)
+
+
+# --- number of partitions -----------------------------------------------------------------------
+
+
+async def watch_partition_count(
+    ask: Callable[[], Awaitable[int]], counted: Callable[[int], None]
+) -> None:
+    """Ask Kafka every half minute for the topic's number of partitions, until cancelled.
+
+    While no broker answers, the last number stays: the partitions still exist.
+
+    Args:
+        ask: Asks Kafka; raises ``KafkaUnavailable`` when no broker answers.
+        counted: Called with the number.
+    """
+
+    async def measure() -> None:
+        counted(await ask())
+
+    await _measure_every(
+        COUNT_INTERVAL_SECONDS,
+        measure,
+        lambda problem: logger.info("Partitions not counted: %s", problem),
+    )
