@@ -1,7 +1,7 @@
-"""Counters and histograms that only the event loop's thread changes: without locks.
+"""Counters and histograms without locks, for the event loop's thread alone.
 
-prometheus-client takes a lock for each change and looks through a histogram's buckets one by one:
-2.6 us a delivery, in place of 0.5. Names, labels and values are shown as its own metrics show them.
+prometheus-client's own take a lock for each change and search a histogram's buckets one by one:
+2.6 us a delivery, here 0.5. Names, labels and values are exposed alike.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prometheus_client.utils import floatToGoString
 
 
 class LoopCounter(Collector):
-    """A counter of consumers, all of whose other labels' values are known from the start."""
+    """A counter of consumers; the values of all other labels are known from the start."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class LoopCounter(Collector):
         values: Iterable[tuple[str, ...]],
         registry: CollectorRegistry,
     ) -> None:
-        """Register it. The first of ``labels`` is the consumer; ``values`` are of the others."""
+        """Register it. The first label is the consumer's; ``values`` are those of the others."""
         self._name = name
         self._text = text
         self._labels = labels
@@ -35,41 +35,42 @@ class LoopCounter(Collector):
         registry.register(self)
 
     def of(self, consumer: str) -> dict[tuple[str, ...], int]:
-        """Return a consumer's counts by the other labels' values, from 0 on; add to them."""
+        """Return a consumer's counts by the other labels' values, to be increased by the caller."""
         return self._counts.setdefault(consumer, dict.fromkeys(self._values, 0))
 
-    def describe(self) -> Iterator[Metric]:
-        """Name it, so that it can be asked for alone."""
-        yield from self.collect()
-
     def collect(self) -> Iterator[Metric]:
-        """Return it as it is now."""
+        """Return its present values."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
         for consumer, counts in self._counts.items():
             for values, count in counts.items():
                 family.add_metric((consumer, *values), count)
         yield family
 
+    describe = collect  # gives its names, so that it can be asked for alone
+
 
 class Observations:
-    """What a histogram has of one consumer."""
+    """The observations of one consumer.
+
+    Attributes:
+        counts: Their number up to each bound, and beyond the last.
+        sum: Their sum.
+    """
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         """Begin with none; ``bounds`` are upper bounds in ascending order."""
         self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        """How many there were up to each bound, and beyond the last."""
         self.sum = 0.0
-        """Of all of them."""
 
     def observe(self, amount: float) -> None:
-        """Count an amount."""
+        """Add an observation."""
         self.sum += amount
         self.counts[bisect_left(self._bounds, amount)] += 1
 
 
 class LoopHistogram(Collector):
-    """A histogram of consumers, without other labels."""
+    """A histogram with the label of the consumer alone."""
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class LoopHistogram(Collector):
         buckets: Sequence[float],
         registry: CollectorRegistry,
     ) -> None:
-        """Register it. ``label`` is the consumer; ``buckets`` are without infinity."""
+        """Register it. ``label`` is the consumer's; ``buckets`` are without infinity."""
         self._name = name
         self._text = text
         self._label = label
@@ -88,15 +89,11 @@ class LoopHistogram(Collector):
         registry.register(self)
 
     def of(self, consumer: str) -> Observations:
-        """Return a consumer's, from none on."""
+        """Return a consumer's observations."""
         return self._of.setdefault(consumer, Observations(self._bounds))
 
-    def describe(self) -> Iterator[Metric]:
-        """Name it, so that it can be asked for alone."""
-        yield from self.collect()
-
     def collect(self) -> Iterator[Metric]:
-        """Return it as it is now."""
+        """Return its present values."""
         family = HistogramMetricFamily(self._name, self._text, labels=(self._label,))
         for consumer, seen in self._of.items():
             below = 0
@@ -107,3 +104,5 @@ class LoopHistogram(Collector):
                 buckets.append((label, below))
             family.add_metric((consumer,), buckets, seen.sum)
         yield family
+
+    describe = collect  # gives its names, so that it can be asked for alone

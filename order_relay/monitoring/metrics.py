@@ -1,7 +1,7 @@
 """The catalogue of the relay's metrics: every name, label and bucket, once.
 
-Base units; labels are bounded, never an order id. Each worker has a registry of its own. What is
-about one consumer has the label ``consumer``.
+Base units; labels are bounded, never an order id. Each worker has its own registry. Metrics of a
+consumer have the label ``consumer``.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from order_relay.monitoring.target_figures import TargetCollector
 
 PREFIX = "order_relay"
 CONSUMER = "consumer"
-# An attempt takes from a loopback's millisecond to the target's time-out.
+# From a millisecond on the loopback to the target's time-out.
 ATTEMPT_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-# From paid to delivered: backoffs are seconds, outages minutes and hours.
+# Backoffs take seconds, outages minutes and hours.
 DELIVERY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
                     900.0, 3600.0, 14400.0)  # fmt: skip
-# The loop's own timer is good to a millisecond; from a second on the worker seems to hang.
+# The loop's timer is precise to a millisecond; from a second on the worker seems to hang.
 LOOP_LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 DEAD_LETTER_REASONS = (
     "tombstone",
@@ -43,7 +43,7 @@ OUTCOMES = ("delivered", "dead_lettered", "duplicate", "skipped", "abandoned")
 _DELIVERED, _DEAD_LETTERED, _DUPLICATE, _SKIPPED, _ABANDONED = ((outcome,) for outcome in OUTCOMES)
 # Why the web server closed a connection.
 CLOSED_REASONS = ("silent", "crowded")
-# Every result of an attempt (``Verdict``), and the status classes it comes with.
+# Every result of an attempt (``Verdict``), and its possible status classes.
 ATTEMPT_RESULTS = {
     "success": ("2xx", "function"),
     "retryable": ("4xx", "5xx", "timeout", "connect", "reset", "tls", "other", "function"),
@@ -63,6 +63,39 @@ PUBLISH_RESULTS = {
     "failed": "failed",
 }
 REPLAY_RESULTS = {"published": "published", "retried": "retry", "failed": "failed"}
+# Of one consumer, without other labels.
+CONSUMER_GAUGES = {
+    "in_flight": "POSTs and dead letters under way.",
+    "held_records": "Records taken and not finished: in flight, in backoff, or queued.",
+    "left_in_kafka_records": "Records that were read when there was no room for them: they are "
+    "left in Kafka and read again.",
+    "breaker_state": "0 closed, 1 half-open, 2 open.",
+    "oldest_unfinished_seconds": "Age of the oldest record read and not finished.",
+    "assigned_partitions": "Partitions of the source topic that this worker owns; 0 while the "
+    "group rebalances.",
+    "topic_partitions": "Partitions of the source topic, which the workers of the group share; 0 "
+    "until Kafka was first asked. The same from every worker.",
+    "kafka_up": "1 when Kafka answered this worker in the last 30 s, else 0.",
+    "intake_stopped_seconds": "How long a step of the intake has stood still while Kafka answers; "
+    "0 while all move.",
+    "table_recovering": "1 while the table is read from its changelog, else 0.",
+    "table_recovery_seconds": "How long the last reading of the table took.",
+}
+CONSUMER_COUNTERS = {
+    "delivery_retries": "Failed attempts that are followed by another one.",
+    "dead_letters_saved": "Dead letters that Kafka refused and the fallback table keeps.",
+    "deleted_records": "Records that Kafka deleted before they were delivered: retention was "
+    "shorter than the wait. They are lost.",
+}
+# Of one partition of a consumer.
+PARTITION_GAUGES = {
+    "consumer_lag": "Records from the committed offset to the end of the partition, those behind "
+    "an open transaction too.",
+    "transaction_open_seconds": "How long one open transaction of a producer has held back the "
+    "records behind it; 0 without one.",
+    "near_deletion_records": "Unfinished records that are older than three quarters of the topic's "
+    "retention: Kafka deletes them soon.",
+}
 
 
 class Metrics:
@@ -70,7 +103,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         """Register the whole catalogue, every known label at 0; consumers follow with ``of``."""
-        # The time of creation beside every counter says nothing that is not known otherwise.
+        # The time at which a counter was created tells nothing that Prometheus does not know.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry or CollectorRegistry()
         self._families = _Families(self.registry)
@@ -79,16 +112,16 @@ class Metrics:
             self.registry,
             "published",
             "Events given to this worker to publish: published (Kafka has it), saved (Kafka "
-            "refused, the fallback table has it), refused (no event, or too large), busy "
-            "(too many at once, the caller was told to come again), failed (neither has it, the "
-            "caller was told).",
+            "refused, the fallback table has it), refused (not an event, or too large), busy (too "
+            "many at once, the caller gets 429), failed (neither has it, the caller gets an "
+            "error).",
             "result",
         )
         self._replayed = _counter(
             self.registry,
             "fallback_replayed",
             "Rows of the fallback table that this worker tried: published, retry (refused, to be "
-            "tried again), failed (refused for good, for a person).",
+            "tried again), failed (not tried again, for a person).",
             "result",
         )
         self._fallback_messages = _gauge(
@@ -113,13 +146,13 @@ class Metrics:
             self.registry,
             "fallback_files_replaced",
             "Times that this worker found the fallback table's SQLite file deleted or replaced "
-            "while it was open: the rows in it are lost, unless the file still is somewhere.",
+            "while it was open: its rows are lost, unless the file was moved.",
         )
-        self._loop_lag = _histogram(
-            self.registry,
-            "event_loop_lag_seconds",
+        self._loop_lag = Histogram(
+            f"{PREFIX}_event_loop_lag_seconds",
             "How much later than asked the event loop woke a task, measured four times a second.",
-            LOOP_LAG_BUCKETS,
+            registry=self.registry,
+            buckets=LOOP_LAG_BUCKETS,
         )
         self._web_closed = _counter(
             self.registry,
@@ -128,13 +161,13 @@ class Metrics:
             "crowded (there were too many, and its client had been silent for longest).",
             "reason",
         )
-        for reason in CLOSED_REASONS:
-            self._web_closed.labels(reason)
         self._log_lines_left_out = _counter(
             self.registry,
             "log_lines_left_out",
-            "Log lines that were left out since nobody read the log.",
+            "Log lines that were left out because the log was not read.",
         )
+        for reason in CLOSED_REASONS:
+            self._web_closed.labels(reason)
         for result in PUBLISH_RESULTS.values():
             self._published.labels(result)
         for result in REPLAY_RESULTS.values():
@@ -142,21 +175,21 @@ class Metrics:
         self.counted(None, works=False)
 
     def of(self, consumer: str) -> ConsumerMetrics:
-        """Return a consumer's metrics, made when they are first asked for."""
+        """Return a consumer's metrics, made at the first call."""
         if consumer not in self._consumers:
             self._consumers[consumer] = ConsumerMetrics(self._families, consumer, self.registry)
         return self._consumers[consumer]
 
     def loop_lagged(self, seconds: float) -> None:
-        """The event loop woke a task so much later than asked."""
+        """Count how much later than asked the event loop woke a task."""
         self._loop_lag.observe(seconds)
 
     def web_connection_closed(self, reason: str) -> None:
-        """The web server closed a connection, see ``CLOSED_REASONS``."""
+        """Count a connection that the web server closed, see ``CLOSED_REASONS``."""
         self._web_closed.labels(reason).inc()
 
     def log_line_left_out(self) -> None:
-        """A log line had no room, since nobody reads the log; called by any thread."""
+        """Count a log line that was left out; called in any thread."""
         self._log_lines_left_out.inc()
 
     # --- publishing, and the fallback table's figures -------------------------------------------
@@ -170,7 +203,7 @@ class Metrics:
         self._replayed.labels(REPLAY_RESULTS.get(result, "failed")).inc()
 
     def fallback_replaced(self) -> None:
-        """The fallback table's file was deleted or replaced."""
+        """Count that the fallback table's file was deleted or replaced."""
         self._fallback_replaced.inc()
 
     def counted(self, stats: FallbackStats | None, *, works: bool) -> None:
@@ -183,13 +216,13 @@ class Metrics:
 
 
 class _Families:
-    """What is about consumers; each consumer's values are in the same families."""
+    """The metrics of all consumers."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        # What changes with every record is changed by the event loop's thread alone.
+        # Every record changes these; only the event loop's thread does so.
         self.deliveries = LoopCounter(
             f"{PREFIX}_deliveries",
-            "Records by how they ended in this worker.",
+            "Records by their final result in this worker.",
             (CONSUMER, "outcome"),
             [(outcome,) for outcome in OUTCOMES],
             registry,
@@ -201,22 +234,6 @@ class _Families:
             (CONSUMER, "result", "status"),
             [(result, status) for result, of in ATTEMPT_RESULTS.items() for status in of],
             registry,
-        )
-        self.retries = _counter(
-            registry, "delivery_retries", "Attempts that failed and are to be made again.", CONSUMER
-        )
-        self.dead_letters = _counter(
-            registry,
-            "dead_letters",
-            "Records acknowledged by the dead-letter topic, or else saved in the fallback table.",
-            CONSUMER,
-            "reason",
-        )
-        self.dead_letters_saved = _counter(
-            registry,
-            "dead_letters_saved",
-            "Those of the dead letters that Kafka refused and the fallback table keeps.",
-            CONSUMER,
         )
         self.attempt_seconds = LoopHistogram(
             f"{PREFIX}_delivery_attempt_seconds",
@@ -232,89 +249,15 @@ class _Families:
             DELIVERY_BUCKETS,
             registry,
         )
-        self.in_flight = _gauge(
-            registry, "in_flight", "POSTs and dead letters under way.", CONSUMER
-        )
-        self.queued = _gauge(
+        self.dead_letters = _counter(
             registry,
-            "held_records",
-            "Records taken and not finished: in flight, in backoff, or queued.",
+            "dead_letters",
+            "Records acknowledged by the dead-letter topic, or else saved in the fallback table.",
             CONSUMER,
+            "reason",
         )
-        self.left = _gauge(
-            registry,
-            "left_in_kafka_records",
-            "Records that were read and had no room: they are left in Kafka and read again.",
-            CONSUMER,
-        )
-        self.breaker = _gauge(registry, "breaker_state", "0 closed, 1 half-open, 2 open.", CONSUMER)
         self.target = TargetCollector(PREFIX, CONSUMER)  # four gauges, with their comments
         registry.register(self.target)
-        self.oldest = _gauge(
-            registry,
-            "oldest_unfinished_seconds",
-            "Age of the oldest record read and not finished.",
-            CONSUMER,
-        )
-        self.lag = _gauge(
-            registry,
-            "consumer_lag",
-            "Records from the committed offset to the end of the partition, those behind an open "
-            "transaction too.",
-            CONSUMER,
-            "topic",
-            "partition",
-        )
-        self.transaction_open = _gauge(
-            registry,
-            "transaction_open_seconds",
-            "How long one open transaction of a producer has held back what stands behind it; 0 "
-            "without one.",
-            CONSUMER,
-            "topic",
-            "partition",
-        )
-        self.near_deletion = _gauge(
-            registry,
-            "near_deletion_records",
-            "Unfinished records that are older than three quarters of the topic's retention: Kafka "
-            "deletes them soon.",
-            CONSUMER,
-            "topic",
-            "partition",
-        )
-        self.deleted = _counter(
-            registry,
-            "deleted_records",
-            "Records that Kafka deleted before they were delivered: retention was shorter than the "
-            "wait. They are lost.",
-            CONSUMER,
-        )
-        self.assigned = _gauge(
-            registry,
-            "assigned_partitions",
-            "Partitions of the source topic that this worker owns; 0 while the group rebalances.",
-            CONSUMER,
-        )
-        self.topic_partitions = _gauge(
-            registry,
-            "topic_partitions",
-            "Partitions of the source topic, which the workers of the group share; 0 until Kafka "
-            "was first asked. The same from every worker.",
-            CONSUMER,
-        )
-        self.kafka_up = _gauge(
-            registry,
-            "kafka_up",
-            "1 when Kafka answered this worker in the last 30 s, else 0.",
-            CONSUMER,
-        )
-        self.intake_stopped = _gauge(
-            registry,
-            "intake_stopped_seconds",
-            "How long a step of the intake has stood still while Kafka answers; 0 while all move.",
-            CONSUMER,
-        )
         self.table_entries = _gauge(
             registry,
             "table_entries",
@@ -322,18 +265,17 @@ class _Families:
             CONSUMER,
             "table",
         )
-        self.table_recovering = _gauge(
-            registry,
-            "table_recovering",
-            "1 while the table is read from its changelog, else 0.",
-            CONSUMER,
-        )
-        self.table_recovery_seconds = _gauge(
-            registry,
-            "table_recovery_seconds",
-            "How long the last reading of the table took.",
-            CONSUMER,
-        )
+        self.counters = {
+            name: _counter(registry, name, text, CONSUMER)
+            for name, text in CONSUMER_COUNTERS.items()
+        }
+        self.gauges = {
+            name: _gauge(registry, name, text, CONSUMER) for name, text in CONSUMER_GAUGES.items()
+        }
+        self.of_partitions = {
+            name: _gauge(registry, name, text, CONSUMER, "topic", "partition")
+            for name, text in PARTITION_GAUGES.items()
+        }
 
 
 class PartitionGauge:
@@ -349,15 +291,15 @@ class PartitionGauge:
         return self._gauge.labels(self._consumer, topic, partition)
 
     def remove(self, topic: str, partition: str) -> None:
-        """Show that partition no longer."""
+        """Stop showing a partition."""
         self._gauge.remove(self._consumer, topic, partition)
 
 
 class ConsumerMetrics:
-    """The metrics of one consumer; also the observer of its deliveries, which counts.
+    """The metrics of one consumer; also the observer of its deliveries.
 
     Attributes:
-        registry: The worker's.
+        registry: The worker's registry.
         consumer: The consumer's name.
         lag: By topic and partition.
         transaction_open: By topic and partition.
@@ -372,74 +314,42 @@ class ConsumerMetrics:
         self._attempts = families.attempts.of(consumer)
         self._attempt_seconds = families.attempt_seconds.of(consumer)
         self._paid_to_delivered = families.paid_to_delivered.of(consumer)
-        self._target = families.target
         self._dead_letters = families.dead_letters
-        self.lag = PartitionGauge(families.lag, consumer)
-        self.transaction_open = PartitionGauge(families.transaction_open, consumer)
-        self.near_deletion = PartitionGauge(families.near_deletion, consumer)
-        self._table_entries = families.table_entries.labels(consumer, "deliveries")
         for reason in DEAD_LETTER_REASONS:
             self._dead_letters.labels(consumer, reason)
-        self._in_flight = families.in_flight.labels(consumer)
-        self._held = families.queued.labels(consumer)
-        self._left = families.left.labels(consumer)
-        self._breaker = families.breaker.labels(consumer)
-        self._oldest = families.oldest.labels(consumer)
-        self._assigned = families.assigned.labels(consumer)
-        self._topic_partitions = families.topic_partitions.labels(consumer)
-        self._kafka_up = families.kafka_up.labels(consumer)
-        self._intake_stopped = families.intake_stopped.labels(consumer)
-        self._table_recovering = families.table_recovering.labels(consumer)
-        self._table_recovery_seconds = families.table_recovery_seconds.labels(consumer)
-        self._retries = families.retries.labels(consumer)
-        self._dead_letters_saved = families.dead_letters_saved.labels(consumer)
-        self._deleted = families.deleted.labels(consumer)
+        self._target = families.target
         families.target.show(consumer, None)
+        counters = {name: family.labels(consumer) for name, family in families.counters.items()}
+        self._retries = counters["delivery_retries"]
+        self._dead_letters_saved = counters["dead_letters_saved"]
+        self._deleted = counters["deleted_records"]
+        self._gauges = {name: family.labels(consumer) for name, family in families.gauges.items()}
+        self._gauges["table_entries"] = families.table_entries.labels(consumer, "deliveries")
+        of_partitions = families.of_partitions
+        self.lag = PartitionGauge(of_partitions["consumer_lag"], consumer)
+        self.transaction_open = PartitionGauge(of_partitions["transaction_open_seconds"], consumer)
+        self.near_deletion = PartitionGauge(of_partitions["near_deletion_records"], consumer)
 
-    def watch(
-        self,
-        *,
-        in_flight: Callable[[], int],
-        queued: Callable[[], int],
-        breaker_state: Callable[[], int],
-        oldest_unfinished_seconds: Callable[[], float],
-    ) -> None:
-        """Read these gauges from their owners at every scrape."""
-        self._in_flight.set_function(in_flight)
-        self._held.set_function(queued)
-        self._breaker.set_function(breaker_state)
-        self._oldest.set_function(oldest_unfinished_seconds)
+    def watch(self, **gauges: Callable[[], float]) -> None:
+        """Read gauges from these functions at every scrape.
 
-    def watch_target(
-        self, *, target: Callable[[], Target], left_in_kafka: Callable[[], int]
-    ) -> None:
-        """Read at every scrape what the target does, and what had no room meanwhile."""
+        Args:
+            gauges: Functions by the names of ``CONSUMER_GAUGES``, or ``table_entries``.
+        """
+        for name, function in gauges.items():
+            self._gauges[name].set_function(function)
+
+    def watch_target(self, target: Callable[[], Target]) -> None:
+        """Read the state of the target from this function at every scrape."""
         self._target.show(self.consumer, target)
-        self._left.set_function(left_in_kafka)
-
-    def watch_group(
-        self, *, assigned_partitions: Callable[[], int], kafka_answers: Callable[[], bool]
-    ) -> None:
-        """Read at every scrape what this worker has of the group, and whether Kafka is there."""
-        self._assigned.set_function(assigned_partitions)
-        self._kafka_up.set_function(kafka_answers)
-
-    def watch_intake(self, stopped_seconds: Callable[[], float]) -> None:
-        """Read at every scrape for how long the intake has stood still."""
-        self._intake_stopped.set_function(stopped_seconds)
 
     def topic_partitions(self, partitions: int) -> None:
-        """Kafka says that the source topic has so many partitions."""
-        self._topic_partitions.set(partitions)
-
-    def watch_table(self, *, entries: Callable[[], int], recovering: Callable[[], bool]) -> None:
-        """Read the gauges of the table ``deliveries`` from its owner at every scrape."""
-        self._table_entries.set_function(entries)
-        self._table_recovering.set_function(recovering)
+        """Show the number of partitions of the source topic."""
+        self._gauges["topic_partitions"].set(partitions)
 
     def recovered(self, seconds: float) -> None:
-        """The table was read from its changelog."""
-        self._table_recovery_seconds.set(seconds)
+        """Show how long the table was read from its changelog."""
+        self._gauges["table_recovery_seconds"].set(seconds)
 
     # --- DeliveryObserver -----------------------------------------------------------------------
 
@@ -475,11 +385,11 @@ class ConsumerMetrics:
         self._deliveries[_ABANDONED] += records
 
     def deleted(self, records: int) -> None:
-        """Kafka deleted so many records before they were delivered."""
+        """Count records that Kafka deleted before they were delivered."""
         self._deleted.inc(records)
 
     def dead_letter_saved(self) -> None:
-        """Kafka refused a dead letter, and the fallback table keeps it."""
+        """Count a dead letter that Kafka refused and the fallback table keeps."""
         self._dead_letters_saved.inc()
 
 
@@ -489,9 +399,3 @@ def _counter(registry: CollectorRegistry, name: str, text: str, *labels: str) ->
 
 def _gauge(registry: CollectorRegistry, name: str, text: str, *labels: str) -> Gauge:
     return Gauge(f"{PREFIX}_{name}", text, labels, registry=registry)
-
-
-def _histogram(
-    registry: CollectorRegistry, name: str, text: str, buckets: tuple[float, ...]
-) -> Histogram:
-    return Histogram(f"{PREFIX}_{name}", text, buckets=buckets, registry=registry)

@@ -1,4 +1,4 @@
-"""What the worker's process says of itself: CPU, memory, files, the collector, the event loop."""
+"""Metrics of the worker's process: CPU, memory, files, garbage collector, event loop."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PROBE_SECONDS = 0.25
 
 
 def add_process_metrics(registry: CollectorRegistry) -> None:
-    """Show ``process_…`` (on Linux), ``python_gc_…`` and ``python_info`` at this registry too.
+    """Add ``process_…`` (on Linux), ``python_gc_…`` and ``python_info`` to this registry.
 
-    Prometheus' client keeps them at its global registry, which no worker serves.
+    prometheus-client has them in its global registry, which no worker serves.
     """
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
@@ -21,9 +21,9 @@ def add_process_metrics(registry: CollectorRegistry) -> None:
 
 
 async def watch_event_loop(lagged: Callable[[float], None]) -> None:
-    """Tell four times a second how much later than asked the loop woke us, until cancelled.
+    """Measure four times a second how much later than asked the loop woke, until cancelled.
 
-    All deliveries share the loop: whatever blocks it holds up each of them by that time.
+    All deliveries share the loop: code that blocks it delays each of them by that time.
     """
     loop = asyncio.get_running_loop()
     while True:

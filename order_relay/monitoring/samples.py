@@ -1,4 +1,4 @@
-"""The metrics' values now, read from the registry that ``/metrics`` shows."""
+"""The present values of metrics, read from the registry of ``/metrics``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ QUANTILES = {"p50_seconds": 0.5, "p95_seconds": 0.95, "p99_seconds": 0.99}
 
 
 class Samples:
-    """One reading of some metrics; names are without the prefix.
+    """The values of some metrics at one moment; names are without the prefix.
 
-    What is not a number (a database that did not answer) is ``None``.
+    NaN (as of a database that did not answer) is ``None``.
     """
 
     def __init__(
@@ -26,9 +26,9 @@ class Samples:
         names: Iterable[str],
         histograms: Iterable[str] = (),
     ) -> None:
-        """Read these metrics, as ``/metrics`` would show them at this moment.
+        """Read these metrics of one consumer, and of the worker.
 
-        Of other consumers nothing is read; the label ``consumer`` is left out.
+        The label ``consumer`` is left out.
         """
         self._values: dict[str, list[tuple[Mapping[str, str], float]]] = {}
         parts = (f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count"))
@@ -41,7 +41,7 @@ class Samples:
                     self._values.setdefault(name, []).append((labels, sample.value))
 
     def number(self, name: str, **labels: str) -> float | int | None:
-        """Return a value; ``None`` if there is none."""
+        """Return the value with these labels; ``None`` if it does not exist."""
         for given, value in self._values.get(name, ()):
             if given == labels:
                 return _plain(value)
@@ -55,7 +55,7 @@ class Samples:
         return {name: _plain(value) for name, value in values.items()}
 
     def distribution(self, name: str) -> dict[str, Any]:
-        """Return count, average and percentiles of a histogram; ``None`` without any value.
+        """Return count, average and percentiles of a histogram; ``None`` without observations.
 
         Percentiles are estimated within their bucket, as Prometheus' ``histogram_quantile`` does.
         """
@@ -74,7 +74,7 @@ class Samples:
 def quantile(buckets: list[tuple[float, float]], part: float) -> float | None:
     """Estimate a quantile from cumulative buckets, each with its upper bound.
 
-    What lies beyond the last finite bound counts as that bound.
+    A quantile beyond the last finite bound is that bound.
     """
     if not buckets or not (count := buckets[-1][1]):
         return None

@@ -1,7 +1,7 @@
-"""A worker's figures: the page ``/stats``, and the line of deliveries in the log each hour.
+"""A worker's figures: the page ``/stats``, and the hourly log line ``Delivery stats``.
 
-All that is a metric is read from the metrics' registry, so that the two never disagree. Nothing
-here asks Kafka or the database.
+Every figure that is a metric too is read from the metrics' registry, so that both always agree.
+Nothing here asks Kafka or the database.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ HISTOGRAMS = ("paid_to_delivered_seconds", "delivery_attempt_seconds")
 
 
 class Partitions(Protocol):
-    """What the consumer knows of its partitions, without asking Kafka; keys are ``Partition``."""
+    """The consumer's partitions, without asking Kafka; keys are ``Partition``."""
 
     def committed_offsets(self) -> Mapping[Any, int | None]:
         """Return the committed offset of every assigned partition; ``None`` without one."""
@@ -52,7 +52,7 @@ class Partitions(Protocol):
 
 
 class BreakerFigures(Protocol):
-    """What the breaker says of itself."""
+    """The part of the breaker that is shown."""
 
     failed_probes: int
 
@@ -62,7 +62,7 @@ class BreakerFigures(Protocol):
 
 
 class Stats:
-    """Figures of one consumer, and of its worker, since the start."""
+    """Figures of one consumer and its worker since the start."""
 
     def __init__(
         self,
@@ -76,15 +76,15 @@ class Stats:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """Make the figures of a consumer that starts now.
+        """Begin with a consumer that starts now.
 
         Args:
-            metrics: Where the figures are.
+            metrics: The consumer's metrics.
             group: The consumer group.
-            url: Where others reach this worker.
-            partitions: The consumer's.
-            breaker: The relay's.
-            target: Says what the target does.
+            url: The URL of this worker for others.
+            partitions: The consumer's partitions.
+            breaker: The consumer's breaker.
+            target: Returns the state of the target.
             clock: Monotonic seconds.
             wall_clock: Seconds since the epoch.
         """
@@ -100,7 +100,7 @@ class Stats:
         self._logged_at: float | None = None
 
     async def log_regularly(self, interval_seconds: float) -> None:
-        """Write the line of deliveries into the log at every interval, until cancelled."""
+        """Log ``Delivery stats`` at every interval, until cancelled."""
         while True:
             await asyncio.sleep(interval_seconds)
             try:
@@ -109,7 +109,7 @@ class Stats:
                 logger.exception("Delivery stats failed in a way nobody foresaw")
 
     def log(self) -> None:
-        """Write the line of deliveries into the log."""
+        """Log ``Delivery stats``."""
         self._logged_at = self._wall_clock()
         samples = self._samples()
         ended = samples.by_label("deliveries_total", "outcome")
@@ -127,7 +127,7 @@ class Stats:
         )
 
     def figures(self) -> dict[str, Any]:
-        """Return all figures; docs/reference/web.md says what each is."""
+        """Return all figures; docs/reference/web.md explains each."""
         samples = self._samples()
         number, by_label = samples.number, samples.by_label
         probe_in = self._breaker.probe_in_seconds

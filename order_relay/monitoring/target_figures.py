@@ -1,6 +1,6 @@
-"""What the target does, as figures: a section of ``/stats``, and gauges.
+"""The state of the target as figures: a section of ``/stats``, and gauges.
 
-A target's state begins when somebody first sees it, so it is looked at every second.
+The dispatcher notes a new state when it is read, so the state is read every second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STATES = tuple(state.name.lower() for state in TargetState)
 
 
 def figures(target: Target) -> dict[str, Any]:
-    """Return the section of ``/stats``; what there is not is ``None``."""
+    """Return the section of ``/stats``; missing figures are ``None``."""
     return {
         "state": target.state.name.lower(),
         "since_seconds": round(target.seconds, 1),
@@ -39,51 +39,46 @@ def figures(target: Target) -> dict[str, Any]:
 async def watch_target(
     target: Callable[[], Target], interval_seconds: float = LOOK_SECONDS
 ) -> None:
-    """Look at the target at every interval, so that "since" is right, until cancelled."""
+    """Read the state at every interval until cancelled, to note when it began."""
     while True:
         target()
         await asyncio.sleep(interval_seconds)
 
 
 class TargetCollector(Collector):
-    """Gauges of targets, all of one scrape from one look: one state is 1, the others are 0."""
+    """Gauges of targets, read together at a scrape: one state is 1, the others are 0."""
 
     def __init__(self, prefix: str, label: str) -> None:
-        """Begin without any; ``label`` names the consumer."""
+        """Begin without targets; ``label`` is the consumer's."""
         self._prefix = prefix
         self._label = label
         self._targets: dict[str, Callable[[], Target] | None] = {}
 
     def show(self, consumer: str, target: Callable[[], Target] | None) -> None:
-        """Show what the target of a consumer does; ``None``: nothing is known, no state is 1."""
+        """Show the target of a consumer; ``None``: not known yet, no state is 1."""
         self._targets[consumer] = target
 
-    def describe(self) -> Iterator[Metric]:
-        """Name the gauges, so that single ones can be asked for."""
-        yield from self.collect()
-
     def collect(self) -> Iterator[Metric]:
-        """Look at the targets."""
+        """Read the targets."""
         states = self._gauge(
             "target_state",
-            "1 for what the target does now, 0 for the others: works, throttles, "
+            "1 for the state of the target, 0 for the others: works, throttles, "
             "fails_for_some, down, refuses_us.",
             "state",
         )
-        # NaN without a limit: Grafana leaves a gap there and min() over workers skips it, where
-        # +Inf would stretch the axis and be added to sums; no comparison of an alert is true of it.
+        # NaN without a limit: Grafana leaves a gap, min() over workers skips it, and no comparison
+        # of an alert is true. +Inf would stretch the axis and spoil sums.
         rate = self._gauge(
             "target_rate_limit",
-            "Attempts a second that the target bears, while it throttles; else NaN.",
+            "Attempts a second that the target allows, while it throttles; else NaN.",
         )
         concurrency = self._gauge(
             "concurrency_limit",
-            "Attempts at a time that the target is sent at most: MAX_IN_FLIGHT, and fewer "
-            "after time-outs.",
+            "Highest number of attempts at a time: MAX_IN_FLIGHT, and fewer after time-outs.",
         )
         failed = self._gauge(
             "first_attempts_failed_ratio",
-            "Share of the first attempts at records that failed, of the last minute.",
+            "Share of first attempts at records that failed, in the last minute.",
         )
         for consumer, ask in self._targets.items():
             target = ask() if ask is not None else None
@@ -95,6 +90,8 @@ class TargetCollector(Collector):
             concurrency.add_metric((consumer,), 0 if target is None else target.concurrency)
             failed.add_metric((consumer,), 0 if target is None else target.share_failed)
         yield from (states, rate, concurrency, failed)
+
+    describe = collect  # gives their names, so that single ones can be asked for
 
     def _gauge(self, name: str, text: str, *labels: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"{self._prefix}_{name}", text, labels=(self._label, *labels))

@@ -200,21 +200,19 @@ class ConsumerRuntime:
     def _register_metrics(self) -> None:
         self.metrics.watch(
             in_flight=lambda: self.dispatcher.in_flight,
-            queued=lambda: self.dispatcher.queued,
+            held_records=lambda: self.dispatcher.queued,
+            left_in_kafka_records=lambda: self.dispatcher.left.count,
             breaker_state=lambda: self.dispatcher.breaker.state,
             oldest_unfinished_seconds=self._reader.oldest_unfinished_seconds,
-        )
-        self.metrics.watch_target(
-            target=self.dispatcher.target, left_in_kafka=lambda: self.dispatcher.left.count
-        )
-        self.metrics.watch_group(
             assigned_partitions=lambda: self.health.assigned_partitions,
-            kafka_answers=self.health.kafka_answers,
+            kafka_up=self.health.kafka_answers,
+            intake_stopped_seconds=self.health.intake_stopped_seconds,
         )
-        self.metrics.watch_intake(self.health.intake_stopped_seconds)
+        self.metrics.watch_target(self.dispatcher.target)
         if (deliveries := self.deliveries) is not None:
-            self.metrics.watch_table(
-                entries=lambda: deliveries.entries, recovering=lambda: deliveries.recovering
+            self.metrics.watch(
+                table_entries=lambda: deliveries.entries,
+                table_recovering=lambda: deliveries.recovering,
             )
 
     # --- starting and stopping, in this order ---------------------------------------------------

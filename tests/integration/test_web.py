@@ -85,7 +85,7 @@ async def test_metrics_are_served_in_prometheus_format(served: Served) -> None:
     consumer = served.metrics.of("order_logging")
     consumer.watch(
         in_flight=lambda: 3,
-        queued=lambda: 5,
+        held_records=lambda: 5,
         breaker_state=lambda: 2,
         oldest_unfinished_seconds=lambda: 1.5,
     )

@@ -157,7 +157,7 @@ def test_gauges_are_read_when_they_are_scraped(metrics: ConsumerMetrics) -> None
     now = {"in_flight": 1, "queued": 2, "state": 0, "oldest": 0.5}
     metrics.watch(
         in_flight=lambda: int(now["in_flight"]),
-        queued=lambda: int(now["queued"]),
+        held_records=lambda: int(now["queued"]),
         breaker_state=lambda: int(now["state"]),
         oldest_unfinished_seconds=lambda: now["oldest"],
     )
@@ -172,7 +172,7 @@ def test_gauges_are_read_when_they_are_scraped(metrics: ConsumerMetrics) -> None
 @pytest.mark.parametrize("state", TargetState)
 def test_the_target_is_in_one_state(metrics: ConsumerMetrics, state: TargetState) -> None:
     """The state that the target is in is 1, the others are 0."""
-    metrics.watch_target(target=lambda: target(state), left_in_kafka=lambda: 0)
+    metrics.watch_target(lambda: target(state))
     assert {
         one: _value(metrics, "target_state", state=one.name.lower()) for one in TargetState
     } == {one: one is state for one in TargetState}
@@ -186,7 +186,8 @@ def test_the_target_is_looked_at_once_in_a_scrape(metrics: ConsumerMetrics) -> N
         looks.append("one")
         return target(TargetState.THROTTLES, rate=48.5, share_failed=0.25, concurrency=17)
 
-    metrics.watch_target(target=look, left_in_kafka=lambda: 2_060)
+    metrics.watch_target(look)
+    metrics.watch(left_in_kafka_records=lambda: 2_060)
     found = {
         sample.name.removeprefix("order_relay_"): sample.value
         for family in metrics.registry.collect()
@@ -202,7 +203,7 @@ def test_the_target_is_looked_at_once_in_a_scrape(metrics: ConsumerMetrics) -> N
 
 def test_a_target_that_does_not_throttle_has_no_rate(metrics: ConsumerMetrics) -> None:
     """Without a limit its rate is not a number: no sum, no axis and no alert is misled by it."""
-    metrics.watch_target(target=lambda: target(rate=None), left_in_kafka=lambda: 0)
+    metrics.watch_target(lambda: target(rate=None))
     rate = _value(metrics, "target_rate_limit")
     assert rate is not None
     assert math.isnan(rate)
@@ -225,7 +226,8 @@ def test_consumers_of_one_worker_do_not_mix() -> None:
     one.attempted("success", "function", 0.03)
     one.dead_lettered("rejected")
     one.lag.labels("orders", "0").set(7)
-    one.watch_target(target=lambda: target(TargetState.DOWN), left_in_kafka=lambda: 3)
+    one.watch_target(lambda: target(TargetState.DOWN))
+    one.watch(left_in_kafka_records=lambda: 3)
 
     for consumer, expected in ((one, 1), (two, 0)):
         assert _value(consumer, "deliveries_total", outcome="delivered") == expected

@@ -84,10 +84,11 @@ def test_the_group_is_read_when_it_is_scraped() -> None:
     worker = Metrics()
     metrics = worker.of("order_logging")
     now = {"owned": 0, "answers": False}
-    metrics.watch_group(
-        assigned_partitions=lambda: int(now["owned"]), kafka_answers=lambda: bool(now["answers"])
+    metrics.watch(
+        assigned_partitions=lambda: int(now["owned"]),
+        kafka_up=lambda: bool(now["answers"]),
+        intake_stopped_seconds=lambda: 7.0,
     )
-    metrics.watch_intake(lambda: 7.0)
     metrics.topic_partitions(3)
     worker.loop_lagged(0.3)
     now.update(owned=2, answers=True)

@@ -47,12 +47,13 @@ class Bench:
         self.breaker = Breaker(2, 5.0, lambda: self.now)
         self.metrics.watch(
             in_flight=lambda: 3,
-            queued=lambda: 5,
+            held_records=lambda: 5,
+            left_in_kafka_records=lambda: 7,
             breaker_state=lambda: self.breaker.state,
             oldest_unfinished_seconds=lambda: 2.26,
         )
         self.target = target()
-        self.metrics.watch_target(target=lambda: self.target, left_in_kafka=lambda: 7)
+        self.metrics.watch_target(lambda: self.target)
         self.stats = Stats(
             self.metrics,
             group="g",
