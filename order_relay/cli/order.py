@@ -28,25 +28,25 @@ from order_relay.fallback.store import find_saved
 from order_relay.kafka.client_config import client_config
 from order_relay.model.order_paid import is_order_id
 from order_relay.settings.rules import check_url
-from order_relay.web.orders_page import NOT_AN_ID
+from order_relay.web.server import NOT_AN_ID
 
 ASK_SECONDS = 10.0
-# Reading the whole changelog: a minute is some ten million entries.
+# For reading the whole changelog: in a minute some ten million entries.
 READ_SECONDS = 60.0
 
 
 class HasPartitions(Protocol):
-    """The part of the application that knows where an order's records are."""
+    """The part of the application that knows the partition of an order."""
 
     partition_of: Callable[[bytes, int], int]
 
 
 class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name from here
-    """Show what became of the order ORDER_ID.
+    """Show the state of the order ORDER_ID.
 
-    A worker is asked, and asks the others; where none answers, the table's changelog in Kafka is
-    read, which knows of finished records alone, and then the fallback table. The exit status is 0
-    when the order is known, 1 when it is not.
+    A worker is asked, and asks the others. If none answers, the table's changelog in Kafka is
+    read, which has finished records only, and then the fallback table. The exit status is 0 when
+    the order is known, 1 when it is not.
     """
 
     options = options(
@@ -93,7 +93,7 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
         elif "error" in answer.body or "state" in answer.body:
             return answer.body
         else:
-            problem = "it is no order relay"
+            problem = "it is not an order relay"
         if self.settings.deliveries_store == "off":
             found = {"error": f"no worker answers at {url}: {problem}"}
         else:
@@ -107,12 +107,12 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
         return found
 
     async def _saved(self, order_id: str) -> dict[str, Any] | None:
-        """Return the order's fields if it waits in the fallback table; says if that is unknown."""
+        """Return the order's fields if it is in the fallback table."""
         try:
             async with open_table(self.settings) as table:
                 row = await find_saved(table, self.settings.order_paid_topic, entry_key(order_id))
         except (click.ClickException, DatabaseUnavailable) as error:
-            stderr_console().print(f"The fallback table was not looked at: {error}")
+            stderr_console().print(f"The fallback table was not read: {error}")
             return None
         return saved_fields(order_id, row) if row is not None else None
 
@@ -138,7 +138,7 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
                     "error": f"the changelog could not be read to its end in {READ_SECONDS:.0f} s: "
                     "start a worker, and ask it"
                 }
-            return {"error": f"Kafka does not hand out the changelog: {error}"}
+            return {"error": f"the changelog cannot be read: {error}"}
         finally:
             timer.cancel()
         entry = decode_entry(value) if value is not None else None

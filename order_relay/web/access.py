@@ -1,8 +1,8 @@
-"""Who may do what over HTTP: by token, by address, and by the name that is asked for.
+"""Access control over HTTP: by token, by the client's address, and by the Host header.
 
-Who changes something needs the token; without one, this machine only. Who reads must ask for a
-name that is ours: a page in somebody's browser, whose name was made to resolve to a worker, could
-read it as if it were its own (DNS rebinding).
+A request that changes something needs the token; without a configured token it must come from this
+machine. A request that reads must name this worker in its Host header, against DNS rebinding: a
+page in a browser, whose own name was made to resolve to a worker, could read the worker's pages.
 """
 
 from __future__ import annotations
@@ -14,48 +14,55 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-# What a proxy adds: behind one everybody seems to come from this machine.
+# Added by a proxy. Behind one every client seems to be on this machine.
 FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
-# Reserved for private networks (RFC 6761, RFC 6762, ICANN): no page of the internet has them.
-OWN_ENDINGS = (".localhost", ".local", ".internal")
+# Reserved for private networks (RFC 6761, RFC 6762, ICANN): no public page has such a name.
+PRIVATE_SUFFIXES = (".localhost", ".local", ".internal")
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A request is not let in.
+    """A refused request.
 
     Attributes:
         status: 401 or 403.
-        error: Why, on one line.
+        error: The reason, on one line.
     """
 
     status: int
     error: str
 
+    def response(self) -> web.Response:
+        """Return the answer."""
+        headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
+        return web.json_response({"error": self.error}, status=self.status, headers=headers)
+
 
 class Access:
-    """Decides about requests."""
+    """Allows or refuses requests."""
 
     def __init__(self, token: str | None, names: Collection[str] = ()) -> None:
-        """With a ``token`` let in who brings it; without one, loopback only.
+        """Require ``token``; None: allow loopback only.
 
-        Further ``names`` are ours, too.
+        Args:
+            token: The API token.
+            names: Further names of this worker in a Host header.
         """
         self._token = token.encode() if token else None
         self._names = frozenset(name.lower().rstrip(".") for name in names)
 
     def wrong_name(self, request: web.Request) -> Refusal | None:
-        """Return why a page may not be read under the name that is asked for; None: it may.
+        """Return why the Host header is refused; None: it is allowed.
 
-        Nobody can make an address, a name without a dot or one of the endings that no registry
-        sells lead here from a page of their own. Who brings the token is no such page.
+        Allowed are addresses, names without a dot and private suffixes, which no public page can
+        have, and every name if the request has the token.
         """
-        # Browsers say it; not request.host, which asks the name server where a client does not.
+        # Not request.host, which asks the name server where the header is missing.
         host = request.headers.get("Host")
         if host is None:
             return None
         name = _host_name(host).lower().rstrip(".")
-        if _is_address(name) or "." not in name or name.endswith(OWN_ENDINGS):
+        if _is_address(name) or "." not in name or name.endswith(PRIVATE_SUFFIXES):
             return None
         if name in self._names or (self._token is not None and self.refusal(request) is None):
             return None
@@ -66,7 +73,7 @@ class Access:
         )
 
     def refusal(self, request: web.Request) -> Refusal | None:
-        """Return why a request is not let in; None: it is."""
+        """Return why a request that changes something is refused; None: it is allowed."""
         if self._token is None:
             return _unless_local(request)
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
@@ -83,13 +90,13 @@ def _unless_local(request: web.Request) -> Refusal | None:
         return Refusal(403, f"without API_TOKEN this is served on loopback only: {advice}")
     if any(name in request.headers for name in FORWARDING_HEADERS):
         return Refusal(403, f"without API_TOKEN this is not served through a proxy: {advice}")
-    # A page in a local browser, whose name was made to resolve to this machine.
+    # DNS rebinding: a page in a local browser, whose name was made to resolve to this machine.
     host = request.headers.get("Host")
     if host is not None and not is_loopback(_host_name(host)):
         return Refusal(
             403, f"without API_TOKEN the host must be localhost or its address: {advice}"
         )
-    # Another site's page in a local browser: it cannot read what is answered, and yet could post.
+    # A page of another site in a local browser: it could post, though not read the answer.
     origin = request.headers.get("Origin")
     if origin is not None and origin.partition("://")[2] != host:
         return Refusal(403, f"without API_TOKEN pages of other sites may not post: {advice}")
@@ -97,7 +104,7 @@ def _unless_local(request: web.Request) -> Refusal | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, or the name localhost, is this machine's own."""
+    """Return whether this is a loopback address, or the name localhost."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:

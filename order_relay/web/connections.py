@@ -1,6 +1,6 @@
-"""The web server's connections: few enough, and none for a client that says nothing.
+"""Limits of the web server's connections: their number, and the time without a request.
 
-aiohttp takes as many connections as come, and waits an hour for a request on each of them.
+aiohttp itself accepts any number of connections, and waits an hour for a request on each.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What the web server bears.
+    """Limits of connections.
 
     Attributes:
         connections: Open at a time.
-        head_seconds: Longest time from opening a connection, or from the first byte of a further
-            request on it, to the end of that request's head.
-        idle_seconds: Longest time from one request to the next. Longer than load balancers keep a
-            connection that they do not use (Google's: 600 s), so that none is used while it is
-            being closed.
+        head_seconds: From opening a connection, or from the first byte of a further request, to
+            the end of that request's head.
+        idle_seconds: From one request to the next. Longer than load balancers keep an unused
+            connection (Google's: 600 s), so that they never use one that is being closed.
     """
 
     connections: int = 2500
@@ -39,41 +38,40 @@ class ConnectionLimits:
 
 
 class Connections:
-    """All open connections. Each waits either for its client or for us.
+    """All open connections. Each waits either for its client or for this server.
 
-    Beyond the limit the one that has waited longest for its client is closed, in favour of the
-    new one; the new one itself where all others wait for us. Bytes that trickle in do not make a
-    wait shorter.
+    Beyond the limit the connection that has waited longest for its client is closed; that is the
+    new one if all others wait for the server. Single bytes do not restart a wait.
     """
 
     def __init__(
         self, limits: ConnectionLimits, *, on_closed: Callable[[str], None] = lambda _: None
     ) -> None:
-        """``on_closed`` is told of every connection closed here, one of ``CLOSED_REASONS``."""
+        """``on_closed`` is called when a connection is closed here, with one of ``CLOSED_REASONS``."""
         self.limits = limits
         self._on_closed = on_closed
         self._open: set[Connection] = set()
-        # In the order in which they began to wait. One that waits for us is taken out when it is
-        # seen, and added again when it waits for its client.
+        # In the order in which they began to wait. A connection that waits for the server is
+        # removed when it is found here, and added again when it waits for its client.
         self._waiting: OrderedDict[Connection, None] = OrderedDict()
         self._crowded = False
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to close what is silent for too long."""
+        """Close overdue connections from now on."""
         loop = asyncio.get_running_loop()
         for connection in [one for one in self._open if one.is_overdue(loop.time())]:
             self._close(connection, "silent")
         self._timer = loop.call_later(self.limits.head_seconds / 10, self.start)
 
     def stop(self) -> None:
-        """End that; open connections stay."""
+        """Stop closing them; open connections stay."""
         if self._timer is not None:
             self._timer.cancel()
 
     @property
     def middleware(self) -> Middleware:
-        """Tells each connection when we have a request of its, and when it was handled."""
+        """Tells each connection when its request was received, and when it was handled."""
 
         @web.middleware
         async def follow(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -87,27 +85,27 @@ class Connections:
         return follow
 
     def opened(self, connection: Connection) -> None:
-        """A connection is there."""
+        """Add a connection."""
         self._open.add(connection)
         self.waits_anew(connection)
         if len(self._open) > self.limits.connections:
             self._make_room()
 
     def waits_anew(self, connection: Connection) -> None:
-        """A connection begins to wait, for its client or for us."""
+        """Note that a connection begins to wait, for its client or for the server."""
         if connection in self._open:
             self._waiting[connection] = None
             self._waiting.move_to_end(connection)
 
     def lost(self, connection: Connection) -> None:
-        """A connection has ended, whoever closed it."""
+        """Remove a connection that has ended."""
         self._open.discard(connection)
         self._waiting.pop(connection, None)
         if len(self._open) <= self.limits.connections // 2:
             self._crowded = False
 
     def _make_room(self) -> None:
-        if not self._crowded:  # once, not for each of a burst
+        if not self._crowded:  # once for a burst
             self._crowded = True
             logger.warning(
                 LogLine(
@@ -115,7 +113,7 @@ class Connections:
                     connections=self.limits.connections,
                 )
             )
-        while True:  # ends at the newest: it waits for its client
+        while True:  # ends at the newest at the latest: it waits for its client
             oldest = next(iter(self._waiting))
             if oldest.waits_for_client:
                 self._close(oldest, "crowded")
@@ -134,7 +132,7 @@ class Connection(web.RequestHandler):
     __slots__ = ("_body", "_connections", "_deadline", "_idle")
 
     def __init__(self, connections: Connections, server: web.Server, **options: Any) -> None:
-        """Make a connection of ``server``; for the options see aiohttp."""
+        """Make a connection of ``server``; the options are aiohttp's."""
         super().__init__(server, **options)
         self._connections = connections
         self._body: StreamReader | None = None
@@ -143,15 +141,15 @@ class Connection(web.RequestHandler):
 
     @property
     def waits_for_client(self) -> bool:
-        """Whether the rest of a request is missing, or the next one, or an answer is not read."""
+        """Whether the client must send, or read an answer, before the server can go on."""
         return self._body is None or not self._body.is_eof()
 
     def is_overdue(self, now: float) -> bool:
-        """Whether the client has said nothing for too long; bodies have deadlines of their own."""
+        """Return whether the head of a request is late; bodies have their own deadline."""
         return self._deadline is not None and now >= self._deadline
 
     def abort(self) -> None:
-        """Close at once, also where an answer is not read."""
+        """Close at once, even if an answer is not read."""
         if self.transport is not None:
             self.transport.abort()
 
@@ -174,14 +172,14 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def request_began(self, body: StreamReader) -> None:
-        """The head of a request has come; ``body`` may follow."""
+        """Note that the head of a request has come; ``body`` may follow."""
         self._idle = False
         self._deadline = None
         self._body = body
         self._connections.waits_anew(self)
 
     def request_ended(self) -> None:
-        """The request is handled; its answer goes out now."""
+        """Note that the request is handled; its answer goes out now."""
         self._idle = True
         self._deadline = self._loop.time() + self._connections.limits.idle_seconds
         self._body = None

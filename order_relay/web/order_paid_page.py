@@ -1,7 +1,7 @@
-"""``POST /order-paid``: a paid order's event over HTTP, answered once it is durable.
+"""``POST /order-paid``: publishes an event, and answers once it is durable.
 
-The body is published byte for byte. A client that got no answer, 429 or 503 sends the same again,
-with the same ``event-id`` or ``Idempotency-Key`` header, so that repeats can be told.
+The body is published byte for byte. After 429, 503 or no answer the client sends the same request
+again, with the same ``event-id`` or ``Idempotency-Key`` header, so that duplicates are recognized.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ FAILED_RETRY_SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the page takes at most; the defaults bound its memory to some 64 MiB.
+    """Limits of the page; the defaults bound its memory to some 64 MiB.
 
     Attributes:
-        body_bytes: Of one event; Kafka's own default is 1 MiB for a record.
-        requests: Events under way whose bodies have come.
-        total_bytes: Of all events under way, as far as they have come.
+        body_bytes: Size of one event; Kafka's default for a record is 1 MiB.
+        requests: Events under way whose bodies were received.
+        total_bytes: Bytes received of all events under way.
         body_seconds: From the head of a request to the end of its body.
     """
 
@@ -51,7 +51,7 @@ class Limits:
 
 
 class OrderPaidPage:
-    """Hands bodies of requests to the publisher."""
+    """Publishes the bodies of requests."""
 
     def __init__(
         self,
@@ -61,10 +61,10 @@ class OrderPaidPage:
         limits: Limits | None = None,
         on_rejected: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Let in whom ``access`` lets in.
+        """Publish requests that ``access`` allows.
 
-        ``on_rejected`` is told of each event that the publisher was not asked for: ``too_large``
-        or ``busy``.
+        ``on_rejected`` is called for each event that is refused before publishing, with
+        ``too_large`` or ``busy``.
         """
         self._publisher = publisher
         self._access = access
@@ -85,8 +85,9 @@ class OrderPaidPage:
             return refused.response
 
     async def _publish(self, request: web.Request) -> web.Response:
-        # Refused by its head before any of its body is read.
-        self._check_access(request)
+        # The head is checked before any of the body is read.
+        if refusal := self._access.refusal(request):
+            return refusal.response()
         _check_type(request)
         event_id = _event_id(request)
         length = request.content_length
@@ -97,7 +98,7 @@ class OrderPaidPage:
             body = await self._read(request, lambda size: take(0, size))
             take(1, 0)
             try:
-                # A client that leaves changes nothing from here on.
+                # From here on the event is published even if the client disconnects.
                 outcome = await self._publisher.publish(
                     body, event_id=event_id, headers=_trace_headers(request)
                 )
@@ -109,11 +110,7 @@ class OrderPaidPage:
                 raise _Refused(
                     503, str(error), retry_after=FAILED_RETRY_SECONDS, eventId=error.event_id
                 ) from error
-        return web.json_response(_described(outcome), status=202)
-
-    def _check_access(self, request: web.Request) -> None:
-        if refusal := self._access.refusal(request):
-            raise _Refused(refusal.status, refusal.error)
+        return web.json_response(_result_fields(outcome), status=202)
 
     async def _read(self, request: web.Request, take_bytes: Callable[[int], None]) -> bytes:
         body = bytearray()
@@ -132,9 +129,9 @@ class OrderPaidPage:
             ConnectionError,
             web.RequestPayloadError,
             HttpProcessingError,
-            RuntimeError,  # from aiohttp where the connection had ended before the first read
+            RuntimeError,  # from aiohttp if the connection ended before the first read
         ) as error:
-            # Half an event; mostly nobody is left to read this.
+            # Mostly the client is gone and does not read this.
             raise _Refused(400, "the body broke off", field=None) from error
         return bytes(body)
 
@@ -144,27 +141,27 @@ class OrderPaidPage:
 
     @contextmanager
     def _room(self) -> Iterator[Callable[[int, int], None]]:
-        """Hold room until the event is durable; a client that leaves then frees nothing earlier.
+        """Reserve room until the event is durable, even if the client disconnects.
 
-        What is given takes room for a number of events and of bytes, or raises ``_Refused``. Only
-        what has come takes any: what is promised and does not come is in nobody's way.
+        Yields a function that reserves room for events and bytes, or raises ``_Refused``. Only
+        received bytes take room: a slow or silent client does not block others.
         """
         limits = self._limits
-        held_requests = held_bytes = 0
+        taken_requests = taken_bytes = 0
 
         def take(requests: int, size: int) -> None:
-            nonlocal held_requests, held_bytes
+            nonlocal taken_requests, taken_bytes
             self._check_room(requests, size)
             self._requests += requests
             self._bytes += size
-            held_requests += requests
-            held_bytes += size
+            taken_requests += requests
+            taken_bytes += size
 
         try:
             yield take
         finally:
-            self._requests -= held_requests
-            self._bytes -= held_bytes
+            self._requests -= taken_requests
+            self._bytes -= taken_bytes
             if self._requests <= limits.requests // 2 and self._bytes <= limits.total_bytes // 2:
                 self._full = False
 
@@ -175,7 +172,7 @@ class OrderPaidPage:
             and self._bytes + size <= limits.total_bytes
         ):
             return
-        if not self._full:  # once, not for each of a burst
+        if not self._full:  # once for a burst
             logger.warning(
                 LogLine(
                     "Too many paid orders at once, refused with 429",
@@ -189,15 +186,13 @@ class OrderPaidPage:
 
 
 class _Refused(Exception):
-    """A request ends with an error; carries the answer."""
+    """Ends a request with an error; has the answer."""
 
     def __init__(
         self, status: int, error: str, *, retry_after: int | None = None, **fields: Any
     ) -> None:
         super().__init__(error)
-        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-        if retry_after is not None:
-            headers["Retry-After"] = str(retry_after)
+        headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
         self.response = web.json_response(
             {"error": error, **fields}, status=status, headers=headers
         )
@@ -214,7 +209,7 @@ def _check_type(request: web.Request) -> None:
 
 
 def _event_id(request: web.Request) -> str | None:
-    """Return the id that the client gave; two that differ are a mistake."""
+    """Return the client's event id; raises ``_Refused`` if its headers differ."""
     given = {value for name in ID_HEADERS for value in request.headers.getall(name, ())}
     if len(given) > 1:
         raise _Refused(400, f"{' and '.join(ID_HEADERS)} differ", field=EVENT_ID_HEADER)
@@ -224,7 +219,7 @@ def _event_id(request: web.Request) -> str | None:
 
 
 def _trace_headers(request: web.Request) -> tuple[Header, ...]:
-    """Return the request's trace context as headers of its record; none unless it is valid."""
+    """Return the request's trace context as headers of the record; empty unless it is valid."""
     headers = request.headers
     if TRACEPARENT not in headers:
         return ()
@@ -232,7 +227,7 @@ def _trace_headers(request: web.Request) -> tuple[Header, ...]:
     return trace.record_headers() if trace is not None else ()
 
 
-def _described(outcome: PublishResult) -> dict[str, Any]:
+def _result_fields(outcome: PublishResult) -> dict[str, Any]:
     if isinstance(outcome, Published):
         return {
             "status": "published",
@@ -250,9 +245,9 @@ def _described(outcome: PublishResult) -> dict[str, Any]:
 
 
 def _field(detail: str) -> str | None:
-    """Return which field the words of ``InvalidEvent`` are about: ``orderItems[0].productId``.
+    """Return the field that ``InvalidEvent`` names, such as ``orderItems[0].productId``.
 
-    None where it is no single one: no JSON, or no object.
+    None if the whole value is wrong: not JSON, or not an object.
     """
     found = re.search(r" - at `\$\.?(.*?)`$", detail)
     path = found[1] if found else ""

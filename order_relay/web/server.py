@@ -1,6 +1,6 @@
-"""The worker's own web server: metrics, health, paid orders over HTTP, and probing now.
+"""The worker's web server: metrics, health, figures, orders, and pages to publish and to probe.
 
-It answers before Kafka does.
+It runs also while Kafka does not answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from order_relay.deliveries.lookup import OrderLookup
+from order_relay.deliveries.lookup import ROUTED_HEADER, VIEW_HEADER, OrderLookup
+from order_relay.model.order_paid import MAX_TEXT_ID_LENGTH, is_order_id
 from order_relay.monitoring.health import Health, Report
 from order_relay.monitoring.stats import Stats
 from order_relay.publishing.publisher import Publisher
@@ -27,17 +28,17 @@ from order_relay.web.access import Access
 from order_relay.web.connections import Connection, ConnectionLimits, Connections
 from order_relay.web.console import add_console
 from order_relay.web.order_paid_page import Limits, OrderPaidPage
-from order_relay.web.orders_page import OrdersPage
-from order_relay.web.probe_page import ProbePage
 
 logger = logging.getLogger(__name__)
 
-# Of a query.
+# The parameter of a query.
 CONSUMER = "consumer"
-# For requests under way; close the publisher first, then they end soon.
+# For requests under way. If the publisher is closed first, they end soon.
 STOP_SECONDS = 5.0
-# Of all connections; the others are for probes and pages while many orders are posted.
+# This share of connections may post orders; the rest stays free for health checks and pages.
 SHARE_OF_ORDERS = 0.9
+NOT_AN_ID = f"must be a whole number, or 1 to {MAX_TEXT_ID_LENGTH} printable characters"
+ORDER_STATUS = {"known": 200, "unknown": 404, "unsure": 503}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,11 @@ class ConsumerPages:
     """What the server shows of one consumer.
 
     Attributes:
-        health: What ``/health`` shows.
-        stats: What ``/stats`` and the console show; None: there are no such pages.
-        orders: Knows what became of orders; None: the table is switched off.
-        probe_now: See ``ProbePage``; None: there is no such page.
+        health: Shown by ``/health``.
+        stats: Shown by ``/stats`` and the console; None: without these pages.
+        orders: Finds orders; None: the deliveries table is switched off.
+        probe_now: Sends the next probe at once; returns False if the breaker is closed. None:
+            without the page ``/probe``.
     """
 
     health: Health
@@ -58,7 +60,7 @@ class ConsumerPages:
 
 
 class WebServer:
-    """Serves metrics, health, figures and the console, orders, and the two pages to post to."""
+    """Serves the pages."""
 
     def __init__(
         self,
@@ -80,15 +82,14 @@ class WebServer:
         Args:
             host: The address to serve on.
             port: The port.
-            registry: What ``/metrics`` shows.
-            consumers: The consumers by their names. ``?consumer=<name>`` chooses one; pages about
-                one show the first without it, health shows all.
-            publisher: Takes paid orders; None: there is no such page. Open as long as the server
-                serves, or closed before its ``stop``; its database must outlive the server.
-            token: Whoever posts must bring it; None: loopback only.
-            names: Names under which pages may be read, beside addresses and the like; see
-                ``Access``.
-            limits: Of paid orders under way.
+            registry: The metrics.
+            consumers: The consumers by name. ``?consumer=<name>`` selects one. Without it, pages
+                about one consumer show the first, and health shows all.
+            publisher: Publishes posted orders; None: without that page. The caller closes it, at
+                best before ``stop``; its database must outlive the server.
+            token: Required for posting; None: allowed from loopback only.
+            names: Further names of this worker in a Host header, see ``Access``.
+            limits: Limits of posted orders under way.
             on_rejected: See ``OrderPaidPage``.
             connections: Limits of all connections.
             on_closed: See ``Connections``.
@@ -107,13 +108,11 @@ class WebServer:
             if publisher
             else None
         )
-        self._probe = ProbePage(lambda request: self._chosen(request).probe_now, access)
-        self._orders = OrdersPage(lambda request: self._chosen(request).orders)
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Serve.
+        """Bind the port and serve.
 
         Raises:
             OSError: The port cannot be bound.
@@ -123,14 +122,14 @@ class WebServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._ready)
-        self._orders.add_to(app.router)
+        app.router.add_get("/orders/{order_id:.*}", self._order)
         if any(one.stats for one in self._consumers.values()):
             app.router.add_get("/stats", self._stats)
             add_console(app.router)
         if self._order_paid is not None:
             self._order_paid.add_to(app.router)
         if any(one.probe_now for one in self._consumers.values()):
-            self._probe.add_to(app.router)
+            app.router.add_post("/probe", self._probe)
         self._runner = web.AppRunner(app, shutdown_timeout=STOP_SECONDS)
         await self._runner.setup()
         loop = asyncio.get_running_loop()
@@ -141,22 +140,22 @@ class WebServer:
             loop=loop,
             access_log=None,
             logger=_connection_logger(),
-            auto_decompress=False,  # bodies are taken as they are, or not at all
+            auto_decompress=False,  # compressed bodies are refused
         )
         self._listener = await loop.create_server(connect, self.host, self._port)
         self._connections.start()
 
     @property
     def port(self) -> int:
-        """The port that is served on; where 0 was given, the one that was free."""
+        """The bound port, also if 0 was given."""
         if self._listener is None or not self._listener.sockets:
             return self._port
         return int(self._listener.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
-        """Stop serving, once requests under way have ended, after 5 s at the latest.
+        """Stop serving when requests under way have ended, after 5 s at the latest.
 
-        An event that is being published then ends all the same, without an answer.
+        After that an event that is being published is still published, without an answer.
         """
         self._connections.stop()
         if self._listener is not None:
@@ -168,10 +167,10 @@ class WebServer:
 
     @web.middleware
     async def _check_name(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        # Probes come under any name, and see nothing; the pages to post to have rules of their own.
-        open_to_all = request.method == "POST" or request.path.startswith("/health/")
-        if not open_to_all and (refusal := self._access.wrong_name(request)):
-            return web.json_response({"error": refusal.error}, status=refusal.status)
+        # Health checks use any name, and show no data. Pages to post to check access themselves.
+        any_name = request.method == "POST" or request.path.startswith("/health/")
+        if not any_name and (refusal := self._access.wrong_name(request)):
+            return refusal.response()
         return await handler(request)
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -186,9 +185,9 @@ class WebServer:
         return self._health(request, Health.ready)
 
     def _health(self, request: web.Request, ask: Callable[[Health], Report]) -> web.Response:
-        """Answer for the chosen consumer, or for all: one that fails, fails the worker."""
+        """Answer for the selected consumer, or for all; if one fails, the worker fails."""
         if CONSUMER in request.query or len(self._consumers) == 1:
-            report = ask(self._chosen(request).health)
+            report = ask(self._selected(request).health)
             return _answer(ok=report.ok, **report.reasons)
         reports = {name: ask(one.health) for name, one in self._consumers.items()}
         return _answer(
@@ -200,15 +199,43 @@ class WebServer:
         )
 
     async def _stats(self, request: web.Request) -> web.Response:
-        stats = self._chosen(request).stats
+        stats = self._selected(request).stats
         figures = stats.figures() if stats is not None else {}
         return web.json_response({**figures, "consumers": list(self._consumers)})
 
-    def _chosen(self, request: web.Request) -> ConsumerPages:
-        """Return the consumer that a request names; the first without one.
+    async def _order(self, request: web.Request) -> web.Response:
+        order_id = request.match_info["order_id"]
+        if not is_order_id(order_id):
+            return web.json_response({"error": f"orderId {NOT_AN_ID}"}, status=400)
+        lookup = self._selected(request).orders
+        routed = ROUTED_HEADER in request.headers
+        if lookup is None:
+            # 404 to another worker, which has a table, would mean that the order is unknown.
+            return web.json_response(
+                {"error": "the deliveries table is switched off (DELIVERIES_STORE=off)"},
+                status=503 if routed else 404,
+            )
+        view = request.headers.get(VIEW_HEADER)
+        found = await lookup.find(order_id, here_only=routed, view=view)
+        return web.json_response(found.body, status=ORDER_STATUS[found.certainty])
+
+    async def _probe(self, request: web.Request) -> web.Response:
+        if refusal := self._access.refusal(request):
+            return refusal.response()
+        probe_now = self._selected(request).probe_now
+        if probe_now is None or not probe_now():
+            return web.json_response(
+                {"error": "nothing to probe: the breaker is closed, records are sent as they come"},
+                status=409,
+            )
+        logger.info("Probe asked for, it goes at once")
+        return web.json_response({"probing": True}, status=202)
+
+    def _selected(self, request: web.Request) -> ConsumerPages:
+        """Return the consumer that the request names, or the first.
 
         Raises:
-            HTTPNotFound: There is none of that name.
+            HTTPNotFound: No consumer of this worker has that name.
         """
         name = request.query.get(CONSUMER)
         if name is None:
@@ -224,13 +251,13 @@ class WebServer:
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    # Ids and states of orders, and what a logger said: not to be kept, nor taken for a page.
+    # Answers have ids of orders and text of targets: not for caches, and never shown as HTML.
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Cache-Control", "no-store")
 
 
 def _connection_logger() -> logging.Logger:
-    """Return what aiohttp logs to: not that a client breaks the rules of HTTP, which gets a 400."""
+    """Return aiohttp's logger, without errors about malformed requests, which get a 400."""
     connections = logger.getChild("connections")
     if not connections.filters:
         connections.addFilter(

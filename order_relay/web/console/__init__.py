@@ -1,7 +1,7 @@
-"""The console: a page for people at ``/``, with one worker's figures and what became of an order.
+"""The console: a page at ``/`` with one worker's figures and the state of an order.
 
-The page shows what ``/stats``, ``/health/live`` and ``/orders/<orderId>`` answer, and changes
-nothing. Its files are served as they are; nothing of another host is loaded.
+The page shows the answers of ``/stats``, ``/health/live`` and ``/orders/<orderId>``, and can post
+to ``/probe``. It loads nothing from another host.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FILES = {
     "/console.js": ("console.js", "text/javascript"),
 }
 HEADERS = {
-    # What a target answered is shown as text; were that forgotten, no script in it would run.
+    # The page shows answers of a target as text. If it failed to, no script in them would run.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -27,7 +27,7 @@ HEADERS = {
 
 
 def add_console(router: web.UrlDispatcher) -> None:
-    """Serve the page and what it loads."""
+    """Serve the page and its files."""
     for path, (name, content_type) in FILES.items():
         text = files(__name__).joinpath(name).read_text("utf-8")
         router.add_get(path, _page(text, content_type))
