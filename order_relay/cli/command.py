@@ -24,6 +24,7 @@ from order_relay.errors import RelayError
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.logs import rate_limit
 from order_relay.settings import Settings
+from order_relay.settings.consumers import ConfiguredConsumer
 
 JSON_OPTION = option("--json", "as_json", is_flag=True, help="Print JSON lines, for programs.")
 DRY_RUN_OPTION = option("--dry-run", is_flag=True, help="Only show what would be done.")
@@ -34,24 +35,13 @@ CONSUMER_OPTION = option(
 )
 
 
-class OfConsumer(Protocol):
-    """The part of a consumer that commands use."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-    @property
-    def settings(self) -> Settings:
-        """The worker's settings with the consumer's own."""
-
-
 class Application(Protocol):
-    """The part of the application that commands use."""
+    """The part of ``RelayApp`` that commands use."""
 
     settings: Settings
-    consumers: Sequence[OfConsumer]
-    declared: Sequence[OfConsumer]
+    consumers: Sequence[ConfiguredConsumer]
+    declared: Sequence[ConfiguredConsumer]
+    partition_of: Callable[[bytes, int], int]
 
 
 class OneLineCommand(click.Command):
@@ -107,7 +97,7 @@ class RelayCommand(AppCommand):
         return cast(Application, self.app).settings
 
     @property
-    def consumer(self) -> OfConsumer:
+    def consumer(self) -> ConfiguredConsumer:
         """The consumer that ``--consumer`` names; without it the only one that runs.
 
         Raises:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import click
 from faust.cli.base import argument, option
@@ -14,6 +13,7 @@ from yarl import URL
 from order_relay.cli.command import (
     CONSUMER_OPTION,
     JSON_OPTION,
+    Application,
     RelayCommand,
     options,
     usage_error,
@@ -33,12 +33,6 @@ from order_relay.web.server import NOT_AN_ID
 ASK_SECONDS = 10.0
 # For reading the whole changelog: in a minute some ten million entries.
 READ_SECONDS = 60.0
-
-
-class HasPartitions(Protocol):
-    """The part of the application that knows the partition of an order."""
-
-    partition_of: Callable[[bytes, int], int]
 
 
 class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name from here
@@ -119,7 +113,7 @@ class order_status(RelayCommand):  # noqa: N801 - Faust takes the command's name
     async def _read(self, order_id: str) -> dict[str, Any]:
         settings = self.settings
         recovery = Recovery(client_config(settings), settings.deliveries_changelog_topic)
-        partition_of = cast(HasPartitions, self.app).partition_of
+        partition_of = cast(Application, self.app).partition_of
         stop = threading.Event()
         timer = threading.Timer(READ_SECONDS, stop.set)
         timer.daemon = True

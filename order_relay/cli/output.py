@@ -35,7 +35,7 @@ def writing_stdout() -> Iterator[None]:
     """Turn an error of stdout into ``StdoutLost``.
 
     Raises:
-        StdoutLost: Writing failed. Whatever is written later is discarded without an error.
+        StdoutLost: Writing failed. Later output is discarded without an error.
     """
     try:
         yield

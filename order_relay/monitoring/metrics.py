@@ -103,7 +103,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         """Register the whole catalogue, every known label at 0; consumers follow with ``of``."""
-        # The time at which a counter was created tells nothing that Prometheus does not know.
+        # The creation time of each counter is of no use here.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry or CollectorRegistry()
         self._families = _Families(self.registry)

@@ -92,7 +92,7 @@ class Reachable(Protocol):
 async def _measure_every(
     seconds: float, measure: Callable[[], Awaitable[None]], on_problem: Callable[[str], None]
 ) -> None:
-    """Measure at every interval until cancelled, whatever a Kafka client raises.
+    """Measure at every interval until cancelled, also after any error of a Kafka client.
 
     Outages and time-outs have log lines of their own elsewhere. Any other error is passed to
     ``on_problem``, and again only after it has changed or measuring has worked.
@@ -122,11 +122,11 @@ async def watch_lag(
     health: Health,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Measure lag, and tell health about Kafka and the intake, until cancelled.
+    """Measure lag, and pass the state of Kafka and the intake to health, until cancelled.
 
     Args:
         offsets: The consumer.
-        kafka: Tells whether Kafka can be reached.
+        kafka: Checks whether Kafka can be reached.
         metrics: Shows the lag.
         health: The consumer's health.
         clock: Monotonic seconds, the same as that of ``health``.

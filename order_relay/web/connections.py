@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from aiohttp import StreamReader, web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
 from order_relay.logs.log_line import LogLine
 
@@ -47,7 +47,7 @@ class Connections:
     def __init__(
         self, limits: ConnectionLimits, *, on_closed: Callable[[str], None] = lambda _: None
     ) -> None:
-        """``on_closed`` is called when a connection is closed here, with one of ``CLOSED_REASONS``."""
+        """Call ``on_closed`` for each closed connection, with one of ``CLOSED_REASONS``."""
         self.limits = limits
         self._on_closed = on_closed
         self._open: set[Connection] = set()
@@ -69,20 +69,15 @@ class Connections:
         if self._timer is not None:
             self._timer.cancel()
 
-    @property
-    def middleware(self) -> Middleware:
-        """Tells each connection when its request was received, and when it was handled."""
-
-        @web.middleware
-        async def follow(request: web.Request, handler: Handler) -> web.StreamResponse:
-            connection = cast(Connection, request.protocol)
-            connection.request_began(request.content)
-            try:
-                return await handler(request)
-            finally:
-                connection.request_ended()
-
-        return follow
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Note for each connection when its request has come, and when it is handled."""
+        connection = cast(Connection, request.protocol)
+        connection.request_began(request.content)
+        try:
+            return await handler(request)
+        finally:
+            connection.request_ended()
 
     def opened(self, connection: Connection) -> None:
         """Add a connection."""

@@ -6,10 +6,11 @@ from typing import Any, cast
 import click
 import pytest
 
-from order_relay.cli.command import CONSUMER_OPTION, OfConsumer, RelayCommand
+from order_relay.cli.command import CONSUMER_OPTION, RelayCommand
+from order_relay.settings.consumers import ConfiguredConsumer
 
 
-def chosen(given: str | None, runs: str, declared: str) -> OfConsumer:
+def chosen(given: str | None, runs: str, declared: str) -> ConfiguredConsumer:
     """The consumer of a command: with this option, where CONSUMERS names some of all."""
     made = {name: SimpleNamespace(name=name, settings=f"of {name}") for name in declared.split()}
     app = SimpleNamespace(
@@ -18,7 +19,7 @@ def chosen(given: str | None, runs: str, declared: str) -> OfConsumer:
     command = SimpleNamespace(
         app=app, kwargs={"consumer": given}, options=[CONSUMER_OPTION], settings=None
     )
-    return cast(OfConsumer, cast(Any, RelayCommand.consumer).fget(command))
+    return cast(ConfiguredConsumer, cast(Any, RelayCommand.consumer).fget(command))
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ from yarl import URL
 from order_relay.delivery.target_health import Breaker, Target, TargetState
 from order_relay.fallback.store import FallbackStats
 from order_relay.monitoring.metrics import PREFIX, Metrics
-from order_relay.monitoring.samples import Samples, quantile
-from order_relay.monitoring.stats import HISTOGRAMS, METRICS, Stats
+from order_relay.monitoring.stats import HISTOGRAMS, METRICS, Samples, Stats, quantile
 from order_relay.monitoring.target_figures import watch_target
 from order_relay.version import VERSION
 from tests.support.targets import target

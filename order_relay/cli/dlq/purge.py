@@ -24,7 +24,7 @@ from order_relay.cli.output import count_of, json_line, make_table, stdout_conso
 
 @dataclass(slots=True)
 class Purge:
-    """What is deleted from a partition: everything before an offset.
+    """A deletion from a partition: everything before an offset.
 
     Attributes:
         partition: The partition.

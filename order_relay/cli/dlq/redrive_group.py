@@ -148,7 +148,7 @@ class RedriveGroup:
                 asked = admin.describe_consumer_groups([self.group_id], request_timeout=ASK_SECONDS)
                 members = (await asyncio.wrap_future(asked[self.group_id])).members
             except KafkaException:
-                return  # no such group, or no right to describe it: joining will tell
+                return  # no such group, or no right to describe it: joining decides
             if not members:
                 return
             if loop.time() > deadline:

@@ -64,13 +64,14 @@ class dlq_show(RelayCommand):  # noqa: N801 - Faust takes the command's name fro
             json_line(fields)
             return 0
         headers = fields.pop("headers")
-        value = fields.pop("value")
+        body = fields.pop("value")
         table = make_table(("field", "value"))
-        for name, told in fields.items():
-            table.add_row(name, "" if told is None else plain(str(told)))
-        for name, told in headers:
-            table.add_row(plain(f"header {name}"), "(null)" if told is None else plain(str(told)))
-        table.add_row("value", "(null: a tombstone)" if value is None else plain(value))
+        for name, value in fields.items():
+            table.add_row(name, "" if value is None else plain(str(value)))
+        for name, value in headers:
+            text = "(null)" if value is None else plain(str(value))
+            table.add_row(plain(f"header {name}"), text)
+        table.add_row("value", "(null: a tombstone)" if body is None else plain(body))
         stdout_console().print(table)
         return 0
 

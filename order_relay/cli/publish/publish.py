@@ -70,8 +70,8 @@ class publish(RelayCommand):  # noqa: N801 - Faust takes the command's name from
                     await self._publish(reader, report, stop, new_ids=new_ids)
         report.close(stop.remark)
         if report.unwritable:
-            told = f"stdout cannot be written: {report.unwritable}; {report.counts()}"
-            _remark(f"{told}; {stop.remark}" if stop.remark else told)
+            error = f"stdout cannot be written: {report.unwritable}; {report.counts()}"
+            _remark(f"{error}; {stop.remark}" if stop.remark else error)
         if stop.signal:
             return 128 + stop.signal
         return 1 if report.failed_count or stop.remark or report.unwritable else 0
