@@ -9,7 +9,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
-from order_relay.kafka.consumer.header_names import Batches, read_any_header_name
+from order_relay.kafka.consumer.aiokafka_patches import Batches, read_any_header_name
 from tests.support.odd_records import OddName, batch_of
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)

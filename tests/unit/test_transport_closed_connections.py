@@ -8,7 +8,7 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from order_relay.kafka.consumer.aiokafka_send import send
+from order_relay.kafka.consumer.aiokafka_patches import send
 
 
 async def closed_under_way() -> None:

@@ -8,7 +8,7 @@ from aiokafka.client import ConnectionGroup
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.structs import BrokerMetadata
 
-from order_relay.kafka.consumer import rebootstrap
+from order_relay.kafka.consumer import aiokafka_patches
 from tests.support.virtual_time import virtual_time
 
 OLD, NEW = BrokerMetadata(1, "old", 9092, None), BrokerMetadata(1, "new", 9092, None)
@@ -54,20 +54,20 @@ async def ask(client: Client, metadata: ClusterMetadata, topics: set[str]) -> bo
 @pytest.fixture(autouse=True)
 def network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the made network answer."""
-    monkeypatch.setattr(rebootstrap, "_metadata_update", ask)
+    monkeypatch.setattr(aiokafka_patches, "_metadata_update", ask)
 
 
 async def test_a_known_broker_that_answers_is_enough() -> None:
     """The bootstrap servers are for when none does."""
     client = Client("old", "front")
-    assert await rebootstrap.update_metadata(client, client.cluster, set())
+    assert await aiokafka_patches.update_metadata(client, client.cluster, set())
     assert client.asked == ["old"]
 
 
 async def test_the_bootstrap_servers_say_where_brokers_are_now() -> None:
     """Their own connections are for the question alone."""
     client = Client("door")
-    assert await rebootstrap.update_metadata(client, client.cluster, set())
+    assert await aiokafka_patches.update_metadata(client, client.cluster, set())
     assert client.asked == ["old", "front", "door"]
     assert client.cluster.brokers() == {NEW}
     assert list(client._conns) == [(1, ConnectionGroup.DEFAULT)]
@@ -76,10 +76,10 @@ async def test_the_bootstrap_servers_say_where_brokers_are_now() -> None:
 async def test_known_brokers_stay_known_while_nothing_answers() -> None:
     """In an outage those come back that went."""
     client = Client()
-    assert not await rebootstrap.update_metadata(client, client.cluster, set())
+    assert not await aiokafka_patches.update_metadata(client, client.cluster, set())
     assert client.cluster.brokers() == {OLD}
     client.answering = ("old",)
-    assert await rebootstrap.update_metadata(client, client.cluster, set())
+    assert await aiokafka_patches.update_metadata(client, client.cluster, set())
     assert client.asked == ["old", "front", "door", "old"]
 
 
@@ -89,7 +89,7 @@ async def test_known_brokers_that_hang_do_not_keep_the_bootstrap_servers_waiting
     client = Client("front")
     client.cluster._brokers = {number: OLD._replace(nodeId=number) for number in range(20)}
     client.hanging = ("old",)
-    assert await rebootstrap.update_metadata(client, client.cluster, set())
+    assert await aiokafka_patches.update_metadata(client, client.cluster, set())
     assert client.asked == ["old", "front"]
     assert client.cluster.brokers() == {NEW}
 
@@ -99,15 +99,15 @@ async def test_known_brokers_stay_known_while_the_bootstrap_servers_hang() -> No
     """And are asked again soon."""
     client = Client()
     client.hanging = ("old", "front")
-    assert not await rebootstrap.update_metadata(client, client.cluster, set())
+    assert not await aiokafka_patches.update_metadata(client, client.cluster, set())
     assert client.asked == ["old", "front"]
     assert client.cluster.brokers() == {OLD}
-    assert asyncio.get_running_loop().time() == 2 * rebootstrap.ANSWER_SECONDS
+    assert asyncio.get_running_loop().time() == 2 * aiokafka_patches.ANSWER_SECONDS
 
 
 async def test_a_question_for_somebody_else_changes_nothing_known() -> None:
     """Aiokafka also fills metadata apart from its own."""
     client, apart = Client("front"), ClusterMetadata()
-    assert await rebootstrap.update_metadata(client, apart, set())
+    assert await aiokafka_patches.update_metadata(client, apart, set())
     assert client.cluster.brokers() == {OLD}
     assert apart.brokers() == {NEW}

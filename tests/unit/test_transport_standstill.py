@@ -10,10 +10,10 @@ from order_relay.kafka.consumer.standstill import Intake, standstill
 ONE, TWO = TP("orders", 0), TP("orders", 1)
 BEFORE = Intake(
     generation=3,
-    troubles=1,
+    errors=1,
     flowing=True,
     rounds=10,
-    handing_out=False,
+    waiting_for_room=False,
     commits=5,
     fetches={ONE: (7, 1000), TWO: (9, 1000)},
     ready={ONE, TWO},
@@ -45,7 +45,7 @@ def test_a_worker_without_partitions_does_not_stand_still() -> None:
             "no answer to a fetch of orders-0",
         ),
         (
-            replace(MOVED, handing_out=True, fetches=BEFORE.fetches),
+            replace(MOVED, waiting_for_room=True, fetches=BEFORE.fetches),
             "no answer to a fetch of orders-0, orders-1",
         ),
     ],
@@ -59,8 +59,8 @@ def test_what_stands_still_is_named(now: Intake, fault: str) -> None:
     "now",
     [
         replace(MOVED, flowing=False, generation=4),
-        replace(MOVED, flowing=False, troubles=2),
-        replace(MOVED, rounds=10, handing_out=True),
+        replace(MOVED, flowing=False, errors=2),
+        replace(MOVED, rounds=10, waiting_for_room=True),
     ],
     ids=["a new generation", "an error that is tried again", "full streams"],
 )

@@ -77,10 +77,11 @@ class Client:
 def thread_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> RelayConsumerThread:
     """A thread that was never started, with this client."""
     thread = RelayConsumerThread.__new__(RelayConsumerThread)
-    thread._reading = asyncio.Lock()
+    thread._fetch_lock = asyncio.Lock()
     thread._deletions = deque()
     thread.max_metadata_length = MAX_METADATA_LENGTH
     monkeypatch.setattr(thread, "_ensure_consumer", lambda: client)
+    monkeypatch.setattr(thread, "run_in_thread", lambda call: call)
     return thread
 
 
@@ -99,7 +100,7 @@ async def test_a_seek_waits_until_no_fetch_is_under_way(monkeypatch: pytest.Monk
     monkeypatch.setattr(AIOKafkaConsumerThread, "_fetch_records", fetch)
     fetching = asyncio.create_task(thread._fetch_records(cast(Any, client), set()))
     await waits.wait()
-    seeking = asyncio.create_task(thread._seek_to_committed_or_beginning())
+    seeking = asyncio.create_task(thread.seek_to_committed_or_beginning())
     for _ in range(10):
         await asyncio.sleep(0)
     ends.set()
@@ -118,7 +119,7 @@ async def test_every_partition_is_sought(
     """Also where nothing, or offset 0, is committed: records may have been fetched and dropped."""
     client = Client(committed)
 
-    await thread_of(client, monkeypatch)._seek_to_committed_or_beginning()
+    await thread_of(client, monkeypatch).seek_to_committed_or_beginning()
 
     assert client.sought == [sought]
 
@@ -306,7 +307,7 @@ def committing(
     thread = thread_of(client, monkeypatch)
     thread.log = cast(Any, logging.getLogger("thread"))
     monkeypatch.setattr(thread, "assignment", lambda: {TP(*PARTITION)})
-    monkeypatch.setattr("order_relay.kafka.consumer.thread.COMMIT_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("order_relay.kafka.consumer.thread.COMMIT_RETRY_SECONDS", 0.0)
     return thread, {TP(*PARTITION): Commit(7, "")}
 
 
@@ -316,7 +317,7 @@ async def test_the_commit_before_partitions_leave_follows_the_coordinator(
     """The group may be on its way to another broker; the commit is asked for until it is there."""
     coordinator = Coordinator(NotCoordinatorForGroupError(), NotCoordinatorForGroupError())
     thread, commits = committing(coordinator, monkeypatch)
-    assert await thread._commit_finished(commits, insist_seconds=60.0)
+    assert await thread.commit_finished(commits, retry_seconds=60.0)
     assert coordinator.asked == [{PARTITION: OffsetAndMetadata(7, "")}] * 3
 
 
@@ -324,7 +325,7 @@ async def test_a_commit_of_many_is_asked_for_once(monkeypatch: pytest.MonkeyPatc
     """The next one comes within a second, and has more."""
     coordinator = Coordinator(NotCoordinatorForGroupError())
     thread, commits = committing(coordinator, monkeypatch)
-    assert not await thread._commit_finished(commits, insist_seconds=0.0)
+    assert not await thread.commit_finished(commits, retry_seconds=0.0)
     assert len(coordinator.asked) == 1
 
 
@@ -335,7 +336,7 @@ async def test_what_no_coordinator_will_take_is_asked_for_once(
     """Before partitions leave, too: nothing would come of asking again."""
     coordinator = Coordinator(error)
     thread, commits = committing(coordinator, monkeypatch)
-    assert not await thread._commit_finished(commits, insist_seconds=60.0)
+    assert not await thread.commit_finished(commits, retry_seconds=60.0)
     assert len(coordinator.asked) == 1
 
 
@@ -346,7 +347,7 @@ async def test_a_commit_is_not_taken_into_another_generation(
     coordinator = Coordinator(NotCoordinatorForGroupError())
     coordinator.joins_anew_when_asked = True
     thread, commits = committing(coordinator, monkeypatch)
-    assert not await thread._commit_finished(commits, insist_seconds=60.0)
+    assert not await thread.commit_finished(commits, retry_seconds=60.0)
     assert len(coordinator.asked) == 1
 
 
@@ -358,11 +359,11 @@ async def test_a_commit_goes_without_metadata_that_is_too_long(
     coordinator = Coordinator(error, error, error)
     thread, _ = committing(coordinator, monkeypatch)
     long = {TP(*PARTITION): Commit(7, "x" * 1000)}
-    assert not await thread._commit_finished(long, insist_seconds=0.0)
+    assert not await thread.commit_finished(long, retry_seconds=0.0)
     assert coordinator.asked == [
         {PARTITION: OffsetAndMetadata(7, "x" * 1000)},
         {PARTITION: OffsetAndMetadata(7, "")},
     ]
     assert thread.max_metadata_length == 500
-    assert await thread._commit_finished(long, insist_seconds=0.0)
+    assert await thread.commit_finished(long, retry_seconds=0.0)
     assert len(coordinator.asked) == 4

@@ -1,15 +1,14 @@
-"""Faust's Kafka transport, with our own idea of what may be committed.
+"""Faust's Kafka transport with commits of our own.
 
-Stock Faust commits what was acked, and acks on paths that lose data: out-of-order acks, errors
-that leave an agent, undecodable records, skipped events, cancelled ones (docs/decisions/0001).
-Here an offset is committed only when the delivery code says that every record before it is
-finished. Faust's acks are not consulted: topics are declared with ``acks=False`` and agents read
-``stream.noack()``.
+Faust commits what was acked, and acks in cases that lose data: acks out of order, errors that leave
+an agent, undecodable records, skipped and cancelled events (docs/decisions/0001). Here an offset is
+committed only when every record before it is finished. Faust's acks are not used: topics have
+``acks=False``, and agents read ``stream.noack()``.
 
-Records go to the streams in batches, one event for what a fetch brought of a partition: Faust's
-work for an event (queue, guards, sensors) would be the largest cost of a record after the POST.
+Records go to the streams in batches, one event for each fetched partition. Faust's work for an
+event (queue, guards, sensors) would otherwise be the largest cost of a record after the POST.
 
-What is overridden is private to Faust 0.15.3, which is therefore pinned exactly.
+The overridden parts are private to Faust 0.15.3, which is therefore pinned exactly.
 """
 
 from order_relay.kafka.consumer.assignor import partition_of

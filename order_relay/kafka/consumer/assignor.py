@@ -1,4 +1,4 @@
-"""Who has which partition, and where: told to every member with its assignment."""
+"""Assigns partitions, and tells every member the URL of each partition's owner."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from faust.types import TP
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """Return the partition that Kafka's clients choose for a key, out of so many."""
+    """Return the partition that Kafka's clients choose for a key, of ``partitions`` in all."""
     return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 class OwnersAssignor(RoundRobinPartitionAssignor):  # type: ignore[misc] # aiokafka has no types
-    """Round robin that also spreads the members' URLs.
+    """Round robin that also distributes the members' URLs.
 
-    Kafka's group protocol carries free bytes beside each member's subscription and assignment.
-    Members that say nothing there are unknown owners, nothing worse: the protocol's name and the
-    partitions are those of plain round robin, so members with and without URLs share a group.
+    Kafka's group protocol allows user data beside each member's subscription and assignment. The
+    protocol's name and the assignment are those of round robin, so that members with and without
+    user data can share a group. The URLs of those without are unknown.
     """
 
     def __init__(self, own_url: str) -> None:
-        """Tell the others that this member is at ``own_url``."""
+        """Give ``own_url`` as the URL of this member."""
         self._own_url = own_url
         self.owners: dict[TP, str] = {}
-        """Base URL of each partition's owner, where it is known."""
+        """The base URL of each partition's owner, as far as it is known."""
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-        """Return what this member tells the one that assigns."""
+        """Return this member's subscription and URL."""
         return ConsumerProtocolMemberMetadata(
             self.version, list(topics), msgspec.json.encode({"url": self._own_url})
         )
@@ -43,7 +43,7 @@ class OwnersAssignor(RoundRobinPartitionAssignor):  # type: ignore[misc] # aioka
     def assign(
         self, cluster: Any, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """Assign partitions, as the member that Kafka chose to do it for all."""
+        """Assign partitions to all members; called in the group's leader."""
         assigned = super().assign(cluster, members)
         owners = [
             (topic, partition, url)
@@ -52,31 +52,31 @@ class OwnersAssignor(RoundRobinPartitionAssignor):  # type: ignore[misc] # aioka
             for topic, partitions in assignment.assignment
             for partition in partitions
         ]
-        told = msgspec.json.encode({"owners": owners})
+        user_data = msgspec.json.encode({"owners": owners})
         return {
-            member: ConsumerProtocolMemberAssignment(self.version, assignment.assignment, told)
+            member: ConsumerProtocolMemberAssignment(self.version, assignment.assignment, user_data)
             for member, assignment in assigned.items()
         }
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
-        """Take up who has what."""
+        """Note the owners that come with this member's assignment."""
         try:
-            told = msgspec.json.decode(assignment.user_data or b"", type=_Told)
+            owners = msgspec.json.decode(assignment.user_data or b"", type=_AssignmentData).owners
         except msgspec.MsgspecError:
-            told = _Told(())
-        self.owners = {TP(topic, partition): url for topic, partition, url in told.owners}
+            owners = ()
+        self.owners = {TP(topic, partition): url for topic, partition, url in owners}
 
 
-class _Told(msgspec.Struct):
+class _AssignmentData(msgspec.Struct):
     owners: tuple[tuple[str, int, str], ...]
 
 
-class _Introduction(msgspec.Struct):
+class _MemberData(msgspec.Struct):
     url: str
 
 
 def _url_of(user_data: bytes | None) -> str | None:
     try:
-        return msgspec.json.decode(user_data or b"", type=_Introduction).url
+        return msgspec.json.decode(user_data or b"", type=_MemberData).url
     except msgspec.MsgspecError:
         return None

@@ -1,4 +1,4 @@
-"""Batches of records as Faust carries them: one message for what a fetch brought of a partition."""
+"""Batches of records in Faust: one message for the records of a partition in a fetch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from order_relay.model.record import Record
 
 
 class RecordBatches(faust.Schema[Any, list[Record]]):
-    """Hands batches of records to the streams as they are: there is nothing to decode."""
+    """Passes batches of records to the streams without decoding."""
 
     def loads_key(self, app: Any, message: Message, **kwargs: Any) -> Any:
         """Return no key: a batch has none."""
@@ -23,7 +23,7 @@ class RecordBatches(faust.Schema[Any, list[Record]]):
 
 
 def as_record(raw: Any, generation: int) -> Record:
-    """Return a record as aiokafka gives it as the delivery code takes it."""
+    """Convert a record of aiokafka."""
     timestamp_ms = raw.timestamp if raw.timestamp is not None else -1
     return Record(
         raw.topic,
@@ -39,7 +39,7 @@ def as_record(raw: Any, generation: int) -> Record:
 
 
 def as_message(tp: TP, batch: list[Record]) -> ConsumerMessage:
-    """Return the one message that carries a batch, not empty, of a partition."""
+    """Return the message for a non-empty batch of a partition."""
     first = batch[0]
     return ConsumerMessage(
         tp.topic,

@@ -1,4 +1,4 @@
-"""The consumer: hands records to the streams, and commits the finished prefix."""
+"""The consumer: passes records to the streams, and commits the finished prefix."""
 
 from __future__ import annotations
 
@@ -15,40 +15,41 @@ from faust.types.transports import ConsumerCallback, TPorTopicSet
 from mode import ServiceT
 
 from order_relay.delivery.progress import Commit, PartitionProgress
-from order_relay.kafka.consumer.header_names import read_any_header_name
+from order_relay.kafka.consumer.aiokafka_patches import read_any_header_name
 from order_relay.kafka.consumer.record_batches import as_message, as_record
 from order_relay.kafka.consumer.standstill import Intake, standstill
 from order_relay.kafka.consumer.thread import Deletion, RelayConsumerThread
 from order_relay.model.record import Record
 
-UNDER_WAY_SECONDS = 1.0
+# The longest wait for a commit in flight before another commit.
+PENDING_COMMIT_SECONDS = 1.0
 SHORT_FETCH_SECONDS = 0.02
-# Until a group whose coordinator died has another one: 9 s until Kafka gives a broker up, and what
-# it takes to load the group. With the end of deliveries well within the rebalance time-out (60 s).
-LEAVING_COMMIT_SECONDS = 20.0
-# At the end of the worker. A coordinator that is slow is worth the wait, since whatever is not
-# committed is delivered again.
-LAST_COMMIT_SECONDS = 7.0
+# How long to retry before partitions are revoked, until a dead coordinator is replaced: Kafka takes
+# 9 s to notice, and then loads the group. Together with the end of deliveries this is well within
+# the rebalance time-out (60 s).
+REVOKE_COMMIT_SECONDS = 20.0
+# The longest wait for the final commit. Waiting for a slow coordinator avoids redeliveries.
+FINAL_COMMIT_SECONDS = 7.0
 
 
 class DeliverySide(Protocol):
-    """What the consumer tells the delivering half."""
+    """What the consumer calls when partitions come and go, or records are deleted."""
 
     async def revoking(self) -> None:
-        """End deliveries, since all partitions leave; what is finished is committed then."""
+        """End deliveries: all partitions are revoked. Finished records are committed then."""
 
     def assigned(self, partitions: Collection[int]) -> None:
-        """Deliver records of these partitions of the source topic from now on."""
+        """Start deliveries of these partitions of the source topic."""
 
     def forget_left(self, topic: str, partition: int, *, before: int | None = None) -> list[int]:
-        """Forget the records of a partition that were left in Kafka; returns their offsets."""
+        """Forget the records that were left in Kafka, up to ``before``; return their offsets."""
 
     def deleted(self, records: int) -> None:
-        """Kafka deleted so many records before they were delivered."""
+        """Count records that Kafka deleted before they were delivered."""
 
 
 class NoProgress(Exception):
-    """Records of a partition whose progress was never begun."""
+    """Records were fetched from a partition whose progress is not tracked yet."""
 
 
 class RelayConsumer(driver.Consumer):
@@ -62,35 +63,37 @@ class RelayConsumer(driver.Consumer):
         self._deliveries: DeliverySide | None = None
         self._progress: dict[TP, PartitionProgress] = {}
         self._last_commits: dict[TP, Commit | None] = {}
-        # Kafka's client hands out no offset below it, unless the partition became shorter.
+        # The offset after the last fetched record. aiokafka returns a lower one only after the
+        # partition was truncated.
         self._read_to: dict[TP, int] = {}
-        # Where reading is to move before the next fetch, and whether it pauses there; no offset for
-        # where it never was. And where it moved back to, until something was fetched there.
-        self._moves: dict[TP, tuple[int | None, bool]] = {}
+        # Seeks before the next fetch: the offset, or None to continue at the end of what was read,
+        # and whether to pause there.
+        self._pending_seeks: dict[TP, tuple[int | None, bool]] = {}
+        # The offsets of backward seeks, until a record was fetched there.
         self._moved_back_to: dict[TP, int] = {}
-        self._last_commit_made = False
+        self._final_commit_started = False
         self._stops = 0
         self._fetch_was_dropped = False
         self._has_room = asyncio.Event()
         self._rounds = 0
         self._commits = 0
-        self._troubles = 0
-        self._handing_out = False
+        self._errors = 0
+        self._waiting_for_room = False
         self._intake: Intake | None = None
 
     def _new_consumer_thread(self) -> RelayConsumerThread:
         return RelayConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def deliver_with(self, deliveries: DeliverySide) -> None:
-        """Tell ``deliveries`` which partitions come and go; before the start."""
+        """Set what is called when partitions come and go. Call it before the start."""
         self._deliveries = deliveries
 
-    # --- what the delivery code calls -----------------------------------------------------------
+    # --- called by deliveries and monitoring ----------------------------------------------------
 
     def claim(self, record: Record) -> bool:
-        """Whether a record is to be delivered now.
+        """Claim a record; return whether it is to be delivered now.
 
-        Not second copies, and not those of an older generation: both come, or came, again.
+        Duplicates and records of an older generation are not: they are delivered another time.
         """
         progress = self._progress.get(TP(record.topic, record.partition))
         return (
@@ -100,42 +103,42 @@ class RelayConsumer(driver.Consumer):
         )
 
     def finished(self, record: Record) -> None:
-        """Note that a record is finished; one of an older generation does not count."""
+        """Note that a record is finished. Records of an older generation are ignored."""
         progress = self._progress.get(TP(record.topic, record.partition))
         if progress is not None and progress.generation == record.generation:
             progress.finish(record.offset)
 
     def is_finished(self, topic: str, partition: int, offset: int) -> bool:
-        """Whether a record is known to be finished; not where another worker has its partition."""
+        """Return whether a record is finished, as far as this worker has its partition."""
         progress = self._progress.get(TP(topic, partition))
         return progress is not None and progress.is_finished(offset)
 
     def leave(self, record: Record) -> None:
-        """Take a claim back: the record has no room, and will be read once more."""
+        """Withdraw a claim: there is no room for the record, which is read again later."""
         progress = self._progress.get(TP(record.topic, record.partition))
         if progress is not None and progress.generation == record.generation:
             progress.leave(record.offset)
 
     def read_again(self, topic: str, partition: int, offset: int) -> None:
         """See ``order_relay.delivery.left_in_kafka.Reading``."""
-        self._moves[TP(topic, partition)] = (offset, False)
+        self._pending_seeks[TP(topic, partition)] = (offset, False)
         self._has_room.set()
 
     def read_on(self, topic: str, partition: int, *, paused: bool) -> None:
         """See ``order_relay.delivery.left_in_kafka.Reading``."""
-        self._moves[TP(topic, partition)] = (None, paused)
+        self._pending_seeks[TP(topic, partition)] = (None, paused)
         self._has_room.set()
 
     def owners(self, topic: str) -> dict[int, str]:
-        """Return the base URL of the worker that has each partition, where it is known."""
+        """See ``RelayConsumerThread.owners``."""
         return self._thread.owners(topic)
 
     def committed_offsets(self) -> dict[TP, int | None]:
-        """Return the committed offset of every assigned partition; ``None`` without one."""
+        """Return the committed offset of each assigned partition; ``None`` without one."""
         return {tp: commit.offset if commit else None for tp, commit in self._last_commits.items()}
 
     async def log_ends(self, *partitions: TP) -> Mapping[TP, int]:
-        """Ask Kafka for the ends of these partitions, open transactions or not."""
+        """See ``RelayConsumerThread.log_ends``."""
         return await self._thread.log_ends(*partitions)
 
     async def offsets_at(self, moment: float, *partitions: TP) -> Mapping[TP, int]:
@@ -143,18 +146,18 @@ class RelayConsumer(driver.Consumer):
         return await self._thread.offsets_at(moment, *partitions)
 
     def positions(self) -> dict[TP, int | None]:
-        """Return the next offset to read of every assigned partition; ``None`` before the first."""
+        """Return the next offset to read of each assigned partition; ``None`` if not known."""
         return {tp: progress.position for tp, progress in self._progress.items()}
 
     def finished_to(self) -> dict[TP, int | None]:
-        """Return the offset before which all is finished, whether Kafka knows it or not."""
+        """Return the end of each partition's finished prefix, whether committed or not."""
         return {tp: progress.finished_to for tp, progress in self._progress.items()}
 
     async def unread(self, topic: str, partition: int) -> int | None:
-        """Ask Kafka how many records of a partition are not in hand yet, nor finished.
+        """Ask Kafka how many records of a partition are neither claimed nor finished.
 
-        ``None`` where another worker has it, or it is not known where reading begins. May hang
-        and raise as Kafka's client does.
+        ``None`` if another worker has the partition, or its position is not known. May hang or
+        raise like Kafka's client.
         """
         tp = TP(topic, partition)
         ends = await self.highwaters(tp)
@@ -164,7 +167,7 @@ class RelayConsumer(driver.Consumer):
         return max(ends[tp] - progress.position, 0) + progress.unclaimed
 
     def oldest_unfinished_seconds(self) -> float:
-        """Return the age of the oldest record that was read and is not finished; 0 if none."""
+        """Return the age of the oldest unfinished record that was read; 0 without one."""
         times = [
             moment
             for progress in self._progress.values()
@@ -173,11 +176,11 @@ class RelayConsumer(driver.Consumer):
         return max(time.time() - min(times), 0.0) if times else 0.0
 
     async def check_group(self) -> None:
-        """Let the group's coordination go on after an error; crash if it ended for good."""
+        """Resume the group's coordination after an error; crash if its task has ended."""
         try:
             await self._thread.check_group()
         except InvalidSessionTimeoutError:
-            self._troubles += 1
+            self._errors += 1
             self.log.error(
                 "Membership in the consumer group failed, trying again: KAFKA_SESSION_TIMEOUT_MS"
                 "=%.0f is not between the brokers' group.min.session.timeout.ms and "
@@ -185,29 +188,29 @@ class RelayConsumer(driver.Consumer):
                 self.app.conf.broker_session_timeout * 1000,
             )
         except KafkaError as error:
-            self._troubles += 1
+            self._errors += 1
             self.log.error("Membership in the consumer group failed, trying again: %s", error)
-        except Exception as error:  # noqa: BLE001 - whatever ended it, nothing would be delivered
+        except Exception as error:  # noqa: BLE001 - nothing would be delivered any more
             await self.crash(error)
 
     async def kafka_answers(self) -> bool:
-        """Whether a broker answers the consumer's own client; may hang."""
+        """Return whether a broker answers the consumer's client; may hang."""
         try:
             return await self._thread.kafka_answers()
         except KafkaError:
-            self._troubles += 1  # aiokafka logs it
+            self._errors += 1  # aiokafka logs it
             return True
 
     def standstill(self) -> str | None:
-        """Return what of the intake has not moved since the last call, or ``None``."""
+        """Return what of the intake made no progress since the last call, or ``None``."""
         before, self._intake = (
             self._intake,
             Intake(
                 generation=self._thread.generation(),
-                troubles=self._troubles,
+                errors=self._errors,
                 flowing=self.flow_active,
                 rounds=self._rounds,
-                handing_out=self._handing_out,
+                waiting_for_room=self._waiting_for_room,
                 commits=self._commits,
                 fetches=self._thread.fetches(),
                 ready=set(self._progress),
@@ -222,12 +225,12 @@ class RelayConsumer(driver.Consumer):
     async def force_commit(
         self, topics: TPorTopicSet | None = None, start_new_transaction: bool = True
     ) -> bool:
-        """Commit what is finished, where it changed since the last commit."""
-        did_commit = not self._last_commit_made and await self._commit_progress()
+        """Commit what has finished since the last commit."""
+        did_commit = not self._final_commit_started and await self._commit_progress()
         self._commits += 1
         return did_commit
 
-    async def _commit_progress(self, insist_seconds: float = 0.0) -> bool:
+    async def _commit_progress(self, retry_seconds: float = 0.0) -> bool:
         longest = self._thread.max_metadata_length
         commits = {
             tp: commit
@@ -238,7 +241,7 @@ class RelayConsumer(driver.Consumer):
         if not commits:
             return False
         state = self.app.sensors.on_commit_initiated(self)
-        did_commit = await self._thread.commit_finished(commits, insist_seconds=insist_seconds)
+        did_commit = await self._thread.commit_finished(commits, retry_seconds=retry_seconds)
         self.app.sensors.on_commit_completed(self, state)
         if did_commit:
             self._last_commits.update(
@@ -250,36 +253,36 @@ class RelayConsumer(driver.Consumer):
         return did_commit
 
     async def final_commit(self) -> None:
-        """Commit everything that is finished by now, and nothing after it."""
-        # Faust would go on once a second, and wait for each: 5 s where no broker answers.
-        self._last_commit_made = True
+        """Commit everything that is finished, for the last time."""
+        # Stops Faust's commits once a second, each of which may wait 5 s for a broker.
+        self._final_commit_started = True
         last = asyncio.ensure_future(self.commit_before_leaving())
-        _, late = await asyncio.wait([last], timeout=LAST_COMMIT_SECONDS)
+        _, late = await asyncio.wait([last], timeout=FINAL_COMMIT_SECONDS)
         if late:
             self.log.warning(
                 "Commit not answered within %.0f s: what finished last is delivered again",
-                LAST_COMMIT_SECONDS,
+                FINAL_COMMIT_SECONDS,
             )
         last.cancel()  # does nothing to one that has ended
 
     async def commit_before_leaving(self) -> None:
-        """Commit everything that is finished by now."""
-        # A commit under way may have begun before the last deliveries ended: it goes first. One
-        # that no broker answers would take as long as ours, one after the other.
+        """Commit everything that is finished, with retries."""
+        # A commit in flight may be older than the last deliveries, so it must come first. The wait
+        # is short, since without a broker both commits would time out one after the other.
         if self._commit_fut is not None:
-            await asyncio.wait([self._commit_fut], timeout=UNDER_WAY_SECONDS)
-        await self._commit_progress(insist_seconds=LEAVING_COMMIT_SECONDS)
+            await asyncio.wait([self._commit_fut], timeout=PENDING_COMMIT_SECONDS)
+        await self._commit_progress(retry_seconds=REVOKE_COMMIT_SECONDS)
 
     def ack(self, message: Message) -> bool:
-        """Take no notice: Faust's acks say nothing about whether a record is finished."""
+        """Do nothing: Faust's acks do not mean that a record is finished."""
         return False
 
     # --- rebalancing ----------------------------------------------------------------------------
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """End deliveries and commit them before the partitions go.
+        """End deliveries, and commit them before the partitions are revoked.
 
-        Faust itself forgets what was acked first, and waits afterwards.
+        Faust would drop its acks first, and then wait.
         """
         self.stop_flow()
         self.app.flow_control.suspend()
@@ -293,7 +296,7 @@ class RelayConsumer(driver.Consumer):
             await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Begin each partition anew; records flow after ``seek_to_committed``."""
+        """Reset progress. Records flow after ``seek_to_committed``."""
         self._forget_progress()
         self.resume_partitions(assigned & self._paused_partitions)
         if self._deliveries is not None:
@@ -303,11 +306,11 @@ class RelayConsumer(driver.Consumer):
     def _forget_progress(self) -> None:
         self._progress = {}
         self._last_commits = {}
-        self._moves.clear()
+        self._pending_seeks.clear()
         self._moved_back_to.clear()
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Seek to what the group committed, and take up the progress that stands there."""
+        """Seek to the committed offsets, and restore progress from the commit metadata."""
         generation = self.app.consumer_generation_id
         commits = await self._thread.seek_to_committed_or_beginning()
         if generation != self.app.consumer_generation_id:
@@ -323,20 +326,20 @@ class RelayConsumer(driver.Consumer):
     # --- reading --------------------------------------------------------------------------------
 
     def stop_flow(self) -> None:
-        """Stop handing out records."""
+        """Stop passing records to the streams."""
         self._stops += 1
         super().stop_flow()
 
     def on_buffer_drop(self, tp: TP) -> None:
-        """Note that the stream has room for a partition's records again."""
+        """Note that the stream has room for a partition again."""
         super().on_buffer_drop(tp)
         self._has_room.set()
 
     async def _wait_next_records(self, timeout: float) -> tuple[RecordMap | None, set[TP] | None]:
-        """Fetch, or wait until a partition has room in the stream.
+        """Fetch, or wait until the stream has room for a partition.
 
-        Faust sleeps for a second where none has. Where some have none, a fetch from the others is
-        short: it does not notice that there is room again.
+        Faust sleeps for a second if no partition has room. If only some have none, the fetch from
+        the others is short, since it does not notice when there is room again.
         """
         if not self.flow_active:
             await self.wait(self.can_resume_flow.wait())
@@ -350,7 +353,7 @@ class RelayConsumer(driver.Consumer):
         return await self._getmany(active_partitions=active, timeout=timeout), active
 
     async def _drain_messages(self, fetcher: ServiceT) -> None:
-        """Hand records to the streams until the worker stops."""
+        """Pass records to the streams until the worker stops."""
         try:
             while not (self.should_stop or fetcher.should_stop):
                 try:
@@ -362,7 +365,7 @@ class RelayConsumer(driver.Consumer):
                     read_any_header_name()
                     await self.sleep(1.0)
                 except KafkaError as error:
-                    self._troubles += 1
+                    self._errors += 1
                     self.log.error("Fetch failed, trying again: %r", error)
                     await self.sleep(1.0)
         except self.consumer_stopped_errors:
@@ -382,55 +385,55 @@ class RelayConsumer(driver.Consumer):
                 await self.wait(self.can_resume_flow.wait())
             self._fetch_was_dropped = False
             await self._seek_again()
-        if self._moves:
-            await self._move()
+        if self._pending_seeks:
+            await self._do_pending_seeks()
         stops = self._stops
         try:
             fetched, _ = await self._wait_next_records(timeout=1.0)
         except asyncio.CancelledError:
-            # What it may have brought is lost to us, though Kafka's client stands behind it.
+            # aiokafka's position may have advanced over records that are lost now.
             self._fetch_was_dropped = True
             raise
         if fetched is None or not self.flow_active:
             self._fetch_was_dropped = bool(fetched)
             return
         if stops != self._stops:
-            # Stopped and resumed during the fetch: whether these records are from before or
-            # after the seek in between is unknown, so they are read again.
+            # The flow was stopped and resumed during the fetch. These records may be from before or
+            # after the seek in between, so they are read again.
             await self._seek_again()
             return
         try:
             batches = self._take(fetched)
         except NoProgress:
-            # Dropping the records would leave a hole that the next ones cover up.
+            # Without the seek the next records would hide that these were dropped.
             await self._seek_again()
             return
         for tp, batch in batches:
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-            handing_over = self.callback(as_message(tp, batch))
+            passing = self.callback(as_message(tp, batch))
             if self._has_room_for(tp):
-                await handing_over
+                await passing
                 continue
-            self._handing_out = True
+            self._waiting_for_room = True
             try:
-                # A rebalance breaks off the wait for room in the stream.
-                await self.wait_first(handing_over, self.suspend_flow.wait())
+                # A rebalance ends the wait for room in the stream.
+                await self.wait_first(passing, self.suspend_flow.wait())
             finally:
-                self._handing_out = False
+                self._waiting_for_room = False
 
     def _has_room_for(self, tp: TP) -> bool:
-        """Whether a batch goes into the stream without a wait, so that nothing guards it."""
+        """Return whether the stream accepts a batch without a wait, which must be guarded."""
         streams = cast(Any, self.app.topics)._tp_index.get(tp, ())
         return self.app.flow_control.is_active() and not any(one.queue.full() for one in streams)
 
     def _take(self, fetched: RecordMap) -> list[tuple[TP, list[Record]]]:
-        """Note what was fetched; returns what of it is to be delivered, in batches.
+        """Note fetched records; return batches of those that are to be delivered.
 
         Raises:
-            NoProgress: Flow resumed although the seek after the assignment did not succeed.
+            NoProgress: The flow resumed although the seek after the assignment failed.
         """
         generation = self.app.consumer_generation_id
-        # Before what was fetched behind them.
+        # Deletions come before the records that were fetched after them.
         for deletion in self._thread.take_deletions():
             self._skip_deleted(deletion)
         batches = []
@@ -440,7 +443,7 @@ class RelayConsumer(driver.Consumer):
             if progress is None or progress.generation != generation:
                 raise NoProgress(tp)
             if raw[0].offset < self._read_to.get(tp, 0):
-                progress = self._begin_anew(tp, raw[0].offset)
+                progress = self._restart_partition(tp, raw[0].offset)
             elif self._moved_back_to.pop(tp, raw[0].offset) < raw[0].offset:
                 self._finish_deleted(tp, raw[0].offset)
             self._read_to[tp] = raw[-1].offset + 1
@@ -451,17 +454,17 @@ class RelayConsumer(driver.Consumer):
             ]
             if batch:
                 batches.append((tp, batch))
-        # Only now, with all that was handed out taken and before more can be.
+        # Only now: all returned records are noted, and no more can be returned yet.
         for tp, position in self._thread.positions().items():
             if tp in self._progress:
                 self._progress[tp].skip_to(position)
         return batches
 
-    def _begin_anew(self, tp: TP, offset: int) -> PartitionProgress:
-        """Forget what was finished: Kafka has lost what was read, and other records stand there.
+    def _restart_partition(self, tp: TP, offset: int) -> PartitionProgress:
+        """Reset a partition's progress: Kafka has other records at the offsets that were read.
 
-        Its client went back to the beginning since it was beyond the partition's end: the topic was
-        made anew, or lost its end when a replica that lagged behind became leader.
+        aiokafka's position was beyond the partition's end and went back to its beginning: the topic
+        was created again, or an unclean leader election truncated it.
         """
         self.log.error(
             "Partition is shorter than what was read of it, read from its beginning "
@@ -475,17 +478,17 @@ class RelayConsumer(driver.Consumer):
             self._deliveries.forget_left(tp.topic, tp.partition)
         return progress
 
-    async def _move(self) -> None:
-        """Move to where reading is asked to go on."""
-        moves, self._moves = self._moves, {}
-        for tp, (offset, paused) in moves.items():
+    async def _do_pending_seeks(self) -> None:
+        """Do the pending seeks."""
+        seeks, self._pending_seeks = self._pending_seeks, {}
+        for tp, (offset, paused) in seeks.items():
             progress = self._progress.get(tp)
             if progress is None or progress.position is None:
                 continue
             to = progress.position if offset is None else offset
             moved = await self._thread.seek_in_generation(tp, to, progress.generation)
             if not moved or self._progress.get(tp) is not progress:
-                continue  # the partition has left, or is read from what is committed
+                continue  # the partition was revoked, or was read again from its commit
             self._read_to[tp] = to
             if offset is not None:
                 self._moved_back_to[tp] = offset
@@ -497,27 +500,27 @@ class RelayConsumer(driver.Consumer):
                 self.resume_partitions({tp})
 
     def _skip_deleted(self, deletion: Deletion) -> None:
-        """Tell what Kafka deleted before it was read, and go on behind it."""
+        """Report records that Kafka deleted before they were read, and continue after them."""
         tp, start, generation = deletion
         progress = self._progress.get(tp)
         if progress is None or progress.generation != generation:
-            return  # the seek that is due finds the same
+            return  # the seek that follows finds the same deletion
         first = progress.position
         if unread := progress.delete_before(start):
-            self._tell_deleted(tp, first or 0, start - 1, unread)
+            self._report_deleted(tp, first or 0, start - 1, unread)
         self._finish_deleted(tp, start)
 
     def _finish_deleted(self, tp: TP, offset: int) -> None:
-        """Count as finished what was left in Kafka, and deleted there before it was read again."""
+        """Finish records that were left in Kafka, and deleted there before they were read again."""
         if self._deliveries is None:
             return
         deleted = self._deliveries.forget_left(tp.topic, tp.partition, before=offset)
         for one in deleted:
             self._progress[tp].finish(one)
         if deleted:
-            self._tell_deleted(tp, min(deleted), max(deleted), len(deleted))
+            self._report_deleted(tp, min(deleted), max(deleted), len(deleted))
 
-    def _tell_deleted(self, tp: TP, first: int, last: int, count: int) -> None:
+    def _report_deleted(self, tp: TP, first: int, last: int, count: int) -> None:
         if self._deliveries is not None:
             self._deliveries.deleted(count)
         self.log.error(
@@ -527,13 +530,13 @@ class RelayConsumer(driver.Consumer):
         )  # fmt: skip
 
     async def _seek_again(self) -> None:
-        """Go back to what is committed: records were fetched that nobody may take."""
+        """Seek to the committed offsets, since fetched records were dropped."""
         stops = self._stops
         while stops == self._stops and not self.should_stop:
             try:
                 await self.perform_seek()
             except KafkaError as error:
-                self._troubles += 1
+                self._errors += 1
                 self.log.warning("Seek failed, trying again: %r", error)
                 await self.sleep(1.0)
             else:
@@ -541,21 +544,21 @@ class RelayConsumer(driver.Consumer):
 
 
 def _time_of(record: Any) -> float:
-    """Return when a record was made, in seconds since the epoch; now where it does not tell."""
+    """Return a record's timestamp in seconds since the epoch; now if it has none."""
     timestamp_ms = record.timestamp
     return timestamp_ms / 1000 if timestamp_ms and timestamp_ms > 0 else time.time()
 
 
 class RelayTransport(driver.Transport):
-    """Makes consumers that commit the finished prefix."""
+    """Makes ``RelayConsumer`` for Faust."""
 
     def __init__(self, *args: Any, own_url: str, **kwargs: Any) -> None:
-        """Take what Faust's takes.
+        """Prepare.
 
         Args:
-            args: See Faust's.
-            own_url: Where other workers reach this one; the group's members tell each other.
-            kwargs: See Faust's.
+            args: Arguments of Faust's transport.
+            own_url: Where other workers reach this one; the group's members exchange their URLs.
+            kwargs: Arguments of Faust's transport.
         """
         super().__init__(*args, **kwargs)
         self.own_url = own_url

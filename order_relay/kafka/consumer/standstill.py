@@ -1,8 +1,8 @@
-"""Where the intake stands still: each step between Kafka and the streams is seen to move.
+"""Detects a stuck intake: each step between Kafka and the streams must make progress.
 
-Faust, mode and aiokafka end tasks of theirs without a word, and wait for ever for one that ended.
-What they wait for is theirs; that records flow, positions are known and fetches are answered can be
-seen from outside, whatever the reason.
+Tasks of Faust, mode and aiokafka can end without a log line, and others then wait for them for
+ever. Whatever the reason, it shows: records do not flow, positions are unknown, or fetches are not
+answered.
 """
 
 from __future__ import annotations
@@ -15,49 +15,49 @@ from faust.types import TP
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """The intake as it is at one moment.
+    """A snapshot of the intake.
 
     Attributes:
-        generation: Of the group.
-        troubles: Errors that were logged and after which it tries again, so far.
+        generation: The group's generation.
+        errors: The number of errors so far that were logged, and are retried.
         flowing: Whether records may be fetched.
-        rounds: How often the loop that fetches came round.
-        handing_out: Whether that loop waits for the streams to take records.
-        commits: How often it came to a commit, whether there was something to commit or not.
+        rounds: The number of rounds of the fetch loop.
+        waiting_for_room: Whether the fetch loop waits for room in the streams.
+        commits: The number of commits, including those without anything to commit.
         fetches: As ``RelayConsumerThread.fetches`` returns them.
-        ready: The partitions whose progress is kept.
+        ready: The partitions whose progress is tracked.
     """
 
     generation: int
-    troubles: int
+    errors: int
     flowing: bool
     rounds: int
-    handing_out: bool
+    waiting_for_room: bool
     commits: int
     fetches: Mapping[TP, object] | None
     ready: Collection[TP]
 
 
 def standstill(before: Intake, now: Intake) -> str | None:
-    """Return what did not move between two moments some seconds apart, or ``None``.
+    """Return what made no progress between two snapshots some seconds apart, or ``None``.
 
-    Once it means nothing: in a rebalance, and while Kafka does not answer, all of it stands still.
-    A new generation, and an error that is tried again, count as movement.
+    One result alone means nothing: in a rebalance, and while Kafka does not answer, nothing makes
+    progress. A new generation and a retried error count as progress.
     """
-    if (now.generation, now.troubles) != (before.generation, before.troubles):
+    if (now.generation, now.errors) != (before.generation, before.errors):
         return None
     if now.fetches is None:
         return "no assignment"
     lost = [tp for tp, mark in now.fetches.items() if mark is None or tp not in now.ready]
-    unasked = [tp for tp, mark in now.fetches.items() if mark == (before.fetches or {}).get(tp)]
+    unanswered = [tp for tp, mark in now.fetches.items() if mark == (before.fetches or {}).get(tp)]
     steps = (
         (not now.flowing, "flow is suspended"),
         (lost, f"no position of {_names(lost)}"),
         (now.commits == before.commits, "nothing is committed"),
-        (now.rounds == before.rounds and not now.handing_out, "nothing is fetched"),
-        (unasked, f"no answer to a fetch of {_names(unasked)}"),
+        (now.rounds == before.rounds and not now.waiting_for_room, "nothing is fetched"),
+        (unanswered, f"no answer to a fetch of {_names(unanswered)}"),
     )
-    return next((fault for stands, fault in steps if stands), None)
+    return next((fault for is_stuck, fault in steps if is_stuck), None)
 
 
 def _names(partitions: Collection[TP]) -> str:

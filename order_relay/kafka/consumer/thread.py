@@ -1,4 +1,4 @@
-"""The thread that talks to Kafka for the consumer."""
+"""The consumer's thread, in which all requests to Kafka run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import copy
 import time
 from collections import deque
-from collections.abc import Collection, Coroutine, Mapping
-from typing import Any, NamedTuple, TypeVar, cast
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from functools import wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 import aiokafka
 from aiokafka.client import CoordinationType
@@ -31,121 +32,132 @@ from faust.types import TP
 
 from order_relay.delivery.progress import MAX_METADATA_LENGTH, Commit
 from order_relay.kafka.committed_offsets import fetch_commits
-from order_relay.kafka.consumer.aiokafka_send import patch_aiokafka_send
+from order_relay.kafka.consumer.aiokafka_patches import patch_aiokafka
 from order_relay.kafka.consumer.assignor import OwnersAssignor
-from order_relay.kafka.consumer.rebootstrap import ask_bootstrap_servers_again
 
-# A commit that a dead broker holds up must not outlive its generation, nor hold up a rebalance.
+# If a broker is dead, a commit must neither outlive its generation nor delay a rebalance.
 COMMIT_TIMEOUT_SECONDS = 5.0
-COMMIT_AGAIN_SECONDS = 0.2
+COMMIT_RETRY_SECONDS = 0.2
 COMMIT_FAILED = "Commit failed, it is tried again with the next one: %r"
 FETCH_MAX_WAIT_MS = 200
-# Leaving the group and closing connections.
+# For leaving the group and closing connections.
 STOP_SECONDS = 3.0
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class ClientEnded(Exception):
-    """A fault ended a task of Kafka's client: it would wait for ever."""
+    """An error ended a task of Kafka's client, which would wait for ever."""
 
 
 class Deletion(NamedTuple):
-    """Kafka has no record of this partition before ``start``, and some of them were to be read."""
+    """Kafka deleted records before ``start`` that were not read yet."""
 
     tp: TP
     start: int
     generation: int
 
 
+def _in_thread(
+    method: Callable[Concatenate[RelayConsumerThread, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[RelayConsumerThread, P], Coroutine[Any, Any, T]]:
+    """Run a method in the thread's loop, wherever it is called."""
+
+    @wraps(method)
+    async def call(self: RelayConsumerThread, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.run_in_thread(method(self, *args, **kwargs))
+
+    return call
+
+
 class RelayConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread that talks to Kafka: commits with metadata, and never crashes over a commit.
+    """The consumer's thread. It commits with metadata, and a failed commit never crashes it.
 
     Attributes:
-        max_metadata_length: How long a partition's commit metadata may be, as far as is known of
-            the brokers' ``offset.metadata.max.bytes``.
+        max_metadata_length: The longest commit metadata of a partition, as far as the brokers'
+            ``offset.metadata.max.bytes`` is known.
     """
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
-        patch_aiokafka_send()
-        ask_bootstrap_servers_again()
+        patch_aiokafka()
         consumer = super()._create_worker_consumer(transport)
-        # Faust fixes 1,500 ms; a seek, and the embedded cluster's answer, wait for it.
+        # Faust sets 1,500 ms. Seeks and the embedded cluster's responses wait that long.
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
-        # An order whose transaction was rolled back was not paid. Faust reads those, too.
+        # Faust also reads aborted transactions, whose orders were not paid.
         consumer._isolation_level = "read_committed"
-        # Kafka's client would pass over records that were deleted, and say so in one INFO line.
+        # Else aiokafka skips deleted records with one INFO line.
         consumer._auto_offset_reset = "none"
-        # Faust gives plain round robin; ours is the same, and tells who has what.
+        # Round robin as in Faust, plus the owners' URLs.
         self._owners = OwnersAssignor(cast(Any, self.consumer).own_url)
         consumer._partition_assignment_strategy = [self._owners]
         return consumer
 
     def owners(self, topic: str) -> dict[int, str]:
-        """Return the base URL of the worker that has each partition, where it is known."""
+        """Return the base URL of each partition's worker, as far as it is known."""
         if self._consumer is None:
             return {}
         return {tp.partition: url for tp, url in self._owners.owners.items() if tp.topic == topic}
 
     def __post_init__(self) -> None:
-        """Set up what the thread's own loop uses."""
+        """Set up the state that the thread's loop uses."""
         super().__post_init__()
-        self._reading = asyncio.Lock()
+        self._fetch_lock = asyncio.Lock()
         self._deletions: deque[Deletion] = deque()
         self.max_metadata_length = MAX_METADATA_LENGTH
 
     def close(self) -> None:
-        """Do nothing: ``on_thread_stop`` closes, in the thread's own loop.
+        """Do nothing: ``on_thread_stop`` closes the client in the thread's loop.
 
-        Faust calls this in a rebalance while the worker stops; the client would be half closed, and
-        the others of the group wait for this member until its session is over.
+        If a rebalance comes while the worker stops, Faust calls this too early. The client would be
+        half closed, and the group would wait for this member until its session ends.
         """
 
     async def on_thread_stop(self) -> None:
-        """Stop the client, whatever it says of brokers that are gone.
+        """Stop the client, 3 s at most, even if brokers are down.
 
-        aiokafka lets the cancellation of its own requests out, and Faust would wait for the thread
-        that it ended until the process is killed. A broker that does not answer, or does not say
-        good-bye on a connection with TLS (asyncio waits 30 s for that), is not waited for either.
+        aiokafka raises the cancellation of its own requests, which would end the thread, and Faust
+        would wait for it for ever. A broker may not answer, or not close a TLS connection, for
+        which asyncio waits 30 s.
         """
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 await super().on_thread_stop()
         except (asyncio.CancelledError, KafkaError, OSError) as error:  # TimeoutError is an OSError
-            self.log.info("Stopped without the brokers' leave: %r", error)
+            self.log.info("Stopped without an answer from the brokers: %r", error)
 
-    async def _in_thread(self, call: Coroutine[Any, Any, T]) -> T:
-        """Run a call in the thread, beside others; cancelling the wait cancels the call.
+    async def run_in_thread(self, call: Coroutine[Any, Any, T]) -> T:
+        """Run a call in the thread, concurrently with others; cancelling this cancels the call.
 
-        Faust's own ``call_thread`` has two workers for all calls, and goes on with calls that
-        nobody waits for any more: questions to a broker that hangs would hold up commits.
+        Faust's ``call_thread`` has two workers for all calls, and continues cancelled calls.
+        Requests to a broker that hangs would delay commits.
         """
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self.thread_loop))
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
-        """Ask Kafka how far these partitions can be read: up to the first open transaction."""
-        return cast(Mapping[TP, int], await self._in_thread(self._highwaters(list(partitions))))
+        """Ask Kafka how far these partitions can be read: to the first open transaction."""
+        return cast(Mapping[TP, int], await self.run_in_thread(self._highwaters(list(partitions))))
 
     async def log_ends(self, *partitions: TP) -> Mapping[TP, int]:
-        """Ask Kafka for the ends of these partitions, open transactions or not."""
-        fetcher, timeout_ms = self._beyond_transactions()
+        """Ask Kafka for the ends of these partitions, including open transactions."""
+        fetcher, timeout_ms = self._uncommitted_fetcher()
         ask = fetcher.end_offsets(partitions, timeout_ms)
-        return cast(Mapping[TP, int], await self._in_thread(ask))
+        return cast(Mapping[TP, int], await self.run_in_thread(ask))
 
     async def offsets_at(self, moment: float, *partitions: TP) -> Mapping[TP, int]:
-        """Ask Kafka for the first record of each that was made at this time or later.
+        """Ask Kafka for the first record of each partition with this timestamp or a later one.
 
         Args:
             moment: Seconds since the epoch.
-            partitions: Those to ask for. One without such a record is not in the answer.
+            partitions: The partitions. Those without such a record are not in the result.
         """
-        fetcher, timeout_ms = self._beyond_transactions()
+        fetcher, timeout_ms = self._uncommitted_fetcher()
         asked = {TopicPartition(*tp): max(int(moment * 1000), 0) for tp in partitions}
-        found = await self._in_thread(fetcher.get_offsets_by_times(asked, timeout_ms))
+        found = await self.run_in_thread(fetcher.get_offsets_by_times(asked, timeout_ms))
         return {TP(*tp): at.offset for tp, at in found.items() if at is not None}
 
-    def _beyond_transactions(self) -> tuple[Any, int]:
-        """Return what asks for offsets as if no transaction were open, and its time-out."""
+    def _uncommitted_fetcher(self) -> tuple[Any, int]:
+        """Return a fetcher that ignores open transactions, and its time-out."""
         consumer = self._ensure_consumer()
         fetcher = copy.copy(consumer._fetcher)
         fetcher._isolation_level = READ_UNCOMMITTED
@@ -154,19 +166,19 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
         """Ask Kafka for the beginnings of these partitions."""
         ask = self._ensure_consumer().beginning_offsets(partitions)
-        return cast(Mapping[TP, int], await self._in_thread(ask))
+        return cast(Mapping[TP, int], await self.run_in_thread(ask))
 
     async def check_group(self) -> None:
-        """Raise what stopped the group's coordination, if something did.
+        """Raise the error that stopped the group's coordination, if there is one.
 
-        aiokafka holds an error until somebody asks, and does nothing until then; Faust never asks.
+        aiokafka keeps the error and does nothing until it is fetched, which Faust never does.
 
         Raises:
-            KafkaError: It goes on, now that somebody has asked.
-            ClientEnded: A task of aiokafka's has ended, and nothing would ever begin it again.
+            KafkaError: An error stopped it. Fetching the error has resumed it.
+            ClientEnded: A task of aiokafka has ended, and is never started again.
         """
         if self._consumer is not None:
-            await self._in_thread(self._check_group(self._consumer))
+            await self.run_in_thread(self._check_group(self._consumer))
 
     async def _check_group(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
         tasks = (
@@ -182,12 +194,13 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._coordinator.check_errors()
 
     async def kafka_answers(self) -> bool:
-        """Whether a broker answers this client; may hang.
+        """Return whether a broker answers this client; may hang.
 
         Raises:
-            KafkaError: One did, and says that the group cannot be served.
+            KafkaError: A broker answered with an error of the group.
         """
-        return self._consumer is None or await self._in_thread(self._kafka_answers(self._consumer))
+        consumer = self._consumer
+        return consumer is None or await self.run_in_thread(self._kafka_answers(consumer))
 
     async def _kafka_answers(self, consumer: aiokafka.AIOKafkaConsumer) -> bool:
         group_id = consumer._coordinator.group_id
@@ -198,15 +211,15 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         return True
 
     def generation(self) -> int:
-        """Return the generation of the group that this member is in; -1 in none."""
+        """Return the group's generation of this member; -1 without one."""
         return int(self._consumer._coordinator.generation) if self._consumer else -1
 
     def fetches(self) -> dict[TP, object] | None:
-        """Return a mark of each assigned partition that is another one after each fetch.
+        """Return a mark for each assigned partition, which changes with each fetch.
 
-        It is also another one each time where no fetch is due: records of it lie ready, or Kafka
-        has no leader for it. ``None`` for a partition whose position is not known, and instead of
-        all where there is no assignment. May be called from another thread.
+        The mark also differs between two calls if no fetch is due: fetched records wait, or the
+        partition has no leader. It is ``None`` if the position is unknown. The result is ``None``
+        without an assignment. May be called from another thread.
         """
         consumer = self._consumer
         subscription = consumer._subscription.subscription if consumer is not None else None
@@ -226,19 +239,20 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
             marks[TP(tp.topic, tp.partition)] = mark
         return marks
 
+    @_in_thread
     async def commit_finished(
-        self, commits: Mapping[TP, Commit], *, insist_seconds: float = 0.0
+        self, commits: Mapping[TP, Commit], *, retry_seconds: float = 0.0
     ) -> bool:
-        """Commit for the assigned ones of these partitions; ``False`` if Kafka did not take it.
+        """Commit those of the partitions that are assigned.
 
         Args:
-            commits: What to commit.
-            insist_seconds: How long to ask again, where a coordinator that moves or dies may take
-                it a moment later. Nothing else may be committed meanwhile.
-        """
-        return await self._in_thread(self._commit_finished(commits, insist_seconds))
+            commits: The commits.
+            retry_seconds: How long to retry, while the coordinator moves or is replaced. Nothing
+                else may be committed meanwhile.
 
-    async def _commit_finished(self, commits: Mapping[TP, Commit], insist_seconds: float) -> bool:
+        Returns:
+            Whether Kafka accepted them.
+        """
         consumer = self._ensure_consumer()
         assigned = self.assignment()
         offsets = {
@@ -252,7 +266,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
             return False
         coordinator = consumer._coordinator
         generation = coordinator.generation
-        deadline = time.monotonic() + insist_seconds
+        deadline = time.monotonic() + retry_seconds
         while True:
             try:
                 async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
@@ -272,40 +286,38 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
                 offsets = {tp: OffsetAndMetadata(one.offset, "") for tp, one in offsets.items()}
                 continue
             except (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError) as late:
-                # The group moved on. Nothing is lost: the records are delivered again.
+                # The group has a new generation. Nothing is lost: records are delivered again.
                 self.log.info("Commit came too late for the group: %r", late)
                 return False
             except (KafkaError, TimeoutError) as error:
-                passing = not isinstance(error, KafkaError) or error.retriable
-                out_of_time = time.monotonic() + COMMIT_AGAIN_SECONDS > deadline
-                if not passing or out_of_time or coordinator.generation != generation:
+                retriable = not isinstance(error, KafkaError) or error.retriable
+                out_of_time = time.monotonic() + COMMIT_RETRY_SECONDS > deadline
+                if not retriable or out_of_time or coordinator.generation != generation:
                     self.log.warning(COMMIT_FAILED, error)
                     return False
-            await asyncio.sleep(COMMIT_AGAIN_SECONDS)
+            await asyncio.sleep(COMMIT_RETRY_SECONDS)
 
     async def _commit_once(
         self, coordinator: Any, offsets: Mapping[TopicPartition, OffsetAndMetadata]
     ) -> None:
-        """Ask the coordinator once.
+        """Send one commit request.
 
-        aiokafka's own commit tries on until it succeeds, with whatever generation the member has
-        by then: an old offset could land after newer ones.
+        aiokafka's own commit retries until it succeeds, in any later generation: an old offset
+        could overwrite newer ones.
         """
         await coordinator.ensure_coordinator_known()
         async with coordinator._commit_lock:
             await coordinator._do_commit_offsets(None, offsets)
 
+    @_in_thread
     async def seek_in_generation(self, tp: TP, offset: int, generation: int) -> bool:
-        """Seek one partition, unless the group has moved on; returns whether it did.
+        """Seek a partition if the group is still in ``generation``; return whether it was.
 
-        A seek that came after that of the next assignment would pass over records.
+        A seek after that of the next assignment would skip records.
         """
-        return await self._in_thread(self._seek_in_generation(tp, offset, generation))
-
-    async def _seek_in_generation(self, tp: TP, offset: int, generation: int) -> bool:
         consumer = self._ensure_consumer()
         partition = TopicPartition(tp.topic, tp.partition)
-        async with self._reading:
+        async with self._fetch_lock:
             if consumer._coordinator.generation != generation:
                 return False
             if partition not in consumer.assignment():
@@ -313,19 +325,17 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
             consumer.seek(partition, offset)
             return True
 
+    @_in_thread
     async def seek_to_committed_or_beginning(self) -> dict[TP, Commit | None]:
-        """Seek every assigned partition to its committed offset, or else to its beginning.
+        """Seek each assigned partition to its committed offset, or to its beginning without one.
 
-        aiokafka's own call leaves the position alone where nothing, or offset 0, is committed:
-        records that were fetched and dropped before would never be read again.
+        aiokafka's own call does not seek if nothing, or offset 0, is committed. Records that were
+        fetched and dropped before would never be read again.
         """
-        return await self._in_thread(self._seek_to_committed_or_beginning())
-
-    async def _seek_to_committed_or_beginning(self) -> dict[TP, Commit | None]:
         consumer = self._ensure_consumer()
         assigned = list(consumer.assignment())
         committed = await fetch_commits(consumer._coordinator, assigned)
-        async with self._reading:
+        async with self._fetch_lock:
             for partition, found in committed.items():
                 if found is not None:
                     consumer.seek(partition, found.offset)
@@ -337,9 +347,9 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         }
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
-        # A fetch that waits over a rebalance would move on in the new assignment behind the back of
-        # the seek, and its records be dropped: seeks wait until no fetch is under way.
-        async with self._reading:
+        # A fetch that lasts over a rebalance would advance the position after the new assignment's
+        # seek, and its records would be dropped. So seeks wait until no fetch is in flight.
+        async with self._fetch_lock:
             before = self.positions()
             try:
                 return await super()._fetch_records(*args, **kwargs)
@@ -347,7 +357,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
                 await self._read_from_beginning(error.args[0])
                 return {}
             except NoOffsetForPartitionError as error:
-                # Fetched before the seek that follows every assignment.
+                # This fetch came before the seek that follows every assignment.
                 consumer = self._ensure_consumer()
                 if (partition := error.args[0]) in consumer.assignment():
                     consumer._fetcher.request_offset_reset(
@@ -355,8 +365,8 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
                     )
                 return {}
             except Exception:
-                # Of one partition something cannot be read. What was taken out of others before is
-                # dropped with the error, though their positions stand behind it.
+                # One partition cannot be read. The error drops records of other partitions, whose
+                # positions have advanced.
                 consumer = self._ensure_consumer()
                 for tp, position in self.positions().items():
                     if before.get(tp, position) != position:
@@ -364,14 +374,14 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
                 raise
 
     async def _read_from_beginning(self, partitions: Collection[TopicPartition]) -> None:
-        """Seek to the beginning of partitions whose position Kafka does not have, and note it."""
+        """Seek to the beginning of partitions whose position Kafka has deleted, and note it."""
         consumer = self._ensure_consumer()
         generation = consumer._coordinator.generation
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
                 starts = await consumer.beginning_offsets(partitions)
         except TimeoutError as error:
-            # The position stays: it is fetched from there again, with the same answer.
+            # The position stays, and the next fetch from there fails in the same way.
             raise RequestTimedOutError from error
         if consumer._coordinator.generation != generation:
             return
@@ -383,13 +393,13 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
                 )
 
     def take_deletions(self) -> list[Deletion]:
-        """Return what was noted since the last call; may be called from another thread."""
+        """Return the deletions since the last call. May be called from another thread."""
         return [self._deletions.popleft() for _ in range(len(self._deletions))]
 
     def positions(self) -> dict[TP, int]:
-        """Return the next offset to be handed out of every partition where it is known.
+        """Return the position of each partition, as far as it is known.
 
-        May be called from another thread: each is one number, read at once.
+        May be called from another thread: each position is read atomically.
         """
         subscription = self._ensure_consumer()._subscription.subscription
         assignment = subscription.assignment if subscription is not None else None
@@ -403,4 +413,4 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         }
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Say nothing: a paused intake is no livelock. ``/health/live`` watches progress."""
+        """Do nothing: Faust would log a livelock while the intake is paused."""

@@ -1,0 +1,143 @@
+r"""Patches of aiokafka for faults that would stop the consumer.
+
+- A write to a connection that has just closed: asyncio's own event loop drops it, and the request
+  fails with its connection. uvloop raises ``RuntimeError`` where aiokafka expects ``OSError``. That
+  ended the task that made the request, such as the refresh of metadata, and all other tasks waited
+  for it for ever.
+- Brokers that all moved to other addresses: once aiokafka knows brokers, it asks no others for
+  metadata (aio-libs/aiokafka#456), unlike Kafka's own client (KIP-899) and librdkafka.
+- Records with a header whose name is not UTF-8: Kafka allows any bytes, and clients in C or Go send
+  them. aiokafka's parser raises at such a record, and its partition would wait for ever. After the
+  first one the process parses with aiokafka's slower Python code, and writes such names as in a
+  Python literal: ``b"\xff"`` becomes the text ``\xff``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.consumer import fetcher
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
+from aiokafka.record.memory_records import _MemoryRecordsPy
+from aiokafka.structs import BrokerMetadata
+
+logger = logging.getLogger(__name__)
+
+# For all known brokers, and for all bootstrap servers. A broker that drops packets would take 40 s.
+ANSWER_SECONDS = 30.0
+
+_send = AIOKafkaConnection.send
+_metadata_update = AIOKafkaClient._metadata_update
+
+
+def patch_aiokafka() -> None:
+    """Apply the patches of connections and metadata to all clients of this process."""
+    AIOKafkaConnection.send = send
+    AIOKafkaClient._metadata_update = update_metadata
+
+
+# --- closed connections -------------------------------------------------------------------------
+
+
+def send(connection: Any, request: Any, expect_response: bool = True) -> Any:
+    """Send a request as aiokafka does.
+
+    Raises:
+        KafkaConnectionError: The connection is broken or closed.
+    """
+    try:
+        return _send(connection, request, expect_response=expect_response)
+    except RuntimeError as error:
+        connection.close(reason=CloseReason.CONNECTION_BROKEN)
+        raise KafkaConnectionError(
+            f"Connection at {connection.host}:{connection.port} closed: {error}"
+        ) from error
+
+
+# --- moved brokers ------------------------------------------------------------------------------
+
+
+async def update_metadata(client: Any, metadata: Any, topics: Any) -> bool:
+    """Update metadata as aiokafka does; ask the bootstrap servers if no known broker answers.
+
+    Returns:
+        Whether any broker answered. If none did, the known brokers stay known.
+    """
+    if await _answered(client, metadata, topics):
+        return True
+    cluster = client.cluster
+    known = cluster._brokers
+    if not known:
+        return False
+    cluster._bootstrap_brokers = {
+        f"bootstrap-{number}": BrokerMetadata(f"bootstrap-{number}", host, port, None)
+        for number, (host, port, _) in enumerate(client.hosts)
+    }
+    cluster._brokers = {}  # aiokafka then asks the bootstrap brokers
+    try:
+        if not await _answered(client, metadata, topics):
+            return False
+    finally:
+        if not cluster._brokers:
+            cluster._brokers = known
+        for node, group in [one for one in client._conns if one[0] in cluster._bootstrap_brokers]:
+            client._conns.pop((node, group)).close()
+    if _addresses(cluster._brokers) != _addresses(known):
+        logger.warning("No known broker answered, the bootstrap servers named others")
+    return True
+
+
+async def _answered(client: Any, metadata: Any, topics: Any) -> bool:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return bool(await _metadata_update(client, metadata, topics))
+    except TimeoutError:
+        return False
+
+
+def _addresses(brokers: Any) -> set[tuple[str, int]]:
+    return {(broker.host, broker.port) for broker in brokers.values()}
+
+
+# --- header names -------------------------------------------------------------------------------
+
+
+def read_any_header_name() -> None:
+    """Make this process parse such records, from its next fetch on."""
+    fetcher.MemoryRecords = Batches
+
+
+class Batches(_MemoryRecordsPy):  # type: ignore[misc]  # aiokafka ships no types
+    """The batches that a fetch returned for a partition."""
+
+    def next_batch(self) -> Any:  # its own two arguments are constants
+        """Return the next batch. One that may have headers accepts any name."""
+        data = self._next_slice
+        batch = super().next_batch()
+        # Older formats have no headers.
+        return _Batch(data) if isinstance(batch, DefaultRecordBatch) else batch
+
+
+class _Batch(_DefaultRecordBatchPy):  # type: ignore[misc]
+    def __iter__(self) -> _Batch:
+        super().__iter__()  # decompresses
+        self._buffer: _Buffer = _Buffer(self._buffer)
+        return self
+
+
+class _Buffer(bytearray):
+    """Bytes whose slices decode with escapes instead of raising."""
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return _Slice(found) if isinstance(index, slice) else found
+
+
+class _Slice(bytes):
+    def decode(self, *_: Any) -> str:
+        return super().decode("utf-8", "backslashreplace")
