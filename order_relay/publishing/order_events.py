@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from order_relay.fallback.replay import Replay
@@ -103,33 +103,50 @@ async def open_order_events(
         yield OrderEvents(publisher, after_commit, outbox, replay)
 
 
-@contextmanager
-def order_events_thread(settings: Settings, *, grace_seconds: float = 5.0) -> Iterator[OrderEvents]:
+def order_events_thread(
+    settings: Settings, *, grace_seconds: float = 5.0
+) -> AbstractContextManager[OrderEvents]:
     """The same for a service without asyncio: its event loop runs in a thread of its own.
 
     Only ``after_commit.publish`` and ``outbox.add`` may be called from other threads. A process
-    that ends inside the ``with`` block closes it first, unless a signal ends the process.
+    that ends without leaving the ``with`` block closes it first, unless a signal kills it.
 
     Raises:
-        RelayError: See ``open_order_events``.
+        RelayError: On entering it; see ``open_order_events``.
     """
-    loop = asyncio.new_event_loop()
-    executor = _started_executor()
-    loop.set_default_executor(executor)
-    thread = threading.Thread(target=loop.run_forever, name="order-events", daemon=True)
-    thread.start()
-    opened = open_order_events(settings, grace_seconds=grace_seconds)
-    with ExitStack() as stack:
-        stack.callback(_end_loop, loop, thread, executor)
-        # Entered and left by one task each: nothing in it is bound to the task.
-        events = asyncio.run_coroutine_threadsafe(opened.__aenter__(), loop).result()
-        stack.callback(
-            lambda: asyncio.run_coroutine_threadsafe(
-                opened.__aexit__(None, None, None), loop
-            ).result()
-        )
-        _close_at_exit(stack)
-        yield events
+    return _OrderEventsThread(settings, grace_seconds)
+
+
+class _OrderEventsThread(AbstractContextManager[OrderEvents]):
+    """A class, since a generator would close as soon as it is referenced by nothing."""
+
+    def __init__(self, settings: Settings, grace_seconds: float) -> None:
+        self._settings = settings
+        self._grace_seconds = grace_seconds
+        self._stack = ExitStack()
+
+    def __enter__(self) -> OrderEvents:
+        loop = asyncio.new_event_loop()
+        executor = _started_executor()
+        loop.set_default_executor(executor)
+        thread = threading.Thread(target=loop.run_forever, name="order-events", daemon=True)
+        thread.start()
+        opened = open_order_events(self._settings, grace_seconds=self._grace_seconds)
+        with ExitStack() as stack:
+            stack.callback(_end_loop, loop, thread, executor)
+            # Entered and left by one task each: nothing in it is bound to the task.
+            events = asyncio.run_coroutine_threadsafe(opened.__aenter__(), loop).result()
+            stack.callback(
+                lambda: asyncio.run_coroutine_threadsafe(
+                    opened.__aexit__(None, None, None), loop
+                ).result()
+            )
+            self._stack = stack.pop_all()
+        _close_at_exit(self._stack)
+        return events
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 def _started_executor() -> ThreadPoolExecutor:

@@ -28,8 +28,7 @@ path, topic, servers = sys.argv[1:]
 settings = load_settings(
     database_url=f"sqlite:///{path}", order_paid_topic=topic, kafka_bootstrap_servers=servers
 )
-opened = contextlib.ExitStack()
-events = opened.enter_context(order_events_thread(settings, grace_seconds=30))
+events = contextlib.ExitStack().enter_context(order_events_thread(settings, grace_seconds=30))
 engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
 with orm.Session(engine) as session:
     session.add(Order(1))
