@@ -8,6 +8,9 @@ SECONDS ?= 300
 # the order in which they are collected.
 SIDE_BY_SIDE := -n 4 --dist loadgroup --no-loadscope-reorder
 UPGRADE ?=
+# Each order service of examples/ has a package `app`: one run of mypy takes one of them. A cache
+# apart keeps them from invalidating that of the application's own `app`.
+MYPY_OF_EXAMPLES = $(BIN)/mypy --cache-dir .mypy_cache/examples
 
 export PYTHON
 BIN := .venv/bin
@@ -53,6 +56,10 @@ check: ## format, lint, types and the one-way flow of imports, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(MYPY_OF_EXAMPLES) examples/fastapi/app
+	$(MYPY_OF_EXAMPLES) examples/flask/app
+	$(MYPY_OF_EXAMPLES) --allow-subclassing-any --allow-untyped-decorators examples/django/app
+	cd examples/own-repository && ../../$(BIN)/mypy --strict --cache-dir ../../.mypy_cache/examples app.py agents tests
 	$(BIN)/lint-imports
 
 format: ## format and mend what can be mended

@@ -1,0 +1,10 @@
+"""Django's command: ``python manage.py migrate``, ``runserver``, ``publish_orders``."""
+
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "app.settings")
+    execute_from_command_line(sys.argv)
