@@ -59,7 +59,6 @@ check: ## format, lint, types and the one-way flow of imports, changing nothing
 	$(MYPY_OF_EXAMPLES) examples/fastapi/app
 	$(MYPY_OF_EXAMPLES) examples/flask/app
 	$(MYPY_OF_EXAMPLES) --allow-subclassing-any --allow-untyped-decorators examples/django/app
-	cd examples/own-repository && ../../$(BIN)/mypy --strict --cache-dir ../../.mypy_cache/examples app.py agents tests
 	$(BIN)/lint-imports
 
 format: ## format and mend what can be mended
