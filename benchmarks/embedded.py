@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from demo.embedded_cluster import EmbeddedCluster
+from demo.kafka import EmbeddedCluster
 
 
 def main() -> None:
     cluster = EmbeddedCluster()
-    print(cluster.start(), flush=True)
+    print(cluster.servers, flush=True)
     sys.stdin.read()
     cluster.stop()
 

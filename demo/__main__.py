@@ -13,9 +13,8 @@ from pathlib import Path
 try:
     from rich.console import Console
 
-    from demo.errors import CannotRun
-    from demo.options import parse_options
-    from demo.scenario import play
+    from demo.command_line import CannotRun, parse_options
+    from demo.scenario import run_scenario
     from order_relay.logs.standard_streams import escape_unencodable
 except ModuleNotFoundError as error:
     sys.exit(
@@ -25,7 +24,7 @@ except ModuleNotFoundError as error:
 
 
 def main() -> int:
-    """Run the quickstart; returns the exit status."""
+    """Run the demo; returns the exit status."""
     escape_unencodable()
     os.umask(0o077)  # databases and logs hold orders
     options = parse_options(sys.argv[1:], os.environ)
@@ -39,17 +38,17 @@ def main() -> int:
         return 1
     # Our own log would run through the live view.
     logging.basicConfig(
-        filename=folder / "quickstart.log",
+        filename=folder / "demo.log",
         level=logging.INFO,
         format="[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s",
     )
     try:
-        return asyncio.run(play(options, Console(), folder, os.environ))
+        return asyncio.run(run_scenario(options, Console(), folder, os.environ))
     except CannotRun as error:
         shutil.rmtree(folder, ignore_errors=True)
         sys.stderr.write(f"quickstart: {error}\n")
         return 1
-    except KeyboardInterrupt:  # before the signals were ours
+    except KeyboardInterrupt:  # before Ctrl-C was handled
         return 130
 
 

@@ -1,30 +1,170 @@
-"""Writes what each party saw into the ledger, and keeps the time."""
+"""Collects what each party saw: the shop, its database, the loggers, Kafka and the worker."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import math
 import time
-from collections.abc import Callable
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from typing import Any, NoReturn
 
-from demo.delivery_times import DeliveryTimes
-from demo.ledger import Ledger
-from demo.order_shop import Order
-from order_relay.errors import RelayError
+import aiohttp
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+
+from demo.command_line import ORDER_LOGGING, Options
+from demo.ledger import ConsumerLedger, Ledger
+from demo.logger import LoggerScript
+from demo.shop import Order, ShopDatabase
+from order_relay.errors import DatabaseUnavailable, RelayError
+from order_relay.kafka.client_config import client_config
+from order_relay.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Every event is a row for a moment; one is saved when publishing it at once has failed.
+SAVED_AFTER_SECONDS = 1.0
+TABLE_EVERY_SECONDS = 0.5
+WORKER_EVERY_SECONDS = 1.0
+RATE_FRAMES = 11
+ORDER_TOPIC = Settings.model_fields["order_paid_topic"].default
+# Enough for exact percentiles of a counted run; older ones make room.
+KEPT_TIMES = 10_000
+_LAST_LOOK_SECONDS = 10.0
 
 
-class Books:
-    """The one place where facts come in: from the shop, the logger and the dead-letter topic.
+class Phase(StrEnum):
+    """How far the demo is."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    FINISHING = "waiting for the last orders"
+    CLOSING = "shop closed, waiting for the last orders"
+    STOPPING = "stopping, the worker finishes what it has begun"
+
+
+class WorkerState(StrEnum):
+    """How the worker is."""
+
+    STARTING = "starting"
+    READY = "ready"
+    NOT_READY = "not ready"
+    SILENT = "does not answer"
+    DRAINING = "finishing"
+    ENDED = "ended"
+
+
+class DeliveryTimes:
+    """Remembers when open orders were paid, and how long the last deliveries took."""
+
+    def __init__(self) -> None:
+        self._paid_at: dict[str, float] = {}
+        self._took: deque[tuple[float, float]] = deque(maxlen=KEPT_TIMES)
+
+    def paid(self, event_id: str, now: float) -> None:
+        """The clock starts for an order."""
+        self._paid_at[event_id] = now
+
+    def ended(self, event_id: str, now: float, *, delivered: bool) -> None:
+        """The clock stops; unknown ids are ignored."""
+        paid_at = self._paid_at.pop(event_id, None)
+        if delivered and paid_at is not None:
+            self._took.append((now, now - paid_at))
+
+    def percentiles(self, since: float = -math.inf) -> list[float]:
+        """Return p50, p95 and p99 (nearest rank) of deliveries after ``since``, or nothing."""
+        seconds = sorted(took for at, took in self._took if at > since)
+        ranks = [math.ceil(share * len(seconds)) - 1 for share in (0.50, 0.95, 0.99)]
+        return [seconds[rank] for rank in ranks] if seconds else []
+
+
+class Collector:
+    """Writes each fact into the ledgers, and holds what is shown. It is the shop's observer.
 
     Attributes:
+        options: What the user asked for.
+        logger: What the sample logger did.
+        phase: How far the demo is.
+        began_at: When all was started, on the clock.
+        opened_at: When the shop opened.
         ledger: What became of every order.
+        consumers: The ledgers of the consumers beside order_logging.
         times: How long the deliveries took.
+        rates: Payments and deliveries a second, lately.
         refusal: Why the shop's database refused an order the last time; empty if it never did.
+        pending: Saved rows that replay will publish by itself; failed ones wait for a person.
+        worker: How the worker is.
+        stats: What it says about order_logging at ``/stats``; empty before it does.
+        kafka_is_down: Whether the embedded cluster is out of reach.
+        kafka_outages: How often it was.
+        warnings: The worker's last warnings, one of each kind.
+        places: Names and values of what to read on: log, console, commands.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, options: Options, logger: LoggerScript, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._clock = clock
+        self._closing = asyncio.Event()
+        self._readings: deque[tuple[float, int, int]] = deque(maxlen=RATE_FRAMES)
+        self.options = options
+        self.logger = logger
+        self.phase = Phase.STARTING
+        self.began_at = clock()
+        self.opened_at: float | None = None
         self.ledger = Ledger()
+        self.consumers: list[ConsumerLedger] = []
         self.times = DeliveryTimes()
+        self.rates = (0.0, 0.0)
         self.refusal = ""
+        self.pending = 0
+        self.worker = WorkerState.STARTING
+        self.stats: Mapping[str, Any] = {}
+        self.kafka_is_down = False
+        self.kafka_outages = 0
+        self.warnings: Sequence[str] = ()
+        self.places: Mapping[str, str] = {}
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since all was started."""
+        return self._clock() - self.began_at
+
+    @property
+    def open_seconds(self) -> float:
+        """Since the shop opened; 0 before."""
+        return 0.0 if self.opened_at is None else self._clock() - self.opened_at
+
+    @property
+    def recent_times(self) -> list[float]:
+        """The percentiles of the last minute."""
+        return self.times.percentiles(since=self._clock() - 60)
+
+    def measure_rates(self) -> None:
+        """Take the readings of one frame; the rates are over the last frames."""
+        balance = self.ledger.balance()
+        self._readings.append((self._clock(), balance.paid, balance.delivered))
+        (then, paid, delivered), (now, *_) = self._readings[0], self._readings[-1]
+        if now > then:
+            seconds = now - then
+            self.rates = (balance.paid - paid) / seconds, (balance.delivered - delivered) / seconds
+
+    def is_settled(self) -> bool:
+        """Whether nothing is on its way, neither in Kafka nor in the shop's database."""
+        balance = self.ledger.balance()
+        return (
+            not balance.open
+            and not self.pending
+            and all(
+                one.closes and one.published >= balance.paid - balance.saved
+                for one in self.consumers
+                if one.topic == ORDER_TOPIC
+            )
+        )
 
     def paid(self, order: Order) -> None:
         """An order was committed."""
@@ -39,9 +179,128 @@ class Books:
     def logged(self, event_id: str) -> None:
         """The logger answered 2xx."""
         if self.ledger.delivered(event_id):
-            self.times.delivered(event_id, self._clock())
+            self.times.ended(event_id, self._clock(), delivered=True)
 
-    def dead_lettered(self, event_id: str, reason: str) -> None:
-        """The event is in the dead-letter topic."""
+    def dead_lettered(self, letter: Message) -> None:
+        """A record was read from order_logging's dead-letter topic."""
+        headers = dict(letter.headers() or [])
+        place = f"{letter.partition()}/{letter.offset()}"
+        event_id = _text(headers.get("event-id")) or f"dead letter {place} without event-id"
+        reason = _text(headers.get("dlq-reason")) or "no reason given"
         if self.ledger.dead_lettered(event_id, reason):
-            self.times.ended_otherwise(event_id)
+            self.times.ended(event_id, self._clock(), delivered=False)
+
+    def finish(self) -> None:
+        """Let ``watch_table`` and ``read_topics`` take a last look and return."""
+        self._closing.set()
+
+    async def watch_table(self, table: ShopDatabase) -> None:
+        """Count the events that wait in the shop's database, until ``finish``.
+
+        The last look takes in every order and every waiting row.
+        """
+        while not self._closing.is_set():
+            await self._look(table, SAVED_AFTER_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), TABLE_EVERY_SECONDS)
+        try:
+            for event_id in await table.orders():
+                self.ledger.paid(event_id)
+        except DatabaseUnavailable:
+            # The ledger will not close, or was told of all of them already.
+            logger.exception("The orders in the shop's database were not counted")
+        await self._look(table, 0.0)
+
+    async def _look(self, table: ShopDatabase, for_seconds: float) -> None:
+        try:
+            event_ids, self.pending = await table.waiting(for_seconds)
+        except DatabaseUnavailable as error:
+            logger.warning("The waiting rows in the shop's database were not counted: %s", error)
+        else:
+            self.ledger.saved_for_replay(event_ids)
+
+    async def ask_worker(self, url: str) -> NoReturn:
+        """Ask the worker over HTTP how it is, every second, until this is cancelled."""
+        async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(2)) as session:
+            while True:
+                starting = self.worker is WorkerState.STARTING
+                try:
+                    async with session.get("/health/ready") as response:
+                        state = WorkerState.READY if response.ok else WorkerState.NOT_READY
+                    self.stats = await _stats_of(session, ORDER_LOGGING)
+                    for consumer in self.consumers:
+                        consumer.outcomes = (await _stats_of(session, consumer.name))["deliveries"]
+                except (aiohttp.ClientError, OSError):
+                    state = WorkerState.SILENT
+                if self.phase is not Phase.STOPPING and not (starting and state != "ready"):
+                    self.worker = state
+                await asyncio.sleep(WORKER_EVERY_SECONDS)
+
+    async def read_topics(
+        self, settings: Settings, handlers: Mapping[str, Sequence[Callable[[Message], None]]]
+    ) -> None:
+        """Read every record of these topics, from the first one on, until ``finish``.
+
+        It belongs to no group and commits nothing: the worker does not notice it.
+
+        Args:
+            settings: Where Kafka is.
+            handlers: What to call with each record, by topic.
+        """
+        consumer = Consumer(
+            client_config(settings)
+            | {
+                # A consumer must name a group even if it never joins it.
+                "group.id": f"demo-ledger-{uuid.uuid4()}",
+                "enable.auto.commit": False,
+                "log_level": 0,
+                # After an outage it is there again at once.
+                "reconnect.backoff.max.ms": 500,
+            }
+        )
+
+        async def take() -> None:
+            for record in await asyncio.to_thread(consumer.consume, 500, 0.2):
+                if record.error() is None:
+                    for handle in handlers[record.topic() or ""]:
+                        handle(record)
+
+        try:
+            found = (await asyncio.to_thread(consumer.list_topics, timeout=10)).topics
+            partitions = [
+                TopicPartition(topic, number, OFFSET_BEGINNING)
+                for topic in handlers
+                for number in found[topic].partitions
+            ]
+            consumer.assign(partitions)
+            while not self._closing.is_set():
+                await take()
+            ends = [
+                (await asyncio.to_thread(consumer.get_watermark_offsets, one, 5))[1]
+                for one in partitions
+            ]
+            deadline = time.monotonic() + _LAST_LOOK_SECONDS
+            # The position is negative before the first record of a partition.
+            while any(
+                max(position.offset, 0) < end
+                for position, end in zip(consumer.position(partitions), ends, strict=True)
+            ):
+                if time.monotonic() > deadline:
+                    logger.error("Reading the last records took too long")
+                    return
+                await take()
+        except KafkaException as error:
+            # The ledger will miss records and say so.
+            logger.error("Reading topics failed: %s", error.args[0].str())
+        finally:
+            consumer.close()
+
+
+async def _stats_of(session: aiohttp.ClientSession, consumer: str) -> dict[str, Any]:
+    async with session.get("/stats", params={"consumer": consumer}, raise_for_status=True) as found:
+        stats: dict[str, Any] = await found.json()
+        return stats
+
+
+def _text(value: str | bytes | None) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""

@@ -1,147 +1,74 @@
-"""All the parties of the demonstration, put up and taken down together."""
+"""All the parties of the demo, started and stopped together."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
+from typing import Any, Protocol
 
-from demo.collector import Books
-from demo.consumer_ledger import ConsumerLedger
-from demo.dead_letter_reader import DeadLetterReader, TopicReader
-from demo.delivery_times import WINDOW_SECONDS
-from demo.demo_settings import demo_settings, worker_environment
-from demo.embedded_cluster import SAFE_BACKLOG, EmbeddedCluster
-from demo.kafka_outages import KafkaOutages, OutagePlan
-from demo.logger_script import FAILURES, Kind, LoggerScript, Outages
-from demo.options import ORDER_LOGGING, Options
-from demo.order_shop import OrderGenerator, OrderShop
-from demo.sample_logger import HOST, SampleLogger
-from demo.saved_rows import SavedRows
-from demo.shop_database import ShopDatabase, database_url
-from demo.snapshot import LoggerFigures, Phase, RateMeter, Snapshot, WorkerState
-from demo.worker_log import WorkerLog
-from demo.worker_probe import WorkerProbe
-from demo.worker_process import WorkerProcess, check_web_port, topics_of_consumers
+from aiokafka.partitioner import murmur2
+from confluent_kafka import Message
+
+from demo.collector import Collector
+from demo.command_line import ORDER_LOGGING, Options
+from demo.kafka import PARTITIONS, SAFE_BACKLOG, EmbeddedCluster
+from demo.ledger import ConsumerLedger
+from demo.logger import HOST, LoggerScript, SampleLogger, first_outage_after
+from demo.settings import demo_settings, worker_environment, write_commands
+from demo.shop import BROKEN_EVERY, OrderGenerator, OrderShop, ShopDatabase
+from demo.worker import WorkerProcess, check_web_port, topics_of_consumers
 from order_relay.kafka.producer import KafkaProducer
-from order_relay.settings import Settings
 
+# Long enough for publishes to be given up and saved.
+OUTAGE_SECONDS = 5.0
 # On top of the worker's own deadline: leaving the group, closing connections.
 _STOP_MARGIN_SECONDS = 20.0
-# Consumers of the examples that call a service, and the variable with its URL: a sample logger,
-# too, at a free port.
+_LOOK_SECONDS = 0.1
+# Consumers of the examples that call a service, and the variable with its URL: another sample
+# logger, at a free port.
 _SERVICES = {"notifications": "NOTIFICATIONS_SERVICE_URL"}
 
 
-@dataclass
-class Stage:
-    """The parties, and how they look at one moment.
+@dataclass(frozen=True)
+class Environment:
+    """The parties that the scenario directs.
 
     Attributes:
-        phase: How far the demonstration is; set by the play.
-        begun_at: When the stage was up, on the monotonic clock.
-        opened_at: When the shop opened.
+        outages: The task that takes Kafka down now and then.
+        watching: The collector's tasks that end with ``finish``.
+        commands: For another terminal.
     """
 
-    options: Options
-    settings: Settings
-    books: Books
-    logger: SampleLogger
-    cluster: EmbeddedCluster
-    kafka: KafkaOutages
+    collector: Collector
     database: ShopDatabase
-    saved: SavedRows
     shop: OrderShop
-    readers: Sequence[TopicReader]
-    consumers: Sequence[ConsumerLedger]
     worker: WorkerProcess
-    probe: WorkerProbe
-    log: WorkerLog
-    phase: Phase = Phase.STARTING
-    begun_at: float = field(default_factory=time.monotonic)
-    opened_at: float | None = None
-    _paid_rate: RateMeter = field(default_factory=RateMeter)
-    _delivered_rate: RateMeter = field(default_factory=RateMeter)
-    _was_ready: bool = False
+    outages: asyncio.Task[None]
+    watching: Sequence[asyncio.Task[None]]
+    commands: Sequence[str]
 
-    @property
-    def open_seconds(self) -> float:
-        """Since the shop opened; 0 before."""
-        return 0.0 if self.opened_at is None else time.monotonic() - self.opened_at
+    async def finish(self) -> None:
+        """Read what the worker has left in Kafka and in the database. May be called twice."""
+        self.collector.finish()
+        await asyncio.wait(self.watching)
 
-    def is_settled(self) -> bool:
-        """Whether nothing is on its way, neither in Kafka nor in the shop's database."""
-        balance = self.books.ledger.balance()
-        in_kafka = balance.paid - balance.saved
-        return (
-            not balance.open
-            and not self.saved.pending
-            and all(
-                one.closes and one.published >= in_kafka
-                for one in (consumer.balance() for consumer in self.consumers)
-                if one.topic == self.settings.order_paid_topic
-            )
-        )
 
-    def snapshot(self) -> Snapshot:
-        """Gather what is to be shown now."""
-        now = time.monotonic()
-        balance = self.books.ledger.balance()
-        self.log.read_on()
-        return Snapshot(
-            elapsed_seconds=now - self.begun_at,
-            goal=self.options.orders,
-            phase=self.phase,
-            balance=balance,
-            paid_per_second=self._paid_rate.read(now, balance.paid),
-            delivered_per_second=self._delivered_rate.read(now, balance.delivered),
-            times=self.books.times.percentiles(since=now - WINDOW_SECONDS),
-            worker=self._worker_state(),
-            metrics=self.probe.metrics,
-            logger=self.logger_figures(),
-            kafka_is_down=self.cluster.is_down,
-            kafka_outages=self.kafka.begun,
-            warnings=self.log.warnings,
-            log_path=str(self.worker.log_path),
-            consumers=tuple(one.balance() for one in self.consumers),
-            console_url=f"http://{self.settings.web_host}:{self.settings.web_port}/",
-        )
-
-    def logger_figures(self) -> LoggerFigures:
-        """Gather what the sample logger did."""
-        answers = self.logger.answers
-        return LoggerFigures(
-            requests=self.logger.requests,
-            accepted=answers[Kind.ACCEPTED],
-            refused=answers[Kind.REFUSED],
-            failures={str(kind): answers[kind] for kind in FAILURES},
-            slow=self.logger.slow,
-            outages=self.logger.outages,
-            is_down=self.logger.is_down,
-        )
-
-    def _worker_state(self) -> WorkerState:
-        self._was_ready = self._was_ready or self.probe.ready
-        if self.worker.exit_code is not None:
-            return WorkerState.ENDED
-        if self.phase is Phase.STOPPING:
-            return WorkerState.DRAINING
-        if self.probe.ready:
-            return WorkerState.READY
-        if not self._was_ready:
-            return WorkerState.STARTING
-        return WorkerState.NOT_READY if self.probe.answers else WorkerState.SILENT
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait for its end. May be called twice."""
+    task.cancel()
+    await asyncio.wait([task])
 
 
 @asynccontextmanager
-async def put_up(
+async def open_environment(
     options: Options, folder: Path, surroundings: Mapping[str, str]
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[Environment]:
     """Start everything but the shop; at the end, whatever is left of it is ended.
 
     Args:
@@ -153,37 +80,41 @@ async def put_up(
         CannotRun: A port is in use, the embedded cluster does not start, or there is something
             wrong with the consumers.
     """
-    settings_at = partial(
-        demo_settings,
-        database_url=database_url(folder),
-        logger_port=options.logger_port,
-        web_port=options.web_port,
-        consumers=options.consumers,
-        consumer_folders=options.consumer_folders,
-    )
-    order_topics = [
-        Settings.model_fields[name].default for name in ("order_paid_topic", "dlq_topic")
-    ]
-    others: dict[str, tuple[str, str]] = {}
-    if options.consumers != (ORDER_LOGGING,):
-        environment = worker_environment(settings_at(servers="127.0.0.1:1"), surroundings)
-        others = await topics_of_consumers(environment, folder)
-        others.pop(ORDER_LOGGING)
+    settings = demo_settings(options, folder, "127.0.0.1:1")
+    topics = {ORDER_LOGGING: (settings.order_paid_topic, settings.dlq_topic)}
+    if len(options.consumers) > 1:
+        topics |= await topics_of_consumers(worker_environment(settings, surroundings), folder)
     async with AsyncExitStack() as stack:
-        books = Books()
-        logger = SampleLogger(
-            LoggerScript(options.seed, Outages.for_orders(options.orders)), books.logged
-        )
-        check_web_port(options.web_port)
-        await logger.start(options.logger_port)
-        stack.push_async_callback(logger.stop)
+        first_outage = first_outage_after(options.orders)
+        script = LoggerScript(options.seed, first_outage)
+        collector = Collector(options, script)
 
-        cluster = EmbeddedCluster()
-        topics = dict.fromkeys((*order_topics, *chain.from_iterable(others.values())))
-        servers = await asyncio.to_thread(cluster.start, list(topics))
+        async def start_logger(
+            script: LoggerScript, on_accepted: Callable[[str], None], port: int
+        ) -> int:
+            logger = SampleLogger(script, on_accepted)
+            stack.push_async_callback(logger.stop)
+            return await logger.start(port)
+
+        check_web_port(options.web_port)
+        await start_logger(script, collector.logged, options.logger_port)
+        cluster = EmbeddedCluster(list(dict.fromkeys(chain.from_iterable(topics.values()))))
         stack.callback(cluster.stop)
-        settings = settings_at(servers=servers)
+        settings = demo_settings(options, folder, cluster.servers)
         environment = worker_environment(settings, surroundings)
+
+        handlers: dict[str, list[Callable[[Message], None]]] = defaultdict(list)
+        handlers[settings.dlq_topic].append(collector.dead_lettered)
+        del topics[ORDER_LOGGING]
+        for name, (topic, dead_letter_topic) in topics.items():
+            one = ConsumerLedger(name, topic, has_service=name in _SERVICES)
+            collector.consumers.append(one)
+            handlers[topic].append(one.count_record)
+            handlers[dead_letter_topic].append(one.count_dead_letter)
+            if one.has_service:
+                other_script = LoggerScript(options.seed + 1, first_outage)
+                port = await start_logger(other_script, one.count_receipt, 0)
+                environment[_SERVICES[name]] = f"http://{HOST}:{port}/logs"
 
         producer = KafkaProducer(settings)
         await producer.start()
@@ -191,58 +122,97 @@ async def put_up(
         database = ShopDatabase(settings, producer)
         stack.push_async_callback(database.close)
         await database.open()
-        readers: list[TopicReader] = [DeadLetterReader(settings, books.dead_lettered)]
-        consumers = []
-        for name, (topic, dead_letter_topic) in others.items():
-            one = ConsumerLedger(name, topic, has_service=name in _SERVICES)
-            consumers.append(one)
-            readers.append(TopicReader(settings, topic, one.published))
-            readers.append(TopicReader(settings, dead_letter_topic, one.dead_lettered))
-            if one.has_service:
-                script = LoggerScript(options.seed + 1, Outages.for_orders(options.orders))
-                service = SampleLogger(script, one.received)
-                port = await service.start(0)
-                stack.push_async_callback(service.stop)
-                environment[_SERVICES[name]] = f"http://{HOST}:{port}/logs"
-        for reader in readers:
-            reader.start()
-            stack.push_async_callback(reader.finish)
-
-        worker = WorkerProcess(
-            folder / "worker.log",
-            environment,
-            grace_seconds=settings.shutdown_grace_seconds + _STOP_MARGIN_SECONDS,
-        )
+        grace_seconds = settings.shutdown_grace_seconds + _STOP_MARGIN_SECONDS
+        worker = WorkerProcess(folder / "worker.log", environment, grace_seconds)
         stack.push_async_callback(worker.kill)
         await worker.start()
-        yield Stage(
-            options=options,
-            settings=settings,
-            books=books,
-            logger=logger,
-            cluster=cluster,
-            kafka=await stack.enter_async_context(
-                KafkaOutages(
-                    cluster,
-                    OutagePlan.for_orders(options.orders),
-                    lambda: books.ledger.balance().paid,
-                )
-            ),
-            database=database,
-            saved=await stack.enter_async_context(SavedRows(database, books.ledger)),
-            shop=OrderShop(
+
+        def may_pay() -> bool:
+            waiting = (collector.ledger.balance().open, *(one.open for one in collector.consumers))
+            return max(waiting) < SAFE_BACKLOG
+
+        url = str(settings.own_url)
+        asking = asyncio.create_task(collector.ask_worker(url))
+        stack.push_async_callback(end, asking)
+        outages = asyncio.create_task(run_outages(cluster, collector, outage_plan(options.orders)))
+        stack.push_async_callback(end, outages)
+        made = Environment(
+            collector,
+            database,
+            OrderShop(
                 OrderGenerator(options.seed),
                 database,
-                books,
+                collector,
                 rate=options.rate,
-                may_pay=lambda: (
-                    max(books.ledger.balance().open, *(one.balance().open for one in consumers), 0)
-                    < SAFE_BACKLOG
-                ),
+                may_pay=may_pay,
             ),
-            readers=readers,
-            consumers=consumers,
-            worker=worker,
-            probe=await stack.enter_async_context(WorkerProbe(settings, consumers)),
-            log=WorkerLog(worker.log_path),
+            worker,
+            outages,
+            watching=[
+                asyncio.create_task(collector.watch_table(database)),
+                asyncio.create_task(collector.read_topics(settings, handlers)),
+            ],
+            commands=write_commands(settings, folder, _first_dead_letter(options.seed)),
         )
+        collector.places = {
+            "Worker's log": str(worker.log_path),
+            "Its console": f"{url}/",
+            "Its commands": made.commands[0],
+        }
+        stack.push_async_callback(made.finish)
+        yield made
+
+
+def _first_dead_letter(seed: int) -> str:
+    """Return partition and offset of a dead letter there will be: the shop's broken message."""
+    orders = OrderGenerator(seed)
+    made = (orders.next_order(datetime.now(UTC)) for _ in range(BROKEN_EVERY))
+    key = next(order.key for order in made if order.broken)
+    # A dead letter keeps the partition of its record; this is the partition's first one.
+    return f"{(murmur2(key) & 0x7FFFFFFF) % PARTITIONS}:0"
+
+
+class Brokers(Protocol):
+    """The part of ``EmbeddedCluster`` that takes an outage. Calls take milliseconds."""
+
+    def down(self) -> None:
+        """See ``EmbeddedCluster``."""
+
+    def up(self) -> None:
+        """See ``EmbeddedCluster``."""
+
+
+def outage_plan(orders: int | None) -> tuple[int, int]:
+    """Return the number of payments before the first outage, and between one and the next.
+
+    Even a short run meets one outage, and a run with a number of orders meets no second one. It
+    begins with a third of the orders still to be paid, up to a number.
+    """
+    return (400, 1600) if orders is None else (max(orders * 2 // 3, orders - 500), orders)
+
+
+async def run_outages(
+    brokers: Brokers, collector: Collector, plan: tuple[int, int], seconds: float = OUTAGE_SECONDS
+) -> None:
+    """Take the brokers down and up until this is cancelled; an outage ends with it.
+
+    Args:
+        brokers: What to take down.
+        collector: Counts payments and outages.
+        plan: See ``outage_plan``.
+        seconds: How long each outage takes.
+    """
+    due, every = plan
+    while True:
+        # The ledger counts; there is no event to await.
+        while collector.ledger.balance().paid <= due:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
+        due += every
+        collector.kafka_is_down = True
+        collector.kafka_outages += 1
+        brokers.down()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            brokers.up()
+            collector.kafka_is_down = False

@@ -1,15 +1,17 @@
-"""The ledger: what became of every order, by event id.
+"""The ledgers: what became of every order, and of every record that another consumer reads.
 
-It hears of each fact from where the fact is: from the shop's database, from the sample logger's own
-answers, from the dead-letter topic itself. It never asks the worker.
+The ledger of orders is told each fact by where the fact is: the shop's database, the sample
+logger's own answers, the dead-letter topic itself. It never asks the worker.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from enum import IntFlag
+
+from confluent_kafka import Message
 
 
 class Fate(IntFlag):
@@ -36,7 +38,7 @@ class Balance:
         delivered: Of ``paid``: the logger answered 2xx.
         dead_lettered: Of ``paid``: in the dead-letter topic and not delivered.
         saved: Of ``paid``: saved for replay, neither delivered nor dead-lettered.
-        replayed: Of ``paid``: were saved and are no more, since Kafka has them.
+        replayed: Of ``paid``: were saved, and have reached Kafka since.
         open: Of ``paid``: not finished in any of the three ways.
         refusals: Orders that the database refused; the shop tries again.
         duplicates: 2xx answers beyond the first for an event.
@@ -64,19 +66,19 @@ class Balance:
     dead_letter_reasons: dict[str, int]
 
     @property
-    def closes(self) -> bool:
-        """Every payment is accounted for, and nothing is there that should not be."""
-        return self.paid == self.finished and not self.goes_wrong
-
-    @property
-    def goes_wrong(self) -> bool:
-        """Something is where it should never be: no amount of waiting would mend that."""
-        return bool(self.broken_delivered or self.strangers)
-
-    @property
     def finished(self) -> int:
         """Events that are accounted for."""
         return self.delivered + self.dead_lettered + self.saved
+
+    @property
+    def goes_wrong(self) -> bool:
+        """Something is where it should never be: waiting would not mend that."""
+        return bool(self.broken_delivered or self.strangers)
+
+    @property
+    def closes(self) -> bool:
+        """Every payment is accounted for, and nothing is there that should not be."""
+        return self.paid == self.finished and not self.goes_wrong
 
 
 class Ledger:
@@ -93,7 +95,7 @@ class Ledger:
         self._repeated_dead_letters = 0
 
     def paid(self, event_id: str, *, broken: bool = False) -> None:
-        """The order is committed; ``broken`` if its message is not an event at all."""
+        """The order is committed; ``broken`` if its message is not valid JSON."""
         self._add(event_id, Fate.PAID | (Fate.BROKEN if broken else Fate.UNKNOWN))
 
     def refused(self) -> None:
@@ -109,16 +111,14 @@ class Ledger:
     def dead_lettered(self, event_id: str, reason: str) -> bool:
         """The event was read from the dead-letter topic; returns whether for the first time."""
         first = self._add(event_id, Fate.DEAD_LETTERED)
-        if first:
-            self._reasons[reason] += 1
-        else:
-            self._repeated_dead_letters += 1
+        self._reasons[reason] += first
+        self._repeated_dead_letters += not first
         return first
 
     def saved_for_replay(self, event_ids: Collection[str]) -> None:
         """These events, and no others, wait in the fallback table now.
 
-        To have been saved is nothing that an event could be found by later.
+        An event that no longer waits there is accounted for only where it turns up later.
         """
         now = frozenset(event_ids)
         for event_id in self._saved - now:
@@ -129,22 +129,21 @@ class Ledger:
 
     def balance(self) -> Balance:
         """Return the figures as they are now."""
-        paid = Fate.PAID
-        broken_delivered = Fate.BROKEN | Fate.DELIVERED
+        paid, count = Fate.PAID, self._count
         return Balance(
-            paid=self._count(paid),
-            delivered=self._count(paid | Fate.DELIVERED),
-            dead_lettered=self._count(paid | Fate.DEAD_LETTERED, without=Fate.DELIVERED),
-            saved=self._count(paid | Fate.SAVED, without=Fate.DELIVERED | Fate.DEAD_LETTERED),
-            replayed=self._count(paid | Fate.WAS_SAVED, without=Fate.SAVED),
-            open=self._count(paid, without=FINISHED),
+            paid=count(paid),
+            delivered=count(paid | Fate.DELIVERED),
+            dead_lettered=count(paid | Fate.DEAD_LETTERED, without=Fate.DELIVERED),
+            saved=count(paid | Fate.SAVED, without=Fate.DELIVERED | Fate.DEAD_LETTERED),
+            replayed=count(paid | Fate.WAS_SAVED, without=Fate.SAVED),
+            open=count(paid, without=FINISHED),
             refusals=self._refusals,
             duplicates=self._duplicates,
             repeated_dead_letters=self._repeated_dead_letters,
-            in_both=self._count(Fate.DELIVERED | Fate.DEAD_LETTERED),
-            broken=self._count(paid | Fate.BROKEN),
-            broken_delivered=self._count(broken_delivered),
-            strangers=self._count(Fate.UNKNOWN, without=Fate.PAID),
+            in_both=count(Fate.DELIVERED | Fate.DEAD_LETTERED),
+            broken=count(paid | Fate.BROKEN),
+            broken_delivered=count(Fate.BROKEN | Fate.DELIVERED),
+            strangers=count(Fate.UNKNOWN, without=paid),
             dead_letter_reasons=dict(self._reasons.most_common()),
         )
 
@@ -184,3 +183,86 @@ class Ledger:
             for event_id, fate in self._fates.items()
             if fate & having == having and not fate & without
         ]
+
+
+@dataclass(slots=True)
+class ConsumerLedger:
+    """Every record of the topic that a consumer beside order_logging reads is accounted for.
+
+    Kafka, the consumer's sample service and the worker tell it the facts.
+
+    Attributes:
+        name: The consumer's name.
+        topic: The topic that it reads.
+        has_service: Whether it calls a sample service.
+        published: Records in that topic.
+        repeated_dead_letters: Dead letters beyond the first for a record.
+        outcomes: How many deliveries ended how, says the worker.
+    """
+
+    name: str
+    topic: str
+    has_service: bool = False
+    published: int = 0
+    repeated_dead_letters: int = 0
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    _dead_lettered: set[object] = field(default_factory=set)
+    _received: set[str] = field(default_factory=set)
+
+    def count_record(self, record: Message) -> None:
+        """A record was read from its topic."""
+        self.published += 1
+
+    def count_dead_letter(self, letter: Message) -> None:
+        """A record was read from its dead-letter topic."""
+        headers = dict(letter.headers() or [])
+        position = tuple(headers.get(f"kafka_dlt-original-{at}") for at in ("partition", "offset"))
+        self.repeated_dead_letters += position in self._dead_lettered
+        self._dead_lettered.add(position)
+
+    def count_receipt(self, event_id: str) -> None:
+        """Its sample service answered 2xx."""
+        self._received.add(event_id)
+
+    @property
+    def handled(self) -> int:
+        """Its handler returned, says the worker."""
+        return self.outcomes.get("delivered", 0)
+
+    @property
+    def not_handled_again(self) -> int:
+        """Duplicates, and redriven dead letters of other consumers, says the worker."""
+        # What was abandoned at a stop comes again, so it is not finished.
+        return self.outcomes.get("duplicate", 0) + self.outcomes.get("skipped", 0)
+
+    @property
+    def dead_lettered(self) -> int:
+        """Records in its dead-letter topic."""
+        return len(self._dead_lettered)
+
+    @property
+    def received(self) -> int | None:
+        """Events that its sample service answered 2xx; ``None`` if it has no such service."""
+        return len(self._received) if self.has_service else None
+
+    @property
+    def finished(self) -> int:
+        """Records that are accounted for."""
+        return self.handled + self.not_handled_again + self.dead_lettered
+
+    @property
+    def open(self) -> int:
+        """Records that are not; 0 while more are finished than this has read."""
+        return max(self.published - self.finished, 0)
+
+    @property
+    def goes_wrong(self) -> bool:
+        """More is finished than there was, or than arrived: waiting would not mend that."""
+        return self.finished > self.published or (
+            self.received is not None and self.received < self.handled
+        )
+
+    @property
+    def closes(self) -> bool:
+        """Every record is accounted for, and what was handled has arrived."""
+        return not self.open and not self.goes_wrong

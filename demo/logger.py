@@ -1,16 +1,228 @@
-"""``python -m demo.logger``: the sample external logger by itself, until SIGTERM."""
+"""The sample external logger: mostly fine, sometimes slow, refusing or down.
+
+``POST /logs`` takes an event, ``GET /`` says what it did. ``python -m demo.logger`` runs it by
+itself, until SIGTERM or Ctrl-C.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import random
 import sys
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from enum import StrEnum
 
-from demo.errors import CannotRun
-from demo.interruption import Interruption
-from demo.logger_script import LoggerScript, Outages
-from demo.options import LOGGER_PORT, SEED, OneLineParser, port, seed
-from demo.sample_logger import HOST, SampleLogger
+from aiohttp import web
+
+from demo.command_line import LOGGER_PORT, PORT, SEED, WHOLE_SEED, CannotRun, OneLineParser, serve
+
+HOST = "127.0.0.1"
+RETRY_AFTER_SECONDS = 2
+# A refused order is refused on every attempt, and a hopeless one fails on every attempt.
+REFUSED_SHARE = 0.015
+HOPELESS_SHARE = 0.005
+FLAKY_SHARE = 0.07
+SLOW_SHARE = 0.04
+SLOW_SECONDS = (0.8, 2.5)
+# Orders seen before the first outage, and between one and the next.
+FIRST_OUTAGE_AFTER = 150
+OUTAGE_EVERY = 1200
+OUTAGE_SECONDS = (3.0, 8.0)
+# Longer than any client's patience.
+_HANG_SECONDS = 600.0
+
+
+class Kind(StrEnum):
+    """How a request ends."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "422 refused"
+    UNAVAILABLE = "503"
+    BUSY = "429"
+    RESET = "connection reset"
+    HANGING = "no answer"
+
+
+FAILURES = (Kind.UNAVAILABLE, Kind.BUSY, Kind.RESET, Kind.HANGING)
+
+
+def first_outage_after(orders: int | None) -> int:
+    """Return after how many orders the first outage begins; even a short run meets one."""
+    return FIRST_OUTAGE_AFTER if orders is None else min(FIRST_OUTAGE_AFTER, orders // 3)
+
+
+class LoggerScript:
+    """Decides each answer, and counts them.
+
+    Everything is drawn from the seed and the event's id: a run with the same orders meets the same
+    failures, in whatever order its requests arrive.
+
+    Attributes:
+        requests: Requests that came.
+        answers: How they ended, by kind.
+        slow: How many took long.
+        outages: Full outages so far.
+        is_down: Whether one is on.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        first_outage: int = FIRST_OUTAGE_AFTER,
+        outage_every: int = OUTAGE_EVERY,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._seed = seed
+        self._lengths = random.Random(f"{seed}:outages")  # noqa: S311 - a script, not a secret
+        self._attempts: dict[str, int] = {}
+        self._orders_seen = 0
+        self._next_outage = first_outage
+        self._outage_every = outage_every
+        self._down_until = float("-inf")
+        self._clock = clock
+        self.requests = 0
+        self.answers: Counter[Kind] = Counter()
+        self.slow = 0
+        self.outages = 0
+
+    @property
+    def is_down(self) -> bool:
+        """Whether a full outage is on."""
+        return self._clock() < self._down_until
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Failures by kind, in outages or outside."""
+        return {str(kind): self.answers[kind] for kind in FAILURES}
+
+    def answer(self, event_id: str) -> tuple[Kind, float]:
+        """Decide one request by its idempotency key: how it ends, and after how many seconds."""
+        self.requests += 1
+        if event_id not in self._attempts:
+            self._attempts[event_id] = 0
+            self._orders_seen += 1
+            if self._orders_seen > self._next_outage:
+                self._down_until = self._clock() + self._lengths.uniform(*OUTAGE_SECONDS)
+                self._next_outage += self._outage_every
+                self.outages += 1
+        # Attempts during an outage count: an order that has failed in one rarely fails again for
+        # reasons of its own. Otherwise the breaker's probes would often hit such orders.
+        self._attempts[event_id] += 1
+        if self.is_down:
+            reset = self._draw(event_id, "outage").random() < 0.3
+            return (Kind.RESET if reset else Kind.UNAVAILABLE), 0.005
+        return self._answer_of_order(event_id, self._attempts[event_id])
+
+    def conclude(self, event_id: str, kind: Kind, seconds: float) -> Kind:
+        """Say how a request really ends after its delay: an outage may have begun."""
+        if kind is Kind.ACCEPTED and self.is_down:
+            kind = Kind.UNAVAILABLE
+        if kind is Kind.ACCEPTED:
+            # If it comes again, it is a duplicate, and its attempts start anew.
+            self._attempts.pop(event_id, None)
+        self.slow += seconds >= SLOW_SECONDS[0]
+        self.answers[kind] += 1
+        return kind
+
+    def _answer_of_order(self, event_id: str, attempt: int) -> tuple[Kind, float]:
+        order = self._draw(event_id, "order")
+        fate = order.random()
+        delay = self._draw(event_id, f"delay {attempt}").uniform(0.01, 0.06)
+        if fate < REFUSED_SHARE:
+            return Kind.REFUSED, delay
+        fate -= REFUSED_SHARE
+        if fate < HOPELESS_SHARE:
+            return Kind.UNAVAILABLE, delay
+        fate -= HOPELESS_SHARE
+        if fate < FLAKY_SHARE:
+            failing_attempts = order.choice((1, 1, 2))
+            failure = order.choices(FAILURES, weights=(4, 2, 3, 1))[0]
+            return (failure if attempt <= failing_attempts else Kind.ACCEPTED), delay
+        fate -= FLAKY_SHARE
+        if fate < SLOW_SHARE and attempt == 1:
+            delay = order.uniform(*SLOW_SECONDS)
+        return Kind.ACCEPTED, delay
+
+    def _draw(self, event_id: str, what: str) -> random.Random:
+        return random.Random(f"{self._seed}:{event_id}:{what}")  # noqa: S311 - a script
+
+
+class SampleLogger:
+    """An HTTP server that answers as its script says."""
+
+    def __init__(self, script: LoggerScript, on_accepted: Callable[[str], None]) -> None:
+        """Prepare the server; ``on_accepted`` gets the key of each request that is answered 2xx."""
+        self._script = script
+        self._on_accepted = on_accepted
+        application = web.Application()
+        application.router.add_post("/logs", self._take)
+        application.router.add_get("/", self._show)
+        # A request whose client has gone must not be counted as answered later.
+        self._runner = web.AppRunner(
+            application, access_log=None, handler_cancellation=True, shutdown_timeout=0.2
+        )
+
+    async def start(self, port: int, host: str = HOST) -> int:
+        """Begin to listen, on loopback unless told otherwise.
+
+        Returns:
+            The port; where 0 was given, the one that was free.
+
+        Raises:
+            CannotRun: The port is in use or not allowed.
+        """
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as error:
+            await self.stop()
+            raise port_error(port, error, "the sample logger", "LOGGER_PORT") from error
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Close every connection. May be called twice."""
+        await self._runner.cleanup()
+
+    async def _take(self, request: web.Request) -> web.StreamResponse:
+        event_id = request.headers.get("Idempotency-Key", "")
+        await request.read()
+        kind, seconds = self._script.answer(event_id)
+        await asyncio.sleep(seconds)
+        kind = self._script.conclude(event_id, kind, seconds)
+        match kind:
+            case Kind.ACCEPTED:
+                self._on_accepted(event_id)
+                return web.json_response({"status": "logged"}, status=201)
+            case Kind.REFUSED:
+                return web.json_response({"error": "this order cannot be logged"}, status=422)
+            case Kind.BUSY:
+                after = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+                return web.json_response({"error": "too busy"}, status=429, headers=after)
+            case Kind.RESET if request.transport is not None:
+                request.transport.abort()
+            case Kind.HANGING:
+                await asyncio.sleep(_HANG_SECONDS)
+        return web.json_response({"error": "not available"}, status=503)
+
+    async def _show(self, request: web.Request) -> web.Response:
+        script = self._script
+        answers = {str(kind): script.answers[kind] for kind in Kind}
+        return web.json_response(
+            {"requests": script.requests, "answers": answers, "is_down": script.is_down}
+        )
+
+
+def port_error(port: int, error: OSError, server: str, variable: str) -> CannotRun:
+    """Say why a port cannot be listened on, and how to choose another."""
+    reasons = {errno.EADDRINUSE: "is in use", errno.EACCES: "is not allowed for this user"}
+    reason = reasons.get(error.errno or 0, f"cannot be used ({error.strerror})")
+    option = f"--{variable.lower().replace('_', '-')}"
+    return CannotRun(
+        f"port {port} {reason}, needed for {server}: choose another with {option} or {variable}"
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,31 +231,23 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m demo.logger",
         description="A sample external logger: POST /logs is mostly fine, sometimes slow, refusing "
         "or down; GET / says what it did so far.",
-        allow_abbrev=False,
     )
     parser.add_argument("--host", default=HOST, help=f"address to listen on (default {HOST})")
+    parser.add_argument("--logger-port", type=PORT, default=LOGGER_PORT, help="default 3000")
     parser.add_argument(
-        "--logger-port", type=port, default=LOGGER_PORT, metavar="PORT", help="default 3000"
+        "--seed", type=WHOLE_SEED, default=SEED, help="another seed, other failures"
     )
-    parser.add_argument("--seed", type=seed, default=SEED, help="another seed, other mishaps")
     given = parser.parse_args(arguments)
-    try:
-        asyncio.run(_serve(given.host, given.logger_port, given.seed))
-    except CannotRun as error:
-        sys.stderr.write(f"quickstart: {error}\n")
-        return 1
-    return 0
 
+    async def log(stopping: asyncio.Event) -> None:
+        logger = SampleLogger(LoggerScript(given.seed), lambda _: None)
+        await logger.start(given.logger_port, given.host)
+        try:
+            await stopping.wait()
+        finally:
+            await logger.stop()
 
-async def _serve(host: str, logger_port: int, its_seed: int) -> None:
-    interruption = Interruption()
-    interruption.listen()
-    logger = SampleLogger(LoggerScript(its_seed, Outages()), lambda _: None)
-    await logger.start(logger_port, host)
-    try:
-        await interruption.first.wait()
-    finally:
-        await logger.stop()
+    return serve(log)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The course of the demonstration: open the shop, wait for the end, close the ledger."""
+"""The course of the demo: open the shop, wait for the end, close the ledger."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
-from demo.embedded_cluster import LIMITS
-from demo.environment import Stage, put_up
-from demo.interruption import Interruption
-from demo.ledger_report import Closing, consumer_report, report
-from demo.options import Options
-from demo.snapshot import Phase
-from demo.view import Screen, say, screen_for
+from demo.collector import Collector, Phase, WorkerState
+from demo.command_line import Interruption, Options
+from demo.environment import Environment, end, open_environment
+from demo.kafka import LIMITS
+from demo.report import closes, consumer_report, report
+from demo.view import print_lines, view_on
+from demo.worker import WorkerLog
 
 FRAME_SECONDS = 0.5
+INTERRUPTED_STATUS = 130
 _LOOK_SECONDS = 0.1
 # The shop opens even if the worker is not ready by then: the orders wait in Kafka.
 _READY_SECONDS = 30.0
 # After Ctrl-C: for what has been paid to be delivered.
 _LAST_ORDERS_SECONDS = 5.0
-INTERRUPTED_STATUS = 130
 
 
 class End(Enum):
-    """Why the demonstration ends."""
+    """Why the demo ends."""
 
     ACCOUNTED = auto()
     INTERRUPTED = auto()
@@ -37,10 +38,10 @@ class End(Enum):
     WORKER_ENDED = auto()
 
 
-async def play(
+async def run_scenario(
     options: Options, console: Console, folder: Path, surroundings: Mapping[str, str]
 ) -> int:
-    """Run the whole demonstration.
+    """Run the whole demo.
 
     Returns:
         The exit status: 0 only if the ledger closes or the user stopped an endless run.
@@ -49,171 +50,146 @@ async def play(
         CannotRun: It cannot start.
     """
     interruption = Interruption()
-    interruption.listen()
-    async with put_up(options, folder, surroundings) as stage:
-        say(console, LIMITS)
-        say(console, f"The worker's log: {stage.worker.log_path}")
-        with screen_for(console) as screen:
-            showing = asyncio.create_task(_show(stage, screen))
+    async with open_environment(options, folder, surroundings) as environment:
+        collector, worker = environment.collector, environment.worker
+        log = WorkerLog(worker.log_path)
+        console_url = f"The console: {collector.places['Its console']}"
+        commands = [*(f"  {command}" for command in environment.commands), console_url]
+        print_lines(console, LIMITS, f"The worker's log: {worker.log_path}")
+        print_lines(console, "In another terminal, while this runs:", *commands)
+        with view_on(console) as show:
+            showing = asyncio.create_task(_show(collector, log, show))
             try:
-                end = await _until_the_end(stage, interruption, showing)
-                if end is End.WORKER_ENDED:
-                    stage.log.read_on()
-                else:
-                    hurry = interruption.second if end is End.INTERRUPTED else interruption.first
-                    in_time = await _stop(stage, hurry)
+                ending = await _until_the_end(environment, interruption, showing)
+                interrupted = ending is End.INTERRUPTED
+                if ending is not End.WORKER_ENDED:
+                    hurry = interruption.second if interrupted else interruption.first
+                    in_time = await _stop(environment, hurry)
             finally:
-                showing.cancel()
-                await asyncio.wait([showing])
-        if end is End.WORKER_ENDED:
-            return _tell_of_worker(stage, console)
+                await end(showing)
+        if ending is End.WORKER_ENDED:
+            log.read_on()
+            print_lines(
+                console,
+                f"The worker ended unexpectedly with status {worker.exit_code}. "
+                f"The end of its log, {worker.log_path}:",
+                *(f"  {line}" for line in log.tail),
+            )
+            return 1
         if not in_time:
-            say(console, "The worker was killed before it had finished what it had begun.")
-        return _close_ledger(stage, console, end)
+            print_lines(console, "The worker was killed before it had finished what it had begun.")
+        if ending is End.STALLED:
+            why = f" The database's last refusal: {collector.refusal}." if collector.refusal else ""
+            stalled = f"Given up: nothing has moved for {options.give_up_after:g} s.{why}"
+            print_lines(console, stalled)
+        print_lines(console, "Commands to try in another terminal, while it runs:", *commands)
+        print_lines(console, *report(collector, interrupted=interrupted))
+        for one in collector.consumers:
+            print_lines(console, *consumer_report(one, interrupted=interrupted))
+        return _status(collector, interrupted=interrupted)
 
 
-async def _show(stage: Stage, screen: Screen) -> None:
+async def _show(
+    collector: Collector, log: WorkerLog, show: Callable[[Collector], None]
+) -> NoReturn:
     while True:
-        screen.show(stage.snapshot())
+        log.read_on()
+        collector.warnings = log.warnings
+        collector.measure_rates()
+        show(collector)
         await asyncio.sleep(FRAME_SECONDS)
 
 
 async def _until_the_end(
-    stage: Stage, interruption: Interruption, showing: asyncio.Task[None]
+    environment: Environment, interruption: Interruption, showing: asyncio.Task[NoReturn]
 ) -> End:
-    """Let it run until one of the reasons to end it is there."""
-    ends: dict[asyncio.Task[None] | asyncio.Task[int] | asyncio.Task[bool], End] = {
-        asyncio.create_task(stage.worker.wait()): End.WORKER_ENDED,
-        asyncio.create_task(interruption.first.wait()): End.INTERRUPTED,
-        asyncio.create_task(_sell(stage)): End.ACCOUNTED,
-        asyncio.create_task(_stall(stage)): End.STALLED,
-    }
+    """Let it run until there is one of the reasons to end it."""
+    collector, options = environment.collector, environment.collector.options
+    selling = asyncio.create_task(_sell(environment))
+    moved_at, last = time.monotonic(), (0, 0, 0)
     try:
-        done, _ = await asyncio.wait({*ends, showing}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            await task  # a failure of our own must not go unseen
-        return min((ends[task] for task in done if task in ends), key=lambda end: end.value)
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for task in (selling, showing):
+                if task.done():
+                    task.result()  # a failure of our own must not go unseen
+            balance = collector.ledger.balance()
+            others = sum(one.finished for one in collector.consumers)
+            progress = (balance.paid, balance.finished, others)
+            if progress != last or collector.phase is Phase.STARTING:
+                moved_at, last = time.monotonic(), progress
+            if environment.worker.exit_code is not None:
+                return End.WORKER_ENDED
+            if interruption.first.is_set():
+                await _last_orders(environment, interruption)
+                return End.INTERRUPTED
+            if selling.done() and collector.is_settled():
+                return End.ACCOUNTED
+            if options.orders and time.monotonic() - moved_at > options.give_up_after:
+                return End.STALLED
     finally:
-        if interruption.first.is_set():
-            await _last_orders(stage, interruption)
-        for task in ends:
-            task.cancel()
-        await asyncio.wait(ends)
+        await end(selling)
 
 
-async def _sell(stage: Stage) -> None:
-    """Open the shop when the worker is ready; return when every order is accounted for."""
+async def _sell(environment: Environment) -> None:
+    """Open the shop when the worker is ready; return when every order is paid."""
+    collector = environment.collector
     with suppress(TimeoutError):
         async with asyncio.timeout(_READY_SECONDS):
-            await _until(lambda: stage.probe.ready)
-    stage.opened_at = time.monotonic()
-    stage.phase = Phase.RUNNING
-    await stage.shop.run(stage.options.orders)
-    if stage.phase is Phase.RUNNING:
-        stage.phase = Phase.FINISHING
-    await _until(stage.is_settled)
+            # What is waited for comes from another process; there is no event to await.
+            while collector.worker is not WorkerState.READY:  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK_SECONDS)
+    collector.opened_at = time.monotonic()
+    collector.phase = Phase.RUNNING
+    await environment.shop.run(collector.options.orders)
+    if collector.phase is Phase.RUNNING:
+        collector.phase = Phase.FINISHING
 
 
-async def _last_orders(stage: Stage, interruption: Interruption) -> None:
+async def _last_orders(environment: Environment, interruption: Interruption) -> None:
     """Close the shop and give the orders on the way a moment, but no more than that."""
-    stage.shop.close()
-    stage.phase = Phase.CLOSING
-    await stage.kafka.end()
-
-    def nothing_to_wait_for() -> bool:
-        ended = interruption.second.is_set() or stage.worker.exit_code is not None
-        return ended or stage.is_settled()
-
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_LAST_ORDERS_SECONDS):
-            await _until(nothing_to_wait_for)
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    # What is waited for comes from threads and other processes; there is no event to await.
-    while not condition():  # noqa: ASYNC110
-        await asyncio.sleep(_LOOK_SECONDS)
-
-
-async def _stall(stage: Stage) -> None:
-    """Return when nothing has moved for too long; never, when there is no end to reach."""
-    moved_at, last = time.monotonic(), (0, 0, 0)
-    while True:
-        await asyncio.sleep(_LOOK_SECONDS)
-        balance = stage.books.ledger.balance()
-        others = sum(one.balance().finished for one in stage.consumers)
-        now = (balance.paid, balance.finished, others)
-        if now != last or stage.opened_at is None:
-            moved_at, last = time.monotonic(), now
-        patience = stage.options.give_up_after_seconds
-        if stage.options.orders is not None and time.monotonic() - moved_at > patience:
+    collector = environment.collector
+    environment.shop.close()
+    collector.phase = Phase.CLOSING
+    await end(environment.outages)
+    deadline = time.monotonic() + _LAST_ORDERS_SECONDS
+    while time.monotonic() < deadline and not collector.is_settled():
+        if interruption.second.is_set() or environment.worker.exit_code is not None:
             return
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
-async def _stop(stage: Stage, hurry: asyncio.Event) -> bool:
+async def _stop(environment: Environment, hurry: asyncio.Event) -> bool:
     """Let shop and worker finish what they have begun, and read what they have left.
 
     Args:
-        stage: Whose worker it is.
+        environment: Whose worker it is.
         hurry: Set when the user does not want to wait for that.
 
     Returns:
         ``False`` when the worker had to be killed.
     """
-    stage.phase = Phase.STOPPING
-    await stage.kafka.end()
-    settling = asyncio.create_task(stage.database.settle())
-    stopping = asyncio.create_task(stage.worker.stop())
+    collector, worker = environment.collector, environment.worker
+    collector.phase, collector.worker = Phase.STOPPING, WorkerState.DRAINING
+    await end(environment.outages)
+    settling = asyncio.create_task(environment.database.settle())
+    stopping = asyncio.create_task(worker.stop())
     hurrying = asyncio.create_task(hurry.wait())
     await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
     hurrying.cancel()
     in_time = stopping.done()
-    if not in_time:
-        await stage.worker.kill()
+    await worker.kill()
     in_time = await stopping and in_time
+    collector.worker = WorkerState.ENDED
     await settling
-    await asyncio.gather(*(reader.finish() for reader in stage.readers))
-    await stage.saved.finish()
+    await environment.finish()
     return in_time
 
 
-def _close_ledger(stage: Stage, console: Console, end: End) -> int:
-    ledger = stage.books.ledger
-    balance = ledger.balance()
-    interrupted = end is End.INTERRUPTED
-    if end is End.STALLED:
-        patience = stage.options.give_up_after_seconds
-        why = f" The database's last refusal: {stage.books.refusal}." if stage.books.refusal else ""
-        say(console, f"Given up: nothing has moved for {patience:g} s.{why}")
-    closing = Closing(
-        goal=stage.options.orders,
-        balance=balance,
-        seconds=stage.open_seconds,
-        times=stage.books.times.percentiles(),
-        logger=stage.logger_figures(),
-        kafka_outages=stage.kafka.begun,
-        missing=ledger.missing(),
-        wrong=ledger.wrong(),
-    )
-    for line in report(closing, interrupted=interrupted):
-        say(console, line)
-    others = [one.balance() for one in stage.consumers]
-    for other in others:
-        for line in consumer_report(other, interrupted=interrupted):
-            say(console, line)
-    if closing.closes and all(other.closes for other in others):
+def _status(collector: Collector, *, interrupted: bool) -> int:
+    if closes(collector) and all(one.closes for one in collector.consumers):
         return 0
-    if not interrupted or balance.goes_wrong or any(other.goes_wrong for other in others):
+    others_go_wrong = any(one.goes_wrong for one in collector.consumers)
+    if not interrupted or collector.ledger.balance().goes_wrong or others_go_wrong:
         return 1
-    return 0 if stage.options.orders is None else INTERRUPTED_STATUS
-
-
-def _tell_of_worker(stage: Stage, console: Console) -> int:
-    say(
-        console,
-        f"The worker ended unexpectedly with status {stage.worker.exit_code}. "
-        f"The end of its log, {stage.worker.log_path}:",
-    )
-    for line in stage.log.tail:
-        say(console, f"  {line}")
-    return 1
+    return 0 if collector.options.orders is None else INTERRUPTED_STATUS

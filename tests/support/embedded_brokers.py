@@ -9,17 +9,17 @@ import json
 import sys
 from typing import Any
 
-from demo.mock_brokers import MockBrokers
+from demo.kafka import EmbeddedCluster
 
 # librdkafka's own 3 s: a worker alone has nobody to wait for.
 FIRST_JOIN_DELAY_MS = 100
 
 
-class ScriptedBrokers(MockBrokers):
+class ScriptedBrokers(EmbeddedCluster):
     """The quickstart's brokers, and what only tests do to them: errors, and one broker alone."""
 
     def __init__(self, brokers: int) -> None:
-        super().__init__(brokers)
+        super().__init__(brokers=brokers)
         pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
         for name, arguments in (
             ("group_initial_rebalance_delay_ms", (pointer, ctypes.c_int32)),

@@ -1,4 +1,4 @@
-"""The shop, the logger and the Kafka of the quickstart, each by itself."""
+"""The shop, the logger and the Kafka of the demo, each by itself."""
 
 import os
 import re

@@ -1,37 +1,28 @@
-"""The quickstart's parts that talk: its Kafka, its sample logger, its reader of dead letters."""
+"""The demo's parts that talk: its Kafka, its sample logger, its collector."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Message, Producer
 
-from demo.dead_letter_reader import DeadLetterReader
-from demo.demo_settings import demo_settings
-from demo.embedded_cluster import EmbeddedCluster
-from demo.errors import CannotRun
-from demo.kafka_outages import KafkaOutages, OutagePlan
-from demo.ledger import Ledger
-from demo.logger_script import (
-    RETRY_AFTER_SECONDS,
-    Answer,
-    Kind,
-    LoggerScript,
-    Outages,
-)
-from demo.order_shop import Order, OrderGenerator
-from demo.sample_logger import SampleLogger
-from demo.saved_rows import SavedRows
-from demo.shop_database import ShopDatabase, Waiting, database_url
-from demo.worker_process import check_web_port
+from demo.collector import Collector
+from demo.command_line import CannotRun, Options
+from demo.environment import outage_plan, run_outages
+from demo.kafka import EmbeddedCluster
+from demo.logger import RETRY_AFTER_SECONDS, Kind, LoggerScript, SampleLogger
+from demo.settings import demo_settings
+from demo.shop import Order, OrderGenerator, ShopDatabase
+from demo.worker import check_web_port
 from order_relay.errors import DatabaseUnavailable
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.store import SqlFallbackStore
@@ -47,26 +38,48 @@ DLQ_TOPIC = "order-paid-events.DLQ"
 
 def settings_at(servers: str, folder: Path) -> Settings:
     """The demonstration's settings, with its database in this folder."""
-    return demo_settings(
-        servers=servers, database_url=database_url(folder), logger_port=3000, web_port=6066
-    )
+    return demo_settings(Options(), folder, servers)
+
+
+def a_collector() -> Collector:
+    """A collector that was told nothing yet."""
+    return Collector(Options(), LoggerScript(1))
+
+
+@asynccontextmanager
+async def watching(
+    collector: Collector, table: ShopDatabase
+) -> AsyncIterator[Callable[[], Coroutine[Any, Any, None]]]:
+    """A collector that watches the table; gives what ends that with a last look."""
+    task = asyncio.create_task(collector.watch_table(table))
+
+    async def finish() -> None:
+        collector.finish()
+        await task
+
+    try:
+        yield finish
+    finally:
+        await finish()
 
 
 class Answers(LoggerScript):
     """A script that does as the key says."""
 
     def __init__(self) -> None:
-        super().__init__(1, Outages())
+        super().__init__(1)
 
-    def answer(self, event_id: str, now: float) -> Answer:
+    def answer(self, event_id: str) -> tuple[Kind, float]:
         """The kind named by the key."""
-        return Answer(Kind[event_id], 0.0)
+        self.requests += 1
+        return Kind[event_id], 0.0
 
 
 async def test_the_sample_logger_does_what_its_script_says() -> None:
     """Each kind is a real answer over HTTP, and only accepted keys are told."""
     accepted: list[str] = []
-    logger = SampleLogger(Answers(), accepted.append)
+    script = Answers()
+    logger = SampleLogger(script, accepted.append)
     port = free_ports(1)[0]
     await logger.start(port)
     url = f"http://127.0.0.1:{port}/logs"
@@ -93,8 +106,8 @@ async def test_the_sample_logger_does_what_its_script_says() -> None:
         await logger.stop()
         await logger.stop()
     assert accepted == ["ACCEPTED"]
-    assert logger.requests == 6
-    assert set(logger.answers) == set(Kind)
+    assert script.requests == 6
+    assert set(script.answers) == set(Kind)
 
 
 async def test_a_port_in_use_is_named_with_the_way_out() -> None:
@@ -110,17 +123,21 @@ async def test_a_port_in_use_is_named_with_the_way_out() -> None:
 def test_a_cluster_that_does_not_start_is_one_line() -> None:
     """What librdkafka says against it stands in the line."""
     with pytest.raises(CannotRun, match=r"embedded Kafka cluster.*test\.mock\.num\.brokers"):
-        EmbeddedCluster(brokers=-1).start()
+        EmbeddedCluster(brokers=-1)
 
 
 async def test_every_dead_letter_is_read_to_the_very_end(tmp_path: Path) -> None:
     """Letters from before the start, from while it runs, and from just before the end."""
-    cluster = EmbeddedCluster()
-    servers = cluster.start([DLQ_TOPIC])
-    assert len(servers.split(",")) == 3
-    settings = settings_at(servers, tmp_path)
-    producer = Producer({"bootstrap.servers": servers, "log_level": 0})
-    found: dict[str, str] = {}
+    cluster = EmbeddedCluster([DLQ_TOPIC])
+    assert len(cluster.servers.split(",")) == 3
+    settings = settings_at(cluster.servers, tmp_path)
+    producer = Producer({"bootstrap.servers": cluster.servers, "log_level": 0})
+    collector = a_collector()
+    found: list[str] = []
+
+    def take(letter: Message) -> None:
+        collector.dead_lettered(letter)
+        found.append(str(letter.key()))
 
     def write(number: int) -> None:
         for letter in range(number, number + 10):
@@ -130,9 +147,8 @@ async def test_every_dead_letter_is_read_to_the_very_end(tmp_path: Path) -> None
         assert producer.flush(10) == 0
 
     write(0)
-    reader = DeadLetterReader(settings, found.__setitem__)
+    reading = asyncio.create_task(collector.read_topics(settings, {DLQ_TOPIC: [take]}))
     try:
-        reader.start()
         await eventually(lambda: len(found) == 10)
         write(10)
         await eventually(lambda: len(found) == 20)
@@ -140,19 +156,21 @@ async def test_every_dead_letter_is_read_to_the_very_end(tmp_path: Path) -> None
         producer.produce(settings.dlq_topic, b"no headers", partition=0)
         assert producer.flush(10) == 0
     finally:
-        await reader.finish()
-        await reader.finish()
+        collector.finish()
+        await reading
         cluster.stop()
-    nameless = [event_id for event_id in found if "without event-id" in event_id]
+    ledger = collector.ledger
+    nameless = [event_id for event_id in ledger.wrong() if "without event-id" in event_id]
     assert len(nameless) == 1
-    assert found.pop(nameless[0]) == "no reason given"
-    assert found == {f"event-{letter}": "rejected" for letter in range(30)}
+    assert ledger.balance().dead_letter_reasons == {"rejected": 30, "no reason given": 1}
+    assert {*ledger.wrong()} == {*nameless, *(f"event-{letter}" for letter in range(30))}
+    assert len(found) == 31
 
 
 def orders(number: int) -> list[Order]:
-    """The first orders of a book, the first broken one among them."""
-    deliveries = OrderGenerator(1)
-    return [deliveries.next_order(datetime.now(UTC)) for _ in range(number)]
+    """The first orders of a seed, the first broken one among them."""
+    generator = OrderGenerator(1)
+    return [generator.next_order(datetime.now(UTC)) for _ in range(number)]
 
 
 @asynccontextmanager
@@ -173,8 +191,8 @@ async def test_orders_are_published_at_once_and_the_others_are_left_to_replay(
     tmp_path: Path,
 ) -> None:
     """Rows of our helper go to Kafka after their commit; a row without it waits for a sweep."""
-    cluster = EmbeddedCluster()
-    settings = settings_at(cluster.start([Settings().order_paid_topic]), tmp_path)
+    cluster = EmbeddedCluster([Settings().order_paid_topic])
+    settings = settings_at(cluster.servers, tmp_path)
     made = orders(50)
     (broken,) = (order for order in made if order.broken)
     try:
@@ -182,10 +200,10 @@ async def test_orders_are_published_at_once_and_the_others_are_left_to_replay(
             for order in made:
                 await database.pay(order)
             assert await database.orders() == [order.event_id for order in made]
-            only_the_broken = Waiting(frozenset({broken.event_id}), 1)
+            only_the_broken = ({broken.event_id}, 1)
             await _until_waiting(database, only_the_broken)
             async with replay_at(settings):
-                await _until_waiting(database, Waiting(frozenset(), 0))
+                await _until_waiting(database, (set[str](), 0))
     finally:
         cluster.stop()
 
@@ -194,38 +212,37 @@ async def test_orders_are_paid_while_kafka_is_down_and_published_afterwards(
     tmp_path: Path,
 ) -> None:
     """An outage costs no payment: rows wait, the ledger calls them saved, then Kafka has them."""
-    cluster = EmbeddedCluster()
-    settings = settings_at(cluster.start([Settings().order_paid_topic]), tmp_path)
-    ledger = Ledger()
+    cluster = EmbeddedCluster([Settings().order_paid_topic])
+    settings = settings_at(cluster.servers, tmp_path)
+    collector = a_collector()
     made = [order for order in orders(20) if not order.broken]
     try:
-        async with shop_at(settings) as database, SavedRows(database, ledger) as saved:
+        async with shop_at(settings) as database, watching(collector, database) as finish:
             cluster.down()
-            assert cluster.is_down
             for order in made:
                 await database.pay(order)
-            await eventually(lambda: saved.pending == len(made))
+            await eventually(lambda: collector.pending == len(made))
             cluster.up()
             async with replay_at(settings):
-                await eventually(lambda: saved.pending == 0)
-            await saved.finish()
+                await eventually(lambda: collector.pending == 0)
+            await finish()
     finally:
         cluster.stop()
-    balance = ledger.balance()
+    balance = collector.ledger.balance()
     assert (balance.paid, balance.replayed, balance.saved) == (len(made), len(made), 0)
 
 
 async def test_the_last_look_finds_every_order_and_every_row(tmp_path: Path) -> None:
     """What nobody told the ledger stands in the database: orders, and rows of any age."""
     settings = settings_at("127.0.0.1:1", tmp_path)
-    ledger = Ledger()
+    collector = a_collector()
     made = orders(3)
-    async with shop_at(settings) as database, SavedRows(database, ledger) as saved:
+    async with shop_at(settings) as database, watching(collector, database) as finish:
         for order in made:
             await database.pay(order)
-        await saved.finish()
-        assert saved.pending == 3
-    balance = ledger.balance()
+        await finish()
+        assert collector.pending == 3
+    balance = collector.ledger.balance()
     assert (balance.paid, balance.saved) == (3, 3)
     assert balance.closes
 
@@ -237,7 +254,7 @@ async def test_dead_letters_of_other_consumers_are_none_of_the_orders(tmp_path: 
     async with shop_at(settings) as database:
         for topic in (settings.dlq_topic, f"{settings.order_paid_topic}.coupons.DLQ"):
             await store.save(NewMessage(topic, b"1", b"{}", ((EVENT_ID_HEADER, topic.encode()),)))
-        assert await database.waiting() == Waiting(frozenset({settings.dlq_topic}), 2)
+        assert await database.waiting() == ({settings.dlq_topic}, 2)
     await store.close()
 
 
@@ -252,7 +269,7 @@ async def test_an_order_that_the_database_refuses_leaves_nothing(tmp_path: Path)
             await database.pay(second)
         await asyncio.to_thread(_rename, tmp_path, "hidden", "kafka_fallback_message")
         assert await database.orders() == [first.event_id]
-        assert (await database.waiting()).event_ids == {first.event_id}
+        assert (await database.waiting())[0] == {first.event_id}
 
 
 async def test_a_database_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
@@ -279,27 +296,35 @@ class Brokers:
 
 
 async def test_kafka_is_down_as_planned_and_up_at_the_end() -> None:
-    """An outage begins after so many orders, ends by itself, and ends with the demonstration."""
-    brokers, paid = Brokers(), 10
-    plan = OutagePlan(first_after=10, every=5, seconds=0.01)
-    async with KafkaOutages(brokers, plan, lambda: paid) as outages:
-        await asyncio.sleep(0)
-        assert outages.begun == 0
-        paid = 11
-        await eventually(lambda: brokers.calls == ["down", "up"])
-        paid = 20
-        await eventually(lambda: outages.begun == 2)
+    """An outage begins after so many orders, ends by itself, and ends with the demo."""
+    brokers, collector = Brokers(), a_collector()
+
+    def pay(first: int, last: int) -> None:
+        for number in range(first, last + 1):
+            collector.ledger.paid(f"event-{number}")
+
+    pay(1, 10)
+    outages = asyncio.create_task(run_outages(brokers, collector, (10, 5), seconds=0.01))
+    await asyncio.sleep(0)
+    assert collector.kafka_outages == 0
+    pay(11, 11)
+    await eventually(lambda: brokers.calls == ["down", "up"])
+    pay(12, 20)
+    await eventually(lambda: collector.kafka_outages == 2)
+    outages.cancel()
+    await asyncio.wait([outages])
     assert brokers.calls == ["down", "up"] * 2
+    assert not collector.kafka_is_down
 
 
 @pytest.mark.parametrize(("orders", "first"), [(1, 0), (60, 40), (500, 333), (100_000, 99_500)])
 def test_a_counted_run_meets_one_outage(orders: int, first: int) -> None:
     """It begins before the last orders are paid, and is the only one."""
-    plan = OutagePlan.for_orders(orders)
-    assert plan.first_after == first < orders <= plan.first_after + plan.every
+    first_after, every = outage_plan(orders)
+    assert first_after == first < orders <= first_after + every
 
 
-async def _until_waiting(database: ShopDatabase, expected: Waiting) -> None:
+async def _until_waiting(database: ShopDatabase, expected: tuple[set[str], int]) -> None:
     async with asyncio.timeout(30):
         while await database.waiting() != expected:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.02)

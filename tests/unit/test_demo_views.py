@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
+from collections import Counter
 
 import pytest
+from confluent_kafka import Message
 from rich.console import Console
 
-from demo.consumer_ledger import ConsumerBalance
-from demo.delivery_times import Percentiles
-from demo.ledger import Ledger
-from demo.ledger_report import SHOWN_IDS, Closing, report
-from demo.live_view import render
-from demo.plain_view import plain_line
-from demo.snapshot import LoggerFigures, Phase, Snapshot, WorkerState
-from demo.worker_log import Warned
-from demo.worker_metrics import WorkerMetrics
+from demo.collector import Collector, Phase, WorkerState
+from demo.command_line import Options
+from demo.ledger import ConsumerLedger, Ledger
+from demo.logger import Kind, LoggerScript
+from demo.report import SHOWN_IDS, closes, report
+from demo.view import plain_line, render
+
+NOW = 45_296.0
 
 
 def ledger_of(delivered: int, dead: int = 0, missing: int = 0) -> Ledger:
@@ -44,78 +44,91 @@ def with_saved(ledger: Ledger, saved: int, replayed: int) -> Ledger:
     return ledger
 
 
-LOGGER = LoggerFigures(
-    requests=71_900,
-    accepted=60_200,
-    refused=700,
-    failures={"503": 6700, "429": 500, "connection reset": 3_200, "no answer": 600},
-    slow=2700,
-    outages=12,
-    is_down=True,
-)
-BUSY = Snapshot(
-    elapsed_seconds=45_296.0,
-    goal=500_000,
-    phase=Phase.STOPPING,
-    balance=with_saved(ledger_of(1378, 40, 14), 2_004, 122).balance(),
-    paid_per_second=1000.0,
-    delivered_per_second=987.6,
-    times=Percentiles(0.034, 1.2, 125.0),
-    worker=WorkerState.SILENT,
-    metrics=WorkerMetrics(
-        in_flight=256,
-        queued=1256,
-        retries=12_345,
-        oldest_unfinished_seconds=61.5,
-        breaker="half-open",
-        lag={0: 5000, 1: 4000, 2: 6000, 3: 5000},
-        published=23_456,
-    ),
-    logger=LOGGER,
-    kafka_is_down=True,
-    kafka_outages=12,
-    warnings=tuple(Warned("10:30:00", "a warning that is long " * 20, n) for n in (1, 2, 3)),
-    log_path="/tmp/order-relay-abcdefgh/worker.log",  # noqa: S108 - a name, not a file
-    console_url="http://127.0.0.1:6066/",
-)
-QUIET = dataclasses.replace(
-    BUSY,
-    elapsed_seconds=0.0,
-    goal=None,
-    phase=Phase.STARTING,
-    balance=Ledger().balance(),
-    times=None,
-    worker=WorkerState.STARTING,
-    metrics=WorkerMetrics(),
-    logger=LoggerFigures(0, 0, 0, {}, 0, 0, is_down=False),
-    kafka_is_down=False,
-    kafka_outages=0,
-    warnings=(),
-)
+def busy_logger() -> LoggerScript:
+    """A logger that has done much, and is down."""
+    script = LoggerScript(1, 0, clock=lambda: NOW)
+    script.answer("an order that begins an outage")
+    script.requests, script.slow, script.outages = 71_900, 2700, 12
+    script.answers = Counter(
+        {
+            Kind.ACCEPTED: 60_200,
+            Kind.REFUSED: 700,
+            Kind.UNAVAILABLE: 6700,
+            Kind.BUSY: 500,
+            Kind.RESET: 3_200,
+            Kind.HANGING: 600,
+        }
+    )
+    return script
 
 
-SEVERAL = dataclasses.replace(
-    BUSY,
-    consumers=tuple(
-        ConsumerBalance(name, "order-paid-events", 60_200, 58_266, 0, 700, 0, None)
-        for name in ("notifications", "a_name_that_is_rather_long")
-    ),
-)
+def busy(*consumers: str) -> Collector:
+    """A run with large figures everywhere."""
+    now = Collector(Options(orders=500_000), busy_logger(), clock=lambda: NOW)
+    now.began_at = 0.0
+    now.phase = Phase.STOPPING
+    now.ledger = with_saved(ledger_of(1378, 40, 14), 2_004, 122)
+    now.rates = (1000.0, 987.6)
+    for seconds, count in ((0.034, 50), (1.2, 45), (125.0, 5)):
+        for number in range(count):
+            now.times.paid(f"{seconds}-{number}", NOW - seconds)
+            now.times.ended(f"{seconds}-{number}", NOW, delivered=True)
+    now.worker = WorkerState.SILENT
+    now.stats = {
+        "in_flight": 256,
+        "held": 1256,
+        "retries": 12_345,
+        "oldest_unfinished_seconds": 61.5,
+        "breaker": {"state": "half_open"},
+        "partitions": [
+            {"topic": "order-paid-events", "partition": partition, "lag": lag}
+            for partition, lag in ((1, 4000), (0, 5000), (2, 6000), (3, 5000), (4, None))
+        ],
+        "fallback": {"replayed": {"published": 23_456}},
+    }
+    now.kafka_is_down, now.kafka_outages = True, 12
+    now.warnings = [f"10:30:00 {n} times " + "a warning that is long " * 20 for n in (1, 2, 3)]
+    now.places = {
+        "Worker's log": "/tmp/order-relay-abcdefgh/worker.log",  # noqa: S108 - a name, not a file
+        "Its console": "http://127.0.0.1:6066/",
+        "Its commands": ". /tmp/order-relay-abcdefgh/commands.sh",
+    }
+    now.consumers = [
+        ConsumerLedger(name, "order-paid-events", published=60_200, outcomes={"delivered": 58_266})
+        for name in consumers
+    ]
+    for one in now.consumers:
+        for offset in range(700):
+            headers = [("kafka_dlt-original-offset", f"{offset}".encode())]
+            one.count_dead_letter(Message(topic="letters", headers=[*headers]))
+    return now
 
 
-def drawn(snapshot: Snapshot, width: int) -> list[str]:
+def quiet() -> Collector:
+    """A run that has just begun."""
+    now = Collector(Options(), LoggerScript(1), clock=lambda: NOW)
+    now.places = busy().places
+    return now
+
+
+BUSY = busy()
+QUIET = quiet()
+SEVERAL = busy("notifications", "a_name_that_is_rather_long")
+
+
+def drawn(now: Collector, width: int) -> list[str]:
     """The lines of one frame."""
     console = Console(file=io.StringIO(), width=width, height=24, force_terminal=False)
     with console.capture() as capture:
-        console.print(render(snapshot))
+        console.print(render(now))
     return capture.get().splitlines()
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("snapshot", [BUSY, QUIET, SEVERAL], ids=["busy", "quiet", "several"])
-def test_the_panel_fits_the_terminal(snapshot: Snapshot, width: int) -> None:
+@pytest.mark.parametrize("now", [BUSY, QUIET, SEVERAL], ids=["busy", "quiet", "several"])
+def test_the_panel_fits_the_terminal(now: Collector, width: int) -> None:
     """No frame is higher than 24 lines or wider than the terminal."""
-    lines = drawn(snapshot, width)
+    lines = drawn(now, width)
     assert len(lines) <= 24
     assert max(len(line) for line in lines) == width
 
@@ -174,18 +187,13 @@ def test_each_further_consumer_has_a_line_and_a_field() -> None:
     assert "notifications 58,266, dead-lettered 700 of 60,200" in plain_line(SEVERAL)
 
 
-def closing(ledger: Ledger, goal: int | None = None) -> Closing:
-    """The last page of a ledger."""
-    return Closing(
-        goal=goal,
-        balance=ledger.balance(),
-        seconds=23.4,
-        times=Percentiles(0.03, 1.0, 6.0),
-        logger=LOGGER,
-        kafka_outages=1,
-        missing=ledger.missing(),
-        wrong=ledger.wrong(),
-    )
+def closing(ledger: Ledger, goal: int | None = None) -> Collector:
+    """A run that has ended with this ledger."""
+    now = Collector(Options(orders=goal), busy_logger(), clock=lambda: NOW)
+    now.ledger = ledger
+    now.opened_at = NOW - 23.4
+    now.kafka_outages = 1
+    return now
 
 
 def test_a_ledger_that_closes() -> None:
@@ -215,11 +223,11 @@ def test_a_ledger_that_does_not_close_names_the_ids() -> None:
 def test_a_run_that_pays_too_few_orders_does_not_close() -> None:
     """Nothing lost is not enough: the orders that were asked for must have been paid."""
     short = closing(ledger_of(10), goal=12)
-    assert not short.closes
+    assert not closes(short)
     assert report(short, interrupted=False)[-1] == (
         "THE LEDGER DOES NOT CLOSE: 10 of 12 paid, 10 accounted for."
     )
-    assert closing(ledger_of(12), goal=12).closes
+    assert closes(closing(ledger_of(12), goal=12))
 
 
 def test_a_ledger_after_ctrl_c_tells_what_waits() -> None:

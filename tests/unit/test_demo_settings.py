@@ -1,4 +1,4 @@
-"""The worker's settings in the quickstart: what the user has configured has no say."""
+"""The worker's settings in the demo: what the user has configured has no say."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from demo.demo_settings import demo_settings, worker_environment
+from demo.command_line import Options
+from demo.settings import demo_settings, worker_environment
 from order_relay.settings import Settings, load_settings
 
 USERS = {
@@ -22,14 +23,13 @@ DATABASE = "sqlite+aiosqlite:////a/folder/shop.db"
 
 def settings_at(servers: str, *others: str, folders: str = "") -> Settings:
     """The demonstration's settings, with further consumers."""
-    return demo_settings(
-        servers=servers,
-        database_url=DATABASE,
+    options = Options(
         logger_port=3001,
         web_port=7001,
         consumers=("order_logging", *others),
         consumer_folders=folders,
     )
+    return demo_settings(options, Path("/a/folder"), servers)
 
 
 @pytest.fixture(params=["environment", ".env"])

@@ -7,9 +7,12 @@ import uuid
 from datetime import UTC, datetime
 
 import pytest
+from confluent_kafka import Message
 
-from demo.collector import Books
-from demo.order_shop import Order, OrderGenerator, OrderShop
+from demo.collector import Collector
+from demo.command_line import Options
+from demo.logger import LoggerScript
+from demo.shop import Order, OrderGenerator, OrderShop
 from order_relay.errors import DatabaseUnavailable, InvalidEvent, RelayError
 from order_relay.model.events import decode_order_paid
 from tests.support.virtual_time import virtual_time
@@ -18,9 +21,9 @@ NOON = datetime(2025, 12, 19, 12, 0, tzinfo=UTC)
 
 
 def orders(seed: int, number: int) -> list[Order]:
-    """The first orders of a book."""
-    deliveries = OrderGenerator(seed)
-    return [deliveries.next_order(NOON) for _ in range(number)]
+    """The first orders of a seed."""
+    generator = OrderGenerator(seed)
+    return [generator.next_order(NOON) for _ in range(number)]
 
 
 def test_the_same_seed_makes_the_same_orders() -> None:
@@ -63,18 +66,23 @@ class Database:
         self.orders.append((asyncio.get_running_loop().time(), order))
 
 
-def shop_with(database: Database, books: Books, rate: float) -> OrderShop:
+def a_collector() -> Collector:
+    """A collector that was told nothing yet."""
+    return Collector(Options(), LoggerScript(1))
+
+
+def shop_with(database: Database, collector: Collector, rate: float) -> OrderShop:
     """A shop with this database."""
-    return OrderShop(OrderGenerator(1), database, books, rate=rate)
+    return OrderShop(OrderGenerator(1), database, collector, rate=rate)
 
 
 @virtual_time
 async def test_pays_at_the_rate_and_ends_with_the_last_commit() -> None:
     """Ten orders at 5 a second take 1.8 s, and all of them are committed by then."""
-    database, books = Database(), Books()
-    await shop_with(database, books, rate=5).run(10)
+    database, collector = Database(), a_collector()
+    await shop_with(database, collector, rate=5).run(10)
     assert [round(at, 3) for at, _ in database.orders] == [round(n / 5, 3) for n in range(10)]
-    assert books.ledger.balance().paid == 10
+    assert collector.ledger.balance().paid == 10
     expected = [(order.event_id, order.key) for order in orders(1, 10)]
     assert [(order.event_id, order.key) for _, order in database.orders] == expected
 
@@ -82,63 +90,63 @@ async def test_pays_at_the_rate_and_ends_with_the_last_commit() -> None:
 @virtual_time
 async def test_tries_until_the_order_is_committed() -> None:
     """A refusal is counted and the same order is tried again a second later."""
-    database, books = Database(refusals=2), Books()
-    await shop_with(database, books, rate=1).run(1)
-    balance = books.ledger.balance()
+    database, collector = Database(refusals=2), a_collector()
+    await shop_with(database, collector, rate=1).run(1)
+    balance = collector.ledger.balance()
     assert (balance.paid, balance.refusals) == (1, 2)
     assert database.orders[0][0] == pytest.approx(2.0)
-    assert "not now" in books.refusal
+    assert "not now" in collector.refusal
 
 
 @virtual_time
 async def test_closing_ends_it_once_all_is_committed() -> None:
     """After closing nobody pays any more; orders that the database refuses are still tried."""
-    database, books = Database(), Books()
-    shop = shop_with(database, books, rate=10)
+    database, collector = Database(), a_collector()
+    shop = shop_with(database, collector, rate=10)
     selling = asyncio.create_task(shop.run(None))
     await asyncio.sleep(1.05)
     database.refusals = 1
     await asyncio.sleep(0.1)
     shop.close()
     await selling
-    balance = books.ledger.balance()
+    balance = collector.ledger.balance()
     assert (balance.paid, balance.refusals) == (12, 1)
 
 
 @virtual_time
 async def test_nobody_pays_while_too_much_is_waiting() -> None:
     """The shop waits for room, and goes on when there is."""
-    books = Books()
+    collector = a_collector()
     shop = OrderShop(
         OrderGenerator(1),
         Database(),
-        books,
+        collector,
         rate=10,
-        may_pay=lambda: books.ledger.balance().open < 3,
+        may_pay=lambda: collector.ledger.balance().open < 3,
     )
     selling = asyncio.create_task(shop.run(5))
     await asyncio.sleep(5)
-    assert books.ledger.balance().paid == 3
+    assert collector.ledger.balance().paid == 3
     for order in orders(1, 3):
-        books.logged(order.event_id)
+        collector.logged(order.event_id)
     await selling
-    assert books.ledger.balance().paid == 5
+    assert collector.ledger.balance().paid == 5
 
 
-def test_books_keep_the_time_from_payment_to_the_first_answer() -> None:
+def test_collector_keep_the_time_from_payment_to_the_first_answer() -> None:
     """A duplicate does not change an order's delivery time; a dead letter has none."""
     now = 10.0
-    books = Books(clock=lambda: now)
+    collector = Collector(Options(), LoggerScript(1), clock=lambda: now)
     first, second = orders(1, 2)
-    books.paid(first)
-    books.paid(second)
+    collector.paid(first)
+    collector.paid(second)
     error: RelayError = DatabaseUnavailable("no")
-    books.refused(first, error)
+    collector.refused(first, error)
     now = 12.5
-    books.logged(first.event_id)
+    collector.logged(first.event_id)
     now = 20.0
-    books.logged(first.event_id)
-    books.dead_lettered(second.event_id, "rejected")
-    times = books.times.percentiles()
-    assert times is not None
-    assert (times.p50, times.p99) == (2.5, 2.5)
+    collector.logged(first.event_id)
+    headers = [("event-id", second.event_id.encode()), ("dlq-reason", b"rejected")]
+    collector.dead_lettered(Message(topic="orders.DLQ", headers=[*headers]))
+    times = collector.times.percentiles()
+    assert times == [2.5, 2.5, 2.5]

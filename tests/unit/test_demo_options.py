@@ -1,10 +1,10 @@
-"""The quickstart's options: what is right passes, what is wrong gets one line."""
+"""The demo's options: what is right passes, what is wrong gets one line."""
 
 from __future__ import annotations
 
 import pytest
 
-from demo.options import parse_options
+from demo.command_line import parse_options
 
 
 def test_without_anything_it_goes_on_until_stopped() -> None:

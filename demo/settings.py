@@ -1,0 +1,130 @@
+"""The worker's settings in the demo, kept apart from what the user has configured."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic_settings import PydanticBaseSettingsSource
+
+from demo.command_line import ORDER_LOGGING, Options
+from demo.shop import FIRST_ORDER_ID
+from order_relay.settings import Settings
+
+# What a Python process may need from its surroundings. Everything else stays out: variables of
+# this project, and Faust's own (BROKER_URL, APP_DATADIR, ...), would change the demo.
+_KEPT = frozenset(
+    "PATH HOME USER LOGNAME SHELL VIRTUAL_ENV LD_LIBRARY_PATH "
+    "LANG LANGUAGE TZ TMPDIR TEMP TMP".split()
+)
+_KEPT_PREFIXES = ("LC_", "PYTHON", "DYLD_", "COVERAGE_")
+_PROJECT = Path(__file__).resolve().parent.parent
+
+
+class DemoSettings(Settings):
+    """The defaults, and what is given; neither the environment nor ``.env`` counts."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: object, init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave only what is given."""
+        return (init_settings,)
+
+
+def demo_settings(options: Options, folder: Path, servers: str) -> Settings:
+    """Return the worker's settings.
+
+    Args:
+        options: What the user asked for.
+        folder: Where the shop's database is.
+        servers: Where Kafka is.
+    """
+    folders = None
+    if options.consumer_folders:
+        given = options.consumer_folders.split(",")
+        folders = ",".join(str(Path(name.strip()).resolve()) for name in given)
+    elif len(options.consumers) > 1:
+        examples = _PROJECT / "examples" / "consumers"  # an installed package has none
+        folders = str(examples) if examples.is_dir() else None
+    return DemoSettings(
+        consumers=",".join(options.consumers),
+        consumer_folders=folders,
+        kafka_bootstrap_servers=servers,
+        kafka_declare_topics=False,
+        external_logger_url=f"http://127.0.0.1:{options.logger_port}/logs",
+        # Shorter than usual, so that a hanging request is not the longest thing to watch.
+        external_logger_timeout_seconds=4.0,
+        shutdown_grace_seconds=10.0,
+        # So short that an outage of seconds is a refusal, and what was saved follows soon after.
+        producer_request_timeout_ms=1500,
+        producer_delivery_timeout_ms=2000,
+        producer_retry_backoff_ms=200,
+        database_url=SecretStr(f"sqlite+aiosqlite:///{folder / 'shop.db'}"),
+        fallback_replay_interval_seconds=1.0,
+        fallback_backoff_base_seconds=1.0,
+        web_host="127.0.0.1",
+        web_port=options.web_port,
+    )
+
+
+def worker_environment(settings: Settings, surroundings: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment that gives a worker exactly these settings.
+
+    Further consumers keep the variables of their own names, such as ``COUPONS_URL``.
+    The worker must also start in a folder without a ``.env`` file.
+
+    Args:
+        settings: What the worker is to read.
+        surroundings: This process's environment.
+    """
+    names = (settings.consumers or "").upper().split(",")
+    own = tuple(f"{name}_" for name in names if name != ORDER_LOGGING.upper())
+    environment = {
+        name: value
+        for name, value in surroundings.items()
+        if name.upper() in _KEPT
+        or name.upper().startswith(_KEPT_PREFIXES)
+        or (name.upper().startswith(own) and name.lower() not in Settings.model_fields)
+    }
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        if value is not None:
+            environment[name.upper()] = str(value)
+    # The worker runs in another folder, and this package need not be installed.
+    paths = [str(_PROJECT), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
+
+
+def write_commands(settings: Settings, folder: Path, dead_letter: str) -> list[str]:
+    """Write a file that gives another shell these settings and lists commands to try.
+
+    Args:
+        settings: The worker's.
+        folder: Where the file is written.
+        dead_letter: Partition and offset of a dead letter to come.
+
+    Returns:
+        The commands, to be pasted one after the other; the first one reads the file.
+    """
+    commands = [
+        f"faust -A app order-status {FIRST_ORDER_ID}",
+        "faust -A app dlq-list",
+        f"faust -A app dlq-show {dead_letter}",
+        "faust -A app dlq-redrive --all",
+    ]
+    environment = worker_environment(settings, {})
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    programs = shlex.quote(str(Path(sys.executable).parent))
+    path = folder / "commands.sh"
+    path.write_text("\n".join([*exports, f'export PATH={programs}:"$PATH"', ""]))
+    return [f". {shlex.quote(str(path))}", *commands]
