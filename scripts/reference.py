@@ -115,34 +115,36 @@ def _literals(annotation: object) -> Iterator[str]:
             yield from _literals(one)
 
 
-def metrics_table() -> str:
-    """Return the table of the catalogue: name, kind, labels with their values, meaning."""
+def metrics_tables() -> str:
+    """Return the tables of the catalogue: the metrics, and the values that labels may have."""
     metrics = Metrics()
     consumer = metrics.of("order_logging")
     for gauge in (consumer.lag, consumer.transaction_open, consumer.near_deletion):
         gauge.labels("order-paid-events", "0")  # else they have no labels to show
     rows = ["| Metric | Kind | Labels | Meaning |", "| --- | --- | --- | --- |"]
+    values = ["| Label | of | Values |", "| --- | --- | --- |"]
     for family in metrics.registry.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = _labels(family)
+        shown = ", ".join(f"`{label}`" for label in labels)
         meaning = family.documentation.replace("|", "\\|")
-        rows.append(f"| `{name}` | {family.type} | {_labels(family)} | {meaning} |")
-    return "\n".join([*rows, ""])
+        rows.append(f"| `{name}` | {family.type} | {shown} | {meaning} |")
+        for label in labels.keys() - {CONSUMER, "topic", "partition"}:
+            known = ", ".join(f"`{value}`" for value in labels[label])
+            values.append(f"| `{label}` | `{name}` | {known} |")
+    return "\n".join([*rows, "", *values[:2], *sorted(values[2:]), ""])
 
 
-def _labels(family: Metric) -> str:
-    values: dict[str, list[str]] = {}
+def _labels(family: Metric) -> dict[str, list[str]]:
+    """Return the labels of a family, each with its values in the code's order."""
+    labels: dict[str, list[str]] = {}
     for sample in family.samples:
         for label, value in sample.labels.items():
-            known = values.setdefault(label, [])
+            known = labels.setdefault(label, [])
             if value not in known:
                 known.append(value)
-    shown = []
-    for label, known in values.items():
-        if label in (CONSUMER, "topic", "partition"):
-            shown.append(f"`{label}`")
-        elif label != "le":
-            shown.append(f"`{label}`: " + ", ".join(f"`{value}`" for value in known))
-    return "; ".join(shown)
+    labels.pop("le", None)  # a histogram's buckets
+    return labels
 
 
 def commands() -> str:
@@ -165,7 +167,7 @@ def pages() -> dict[Path, str]:
     """Return each page with its generated part as it should be."""
     parts = {
         "settings.md": settings_tables(),
-        "metrics.md": metrics_table(),
+        "metrics.md": metrics_tables(),
         "commands.md": commands(),
     }
     made = {}
