@@ -39,7 +39,7 @@ class JsonLines(JsonFormatter):
     ) -> None:
         """Fill in the fields of a line."""
         line = record.msg if isinstance(record.msg, LogLine) else None
-        ours = {
+        common = {
             "timestamp": _timestamp(record.created),
             "level": record.levelname,
             "logger": record.name,
@@ -48,13 +48,13 @@ class JsonLines(JsonFormatter):
         }
         # Twice: first to fix the order of the fields, then so that a library's extra data of the
         # same name cannot replace them.
-        log_data.update(ours)
+        log_data.update(common)
         super().add_fields(log_data, record, message_dict)
         if (exception := log_data.pop("exc_info", None)) is not None:
             log_data["exception"] = exception
         if line is not None:
             log_data.update({name: _plain(value) for name, value in line.fields.items()})
-        log_data.update(ours)
+        log_data.update(common)
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         """Return the line. Data that JSON cannot express never loses it."""

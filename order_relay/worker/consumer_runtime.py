@@ -103,7 +103,7 @@ class ConsumerRuntime:
         self.metrics = metrics.of(self.name)
         self.app = consumer_app(settings, faust_metrics)
         self._reader = self.app.reader
-        self._target = _target(consumer, max_in_flight)
+        self._target = target = _target(consumer, max_in_flight)
         self.deliveries = self._deliveries_table() if settings.deliveries_store != "off" else None
         self.dispatcher = Dispatcher(
             self._target,
@@ -145,7 +145,7 @@ class ConsumerRuntime:
             breaker_closed=lambda: self.dispatcher.breaker.closed,
             dead_lettering=lambda: self.dispatcher.dead_lettering,
             recovering=lambda: self.deliveries is not None and self.deliveries.recovering,
-            in_threads=self._in_threads,
+            in_threads=lambda: target.in_threads if isinstance(target, FunctionHandler) else 0,
             attempt_timeout_seconds=settings.external_logger_timeout_seconds,
             longest_backoff_seconds=settings.consumer_retry_max_interval_ms / 1000,
             intake_stall_seconds=longest_rebalance(settings) + 2 * longest_request(settings),
@@ -246,10 +246,6 @@ class ConsumerRuntime:
         self._watch(watch_partition_count(ask_partitions, self.metrics.topic_partitions))
         await self.app.maybe_start()
 
-    async def crash(self, fault: BaseException) -> None:
-        """End the worker with status 1."""
-        await self._reader.crash(fault)
-
     async def drain(self, grace_seconds: float) -> None:
         """Stop the intake, and give submitted records ``grace_seconds`` to finish.
 
@@ -329,9 +325,6 @@ class ConsumerRuntime:
     def deleted(self, records: int) -> None:
         """See ``DeliverySide``."""
         self.metrics.deleted(records)
-
-    def _in_threads(self) -> int:
-        return self._target.in_threads if isinstance(self._target, FunctionHandler) else 0
 
 
 def _target(consumer: ConfiguredConsumer, max_in_flight: int) -> HttpHandler | FunctionHandler:

@@ -126,7 +126,7 @@ class Fallback:
         try:
             await self.store.close()
         except RelayError as error:
-            logger.warning("The database was not closed in good order: %s", error)
+            logger.warning("The database was not closed: %s", error)
 
     # --- in the background ----------------------------------------------------------------------
 

@@ -90,7 +90,6 @@ class RelayApp(faust.App):
         )
         self.fallback = Fallback(settings, self._table, self._producer_of_events, self.metrics)
         self._shutdown_watch = ShutdownWatch()
-        self._watches: list[asyncio.Task[None]] = []
         self._background_tasks: list[asyncio.Task[None]] = []
         self._runtimes: list[ConsumerRuntime] = []
         self._starting: list[asyncio.Task[None]] = []
@@ -138,7 +137,7 @@ class RelayApp(faust.App):
         rate_limit.install(several_consumers=len(self.consumers) > 1)
         self._obtain_file_descriptors()
         self._make_consumers()
-        self._watch(watch_event_loop(self.metrics.loop_lagged))
+        self._background_tasks = [asyncio.create_task(watch_event_loop(self.metrics.loop_lagged))]
         # Before Kafka is available: health checks get an answer meanwhile, and orders that arrive
         # by HTTP are saved.
         await self._start_web_server()
@@ -149,7 +148,7 @@ class RelayApp(faust.App):
         self.fallback.producer_started()
         if self.should_stop:
             return  # a stop came meanwhile, and would not stop what starts after it
-        self._background_tasks = [asyncio.create_task(_logged(work)) for work in self.background]
+        self._background_tasks += [asyncio.create_task(_logged(work)) for work in self.background]
         self._starting = [asyncio.create_task(self._start(one)) for one in self._runtimes]
 
     async def _start_web_server(self) -> None:
@@ -226,8 +225,6 @@ class RelayApp(faust.App):
         await self._of_each(runtime.drain(grace) for runtime in self._runtimes)
         self._shutdown_watch.allow(SHUTDOWN_TAIL_SECONDS)
         await self._of_each(runtime.commit() for runtime in self._runtimes)
-        for watch in self._watches:
-            watch.cancel()
         await replay_stopped
         for task in self._background_tasks:
             task.cancel()
@@ -268,9 +265,6 @@ class RelayApp(faust.App):
                     web_connections=shares.web_connections,
                 )
             )
-
-    def _watch(self, work: Coroutine[Any, Any, None]) -> None:
-        self._watches.append(asyncio.create_task(work))
 
     async def _end(self, fault: StandsStill) -> None:
         """End the worker with status 1, also if the fault blocks its shutdown."""

@@ -95,7 +95,7 @@ async def test_what_crashes_a_consumer_crashes_the_worker(application: RelayApp)
     starting = asyncio.create_task(application.start())
     await asyncio.wait_for(topics.asked.wait(), 60)
     fault = RuntimeError("Kafka's client ended")
-    await application._runtimes[1].crash(fault)
+    await application._runtimes[1].app.reader.crash(fault)
     assert application.crash_reason is fault
     topics.answer.set()
     await asyncio.wait_for(starting, 60)
@@ -111,7 +111,7 @@ async def test_a_crash_ends_the_worker_though_another_consumer_is_still_starting
     application._topics = topics  # type: ignore[assignment]
     starting = asyncio.create_task(application.start())
     await asyncio.wait_for(topics.consumers_asked.wait(), 60)
-    await application._runtimes[1].crash(RuntimeError("Kafka's client ended"))
+    await application._runtimes[1].app.reader.crash(RuntimeError("Kafka's client ended"))
     await asyncio.wait_for(starting, 60)
 
 

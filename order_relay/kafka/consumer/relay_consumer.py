@@ -60,6 +60,9 @@ class RelayConsumer(driver.Consumer):
     def __init__(self, transport: RelayTransport, *args: Any, **kwargs: Any) -> None:
         super().__init__(transport, *args, **kwargs)
         self.own_url = transport.own_url
+        self.owners = self._thread.owners
+        self.log_ends = self._thread.log_ends
+        self.offsets_at = self._thread.offsets_at
         self._deliveries: DeliverySide | None = None
         self._progress: dict[TP, PartitionProgress] = {}
         self._last_commits: dict[TP, Commit | None] = {}
@@ -129,21 +132,9 @@ class RelayConsumer(driver.Consumer):
         self._pending_seeks[TP(topic, partition)] = (None, paused)
         self._has_room.set()
 
-    def owners(self, topic: str) -> dict[int, str]:
-        """See ``RelayConsumerThread.owners``."""
-        return self._thread.owners(topic)
-
     def committed_offsets(self) -> dict[TP, int | None]:
         """Return the committed offset of each assigned partition; ``None`` without one."""
         return {tp: commit.offset if commit else None for tp, commit in self._last_commits.items()}
-
-    async def log_ends(self, *partitions: TP) -> Mapping[TP, int]:
-        """See ``RelayConsumerThread.log_ends``."""
-        return await self._thread.log_ends(*partitions)
-
-    async def offsets_at(self, moment: float, *partitions: TP) -> Mapping[TP, int]:
-        """See ``RelayConsumerThread.offsets_at``."""
-        return await self._thread.offsets_at(moment, *partitions)
 
     def positions(self) -> dict[TP, int | None]:
         """Return the next offset to read of each assigned partition; ``None`` if not known."""
