@@ -52,7 +52,7 @@ async def test_every_status_class(
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed(sink: ScriptedSink, status: int) -> None:
-    """A redirect is an outage of our URL's: the event and the token go nowhere else."""
+    """A redirect is an outage: it is not followed, with neither the event nor the token."""
     async with ScriptedSink() as elsewhere:
         sink.fail_next(1, status, headers={"Location": elsewhere.url})
         async with client(sink.url, token="s3cret-token") as http:
@@ -62,7 +62,7 @@ async def test_a_redirect_is_not_followed(sink: ScriptedSink, status: int) -> No
 
 
 async def test_retry_after_in_seconds_and_as_a_date(sink: ScriptedSink) -> None:
-    """Retry-After is read in both of its forms and capped at a minute; nonsense says nothing."""
+    """Retry-After is read in both forms and capped at a minute; an invalid one is ignored."""
     in_half_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     long_ago = format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)
     expected = {
@@ -117,7 +117,7 @@ async def test_a_logger_that_is_down_is_retryable(sink: ScriptedSink) -> None:
     ids=["nothing", "garbage", "no status", "tls"],
 )
 async def test_what_is_not_http_is_retryable(reply: bytes) -> None:
-    """A server that does not speak HTTP gives an answer of ours, never an exception."""
+    """A server that does not speak HTTP leads to a failed attempt, not an exception."""
     async with RawServer(reply) as server, client(f"{server.url}/logs") as http:
         answer = await http.post(BODY, "key")
     assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
@@ -137,7 +137,7 @@ async def test_sequential_posts_share_one_connection(sink: ScriptedSink) -> None
 
 
 async def test_no_more_connections_than_allowed(sink: ScriptedSink) -> None:
-    """Posts at once share the allowed connections, and all of them end."""
+    """Concurrent posts share the allowed connections, and all of them end."""
     sink.script = lambda request: Answer(delay_seconds=0.02)
     async with client(sink.url, max_connections=3) as http:
         answers = await asyncio.gather(*(http.post(BODY, f"key-{n}") for n in range(30)))
@@ -147,7 +147,7 @@ async def test_no_more_connections_than_allowed(sink: ScriptedSink) -> None:
 
 
 async def test_cookies_are_not_kept(sink: ScriptedSink) -> None:
-    """What one answer sets does not colour the next attempt."""
+    """A cookie of one answer does not change the next attempt."""
     sink.script = lambda request: Answer(headers={"Set-Cookie": "session=1"})
     async with client(sink.url) as http:
         await http.post(BODY, "key-1")
@@ -164,7 +164,7 @@ async def test_a_large_record_arrives_whole(sink: ScriptedSink) -> None:
 
 
 async def test_a_post_without_start_is_a_fault_of_ours(sink: ScriptedSink) -> None:
-    """A client that is not started says so."""
+    """A client that is not started raises an error that says so."""
     http = HttpHandler(sink.url, timeout_seconds=1, connect_timeout_seconds=1, max_connections=1)
     with pytest.raises(RuntimeError, match="not started"):
         await http.post(BODY, "key")

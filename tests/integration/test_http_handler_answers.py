@@ -18,7 +18,7 @@ CHUNKED = b"HTTP/1.1 422 No\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 async def test_the_body_of_an_error_is_kept_and_bounded(sink: ScriptedSink) -> None:
-    """What the target says about an error is kept, up to a bound."""
+    """The text of an error answer is kept, up to a bound."""
     async with client(sink.url) as http:
         sink.fail_next(1, 422, body=b' {"error":"orderItems is empty"}\n')
         assert (await http.post(BODY, "key")).detail == '{"error":"orderItems is empty"}'
@@ -85,7 +85,7 @@ async def test_the_token_is_sent_and_kept_out_of_what_is_kept(sink: ScriptedSink
 
 
 async def test_a_token_at_the_bound_is_redacted_as_a_whole(sink: ScriptedSink) -> None:
-    """A repeated token that straddles the end of what is kept leaves no part of itself."""
+    """No part of a repeated token remains, even if it crosses the end of the kept text."""
     sink.fail_next(1, 403, body=b"x" * (MAX_KEPT_BODY_LENGTH - 12) + TOKEN.encode())
     async with client(sink.url, token=TOKEN, redact=lambda text: redact(text, (TOKEN,))) as http:
         answer = await http.post(BODY, "key")
@@ -122,7 +122,7 @@ async def test_a_body_in_any_framing(answer: bytes, whole: bool) -> None:
 
 
 async def test_a_token_in_chunks_is_redacted() -> None:
-    """A token that comes in pieces, across the bound of what is kept, leaves no part of itself."""
+    """No part of a token remains, even if it comes in pieces across the end of the kept text."""
     body = b"x" * (MAX_KEPT_BODY_LENGTH - 12) + TOKEN.encode() + b"x" * 100
     chunks = b"".join(b"5\r\n%s\r\n" % body[at : at + 5] for at in range(0, len(body) - 5, 5))
     async with (
@@ -136,7 +136,7 @@ async def test_a_token_in_chunks_is_redacted() -> None:
 
 
 async def test_a_compressed_body_is_left_alone(sink: ScriptedSink) -> None:
-    """A body is not asked for in gzip, and kept as it comes if it is gzip."""
+    """The client does not ask for gzip, and keeps a gzip body as it comes."""
     compressed = gzip.compress(b"no items", mtime=0)
     sink.script = lambda request: Answer(422, headers={"Content-Encoding": "gzip"}, body=compressed)
     async with patient_client(sink.url) as http:
@@ -163,7 +163,7 @@ async def test_a_body_up_to_the_end_of_the_connection() -> None:
 async def test_a_secret_that_stands_in_results_changes_none_of_them(
     sink: ScriptedSink, secret: str
 ) -> None:
-    """Results of single records are read as they came; what is kept of them has no secret."""
+    """Results of single records are read before redaction; the kept texts have no secret."""
     said = json.dumps([{"status": 201}, {"status": 422, "error": f"reason: {secret}."}]).encode()
     sink.script = lambda request: Answer(207, body=said)
     async with client(
@@ -177,7 +177,7 @@ async def test_a_secret_that_stands_in_results_changes_none_of_them(
 
 
 async def test_results_with_text_in_another_encoding_are_read(sink: ScriptedSink) -> None:
-    """A refusal among them counts, though its text is Latin-1."""
+    """A rejected record among the results counts, even if its text is Latin-1."""
     sink.fail_next(1, 207, body=b'[{"status":201},{"status":422,"error":"caf\xe9"}]')
     async with client(sink.url, keep_bodies=True) as http:
         found = item_answers(await http.post(BODY, "key"), 2, http.redact)

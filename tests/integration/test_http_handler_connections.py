@@ -145,7 +145,7 @@ async def test_a_cancelled_post_closes_its_connection(body: bytes) -> None:
 
 
 async def test_a_post_cancelled_while_it_waits_for_a_connection() -> None:
-    """It is never sent, and the connection that it waited for goes to the next post."""
+    """A cancelled post is not sent, and the connection it waited for goes to the next post."""
 
     async def script(peer: Peer) -> None:
         await peer.request()

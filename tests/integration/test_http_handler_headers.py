@@ -13,7 +13,7 @@ from tests.support.sink import ScriptedSink
 
 
 async def test_headers_of_ours_go_along(sink: ScriptedSink) -> None:
-    """All of them with every post, in the place of the defaults where they have their names."""
+    """Every post has all configured headers; they replace defaults of the same name."""
     headers = (("X-Key", "a:b c"), ("user-agent", "shop"), ("X-Key", "second"), ("X-Empty", ""))
     async with client(sink.url, headers=headers, token="t0ken") as http:
         for _ in range(2):
@@ -29,7 +29,7 @@ async def test_headers_of_ours_go_along(sink: ScriptedSink) -> None:
 
 
 async def test_a_content_type_of_ours_is_that_of_every_body(sink: ScriptedSink) -> None:
-    """Without one it is what the body is."""
+    """Without a configured content type it follows from the body."""
     async with client(sink.url, content_type="application/x.orders+json; v=2") as http:
         await http.post(BODY, "key")
         await http.post(BODY, "key", content_type=NDJSON)
@@ -48,7 +48,7 @@ OLD, NEW, OTHER = (b64encode(bytes([number]) * 24).decode() for number in range(
 
 
 async def test_a_signature_is_one_that_receivers_check(sink: ScriptedSink) -> None:
-    """Of each secret; its id is the same over attempts; another secret or body does not match."""
+    """Each secret signs, with one id for all attempts; another secret or body does not match."""
     body = '[{"orderId":1,"note":"\u00fc"}]\n'.encode()
     trace = of_record([("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")])
     keys = [b64decode(OLD), b64decode(NEW)]

@@ -17,7 +17,7 @@ OK = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
 class Names:
-    """A name server: what ``logger.test`` is, and how often it was asked."""
+    """A name server: the addresses of ``logger.test``, and how often it was asked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
         self.ports = list(ports)

@@ -72,7 +72,7 @@ async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 
 
 async def test_tls_goes_through_a_tunnel_to_the_logger_itself(tmp_path: Path) -> None:
-    """The proxy is told host and port, and our name there; it sees no token and no event."""
+    """The proxy gets host, port and its own credentials; it sees neither token nor event."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("logger.localhost").configure_cert(context)
@@ -120,7 +120,7 @@ async def test_without_tls_the_proxy_is_asked_for_the_whole_url(sink: ScriptedSi
 async def test_a_proxy_that_does_not_connect_is_a_failed_connection(
     refusal: bytes, said: str
 ) -> None:
-    """What it said is told; its password is not."""
+    """The proxy's answer is in the error; its password is not."""
     async with (
         ConnectingProxy(refusal).running() as address,
         client("https://logger.test/logs", proxy=f"http://us:s3cret@{address}") as http,

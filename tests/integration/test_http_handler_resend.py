@@ -57,7 +57,7 @@ def ending(end: Ending, *, used: bool) -> Script:
 @pytest.mark.parametrize("body", [BODY, BODY + b" " * 1_000_000], ids=["small", "large"])
 @pytest.mark.parametrize("end", ENDINGS)
 async def test_a_used_connection_that_ends(end: Ending, body: bytes) -> None:
-    """The request goes once more, as it was, over a new connection; its answer is the post's."""
+    """The same request is sent once more on a new connection, and its answer counts."""
     async with (
         RawServer(ending(end, used=True), replies(BUSY)) as server,
         patient_client(server.url) as http,
@@ -77,7 +77,7 @@ async def test_a_used_connection_that_ends(end: Ending, body: bytes) -> None:
 @pytest.mark.parametrize("again", WITHOUT_A_BYTE)
 @pytest.mark.parametrize("end", ENDINGS)
 async def test_a_new_connection_that_ends_too(end: Ending, again: Ending) -> None:
-    """When the new connection ends without a byte, too, the attempt has failed: no third one."""
+    """If the new connection also ends without a byte, the attempt has failed: there is no third."""
     async with (
         RawServer(ending(end, used=True), ending(again, used=False), replies(OK)) as server,
         patient_client(server.url) as http,
@@ -131,7 +131,7 @@ async def test_a_first_use_that_ends(end: Ending) -> None:
 
 
 async def test_408_to_a_first_use() -> None:
-    """On a new connection 408 is an answer as any other."""
+    """On a new connection 408 is an ordinary answer."""
     async with (
         RawServer(ending(timed_out, used=False), replies(OK)) as server,
         patient_client(server.url) as http,

@@ -208,7 +208,7 @@ async def test_an_error_keeps_its_status_whatever_follows(name: str) -> None:
 
 @pytest.mark.parametrize("came", NO_STATUS)
 async def test_no_status_line_is_a_failed_attempt(came: str) -> None:
-    """What is not HTTP, or breaks off in the status line, is told; the next post works."""
+    """Bytes that are not HTTP, or end in the status line, are in the error; the next post works."""
     sent, then = NO_STATUS[came]
 
     async def script(peer: Peer) -> None:
@@ -227,7 +227,7 @@ async def test_no_status_line_is_a_failed_attempt(came: str) -> None:
 
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 "], ids=["nothing", "a status"])
 async def test_a_line_without_end_is_a_failed_attempt(start: bytes) -> None:
-    """A first line that never ends is not read for as long as it lasts, nor told at full length."""
+    """An endless first line is read up to a bound, and the error quotes only its beginning."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -246,7 +246,7 @@ async def test_a_line_without_end_is_a_failed_attempt(start: bytes) -> None:
 
 @pytest.mark.parametrize("start", [b"", b"x" * (len(TOKEN) // 2)], ids=["whole", "half"])
 async def test_what_came_in_place_of_an_answer_is_redacted(start: bytes) -> None:
-    """Wherever what came is cut, no part of a token that it repeats is told."""
+    """Wherever the quoted bytes are cut, no part of a repeated token is shown."""
     came = start + TOKEN.encode() * 200
     async with (
         RawServer(came) as server,

@@ -15,7 +15,7 @@ ENDLESS = 1_000_000
 
 
 def is_late(answer: Answer, failure: str, limit: str) -> None:
-    """Assert that it is a failed attempt by a time-out, and that the limit is named."""
+    """Assert that the attempt timed out, and that the error names the limit."""
     assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
     assert answer.failure == failure
     assert limit in answer.detail

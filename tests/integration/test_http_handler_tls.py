@@ -55,7 +55,7 @@ async def test_a_private_authority_is_trusted_when_named(
 
 
 async def test_an_unknown_authority_is_refused(tls_sink: ScriptedSink, tmp_path: Path) -> None:
-    """Neither the system's authorities nor a wrong one of ours let a strange certificate pass."""
+    """Neither the system's authorities nor another private one accept an unknown certificate."""
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(str(other))
     for ca_file in (None, other):
@@ -96,7 +96,7 @@ def _serve_with_certificates(listener: socket.socket, context: ssl.SSLContext) -
 
 
 async def test_our_certificate_is_shown_to_a_logger_that_asks(tmp_path: Path) -> None:
-    """Without the right one the target refuses us, which is an outage and no order's fault."""
+    """Without the right certificate the target refuses us: an outage, not an order's fault."""
     authority, ours = trustme.CA(), trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(LOOPBACK).configure_cert(context)

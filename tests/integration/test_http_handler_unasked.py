@@ -75,7 +75,7 @@ async def test_bytes_on_an_idle_connection(unasked: bytes, closes: bool) -> None
 
 @pytest.mark.parametrize("later", [False, True], ids=["same packet", "later"])
 async def test_many_posts_to_a_server_that_answers_twice(later: bool) -> None:
-    """However often a server says 200 unasked, each refused post is told that it was refused."""
+    """However often a server sends an unsolicited 200, each refused post gets its own refusal."""
 
     async def script(peer: Peer) -> None:
         refusal = refuse((await peer.request()).key)

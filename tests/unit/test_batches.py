@@ -37,7 +37,7 @@ class Post:
 
 
 class BatchTarget:
-    """An ``PostHandler`` that takes batches, and answers as the test says."""
+    """A ``PostHandler`` that accepts batches and answers as the test says."""
 
     def __init__(self, answers: Callable[[Post], Answer], seconds: float = 0.02) -> None:
         self.posts: list[Post] = []
@@ -79,7 +79,7 @@ class BatchTarget:
 
 
 class Story:
-    """A relay with batches of a size, and orders that it takes."""
+    """A dispatcher with batches of one size, and its orders."""
 
     def __init__(
         self, answers: Callable[[Post], Answer], *, size: int = 10, **settings: Any
@@ -139,7 +139,7 @@ async def test_values_go_byte_for_byte_in_their_order() -> None:
 
 @virtual_time
 async def test_a_value_a_line() -> None:
-    """As lines each value is one; a value that has several lines goes alone, as it is."""
+    """In NDJSON each value is a line; a value with several lines is sent alone, unchanged."""
     story = Story(lambda post: OK, form="ndjson")
     pretty = json.dumps(json.loads(order_value(100)), indent=1).encode()
     await story.submit(2)
@@ -272,7 +272,7 @@ async def test_an_outage_is_one_attempt_a_batch_and_spends_nothing() -> None:
 async def test_a_limit_of_requests_is_no_limit_of_orders(
     limiter: TokenBucket | FixedWindow | SlidingWindow,
 ) -> None:
-    """Of 50 requests a second, batches of 20 make more than 800 orders; nothing is lost."""
+    """With 50 requests a second, batches of 20 deliver more than 800 orders; nothing is lost."""
     story = Story(
         lambda post: OK if limiter.takes(post.at) else answer(429),
         size=20,
@@ -305,7 +305,7 @@ async def test_half_of_all_batches_fail() -> None:
 
 @virtual_time
 async def test_results_of_single_records() -> None:
-    """What a 2xx says of each record counts for each: delivered, retried, or dead-lettered."""
+    """The results in a 2xx count for each record: delivered, retried, or dead-lettered."""
     tried: Counter[int] = Counter()
 
     def results(post: Post) -> Answer:
@@ -351,7 +351,7 @@ def test_what_a_2xx_says_of_each(status: int, body: bytes, verdicts: str) -> Non
 
 @virtual_time
 async def test_giving_back_ends_requests_whose_records_are_all_given_back() -> None:
-    """After a rebalance nothing of the records that went is sent any more."""
+    """After a drain no abandoned batch is sent any more."""
     story = Story(lambda post: OK, size=10)
     story.target._seconds = 1000.0
     await story.submit(30)

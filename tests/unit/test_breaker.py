@@ -26,7 +26,7 @@ def test_it_opens_at_the_threshold() -> None:
 
 
 def test_retries_open_it_after_ten_seconds_without_a_success() -> None:
-    """Retries of a few hopeless records are no outage, unless nothing else succeeds."""
+    """Retries of a few hopeless records are not an outage, unless nothing else succeeds."""
     watched = Watched(threshold=3)
     watched.fail(9, first=False)
     assert watched.breaker.closed
@@ -147,7 +147,7 @@ def test_after_several_of_them_they_wait_as_long_as_all(answered: bool) -> None:
 
 
 def test_a_probe_that_is_answered_closes_it() -> None:
-    """The target works: all flows, and failures count anew."""
+    """After a success everything may be sent, and failures count from 0."""
     watched = Watched(threshold=2)
     watched.fail(2)
     watched.fail_probe()
@@ -187,7 +187,7 @@ def test_late_failures_say_nothing() -> None:
 
 
 def test_a_withdrawn_probe_is_free_again() -> None:
-    """A probe that was broken off says nothing: the next may begin at once."""
+    """A cancelled probe has no result: the next one may be sent at once."""
     watched = Watched(threshold=1)
     watched.fail()
     probe = watched.probe()
@@ -200,7 +200,7 @@ def test_a_withdrawn_probe_is_free_again() -> None:
 
 
 def test_a_probe_that_says_nothing_is_followed_in_time() -> None:
-    """A probe that failed for want of something of our own is not repeated at once."""
+    """A probe that failed because of this host is not repeated at once."""
     watched = Watched(threshold=1)
     watched.fail()
     probe = watched.probe()
@@ -240,7 +240,7 @@ def test_a_probe_of_an_earlier_outage_says_nothing() -> None:
 
 
 def test_other_attempts_that_are_withdrawn_change_nothing() -> None:
-    """Breaking off an attempt that is not the probe changes no state."""
+    """Cancelling an attempt that is not a probe changes no state."""
     watched = Watched(threshold=1)
     watched.breaker.withdrawn(NO_PROBE)
     assert watched.breaker.closed

@@ -76,7 +76,7 @@ async def test_all_go_when_the_breaker_closes() -> None:
 
 @virtual_time
 async def test_a_cancelled_record_delays_no_other() -> None:
-    """A record that is given up meanwhile does not take a turn, nor count."""
+    """A record that was cancelled meanwhile neither takes a turn nor counts."""
     guarded = Guarded()
     guarded.open_breaker()
     first, second = guarded.gate.join(1, 0), guarded.gate.join(2, 1)

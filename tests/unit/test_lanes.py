@@ -14,7 +14,7 @@ from tests.support.virtual_time import run_virtual, virtual_time
 
 @virtual_time
 async def test_one_key_goes_one_after_another() -> None:
-    """Records of one key are worked on in the order in which they came, each to its end."""
+    """Records of one key are delivered in order of arrival, one after another."""
     work = Work(max_in_flight=8)
     for offset in range(5):
         work.put(offset, "a", 5.0 - offset)
@@ -168,7 +168,7 @@ async def test_a_pause_ends_with_its_time_or_its_future() -> None:
 def test_any_interleaving_keeps_the_rules(
     arrivals: Arrivals, max_in_flight: int, max_queued: int
 ) -> None:
-    """Whatever comes when and takes how long: all end, in order within a key, within bounds."""
+    """With any arrivals and durations: all records finish, in order within a key, within bounds."""
 
     async def main() -> None:
         work = Work(max_in_flight, max_queued)

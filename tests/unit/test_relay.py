@@ -63,7 +63,7 @@ async def test_a_record_is_not_finished_before_the_answer() -> None:
 )
 @virtual_time
 async def test_the_time_from_paid_to_delivered(paid_at: str, seconds: float) -> None:
-    """The time since paidAt is told at the 2xx; since the record's own time without a zone."""
+    """The 2xx measures the time since paidAt; without a zone, since the record's timestamp."""
     bench = Bench()
     one = record(0, value=order_value(0, paidAt=paid_at))
 
@@ -100,7 +100,7 @@ async def test_four_attempts_after_1_2_and_4_seconds(failure: Answer) -> None:
 
 @virtual_time
 async def test_waits_begin_when_the_attempt_ends() -> None:
-    """A slow failure does not eat up the wait after it."""
+    """The duration of a failed attempt does not shorten the wait after it."""
     bench = Bench()
     one = record(0)
     bench.target.plan(one, Step(NO_ANSWER, seconds=10.0), Step(DOWN, seconds=0.5))
@@ -114,7 +114,7 @@ async def test_waits_begin_when_the_attempt_ends() -> None:
 
 @virtual_time
 async def test_waits_double_to_the_cap() -> None:
-    """With more retries the waits go on doubling and stay at 10 s."""
+    """With more retries the waits continue to double, up to 10 s."""
     bench = Bench(policy=RetryPolicy(max_retries=6))
     one = record(0)
     bench.target.plan(one, *[DOWN] * 7)
@@ -158,7 +158,7 @@ async def test_retry_after_lengthens_the_wait() -> None:
 
 @virtual_time
 async def test_a_success_after_failures_ends_it() -> None:
-    """What is delivered at last is not dead-lettered."""
+    """A record that is delivered after failures is not dead-lettered."""
     bench = Bench()
     one = record(0)
     bench.target.plan(one, DOWN, DOWN, DOWN)
@@ -175,7 +175,7 @@ async def test_a_success_after_failures_ends_it() -> None:
 @pytest.mark.parametrize("status", [400, 402, 406, 409, 411, 413, 415, 422, 431, 451, 499])
 @virtual_time
 async def test_a_message_that_is_refused_goes_to_the_dead_letters_at_once(status: int) -> None:
-    """A 4xx of the message's own fault is dead-lettered after one attempt, answer and all."""
+    """A 4xx for the message's own fault is dead-lettered after one attempt, with the answer."""
     bench = Bench()
     one = record(0)
     bench.target.plan(one, answer(status, "no such order", retry_after_seconds=60))
@@ -215,7 +215,7 @@ async def test_nothing_at_the_address_for_one_record_is_its_own_fault(status: in
 @pytest.mark.parametrize("status", [404, 405, 410])
 @virtual_time
 async def test_nothing_at_the_address_for_the_only_record_is_a_failed_attempt(status: int) -> None:
-    """With no other key's success in the last minute it is tried as often as any other."""
+    """Without another key's success in the last minute it has the usual retries."""
     bench = Bench(breaker_threshold=20)
     good, one = record(0, "good"), record(1, "one")
     bench.target.plan(one, *[answer(status)] * 4)
@@ -232,7 +232,7 @@ async def test_nothing_at_the_address_for_the_only_record_is_a_failed_attempt(st
 @pytest.mark.parametrize("status", [401, 403, 301, 302, 307, 308])
 @virtual_time
 async def test_an_outage_is_never_held_against_the_message(status: int) -> None:
-    """Wrong credentials and redirects are tried again for as long as it takes."""
+    """Attempts with wrong credentials and redirects are repeated without limit."""
     bench = Bench()
     one = record(0)
     bench.target.plan(one, *[answer(status)] * 200)

@@ -38,7 +38,7 @@ async def test_a_refused_dead_letter_is_tried_until_it_is_kept(error: Exception)
 
 @virtual_time
 async def test_a_dead_letter_that_waits_takes_no_place() -> None:
-    """While Kafka refuses a dead letter, deliveries use its place."""
+    """While Kafka refuses a dead letter, other deliveries use its slot."""
     bench = Bench(max_in_flight=1)
     bench.dead_letters.refusals.extend([PublishRefused("dlq", "down")] * 3)
 
@@ -138,7 +138,7 @@ async def test_records_without_a_key_do_not_wait() -> None:
 
 @virtual_time
 async def test_no_more_than_max_in_flight_attempts_at_a_time() -> None:
-    """The record too many waits until a place is free: that is the back-pressure."""
+    """A record over the limit waits until a slot is free: that is the back-pressure."""
     bench = Bench(max_in_flight=3)
     bench.target.default = Step(answer(200), seconds=2.0)
     await bench.submit(*(record(offset, str(offset)) for offset in range(3)))

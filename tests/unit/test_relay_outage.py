@@ -46,7 +46,7 @@ async def test_what_counts_for_the_breaker(failure: Answer) -> None:
 
 @virtual_time
 async def test_below_the_threshold_nothing_opens() -> None:
-    """One failure fewer than the threshold, then a success: all goes its usual way."""
+    """One failure fewer than the threshold, then a success: nothing changes."""
     bench = Bench(breaker_threshold=4)
     one, two = record(0, "a"), record(1, "b")
     bench.target.plan(one, DOWN, DOWN, DOWN)
@@ -269,7 +269,7 @@ async def test_another_record_probes_while_one_is_told_to_wait() -> None:
 
 @virtual_time
 async def test_the_log_tells_of_an_outage(caplog: pytest.LogCaptureFixture) -> None:
-    """An outage is an error that names itself once a change; its end is told too."""
+    """An outage is logged once as an error; its end is logged, too."""
     bench = Bench(breaker_threshold=1)
     one = record(0)
     bench.target.plan(one, DOWN)

@@ -31,7 +31,7 @@ async def test_a_delivery_is_told_with_its_attempts_and_last_error() -> None:
 
 @virtual_time
 async def test_a_dead_letter_is_told_with_its_reason() -> None:
-    """What the dead letter says is what the outcome says."""
+    """The outcome has the same reason and texts as the dead letter."""
     bench = Bench(policy=RetryPolicy(max_retries=1))
     bench.target.default = Step(DOWN)
 
@@ -64,7 +64,7 @@ async def test_an_event_that_was_delivered_is_finished_without_an_attempt() -> N
 
 @virtual_time
 async def test_the_breaker_does_not_hold_a_duplicate_up() -> None:
-    """What is not sent needs no target."""
+    """A duplicate is finished without the target."""
     bench = Bench(breaker_threshold=1)
     one, twin = record(1, "a"), record(2, "b", headers=[("event-id", b"paid")])
     bench.delivered_before = {"paid"}

@@ -31,7 +31,7 @@ async def test_everything_finishes_within_the_grace() -> None:
 
 @virtual_time
 async def test_what_does_not_finish_in_time_is_given_up() -> None:
-    """After the grace attempts get their last seconds, and the rest is left unfinished."""
+    """After the drain period attempts get their last seconds; the rest stays unfinished."""
     bench = Bench()
     ends, hangs = record(0, "ends"), record(1, "hangs")
     bench.target.plan(ends, Step(answer(200), seconds=12.0))
@@ -50,7 +50,7 @@ async def test_what_does_not_finish_in_time_is_given_up() -> None:
 
 @virtual_time
 async def test_nothing_finishes_after_it_was_given_back() -> None:
-    """When giving back returns, nothing runs on: no attempt, no dead letter, no finish."""
+    """When drain returns, nothing runs: no attempt, no dead letter, no finish."""
     bench = Bench(max_in_flight=2)
     bench.dead_letters.refusals.extend([PublishRefused("dlq", "down")] * 3)
     hangs, fails = record(0, "hangs"), record(1, "fails")
@@ -74,7 +74,7 @@ async def test_nothing_finishes_after_it_was_given_back() -> None:
 
 @virtual_time
 async def test_a_success_within_the_last_seconds_is_finished() -> None:
-    """An attempt that ends well while the rest is given up finishes its record."""
+    """An attempt that succeeds during the drain finishes its record."""
     bench = Bench()
     one = record(0, "a")
     bench.target.plan(one, Step(answer(200), seconds=2.0))
@@ -89,7 +89,7 @@ async def test_a_success_within_the_last_seconds_is_finished() -> None:
 
 @virtual_time
 async def test_a_failure_within_the_last_seconds_is_given_up() -> None:
-    """An attempt that fails while the rest is given up is not retried, nor dead-lettered."""
+    """An attempt that fails during the drain is neither retried nor dead-lettered."""
     bench = Bench()
     one = record(0)
     bench.target.plan(one, Step(DOWN, seconds=2.0))
@@ -105,7 +105,7 @@ async def test_a_failure_within_the_last_seconds_is_given_up() -> None:
 
 @virtual_time
 async def test_giving_back_nothing_is_quick() -> None:
-    """An idle relay gives back at once, as often as it is asked."""
+    """An idle dispatcher drains at once, however often it is asked."""
     bench = Bench()
 
     await bench.dispatcher.drain(drain_seconds=30.0, attempt_seconds=10.0)
@@ -165,7 +165,7 @@ async def test_a_record_of_before_is_not_delivered_after(moment: str) -> None:
 
 @virtual_time
 async def test_it_goes_on_as_before_after_resuming() -> None:
-    """All places are free again, attempts count anew, and keys are ordered."""
+    """All slots are free again, attempts count from 0, and keys are ordered."""
     bench = Bench(max_in_flight=2)
     one = record(0, "a")
     bench.target.plan(one, DOWN, DOWN, *[DOWN] * 4)
