@@ -50,7 +50,7 @@ class Gate:
         self._serving = False
         self._newest_next = True
         self.never_sent = 0
-        """Waiting records that were never sent; cancelled ones may still be counted."""
+        """Waiting records without a failed attempt; cancelled ones may still be counted."""
 
     @property
     def is_open(self) -> bool:

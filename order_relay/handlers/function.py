@@ -97,7 +97,7 @@ class FunctionHandler:
             raise TypeError("the handler is a plain function that returned an awaitable")
 
     async def _result(self, call: asyncio.Future[None], *, limited: bool = True) -> Answer:
-        """Return the result of a call; cancels it after the time-out, or if the attempt ends."""
+        """Return the result of a call; cancels it after the time-out, or with the attempt."""
         try:
             _, late = await asyncio.wait({call}, timeout=self._timeout_seconds if limited else None)
         except asyncio.CancelledError:

@@ -132,7 +132,7 @@ class HttpClient:
                 return
 
     def close(self) -> None:
-        """Close all connections; the caller must cancel requests under way first."""
+        """Close all connections; the caller cancels requests under way."""
         for connection in list(self._connections):
             connection.close()
         self._connections.clear()
