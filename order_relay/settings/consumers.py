@@ -178,6 +178,8 @@ class _Declared(BaseModel):
 class _Variables(BaseSettings):
     """Environment variables, which override the consumer's file."""
 
+    model_config = Settings.model_config
+
     _check_secret_file = field_validator("*", mode="before")(reject_bad_file)
 
     @classmethod
@@ -205,8 +207,9 @@ def _variables_of(
         f"Variables of {name}", __base__=_Variables if from_environment else _Declared, **given
     )
     if from_environment:
-        config = {**Settings.model_config, "env_prefix": f"{name}_"}
-        model.model_config = SettingsConfigDict(**config)  # type: ignore[typeddict-item]
+        model.model_config = SettingsConfigDict(
+            **{**Settings.model_config, "env_prefix": f"{name}_"}
+        )
     return model
 
 

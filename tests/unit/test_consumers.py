@@ -253,6 +253,7 @@ def test_the_file_wins_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: consumer(handler=HttpPost("ftp://x")), {}, "COUPONS_URL="),
         (consumer, {"CONSUMERS": "coupon"}, "CONSUMERS='coupon' must name consumers.*: coupons"),
         (consumer, {"CONSUMERS": ","}, "CONSUMERS=',' must name consumers"),
+        (consumer, {"COUPONS_MAX_RATE": "inf"}, "COUPONS_MAX_RATE='inf' must be a finite number"),
         (
             lambda: consumer(handler=HttpPost("http://x")),
             {"COUPONS_TOKEN_FILE": "/nowhere/token"},
