@@ -17,14 +17,11 @@ STATUS_CLASSES = ("2xx", "3xx", "4xx", "429", "5xx", *FAILURES)
 JSON = "application/json"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class FailedBatch:
-    """A batch that failed as a whole, so that the record at fault is unknown."""
+    """A batch of ``size`` records that failed as a whole: the record at fault is unknown."""
 
-    __slots__ = ("size",)
-
-    def __init__(self, size: int) -> None:
-        """Remember the number of its records."""
-        self.size = size
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

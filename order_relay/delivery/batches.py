@@ -71,14 +71,12 @@ class _Item:
         self.batch_index = 0
 
 
+@dataclass(slots=True, eq=False)
 class _Batch:
     """Records that are under way in one request, and the task that sends it."""
 
-    __slots__ = ("items", "task")
-
-    def __init__(self, items: list[_Item]) -> None:
-        self.items = items
-        self.task: asyncio.Task[None] | None = None
+    items: list[_Item]
+    task: asyncio.Task[None] | None = None
 
 
 class _Queue:
