@@ -11,7 +11,7 @@ from tests.support.raw_server import Peer, RawServer, replies
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"
 TIMED_OUT = b"HTTP/1.1 408 Request Time-out\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-UNASKED = [
+UNSOLICITED = [
     pytest.param(OK, id="an answer"),
     pytest.param(OK[:12], id="part of an answer"),
     pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n", id="an interim answer"),
@@ -20,11 +20,11 @@ UNASKED = [
 ]
 
 
-@pytest.mark.parametrize("unasked", UNASKED)
-async def test_bytes_behind_an_answer(unasked: bytes) -> None:
+@pytest.mark.parametrize("unsolicited", UNSOLICITED)
+async def test_bytes_behind_an_answer(unsolicited: bytes) -> None:
     """What comes in one packet with an answer ends the connection; the next post has a new one."""
     async with (
-        RawServer(replies(OK + unasked), replies(BUSY)) as server,
+        RawServer(replies(OK + unsolicited), replies(BUSY)) as server,
         patient_client(server.url) as http,
     ):
         assert (await post(http, "first")).verdict is Verdict.SUCCESS
@@ -38,21 +38,21 @@ async def test_bytes_behind_an_answer(unasked: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("unasked", "closes"),
+    ("unsolicited", "closes"),
     [
-        *(pytest.param(*one.values, False, id=one.id) for one in UNASKED),
+        *(pytest.param(*one.values, False, id=one.id) for one in UNSOLICITED),
         pytest.param(TIMED_OUT, True, id="408, closed"),
         pytest.param(OK, True, id="an answer, closed"),
     ],
 )
-async def test_bytes_on_an_idle_connection(unasked: bytes, closes: bool) -> None:
+async def test_bytes_on_an_idle_connection(unsolicited: bytes, closes: bool) -> None:
     """What comes between two posts ends the connection; the next post has a new one."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(OK)
         await answered.wait()
-        await peer.send(unasked)
+        await peer.send(unsolicited)
         if closes:
             peer.finish()
         await peer.arrived()
