@@ -1,4 +1,4 @@
-"""``POST /probe`` over real HTTP: who may probe now, and what it answers."""
+"""``POST /probe`` over real HTTP: which clients may probe, and the answers."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -103,7 +103,7 @@ async def test_with_a_closed_breaker_there_is_nothing_to_probe() -> None:
     "given", [None, "Bearer", "Bearer s3cre", "Bearer s3cret2", "Basic s3cret", "s3cret"]
 )
 async def test_with_a_token_only_who_brings_it_may_probe(given: str | None) -> None:
-    """401 for all others, also while there is nothing to probe; no probe goes, no token is told."""
+    """401 for all others, also while nothing is to be probed; the answer has no token."""
     async with serving(TOKEN) as served:
         headers = {"Authorization": given} if given else {}
         assert (await served.request(headers=headers))[0] == 401

@@ -179,7 +179,18 @@ async def test_an_outage_that_begins_and_ends_meanwhile() -> None:
 
 
 @virtual_time
-async def test_when_nobody_takes_events_nothing_more_is_begun() -> None:
+async def test_an_outage_saves_what_waits_for_kafka() -> None:
+    """An event that Kafka has not answered is saved when the outage begins, not minutes later."""
+    run = Run()
+    run.producer.hold = asyncio.Event()
+    run.producer.reachable = False
+    async with asyncio.timeout(30):
+        assert await run.publish(line(1), line(2)) == {LineStatus.SAVED: [1, 2]}
+    assert len(run.producer.sent) == 2
+
+
+@virtual_time
+async def test_when_kafka_and_the_database_refuse_nothing_more_is_begun() -> None:
     """The first event that is nowhere ends the run; every line begun is accounted for."""
     run = Run(max_in_flight=2)
     run.producer.refuse = lambda _: refusal()
@@ -194,7 +205,7 @@ async def test_when_nobody_takes_events_nothing_more_is_begun() -> None:
 
 
 @virtual_time
-async def test_hurrying_saves_what_kafka_does_not_answer() -> None:
+async def test_closing_saves_what_kafka_does_not_answer() -> None:
     """After a signal what is under way ends within the grace: as published, or saved."""
     run = Run()
     run.producer.hold = asyncio.Event()

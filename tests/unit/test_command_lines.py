@@ -85,7 +85,7 @@ async def test_a_line_is_there_as_soon_as_it_is_written() -> None:
 
 
 async def test_stopping_while_nothing_comes() -> None:
-    """Whoever waits for a line is let go, though the pipe stays open and silent."""
+    """The wait for a line ends, though the pipe stays open and silent."""
     reading, writing = os.pipe()
     try:
         reader = LineReader(reading, max_line_bytes=1000)

@@ -148,7 +148,7 @@ def test_choices_that_make_no_sense(
 
 
 def test_choices() -> None:
-    """Ids mean rows of any status, for the reason to be told; --all means the filter."""
+    """Ids select rows of any status, so that the reason can be given; --all selects by filter."""
     assert selected_rows((3, 1, 3), False, RowFilter()) == RowFilter(ids={1, 3})
     failed = RowFilter(status=Status.FAILED, topic="orders")
     assert selected_rows((), True, RowFilter(topic="orders")) == failed
@@ -184,7 +184,7 @@ def test_zeros_before_a_row_id() -> None:
 
 
 def test_status_in_any_case_of_letters() -> None:
-    """FAILED and failed are the same; others are told what there is."""
+    """FAILED and failed are the same; the error for another word names the allowed ones."""
     assert STATUS.convert("failed", None, None) is Status.FAILED
     with pytest.raises(click.BadParameter, match="PENDING or PUBLISHED or FAILED"):
         STATUS.convert("LOST", None, None)

@@ -147,7 +147,7 @@ async def test_a_letter_that_is_too_large_holds_nothing_up() -> None:
 
 
 async def test_nothing_is_published_that_is_not_ours_any_more() -> None:
-    """Once somebody else has joined, or a commit was refused, no batch begins."""
+    """Once another member has joined, or a commit was refused, no batch begins."""
     topics, membership = Topics(*range(2 * BATCH)), FakeMembership()
     membership.lost = True
     redrive = prepared(topics, membership)

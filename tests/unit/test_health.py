@@ -144,7 +144,7 @@ async def test_the_workers_health_knows_its_backoff() -> None:
 
 
 def test_an_open_breaker_is_no_standstill() -> None:
-    """While the logger is down a restart would help nobody."""
+    """While the target is down a restart would not help."""
     watched = Watched()
     watched.deliveries.queued = 1
     watched.breaker_closed = False
@@ -156,7 +156,7 @@ def test_an_open_breaker_is_no_standstill() -> None:
 
 
 def test_waiting_for_kafka_is_no_standstill() -> None:
-    """While dead letters wait for Kafka's acknowledgement a restart would help nobody."""
+    """While dead letters wait for Kafka's acknowledgement a restart would not help."""
     watched = Watched()
     watched.deliveries.queued = 1
     watched.dead_lettering = 1

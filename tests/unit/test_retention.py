@@ -82,7 +82,7 @@ async def test_old_records_that_are_not_finished_are_counted() -> None:
 
 @virtual_time
 async def test_the_watch_says_once_that_it_cannot_know(caplog: pytest.LogCaptureFixture) -> None:
-    """A missing right is for a person; an outage is told of elsewhere."""
+    """A missing right is for a person; an outage has a log line of its own."""
     topic = Topic()
     topic.finished = {ONE: 0}
     topic.errors = [KafkaUnavailable("a:1", "down"), TimeoutError(), *[PermissionError("no")] * 2]

@@ -371,7 +371,7 @@ async def test_a_client_that_leaves(
 async def test_a_client_that_leaves_in_its_body(
     caplog: pytest.LogCaptureFixture, ending: str
 ) -> None:
-    """Half an event is no event; its room is free again, and nobody is called."""
+    """Half an event is not published; its room is free again, and no error is logged."""
     half = body()[:50]
     # With it there is no room for a whole event.
     limits = Limits(total_bytes=len(half) + len(body()) - 1, body_seconds=WAIT_SECONDS)
@@ -393,7 +393,7 @@ async def test_a_client_that_leaves_in_its_body(
 
 
 async def test_a_connection_that_ends_with_the_head(caplog: pytest.LogCaptureFixture) -> None:
-    """One that is closed before its request is looked at is no error of the worker's."""
+    """One that is closed before its request is handled is not an error of the worker."""
     kafka, handled = ScriptedKafka(), asyncio.Event()
     publisher = Publisher(kafka, MemoryFallbackStore(), TOPIC)
 
@@ -429,7 +429,7 @@ async def test_a_connection_that_ends_with_the_head(caplog: pytest.LogCaptureFix
 
 
 async def test_a_body_that_does_not_come() -> None:
-    """408 for whoever promises a body and keeps it; the room is free again."""
+    """408 for a client that announces a body and does not send it; the room is free again."""
     # With half an event there is no room for a whole one.
     limits = Limits(total_bytes=50 + len(body()) - 1, body_seconds=0.05)
     async with opened(limits=limits) as intake:
