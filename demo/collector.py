@@ -241,11 +241,8 @@ class Collector:
     ) -> None:
         """Read every record of these topics, from the first one on, until ``finish``.
 
-        It belongs to no group and commits nothing: the worker does not notice it.
-
-        Args:
-            settings: Where Kafka is.
-            handlers: What to call with each record, by topic.
+        It joins no group and commits nothing: the worker does not notice it. ``handlers`` names by
+        topic what to call with each record.
         """
         consumer = Consumer(
             client_config(settings)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from aiokafka.partitioner import murmur2
 from confluent_kafka import Message
@@ -71,10 +71,7 @@ async def open_environment(
 ) -> AsyncIterator[Environment]:
     """Start everything but the shop; at the end, whatever is left of it is ended.
 
-    Args:
-        options: What the user asked for.
-        folder: Empty folder for the worker's log, and to run it in.
-        surroundings: This process's environment.
+    The worker runs in ``folder``, an empty one; ``surroundings`` is this process's environment.
 
     Raises:
         CannotRun: A port is in use, the embedded cluster does not start, or there is something
@@ -134,7 +131,9 @@ async def open_environment(
         url = str(settings.own_url)
         asking = asyncio.create_task(collector.ask_worker(url))
         stack.push_async_callback(end, asking)
-        outages = asyncio.create_task(run_outages(cluster, collector, outage_plan(options.orders)))
+        outages = asyncio.create_task(
+            run_outages(cluster.down, cluster.up, collector, outage_plan(options.orders))
+        )
         stack.push_async_callback(end, outages)
         made = Environment(
             collector,
@@ -152,7 +151,13 @@ async def open_environment(
                 asyncio.create_task(collector.watch_table(database)),
                 asyncio.create_task(collector.read_topics(settings, handlers)),
             ],
-            commands=write_commands(settings, folder, _first_dead_letter(options.seed)),
+            commands=write_commands(
+                folder,
+                environment,
+                surroundings,
+                consumer=ORDER_LOGGING if topics else "",
+                dead_letter=_first_dead_letter(options.seed),
+            ),
         )
         collector.places = {
             "Worker's log": str(worker.log_path),
@@ -172,16 +177,6 @@ def _first_dead_letter(seed: int) -> str:
     return f"{(murmur2(key) & 0x7FFFFFFF) % PARTITIONS}:0"
 
 
-class Brokers(Protocol):
-    """The part of ``EmbeddedCluster`` that takes an outage. Calls take milliseconds."""
-
-    def down(self) -> None:
-        """See ``EmbeddedCluster``."""
-
-    def up(self) -> None:
-        """See ``EmbeddedCluster``."""
-
-
 def outage_plan(orders: int | None) -> tuple[int, int]:
     """Return the number of payments before the first outage, and between one and the next.
 
@@ -192,16 +187,13 @@ def outage_plan(orders: int | None) -> tuple[int, int]:
 
 
 async def run_outages(
-    brokers: Brokers, collector: Collector, plan: tuple[int, int], seconds: float = OUTAGE_SECONDS
+    down: Callable[[], None],
+    up: Callable[[], None],
+    collector: Collector,
+    plan: tuple[int, int],
+    seconds: float = OUTAGE_SECONDS,
 ) -> None:
-    """Take the brokers down and up until this is cancelled; an outage ends with it.
-
-    Args:
-        brokers: What to take down.
-        collector: Counts payments and outages.
-        plan: See ``outage_plan``.
-        seconds: How long each outage takes.
-    """
+    """Take the brokers down and up as planned until this is cancelled; then they are up."""
     due, every = plan
     while True:
         # The ledger counts; there is no event to await.
@@ -210,9 +202,9 @@ async def run_outages(
         due += every
         collector.kafka_is_down = True
         collector.kafka_outages += 1
-        brokers.down()
+        down()
         try:
             await asyncio.sleep(seconds)
         finally:
-            brokers.up()
+            up()
             collector.kafka_is_down = False

@@ -50,10 +50,9 @@ class EmbeddedCluster:
         self._brokers = range(1, brokers + 1)
         try:
             self._lib = _librdkafka()
-            self._handle = self._start(brokers)
+            self._handle = _start(self._lib, brokers)
             self._cluster = self._lib.rd_kafka_handle_mock_cluster(self._handle)
-            servers: bytes = self._lib.rd_kafka_mock_cluster_bootstraps(self._cluster)
-            self.servers = servers.decode()
+            self.servers = self._lib.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
             for topic in topics:
                 self.make_topic(topic, PARTITIONS)
         except OSError as error:
@@ -62,18 +61,6 @@ class EmbeddedCluster:
                 f"the embedded Kafka cluster does not start ({error}): "
                 "install confluent-kafka from PyPI's wheel, which has one in it"
             ) from error
-
-    def _start(self, brokers: int) -> int:
-        error = ctypes.create_string_buffer(_ERROR_BYTES)
-        config = self._lib.rd_kafka_conf_new()
-        # The log would go to stderr, over the live view.
-        for name, value in ((b"log_level", 0), (b"test.mock.num.brokers", brokers)):
-            if self._lib.rd_kafka_conf_set(config, name, b"%d" % value, error, _ERROR_BYTES):
-                raise OSError(error.value.decode())
-        handle: int | None = self._lib.rd_kafka_new(_PRODUCER, config, error, _ERROR_BYTES)
-        if not handle:
-            raise OSError(error.value.decode())
-        return handle
 
     def make_topic(self, name: str, partitions: int) -> None:
         """Make a topic with a replica on every broker.
@@ -102,6 +89,18 @@ class EmbeddedCluster:
         handle, self._handle = self._handle, None
         if handle:
             self._lib.rd_kafka_destroy(handle)
+
+
+def _start(lib: ctypes.CDLL, brokers: int) -> int:
+    error = ctypes.create_string_buffer(_ERROR_BYTES)
+    config = lib.rd_kafka_conf_new()
+    # The log would go to stderr, over the live view.
+    for name, value in ((b"log_level", 0), (b"test.mock.num.brokers", brokers)):
+        if lib.rd_kafka_conf_set(config, name, b"%d" % value, error, _ERROR_BYTES):
+            raise OSError(error.value.decode())
+    if not (handle := lib.rd_kafka_new(_PRODUCER, config, error, _ERROR_BYTES)):
+        raise OSError(error.value.decode())
+    return int(handle)
 
 
 def _librdkafka() -> ctypes.CDLL:

@@ -171,18 +171,14 @@ class Ledger:
         return True
 
     def _count(self, having: Fate, without: Fate = Fate.UNKNOWN) -> int:
-        return sum(
-            number
-            for fate, number in self._numbers.items()
-            if fate & having == having and not fate & without
-        )
+        return sum(n for fate, n in self._numbers.items() if _fits(fate, having, without))
 
     def _ids(self, having: Fate, without: Fate = Fate.UNKNOWN) -> list[str]:
-        return [
-            event_id
-            for event_id, fate in self._fates.items()
-            if fate & having == having and not fate & without
-        ]
+        return [name for name, fate in self._fates.items() if _fits(fate, having, without)]
+
+
+def _fits(fate: Fate, having: Fate, without: Fate) -> bool:
+    return fate & having == having and not fate & without
 
 
 @dataclass(slots=True)

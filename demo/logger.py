@@ -22,10 +22,7 @@ from demo.command_line import LOGGER_PORT, PORT, SEED, WHOLE_SEED, CannotRun, On
 HOST = "127.0.0.1"
 RETRY_AFTER_SECONDS = 2
 # A refused order is refused on every attempt, and a hopeless one fails on every attempt.
-REFUSED_SHARE = 0.015
-HOPELESS_SHARE = 0.005
-FLAKY_SHARE = 0.07
-SLOW_SHARE = 0.04
+SHARES = {"refused": 0.015, "hopeless": 0.005, "flaky": 0.07, "slow": 0.04, "fine": 0.87}
 SLOW_SECONDS = (0.8, 2.5)
 # Orders seen before the first outage, and between one and the next.
 FIRST_OUTAGE_AFTER = 150
@@ -129,21 +126,19 @@ class LoggerScript:
 
     def _answer_of_order(self, event_id: str, attempt: int) -> tuple[Kind, float]:
         order = self._draw(event_id, "order")
-        fate = order.random()
+        fate = order.choices([*SHARES], [*SHARES.values()])[0]
         delay = self._draw(event_id, f"delay {attempt}").uniform(0.01, 0.06)
-        if fate < REFUSED_SHARE:
-            return Kind.REFUSED, delay
-        fate -= REFUSED_SHARE
-        if fate < HOPELESS_SHARE:
-            return Kind.UNAVAILABLE, delay
-        fate -= HOPELESS_SHARE
-        if fate < FLAKY_SHARE:
-            failing_attempts = order.choice((1, 1, 2))
-            failure = order.choices(FAILURES, weights=(4, 2, 3, 1))[0]
-            return (failure if attempt <= failing_attempts else Kind.ACCEPTED), delay
-        fate -= FLAKY_SHARE
-        if fate < SLOW_SHARE and attempt == 1:
-            delay = order.uniform(*SLOW_SECONDS)
+        match fate:
+            case "refused":
+                return Kind.REFUSED, delay
+            case "hopeless":
+                return Kind.UNAVAILABLE, delay
+            case "flaky":
+                failing_attempts = order.choice((1, 1, 2))
+                failure = order.choices(FAILURES, weights=(4, 2, 3, 1))[0]
+                return (failure if attempt <= failing_attempts else Kind.ACCEPTED), delay
+            case "slow" if attempt == 1:
+                return Kind.ACCEPTED, order.uniform(*SLOW_SECONDS)
         return Kind.ACCEPTED, delay
 
     def _draw(self, event_id: str, what: str) -> random.Random:
@@ -166,10 +161,7 @@ class SampleLogger:
         )
 
     async def start(self, port: int, host: str = HOST) -> int:
-        """Begin to listen, on loopback unless told otherwise.
-
-        Returns:
-            The port; where 0 was given, the one that was free.
+        """Begin to listen, on loopback unless told otherwise; returns the port, a free one for 0.
 
         Raises:
             CannotRun: The port is in use or not allowed.

@@ -16,8 +16,7 @@ from demo.collector import Collector, Phase, WorkerState
 from demo.command_line import Interruption, Options
 from demo.environment import Environment, end, open_environment
 from demo.kafka import LIMITS
-from demo.report import closes, consumer_report, report
-from demo.view import print_lines, view_on
+from demo.view import closes, consumer_report, print_lines, report, view_on
 from demo.worker import WorkerLog
 
 FRAME_SECONDS = 0.5
@@ -162,12 +161,7 @@ async def _last_orders(environment: Environment, interruption: Interruption) -> 
 async def _stop(environment: Environment, hurry: asyncio.Event) -> bool:
     """Let shop and worker finish what they have begun, and read what they have left.
 
-    Args:
-        environment: Whose worker it is.
-        hurry: Set when the user does not want to wait for that.
-
-    Returns:
-        ``False`` when the worker had to be killed.
+    When ``hurry`` is set, the worker is killed. Returns ``False`` when it had to be killed.
     """
     collector, worker = environment.collector, environment.worker
     collector.phase, collector.worker = Phase.STOPPING, WorkerState.DRAINING

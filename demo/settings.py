@@ -38,13 +38,7 @@ class DemoSettings(Settings):
 
 
 def demo_settings(options: Options, folder: Path, servers: str) -> Settings:
-    """Return the worker's settings.
-
-    Args:
-        options: What the user asked for.
-        folder: Where the shop's database is.
-        servers: Where Kafka is.
-    """
+    """Return the worker's settings; the shop's database is in ``folder``."""
     folders = None
     if options.consumer_folders:
         given = options.consumer_folders.split(",")
@@ -76,12 +70,8 @@ def demo_settings(options: Options, folder: Path, servers: str) -> Settings:
 def worker_environment(settings: Settings, surroundings: Mapping[str, str]) -> dict[str, str]:
     """Return the environment that gives a worker exactly these settings.
 
-    Further consumers keep the variables of their own names, such as ``COUPONS_URL``.
-    The worker must also start in a folder without a ``.env`` file.
-
-    Args:
-        settings: What the worker is to read.
-        surroundings: This process's environment.
+    Further consumers keep the variables of their own names, such as ``COUPONS_URL``, from the
+    environment of this process. The worker must also start in a folder without a ``.env`` file.
     """
     names = (settings.consumers or "").upper().split(",")
     own = tuple(f"{name}_" for name in names if name != ORDER_LOGGING.upper())
@@ -105,26 +95,41 @@ def worker_environment(settings: Settings, surroundings: Mapping[str, str]) -> d
     return environment
 
 
-def write_commands(settings: Settings, folder: Path, dead_letter: str) -> list[str]:
-    """Write a file that gives another shell these settings and lists commands to try.
+def write_commands(
+    folder: Path,
+    environment: Mapping[str, str],
+    surroundings: Mapping[str, str],
+    *,
+    consumer: str = "",
+    dead_letter: str,
+) -> list[str]:
+    """Write a file that gives another shell the worker's settings.
+
+    What ``surroundings`` has alike is left out: the other shell has it, too.
 
     Args:
-        settings: The worker's.
         folder: Where the file is written.
+        environment: The worker's.
+        surroundings: This process's environment.
+        consumer: Whose orders and dead letters are meant; only needed if there are several.
         dead_letter: Partition and offset of a dead letter to come.
 
     Returns:
-        The commands, to be pasted one after the other; the first one reads the file.
+        Commands to be pasted one after the other; the first one reads the file.
     """
-    commands = [
-        f"faust -A app order-status {FIRST_ORDER_ID}",
-        "faust -A app dlq-list",
-        f"faust -A app dlq-show {dead_letter}",
-        "faust -A app dlq-redrive --all",
+    exports = [
+        f"export {name}={shlex.quote(value)}\n"
+        for name, value in environment.items()
+        if surroundings.get(name) != value
     ]
-    environment = worker_environment(settings, {})
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     programs = shlex.quote(str(Path(sys.executable).parent))
     path = folder / "commands.sh"
-    path.write_text("\n".join([*exports, f'export PATH={programs}:"$PATH"', ""]))
-    return [f". {shlex.quote(str(path))}", *commands]
+    path.write_text("".join(exports) + f'export PATH={programs}:"$PATH"\n')
+    option = f" --consumer {consumer}" if consumer else ""
+    return [
+        f". {shlex.quote(str(path))}",
+        f"faust -A app order-status{option} {FIRST_ORDER_ID}",
+        f"faust -A app dlq-list{option}",
+        f"faust -A app dlq-show{option} {dead_letter}",
+        f"faust -A app dlq-redrive{option} --all --yes",
+    ]

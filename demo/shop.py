@@ -143,15 +143,7 @@ class OrderShop:
         rate: float,
         may_pay: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Set the shop up.
-
-        Args:
-            orders: Where the orders come from.
-            gateway: Where the payments go.
-            observer: Is told of payments and refusals.
-            rate: Payments a second.
-            may_pay: While it returns ``False``, the shop takes no payments.
-        """
+        """Set the shop up for ``rate`` payments a second; none while ``may_pay`` says ``False``."""
         self._orders = orders
         self._gateway = gateway
         self._observer = observer
@@ -261,11 +253,10 @@ class ShopDatabase:
                     await session.execute(sa.insert(fallback_message).values(values))
 
     async def waiting(self, for_seconds: float = 0.0) -> tuple[set[str], int]:
-        """Return what has waited in the table for so long, or longer.
+        """Return the events that have waited in the table for so long, or longer.
 
-        Returns:
-            The events, those that are order_logging's dead letters among them, and how many rows
-            replay will publish by itself, of whatever topic.
+        Dead letters of order_logging are among them. The number counts the rows, of whatever topic,
+        that replay will publish by itself.
 
         Raises:
             DatabaseUnavailable: The database did not answer.

@@ -44,13 +44,7 @@ class WorkerProcess:
     def __init__(
         self, log_path: Path, environment: Mapping[str, str], grace_seconds: float
     ) -> None:
-        """Prepare the worker.
-
-        Args:
-            log_path: File for all it prints.
-            environment: Its whole environment.
-            grace_seconds: How long it may take to end after SIGTERM.
-        """
+        """Prepare the worker, which may take ``grace_seconds`` to end after SIGTERM."""
         self.log_path = log_path
         self._environment = environment
         self._grace_seconds = grace_seconds
@@ -77,11 +71,7 @@ class WorkerProcess:
             )
 
     async def stop(self) -> bool:
-        """Send SIGTERM and wait; SIGKILL when it takes too long. May be called twice.
-
-        Returns:
-            ``False`` when it had to be killed.
-        """
+        """Send SIGTERM and wait; returns ``False`` if it had to be killed. May be called twice."""
         process = self._process
         if process is not None and process.returncode is None:
             process.send_signal(signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -36,7 +37,7 @@ def environment(folder: Path, **given: str) -> dict[str, str]:
     return {**os.environ, **USERS, "TMPDIR": str(folder), "COLUMNS": "80", **given}
 
 
-class Quickstart:
+class Demo:
     """The command, running; its ports are free ones."""
 
     def __init__(self, folder: Path, *arguments: str, **given: str) -> None:
@@ -89,31 +90,29 @@ class Quickstart:
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[list[Quickstart]]:
+def started(tmp_path: Path) -> Iterator[list[Demo]]:
     """Commands that a test started; they end with it, whatever happens."""
-    running: list[Quickstart] = []
+    running: list[Demo] = []
     yield running
-    for quickstart in running:
-        quickstart.process.kill()
-        quickstart.process.wait()
+    for demo in running:
+        demo.process.kill()
+        demo.process.wait()
 
 
 @pytest.mark.timeout(LIMIT_SECONDS + 30)
-async def test_sixty_orders_are_all_accounted_for(
-    tmp_path: Path, started: list[Quickstart]
-) -> None:
+async def test_sixty_orders_are_all_accounted_for(tmp_path: Path, started: list[Demo]) -> None:
     """Through refusals, failures, an outage of the logger and one of Kafka, the ledger closes."""
     # Slow enough for some to be paid while Kafka is down, on any machine.
-    quickstart = Quickstart(tmp_path, "--orders", "60", "--rate", "20")
-    started.append(quickstart)
-    status = await quickstart.ended()
-    text = quickstart.text()
+    demo = Demo(tmp_path, "--orders", "60", "--rate", "20")
+    started.append(demo)
+    status = await demo.ended()
+    text = demo.text()
     assert status == 0, text
     assert "in memory" in text.splitlines()[0]
-    paid = quickstart.figure("paid, in the shop's database")
-    delivered = quickstart.figure("= delivered, the logger said 2xx")
-    dead = quickstart.figure("+ dead-lettered")
-    saved = quickstart.figure("+ saved for replay")
+    paid = demo.figure("paid, in the shop's database")
+    delivered = demo.figure("= delivered, the logger said 2xx")
+    dead = demo.figure("+ dead-lettered")
+    saved = demo.figure("+ saved for replay")
     assert (paid, saved) == (60, 0)
     assert paid == delivered + dead + saved
     assert "Kafka: 1 outage" in text
@@ -126,28 +125,28 @@ async def test_sixty_orders_are_all_accounted_for(
     assert "invalid_json 1" in text
     assert "full outages 1" in text
     assert "The ledger closes: 60 paid, 60 accounted for." in text
-    assert quickstart.leaves_nothing()
+    assert demo.leaves_nothing()
 
 
 @pytest.mark.timeout(LIMIT_SECONDS + 30)
 async def test_each_of_two_consumers_has_a_ledger_that_closes(
-    tmp_path: Path, started: list[Quickstart]
+    tmp_path: Path, started: list[Demo]
 ) -> None:
     """Both account for every order, each with failures, an outage and dead letters of its own."""
     # The seed has a broken message and one refusal for each, and no hopeless order to wait for.
     arguments = ("--orders", "40", "--rate", "20", "--seed", "8")
-    quickstart = Quickstart(tmp_path, *arguments, CONSUMERS="order_logging, notifications")
-    started.append(quickstart)
-    status = await quickstart.ended()
-    text = quickstart.text()
+    demo = Demo(tmp_path, *arguments, CONSUMERS="order_logging, notifications")
+    started.append(demo)
+    status = await demo.ended()
+    text = demo.text()
     assert status == 0, text
     assert re.search(r"  notifications [0-9]+, dead-lettered [0-9]+ of [0-9]+", text)
     assert "The ledger closes: 40 paid, 40 accounted for." in text
     of_second = text.partition("Ledger of notifications\n")[2]
-    published = quickstart.figure("published to order-paid-events")
+    published = demo.figure("published to order-paid-events")
     assert published >= 40
-    handled = quickstart.figure("= handled, says the worker")
-    again = quickstart.figure("+ not handled again")
+    handled = demo.figure("= handled, says the worker")
+    again = demo.figure("+ not handled again")
     assert re.search(rf"= handled, says the worker +{handled}   its service said 2xx: {handled}$",
                      of_second, re.MULTILINE)  # fmt: skip
     found = re.search(r"\+ dead-lettered +(\d+)", of_second)
@@ -157,92 +156,113 @@ async def test_each_of_two_consumers_has_a_ledger_that_closes(
     assert text.endswith(
         f"The ledger of notifications closes: {published} published, {published} accounted for.\n"
     )
-    assert quickstart.leaves_nothing()
+    assert demo.leaves_nothing()
+
+
+def try_commands(text: str, folder: Path) -> None:
+    """Paste what the demo prints for other terminals into a shell that knows nothing of it."""
+    assert "The console: http://127.0.0.1:" in text
+    commands = re.findall(r"^  (\. .+|faust -A app .+)$", text, re.MULTILINE)
+    names = [command.split()[3] for command in commands if "faust" in command]
+    assert names == ["order-status", "dlq-list", "dlq-show", "dlq-redrive"]
+    # There may be no dead letter to show or to redrive yet.
+    wanted = [command for command in commands if "dlq-show" not in command]
+    ended = subprocess.run(
+        ["/bin/sh", "-ec", "\n".join(wanted)],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **USERS},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(r"^orderId +100001 *$", ended.stdout, re.MULTILINE), ended.stdout
 
 
 @pytest.mark.timeout(LIMIT_SECONDS + 30)
 async def test_ctrl_c_ends_everything_and_prints_the_ledger(
-    tmp_path: Path, started: list[Quickstart]
+    tmp_path: Path, started: list[Demo]
 ) -> None:
     """Without a number it goes on until Ctrl-C; then worker, logger and shop are gone."""
-    quickstart = Quickstart(tmp_path)
-    started.append(quickstart)
+    demo = Demo(tmp_path)
+    started.append(demo)
     await eventually(
-        lambda: re.search(r"  delivered [1-9]", quickstart.text()),
+        lambda: re.search(r"  delivered [1-9]", demo.text()),
         LIMIT_SECONDS,
-        describe=quickstart.text,
+        describe=demo.text,
     )
-    quickstart.process.send_signal(signal.SIGINT)
-    assert await quickstart.ended() == 0, quickstart.text()
-    text = quickstart.text()
+    await asyncio.to_thread(try_commands, demo.text(), tmp_path)
+    demo.process.send_signal(signal.SIGINT)
+    assert await demo.ended() == 0, demo.text()
+    text = demo.text()
     assert "Traceback" not in text
+    assert text.count("  faust -A app dlq-list\n") == 2  # at the start, and in the closing words
     assert "Ledger after" in text
-    paid = quickstart.figure("paid, in the shop's database")
-    assert paid >= quickstart.figure("= delivered, the logger said 2xx") > 0
-    assert quickstart.leaves_nothing()
+    paid = demo.figure("paid, in the shop's database")
+    assert paid >= demo.figure("= delivered, the logger said 2xx") > 0
+    assert demo.leaves_nothing()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in Linux's /proc")
 @pytest.mark.timeout(LIMIT_SECONDS + 30)
 async def test_a_worker_that_dies_is_told_with_the_end_of_its_log(
-    tmp_path: Path, started: list[Quickstart]
+    tmp_path: Path, started: list[Demo]
 ) -> None:
     """When the worker ends by itself the command says so, shows why, and fails."""
-    quickstart = Quickstart(tmp_path)
-    started.append(quickstart)
+    demo = Demo(tmp_path)
+    started.append(demo)
     (log,) = await eventually(lambda: list(tmp_path.glob("order-relay-*/worker.log")))
     await eventually(lambda: "Starting..." in log.read_text(), LIMIT_SECONDS)
-    os.kill(quickstart.worker(), signal.SIGKILL)
-    assert await quickstart.ended() == 1
-    text = quickstart.text()
+    os.kill(demo.worker(), signal.SIGKILL)
+    assert await demo.ended() == 1
+    text = demo.text()
     assert "The worker ended unexpectedly with status -9." in text
     assert "Starting..." in text
     assert "Traceback" not in text
-    assert quickstart.leaves_nothing()
+    assert demo.leaves_nothing()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in Linux's /proc")
 @pytest.mark.timeout(LIMIT_SECONDS + 30)
 async def test_it_gives_up_when_nothing_moves_and_names_what_is_missing(
-    tmp_path: Path, started: list[Quickstart]
+    tmp_path: Path, started: list[Demo]
 ) -> None:
     """With a frozen worker the ledger stays open: missing ids are named, the status is 1."""
-    quickstart = Quickstart(tmp_path, "--orders", "60", "--rate", "20", "--give-up-after", "4")
-    started.append(quickstart)
+    demo = Demo(tmp_path, "--orders", "60", "--rate", "20", "--give-up-after", "4")
+    started.append(demo)
     await eventually(
-        lambda: re.search(r"  delivered [1-9]", quickstart.text()),
+        lambda: re.search(r"  delivered [1-9]", demo.text()),
         LIMIT_SECONDS,
-        describe=quickstart.text,
+        describe=demo.text,
     )
-    worker = quickstart.worker()
+    worker = demo.worker()
     os.kill(worker, signal.SIGSTOP)
-    await eventually(
-        lambda: "worker finishing" in quickstart.text(), 60.0, describe=quickstart.text
-    )
+    await eventually(lambda: "worker finishing" in demo.text(), 60.0, describe=demo.text)
     # It would wait for the worker's deadline; one Ctrl-C spares that.
-    quickstart.process.send_signal(signal.SIGINT)
-    assert await quickstart.ended() == 1, quickstart.text()
-    text = quickstart.text()
+    demo.process.send_signal(signal.SIGINT)
+    assert await demo.ended() == 1, demo.text()
+    text = demo.text()
     assert "Given up: nothing has moved for 4 s." in text
     assert "The worker was killed" in text
-    missing = quickstart.figure("NOT ACCOUNTED FOR")
+    missing = demo.figure("NOT ACCOUNTED FOR")
     assert missing > 0
     assert len(re.findall(r"^  not accounted for: [-0-9a-f]{36}$", text, re.MULTILINE)) == missing
     assert f"THE LEDGER DOES NOT CLOSE: 60 paid, {60 - missing} accounted for." in text
-    assert quickstart.leaves_nothing()
+    assert demo.leaves_nothing()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends the worker on Linux only")
 @pytest.mark.timeout(LIMIT_SECONDS + 30)
-async def test_even_killed_it_leaves_no_worker(tmp_path: Path, started: list[Quickstart]) -> None:
+async def test_even_killed_it_leaves_no_worker(tmp_path: Path, started: list[Demo]) -> None:
     """Killed with SIGKILL it can clean up nothing; its worker ends all the same."""
-    quickstart = Quickstart(tmp_path)
-    started.append(quickstart)
+    demo = Demo(tmp_path)
+    started.append(demo)
     await eventually(
-        lambda: list(tmp_path.glob("order-relay-*/worker.log")), LIMIT_SECONDS, quickstart.text
+        lambda: list(tmp_path.glob("order-relay-*/worker.log")), LIMIT_SECONDS, demo.text
     )
-    worker = await eventually(quickstart.worker)
-    quickstart.process.kill()
+    worker = await eventually(demo.worker)
+    demo.process.kill()
     await eventually(lambda: not Path(f"/proc/{worker}").exists())
 
 

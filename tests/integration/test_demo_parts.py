@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -280,40 +281,27 @@ async def test_a_database_that_cannot_be_made_is_one_line(tmp_path: Path) -> Non
             pass
 
 
-class Brokers:
-    """Writes down when it is down."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def down(self) -> None:
-        """See ``EmbeddedCluster``."""
-        self.calls.append("down")
-
-    def up(self) -> None:
-        """See ``EmbeddedCluster``."""
-        self.calls.append("up")
-
-
 async def test_kafka_is_down_as_planned_and_up_at_the_end() -> None:
     """An outage begins after so many orders, ends by itself, and ends with the demo."""
-    brokers, collector = Brokers(), a_collector()
+    collector = a_collector()
+    calls: list[str] = []
 
     def pay(first: int, last: int) -> None:
         for number in range(first, last + 1):
             collector.ledger.paid(f"event-{number}")
 
     pay(1, 10)
-    outages = asyncio.create_task(run_outages(brokers, collector, (10, 5), seconds=0.01))
+    down, up = partial(calls.append, "down"), partial(calls.append, "up")
+    outages = asyncio.create_task(run_outages(down, up, collector, (10, 5), seconds=0.01))
     await asyncio.sleep(0)
     assert collector.kafka_outages == 0
     pay(11, 11)
-    await eventually(lambda: brokers.calls == ["down", "up"])
+    await eventually(lambda: calls == ["down", "up"])
     pay(12, 20)
     await eventually(lambda: collector.kafka_outages == 2)
     outages.cancel()
     await asyncio.wait([outages])
-    assert brokers.calls == ["down", "up"] * 2
+    assert calls == ["down", "up"] * 2
     assert not collector.kafka_is_down
 
 

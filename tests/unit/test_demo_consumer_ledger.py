@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Message
 
 from demo.ledger import ConsumerLedger
-from demo.report import consumer_report
+from demo.view import consumer_report
 
 TOPIC = "order-paid-events"
 

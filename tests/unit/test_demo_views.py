@@ -13,8 +13,7 @@ from demo.collector import Collector, Phase, WorkerState
 from demo.command_line import Options
 from demo.ledger import ConsumerLedger, Ledger
 from demo.logger import Kind, LoggerScript
-from demo.report import SHOWN_IDS, closes, report
-from demo.view import plain_line, render
+from demo.view import SHOWN_IDS, closes, plain_line, render, report
 
 NOW = 45_296.0
 
