@@ -227,9 +227,10 @@ class Collector:
                 try:
                     async with session.get("/health/ready") as response:
                         state = WorkerState.READY if response.ok else WorkerState.NOT_READY
-                    self.stats = await _stats_of(session, ORDER_LOGGING)
-                    for consumer in self.consumers:
-                        consumer.outcomes = (await _stats_of(session, consumer.name))["deliveries"]
+                    with suppress(aiohttp.ClientResponseError):  # it has no figures yet
+                        self.stats = await _stats_of(session, ORDER_LOGGING)
+                        for one in self.consumers:
+                            one.outcomes = (await _stats_of(session, one.name))["deliveries"]
                 except (aiohttp.ClientError, OSError):
                     state = WorkerState.SILENT
                 if self.phase is not Phase.STOPPING and not (starting and state != "ready"):

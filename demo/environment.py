@@ -77,10 +77,6 @@ async def open_environment(
         CannotRun: A port is in use, the embedded cluster does not start, or there is something
             wrong with the consumers.
     """
-    settings = demo_settings(options, folder, "127.0.0.1:1")
-    topics = {ORDER_LOGGING: (settings.order_paid_topic, settings.dlq_topic)}
-    if len(options.consumers) > 1:
-        topics |= await topics_of_consumers(worker_environment(settings, surroundings), folder)
     async with AsyncExitStack() as stack:
         first_outage = first_outage_after(options.orders)
         script = LoggerScript(options.seed, first_outage)
@@ -95,10 +91,15 @@ async def open_environment(
 
         check_web_port(options.web_port)
         await start_logger(script, collector.logged, options.logger_port)
-        cluster = EmbeddedCluster(list(dict.fromkeys(chain.from_iterable(topics.values()))))
+        cluster = EmbeddedCluster()
         stack.callback(cluster.stop)
         settings = demo_settings(options, folder, cluster.servers)
         environment = worker_environment(settings, surroundings)
+        topics = {ORDER_LOGGING: (settings.order_paid_topic, settings.dlq_topic)}
+        if len(options.consumers) > 1:
+            topics |= await topics_of_consumers(environment, folder)
+        for name in {*chain.from_iterable(topics.values())}:
+            cluster.make_topic(name, PARTITIONS)
 
         handlers: dict[str, list[Callable[[Message], None]]] = defaultdict(list)
         handlers[settings.dlq_topic].append(collector.dead_lettered)
