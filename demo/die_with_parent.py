@@ -1,8 +1,8 @@
-"""Run a command that ends when its parent does: ``leash.py PARENT COMMAND…``.
+"""Run a command that ends when its parent does: ``die_with_parent.py PARENT COMMAND…``.
 
-If the quickstart is killed with SIGKILL it cannot stop its worker any more, which would keep its
-port and look for Kafka for ever. On Linux this script asks for a SIGKILL in that case, and then
-becomes the command; elsewhere it only becomes the command.
+If the demo is killed with SIGKILL, it cannot stop its worker, which would keep its port and look
+for Kafka without end. On Linux this script asks the kernel for a SIGKILL in that case, and then
+becomes the command. Elsewhere it only becomes the command.
 """
 
 import ctypes

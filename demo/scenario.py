@@ -81,7 +81,8 @@ async def run_scenario(
             why = f" The database's last refusal: {collector.refusal}." if collector.refusal else ""
             stalled = f"Given up: nothing has moved for {options.give_up_after:g} s.{why}"
             print_lines(console, stalled)
-        print_lines(console, "Commands to try in another terminal, while it runs:", *commands)
+        hint = "While it runs, these work in another terminal; each run prints its own:"
+        print_lines(console, hint, *commands)
         print_lines(console, *report(collector, interrupted=interrupted))
         for one in collector.consumers:
             print_lines(console, *consumer_report(one, interrupted=interrupted))
