@@ -219,13 +219,33 @@ class KafkaProducer:
             PublishRefused: The client is not running; ``on_settled`` is not called.
         """
         producer = self._running(topic)
-        batch = _Acknowledgements(topic, len(records), on_settled, self._settle_in_loop)
-        on_delivery = batch.on_delivery
+        total = len(records)
+        offsets: list[int | None] = []
+        refusals: list[Refusal] = []
+        pending = [on_settled]
+
+        def settle() -> None:
+            # Two threads may both see the last record, and then this is called twice.
+            if pending:
+                pending.pop()(offsets, refusals)
+
+        def settle_if_last() -> None:
+            if len(offsets) + len(refusals) == total:
+                self._settle_in_loop(settle)
+
+        def on_delivery(error: KafkaError | None, message: Message) -> None:
+            if error is None:
+                offsets.append(message.offset())
+            else:
+                refusals.append(_refusal(topic, message.key(), message.value(), error))
+            settle_if_last()
+
         for key, value in records:
             try:
                 producer.produce(topic, value, key, partition, on_delivery)
             except _PRODUCE_ERRORS as error:
-                batch.refused(_produce_refusal(topic, key, value, error))
+                refusals.append(_produce_refusal(topic, key, value, error))
+                settle_if_last()
 
     def _running(self, topic: str) -> Producer:
         producer = self._producer  # the polling thread may replace it at any moment
@@ -312,47 +332,6 @@ class KafkaProducer:
         with contextlib.suppress(KafkaException):  # the same fatal error again
             producer.purge(in_queue=True, in_flight=True, blocking=False)
             producer.flush(1.0)
-
-
-class _Acknowledgements:
-    """Records of one ``enqueue``, which call ``on_settled`` together instead of one by one."""
-
-    def __init__(
-        self,
-        topic: str,
-        records: int,
-        on_settled: OnSettled,
-        settle_in_loop: Callable[[Callable[[], None]], None],
-    ) -> None:
-        self._topic = topic
-        self._records = records
-        self._on_settled: OnSettled | None = on_settled
-        self._settle_in_loop = settle_in_loop
-        self._offsets: list[int | None] = []
-        self._refusals: list[Refusal] = []
-
-    def on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        """Note a record's result; called in the polling thread."""
-        if error is None:
-            self._offsets.append(message.offset())
-            self._settle_if_last()
-        else:
-            self.refused(_refusal(self._topic, message.key(), message.value(), error))
-
-    def refused(self, refusal: Refusal) -> None:
-        """Note a record that Kafka or the client refused; called in any thread."""
-        self._refusals.append(refusal)
-        self._settle_if_last()
-
-    def _settle_if_last(self) -> None:
-        # Two threads may see the last record; then ``_settle`` is called twice.
-        if len(self._offsets) + len(self._refusals) == self._records:
-            self._settle_in_loop(self._settle)
-
-    def _settle(self) -> None:
-        on_settled, self._on_settled = self._on_settled, None
-        if on_settled is not None:
-            on_settled(self._offsets, self._refusals)
 
 
 def _check_arguments(topic: str, headers: Headers, partition: int | None) -> None:
