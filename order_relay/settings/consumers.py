@@ -156,8 +156,8 @@ def settings_of(consumer: Consumer, settings: Settings) -> Settings:
 
 def _defaults(fields: Mapping[str, str]) -> dict[str, Any]:
     """Return the defaults of all consumer settings, which hide the values of order_logging."""
-    every = {*fields.values(), *HTTP_OPTIONS.values()}
-    return {field: Settings.model_fields[field].get_default() for field in every}
+    names = {*fields.values(), *HTTP_OPTIONS.values()}
+    return {name: Settings.model_fields[name].get_default() for name in names}
 
 
 def _check_variables(name: str, fields: Mapping[str, str]) -> None:
