@@ -82,7 +82,7 @@ def _at_risk(board: Dashboard) -> Dashboard:
         .with_panel(
             figure(
                 "Rows FAILED",
-                "Rows that Kafka refused for good. They wait for a person: "
+                "Rows that Kafka refused permanently. They wait for a person: "
                 "faust -A app fallback-list --status FAILED",
                 largest(FAILED),
                 unit="short",
@@ -186,7 +186,7 @@ def _replay(board: Dashboard) -> Dashboard:
             line(
                 "Rows tried, by result",
                 "published: in Kafka now. retry: refused, and tried again after 1, 2, 4 minutes. "
-                "failed: refused for good. Nothing at all while pending rows grow: no broker "
+                "failed: refused permanently. Nothing at all while pending rows grow: no broker "
                 "answers, and no retry is spent.",
                 Query(count(relay("fallback_replayed_total"), "result"), "{{result}}"),
                 unit="short",

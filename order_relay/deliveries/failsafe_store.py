@@ -91,7 +91,7 @@ class FailsafeStore:
         except Exception as error:  # noqa: BLE001 - whatever a store raises, deliveries go on
             logger.warning(
                 LogLine(
-                    "Table deliveries: store not closed in good order",
+                    "Table deliveries: store not closed cleanly",
                     partition=self._partition,
                     detail=str(error),
                 )

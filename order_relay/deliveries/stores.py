@@ -75,7 +75,7 @@ class Stores(dict[int, FailsafeStore]):
                 # Its last owner on this machine may be about to close it.
                 logger.warning(
                     LogLine(
-                        "Table deliveries: store not opened, trying on",
+                        "Table deliveries: store not opened, retrying",
                         partition=partition,
                         detail=problems[partition],
                     )

@@ -180,7 +180,7 @@ class DeliveriesTable:
             )
         except Exception:
             if not stop.is_set():
-                logger.exception("Table deliveries: recovery failed in a way nobody foresaw")
+                logger.exception("Table deliveries: recovery failed with an unexpected error")
         if stop.is_set():
             return
         seconds = time.monotonic() - started

@@ -504,7 +504,7 @@ class Dispatcher:
             raise
         except Exception as error:
             # A bug of ours must neither lose the record nor block its key.
-            logger.exception("An attempt failed in a way nobody foresaw")
+            logger.exception("An attempt failed with an unexpected error")
             answer = Answer(Verdict.RETRYABLE, detail=repr(error), error_type=full_name(error))
         self.last_activity = now = self._clock()
         if answer.verdict is Verdict.SUCCESS:  # saves two enum look-ups in the usual case
@@ -604,7 +604,7 @@ class Dispatcher:
             except RelayError as error:
                 refusal = str(error)
             except Exception as error:
-                logger.exception("A dead letter failed in a way nobody foresaw")
+                logger.exception("A dead letter failed with an unexpected error")
                 refusal = repr(error)
             finally:
                 self.last_activity = self._clock()

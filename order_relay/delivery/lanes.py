@@ -312,7 +312,7 @@ class Lanes:
                     raise
                 except Exception:
                     # The record stays: a bug of ours must not lose it.
-                    logger.exception("Delivery of %s failed in a way nobody foresaw", queue[0])
+                    logger.exception("Delivery of %s failed with an unexpected error", queue[0])
                     await lane.pause(ERROR_PAUSE_SECONDS)
                     continue
                 now = self.clock()

@@ -274,7 +274,7 @@ class Replay:
             except DatabaseUnavailable as error:
                 self._warn_once(f"Fallback replay skipped: {error}")
             except Exception:
-                logger.exception("Fallback replay failed in a way nobody foresaw")
+                logger.exception("Fallback replay failed with an unexpected error")
 
     def _warn_once(self, problem: str) -> None:
         """Log a problem once, not every minute of an outage."""

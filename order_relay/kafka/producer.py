@@ -328,7 +328,7 @@ class KafkaProducer:
         """
         self._not_running = f"Kafka's client had a fatal error: {error.str()}"
         self._producer = None  # until there is another, sends fail as if no broker answered
-        logger.error("Kafka producer failed for good, starting another: %s", error.str())
+        logger.error("Kafka producer failed permanently, starting another: %s", error.str())
         with contextlib.suppress(KafkaException):  # the same fatal error again
             producer.purge(in_queue=True, in_flight=True, blocking=False)
             producer.flush(1.0)

@@ -126,4 +126,4 @@ class NonBlockingStream(io.TextIOBase):
                 self._changed.notify_all()
                 left_out, self._left_out = self._left_out, 0
             if left_out:
-                logger.error(LogLine("Log lines left out: nobody read the log", count=left_out))
+                logger.error(LogLine("Log lines left out: the log was not read", count=left_out))

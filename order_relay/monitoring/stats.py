@@ -108,7 +108,7 @@ class Stats:
             try:
                 self.log()
             except Exception:
-                logger.exception("Delivery stats failed in a way nobody foresaw")
+                logger.exception("Delivery stats failed with an unexpected error")
 
     def log(self) -> None:
         """Log ``Delivery stats``."""

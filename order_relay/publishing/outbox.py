@@ -156,4 +156,4 @@ class Outbox:
             except DatabaseUnavailable as error:
                 logger.warning("Outbox rows wait for replay count=%d: %s", len(ids), error)
             except Exception:
-                logger.exception("Outbox rows wait for replay, in a way nobody foresaw")
+                logger.exception("Outbox failed with an unexpected error, its rows wait for replay")

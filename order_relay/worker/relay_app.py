@@ -248,7 +248,7 @@ class RelayApp(faust.App):
         """Wait for a step of all consumers; an error of one does not affect the others."""
         for result in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(result, Exception):
-                logger.error("Consumer was not stopped in good order", exc_info=result)
+                logger.error("Consumer was not stopped cleanly", exc_info=result)
 
     def _obtain_file_descriptors(self) -> None:
         file_descriptors.obtain()

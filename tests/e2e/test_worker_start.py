@@ -110,7 +110,7 @@ async def test_kafka_that_is_missing_at_the_start_is_waited_for(
 async def test_sigterm_while_kafka_is_missing_ends_the_worker(
     fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """A worker that still waits for Kafka ends promptly when told to, in good order."""
+    """A worker that still waits for Kafka ends promptly and cleanly when told to."""
     stage = fragile.stage()
     fragile.down()
     async with WorkerProcess(tmp_path, stage, sink.url) as worker:

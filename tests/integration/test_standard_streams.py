@@ -70,7 +70,7 @@ async def test_a_pipe_that_nobody_reads_makes_nobody_wait(log: logging.Logger) -
     assert len(kept) + len(left_out) == 3000
 
 
-_LEFT_OUT = re.compile("Log lines left out: nobody read the log count=([0-9]+)")
+_LEFT_OUT = re.compile("Log lines left out: the log was not read count=([0-9]+)")
 
 
 def test_a_reader_that_has_left_makes_nobody_wait() -> None:

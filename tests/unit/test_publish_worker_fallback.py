@@ -164,7 +164,7 @@ async def test_figures_are_unknown_while_the_database_does_not_answer() -> None:
     assert math.isnan(worker.metric("fallback_messages", status="failed"))
     assert math.isnan(worker.metric("fallback_oldest_pending_seconds"))
     assert worker.metric("fallback_database_up") == 0
-    worker.store.error = RuntimeError("nobody foresaw this")
+    worker.store.error = RuntimeError("unexpected")
     await asyncio.sleep(15)
     worker.store.error = None
     await asyncio.sleep(15)

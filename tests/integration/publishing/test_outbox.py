@@ -194,7 +194,7 @@ async def test_the_database_away_after_the_commit(
     await until(lambda: "wait for replay" in caplog.text)
     rows.error = ZeroDivisionError()
     await commit_one(engine, outbox, 2)
-    await until(lambda: "nobody foresaw" in caplog.text)
+    await until(lambda: "unexpected error" in caplog.text)
     rows.error = None
     await commit_one(engine, outbox, 3)
     await until(lambda: len(rows.calls) == 3)

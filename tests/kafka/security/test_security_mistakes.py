@@ -90,7 +90,7 @@ async def test_a_mistake_is_told_once(
 async def test_a_worker_with_a_mistake_waits(
     secure: SecureKafka, stage: Stage, tmp_path: Path, mistake: str
 ) -> None:
-    """The worker says it in one line, is alive but not ready, and ends in good order."""
+    """The worker says it in one line, is alive but not ready, and ends cleanly."""
     settings = _mistaken(secure, mistake)
     async with WorkerProcess(tmp_path, stage, "http://127.0.0.1:1/", **settings) as worker:
         await worker.wait_log("retrying until it works")

@@ -248,7 +248,7 @@ async def test_stores_that_cannot_be_opened_are_waited_for_together(
     await bench.arrive(*range(20))
     # Every look at the clock is a try of all.
     assert 1000 - len(bench.open_refusals) <= 12 * 20
-    assert len([line for line in caplog.messages if "trying on" in line]) == 20
+    assert len([line for line in caplog.messages if "retrying" in line]) == 20
     assert len([line for line in caplog.messages if "kept in memory" in line]) == 20
 
 
