@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 import ssl
-from collections import deque
 
 from order_relay.handlers.http_client.addresses import Addresses
 from order_relay.handlers.http_client.connection import Connection, Response, UnusableConnection
@@ -76,7 +75,7 @@ class HttpClient:
         self._loop = asyncio.get_running_loop()
         self._max_connections = max_connections
         self._requests = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._freed = asyncio.Event()
         self._connections: set[Connection] = set()
         self._free: list[Connection] = []
         self._use_once_until = float("-inf")
@@ -93,7 +92,8 @@ class HttpClient:
             OSError: The connection broke.
         """
         while self._requests >= self._max_connections:
-            await self._wait_for_slot()
+            self._freed.clear()
+            await self._freed.wait()
         self._requests += 1
         connection = None
         try:
@@ -112,24 +112,7 @@ class HttpClient:
             raise
         finally:
             self._requests -= 1
-            self._wake_one()
-
-    async def _wait_for_slot(self) -> None:
-        slot: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append(slot)
-        try:
-            await slot
-        except asyncio.CancelledError:
-            if not slot.cancelled():  # it had the slot and was cancelled before it ran
-                self._wake_one()
-            raise
-
-    def _wake_one(self) -> None:
-        while self._waiting:
-            slot = self._waiting.popleft()
-            if not slot.done():
-                slot.set_result(None)
-                return
+            self._freed.set()
 
     def close(self) -> None:
         """Close all connections; the caller cancels requests under way."""
