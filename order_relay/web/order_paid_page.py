@@ -123,7 +123,7 @@ class OrderPaidPage:
                     body += chunk
         except TimeoutError:
             raise _Refused(
-                408, f"the body did not come within {self._limits.body_seconds:g} s"
+                408, f"the body was not received within {self._limits.body_seconds:g} s"
             ) from None
         except (
             ConnectionError,
@@ -132,7 +132,7 @@ class OrderPaidPage:
             RuntimeError,  # from aiohttp if the connection ended before the first read
         ) as error:
             # Mostly the client is gone and does not read this.
-            raise _Refused(400, "the body broke off", field=None) from error
+            raise _Refused(400, "the body ended early", field=None) from error
         return bytes(body)
 
     def _too_large(self) -> _Refused:
