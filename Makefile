@@ -51,7 +51,7 @@ fuzz: ## search at random for what breaks a property: SECONDS=300; ARGS='-k clai
 	@$(BIN)/python -m pytest -p tests.fuzz -m hypothesis --hypothesis-profile=fuzz -x -q \
 		--fuzz-seconds='$(SECONDS)' $(ARGS)
 
-check: ## format, lint, types and the one-way flow of imports, changing nothing
+check: ## format, lint, types, the one-way flow of imports and the budget of lines, changing nothing
 	@scripts/venv dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -60,6 +60,7 @@ check: ## format, lint, types and the one-way flow of imports, changing nothing
 	$(MYPY_OF_EXAMPLES) examples/flask/app
 	$(MYPY_OF_EXAMPLES) --allow-subclassing-any --allow-untyped-decorators examples/django/app
 	$(BIN)/lint-imports
+	$(BIN)/python -m scripts.budget
 
 format: ## format and mend what can be mended
 	@scripts/venv dev
