@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 GRACE_SECONDS = 5
 # What leaving the group and closing connections may take beside the grace.
 TAIL_SECONDS = 15
-# The table of orders would keep a worker from sending again what the commits do not say.
+# The deliveries table would keep a worker from sending again what the commits do not say.
 COMMITS_ALONE = {"deliveries_store": "off"}
 
 

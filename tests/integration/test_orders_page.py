@@ -23,10 +23,10 @@ from order_relay.model.record import Record
 from order_relay.monitoring.health import Health
 from order_relay.monitoring.metrics import Metrics
 from order_relay.web.server import ConsumerPages, WebServer
+from tests.support.deliveries_fakes import TableBench
 from tests.support.fakes import record
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.memory_store import MemoryFallbackStore
-from tests.support.order_status_fakes import TableBench
 from tests.support.waiting import eventually
 
 

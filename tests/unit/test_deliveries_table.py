@@ -9,7 +9,7 @@ from order_relay.deliveries.entries import Entry
 from order_relay.settings import load_settings
 from order_relay.worker.faust_overrides import ForeignChangelogs
 from tables.deliveries import DeliveriesView, show
-from tests.support.order_status_fakes import TableBench
+from tests.support.deliveries_fakes import TableBench
 from tests.support.runtimes import app_of_a_consumer, runtime
 
 KNOWN = Entry(7, "delivered", "paid-7", 1, "order-paid-events", 0, 3, 1000)

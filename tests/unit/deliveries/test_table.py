@@ -9,8 +9,8 @@ import pytest
 from order_relay.deliveries import stores
 from order_relay.deliveries.entries import Entry
 from order_relay.delivery.outcome import Outcome
+from tests.support.deliveries_fakes import DELIVERED, TableBench
 from tests.support.fakes import START_SECONDS, record
-from tests.support.order_status_fakes import DELIVERED, TableBench
 from tests.support.waiting import eventually
 
 KNOWN = Entry(7, "delivered", "paid-7", 1, "order-paid-events", 0, 3, int(START_SECONDS * 1000))
