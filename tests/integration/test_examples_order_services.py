@@ -97,7 +97,7 @@ class Service:
 async def running(
     arguments: tuple[str, ...], folder: Path, environment: Mapping[str, str], log: Path
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run Python with these arguments in the example's folder; Ctrl-C ends it in good order."""
+    """Run Python with these arguments in the example's folder; Ctrl-C ends it cleanly."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *on_leash(sys.executable, *arguments),
@@ -106,6 +106,8 @@ async def running(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            # Where the tests run in the background of a shell, Ctrl-C is ignored from the start.
+            preexec_fn=_allow_interrupts,
         )
     try:
         yield process
@@ -117,6 +119,10 @@ async def running(
             process.kill()
             await process.wait()
     check_log(log)
+
+
+def _allow_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def check_log(log: Path) -> None:
