@@ -1,7 +1,7 @@
 """``LOG_FORMAT=json``: everything that the process logs, as one JSON object a line.
 
-Each object has ``timestamp``, ``level``, ``logger``, ``process``, ``message``, the line's own
-fields, and ``exception`` if there is one.
+Each object has ``timestamp``, ``level``, ``logger``, ``process``, ``message``, ``exception`` if
+there is one, and the line's own fields.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from order_relay.logs.log_line import LogLine
@@ -24,37 +25,36 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The two formatters of Faust's logging configuration. Ours replaces both.
-FORMATTERS = ("default", "colored")
+NAMES = {
+    "asctime": "timestamp", "levelname": "level", "name": "logger", "exc_info": "exception",
+}  # fmt: skip
 
 
 class JsonLines(JsonFormatter):
     """Formats all log records as JSON: those of the relay and those of libraries."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s",
+            rename_fields=NAMES,
+            # A library's extra data of these names cannot replace ours.
+            reserved_attrs=[*RESERVED_ATTRS, *NAMES.values()],
+            json_default=str,
+        )
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """Return the time in UTC, with milliseconds."""
+        moment = datetime.fromtimestamp(record.created, UTC)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
     def add_fields(
-        self,
-        log_data: dict[str, Any],
-        record: logging.LogRecord,
-        message_dict: dict[str, Any],
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
         """Fill in the fields of a line."""
-        line = record.msg if isinstance(record.msg, LogLine) else None
-        common = {
-            "timestamp": _timestamp(record.created),
-            "level": record.levelname,
-            "logger": record.name,
-            "process": record.process,
-            "message": line.message if line is not None else record.getMessage(),
-        }
-        # Twice: first to fix the order of the fields, then so that a library's extra data of the
-        # same name cannot replace them.
-        log_data.update(common)
+        if isinstance(line := record.msg, LogLine):
+            record.message = line.message
+            message_dict |= {name: _plain(value) for name, value in line.fields.items()}
         super().add_fields(log_data, record, message_dict)
-        if (exception := log_data.pop("exc_info", None)) is not None:
-            log_data["exception"] = exception
-        if line is not None:
-            log_data.update({name: _plain(value) for name, value in line.fields.items()})
-        log_data.update(common)
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         """Return the line. Data that JSON cannot express never loses it."""
@@ -85,13 +85,11 @@ def formatter() -> logging.Formatter:
 
 
 def faust_logging() -> dict[str, Any]:
-    """Return the value for Faust's setting ``logging_config``."""
-    return {"merge": True, "formatters": {name: {"()": formatter} for name in FORMATTERS}}
-
-
-def _timestamp(created: float) -> str:
-    moment = datetime.fromtimestamp(created, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Return the value for Faust's setting ``logging_config``: ours replaces both formatters."""
+    return {
+        "merge": True,
+        "formatters": {name: {"()": JsonLines} for name in ("default", "colored")},
+    }
 
 
 def _plain(value: object) -> object:
@@ -102,24 +100,16 @@ def _plain(value: object) -> object:
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
-        return
-    logger.critical("Uncaught exception", exc_info=(kind, error, trace))
+    else:
+        logger.critical("Uncaught exception", exc_info=(kind, error, trace))
 
 
 def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
-    if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
-        name = args.thread.name if args.thread is not None else None
-        logger.critical(
-            LogLine("Uncaught exception in a thread", thread=name),
-            exc_info=(args.exc_type, args.exc_value, args.exc_traceback),
-        )
+    if not isinstance(args.exc_value, SystemExit):
+        line = LogLine("Uncaught exception in a thread", thread=args.thread and args.thread.name)
+        logger.critical(line, exc_info=args.exc_value)
 
 
-def _unraisable(unraisable: UnraisableHookArgs) -> None:
-    error = unraisable.exc_value
-    logger.error(
-        LogLine(
-            "Exception ignored", what=unraisable.err_msg or "in", object=repr(unraisable.object)
-        ),
-        exc_info=(type(error), error, error.__traceback__) if error is not None else None,
-    )
+def _unraisable(args: UnraisableHookArgs) -> None:
+    line = LogLine("Exception ignored", what=args.err_msg or "in", object=repr(args.object))
+    logger.error(line, exc_info=args.exc_value)

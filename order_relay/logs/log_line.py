@@ -13,12 +13,6 @@ from contextvars import ContextVar
 CONSUMER: ContextVar[str] = ContextVar("consumer")
 """The consumer that the current task works for."""
 
-# Text from outside, which can contain anything.
-_QUOTED = frozenset({"detail"})
-# Our own text of several lines, which stays as it is.
-_VERBATIM = frozenset({"stacks"})
-_SECONDS = "_seconds"
-
 
 class LogLine:
     """A message for the ``logging`` module. It is formatted only when a handler writes it.
@@ -49,10 +43,7 @@ class LogLine:
         return self.phrase
 
     def __str__(self) -> str:
-        pairs = (
-            f"{name}={value!r}" if name in _QUOTED else f"{name}={_shown(name, value)}"
-            for name, value in self.fields.items()
-        )
+        pairs = (f"{name}={_shown(name, value)}" for name, value in self.fields.items())
         return " ".join((self.phrase, *pairs))
 
 
@@ -70,7 +61,11 @@ class FiguresLine(LogLine):
         return str(self)
 
     def __str__(self) -> str:
-        figures = (_figure(name, value) for name, value in self.fields.items())
+        figures = (
+            f"{name.removesuffix('_seconds').replace('_', ' ')}: {value}"
+            + (" s" if name.endswith("_seconds") else "")
+            for name, value in self.fields.items()
+        )
         return f"{self.phrase} - {', '.join(figures)}"
 
 
@@ -85,9 +80,7 @@ def printable(text: str) -> str:
 
 
 def _shown(name: str, value: object) -> str:
-    return str(value) if name in _VERBATIM else printable(str(value))
-
-
-def _figure(name: str, value: object) -> str:
-    unit = " s" if name.endswith(_SECONDS) else ""
-    return f"{name.removesuffix(_SECONDS).replace('_', ' ')}: {value}{unit}"
+    if name == "detail":  # text from outside, which can contain anything
+        return repr(value)
+    # Stacks are our own text of several lines.
+    return str(value) if name == "stacks" else printable(str(value))

@@ -18,10 +18,10 @@ INTERVAL_SECONDS = 30.0
 OURS = ("order_relay.", "order_relay_consumers.", "app.", "agents.", "tables.")
 # Loggers whose messages repeat, with their children.
 CLIENTS = (
-    "aiokafka",
-    "order_relay.kafka.producer",
-    "order_relay.kafka.consumer",
-    "faust.transport",
+    "aiokafka.",
+    "order_relay.kafka.producer.",
+    "order_relay.kafka.consumer.",
+    "faust.transport.",
 )
 
 
@@ -36,7 +36,7 @@ class RepeatFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record passes. Adds how many were left out before it."""
-        if record.levelno < logging.WARNING or not _is_client(record.name):
+        if record.levelno < logging.WARNING or not f"{record.name}.".startswith(CLIENTS):
             return True
         # The template, not the text, since details such as node ids vary.
         key = (record.name, record.levelno, _template(record))
@@ -46,11 +46,8 @@ class RepeatFilter(logging.Filter):
             self._last_passed[key] = (passed_at, left_out + 1)
             return False
         self._last_passed[key] = (now, 0)
-        if left_out and isinstance(record.msg, LogLine):
-            record.msg = record.msg.with_fields(left_out=left_out)
-        elif left_out:
-            record.msg = f"{record.getMessage()} ({left_out} more like it since)"
-            record.args = ()
+        if left_out:
+            _add(record, f"({left_out} more like it since)", left_out=left_out)
         return True
 
 
@@ -65,28 +62,21 @@ class ConsumerFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Pass every record."""
         consumer = CONSUMER.get(None)
-        if consumer is None or hasattr(record, "consumer"):
-            return True
-        record.consumer = consumer
-        if self._in_text and record.name.startswith(OURS):
-            if isinstance(record.msg, LogLine):
-                record.msg = record.msg.with_fields(consumer=consumer)
-            else:
-                record.msg, record.args = f"{record.getMessage()} consumer={consumer}", ()
+        if consumer is not None and not hasattr(record, "consumer"):
+            record.consumer = consumer
+            if self._in_text and record.name.startswith(OURS):
+                _add(record, f"consumer={consumer}", consumer=consumer)
         return True
 
 
-class OneLineFilter(logging.Filter):
-    """Escapes control characters in our own lines: errors quote data from outside."""
+def escape_controls(record: logging.LogRecord) -> bool:
+    """Make our own line one line, since errors quote data from outside; a filter that passes all.
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Pass every record, ours as one line. A ``LogLine`` escapes its own fields."""
-        ours = record.name.startswith(OURS)
-        if ours and not isinstance(record.msg, LogLine):
-            message = record.getMessage()
-            if not message.isprintable():
-                record.msg, record.args = printable(message), ()
-        return True
+    A ``LogLine`` escapes its own fields.
+    """
+    if record.name.startswith(OURS) and not isinstance(record.msg, LogLine):
+        record.msg, record.args = printable(record.getMessage()), ()
+    return True
 
 
 def install(*, several_consumers: bool = False) -> None:
@@ -96,13 +86,8 @@ def install(*, several_consumers: bool = False) -> None:
     logging.getLogger("aiokafka.conn").setLevel(logging.WARNING)
     repeat_filter = RepeatFilter()
     for handler in logging.getLogger().handlers:
-        handler.addFilter(repeat_filter)
-        handler.addFilter(ConsumerFilter(in_text=several_consumers))
-        handler.addFilter(OneLineFilter())
-
-
-def _is_client(name: str) -> bool:
-    return any(name == client or name.startswith(f"{client}.") for client in CLIENTS)
+        for one in (repeat_filter, ConsumerFilter(in_text=several_consumers), escape_controls):
+            handler.addFilter(one)
 
 
 def _template(record: logging.LogRecord) -> str:
@@ -111,3 +96,11 @@ def _template(record: logging.LogRecord) -> str:
     # librdkafka uses one template for everything. Its first argument is the kind of event.
     kind = record.args[0] if isinstance(record.args, tuple) and record.args else ""
     return f"{record.msg} {kind}" if str(record.msg).startswith("%s [") else str(record.msg)
+
+
+def _add(record: logging.LogRecord, text: str, **fields: object) -> None:
+    """Add to a record's message: ``fields`` to a ``LogLine``, else ``text``."""
+    if isinstance(record.msg, LogLine):
+        record.msg = record.msg.with_fields(**fields)
+    else:
+        record.msg, record.args = f"{record.getMessage()} {text}", ()

@@ -8,18 +8,17 @@ import logging
 import os
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TextIO
 
 from order_relay.logs.log_line import LogLine
 
 logger = logging.getLogger(__name__)
 
-# Some ten thousand lines.
-MAX_WAITING_CHARACTERS = 4 * 1024 * 1024
+MAX_WAITING_LINES = 10_000
 # The longest wait at the end of the process.
 DRAIN_SECONDS = 2.0
 STDERR = 2  # its file descriptor
@@ -58,9 +57,9 @@ def drain_streams() -> None:
 
 
 class NonBlockingStream(io.TextIOBase):
-    """Accepts text without blocking, and writes it to a stream in a thread of its own.
+    """Accepts lines without blocking, and writes them to a stream in a thread of its own.
 
-    A pipe that is not read then blocks that thread only. Lines that do not fit into the buffer are
+    A pipe that is not read then blocks that thread only. Lines for which the queue has no room are
     dropped. Once the reader continues, an error line tells how many.
     """
 
@@ -69,9 +68,9 @@ class NonBlockingStream(io.TextIOBase):
         stream: TextIO,
         *,
         on_left_out: Callable[[], None] = lambda: None,
-        max_waiting: int = MAX_WAITING_CHARACTERS,
+        max_waiting: int = MAX_WAITING_LINES,
     ) -> None:
-        """Write to ``stream``, and buffer at most ``max_waiting`` characters.
+        """Write to ``stream``, and queue at most ``max_waiting`` lines.
 
         ``on_left_out`` is called for each dropped line, in the thread that logs it.
         """
@@ -80,22 +79,18 @@ class NonBlockingStream(io.TextIOBase):
         self._on_left_out = on_left_out
         self._left_out = 0
         self._max_waiting = max_waiting
-        self._waiting: deque[str] = deque()
-        self._characters = 0
-        self._changed = threading.Condition()
+        # This queue can be used again while it is in use: a finalizer may log at any moment.
+        self._queue: SimpleQueue[str | threading.Event] = SimpleQueue()
         threading.Thread(target=self._run, name="log", daemon=True).start()
         _streams.append(self)
 
     def write(self, text: str) -> int:
-        """Accept text. Never blocks, never raises."""
-        with self._changed:
-            if self._characters + len(text) <= self._max_waiting:
-                self._waiting.append(text)
-                self._characters += len(text)
-                self._changed.notify_all()
-            else:
-                self._left_out += 1
-                self._on_left_out()
+        """Accept a line. Never blocks, never raises."""
+        if self._queue.qsize() < self._max_waiting:
+            self._queue.put(text)
+        else:
+            self._left_out += 1
+            self._on_left_out()
         return len(text)
 
     def flush(self) -> None:
@@ -107,23 +102,23 @@ class NonBlockingStream(io.TextIOBase):
 
     def drain(self, seconds: float) -> None:
         """Wait until everything is written, ``seconds`` at most."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._characters, seconds)
+        written = threading.Event()
+        self._queue.put(written)
+        written.wait(seconds)
 
     def _run(self) -> None:
+        told = 0
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
-                text = "".join(self._waiting)
-                self._waiting.clear()
-            try:
-                self._stream.write(text)
+            line = self._queue.get()
+            if isinstance(line, threading.Event):
+                line.set()
+                continue
+            # The reader may have gone, or the disk be full, and an error cannot be logged.
+            with suppress(OSError, ValueError):
+                self._stream.write(line)
                 self._stream.flush()
-            except (OSError, ValueError):
-                pass  # the reader has gone or the disk is full, and an error cannot be logged
-            with self._changed:
-                self._characters -= len(text)
-                self._changed.notify_all()
-                left_out, self._left_out = self._left_out, 0
-            if left_out:
-                logger.error(LogLine("Log lines left out: the log was not read", count=left_out))
+            if self._queue.empty() and (left_out := self._left_out) > told:
+                logger.error(
+                    LogLine("Log lines left out: the log was not read", count=left_out - told)
+                )
+                told = left_out

@@ -52,9 +52,7 @@ async def test_a_pipe_that_nobody_reads_makes_nobody_wait(log: logging.Logger) -
     """Lines are kept up to a limit, others are left out; the log says later how many."""
     pipe = Pipe()
     left_out: list[int] = []
-    stream = NonBlockingStream(
-        pipe.writer, on_left_out=lambda: left_out.append(1), max_waiting=90_000
-    )
+    stream = NonBlockingStream(pipe.writer, on_left_out=lambda: left_out.append(1), max_waiting=900)
     log.addHandler(logging.StreamHandler(stream))
     for number in range(3000):
         log.warning("%099d", number)
@@ -77,7 +75,7 @@ def test_a_reader_that_has_left_makes_nobody_wait() -> None:
     """A broken pipe takes nothing, and fails nothing."""
     pipe = Pipe()
     pipe.leave()
-    stream = NonBlockingStream(pipe.writer, max_waiting=1000)
+    stream = NonBlockingStream(pipe.writer, max_waiting=2)
     for _ in range(10):
         stream.write("x" * 500)
         stream.drain(LIMIT_SECONDS)
