@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, ValidationError, create_model
 
 from order_relay.errors import InvalidConsumer
 from order_relay.model.consumer import Consumer, HttpPost
-from order_relay.settings import Settings
-from order_relay.settings.secret_files import SecretFiles, reject_bad_file
-from order_relay.settings.settings import describe
+from order_relay.settings.rules import split
+from order_relay.settings.secret_files import EnvironmentSettings, describe
+from order_relay.settings.settings import Settings
 
 ORDER_LOGGING = "order_logging"
 """The consumer whose variables have no prefix: they are older than other consumers."""
@@ -96,7 +94,7 @@ def choose(consumers: Sequence[ConfiguredConsumer], named: str | None) -> list[C
     """
     if named is None:
         return list(consumers)
-    wanted = {name.strip() for name in named.split(",") if name.strip()}
+    wanted = set(split(named))
     names = [one.name for one in consumers]
     if not wanted or wanted - set(names):
         raise InvalidConsumer(
@@ -114,103 +112,58 @@ def settings_of(consumer: Consumer, settings: Settings) -> Settings:
     Raises:
         InvalidConsumer: A value is wrong; one line.
     """
-    handler = consumer.handled_by()
-    given = dict(consumer.options)
-    fields = dict(OPTIONS)
+    name, handler = consumer.name, consumer.handled_by()
+    given, fields = dict(consumer.options), OPTIONS
     if isinstance(handler, HttpPost):
-        fields |= HTTP_OPTIONS
         given |= handler.options
-    own = consumer.name == ORDER_LOGGING
-    if not own:
-        _check_variables(consumer.name, fields)
-    model = _variables_of(consumer.name, fields, from_environment=not own)
-    try:
-        values = model(**given)
-    except ValidationError as error:
-        prefix = f"{consumer.name}: " if own else f"{consumer.name}_"
-        raise InvalidConsumer(describe(error, model, prefix=prefix)) from None
-    chosen: dict[str, Any] = {
-        fields[option]: getattr(values, option) for option in values.model_fields_set
-    }
-    if own:
-        of_environment = settings.model_fields_set
-        chosen = {field: value for field, value in chosen.items() if field not in of_environment}
+        fields = OPTIONS | HTTP_OPTIONS
+    if name == ORDER_LOGGING:
+        # What the environment sets of these is in the settings already.
+        done = settings.model_fields_set
+        variables = {option: field for option, field in fields.items() if field not in done}
+        values, prefix = {}, "EXTERNAL_LOGGER"
     else:
-        chosen = _defaults(fields) | chosen
-        if "dead_letter_topic" not in values.model_fields_set:
-            chosen["dlq_topic"] = f"{chosen['order_paid_topic']}.{consumer.name}.DLQ"
-        if isinstance(handler, HttpPost) and "url" not in values.model_fields_set:
+        variables = {option: f"{name}_{option}" for option in fields}
+        if taken := sorted(variables.values() & Settings.model_fields.keys()):
             raise InvalidConsumer(
-                f"consumer {consumer.name}: HttpPost needs a url, or {consumer.name.upper()}_URL"
+                f"consumer {name}: its variable {taken[0].upper()} is a setting of the worker, "
+                "give the consumer another name"
             )
-    merged = settings.with_values(chosen)
+        # The values in the settings are those of order_logging.
+        values = {field: Settings.model_fields[field].default for field in HTTP_OPTIONS.values()}
+        prefix = name.upper()
+    model = _variables(
+        f"Settings of {name}",
+        {variable: (fields[option], given.get(option)) for option, variable in variables.items()},
+    )
+    try:
+        read = model()
+    except ValidationError as error:
+        raise InvalidConsumer(describe(error, model)) from None
+    values |= {fields[option]: getattr(read, variable) for option, variable in variables.items()}
+    if name != ORDER_LOGGING:
+        known = {variables[option] for option in given} | read.model_fields_set
+        if variables["dead_letter_topic"] not in known:
+            values["dlq_topic"] = f"{values['order_paid_topic']}.{name}.DLQ"
+        if isinstance(handler, HttpPost) and variables["url"] not in known:
+            raise InvalidConsumer(f"consumer {name}: HttpPost needs a url, or {prefix}_URL")
+    merged = settings.model_copy(update=values)
     try:
         merged.check_together()
     except ValueError as error:
-        text = str(error)
-        if not own:
-            text = text.replace("EXTERNAL_LOGGER", consumer.name.upper())
-        raise InvalidConsumer(f"consumer {consumer.name}: {text}") from None
+        text = str(error).replace("EXTERNAL_LOGGER", prefix)
+        raise InvalidConsumer(f"consumer {name}: {text}") from None
     return merged
 
 
-def _defaults(fields: Mapping[str, str]) -> dict[str, Any]:
-    """Return the defaults of all consumer settings, which hide the values of order_logging."""
-    names = {*fields.values(), *HTTP_OPTIONS.values()}
-    return {name: Settings.model_fields[name].get_default() for name in names}
-
-
-def _check_variables(name: str, fields: Mapping[str, str]) -> None:
-    taken = [option for option in fields if f"{name}_{option}" in Settings.model_fields]
-    if taken:
-        raise InvalidConsumer(
-            f"consumer {name}: its variable {name.upper()}_{taken[0].upper()} is a setting of the "
-            "worker, give the consumer another name"
-        )
-
-
-class _Declared(BaseModel):
-    """A consumer's file alone: the variables of order_logging are the worker's own."""
-
-    model_config = ConfigDict(allow_inf_nan=False, hide_input_in_errors=True)
-
-
-class _Variables(BaseSettings):
-    """Environment variables, which override the consumer's file."""
-
-    model_config = Settings.model_config
-
-    _check_secret_file = field_validator("*", mode="before")(reject_bad_file)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        files = SecretFiles(settings_cls, env_settings, dotenv_settings)
-        return files, env_settings, dotenv_settings, init_settings
-
-
-def _variables_of(
-    name: str, fields: Mapping[str, str], *, from_environment: bool
-) -> type[BaseModel]:
-    """Return a model of a consumer's settings, which takes its file's values as arguments."""
-    given: dict[str, Any] = {
-        option: (Settings.model_fields[field].annotation, copy(Settings.model_fields[field]))
-        for option, field in fields.items()
-    }
-    model = create_model(
-        f"Variables of {name}", __base__=_Variables if from_environment else _Declared, **given
-    )
-    if from_environment:
-        model.model_config = SettingsConfigDict(
-            **{**Settings.model_config, "env_prefix": f"{name}_"}
-        )
-    return model
+def _variables(name: str, fields: Mapping[str, tuple[str, Any]]) -> type[EnvironmentSettings]:
+    """Return a model of variables, each with the type of a setting, and with the given default."""
+    definitions: dict[str, Any] = {}
+    for variable, (field, given) in fields.items():
+        setting = Settings.model_fields[field]
+        kind = cast(Any, Annotated)[setting.annotation, Field(), *setting.metadata]
+        definitions[variable] = kind, setting.default if given is None else given
+    return create_model(name, __base__=EnvironmentSettings, **definitions)
 
 
 def _check_apart(consumers: Sequence[ConfiguredConsumer]) -> None:

@@ -1,4 +1,4 @@
-"""Secrets: reading them from files, and redacting them in text.
+"""Settings from the environment and from secret files, and redacting secrets in text.
 
 ``<SECRET>_FILE`` names the file that contains a secret setting. Docker and Kubernetes give secrets
 to a container as files, since everyone with access to the container's description can read its
@@ -8,75 +8,82 @@ variables. Every setting of type ``SecretStr`` can be given as a file.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from html.entities import codepoint2name
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from pydantic import BaseModel, SecretStr
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
+from pydantic import BaseModel, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 MAX_SECRET_BYTES = 64 * 1024
 ALLOWED = "it must name a file of UTF-8 text that holds the secret and nothing else"
-# The type of pydantic errors whose message needs no variable in front of it.
-ERROR_KIND = "secret_file"
 ENTITIES = {**codepoint2name, ord("'"): "apos"}
 
 
-@dataclass(frozen=True, slots=True)
-class BadSecretFile:
-    """Takes a secret's place if its file cannot be used."""
-
-    problem: str
-
-
 class SecretOfFile(str):
-    """A secret, and ``source``: the variable and the file that it was read from."""
+    """A secret that was read from a file.
 
-    source: str
-
-    def __new__(cls, text: str, source: str) -> Self:
-        """Make a secret of ``text``, which was read from ``source``."""
-        secret = super().__new__(cls, text)
-        secret.source = source
-        return secret
-
-
-class SecretFiles(PydanticBaseSettingsSource):
-    """Reads the files that ``<SECRET>_FILE`` names, in the environment or in ``.env``.
-
-    pydantic-settings has ``secrets_dir``, but that fixes the folder and the file names, and treats
-    a missing file as a secret that is not set.
+    Attributes:
+        source: The variable and the file.
+        problem: Why the file cannot be used; the secret is empty then.
     """
 
-    def __init__(
-        self,
+    source = ""
+    problem = ""
+
+
+class EnvironmentSettings(BaseSettings):
+    """Settings from arguments, else secret files, else the environment, else ``.env``."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
         settings_cls: type[BaseSettings],
-        environment: PydanticBaseSettingsSource,
-        dot_env: PydanticBaseSettingsSource,
-    ) -> None:
-        super().__init__(settings_cls)
-        self._prefix = str(settings_cls.model_config.get("env_prefix") or "")
-        self._variables: dict[str, str | None] = {}
-        for source in (dot_env, environment):  # the environment overrides .env
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Add the files that ``<SECRET>_FILE`` names, in the environment or in ``.env``.
+
+        pydantic-settings has ``secrets_dir``, but that fixes the folder and the file names, and
+        treats a missing file as a secret that is not set.
+        """
+        variables: dict[str, str | None] = {}
+        for source in (dotenv_settings, env_settings):  # the environment overrides .env
             if isinstance(source, EnvSettingsSource):
-                self._variables.update(source.env_vars)
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return the secret or a ``BadSecretFile``; ``None`` if no file is named."""
-        return _secret(self._prefix + field_name, self._variables), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        """Return the secrets that are given as files, by field name."""
-        found = {
-            name: _secret(self._prefix + name, self._variables)
-            for name in secret_fields(self.settings_cls)
+                variables.update(source.env_vars)
+        secrets = {
+            name: _secret(name.upper(), variables.get(name), file)
+            for name in secret_fields(settings_cls)
+            if (file := variables.get(f"{name}_file"))
         }
-        return {name: value for name, value in found.items() if value is not None}
+        files = InitSettingsSource(settings_cls, secrets)
+        return init_settings, files, env_settings, dotenv_settings
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _reject_bad_file(cls, value: Any) -> Any:
+        if problem := getattr(value, "problem", ""):
+            raise ValueError(problem)
+        return value
 
 
 def secret_fields(settings_cls: type[BaseModel]) -> tuple[str, ...]:
@@ -88,25 +95,37 @@ def secret_fields(settings_cls: type[BaseModel]) -> tuple[str, ...]:
     )
 
 
-def reject_bad_file(value: Any) -> Any:
-    """Raise the problem of a secret's file, so that it is reported with all other errors."""
-    if isinstance(value, BadSecretFile):
-        raise PydanticCustomError(ERROR_KIND, "{problem}", {"problem": value.problem})
-    return value
+def describe(error: ValidationError, settings_cls: type[BaseModel]) -> str:
+    """Return pydantic's errors as one line that names the environment variables."""
+    secrets = secret_fields(settings_cls)
+    parts = []
+    for item in error.errors():
+        message = item["msg"].removeprefix("Value error, ").removeprefix("Path ")
+        message = message.replace("Input should be", "must be")
+        value = item["input"]
+        if item["loc"] and message != getattr(value, "problem", ""):
+            name = str(item["loc"][0])
+            message = f"{name.upper()}{'' if name in secrets else f'={shown(value)}'} {message}"
+            if isinstance(value, SecretOfFile):
+                message += f" ({value.source})"
+        parts.append(message)
+    return f"invalid settings: {'; '.join(parts)}"
 
 
-def _secret(name: str, variables: Mapping[str, str | None]) -> str | BadSecretFile | None:
-    file = variables.get(f"{name}_file")
-    if not file:
-        return None
-    variable = f"{name.upper()}_FILE"
-    if variables.get(name):
-        return BadSecretFile(f"{name.upper()} and {variable} are both set: set one of them")
-    try:
-        return SecretOfFile(_read(Path(file)), f"{variable}={shown(file)}")
-    except (OSError, ValueError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        return BadSecretFile(f"{variable}={shown(file)} cannot be used ({why}): {ALLOWED}")
+def _secret(variable: str, given: str | None, file: str) -> SecretOfFile:
+    source = f"{variable}_FILE={shown(file)}"
+    text = problem = ""
+    if given:
+        problem = f"{variable} and {variable}_FILE are both set: set one of them"
+    else:
+        try:
+            text = _read(Path(file))
+        except (OSError, ValueError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            problem = f"{source} cannot be used ({why}): {ALLOWED}"
+    secret = SecretOfFile(text)
+    secret.source, secret.problem = source, problem
+    return secret
 
 
 def _read(path: Path) -> str:

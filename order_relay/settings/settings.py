@@ -7,55 +7,42 @@ from __future__ import annotations
 
 import socket
 from base64 import b64encode
-from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     Field,
+    FilePath,
     SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy import make_url
 from yarl import URL
 
 from order_relay.errors import InvalidSettings
 from order_relay.settings import rules
-from order_relay.settings.secret_files import (
-    ERROR_KIND,
-    SecretFiles,
-    SecretOfFile,
-    reject_bad_file,
-    secret_fields,
-    shown,
+from order_relay.settings.rules import (
+    Authorities,
+    ContentType,
+    Extensions,
+    Host,
+    HostNames,
+    HttpUrl,
+    Name,
+    ProxyUrl,
+    RequestHeaders,
+    Servers,
+    SigningSecrets,
+    Token,
 )
+from order_relay.settings.secret_files import EnvironmentSettings, describe, secret_fields
 
 # The largest 32-bit signed value, which is the largest of Kafka's clients' settings.
 MAX_INT = 2**31 - 1
-
-Name = Annotated[str, AfterValidator(rules.check_name)]
-Servers = Annotated[str, AfterValidator(rules.check_servers)]
-Host = Annotated[str, AfterValidator(rules.check_host)]
-HostNames = Annotated[str, AfterValidator(rules.check_host_names)]
-HttpUrl = Annotated[str, AfterValidator(rules.check_url)]
-Extensions = Annotated[str, AfterValidator(rules.check_extensions)]
-Token = Annotated[SecretStr, AfterValidator(rules.check_token)]
-ContentType = Annotated[str, AfterValidator(rules.check_content_type)]
-RequestHeaders = Annotated[SecretStr, AfterValidator(rules.check_headers)]
-SigningSecrets = Annotated[SecretStr, AfterValidator(rules.check_signing_secrets)]
-ExistingFile = Annotated[Path, AfterValidator(rules.check_file)]
-ProxyUrl = Annotated[SecretStr, AfterValidator(rules.check_proxy)]
-Authorities = Annotated[Path, AfterValidator(rules.check_authorities)]
 LogFormat = Literal["text", "json"]
-BatchFormat = Literal["json_array", "ndjson"]
-
 
 SASL_CREDENTIALS = ("kafka_sasl_username", "kafka_sasl_password")
 OAUTH_CREDENTIALS = (
@@ -65,18 +52,8 @@ OAUTH_CREDENTIALS = (
 )
 
 
-class Settings(BaseSettings):
+class Settings(EnvironmentSettings):
     """The relay's settings; immutable."""
-
-    model_config = SettingsConfigDict(
-        env_file=".env",
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-        allow_inf_nan=False,
-    )
 
     # --- Kafka ------------------------------------------------------------------------------
     kafka_bootstrap_servers: Servers = "localhost:19092,localhost:29092,localhost:39092"
@@ -93,8 +70,8 @@ class Settings(BaseSettings):
     kafka_sasl_oauth_extensions: Extensions | None = None
     kafka_sasl_oauth_ca_file: Authorities | None = None
     kafka_ssl_ca_file: Authorities | None = None
-    kafka_ssl_cert_file: ExistingFile | None = None
-    kafka_ssl_key_file: ExistingFile | None = None
+    kafka_ssl_cert_file: FilePath | None = None
+    kafka_ssl_key_file: FilePath | None = None
     kafka_ssl_key_password: SecretStr | None = None
     order_paid_topic: Name = "order-paid-events"
     dlq_topic: Name = "order-paid-events.DLQ"
@@ -118,7 +95,7 @@ class Settings(BaseSettings):
     external_logger_batch_size: int = Field(default=1, ge=1, le=10_000)
     external_logger_batch_bytes: int = Field(default=1_000_000, ge=1, le=MAX_INT)
     external_logger_batch_linger_ms: int = Field(default=20, ge=0, le=60_000)
-    external_logger_batch_format: BatchFormat = "json_array"
+    external_logger_batch_format: Literal["json_array", "ndjson"] = "json_array"
     # None: application/json; for batches the type of their format.
     external_logger_content_type: ContentType | None = None
     external_logger_token: Token | None = None
@@ -126,8 +103,8 @@ class Settings(BaseSettings):
     external_logger_headers: RequestHeaders | None = None
     external_logger_signing_secrets: SigningSecrets | None = None
     external_logger_ca_file: Authorities | None = None
-    external_logger_cert_file: ExistingFile | None = None
-    external_logger_key_file: ExistingFile | None = None
+    external_logger_cert_file: FilePath | None = None
+    external_logger_key_file: FilePath | None = None
     # Secret, since it may hold a password.
     external_logger_proxy: ProxyUrl | None = None
 
@@ -155,8 +132,8 @@ class Settings(BaseSettings):
     # These come before DATABASE_URL, whose validator adds them to the URL.
     database_password: SecretStr | None = None
     database_ssl_ca_file: Authorities | None = None
-    database_ssl_cert_file: ExistingFile | None = None
-    database_ssl_key_file: ExistingFile | None = None
+    database_ssl_cert_file: FilePath | None = None
+    database_ssl_key_file: FilePath | None = None
     # Secret, since it may hold a password.
     database_url: SecretStr = SecretStr("sqlite+aiosqlite:///order-relay.db")
     fallback_replay_interval_seconds: float = Field(default=60.0, ge=0.1, le=86_400)
@@ -185,21 +162,6 @@ class Settings(BaseSettings):
     # --- logs -------------------------------------------------------------------------------
     log_format: LogFormat = "text"
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read arguments first, then secret files, the environment and ``.env``."""
-        files = SecretFiles(settings_cls, env_settings, dotenv_settings)
-        return init_settings, files, env_settings, dotenv_settings
-
-    _check_secret_file = field_validator("*", mode="before")(reject_bad_file)
-
     @field_validator("external_logger_headers", mode="after")
     @classmethod
     def _check_one_authorization(
@@ -213,12 +175,9 @@ class Settings(BaseSettings):
     @field_validator("database_url", mode="after")
     @classmethod
     def _complete_database_url(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
-        given = {
-            name: str(part.get_secret_value() if isinstance(part, SecretStr) else part)
-            for name, part in info.data.items()
-            if name in rules.PARTS_OF_DATABASE_URL and part is not None
-        }
-        return rules.complete_database_url(rules.check_database_url(value), given)
+        password = info.data.get("database_password")
+        files = {name: str(file) for name in rules.LIBPQ_NAMES if (file := info.data.get(name))}
+        return SecretStr(rules.complete_database_url(_text(value), _text(password), files))
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -232,53 +191,37 @@ class Settings(BaseSettings):
             ValueError: Two contradict each other.
         """
         if self.kafka_security_protocol.startswith("SASL"):
-            self._check_credentials()
-        password = self.kafka_ssl_key_password
-        rules.check_client_certificate(
-            "KAFKA_SSL",
-            self.kafka_ssl_cert_file,
-            self.kafka_ssl_key_file,
-            password.get_secret_value() if password else "",
-        )
-        rules.check_client_certificate(
-            "DATABASE_SSL", self.database_ssl_cert_file, self.database_ssl_key_file
-        )
-        rules.check_client_certificate(
-            "EXTERNAL_LOGGER", self.external_logger_cert_file, self.external_logger_key_file
-        )
+            oauth = self.uses_access_tokens
+            names = OAUTH_CREDENTIALS if oauth else SASL_CREDENTIALS
+            if any(getattr(self, name) is None for name in names):
+                mechanism = " with KAFKA_SASL_MECHANISM=OAUTHBEARER" if oauth else ""
+                *most, last = (name.upper() for name in names)
+                raise ValueError(
+                    f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}{mechanism} needs "
+                    f"{', '.join(most)} and {last}"
+                )
+        for prefix in ("KAFKA_SSL", "DATABASE_SSL", "EXTERNAL_LOGGER"):
+            name = prefix.lower()
+            rules.check_client_certificate(
+                prefix,
+                getattr(self, f"{name}_cert_file"),
+                getattr(self, f"{name}_key_file"),
+                _text(getattr(self, f"{name}_key_password", None)),
+            )
         if self.dlq_topic == self.order_paid_topic:
             raise ValueError(f"DLQ_TOPIC={self.dlq_topic!r} must differ from ORDER_PAID_TOPIC")
 
-    def _check_credentials(self) -> None:
-        oauth = self.kafka_sasl_mechanism == "OAUTHBEARER"
-        names = OAUTH_CREDENTIALS if oauth else SASL_CREDENTIALS
-        if any(getattr(self, name) is None for name in names):
-            mechanism = " with KAFKA_SASL_MECHANISM=OAUTHBEARER" if oauth else ""
-            *most, last = (name.upper() for name in names)
-            raise ValueError(
-                f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}{mechanism} needs "
-                f"{', '.join(most)} and {last}"
-            )
-
-    def with_values(self, values: Mapping[str, Any]) -> Settings:
-        """Return a copy with these values, which are not validated."""
-        changed = self.model_copy(update=dict(values))
-        for derived in ("own_url", "secrets", "target_headers", "signing_keys"):
-            changed.__dict__.pop(derived, None)
-        return changed
-
-    @cached_property
+    @property
     def target_headers(self) -> tuple[tuple[str, str], ...]:
         """Names and values of additional headers for each POST to the target."""
         return rules.parse_headers(self.external_logger_headers)
 
-    @cached_property
+    @property
     def signing_keys(self) -> tuple[bytes, ...]:
         """The keys that sign each POST to the target."""
-        secrets = self.external_logger_signing_secrets
-        return tuple(rules.parse_signing_secrets(secrets).values()) if secrets else ()
+        return tuple(rules.parse_signing_secrets(self.external_logger_signing_secrets).values())
 
-    @cached_property
+    @property
     def own_url(self) -> URL:
         """The URL at which other workers reach this worker's web server."""
         if self.advertised_url is not None:
@@ -291,7 +234,7 @@ class Settings(BaseSettings):
     @property
     def web_names(self) -> tuple[str, ...]:
         """The host names of this worker's web server."""
-        allowed = self.web_allowed_hosts.split(",") if self.web_allowed_hosts else []
+        allowed = rules.split(self.web_allowed_hosts or "")
         return (*allowed, self.own_url.host or "", self.web_host, socket.gethostname())
 
     @property
@@ -307,30 +250,22 @@ class Settings(BaseSettings):
             and self.kafka_sasl_mechanism == "OAUTHBEARER"
         )
 
-    @cached_property
+    @property
     def secrets(self) -> tuple[str, ...]:
         """The secret values that are set, to redact them in text that comes from outside."""
-        secrets = [
-            value.get_secret_value()
-            for name in secret_fields(type(self))
-            if (value := getattr(self, name)) is not None
-        ]
-        # Only the password of the database's URL and of the proxy's URL is secret.
-        secrets.remove(database := self.database_url.get_secret_value())
-        secrets.append(make_url(database).password or "")
-        if self.external_logger_proxy is not None:
-            secrets.remove(proxy := self.external_logger_proxy.get_secret_value())
-            url = URL(proxy)
-            secrets += url.password or "", b64encode(f"{url.user}:{url.password}".encode()).decode()
-        if (signing := self.external_logger_signing_secrets) is not None:
-            secrets.remove(signing.get_secret_value())
-            secrets += rules.parse_signing_secrets(signing)
-        if self.external_logger_headers is not None:
-            secrets.remove(self.external_logger_headers.get_secret_value())
-            for name, text in self.target_headers:
-                secrets.append(text)
-                if name.lower() == "authorization":  # <scheme> <credentials>
-                    secrets.append(text.partition(" ")[2])
+        whole = {name: _text(getattr(self, name)) for name in secret_fields(type(self))}
+        # Of these only parts are secret.
+        database = make_url(whole.pop("database_url") or "")
+        proxy = URL(whole.pop("external_logger_proxy") or "")
+        signing = rules.parse_signing_secrets(self.external_logger_signing_secrets)
+        del whole["external_logger_signing_secrets"], whole["external_logger_headers"]
+        secrets = [*whole.values(), database.password, proxy.password, *signing]
+        if proxy.user is not None:
+            secrets.append(b64encode(f"{proxy.user}:{proxy.password}".encode()).decode())
+        for name, text in self.target_headers:
+            secrets.append(text)
+            if name.lower() == "authorization":  # <scheme> <credentials>
+                secrets.append(text.partition(" ")[2])
         return tuple(secret for secret in secrets if secret)
 
 
@@ -354,9 +289,7 @@ def load_settings(**overrides: Any) -> Settings:
         raise InvalidSettings(f"invalid settings: .env cannot be read: {error.strerror}") from None
 
 
-class _LogSettings(BaseSettings):
-    model_config = Settings.model_config
-
+class _LogSettings(EnvironmentSettings):
     log_format: LogFormat = "text"
 
 
@@ -368,23 +301,5 @@ def load_log_format() -> LogFormat:
         return "text"
 
 
-def describe(error: ValidationError, settings_cls: type[BaseModel], prefix: str = "") -> str:
-    """Return pydantic's errors as one line that names the environment variables.
-
-    Args:
-        error: The errors.
-        settings_cls: The settings that were validated.
-        prefix: The prefix of their variables.
-    """
-    parts = []
-    for item in error.errors():
-        name = str(item["loc"][0]) if item["loc"] else ""
-        message = item["msg"].removeprefix("Value error, ")
-        message = message.replace("Input should be", "must be")
-        if not name or item["type"] == ERROR_KIND:
-            parts.append(message)
-            continue
-        value = "" if name in secret_fields(settings_cls) else f"={shown(item['input'])}"
-        where = f" ({item['input'].source})" if isinstance(item["input"], SecretOfFile) else ""
-        parts.append(f"{(prefix + name).upper()}{value} {message}{where}")
-    return "invalid settings: " + "; ".join(parts)
+def _text(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret is not None else ""
