@@ -32,6 +32,8 @@ Expected outcomes (delivered, rejected, dead-lettered) are values, not errors: s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class RelayError(Exception):
     """Root of the tree."""
@@ -45,94 +47,70 @@ class PermanentError(RelayError):
     """Trying again cannot work."""
 
 
+@dataclass(eq=False)
 class PublishRefused(RetryableError):
-    """Kafka did not acknowledge a record.
+    """Kafka did not acknowledge a record."""
 
-    Attributes:
-        topic: The topic the record was meant for.
-        reason: Kafka's own words, such as ``Local: Message timed out``.
-        code: The name of Kafka's error code, such as ``_MSG_TIMED_OUT``; empty where there is none.
-    """
+    topic: str
+    reason: str  # Kafka's own words, such as ``Local: Message timed out``
+    code: str = ""  # the name of Kafka's error code, such as ``_MSG_TIMED_OUT``, if there is one
 
-    def __init__(self, topic: str, reason: str, code: str = "") -> None:
-        super().__init__(f"Kafka refused a record for topic {topic}: {reason}")
-        self.topic = topic
-        self.reason = reason
-        self.code = code
+    def __str__(self) -> str:
+        return f"Kafka refused a record for topic {self.topic}: {self.reason}"
 
 
+@dataclass(eq=False)
 class KafkaUnavailable(RetryableError):
-    """No broker answered.
+    """No broker answered."""
 
-    Attributes:
-        servers: The bootstrap servers that were tried.
-        reason: What the last attempt said.
-    """
+    servers: str  # the bootstrap servers that were tried
+    reason: str  # what the last attempt said
 
-    def __init__(self, servers: str, reason: str) -> None:
-        super().__init__(f"Kafka cannot be reached at {servers}: {reason}")
-        self.servers = servers
-        self.reason = reason
+    def __str__(self) -> str:
+        return f"Kafka cannot be reached at {self.servers}: {self.reason}"
 
 
+@dataclass(eq=False)
 class AccessTokenUnavailable(RetryableError):
-    """The identity provider gives no token for Kafka.
+    """The identity provider gives no token for Kafka."""
 
-    Attributes:
-        url: Where it was asked.
-        reason: What it said, or why it did not answer; no secret is in it.
-    """
+    url: str  # where it was asked
+    reason: str  # what it said, or why it did not answer; no secret is in it
 
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"no access token from KAFKA_SASL_OAUTH_TOKEN_URL={url}: {reason}")
-        self.url = url
-        self.reason = reason
+    def __str__(self) -> str:
+        return f"no access token from KAFKA_SASL_OAUTH_TOKEN_URL={self.url}: {self.reason}"
 
 
+@dataclass(eq=False)
 class DatabaseUnavailable(RetryableError):
-    """The database did not do what it was asked.
+    """The database did not do what it was asked."""
 
-    Attributes:
-        reason: The driver's own words, on one line.
-        statement_refused: The database works, and refused what it was given.
-    """
+    reason: str  # the driver's own words, on one line
+    statement_refused: bool = False  # the database works, and refused what it was given
 
-    def __init__(self, reason: str, *, statement_refused: bool = False) -> None:
-        super().__init__(f"the database refused: {reason}")
-        self.reason = reason
-        self.statement_refused = statement_refused
+    def __str__(self) -> str:
+        return f"the database refused: {self.reason}"
 
 
 class DatabaseReplaced(DatabaseUnavailable):
-    """The file of the database was deleted or replaced while it was open.
-
-    Attributes:
-        path: The file, or the log that belongs to it.
-    """
+    """The file of the database, or the log that belongs to it, was replaced while it was open."""
 
     def __init__(self, path: str) -> None:
         super().__init__(f"{path} was deleted or replaced while it was open")
         self.path = path
 
 
+@dataclass(eq=False)
 class PublishFailed(RetryableError):
-    """An event is neither in Kafka nor in the database: the caller must keep it.
+    """An event is neither in Kafka nor in the database: the caller must keep it."""
 
-    Attributes:
-        event_id: The event's id; a repeated publish should carry the same.
-        kafka_error: Why Kafka does not have it.
-        database_error: Why the database does not.
-    """
+    event_id: str  # a repeated publish should carry the same
+    kafka_error: BaseException  # why Kafka does not have it
+    database_error: BaseException  # why the database does not
 
-    def __init__(
-        self, event_id: str, kafka_error: BaseException, database_error: BaseException
-    ) -> None:
-        super().__init__(
-            f"event {event_id} was neither published nor saved: {kafka_error}; {database_error}"
-        )
-        self.event_id = event_id
-        self.kafka_error = kafka_error
-        self.database_error = database_error
+    def __str__(self) -> str:
+        reasons = f"{self.kafka_error}; {self.database_error}"
+        return f"event {self.event_id} was neither published nor saved: {reasons}"
 
 
 class InvalidSettings(PermanentError):
@@ -143,63 +121,55 @@ class InvalidConsumer(PermanentError):
     """A consumer is declared wrongly; the message names what is wrong and what is allowed."""
 
 
+@dataclass(eq=False)
 class InvalidEvent(PermanentError):
-    """A record's value is not an ORDER_PAID event.
+    """A record's value is not an ORDER_PAID event."""
 
-    Attributes:
-        reason: A short code for ``dlq-reason``: ``tombstone``, ``invalid_utf8``,
-            ``invalid_json`` or ``invalid_event``.
-        detail: What is wrong, in words.
-    """
+    reason: str  # for ``dlq-reason``: tombstone, invalid_utf8, invalid_json or invalid_event
+    detail: str  # what is wrong, in words
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
+    def __str__(self) -> str:
+        return self.detail
 
 
+@dataclass(eq=False)
 class RecordTooLarge(PermanentError):
     """A record is over the broker's or the topic's size limit."""
 
-    def __init__(self, topic: str, size_bytes: int) -> None:
-        super().__init__(f"a record of {size_bytes} bytes is too large for topic {topic}")
-        self.topic = topic
-        self.size_bytes = size_bytes
+    topic: str
+    size_bytes: int
+
+    def __str__(self) -> str:
+        return f"a record of {self.size_bytes} bytes is too large for topic {self.topic}"
 
 
+@dataclass(eq=False)
 class TopicUnusable(PermanentError):
-    """A topic is missing, or does not do what it was asked.
+    """A topic is missing, or does not do what it was asked."""
 
-    Attributes:
-        topic: The topic's name.
-        reason: Kafka's own words.
-    """
+    topic: str
+    reason: str  # Kafka's own words
 
-    def __init__(self, topic: str, reason: str) -> None:
-        super().__init__(f"topic {topic} cannot be used: {reason}")
-        self.topic = topic
-        self.reason = reason
+    def __str__(self) -> str:
+        return f"topic {self.topic} cannot be used: {self.reason}"
 
 
 class InvalidDatabaseUrl(PermanentError):
     """DATABASE_URL names no database that can be used; the message says what is allowed."""
 
 
+@dataclass(eq=False)
 class DatabaseTooNew(PermanentError):
-    """A newer version of the relay has migrated the database.
+    """A newer version of the relay has migrated the database."""
 
-    Attributes:
-        revision: The database's revision, which this version does not know.
-        known: The newest revision that this version knows.
-    """
+    revision: str  # the database's revision, which this version does not know
+    known: str  # the newest revision that this version knows
 
-    def __init__(self, revision: str, known: str) -> None:
-        super().__init__(
-            f"the database is at revision {revision}, which this version of the relay does not "
-            f"know (its newest is {known}): run the newer version, or restore a backup"
+    def __str__(self) -> str:
+        return (
+            f"the database is at revision {self.revision}, which this version of the relay does "
+            f"not know (its newest is {self.known}): run the newer version, or restore a backup"
         )
-        self.revision = revision
-        self.known = known
 
 
 # --- raised by handlers -----------------------------------------------------------------------
