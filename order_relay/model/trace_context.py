@@ -17,15 +17,12 @@ TRACESTATE = "tracestate"
 # a target must not refuse an order because of its tracestate.
 MAX_TRACESTATE_LENGTH = 2048
 MAX_TRACESTATE_MEMBERS = 32
-# When it must be shortened, longer members are dropped first.
-LONG_MEMBER_LENGTH = 128
 
-# Version 00, and what every later version must match; it may have more parts.
-_TRACEPARENT = re.compile(
-    r"(?P<version>[0-9a-f]{2})-(?P<trace_id>[0-9a-f]{32})-(?P<parent_id>[0-9a-f]{16})"
-    r"-[0-9a-f]{2}(?P<more>-[!-~]{0,72})?"
-)
-_MEMBER = re.compile(r"(?P<key>[a-z0-9][a-z0-9_\-*/@]{0,255})=[ -+\--<>-~]{0,255}[!-+\--<>-~]")
+# Trace id, parent id and flags. Later versions than 00 may have more parts; there is no version ff.
+_IDS = r"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+_TRACEPARENT = re.compile(rf"00{_IDS}|(?!00|ff)[0-9a-f]{{2}}{_IDS}(?:-[!-~]{{0,72}})?")
+_TRACE_ID = slice(3, 35)
+_MEMBER = re.compile(r"([a-z0-9][a-z0-9_\-*/@]{0,255})=[ -+\--<>-~]{0,255}[!-+\--<>-~]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +31,16 @@ class TraceContext:
 
     Attributes:
         traceparent: The header's value, unchanged.
-        trace_id: The trace id in it: 32 hexadecimal digits.
         tracestate: The data of tracing systems; "" without any.
     """
 
     traceparent: str
-    trace_id: str
     tracestate: str = ""
+
+    @property
+    def trace_id(self) -> str:
+        """The trace id: 32 hexadecimal digits."""
+        return self.traceparent[_TRACE_ID]
 
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return it as headers of a request."""
@@ -59,16 +59,14 @@ def of_record(headers: Iterable[tuple[str, bytes | None]]) -> TraceContext | Non
     The last of several traceparents counts, as is usual in Kafka.
     """
     traceparent: bytes | None = None
-    states: list[bytes] = []
+    states: list[str] = []
     for name, value in headers:
         if name == TRACEPARENT:
             traceparent = value
         elif name == TRACESTATE and value is not None:
-            states.append(value)
-    if traceparent is None:
-        return None
-    # Latin-1 decodes any bytes; the check refuses everything but ASCII.
-    return _checked(traceparent.decode("latin-1"), [state.decode("latin-1") for state in states])
+            # Latin-1 decodes any bytes; the check refuses everything but ASCII.
+            states.append(value.decode("latin-1"))
+    return _checked(traceparent.decode("latin-1"), states) if traceparent else None
 
 
 def of_request(traceparents: Iterable[str], tracestates: Iterable[str]) -> TraceContext | None:
@@ -98,39 +96,18 @@ def trace_headers(carrier: Mapping[str, str]) -> tuple[tuple[str, bytes], ...]:
 
 
 def _checked(traceparent: str, tracestates: Iterable[str]) -> TraceContext | None:
-    found = _TRACEPARENT.fullmatch(traceparent.strip(" \t"))
-    if (
-        found is None
-        or found["version"] == "ff"
-        or (found["version"] == "00" and found["more"] is not None)
-        or not found["trace_id"].strip("0")
-        or not found["parent_id"].strip("0")
-    ):
+    traceparent = traceparent.strip(" \t")
+    if not _TRACEPARENT.fullmatch(traceparent):
         return None
-    return TraceContext(found[0], found["trace_id"], _combined(tracestates))
+    return TraceContext(traceparent, _combined(tracestates))
 
 
 def _combined(tracestates: Iterable[str]) -> str:
-    """Join several headers, as HTTP does; "" if any part is invalid."""
-    members = [
-        member
-        for state in tracestates
-        for part in state.split(",")
-        if (member := part.strip(" \t"))  # empty members are allowed
-    ]
-    keys = set()
-    for member in members:
-        found = _MEMBER.fullmatch(member)
-        if found is None or found["key"] in keys:
-            return ""
-        keys.add(found["key"])
-    return _shortened(members) if len(members) <= MAX_TRACESTATE_MEMBERS else ""
-
-
-def _shortened(members: list[str]) -> str:
-    """Drop whole members, as the specification says: first the long ones, then the last ones."""
-    if len(",".join(members)) > MAX_TRACESTATE_LENGTH:
-        members = [member for member in members if len(member) <= LONG_MEMBER_LENGTH]
-    while len(",".join(members)) > MAX_TRACESTATE_LENGTH:
-        members.pop()
-    return ",".join(members)
+    """Join several headers, as HTTP does; "" if any part is invalid, or it is too long."""
+    parts = [part.strip(" \t") for state in tracestates for part in state.split(",")]
+    members = [part for part in parts if part]  # empty members are allowed
+    keys = {found[1] for member in members if (found := _MEMBER.fullmatch(member))}
+    state = ",".join(members)
+    # Each member is valid, and each key occurs once.
+    valid = len(keys) == len(members) <= MAX_TRACESTATE_MEMBERS
+    return state if valid and len(state) <= MAX_TRACESTATE_LENGTH else ""
