@@ -124,14 +124,7 @@ async def test_a_kafka_outage_is_told_in_json(
 async def test_what_ends_the_start_is_a_line_of_json(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """A wrong setting, and a port in use: one line of JSON that says it, and status 1."""
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, name="wrong", log_format="json", max_in_flight="many"
-    ) as worker:
-        assert await worker.wait(60) == 1
-    (line,) = parsed(worker.log_text())
-    assert line["level"] == "CRITICAL"
-    assert "MAX_IN_FLIGHT='many'" in line["message"]
+    """A port in use: one line of JSON that says it, and status 1."""
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
         async with WorkerProcess(
@@ -140,16 +133,6 @@ async def test_what_ends_the_start_is_a_line_of_json(
             assert await worker.wait(60) == 1
     (line,) = saying(parsed(worker.log_text()), f"WEB_PORT={port}")
     assert line["level"] == "CRITICAL"
-
-
-async def test_an_unknown_log_format_ends_the_start_with_one_line(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """The line names the setting, its value and what is allowed."""
-    async with WorkerProcess(tmp_path, stage, sink.url, log_format="yaml") as worker:
-        assert await worker.wait(60) == 1
-    (line,) = worker.log_text().splitlines()
-    assert line == "invalid settings: LOG_FORMAT='yaml' must be 'text' or 'json'"
 
 
 async def test_a_command_prints_what_it_always_prints_and_logs_in_json(

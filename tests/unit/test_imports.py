@@ -159,17 +159,6 @@ def test_importing_the_app_reads_and_starts_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_setting_ends_the_start_with_one_line(tmp_path: Path) -> None:
-    """Asking for the application with a wrong setting ends the process, without a stack trace."""
-    result = _python("import app; app.app", tmp_path, MAX_IN_FLIGHT="0")
-
-    assert result.returncode == 1
-    assert result.stdout == ""
-    assert result.stderr == (
-        "invalid settings: MAX_IN_FLIGHT='0' must be greater than or equal to 1\n"
-    )
-
-
 def test_nothing_else_in_the_environment_configures_faust(tmp_path: Path) -> None:
     """Faust's own variables change nothing: a stray one could skip records or read elsewhere."""
     result = _python(
