@@ -16,27 +16,16 @@ from tests.support.waiting import eventually
 LIMIT_SECONDS = 30.0
 
 
-class Pipe:
-    """A pipe: its lines once they are read."""
+class Pipe(io.StringIO):
+    """A stream that takes nothing while nobody reads."""
 
     def __init__(self) -> None:
-        read, write = os.pipe()
-        self.writer = os.fdopen(write, "w", encoding="ascii")
-        self._reader = os.fdopen(read, encoding="ascii")
-        self.lines: list[str] = []
-        self._thread = threading.Thread(target=self._read, daemon=True)
+        super().__init__()
+        self.is_read = threading.Event()
 
-    def read(self) -> None:
-        """Read from now on."""
-        self._thread.start()
-
-    def leave(self) -> None:
-        """Read nothing any more."""
-        self._reader.close()
-
-    def _read(self) -> None:
-        for line in self._reader:
-            self.lines.append(line.rstrip("\n"))
+    def write(self, text: str) -> int:
+        self.is_read.wait(LIMIT_SECONDS)
+        return super().write(text)
 
 
 @pytest.fixture
@@ -50,32 +39,37 @@ def log() -> Iterator[logging.Logger]:
 
 async def test_a_pipe_that_nobody_reads_makes_nobody_wait(log: logging.Logger) -> None:
     """Lines are kept up to a limit, others are left out; the log says later how many."""
-    pipe = Pipe()
-    left_out: list[int] = []
-    stream = NonBlockingStream(pipe.writer, on_left_out=lambda: left_out.append(1), max_waiting=900)
+    pipe, left_out = Pipe(), 0
+
+    def count() -> None:
+        nonlocal left_out
+        left_out += 1
+
+    stream = NonBlockingStream(pipe, on_left_out=count, max_waiting=100)
     log.addHandler(logging.StreamHandler(stream))
-    for number in range(3000):
-        log.warning("%099d", number)
-    assert 0 < len(left_out) < 3000
-
-    def told() -> int:
-        return sum(int(found[1]) for line in pipe.lines if (found := _LEFT_OUT.fullmatch(line)))
-
-    pipe.read()
-    await eventually(lambda: told() == len(left_out), LIMIT_SECONDS, "the log says how many")
-    kept = [int(line) for line in pipe.lines if line.isdigit()]
+    for first in (0, 300):
+        pipe.is_read.clear()
+        for number in range(first, first + 300):
+            log.warning("%d", number)
+        pipe.is_read.set()
+        await eventually(lambda: sum(told(pipe)) == left_out > 0, LIMIT_SECONDS, "how many are out")
+    assert len(told(pipe)) == 2
+    kept = [int(line) for line in pipe.getvalue().splitlines() if line.isdigit()]
     assert kept == sorted(set(kept))
-    assert len(kept) + len(left_out) == 3000
+    assert len(kept) + left_out == 600
 
 
-_LEFT_OUT = re.compile("Log lines left out: the log was not read count=([0-9]+)")
+def told(pipe: Pipe) -> list[int]:
+    """How many lines were left out, as often as the log says it."""
+    said = re.findall("Log lines left out: the log was not read count=([0-9]+)\n", pipe.getvalue())
+    return [int(count) for count in said]
 
 
 def test_a_reader_that_has_left_makes_nobody_wait() -> None:
     """A broken pipe takes nothing, and fails nothing."""
-    pipe = Pipe()
-    pipe.leave()
-    stream = NonBlockingStream(pipe.writer, max_waiting=2)
+    read, write = os.pipe()
+    os.close(read)
+    stream = NonBlockingStream(os.fdopen(write, "w", encoding="ascii"), max_waiting=2)
     for _ in range(10):
         stream.write("x" * 500)
         stream.drain(LIMIT_SECONDS)
