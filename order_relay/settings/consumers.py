@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import permutations
 from typing import Annotated, Any, cast
 
 from pydantic import Field, ValidationError, create_model
@@ -129,7 +129,7 @@ def settings_of(consumer: Consumer, settings: Settings) -> Settings:
                 f"consumer {name}: its variable {taken[0].upper()} is a setting of the worker, "
                 "give the consumer another name"
             )
-        # The values in the settings are those of order_logging.
+        # What is set for order_logging does not count.
         values = {field: Settings.model_fields[field].default for field in HTTP_OPTIONS.values()}
         prefix = name.upper()
     model = _variables(
@@ -173,17 +173,15 @@ def _check_apart(consumers: Sequence[ConfiguredConsumer]) -> None:
         InvalidConsumer: Two share a group or a dead-letter topic, or one reads another's dead
             letters.
     """
-    for first, second in combinations(consumers, 2):
+    for one, other in permutations(consumers, 2):
         for what, field in (("group", "consumer_group_id"), ("dead-letter topic", "dlq_topic")):
-            if getattr(first.settings, field) == getattr(second.settings, field):
+            if (shared := getattr(one.settings, field)) == getattr(other.settings, field):
                 raise InvalidConsumer(
-                    f"consumers {first.name} and {second.name} have the same {what} "
-                    f"{getattr(first.settings, field)!r}: each needs its own"
+                    f"consumers {one.name} and {other.name} have the same {what} {shared!r}: each "
+                    "needs its own"
                 )
-    for one in consumers:
-        for other in consumers:
-            if one.settings.dlq_topic == other.settings.order_paid_topic:
-                raise InvalidConsumer(
-                    f"consumer {other.name} reads {one.settings.dlq_topic!r}, which is the "
-                    f"dead-letter topic of {one.name}"
-                )
+        if one.settings.dlq_topic == other.settings.order_paid_topic:
+            raise InvalidConsumer(
+                f"consumer {other.name} reads {one.settings.dlq_topic!r}, which is the dead-letter "
+                f"topic of {one.name}"
+            )

@@ -257,7 +257,7 @@ def _is_address(text: str) -> bool:
 def _http_url(value: str) -> URL | None:
     try:
         url = URL(value)
-        usable = url.scheme in ("http", "https") and url.host and url.port is not None
+        usable = url.scheme in ("http", "https") and url.host
     except ValueError:
         return None
     return url if usable and not re.search(r"\s", value) else None

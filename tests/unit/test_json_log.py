@@ -11,24 +11,15 @@ import pytest
 
 from order_relay.logs.json_format import formatter
 from order_relay.logs.log_line import FiguresLine, LogLine
-from order_relay.logs.rate_limit import RepeatFilter
 
 ROOT = Path(__file__).parents[2]
 
 
-def record(message: object, *args: object, error: BaseException | None = None, **extra: Any) -> str:
+def record(message: Any, *args: object, error: BaseException | None = None, **extra: Any) -> str:
     """The line of a record, which is one line."""
-    made = logging.getLogger("x").makeRecord(
-        "app.test",
-        logging.WARNING,
-        "file.py",
-        1,
-        message,
-        args,
-        (type(error), error, error.__traceback__) if error is not None else None,
-        extra=extra,
-    )
-    made.created = 1_766_140_200.1239
+    trace = (type(error), error, error.__traceback__) if error is not None else None
+    made = logging.LogRecord("app.test", logging.WARNING, "file.py", 1, message, args, trace)
+    vars(made).update(extra, created=1_766_140_200.1239)
     line = formatter().format(made)
     assert "\n" not in line
     return line
@@ -103,26 +94,6 @@ def test_whatever_a_line_holds_it_is_written(value: object) -> None:
     line = record(LogLine("Odd data", value=value))
     assert json.loads(line)["message"] == "Odd data"
     assert line.isascii()
-
-
-def test_left_out_repetitions_are_counted_in_a_field() -> None:
-    """The limiter's remark is in the message, and for our own lines a field."""
-    now = 0.0
-    limiter = RepeatFilter(lambda: now)
-
-    def passed(message: object) -> logging.LogRecord | None:
-        made = logging.makeLogRecord(
-            {"name": "order_relay.kafka.consumer", "levelno": logging.WARNING, "msg": message}
-        )
-        return made if limiter.filter(made) else None
-
-    assert passed(LogLine("Seek failed", attempt=1)) is not None
-    assert passed(LogLine("Seek failed", attempt=2)) is None
-    now = 100.0
-    third = passed(LogLine("Seek failed", attempt=3))
-    assert third is not None
-    assert third.getMessage() == "Seek failed attempt=3 left_out=1"
-    assert json.loads(formatter().format(third))["left_out"] == 1
 
 
 UNCAUGHT = """

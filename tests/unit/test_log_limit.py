@@ -1,9 +1,11 @@
 """What Kafka's clients say again and again is said now and then."""
 
 import logging
+from typing import Any
 
 import pytest
 
+from order_relay.logs.log_line import LogLine
 from order_relay.logs.rate_limit import INTERVAL_SECONDS, RepeatFilter, escape_controls
 
 
@@ -15,10 +17,11 @@ class Log:
         self._filter = RepeatFilter(lambda: self.now)
         self.lines: list[str] = []
 
-    def say(self, name: str, text: str, *args: object, level: int = logging.WARNING) -> None:
+    def say(self, name: str, text: Any, *args: object, level: int = logging.WARNING) -> None:
         record = logging.LogRecord(name, level, "file.py", 1, text, args, None)
         if self._filter.filter(record):
             self.lines.append(record.getMessage())
+            self.fields = getattr(record.msg, "fields", {})
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,16 @@ def test_a_clients_complaint_passes_once_in_an_interval() -> None:
         f"Unable connect to node {INTERVAL_SECONDS:.0f} "
         f"({INTERVAL_SECONDS - 1:.0f} more like it since)",
     ]
+
+
+def test_lines_left_out_are_counted_in_a_field_of_our_own_line() -> None:
+    """So that the JSON line has it, too."""
+    log = Log()
+    for attempt in range(3):
+        log.say("order_relay.kafka.consumer", LogLine("Seek failed", attempt=attempt))
+        log.now += INTERVAL_SECONDS * 0.7
+    assert log.lines == ["Seek failed attempt=0", "Seek failed attempt=2 left_out=1"]
+    assert log.fields == {"attempt": 2, "left_out": 1}
 
 
 def test_different_complaints_do_not_hide_each_other() -> None:
