@@ -208,7 +208,7 @@ def test_variables_win_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_the_file_wins_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of order_logging, too; its variables have no prefix."""
+    """Of order_logging, too; its variables have no prefix. What code gives wins over all."""
     ours = Consumer(
         "order_logging",
         topic="paid",
@@ -223,6 +223,8 @@ def test_the_file_wins_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.max_in_flight, settings.external_logger_url) == (9, "https://logs")
     assert settings.external_logger_connect_timeout_seconds == 2
     assert settings.dlq_topic == "order-paid-events.DLQ"
+    (given_in_code,) = configured(ours, max_in_flight=5)
+    assert given_in_code.settings.max_in_flight == 5
 
 
 POSTS = partial(consumer, handler=HttpPost("http://x"))
@@ -244,6 +246,8 @@ POSTS = partial(consumer, handler=HttpPost("http://x"))
         (POSTS, {"COUPONS_TOKEN_FILE": "/nowhere/token"},
          "COUPONS_TOKEN_FILE='/nowhere/token' cannot be used"),
         (POSTS, {"COUPONS_KEY_FILE": __file__}, "COUPONS_KEY_FILE='.*' needs COUPONS_CERT_FILE"),
+        (partial(consumer, "order_logging", handler=HttpPost("http://x", key_file=Path(__file__))),
+         {}, "EXTERNAL_LOGGER_KEY_FILE='.*' needs EXTERNAL_LOGGER_CERT_FILE"),
         (partial(POSTS, "database"), {}, "variable DATABASE_URL is a setting of the worker"),
         (partial(consumer, dead_letter_topic="order-paid-events"), {}, "must differ from|reads"),
         (partial(POSTS, "order_logging", max_in_flight=0), {}, "MAX_IN_FLIGHT='?0'? must be great"),

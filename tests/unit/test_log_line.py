@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from order_relay.logs.json_format import NAMES
 from order_relay.logs.log_line import FiguresLine, LogLine
 
 ROOT = Path(__file__).parents[2]
-# The fields of every JSON line.
-TAKEN = {"timestamp", "level", "logger", "process", "message", "exception"}
+# The fields of every JSON line, by both their names.
+TAKEN = {"process", "message", *NAMES, *NAMES.values()}
 
 
 def test_it_reads_as_a_phrase_and_its_data() -> None:
