@@ -23,7 +23,6 @@ import msgspec
 
 from order_relay.delivery.answer import JSON, Answer, FailedBatch, PostHandler
 from order_relay.delivery.back_pressure import Pace
-from order_relay.delivery.lanes import Abandoned
 from order_relay.delivery.retry import Verdict, judge
 from order_relay.model.trace_context import TraceContext
 
@@ -161,7 +160,7 @@ class Batches:
             alone: Whether it is sent at once and alone, as a probe.
 
         Raises:
-            Abandoned: ``drain`` was called before the record was sent.
+            CancelledError: ``drain`` was called before the record was sent.
         """
         item = _Item(value, key, trace, self._clock())
         if alone or failures > FAILURES_IN_LARGE_BATCH or self._has_lines(value):
@@ -183,15 +182,14 @@ class Batches:
             raise
 
     def drain(self) -> None:
-        """Abandon all records that were not sent yet: their ``post`` raises ``Abandoned``."""
+        """Abandon all records that were not sent yet: their ``post`` is cancelled."""
         waiting = [*self._large.take_all(), *self._small.take_all()]
         for items in (*self._returned.values(), *self._ready):
             waiting += items
         self._returned.clear()
         self._ready.clear()
         for item in waiting:
-            if not item.answer.done():
-                item.answer.set_exception(Abandoned())
+            item.answer.cancel()
 
     def _has_lines(self, value: bytes) -> bool:
         # Line breaks between JSON tokens are part of the record's bytes, and are not removed.

@@ -23,7 +23,7 @@ from order_relay.delivery.dead_letters import (
     refused_letter,
 )
 from order_relay.delivery.gate import NO_PROBE, Gate
-from order_relay.delivery.lanes import MAX_QUEUED_RECORDS, Abandoned, Lane, Lanes
+from order_relay.delivery.lanes import MAX_QUEUED_RECORDS, Lane, Lanes
 from order_relay.delivery.left_in_kafka import LaneKey, LeftInKafka, Reading
 from order_relay.delivery.outcome import DeliveryObserver, FailureState, Outcome
 from order_relay.delivery.retry import RetryPolicy, Verdict
@@ -499,7 +499,7 @@ class Dispatcher:
                     record.timestamp_ms,
                 )
                 answer = await cast(EventHandler, self._event_handler).handle(event, delivery)
-        except (Abandoned, asyncio.CancelledError):
+        except asyncio.CancelledError:
             self.breaker.withdrawn(ticket)
             raise
         except Exception as error:

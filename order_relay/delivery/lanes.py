@@ -12,14 +12,11 @@ behind the first one of their key. So neither one key nor several can take the r
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any
-
 from order_relay.model.record import Record
 
 # Maximum records in memory. It bounds memory when a key with many records is stuck, and is far
@@ -39,10 +36,6 @@ ERROR_PAUSE_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-class Abandoned(Exception):
-    """The worker abandons an unfinished record: its partition moves, or the worker stops."""
-
-
 class Lane:
     """One key's records, and the task that works on them."""
 
@@ -53,7 +46,7 @@ class Lane:
         self.key = key
         self.queue: deque[Record] = deque((record,))
         self.has_slot = True
-        self.task: asyncio.Task[None] | None = None
+        self.task = asyncio.create_task(lanes.run(self))
         # How long the last record took, and when the current one began.
         self.seconds = math.inf
         self.since = lanes.clock()
@@ -64,30 +57,19 @@ class Lane:
         return len(self.queue) * each <= SOON_SECONDS
 
     async def pause(self, seconds: float) -> None:
-        """Free the slot for ``seconds``, then wait for one again.
+        """Free the slot for ``seconds``, then wait for one again."""
+        await self.pause_until(asyncio.sleep(seconds))
+
+    async def pause_until(self, done: Awaitable[object]) -> None:
+        """Free the slot until something is done, then wait for one again.
 
         Raises:
-            Abandoned: The lanes are closed meanwhile.
+            CancelledError: The lanes are closed, or close meanwhile.
         """
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(seconds, _resolve, waiter)
-        try:
-            await self.pause_until(waiter)
-        finally:
-            timer.cancel()
-
-    async def pause_until(self, future: asyncio.Future[Any]) -> None:
-        """Free the slot until ``future`` is done, then wait for one again.
-
-        ``future`` is cancelled with the caller, and gets ``Abandoned`` when the lanes close.
-
-        Raises:
-            Abandoned: The lanes are closed meanwhile.
-        """
-        self._lanes.check_open()
         self._lanes.free_slot(self)
-        await self._lanes.wait(future)
+        if self._lanes.closed:
+            self.task.cancel()
+        await done
         await self._lanes.take_slot(self)
 
 
@@ -105,8 +87,8 @@ class Lanes:
         """Create lanes that accept records.
 
         Args:
-            deliver: Finishes one record, or raises ``Abandoned``. After any other error it is
-                called again for the same record.
+            deliver: Finishes one record. After an error it is called again for the same record.
+                Once the lanes are closed, a pause cancels it.
             max_in_flight: Maximum lanes with a slot.
             max_queued: Maximum records in memory.
             clock: Monotonic seconds.
@@ -119,10 +101,10 @@ class Lanes:
         """Maximum records of one key in memory."""
         self._max_behind = self._max_queued // BEHIND_SHARE
         self._lanes: dict[Hashable, Lane] = {}
-        self._waiters: set[asyncio.Future[None]] = set()
         self._slot_queue: deque[tuple[Lane, asyncio.Future[None]]] = deque()
-        self._watchers: list[asyncio.Future[None]] = []
-        self._closed = False
+        self._changed: asyncio.Future[None] | None = None
+        self.closed = False
+        """Whether the lanes accept no records."""
         self._finished = 0
         self.in_flight = 0
         self.queued = 0
@@ -133,7 +115,7 @@ class Lanes:
 
     def has_room(self, key: Hashable) -> bool:
         """Whether ``put`` may be called now for this lane."""
-        if self._closed or self.queued >= self._max_queued:
+        if self.closed or self.queued >= self._max_queued:
             return False
         return key in self._lanes or (self.in_flight < self._limit and not self._slot_queue)
 
@@ -168,27 +150,26 @@ class Lanes:
         if lane is not None:
             lane.queue.append(record)
             return
-        lane = Lane(self, key, record)
-        self._lanes[key] = lane
+        self._lanes[key] = Lane(self, key, record)
         self.in_flight += 1
-        lane.task = asyncio.create_task(self._run(lane))
 
     def records(self) -> list[Record]:
         """Return every record in memory."""
         return [record for lane in self._lanes.values() for record in lane.queue]
 
-    async def changed(self) -> None:
-        """Wait until there may be room, or the lanes are closed or opened."""
-        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._watchers.append(watcher)
-        await watcher
+    def changed(self) -> asyncio.Future[None]:
+        """Return a future that ends when there may be room, or the lanes are closed or opened.
+
+        All callers share it. It is cancelled if one of them is.
+        """
+        if self._changed is None or self._changed.done():
+            self._changed = asyncio.get_running_loop().create_future()
+        return self._changed
 
     def notify(self) -> None:
-        """Wake all callers of ``changed``."""
-        if self._watchers:
-            watchers, self._watchers = self._watchers, []
-            for watcher in watchers:
-                _resolve(watcher)
+        """End the future of ``changed``."""
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
 
     # --- stopping -----------------------------------------------------------------------------
 
@@ -199,8 +180,7 @@ class Lanes:
         while self.queued and not give_up() and (left := deadline - loop.time()) > 0:
             # give_up looks at state that the lanes do not know: it is called at every change of the
             # lanes, and at least every quarter of a second.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.changed(), min(left, 0.25))
+            await asyncio.wait({self.changed()}, timeout=min(left, 0.25))
 
     async def close(self, seconds: float) -> int:
         """Stop intake, let attempts under way end, and abandon all other records.
@@ -210,17 +190,15 @@ class Lanes:
         Returns:
             How many records were abandoned.
         """
-        self._closed = True
+        self.closed = True
         queued, finished = self.queued, self._finished
         self.notify()
         for lane in self._lanes.values():
             while len(lane.queue) > 1:
                 lane.queue.pop()
-        for waiter in list(self._waiters):
-            if not waiter.done():
-                waiter.set_exception(Abandoned())
-        tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
-        if tasks:
+            if not lane.has_slot:
+                lane.task.cancel()
+        if tasks := [lane.task for lane in self._lanes.values()]:
             _, late = await asyncio.wait(tasks, timeout=seconds)
             for task in late:
                 task.cancel()
@@ -235,13 +213,8 @@ class Lanes:
 
     def open(self) -> None:
         """Accept records again after ``close``."""
-        self._closed = False
+        self.closed = False
         self.notify()
-
-    def check_open(self) -> None:
-        """Raise ``Abandoned`` once the lanes are closed."""
-        if self._closed:
-            raise Abandoned
 
     # --- slots --------------------------------------------------------------------------------
 
@@ -253,63 +226,46 @@ class Lanes:
     @limit.setter
     def limit(self, limit: int) -> None:
         self._limit = limit
-        while self._slot_queue and self.in_flight < limit:
-            self.in_flight += 1
-            if not self._pass_slot_on():
-                self.in_flight -= 1
-        self.notify()
-
-    async def wait(self, waiter: asyncio.Future[None]) -> None:
-        """Wait for a future that ``close`` may end with ``Abandoned``."""
-        self._waiters.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
+        self._hand_out_slots()
 
     def free_slot(self, lane: Lane) -> None:
         """Pass a lane's slot to the next lane that waits for one."""
-        if not lane.has_slot:
-            return
-        lane.has_slot = False
-        if self.in_flight > self._limit or not self._pass_slot_on():
+        if lane.has_slot:
+            lane.has_slot = False
             self.in_flight -= 1
-            self.notify()
+            self._hand_out_slots()
 
-    def _pass_slot_on(self) -> bool:
-        """Give a slot to the lane that has waited longest; returns whether one waits."""
-        while self._slot_queue:
-            lane, waiter = self._slot_queue.popleft()
-            if not waiter.done():
+    def _hand_out_slots(self) -> None:
+        """Give free slots to the lanes that have waited longest."""
+        while self.in_flight < self._limit:
+            if not self._slot_queue:
+                self.notify()
+                return
+            lane, turn = self._slot_queue.popleft()
+            if not turn.done():  # otherwise it was cancelled
+                self.in_flight += 1
                 lane.has_slot = True
-                waiter.set_result(None)
-                return True
-        return False
+                turn.set_result(None)
 
     async def take_slot(self, lane: Lane) -> None:
-        """Wait for a slot.
-
-        Raises:
-            Abandoned: The lanes are closed.
-        """
+        """Wait for a slot."""
         if self.in_flight < self._limit:
             self.in_flight += 1
             lane.has_slot = True
         else:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._slot_queue.append((lane, waiter))
-            await self.wait(waiter)
-        self.check_open()
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._slot_queue.append((lane, turn))
+            await turn
+        if self.closed:
+            raise asyncio.CancelledError
 
-    async def _run(self, lane: Lane) -> None:
+    async def run(self, lane: Lane) -> None:
+        """Deliver a lane's records, one after another."""
         queue = lane.queue
         try:
-            while queue:
-                self.check_open()
+            while queue and not self.closed:
                 try:
                     await self._deliver(queue[0], lane)
-                except (Abandoned, asyncio.CancelledError):
-                    raise
                 except Exception:
                     # The record stays: a bug of ours must not lose it.
                     logger.exception("Delivery of %s failed with an unexpected error", queue[0])
@@ -324,15 +280,8 @@ class Lanes:
                     self.on_record_done(lane.key, len(queue))
                 if self.queued == self._max_queued - 1:
                     self.notify()  # intake waited for just this
-        except Abandoned:
-            pass
         finally:
             self.queued -= len(queue)
             # No await since the queue was seen empty: a record put later starts a new lane.
             self._lanes.pop(lane.key, None)
             self.free_slot(lane)
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
