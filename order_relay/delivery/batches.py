@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import msgspec
@@ -58,48 +57,27 @@ class Batching:
 class _Item:
     """A record that waits to be sent, or for its answer."""
 
-    __slots__ = ("answer", "batch", "batch_index", "key", "since", "trace", "value")
+    __slots__ = ("answer", "batch", "batch_index", "due", "key", "task", "trace", "value")
 
-    def __init__(self, value: bytes, key: str, trace: TraceContext | None, since: float) -> None:
+    def __init__(self, value: bytes, key: str, trace: TraceContext | None, due: float) -> None:
         self.value = value
         self.key = key
         self.trace = trace
-        self.since = since
-        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.batch: _Batch | None = None
+        self.due = due
         self.batch_index = 0
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        # The records under way with it, and the task that sends them.
+        self.batch: list[_Item] = []
+        self.task: asyncio.Task[None] | None = None
 
 
-@dataclass(slots=True, eq=False)
-class _Batch:
-    """Records that are under way in one request, and the task that sends it."""
-
-    items: list[_Item]
-    task: asyncio.Task[None] | None = None
-
-
+@dataclass(slots=True)
 class _Queue:
-    """Records that wait to be put into batches of one size."""
+    """Records that wait for others, to make a batch of ``size``."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.items: deque[_Item] = deque()
-        self.bytes = 0
-
-    def append(self, item: _Item) -> None:
-        self.items.append(item)
-        self.bytes += len(item.value) + 1
-
-    def take_all(self) -> list[_Item]:
-        items = list(self.items)
-        self.items.clear()
-        self.bytes = 0
-        return items
-
-    def popleft(self) -> _Item:
-        item = self.items.popleft()
-        self.bytes -= len(item.value) + 1
-        return item
+    size: int
+    items: deque[_Item] = field(default_factory=deque)
+    bytes: int = 0
 
 
 class Batches:
@@ -130,12 +108,9 @@ class Batches:
         self._max_requests = max_requests
         self._window = min(INITIAL_REQUESTS, max_requests)
         self._requests = 0
-        # Batches are made when they can be sent, so that they fill up until then.
-        self._large = _Queue(batching.size)
-        self._small = _Queue(max(batching.size // SMALL_BATCH_DIVISOR, 1))
-        self._queues = self._large, self._small
-        # Records of failed batches that are ready for their next attempt.
-        self._returned: dict[FailedBatch, list[_Item]] = {}
+        # Batches are made when they can be sent, so that they fill up until then. Records of a
+        # failed batch wait for each other; all others have the queue of their batch's size.
+        self._queues: dict[FailedBatch | int, _Queue] = {}
         self._ready: deque[list[_Item]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -162,47 +137,44 @@ class Batches:
         Raises:
             CancelledError: ``drain`` was called before the record was sent.
         """
-        item = _Item(value, key, trace, self._clock())
+        item = _Item(value, key, trace, self._clock() + self._batching.linger_seconds)
+        size = self._batching.size
         if alone or failures > FAILURES_IN_LARGE_BATCH or self._has_lines(value):
             self._ready.append([item])
         elif failures == FAILURES_IN_LARGE_BATCH:
-            self._small.append(item)
+            self._append(max(size // SMALL_BATCH_DIVISOR, 1), item)
         elif failures and last is not None and last.failed_batch is not None:
             item.batch_index = last.batch_index
-            self._rejoin(last.failed_batch, item)
+            queue = self._append(last.failed_batch, item)
+            queue.items[0].due = item.due  # there may be many: it lingers after the last one
         else:
-            self._large.append(item)
+            self._append(size, item)
         self._serve()
         try:
             return await item.answer
         except asyncio.CancelledError:
-            batch = item.batch
-            if batch is not None and batch.task and all(one.answer.done() for one in batch.items):
-                batch.task.cancel()
+            if item.task is not None and all(one.answer.done() for one in item.batch):
+                item.task.cancel()
             raise
 
     def drain(self) -> None:
         """Abandon all records that were not sent yet: their ``post`` is cancelled."""
-        waiting = [*self._large.take_all(), *self._small.take_all()]
-        for items in (*self._returned.values(), *self._ready):
-            waiting += items
-        self._returned.clear()
+        for items in (*(queue.items for queue in self._queues.values()), *self._ready):
+            for item in items:
+                item.answer.cancel()
+        self._queues.clear()
         self._ready.clear()
-        for item in waiting:
-            item.answer.cancel()
+
+    def _append(self, batch: FailedBatch | int, item: _Item) -> _Queue:
+        size = batch if isinstance(batch, int) else batch.size
+        queue = self._queues.setdefault(batch, _Queue(size))
+        queue.items.append(item)
+        queue.bytes += len(item.value) + 1
+        return queue
 
     def _has_lines(self, value: bytes) -> bool:
         # Line breaks between JSON tokens are part of the record's bytes, and are not removed.
         return self._batching.form == "ndjson" and (b"\n" in value or b"\r" in value)
-
-    def _rejoin(self, failed_batch: FailedBatch, item: _Item) -> None:
-        returned = self._returned.setdefault(failed_batch, [])
-        returned.append(item)
-        if len(returned) >= failed_batch.size:
-            self._ready.append(self._pop_returned(failed_batch))
-
-    def _pop_returned(self, failed_batch: FailedBatch) -> list[_Item]:
-        return sorted(self._returned.pop(failed_batch), key=lambda item: item.batch_index)
 
     # --- the next batch -------------------------------------------------------------------------
 
@@ -211,77 +183,57 @@ class Batches:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._requests < self._window:
-            now = self._clock()
-            wait = self._seconds_until_ready(now)
-            if wait == 0.0:
-                wait = self._pace.wait_seconds()
-            if wait:
-                if wait != math.inf:
-                    self._timer = asyncio.get_running_loop().call_later(wait, self._serve)
+        while (self._ready or self._queues) and self._requests < self._window:
+            batch = None if self._ready else min(self._queues, key=self._turn)
+            wait = 0.0 if batch is None else self._turn(batch)[0]
+            if wait := wait or self._pace.wait_seconds():
+                self._timer = asyncio.get_running_loop().call_later(wait, self._serve)
                 return
-            items = [item for item in self._next_batch(now) if not item.answer.done()]
-            if items:
+            waiting = self._ready.popleft() if batch is None else self._pop(batch)
+            if items := [item for item in waiting if not item.answer.done()]:
                 if not self._pace.free:
                     self._pace.sent()
                 self._requests += 1
-                batch = _Batch(items)
+                task = asyncio.create_task(self._send(items))
                 for item in items:
-                    item.batch = batch
-                batch.task = asyncio.create_task(self._send(batch))
+                    item.batch, item.task = items, task
 
-    def _seconds_until_ready(self, now: float) -> float:
-        """Return the seconds until there is a batch to send."""
-        if self._ready:
-            return 0.0
-        linger, wait = self._batching.linger_seconds, math.inf
-        for queue in self._queues:
-            if queue.items:
-                full = len(queue.items) >= queue.size or queue.bytes > self._batching.max_bytes
-                wait = min(wait, 0.0 if full else max(queue.items[0].since + linger - now, 0.0))
-        for returned in self._returned.values():
-            wait = min(wait, max(returned[-1].since + linger - now, 0.0))
-        return wait
+    def _turn(self, batch: FailedBatch | int) -> tuple[float, float]:
+        """Return the seconds until a queue has a batch, and when its first record is due."""
+        queue = self._queues[batch]
+        due = queue.items[0].due
+        if len(queue.items) >= queue.size or queue.bytes > self._batching.max_bytes:
+            return 0.0, due
+        return max(due - self._clock(), 0.0), due
 
-    def _next_batch(self, now: float) -> list[_Item]:
-        """Remove the records of the next batch from those that wait."""
-        if self._ready:
-            return self._ready.popleft()
-        linger = self._batching.linger_seconds
-        for failed_batch, returned in self._returned.items():
-            if returned[-1].since + linger <= now:
-                return self._pop_returned(failed_batch)
-        queue = min(
-            (queue for queue in self._queues if queue.items), key=lambda one: one.items[0].since
-        )
-        items = [queue.popleft()]
-        room = self._batching.max_bytes - len(items[0].value) - 2
+    def _pop(self, batch: FailedBatch | int) -> list[_Item]:
+        """Remove the records of a queue's next batch: at least one."""
+        queue = self._queues[batch]
+        items: list[_Item] = []
+        room = self._batching.max_bytes - 1
         while queue.items and len(items) < queue.size:
-            room -= len(queue.items[0].value) + 1
-            if room < 0:
+            length = len(queue.items[0].value) + 1
+            room -= length
+            if items and room < 0:
                 break
-            items.append(queue.popleft())
-        return items
+            items.append(queue.items.popleft())
+            queue.bytes -= length
+        if not queue.items:
+            del self._queues[batch]
+        return sorted(items, key=lambda item: item.batch_index)
 
     # --- one request ----------------------------------------------------------------------------
 
-    async def _send(self, batch: _Batch) -> None:
-        items = batch.items
+    async def _send(self, items: list[_Item]) -> None:
         sent_at = self._clock()
         try:
-            answer = await self._post(items)
-            self._distribute(items, answer, sent_at)
-        except BaseException as error:
+            self._distribute(items, await self._post(items), sent_at)
+        except Exception as error:  # noqa: BLE001 - it is each record's error
             for item in items:
                 if not item.answer.done():
-                    if isinstance(error, Exception):
-                        item.answer.set_exception(error)
-                    else:
-                        item.answer.cancel()
-            if not isinstance(error, Exception):
-                raise
+                    item.answer.set_exception(error)
         finally:
-            batch.items = []  # breaks the reference cycle
+            items.clear()  # breaks the reference cycle
             self._requests -= 1
             self._serve()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any, cast
 
-from order_relay.delivery import log_messages
 from order_relay.delivery.answer import Answer, EventHandler, PostHandler
 from order_relay.delivery.back_pressure import Concurrency, Pace
 from order_relay.delivery.batches import Batches, Batching
@@ -29,11 +29,12 @@ from order_relay.delivery.outcome import DeliveryObserver, FailureState, Outcome
 from order_relay.delivery.retry import RetryPolicy, Verdict
 from order_relay.delivery.target_health import BreakerState, Target, TargetHealth, TargetState
 from order_relay.errors import InvalidEvent, RelayError
+from order_relay.logs.log_line import LogLine
 from order_relay.model.consumer import Delivery
 from order_relay.model.events import ORDER_PAID, Events, paid_at_of, paid_moment
 from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
-from order_relay.model.trace_context import TraceContext, of_record
+from order_relay.model.trace_context import TraceContext, of_record, trace_id
 
 # Records taken in while the breaker is not closed. A probe needs a record that can succeed; among
 # so many there is one, even if most are hopeless.
@@ -43,11 +44,25 @@ MAX_READ_AHEAD = 1000
 THROTTLING_LOG_SECONDS = 60.0
 # Wait after a 404 before the record is given up.
 GONE_CONFIRM_SECONDS = 1.0
+MAX_DETAIL_LENGTH = 200  # in log lines
 
 # Finished without an attempt: delivered before, or for another consumer.
 _NOT_SENT = Outcome(delivered=True, attempts=0, duplicate=True)
 
 logger = logging.getLogger(__name__)
+
+
+def _line(phrase: str, record: Record, **fields: object) -> LogLine:
+    """Return a log line about a record; docs/reference/logs.md lists the phrases."""
+    return LogLine(
+        phrase,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        event_id=record.idempotency_key(),
+        **fields,
+        trace_id=trace_id(record.headers),
+    )
 
 
 def lane_of(record: Record) -> LaneKey:
@@ -183,8 +198,8 @@ class Dispatcher:
             self.health.share_failed,
             self._lanes.limit,
             failure.status if failure else None,
-            failure.text if failure else "",
-            self._clock() - failure.at if failure else None,
+            failure.detail if failure else "",
+            self._clock() - self.health.last_failure_at if failure else None,
             self.breaker.probe_in_seconds,
             self.breaker.opened_because if not self.breaker.closed else "",
         )
@@ -225,7 +240,8 @@ class Dispatcher:
         while True:
             full = self._lanes.is_full(lane)
             if full or (self.left.lanes and self.left.comes_too_early(lane, record.offset)):
-                self._leave(lane, record, full=full)
+                self.left.leave(lane, record.offset, full=full)
+                self._lanes.on_record_done = self._on_record_done
                 return False
             if self._may_submit(lane):
                 break
@@ -244,12 +260,6 @@ class Dispatcher:
         except Exception:  # noqa: BLE001 - a wrong value is reported in its delivery
             return lane_of(record)
         return record.topic, record.partition, str(found).encode("utf-8", "replace")
-
-    def _leave(self, lane: LaneKey, record: Record, *, full: bool) -> None:
-        # An earlier record of its key has to be read first, even if there is room.
-        too_early = self.left.comes_too_early(lane, record.offset)
-        self.left.leave(lane, record.offset, full=full and not too_early)
-        self._lanes.on_record_done = self._on_record_done
 
     def _on_record_done(self, lane: Hashable, remaining: int) -> None:
         if not self.left.lanes:
@@ -317,7 +327,7 @@ class Dispatcher:
             record = self._without_foreign_id(record)
         order_id = self._subject(event)
         if self._is_delivered(record, order_id):
-            logger.debug(log_messages.delivered_before(record))
+            logger.debug(_line("Event was delivered before, not sent again", record))
             self._observer.duplicate()
             self._finish_unsent(record)
             return
@@ -346,7 +356,7 @@ class Dispatcher:
         position = record.claimed_position()
         if position is None or self._is_finished(record.topic, *position):
             return record
-        logger.warning(log_messages.foreign_id(record))
+        logger.warning(_line("Event id is that of another record, its own place is used", record))
         return record.with_own_id()
 
     async def _send(
@@ -429,13 +439,10 @@ class Dispatcher:
             under_way = self._lanes.in_flight - 1
             self.pace.refused(sent_at, answer.retry_after_seconds, under_way)
         self.health.throttled(answer, ticket)
-        self._observer.retrying()
         wait = self.pace.wait_seconds()
         self._log_throttling(answer, wait)
-        if not answer.batch_index:  # one line for a batch
-            logger.warning(
-                log_messages.retrying(record, answer, attempts, wait, self.breaker.state)
-            )
+        # One line for a batch.
+        self._retrying(record, answer, attempts, wait, logged=not answer.batch_index)
 
     async def _is_gone_for_this_key(self, lane: Lane, answer: Answer) -> bool:
         """Whether a 404 is about this record's key alone."""
@@ -453,10 +460,8 @@ class Dispatcher:
         turn = self._gate.join(number, failures)
         try:
             await lane.pause_until(turn)
-        except BaseException:
-            turn.cancel()  # does nothing if it is done
-            if not turn.cancelled() and turn.exception() is None:
-                self.breaker.withdrawn(turn.result())
+        except asyncio.CancelledError:
+            self._gate.leave(number, turn)
             raise
         return turn.result()
 
@@ -542,29 +547,63 @@ class Dispatcher:
     def _log_throttling(self, answer: Answer, wait_seconds: float) -> None:
         """Log that throttling begins; ``_succeeded`` logs its end."""
         now = self.last_activity
-        if (
-            not self._throttling_logged
-            and now - self._throttling_logged_at >= THROTTLING_LOG_SECONDS
-        ):
-            self._throttling_logged, self._throttling_logged_at = True, now
-            logger.warning(log_messages.throttled(answer, wait_seconds, self.pace.rate))
+        if self._throttling_logged or now - self._throttling_logged_at < THROTTLING_LOG_SECONDS:
+            return
+        self._throttling_logged, self._throttling_logged_at = True, now
+        rate = self.pace.rate
+        logger.warning(
+            LogLine(
+                "Target throttles, sending more slowly",
+                status=answer.status,
+                retry_after_seconds=round(float(answer.retry_after_seconds), 1),
+                wait_seconds=round(float(wait_seconds), 1),
+                records_per_second=round(rate, 1) if math.isfinite(rate) else None,
+                detail=answer.detail[:MAX_DETAIL_LENGTH],
+            )
+        )
 
     def _on_local_failure(self, answer: Answer, ticket: int) -> None:
         self.health.failed_locally(answer, ticket)
         if not self._local_failure_logged:
-            logger.error(log_messages.local_failure(answer))
-        self._local_failure_logged = True
+            self._local_failure_logged = True
+            logger.error(
+                LogLine(
+                    "This host lacks something to send with, trying again; no attempt counts",
+                    detail=answer.detail[:MAX_DETAIL_LENGTH],
+                )
+            )
 
     async def _wait_for_retry(
         self, record: Record, answer: Answer, failures: int, lane: Lane
     ) -> None:
-        if self.breaker.closed:
-            wait = self._policy.wait_seconds(failures, answer.retry_after_seconds)
-        else:
-            wait = answer.retry_after_seconds  # the breaker decides when it is sent
-        self._observer.retrying()
-        logger.warning(log_messages.retrying(record, answer, failures, wait, self.breaker.state))
+        wait = answer.retry_after_seconds
+        if self.breaker.closed:  # otherwise the breaker decides when it is sent
+            wait = self._policy.wait_seconds(failures, wait)
+        self._retrying(record, answer, failures, wait)
         await lane.pause(wait)
+
+    def _retrying(
+        self,
+        record: Record,
+        answer: Answer,
+        failures: int,
+        wait_seconds: float,
+        *,
+        logged: bool = True,
+    ) -> None:
+        self._observer.retrying()
+        if logged:
+            logger.warning(
+                _line(
+                    "Retrying message",
+                    record,
+                    failures=failures,
+                    status=answer.status,
+                    wait_seconds=round(float(wait_seconds), 1),
+                    breaker=self.breaker.state.name.lower(),
+                    detail=answer.detail[:MAX_DETAIL_LENGTH],
+                )
+            )
 
     async def _dead_letter(
         self,
@@ -575,7 +614,16 @@ class Dispatcher:
         *,
         attempts: int,
     ) -> None:
-        logger.error(log_messages.given_up(letter))
+        logger.error(
+            _line(
+                "Publishing failed message to DLQ",
+                letter.record,
+                reason=letter.reason,
+                attempts=letter.attempts,
+                status=letter.http_status,
+                detail=letter.message[:MAX_DETAIL_LENGTH],
+            )
+        )
         self.dead_lettering += 1
         self._lanes.notify()
         try:
@@ -610,7 +658,15 @@ class Dispatcher:
                 self.last_activity = self._clock()
             failures += 1
             wait = self._policy.wait_seconds(failures)
-            logger.error(log_messages.letter_refused(letter.record, failures, wait, refusal))
+            logger.error(
+                _line(
+                    "Dead letter refused, its record stays unfinished",
+                    letter.record,
+                    failures=failures,
+                    wait_seconds=round(float(wait), 1),
+                    detail=refusal,
+                )
+            )
             await lane.pause(wait)
 
     def _paid_to_delivered_seconds(self, record: Record, event: Any) -> float:
@@ -626,8 +682,14 @@ class Dispatcher:
     def _on_breaker_change(self, state: BreakerState) -> None:
         if state is BreakerState.OPEN and not self._outage_logged:
             self._outage_logged = True
+            failure = self.health.last_failure
             logger.error(
-                log_messages.breaker_open(self.breaker.opened_because, self.health.last_failure)
+                LogLine(
+                    "Breaker open: the target fails; intake is paused",
+                    because=self.breaker.opened_because,
+                    status=failure.status if failure else None,
+                    detail=failure.detail[:MAX_DETAIL_LENGTH] if failure else "",
+                )
             )
         elif state is BreakerState.CLOSED:
             self._outage_logged = False

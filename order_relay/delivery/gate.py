@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, insort
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
-from itertools import count
+from operator import itemgetter
 from typing import NamedTuple
 
 from order_relay.delivery.back_pressure import Pace
@@ -17,9 +17,11 @@ NO_PROBE = 0
 
 class _Waiter(NamedTuple):
     number: int
-    entry: int  # unique, so that ``turn`` is never compared
     failures: int
     turn: asyncio.Future[int]
+
+
+_number = itemgetter(0)
 
 
 class Gate:
@@ -44,13 +46,12 @@ class Gate:
         self._breaker = breaker
         self._pace = pace
         self._on_room = on_room
-        self._waiters: list[_Waiter] = []
-        self._entries = count()
+        self._waiters: list[_Waiter] = []  # in order of arrival
         self._timer: asyncio.TimerHandle | None = None
         self._serving = False
         self._newest_next = True
         self.never_sent = 0
-        """Waiting records without a failed attempt; cancelled ones may still be counted."""
+        """Waiting records without a failed attempt."""
 
     @property
     def is_open(self) -> bool:
@@ -66,13 +67,21 @@ class Gate:
 
         Returns:
             A future that is done when the record may be sent. Its result is the ticket of the
-            probe, or NO_PROBE. Cancel it to leave.
+            probe, or NO_PROBE.
         """
         turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        heappush(self._waiters, _Waiter(number, next(self._entries), failures, turn))
+        insort(self._waiters, _Waiter(number, failures, turn), key=_number)
         self.never_sent += failures == 0
         self.serve()
         return turn
+
+    def leave(self, number: int, turn: asyncio.Future[int]) -> None:
+        """Remove a record whose delivery was cancelled before it was sent."""
+        if turn.done() and not turn.cancelled():
+            self._breaker.withdrawn(turn.result())
+        else:
+            turn.cancel()
+            self._remove(number)
 
     def serve(self) -> None:
         """Release all records that may be sent, and set a timer for the next one."""
@@ -83,52 +92,34 @@ class Gate:
             self._timer = None
         self._serving = True
         waited = len(self._waiters)
-        while self._waiters:
-            if wait := self._serve_one():
+        while (waiter := self._next()) is not None:
+            never_sent = waiter.failures == 0
+            wait = max(self._breaker.probe_wait(never_sent=never_sent), self._pace.wait_seconds())
+            if wait:
                 self._timer = asyncio.get_running_loop().call_later(wait, self.serve)
                 break
+            self._remove(waiter.number)
+            self._pace.sent()
+            ticket = NO_PROBE
+            if not self._breaker.closed:
+                self._newest_next ^= never_sent
+                ticket = self._breaker.begin_probe(never_sent=never_sent)
+            waiter.turn.set_result(ticket)
         self._serving = False
         if len(self._waiters) < waited:
             self._on_room()
 
-    def _serve_one(self) -> float:
-        """Release one record; returns the seconds to wait first, 0 if it was released."""
+    def _next(self) -> _Waiter | None:
+        """Return the record that is sent next."""
+        waiting = (waiter for waiter in self._waiters if not waiter.turn.done())
         if self._breaker.closed:
-            if self._waiters[0].turn.done():  # cancelled
-                self._pop()
-                return 0.0
-            if wait := self._pace.wait_seconds():
-                return wait
-            turn = self._pop().turn
-            self._pace.sent()
-            turn.set_result(NO_PROBE)
-            return 0.0
-        self._drop_cancelled()
-        if not self._waiters:
-            return 0.0
-        waiter = min(self._waiters, key=self._probe_order)
-        never_sent = waiter.failures == 0
-        wait = max(self._breaker.probe_wait(never_sent=never_sent), self._pace.wait_seconds())
-        if not wait:
-            self._waiters.remove(waiter)
-            heapify(self._waiters)
-            self.never_sent -= never_sent
-            self._newest_next ^= never_sent
-            self._pace.sent()
-            waiter.turn.set_result(self._breaker.begin_probe(never_sent=never_sent))
-        return wait
-
-    def _pop(self) -> _Waiter:
-        waiter = heappop(self._waiters)
-        self.never_sent -= waiter.failures == 0
-        return waiter
-
-    def _drop_cancelled(self) -> None:
-        if any(waiter.turn.done() for waiter in self._waiters):
-            self._waiters = [waiter for waiter in self._waiters if not waiter.turn.done()]
-            heapify(self._waiters)
-            self.never_sent = sum(waiter.failures == 0 for waiter in self._waiters)
+            return next(waiting, None)
+        return min(waiting, key=self._probe_order, default=None)
 
     def _probe_order(self, waiter: _Waiter) -> tuple[int, int]:
         last_first = self._newest_next and not waiter.failures
         return waiter.failures, -waiter.number if last_first else waiter.number
+
+    def _remove(self, number: int) -> None:
+        waiter = self._waiters.pop(bisect_left(self._waiters, number, key=_number))
+        self.never_sent -= waiter.failures == 0

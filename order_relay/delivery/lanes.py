@@ -17,6 +17,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
+
 from order_relay.model.record import Record
 
 # Maximum records in memory. It bounds memory when a key with many records is stuck, and is far

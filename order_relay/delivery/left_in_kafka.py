@@ -57,7 +57,9 @@ class LeftInKafka:
         if not left or left[-1] < offset:
             left.append(offset)
             self._counts[partition] = self._counts.get(partition, 0) + 1
-        if full and lane in self._wanting.get(partition, ()):
+        # With an earlier record left, that one has to be read first, even if the lane is full.
+        is_first = offset <= left[0]
+        if full and is_first and lane in self._wanting.get(partition, ()):
             self._has_enough(lane)
         elif self._has_too_many(partition) and not self._wanting.get(partition):
             self._reading.read_on(*partition, paused=True)

@@ -161,9 +161,9 @@ class Breaker:
         self._probe_at = 0.0
         self._never_sent_probe_at = 0.0
         self._never_sent_probes = 0
-        self._last_ticket = 0
-        self._probes_out: set[int] = set()
-        """Tickets of this outage's probes that have no result yet."""
+        # The tickets of all probes of an outage have its number.
+        self._outage = 0
+        self._probes_out = 0
         self.state = BreakerState.CLOSED
         self.closed = True
         """Whether records may be sent without a probe."""
@@ -188,17 +188,16 @@ class Breaker:
     def begin_probe(self, *, never_sent: bool) -> int:
         """Register a new probe and return its ticket; earlier ones may still be under way.
 
-        The caller must report ``succeeded``, ``failed``, ``ended`` or ``withdrawn``.
+        The caller must report ``succeeded``, ``failed``, ``ended`` or ``withdrawn``, once.
         """
         now = self._clock()
         self._probe_at = now + self._interval_seconds
         self._never_sent_probes += never_sent
         short = self._never_sent_probes <= MAX_SHORT_WAITS
         self._never_sent_probe_at = now + self._short_wait_seconds if short else self._probe_at
-        self._last_ticket += 1
-        self._probes_out.add(self._last_ticket)
+        self._probes_out += 1
         self._move(BreakerState.HALF_OPEN)
-        return self._last_ticket
+        return self._outage
 
     def probe_now(self) -> bool:
         """Allow the next probe at once; returns ``False`` while closed."""
@@ -221,7 +220,7 @@ class Breaker:
         self._first_failures = self._failures = 0
         if not self.closed:
             self.failed_probes = self._never_sent_probes = 0
-            self._probes_out.clear()
+            self._probes_out = 0
             self._move(BreakerState.CLOSED)
 
     def failed(self, ticket: int, *, first: bool) -> None:
@@ -232,9 +231,9 @@ class Breaker:
                 closed. While it is open, only this outage's own probes change anything.
             first: Whether it was the record's first attempt.
         """
-        if ticket in self._probes_out:
+        if self._is_out(ticket):
             self.failed_probes += 1
-            self._end_probe(ticket)
+            self.ended(ticket)
         elif self.state is BreakerState.CLOSED:
             self._failures += 1
             self._first_failures += first
@@ -242,14 +241,19 @@ class Breaker:
 
     def ended(self, ticket: int) -> None:
         """Report an attempt that says nothing about the target; the next probe keeps its time."""
-        if ticket in self._probes_out:
-            self._end_probe(ticket)
+        if self._is_out(ticket):
+            self._probes_out -= 1
+            self._move(BreakerState.HALF_OPEN if self._probes_out else BreakerState.OPEN)
 
     def withdrawn(self, ticket: int) -> None:
         """Report an attempt that was cancelled; if it was a probe, the next one may go at once."""
-        if ticket in self._probes_out:
+        if self._is_out(ticket):
             self._probe_at = self._never_sent_probe_at = self._clock()
-            self._end_probe(ticket)
+            self.ended(ticket)
+
+    def _is_out(self, ticket: int) -> bool:
+        """Whether it is a probe of this outage."""
+        return not self.closed and ticket == self._outage
 
     def _open_if_due(self) -> None:
         since = self._clock() - self._succeeded_at
@@ -264,13 +268,10 @@ class Breaker:
         else:
             return
         self._first_failures = self._failures = 0
+        self._outage += 1
         self._probe_at = self._clock() + self._short_wait_seconds
         self._never_sent_probe_at = self._probe_at
         self._move(BreakerState.OPEN)
-
-    def _end_probe(self, ticket: int) -> None:
-        self._probes_out.remove(ticket)
-        self._move(BreakerState.HALF_OPEN if self._probes_out else BreakerState.OPEN)
 
     def _move(self, state: BreakerState) -> None:
         self.state = state
@@ -332,27 +333,13 @@ class Target:
         return text
 
 
-@dataclass(frozen=True, slots=True)
-class LastFailure:
-    """The last attempt that did not succeed.
-
-    Attributes:
-        status: HTTP status; ``None`` when no answer came.
-        text: The text of the answer, or the error.
-        at: When it ended, by the injected clock.
-    """
-
-    status: int | None
-    text: str
-    at: float
-
-
 class TargetHealth:
     """Judges the target, and single records, by the results of all attempts.
 
     Attributes:
         breaker: Decides whether records may be sent.
-        last_failure: The last attempt that did not succeed; ``None`` before the first.
+        last_failure: The answer to the last attempt that did not succeed; ``None`` before it.
+        last_failure_at: When that was, by the injected clock.
     """
 
     def __init__(
@@ -385,7 +372,8 @@ class TargetHealth:
         self.breaker = Breaker(
             breaker_threshold, breaker_probe_interval_seconds, clock, on_breaker_change
         )
-        self.last_failure: LastFailure | None = None
+        self.last_failure: Answer | None = None
+        self.last_failure_at = 0.0
 
     # --- results of attempts ---------------------------------------------------------------------
 
@@ -495,7 +483,7 @@ class TargetHealth:
         return state, now - self._state_since
 
     def _note(self, answer: Answer) -> None:
-        self.last_failure = LastFailure(answer.status, answer.detail, self._clock())
+        self.last_failure, self.last_failure_at = answer, self._clock()
 
 
 class _LatestByKey:

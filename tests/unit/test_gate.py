@@ -80,7 +80,7 @@ async def test_a_cancelled_record_delays_no_other() -> None:
     guarded = Guarded()
     guarded.open_breaker()
     first, second = guarded.gate.join(1, 0), guarded.gate.join(2, 1)
-    first.cancel()
+    guarded.gate.leave(1, first)
 
     ticket = await second
 

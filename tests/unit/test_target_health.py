@@ -197,7 +197,7 @@ def test_the_states_and_since_when() -> None:
     health.failed("a", DOWN, NO_PROBE, first=True)
     assert health.state(throttles=False) == (TargetState.FAILS_FOR_SOME, 0.0)
     assert health.last_failure is not None
-    assert (health.last_failure.status, health.last_failure.text) == (500, "down")
+    assert (health.last_failure.status, health.last_failure.detail) == (500, "down")
     clock.now += 5.0
     health.failed("b", DOWN, NO_PROBE, first=True)
     assert health.state(throttles=False) == (TargetState.DOWN, 0.0)
