@@ -1,13 +1,57 @@
-"""The result of one attempt, and the ports through which attempts are made."""
+"""What the answer to one attempt means, how long to wait after it, and the ports of attempts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
 from typing import Any, Protocol
 
-from order_relay.delivery.retry import Verdict
 from order_relay.model.consumer import Delivery
 from order_relay.model.trace_context import TraceContext
+
+RETRYABLE_STATUSES = frozenset({408, 425})
+OUTAGE_STATUSES = frozenset({401, 403})
+GONE_STATUSES = frozenset({404, 405, 410})
+MAX_RETRY_AFTER_SECONDS = 60.0
+
+
+class Verdict(StrEnum):
+    """What an answer means for the record, and for the target."""
+
+    SUCCESS = "success"
+    RETRYABLE = "retryable"
+    """A failed attempt for both: network errors, time-outs, 408, 425 and 5xx."""
+    THROTTLED = "throttled"
+    """Counts against neither: 429, and 503 with Retry-After. Everything is sent more slowly."""
+    OUTAGE = "outage"
+    """Never the record's fault: 401 and 403 (our credentials), redirects (our URL), TLS."""
+    GONE = "gone"
+    """Nothing at the address, for this record or for all: 404, 405, 410."""
+    REJECTED = "rejected"
+    """The message's own fault: any other 4xx. It is dead-lettered at once."""
+    LOCAL = "local"
+    """A fault of this host: no file descriptor, memory or name server. Counts against neither."""
+
+
+def judge(status: int, *, retry_after: bool = False) -> Verdict:
+    """Classify an HTTP status.
+
+    Args:
+        status: The status.
+        retry_after: Whether the answer has a Retry-After header, valid or not.
+    """
+    if 200 <= status < 300:
+        return Verdict.SUCCESS
+    if status == 429 or (status == 503 and retry_after):
+        return Verdict.THROTTLED
+    if status in OUTAGE_STATUSES or 300 <= status < 400:
+        return Verdict.OUTAGE
+    if status in RETRYABLE_STATUSES or not 400 <= status < 500:
+        return Verdict.RETRYABLE
+    return Verdict.GONE if status in GONE_STATUSES else Verdict.REJECTED
+
 
 # Kinds of failure without an HTTP status: no answer in time, no connection, a broken connection,
 # TLS, a fault of this host, anything else; and an error of a consumer's function.
@@ -61,6 +105,65 @@ class Answer:
         if self.status == 429:
             return "429"
         return f"{self.status // 100}xx" if 200 <= self.status < 600 else "other"
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Exponential backoff with a cap: ``min(initial * multiplier ** (n - 1), maximum)``.
+
+    Attributes:
+        max_retries: Attempts after the first one.
+        initial_seconds: Wait before the first retry; 0, or at least a millisecond.
+        multiplier: Factor from one wait to the next.
+        max_seconds: Longest wait of the formula; a longer Retry-After overrides it.
+    """
+
+    max_retries: int = 3
+    initial_seconds: float = 1.0
+    multiplier: float = 2.0
+    max_seconds: float = 10.0
+
+    def exhausted(self, attempts: int) -> bool:
+        """Whether ``attempts`` attempts use up the policy's retries."""
+        return attempts > self.max_retries
+
+    def wait_seconds(self, failures: int, retry_after_seconds: float = 0.0) -> float:
+        """Return the wait after ``failures`` failures in a row (1 or more).
+
+        It grows to ``max_seconds``, and stays there for records that go on after their retries.
+        ``retry_after_seconds`` can lengthen it, but never shorten it.
+        """
+        try:
+            backoff = self.initial_seconds * self.multiplier ** (failures - 1)
+        except OverflowError:
+            backoff = self.max_seconds if self.initial_seconds else 0.0
+        return max(min(backoff, self.max_seconds), retry_after_seconds)
+
+
+def parse_retry_after(value: str | None, now: datetime) -> float:
+    """Read a Retry-After header: seconds or an HTTP-date (RFC 9110, section 10.2.3).
+
+    Args:
+        value: The header's value, ``None`` without one.
+        now: The current time, with a zone.
+
+    Returns:
+        Seconds to wait, between 0 and 60; 0 for an unusable header.
+    """
+    if value is None:
+        return 0.0
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        digits = value.lstrip("0") or "0"
+        # int() refuses very long numbers; all of them are over the cap.
+        return min(float(digits[:9]), MAX_RETRY_AFTER_SECONDS)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return 0.0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return min(max((moment - now).total_seconds(), 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
 class EventHandler(Protocol):

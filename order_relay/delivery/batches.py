@@ -20,9 +20,8 @@ from typing import Literal
 
 import msgspec
 
-from order_relay.delivery.answer import JSON, Answer, FailedBatch, PostHandler
+from order_relay.delivery.answer import JSON, Answer, FailedBatch, PostHandler, Verdict, judge
 from order_relay.delivery.back_pressure import Pace
-from order_relay.delivery.retry import Verdict, judge
 from order_relay.model.trace_context import TraceContext
 
 BatchFormat = Literal["json_array", "ndjson"]

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any, cast
 
-from order_relay.delivery.answer import Answer, EventHandler, PostHandler
+from order_relay.delivery.answer import Answer, EventHandler, PostHandler, RetryPolicy, Verdict
 from order_relay.delivery.back_pressure import Concurrency, Pace
 from order_relay.delivery.batches import Batches, Batching
 from order_relay.delivery.dead_letters import (
@@ -26,7 +26,6 @@ from order_relay.delivery.gate import NO_PROBE, Gate
 from order_relay.delivery.lanes import MAX_QUEUED_RECORDS, Lane, Lanes
 from order_relay.delivery.left_in_kafka import LaneKey, LeftInKafka, Reading
 from order_relay.delivery.outcome import DeliveryObserver, FailureState, Outcome
-from order_relay.delivery.retry import RetryPolicy, Verdict
 from order_relay.delivery.target_health import BreakerState, Target, TargetHealth, TargetState
 from order_relay.errors import InvalidEvent, RelayError
 from order_relay.logs.log_line import LogLine

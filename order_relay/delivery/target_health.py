@@ -17,8 +17,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
-from order_relay.delivery.answer import Answer
-from order_relay.delivery.retry import RetryPolicy, Verdict
+from order_relay.delivery.answer import Answer, RetryPolicy, Verdict
 
 # How long first attempts are evidence. For a record that has failed for longer, its own failing
 # time counts, up to the maximum.

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from order_relay.delivery.answer import Answer
+from order_relay.delivery.answer import MAX_RETRY_AFTER_SECONDS, Answer, Verdict
 from order_relay.delivery.dead_letters import full_name
-from order_relay.delivery.retry import MAX_RETRY_AFTER_SECONDS, Verdict
 from order_relay.errors import Reject, RetryLater, Unavailable
 from order_relay.handlers.http import is_local_failure
 from order_relay.logs.log_line import LogLine

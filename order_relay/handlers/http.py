@@ -15,12 +15,11 @@ from pathlib import Path
 
 from yarl import URL
 
-from order_relay.delivery.answer import JSON, Answer
+from order_relay.delivery.answer import JSON, Answer, Verdict, judge, parse_retry_after
 from order_relay.delivery.dead_letters import full_name
-from order_relay.delivery.retry import Verdict, judge, parse_retry_after
+from order_relay.handlers.http_client.addresses import proxy_for
 from order_relay.handlers.http_client.client import ConnectionNotMade, HttpClient
 from order_relay.handlers.http_client.connection import NotHttp, Response
-from order_relay.handlers.http_client.proxy import proxy_for
 from order_relay.model.trace_context import TraceContext
 
 MAX_KEPT_BODY_LENGTH = 1024

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from order_relay.delivery.retry import MAX_RETRY_AFTER_SECONDS
+from order_relay.delivery.answer import MAX_RETRY_AFTER_SECONDS
 from order_relay.logs.log_line import LogLine
 
 logger = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from order_relay.deliveries.lookup import OrderLookup
 from order_relay.deliveries.recovery import Recovery
 from order_relay.deliveries.store import MemoryStore, PartitionStore
 from order_relay.deliveries.table import DeliveriesTable
+from order_relay.delivery.answer import RetryPolicy
 from order_relay.delivery.batches import Batching
 from order_relay.delivery.dispatcher import Dispatcher
 from order_relay.delivery.outcome import Outcome
-from order_relay.delivery.retry import RetryPolicy
 from order_relay.fallback.dead_letters import FallbackDeadLetters
 from order_relay.fallback.store import find_saved
 from order_relay.handlers.function import FunctionHandler

@@ -6,7 +6,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from order_relay.delivery.retry import Verdict
+from order_relay.delivery.answer import Verdict
 from order_relay.handlers.http import HttpHandler
 from tests.integration.http_client import BODY, client
 from tests.support.raw_server import RawServer

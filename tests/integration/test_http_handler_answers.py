@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from order_relay.delivery.answer import Verdict
 from order_relay.delivery.batches import item_answers
-from order_relay.delivery.retry import Verdict
 from order_relay.handlers.http import MAX_KEPT_BODY_LENGTH
 from order_relay.settings.secret_files import redact
 from tests.integration.http_client import BODY, client, patient_client, post

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from order_relay.delivery.retry import Verdict
+from order_relay.delivery.answer import Verdict
 from tests.integration.http_client import BODY, patient_client, post
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.raw_server import Peer, RawServer, replies, unanswered

@@ -5,8 +5,8 @@ from base64 import b64decode, b64encode
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from order_relay.delivery.answer import Verdict
 from order_relay.delivery.batches import NDJSON
-from order_relay.delivery.retry import Verdict
 from order_relay.model.trace_context import of_record
 from tests.integration.http_client import BODY, client
 from tests.support.sink import ScriptedSink

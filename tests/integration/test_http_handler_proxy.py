@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from order_relay.delivery.retry import Verdict
+from order_relay.delivery.answer import Verdict
 from tests.integration.http_client import BODY, client
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.sink import ScriptedSink

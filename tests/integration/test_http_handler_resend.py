@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from order_relay.delivery.retry import Verdict
+from order_relay.delivery.answer import Verdict
 from tests.integration.http_client import BODY, patient_client, post
 from tests.support.raw_server import Peer, RawServer, Script, replies
 

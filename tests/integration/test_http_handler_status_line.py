@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from order_relay.delivery.retry import Verdict
+from order_relay.delivery.answer import Verdict
 from order_relay.handlers.http import MAX_KEPT_BODY_LENGTH
 from order_relay.settings.secret_files import redact
 from tests.integration.http_client import client, patient_client, post

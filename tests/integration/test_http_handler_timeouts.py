@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from order_relay.delivery.answer import Answer
-from order_relay.delivery.retry import Verdict
+from order_relay.delivery.answer import Answer, Verdict
 from tests.integration.http_client import client, post
 from tests.support.raw_server import Peer, RawServer, replies, unanswered
 from tests.support.sink import Fault, ScriptedSink

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from order_relay.delivery.answer import Answer
-from order_relay.delivery.retry import Verdict
+from order_relay.delivery.answer import Answer, Verdict
 from order_relay.handlers.http import HttpHandler
 from tests.integration.http_client import BODY, client, patient_client, post
 from tests.support.kafka.ports import LOOPBACK

@@ -1,6 +1,6 @@
 """The trace context in requests to a real HTTP server."""
 
-from order_relay.delivery.retry import Verdict
+from order_relay.delivery.answer import Verdict
 from order_relay.model.trace_context import of_record
 from tests.integration.http_client import BODY, client
 from tests.support.sink import ScriptedSink

@@ -4,7 +4,7 @@ from asyncio import Event
 
 import pytest
 
-from order_relay.delivery.retry import Verdict
+from order_relay.delivery.answer import Verdict
 from tests.integration.http_client import patient_client, post
 from tests.support.raw_server import Peer, RawServer, replies
 

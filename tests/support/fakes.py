@@ -5,12 +5,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from order_relay.delivery.answer import JSON, Answer, PostHandler
+from order_relay.delivery.answer import JSON, Answer, PostHandler, RetryPolicy, Verdict, judge
 from order_relay.delivery.batches import Batching
 from order_relay.delivery.dead_letters import DeadLetter
 from order_relay.delivery.dispatcher import Dispatcher
 from order_relay.delivery.outcome import Outcome
-from order_relay.delivery.retry import RetryPolicy, Verdict, judge
 from order_relay.model.record import Record
 from order_relay.model.trace_context import TraceContext
 from tests.support.orders import order_value

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from order_relay.delivery.answer import JSON, Answer
+from order_relay.delivery.answer import JSON, Answer, Verdict
 from order_relay.delivery.batches import NDJSON, Batching, batch_key, item_answers
-from order_relay.delivery.retry import Verdict
 from order_relay.model.record import Record
 from order_relay.model.trace_context import TraceContext
 from tests.support.fakes import NO_ANSWER, Bench, answer, record

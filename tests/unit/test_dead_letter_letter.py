@@ -9,9 +9,8 @@ import pytest
 from order_relay.cli.dlq.formatting import letter_fields
 from order_relay.dead_letters.filters import LetterFilter, parse_moment
 from order_relay.dead_letters.letter import Letter, header_value
-from order_relay.delivery.answer import Answer
+from order_relay.delivery.answer import Answer, Verdict
 from order_relay.delivery.dead_letters import dead_letter_headers, refused_letter
-from order_relay.delivery.retry import Verdict
 from order_relay.model.headers import Header
 from order_relay.model.record import Record
 

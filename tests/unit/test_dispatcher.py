@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from msgspec import structs
 
-from order_relay.delivery.answer import Answer
-from order_relay.delivery.retry import RetryPolicy
+from order_relay.delivery.answer import Answer, RetryPolicy
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record
 from tests.support.orders import order_value
 from tests.support.virtual_time import virtual_time

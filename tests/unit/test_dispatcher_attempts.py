@@ -2,7 +2,7 @@
 
 import pytest
 
-from order_relay.delivery.retry import RetryPolicy
+from order_relay.delivery.answer import RetryPolicy
 from tests.support.fakes import Bench, answer, record
 from tests.support.virtual_time import virtual_time
 

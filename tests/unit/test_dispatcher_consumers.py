@@ -8,9 +8,8 @@ import msgspec
 import pytest
 
 from order_relay import Delivery
-from order_relay.delivery.answer import Answer
+from order_relay.delivery.answer import Answer, RetryPolicy, Verdict
 from order_relay.delivery.dispatcher import Dispatcher
-from order_relay.delivery.retry import RetryPolicy, Verdict
 from order_relay.model.events import Events
 from tests.support.fakes import Bench, record
 from tests.support.virtual_time import virtual_time

@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from order_relay.delivery.answer import Answer
-from order_relay.delivery.retry import RetryPolicy
+from order_relay.delivery.answer import Answer, RetryPolicy
 from order_relay.delivery.target_health import BreakerState
 from order_relay.model.record import Record
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record

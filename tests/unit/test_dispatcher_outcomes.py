@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from order_relay.delivery.answer import RetryPolicy
 from order_relay.delivery.outcome import FailureState, Outcome
-from order_relay.delivery.retry import RetryPolicy
 from tests.support.fakes import START_SECONDS, Bench, Step, answer, record
 from tests.support.virtual_time import virtual_time
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from order_relay import Delivery, Reject, RetryLater, Unavailable
-from order_relay.delivery.answer import Answer
-from order_relay.delivery.retry import Verdict
+from order_relay.delivery.answer import Answer, Verdict
 from order_relay.handlers.function import FunctionHandler
 from tests.support.waiting import eventually
 

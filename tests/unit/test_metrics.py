@@ -6,9 +6,8 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from order_relay.delivery.answer import STATUS_CLASSES, Answer
+from order_relay.delivery.answer import STATUS_CLASSES, Answer, Verdict, judge
 from order_relay.delivery.outcome import DeliveryObserver
-from order_relay.delivery.retry import Verdict, judge
 from order_relay.delivery.target_health import Target, TargetState
 from order_relay.monitoring.metrics import (
     ATTEMPT_RESULTS,

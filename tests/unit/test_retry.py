@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from order_relay.delivery.retry import RetryPolicy, Verdict, judge, parse_retry_after
+from order_relay.delivery.answer import RetryPolicy, Verdict, judge, parse_retry_after
 from order_relay.settings.settings import MAX_INT
 
 NOW = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)

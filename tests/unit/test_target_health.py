@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from order_relay.delivery.answer import Answer
+from order_relay.delivery.answer import Answer, RetryPolicy, Verdict
 from order_relay.delivery.gate import NO_PROBE
-from order_relay.delivery.retry import RetryPolicy, Verdict
 from order_relay.delivery.target_health import (
     KEYS_EACH_SECOND,
     MAX_EVIDENCE_SECONDS,

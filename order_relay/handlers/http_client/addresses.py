@@ -1,18 +1,88 @@
-"""Resolves a host name and connects to one of its addresses."""
+"""Sockets to a host: name resolution, and the HTTP proxy if there is one."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import re
 import socket
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from urllib.request import getproxies, proxy_bypass
 
 import aiohappyeyeballs
 from aiohappyeyeballs import AddrInfoType
+from yarl import URL
 
 # How long addresses are cached: many connections start together, but a host that moves must be
 # followed soon.
 KNOWN_SECONDS = 10.0
 # RFC 8305: the delay before the next address is tried as well.
 HAPPY_EYEBALLS_SECONDS = 0.25
+MAX_HEAD_BYTES = 16 * 1024
+_TUNNEL = re.compile(rb"HTTP/1\.[01] 2[0-9][0-9][ \r]")
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy's address and our credentials.
+
+    Attributes:
+        host: Name or address.
+        port: TCP port.
+        headers: Header lines for requests to it: Proxy-Authorization, or none.
+    """
+
+    host: str
+    port: int
+    headers: str = field(default="", repr=False)
+
+
+def proxy_for(target: URL, given: str | None) -> Proxy | None:
+    """Return the given proxy, or that of HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+
+    The variables are ignored for a target on this host.
+    """
+    text, host = given, target.host or ""
+    if text is None and not _is_this_machine(host) and not proxy_bypass(host):
+        text = getproxies().get(target.scheme)
+    if not text:
+        return None
+    url = URL(text if "://" in text else f"http://{text}")
+    headers = ""
+    if url.user is not None:
+        credentials = f"{url.user}:{url.password or ''}".encode()
+        headers = f"Proxy-Authorization: Basic {base64.b64encode(credentials).decode()}\r\n"
+    return Proxy(url.host or "", url.port or 80, headers)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+async def tunnel(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, host: str, port: int, proxy: Proxy
+) -> None:
+    """Ask the proxy to connect the socket to a host (RFC 9110, 9.3.6).
+
+    Raises:
+        OSError: The proxy refused, or did not answer.
+    """
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    request = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{proxy.headers}\r\n"
+    await loop.sock_sendall(sock, request.encode())
+    head = b""
+    while b"\r\n\r\n" not in head:
+        data = await loop.sock_recv(sock, MAX_HEAD_BYTES)
+        head += data
+        if not data or len(head) > MAX_HEAD_BYTES:
+            raise ConnectionError(f"proxy {proxy.host}:{proxy.port}: no answer to CONNECT")
+    if not _TUNNEL.match(head):
+        line = head.split(b"\r\n", 1)[0][:80].decode("latin-1")
+        raise ConnectionError(f"proxy {proxy.host}:{proxy.port} answered CONNECT with {line!r}")
 
 
 class Addresses:

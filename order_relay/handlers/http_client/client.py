@@ -7,9 +7,8 @@ import logging
 import random
 import ssl
 
-from order_relay.handlers.http_client.addresses import Addresses
+from order_relay.handlers.http_client.addresses import Addresses, Proxy, tunnel
 from order_relay.handlers.http_client.connection import Connection, Response, UnusableConnection
-from order_relay.handlers.http_client.proxy import Proxy, tunnel
 from order_relay.logs.log_line import LogLine
 
 # Shorter than the 5 s after which common servers (Node.js) close idle connections, so that no
