@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 # Pause after a refusal without Retry-After: first a short one, to see whether it was one of many;
 # then this long; then twice as long each time, as long as nothing is accepted in between.
@@ -289,30 +290,32 @@ class Pace:
             self.free = self._max_rate == math.inf
 
 
+class Limited(Protocol):
+    """What has a limit."""
+
+    limit: int
+
+
 class Concurrency:
-    """Limits concurrent attempts.
+    """Lowers the limit of concurrent attempts after time-outs, and raises it again."""
 
-    Attributes:
-        limit: How many are allowed now.
-    """
-
-    def __init__(self, clock: Callable[[], float], maximum: int) -> None:
-        """Start with ``maximum``."""
+    def __init__(self, clock: Callable[[], float], lanes: Limited) -> None:
+        """Start with the limit that ``lanes`` has: it is the maximum."""
         self._clock = clock
-        self._maximum = maximum
-        self._limit = float(maximum)
+        self._lanes = lanes
+        self._maximum = lanes.limit
+        self._limit = float(lanes.limit)
         self._lowered_at = float("-inf")
-        self.limit = maximum
 
-    def answered(self) -> bool:
-        """Report an answer in time; returns whether the limit grew."""
-        if self.limit == self._maximum:
-            return False
+    def answered(self) -> None:
+        """Report an answer in time."""
+        if self._lanes.limit == self._maximum:
+            return
         self._limit += 1.0 / self._limit
         if self._clock() - self._lowered_at >= RECOVERED_SECONDS:
             self._limit = float(self._maximum)
-        before, self.limit = self.limit, min(int(self._limit), self._maximum)
-        return self.limit > before
+        if (limit := min(int(self._limit), self._maximum)) != self._lanes.limit:
+            self._lanes.limit = limit
 
     def timed_out(self, sent_at: float) -> None:
         """Report a time-out; attempts sent before the last reduction do not count."""
@@ -320,4 +323,4 @@ class Concurrency:
             return
         self._lowered_at = self._clock()
         self._limit = max(self._limit * TIMEOUT_FACTOR, 1.0)
-        self.limit = int(self._limit)
+        self._lanes.limit = int(self._limit)

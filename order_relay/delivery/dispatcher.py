@@ -166,7 +166,6 @@ class Dispatcher:
             # The pace limits requests, not records: at the gate only probes wait.
             gate_pace = Pace(clock)
             max_in_flight = max(min(max_in_flight * batching.size, max_queued // 2), max_in_flight)
-        self.concurrency = Concurrency(clock, max_in_flight)
         # Conditions whose start was logged and whose end was not.
         self._outage_logged = self._throttling_logged = self._local_failure_logged = False
         self._throttling_logged_at = float("-inf")
@@ -175,6 +174,7 @@ class Dispatcher:
         self._lanes = Lanes(
             self._deliver, max_in_flight=max_in_flight, max_queued=max_queued, clock=clock
         )
+        self.concurrency = Concurrency(clock, self._lanes)
         self._gate = Gate(self.breaker, gate_pace, self._lanes.notify)
         self.left = LeftInKafka(reading)
         """Records that had no room in memory."""
@@ -293,10 +293,6 @@ class Dispatcher:
         self.last_activity = self._clock()
         self._lanes.open()
 
-    def probe_now(self) -> bool:
-        """Send the next probe at once; ``False`` if the breaker is closed."""
-        return self.breaker.probe_now()
-
     def _may_submit(self, lane: LaneKey) -> bool:
         if not self._lanes.has_room(lane):
             return False
@@ -408,26 +404,25 @@ class Dispatcher:
                 self._on_local_failure(answer, ticket)
                 await self._wait_for_retry(record, answer, attempts, lane)
                 continue
-            first = not own_failures
+            first, reason = not own_failures, ""
             if answer.verdict is Verdict.REJECTED or await self._is_gone_for_this_key(lane, answer):
                 self.health.rejected(lane.key, answer, first=first)
-                letter = refused_letter(record, "rejected", answer, counted + 1, self._now())
+                counted, reason = counted + 1, "rejected"
+            else:
+                self._failed(lane, answer, ticket, sent_at, first=first)
+                failures += 1
+                own_failures += not answer.failed_batch
+                # Other failures do not count against the record: those that are never its fault,
+                # that another record of the batch may have caused, and those during an outage.
+                counts = not (answer.verdict is Verdict.OUTAGE or answer.failed_batch)
+                counts = counts and self.breaker.closed
+                counted += counts
+                if counts and self.health.gives_up(lane.key, counted, failing_since):
+                    reason = "retries_exhausted"
+            if reason:
+                letter = refused_letter(record, reason, answer, counted, self._now())
                 await self._dead_letter(letter, event, started_ms, lane, attempts=attempts)
                 return
-            self._failed(lane, answer, ticket, sent_at, first=first)
-            failures += 1
-            own_failures += not answer.failed_batch
-            # These failures do not count against the record: those that are never its fault, those
-            # that another record of the batch may have caused, and those during an outage.
-            is_counted = answer.verdict is not Verdict.OUTAGE and not answer.failed_batch
-            if is_counted and self.breaker.closed:
-                counted += 1
-                if self.health.gives_up(lane.key, counted, failing_since):
-                    letter = refused_letter(
-                        record, "retries_exhausted", answer, counted, self._now()
-                    )
-                    await self._dead_letter(letter, event, started_ms, lane, attempts=attempts)
-                    return
             await self._wait_for_retry(record, answer, failures, lane)
 
     def _on_throttled(
@@ -523,7 +518,7 @@ class Dispatcher:
         if self._batches is None:
             self.pace.accepted(sent_at, now)
         if self._lanes.limit < self._max_in_flight:
-            self._answered_in_time()
+            self.concurrency.answered()
         if self._throttling_logged and not self.pace.throttled:
             self._throttling_logged = False
             logger.warning("Throttling is over: the target takes everything again")
@@ -534,14 +529,9 @@ class Dispatcher:
     ) -> None:
         if answer.failure == "timeout":
             self.concurrency.timed_out(sent_at)
-            self._lanes.limit = self.concurrency.limit
         else:
-            self._answered_in_time()
+            self.concurrency.answered()
         self.health.failed(lane.key, answer, ticket, first=first)
-
-    def _answered_in_time(self) -> None:
-        if self.concurrency.answered():
-            self._lanes.limit = self.concurrency.limit
 
     def _log_throttling(self, answer: Answer, wait_seconds: float) -> None:
         """Log that throttling begins; ``_succeeded`` logs its end."""

@@ -160,7 +160,9 @@ class RelayApp(faust.App):
             settings.web_port,
             self.metrics.registry,
             {
-                one.name: ConsumerPages(one.health, one.stats, one.lookup, one.dispatcher.probe_now)
+                one.name: ConsumerPages(
+                    one.health, one.stats, one.lookup, one.dispatcher.breaker.probe_now
+                )
                 for one in self._runtimes
             },
             publisher=self.fallback.publisher,
