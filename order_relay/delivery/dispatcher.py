@@ -283,6 +283,7 @@ class Dispatcher:
             self._batches.drain()
         abandoned = await self._lanes.close(attempt_seconds)
         self.left.clear()
+        self._failing.clear()
         if abandoned:
             self._observer.abandoned(abandoned)
             logger.info("Gave back %d unfinished records: they will be redelivered", abandoned)
@@ -326,15 +327,16 @@ class Dispatcher:
             self._observer.duplicate()
             self._finish_unsent(record)
             return
-        try:
-            await self._send(record, event, order_id, started_ms, lane)
-        finally:
-            if self._failing:
-                self._failing.pop(record, None)
+        await self._send(record, event, order_id, started_ms, lane)
 
     def _finish_unsent(self, record: Record) -> None:
         self.last_activity = self._clock()
         self._on_finished(record, _NOT_SENT)
+
+    def _finish(self, record: Record, outcome: Outcome) -> None:
+        if self._failing:
+            self._failing.pop(record, None)
+        self._on_finished(record, outcome)
 
     def _belongs_to_another_consumer(self, record: Record) -> bool:
         """Whether it is a redriven dead letter of another consumer."""
@@ -393,7 +395,7 @@ class Dispatcher:
                     http_status=last.status if last else None,
                     last_error=last.detail if last else "",
                 )
-                self._on_finished(record, outcome)
+                self._finish(record, outcome)
                 return
             last = answer
             self._failing[record] = FailureState(attempts, answer.detail, answer.status)
@@ -630,7 +632,7 @@ class Dispatcher:
             letter.http_status,
             letter.message,
         )
-        self._on_finished(letter.record, outcome)
+        self._finish(letter.record, outcome)
 
     async def _send_dead_letter(self, letter: DeadLetter, lane: Lane) -> None:
         failures = 0

@@ -47,7 +47,7 @@ class Lane:
         self.key = key
         self.queue: deque[Record] = deque((record,))
         self.has_slot = True
-        self.task = asyncio.create_task(lanes.run(self))
+        self.task = lanes.loop.create_task(lanes.run(self))
         # How long the last record took, and when the current one began.
         self.seconds = math.inf
         self.since = lanes.clock()
@@ -85,7 +85,7 @@ class Lanes:
         max_queued: int = MAX_QUEUED_RECORDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Create lanes that accept records.
+        """Create lanes that accept records, in the running event loop.
 
         Args:
             deliver: Finishes one record. After an error it is called again for the same record.
@@ -96,6 +96,7 @@ class Lanes:
         """
         self._deliver = deliver
         self.clock = clock
+        self.loop = asyncio.get_running_loop()
         self._limit = max_in_flight
         self._max_queued = max(max_queued, max_in_flight)
         self.max_of_key = max(self._max_queued // KEY_SHARE, 2)
@@ -164,7 +165,7 @@ class Lanes:
         All callers share it. It is cancelled if one of them is.
         """
         if self._changed is None or self._changed.done():
-            self._changed = asyncio.get_running_loop().create_future()
+            self._changed = self.loop.create_future()
         return self._changed
 
     def notify(self) -> None:
@@ -176,9 +177,8 @@ class Lanes:
 
     async def drain(self, seconds: float, give_up: Callable[[], bool]) -> None:
         """Wait until the lanes are empty, for at most ``seconds`` or until ``give_up`` is true."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while self.queued and not give_up() and (left := deadline - loop.time()) > 0:
+        deadline = self.loop.time() + seconds
+        while self.queued and not give_up() and (left := deadline - self.loop.time()) > 0:
             # give_up looks at state that the lanes do not know: it is called at every change of the
             # lanes, and at least every quarter of a second.
             await asyncio.wait({self.changed()}, timeout=min(left, 0.25))
@@ -254,7 +254,7 @@ class Lanes:
             self.in_flight += 1
             lane.has_slot = True
         else:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            turn: asyncio.Future[None] = self.loop.create_future()
             self._slot_queue.append((lane, turn))
             await turn
         if self.closed:
