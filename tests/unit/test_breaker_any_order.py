@@ -33,7 +33,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.succeeded_at = self.now
         self.open = False
         self.probes: set[Sent] = set()
-        self.never_sent_probes = 0
+        self.never_sent_probes = self.failed_probes = 0
         self.due = {False: 0.0, True: 0.0}
 
     @property
@@ -85,7 +85,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     def _model(self, sent: Sent, end: str, first: bool) -> None:
         if end == "succeeded":
-            self.failures = self.first_failures = self.never_sent_probes = 0
+            self.failures = self.first_failures = 0
+            self.never_sent_probes = self.failed_probes = 0
             self.succeeded_at = self.now
             self.open, self.probes = False, set()
         elif end == "failed" and not self.open:
@@ -98,6 +99,7 @@ class AnyOrder(RuleBasedStateMachine):
                 self.due = dict.fromkeys((False, True), self.now + 1.0)
         elif sent in self.probes:
             self.probes.remove(sent)
+            self.failed_probes += end == "failed"
             if end == "withdrawn":
                 self.due = dict.fromkeys((False, True), self.now)
 
@@ -105,6 +107,8 @@ class AnyOrder(RuleBasedStateMachine):
     def the_state_is_the_models(self) -> None:
         expected = CLOSED if not self.open else HALF_OPEN if self.probes else OPEN
         assert self.breaker.state is expected
+        assert self.breaker.closed is not self.open
+        assert self.breaker.failed_probes == self.failed_probes
 
 
 TestAnyOrder = AnyOrder.TestCase

@@ -2,13 +2,12 @@
 
 import asyncio
 import dataclasses
-import itertools
 from datetime import UTC, datetime
 
 import pytest
 from msgspec import structs
 
-from order_relay.delivery.answer import Answer, RetryPolicy
+from order_relay.delivery.answer import Answer
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record
 from tests.support.orders import order_value
 from tests.support.virtual_time import virtual_time
@@ -112,20 +111,6 @@ async def test_waits_begin_when_the_attempt_ends() -> None:
 
 
 @virtual_time
-async def test_waits_double_to_the_cap() -> None:
-    """With more retries the waits continue to double, up to 10 s."""
-    bench = Bench(policy=RetryPolicy(max_retries=6))
-    one = record(0)
-    bench.target.plan(one, *[DOWN] * 7)
-
-    await bench.submit(one)
-    await bench.until_finished(1)
-
-    waits = [late - early for early, late in itertools.pairwise(bench.target.times())]
-    assert waits == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
-
-
-@virtual_time
 async def test_every_attempt_carries_the_same_key_and_body() -> None:
     """All attempts at one event carry one Idempotency-Key, and the same bytes."""
     bench = Bench()
@@ -153,22 +138,6 @@ async def test_retry_after_lengthens_the_wait() -> None:
     await bench.until_finished(1)
 
     assert bench.target.times() == [0.0, 30.0, 32.0]
-
-
-@virtual_time
-async def test_a_success_after_failures_ends_it() -> None:
-    """A record that is delivered after failures is not dead-lettered."""
-    bench = Bench()
-    one = record(0)
-    bench.target.plan(one, DOWN, DOWN, DOWN)
-
-    await bench.submit(one)
-    await bench.until_finished(1)
-    await asyncio.sleep(1000)
-
-    assert len(bench.target.attempts) == 4
-    assert bench.finished == [one]
-    assert bench.dead_letters.letters == []
 
 
 @pytest.mark.parametrize("status", [400, 402, 406, 409, 411, 413, 415, 422, 431, 451, 499])
@@ -241,7 +210,7 @@ async def test_an_outage_is_never_held_against_the_message(status: int) -> None:
 
     assert bench.dead_letters.letters == []
     assert bench.target.times()[:6] == [0.0, 1.0, 3.0, 7.0, 15.0, 25.0]
-    assert len(bench.target.attempts) == 201
+    assert len(bench.target.attempts) == bench.outcomes[0].attempts == 201
 
 
 @virtual_time
@@ -254,7 +223,7 @@ async def test_outages_spend_no_attempt() -> None:
     await bench.submit(one)
     await bench.until_finished(1)
 
-    assert len(bench.target.attempts) == 7
+    assert len(bench.target.attempts) == bench.outcomes[0].attempts == 7
     assert bench.dead_letters.letters[0].attempts == 4
 
 

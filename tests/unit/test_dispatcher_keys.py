@@ -18,8 +18,8 @@ DOWN = answer(503, "try later")
 @pytest.mark.parametrize("error", [PublishRefused("dlq", "down"), OSError("unexpected")])
 @virtual_time
 async def test_a_refused_dead_letter_is_tried_until_it_is_kept(error: Exception) -> None:
-    """Its record stays unfinished, its key waits, and other keys go on."""
-    bench = Bench()
+    """Its record stays unfinished, its key waits, and other keys go on, in its slot."""
+    bench = Bench(max_in_flight=1)
     bench.dead_letters.refusals.extend([error] * 6)
 
     await bench.submit(record(0, "a", value=b"{"), record(1, "a"), record(2, "b"))
@@ -34,20 +34,6 @@ async def test_a_refused_dead_letter_is_tried_until_it_is_kept(error: Exception)
     assert bench.finished_offsets == [2, 0, 1]
     assert bench.observer.dead_letter_reasons == ["invalid_json"]
     assert bench.dispatcher.dead_lettering == 0
-
-
-@virtual_time
-async def test_a_dead_letter_that_waits_takes_no_place() -> None:
-    """While Kafka refuses a dead letter, other deliveries use its slot."""
-    bench = Bench(max_in_flight=1)
-    bench.dead_letters.refusals.extend([PublishRefused("dlq", "down")] * 3)
-
-    await bench.submit(record(0, "a", value=b"{"))
-    await asyncio.sleep(0.5)
-    await bench.submit(record(1, "b"))
-    await bench.until_finished(1)
-
-    assert bench.finished_offsets == [1]
 
 
 # --- ids ----------------------------------------------------------------------------------------
@@ -91,22 +77,6 @@ async def test_an_id_of_a_record_that_is_still_to_come_is_not_taken() -> None:
 
 
 @virtual_time
-async def test_one_key_goes_in_offset_order() -> None:
-    """The next record of a key is sent only when the one before is finished."""
-    bench = Bench()
-    first, second, third = record(0, "a"), record(1, "a"), record(2, "a")
-    bench.target.plan(first, DOWN, DOWN)
-    bench.target.plan(second, answer(400))
-
-    await bench.submit(first, second, third)
-    await bench.until_finished(3)
-
-    sent = [(attempt.event_id[-1], attempt.at) for attempt in bench.target.attempts]
-    assert sent == [("0", 0.0), ("0", 1.0), ("0", 3.0), ("1", 3.0), ("2", 3.0)]
-    assert bench.finished_offsets == [0, 1, 2]
-
-
-@virtual_time
 async def test_a_key_in_backoff_holds_up_only_itself() -> None:
     """While one key fails through all its retries, others are delivered at once."""
     bench = Bench(max_in_flight=1)
@@ -134,22 +104,6 @@ async def test_records_without_a_key_do_not_wait() -> None:
 
     assert bench.target.times() == [0.0, 0.0, 0.0, 1.0]
     assert bench.finished_offsets in ([2, 1, 3, 0], [2, 3, 1, 0])
-
-
-@virtual_time
-async def test_no_more_than_max_in_flight_attempts_at_a_time() -> None:
-    """A record over the limit waits until a slot is free: that is the back-pressure."""
-    bench = Bench(max_in_flight=3)
-    bench.target.default = Step(answer(200), seconds=2.0)
-    await bench.submit(*(record(offset, str(offset)) for offset in range(3)))
-
-    waiting = asyncio.create_task(bench.dispatcher.submit(record(3, "3")))
-    await asyncio.sleep(1.0)
-    assert not waiting.done()
-    await bench.until_finished(4)
-
-    assert bench.target.times() == [0.0, 0.0, 0.0, 2.0]
-    assert bench.target.most_under_way == 3
 
 
 @virtual_time

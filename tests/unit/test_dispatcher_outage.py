@@ -6,7 +6,6 @@ import pytest
 
 from order_relay.delivery.answer import Answer, RetryPolicy
 from order_relay.delivery.target_health import BreakerState
-from order_relay.model.record import Record
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record
 from tests.support.virtual_time import virtual_time
 
@@ -41,22 +40,6 @@ async def test_what_counts_for_the_breaker(failure: Answer) -> None:
 
     assert bench.target.times() == [0.0, 0.0]
     assert bench.dispatcher.breaker.state is BreakerState.OPEN
-
-
-@virtual_time
-async def test_below_the_threshold_nothing_opens() -> None:
-    """One failure fewer than the threshold, then a success: nothing changes."""
-    bench = Bench(breaker_threshold=4)
-    one, two = record(0, "a"), record(1, "b")
-    bench.target.plan(one, DOWN, DOWN, DOWN)
-
-    await bench.submit(one)
-    await bench.until_finished(1)
-    bench.target.plan(two, DOWN, DOWN, DOWN)
-    await bench.submit(two)
-    await bench.until_finished(2)
-
-    assert bench.target.times() == [0.0, 1.0, 3.0, 7.0, 7.0, 8.0, 10.0, 14.0]
 
 
 @virtual_time
@@ -156,65 +139,6 @@ async def test_intake_stops_while_the_breaker_is_open() -> None:
 
     assert loop.time() == 401.0
     assert bench.dead_letters.letters == []
-
-
-@virtual_time
-async def test_the_next_probe_is_made_with_another_record() -> None:
-    """A record that the target never takes does not keep the breaker open for all."""
-    bench = Bench(breaker_threshold=1)
-    hopeless, good = record(0, "hopeless"), record(1, "good")
-    bench.target.plan(hopeless, *[DOWN] * 1000)
-    await bench.submit(hopeless)
-    await asyncio.sleep(0.1)
-
-    await bench.dispatcher.submit(good)
-    await bench.until_finished(1)
-
-    assert bench.finished == [good]
-    assert asyncio.get_running_loop().time() == 1.0
-
-
-@pytest.mark.parametrize("hopeless", [6, 30, 250])
-@virtual_time
-async def test_hopeless_records_do_not_hold_up_the_good_ones(hopeless: int) -> None:
-    """A quiet topic: each good one is delivered within seconds, the hopeless are given up."""
-    loop = asyncio.get_running_loop()
-    bench = Bench(breaker_threshold=20)
-    bad = [record(offset, f"bad-{offset}") for offset in range(hopeless)]
-    for one in bad:
-        bench.target.plan(one, *[DOWN] * 1000)
-    good = [record(hopeless + number, f"good-{number}") for number in range(600)]
-    came_in: dict[Record, float] = {}
-    finished: dict[Record, float] = {}
-    bench.on_finished = lambda one: finished.update({one: loop.time()})
-
-    for one in bad:
-        await bench.dispatcher.submit(one)
-    for one in good:
-        came_in[one] = loop.time()
-        await bench.dispatcher.submit(one)
-        await asyncio.sleep(1.0)
-    await bench.until_finished(len(bad) + len(good))
-
-    delays = sorted(finished[one] - came_in[one] for one in good)
-    # The hopeless ones that were never sent probe before the good ones that come after them.
-    assert delays[-1] <= 10.0
-    assert delays[len(good) * 9 // 10] <= 1.0
-    assert {letter.record for letter in bench.dead_letters.letters} == set(bad)
-
-
-@virtual_time
-async def test_records_that_wait_go_on_as_soon_as_the_probe_succeeds() -> None:
-    """When the breaker closes, every record that waited is sent at once."""
-    bench = Bench(breaker_threshold=3)
-    records = [record(offset, str(offset)) for offset in range(3)]
-    for one in records:
-        bench.target.plan(one, DOWN)
-
-    await bench.submit(*records)
-    await bench.until_finished(3)
-
-    assert bench.target.times() == [0.0] * 3 + [1.0] * 3
 
 
 @virtual_time

@@ -73,21 +73,6 @@ async def test_nothing_finishes_after_it_was_given_back() -> None:
 
 
 @virtual_time
-async def test_a_success_within_the_last_seconds_is_finished() -> None:
-    """An attempt that succeeds during the drain finishes its record."""
-    bench = Bench()
-    one = record(0, "a")
-    bench.target.plan(one, Step(answer(200), seconds=2.0))
-    await bench.submit(one, record(1, "a"))
-    await asyncio.sleep(1.0)
-
-    await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=5.0)
-
-    assert bench.finished == [one]
-    assert bench.observer.abandoned_records == [1]
-
-
-@virtual_time
 async def test_a_failure_within_the_last_seconds_is_given_up() -> None:
     """An attempt that fails during the drain is neither retried nor dead-lettered."""
     bench = Bench()

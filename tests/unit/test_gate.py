@@ -90,6 +90,21 @@ async def test_a_cancelled_record_delays_no_other() -> None:
 
 
 @virtual_time
+async def test_a_probe_that_is_cancelled_before_it_is_sent() -> None:
+    """It leaves its turn to the next record at once."""
+    guarded = Guarded()
+    guarded.open_breaker()
+    turn = guarded.gate.join(1, 0)
+    await asyncio.sleep(1.0)
+    assert guarded.breaker.state is BreakerState.HALF_OPEN
+
+    guarded.gate.leave(1, turn)
+
+    assert guarded.breaker.state is BreakerState.OPEN
+    assert guarded.breaker.probe_wait(never_sent=False) == 0
+
+
+@virtual_time
 async def test_in_order_at_the_pace() -> None:
     """With a rate all go in the order in which they came, however often they failed."""
     guarded = Guarded(max_rate=2.0)

@@ -8,20 +8,8 @@ from hypothesis import strategies as st
 from order_relay.delivery.lanes import Lane, Lanes
 from order_relay.model.record import Record
 from tests.support.fakes import record
-from tests.support.lane_work import FOR_EVER, RECORDS, Arrivals, Work
+from tests.support.lane_work import RECORDS, Arrivals, Work
 from tests.support.virtual_time import run_virtual, virtual_time
-
-
-@virtual_time
-async def test_one_key_goes_one_after_another() -> None:
-    """Records of one key are delivered in order of arrival, one after another."""
-    work = Work(max_in_flight=8)
-    for offset in range(5):
-        work.put(offset, "a", 5.0 - offset)
-    await asyncio.sleep(100)
-
-    assert work.finished == [0, 1, 2, 3, 4]
-    assert work.finished_at[4] == 15.0
 
 
 @virtual_time
@@ -46,19 +34,6 @@ async def test_a_new_key_needs_a_slot_and_an_old_one_does_not() -> None:
     assert work.lanes.has_room(b"a")
     await work.put_when_there_is_room(2, "c", 1.0)
     assert asyncio.get_running_loop().time() == 1.0
-
-
-@virtual_time
-async def test_a_pause_frees_the_slot() -> None:
-    """While a key waits for its backoff, others use its slot."""
-    work = Work(max_in_flight=1)
-    work.put(0, "failing", 0.0, -10.0, 0.0)
-    for offset in range(1, 6):
-        await work.put_when_there_is_room(offset, f"key-{offset}", 1.0)
-    await asyncio.sleep(20)
-
-    assert work.finished == [1, 2, 3, 4, 5, 0]
-    assert work.finished_at[0] == 10.0
 
 
 @virtual_time
@@ -111,19 +86,6 @@ async def test_a_fault_of_ours_neither_loses_nor_drops_a_record() -> None:
     assert ends == [2, 0, 1], "the faulty lane gave its slot to the other key"
     await asyncio.sleep(0)
     assert (lanes.queued, lanes.in_flight) == (0, 0)
-
-
-@virtual_time
-async def test_memory_is_bounded() -> None:
-    """No more than max_queued records are in memory, also behind keys that are being worked on."""
-    work = Work(max_in_flight=2, max_queued=3)
-    work.put(0, "a", FOR_EVER)
-    work.put(1, "a")
-    work.put(2, "a")
-
-    assert work.lanes.queued == 3
-    assert not work.lanes.has_room(b"a")
-    assert not work.lanes.has_room(b"b")
 
 
 @virtual_time

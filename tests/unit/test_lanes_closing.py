@@ -60,34 +60,6 @@ async def test_closing_lets_attempts_end_and_gives_up_the_rest() -> None:
 
 
 @virtual_time
-async def test_closing_cancels_what_does_not_end_in_time() -> None:
-    """When the close returns nothing runs, whether attempts wanted to end or not."""
-    work = Work(max_in_flight=3)
-    work.put(0, "slow", 2.0)
-    work.put(1, "hanging", FOR_EVER)
-    await asyncio.sleep(0)
-
-    assert await work.lanes.close(1.0) == 2
-
-    assert asyncio.get_running_loop().time() == 1.0
-    assert work.at_attempt == []
-    assert len(asyncio.all_tasks()) == 1
-
-
-@virtual_time
-async def test_close_ends_all_waits_for_a_slot() -> None:
-    """Lanes that wait to get their slot back are given up like any other."""
-    work = Work(max_in_flight=1)
-    work.put(0, "a", 0.0, -1.0, 0.0)
-    await work.put_when_there_is_room(1, "b", 0.0, -1.0, 0.0)
-    await work.put_when_there_is_room(2, "c", 5.0)
-    await asyncio.sleep(2)
-
-    assert await work.lanes.close(10.0) == 2
-    assert work.finished == [2]
-
-
-@virtual_time
 async def test_what_has_not_begun_does_not_begin_any_more() -> None:
     """A record that was put a moment before the close is given up before its first attempt."""
     work = Work(max_in_flight=2)
@@ -121,26 +93,6 @@ async def test_a_lane_that_gets_its_slot_at_the_close_is_given_up() -> None:
 
     assert await lanes.close(10.0) == 1
     assert attempts == [1]
-
-
-@virtual_time
-async def test_closed_lanes_take_nothing_and_begin_anew() -> None:
-    """Between close and open there is no room; afterwards all slots are there again."""
-    work = Work(max_in_flight=2)
-    work.put(0, "a", FOR_EVER)
-    work.put(1, "b", -100.0)
-    work.put(2, "b")
-    await asyncio.sleep(1)
-    await work.lanes.close(0.0)
-
-    assert (work.lanes.queued, work.lanes.in_flight) == (0, 0)
-    assert not work.lanes.has_room(b"a")
-    work.lanes.open()
-    for offset, key in enumerate("ab", start=10):
-        work.put(offset, key, 1.0)
-    assert not work.lanes.has_room(b"c")
-    await asyncio.sleep(2)
-    assert work.finished == [10, 11]
 
 
 @virtual_time

@@ -21,15 +21,6 @@ def _taken(*offsets: int, committed: Commit | None = None) -> PartitionProgress:
     return progress
 
 
-def test_nothing_taken_is_nothing_to_commit() -> None:
-    """A partition from which nothing was ever read has nothing to commit."""
-    progress = PartitionProgress(1)
-
-    assert progress.commit() is None
-    assert progress.oldest_unfinished_time() is None
-    assert progress.unfinished == 0
-
-
 def test_the_first_record_after_an_assignment_holds_the_commit() -> None:
     """Offset 0 unfinished and 1 to 5 finished commits 0: where stock Faust commits 6."""
     progress = _taken(0, 1, 2, 3, 4, 5)
@@ -42,17 +33,6 @@ def test_the_first_record_after_an_assignment_holds_the_commit() -> None:
 
     progress.finish(0)
     assert progress.commit() == Commit(6, "")
-
-
-def test_gaps_in_the_offsets_do_not_stop_the_commit() -> None:
-    """Offsets that Kafka does not hand out (compaction, transactions) hold nothing up."""
-    progress = _taken(10, 12, 20)
-    progress.finish(10)
-    assert progress.commit() == Commit(12, "")
-    progress.finish(12)
-    assert progress.commit() == Commit(20, "")
-    progress.finish(20)
-    assert progress.commit() == Commit(21, "")
 
 
 def test_a_record_is_finished_once_it_was_read_and_ended() -> None:
@@ -82,61 +62,9 @@ def test_what_is_in_no_hand_is_counted() -> None:
     assert progress.unclaimed == 4
 
 
-def test_markers_are_committed_over() -> None:
-    """Offsets that no record has, at the end of the partition too, leave no lag behind."""
-    progress = PartitionProgress(1)
-    progress.skip_to(3)
-    assert progress.commit() == Commit(3, "")
-    progress.add(3, 0.0)
-    progress.skip_to(7)
-    assert progress.commit() == Commit(3, "")
-    progress.finish(3)
-    assert progress.commit() == Commit(7, "")
-    progress.skip_to(5)
-    assert progress.commit() == Commit(7, "")
-
-
-def test_a_record_is_delivered_once_in_a_generation() -> None:
-    """A record that is read again is dropped while its delivery runs, and when it is finished."""
-    progress = PartitionProgress(1)
-    assert progress.add(0, 0.0)
-    assert progress.add(0, 0.0), "read again before it was claimed"
-    assert progress.claim(0)
-    assert not progress.claim(0), "a second copy"
-    assert progress.add(0, 0.0)
-    assert not progress.claim(0)
-
-    progress.finish(0)
-
-    assert not progress.add(0, 0.0)
-    assert not progress.claim(0)
-
-
 def test_what_was_not_taken_cannot_be_held() -> None:
     """A record that was never read from Kafka in this generation cannot be claimed."""
     assert not PartitionProgress(1).claim(7)
-
-
-def test_finishing_is_for_good() -> None:
-    """Finishing a record again, or one that was never taken, changes nothing."""
-    progress = _taken(0, 1)
-    progress.finish(0)
-
-    progress.finish(0)
-    progress.finish(99)
-
-    assert progress.commit() == Commit(1, "")
-    assert progress.unfinished == 1
-
-
-def test_the_oldest_unfinished_record_is_known() -> None:
-    """The time of the lowest unfinished offset is told, whatever finished beyond it."""
-    progress = _taken(3, 4, 5)
-    progress.finish(4)
-    assert progress.oldest_unfinished_time() == 3.0
-    progress.finish(3)
-    assert progress.oldest_unfinished_time() == 5.0
-    assert progress.unfinished == 1
 
 
 def test_memory_is_that_of_the_unfinished() -> None:

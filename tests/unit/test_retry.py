@@ -78,22 +78,6 @@ def test_the_formula_of_the_waits(
     assert wait == pytest.approx(max(float(exact), retry_after), rel=1e-9)
 
 
-@given(
-    policy=st.builds(
-        RetryPolicy,
-        initial_seconds=st.floats(0, 1e6),
-        multiplier=st.floats(1, 1e300),
-        max_seconds=st.floats(0, 1e6),
-    ),
-    failures=st.integers(1, 10**9),
-)
-def test_waits_never_shrink(policy: RetryPolicy, failures: int) -> None:
-    """However long it goes on, the next wait is not shorter, and none is over the maximum."""
-    wait = policy.wait_seconds(failures)
-
-    assert 0 <= wait <= policy.wait_seconds(failures + 1) <= policy.max_seconds
-
-
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [

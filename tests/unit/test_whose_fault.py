@@ -251,19 +251,6 @@ async def test_a_rate_that_is_set() -> None:
 
 
 @virtual_time
-async def test_answers_in_turn() -> None:
-    """200 and 500 in turn: every order is delivered, and the breaker stays closed."""
-    turn = iter(range(10**9))
-    topic = VirtualTopic(lambda one, at, n: DOWN if next(turn) % 2 else OK)
-    for number in range(1000):
-        topic.publish(f"order-{number}")
-        await asyncio.sleep(0.1)
-    await topic.until_finished()
-
-    assert topic.given_up == []
-
-
-@virtual_time
 async def test_time_outs_lower_the_concurrency() -> None:
     """A target that works on 20 at a time is sent about as many, and nothing is given up."""
     busy = 0
