@@ -124,19 +124,18 @@ class FunctionHandler:
         call.add_done_callback(_retrieve_exception)
 
     def _judge(self, error: BaseException) -> Answer:
-        text, kind = self._text(error), full_name(error)
-        match error:
-            case Reject():
-                return Answer(Verdict.REJECTED, None, text, 0.0, kind, FUNCTION)
-            case RetryLater():
-                seconds = _seconds(error.seconds)
-                return Answer(Verdict.THROTTLED, None, text, seconds, kind, FUNCTION)
-            case Unavailable():
-                return Answer(Verdict.OUTAGE, None, text, 0.0, kind, FUNCTION)
-        logger.debug("A handler raised", exc_info=error)
-        if is_local_failure(error):
-            return Answer(Verdict.LOCAL, detail=text, error_type=kind, failure="local")
-        return Answer(Verdict.RETRYABLE, None, text, 0.0, kind, FUNCTION)
+        verdict, failure, seconds = Verdict.RETRYABLE, FUNCTION, 0.0
+        if isinstance(error, Reject):
+            verdict = Verdict.REJECTED
+        elif isinstance(error, RetryLater):
+            verdict, seconds = Verdict.THROTTLED, _seconds(error.seconds)
+        elif isinstance(error, Unavailable):
+            verdict = Verdict.OUTAGE
+        else:
+            logger.debug("A handler raised", exc_info=error)
+            if is_local_failure(error):
+                verdict, failure = Verdict.LOCAL, "local"
+        return Answer(verdict, None, self._text(error), seconds, full_name(error), failure)
 
     def stop(self) -> None:
         """Start no more calls; those under way continue in their threads."""

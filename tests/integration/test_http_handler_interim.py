@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from order_relay.delivery.answer import Verdict
-from tests.integration.http_client import client, patient_client, post
+from tests.integration.http_client import patient_client, post
 from tests.support.raw_server import Peer, RawServer, replies
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -82,19 +82,6 @@ async def test_a_flood_of_interim_answers_is_a_failed_attempt() -> None:
         assert (await post(flooded)).verdict is Verdict.SUCCESS
     assert flooding.peers[0].sent_bytes < FLOOD_BYTES
     assert flooding.connections == [0, 1]
-
-
-async def test_interim_answers_do_not_lengthen_an_attempt() -> None:
-    """One now and then, without end, is a failed attempt when the attempt's time is over."""
-
-    async def trickle(peer: Peer) -> None:
-        await peer.request()
-        await peer.flood(INTERIM["102"], FLOOD_BYTES, pause_seconds=0.02)
-
-    async with RawServer(trickle) as server, client(server.url, timeout_seconds=0.5) as http:
-        answer = await post(http)
-        assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
-        await server.ended(0)
 
 
 async def test_switching_protocols_is_a_failed_attempt() -> None:

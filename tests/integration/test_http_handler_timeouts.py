@@ -7,7 +7,6 @@ import pytest
 from order_relay.delivery.answer import Answer, Verdict
 from tests.integration.http_client import client, post
 from tests.support.raw_server import Peer, RawServer, replies, unanswered
-from tests.support.sink import Fault, ScriptedSink
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 ENDLESS = 1_000_000
@@ -19,14 +18,6 @@ def is_late(answer: Answer, failure: str, limit: str) -> None:
     assert answer.failure == failure
     assert limit in answer.detail
     assert "Timeout" in (answer.error_type or "")
-
-
-async def test_no_answer_in_time_is_retryable(sink: ScriptedSink) -> None:
-    """An answer that never comes ends with the time-out; the client goes on working."""
-    sink.fail_next(1, fault=Fault.HANG)
-    async with client(sink.url, timeout_seconds=1) as http:
-        is_late(await post(http), "timeout", "1 s")
-        assert (await post(http)).verdict is Verdict.SUCCESS
 
 
 async def test_connecting_has_a_limit_of_its_own() -> None:
