@@ -17,6 +17,18 @@ from order_relay.delivery.back_pressure import (
 from tests.support.watched_breaker import Clock
 
 
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands."""
+    return Clock()
+
+
+@pytest.fixture
+def pace(clock: Clock) -> Pace:
+    """A pace without a limit."""
+    return Pace(clock)
+
+
 def send(pace: Pace, clock: Clock, seconds: float) -> int:
     """Send as much as may be sent for so long, all of it accepted; returns how much it was."""
     end = clock.now + seconds
@@ -32,11 +44,8 @@ def send(pace: Pace, clock: Clock, seconds: float) -> int:
     return count
 
 
-def test_without_a_limit_nothing_waits() -> None:
+def test_without_a_limit_nothing_waits(clock: Clock, pace: Pace) -> None:
     """A target that never refuses is sent everything at once."""
-    clock = Clock()
-    pace = Pace(clock)
-
     assert send(pace, clock, 10.0) >= 9_990
     assert pace.free
     assert pace.rate == math.inf
@@ -50,10 +59,8 @@ def refuse(pace: Pace, seconds: float, under_way: int = 10) -> None:
         pace.refused(sent_at, seconds)
 
 
-def test_refusals_hold_everything_back() -> None:
+def test_refusals_hold_everything_back(clock: Clock, pace: Pace) -> None:
     """For as long as Retry-After says; then the rate is what was accepted."""
-    clock = Clock()
-    pace = Pace(clock)
     send(pace, clock, 0.05)  # 50
 
     refuse(pace, 7.0)
@@ -65,10 +72,8 @@ def test_refusals_hold_everything_back() -> None:
     assert 45 <= send(pace, clock, 1.0) <= 60
 
 
-def test_a_refusal_among_many_answers_is_no_limit() -> None:
+def test_a_refusal_among_many_answers_is_no_limit(clock: Clock, pace: Pace) -> None:
     """One of 256 under way was unlucky: Retry-After is waited for, and all goes on as before."""
-    clock = Clock()
-    pace = Pace(clock)
     for _ in range(100):
         sent_at = clock.now
         pace.refused(sent_at, 1.0)
@@ -81,10 +86,8 @@ def test_a_refusal_among_many_answers_is_no_limit() -> None:
         send(pace, clock, 2.0)
 
 
-def test_late_answers_of_what_is_under_way_are_waited_for() -> None:
+def test_late_answers_of_what_is_under_way_are_waited_for(clock: Clock, pace: Pace) -> None:
     """Whether it is a limit is judged by them, for some seconds at most."""
-    clock = Clock()
-    pace = Pace(clock)
     send(pace, clock, 0.05)
     sent_at = clock.now
     pace.refused(sent_at, 1.0, under_way=200)
@@ -98,10 +101,8 @@ def test_late_answers_of_what_is_under_way_are_waited_for() -> None:
     assert pace.rate < math.inf
 
 
-def test_answers_that_never_come_hold_nothing_up() -> None:
+def test_answers_that_never_come_hold_nothing_up(clock: Clock, pace: Pace) -> None:
     """Those under way may hang: after some seconds all goes on."""
-    clock = Clock()
-    pace = Pace(clock)
     pace.refused(clock.now, 1.0, under_way=200)
     clock.now += 1.0 + LATE_SECONDS
 
@@ -124,10 +125,8 @@ def test_refusals_of_what_was_under_way_are_one() -> None:
     assert many.rate == pytest.approx(few.rate, rel=0.1)
 
 
-def test_a_longer_retry_after_among_them_counts() -> None:
+def test_a_longer_retry_after_among_them_counts(clock: Clock, pace: Pace) -> None:
     """What asks for most is waited for, and no burst follows."""
-    clock = Clock()
-    pace = Pace(clock)
     send(pace, clock, 0.05)
     refuse(pace, 1.0)
     refuse(pace, 30.0)
@@ -137,10 +136,8 @@ def test_a_longer_retry_after_among_them_counts() -> None:
     assert send(pace, clock, 0.1) <= 7
 
 
-def test_holds_of_our_own_grow() -> None:
+def test_holds_of_our_own_grow(clock: Clock, pace: Pace) -> None:
     """Without Retry-After: 1, 2, 4, 8, 10, 10 s, as long as nothing at all is accepted."""
-    clock = Clock()
-    pace = Pace(clock)
     pace.accepted(clock.now)
     refuse(pace, 0.0)
     clock.now += pace.wait_seconds()  # a moment, until it is clear that all are refused
@@ -157,10 +154,8 @@ def test_holds_of_our_own_grow() -> None:
     assert pace.wait_seconds() == pytest.approx(1.0)
 
 
-def test_cuts_that_do_not_help_end() -> None:
+def test_cuts_that_do_not_help_end(clock: Clock, pace: Pace) -> None:
     """A target that refuses one in 50 at any rate is not sent less and less."""
-    clock = Clock()
-    pace = Pace(clock)
     send(pace, clock, 0.5)
     refuse(pace, 1.0)
     rates = []
@@ -179,10 +174,8 @@ def test_cuts_that_do_not_help_end() -> None:
     assert pace.free
 
 
-def test_the_limit_is_forgotten_in_time() -> None:
+def test_the_limit_is_forgotten_in_time(clock: Clock, pace: Pace) -> None:
     """Half a minute without a refusal: everything is sent at once again."""
-    clock = Clock()
-    pace = Pace(clock)
     send(pace, clock, 0.05)
     refuse(pace, 1.0)
     clock.now += 1.0
