@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable
-from order_relay.fallback.claimed_rows import Batch, Sweep, cancel_tasks
+from order_relay.fallback.sweep import Batch, Sweep, cancel_tasks
 from order_relay.fallback.retry_schedule import RetrySchedule
 from order_relay.fallback.store import FallbackStats, FallbackStore, Position
 from order_relay.kafka.producer import RecordProducer

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from order_relay.errors import PublishRefused, RecordTooLarge, RelayError
-from order_relay.fallback.claimed_rows import Sweep
+from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.retry_schedule import is_permanent
 from order_relay.fallback.sql.store import SqlFallbackStore

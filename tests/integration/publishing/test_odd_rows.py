@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import text
 
-from order_relay.fallback.claimed_rows import Sweep
+from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.schema import NO_TIME, sqlite_time
 from order_relay.fallback.sql.store import SqlFallbackStore

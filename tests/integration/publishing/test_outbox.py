@@ -11,7 +11,7 @@ from sqlalchemy import orm
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from order_relay.errors import DatabaseUnavailable, InvalidEvent
-from order_relay.fallback.claimed_rows import Sweep
+from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.migrate import migrate
 from order_relay.fallback.sql.store import SqlFallbackStore

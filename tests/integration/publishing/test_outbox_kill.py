@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from order_relay.fallback.claimed_rows import Sweep
+from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import Status

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from order_relay.fallback.claimed_rows import with_event_id
+from order_relay.fallback.sweep import with_event_id
 from order_relay.fallback.store import FallbackRow, Status
 from tests.support.publish_fakes import START
 

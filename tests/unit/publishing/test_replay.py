@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from order_relay.errors import DatabaseUnavailable
-from order_relay.fallback.claimed_rows import Sweep
+from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.store import Acked, FallbackRow, Status
 from tests.support.memory_store import MemoryFallbackStore
