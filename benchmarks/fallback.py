@@ -25,7 +25,14 @@ import sqlalchemy as sa
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.migrate import migrate
 from order_relay.fallback.sql.store import SqlFallbackStore
-from order_relay.fallback.store import Acked, FallbackStore, NewMessage, Position, RowFilter, Status
+from order_relay.fallback.store import (
+    FallbackStore,
+    NewMessage,
+    Outcome,
+    Position,
+    RowFilter,
+    Status,
+)
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.settings import load_settings
 from tests.support.publish_postgres import PostgresServer, unavailable_reason
@@ -101,7 +108,7 @@ async def claims(name: str, store: FallbackStore, rows: int) -> None:
         started = time.perf_counter()
         claim = await store.claim(limit=CLAIM, lease_seconds=60, after=position)
         claimed = time.perf_counter()
-        await store.settle(claim.token, [Acked(row.id) for row in claim.rows])
+        await store.settle(claim.token, [Outcome(row.id, Status.PUBLISHED) for row in claim.rows])
         settle_seconds.append(time.perf_counter() - claimed)
         claim_seconds.append(claimed - started)
         assert len(claim.rows) == CLAIM

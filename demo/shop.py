@@ -25,7 +25,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from demo.command_line import LIVE_RATE, RATE, CannotRun, OneLineParser, serve
 from order_relay.errors import DatabaseUnavailable, InvalidDatabaseUrl, RelayError
 from order_relay.fallback.replay import Replay
-from order_relay.fallback.retry_schedule import RetrySchedule
 from order_relay.fallback.sql.engine import translated
 from order_relay.fallback.sql.migrate import migrate
 from order_relay.fallback.sql.schema import fallback_message, headers_from_text, insert_values
@@ -217,8 +216,8 @@ class ShopDatabase:
             self._store = SqlFallbackStore.connect(self._url)
         except InvalidDatabaseUrl as error:
             raise CannotRun(f"the shop's database cannot be used: {error}") from error
-        schedule = RetrySchedule(settings.fallback_backoff_base_seconds)
-        self._replay = Replay(self._store, producer, schedule=schedule)
+        backoff = settings.fallback_backoff_base_seconds
+        self._replay = Replay(self._store, producer, backoff_base_seconds=backoff)
         self._outbox = Outbox(
             self._topic, replay=self._replay, max_retry=settings.fallback_max_retry
         )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from order_relay.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
-from order_relay.fallback.store import FallbackRow, GiveUp, Retry
+from order_relay.fallback.store import FallbackRow, Outcome, Status
 
 # 2^n would soon exceed any calendar; a row is tried once a day at least.
 MAX_DELAY_SECONDS = 24 * 3600.0
@@ -55,27 +54,25 @@ LOCAL_CODES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RetrySchedule:
-    """After the n-th refusal a row waits ``base_seconds`` x 2^(n-1): 1, 2, 4, 8 minutes."""
+def after_refusal(
+    row: FallbackRow, error: Exception, now: datetime, base_seconds: float
+) -> Outcome:
+    """Return the outcome for a row that Kafka refused: FAILED, or PENDING for a later attempt."""
+    refusals = row.retry_count + 1
+    text = str(error)[:MAX_ERROR_LENGTH]
+    if is_permanent(error) or refusals >= row.max_retry:
+        return Outcome(row.id, Status.FAILED, refusals, None, text)
+    wait = timedelta(seconds=delay_seconds(refusals, base_seconds))
+    return Outcome(row.id, Status.PENDING, refusals, now + wait, text)
 
-    base_seconds: float = 60.0
 
-    def delay_seconds(self, refusals: int) -> float:
-        """Return the wait after so many refusals (1 is the first); at most a day."""
-        if refusals < 1:
-            raise ValueError("a row waits only after a refusal")
-        # 2^64 is far above the cap, and floats overflow at 2^1024.
-        return min(self.base_seconds * 2.0 ** min(refusals - 1, 64), MAX_DELAY_SECONDS)
+def delay_seconds(refusals: int, base_seconds: float = 60.0) -> float:
+    """Return the wait after the n-th refusal: ``base_seconds`` x 2^(n-1), at most a day.
 
-    def after_refusal(self, row: FallbackRow, error: Exception, now: datetime) -> Retry | GiveUp:
-        """Return the outcome for a row that Kafka refused."""
-        refusals = row.retry_count + 1
-        text = str(error)[:MAX_ERROR_LENGTH]
-        if is_permanent(error) or refusals >= row.max_retry:
-            return GiveUp(row.id, refusals, text)
-        wait = timedelta(seconds=self.delay_seconds(refusals))
-        return Retry(row.id, refusals, now + wait, text)
+    With the default: 1, 2, 4, 8 minutes.
+    """
+    # 2^64 is far above the cap, and floats overflow at 2^1024.
+    return min(base_seconds * 2.0 ** min(refusals - 1, 64), MAX_DELAY_SECONDS)
 
 
 def is_permanent(error: Exception) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from order_relay.model.headers import Header
 
@@ -110,43 +110,21 @@ class Claim:
     position: Position | None
 
 
-# --- outcomes of a claimed row ------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
-class Acked:
-    """Kafka has acknowledged it: PUBLISHED."""
+class Outcome:
+    """The result of a claimed row, which ends its lease.
+
+    Attributes:
+        status: PUBLISHED; FAILED, for a person; or PENDING: refused and due again at
+            ``next_retry_at``, or without one released as it was before the claim.
+        retry_count: The new value; None leaves the old one. The same goes for the next two.
+    """
 
     row_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Kafka refused it: PENDING, due again at ``next_retry_at``."""
-
-    row_id: int
-    retry_count: int
-    next_retry_at: datetime
-    error_message: str
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Kafka refused it finally, or ``max_retry`` times: FAILED, for a person."""
-
-    row_id: int
-    retry_count: int
-    error_message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """It was not tried: as before the claim."""
-
-    row_id: int
-
-
-RowOutcome: TypeAlias = Acked | Retry | GiveUp | Release
+    status: Status = Status.PENDING
+    retry_count: int | None = None
+    next_retry_at: datetime | None = None
+    error_message: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +188,7 @@ class FallbackStore(Protocol):
         lease_seconds: float,
         after: Position | None = None,
         ids: Collection[int] | None = None,
+        token: str | None = None,
     ) -> Claim:
         """Lease due rows to the caller.
 
@@ -223,6 +202,7 @@ class FallbackStore(Protocol):
             lease_seconds: How long the lease holds unless renewed.
             after: The ``position`` of the previous claim; None starts at the longest due.
             ids: Claim only these rows, and no others of their keys.
+            token: The token of an earlier claim, whose lease these rows join; None: a new one.
         """
 
     async def renew(self, claim_token: str, ids: Collection[int], lease_seconds: float) -> set[int]:
@@ -232,7 +212,7 @@ class FallbackStore(Protocol):
             The rows that are still leased to the caller.
         """
 
-    async def settle(self, claim_token: str, outcomes: Sequence[RowOutcome]) -> set[int]:
+    async def settle(self, claim_token: str, outcomes: Sequence[Outcome]) -> set[int]:
         """Write the outcomes of claimed rows, and end their lease. May be repeated.
 
         Returns:

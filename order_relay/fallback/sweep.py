@@ -1,4 +1,4 @@
-"""Publishing the rows of one claim: rows of one key one after another, others side by side."""
+"""A sweep: claimed rows go to Kafka, those of one key one after another, others side by side."""
 
 from __future__ import annotations
 
@@ -8,22 +8,12 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from order_relay.errors import DatabaseUnavailable, PublishRefused
-from order_relay.fallback.retry_schedule import RetrySchedule, is_local, is_unanswered
-from order_relay.fallback.store import (
-    Acked,
-    Claim,
-    FallbackRow,
-    FallbackStore,
-    GiveUp,
-    Position,
-    Release,
-    Retry,
-    RowOutcome,
-)
+from order_relay.fallback.retry_schedule import after_refusal, is_local, is_unanswered
+from order_relay.fallback.store import Claim, FallbackRow, FallbackStore, Outcome, Position, Status
 from order_relay.kafka.producer import Acknowledged, RecordProducer
 from order_relay.kafka.reachability import Reachability
 from order_relay.logs.log_line import LogLine
@@ -57,82 +47,113 @@ class Sweep:
     released: int = 0
     skipped: str = ""
 
-    def __add__(self, other: Sweep) -> Sweep:
-        return Sweep(
-            self.published + other.published,
-            self.retried + other.retried,
-            self.failed + other.failed,
-            self.released + other.released,
-            self.skipped or other.skipped,
-        )
-
     @property
     def settled(self) -> int:
         """Rows that were answered."""
         return self.published + self.retried + self.failed
 
 
-class Batch:
-    """The rows of one claim, until they are settled. Runs once."""
+@dataclass(kw_only=True)
+class Sweeper:
+    """Claims rows, publishes and settles them. Runs once; see ``Replay`` for the attributes."""
 
-    def __init__(
-        self,
-        claim: Claim,
-        store: FallbackStore,
-        producer: RecordProducer,
-        schedule: RetrySchedule,
-        *,
-        reachability: Reachability,
-        on_result: Callable[[str], None],
-        asked_at: float,
-        lease_seconds: float,
-        stopping: Callable[[], bool],
-    ) -> None:
-        """Take over a claim that was requested at ``asked_at``, by the loop's clock."""
-        self._claim = claim
-        self._store = store
-        self._producer = producer
-        self._schedule = schedule
-        self._reachability = reachability
-        self._on_result = on_result
-        self._lease_seconds = lease_seconds
-        self._stopping = stopping
-        self._unsettled = {row.id for row in claim.rows}
-        self._outcomes: list[RowOutcome] = []
+    store: FallbackStore
+    producer: RecordProducer
+    reachability: Reachability
+    stopping: Callable[[], bool]
+    on_result: Callable[[str], None]
+    backoff_base_seconds: float
+    batch_size: int
+    max_in_flight: int
+    lease_seconds: float
+
+    def __post_init__(self) -> None:
+        """Begin with nothing claimed."""
+        self._token = uuid.uuid4().hex  # all claims share one lease
+        self._unsettled: set[int] = set()
+        self._outcomes: list[Outcome] = []
+        self._counts: Counter[str] = Counter()
         self._changing_rows = asyncio.Lock()
-        # Counted from the request, so that it never ends later here than by the store's clock.
-        self._asked_at = asked_at
-        self._lease_ends = asked_at + lease_seconds
-        self._total = Sweep()
+        self._settled = asyncio.Event()
+        # Both by the loop's clock, and counted from the request: the lease never ends later here
+        # than by the store's clock.
+        self._lease_ends = 0.0
+        self._clock_zero = datetime.min.replace(tzinfo=UTC)
 
-    @property
-    def rows(self) -> set[int]:
-        """The ids of the claimed rows."""
-        return {row.id for row in self._claim.rows}
-
-    @property
-    def position(self) -> Position | None:
-        """See ``Claim.position``."""
-        return self._claim.position
-
-    async def run(self) -> Sweep:
-        """Publish and settle the rows.
+    async def run(self, ids: set[int] | None = None) -> Sweep:
+        """Publish the due rows, or those of ``ids`` that are due and the first of their key.
 
         When cancelled, rows that were not sent are released, and those without an answer keep
         their lease until it runs out.
+
+        Raises:
+            DatabaseUnavailable: See ``Replay.run_once``.
         """
         renewing = asyncio.create_task(self._renew_lease())
         settling = asyncio.create_task(self._settle_regularly())
-        lanes = [asyncio.create_task(self._publish_lane(lane)) for lane in _lanes(self._claim.rows)]
-        cancelled = True
+        watching = asyncio.create_task(self.reachability.watch())
         try:
-            await asyncio.gather(*lanes)
-            cancelled = False
+            # Publishing a row makes the next ones of its key due: another pass finds them.
+            while ids != set() and await self._pass(ids):
+                pass
         finally:
-            await cancel_tasks(*lanes, settling)
-            await self._settle(try_again=not cancelled)
+            await cancel_tasks(settling, watching)
+            await self._settle(try_again=False)
             await cancel_tasks(renewing)
-        return self._total
+        return Sweep(**self._counts, skipped=self.reachability.reason)
+
+    async def _pass(self, ids: set[int] | None) -> bool:
+        """Go through the due rows once; return whether Kafka answered for any."""
+        answered = self._answered
+        problem: DatabaseUnavailable | None = None
+        async with asyncio.TaskGroup() as lanes:
+            position: Position | None = None
+            while self._goes_on:
+                try:
+                    claim = await self._claim(position, ids)
+                except DatabaseUnavailable as error:
+                    problem = error  # raised when the rows in flight are settled
+                    break
+                for lane in _lanes(claim.rows):
+                    lanes.create_task(self._publish_lane(lane))
+                if ids is not None:
+                    ids.difference_update(row.id for row in claim.rows)
+                position = claim.position
+                if position is None:
+                    break
+                await self._wait_for_room()
+        await self._settle(try_again=True)
+        if problem is not None:
+            raise problem
+        return self._answered > answered
+
+    @property
+    def _goes_on(self) -> bool:
+        return not self.stopping() and not self.reachability.lost
+
+    @property
+    def _answered(self) -> int:
+        return self._counts.total() - self._counts["released"]
+
+    async def _claim(self, after: Position | None, ids: set[int] | None) -> Claim:
+        asked_at = asyncio.get_running_loop().time()
+        claim = await self.store.claim(
+            limit=self.batch_size,
+            lease_seconds=self.lease_seconds,
+            after=after,
+            ids=ids,
+            token=self._token,
+        )
+        if not self._unsettled:
+            self._lease_ends = asked_at + self.lease_seconds
+        self._clock_zero = claim.until - timedelta(seconds=asked_at + self.lease_seconds)
+        self._unsettled.update(row.id for row in claim.rows)
+        return claim
+
+    async def _wait_for_room(self) -> None:
+        while self._goes_on and 0 < len(self._unsettled) > self.max_in_flight - self.batch_size:
+            self._settled.clear()
+            await self._settled.wait()
 
     # --- sending --------------------------------------------------------------------------------
 
@@ -145,26 +166,35 @@ class Batch:
                 tried += 1
                 outcome = await self._publish_row(row)
                 self._outcomes.append(outcome)
-                if isinstance(outcome, Retry | Release):
+                if (result := _result(outcome)) != "released":
+                    self.on_result(result)
+                if outcome.status is Status.PENDING:
                     return  # the next rows of the key wait for this one
         finally:
-            self._outcomes.extend(Release(row.id) for row in rows[tried:])
+            self._outcomes.extend(Outcome(row.id) for row in rows[tried:])
 
     def _may_send(self, row: FallbackRow) -> bool:
         return (
-            not self._stopping()
-            and not self._reachability.lost
+            self._goes_on
             and row.id in self._unsettled
             and asyncio.get_running_loop().time() < self._lease_ends
         )
 
-    async def _publish_row(self, row: FallbackRow) -> RowOutcome:
+    async def _publish_row(self, row: FallbackRow) -> Outcome:
         if row.malformed is not None:
-            return self._count_refusal(row, GiveUp(row.id, row.retry_count, row.malformed))
+            return _refused(
+                row, Outcome(row.id, Status.FAILED, row.retry_count, None, row.malformed)
+            )
         try:
             acknowledged = await self._send(row)
         except Exception as error:  # noqa: BLE001 - every row gets an outcome, whatever the error
-            return await self._refused(row, error)
+            if is_local(error):
+                self.reachability.give_up(str(error))
+                return Outcome(row.id)
+            if is_unanswered(error) and await self.reachability.was_lost():
+                return Outcome(row.id)
+            now = self._clock_zero + timedelta(seconds=asyncio.get_running_loop().time())
+            return _refused(row, after_refusal(row, error, now, self.backoff_base_seconds))
         logger.info(
             LogLine(
                 "Fallback message published successfully",
@@ -175,78 +205,38 @@ class Batch:
                 trace_id=trace_id(row.headers),
             )
         )
-        self._on_result("published")
-        return Acked(row.id)
+        return Outcome(row.id, Status.PUBLISHED)
 
     async def _send(self, row: FallbackRow) -> Acknowledged:
         headers = with_event_id(row)
         try:
-            return await self._producer.send(
+            return await self.producer.send(
                 row.topic, key=row.key, value=row.payload, headers=headers, partition=row.partition
             )
         except PublishRefused as error:
             if row.partition is None or error.code != "_UNKNOWN_PARTITION":
                 raise
             # The topic has fewer partitions than the record's own: the key decides.
-            return await self._producer.send(
+            return await self.producer.send(
                 row.topic, key=row.key, value=row.payload, headers=headers
             )
-
-    async def _refused(self, row: FallbackRow, error: Exception) -> RowOutcome:
-        if is_local(error):
-            self._reachability.give_up(str(error))
-            return Release(row.id)
-        if is_unanswered(error) and await self._reachability.was_lost():
-            return Release(row.id)
-        return self._count_refusal(row, self._schedule.after_refusal(row, error, self._now()))
-
-    def _count_refusal(self, row: FallbackRow, outcome: Retry | GiveUp) -> RowOutcome:
-        """Log and count a refusal."""
-        retry = f"{outcome.retry_count}/{row.max_retry}"
-        if isinstance(outcome, GiveUp):
-            logger.error(
-                LogLine(
-                    "Fallback message failed and waits for a person",
-                    id=row.id,
-                    topic=row.topic,
-                    retry=retry,
-                    reason=outcome.error_message,
-                    trace_id=trace_id(row.headers),
-                )
-            )
-            self._on_result("failed")
-            return outcome
-        logger.warning(
-            LogLine(
-                "Fallback message refused",
-                id=row.id,
-                topic=row.topic,
-                retry=retry,
-                next_retry_at=outcome.next_retry_at.isoformat(timespec="seconds"),
-                reason=outcome.error_message,
-                trace_id=trace_id(row.headers),
-            )
-        )
-        self._on_result("retried")
-        return outcome
 
     # --- the lease and the database -------------------------------------------------------------
 
     async def _renew_lease(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self._lease_seconds / 3)
+            await asyncio.sleep(self.lease_seconds / 3)
             asked_at = loop.time()
             async with self._changing_rows:
+                asked = set(self._unsettled)
                 try:
-                    renewed = await self._store.renew(
-                        self._claim.token, self._unsettled, self._lease_seconds
-                    )
+                    renewed = await self.store.renew(self._token, asked, self.lease_seconds)
                 except DatabaseUnavailable as error:
                     logger.warning("The lease of fallback messages was not renewed: %s", error)
                     continue
-                self._unsettled &= renewed
-            self._lease_ends = asked_at + self._lease_seconds
+                self._unsettled -= asked - renewed
+            self._lease_ends = asked_at + self.lease_seconds
 
     async def _settle_regularly(self) -> None:
         while True:
@@ -256,30 +246,23 @@ class Batch:
 
     async def _settle(self, *, try_again: bool) -> None:
         """Write the outcomes so far; with ``try_again`` until the lease has run out."""
-        loop = asyncio.get_running_loop()
         async with self._changing_rows:
             while self._outcomes:
                 chunk = list(self._outcomes)
+                written: set[int] = set()
                 try:
-                    written = await self._store.settle(self._claim.token, chunk)
+                    written = await self.store.settle(self._token, chunk)
                 except DatabaseUnavailable as error:
-                    if not try_again:
-                        return
-                    if loop.time() >= self._lease_ends:
-                        logger.warning("Outcomes of fallback messages were not written: %s", error)
-                        self._outcomes.clear()
-                        return
-                    await asyncio.sleep(DATABASE_RETRY_SECONDS)
-                    continue
+                    if asyncio.get_running_loop().time() < self._lease_ends:
+                        if not try_again:
+                            return
+                        await asyncio.sleep(DATABASE_RETRY_SECONDS)
+                        continue
+                    logger.warning("Outcomes of fallback messages were not written: %s", error)
                 del self._outcomes[: len(chunk)]
                 self._unsettled.difference_update(outcome.row_id for outcome in chunk)
-                kinds = Counter(type(outcome) for outcome in chunk if outcome.row_id in written)
-                self._total += Sweep(kinds[Acked], kinds[Retry], kinds[GiveUp], kinds[Release])
-
-    def _now(self) -> datetime:
-        """The time by the store's clock, without asking the store for every row."""
-        since = asyncio.get_running_loop().time() - self._asked_at
-        return self._claim.until + timedelta(seconds=since - self._lease_seconds)
+                self._counts.update(_result(one) for one in chunk if one.row_id in written)
+                self._settled.set()
 
 
 async def cancel_tasks(*tasks: asyncio.Task[Any]) -> None:
@@ -310,6 +293,42 @@ def with_event_id(row: FallbackRow) -> tuple[Header, ...]:
     name = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
     event_id = uuid.uuid5(_EVENT_ID_NAMESPACE, name.hex())
     return (*others, (EVENT_ID_HEADER, str(event_id).encode()))
+
+
+def _result(outcome: Outcome) -> str:
+    """Return the field of ``Sweep`` that counts an outcome."""
+    if outcome.status is Status.PENDING:
+        return "retried" if outcome.next_retry_at is not None else "released"
+    return outcome.status.value.lower()
+
+
+def _refused(row: FallbackRow, outcome: Outcome) -> Outcome:
+    """Log a refusal; return the outcome."""
+    retry = f"{outcome.retry_count}/{row.max_retry}"
+    if outcome.next_retry_at is None:
+        logger.error(
+            LogLine(
+                "Fallback message failed and waits for a person",
+                id=row.id,
+                topic=row.topic,
+                retry=retry,
+                reason=outcome.error_message,
+                trace_id=trace_id(row.headers),
+            )
+        )
+    else:
+        logger.warning(
+            LogLine(
+                "Fallback message refused",
+                id=row.id,
+                topic=row.topic,
+                retry=retry,
+                next_retry_at=outcome.next_retry_at.isoformat(timespec="seconds"),
+                reason=outcome.error_message,
+                trace_id=trace_id(row.headers),
+            )
+        )
+    return outcome
 
 
 def _lanes(rows: Iterable[FallbackRow]) -> list[list[FallbackRow]]:

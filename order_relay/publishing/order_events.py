@@ -17,7 +17,6 @@ from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asyncc
 from dataclasses import dataclass
 
 from order_relay.fallback.replay import Replay
-from order_relay.fallback.retry_schedule import RetrySchedule
 from order_relay.fallback.sql.migrate import migrate
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.kafka.producer import KafkaProducer
@@ -84,7 +83,7 @@ async def open_order_events(
         replay = Replay(
             store,
             producer,
-            schedule=RetrySchedule(settings.fallback_backoff_base_seconds),
+            backoff_base_seconds=settings.fallback_backoff_base_seconds,
             interval_seconds=settings.fallback_replay_interval_seconds,
             stats_interval_seconds=settings.fallback_stats_interval_seconds,
             retention_days=settings.fallback_retention_days,

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from order_relay.errors import DatabaseUnavailable
-from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.sql.schema import fallback_message, insert_values
 from order_relay.fallback.store import NewMessage
+from order_relay.fallback.sweep import Sweep
 from order_relay.model.headers import Header
 from order_relay.publishing.commit_hook import AnySession, sync_session, when_committed
 from order_relay.publishing.message import order_event

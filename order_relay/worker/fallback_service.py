@@ -8,7 +8,6 @@ from typing import Protocol
 
 from order_relay.errors import RelayError
 from order_relay.fallback.replay import Replay, ReplayProducer
-from order_relay.fallback.retry_schedule import RetrySchedule
 from order_relay.fallback.sql.migrate import Migrated
 from order_relay.fallback.store import FallbackStats, FallbackStore
 from order_relay.monitoring.metrics import Metrics
@@ -76,7 +75,7 @@ class Fallback:
         self._replay = Replay(
             store,
             producer,
-            schedule=RetrySchedule(settings.fallback_backoff_base_seconds),
+            backoff_base_seconds=settings.fallback_backoff_base_seconds,
             interval_seconds=settings.fallback_replay_interval_seconds,
             stats_interval_seconds=settings.fallback_stats_interval_seconds,
             retention_days=settings.fallback_retention_days,

@@ -9,11 +9,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from order_relay.errors import PublishRefused, RecordTooLarge, RelayError
-from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.retry_schedule import is_permanent
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import NewMessage, RowFilter, Status
+from order_relay.fallback.sweep import Sweep
 from order_relay.kafka.producer import KafkaProducer
 from tests.integration.publishing.test_odd_rows import change
 from tests.support.orders import order_value

@@ -9,17 +9,13 @@ from datetime import UTC, datetime, timedelta
 
 from order_relay.fallback.store import (
     CLOCK_SECONDS,
-    Acked,
     Claim,
     FallbackRow,
     FallbackStats,
-    GiveUp,
     NewMessage,
+    Outcome,
     Position,
-    Release,
-    Retry,
     RowFilter,
-    RowOutcome,
     Status,
 )
 
@@ -72,6 +68,7 @@ class MemoryFallbackStore:
         lease_seconds: float,
         after: Position | None = None,
         ids: Collection[int] | None = None,
+        token: str | None = None,
     ) -> Claim:
         """See ``FallbackStore.claim``."""
         self._check()
@@ -104,7 +101,7 @@ class MemoryFallbackStore:
                     followers.append(row.id)
         if ids is None:
             chosen.update(sorted(followers)[: limit - len(heads)])
-        token = uuid.uuid4().hex
+        token = token or uuid.uuid4().hex
         until = now + timedelta(seconds=lease_seconds)
         for row_id in chosen:
             self._change(row_id, lease_token=token, lease_until=until)
@@ -119,33 +116,24 @@ class MemoryFallbackStore:
             self._change(row_id, lease_until=self._clock() + timedelta(seconds=lease_seconds))
         return renewed
 
-    async def settle(self, claim_token: str, outcomes: Sequence[RowOutcome]) -> set[int]:
+    async def settle(self, claim_token: str, outcomes: Sequence[Outcome]) -> set[int]:
         """See ``FallbackStore.settle``."""
         self._check()
         renewed = self._held(claim_token, [outcome.row_id for outcome in outcomes])
-        for outcome in outcomes:
-            if outcome.row_id not in renewed:
-                continue
-            self._change(outcome.row_id, lease_token=None, lease_until=None)
-            match outcome:
-                case Acked(row_id):
-                    self._change(row_id, status=Status.PUBLISHED, published_at=self._clock())
-                case Retry(row_id, retry_count, next_retry_at, error_message):
-                    self._change(
-                        row_id,
-                        retry_count=retry_count,
-                        next_retry_at=next_retry_at,
-                        error_message=error_message,
-                    )
-                case GiveUp(row_id, retry_count, error_message):
-                    self._change(
-                        row_id,
-                        status=Status.FAILED,
-                        retry_count=retry_count,
-                        error_message=error_message,
-                    )
-                case Release():
-                    pass
+        for one in outcomes:
+            if one.row_id in renewed:
+                row = self.rows[one.row_id]
+                published = one.status is Status.PUBLISHED
+                self._change(
+                    one.row_id,
+                    lease_token=None,
+                    lease_until=None,
+                    status=one.status,
+                    retry_count=row.retry_count if one.retry_count is None else one.retry_count,
+                    next_retry_at=one.next_retry_at or row.next_retry_at,
+                    error_message=one.error_message or row.error_message,
+                    published_at=self._clock() if published else row.published_at,
+                )
         return renewed
 
     async def stats(self) -> FallbackStats:

@@ -9,16 +9,13 @@ from typing import TypeAlias
 from hypothesis import strategies as st
 
 from order_relay.fallback.store import (
-    Acked,
     Claim,
     FallbackRow,
     FallbackStore,
-    GiveUp,
-    Release,
-    Retry,
-    RowOutcome,
+    Outcome,
+    Status,
 )
-from tests.support.publish_fakes import Clock, message
+from tests.support.publish_fakes import Clock, acked, gave_up, message, retried
 
 LEASE_SECONDS = 60
 
@@ -135,7 +132,7 @@ class Life:
         if not claims:
             return
         claim = claims.pop(0)
-        outcomes: list[RowOutcome] = []
+        outcomes: list[Outcome] = []
         blocked: set[bytes] = set()
         # As a batch does it: a row that is not settled holds back those of its key.
         for row, letter in zip(claim.rows, letters * len(claim.rows), strict=False):
@@ -145,13 +142,13 @@ class Life:
                 queued = letter != "r"
                 later = self.clock() + timedelta(seconds=60)
                 outcomes.append(
-                    Release(row.id) if queued else Retry(row.id, row.retry_count + 1, later, "no")
+                    Outcome(row.id) if queued else retried(row.id, row.retry_count + 1, later, "no")
                 )
             elif letter == "a":
-                outcomes.append(Acked(row.id))
+                outcomes.append(acked(row.id))
             else:
-                outcomes.append(GiveUp(row.id, row.retry_count + 1, "never"))
+                outcomes.append(gave_up(row.id, row.retry_count + 1, "never"))
         written = await self.store.settle(claim.token, outcomes)
         self.told.append(written)
-        acked = {one.row_id for one in outcomes if isinstance(one, Acked)} & written
-        self.acked += [row for row in claim.rows if row.id in acked]
+        published = {one.row_id for one in outcomes if one.status is Status.PUBLISHED} & written
+        self.acked += [row for row in claim.rows if row.id in published]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from order_relay.errors import KafkaUnavailable, PublishRefused
-from order_relay.fallback.store import NewMessage
+from order_relay.fallback.store import NewMessage, Outcome, Status
 from order_relay.kafka.producer import Acknowledged
 from order_relay.model.headers import Header
 from tests.support.virtual_time import VirtualTimeLoop
@@ -112,6 +112,21 @@ def message(
 ) -> NewMessage:
     """A message to save."""
     return NewMessage(topic, key, payload, **fields)  # type: ignore[arg-type]
+
+
+def acked(row_id: int) -> Outcome:
+    """Kafka has acknowledged the row."""
+    return Outcome(row_id, Status.PUBLISHED)
+
+
+def retried(row_id: int, refusals: int, later: datetime, why: str) -> Outcome:
+    """Kafka refused the row; it is due again later."""
+    return Outcome(row_id, Status.PENDING, refusals, later, why)
+
+
+def gave_up(row_id: int, refusals: int, why: str) -> Outcome:
+    """Kafka refused the row finally."""
+    return Outcome(row_id, Status.FAILED, refusals, None, why)
 
 
 def forgive() -> None:

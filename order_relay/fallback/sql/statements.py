@@ -146,33 +146,27 @@ def set_back_statement(dialect: str) -> sa.TextClause:
 
 
 @cache
-def refused_statement(dialect: str) -> sa.TextClause:
-    """Return the statement that writes refusals: a JSON array of objects ``:rows``."""
+def settle_statement(dialect: str) -> sa.TextClause:
+    """Return the statement that writes outcomes: a JSON array of objects ``:rows``."""
+    names = ("id", "status", "retry_count", "error_message", "next_retry_at")
     if dialect == "postgresql":
-        values = (
-            "retry_count = r.retry_count, status = r.status, error_message = r.error_message,"
-            " next_retry_at ="
-            " COALESCE(r.next_retry_at AT TIME ZONE 'UTC', m.next_retry_at)"
-        )
         rows = (
-            "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id bigint, retry_count integer,"
-            " status text, error_message text, next_retry_at timestamp)"
+            "SELECT id AS row_id, status, retry_count, error_message,"
+            " next_retry_at AT TIME ZONE 'UTC' AS next_retry_at"
+            " FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS x(id bigint, status text,"
+            " retry_count integer, error_message text, next_retry_at timestamp)"
         )
-        row_id, returned = "r.id", "m.id"
     else:
-        values = (
-            "retry_count = json_extract(r.value, '$.retry_count'),"
-            " status = json_extract(r.value, '$.status'),"
-            " error_message = json_extract(r.value, '$.error_message'),"
-            " next_retry_at = COALESCE(json_extract(r.value, '$.next_retry_at'), m.next_retry_at)"
+        columns = ", ".join(
+            f"json_extract(value, '$.{name}') AS {name.replace('id', 'row_id')}" for name in names
         )
-        rows = "json_each(:rows) AS r"
-        # SQLite accepts no alias in RETURNING.
-        row_id, returned = "json_extract(r.value, '$.id')", "id"
+        rows = f"SELECT {columns} FROM json_each(:rows)"
+    changes = ", ".join(f"{name} = COALESCE(r.{name}, m.{name})" for name in names[1:])
     return sa.text(
-        f"UPDATE {TABLE_NAME} AS m SET {values}, updated_at = :now, lease_token = NULL,"
-        f" lease_until = NULL FROM {rows}"
-        f" WHERE m.id = {row_id} AND m.lease_token = :token RETURNING {returned}"
+        f"UPDATE {TABLE_NAME} AS m SET {changes}, updated_at = :now, lease_token = NULL,"
+        " lease_until = NULL,"
+        " published_at = CASE r.status WHEN 'PUBLISHED' THEN :now ELSE m.published_at END"
+        f" FROM ({rows}) AS r WHERE m.id = r.row_id AND m.lease_token = :token RETURNING id"
     ).bindparams(sa.bindparam("now", type_=UtcDateTime()))
 
 

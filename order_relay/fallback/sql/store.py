@@ -35,22 +35,18 @@ from order_relay.fallback.sql.statements import (
     RESET_IDS,
     claim_statement,
     purge_statement,
-    refused_statement,
     set_back_statement,
+    settle_statement,
 )
 from order_relay.fallback.store import (
     CLOCK_SECONDS,
-    Acked,
     Claim,
     FallbackRow,
     FallbackStats,
-    GiveUp,
     NewMessage,
+    Outcome,
     Position,
-    Release,
-    Retry,
     RowFilter,
-    RowOutcome,
     Status,
 )
 from order_relay.logs.log_line import LogLine
@@ -119,9 +115,10 @@ class SqlFallbackStore:
         lease_seconds: float,
         after: Position | None = None,
         ids: Collection[int] | None = None,
+        token: str | None = None,
     ) -> Claim:
         """See ``FallbackStore.claim``."""
-        token = uuid.uuid4().hex
+        token = token or uuid.uuid4().hex
         statement = claim_statement(
             self._dialect, limit=limit, after=after is not None, of_ids=ids is not None
         )
@@ -164,35 +161,25 @@ class SqlFallbackStore:
                 ids=_json(ids),
             )
 
-    async def settle(self, claim_token: str, outcomes: Sequence[RowOutcome]) -> set[int]:
+    async def settle(self, claim_token: str, outcomes: Sequence[Outcome]) -> set[int]:
         """See ``FallbackStore.settle``."""
-        acked = [outcome.row_id for outcome in outcomes if isinstance(outcome, Acked)]
-        released = [outcome.row_id for outcome in outcomes if isinstance(outcome, Release)]
-        refused = [_refusal(one) for one in outcomes if isinstance(one, Retry | GiveUp)]
-        written: set[int] = set()
+        rows = [
+            {
+                "id": one.row_id,
+                "status": one.status.value,
+                "retry_count": one.retry_count,
+                "next_retry_at": one.next_retry_at and sqlite_time(one.next_retry_at),
+                "error_message": clean_text(one.error_message),
+            }
+            for one in outcomes
+        ]
         async with self._changing() as connection:
             now = await self._now(connection)
-            for ids, change in (
-                (acked, f"status = 'PUBLISHED', published_at = :now, {_END_LEASE}"),
-                (released, _END_LEASE),
-            ):
-                if ids:
-                    written |= await self._ids(
-                        connection,
-                        f"UPDATE {TABLE_NAME} SET {change}"
-                        f" WHERE lease_token = :token AND id {IN_IDS[self._dialect]} RETURNING id",
-                        [_NOW],
-                        now=now,
-                        token=claim_token,
-                        ids=_json(ids),
-                    )
-            if refused:
-                result = await connection.execute(
-                    refused_statement(self._dialect),
-                    {"now": now, "token": claim_token, "rows": json.dumps(refused)},
-                )
-                written.update(result.scalars())
-        return written
+            result = await connection.execute(
+                settle_statement(self._dialect),
+                {"now": now, "token": claim_token, "rows": json.dumps(rows)},
+            )
+            return set(result.scalars())
 
     async def stats(self) -> FallbackStats:
         """See ``FallbackStore.stats``. Both queries use the index on status."""
@@ -406,14 +393,3 @@ def _heads(rows: Iterable[FallbackRow]) -> list[FallbackRow]:
     for row in rows:
         first.setdefault(row.lane, row)
     return list(first.values())
-
-
-def _refusal(outcome: Retry | GiveUp) -> dict[str, Any]:
-    next_retry_at = sqlite_time(outcome.next_retry_at) if isinstance(outcome, Retry) else None
-    return {
-        "id": outcome.row_id,
-        "retry_count": outcome.retry_count,
-        "status": (Status.PENDING if next_retry_at else Status.FAILED).value,
-        "error_message": clean_text(outcome.error_message),
-        "next_retry_at": next_retry_at,
-    }

@@ -3,11 +3,11 @@
 import pytest
 from sqlalchemy import text
 
-from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.schema import NO_TIME, sqlite_time
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import RowFilter, Status
+from order_relay.fallback.sweep import Sweep
 from tests.support.publish_fakes import START, Clock, FakeProducer, message
 
 IMPOSSIBLE = [

@@ -11,11 +11,11 @@ from sqlalchemy import orm
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from order_relay.errors import DatabaseUnavailable, InvalidEvent
-from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.migrate import migrate
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
+from order_relay.fallback.sweep import Sweep
 from order_relay.publishing.order_events import open_order_events, order_events_thread
 from order_relay.publishing.outbox import MAX_WAITING, Outbox
 from tests.support.publish_orders import Order, make_orders, order_ids, statuses, sync_engine

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import Status
+from order_relay.fallback.sweep import Sweep
 from order_relay.kafka.producer import KafkaProducer
 from tests.support.publish_orders import make_orders, order_ids, statuses
 from tests.support.publish_ways import Sent, publish_settings, read_topic

@@ -8,10 +8,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from order_relay.errors import DatabaseUnavailable
-from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
+from order_relay.fallback.sweep import Sweep
 from tests.support.publish_fakes import FakeProducer, message
 
 

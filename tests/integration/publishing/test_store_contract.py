@@ -6,19 +6,15 @@ from datetime import timedelta
 import pytest
 
 from order_relay.fallback.store import (
-    Acked,
     Claim,
     FallbackStats,
-    GiveUp,
+    Outcome,
     Position,
-    Release,
-    Retry,
     RowFilter,
-    RowOutcome,
     Status,
 )
 from tests.integration.publishing.conftest import Table
-from tests.support.publish_fakes import START, message
+from tests.support.publish_fakes import START, acked, gave_up, message, retried
 
 
 def ids(claim: Claim) -> list[int]:
@@ -60,7 +56,7 @@ async def test_a_clock_that_is_set_back(table: Table) -> None:
         await table.store.save(message(key=key))
     claim = await table.store.claim(limit=1, lease_seconds=1)
     later = table.clock() + timedelta(seconds=60)
-    await table.store.settle(claim.token, [Retry(claim.rows[0].id, 1, later, "no")])
+    await table.store.settle(claim.token, [retried(claim.rows[0].id, 1, later, "no")])
     left = await table.store.claim(limit=1, lease_seconds=60)
     table.clock.advance(-3600)
 
@@ -77,7 +73,7 @@ async def test_a_row_for_later(table: Table) -> None:
     await table.store.save(message())
     claim = await table.store.claim(limit=1, lease_seconds=10)
     later = table.clock() + timedelta(seconds=3600)
-    await table.store.settle(claim.token, [Retry(claim.rows[0].id, 1, later, "no")])
+    await table.store.settle(claim.token, [retried(claim.rows[0].id, 1, later, "no")])
     table.clock.advance(-30)
     assert not ids(await table.store.claim(limit=10, lease_seconds=10))
 
@@ -103,10 +99,10 @@ async def test_claims_are_leases(table: Table) -> None:
     table.clock.advance(60)
     second = await table.store.claim(limit=10, lease_seconds=60)
     assert ids(second) == [1]
-    assert await table.store.settle(first.token, [Acked(1)]) == set()
+    assert await table.store.settle(first.token, [acked(1)]) == set()
     assert await table.store.renew(first.token, [1], 60) == set()
-    assert await table.store.settle(second.token, [Acked(1)]) == {1}
-    assert await table.store.settle(second.token, [Acked(1)]) == set()
+    assert await table.store.settle(second.token, [acked(1)]) == {1}
+    assert await table.store.settle(second.token, [acked(1)]) == set()
 
 
 async def test_renewed_leases_hold_on(table: Table) -> None:
@@ -122,6 +118,17 @@ async def test_renewed_leases_hold_on(table: Table) -> None:
     assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [2]
 
 
+async def test_claims_that_share_a_lease(table: Table) -> None:
+    """A claim may join the lease of an earlier one: one token renews and settles both."""
+    for _ in range(3):
+        await table.store.save(message(key=None))
+    token = (await table.store.claim(limit=1, lease_seconds=60)).token
+    joined = await table.store.claim(limit=1, lease_seconds=60, token=token)
+    assert (joined.token, ids(joined)) == (token, [2])
+    assert await table.store.renew(token, [1, 2, 3], 60) == {1, 2}
+    assert await table.store.settle(token, [acked(1), Outcome(2), acked(3)]) == {1, 2}
+
+
 async def test_every_outcome(table: Table) -> None:
     """Acknowledged, to be retried, given up, released: each as it should stand afterwards."""
     for _ in range(4):
@@ -129,11 +136,11 @@ async def test_every_outcome(table: Table) -> None:
     claim = await table.store.claim(limit=10, lease_seconds=60)
     table.clock.advance(5)
     later = table.clock() + timedelta(minutes=2)
-    outcomes: list[RowOutcome] = [
-        Acked(1),
-        Retry(2, 1, later, "re\0fused"),
-        GiveUp(3, 3, "néver"),
-        Release(4),
+    outcomes: list[Outcome] = [
+        acked(1),
+        retried(2, 1, later, "re\0fused"),
+        gave_up(3, 3, "néver"),
+        Outcome(4),
     ]
     assert await table.store.settle(claim.token, outcomes) == {1, 2, 3, 4}
     one, two, three, four = await table.store.find(RowFilter())
@@ -169,12 +176,12 @@ async def test_an_earlier_unfinished_row_holds_back(table: Table) -> None:
         await table.store.save(message(key=b"k"))
     claim = await table.store.claim(limit=1, lease_seconds=60)
     later = table.clock() + timedelta(minutes=1)
-    await table.store.settle(claim.token, [Retry(1, 1, later, "refused")])
+    await table.store.settle(claim.token, [retried(1, 1, later, "refused")])
     assert ids(await table.store.claim(limit=10, lease_seconds=60)) == []
     table.clock.advance(60)
     claim = await table.store.claim(limit=10, lease_seconds=60)
     assert ids(claim) == [1, 2, 3]
-    await table.store.settle(claim.token, [GiveUp(1, 2, "never"), Release(2), Release(3)])
+    await table.store.settle(claim.token, [gave_up(1, 2, "never"), Outcome(2), Outcome(3)])
     assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [2, 3]
 
 
@@ -184,7 +191,7 @@ async def test_followers_end_where_one_is_not_due(table: Table) -> None:
         await table.store.save(message(key=b"k"))
     claim = await table.store.claim(limit=10, lease_seconds=60)
     later = table.clock() + timedelta(minutes=1)
-    await table.store.settle(claim.token, [Release(1), Retry(2, 1, later, "x"), Release(3)])
+    await table.store.settle(claim.token, [Outcome(1), retried(2, 1, later, "x"), Outcome(3)])
     assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [1]
 
 
@@ -198,7 +205,7 @@ async def test_claims_go_on_where_the_last_ended(table: Table) -> None:
     while True:
         claim = await table.store.claim(limit=3, lease_seconds=60, after=position)
         seen.append(ids(claim))
-        await table.store.settle(claim.token, [Release(row.id) for row in claim.rows])
+        await table.store.settle(claim.token, [Outcome(row.id) for row in claim.rows])
         position = claim.position
         if position is None:
             break
@@ -235,7 +242,7 @@ async def test_figures(table: Table) -> None:
     for _ in range(5):
         await table.store.save(message(key=None))
     claim = await table.store.claim(limit=3, lease_seconds=1)
-    await table.store.settle(claim.token, [Acked(1), Acked(2), GiveUp(3, 1, "x")])
+    await table.store.settle(claim.token, [acked(1), acked(2), gave_up(3, 1, "x")])
     table.clock.advance(90)
     assert await table.store.stats() == FallbackStats(2, 2, 1, 90.0)
 
@@ -247,8 +254,8 @@ async def test_purge_takes_old_published_rows_only(table: Table) -> None:
     claim = await table.store.claim(limit=5, lease_seconds=1)
     for row_id in (1, 2, 3):
         table.clock.advance(1)
-        await table.store.settle(claim.token, [Acked(row_id)])
-    await table.store.settle(claim.token, [GiveUp(4, 1, "x"), Release(5)])
+        await table.store.settle(claim.token, [acked(row_id)])
+    await table.store.settle(claim.token, [gave_up(4, 1, "x"), Outcome(5)])
     before = START + timedelta(seconds=3)
     assert await table.store.purge(published_before=before, limit=1) == 1
     assert [row.id for row in await table.store.find(RowFilter())] == [2, 3, 4, 5, 6]
@@ -261,7 +268,7 @@ async def test_requeue(table: Table) -> None:
     for _ in range(3):
         await table.store.save(message(key=None))
     claim = await table.store.claim(limit=2, lease_seconds=1)
-    await table.store.settle(claim.token, [GiveUp(1, 3, "x"), Acked(2)])
+    await table.store.settle(claim.token, [gave_up(1, 3, "x"), acked(2)])
     table.clock.advance(10)
     assert await table.store.requeue([1, 2, 3, 99]) == {1}
     row = (await table.store.find(RowFilter(ids=[1])))[0]
@@ -274,7 +281,7 @@ async def test_discard(table: Table) -> None:
     for _ in range(4):
         await table.store.save(message(key=None))
     claim = await table.store.claim(limit=3, lease_seconds=60)
-    await table.store.settle(claim.token, [GiveUp(1, 3, "x"), Acked(2)])
+    await table.store.settle(claim.token, [gave_up(1, 3, "x"), acked(2)])
     assert await table.store.discard([1, 2, 3, 4, 99]) == {1, 4}
     assert [row.id for row in await table.store.find(RowFilter())] == [2, 3]
 
@@ -286,7 +293,7 @@ async def test_find_and_count(table: Table) -> None:
             message(key=None, topic="odd" if number % 2 else "even", error_message=f"E{number}%")
         )
     claim = await table.store.claim(limit=1, lease_seconds=60)
-    await table.store.settle(claim.token, [GiveUp(1, 1, "Broker: Not_Enough 100% replicas")])
+    await table.store.settle(claim.token, [gave_up(1, 1, "Broker: Not_Enough 100% replicas")])
     store = table.store
     assert [row.id for row in await store.find(RowFilter(topic="even"), limit=2)] == [1, 3]
     assert [row.id for row in await store.find(RowFilter(topic="even"), after_id=3)] == [5]

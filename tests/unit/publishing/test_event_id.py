@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from order_relay.fallback.sweep import with_event_id
 from order_relay.fallback.store import FallbackRow, Status
+from order_relay.fallback.sweep import with_event_id
 from tests.support.publish_fakes import START
 
 ROW = FallbackRow(
