@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_relay.errors import DatabaseReplaced, DatabaseUnavailable, PermanentError, RelayError
 from order_relay.fallback.sql.engine import OPENED_FILE, OpenedFile, make_engine
@@ -54,7 +56,7 @@ class FallbackTable(SqlFallbackStore):
         Raises:
             InvalidDatabaseUrl: The URL cannot be used.
         """
-        super().__init__(make_engine(database_url, on_replaced=self._note_replaced))
+        super().__init__(make_engine(database_url))
         self._database_url = database_url
         self._refusal: str | None = "the fallback table is not open yet"
         self._file: OpenedFile | None = None
@@ -81,7 +83,7 @@ class FallbackTable(SqlFallbackStore):
         """
         try:
             migrated = await migrate(self._database_url)
-            async with self._reading() as connection:
+            async with super()._reading() as connection:
                 self._file = connection.info.get(OPENED_FILE)
                 # If the file was deleted meanwhile, this connection has created a new, empty one.
                 if await connection.run_sync(revision_of) is None:
@@ -135,20 +137,33 @@ class FallbackTable(SqlFallbackStore):
 
     async def stats(self) -> FallbackStats:
         """See ``FallbackStore.stats``."""
-        await self._reopen_if_replaced()
         self._last_stats = await super().stats()
         return self._last_stats
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        await self._reopen_if_replaced()
+        async with super()._reading() as connection:
+            yield connection
+
+    def _check_file(self, connection: AsyncConnection) -> None:
+        try:
+            super()._check_file(connection)
+        except DatabaseReplaced as error:
+            # A later check may not notice it: a connection opened meanwhile creates a new, empty
+            # file, and the file system may give it the inode of the deleted one.
+            self._replaced = self._replaced or error
+            raise
 
     async def _reopen_if_replaced(self) -> None:
         """If the opened file was deleted or replaced, log it and open the one there now."""
         async with self._opening:
             if self._file is None:
                 return
-            if self._replaced is None:
-                try:
-                    self._file.check()
-                except DatabaseReplaced as error:
-                    self._replaced = error
+            try:
+                self._file.check()
+            except DatabaseReplaced as error:
+                self._replaced = self._replaced or error
             if self._replaced is None:
                 return
             if self._refusal is None:
@@ -169,11 +184,3 @@ class FallbackTable(SqlFallbackStore):
             except PermanentError as problem:
                 raise DatabaseUnavailable(str(problem)) from problem
             self._replaced = None
-
-    def _note_replaced(self, error: DatabaseReplaced) -> None:
-        """Remember what one connection has noticed: a later check may not notice it.
-
-        A connection opened meanwhile creates a new, empty file, and the file system may give it the
-        inode of the deleted one.
-        """
-        self._replaced = self._replaced or error

@@ -17,8 +17,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asyncc
 from dataclasses import dataclass
 
 from order_relay.fallback.replay import Replay
-from order_relay.fallback.sql.migrate import migrate
-from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.publishing.after_commit import AfterCommit
 from order_relay.publishing.outage_watch import OutageWatch
@@ -63,11 +62,10 @@ async def open_order_events(
         DatabaseTooNew: A newer version of the relay has migrated the database.
         DatabaseUnavailable: The database did not answer.
     """
-    url = settings.database_url.get_secret_value()
-    await migrate(url)
     async with AsyncExitStack() as stack:
-        store = SqlFallbackStore.connect(url)
+        store = FallbackTable(settings.database_url.get_secret_value())
         stack.push_async_callback(store.close)
+        await store.open()
         producer = KafkaProducer(settings)
         await producer.start()
         stack.push_async_callback(producer.stop, grace_seconds)

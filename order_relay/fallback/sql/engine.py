@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,7 +19,6 @@ from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     IntegrityError,
-    InvalidatePoolError,
     ProgrammingError,
     SQLAlchemyError,
 )
@@ -140,7 +139,6 @@ def make_engine(
     database_url: str,
     *,
     command_timeout_seconds: float | None = COMMAND_TIMEOUT_SECONDS,
-    on_replaced: Callable[[DatabaseReplaced], None] = lambda _: None,
 ) -> AsyncEngine:
     """Make an engine; nothing is connected yet.
 
@@ -150,8 +148,6 @@ def make_engine(
     Args:
         database_url: The database.
         command_timeout_seconds: Time-out of one statement on PostgreSQL; None: no limit.
-        on_replaced: Called when the SQLite file of a pooled connection was deleted or replaced. A
-            new connection is made instead, which creates the file if there is none.
 
     Raises:
         InvalidDatabaseUrl: See ``parse_database_url`` and ``split_tls``; or the driver cannot use
@@ -159,7 +155,7 @@ def make_engine(
     """
     url = parse_database_url(database_url)
     try:
-        engine = _make_engine(url, command_timeout_seconds, on_replaced)
+        engine = _make_engine(url, command_timeout_seconds)
         _, options = engine.dialect.create_connect_args(engine.url)
     except (ArgumentError, ValueError):
         raise InvalidDatabaseUrl(
@@ -172,11 +168,7 @@ def make_engine(
     return engine
 
 
-def _make_engine(
-    url: sa.URL,
-    command_timeout_seconds: float | None,
-    on_replaced: Callable[[DatabaseReplaced], None],
-) -> AsyncEngine:
+def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEngine:
     if url.get_backend_name() == "postgresql":
         url, tls = split_tls(url)
         engine = create_async_engine(
@@ -207,7 +199,6 @@ def _make_engine(
         "" if (url.database or "").startswith("file:") else str(Path(url.database or "").absolute())
     )
     sa.event.listen(engine.sync_engine, "connect", partial(_prepare_sqlite, path))
-    sa.event.listen(engine.sync_engine, "checkout", partial(_check_file, on_replaced))
     sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
 
@@ -250,20 +241,6 @@ def _prepare_sqlite(path: str, connection: Any, record: sa.pool.ConnectionPoolEn
     real_path: str = cursor.fetchone()[2]
     record.info[OPENED_FILE] = OpenedFile(path or real_path, real_path)
     cursor.close()
-
-
-def _check_file(
-    on_replaced: Callable[[DatabaseReplaced], None],
-    _connection: Any,
-    record: sa.pool.ConnectionPoolEntry,
-    _proxy: object,
-) -> None:
-    try:
-        record.info[OPENED_FILE].check()
-    except DatabaseReplaced as error:
-        on_replaced(error)
-        # Discards all open connections.
-        raise InvalidatePoolError(str(error)) from error
 
 
 def _text(value: bytes) -> str | bytes:

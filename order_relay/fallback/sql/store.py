@@ -8,7 +8,7 @@ import json
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -273,25 +273,22 @@ class SqlFallbackStore:
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
         with translated():
             async with self._engine.connect() as connection:
+                self._check_file(connection)
                 yield connection
 
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[AsyncConnection]:
         """A transaction: committed at the end, rolled back by an error."""
-        if self._write_lock is None:
-            with translated():
-                async with self._engine.begin() as connection:
-                    yield connection
-            return
-        async with self._write_lock:
-            with translated():
-                async with self._engine.connect() as plain:
-                    connection = await plain.execution_options(relay_begin="IMMEDIATE")
-                    async with connection.begin():
-                        yield connection
-                    # A commit into a file that was deleted would be lost at the next restart.
-                    if (opened := connection.info.get(OPENED_FILE)) is not None:
-                        opened.check()
+        async with self._write_lock or nullcontext(), self._reading() as plain:
+            connection = await plain.execution_options(relay_begin="IMMEDIATE")
+            async with connection.begin():
+                yield connection
+            # A commit into a file that was deleted would be lost at the next restart.
+            self._check_file(connection)
+
+    def _check_file(self, connection: AsyncConnection) -> None:
+        if (opened := connection.info.get(OPENED_FILE)) is not None:
+            opened.check()
 
     async def _now(self, connection: AsyncConnection) -> datetime:
         if self._clock is not None:
