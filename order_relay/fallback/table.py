@@ -129,7 +129,6 @@ class FallbackTable(SqlFallbackStore):
         failed, self._failed_save = self._failed_save, None
         if failed is not None:
             raise DatabaseUnavailable(failed.reason)
-        await self.make_ids_free()  # before an order service needs one
         async with self._changing() as connection:
             await connection.execute(
                 sa.text(f"UPDATE {VERSION_TABLE} SET version_num = version_num")  # noqa: S608 - our own name

@@ -45,21 +45,6 @@ PLAN_BY_INDEX = sa.text(
 )
 
 
-LARGEST_ID = 2**63 - 1
-# For SQLite: the last id given out; the last id up to ``:half``; the first id beyond it, and how
-# many such rows there are.
-LARGE_IDS = sa.text(
-    f"SELECT (SELECT seq FROM sqlite_sequence WHERE name = '{TABLE_NAME}'),"
-    f" (SELECT COALESCE(MAX(id), 0) FROM {TABLE_NAME} WHERE id <= :half), MIN(id), COUNT(*)"
-    f" FROM {TABLE_NAME} WHERE id > :half"
-)
-MOVE_IDS = sa.text(f"UPDATE {TABLE_NAME} SET id = id - :by WHERE id > :half")
-RESET_IDS = sa.text(
-    f"UPDATE sqlite_sequence SET seq = (SELECT COALESCE(MAX(id), 0) FROM {TABLE_NAME})"
-    f" WHERE name = '{TABLE_NAME}'"
-)
-
-
 @cache
 def claim_statement(dialect: str, *, limit: int, after: bool, of_ids: bool) -> sa.TextualSelect:
     """Return the statement that leases due rows and returns them, in no order.

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, nullcontext
@@ -15,7 +14,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from order_relay.errors import DatabaseUnavailable
 from order_relay.fallback.sql.batch_inserter import BatchInserter
 from order_relay.fallback.sql.engine import OPENED_FILE, make_engine, translated
 from order_relay.fallback.sql.schema import (
@@ -28,11 +26,7 @@ from order_relay.fallback.sql.schema import (
 )
 from order_relay.fallback.sql.statements import (
     IN_IDS,
-    LARGE_IDS,
-    LARGEST_ID,
-    MOVE_IDS,
     PLAN_BY_INDEX,
-    RESET_IDS,
     claim_statement,
     purge_statement,
     set_back_statement,
@@ -49,10 +43,7 @@ from order_relay.fallback.store import (
     RowFilter,
     Status,
 )
-from order_relay.logs.log_line import LogLine
 from order_relay.model.byte_text import clean_text, to_text
-
-logger = logging.getLogger(__name__)
 
 _NOW = sa.bindparam("now", type_=UtcDateTime())
 _UNTIL = sa.bindparam("until", type_=UtcDateTime())
@@ -309,39 +300,6 @@ class SqlFallbackStore:
         return set(result.scalars())
 
     async def _insert(self, messages: Sequence[NewMessage]) -> list[int]:
-        try:
-            return await self._insert_rows(messages)
-        except DatabaseUnavailable as error:
-            # SQLite says "is full" when ids have run out, and for a full disk.
-            if "is full" not in error.reason or not await self.make_ids_free():
-                raise
-            return await self._insert_rows(messages)
-
-    async def make_ids_free(self) -> bool:
-        """Renumber rows, in the same order, if SQLite has no id left to give out.
-
-        That happens after a program has written a row with the largest possible id.
-
-        Returns:
-            Whether rows were renumbered.
-        """
-        if self._dialect != "sqlite":
-            return False
-        async with self._changing() as connection:
-            values = {"half": LARGEST_ID // 2}
-            found = await connection.execute(LARGE_IDS, values)
-            last, before, first, rows = found.one()
-            if last != LARGEST_ID:
-                return False
-            if rows:
-                await connection.execute(MOVE_IDS, values | {"by": first - before - 1})
-            await connection.execute(RESET_IDS)
-        logger.warning(
-            LogLine("Fallback table's largest id was taken, ids were made free", rows=rows)
-        )
-        return True
-
-    async def _insert_rows(self, messages: Sequence[NewMessage]) -> list[int]:
         statement = sa.insert(fallback_message).returning(
             fallback_message.c.id, sort_by_parameter_order=True
         )

@@ -171,34 +171,6 @@ async def test_a_time_of_postgresql_after_the_calendar(postgres_url: str) -> Non
     await store.close()
 
 
-@pytest.mark.parametrize("left", [True, False])
-async def test_the_largest_id(database_url: str, left: bool) -> None:
-    """A row with the largest 64-bit id, there or discarded: others are saved, all are published."""
-    store = SqlFallbackStore.connect(database_url)
-    await three_rows(store)
-    async with store.engine.begin() as connection:
-        await connection.execute(
-            text(
-                "INSERT INTO kafka_fallback_message (id, topic, message_key)"
-                " VALUES (:low, 'orders', '8'), (:high, 'orders', '9')"
-            ),
-            {"low": 2**63 - 3, "high": 2**63 - 1},
-        )
-    if not left:
-        assert await store.discard([2**63 - 3, 2**63 - 1]) == {2**63 - 3, 2**63 - 1}
-    later = [await store.save(message(b"later")) for _ in range(2)]
-    assert later == sorted(later)
-
-    producer = FakeProducer()
-    published = 7 if left else 5
-    assert await Replay(store, producer).run_once() == Sweep(published=published)
-    keys = [sent.key for sent in producer.sent]
-    assert sorted(key or b"" for key in keys) == sorted(
-        [b"1", b"1", b"2", b"1", b"1", *([b"8", b"9"] if left else [])]
-    )
-    await store.close()
-
-
 async def test_moments_come_back_to_the_microsecond(database_url: str) -> None:
     """What was written is what is read, on either database."""
     store = SqlFallbackStore.connect(database_url, clock=Clock())
