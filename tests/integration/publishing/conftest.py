@@ -13,6 +13,9 @@ from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import Clock
 from tests.support.stage import Stage
 
+ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+ON_POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
 
 @dataclass
 class Table:
@@ -41,6 +44,14 @@ def database_url(request: pytest.FixtureRequest) -> str:
     name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
     url: str = request.getfixturevalue(name)
     return url
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[SqlFallbackStore]:
+    """A store on each database in turn, or on that of ``ON_SQLITE`` or ``ON_POSTGRESQL``."""
+    store = SqlFallbackStore.connect(database_url)
+    yield store
+    await store.close()
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])

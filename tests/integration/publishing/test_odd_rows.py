@@ -8,6 +8,7 @@ from order_relay.fallback.sql.schema import NO_TIME, sqlite_time
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import RowFilter, Status
 from order_relay.fallback.sweep import Sweep
+from tests.integration.publishing.conftest import ON_POSTGRESQL, ON_SQLITE
 from tests.support.publish_fakes import START, Clock, FakeProducer, message
 
 IMPOSSIBLE = [
@@ -42,75 +43,73 @@ async def three_rows(store: SqlFallbackStore) -> None:
         await store.save(message(key=key))
 
 
-@pytest.mark.parametrize("column", ["next_retry_at", "created_at"])
-@pytest.mark.parametrize("moment", IMPOSSIBLE)
-async def test_a_time_that_there_is_not_fails_its_row_alone(
-    sqlite_url: str, column: str, moment: str
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *((name, moment) for name in ("next_retry_at", "created_at") for moment in IMPOSSIBLE),
+        *((name, "some") for name in ("retry_count", "max_retry", "message_partition")),
+        ("topic", b"orders"),
+    ],
+)
+async def test_a_column_that_cannot_be_read_fails_its_row_alone(
+    store: SqlFallbackStore, column: str, value: str | bytes
 ) -> None:
-    """Of SQLite's text a day that no month has: the row is shown and FAILED, others go on."""
-    store = SqlFallbackStore.connect(sqlite_url)
+    """A day that no month has, words for a number, a BLOB: the row is FAILED, others go on."""
     await three_rows(store)
-    await change(store, 1, **{column: moment})
+    await change(store, 1, **{column: value})
 
     found = await store.find(RowFilter())
     assert [row.id for row in found if row.malformed] == [1]
-    assert getattr(found[0], column) == NO_TIME
+    if value in IMPOSSIBLE:
+        assert getattr(found[0], column) == NO_TIME
+    assert found[0].topic == "orders"
     producer = FakeProducer()
     assert await Replay(store, producer).run_once() == Sweep(published=2, failed=1)
 
     (failed,) = await store.find(RowFilter(status=Status.FAILED))
     assert f"the {column} column is wrong" in (failed.error_message or "")
     assert (await store.stats()).published == 2
-    await change(store, 1, created_at="2026-02-28 10:00:00")
+    good = {column: "1"} if value == "some" else {"topic": "o", "created_at": "2026-02-28 10:00:00"}
+    await change(store, 1, **good)
     await store.requeue([1])
     assert await Replay(store, producer).run_once() == Sweep(published=1)
-    await store.close()
 
 
-@pytest.mark.parametrize("column", ["updated_at", "published_at", "lease_until"])
-async def test_other_times_that_there_are_not_hold_up_nothing(sqlite_url: str, column: str) -> None:
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *((name, IMPOSSIBLE[0]) for name in ("updated_at", "published_at", "lease_until")),
+        ("published_at", b"\xff"),
+    ],
+)
+async def test_other_times_that_there_are_not_hold_up_nothing(
+    store: SqlFallbackStore, column: str, value: str | bytes
+) -> None:
     """What publishing does not go by may hold anything: the row is read, and published."""
-    store = SqlFallbackStore.connect(sqlite_url)
     await three_rows(store)
-    await change(store, 1, **{column: IMPOSSIBLE[0]})
+    await change(store, 1, **{column: value})
 
     assert getattr((await store.find(RowFilter()))[0], column) == NO_TIME
     assert await Replay(store, FakeProducer()).run_once() == Sweep(published=3)
-    await store.close()
 
 
-async def test_a_batch_of_impossible_times_ends_the_pass(sqlite_url: str) -> None:
+@ON_SQLITE
+async def test_a_batch_of_impossible_times_ends_the_pass(store: SqlFallbackStore) -> None:
     """However many there are, a pass goes on behind them, and ends."""
-    store = SqlFallbackStore.connect(sqlite_url)
     for number in range(7):
         await store.save(message(key=b"%d" % number))
     for number in range(1, 6):
         await change(store, number, next_retry_at="0000-12-31 10:00:00")
 
-    assert await Replay(store, FakeProducer(), batch_size=2).run_once() == Sweep(
-        published=2, failed=5
-    )
-    await store.close()
+    replay = Replay(store, FakeProducer(), batch_size=2)
+    assert await replay.run_once() == Sweep(published=2, failed=5)
 
 
-async def test_blobs_in_columns_of_text(sqlite_url: str) -> None:
-    """Bytes where there should be words are shown as words; a topic of bytes is none."""
-    store = SqlFallbackStore.connect(sqlite_url)
-    await three_rows(store)
-    await change(store, 1, topic=b"orders", error_message=b"no \xff")
-    await change(store, 3, published_at=b"\xff")
-
-    first = (await store.find(RowFilter()))[0]
-    assert (first.topic, first.error_message) == ("orders", "no \ufffd")
-    assert await Replay(store, FakeProducer()).run_once() == Sweep(published=2, failed=1)
-    (failed,) = await store.find(RowFilter(status=Status.FAILED))
-    assert "the topic column is wrong" in (failed.error_message or "")
-    await store.close()
-
-
-async def test_text_that_is_not_utf_8(sqlite_url: str) -> None:
+@ON_SQLITE
+async def test_text_that_is_not_utf_8(store: SqlFallbackStore) -> None:
     """SQLite takes any bytes for text: they are published as they are, and hold nobody up."""
-    store = SqlFallbackStore.connect(sqlite_url)
     await three_rows(store)
     async with store.engine.begin() as connection:
         await connection.execute(
@@ -119,47 +118,33 @@ async def test_text_that_is_not_utf_8(sqlite_url: str) -> None:
                 " error_message = CAST(x'ff42' AS TEXT) WHERE id = 1"
             )
         )
+    await change(store, 2, error_message=b"no \xff")
 
-    first = (await store.find(RowFilter()))[0]
+    first, second, _ = await store.find(RowFilter())
     assert (first.payload, first.error_message) == (b"\xffA", "\ufffdB")
+    assert second.error_message == "no \ufffd"
     producer = FakeProducer()
     assert await Replay(store, producer).run_once() == Sweep(published=3)
     assert producer.sent[0].value == b"\xffA"
-    await store.close()
 
 
-@pytest.mark.parametrize("column", ["retry_count", "max_retry", "message_partition"])
-async def test_words_in_columns_of_numbers(sqlite_url: str, column: str) -> None:
-    """SQLite keeps words in a column of numbers: the row is shown and FAILED, others go on."""
-    store = SqlFallbackStore.connect(sqlite_url)
-    await three_rows(store)
-    await change(store, 1, **{column: "some"})
-
-    assert [row.malformed is None for row in await store.find(RowFilter())] == [False, True, True]
-    assert await Replay(store, FakeProducer()).run_once() == Sweep(published=2, failed=1)
-    (failed,) = await store.find(RowFilter(status=Status.FAILED))
-    assert f"the {column} column is wrong" in (failed.error_message or "")
-    await store.close()
-
-
+@ON_POSTGRESQL
 @pytest.mark.parametrize("column", ["next_retry_at", "created_at", "published_at"])
 @pytest.mark.parametrize("moment", ["0044-03-15 BC", "-infinity"])
 async def test_times_of_postgresql_beyond_the_calendar(
-    postgres_url: str, column: str, moment: str
+    store: SqlFallbackStore, column: str, moment: str
 ) -> None:
     """PostgreSQL knows years that Python does not: such a row is published like the others."""
-    store = SqlFallbackStore.connect(postgres_url)
     await three_rows(store)
     await change_time(store, 1, column, moment)
 
     assert getattr((await store.find(RowFilter()))[0], column).year == 1
     assert await Replay(store, FakeProducer()).run_once() == Sweep(published=3)
-    await store.close()
 
 
-async def test_a_time_of_postgresql_after_the_calendar(postgres_url: str) -> None:
+@ON_POSTGRESQL
+async def test_a_time_of_postgresql_after_the_calendar(store: SqlFallbackStore) -> None:
     """A row that is due in the year 20000 waits; one made then is published."""
-    store = SqlFallbackStore.connect(postgres_url)
     await three_rows(store)
     await change_time(store, 1, "created_at", "20000-01-01")
     await change_time(store, 3, "next_retry_at", "20000-01-01")
@@ -168,7 +153,6 @@ async def test_a_time_of_postgresql_after_the_calendar(postgres_url: str) -> Non
     assert (found[0].created_at.year, found[2].next_retry_at.year) == (9999, 9999)
     assert await Replay(store, FakeProducer()).run_once() == Sweep(published=2)
     assert (await store.stats()).pending == 1
-    await store.close()
 
 
 async def test_moments_come_back_to_the_microsecond(database_url: str) -> None:

@@ -12,6 +12,7 @@ from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.sweep import Sweep
+from tests.integration.publishing.conftest import ON_SQLITE
 from tests.support.publish_fakes import FakeProducer, message
 
 
@@ -23,9 +24,8 @@ async def insert(store: SqlFallbackStore, columns: str, values: str) -> None:
         )
 
 
-async def test_three_columns_are_enough(database_url: str) -> None:
+async def test_three_columns_are_enough(store: SqlFallbackStore) -> None:
     """Topic, key and payload as text: the row is due at once, with an event id of its own."""
-    store = SqlFallbackStore.connect(database_url)
     producer = FakeProducer()
     payload = '{"note":"a \\\\ \\"quoted\\" \\n größe 😀"}'
     await insert(store, "topic, message_key, payload", f"'orders', '42', '{payload}'")
@@ -36,12 +36,10 @@ async def test_three_columns_are_enough(database_url: str) -> None:
     (sent,) = producer.sent
     assert (sent.topic, sent.key, sent.value) == ("orders", b"42", payload.encode())
     assert len(sent.event_id or b"") == 36
-    await store.close()
 
 
-async def test_headers_and_bytes_by_hand(database_url: str) -> None:
+async def test_headers_and_bytes_by_hand(store: SqlFallbackStore) -> None:
     """Headers may be an object; bytes are written in hexadecimal; no key is no order."""
-    store = SqlFallbackStore.connect(database_url)
     producer = FakeProducer()
     await insert(
         store, "topic, payload, headers", "'orders', '\\x00ff', '{\"event-id\"\\:\"e-1\"}'"
@@ -49,18 +47,15 @@ async def test_headers_and_bytes_by_hand(database_url: str) -> None:
     assert (await Replay(store, producer).run_once()).published == 1
     assert producer.sent[0].value == b"\x00\xff"
     assert producer.sent[0].event_id == b"e-1"
-    await store.close()
 
 
-async def test_unreadable_headers_fail_the_row(database_url: str) -> None:
+async def test_unreadable_headers_fail_the_row(store: SqlFallbackStore) -> None:
     """A row that cannot be read back waits for a person; others go on."""
-    store = SqlFallbackStore.connect(database_url)
     await insert(store, "topic, message_key, headers", "'orders', '1', '{oops'")
     await insert(store, "topic, message_key", "'orders', '1'")
     assert await Replay(store, FakeProducer()).run_once() == Sweep(published=1, failed=1)
     (row,) = await store.find(RowFilter(status=Status.FAILED))
     assert "headers" in (row.error_message or "")
-    await store.close()
 
 
 @pytest.mark.parametrize(
@@ -68,35 +63,31 @@ async def test_unreadable_headers_fail_the_row(database_url: str) -> None:
     [("topic, status", "'orders', 'DONE'"), ("topic", "''"), ("payload", "'{}'")],
 )
 async def test_nonsense_is_refused_when_written(
-    database_url: str, columns: str, values: str
+    store: SqlFallbackStore, columns: str, values: str
 ) -> None:
     """A wrong status, an empty topic or none is the writer's error, at once."""
-    store = SqlFallbackStore.connect(database_url)
     with pytest.raises(IntegrityError):
         await insert(store, columns, values)
-    await store.close()
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("moment", ["2025-12-19T10:30:00Z", "tomorrow", "1766140200"])
-async def test_sqlite_refuses_other_times(sqlite_url: str, moment: str) -> None:
+async def test_sqlite_refuses_other_times(store: SqlFallbackStore, moment: str) -> None:
     """Times are text in SQLite: one that would sort wrongly is refused when it is written."""
-    store = SqlFallbackStore.connect(sqlite_url)
     with pytest.raises(IntegrityError):
         await insert(
             store, "topic, next_retry_at", f"'orders', '{moment.replace(':', chr(92) + ':')}'"
         )
     await insert(store, "topic, next_retry_at", "'orders', CURRENT_TIMESTAMP")
     assert (await Replay(store, FakeProducer()).run_once()).published == 1
-    await store.close()
 
 
-async def test_a_blob_is_a_payload_too(sqlite_url: str) -> None:
+@ON_SQLITE
+async def test_a_blob_is_a_payload_too(store: SqlFallbackStore) -> None:
     """SQLite keeps bytes that a driver wrote as they are."""
-    store = SqlFallbackStore.connect(sqlite_url)
     await insert(store, "topic, payload", "'orders', x'00FF'")
     rows: list[FallbackRow] = await store.find(RowFilter())
     assert rows[0].payload == b"\x00\xff"
-    await store.close()
 
 
 async def test_workers_of_one_database(database_url: str) -> None:
@@ -127,9 +118,8 @@ async def test_a_database_that_is_gone(postgres_url: str) -> None:
     await store.close()
 
 
-async def test_one_bad_message_does_not_spoil_the_others(database_url: str) -> None:
+async def test_one_bad_message_does_not_spoil_the_others(store: SqlFallbackStore) -> None:
     """Messages share a commit; one that the database refuses fails alone."""
-    store = SqlFallbackStore.connect(database_url)
     bad = message(topic="")
     results = await asyncio.gather(
         *(store.save(message(key=b"%d" % n)) for n in range(5)),
@@ -139,4 +129,3 @@ async def test_one_bad_message_does_not_spoil_the_others(database_url: str) -> N
     )
     assert [type(result) for result in results].count(DatabaseUnavailable) == 1
     assert await store.count(RowFilter()) == 10
-    await store.close()
