@@ -105,42 +105,35 @@ def insert_values(message: NewMessage) -> dict[str, Any]:
 
 def row_from(columns: Mapping[str, Any]) -> FallbackRow:
     """Return a row; never raises, whatever its columns contain."""
-    headers: tuple[Header, ...] = ()
+    values = dict(columns)
     malformed = None
     try:
-        headers = headers_from_text(columns["headers"])
+        values["headers"] = headers_from_text(values["headers"])
     except ValueError as error:
+        values["headers"] = ()
         malformed = f"the headers column is wrong: {error}"
     for name in ("next_retry_at", "created_at"):
-        if columns[name] is NO_TIME:
+        if values[name] is NO_TIME:
             malformed = f"the {name} column is wrong: it holds no time that there is"
-    numbers = {name: columns[name] for name in ("retry_count", "max_retry", "message_partition")}
-    for name, number in numbers.items():
-        if number is not None and not isinstance(number, int):
+    for name in ("retry_count", "max_retry", "message_partition"):
+        if values[name] is not None and not isinstance(values[name], int):
             malformed = f"the {name} column is wrong: it must be a whole number"
-            numbers[name] = 0
-    if not columns["topic"]:
+            values[name] = 0
+    if not values["topic"]:
         malformed = "the topic column is empty"
-    elif isinstance(columns["topic"], bytes):
+    elif isinstance(values["topic"], bytes):
         malformed = "the topic column is wrong: it must be text"
+    values |= {
+        "topic": _readable(values["topic"]) or "",
+        "error_message": _readable(values["error_message"]),
+        "status": Status(values["status"]),
+    }
     return FallbackRow(
-        id=columns["id"],
-        topic=_readable(columns["topic"]) or "",
-        key=from_text(columns["message_key"]),
-        payload=from_text(columns["payload"]),
-        headers=headers,
-        partition=numbers["message_partition"],
-        retry_count=numbers["retry_count"],
-        max_retry=numbers["max_retry"],
-        status=Status(columns["status"]),
-        next_retry_at=columns["next_retry_at"],
-        error_message=_readable(columns["error_message"]),
-        created_at=columns["created_at"],
-        updated_at=columns["updated_at"],
-        published_at=columns["published_at"],
-        lease_token=columns["lease_token"],
-        lease_until=columns["lease_until"],
+        key=from_text(values.pop("message_key")),
+        payload=from_text(values.pop("payload")),
+        partition=values.pop("message_partition"),
         malformed=malformed,
+        **values,
     )
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from order_relay.fallback.sql.batch_inserter import BatchInserter
 from order_relay.fallback.sql.engine import OPENED_FILE, make_engine, translated
 from order_relay.fallback.sql.schema import (
     TABLE_NAME,
@@ -45,6 +44,8 @@ from order_relay.fallback.store import (
 )
 from order_relay.model.byte_text import clean_text, to_text
 
+MAX_BATCH = 200
+
 _NOW = sa.bindparam("now", type_=UtcDateTime())
 _UNTIL = sa.bindparam("until", type_=UtcDateTime())
 _END_LEASE = "updated_at = :now, lease_token = NULL, lease_until = NULL"
@@ -70,7 +71,8 @@ class SqlFallbackStore:
             self._clock = _utc_now  # all users of a file share the machine's clock
         # SQLite allows one writer; this lock is fairer and cheaper than its busy loop.
         self._write_lock = asyncio.Lock() if self._dialect == "sqlite" else None
-        self._inserter = BatchInserter(self._insert)
+        self._waiting: list[tuple[NewMessage, asyncio.Future[int]]] = []
+        self._writer: asyncio.Task[None] | None = None
 
     @classmethod
     def connect(
@@ -97,7 +99,11 @@ class SqlFallbackStore:
 
     async def save(self, message: NewMessage) -> int:
         """See ``FallbackStore.save``."""
-        return await self._inserter.save(message)
+        saved: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((message, saved))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._save_waiting())
+        return await saved
 
     async def claim(
         self,
@@ -298,6 +304,41 @@ class SqlFallbackStore:
     ) -> set[int]:
         result = await connection.execute(sa.text(sql).bindparams(*typed), values)
         return set(result.scalars())
+
+    # --- saving ---------------------------------------------------------------------------------
+
+    async def _save_waiting(self) -> None:
+        """Save messages in batches: all that arrive during a commit share the next one.
+
+        In an outage of Kafka every event is saved; one commit each would be limited by the disk.
+        """
+        batch: list[tuple[NewMessage, asyncio.Future[int]]] = []
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                await self._save_batch(batch)
+        except BaseException:  # the loop ends
+            for _, saved in (*batch, *self._waiting):
+                saved.cancel()
+            self._waiting.clear()
+            raise
+
+    async def _save_batch(self, batch: list[tuple[NewMessage, asyncio.Future[int]]]) -> None:
+        try:
+            ids = await self._insert([message for message, _ in batch])
+        except Exception as error:  # noqa: BLE001 - the callers of ``save`` get it
+            if len(batch) > 1 and getattr(error, "statement_refused", False):
+                # The database refuses one of them: save the others without it.
+                for one in batch:
+                    await self._save_batch([one])
+                return
+            for _, saved in batch:
+                if not saved.done():
+                    saved.set_exception(error)
+        else:
+            for (_, saved), row_id in zip(batch, ids, strict=True):
+                if not saved.done():
+                    saved.set_result(row_id)
 
     async def _insert(self, messages: Sequence[NewMessage]) -> list[int]:
         statement = sa.insert(fallback_message).returning(
