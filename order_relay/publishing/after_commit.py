@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -40,9 +41,9 @@ class PendingPublish:
         event_id: The event's id.
     """
 
-    def __init__(self, event_id: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, event_id: str, loop_thread: int) -> None:
         self.event_id = event_id
-        self._loop = loop
+        self._loop_thread = loop_thread
         self._future: concurrent.futures.Future[AfterCommitResult] = concurrent.futures.Future()
 
     def done(self) -> bool:
@@ -61,7 +62,7 @@ class PendingPublish:
             PublishFailed: See ``Publisher.publish``.
             RuntimeError: The loop has ended; or this is the loop's thread, which must not wait.
         """
-        if not self.done() and _running_loop() is self._loop:
+        if not self.done() and threading.get_ident() == self._loop_thread:
             raise RuntimeError("in the event loop's thread, await it")
         return self._future.result(timeout_seconds)
 
@@ -89,6 +90,7 @@ class AfterCommit:
         """Publish through ``publisher``; the caller closes it after this."""
         self._publisher = publisher
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def publish(
@@ -120,7 +122,7 @@ class AfterCommit:
             InvalidEvent: It is not an ORDER_PAID event. The order can still be rolled back.
         """
         checked = order_event(event, event_id=event_id, key=key, headers=headers)
-        pending = PendingPublish(checked.event_id, self._loop)
+        pending = PendingPublish(checked.event_id, self._thread)
         when_committed(
             session,
             committed=lambda: self._committed(checked, pending),
@@ -139,12 +141,9 @@ class AfterCommit:
             await asyncio.wait(self._tasks, timeout=grace_seconds)
 
     def _committed(self, event: OrderEvent, pending: PendingPublish) -> None:
-        if _running_loop() is self._loop:
-            self._begin(event, pending)
-            return
         try:
             self._loop.call_soon_threadsafe(self._begin, event, pending)
-        except RuntimeError as error:
+        except RuntimeError as error:  # the loop has ended
             self._lost(event, pending, error)
 
     def _begin(self, event: OrderEvent, pending: PendingPublish) -> None:
@@ -177,10 +176,3 @@ class AfterCommit:
             )
         )
         pending.settle(error)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from order_relay.errors import InvalidEvent
+from order_relay.fallback.store import NewMessage
 from order_relay.model.events import decode_order_paid
 from order_relay.model.headers import EVENT_ID_HEADER, Header, name_problem
 
@@ -32,6 +33,10 @@ class OrderEvent:
     key: bytes
     payload: bytes
     headers: tuple[Header, ...]
+
+    def row(self, topic: str, max_retry: int) -> NewMessage:
+        """Return the row that keeps it until ``topic`` has it."""
+        return NewMessage(topic, self.key, self.payload, self.headers, max_retry=max_retry)
 
 
 def order_event(

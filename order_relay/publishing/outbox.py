@@ -17,7 +17,6 @@ from sqlalchemy import orm
 
 from order_relay.errors import DatabaseUnavailable
 from order_relay.fallback.sql.schema import fallback_message, insert_values
-from order_relay.fallback.store import NewMessage
 from order_relay.fallback.sweep import Sweep
 from order_relay.model.headers import Header
 from order_relay.publishing.commit_hook import AnySession, sync_session, when_committed
@@ -101,17 +100,7 @@ class Outbox:
             InvalidEvent: It is not an ORDER_PAID event; nothing was added.
         """
         checked = order_event(event, event_id=event_id, key=key, headers=headers)
-        row = OutboxRow(
-            **insert_values(
-                NewMessage(
-                    self._topic,
-                    checked.key,
-                    checked.payload,
-                    checked.headers,
-                    max_retry=self._max_retry,
-                )
-            )
-        )
+        row = OutboxRow(**insert_values(checked.row(self._topic, self._max_retry)))
         if self._replay is not None:
             when_committed(session, committed=lambda: self._committed(row))
         sync_session(session).add(row)

@@ -8,12 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
-from order_relay.errors import (
-    InvalidEvent,
-    PublishFailed,
-    PublishRefused,
-    RecordTooLarge,
-)
+from order_relay.errors import InvalidEvent, PublishFailed, PublishRefused, RecordTooLarge
 from order_relay.fallback.store import FallbackStore, NewMessage
 from order_relay.kafka.producer import Acknowledged, RecordProducer
 from order_relay.logs.log_line import LogLine
@@ -131,13 +126,7 @@ class Publisher:
         except InvalidEvent:
             self._on_result("invalid")
             raise
-        message = NewMessage(
-            self._topic,
-            checked.key,
-            checked.payload,
-            checked.headers,
-            max_retry=self._max_retry,
-        )
+        message = checked.row(self._topic, self._max_retry)
         task = asyncio.create_task(self._publish(message, checked.event_id))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -194,7 +183,10 @@ class Publisher:
             self._sending.discard(task)
 
     async def _save(self, message: NewMessage, event_id: str, kafka_error: BaseException) -> Saved:
-        reason = self._outage() or _reason(kafka_error)
+        stopped = isinstance(kafka_error, asyncio.CancelledError)
+        reason = self._outage() or (
+            "stopped before Kafka answered" if stopped else str(kafka_error)
+        )
         saved = replace(message, error_message=reason)
         try:
             try:
@@ -217,12 +209,6 @@ class Publisher:
             )
         )
         return Saved(row_id, event_id, reason)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, asyncio.CancelledError):
-        return "stopped before Kafka answered"
-    return str(error)
 
 
 def _log_error(task: asyncio.Task[PublishResult]) -> None:
