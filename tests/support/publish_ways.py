@@ -90,6 +90,9 @@ class ScriptedKafka:
             raise self.refusal
         return Acknowledged(topic, 0, offset)
 
+    async def ping(self, timeout_seconds: float = 5.0) -> None:
+        """Answer."""
+
     def refuse(self) -> None:
         """Refuse what comes from now on."""
         self.refusal = PublishRefused(TOPIC, "Local: Message timed out", "_MSG_TIMED_OUT")

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from order_relay.errors import DatabaseUnavailable, InvalidEvent
 from order_relay.fallback.replay import Replay
-from order_relay.fallback.sql.migrate import migrate
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.sweep import Sweep
@@ -52,6 +51,14 @@ class Rows:
         if self.error is not None:
             raise self.error
         return Sweep(published=len(ids))
+
+
+@pytest.fixture
+async def shop(sqlite_url: str) -> AsyncIterator[AsyncEngine]:
+    """A shop's database, with the table of its outbox."""
+    engine = await make_orders(sqlite_url)
+    yield engine
+    await engine.dispose()
 
 
 async def stored(url: str) -> list[FallbackRow]:
@@ -132,14 +139,11 @@ async def test_a_wrong_event_adds_nothing() -> None:
     assert not session.new
 
 
-async def test_rolled_back_savepoints(tmp_path: Path) -> None:
+async def test_rolled_back_savepoints(shop: AsyncEngine, sqlite_url: str) -> None:
     """Only rows of savepoints that were kept are written and published."""
     rows = Rows()
     outbox = Outbox(TOPIC, replay=rows)
-    url = f"sqlite+aiosqlite:///{tmp_path}/orders.db"
-    await migrate(url)
-    engine = await make_orders(url)
-    async with AsyncSession(engine) as session:
+    async with AsyncSession(shop) as session:
         outbox.add(session, paid(1))
         async with session.begin_nested():
             outbox.add(session, paid(2))
@@ -148,84 +152,76 @@ async def test_rolled_back_savepoints(tmp_path: Path) -> None:
         await undone.rollback()
         outbox.add(session, paid(4))
         await session.commit()
-    await engine.dispose()
     await until(lambda: rows.calls)
-    assert [row.key for row in await stored(url)] == [b"1", b"2", b"4"]
+    assert [row.key for row in await stored(sqlite_url)] == [b"1", b"2", b"4"]
     assert [row_id for call in rows.calls for row_id in call] == [
-        row.id for row in await stored(url)
+        row.id for row in await stored(sqlite_url)
     ]
 
 
-async def commit_one(engine: AsyncEngine, outbox: Outbox, number: int) -> None:
+async def commit_one(shop: AsyncEngine, outbox: Outbox, number: int) -> None:
     """Commit an event."""
-    async with AsyncSession(engine) as session, session.begin():
+    async with AsyncSession(shop) as session, session.begin():
         outbox.add(session, paid(number))
 
 
-async def test_commits_share_a_call(tmp_path: Path) -> None:
+async def test_commits_share_a_call(shop: AsyncEngine) -> None:
     """Rows that are committed while others are published go out together, next."""
     rows = Rows()
     rows.goes_on.clear()
     outbox = Outbox(TOPIC, replay=rows)
-    url = f"sqlite+aiosqlite:///{tmp_path}/orders.db"
-    await migrate(url)
-    engine = await make_orders(url)
-    await commit_one(engine, outbox, 1)
+    await commit_one(shop, outbox, 1)
     await until(lambda: rows.calls)
     for number in range(2, 6):
-        await commit_one(engine, outbox, number)
+        await commit_one(shop, outbox, number)
     rows.goes_on.set()
     await until(lambda: len(rows.calls) == 2)
     assert rows.calls == [[1], [2, 3, 4, 5]]
-    await engine.dispose()
 
 
 async def test_the_database_away_after_the_commit(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    shop: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Rows that cannot be claimed wait for replay; the outbox goes on with the next."""
     rows = Rows()
     rows.error = DatabaseUnavailable("gone")
     outbox = Outbox(TOPIC, replay=rows)
-    url = f"sqlite+aiosqlite:///{tmp_path}/orders.db"
-    await migrate(url)
-    engine = await make_orders(url)
-    await commit_one(engine, outbox, 1)
+    await commit_one(shop, outbox, 1)
     await until(lambda: "wait for replay" in caplog.text)
     rows.error = ZeroDivisionError()
-    await commit_one(engine, outbox, 2)
+    await commit_one(shop, outbox, 2)
     await until(lambda: "unexpected error" in caplog.text)
     rows.error = None
-    await commit_one(engine, outbox, 3)
+    await commit_one(shop, outbox, 3)
     await until(lambda: len(rows.calls) == 3)
-    await engine.dispose()
 
 
-async def test_closed(tmp_path: Path) -> None:
+async def test_closed(shop: AsyncEngine, sqlite_url: str) -> None:
     """After the close rows are still written, for replay; a call that hangs is given up."""
     rows = Rows()
     rows.goes_on.clear()
     outbox = Outbox(TOPIC, replay=rows)
-    url = f"sqlite+aiosqlite:///{tmp_path}/orders.db"
-    await migrate(url)
-    engine = await make_orders(url)
-    await commit_one(engine, outbox, 1)
+    await commit_one(shop, outbox, 1)
     await until(lambda: rows.calls)
     await outbox.close(grace_seconds=0)
-    await commit_one(engine, outbox, 2)
-    await engine.dispose()
+    await commit_one(shop, outbox, 2)
     assert rows.calls == [[1]]
-    assert [row.status for row in await stored(url)] == [Status.PENDING] * 2
+    assert [row.status for row in await stored(sqlite_url)] == [Status.PENDING] * 2
 
 
-async def test_closing_right_after_a_commit(tmp_path: Path) -> None:
+def commit_blocking(url: str, outbox: Outbox) -> None:
+    """Commit an event by a blocking session."""
+    path = sa.make_url(url).database or ""
+    with sync_engine(path) as engine, orm.Session(engine) as session:
+        outbox.add(session, paid(1))
+        session.commit()
+
+
+async def test_closing_right_after_a_commit(sqlite_url: str) -> None:
     """What was committed before the close is published within its grace."""
     rows = Rows()
     outbox = Outbox(TOPIC, replay=rows)
-    await migrate(f"sqlite+aiosqlite:///{tmp_path}/orders.db")
-    with sync_engine(str(tmp_path / "orders.db")) as engine, orm.Session(engine) as session:
-        outbox.add(session, paid(1))
-        session.commit()
+    commit_blocking(sqlite_url, outbox)
     await outbox.close()
     assert rows.calls == [[1]]
 
@@ -245,50 +241,37 @@ async def test_rows_that_wait_are_bounded() -> None:
     await outbox.close()
 
 
-async def test_kafka_away(tmp_path: Path) -> None:
+async def test_kafka_away(shop: AsyncEngine, sqlite_url: str) -> None:
     """A refused row stays PENDING, and the next sweep after its wait publishes it."""
-    url = f"sqlite+aiosqlite:///{tmp_path}/orders.db"
-    await migrate(url)
-    engine = await make_orders(url)
-    store = SqlFallbackStore.connect(url)
-
-    class Kafka(ScriptedKafka):
-        async def ping(self, timeout_seconds: float = 5.0) -> None:
-            """Answer."""
-
-    kafka = Kafka()
+    store = SqlFallbackStore.connect(sqlite_url)
+    kafka = ScriptedKafka()
     kafka.refuse()
     replay = Replay(store, kafka)
     outbox = Outbox(TOPIC, replay=replay)
-    await commit_one(engine, outbox, 1)
+    await commit_one(shop, outbox, 1)
     await until(lambda: kafka.sent)
     await outbox.close()
-    (row,) = await stored(url)
+    (row,) = await stored(sqlite_url)
     assert (row.status, row.retry_count) == (Status.PENDING, 1)
     kafka.refusal = None
-    async with engine.begin() as connection:
+    async with shop.begin() as connection:
         await connection.execute(
             sa.text("UPDATE kafka_fallback_message SET next_retry_at = created_at")
         )
     assert (await replay.run_once()).published == 1
     assert len({record.event_id for record in kafka.sent}) == 1
     await store.close()
-    await engine.dispose()
 
 
 def test_a_commit_after_the_loop_has_ended(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The row is committed and waits for replay."""
     caplog.set_level(logging.WARNING)
 
     async def make() -> Outbox:
-        await migrate(f"sqlite+aiosqlite:///{tmp_path}/orders.db")
         return Outbox(TOPIC, replay=Rows())
 
-    outbox = asyncio.run(make())
-    with sync_engine(str(tmp_path / "orders.db")) as engine, orm.Session(engine) as session:
-        outbox.add(session, paid(1))
-        session.commit()
+    commit_blocking(sqlite_url, asyncio.run(make()))
     assert "outbox rows wait for replay" in caplog.text
-    assert len(asyncio.run(stored(f"sqlite+aiosqlite:///{tmp_path}/orders.db"))) == 1
+    assert len(asyncio.run(stored(sqlite_url))) == 1
