@@ -14,10 +14,9 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import asyncpg  # type: ignore[import-untyped] # ships no types
@@ -56,6 +55,12 @@ def find_binary(name: str) -> Path | None:
     return candidates[-1] if candidates else None
 
 
+def _binary(name: str) -> Path:
+    found = find_binary(name)
+    assert found is not None
+    return found
+
+
 def unavailable_reason() -> str | None:
     """Return why there can be no server here, or None."""
     for name in ("initdb", "postgres"):
@@ -66,8 +71,56 @@ def unavailable_reason() -> str | None:
     return None
 
 
-class PostgresServer:
-    """A running server from construction to ``close``."""
+class _Server:
+    """A server program from construction to ``close``: a free port, a folder, no rights."""
+
+    def __init__(self) -> None:
+        self.port = _free_port()
+        self._folder = Path(tempfile.mkdtemp(prefix="relay-postgres-"))
+        self._user = _unprivileged() if os.geteuid() == 0 else None
+        if self._user is not None:
+            shutil.chown(self._folder, self._user)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _start(self, *command: object, ready: Callable[[], bool]) -> None:
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                list(map(str, command)),
+                cwd=self._folder,
+                user=self._user,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent  # noqa: PLW1509 - one system call, no locks
+                if sys.platform == "linux"
+                else None,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                written = (self._folder / "log").read_text(errors="replace")
+                self.close()
+                raise RuntimeError(f"{command[0]} does not start: {written[-2000:]}")
+            time.sleep(0.05)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the server. May be called twice."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait()
+            self._process = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class PostgresServer(_Server):
+    """A running server."""
 
     def __init__(self, *, durable: bool = False, authority: trustme.CA | None = None) -> None:
         """Start; without ``durable`` commits do not wait for the disk.
@@ -75,22 +128,17 @@ class PostgresServer:
         With an authority the server takes connections over TLS only, by a certificate that the
         authority has signed; the user CERTIFIED needs one too.
         """
-        initdb, postgres = find_binary("initdb"), find_binary("postgres")
-        assert initdb is not None
-        assert postgres is not None
-        self._folder = Path(tempfile.mkdtemp(prefix="relay-postgres-"))
-        user = _unprivileged() if os.geteuid() == 0 else None
-        if user is not None:
-            shutil.chown(self._folder, user)
+        super().__init__()
         data = self._folder / "data"
-        self.port = _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
         subprocess.run(
-            [initdb, "-D", data, "-A", "trust", "-U", USER, "-E", "UTF8", "--locale=C", "-N"],
+            [
+                *(_binary("initdb"), "-D", data, "-A", "trust", "-U", USER),
+                *("-E", "UTF8", "--locale=C", "-N"),
+            ],
             check=True,
             capture_output=True,
             cwd=self._folder,
-            user=user,
+            user=self._user,
         )
         options = {
             "listen_addresses": "127.0.0.1",
@@ -100,34 +148,18 @@ class PostgresServer:
             "max_connections": "200",
         }
         if authority is not None:
-            options |= self._secure(authority, user)
-        with (self._folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [postgres, "-D", data, *(f"--{name}={value}" for name, value in options.items())],
-                cwd=self._folder,
-                user=user,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_die_with_parent  # noqa: PLW1509 - one system call, no locks
-                if sys.platform == "linux"
-                else None,
-            )
-        self._wait()
+            options |= self._secure(authority)
+        given = (f"--{name}={value}" for name, value in options.items())
+        self._start(_binary("postgres"), "-D", data, *given, ready=self._answers)
 
-    def __enter__(self) -> Self:
-        return self
+    def _answers(self) -> bool:
+        try:
+            self.execute("SELECT 1")
+        except (OSError, asyncpg.CannotConnectNowError):
+            return False
+        return True
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _secure(self, authority: trustme.CA, user: str | None) -> dict[str, str]:
+    def _secure(self, authority: trustme.CA) -> dict[str, str]:
         """Write the files that TLS needs; return the options."""
         issued = authority.issue_cert("127.0.0.1")
         files = {
@@ -140,8 +172,8 @@ class PostgresServer:
             path = self._folder / name
             path.write_bytes(content)
             path.chmod(0o600)
-            if user is not None:
-                shutil.chown(path, user)
+            if self._user is not None:
+                shutil.chown(path, self._user)
         return {"ssl": "on", **{name: str(self._folder / name) for name in files}}
 
     def url(self, database: str) -> str:
@@ -209,75 +241,26 @@ class PostgresServer:
     async def _connect(self, database: str) -> Any:
         return await asyncpg.connect(host="127.0.0.1", port=self.port, user=USER, database=database)
 
-    def close(self) -> None:
-        """End the server. May be called twice."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)
-            self._process.wait()
-            self._process = None
-        shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                self.execute("SELECT 1")
-                return
-            except (OSError, asyncpg.CannotConnectNowError):
-                assert self._process is not None
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    log = (self._folder / "log").read_text(errors="replace")
-                    self.close()
-                    raise RuntimeError(f"PostgreSQL does not start: {log[-2000:]}") from None
-            time.sleep(0.05)
-
-
-class PgBouncer:
-    """A pooler before a server, from construction to ``close``.
+class PgBouncer(_Server):
+    """A pooler before a server.
 
     In transaction mode: two transactions of a client may have different connections to the server.
     """
 
     def __init__(self, server: PostgresServer) -> None:
-        pgbouncer = find_binary("pgbouncer")
-        assert pgbouncer is not None
-        self.port = _free_port()
-        self._folder = Path(tempfile.mkdtemp(prefix="relay-pgbouncer-"))
+        super().__init__()
         settings = self._folder / "pgbouncer.ini"
         settings.write_text(
             f"[databases]\n* = host=127.0.0.1 port={server.port} user={USER}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\n"
             "unix_socket_dir =\nauth_type = any\npool_mode = transaction\n"
         )
-        user = _unprivileged() if os.geteuid() == 0 else None
-        if user is not None:
-            shutil.chown(self._folder, user)
-        self._process = subprocess.Popen(
-            [pgbouncer, "-q", settings],
-            user=user,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=_die_with_parent  # noqa: PLW1509 - one system call, no locks
-            if sys.platform == "linux"
-            else None,
-        )
-        deadline = time.monotonic() + START_SECONDS
-        while not self._listens():
-            assert self._process.poll() is None, "PgBouncer does not start"
-            assert time.monotonic() < deadline, "PgBouncer does not listen"
-            time.sleep(0.02)
+        self._start(_binary("pgbouncer"), "-q", settings, ready=self._listens)
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def blocking(work: Coroutine[Any, Any, T]) -> T:

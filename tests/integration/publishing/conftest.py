@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from order_relay.fallback.sql.store import SqlFallbackStore
-from order_relay.fallback.store import FallbackStore
+from order_relay.fallback.store import Claim, FallbackStore
 from tests.support.memory_store import MemoryFallbackStore
-from tests.support.publish_fakes import Clock
+from tests.support.publish_fakes import Clock, message
 from tests.support.stage import Stage
 
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -23,7 +24,15 @@ class Table:
 
     store: FallbackStore
     clock: Clock
-    kind: str
+
+    async def save(self, *keys: bytes | None) -> None:
+        """Save a message of each key."""
+        for key in keys:
+            await self.store.save(message(key=key))
+
+    async def claim(self, limit: int = 10, lease_seconds: float = 60, **options: Any) -> Claim:
+        """See ``FallbackStore.claim``."""
+        return await self.store.claim(limit=limit, lease_seconds=lease_seconds, **options)
 
 
 @pytest.fixture
@@ -64,5 +73,5 @@ async def table(request: pytest.FixtureRequest) -> AsyncIterator[Table]:
     else:
         name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
         store = SqlFallbackStore.connect(request.getfixturevalue(name), clock=clock)
-    yield Table(store, clock, request.param)
+    yield Table(store, clock)
     await store.close()

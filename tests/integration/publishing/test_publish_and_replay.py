@@ -14,7 +14,6 @@ import pytest
 from confluent_kafka import KafkaError
 
 from order_relay.delivery.dead_letters import DeadLetter
-from order_relay.errors import DatabaseUnavailable, PublishFailed
 from order_relay.fallback.dead_letters import FallbackDeadLetters
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.store import SqlFallbackStore
@@ -141,28 +140,6 @@ async def test_an_unknown_topic_fails_at_once(shop: Shop, monkeypatch: pytest.Mo
     rows = await shop.store.find(RowFilter(status=Status.FAILED))
     assert [row.topic for row in rows] == ["gone", "gone"]
     assert "nknown topic" in (rows[0].error_message or "")
-
-
-async def test_too_large_fails_at_once(shop: Shop) -> None:
-    """A broker that finds a record too large is not asked again."""
-    shop.kafka.refuse(KafkaError.MSG_SIZE_TOO_LARGE, 1)
-    await shop.store.save(NewMessage(shop.stage.topic, b"1", order_value(1)))
-    assert (await shop.replay.run_once()).failed == 1
-    (row,) = await shop.store.find(RowFilter(status=Status.FAILED))
-    assert "too large" in (row.error_message or "")
-
-
-async def test_neither_kafka_nor_database(shop: Shop, tmp_path: Path) -> None:
-    """When both refuse, the caller has both reasons."""
-    lost = SqlFallbackStore.connect(f"sqlite:///{tmp_path / 'no' / 'folder.db'}")
-    publisher = Publisher(shop.producer, lost, shop.stage.topic)
-    shop.kafka_down()
-    with pytest.raises(PublishFailed) as caught:
-        await publisher.publish(order_value(1))
-    assert isinstance(caught.value.database_error, DatabaseUnavailable)
-    assert "timed out" in str(caught.value)
-    assert "unable to open database file" in str(caught.value)
-    await lost.close()
 
 
 async def test_refused_dead_letters_come_back(shop: Shop) -> None:

@@ -44,7 +44,7 @@ async def test_a_row_comes_back_exactly(table: Table) -> None:
 async def test_any_size_of_key_and_payload(table: Table, value: bytes | None) -> None:
     """Null, empty, megabytes: as payload and as key, in whose index there must be room."""
     await table.store.save(message(value, value))
-    claim = await table.store.claim(limit=1, lease_seconds=60)
+    claim = await table.claim(1)
     assert claim.rows[0].payload == value
     assert claim.rows[0].key == value
 
@@ -52,30 +52,29 @@ async def test_any_size_of_key_and_payload(table: Table, value: bytes | None) ->
 async def test_a_clock_that_is_set_back(table: Table) -> None:
     """Rows saved or refused before are due all the same, and a dead worker's lease runs out."""
     table.clock.advance(3600)
-    for key in (b"1", b"2", b"3", b"4"):
-        await table.store.save(message(key=key))
-    claim = await table.store.claim(limit=1, lease_seconds=1)
+    await table.save(b"1", b"2", b"3", b"4")
+    claim = await table.claim(1, 1)
     later = table.clock() + timedelta(seconds=60)
     await table.store.settle(claim.token, [retried(claim.rows[0].id, 1, later, "no")])
-    left = await table.store.claim(limit=1, lease_seconds=60)
+    left = await table.claim(1)
     table.clock.advance(-3600)
 
-    found = ids(await table.store.claim(limit=10, lease_seconds=10))
+    found = ids(await table.claim(10, 10))
     assert len(found) == 3
     assert not {*ids(left)} & {*found}
     table.clock.advance(100)
     assert (await table.store.stats()).oldest_pending_seconds == 100
-    assert {*ids(left)} < {*ids(await table.store.claim(limit=10, lease_seconds=10))}
+    assert {*ids(left)} < {*ids(await table.claim(10, 10))}
 
 
 async def test_a_row_for_later(table: Table) -> None:
     """What was refused a moment ago, by a clock that is a little ahead, waits for its time."""
     await table.store.save(message())
-    claim = await table.store.claim(limit=1, lease_seconds=10)
+    claim = await table.claim(1, 10)
     later = table.clock() + timedelta(seconds=3600)
     await table.store.settle(claim.token, [retried(claim.rows[0].id, 1, later, "no")])
     table.clock.advance(-30)
-    assert not ids(await table.store.claim(limit=10, lease_seconds=10))
+    assert not ids(await table.claim(10, 10))
 
 
 async def test_saves_at_once(table: Table) -> None:
@@ -91,13 +90,13 @@ async def test_saves_at_once(table: Table) -> None:
 async def test_claims_are_leases(table: Table) -> None:
     """A claimed row is nobody else's until it is settled or the lease runs out."""
     await table.store.save(message())
-    first = await table.store.claim(limit=10, lease_seconds=60)
+    first = await table.claim()
     assert ids(first) == [1]
     assert first.until == START + timedelta(seconds=60)
     assert first.rows[0].lease_token == first.token
-    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == []
+    assert ids(await table.claim()) == []
     table.clock.advance(60)
-    second = await table.store.claim(limit=10, lease_seconds=60)
+    second = await table.claim()
     assert ids(second) == [1]
     assert await table.store.settle(first.token, [acked(1)]) == set()
     assert await table.store.renew(first.token, [1], 60) == set()
@@ -107,23 +106,21 @@ async def test_claims_are_leases(table: Table) -> None:
 
 async def test_renewed_leases_hold_on(table: Table) -> None:
     """A renewed lease counts from the renewal."""
-    for _ in range(2):
-        await table.store.save(message(key=None))
-    claim = await table.store.claim(limit=10, lease_seconds=60)
+    await table.save(*[None] * 2)
+    claim = await table.claim()
     table.clock.advance(50)
     assert await table.store.renew(claim.token, [1, 99], 60) == {1}
     (renewed,) = await table.store.find(RowFilter(ids=[1]))
     assert renewed.updated_at == table.clock()
     table.clock.advance(20)
-    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [2]
+    assert ids(await table.claim()) == [2]
 
 
 async def test_claims_that_share_a_lease(table: Table) -> None:
     """A claim may join the lease of an earlier one: one token renews and settles both."""
-    for _ in range(3):
-        await table.store.save(message(key=None))
-    token = (await table.store.claim(limit=1, lease_seconds=60)).token
-    joined = await table.store.claim(limit=1, lease_seconds=60, token=token)
+    await table.save(*[None] * 3)
+    token = (await table.claim(1)).token
+    joined = await table.claim(1, token=token)
     assert (joined.token, ids(joined)) == (token, [2])
     assert await table.store.renew(token, [1, 2, 3], 60) == {1, 2}
     assert await table.store.settle(token, [acked(1), Outcome(2), acked(3)]) == {1, 2}
@@ -131,9 +128,8 @@ async def test_claims_that_share_a_lease(table: Table) -> None:
 
 async def test_every_outcome(table: Table) -> None:
     """Acknowledged, to be retried, given up, released: each as it should stand afterwards."""
-    for _ in range(4):
-        await table.store.save(message(key=None))
-    claim = await table.store.claim(limit=10, lease_seconds=60)
+    await table.save(*[None] * 4)
+    claim = await table.claim()
     table.clock.advance(5)
     later = table.clock() + timedelta(minutes=2)
     outcomes: list[Outcome] = [
@@ -153,46 +149,44 @@ async def test_every_outcome(table: Table) -> None:
     for row in (one, two, three, four):
         assert (row.lease_token, row.lease_until) == (None, None)
         assert row.updated_at == table.clock()
-    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [4]
+    assert ids(await table.claim()) == [4]
     table.clock.advance(119)
-    assert ids(await table.store.claim(limit=10, lease_seconds=600)) == [4]
+    assert ids(await table.claim(100)) == [4]
     table.clock.advance(1)
-    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [2]
+    assert ids(await table.claim()) == [2]
 
 
 async def test_a_key_is_claimed_in_order(table: Table) -> None:
     """Rows of a topic and key are claimed together, the earliest first; others are apart."""
     for topic, key in (("a", b"1"), ("a", b"1"), ("b", b"1"), ("a", None), ("a", None)):
         await table.store.save(message(key=key, topic=topic))
-    assert ids(await table.store.claim(limit=1, lease_seconds=60)) == [1]
-    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [3, 4, 5]
+    assert ids(await table.claim(1)) == [1]
+    assert ids(await table.claim()) == [3, 4, 5]
     table.clock.advance(60)
-    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [1, 2, 3, 4, 5]
+    assert ids(await table.claim()) == [1, 2, 3, 4, 5]
 
 
 async def test_an_earlier_unfinished_row_holds_back(table: Table) -> None:
     """A row waits while an earlier one of its key waits or is leased, but not if it FAILED."""
-    for _ in range(3):
-        await table.store.save(message(key=b"k"))
-    claim = await table.store.claim(limit=1, lease_seconds=60)
+    await table.save(*[b"k"] * 3)
+    claim = await table.claim(1)
     later = table.clock() + timedelta(minutes=1)
     await table.store.settle(claim.token, [retried(1, 1, later, "refused")])
-    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == []
+    assert ids(await table.claim()) == []
     table.clock.advance(60)
-    claim = await table.store.claim(limit=10, lease_seconds=60)
+    claim = await table.claim()
     assert ids(claim) == [1, 2, 3]
     await table.store.settle(claim.token, [gave_up(1, 2, "never"), Outcome(2), Outcome(3)])
-    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [2, 3]
+    assert ids(await table.claim()) == [2, 3]
 
 
 async def test_followers_end_where_one_is_not_due(table: Table) -> None:
     """A claim never skips a row of a key, whatever a person did to the rows."""
-    for _ in range(3):
-        await table.store.save(message(key=b"k"))
-    claim = await table.store.claim(limit=10, lease_seconds=60)
+    await table.save(*[b"k"] * 3)
+    claim = await table.claim()
     later = table.clock() + timedelta(minutes=1)
     await table.store.settle(claim.token, [Outcome(1), retried(2, 1, later, "x"), Outcome(3)])
-    assert ids(await table.store.claim(limit=10, lease_seconds=60)) == [1]
+    assert ids(await table.claim()) == [1]
 
 
 async def test_claims_go_on_where_the_last_ended(table: Table) -> None:
@@ -203,7 +197,7 @@ async def test_claims_go_on_where_the_last_ended(table: Table) -> None:
     position: Position | None = None
     seen = []
     while True:
-        claim = await table.store.claim(limit=3, lease_seconds=60, after=position)
+        claim = await table.claim(3, after=position)
         seen.append(ids(claim))
         await table.store.settle(claim.token, [Outcome(row.id) for row in claim.rows])
         position = claim.position
@@ -214,23 +208,20 @@ async def test_claims_go_on_where_the_last_ended(table: Table) -> None:
 
 async def test_claims_of_named_rows(table: Table) -> None:
     """Named rows are claimed if they are due and first of their key, and no others with them."""
-    for key in (b"k", b"k", b"l", None):
-        await table.store.save(message(key=key))
-    assert ids(await table.store.claim(limit=10, lease_seconds=60, ids=[2])) == []
-    assert ids(await table.store.claim(limit=10, lease_seconds=60, ids=[])) == []
-    assert ids(await table.store.claim(limit=10, lease_seconds=60, ids=[1, 4, 99])) == [1, 4]
+    await table.save(b"k", b"k", b"l", None)
+    assert ids(await table.claim(ids=[2])) == []
+    assert ids(await table.claim(ids=[])) == []
+    assert ids(await table.claim(ids=[1, 4, 99])) == [1, 4]
 
 
 async def test_concurrent_claims_share(table: Table) -> None:
     """Claims at one time never give one row to two, and together give all."""
     for number in range(200):
         await table.store.save(message(key=b"%d" % (number % 150)))
-    claims = await asyncio.gather(
-        *(table.store.claim(limit=30, lease_seconds=60) for _ in range(10))
-    )
+    claims = await asyncio.gather(*(table.claim(30) for _ in range(10)))
     claimed = [row_id for claim in claims for row_id in ids(claim)]
     assert len(claimed) == len(set(claimed))
-    while rest := ids(await table.store.claim(limit=30, lease_seconds=60)):
+    while rest := ids(await table.claim(30)):
         claimed += rest
     # Rows behind a head in another claim follow when that is settled.
     assert set(range(1, 151)) <= set(claimed)
@@ -239,9 +230,8 @@ async def test_concurrent_claims_share(table: Table) -> None:
 async def test_figures(table: Table) -> None:
     """Rows by status, and the age of the oldest one that is PENDING."""
     assert await table.store.stats() == FallbackStats()
-    for _ in range(5):
-        await table.store.save(message(key=None))
-    claim = await table.store.claim(limit=3, lease_seconds=1)
+    await table.save(*[None] * 5)
+    claim = await table.claim(3, 1)
     await table.store.settle(claim.token, [acked(1), acked(2), gave_up(3, 1, "x")])
     table.clock.advance(90)
     assert await table.store.stats() == FallbackStats(2, 2, 1, 90.0)
@@ -249,9 +239,8 @@ async def test_figures(table: Table) -> None:
 
 async def test_purge_takes_old_published_rows_only(table: Table) -> None:
     """The oldest PUBLISHED rows go first, at most so many; all others stay."""
-    for _ in range(6):
-        await table.store.save(message(key=None))
-    claim = await table.store.claim(limit=5, lease_seconds=1)
+    await table.save(*[None] * 6)
+    claim = await table.claim(5, 1)
     for row_id in (1, 2, 3):
         table.clock.advance(1)
         await table.store.settle(claim.token, [acked(row_id)])
@@ -265,9 +254,8 @@ async def test_purge_takes_old_published_rows_only(table: Table) -> None:
 
 async def test_requeue(table: Table) -> None:
     """FAILED rows become due with all retries before them; others are left alone."""
-    for _ in range(3):
-        await table.store.save(message(key=None))
-    claim = await table.store.claim(limit=2, lease_seconds=1)
+    await table.save(*[None] * 3)
+    claim = await table.claim(2, 1)
     await table.store.settle(claim.token, [gave_up(1, 3, "x"), acked(2)])
     table.clock.advance(10)
     assert await table.store.requeue([1, 2, 3, 99]) == {1}
@@ -278,9 +266,8 @@ async def test_requeue(table: Table) -> None:
 
 async def test_discard(table: Table) -> None:
     """FAILED rows and free PENDING ones can be deleted; published and leased ones cannot."""
-    for _ in range(4):
-        await table.store.save(message(key=None))
-    claim = await table.store.claim(limit=3, lease_seconds=60)
+    await table.save(*[None] * 4)
+    claim = await table.claim(3)
     await table.store.settle(claim.token, [gave_up(1, 3, "x"), acked(2)])
     assert await table.store.discard([1, 2, 3, 4, 99]) == {1, 4}
     assert [row.id for row in await table.store.find(RowFilter())] == [2, 3]
@@ -292,7 +279,7 @@ async def test_find_and_count(table: Table) -> None:
         await table.store.save(
             message(key=None, topic="odd" if number % 2 else "even", error_message=f"E{number}%")
         )
-    claim = await table.store.claim(limit=1, lease_seconds=60)
+    claim = await table.claim(1)
     await table.store.settle(claim.token, [gave_up(1, 1, "Broker: Not_Enough 100% replicas")])
     store = table.store
     assert [row.id for row in await store.find(RowFilter(topic="even"), limit=2)] == [1, 3]

@@ -15,7 +15,7 @@ def test_bytes_stay_as_they_are() -> None:
     given = b"  " + body(5) + b"\n"
     event = order_event(given)
     assert (event.payload, event.key) == (given, b"5")
-    uuid.UUID(event.event_id)
+    assert uuid.UUID(event.event_id) != uuid.UUID(order_event(given).event_id)
     assert event.headers == (("event-id", event.event_id.encode()),)
 
 
