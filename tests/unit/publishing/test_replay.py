@@ -59,13 +59,28 @@ async def test_all_due_rows_in_one_sweep(caplog: pytest.LogCaptureFixture) -> No
 
 
 @virtual_time
+async def test_rows_in_flight_are_bounded() -> None:
+    """A sweep claims no more rows than may be in flight, and goes on when some are settled."""
+    bench = Bench()
+    bench.producer.latency_seconds = 1
+    for number in range(250):
+        await bench.store.save(message(key=b"%d" % number))
+    replay = Replay(bench.store, bench.producer, batch_size=20, max_in_flight=60)
+    assert await replay.run_once() == Sweep(published=250)
+    assert bench.producer.most_at_once == 60
+
+
+@virtual_time
 async def test_rows_of_a_key_one_after_another() -> None:
     """Rows of one key are sent in order, each after the acknowledgement of the one before."""
     bench = Bench()
     bench.producer.latency_seconds = 1
     for number in range(12):
         await bench.store.save(message(b"%d" % number, b"same" if number % 2 else None))
-    await bench.worker(batch_size=3).run_once()
+    sweeping = asyncio.create_task(bench.worker(batch_size=3).run_once())
+    await asyncio.sleep(1.2)
+    assert "PUBLISHED" in bench.statuses(), "written only when all rows were answered"
+    await sweeping
     odd = [value for value in payloads(bench.producer.acknowledged) if int(value or b"") % 2]
     assert odd == [b"1", b"3", b"5", b"7", b"9", b"11"]
     assert set(bench.statuses()) == {"PUBLISHED"}
@@ -232,6 +247,21 @@ async def test_a_lost_lease_stops_its_rows() -> None:
     assert (await slow).settled == 0
     assert payloads(bench.producer.sent) == [b"0"]
     assert await bench.store.settle(claim.token, [acked(1), acked(2)]) == {1, 2}
+
+
+@virtual_time
+async def test_a_database_that_stays_away(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is sent, or waited for, once the lease may have run out."""
+    bench = Bench()
+    bench.producer.latency_seconds = 100
+    for number in range(2):
+        await bench.store.save(message(b"%d" % number))
+    sweeping = asyncio.create_task(bench.replay.run_once())
+    await asyncio.sleep(1)
+    bench.store.error = DatabaseUnavailable("gone")
+    assert (await sweeping).settled == 0
+    assert payloads(bench.producer.sent) == [b"0"]
+    assert "were not written: " in caplog.text
 
 
 @virtual_time
