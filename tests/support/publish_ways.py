@@ -111,6 +111,7 @@ async def serving(
     limits: Limits | None = None,
     connections: ConnectionLimits | None = None,
     on_closed: Callable[[str], None] = lambda _: None,
+    on_rejected: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[str]:
     """A worker's web server; gives its address."""
     metrics = Metrics()
@@ -131,6 +132,7 @@ async def serving(
         limits=limits,
         connections=connections,
         on_closed=on_closed,
+        on_rejected=on_rejected,
     )
     await server.start()
     try:

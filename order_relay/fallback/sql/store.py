@@ -46,10 +46,6 @@ from order_relay.model.byte_text import clean_text, to_text
 
 MAX_BATCH = 200
 
-_NOW = sa.bindparam("now", type_=UtcDateTime())
-_UNTIL = sa.bindparam("until", type_=UtcDateTime())
-_END_LEASE = "updated_at = :now, lease_token = NULL, lease_until = NULL"
-
 
 class SqlFallbackStore:
     """A ``FallbackStore`` on SQLAlchemy, for one event loop.
@@ -145,18 +141,13 @@ class SqlFallbackStore:
 
     async def renew(self, claim_token: str, ids: Collection[int], lease_seconds: float) -> set[int]:
         """See ``FallbackStore.renew``."""
-        async with self._changing() as connection:
-            now = await self._now(connection)
-            return await self._ids(
-                connection,
-                f"UPDATE {TABLE_NAME} SET lease_until = :until, updated_at = :now"
-                f" WHERE lease_token = :token AND id {IN_IDS[self._dialect]} RETURNING id",
-                [_NOW, _UNTIL],
-                now=now,
-                until=now + timedelta(seconds=lease_seconds),
-                token=claim_token,
-                ids=_json(ids),
-            )
+        return await self._change(
+            f"UPDATE {TABLE_NAME} SET lease_until = :until, updated_at = :now"
+            " WHERE lease_token = :token",
+            ids,
+            lease_seconds,
+            token=claim_token,
+        )
 
     async def settle(self, claim_token: str, outcomes: Sequence[Outcome]) -> set[int]:
         """See ``FallbackStore.settle``."""
@@ -235,29 +226,20 @@ class SqlFallbackStore:
 
     async def requeue(self, ids: Collection[int]) -> set[int]:
         """See ``FallbackStore.requeue``."""
-        async with self._changing() as connection:
-            return await self._ids(
-                connection,
-                f"UPDATE {TABLE_NAME} SET status = 'PENDING', retry_count = 0,"
-                f" next_retry_at = :now, {_END_LEASE}"
-                f" WHERE status = 'FAILED' AND id {IN_IDS[self._dialect]} RETURNING id",
-                [_NOW],
-                now=await self._now(connection),
-                ids=_json(ids),
-            )
+        return await self._change(
+            f"UPDATE {TABLE_NAME} SET status = 'PENDING', retry_count = 0, next_retry_at = :now,"
+            " updated_at = :now, lease_token = NULL, lease_until = NULL"
+            " WHERE status = 'FAILED'",
+            ids,
+        )
 
     async def discard(self, ids: Collection[int]) -> set[int]:
         """See ``FallbackStore.discard``."""
-        async with self._changing() as connection:
-            return await self._ids(
-                connection,
-                f"DELETE FROM {TABLE_NAME} WHERE id {IN_IDS[self._dialect]}"
-                " AND (status = 'FAILED' OR (status = 'PENDING'"
-                " AND (lease_until IS NULL OR lease_until <= :now))) RETURNING id",
-                [_NOW],
-                now=await self._now(connection),
-                ids=_json(ids),
-            )
+        return await self._change(
+            f"DELETE FROM {TABLE_NAME} WHERE (status = 'FAILED' OR (status = 'PENDING'"
+            " AND (lease_until IS NULL OR lease_until <= :now)))",
+            ids,
+        )
 
     async def close(self) -> None:
         """See ``FallbackStore.close``."""
@@ -295,15 +277,22 @@ class SqlFallbackStore:
         ).scalar_one()
         return now.astimezone(UTC)
 
-    async def _ids(
-        self,
-        connection: AsyncConnection,
-        sql: str,
-        typed: Iterable[sa.BindParameter[Any]],
-        **values: Any,
+    async def _change(
+        self, sql: str, ids: Collection[int], lease_seconds: float = 0, **values: Any
     ) -> set[int]:
-        result = await connection.execute(sa.text(sql).bindparams(*typed), values)
-        return set(result.scalars())
+        """Run a statement on rows by id, and return the ids of those that it changed.
+
+        Its parameters are now, until (``lease_seconds`` later) and ``values``.
+        """
+        statement = sa.text(f"{sql} AND id {IN_IDS[self._dialect]} RETURNING id")
+        async with self._changing() as connection:
+            now = await self._now(connection)
+            times = {"now": now, "until": now + timedelta(seconds=lease_seconds)}
+            typed = (sa.bindparam(name, type_=UtcDateTime()) for name in times if f":{name}" in sql)
+            result = await connection.execute(
+                statement.bindparams(*typed), times | values | {"ids": _json(ids)}
+            )
+            return set(result.scalars())
 
     # --- saving ---------------------------------------------------------------------------------
 

@@ -34,15 +34,6 @@ sys.exit(any([os.wait()[1] for _ in range(4)]))
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database without anything in it."""
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path / 'ne w%.db'}"
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server.url(server.create_database())
-
-
 async def execute(url: str, *statements: str) -> list[tuple[object, ...]]:
     """Run statements; return the last one's rows."""
     engine = make_engine(url)

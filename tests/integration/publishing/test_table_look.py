@@ -1,6 +1,5 @@
 """Looking at the fallback table, as commands do that are not the workers: nothing is changed."""
 
-from pathlib import Path
 
 import click
 import pytest
@@ -10,16 +9,6 @@ from order_relay.cli.fallback.open_table import check_revisions
 from order_relay.errors import DatabaseTooNew
 from order_relay.fallback.sql.migrate import VERSION_TABLE
 from order_relay.fallback.table import FallbackTable, Revisions
-from tests.support.publish_postgres import PostgresServer
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database without anything in it."""
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path / 'relay.db'}"
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server.url(server.create_database())
 
 
 async def tables(table: FallbackTable) -> list[str]:
