@@ -89,17 +89,15 @@ class Sweeper:
         Raises:
             DatabaseUnavailable: See ``Replay.run_once``.
         """
-        renewing = asyncio.create_task(self._renew_lease())
-        settling = asyncio.create_task(self._settle_regularly())
+        tending = asyncio.create_task(self._tend_rows())
         watching = asyncio.create_task(self.reachability.watch())
         try:
             # Publishing a row makes the next ones of its key due: another pass finds them.
             while ids != set() and await self._pass(ids):
                 pass
         finally:
-            await cancel_tasks(settling, watching)
+            await cancel_tasks(tending, watching)
             await self._settle(try_again=False)
-            await cancel_tasks(renewing)
         return Sweep(**self._counts, skipped=self.reachability.reason)
 
     async def _pass(self, ids: set[int] | None) -> bool:
@@ -223,26 +221,28 @@ class Sweeper:
 
     # --- the lease and the database -------------------------------------------------------------
 
-    async def _renew_lease(self) -> None:
+    async def _tend_rows(self) -> None:
+        """Settle regularly, and renew the lease when a third of it has passed."""
         loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(self.lease_seconds / 3)
-            asked_at = loop.time()
-            async with self._changing_rows:
-                asked = set(self._unsettled)
-                try:
-                    renewed = await self.store.renew(self._token, asked, self.lease_seconds)
-                except DatabaseUnavailable as error:
-                    logger.warning("The lease of fallback messages was not renewed: %s", error)
-                    continue
-                self._unsettled -= asked - renewed
-            self._lease_ends = asked_at + self.lease_seconds
-
-    async def _settle_regularly(self) -> None:
+        renew_at = loop.time() + self.lease_seconds / 3
         while True:
             await asyncio.sleep(SETTLE_INTERVAL_SECONDS)
             # Shielded: cancelling this task must not interrupt a commit.
             await asyncio.shield(self._settle(try_again=False))
+            if (now := loop.time()) >= renew_at:
+                renew_at = now + self.lease_seconds / 3
+                await self._renew_lease(now)
+
+    async def _renew_lease(self, asked_at: float) -> None:
+        async with self._changing_rows:
+            asked = set(self._unsettled)
+            try:
+                renewed = await self.store.renew(self._token, asked, self.lease_seconds)
+            except DatabaseUnavailable as error:
+                logger.warning("The lease of fallback messages was not renewed: %s", error)
+                return
+            self._unsettled -= asked - renewed
+        self._lease_ends = asked_at + self.lease_seconds
 
     async def _settle(self, *, try_again: bool) -> None:
         """Write the outcomes so far; with ``try_again`` until the lease has run out."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import orm
@@ -33,6 +34,13 @@ class Service:
         self.store = MemoryFallbackStore()
         self.publisher = Publisher(self.kafka, self.store, TOPIC)
         self.after_commit = AfterCommit(self.publisher)
+
+    def pay(self, number: int = 1, **options: Any) -> PendingPublish:
+        """Publish an event after the commit of a session that has only that."""
+        with orm.Session() as session:
+            pending = self.after_commit.publish(session, paid(number), **options)
+            session.commit()
+        return pending
 
     @property
     def sent(self) -> list[int]:
@@ -171,13 +179,9 @@ async def test_saved_and_lost(caplog: pytest.LogCaptureFixture) -> None:
     """What Kafka refuses is saved; what the database refuses too is an error, told and logged."""
     service = Service()
     service.kafka.refuse()
-    with orm.Session() as session:
-        pending = service.after_commit.publish(session, paid(1))
-        session.commit()
-        assert isinstance(await pending, Saved)
-        service.store.error = DatabaseUnavailable("disk full")
-        pending = service.after_commit.publish(session, paid(2), event_id="lost-one")
-        session.commit()
+    assert isinstance(await service.pay(), Saved)
+    service.store.error = DatabaseUnavailable("disk full")
+    pending = service.pay(2, event_id="lost-one")
     with pytest.raises(PublishFailed, match="disk full"):
         await pending
     (line,) = [r.message for r in caplog.records if r.levelno == logging.ERROR]
@@ -189,14 +193,7 @@ async def test_closing_right_after_a_commit(from_thread: bool) -> None:
     """Nothing that was committed before the close is forgotten by it."""
     service = Service()
     service.kafka.answers.clear()
-
-    def pay() -> PendingPublish:
-        with orm.Session() as session:
-            pending = service.after_commit.publish(session, paid(1))
-            session.commit()
-        return pending
-
-    pending = await asyncio.to_thread(pay) if from_thread else pay()
+    pending = await asyncio.to_thread(service.pay) if from_thread else service.pay()
     await service.after_commit.close(grace_seconds=0)
     await service.publisher.close(grace_seconds=0)
     assert isinstance(await pending, Saved)
@@ -207,9 +204,7 @@ async def test_an_answer_within_the_grace() -> None:
     """Closing waits for Kafka's answer as long as it was told."""
     service = Service()
     service.kafka.answers.clear()
-    with orm.Session() as session:
-        pending = service.after_commit.publish(session, paid(1))
-        session.commit()
+    pending = service.pay()
     closing = asyncio.create_task(service.after_commit.close(grace_seconds=30))
     await until(lambda: service.kafka.sent)
     service.kafka.answers.set()
@@ -221,13 +216,10 @@ async def test_an_answer_within_the_grace() -> None:
 def test_a_commit_after_the_loop_has_ended(caplog: pytest.LogCaptureFixture) -> None:
     """The commit stands, and the event's loss is in the log and in the result."""
 
-    async def make() -> AfterCommit:
-        return Service().after_commit
+    async def make() -> Service:
+        return Service()
 
-    after_commit = asyncio.run(make())
-    with orm.Session() as session:
-        pending = after_commit.publish(session, paid(1))
-        session.commit()
+    pending = asyncio.run(make()).pay()
     with pytest.raises(RuntimeError, match="closed"):
         pending.result(0)
     assert "Event of a committed order was lost" in caplog.text

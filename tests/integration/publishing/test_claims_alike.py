@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, example, given, settings
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import RowFilter
 from tests.support.memory_store import MemoryFallbackStore
-from tests.support.publish_claims import Life, Pass, Renew, Save, Step, Take, steps
+from tests.support.publish_claims import Life, Step, steps
 from tests.support.publish_fakes import Clock
 from tests.support.publish_postgres import blocking
 
@@ -18,7 +18,7 @@ EMPTY = {
 # Each example empties the table itself, so that the fixture may serve all of them.
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(life=steps)
-@example(life=[Save(b"a"), Take(0, 1), Pass(1), Renew(0)])
+@example(life=[("save", b"a"), ("take", 0, 1, False), ("pass", 1), ("renew", 0)])
 def test_same_life_same_answers(database_url: str, life: list[Step]) -> None:
     """Every claim, settlement and row is the same in memory and in the database."""
     blocking(_compare(database_url, life))

@@ -1,6 +1,5 @@
 """Looking at the fallback table, as commands do that are not the workers: nothing is changed."""
 
-
 import click
 import pytest
 import sqlalchemy as sa

@@ -1,7 +1,6 @@
 """Dead letters: to their topic, or to the table, or not finished."""
 
 import asyncio
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import cast
 
@@ -11,10 +10,10 @@ from order_relay.delivery.dead_letters import DeadLetter
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable, PublishRefused, RecordTooLarge
 from order_relay.fallback.dead_letters import FallbackDeadLetters
 from order_relay.kafka.dead_letter_topic import DeadLetterTopic
-from order_relay.kafka.producer import Acknowledged, KafkaProducer
-from order_relay.model.headers import Headers
+from order_relay.kafka.producer import KafkaProducer
 from order_relay.model.record import Record
 from tests.support.memory_store import MemoryFallbackStore
+from tests.support.publish_fakes import FakeProducer
 
 LETTER = DeadLetter(
     Record("orders", 1, 5, 1, b"k", b"\xff", (("h", b"v"),)), "invalid_utf8", "not UTF-8", "E", 1,
@@ -22,13 +21,14 @@ LETTER = DeadLetter(
 )  # fmt: skip
 
 
-@dataclass
-class Kafka:
-    """A producer that refuses as told."""
+class Kafka(FakeProducer):
+    """A producer that refuses as told, and counts how often it is asked for partitions."""
 
-    error: Exception | None = None
-    sent: list[str] = field(default_factory=list)
-    questions: int = 0
+    questions = 0
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__(refuse=lambda _: error)
+        self.error = error
 
     async def partition_count(self, topic: str) -> int:
         self.questions += 1
@@ -36,20 +36,6 @@ class Kafka:
         if isinstance(self.error, KafkaUnavailable):
             raise self.error
         return 3
-
-    async def send(
-        self,
-        topic: str,
-        *,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers,
-        partition: int | None,
-    ) -> Acknowledged:
-        if self.error is not None:
-            raise self.error
-        self.sent.append(topic)
-        return Acknowledged(topic, 0, 0)
 
 
 def made_sink(
@@ -65,7 +51,7 @@ async def test_kafka_comes_first() -> None:
     """What Kafka takes is in no table."""
     sink, store, kafka = made_sink()
     await sink.send(LETTER)
-    assert kafka.sent == ["orders.DLQ"]
+    assert [sent.topic for sent in kafka.sent] == ["orders.DLQ"]
     assert store.rows == {}
 
 

@@ -28,6 +28,11 @@ class Bench:
     def worker(self, batch_size: int = 500) -> Replay:
         return Replay(self.store, self.producer, batch_size=batch_size)
 
+    async def save(self, count: int) -> None:
+        """Save messages of one key whose payloads are their numbers."""
+        for number in range(count):
+            await self.store.save(message(b"%d" % number))
+
     def row(self, row_id: int) -> FallbackRow:
         return self.store.rows[row_id]
 
@@ -128,8 +133,7 @@ async def test_failed_after_max_retry(caplog: pytest.LogCaptureFixture) -> None:
 async def test_refused_for_good() -> None:
     """A row that Kafka will never take is FAILED at its first attempt, and its key goes on."""
     bench = Bench()
-    await bench.store.save(message(b"0"))
-    await bench.store.save(message(b"1"))
+    await bench.save(2)
     bench.producer.refuse = lambda sent: refusal("_UNKNOWN_TOPIC") if sent.value == b"0" else None
     assert await bench.replay.run_once() == Sweep(published=1, failed=1)
     assert bench.statuses() == ["FAILED", "PUBLISHED"]
@@ -208,8 +212,7 @@ async def test_a_long_batch_keeps_its_lease() -> None:
     """A batch that takes longer than its lease renews it: nobody else publishes its rows."""
     bench = Bench()
     bench.producer.latency_seconds = 100
-    for number in range(4):
-        await bench.store.save(message(b"%d" % number))
+    await bench.save(4)
     first = asyncio.create_task(bench.replay.run_once())
     await asyncio.sleep(1)
     for _ in range(7):
@@ -235,8 +238,7 @@ async def test_a_lost_lease_stops_its_rows() -> None:
     """A worker that could not renew sends no further rows of the batch, and settles none."""
     bench = Bench()
     bench.producer.latency_seconds = 100
-    for number in range(2):
-        await bench.store.save(message(b"%d" % number))
+    await bench.save(2)
     slow = asyncio.create_task(bench.replay.run_once())
     await asyncio.sleep(1)
     bench.store.error = DatabaseUnavailable("gone")
@@ -254,8 +256,7 @@ async def test_a_database_that_stays_away(caplog: pytest.LogCaptureFixture) -> N
     """Nothing is sent, or waited for, once the lease may have run out."""
     bench = Bench()
     bench.producer.latency_seconds = 100
-    for number in range(2):
-        await bench.store.save(message(b"%d" % number))
+    await bench.save(2)
     sweeping = asyncio.create_task(bench.replay.run_once())
     await asyncio.sleep(1)
     bench.store.error = DatabaseUnavailable("gone")
@@ -307,8 +308,7 @@ async def test_a_partition_that_is_not_there() -> None:
 async def test_publish_these_rows_now() -> None:
     """Rows that are named are published without a sweep, in order; held back ones are not."""
     bench = Bench()
-    for number in range(4):
-        await bench.store.save(message(b"%d" % number))
+    await bench.save(4)
     assert (await bench.replay.publish_rows([3])).published == 0
     assert (await bench.replay.publish_rows([2, 1])).published == 2
     assert payloads(bench.producer.sent) == [b"0", b"1"]
@@ -319,8 +319,7 @@ async def test_stop_releases_what_was_not_sent() -> None:
     """After the grace unsent rows are free at once; those on their way keep their lease."""
     bench = Bench()
     bench.producer.hold = asyncio.Event()
-    await bench.store.save(message(b"0"))
-    await bench.store.save(message(b"1"))
+    await bench.save(2)
     running = asyncio.create_task(bench.replay.run())
     await asyncio.sleep(1)
     await bench.replay.stop(grace_seconds=5)
