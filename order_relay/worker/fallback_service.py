@@ -50,6 +50,7 @@ class Fallback:
     Attributes:
         store: The fallback table.
         publisher: Publishes events of all sources.
+        replaying: Whether ``replay_until_stopped`` was called.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Fallback:
         self._open_retry_seconds = open_retry_seconds
         self._opened = asyncio.Event()
         self._problem = ""
+        self.replaying = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -101,6 +103,7 @@ class Fallback:
 
     async def replay_until_stopped(self) -> None:
         """Publish rows when they are due, until ``stop_replay``. Never raises."""
+        self.replaying = True
         await self._opened.wait()
         await self._replay.run()
 

@@ -150,6 +150,12 @@ class RelayApp(faust.App):
             return  # a stop came meanwhile, and would not stop what starts after it
         self._background_tasks += [asyncio.create_task(_logged(work)) for work in self.background]
         self._starting = [asyncio.create_task(self._start(one)) for one in self._runtimes]
+        await asyncio.sleep(0)  # now each background function has begun
+        if not self.fallback.replaying:
+            logger.warning(
+                "This worker does not replay the fallback table: saved events and dead letters "
+                "wait for another worker that does (agents/fallback_replay.py)"
+            )
 
     async def _start_web_server(self) -> None:
         if not self.conf.web_enabled:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agents.fallback_replay import register
 from order_relay import Consumer, Delivery, OrderPaid
 from order_relay.settings import Settings
 from order_relay.settings.consumers import configure
@@ -132,3 +133,15 @@ async def test_a_task_beside_the_consumers_fails_alone(
     )
     assert not application.should_stop
     assert not application.crashed
+
+
+@pytest.mark.parametrize("replays", [True, False])
+async def test_a_worker_without_replay_says_so(
+    application: RelayApp, caplog: pytest.LogCaptureFixture, replays: bool
+) -> None:
+    """One warning at the start, if no file of ``agents`` replays the fallback table."""
+    if replays:
+        register(application)
+    await application.start()
+    lines = [line for line in caplog.records if "does not replay the fallback" in line.getMessage()]
+    assert [line.levelname for line in lines] == ([] if replays else ["WARNING"])
