@@ -109,7 +109,11 @@ class ConsumerRuntime:
             self._target,
             FallbackDeadLetters(
                 DeadLetterTopic(
-                    producer, settings.dlq_topic, settings.consumer_group_id, self.name
+                    producer,
+                    settings.dlq_topic,
+                    settings.consumer_group_id,
+                    self.name,
+                    outage=fallback.outage,
                 ),
                 fallback.store,
                 max_retry=settings.fallback_max_retry,

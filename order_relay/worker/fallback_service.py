@@ -70,7 +70,7 @@ class Fallback:
             settings.order_paid_topic,
             max_retry=settings.fallback_max_retry,
             on_result=metrics.published,
-            outage=lambda: self._outage.reason,
+            outage=self.outage,
         )
         self._outage = OutageWatch(producer)
         self._replay = Replay(
@@ -88,6 +88,10 @@ class Fallback:
         self._problem = ""
         self.replaying = False
         self._tasks: list[asyncio.Task[None]] = []
+
+    def outage(self) -> str:
+        """Return why Kafka counts as unreachable; empty while it answers."""
+        return self._outage.reason
 
     async def start(self) -> None:
         """Open the table in the background, refresh its statistics, and watch for outages."""

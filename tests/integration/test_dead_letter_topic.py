@@ -14,9 +14,9 @@ from confluent_kafka import KafkaError
 from order_relay.delivery.dead_letters import DeadLetter
 from order_relay.errors import PublishRefused, RecordTooLarge, RetryableError
 from order_relay.kafka.dead_letter_topic import DeadLetterTopic
+from order_relay.kafka.producer import KafkaProducer
 from order_relay.model.record import Record
 from tests.support.embedded import EmbeddedKafka
-from tests.support.impatient_producer import SHORT_SECONDS, ImpatientProducer
 from tests.support.orders import order_value
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
@@ -45,17 +45,14 @@ LETTER = DeadLetter(
 
 
 @asynccontextmanager
-async def dead_letter_topic(
-    stage: Stage, *, patience_seconds: float = 5.0, **settings: Any
-) -> AsyncIterator[DeadLetterTopic]:
+async def dead_letter_topic(stage: Stage, **settings: Any) -> AsyncIterator[DeadLetterTopic]:
     """The dead-letter topic of a stage, over a producer with quick limits."""
     quick = {
         "producer_request_timeout_ms": 500,
         "producer_delivery_timeout_ms": 1500,
         "producer_retry_backoff_ms": 50,
     }
-    producer = ImpatientProducer(stage.settings(**(quick | settings)))
-    producer.patience_seconds = patience_seconds
+    producer = KafkaProducer(stage.settings(**(quick | settings)))
     await producer.start()
     try:
         yield DeadLetterTopic(producer, stage.dlq_topic, stage.group_id, "order_logging")
@@ -153,10 +150,10 @@ async def test_a_letter_that_cannot_be_made_smaller(embedded: EmbeddedKafka, sta
 async def test_a_missing_topic_refuses_until_it_is_made(
     embedded: EmbeddedKafka, stage: Stage
 ) -> None:
-    """Without its topic a letter is refused at once; as soon as there is one, it is kept."""
+    """Without its topic a letter is refused in seconds; as soon as there is one, it is kept."""
     embedded.set_topic_error(stage.dlq_topic, KafkaError.UNKNOWN_TOPIC_OR_PART)
-    async with dead_letter_topic(stage) as topic:
-        with pytest.raises(PublishRefused, match="does not exist"):
+    async with dead_letter_topic(stage, producer_delivery_timeout_ms=60_000) as topic:
+        with pytest.raises(PublishRefused, match="Unknown topic"):
             await topic.send(LETTER)
         embedded.set_topic_error(stage.dlq_topic, 0)
         await eventually(lambda: _kept(topic), 20, "the letter is kept")
@@ -168,7 +165,7 @@ async def test_without_kafka_a_letter_is_refused_until_it_is_back(
 ) -> None:
     """No broker is a retryable error, before the first letter and after it."""
     stage = fragile.stage()
-    async with dead_letter_topic(stage, patience_seconds=SHORT_SECONDS) as topic:
+    async with dead_letter_topic(stage) as topic:
         fragile.down()
         with pytest.raises(RetryableError):
             await topic.send(LETTER)
@@ -180,6 +177,16 @@ async def test_without_kafka_a_letter_is_refused_until_it_is_back(
         fragile.up()
         await eventually(lambda: _kept(topic), 20, "the second letter is kept")
     assert {row.source for row in await stage.dead_letters()} == {(2, RECORD.offset)}
+
+
+async def test_in_an_outage_a_letter_does_not_wait_for_kafka(stage: Stage) -> None:
+    """Once the outage is noticed, letters are refused at once, with its reason."""
+    topic = DeadLetterTopic(
+        KafkaProducer(stage.settings()), stage.dlq_topic, "group", "order_logging",
+        outage=lambda: "no broker answers",
+    )  # fmt: skip
+    with pytest.raises(PublishRefused, match="no broker answers"):
+        await topic.send(LETTER)
 
 
 async def _kept(topic: DeadLetterTopic) -> bool:

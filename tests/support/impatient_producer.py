@@ -17,7 +17,3 @@ class ImpatientProducer(KafkaProducer):
     async def ping(self, timeout_seconds: float = 5.0) -> None:
         """See ``KafkaProducer.ping``."""
         await super().ping(min(timeout_seconds, self.patience_seconds))
-
-    async def partition_count(self, topic: str, timeout_seconds: float = 5.0) -> int:
-        """See ``KafkaProducer.partition_count``."""
-        return await super().partition_count(topic, min(timeout_seconds, self.patience_seconds))

@@ -1,6 +1,5 @@
 """Dead letters: to their topic, or to the table, or not finished."""
 
-import asyncio
 from datetime import UTC, datetime
 from typing import cast
 
@@ -21,28 +20,11 @@ LETTER = DeadLetter(
 )  # fmt: skip
 
 
-class Kafka(FakeProducer):
-    """A producer that refuses as told, and counts how often it is asked for partitions."""
-
-    questions = 0
-
-    def __init__(self, error: Exception | None) -> None:
-        super().__init__(refuse=lambda _: error)
-        self.error = error
-
-    async def partition_count(self, topic: str) -> int:
-        self.questions += 1
-        await asyncio.sleep(0)
-        if isinstance(self.error, KafkaUnavailable):
-            raise self.error
-        return 3
-
-
 def made_sink(
     error: Exception | None = None,
-) -> tuple[FallbackDeadLetters, MemoryFallbackStore, Kafka]:
+) -> tuple[FallbackDeadLetters, MemoryFallbackStore, FakeProducer]:
     """A sink on a producer and a store by hand."""
-    kafka, store = Kafka(error), MemoryFallbackStore()
+    kafka, store = FakeProducer(refuse=lambda _: error), MemoryFallbackStore()
     topic = DeadLetterTopic(cast(KafkaProducer, kafka), "orders.DLQ", "group", "order_logging")
     return FallbackDeadLetters(topic, store, max_retry=4), store, kafka
 
@@ -85,12 +67,3 @@ async def test_neither_takes_it() -> None:
     store.error = DatabaseUnavailable("disk full")
     with pytest.raises(DatabaseUnavailable):
         await sink.send(LETTER)
-
-
-async def test_letters_that_come_together_share_one_question() -> None:
-    """Each question to brokers that are away holds a thread, and others wait for threads."""
-    sink, store, kafka = made_sink(KafkaUnavailable("broker:1", "gone"))
-    await asyncio.gather(*(sink.send(LETTER) for _ in range(50)))
-    assert (kafka.questions, len(store.rows)) == (1, 50)
-    await sink.send(LETTER)
-    assert kafka.questions == 2
