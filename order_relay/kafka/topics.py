@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, not re-exported
     AdminClient,
-    ClusterMetadata,
     ConfigResource,
     ResourceType,
 )
@@ -33,8 +31,6 @@ UNREACHABLE = (
     KafkaError._AUTHENTICATION,
     KafkaError._SSL,
 )
-# Connection errors that explain why a connection fails.
-INFORMATIVE = (KafkaError._TRANSPORT, KafkaError._AUTHENTICATION, KafkaError._SSL)
 
 PROBE_SECONDS = 5.0
 RETRY_SECONDS = 1.0
@@ -55,7 +51,6 @@ class Topics:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._admin: AdminClient | None = None
-        self._connection_errors: set[str] = set()
 
     async def wait_until_ready(
         self, pause: Callable[[float], Awaitable[bool]], consumer: Settings | None = None
@@ -71,13 +66,11 @@ class Topics:
         Returns:
             ``False`` if the worker stops first.
         """
+        declares = consumer is not None and self._settings.kafka_declare_topics
         logged = ""
         while True:
             try:
-                if consumer is not None and self._settings.kafka_declare_topics:
-                    await self.declare(consumer)
-                else:
-                    await self.partition_counts()
+                await (self.declare(consumer) if declares and consumer else self.partition_counts())
             except (KafkaException, AccessTokenUnavailable) as error:
                 problem = await self._problem(error)
                 if problem != logged:
@@ -102,69 +95,55 @@ class Topics:
         """
         existing = await self.partition_counts()
         width = settings.topic_partitions
-        wanted = [
-            self._topic(settings.order_paid_topic, width),
-            self._topic(settings.dlq_topic, width, DLQ_CONFIG),
-        ]
-        await self._create([topic for topic in wanted if topic.topic not in existing])
-        for topic in wanted:
-            count = existing.get(topic.topic, width)
-            if count < width:
+        for name, config in ((settings.order_paid_topic, {}), (settings.dlq_topic, DLQ_CONFIG)):
+            if name not in existing:
+                await self._create(name, width, config)
+            elif existing[name] < width:
                 logger.warning(
                     "Topic %s has %d partitions, fewer than TOPIC_PARTITIONS=%d; it is used as it "
                     "is: at most %d workers can share it",
-                    topic.topic,
-                    count,
+                    name,
+                    existing[name],
                     width,
-                    count,
+                    existing[name],
                 )
         changelog = settings.deliveries_changelog_topic
-        if settings.deliveries_store != "off" and changelog not in existing:
+        if settings.deliveries_store == "off" or changelog in existing:
+            return
+        try:
             # The same partitions as the source: an entry is in the partition of its record.
             count = existing.get(settings.order_paid_topic, width)
-            await self._create_changelog(self._topic(changelog, count, CHANGELOG_CONFIG))
-
-    def _topic(self, name: str, partitions: int, config: dict[str, str] | None = None) -> NewTopic:
-        return NewTopic(
-            name,
-            num_partitions=partitions,
-            replication_factor=self._settings.topic_replication_factor,
-            config=config or {},
-        )
-
-    async def _create(self, topics: list[NewTopic]) -> None:
-        if not topics:
-            return
-        made = self._client().create_topics(topics, request_timeout=PROBE_SECONDS)
-        for topic in topics:
-            try:
-                await asyncio.wrap_future(made[topic.topic])
-            except KafkaException as error:
-                # Another worker has created it meanwhile.
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise
-            else:
-                logger.info(
-                    "Declared topic %s with %d partitions, replication %d",
-                    topic.topic,
-                    topic.num_partitions,
-                    self._settings.topic_replication_factor,
-                )
-
-    async def _create_changelog(self, topic: NewTopic) -> None:
-        """Create the table's changelog. Without the right to do so deliveries still start."""
-        try:
-            await self._create([topic])
+            await self._create(changelog, count, CHANGELOG_CONFIG)
         except KafkaException as error:
             if error.args[0].code() in UNREACHABLE:
                 raise
-            logger.error(
+            logger.error(  # without the right to create it deliveries still start
                 LogLine(
                     "Table deliveries: its changelog is not made by Kafka; deliveries go on, "
                     "orders are forgotten with the worker",
-                    topic=topic.topic,
+                    topic=changelog,
                     detail=error.args[0].str(),
                 )
+            )
+
+    async def _create(self, name: str, partitions: int, config: dict[str, str]) -> None:
+        replication = self._settings.topic_replication_factor
+        topic = NewTopic(
+            name, num_partitions=partitions, replication_factor=replication, config=config
+        )
+        made = self._client().create_topics([topic], request_timeout=PROBE_SECONDS)
+        try:
+            await asyncio.wrap_future(made[name])
+        except KafkaException as error:
+            # Another worker has created it meanwhile.
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+        else:
+            logger.info(
+                "Declared topic %s with %d partitions, replication %d",
+                name,
+                partitions,
+                replication,
             )
 
     async def partition_counts(self) -> dict[str, int]:
@@ -174,7 +153,9 @@ class Topics:
             KafkaException: No broker answered.
             AccessTokenUnavailable: There is no access token.
         """
-        metadata = await asyncio.to_thread(self._metadata)
+        metadata = await asyncio.to_thread(
+            lambda: self._client().list_topics(timeout=PROBE_SECONDS)
+        )
         return {
             name: len(topic.partitions)
             for name, topic in metadata.topics.items()
@@ -202,10 +183,6 @@ class Topics:
         deletes = "delete" in found["cleanup.policy"].value
         return retention_ms / 1000 if deletes and retention_ms >= 0 else None
 
-    def _metadata(self) -> ClusterMetadata:
-        self._connection_errors.clear()
-        return self._client().list_topics(timeout=PROBE_SECONDS)
-
     def _client(self) -> AdminClient:
         if self._admin is None:
             settings = self._settings
@@ -215,19 +192,9 @@ class Topics:
             # The client would log every refused connection. ``wait_until_ready`` logs one line.
             self._admin = AdminClient(
                 client_config(settings)
-                | {
-                    "log_level": 0,
-                    "socket.connection.setup.timeout.ms": 5000,
-                    "error_cb": self._on_error,
-                }
+                | {"log_level": 0, "socket.connection.setup.timeout.ms": 5000}
             )
         return self._admin
-
-    def _on_error(self, error: KafkaError) -> None:
-        # Without the broker and the duration, which differ for the same problem.
-        text = re.sub(r"^\S+/(bootstrap|\d+): | \(after .*", "", error.str())
-        if error.code() in INFORMATIVE and not text.startswith("Connect to"):
-            self._connection_errors.add(text)
 
     async def _problem(self, error: KafkaException | AccessTokenUnavailable) -> str:
         settings = self._settings
@@ -236,13 +203,7 @@ class Topics:
             return f"Kafka cannot be asked at KAFKA_BOOTSTRAP_SERVERS={servers}: {error}"
         kafka_error = error.args[0]
         if kafka_error.code() in UNREACHABLE:
-            if self._admin is not None:
-                self._admin.poll(0)
-            reason = (
-                await diagnose_connection(settings, PROBE_SECONDS)
-                or max(self._connection_errors, key=len, default="")
-                or kafka_error.str()
-            )
+            reason = await diagnose_connection(settings, PROBE_SECONDS) or kafka_error.str()
             return f"Kafka cannot be reached at KAFKA_BOOTSTRAP_SERVERS={servers}: {reason}"
         return (
             f"Kafka at {servers} does not declare the topics (TOPIC_PARTITIONS="
