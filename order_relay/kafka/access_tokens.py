@@ -48,9 +48,6 @@ class AccessToken:
     expires_at: float
 
 
-NO_TOKEN = AccessToken("", -math.inf)
-
-
 class AccessTokens:
     """Caches the access token, and renews it before it expires.
 
@@ -79,11 +76,10 @@ class AccessTokens:
         self._fetch = fetch
         self._clock = clock
         self._lock = threading.Lock()
-        self._token = NO_TOKEN
-        self._renew_at = -math.inf
+        self._token = AccessToken("", -math.inf)
+        self._ask_at = -math.inf
         self._refused: AccessTokenUnavailable | None = None
-        self._retry_at = -math.inf
-        self._had_token = False
+        self._told_expired = False
 
     def current(self) -> AccessToken:
         """Return a valid token. Blocks until the provider answers, some seconds at most.
@@ -94,35 +90,32 @@ class AccessTokens:
             AccessTokenUnavailable: There is no valid token.
         """
         with self._lock:
-            if self._clock() >= self._renew_at:
-                try:
-                    self._renew()
-                except AccessTokenUnavailable as error:
-                    if self._clock() >= self._token.expires_at:
-                        if self._token.value:
-                            logger.error("Access token expired, Kafka will refuse us: %s", error)
-                            self._token = NO_TOKEN
-                        raise
-            return self._token
+            if self._clock() >= self._ask_at:
+                self._renew()
+            error = self._refused
+            if error is None or self._clock() < self._token.expires_at:
+                return self._token
+            if self._token.value and not self._told_expired:
+                self._told_expired = True
+                logger.error("Access token expired, Kafka will refuse us: %s", error)
+            raise AccessTokenUnavailable(error.url, error.reason)
 
     def _renew(self) -> None:
         now = self._clock()
-        if self._refused is not None and now < self._retry_at:
-            raise AccessTokenUnavailable(self._refused.url, self._refused.reason)
         try:
             value, lifetime = self._fetch()
         except AccessTokenUnavailable as error:
             if self._refused is None and self._token.value:
                 logger.warning("Access token not renewed, the last one is kept: %s", error)
             self._refused = error
-            self._retry_at = self._clock() + PAUSE_SECONDS
-            raise
-        if self._refused is not None and self._had_token:
+            self._ask_at = self._clock() + PAUSE_SECONDS
+            return
+        if self._refused is not None and self._token.value:
             logger.warning("Access token renewed again")
-        self._had_token = True
         self._refused = None
+        self._told_expired = False
         self._token = AccessToken(value, now + lifetime)
-        self._renew_at = now + lifetime * RENEW_AFTER_SHARE
+        self._ask_at = now + lifetime * RENEW_AFTER_SHARE
 
 
 class TokenEndpoint:
