@@ -1,24 +1,23 @@
-"""The Faust application of one consumer: its group and its stream."""
+"""The Faust application of one consumer: its group, its stream, and what differs from Faust."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import cast
+from typing import Any, cast
 
 import faust
-from faust.sensors.prometheus import FaustMetrics
+from faust.sensors.prometheus import FaustMetrics, PrometheusMonitor
+from faust.tables.manager import TableManager
+from faust.tables.recovery import Recovery
+from faust.types import TP, Message
 from mode.utils.objects import cached_property
+from mode.utils.queues import FlowControlEvent
+from mode.utils.times import Seconds
 
 from order_relay.kafka.auth import faust_credentials
-from order_relay.kafka.consumer import RecordBatches, RelayConsumer, RelayTransport
+from order_relay.kafka.consumer import RelayConsumer, RelayTransport
 from order_relay.model.record import Record
 from order_relay.settings import Settings as RelaySettings
-from order_relay.worker.faust_overrides import (
-    FaustSettings,
-    FlowControl,
-    ForeignChangelogs,
-    RelayMonitor,
-)
 
 # How long the group waits for its members in a rebalance, at least; and at least two sessions.
 REBALANCE_SECONDS = 60.0
@@ -31,10 +30,111 @@ REQUEST_BEYOND_SESSION_SECONDS = 10.0
 MAX_POLL_INTERVAL_SECONDS = 365 * 24 * 3600.0
 
 
+class FaustSettings(faust.Settings):
+    """Faust's settings without the environment.
+
+    Faust lets environment variables override all settings. A stray CONSUMER_AUTO_OFFSET_RESET or
+    BROKER_URL would change which records are delivered.
+    """
+
+    def getenv(self, env_name: str) -> Any:
+        """Return ``None``: no setting is read from the environment."""
+        return None
+
+
+class FlowControl(FlowControlEvent):
+    """Faust's flow control, except that resuming an active flow drops nothing.
+
+    Faust resumes the flow twice after a rebalance, before and after its seek, and clears the
+    streams' queues each time. A batch handed over in between would be dropped although its records
+    are claimed, and would not be delivered before the next rebalance.
+    """
+
+    def resume(self) -> None:
+        """Resume the flow. Queues are cleared only if it was suspended."""
+        if not self.is_active():
+            super().resume()
+
+
+class PatientRecovery(Recovery):
+    """Faust's recovery after an assignment, without its time-out.
+
+    Faust waits ``broker_request_timeout`` for the seek, and treats a longer seek as a stop: the
+    recovery task ends without a log line, and no record is read again.
+    """
+
+    async def _wait(self, coro: Any, timeout: Seconds | None = None) -> None:
+        """Wait until it is done, the next rebalance starts, or the worker stops."""
+        await super()._wait(coro)
+
+
+class ForeignChangelogs(TableManager):
+    """Faust's tables without their changelogs, which the relay reads and writes itself.
+
+    Faust would subscribe the group to them. All members would have to change their assignor at the
+    same time, and every partition would wait while they are read (docs/decisions/0014).
+    """
+
+    @property
+    def changelog_topics(self) -> set[str]:
+        """Return an empty set, so that Faust reads none."""
+        return set()
+
+    @property
+    def recovery(self) -> PatientRecovery:
+        """The task that resumes the flow after a rebalance."""
+        if self._recovery is None:
+            self._recovery = PatientRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
+        return cast(PatientRecovery, self._recovery)
+
+    async def on_start(self) -> None:
+        """Start at once; Faust would wait a second for tables that are registered late."""
+        await self._update_channels()
+        await self.recovery.start()
+
+    async def _update_channels(self) -> None:
+        self._tables_finalized.set()
+        self._tables_registered.set()
+
+
+class RecordBatches(faust.Schema[Any, list[Record]]):
+    """Passes batches of records to the streams without decoding."""
+
+    def loads_key(self, app: Any, message: Message, **kwargs: Any) -> Any:
+        """Return no key: a batch has none."""
+        return None
+
+    def loads_value(self, app: Any, message: Message, **kwargs: Any) -> Any:
+        """Return the batch, a list of ``Record``."""
+        return message.value
+
+
+class RelayMonitor(PrometheusMonitor):
+    """Faust's metrics without the most expensive ones per event.
+
+    The relay counts deliveries itself. Faust normalizes its per-stream labels with a regular
+    expression for each event, and its active counts never fall for streams without acks.
+    """
+
+    def on_stream_event_in(
+        self, tp: TP, offset: int, stream: faust.StreamT[Any], event: faust.EventT[Any]
+    ) -> dict[str, Any] | None:
+        """Count the records of the batch."""
+        records = len(cast(list[Record], event.value))
+        self.events_total += records
+        self._metrics.total_events.inc(records)
+        return None
+
+
+# --- the application ------------------------------------------------------------------------------
+
+
 class ConsumerApp(faust.App):
     """Faust's app that reads one topic in one group."""
 
     Settings = FaustSettings
+    own_url: str
+    """Where other workers reach this one; the group's members exchange their URLs."""
 
     @cached_property
     def flow_control(self) -> FlowControl:
@@ -86,7 +186,8 @@ def consumer_app(settings: RelaySettings, faust_metrics: FaustMetrics) -> Consum
         autodiscover=False,
         worker_redirect_stdouts=False,
     )
-    app.transport = RelayTransport(app.conf.broker_consumer, app, own_url=str(settings.own_url))
+    app.transport = RelayTransport(app.conf.broker_consumer, app)
+    app.own_url = str(settings.own_url)
     app.monitor = RelayMonitor(metrics=faust_metrics)
     return app
 

@@ -163,9 +163,7 @@ class ConsumerRuntime:
             breaker=self.dispatcher.breaker,
             target=self.dispatcher.target,
         )
-        self.lookup = (
-            self._lookup(self.deliveries, fallback) if self.deliveries is not None else None
-        )
+        self.lookup = self._lookup(self.deliveries, fallback) if self.deliveries else None
         self._register_metrics()
         self._watches: list[asyncio.Task[None]] = []
         read_topic(self.app, self.name, settings.order_paid_topic, self.submit)
@@ -233,21 +231,25 @@ class ConsumerRuntime:
             end: Ends the worker with status 1.
         """
         CONSUMER.set(self.name)
-        self._watch(watch_target(self.dispatcher.target))
-        self._watch(self.stats.log_regularly(self.settings.fallback_stats_interval_seconds))
+        self._watch(
+            watch_target(self.dispatcher.target),
+            self.stats.log_regularly(self.settings.fallback_stats_interval_seconds),
+        )
         if not await self._topics.wait_until_ready(pause, self.settings):
             return  # the worker stops
         if isinstance(self._target, HttpHandler):
             await self._target.start()
         topic = self.settings.order_paid_topic
-        self._watch(watch_lag(self._reader, self._producer, self.metrics, self.health))
-        self._watch(end_at_standstill(self.health, end))
-        ask_retention = partial(self._topics.retention_seconds, topic)
-        self._watch(watch_retention(self._reader, ask_retention, self.metrics))
+        retention = partial(self._topics.retention_seconds, topic)
+        partitions = partial(self._producer.partition_count, topic)
+        self._watch(
+            watch_lag(self._reader, self._producer, self.metrics, self.health),
+            end_at_standstill(self.health, end),
+            watch_retention(self._reader, retention, self.metrics),
+            watch_partition_count(partitions, self.metrics.topic_partitions),
+        )
         if self.deliveries is not None:
             self._watch(self.deliveries.retention.run())
-        ask_partitions = partial(self._producer.partition_count, topic)
-        self._watch(watch_partition_count(ask_partitions, self.metrics.topic_partitions))
         await self.app.maybe_start()
 
     async def drain(self, grace_seconds: float) -> None:
@@ -281,8 +283,8 @@ class ConsumerRuntime:
         if self.lookup is not None:
             await self.lookup.close()
 
-    def _watch(self, work: Coroutine[Any, Any, None]) -> None:
-        self._watches.append(asyncio.create_task(work))
+    def _watch(self, *works: Coroutine[Any, Any, None]) -> None:
+        self._watches += map(asyncio.create_task, works)
 
     # --- between the reader and the relay -------------------------------------------------------
 

@@ -1,10 +1,16 @@
-"""Faust's worker with our own banner, logging, exit status and signals."""
+"""Faust's worker with our own banner, logging, exit status and signals, and a limit to its end.
+
+A shutdown can take too long, such as for a dead broker or a blocked thread.
+"""
 
 from __future__ import annotations
 
+import atexit
 import io
 import logging
+import os
 import signal
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, cast
@@ -16,13 +22,15 @@ from mode.utils.logging import cry
 
 from order_relay.logs import json_format
 from order_relay.logs.log_line import LogLine
-from order_relay.logs.standard_streams import NonBlockingStream
+from order_relay.logs.standard_streams import NonBlockingStream, drain_streams
 from order_relay.settings import Settings
 from order_relay.settings.consumers import ConfiguredConsumer
 from order_relay.version import VERSION
-from order_relay.worker.shutdown_watch import exit_soon
 
 logger = logging.getLogger(__name__)
+
+# How long threads may run after the shutdown.
+THREADS_SECONDS = 3.0
 
 
 class Worker(faust.Worker):
@@ -117,3 +125,68 @@ def _starting(app: faust.App) -> LogLine:
         web=f"http://{app.conf.web_bind}:{app.conf.web_port}",
         faust=faust.__version__,
     )
+
+
+# --- the end of the process -----------------------------------------------------------------------
+
+
+class ShutdownWatch:
+    """A deadline for the shutdown. Ending the process is safe: uncommitted records come again."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def allow(self, seconds: float) -> None:
+        """End the process in ``seconds``; replaces an earlier deadline."""
+        self.cancel()
+        self._timer = threading.Timer(seconds, _end_process, (seconds,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def cancel(self) -> None:
+        """Remove the deadline."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _end_process(after_seconds: float) -> None:
+    logger.critical("Shutdown took over %.0f s: ending the process", after_seconds)
+    drain_streams()
+    os._exit(1)
+
+
+_exit_status: int | None = None
+
+
+def exit_soon(status: int) -> None:
+    """End the process with this status, even if a consumer has left threads or tasks running.
+
+    Python would wait for blocked threads, and close remaining tasks, which takes for ever if one
+    of them catches all exceptions. Call this after the shutdown, when nothing is left to save.
+    """
+    global _exit_status  # noqa: PLW0603 - a process ends once
+    _exit_status = status
+    timer = threading.Timer(THREADS_SECONDS, _exit_despite_threads, (status,))
+    timer.daemon = True
+    timer.start()
+
+
+@atexit.register
+def _exit_before_cleanup() -> None:
+    # Registered before consumers are imported, so that their exit handlers have run by now.
+    if _exit_status is not None:
+        logging.shutdown()
+        drain_streams()
+        os._exit(_exit_status)
+
+
+def _exit_despite_threads(status: int) -> None:
+    alive = [one.name for one in threading.enumerate() if one.is_alive() and not one.daemon]
+    logger.warning(
+        LogLine(
+            "Process ends beside threads that do not return",
+            threads=",".join(name for name in alive if name != threading.main_thread().name),
+        )
+    )
+    drain_streams()
+    os._exit(status)

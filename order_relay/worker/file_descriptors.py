@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from order_relay.logs.log_line import LogLine
 from order_relay.settings import Settings
 from order_relay.web.connections import ConnectionLimits
+
+logger = logging.getLogger(__name__)
 
 # The real limit on macOS if the hard limit is "unlimited" (OPEN_MAX).
 UNLIMITED = 10_240
@@ -27,14 +31,12 @@ class Shares:
 
     Attributes:
         needed: How many the settings need.
-        obtainable: How many the system allows.
         max_in_flight: For the concurrent deliveries of each consumer, each with a connection:
             MAX_IN_FLIGHT or fewer.
         web_connections: For connections to the web server.
     """
 
     needed: int
-    obtainable: int
     max_in_flight: tuple[int, ...]
     web_connections: int
 
@@ -52,22 +54,28 @@ def share(consumers: Sequence[Settings], obtainable: int) -> Shares:
     asked = sum(one.max_in_flight for one in consumers)
     granted = min(asked, rest // 2)
     return Shares(
-        needed=others + asked + wanted,
-        obtainable=obtainable,
-        max_in_flight=tuple(max(one.max_in_flight * granted // asked, 1) for one in consumers),
-        web_connections=min(wanted, rest - granted),
+        others + asked + wanted,
+        tuple(max(one.max_in_flight * granted // asked, 1) for one in consumers),
+        min(wanted, rest - granted),
     )
 
 
-def obtainable() -> int:
-    """Return the number of file descriptors after ``obtain``."""
+def obtain(consumers: Sequence[Settings]) -> Shares:
+    """Raise the soft limit to the hard limit, and share it; a refusal of the system is ignored."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(soft, UNLIMITED) if hard == resource.RLIM_INFINITY else hard
-
-
-def obtain() -> None:
-    """Raise the soft limit to the hard limit; keep it if the system refuses."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    obtainable = max(soft, UNLIMITED) if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY:
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (obtainable(), hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (obtainable, hard))
+    shares = share(consumers, obtainable)
+    if obtainable < shares.needed:
+        logger.warning(
+            LogLine(
+                "File descriptors are few, fewer connections are open at a time",
+                obtainable=obtainable,
+                needed=shares.needed,
+                max_in_flight=",".join(map(str, shares.max_in_flight)),
+                web_connections=shares.web_connections,
+            )
+        )
+    return shares

@@ -12,6 +12,7 @@ from typing import Any
 
 import faust
 import mode.loop
+from faust.app.base import BootStrategy
 from faust.sensors.prometheus import FaustMetrics
 
 from order_relay import cli  # noqa: F401 - importing registers the commands
@@ -34,12 +35,11 @@ from order_relay.settings.settings import load_log_format
 from order_relay.web.connections import ConnectionLimits
 from order_relay.web.server import ConsumerPages, WebServer
 from order_relay.worker import file_descriptors
+from order_relay.worker.consumer_app import FaustSettings
 from order_relay.worker.consumer_runtime import ConsumerRuntime, prepare_folder
 from order_relay.worker.discovery import find_consumers, import_modules
 from order_relay.worker.fallback_service import Fallback
-from order_relay.worker.faust_overrides import FaustSettings, WithoutKafka
-from order_relay.worker.faust_worker import use_worker
-from order_relay.worker.shutdown_watch import ShutdownWatch
+from order_relay.worker.faust_worker import ShutdownWatch, use_worker
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +49,16 @@ PRODUCER_STOP_SECONDS = 1.0
 # With Python's default of 700 new objects the garbage collector takes a fifth of the CPU time of a
 # worker with hundreds of deliveries in flight (docs/explanation/performance.md).
 GC_THRESHOLDS = (10_000, 20, 20)
-
-
 # Only the owner may read the files that the worker creates.
 OWNER_ONLY = 0o077
+
+
+class WithoutKafka(BootStrategy):
+    """Starts an app without Faust's consumer, producer, sensors and web server."""
+
+    enable_kafka = False
+    enable_sensors = False
+    enable_web = False
 
 
 class RelayApp(faust.App):
@@ -85,10 +91,10 @@ class RelayApp(faust.App):
         self.metrics = Metrics()
         self._topics = Topics(settings)
         self._producer_of_events = KafkaProducer(settings)
-        self._table = FallbackTable(
+        table = FallbackTable(
             settings.database_url.get_secret_value(), on_replaced=self.metrics.fallback_replaced
         )
-        self.fallback = Fallback(settings, self._table, self._producer_of_events, self.metrics)
+        self.fallback = Fallback(settings, table, self._producer_of_events, self.metrics)
         self._shutdown_watch = ShutdownWatch()
         self._background_tasks: list[asyncio.Task[None]] = []
         self._runtimes: list[ConsumerRuntime] = []
@@ -135,7 +141,7 @@ class RelayApp(faust.App):
         self.finalize()
         gc.set_threshold(*GC_THRESHOLDS)
         rate_limit.install(several_consumers=len(self.consumers) > 1)
-        self._obtain_file_descriptors()
+        self._shares = file_descriptors.obtain([one.settings for one in self.consumers])
         self._make_consumers()
         self._background_tasks = [asyncio.create_task(watch_event_loop(self.metrics.loop_lagged))]
         # Before Kafka is available: health checks get an answer meanwhile, and orders that arrive
@@ -257,22 +263,6 @@ class RelayApp(faust.App):
         for result in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(result, Exception):
                 logger.error("Consumer was not stopped cleanly", exc_info=result)
-
-    def _obtain_file_descriptors(self) -> None:
-        file_descriptors.obtain()
-        shares = self._shares = file_descriptors.share(
-            [one.settings for one in self.consumers], file_descriptors.obtainable()
-        )
-        if shares.obtainable < shares.needed:
-            logger.warning(
-                LogLine(
-                    "File descriptors are few, fewer connections are open at a time",
-                    obtainable=shares.obtainable,
-                    needed=shares.needed,
-                    max_in_flight=",".join(map(str, shares.max_in_flight)),
-                    web_connections=shares.web_connections,
-                )
-            )
 
     async def _end(self, fault: StandsStill) -> None:
         """End the worker with status 1, also if the fault blocks its shutdown."""

@@ -7,7 +7,7 @@ import pytest
 
 from order_relay.deliveries.entries import Entry
 from order_relay.settings import load_settings
-from order_relay.worker.faust_overrides import ForeignChangelogs
+from order_relay.worker.consumer_app import ForeignChangelogs
 from tables.deliveries import DeliveriesView, show
 from tests.support.deliveries_fakes import TableBench
 from tests.support.runtimes import app_of_a_consumer, runtime

@@ -67,6 +67,5 @@ def test_a_limit_that_the_system_does_not_raise(monkeypatch: pytest.MonkeyPatch)
     unlimited = (256, resource.RLIM_INFINITY)
     monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    assert file_descriptors.obtainable() == 10_240
-    file_descriptors.obtain()
+    assert file_descriptors.obtain([load_settings()]) == share([load_settings()], 10_240)
     assert asked == [(10_240, resource.RLIM_INFINITY)]

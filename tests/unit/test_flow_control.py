@@ -9,7 +9,7 @@ from faust.types import TP
 from mode.utils.queues import FlowControlQueue
 
 from order_relay.settings import load_settings
-from order_relay.worker.faust_overrides import FlowControl, ForeignChangelogs, PatientRecovery
+from order_relay.worker.consumer_app import FlowControl, ForeignChangelogs, PatientRecovery
 from tests.support.runtimes import app_of_a_consumer
 from tests.support.virtual_time import virtual_time
 

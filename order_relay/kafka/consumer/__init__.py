@@ -12,7 +12,6 @@ The overridden parts are private to Faust 0.15.3, which is therefore pinned exac
 """
 
 from order_relay.kafka.consumer.assignor import partition_of
-from order_relay.kafka.consumer.record_batches import RecordBatches
 from order_relay.kafka.consumer.relay_consumer import RelayConsumer, RelayTransport
 
-__all__ = ["RecordBatches", "RelayConsumer", "RelayTransport", "partition_of"]
+__all__ = ["RelayConsumer", "RelayTransport", "partition_of"]

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from aiokafka.errors import InvalidSessionTimeoutError, KafkaError
 from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP, Message
-from faust.types.transports import ConsumerCallback, TPorTopicSet
+from faust.types import TP, ConsumerMessage, Message
+from faust.types.transports import TPorTopicSet
 from mode import ServiceT
 
 from order_relay.delivery.progress import Commit, PartitionProgress
 from order_relay.kafka.consumer.aiokafka_patches import read_any_header_name
-from order_relay.kafka.consumer.record_batches import as_message, as_record
 from order_relay.kafka.consumer.standstill import Intake, standstill
 from order_relay.kafka.consumer.thread import Deletion, RelayConsumerThread
 from order_relay.model.record import Record
@@ -56,14 +55,13 @@ class RelayConsumer(driver.Consumer):
     """Reads records, and commits the contiguous finished prefix of each partition."""
 
     _thread: RelayConsumerThread
+    _deliveries: DeliverySide
 
-    def __init__(self, transport: RelayTransport, *args: Any, **kwargs: Any) -> None:
-        super().__init__(transport, *args, **kwargs)
-        self.own_url = transport.own_url
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.owners = self._thread.owners
         self.log_ends = self._thread.log_ends
         self.offsets_at = self._thread.offsets_at
-        self._deliveries: DeliverySide | None = None
         self._progress: dict[TP, PartitionProgress] = {}
         self._last_commits: dict[TP, Commit | None] = {}
         # The offset after the last fetched record. aiokafka returns a lower one only after the
@@ -238,9 +236,6 @@ class RelayConsumer(driver.Consumer):
             self._last_commits.update(
                 {tp: commit for tp, commit in commits.items() if tp in self._progress}
             )
-            offsets = {tp: commit.offset for tp, commit in commits.items()}
-            self.app.tables.on_commit(offsets)
-            self.app.monitor.on_tp_commit(offsets)
         return did_commit
 
     async def final_commit(self) -> None:
@@ -279,8 +274,7 @@ class RelayConsumer(driver.Consumer):
         self.app.flow_control.suspend()
         self.app.flow_control.clear()
         try:
-            if self._deliveries is not None:
-                await self._deliveries.revoking()
+            await self._deliveries.revoking()
             await self.commit_before_leaving()
         finally:
             self._forget_progress()
@@ -290,8 +284,7 @@ class RelayConsumer(driver.Consumer):
         """Reset progress. Records flow after ``seek_to_committed``."""
         self._forget_progress()
         self.resume_partitions(assigned & self._paused_partitions)
-        if self._deliveries is not None:
-            self._deliveries.assigned([tp.partition for tp in assigned])
+        self._deliveries.assigned([tp.partition for tp in assigned])
         await super().on_partitions_assigned(assigned, generation_id)
 
     def _forget_progress(self) -> None:
@@ -400,8 +393,7 @@ class RelayConsumer(driver.Consumer):
             await self._seek_again()
             return
         for tp, batch in batches:
-            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-            passing = self.callback(as_message(tp, batch))
+            passing = self.callback(_message(tp, batch))
             if self._has_room_for(tp):
                 await passing
                 continue
@@ -439,7 +431,7 @@ class RelayConsumer(driver.Consumer):
                 self._finish_deleted(tp, raw[0].offset)
             self._read_to[tp] = raw[-1].offset + 1
             batch = [
-                as_record(record, generation)
+                _record(record, generation)
                 for record in raw
                 if progress.add(record.offset, _time_of(record))
             ]
@@ -465,8 +457,7 @@ class RelayConsumer(driver.Consumer):
         progress = PartitionProgress(self.app.consumer_generation_id)
         self._progress[tp] = progress
         self._moved_back_to.pop(tp, None)
-        if self._deliveries is not None:
-            self._deliveries.forget_left(tp.topic, tp.partition)
+        self._deliveries.forget_left(tp.topic, tp.partition)
         return progress
 
     async def _do_pending_seeks(self) -> None:
@@ -503,8 +494,6 @@ class RelayConsumer(driver.Consumer):
 
     def _finish_deleted(self, tp: TP, offset: int) -> None:
         """Finish records that were left in Kafka, and deleted there before they were read again."""
-        if self._deliveries is None:
-            return
         deleted = self._deliveries.forget_left(tp.topic, tp.partition, before=offset)
         for one in deleted:
             self._progress[tp].finish(one)
@@ -512,8 +501,7 @@ class RelayConsumer(driver.Consumer):
             self._report_deleted(tp, min(deleted), max(deleted), len(deleted))
 
     def _report_deleted(self, tp: TP, first: int, last: int, count: int) -> None:
-        if self._deliveries is not None:
-            self._deliveries.deleted(count)
+        self._deliveries.deleted(count)
         self.log.error(
             "Records were deleted before they were delivered "
             "topic=%s partition=%d first=%d last=%d count=%d",
@@ -540,20 +528,42 @@ def _time_of(record: Any) -> float:
     return timestamp_ms / 1000 if timestamp_ms and timestamp_ms > 0 else time.time()
 
 
+def _record(raw: Any, generation: int) -> Record:
+    timestamp_ms = raw.timestamp if raw.timestamp is not None else -1
+    return Record(
+        raw.topic,
+        raw.partition,
+        raw.offset,
+        generation,
+        raw.key,
+        raw.value,
+        tuple(raw.headers),
+        timestamp_ms,
+        raw.timestamp_type or 0,
+    )
+
+
+def _message(tp: TP, batch: list[Record]) -> ConsumerMessage:
+    """Return Faust's message for a non-empty batch of a partition."""
+    first = batch[0]
+    return ConsumerMessage(
+        tp.topic,
+        tp.partition,
+        first.offset,
+        first.timestamp_ms / 1000,
+        first.timestamp_type,
+        None,
+        None,
+        cast(Any, batch),
+        None,
+        0,
+        0,
+        tp,
+        generation_id=first.generation,
+    )
+
+
 class RelayTransport(driver.Transport):
-    """Makes ``RelayConsumer`` for Faust."""
+    """Faust's transport with our consumer."""
 
-    def __init__(self, *args: Any, own_url: str, **kwargs: Any) -> None:
-        """Prepare.
-
-        Args:
-            args: Arguments of Faust's transport.
-            own_url: Where other workers reach this one; the group's members exchange their URLs.
-            kwargs: Arguments of Faust's transport.
-        """
-        super().__init__(*args, **kwargs)
-        self.own_url = own_url
-
-    def create_consumer(self, callback: ConsumerCallback, **kwargs: Any) -> RelayConsumer:
-        """Make a consumer."""
-        return RelayConsumer(self, callback=callback, loop=self.loop, **kwargs)
+    Consumer: ClassVar = RelayConsumer

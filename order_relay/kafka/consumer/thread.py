@@ -89,7 +89,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         # Else aiokafka skips deleted records with one INFO line.
         consumer._auto_offset_reset = "none"
         # Round robin as in Faust, plus the owners' URLs.
-        self._owners = OwnersAssignor(cast(Any, self.consumer).own_url)
+        self._owners = OwnersAssignor(cast(Any, self.consumer).app.own_url)
         consumer._partition_assignment_strategy = [self._owners]
         return consumer
 
