@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
 
 from order_relay.errors import RelayError
 from order_relay.fallback.replay import Replay, ReplayProducer
-from order_relay.fallback.sql.migrate import Migrated
-from order_relay.fallback.store import FallbackStats, FallbackStore
+from order_relay.fallback.store import FallbackStats
+from order_relay.fallback.table import FallbackTable
 from order_relay.monitoring.metrics import Metrics
 from order_relay.publishing.outage_watch import OutageWatch
 from order_relay.publishing.publisher import Publisher
@@ -27,20 +26,6 @@ REPLAY_GRACE_SECONDS = 5.0
 PUBLISH_GRACE_SECONDS = 3.0
 
 
-class OpenableStore(FallbackStore, Protocol):
-    """A ``FallbackStore`` that must be opened; see ``FallbackTable``."""
-
-    @property
-    def location(self) -> str:
-        """The database's URL as text for people, without the password."""
-
-    async def open(self) -> Migrated:
-        """See ``FallbackTable.open``."""
-
-    async def check_writes(self) -> None:
-        """See ``FallbackTable.check_writes``."""
-
-
 class Fallback:
     """Publishes events, saves those that Kafka refuses, and publishes them later.
 
@@ -56,7 +41,7 @@ class Fallback:
     def __init__(
         self,
         settings: Settings,
-        store: OpenableStore,
+        store: FallbackTable,
         producer: ReplayProducer,
         metrics: Metrics,
         *,

@@ -9,7 +9,7 @@ from faust.types import TP
 from mode.utils.queues import FlowControlQueue
 
 from order_relay.settings import load_settings
-from order_relay.worker.consumer_app import FlowControl, ForeignChangelogs, PatientRecovery
+from order_relay.worker.consumer_app import FlowControl, ForeignChangelogs
 from tests.support.runtimes import app_of_a_consumer
 from tests.support.virtual_time import virtual_time
 
@@ -44,13 +44,9 @@ class SlowToSeek:
         """Begin to fetch."""
 
 
-def recovery_of_an_app() -> PatientRecovery:
-    """What the worker's application lets flow begin with."""
-    return cast(ForeignChangelogs, app_of_a_consumer(load_settings()).tables).recovery
-
-
-async def test_resuming_what_flows_drops_nothing() -> None:
-    """Faust resumes twice after a rebalance; a batch handed out in between stays."""
+@pytest.mark.parametrize("paused", [True, False])
+async def test_resuming_drops_what_is_older_than_a_pause(paused: bool) -> None:
+    """Faust resumes twice after a rebalance; only the first time what was queued is old."""
     flow = FlowControl()
     queue: FlowControlQueue[str] = FlowControlQueue(
         flow_control=flow,
@@ -58,28 +54,11 @@ async def test_resuming_what_flows_drops_nothing() -> None:
     )
     flow.resume()
     queue.put_nowait("batch")
-
+    if paused:
+        flow.suspend()
     flow.resume()
-
-    assert queue.qsize() == 1
+    assert queue.empty() is paused
     assert flow.is_active()
-
-
-async def test_resuming_after_a_pause_drops_what_is_old() -> None:
-    """What a rebalance left in a queue is of partitions that are read anew."""
-    flow = FlowControl()
-    queue: FlowControlQueue[str] = FlowControlQueue(
-        flow_control=flow,
-        clear_on_resume=True,  # as a stream's
-    )
-    flow.resume()
-    queue.put_nowait("old batch")
-    flow.suspend()
-    assert not flow.is_active()
-
-    flow.resume()
-
-    assert queue.empty()
 
 
 @virtual_time
@@ -105,20 +84,11 @@ async def test_a_seek_of_any_length_ends_in_flow() -> None:
 
 
 @virtual_time
-async def test_a_rebalance_breaks_off_a_seek() -> None:
-    """The next assignment has a seek of its own."""
-    recovery = recovery_of_an_app()
-    asyncio.get_running_loop().call_later(1.0, recovery.signal_recovery_start.set)
-
-    with pytest.raises(RebalanceAgain):
-        await recovery._wait(asyncio.Event().wait(), timeout=SEEK_SECONDS)
-
-
-@virtual_time
-async def test_a_stop_breaks_off_a_seek() -> None:
-    """A worker that stops does not wait for brokers that hang."""
-    recovery = recovery_of_an_app()
-    asyncio.get_running_loop().call_later(1.0, recovery._stopped.set)
-
-    with pytest.raises(ServiceStopped):
+@pytest.mark.parametrize(("stops", "error"), [(True, ServiceStopped), (False, RebalanceAgain)])
+async def test_a_stop_or_a_rebalance_breaks_off_a_seek(stops: bool, error: type[Exception]) -> None:
+    """The next assignment has a seek of its own; a worker that stops waits for no broker."""
+    recovery = cast(ForeignChangelogs, app_of_a_consumer(load_settings()).tables).recovery
+    event = recovery._stopped if stops else recovery.signal_recovery_start
+    asyncio.get_running_loop().call_later(1.0, event.set)
+    with pytest.raises(error):
         await recovery._wait(asyncio.Event().wait(), timeout=SEEK_SECONDS)

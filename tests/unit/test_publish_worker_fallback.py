@@ -5,12 +5,14 @@ import logging
 import math
 from collections import deque
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from order_relay.errors import DatabaseTooNew, DatabaseUnavailable
 from order_relay.fallback.sql.migrate import Migrated
 from order_relay.fallback.store import NewMessage, Status
+from order_relay.fallback.table import FallbackTable
 from order_relay.monitoring.metrics import Metrics
 from order_relay.publishing.publisher import Published, Saved
 from order_relay.settings import load_settings
@@ -66,7 +68,7 @@ class Worker:
         self.metrics = Metrics()
         self.fallback = Fallback(
             load_settings(fallback_replay_interval_seconds=60),
-            self.store,
+            cast(FallbackTable, self.store),
             self.producer,
             self.metrics,
         )

@@ -195,20 +195,6 @@ async def test_a_client_whose_tasks_have_ended_is_told_from_one_in_trouble(
         await thread_of(client, monkeypatch)._check_group(client)
 
 
-class Answering:
-    """A client whose question for the coordinator ends as told, or with an answer."""
-
-    def __init__(self, error: KafkaError | None) -> None:
-        self.error = error
-        self.group_id = "order-relay"
-        self._client = self._coordinator = self
-
-    async def coordinator_lookup(self, kind: object, group_id: str) -> int:
-        if self.error is not None:
-            raise self.error
-        return 1
-
-
 @pytest.mark.parametrize(
     ("error", "answered"),
     [
@@ -216,23 +202,27 @@ class Answering:
         (NodeNotReadyError(), False),
         (RequestTimedOutError(), False),
         (KafkaConnectionError(), False),
+        (GroupAuthorizationFailedError(), None),
     ],
 )
 async def test_whether_a_broker_answers_the_consumers_client(
-    error: KafkaError | None, answered: bool, monkeypatch: pytest.MonkeyPatch
+    error: KafkaError | None, answered: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The producer's client may find brokers where the consumer's finds none."""
-    thread = thread_of(Client(None), monkeypatch)
-    assert await thread._kafka_answers(cast(Any, Answering(error))) is answered
+    """The producer's client may find brokers where the consumer's finds none; a refusal is told."""
+    client: Any = Client(None)
 
+    async def look_up(kind: object, group_id: str) -> int:
+        if error is not None:
+            raise error
+        return 1
 
-async def test_a_broker_that_refuses_the_group_has_answered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It is told as an error, and is no standstill."""
-    thread = thread_of(Client(None), monkeypatch)
-    with pytest.raises(GroupAuthorizationFailedError):
-        await thread._kafka_answers(cast(Any, Answering(GroupAuthorizationFailedError())))
+    client._client, client.coordinator_lookup = client, look_up
+    asking = thread_of(client, monkeypatch)._kafka_answers(client)
+    if answered is None:
+        with pytest.raises(GroupAuthorizationFailedError):
+            await asking
+    else:
+        assert await asking is answered
 
 
 class Fetching:
@@ -311,44 +301,33 @@ def committing(
     return thread, {TP(*PARTITION): Commit(7, "")}
 
 
-async def test_the_commit_before_partitions_leave_follows_the_coordinator(
+@pytest.mark.parametrize(
+    ("answers", "retry_seconds", "joins_anew", "asked"),
+    [
+        ([NotCoordinatorForGroupError(), NotCoordinatorForGroupError()], 60.0, False, 3),
+        # The next commit comes within a second, and has more.
+        ([NotCoordinatorForGroupError()], 0.0, False, 1),
+        # No coordinator will take it.
+        ([TopicAuthorizationFailedError()], 60.0, False, 1),
+        ([IllegalGenerationError()], 60.0, False, 1),
+        # Another member may have gone on from there meanwhile.
+        ([NotCoordinatorForGroupError()], 60.0, True, 1),
+    ],
+)
+async def test_a_commit_is_repeated_in_its_generation_while_the_coordinator_moves(
+    answers: list[KafkaError],
+    retry_seconds: float,
+    joins_anew: bool,
+    asked: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The group may be on its way to another broker; the commit is asked for until it is there."""
-    coordinator = Coordinator(NotCoordinatorForGroupError(), NotCoordinatorForGroupError())
+    """Only before partitions leave, and only where repeating it can help."""
+    coordinator = Coordinator(*answers)
+    coordinator.joins_anew_when_asked = joins_anew
     thread, commits = committing(coordinator, monkeypatch)
-    assert await thread.commit_finished(commits, retry_seconds=60.0)
-    assert coordinator.asked == [{PARTITION: OffsetAndMetadata(7, "")}] * 3
-
-
-async def test_a_commit_of_many_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next one comes within a second, and has more."""
-    coordinator = Coordinator(NotCoordinatorForGroupError())
-    thread, commits = committing(coordinator, monkeypatch)
-    assert not await thread.commit_finished(commits, retry_seconds=0.0)
-    assert len(coordinator.asked) == 1
-
-
-@pytest.mark.parametrize("error", [TopicAuthorizationFailedError(), IllegalGenerationError()])
-async def test_what_no_coordinator_will_take_is_asked_for_once(
-    error: KafkaError, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before partitions leave, too: nothing would come of asking again."""
-    coordinator = Coordinator(error)
-    thread, commits = committing(coordinator, monkeypatch)
-    assert not await thread.commit_finished(commits, retry_seconds=60.0)
-    assert len(coordinator.asked) == 1
-
-
-async def test_a_commit_is_not_taken_into_another_generation(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Another member may have gone on from there meanwhile."""
-    coordinator = Coordinator(NotCoordinatorForGroupError())
-    coordinator.joins_anew_when_asked = True
-    thread, commits = committing(coordinator, monkeypatch)
-    assert not await thread.commit_finished(commits, retry_seconds=60.0)
-    assert len(coordinator.asked) == 1
+    did_commit = await thread.commit_finished(commits, retry_seconds=retry_seconds)
+    assert did_commit is (asked > len(answers))
+    assert coordinator.asked == [{PARTITION: OffsetAndMetadata(7, "")}] * asked
 
 
 @pytest.mark.parametrize("error", [OffsetMetadataTooLargeError(), InvalidCommitOffsetSizeError()])

@@ -24,7 +24,6 @@ from aiokafka.consumer import fetcher
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
-from aiokafka.structs import BrokerMetadata
 
 logger = logging.getLogger(__name__)
 
@@ -68,40 +67,26 @@ async def update_metadata(client: Any, metadata: Any, topics: Any) -> bool:
     Returns:
         Whether any broker answered. If none did, the known brokers stay known.
     """
-    if await _answered(client, metadata, topics):
-        return True
-    cluster = client.cluster
-    known = cluster._brokers
-    if not known:
-        return False
-    cluster._bootstrap_brokers = {
-        f"bootstrap-{number}": BrokerMetadata(f"bootstrap-{number}", host, port, None)
-        for number, (host, port, _) in enumerate(client.hosts)
-    }
-    cluster._brokers = {}  # aiokafka then asks the bootstrap brokers
-    try:
-        if not await _answered(client, metadata, topics):
-            return False
-    finally:
-        if not cluster._brokers:
-            cluster._brokers = known
-        for node, group in [one for one in client._conns if one[0] in cluster._bootstrap_brokers]:
-            client._conns.pop((node, group)).close()
-    if _addresses(cluster._brokers) != _addresses(known):
-        logger.warning("No known broker answered, the bootstrap servers named others")
-    return True
-
-
-async def _answered(client: Any, metadata: Any, topics: Any) -> bool:
+    known = _addresses(client)
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            return bool(await _metadata_update(client, metadata, topics))
+            if await _metadata_update(client, metadata, topics):
+                return True
     except TimeoutError:
+        pass
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await client.bootstrap()  # asks for brokers, and not for topics
+            answered = bool(await _metadata_update(client, metadata, topics))
+    except (KafkaConnectionError, TimeoutError):
         return False
+    if _addresses(client) != known:
+        logger.warning("No known broker answered, the bootstrap servers named others")
+    return answered
 
 
-def _addresses(brokers: Any) -> set[tuple[str, int]]:
-    return {(broker.host, broker.port) for broker in brokers.values()}
+def _addresses(client: Any) -> set[tuple[str, int]]:
+    return {(broker.host, broker.port) for broker in client.cluster.brokers()}
 
 
 # --- header names -------------------------------------------------------------------------------
