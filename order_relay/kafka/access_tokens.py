@@ -135,7 +135,7 @@ class TokenEndpoint:
         self._url = url
         self._secret = client_secret
         self._timeout_seconds = timeout_seconds
-        self._context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+        self._context = ssl.create_default_context(cafile=ca_file)
         # URL-encoded (RFC 6749, 2.3.1), so that they contain no colon.
         identity = f"{quote_plus(client_id)}:{quote_plus(client_secret)}"
         self._headers = {

@@ -24,13 +24,12 @@ def faust_credentials(settings: Settings) -> CredentialsT | None:
     protocol = settings.kafka_security_protocol
     context = None
     if protocol.endswith("SSL"):
-        ca_file = settings.kafka_ssl_ca_file
-        context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
-        if settings.kafka_ssl_cert_file is not None:
+        context = ssl.create_default_context(cafile=settings.kafka_ssl_ca_file)
+        if (cert_file := settings.kafka_ssl_cert_file) is not None:
             password = settings.kafka_ssl_key_password
             context.load_cert_chain(
-                str(settings.kafka_ssl_cert_file),
-                str(settings.kafka_ssl_key_file) if settings.kafka_ssl_key_file else None,
+                cert_file,
+                settings.kafka_ssl_key_file,
                 password.get_secret_value() if password else None,
             )
     if protocol.startswith("SASL"):

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import deque
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,7 +17,6 @@ from aiokafka.errors import (
     NoOffsetForPartitionError,
     NotCoordinatorForGroupError,
     OffsetMetadataTooLargeError,
-    OffsetOutOfRangeError,
     RequestTimedOutError,
     TopicAuthorizationFailedError,
 )
@@ -28,7 +26,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
 from order_relay.delivery.progress import MAX_METADATA_LENGTH, Commit
-from order_relay.kafka.consumer.thread import ClientEnded, Deletion, RelayConsumerThread
+from order_relay.kafka.consumer.thread import ClientEnded, RelayConsumerThread
 
 PARTITION = TopicPartition("order-paid-events", 0)
 
@@ -41,7 +39,6 @@ class Client:
         self.sought: list[int | str] = []
         self._coordinator = self._subscription = self._fetcher = self
         self.generation = 5
-        self.beginning = 40
         self.group_id = "order-relay"
         self.subscription = None
 
@@ -61,10 +58,6 @@ class Client:
         """Note where to."""
         self.sought.append(offset)
 
-    async def beginning_offsets(self, partitions: Any) -> dict[TopicPartition, int]:
-        """Where the records begin."""
-        return dict.fromkeys(partitions, self.beginning)
-
     def request_offset_reset(self, partitions: list[TopicPartition], strategy: int) -> None:
         """Note it."""
         self.sought.append(f"{strategy}")
@@ -77,8 +70,8 @@ class Client:
 def thread_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> RelayConsumerThread:
     """A thread that was never started, with this client."""
     thread = RelayConsumerThread.__new__(RelayConsumerThread)
+    thread._consumer = cast(Any, client)
     thread._fetch_lock = asyncio.Lock()
-    thread._deletions = deque()
     thread.max_metadata_length = MAX_METADATA_LENGTH
     monkeypatch.setattr(thread, "_ensure_consumer", lambda: client)
     monkeypatch.setattr(thread, "run_in_thread", lambda call: call)
@@ -144,30 +137,18 @@ async def test_a_fetch_that_fails_takes_nothing_from_other_partitions(
     assert client.sought == [7]
 
 
-async def test_a_position_that_kafka_does_not_have_is_noted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What was to be read there is gone: reading goes on where the records begin."""
+async def test_a_fetch_before_the_seek_of_an_assignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A partition without a commit has lost nothing: it is read from its beginning."""
     client = Client(None)
     thread = thread_of(client, monkeypatch)
-    answers: list[Exception] = [
-        OffsetOutOfRangeError({PARTITION: 7}),
-        NoOffsetForPartitionError(PARTITION),
-    ]
 
     async def fetch(*args: object, **kwargs: object) -> dict[Any, Any]:
-        raise answers.pop(0)
+        raise NoOffsetForPartitionError(PARTITION)
 
     monkeypatch.setattr(AIOKafkaConsumerThread, "_fetch_records", fetch)
     monkeypatch.setattr(thread, "positions", dict)
     assert await thread._fetch_records(cast(Any, client), set()) == {}
-    assert client.sought == [40]
-    assert thread.take_deletions() == [Deletion(TP(*PARTITION), 40, 5)]
-    assert thread.take_deletions() == []
-    # A partition without a commit, whose seek has not come yet, has lost nothing.
-    assert await thread._fetch_records(cast(Any, client), set()) == {}
-    assert client.sought == [40, "-2"]
-    assert thread.take_deletions() == []
+    assert client.sought == ["-2"]
 
 
 @pytest.mark.parametrize("ended", ["coordination", "metadata", "fetches"])
@@ -192,7 +173,7 @@ async def test_a_client_whose_tasks_have_ended_is_told_from_one_in_trouble(
     client._coordination_task, client._sync_task = tasks["coordination"], tasks["metadata"]
     client._fetch_task = tasks["fetches"]
     with pytest.raises(ClientEnded, match="the handler is closed"):
-        await thread_of(client, monkeypatch)._check_group(client)
+        await thread_of(client, monkeypatch).check_group()
 
 
 @pytest.mark.parametrize(
@@ -217,7 +198,7 @@ async def test_whether_a_broker_answers_the_consumers_client(
         return 1
 
     client._client, client.coordinator_lookup = client, look_up
-    asking = thread_of(client, monkeypatch)._kafka_answers(client)
+    asking = thread_of(client, monkeypatch).kafka_answers()
     if answered is None:
         with pytest.raises(GroupAuthorizationFailedError):
             await asking
@@ -247,7 +228,6 @@ def test_each_fetch_leaves_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mark of a partition stays only where a fetch is due, and none is answered."""
     client = Fetching()
     thread = thread_of(cast(Any, client), monkeypatch)
-    thread._consumer = cast(Any, client)
 
     def mark() -> object:
         return (thread.fetches() or {})[TP(*PARTITION)]

@@ -7,7 +7,12 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Protocol, cast
 
-from aiokafka.errors import InvalidSessionTimeoutError, KafkaError
+from aiokafka.errors import (
+    InvalidSessionTimeoutError,
+    KafkaError,
+    OffsetOutOfRangeError,
+    RequestTimedOutError,
+)
 from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
@@ -17,7 +22,7 @@ from mode import ServiceT
 from order_relay.delivery.progress import Commit, PartitionProgress
 from order_relay.kafka.consumer.aiokafka_patches import read_any_header_name
 from order_relay.kafka.consumer.standstill import Intake, standstill
-from order_relay.kafka.consumer.thread import Deletion, RelayConsumerThread
+from order_relay.kafka.consumer.thread import COMMIT_TIMEOUT_SECONDS, RelayConsumerThread
 from order_relay.model.record import Record
 
 # The longest wait for a commit in flight before another commit.
@@ -341,7 +346,10 @@ class RelayConsumer(driver.Consumer):
         try:
             while not (self.should_stop or fetcher.should_stop):
                 try:
-                    await self._drain_once()
+                    try:
+                        await self._drain_once()
+                    except OffsetOutOfRangeError as error:
+                        await self._skip_deleted([TP(*one) for one in error.args[0]])
                 except UnicodeDecodeError:
                     self.log.warning(
                         "Header name is not UTF-8, fetching again with a slower parser"
@@ -416,9 +424,6 @@ class RelayConsumer(driver.Consumer):
             NoProgress: The flow resumed although the seek after the assignment failed.
         """
         generation = self.app.consumer_generation_id
-        # Deletions come before the records that were fetched after them.
-        for deletion in self._thread.take_deletions():
-            self._skip_deleted(deletion)
         batches = []
         for partition, raw in fetched.items():
             tp = TP(partition.topic, partition.partition)
@@ -481,16 +486,24 @@ class RelayConsumer(driver.Consumer):
             elif tp in self._paused_partitions:
                 self.resume_partitions({tp})
 
-    def _skip_deleted(self, deletion: Deletion) -> None:
+    async def _skip_deleted(self, partitions: Collection[TP]) -> None:
         """Report records that Kafka deleted before they were read, and continue after them."""
-        tp, start, generation = deletion
-        progress = self._progress.get(tp)
-        if progress is None or progress.generation != generation:
-            return  # the seek that follows finds the same deletion
-        first = progress.position
-        if unread := progress.delete_before(start):
-            self._report_deleted(tp, first or 0, start - 1, unread)
-        self._finish_deleted(tp, start)
+        try:
+            async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
+                starts = await self.earliest_offsets(*partitions)
+        except TimeoutError as error:
+            # The position stays, and the next fetch from there fails in the same way.
+            raise RequestTimedOutError from error
+        for tp, start in starts.items():
+            progress = self._progress.get(tp)
+            if progress is None or not await self._thread.seek_in_generation(
+                tp, start, progress.generation
+            ):
+                continue  # the seek after the next assignment finds the same deletion
+            first = progress.position
+            if unread := progress.delete_before(start):
+                self._report_deleted(tp, first or 0, start - 1, unread)
+            self._finish_deleted(tp, start)
 
     def _finish_deleted(self, tp: TP, offset: int) -> None:
         """Finish records that were left in Kafka, and deleted there before they were read again."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import wraps
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import aiokafka
 from aiokafka.client import CoordinationType
@@ -21,7 +20,6 @@ from aiokafka.errors import (
     NodeNotReadyError,
     NoOffsetForPartitionError,
     OffsetMetadataTooLargeError,
-    OffsetOutOfRangeError,
     RebalanceInProgressError,
     RequestTimedOutError,
     UnknownMemberIdError,
@@ -49,14 +47,6 @@ P = ParamSpec("P")
 
 class ClientEnded(Exception):
     """An error ended a task of Kafka's client, which would wait for ever."""
-
-
-class Deletion(NamedTuple):
-    """Kafka deleted records before ``start`` that were not read yet."""
-
-    tp: TP
-    start: int
-    generation: int
 
 
 def _in_thread(
@@ -103,7 +93,6 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         """Set up the state that the thread's loop uses."""
         super().__post_init__()
         self._fetch_lock = asyncio.Lock()
-        self._deletions: deque[Deletion] = deque()
         self.max_metadata_length = MAX_METADATA_LENGTH
 
     def close(self) -> None:
@@ -134,16 +123,18 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         """
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self.thread_loop))
 
+    @_in_thread
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
         """Ask Kafka how far these partitions can be read: to the first open transaction."""
-        return cast(Mapping[TP, int], await self.run_in_thread(self._highwaters(list(partitions))))
+        return await self._highwaters(list(partitions))
 
+    @_in_thread
     async def log_ends(self, *partitions: TP) -> Mapping[TP, int]:
         """Ask Kafka for the ends of these partitions, including open transactions."""
         fetcher, timeout_ms = self._uncommitted_fetcher()
-        ask = fetcher.end_offsets(partitions, timeout_ms)
-        return cast(Mapping[TP, int], await self.run_in_thread(ask))
+        return cast(Mapping[TP, int], await fetcher.end_offsets(partitions, timeout_ms))
 
+    @_in_thread
     async def offsets_at(self, moment: float, *partitions: TP) -> Mapping[TP, int]:
         """Ask Kafka for the first record of each partition with this timestamp or a later one.
 
@@ -153,7 +144,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         """
         fetcher, timeout_ms = self._uncommitted_fetcher()
         asked = {TopicPartition(*tp): max(int(moment * 1000), 0) for tp in partitions}
-        found = await self.run_in_thread(fetcher.get_offsets_by_times(asked, timeout_ms))
+        found = await fetcher.get_offsets_by_times(asked, timeout_ms)
         return {TP(*tp): at.offset for tp, at in found.items() if at is not None}
 
     def _uncommitted_fetcher(self) -> tuple[Any, int]:
@@ -163,10 +154,10 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         fetcher._isolation_level = READ_UNCOMMITTED
         return fetcher, consumer._request_timeout_ms
 
+    @_in_thread
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
         """Ask Kafka for the beginnings of these partitions."""
-        ask = self._ensure_consumer().beginning_offsets(partitions)
-        return cast(Mapping[TP, int], await self.run_in_thread(ask))
+        return cast(Mapping[TP, int], await self._ensure_consumer().beginning_offsets(partitions))
 
     async def check_group(self) -> None:
         """Raise the error that stopped the group's coordination, if there is one.
@@ -178,8 +169,9 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
             ClientEnded: A task of aiokafka has ended, and is never started again.
         """
         if self._consumer is not None:
-            await self.run_in_thread(self._check_group(self._consumer))
+            await self._check_group(self._consumer)
 
+    @_in_thread
     async def _check_group(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
         tasks = (
             consumer._coordinator._coordination_task,
@@ -199,9 +191,9 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         Raises:
             KafkaError: A broker answered with an error of the group.
         """
-        consumer = self._consumer
-        return consumer is None or await self.run_in_thread(self._kafka_answers(consumer))
+        return self._consumer is None or await self._kafka_answers(self._consumer)
 
+    @_in_thread
     async def _kafka_answers(self, consumer: aiokafka.AIOKafkaConsumer) -> bool:
         group_id = consumer._coordinator.group_id
         try:
@@ -353,9 +345,6 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
             before = self.positions()
             try:
                 return await super()._fetch_records(*args, **kwargs)
-            except OffsetOutOfRangeError as error:
-                await self._read_from_beginning(error.args[0])
-                return {}
             except NoOffsetForPartitionError as error:
                 # This fetch came before the seek that follows every assignment.
                 consumer = self._ensure_consumer()
@@ -372,29 +361,6 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
                     if before.get(tp, position) != position:
                         consumer.seek(TopicPartition(tp.topic, tp.partition), before[tp])
                 raise
-
-    async def _read_from_beginning(self, partitions: Collection[TopicPartition]) -> None:
-        """Seek to the beginning of partitions whose position Kafka has deleted, and note it."""
-        consumer = self._ensure_consumer()
-        generation = consumer._coordinator.generation
-        try:
-            async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
-                starts = await consumer.beginning_offsets(partitions)
-        except TimeoutError as error:
-            # The position stays, and the next fetch from there fails in the same way.
-            raise RequestTimedOutError from error
-        if consumer._coordinator.generation != generation:
-            return
-        for partition, start in starts.items():
-            if partition in consumer.assignment():
-                consumer.seek(partition, start)
-                self._deletions.append(
-                    Deletion(TP(partition.topic, partition.partition), start, generation)
-                )
-
-    def take_deletions(self) -> list[Deletion]:
-        """Return the deletions since the last call. May be called from another thread."""
-        return [self._deletions.popleft() for _ in range(len(self._deletions))]
 
     def positions(self) -> dict[TP, int]:
         """Return the position of each partition, as far as it is known.
