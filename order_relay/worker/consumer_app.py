@@ -150,6 +150,21 @@ class ConsumerApp(faust.App):
         """Make no data directory: Faust stores no tables."""
 
 
+def faust_options(settings: RelaySettings) -> dict[str, Any]:
+    """Return what all Faust applications of the worker have in common."""
+    return {
+        "broker": [
+            f"aiokafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")
+        ],
+        "broker_credentials": faust_credentials(settings),
+        # ``Topics`` declares the topics. Workers claim work instead of electing a leader.
+        "topic_allow_declare": False,
+        "topic_disable_leader": True,
+        "autodiscover": False,
+        "worker_redirect_stdouts": False,
+    }
+
+
 def consumer_app(settings: RelaySettings, faust_metrics: FaustMetrics) -> ConsumerApp:
     """Make a consumer's app without its agent. Starts and connects nothing.
 
@@ -160,8 +175,7 @@ def consumer_app(settings: RelaySettings, faust_metrics: FaustMetrics) -> Consum
     session_seconds = settings.kafka_session_timeout_ms / 1000
     app = ConsumerApp(
         settings.consumer_group_id,
-        broker=[f"aiokafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
-        broker_credentials=faust_credentials(settings),
+        **faust_options(settings),
         # After a kill, records that finished since the last commit are delivered again.
         broker_commit_interval=1.0,
         broker_session_timeout=session_seconds,
@@ -177,14 +191,9 @@ def consumer_app(settings: RelaySettings, faust_metrics: FaustMetrics) -> Consum
         # A batch of at most so many records is one event. The stream buffers few events.
         broker_max_poll_records=500,
         stream_buffer_maxsize=16,
-        # ``Topics`` declares the topics. Workers claim work instead of electing a leader.
-        topic_allow_declare=False,
-        topic_disable_leader=True,
         table_standby_replicas=0,
         TableManager=ForeignChangelogs,
         web_enabled=False,
-        autodiscover=False,
-        worker_redirect_stdouts=False,
     )
     app.transport = RelayTransport(app.conf.broker_consumer, app)
     app.own_url = str(settings.own_url)

@@ -163,11 +163,11 @@ class ConsumerRuntime:
             breaker=self.dispatcher.breaker,
             target=self.dispatcher.target,
         )
-        self.lookup = self._lookup(self.deliveries, fallback) if self.deliveries else None
+        self.lookup = None if self.deliveries is None else self._lookup(self.deliveries, fallback)
         self._register_metrics()
         self._watches: list[asyncio.Task[None]] = []
         read_topic(self.app, self.name, settings.order_paid_topic, self.submit)
-        self._reader.deliver_with(self)
+        self._reader.deliver_with(self, self.dispatcher.left, self.metrics.deleted)
 
     def _deliveries_table(self) -> DeliveriesTable:
         settings = self.settings
@@ -258,9 +258,7 @@ class ConsumerRuntime:
         The rest stays unfinished, and is delivered again.
         """
         CONSUMER.set(self.name)
-        self._reader.stop_flow()
-        self.app.flow_control.suspend()
-        self.app.flow_control.clear()
+        self._reader.stop_intake()
         await self.dispatcher.drain(drain_seconds=grace_seconds, attempt_seconds=0.0)
 
     async def commit(self) -> None:
@@ -323,14 +321,6 @@ class ConsumerRuntime:
         if self.deliveries is not None:
             self.deliveries.assigned(partitions)
         self.dispatcher.resume()
-
-    def forget_left(self, topic: str, partition: int, *, before: int | None = None) -> list[int]:
-        """See ``DeliverySide``."""
-        return self.dispatcher.left.forget(topic, partition, before=before)
-
-    def deleted(self, records: int) -> None:
-        """See ``DeliverySide``."""
-        self.metrics.deleted(records)
 
 
 def _target(consumer: ConfiguredConsumer, max_in_flight: int) -> HttpHandler | FunctionHandler:

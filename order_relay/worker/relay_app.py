@@ -18,7 +18,6 @@ from faust.sensors.prometheus import FaustMetrics
 from order_relay import cli  # noqa: F401 - importing registers the commands
 from order_relay.errors import InvalidConsumer, InvalidDatabaseUrl, InvalidSettings
 from order_relay.fallback.table import FallbackTable
-from order_relay.kafka.auth import faust_credentials
 from order_relay.kafka.consumer import partition_of
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.kafka.topics import Topics
@@ -35,7 +34,7 @@ from order_relay.settings.settings import load_log_format
 from order_relay.web.connections import ConnectionLimits
 from order_relay.web.server import ConsumerPages, WebServer
 from order_relay.worker import file_descriptors
-from order_relay.worker.consumer_app import FaustSettings
+from order_relay.worker.consumer_app import FaustSettings, faust_options
 from order_relay.worker.consumer_runtime import ConsumerRuntime, prepare_folder
 from order_relay.worker.discovery import find_consumers, import_modules
 from order_relay.worker.fallback_service import Fallback
@@ -78,11 +77,20 @@ class RelayApp(faust.App):
     Settings = FaustSettings
     BootStrategy = WithoutKafka
 
-    settings: RelaySettings
     partition_of = staticmethod(partition_of)
 
-    def prepare(self, settings: RelaySettings) -> None:
+    def __init__(self, settings: RelaySettings) -> None:
         """Make what consumers share. Starts and connects nothing."""
+        # Faust makes a URL of the host, in which an IPv6 address has brackets.
+        web_host = f"[{settings.web_host}]" if ":" in settings.web_host else settings.web_host
+        super().__init__(
+            "order-relay",
+            **faust_options(settings),
+            web_enabled=True,
+            web_bind=web_host,
+            web_host=web_host,
+            web_port=settings.web_port,
+        )
         self.settings = settings
         self.consumers: Sequence[ConfiguredConsumer] = ()
         self.declared: Sequence[ConfiguredConsumer] = ()
@@ -289,23 +297,7 @@ async def _logged(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 def make_app(settings: RelaySettings) -> RelayApp:
     """Make the application without its consumers. Starts and connects nothing."""
     mode.loop.use("uvloop")
-    web_host = f"[{settings.web_host}]" if ":" in settings.web_host else settings.web_host
-    app = RelayApp(
-        "order-relay",
-        broker=[f"aiokafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
-        broker_credentials=faust_credentials(settings),
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        web_enabled=True,
-        # Faust makes a URL of the host, in which an IPv6 address has brackets.
-        web_bind=web_host,
-        web_host=web_host,
-        web_port=settings.web_port,
-        autodiscover=False,
-        worker_redirect_stdouts=False,
-    )
-    app.prepare(settings)
-    return app
+    return RelayApp(settings)
 
 
 def create_app() -> RelayApp:

@@ -7,15 +7,11 @@ from typing import Any
 
 import pytest
 
-import agents
-import tables
 from order_relay.model.record import Record
 from order_relay.settings import load_settings
 from order_relay.worker.consumer_runtime import ConsumerRuntime
 from tests.support.runtimes import runtime
 from tests.support.waiting import eventually
-
-ROOT = Path(__file__).parents[2]
 
 
 class Claims:
@@ -106,10 +102,3 @@ async def test_without_room_nothing_more_is_claimed(consumer: ConsumerRuntime) -
         assert claims.asked == [0]
         dispatcher.room.set()
         await eventually(lambda: len(dispatcher.taken) == 4, 5, "all records are taken")
-
-
-async def test_agents_and_tables_are_ours() -> None:
-    """The names ``agents`` and ``tables`` mean our packages."""
-    for package in (agents, tables):
-        assert package.__file__ is not None
-        assert Path(package.__file__).parent.parent == ROOT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Protocol, cast
 
 from aiokafka.errors import (
@@ -19,6 +19,7 @@ from faust.types import TP, ConsumerMessage, Message
 from faust.types.transports import TPorTopicSet
 from mode import ServiceT
 
+from order_relay.delivery.left_in_kafka import LeftInKafka
 from order_relay.delivery.progress import Commit, PartitionProgress
 from order_relay.kafka.consumer.aiokafka_patches import read_any_header_name
 from order_relay.kafka.consumer.standstill import Intake, standstill
@@ -37,7 +38,7 @@ FINAL_COMMIT_SECONDS = 7.0
 
 
 class DeliverySide(Protocol):
-    """What the consumer calls when partitions come and go, or records are deleted."""
+    """What the consumer calls when partitions come and go."""
 
     async def revoking(self) -> None:
         """End deliveries: all partitions are revoked. Finished records are committed then."""
@@ -45,22 +46,14 @@ class DeliverySide(Protocol):
     def assigned(self, partitions: Collection[int]) -> None:
         """Start deliveries of these partitions of the source topic."""
 
-    def forget_left(self, topic: str, partition: int, *, before: int | None = None) -> list[int]:
-        """Forget the records that were left in Kafka, up to ``before``; return their offsets."""
-
-    def deleted(self, records: int) -> None:
-        """Count records that Kafka deleted before they were delivered."""
-
-
-class NoProgress(Exception):
-    """Records were fetched from a partition whose progress is not tracked yet."""
-
 
 class RelayConsumer(driver.Consumer):
     """Reads records, and commits the contiguous finished prefix of each partition."""
 
     _thread: RelayConsumerThread
     _deliveries: DeliverySide
+    _left: LeftInKafka
+    _on_deleted: Callable[[int], None]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -90,9 +83,18 @@ class RelayConsumer(driver.Consumer):
     def _new_consumer_thread(self) -> RelayConsumerThread:
         return RelayConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
-    def deliver_with(self, deliveries: DeliverySide) -> None:
-        """Set what is called when partitions come and go. Call it before the start."""
-        self._deliveries = deliveries
+    def deliver_with(
+        self, deliveries: DeliverySide, left: LeftInKafka, on_deleted: Callable[[int], None]
+    ) -> None:
+        """Set what the consumer works with. Call it before the start.
+
+        Args:
+            deliveries: What is called when partitions come and go.
+            left: The records that deliveries left in Kafka.
+            on_deleted: Called with the number of records that Kafka deleted before they were
+                delivered.
+        """
+        self._deliveries, self._left, self._on_deleted = deliveries, left, on_deleted
 
     # --- called by deliveries and monitoring ----------------------------------------------------
 
@@ -275,9 +277,7 @@ class RelayConsumer(driver.Consumer):
 
         Faust would drop its acks first, and then wait.
         """
-        self.stop_flow()
-        self.app.flow_control.suspend()
-        self.app.flow_control.clear()
+        self.stop_intake()
         try:
             await self._deliveries.revoking()
             await self.commit_before_leaving()
@@ -318,6 +318,12 @@ class RelayConsumer(driver.Consumer):
         """Stop passing records to the streams."""
         self._stops += 1
         super().stop_flow()
+
+    def stop_intake(self) -> None:
+        """Stop the flow, and drop what the streams have not taken yet."""
+        self.stop_flow()
+        self.app.flow_control.suspend()
+        self.app.flow_control.clear()
 
     def on_buffer_drop(self, tp: TP) -> None:
         """Note that the stream has room for a partition again."""
@@ -389,14 +395,9 @@ class RelayConsumer(driver.Consumer):
         if fetched is None or not self.flow_active:
             self._fetch_was_dropped = bool(fetched)
             return
-        if stops != self._stops:
-            # The flow was stopped and resumed during the fetch. These records may be from before or
-            # after the seek in between, so they are read again.
-            await self._seek_again()
-            return
-        try:
-            batches = self._take(fetched)
-        except NoProgress:
+        # If the flow was stopped and resumed during the fetch, these records may be from before or
+        # after the seek in between.
+        if stops != self._stops or (batches := self._take(fetched)) is None:
             # Without the seek the next records would hide that these were dropped.
             await self._seek_again()
             return
@@ -417,11 +418,10 @@ class RelayConsumer(driver.Consumer):
         streams = cast(Any, self.app.topics)._tp_index.get(tp, ())
         return self.app.flow_control.is_active() and not any(one.queue.full() for one in streams)
 
-    def _take(self, fetched: RecordMap) -> list[tuple[TP, list[Record]]]:
+    def _take(self, fetched: RecordMap) -> list[tuple[TP, list[Record]]] | None:
         """Note fetched records; return batches of those that are to be delivered.
 
-        Raises:
-            NoProgress: The flow resumed although the seek after the assignment failed.
+        ``None`` if the flow resumed although the seek after the assignment failed.
         """
         generation = self.app.consumer_generation_id
         batches = []
@@ -429,7 +429,7 @@ class RelayConsumer(driver.Consumer):
             tp = TP(partition.topic, partition.partition)
             progress = self._progress.get(tp)
             if progress is None or progress.generation != generation:
-                raise NoProgress(tp)
+                return None
             if raw[0].offset < self._read_to.get(tp, 0):
                 progress = self._restart_partition(tp, raw[0].offset)
             elif self._moved_back_to.pop(tp, raw[0].offset) < raw[0].offset:
@@ -462,7 +462,7 @@ class RelayConsumer(driver.Consumer):
         progress = PartitionProgress(self.app.consumer_generation_id)
         self._progress[tp] = progress
         self._moved_back_to.pop(tp, None)
-        self._deliveries.forget_left(tp.topic, tp.partition)
+        self._left.forget(tp.topic, tp.partition)
         return progress
 
     async def _do_pending_seeks(self) -> None:
@@ -507,14 +507,14 @@ class RelayConsumer(driver.Consumer):
 
     def _finish_deleted(self, tp: TP, offset: int) -> None:
         """Finish records that were left in Kafka, and deleted there before they were read again."""
-        deleted = self._deliveries.forget_left(tp.topic, tp.partition, before=offset)
+        deleted = self._left.forget(tp.topic, tp.partition, before=offset)
         for one in deleted:
             self._progress[tp].finish(one)
         if deleted:
             self._report_deleted(tp, min(deleted), max(deleted), len(deleted))
 
     def _report_deleted(self, tp: TP, first: int, last: int, count: int) -> None:
-        self._deliveries.deleted(count)
+        self._on_deleted(count)
         self.log.error(
             "Records were deleted before they were delivered "
             "topic=%s partition=%d first=%d last=%d count=%d",

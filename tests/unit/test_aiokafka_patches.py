@@ -1,0 +1,181 @@
+"""What is patched in aiokafka: closed connections, moved brokers, names of headers."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvloop
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.consumer import fetcher
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.record.default_records import DefaultRecordBatch
+from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import BrokerMetadata
+
+from order_relay.kafka.consumer import aiokafka_patches
+from order_relay.kafka.consumer.aiokafka_patches import Batches, read_any_header_name
+from tests.support.odd_records import OddName, batch_of
+from tests.support.virtual_time import virtual_time
+
+NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
+OLD, NEW = BrokerMetadata(1, "old", 9092, None), BrokerMetadata(1, "new", 9092, None)
+
+
+# --- closed connections ---------------------------------------------------------------------------
+
+
+async def closed_under_way() -> None:
+    """Send on a connection that was closed and does not know it yet."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        connection = AIOKafkaConnection(host, port)
+        connection._reader, connection._writer = await asyncio.open_connection(host, port)
+        connection._read_task = connection._create_reader_task()
+        connection._versions = {3: (0, 5)}
+        connection._writer.transport.abort()
+        await asyncio.sleep(0)  # uvloop's transport is closed in its next turn
+        with pytest.raises(KafkaConnectionError, match="closed"):
+            await aiokafka_patches.send(connection, MetadataRequest([]))
+        assert not connection.connected()
+
+
+def test_it_is_a_broken_connection() -> None:
+    """Which is what the tasks of Kafka's client know: anything else ends them."""
+    uvloop.run(closed_under_way())
+
+
+# --- moved brokers --------------------------------------------------------------------------------
+
+
+class Client:
+    """A client that knows one broker, in a network where some hosts answer and some hang."""
+
+    def __init__(self, *answering: str, hanging: tuple[str, ...] = ()) -> None:
+        self.answering, self.hanging = answering, hanging
+        self.asked: list[str] = []
+        self.cluster = ClusterMetadata()
+        self.cluster._brokers = {1: OLD}
+
+    async def ask(self, host: str) -> bool:
+        """Ask a host."""
+        self.asked.append(host)
+        if host in self.hanging:
+            await asyncio.sleep(40)
+        return host in self.answering
+
+    async def bootstrap(self) -> None:
+        """Ask the one bootstrap server for the brokers, as aiokafka does."""
+        if not await self.ask("front"):
+            raise KafkaConnectionError("Unable to bootstrap")
+        self.cluster._brokers = {1: NEW if "new" in self.answering else OLD}
+
+
+async def ask_known(client: Client, metadata: ClusterMetadata, topics: set[str]) -> bool:
+    """Ask the brokers that a client knows, until one answers, as aiokafka does."""
+    return any([await client.ask(broker.host) for broker in client.cluster.brokers()])
+
+
+@pytest.mark.parametrize(
+    ("answering", "hanging", "asked", "answered", "seconds"),
+    [
+        (("old", "front"), (), ["old"], True, 0),
+        (("front", "new"), (), ["old", "front", "new"], True, 0),
+        (("front", "new"), ("old",), ["old", "front", "new"], True, 30),
+        (("front",), (), ["old", "front", "old"], False, 0),
+        ((), (), ["old", "front"], False, 0),
+        ((), ("old", "front"), ["old", "front"], False, 60),
+    ],
+    ids=["known", "moved", "moved, packets vanish", "known by front only", "outage", "silence"],
+)
+@virtual_time
+async def test_the_bootstrap_servers_say_where_brokers_are_now(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    answering: tuple[str, ...],
+    hanging: tuple[str, ...],
+    asked: list[str],
+    answered: bool,
+    seconds: float,
+) -> None:
+    """They are asked if no known broker answers, and known brokers stay known in an outage."""
+    monkeypatch.setattr(aiokafka_patches, "_metadata_update", ask_known)
+    client, started = Client(*answering, hanging=hanging), asyncio.get_running_loop().time()
+    assert await aiokafka_patches.update_metadata(client, client.cluster, set()) is answered
+    assert client.asked == asked
+    assert client.cluster.brokers() == {NEW if "new" in asked else OLD}
+    assert asyncio.get_running_loop().time() == started + seconds
+    assert ("No known broker answered" in caplog.text) is ("new" in asked)
+
+
+# --- names of headers -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parser_as_it_was() -> Iterator[None]:
+    """Leaves aiokafka's parser as this test found it."""
+    before = fetcher.MemoryRecords
+    yield
+    fetcher.MemoryRecords = before
+
+
+def parsed(records: Any) -> list[list[Any]]:
+    """What each batch holds."""
+    batches = []
+    while records.has_next():
+        batch = records.next_batch()
+        assert batch.validate_crc()
+        batches.append(
+            [(one.offset, one.timestamp, one.key, one.value, one.headers) for one in batch]
+        )
+    return batches
+
+
+@pytest.mark.parametrize("codec", [NONE, GZIP, SNAPPY, LZ4, ZSTD])
+def test_any_name_is_read_and_nothing_else_changes(codec: int) -> None:
+    """Bytes that are not UTF-8 are escaped in the name; values and other records are unchanged."""
+    odd = [(OddName(b"caf\xc3\xa9-\xff\xfe"), b"\xff"), ("event-id", b"7"), ("none", None)]
+    data = batch_of([(b"k", b"\xff\x00v", odd), (None, None, []), (b"", b"", [("h", b"")])], codec)
+    with pytest.raises(UnicodeDecodeError):
+        parsed(MemoryRecords(data))
+    assert parsed(Batches(data * 2)) == 2 * [
+        [
+            (0, 1000, b"k", b"\xff\x00v", [(r"café-\xff\xfe", b"\xff"), *odd[1:]]),
+            (1, 1001, None, None, []),
+            (2, 1002, b"", b"", [("h", b"")]),
+        ]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("codec", [NONE, GZIP, SNAPPY, LZ4, ZSTD])
+def test_ordinary_records_are_read_as_aiokafka_reads_them(codec: int) -> None:
+    """Both parsers agree."""
+    rows = [(b"k%d" % n, b"v" * n * 37, [(f"ü{n}", b"x" * n)] * (n % 4)) for n in range(200)]
+    data = batch_of(rows, codec)
+    assert parsed(Batches(data)) == parsed(MemoryRecords(data))
+
+
+def test_older_formats_are_left_to_aiokafka() -> None:
+    """They have no headers; aiokafka's own class reads them."""
+    builder = LegacyRecordBatchBuilder(1, 0, 1 << 20)
+    builder.append(0, timestamp=1000, key=b"k", value=b"v")
+    batch = Batches(bytes(builder.build())).next_batch()
+    assert not isinstance(batch, DefaultRecordBatch)
+    assert [(one.offset, one.key, one.value) for one in batch] == [(0, b"k", b"v")]
+
+
+@pytest.mark.usefixtures("parser_as_it_was")
+def test_the_parser_is_the_one_that_fetches_use() -> None:
+    """What is put in place is what aiokafka calls."""
+    read_any_header_name()
+    assert fetcher.MemoryRecords is Batches
