@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from pathlib import Path
 from urllib.parse import quote_plus, urlencode
 
 from yarl import URL
@@ -118,95 +117,68 @@ class AccessTokens:
         self._ask_at = now + lifetime * RENEW_AFTER_SHARE
 
 
-class TokenEndpoint:
-    """Requests tokens from an identity provider."""
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        client_id: str,
-        client_secret: str,
-        scope: str | None = None,
-        ca_file: Path | None = None,
-        timeout_seconds: float = TIMEOUT_SECONDS,
-    ) -> None:
-        """Prepare; see the settings KAFKA_SASL_OAUTH_… for each argument."""
-        self._url = url
-        self._secret = client_secret
-        self._timeout_seconds = timeout_seconds
-        self._context = ssl.create_default_context(cafile=ca_file)
-        # URL-encoded (RFC 6749, 2.3.1), so that they contain no colon.
-        identity = f"{quote_plus(client_id)}:{quote_plus(client_secret)}"
-        self._headers = {
-            "Authorization": f"Basic {base64.b64encode(identity.encode()).decode()}",
-            "Content-Type": "application/x-www-form-urlencoded",
-            "Accept": "application/json",
-        }
-        self._body = urlencode(
-            {"grant_type": "client_credentials"} | ({"scope": scope} if scope else {})
-        )
-
-    def fetch(self) -> tuple[str, float]:
-        """Return a new token and its lifetime in seconds. Blocks.
-
-        Raises:
-            AccessTokenUnavailable: The provider does not answer, or refuses.
-        """
-        try:
-            status, content = self._post()
-        except (OSError, HTTPException) as error:
-            raise AccessTokenUnavailable(self._url, _explain(error)) from error
-        try:
-            answer = json.loads(content)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            answer = {}
-        if status != 200:
-            raise AccessTokenUnavailable(self._url, self._refusal(status, answer))
-        token = answer.get("access_token")
-        if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
-            raise AccessTokenUnavailable(self._url, "the answer has no access_token")
-        return token, _lifetime(answer.get("expires_in"))
-
-    def _post(self) -> tuple[int, bytes]:
-        url = URL(self._url)
-        host, port = url.raw_host or "", url.port
-        # http.client follows no redirects, which could send the secret elsewhere.
-        connection = (
-            HTTPSConnection(host, port, timeout=self._timeout_seconds, context=self._context)
-            if url.scheme == "https"
-            else HTTPConnection(host, port, timeout=self._timeout_seconds)
-        )
-        try:
-            connection.request("POST", url.raw_path_qs, self._body, self._headers)
-            response = connection.getresponse()
-            return response.status, response.read(MAX_ANSWER_BYTES)
-        finally:
-            connection.close()
-
-    def _refusal(self, status: int, answer: dict[str, object]) -> str:
-        parts = (answer.get("error"), answer.get("error_description"))
-        words = " ".join(": ".join(part for part in parts if isinstance(part, str)).split())
-        words = redact(words, (self._secret,))[:300]
-        return f"answered {status}{f' ({words})' if words else ''}"
-
-
 @functools.lru_cache(maxsize=1)
 def access_tokens(settings: Settings) -> AccessTokens:
     """Return the tokens for these settings, which all clients of the process share."""
+    extensions = parse_extensions(settings.kafka_sasl_oauth_extensions)
+    return AccessTokens(functools.partial(request_token, settings), extensions=extensions)
+
+
+def request_token(settings: Settings) -> tuple[str, float]:
+    """Request a token from the identity provider of the settings KAFKA_SASL_OAUTH_…. Blocks.
+
+    Returns:
+        The token and its lifetime in seconds.
+
+    Raises:
+        AccessTokenUnavailable: The provider does not answer, or refuses.
+    """
+    url = settings.kafka_sasl_oauth_token_url or ""
     secret = settings.kafka_sasl_oauth_client_secret
-    endpoint = TokenEndpoint(
-        settings.kafka_sasl_oauth_token_url or "",
-        client_id=settings.kafka_sasl_oauth_client_id or "",
-        client_secret=secret.get_secret_value() if secret else "",
-        scope=settings.kafka_sasl_oauth_scope,
-        ca_file=settings.kafka_sasl_oauth_ca_file,
-    )
-    return AccessTokens(
-        endpoint.fetch, extensions=parse_extensions(settings.kafka_sasl_oauth_extensions)
-    )
+    password = secret.get_secret_value() if secret else ""
+    try:
+        status, content = _post(URL(url), password, settings)
+    except (OSError, HTTPException) as error:
+        raise AccessTokenUnavailable(url, _explain(error)) from error
+    try:
+        answer = json.loads(content)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        answer = {}
+    if status != 200:
+        parts = (answer.get("error"), answer.get("error_description"))
+        words = " ".join(": ".join(part for part in parts if isinstance(part, str)).split())
+        words = redact(words, (password,))[:300]
+        raise AccessTokenUnavailable(url, f"answered {status}{f' ({words})' if words else ''}")
+    token = answer.get("access_token")
+    if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
+        raise AccessTokenUnavailable(url, "the answer has no access_token")
+    return token, _lifetime(answer.get("expires_in"))
+
+
+def _post(url: URL, password: str, settings: Settings) -> tuple[int, bytes]:
+    # URL-encoded (RFC 6749, 2.3.1), so that they contain no colon.
+    identity = f"{quote_plus(settings.kafka_sasl_oauth_client_id or '')}:{quote_plus(password)}"
+    scope = settings.kafka_sasl_oauth_scope
+    headers = {
+        "Authorization": f"Basic {base64.b64encode(identity.encode()).decode()}",
+        "Content-Type": "application/x-www-form-urlencoded",
+        "Accept": "application/json",
+    }
+    form = {"grant_type": "client_credentials"} | ({"scope": scope} if scope else {})
+    host, port = url.raw_host or "", url.port
+    connection = HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+    if url.scheme == "https":
+        context = ssl.create_default_context(cafile=settings.kafka_sasl_oauth_ca_file)
+        connection = HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=context)
+    try:
+        # http.client follows no redirects, which could send the secret elsewhere.
+        connection.request("POST", url.raw_path_qs, urlencode(form), headers)
+        response = connection.getresponse()
+        return response.status, response.read(MAX_ANSWER_BYTES)
+    finally:
+        connection.close()
 
 
 def _lifetime(expires_in: object) -> float:

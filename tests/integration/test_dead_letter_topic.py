@@ -12,14 +12,13 @@ import pytest
 from confluent_kafka import KafkaError
 
 from order_relay.delivery.dead_letters import DeadLetter
-from order_relay.errors import PublishRefused, RecordTooLarge, RetryableError
+from order_relay.errors import PublishRefused, RecordTooLarge
 from order_relay.kafka.dead_letter_topic import DeadLetterTopic
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.model.record import Record
 from tests.support.embedded import EmbeddedKafka
 from tests.support.orders import order_value
 from tests.support.stage import Stage
-from tests.support.waiting import eventually
 
 RECORD = Record(
     topic="order-paid-events",
@@ -147,38 +146,6 @@ async def test_a_letter_that_cannot_be_made_smaller(embedded: EmbeddedKafka, sta
     assert len(await stage.dead_letters()) == 2
 
 
-async def test_a_missing_topic_refuses_until_it_is_made(
-    embedded: EmbeddedKafka, stage: Stage
-) -> None:
-    """Without its topic a letter is refused in seconds; as soon as there is one, it is kept."""
-    embedded.set_topic_error(stage.dlq_topic, KafkaError.UNKNOWN_TOPIC_OR_PART)
-    async with dead_letter_topic(stage, producer_delivery_timeout_ms=60_000) as topic:
-        with pytest.raises(PublishRefused, match="Unknown topic"):
-            await topic.send(LETTER)
-        embedded.set_topic_error(stage.dlq_topic, 0)
-        await eventually(lambda: _kept(topic), 20, "the letter is kept")
-    assert len(await stage.dead_letters()) == 1
-
-
-async def test_without_kafka_a_letter_is_refused_until_it_is_back(
-    fragile: EmbeddedKafka,
-) -> None:
-    """No broker is a retryable error, before the first letter and after it."""
-    stage = fragile.stage()
-    async with dead_letter_topic(stage) as topic:
-        fragile.down()
-        with pytest.raises(RetryableError):
-            await topic.send(LETTER)
-        fragile.up()
-        await eventually(lambda: _kept(topic), 20, "the first letter is kept")
-        fragile.down()
-        with pytest.raises(RetryableError):
-            await topic.send(LETTER)
-        fragile.up()
-        await eventually(lambda: _kept(topic), 20, "the second letter is kept")
-    assert {row.source for row in await stage.dead_letters()} == {(2, RECORD.offset)}
-
-
 async def test_in_an_outage_a_letter_does_not_wait_for_kafka(stage: Stage) -> None:
     """Once the outage is noticed, letters are refused at once, with its reason."""
     topic = DeadLetterTopic(
@@ -187,11 +154,3 @@ async def test_in_an_outage_a_letter_does_not_wait_for_kafka(stage: Stage) -> No
     )  # fmt: skip
     with pytest.raises(PublishRefused, match="no broker answers"):
         await topic.send(LETTER)
-
-
-async def _kept(topic: DeadLetterTopic) -> bool:
-    try:
-        await topic.send(LETTER)
-    except RetryableError:
-        return False
-    return True

@@ -76,12 +76,18 @@ async def application(
             thread.thread_loop.close()  # it never ran
 
 
-async def test_told_to_stop_while_it_starts_it_begins_no_consumer(application: RelayApp) -> None:
-    """Kafka answers after the stop: no group is joined, which nobody would leave any more."""
+async def begin(application: RelayApp) -> tuple[Topics, asyncio.Task[None]]:
+    """Start the application until it waits for Kafka."""
     topics = Topics()
     application._topics = topics  # type: ignore[assignment]
     starting = asyncio.create_task(application.start())
     await asyncio.wait_for(topics.asked.wait(), 60)
+    return topics, starting
+
+
+async def test_told_to_stop_while_it_starts_it_begins_no_consumer(application: RelayApp) -> None:
+    """Kafka answers after the stop: no group is joined, which nobody would leave any more."""
+    topics, starting = await begin(application)
     await application.stop()
     topics.answer.set()
     await asyncio.wait_for(starting, 60)
@@ -91,10 +97,7 @@ async def test_told_to_stop_while_it_starts_it_begins_no_consumer(application: R
 
 async def test_what_crashes_a_consumer_crashes_the_worker(application: RelayApp) -> None:
     """It ends with status 1, to be started again."""
-    topics = Topics()
-    application._topics = topics  # type: ignore[assignment]
-    starting = asyncio.create_task(application.start())
-    await asyncio.wait_for(topics.asked.wait(), 60)
+    topics, starting = await begin(application)
     fault = RuntimeError("Kafka's client ended")
     await application._runtimes[1].app.reader.crash(fault)
     assert application.crash_reason is fault
@@ -107,10 +110,8 @@ async def test_a_crash_ends_the_worker_though_another_consumer_is_still_starting
     application: RelayApp,
 ) -> None:
     """It waits for none of them."""
-    topics = Topics()
+    topics, starting = await begin(application)
     topics.answer.set()
-    application._topics = topics  # type: ignore[assignment]
-    starting = asyncio.create_task(application.start())
     await asyncio.wait_for(topics.consumers_asked.wait(), 60)
     await application._runtimes[1].app.reader.crash(RuntimeError("Kafka's client ended"))
     await asyncio.wait_for(starting, 60)

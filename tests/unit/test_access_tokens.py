@@ -7,8 +7,16 @@ import pytest
 import trustme
 
 from order_relay.errors import AccessTokenUnavailable
-from order_relay.kafka.access_tokens import PAUSE_SECONDS, AccessToken, AccessTokens, TokenEndpoint
+from order_relay.kafka.access_tokens import (
+    PAUSE_SECONDS,
+    AccessToken,
+    AccessTokens,
+    request_token,
+)
+from order_relay.settings import load_settings
 from tests.support.identity_provider import IdentityProvider
+
+pytestmark = pytest.mark.usefixtures("empty_environment")
 
 ID, SECRET = "relay:client", "hunter2 +/%"
 
@@ -95,15 +103,22 @@ def provider() -> Iterator[IdentityProvider]:
         yield running
 
 
-def _endpoint(provider: IdentityProvider, secret: str = SECRET) -> TokenEndpoint:
-    return TokenEndpoint(
-        provider.url, client_id=ID, client_secret=secret, scope="kafka read", timeout_seconds=5
+def _request(provider: IdentityProvider, secret: str = SECRET) -> tuple[str, float]:
+    return request_token(
+        load_settings(
+            kafka_security_protocol="SASL_PLAINTEXT",
+            kafka_sasl_mechanism="OAUTHBEARER",
+            kafka_sasl_oauth_token_url=provider.url,
+            kafka_sasl_oauth_client_id=ID,
+            kafka_sasl_oauth_client_secret=secret,
+            kafka_sasl_oauth_scope="kafka read",
+        )
     )
 
 
-def _refusal(endpoint: TokenEndpoint) -> str:
+def _refusal(provider: IdentityProvider, secret: str = SECRET) -> str:
     with pytest.raises(AccessTokenUnavailable) as caught:
-        endpoint.fetch()
+        _request(provider, secret)
     text = str(caught.value)
     assert "hunter2" not in text
     assert "\n" not in text
@@ -113,7 +128,7 @@ def _refusal(endpoint: TokenEndpoint) -> str:
 
 def test_a_token_is_granted(provider: IdentityProvider) -> None:
     """Id and secret go in the header, encoded as RFC 6749 asks; the scope in the form."""
-    token, lifetime = _endpoint(provider).fetch()
+    token, lifetime = _request(provider)
 
     assert [token] == provider.tokens
     assert lifetime == 60
@@ -122,7 +137,7 @@ def test_a_token_is_granted(provider: IdentityProvider) -> None:
 
 def test_a_wrong_secret_is_told_without_it(provider: IdentityProvider) -> None:
     """The provider's words are passed on, without the secret that this one repeats in them."""
-    reason = _refusal(_endpoint(provider, "hunter2"))
+    reason = _refusal(provider, "hunter2")
     assert reason == "answered 401 (invalid_client: not [redacted])"
 
 
@@ -144,7 +159,7 @@ def test_an_answer_without_a_token(
 ) -> None:
     """Whatever it answers instead of a token is told in a line, with nothing of the token."""
     provider.answer = (status, body)
-    assert _refusal(_endpoint(provider)) == reason
+    assert _refusal(provider) == reason
 
 
 @pytest.mark.parametrize(
@@ -154,19 +169,19 @@ def test_an_answer_without_a_token(
 def test_lifetimes(provider: IdentityProvider, expires_in: bytes, lifetime: float) -> None:
     """Numbers may be text; where none is told, five minutes are taken."""
     provider.answer = (200, b'{"access_token": "abc", "expires_in": %s}' % expires_in)
-    assert _endpoint(provider).fetch() == ("abc", lifetime)
+    assert _request(provider) == ("abc", lifetime)
 
 
 def test_a_provider_that_is_away(provider: IdentityProvider) -> None:
     """Nobody there is told as what it is."""
     provider.stop()
-    assert _refusal(_endpoint(provider)) == "Connection refused"
+    assert _refusal(provider) == "Connection refused"
 
 
 def test_an_unknown_authority_is_refused() -> None:
     """A provider whose certificate is not trusted gets no secret."""
     with IdentityProvider({ID: SECRET}, authority=trustme.CA()) as provider:
-        reason = _refusal(_endpoint(provider))
+        reason = _refusal(provider)
         assert reason.startswith("certificate verify failed: ")
         assert reason.endswith("(KAFKA_SASL_OAUTH_CA_FILE)")
         assert not provider.tokens

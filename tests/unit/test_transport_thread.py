@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import pytest
 from aiokafka.errors import (
-    CorruptRecordException,
     GroupAuthorizationFailedError,
     IllegalGenerationError,
     InvalidCommitOffsetSizeError,
@@ -115,26 +114,6 @@ async def test_every_partition_is_sought(
     await thread_of(client, monkeypatch).seek_to_committed_or_beginning()
 
     assert client.sought == [sought]
-
-
-async def test_a_fetch_that_fails_takes_nothing_from_other_partitions(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Kafka's client may have taken records out before it came to one that cannot be read."""
-    client = Client(None)
-    thread = thread_of(client, monkeypatch)
-    positions = {TP("order-paid-events", 0): 7, TP("order-paid-events", 1): 3}
-    monkeypatch.setattr(thread, "positions", lambda: dict(positions))
-
-    async def fetch(*args: object, **kwargs: object) -> dict[Any, Any]:
-        positions[TP("order-paid-events", 0)] = 17
-        raise CorruptRecordException
-
-    monkeypatch.setattr(AIOKafkaConsumerThread, "_fetch_records", fetch)
-    with pytest.raises(CorruptRecordException):
-        await thread._fetch_records(cast(Any, client), set())
-
-    assert client.sought == [7]
 
 
 async def test_a_fetch_before_the_seek_of_an_assignment(monkeypatch: pytest.MonkeyPatch) -> None:
