@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 
 from confluent_kafka import KafkaError, KafkaException
@@ -51,6 +52,7 @@ class Topics:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._admin: AdminClient | None = None
+        self._refusal = ""
 
     async def wait_until_ready(
         self, pause: Callable[[float], Awaitable[bool]], consumer: Settings | None = None
@@ -153,6 +155,7 @@ class Topics:
             KafkaException: No broker answered.
             AccessTokenUnavailable: There is no access token.
         """
+        self._refusal = ""
         metadata = await asyncio.to_thread(
             lambda: self._client().list_topics(timeout=PROBE_SECONDS)
         )
@@ -192,9 +195,18 @@ class Topics:
             # The client would log every refused connection. ``wait_until_ready`` logs one line.
             self._admin = AdminClient(
                 client_config(settings)
-                | {"log_level": 0, "socket.connection.setup.timeout.ms": 5000}
+                | {
+                    "log_level": 0,
+                    "socket.connection.setup.timeout.ms": 5000,
+                    "error_cb": self._on_error,
+                }
             )
         return self._admin
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._AUTHENTICATION:  # names the mechanisms that brokers support
+            # Without the broker and the duration, which differ for the same problem.
+            self._refusal = re.sub(r"^\S+/(bootstrap|\d+): | \(after .*", "", error.str())
 
     async def _problem(self, error: KafkaException | AccessTokenUnavailable) -> str:
         settings = self._settings
@@ -203,7 +215,13 @@ class Topics:
             return f"Kafka cannot be asked at KAFKA_BOOTSTRAP_SERVERS={servers}: {error}"
         kafka_error = error.args[0]
         if kafka_error.code() in UNREACHABLE:
-            reason = await diagnose_connection(settings, PROBE_SECONDS) or kafka_error.str()
+            if self._admin is not None:
+                self._admin.poll(0)
+            reason = (
+                await diagnose_connection(settings, PROBE_SECONDS)
+                or self._refusal
+                or kafka_error.str()
+            )
             return f"Kafka cannot be reached at KAFKA_BOOTSTRAP_SERVERS={servers}: {reason}"
         return (
             f"Kafka at {servers} does not declare the topics (TOPIC_PARTITIONS="
