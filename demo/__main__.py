@@ -13,8 +13,9 @@ from pathlib import Path
 try:
     from rich.console import Console
 
-    from demo.command_line import CannotRun, parse_options
+    from demo.command_line import parse_options
     from demo.scenario import run_scenario
+    from order_relay.errors import RelayError
     from order_relay.logs.standard_streams import escape_unencodable
 except ModuleNotFoundError as error:
     sys.exit(
@@ -44,7 +45,7 @@ def main() -> int:
     )
     try:
         return asyncio.run(run_scenario(options, Console(), folder, os.environ))
-    except CannotRun as error:
+    except RelayError as error:
         shutil.rmtree(folder, ignore_errors=True)
         sys.stderr.write(f"quickstart: {error}\n")
         return 1

@@ -20,7 +20,7 @@ from demo.command_line import ORDER_LOGGING, Options
 from demo.ledger import ConsumerLedger, Ledger
 from demo.logger import LoggerScript
 from demo.shop import Order, ShopDatabase
-from order_relay.errors import DatabaseUnavailable, RelayError
+from order_relay.errors import DatabaseUnavailable
 from order_relay.kafka.client_config import client_config
 from order_relay.settings import Settings
 
@@ -34,6 +34,7 @@ RATE_FRAMES = 11
 ORDER_TOPIC = Settings.model_fields["order_paid_topic"].default
 # Enough for exact percentiles of a counted run; older ones make room.
 KEPT_TIMES = 10_000
+READY = "ready"
 _LAST_LOOK_SECONDS = 10.0
 
 
@@ -43,62 +44,23 @@ class Phase(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     FINISHING = "waiting for the last orders"
-    CLOSING = "shop closed, waiting for the last orders"
     STOPPING = "stopping, the worker finishes what it has begun"
 
 
-class WorkerState(StrEnum):
-    """How the worker is."""
-
-    STARTING = "starting"
-    READY = "ready"
-    NOT_READY = "not ready"
-    SILENT = "does not answer"
-    DRAINING = "finishing"
-    ENDED = "ended"
-
-
-class DeliveryTimes:
-    """Remembers when open orders were paid, and how long the last deliveries took."""
-
-    def __init__(self) -> None:
-        self._paid_at: dict[str, float] = {}
-        self._took: deque[tuple[float, float]] = deque(maxlen=KEPT_TIMES)
-
-    def paid(self, event_id: str, now: float) -> None:
-        """The clock starts for an order."""
-        self._paid_at[event_id] = now
-
-    def ended(self, event_id: str, now: float, *, delivered: bool) -> None:
-        """The clock stops; unknown ids are ignored."""
-        paid_at = self._paid_at.pop(event_id, None)
-        if delivered and paid_at is not None:
-            self._took.append((now, now - paid_at))
-
-    def percentiles(self, since: float = -math.inf) -> list[float]:
-        """Return p50, p95 and p99 (nearest rank) of deliveries after ``since``, or nothing."""
-        seconds = sorted(took for at, took in self._took if at > since)
-        ranks = [math.ceil(share * len(seconds)) - 1 for share in (0.50, 0.95, 0.99)]
-        return [seconds[rank] for rank in ranks] if seconds else []
-
-
 class Collector:
-    """Writes each fact into the ledgers, and holds what is shown. It is the shop's observer.
+    """Writes each fact into the ledgers, and holds what is shown.
 
     Attributes:
         options: What the user asked for.
         logger: What the sample logger did.
         phase: How far the demo is.
-        began_at: When all was started, on the clock.
-        opened_at: When the shop opened.
+        opened_at: When the shop opened, on the clock.
         ledger: What became of every order.
         consumers: The ledgers of the consumers beside order_logging.
-        times: How long the deliveries took.
         rates: Payments and deliveries a second, lately.
-        refusal: Why the shop's database refused an order the last time; empty if it never did.
         pending: Saved rows that replay will publish by itself; failed ones wait for a person.
-        worker: How the worker is.
-        stats: What it says about order_logging at ``/stats``; empty before it does.
+        answer: How the worker answers when it is asked whether it is ready.
+        stats: What it says at ``/stats``, by consumer; empty while it does not answer.
         kafka_is_down: Whether the embedded cluster is out of reach.
         kafka_outages: How often it was.
         warnings: The worker's last warnings, one of each kind.
@@ -109,21 +71,22 @@ class Collector:
         self, options: Options, logger: LoggerScript, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
+        self._began_at = self._moved_at = clock()
+        self._progress = (0, 0, 0)
         self._closing = asyncio.Event()
         self._readings: deque[tuple[float, int, int]] = deque(maxlen=RATE_FRAMES)
+        self._paid_at: dict[str, float] = {}  # of open orders
+        self._took: deque[tuple[float, float]] = deque(maxlen=KEPT_TIMES)
         self.options = options
         self.logger = logger
         self.phase = Phase.STARTING
-        self.began_at = clock()
         self.opened_at: float | None = None
         self.ledger = Ledger()
         self.consumers: list[ConsumerLedger] = []
-        self.times = DeliveryTimes()
         self.rates = (0.0, 0.0)
-        self.refusal = ""
         self.pending = 0
-        self.worker = WorkerState.STARTING
-        self.stats: Mapping[str, Any] = {}
+        self.answer = ""
+        self.stats: dict[str, Mapping[str, Any]] = {}
         self.kafka_is_down = False
         self.kafka_outages = 0
         self.warnings: Sequence[str] = ()
@@ -132,7 +95,7 @@ class Collector:
     @property
     def elapsed_seconds(self) -> float:
         """Since all was started."""
-        return self._clock() - self.began_at
+        return self._clock() - self._began_at
 
     @property
     def open_seconds(self) -> float:
@@ -140,9 +103,18 @@ class Collector:
         return 0.0 if self.opened_at is None else self._clock() - self.opened_at
 
     @property
-    def recent_times(self) -> list[float]:
-        """The percentiles of the last minute."""
-        return self.times.percentiles(since=self._clock() - 60)
+    def worker(self) -> str:
+        """How the worker is, in a word or two."""
+        return {Phase.STARTING: "starting", Phase.STOPPING: "finishing"}.get(
+            self.phase, self.answer
+        )
+
+    def percentiles(self, last_seconds: float = math.inf) -> list[float]:
+        """Return p50, p95 and p99 (nearest rank) of the last delivery times, or nothing."""
+        since = self._clock() - last_seconds
+        seconds = sorted(took for at, took in self._took if at > since)
+        ranks = [math.ceil(share * len(seconds)) - 1 for share in (0.50, 0.95, 0.99)]
+        return [seconds[rank] for rank in ranks] if seconds else []
 
     def measure_rates(self) -> None:
         """Take the readings of one frame; the rates are over the last frames."""
@@ -166,29 +138,38 @@ class Collector:
             )
         )
 
+    def is_stalled(self) -> bool:
+        """Whether nothing has moved for longer than the user of a counted run wants to wait.
+
+        Records in the worker are moving: it retries a hopeless one for long before it gives it up.
+        """
+        balance = self.ledger.balance()
+        others = sum(one.finished for one in self.consumers)
+        progress = (balance.paid, balance.finished, others)
+        busy = any(one["in_flight"] or one["held"] for one in self.stats.values())
+        if busy or progress != self._progress:
+            self._moved_at, self._progress = self._clock(), progress
+        quiet_seconds = self._clock() - self._moved_at
+        return self.options.orders is not None and quiet_seconds > self.options.give_up_after
+
     def paid(self, order: Order) -> None:
         """An order was committed."""
         self.ledger.paid(order.event_id, broken=order.broken)
-        self.times.paid(order.event_id, self._clock())
-
-    def refused(self, order: Order, error: RelayError) -> None:
-        """The database refused an order; the shop tries again."""
-        self.ledger.refused()
-        self.refusal = str(error)
+        self._paid_at[order.event_id] = self._clock()
 
     def logged(self, event_id: str) -> None:
         """The logger answered 2xx."""
-        if self.ledger.delivered(event_id):
-            self.times.ended(event_id, self._clock(), delivered=True)
+        paid_at = self._paid_at.pop(event_id, None)
+        if self.ledger.delivered(event_id) and paid_at is not None:
+            self._took.append((self._clock(), self._clock() - paid_at))
 
     def dead_lettered(self, letter: Message) -> None:
         """A record was read from order_logging's dead-letter topic."""
         headers = dict(letter.headers() or [])
         place = f"{letter.partition()}/{letter.offset()}"
         event_id = _text(headers.get("event-id")) or f"dead letter {place} without event-id"
-        reason = _text(headers.get("dlq-reason")) or "no reason given"
-        if self.ledger.dead_lettered(event_id, reason):
-            self.times.ended(event_id, self._clock(), delivered=False)
+        self.ledger.dead_lettered(event_id, _text(headers.get("dlq-reason")) or "no reason given")
+        self._paid_at.pop(event_id, None)
 
     def finish(self) -> None:
         """Let ``watch_table`` and ``read_topics`` take a last look and return."""
@@ -203,19 +184,15 @@ class Collector:
             await self._look(table, SAVED_AFTER_SECONDS)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), TABLE_EVERY_SECONDS)
-        try:
-            for event_id in await table.orders():
-                self.ledger.paid(event_id)
-        except DatabaseUnavailable:
-            # The ledger will not close, or was told of all of them already.
-            logger.exception("The orders in the shop's database were not counted")
-        await self._look(table, 0.0)
+        await self._look(table, 0.0, orders=True)
 
-    async def _look(self, table: ShopDatabase, for_seconds: float) -> None:
+    async def _look(self, table: ShopDatabase, seconds: float, *, orders: bool = False) -> None:
         try:
-            event_ids, self.pending = await table.waiting(for_seconds)
+            for event_id in await table.orders() if orders else ():
+                self.ledger.paid(event_id)
+            event_ids, self.pending = await table.waiting(seconds)
         except DatabaseUnavailable as error:
-            logger.warning("The waiting rows in the shop's database were not counted: %s", error)
+            logger.warning("The rows in the shop's database were not counted: %s", error)
         else:
             self.ledger.saved_for_replay(event_ids)
 
@@ -223,18 +200,18 @@ class Collector:
         """Ask the worker over HTTP how it is, every second, until this is cancelled."""
         async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(2)) as session:
             while True:
-                starting = self.worker is WorkerState.STARTING
                 try:
                     async with session.get("/health/ready") as response:
-                        state = WorkerState.READY if response.ok else WorkerState.NOT_READY
-                    with suppress(aiohttp.ClientResponseError):  # it has no figures yet
-                        self.stats = await _stats_of(session, ORDER_LOGGING)
-                        for one in self.consumers:
-                            one.outcomes = (await _stats_of(session, one.name))["deliveries"]
+                        self.answer = READY if response.ok else "not ready"
+                    for name in (ORDER_LOGGING, *(one.name for one in self.consumers)):
+                        async with session.get("/stats", params={"consumer": name}) as response:
+                            if response.ok:  # else it has no figures yet
+                                self.stats[name] = await response.json()
+                    for one in self.consumers:
+                        one.outcomes = self.stats.get(one.name, {}).get("deliveries", one.outcomes)
                 except (aiohttp.ClientError, OSError):
-                    state = WorkerState.SILENT
-                if self.phase is not Phase.STOPPING and not (starting and state != "ready"):
-                    self.worker = state
+                    self.answer = "does not answer"
+                    self.stats.clear()
                 await asyncio.sleep(WORKER_EVERY_SECONDS)
 
     async def read_topics(
@@ -277,27 +254,18 @@ class Collector:
                 (await asyncio.to_thread(consumer.get_watermark_offsets, one, 5))[1]
                 for one in partitions
             ]
-            deadline = time.monotonic() + _LAST_LOOK_SECONDS
-            # The position is negative before the first record of a partition.
-            while any(
-                max(position.offset, 0) < end
-                for position, end in zip(consumer.position(partitions), ends, strict=True)
-            ):
-                if time.monotonic() > deadline:
-                    logger.error("Reading the last records took too long")
-                    return
-                await take()
-        except KafkaException as error:
+            async with asyncio.timeout(_LAST_LOOK_SECONDS):
+                # The position is negative before the first record of a partition.
+                while any(
+                    max(position.offset, 0) < end
+                    for position, end in zip(consumer.position(partitions), ends, strict=True)
+                ):
+                    await take()
+        except (KafkaException, TimeoutError):
             # The ledger will miss records and say so.
-            logger.error("Reading topics failed: %s", error.args[0].str())
+            logger.exception("Reading topics failed")
         finally:
             consumer.close()
-
-
-async def _stats_of(session: aiohttp.ClientSession, consumer: str) -> dict[str, Any]:
-    async with session.get("/stats", params={"consumer": consumer}, raise_for_status=True) as found:
-        stats: dict[str, Any] = await found.json()
-        return stats
 
 
 def _text(value: str | bytes | None) -> str:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import sys
-from collections.abc import Sequence
 
 from confluent_kafka import cimpl
 
-from demo.command_line import CannotRun, serve
+from demo.command_line import CannotRun, run_until_stopped
 
 BROKERS = 3
 PARTITIONS = 4
@@ -40,8 +39,8 @@ class EmbeddedCluster:
         servers: Where the brokers listen.
     """
 
-    def __init__(self, topics: Sequence[str] = (), brokers: int = BROKERS) -> None:
-        """Start the brokers and make the topics, 4 partitions each.
+    def __init__(self, brokers: int = BROKERS) -> None:
+        """Start the brokers.
 
         Raises:
             CannotRun: This librdkafka has no mock cluster, or it does not start.
@@ -53,8 +52,6 @@ class EmbeddedCluster:
             self._handle = _start(self._lib, brokers)
             self._cluster = self._lib.rd_kafka_handle_mock_cluster(self._handle)
             self.servers = self._lib.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
-            for topic in topics:
-                self.make_topic(topic, PARTITIONS)
         except OSError as error:
             self.stop()
             raise CannotRun(
@@ -127,7 +124,7 @@ def _librdkafka() -> ctypes.CDLL:
     return lib
 
 
-async def _hold(stopping: asyncio.Event) -> None:
+async def _hold() -> None:
     cluster = EmbeddedCluster()
     sys.stdout.write(
         f"{LIMITS}\nIn other terminals, for workers and commands:\n\n"
@@ -136,10 +133,10 @@ async def _hold(stopping: asyncio.Event) -> None:
     )
     sys.stdout.flush()
     try:
-        await stopping.wait()
+        await asyncio.Event().wait()
     finally:
         cluster.stop()
 
 
 if __name__ == "__main__":
-    sys.exit(serve(_hold))
+    sys.exit(run_until_stopped(_hold()))

@@ -27,6 +27,7 @@ class Fate(IntFlag):
 
 
 FINISHED = Fate.DELIVERED | Fate.DEAD_LETTERED | Fate.SAVED
+_BROKEN_DELIVERED = Fate.PAID | Fate.BROKEN | Fate.DELIVERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,50 +36,41 @@ class Balance:
 
     Attributes:
         paid: Orders committed in the shop's database.
+        broken: Broken messages among ``paid``.
         delivered: Of ``paid``: the logger answered 2xx.
         dead_lettered: Of ``paid``: in the dead-letter topic and not delivered.
         saved: Of ``paid``: saved for replay, neither delivered nor dead-lettered.
         replayed: Of ``paid``: were saved, and have reached Kafka since.
         open: Of ``paid``: not finished in any of the three ways.
-        refusals: Orders that the database refused; the shop tries again.
         duplicates: 2xx answers beyond the first for an event.
         repeated_dead_letters: Dead letters beyond the first for an event.
         in_both: Events that were delivered and also dead-lettered.
-        broken: Broken messages among ``paid``.
-        broken_delivered: Broken messages that the logger got all the same.
-        strangers: Events that reached the logger or the dead letters but were never paid.
+        wrong: Events that were never paid, and broken messages that the logger got all the same.
         dead_letter_reasons: Dead-lettered events by reason.
     """
 
     paid: int
+    broken: int
     delivered: int
     dead_lettered: int
     saved: int
     replayed: int
     open: int
-    refusals: int
     duplicates: int
     repeated_dead_letters: int
     in_both: int
-    broken: int
-    broken_delivered: int
-    strangers: int
+    wrong: int
     dead_letter_reasons: dict[str, int]
 
     @property
     def finished(self) -> int:
         """Events that are accounted for."""
-        return self.delivered + self.dead_lettered + self.saved
-
-    @property
-    def goes_wrong(self) -> bool:
-        """Something is where it should never be: waiting would not mend that."""
-        return bool(self.broken_delivered or self.strangers)
+        return self.paid - self.open
 
     @property
     def closes(self) -> bool:
         """Every payment is accounted for, and nothing is there that should not be."""
-        return self.paid == self.finished and not self.goes_wrong
+        return not self.open and not self.wrong
 
 
 class Ledger:
@@ -90,17 +82,12 @@ class Ledger:
         self._numbers: Counter[Fate] = Counter()
         self._reasons: Counter[str] = Counter()
         self._saved: frozenset[str] = frozenset()
-        self._refusals = 0
         self._duplicates = 0
         self._repeated_dead_letters = 0
 
     def paid(self, event_id: str, *, broken: bool = False) -> None:
         """The order is committed; ``broken`` if its message is not valid JSON."""
         self._add(event_id, Fate.PAID | (Fate.BROKEN if broken else Fate.UNKNOWN))
-
-    def refused(self) -> None:
-        """The database refused an order once."""
-        self._refusals += 1
 
     def delivered(self, event_id: str) -> bool:
         """The logger answered 2xx; returns whether for the first time."""
@@ -132,18 +119,16 @@ class Ledger:
         paid, count = Fate.PAID, self._count
         return Balance(
             paid=count(paid),
+            broken=count(paid | Fate.BROKEN),
             delivered=count(paid | Fate.DELIVERED),
             dead_lettered=count(paid | Fate.DEAD_LETTERED, without=Fate.DELIVERED),
             saved=count(paid | Fate.SAVED, without=Fate.DELIVERED | Fate.DEAD_LETTERED),
             replayed=count(paid | Fate.WAS_SAVED, without=Fate.SAVED),
             open=count(paid, without=FINISHED),
-            refusals=self._refusals,
             duplicates=self._duplicates,
             repeated_dead_letters=self._repeated_dead_letters,
             in_both=count(Fate.DELIVERED | Fate.DEAD_LETTERED),
-            broken=count(paid | Fate.BROKEN),
-            broken_delivered=count(Fate.BROKEN | Fate.DELIVERED),
-            strangers=count(Fate.UNKNOWN, without=paid),
+            wrong=count(Fate.UNKNOWN, without=paid) + count(_BROKEN_DELIVERED),
             dead_letter_reasons=dict(self._reasons.most_common()),
         )
 
@@ -153,9 +138,7 @@ class Ledger:
 
     def wrong(self) -> list[str]:
         """Return the ids that were never paid, and those delivered though broken."""
-        return self._ids(Fate.UNKNOWN, without=Fate.PAID) + self._ids(
-            Fate.PAID | Fate.BROKEN | Fate.DELIVERED
-        )
+        return self._ids(Fate.UNKNOWN, without=Fate.PAID) + self._ids(_BROKEN_DELIVERED)
 
     def _add(self, event_id: str, fact: Fate) -> bool:
         return self._change(event_id, self._fates.get(event_id, Fate.UNKNOWN) | fact)
@@ -185,40 +168,31 @@ def _fits(fate: Fate, having: Fate, without: Fate) -> bool:
 class ConsumerLedger:
     """Every record of the topic that a consumer beside order_logging reads is accounted for.
 
-    Kafka, the consumer's sample service and the worker tell it the facts.
+    Kafka and the worker tell it the facts: there is not for every consumer a service to count at.
 
     Attributes:
         name: The consumer's name.
         topic: The topic that it reads.
-        has_service: Whether it calls a sample service.
         published: Records in that topic.
-        repeated_dead_letters: Dead letters beyond the first for a record.
         outcomes: How many deliveries ended how, says the worker.
     """
 
     name: str
     topic: str
-    has_service: bool = False
     published: int = 0
-    repeated_dead_letters: int = 0
     outcomes: Mapping[str, int] = field(default_factory=dict)
     _dead_lettered: set[object] = field(default_factory=set)
-    _received: set[str] = field(default_factory=set)
 
     def count_record(self, record: Message) -> None:
         """A record was read from its topic."""
         self.published += 1
 
     def count_dead_letter(self, letter: Message) -> None:
-        """A record was read from its dead-letter topic."""
+        """A record was read from its dead-letter topic; a second one for a record counts once."""
         headers = dict(letter.headers() or [])
-        position = tuple(headers.get(f"kafka_dlt-original-{at}") for at in ("partition", "offset"))
-        self.repeated_dead_letters += position in self._dead_lettered
-        self._dead_lettered.add(position)
-
-    def count_receipt(self, event_id: str) -> None:
-        """Its sample service answered 2xx."""
-        self._received.add(event_id)
+        self._dead_lettered.add(
+            tuple(headers.get(f"kafka_dlt-original-{at}") for at in ("partition", "offset"))
+        )
 
     @property
     def handled(self) -> int:
@@ -237,11 +211,6 @@ class ConsumerLedger:
         return len(self._dead_lettered)
 
     @property
-    def received(self) -> int | None:
-        """Events that its sample service answered 2xx; ``None`` if it has no such service."""
-        return len(self._received) if self.has_service else None
-
-    @property
     def finished(self) -> int:
         """Records that are accounted for."""
         return self.handled + self.not_handled_again + self.dead_lettered
@@ -252,13 +221,11 @@ class ConsumerLedger:
         return max(self.published - self.finished, 0)
 
     @property
-    def goes_wrong(self) -> bool:
-        """More is finished than there was, or than arrived: waiting would not mend that."""
-        return self.finished > self.published or (
-            self.received is not None and self.received < self.handled
-        )
+    def wrong(self) -> int:
+        """More is finished than there was: waiting would not mend that."""
+        return max(self.finished - self.published, 0)
 
     @property
     def closes(self) -> bool:
-        """Every record is accounted for, and what was handled has arrived."""
-        return not self.open and not self.goes_wrong
+        """Every record is accounted for."""
+        return self.finished == self.published

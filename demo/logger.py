@@ -7,7 +7,7 @@ itself, until SIGTERM or Ctrl-C.
 from __future__ import annotations
 
 import asyncio
-import errno
+import os
 import random
 import sys
 import time
@@ -17,9 +17,17 @@ from enum import StrEnum
 
 from aiohttp import web
 
-from demo.command_line import LOGGER_PORT, PORT, SEED, WHOLE_SEED, CannotRun, OneLineParser, serve
+from demo.command_line import (
+    HOST,
+    LOGGER_PORT,
+    PORT,
+    SEED,
+    WHOLE_SEED,
+    OneLineParser,
+    check_port,
+    run_until_stopped,
+)
 
-HOST = "127.0.0.1"
 RETRY_AFTER_SECONDS = 2
 # A refused order is refused on every attempt, and a hopeless one fails on every attempt.
 SHARES = {"refused": 0.015, "hopeless": 0.005, "flaky": 0.07, "slow": 0.04, "fine": 0.87}
@@ -73,7 +81,6 @@ class LoggerScript:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._seed = seed
-        self._lengths = random.Random(f"{seed}:outages")  # noqa: S311 - a script, not a secret
         self._attempts: dict[str, int] = {}
         self._orders_seen = 0
         self._next_outage = first_outage
@@ -102,7 +109,8 @@ class LoggerScript:
             self._attempts[event_id] = 0
             self._orders_seen += 1
             if self._orders_seen > self._next_outage:
-                self._down_until = self._clock() + self._lengths.uniform(*OUTAGE_SECONDS)
+                length = self._draw("all", f"outage {self.outages}").uniform(*OUTAGE_SECONDS)
+                self._down_until = self._clock() + length
                 self._next_outage += self._outage_every
                 self.outages += 1
         # Attempts during an outage count: an order that has failed in one rarely fails again for
@@ -148,7 +156,9 @@ class LoggerScript:
 class SampleLogger:
     """An HTTP server that answers as its script says."""
 
-    def __init__(self, script: LoggerScript, on_accepted: Callable[[str], None]) -> None:
+    def __init__(
+        self, script: LoggerScript, on_accepted: Callable[[str], None] = lambda _: None
+    ) -> None:
         """Prepare the server; ``on_accepted`` gets the key of each request that is answered 2xx."""
         self._script = script
         self._on_accepted = on_accepted
@@ -166,12 +176,9 @@ class SampleLogger:
         Raises:
             CannotRun: The port is in use or not allowed.
         """
+        check_port(port, "the sample logger", "LOGGER_PORT", host)
         await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, host, port).start()
-        except OSError as error:
-            await self.stop()
-            raise port_error(port, error, "the sample logger", "LOGGER_PORT") from error
+        await web.TCPSite(self._runner, host, port).start()
         return int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:
@@ -207,16 +214,6 @@ class SampleLogger:
         )
 
 
-def port_error(port: int, error: OSError, server: str, variable: str) -> CannotRun:
-    """Say why a port cannot be listened on, and how to choose another."""
-    reasons = {errno.EADDRINUSE: "is in use", errno.EACCES: "is not allowed for this user"}
-    reason = reasons.get(error.errno or 0, f"cannot be used ({error.strerror})")
-    option = f"--{variable.lower().replace('_', '-')}"
-    return CannotRun(
-        f"port {port} {reason}, needed for {server}: choose another with {option} or {variable}"
-    )
-
-
 def main(arguments: Sequence[str]) -> int:
     """Serve until SIGTERM or Ctrl-C; returns the exit status."""
     parser = OneLineParser(
@@ -225,21 +222,22 @@ def main(arguments: Sequence[str]) -> int:
         "or down; GET / says what it did so far.",
     )
     parser.add_argument("--host", default=HOST, help=f"address to listen on (default {HOST})")
-    parser.add_argument("--logger-port", type=PORT, default=LOGGER_PORT, help="default 3000")
+    port = os.environ.get("LOGGER_PORT") or str(LOGGER_PORT)
+    parser.add_argument("--logger-port", type=PORT, default=port, help=f"default {port}")
     parser.add_argument(
         "--seed", type=WHOLE_SEED, default=SEED, help="another seed, other failures"
     )
     given = parser.parse_args(arguments)
 
-    async def log(stopping: asyncio.Event) -> None:
-        logger = SampleLogger(LoggerScript(given.seed), lambda _: None)
-        await logger.start(given.logger_port, given.host)
+    async def log() -> None:
+        logger = SampleLogger(LoggerScript(given.seed))
         try:
-            await stopping.wait()
+            await logger.start(given.logger_port, given.host)
+            await asyncio.Event().wait()
         finally:
             await logger.stop()
 
-    return serve(log)
+    return run_until_stopped(log())
 
 
 if __name__ == "__main__":

@@ -18,22 +18,18 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from demo.collector import Collector, Phase, WorkerState
+from demo.collector import READY, Collector, Phase
+from demo.command_line import ORDER_LOGGING
 from demo.ledger import ConsumerLedger
 from demo.logger import Kind, LoggerScript
 from demo.worker import SHOWN_WARNINGS
 
 LINE_EVERY_SECONDS = 2.0
+RECENT_SECONDS = 60.0
 # A list longer than this is cut on the terminal; the count still tells all.
 SHOWN_IDS = 100
 _NAME_WIDTH = len("Saved for replay")
-
-
-_WORKER_STYLE = {
-    WorkerState.READY: "green",
-    WorkerState.STARTING: "yellow",
-    WorkerState.DRAINING: "yellow",
-}
+_WORKER_STYLE = {READY: "green", "starting": "yellow", "finishing": "yellow"}
 _BREAKER_STYLE = {"closed": "green", "half-open": "yellow", "open": "bold red"}
 
 
@@ -72,7 +68,7 @@ def plain_line(now: Collector) -> str:
     """Say how things are, in one line."""
     if now.phase is Phase.STARTING:
         return f"{clock(now.elapsed_seconds)}  worker {now.worker}"
-    balance, stats, goal = now.ledger.balance(), now.stats, now.options.orders
+    balance, goal = now.ledger.balance(), now.options.orders
     reasons = parts(balance.dead_letter_reasons)
     fields = [
         clock(now.elapsed_seconds),
@@ -80,18 +76,12 @@ def plain_line(now: Collector) -> str:
         f"delivered {balance.delivered:,}",
         f"dead-lettered {balance.dead_lettered:,}" + (f" ({reasons})" if reasons else ""),
         f"saved {balance.saved:,}",
-        f"in flight {count(stats.get('in_flight'))}",
-        f"retried {count(stats.get('retries'))}",
-        f"lag {_lags(stats)}",
-        f"breaker {_breaker(stats) or '-'}",
         f"worker {now.worker}",
+        *(
+            f"{one.name} {one.handled:,}, dead-lettered {one.dead_lettered:,} of {one.published:,}"
+            for one in now.consumers
+        ),
     ]
-    fields += [
-        f"{one.name} {one.handled:,}, dead-lettered {one.dead_lettered:,} of {one.published:,}"
-        for one in now.consumers
-    ]
-    if times := now.recent_times:
-        fields.append("p50/p95/p99 " + " / ".join(duration(seconds) for seconds in times))
     fields += ["Kafka is down"] * now.kafka_is_down + ["the logger is down"] * now.logger.is_down
     return "  ".join(fields)
 
@@ -107,8 +97,9 @@ def render(now: Collector) -> RenderableType:
         progress.add_row(bar, f"{finished:,} of {goal:,} accounted for")
         rows.append(progress)
     rows += [Rule(style="dim"), _parties(now), Rule(style="dim"), *_last_lines(now)]
-    ending = now.phase in {Phase.CLOSING, Phase.STOPPING}
-    hint = "Ctrl-C again ends it at once" if ending else "Ctrl-C stops it and prints the ledger"
+    hint = "Ctrl-C stops it and prints the ledger"
+    if now.phase is Phase.STOPPING:
+        hint = "Ctrl-C again ends it at once"
     return Panel(
         Group(*rows),
         border_style="cyan",
@@ -122,33 +113,25 @@ def render(now: Collector) -> RenderableType:
 
 def _stations(now: Collector) -> RenderableType:
     """The four stations that an order passes, and how each is."""
-    breaker, lag = _breaker(now.stats) or "unknown", _lag(now.stats)
+    breaker, lag = _breaker(_stats(now)) or "unknown", _lag(_stats(now))
     table = Table.grid(padding=(0, 1), expand=True)
     for ratio in (4, 0, 4, 0, 5, 0, 5):
         table.add_column(ratio=ratio or None, no_wrap=True)
     worker, down = _WORKER_STYLE.get(now.worker, "bold red"), "[bold red]DOWN"
-    for between, *cells in (
-        (
-            "[dim]─▶",
-            *(f"[bold]{name}" for name in ("Order shop", "Kafka", "Worker", "External logger")),
-        ),
-        (
-            "",
-            f"{now.rates[0]:.1f} paid/s",
-            down if now.kafka_is_down else "in memory only",
-            f"[{worker}]{now.worker}",
-            down if now.logger.is_down else "[green]answers",
-        ),
-        (
-            "",
-            "SQLite outbox",
-            f"lag {sum(lag):,}" if lag else "lag -",
-            f"[{_BREAKER_STYLE.get(breaker, 'dim')}]breaker {breaker}",
-            f"outages so far: {now.logger.outages:,}",
-        ),
-    ):
-        first, *others = cells
-        table.add_row(first, *(text for cell in others for text in (between, cell)))
+    breaker_style = _BREAKER_STYLE.get(breaker, "dim")
+    arrow = "[dim]─▶"
+    table.add_row(
+        *("[bold]Order shop", arrow, "[bold]Kafka", arrow),
+        *("[bold]Worker", arrow, "[bold]External logger"),
+    )
+    table.add_row(
+        *(f"{now.rates[0]:.1f} paid/s", "", down if now.kafka_is_down else "in memory only", ""),
+        *(f"[{worker}]{now.worker}", "", down if now.logger.is_down else "[green]answers"),
+    )
+    table.add_row(
+        *("SQLite outbox", "", f"lag {sum(lag):,}" if lag else "lag -", ""),
+        *(f"[{breaker_style}]breaker {breaker}", "", f"outages so far: {now.logger.outages:,}"),
+    )
     return table
 
 
@@ -163,15 +146,14 @@ def _orders(now: Collector) -> RenderableType:
     def add(name: str, style: str, figure: int, remark: str) -> None:
         table.add_row(Text(name, style), Text(f"{figure:,}", style), Text(remark))
 
-    refused = f", the database refused {balance.refusals:,}" if balance.refusals else ""
-    add("Paid", "", balance.paid, f"{balance.broken:,} of them broken messages{refused}")
+    add("Paid", "", balance.paid, f"{balance.broken:,} of them broken messages")
     rate = f"{now.rates[1]:.1f}/s, {balance.duplicates:,} duplicates"
     add("Delivered", "green", balance.delivered, rate)
     red = "red" if balance.dead_lettered else ""
     add("Dead-lettered", red, balance.dead_lettered, parts(balance.dead_letter_reasons))
     later = f"{balance.replayed:,} reached Kafka later, outages so far: {now.kafka_outages:,}"
     add("Saved for replay", "yellow" if balance.saved else "", balance.saved, later)
-    oldest = now.stats.get("oldest_unfinished_seconds")
+    oldest = _stats(now).get("oldest_unfinished_seconds")
     age = f"the oldest for {duration(oldest)}" if oldest else ""
     add("On the way", "yellow", balance.open, age)
     for one in now.consumers:
@@ -183,18 +165,21 @@ def _orders(now: Collector) -> RenderableType:
 
 def _parties(now: Collector) -> RenderableType:
     """What the delivery looks like from each side."""
-    stats = now.stats
+    stats = _stats(now)
     replayed = stats["fallback"]["replayed"]["published"] if stats else None
-    numbers = (stats.get("in_flight"), stats.get("held"), stats.get("retries"), replayed)
-    words = ("in flight", "in hand", "retried", "replayed")
+    in_hand = (
+        f"{count(stats.get('in_flight'))} in flight, {count(stats.get('held'))} in hand, "
+        f"{count(stats.get('retries'))} retried, {count(replayed)} replayed"
+    )
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="dim", min_width=len("Delivery time"))
     table.add_column(no_wrap=True, overflow="ellipsis")
-    table.add_row("Delivery time", f"{percentiles(now.recent_times)}   (last minute)")
-    table.add_row("Lag", f"{_lags(stats)}   (records not committed yet, by partition)")
     table.add_row(
-        "Worker", ", ".join(f"{count(n)} {what}" for n, what in zip(numbers, words, strict=True))
+        "Delivery time", f"{percentiles(now.percentiles(RECENT_SECONDS))}   (last minute)"
     )
+    lags = " ".join(f"{lag:,}" for lag in _lag(stats)) or "-"
+    table.add_row("Lag", f"{lags}   (records not committed yet, by partition)")
+    table.add_row("Worker", in_hand)
     table.add_row("Logger", f"{now.logger.requests:,} requests: {answers(now.logger)}")
     table.add_row("", parts(now.logger.failures) or "no failures so far")
     return table
@@ -228,56 +213,59 @@ def report(now: Collector, *, interrupted: bool) -> list[str]:
             lost: the next worker would read it.
     """
     balance, logger, goal = now.ledger.balance(), now.logger, now.options.orders
-    later = f"reached Kafka later: {balance.replayed:,}"
-    lines = [
+    of_goal = f" of {goal:,}" if goal and goal != balance.paid else ""
+    others = {"full outages": logger.outages, "slow answers": logger.slow}
+    return [
         f"Ledger after {duration(now.open_seconds)}",
         _row("paid, in the shop's database", balance.paid, f"of them broken: {balance.broken:,}"),
         _row("= delivered, the logger said 2xx", balance.delivered),
         _row("+ dead-lettered", balance.dead_lettered),
         *_parts(balance.dead_letter_reasons),
-        _row("+ saved for replay", balance.saved, later),
+        _row("+ saved for replay", balance.saved, f"reached Kafka later: {balance.replayed:,}"),
         *_open(balance.open, interrupted=interrupted),
-        *_if_any("orders that the database refused", balance.refusals),
         _row("duplicates, 2xx beyond the first", balance.duplicates),
         *_if_any("dead letters beyond the first", balance.repeated_dead_letters),
         *_if_any("delivered and dead-lettered", balance.in_both),
-        f"  delivery time: {percentiles(now.times.percentiles())}",
+        f"  delivery time: {percentiles(now.percentiles())}",
         f"  the logger: {logger.requests:,} requests, {answers(logger)}",
         *_parts(logger.failures),
-        *_parts({"full outages": logger.outages, "slow answers": logger.slow}),
+        *_parts(others),
         f"  Kafka: {now.kafka_outages:,} outage" + "s" * (now.kafka_outages != 1),
+        *_ids("not accounted for", [] if interrupted else now.ledger.missing()),
+        *_ids("never paid, or delivered though broken", now.ledger.wrong()),
+        _verdict(
+            "",
+            f"{balance.paid:,}{of_goal} paid, {balance.finished:,} accounted for.",
+            closes=closes(now),
+            interrupted=interrupted and not balance.wrong,
+        ),
     ]
-    if not interrupted:
-        lines += _ids("not accounted for", now.ledger.missing())
-    lines += _ids("never paid, or delivered though broken", now.ledger.wrong())
-    of_goal = f" of {goal:,}" if goal and goal != balance.paid else ""
-    sides = f"{balance.paid:,}{of_goal} paid, {balance.finished:,} accounted for."
-    if closes(now):
-        return [*lines, f"The ledger closes: {sides}"]
-    if interrupted and not balance.goes_wrong:
-        return [*lines, f"Stopped before the end: {sides}"]
-    return [*lines, f"THE LEDGER DOES NOT CLOSE: {sides}"]
 
 
 def consumer_report(ledger: ConsumerLedger, *, interrupted: bool) -> list[str]:
     """Write the ledger of a consumer beside order_logging, as ``report`` does."""
-    name = ledger.name
-    received = "" if ledger.received is None else f"its service said 2xx: {ledger.received:,}"
-    lines = [
-        f"Ledger of {name}",
+    return [
+        f"Ledger of {ledger.name}",
         _row(f"published to {ledger.topic}", ledger.published),
-        _row("= handled, says the worker", ledger.handled, received),
+        _row("= handled, says the worker", ledger.handled),
         _row("+ not handled again", ledger.not_handled_again),
         _row("+ dead-lettered", ledger.dead_lettered),
         *_open(ledger.open, interrupted=interrupted),
-        *_if_any("dead letters beyond the first", ledger.repeated_dead_letters),
+        _verdict(
+            f" of {ledger.name}",
+            f"{ledger.published:,} published, {ledger.finished:,} accounted for.",
+            closes=ledger.closes,
+            interrupted=interrupted and not ledger.wrong,
+        ),
     ]
-    sides = f"{ledger.published:,} published, {ledger.finished:,} accounted for."
-    if ledger.closes:
-        return [*lines, f"The ledger of {name} closes: {sides}"]
-    if interrupted and not ledger.goes_wrong:
-        return [*lines, f"Stopped before the end of {name}: {sides}"]
-    return [*lines, f"THE LEDGER OF {name} DOES NOT CLOSE: {sides}"]
+
+
+def _verdict(of: str, sides: str, *, closes: bool, interrupted: bool) -> str:
+    if closes:
+        return f"The ledger{of} closes: {sides}"
+    if interrupted:
+        return f"Stopped before the end{of}: {sides}"
+    return f"THE LEDGER{of.replace('of', 'OF', 1)} DOES NOT CLOSE: {sides}"
 
 
 def _row(label: str, number: int, remark: str = "") -> str:
@@ -298,10 +286,8 @@ def _parts(numbers: Mapping[str, int]) -> list[str]:
 
 
 def _ids(what: str, ids: Sequence[str]) -> list[str]:
-    lines = [f"  {what}: {event_id}" for event_id in ids[:SHOWN_IDS]]
-    if len(ids) > SHOWN_IDS:
-        lines.append(f"  {what}: and {len(ids) - SHOWN_IDS:,} more")
-    return lines
+    more = [f"  {what}: and {len(ids) - SHOWN_IDS:,} more"] if len(ids) > SHOWN_IDS else []
+    return [f"  {what}: {event_id}" for event_id in ids[:SHOWN_IDS]] + more
 
 
 def duration(seconds: float) -> str:
@@ -343,6 +329,11 @@ def count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
+def _stats(now: Collector) -> Mapping[str, Any]:
+    """What the worker says of order_logging; empty while it says nothing."""
+    return now.stats.get(ORDER_LOGGING, {})
+
+
 def _breaker(stats: Mapping[str, Any]) -> str:
     return str(stats["breaker"]["state"]).replace("_", "-") if stats else ""
 
@@ -351,7 +342,3 @@ def _lag(stats: Mapping[str, Any]) -> list[int]:
     """Records behind, partition by partition."""
     rows = sorted(stats.get("partitions", ()), key=itemgetter("partition"))
     return [row["lag"] for row in rows if row["lag"] is not None]
-
-
-def _lags(stats: Mapping[str, Any]) -> str:
-    return " ".join(f"{lag:,}" for lag in _lag(stats)) or "-"

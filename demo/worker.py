@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import re
-import signal
-import socket
 import sys
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -15,7 +13,6 @@ from pathlib import Path
 
 from demo import die_with_parent
 from demo.command_line import CannotRun
-from demo.logger import HOST, port_error
 
 SHOWN_WARNINGS = 2
 TAIL_LINES = 15
@@ -41,13 +38,9 @@ _EVENT_ID = re.compile(r"(event_id=[0-9a-f]{8})[-0-9a-f]{28}")
 class WorkerProcess:
     """Starts the worker, and makes sure that it ends."""
 
-    def __init__(
-        self, log_path: Path, environment: Mapping[str, str], grace_seconds: float
-    ) -> None:
-        """Prepare the worker, which may take ``grace_seconds`` to end after SIGTERM."""
+    def __init__(self, log_path: Path, environment: Mapping[str, str]) -> None:
         self.log_path = log_path
         self._environment = environment
-        self._grace_seconds = grace_seconds
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -70,38 +63,18 @@ class WorkerProcess:
                 start_new_session=True,
             )
 
-    async def stop(self) -> bool:
-        """Send SIGTERM and wait; returns ``False`` if it had to be killed. May be called twice."""
-        process = self._process
-        if process is not None and process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(process.wait(), self._grace_seconds)
-            except TimeoutError:
-                await self.kill()
-                return False
-        return True
-
-    async def kill(self) -> None:
-        """End it at once. May be called twice."""
+    def kill(self) -> None:
+        """End it at once. May be called at any time, also twice."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
+
+    async def stop(self, grace_seconds: float = 0.0) -> None:
+        """Send SIGTERM and wait; after this time it is killed. May be called twice."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            killing = asyncio.get_running_loop().call_later(grace_seconds, self.kill)
             await self._process.wait()
-
-
-def check_web_port(port: int) -> None:
-    """Check that the worker will be able to listen on its port.
-
-    Raises:
-        CannotRun: It will not.
-    """
-    with socket.socket() as probe:
-        # As servers do: closing connections of an earlier run do not block the port.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise port_error(port, error, "the worker's web server", "WEB_PORT") from error
+            killing.cancel()
 
 
 async def topics_of_consumers(

@@ -147,8 +147,6 @@ async def test_each_of_two_consumers_has_a_ledger_that_closes(
     assert published >= 40
     handled = demo.figure("= handled, says the worker")
     again = demo.figure("+ not handled again")
-    assert re.search(rf"= handled, says the worker +{handled}   its service said 2xx: {handled}$",
-                     of_second, re.MULTILINE)  # fmt: skip
     found = re.search(r"\+ dead-lettered +(\d+)", of_second)
     assert found
     assert int(found[1]) >= 2
@@ -267,11 +265,10 @@ async def test_even_killed_it_leaves_no_worker(tmp_path: Path, started: list[Dem
 
 
 @pytest.mark.parametrize(
-    ("arguments", "variable", "way_out"),
-    [((), "LOGGER_PORT", "--logger-port"), (("--orders", "5"), "WEB_PORT", "--web-port")],
+    ("arguments", "variable"), [((), "LOGGER_PORT"), (("--orders", "5"), "WEB_PORT")]
 )
 def test_a_port_in_use_gets_one_line(
-    tmp_path: Path, arguments: tuple[str, ...], variable: str, way_out: str
+    tmp_path: Path, arguments: tuple[str, ...], variable: str
 ) -> None:
     """The line names the port and how to choose another; nothing is left running."""
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -290,8 +287,7 @@ def test_a_port_in_use_gets_one_line(
     assert ended.stdout == ""
     assert ended.stderr.count("\n") == 1
     assert f"port {port} is in use" in ended.stderr
-    assert way_out in ended.stderr
-    assert variable in ended.stderr
+    assert f"choose another with {variable}" in ended.stderr
 
 
 def test_a_consumer_that_is_not_there_gets_one_line(tmp_path: Path) -> None:

@@ -11,24 +11,22 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import aiohttp
 import pytest
 from confluent_kafka import Message, Producer
 
 from demo.collector import Collector
-from demo.command_line import CannotRun, Options
-from demo.environment import outage_plan, run_outages
-from demo.kafka import EmbeddedCluster
+from demo.command_line import CannotRun, Options, check_port
+from demo.kafka import PARTITIONS, EmbeddedCluster
 from demo.logger import RETRY_AFTER_SECONDS, Kind, LoggerScript, SampleLogger
+from demo.scenario import outage_plan, run_outages
 from demo.settings import demo_settings
 from demo.shop import Order, OrderGenerator, ShopDatabase
-from demo.worker import check_web_port
 from order_relay.errors import DatabaseUnavailable
-from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import NewMessage
-from order_relay.kafka.producer import KafkaProducer
 from order_relay.model.headers import EVENT_ID_HEADER, Headers
 from order_relay.settings import Settings
 from tests.support.kafka.ports import free_ports
@@ -116,9 +114,9 @@ async def test_a_port_in_use_is_named_with_the_way_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(CannotRun, match=rf"port {port} is in use.*LOGGER_PORT"):
-            await SampleLogger(Answers(), lambda _: None).start(port)
+            await SampleLogger(Answers()).start(port)
         with pytest.raises(CannotRun, match=rf"port {port} is in use.*WEB_PORT"):
-            check_web_port(port)
+            check_port(port, "the worker's web server", "WEB_PORT")
 
 
 def test_a_cluster_that_does_not_start_is_one_line() -> None:
@@ -129,7 +127,8 @@ def test_a_cluster_that_does_not_start_is_one_line() -> None:
 
 async def test_every_dead_letter_is_read_to_the_very_end(tmp_path: Path) -> None:
     """Letters from before the start, from while it runs, and from just before the end."""
-    cluster = EmbeddedCluster([DLQ_TOPIC])
+    cluster = EmbeddedCluster()
+    cluster.make_topic(DLQ_TOPIC, PARTITIONS)
     assert len(cluster.servers.split(",")) == 3
     settings = settings_at(cluster.servers, tmp_path)
     producer = Producer({"bootstrap.servers": cluster.servers, "log_level": 0})
@@ -176,35 +175,28 @@ def orders(number: int) -> list[Order]:
 
 @asynccontextmanager
 async def shop_at(settings: Settings) -> AsyncIterator[ShopDatabase]:
-    """The shop's database, open, with a producer of its own."""
-    producer = KafkaProducer(settings)
-    await producer.start()
-    database = ShopDatabase(settings, producer)
+    """The shop's database, open."""
+    database = ShopDatabase(settings)
     try:
-        await database.open()
-        yield database
+        async with database.publishing():
+            yield database
     finally:
         await database.close()
-        await producer.stop(0.0)
 
 
-async def test_orders_are_published_at_once_and_the_others_are_left_to_replay(
-    tmp_path: Path,
-) -> None:
-    """Rows of our helper go to Kafka after their commit; a row without it waits for a sweep."""
-    cluster = EmbeddedCluster([Settings().order_paid_topic])
-    settings = settings_at(cluster.servers, tmp_path)
+async def test_orders_are_published_soon_after_their_commit(tmp_path: Path) -> None:
+    """Rows of our helper, and the broken one that was written without it."""
+    cluster = EmbeddedCluster()
     made = orders(50)
-    (broken,) = (order for order in made if order.broken)
+    assert any(order.broken for order in made)
     try:
-        async with shop_at(settings) as database:
+        async with shop_at(settings_at(cluster.servers, tmp_path)) as database:
             for order in made:
                 await database.pay(order)
             assert await database.orders() == [order.event_id for order in made]
-            only_the_broken = ({broken.event_id}, 1)
-            await _until_waiting(database, only_the_broken)
-            async with replay_at(settings):
-                await _until_waiting(database, (set[str](), 0))
+            async with asyncio.timeout(30):
+                while await database.waiting() != (set(), 0):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
     finally:
         cluster.stop()
 
@@ -213,7 +205,7 @@ async def test_orders_are_paid_while_kafka_is_down_and_published_afterwards(
     tmp_path: Path,
 ) -> None:
     """An outage costs no payment: rows wait, the ledger calls them saved, then Kafka has them."""
-    cluster = EmbeddedCluster([Settings().order_paid_topic])
+    cluster = EmbeddedCluster()
     settings = settings_at(cluster.servers, tmp_path)
     collector = a_collector()
     made = [order for order in orders(20) if not order.broken]
@@ -224,8 +216,7 @@ async def test_orders_are_paid_while_kafka_is_down_and_published_afterwards(
                 await database.pay(order)
             await eventually(lambda: collector.pending == len(made))
             cluster.up()
-            async with replay_at(settings):
-                await eventually(lambda: collector.pending == 0)
+            await eventually(lambda: collector.pending == 0)
             await finish()
     finally:
         cluster.stop()
@@ -276,7 +267,7 @@ async def test_an_order_that_the_database_refuses_leaves_nothing(tmp_path: Path)
 async def test_a_database_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     """The line says what could not be made."""
     settings = settings_at("127.0.0.1:1", tmp_path / "no such folder")
-    with pytest.raises(CannotRun, match="shop's database cannot be made"):
+    with pytest.raises(DatabaseUnavailable, match="unable to open database file"):
         async with shop_at(settings):
             pass
 
@@ -291,8 +282,8 @@ async def test_kafka_is_down_as_planned_and_up_at_the_end() -> None:
             collector.ledger.paid(f"event-{number}")
 
     pay(1, 10)
-    down, up = partial(calls.append, "down"), partial(calls.append, "up")
-    outages = asyncio.create_task(run_outages(down, up, collector, (10, 5), seconds=0.01))
+    cluster = Mock(down=partial(calls.append, "down"), up=partial(calls.append, "up"))
+    outages = asyncio.create_task(run_outages(cluster, collector, (10, 5), seconds=0.01))
     await asyncio.sleep(0)
     assert collector.kafka_outages == 0
     pay(11, 11)
@@ -312,30 +303,7 @@ def test_a_counted_run_meets_one_outage(orders: int, first: int) -> None:
     assert first_after == first < orders <= first_after + every
 
 
-async def _until_waiting(database: ShopDatabase, expected: tuple[set[str], int]) -> None:
-    async with asyncio.timeout(30):
-        while await database.waiting() != expected:  # noqa: ASYNC110 - nothing tells of it
-            await asyncio.sleep(0.02)
-
-
 def _rename(folder: Path, before: str, after: str) -> None:
     connection = sqlite3.connect(folder / "shop.db")
     connection.execute(f"ALTER TABLE {before} RENAME TO {after}")
     connection.close()
-
-
-@asynccontextmanager
-async def replay_at(settings: Settings) -> AsyncIterator[None]:
-    """A replay like the worker's, sweeping."""
-    producer = KafkaProducer(settings)
-    await producer.start()
-    store = SqlFallbackStore.connect(settings.database_url.get_secret_value())
-    replay = Replay(store, producer, interval_seconds=settings.fallback_replay_interval_seconds)
-    sweeping = asyncio.create_task(replay.run())
-    try:
-        yield
-    finally:
-        await replay.stop()
-        await sweeping
-        await producer.stop()
-        await store.close()

@@ -1,15 +1,20 @@
-"""The ledger: honest about every id, whatever the order of the facts."""
+"""The ledgers: every order and every record must be accounted for, whatever the facts' order."""
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
+from confluent_kafka import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo.ledger import Ledger
+from demo.ledger import ConsumerLedger, Ledger
+from demo.view import consumer_report
+
+TOPIC = "order-paid-events"
 
 IDS = st.sampled_from(["a", "b", "c", "d"])
 FACTS = st.lists(
@@ -27,26 +32,18 @@ def pay(ledger: Ledger, *event_ids: str) -> None:
 
 
 def test_closes_when_every_payment_is_somewhere() -> None:
-    """Delivered, dead-lettered and saved add up to paid."""
+    """Delivered, dead-lettered and saved add up to paid; until then the missing id is named."""
     ledger = Ledger()
     pay(ledger, "a", "b", "c")
     ledger.delivered("a")
-    ledger.dead_lettered("b", "rejected")
     ledger.saved_for_replay(["c"])
+    assert not ledger.balance().closes
+    assert (ledger.missing(), ledger.balance().open) == (["b"], 1)
+    ledger.dead_lettered("b", "rejected")
     balance = ledger.balance()
     assert balance.closes
     assert (balance.paid, balance.delivered, balance.dead_lettered, balance.saved) == (3, 1, 1, 1)
     assert balance.dead_letter_reasons == {"rejected": 1}
-
-
-def test_names_what_is_missing() -> None:
-    """An id that nobody has seen again keeps the ledger open, and is named."""
-    ledger = Ledger()
-    pay(ledger, "a", "b")
-    ledger.delivered("b")
-    assert not ledger.balance().closes
-    assert ledger.missing() == ["a"]
-    assert ledger.balance().open == 1
 
 
 def test_to_have_been_saved_is_not_enough() -> None:
@@ -62,15 +59,6 @@ def test_to_have_been_saved_is_not_enough() -> None:
     assert ledger.missing() == ["a"]
     ledger.delivered("a")
     assert ledger.balance().closes
-
-
-def test_an_order_that_the_database_refused_is_not_paid() -> None:
-    """A refusal is counted; the order is when it is committed."""
-    ledger = Ledger()
-    ledger.refused()
-    balance = ledger.balance()
-    assert (balance.paid, balance.refusals) == (0, 1)
-    assert balance.closes
 
 
 def test_counts_duplicates_beyond_the_first() -> None:
@@ -101,7 +89,7 @@ def test_a_broken_message_must_be_a_dead_letter() -> None:
     ledger = Ledger()
     ledger.paid("a", broken=True)
     ledger.delivered("a")
-    assert ledger.balance().broken_delivered == 1
+    assert ledger.balance().wrong == 1
     assert not ledger.balance().closes
     assert ledger.wrong() == ["a"]
 
@@ -116,7 +104,7 @@ def test_strangers_keep_it_open(where: str) -> None:
         ledger.saved_for_replay(["x"])
     else:
         ledger.dead_lettered("x", "rejected")
-    assert ledger.balance().strangers == 1
+    assert ledger.balance().wrong == 1
     assert not ledger.balance().closes
     assert ledger.wrong() == ["x"]
 
@@ -168,5 +156,63 @@ def test_counts_as_sets_of_ids_do(facts: list[tuple[str, str]]) -> None:
     assert set(ledger.missing()) == model.paid - delivered - model.dead - model.saved
     assert balance.open == len(ledger.missing())
     assert balance.finished + balance.open == balance.paid
-    assert balance.broken_delivered == len(model.broken & delivered)
-    assert balance.strangers == len((delivered | model.dead | model.was_saved) - model.paid)
+    strangers = (delivered | model.dead | model.was_saved) - model.paid
+    assert balance.wrong == len(model.broken & delivered) + len(strangers)
+
+
+def ledger_of(published: int, **outcomes: int) -> ConsumerLedger:
+    """A consumer's ledger with so many records in the topic, and what the worker says."""
+    ledger = ConsumerLedger("coupons", TOPIC, outcomes=outcomes)
+    for offset in range(published):
+        ledger.count_record(Message(topic=TOPIC, partition=0, offset=offset))
+    return ledger
+
+
+def dead_letter(offset: int) -> Message:
+    """The dead letter of a record of partition 0."""
+    return Message(
+        topic=f"{TOPIC}.coupons.DLQ",
+        headers=[
+            ("kafka_dlt-original-partition", struct.pack(">i", 0)),
+            ("kafka_dlt-original-offset", struct.pack(">q", offset)),
+        ],
+    )
+
+
+def test_a_consumers_ledger_closes_when_every_record_is_somewhere() -> None:
+    """Handled, not handled again and dead-lettered add up to published; a repeat counts once.
+
+    Dead letters are counted in their topic, not as the worker tells of them.
+    """
+    ledger = ledger_of(10, delivered=6, duplicate=1, skipped=1, dead_lettered=2)
+    assert ledger.open == 2
+    for offset in (3, 4, 4):
+        ledger.count_dead_letter(dead_letter(offset))
+    assert (ledger.handled, ledger.not_handled_again, ledger.dead_lettered) == (6, 2, 2)
+    assert ledger.closes
+    lines = consumer_report(ledger, interrupted=False)
+    assert lines[0] == "Ledger of coupons"
+    assert "  published to order-paid-events           10" in lines
+    assert lines[-1] == "The ledger of coupons closes: 10 published, 10 accounted for."
+
+
+def test_what_is_missing_keeps_a_consumers_ledger_open() -> None:
+    """A record that is missing is told; after Ctrl-C it waits, and is no loss.
+
+    Records abandoned at the stop come again: they are no end.
+    """
+    ledger = ledger_of(3, delivered=2, abandoned=1)
+    assert (ledger.finished, ledger.open, ledger.wrong) == (2, 1, 0)
+    lines = consumer_report(ledger, interrupted=False)
+    assert "    NOT ACCOUNTED FOR                       1" in lines
+    assert lines[-1] == "THE LEDGER OF coupons DOES NOT CLOSE: 3 published, 2 accounted for."
+    lines = consumer_report(ledger, interrupted=True)
+    assert "  + waiting in Kafka                        1" in lines
+    assert lines[-1] == "Stopped before the end of coupons: 3 published, 2 accounted for."
+
+
+def test_more_handled_than_there_was_is_wrong() -> None:
+    """More handled than published is wrong, also after Ctrl-C."""
+    ledger = ledger_of(2, delivered=3)
+    assert ledger.wrong == 1
+    assert "THE LEDGER OF coupons DOES NOT CLOSE" in consumer_report(ledger, interrupted=True)[-1]

@@ -20,13 +20,13 @@ def test_a_counted_run_pays_faster() -> None:
     options = parse_options(["--orders", "500"], {})
     assert (options.orders, options.rate) == (500, 100)
     assert parse_options(["--orders", "500", "--rate", "7.5"], {}).rate == 7.5
+    assert parse_options(["--seed", "0"], {}).seed == 0
 
 
-def test_ports_come_from_the_environment_or_the_command_line() -> None:
-    """The command line wins over LOGGER_PORT and WEB_PORT; empty variables count as unset."""
-    environment = {"LOGGER_PORT": "3001", "WEB_PORT": "7000"}
-    options = parse_options(["--web-port", "7001"], environment)
-    assert (options.logger_port, options.web_port) == (3001, 7001)
+def test_ports_come_from_the_environment() -> None:
+    """LOGGER_PORT and WEB_PORT; empty variables count as unset."""
+    options = parse_options([], {"LOGGER_PORT": "3001", "WEB_PORT": "7000"})
+    assert (options.logger_port, options.web_port) == (3001, 7000)
     assert parse_options([], {"LOGGER_PORT": " ", "WEB_PORT": ""}).web_port == 6066
 
 
@@ -54,10 +54,10 @@ def test_consumers_come_from_the_environment() -> None:
         (["--rate", "fast"], {}, ["--rate", "'fast'"]),
         (["--seed", "-1"], {}, ["--seed"]),
         (["--give-up-after", "0"], {}, ["--give-up-after"]),
-        (["--logger-port", "70000"], {}, ["--logger-port", "65,535"]),
+        ([], {"LOGGER_PORT": "70000"}, ["LOGGER_PORT", "65,535"]),
         ([], {"LOGGER_PORT": "http"}, ["LOGGER_PORT", "'http'"]),
         ([], {"WEB_PORT": "0"}, ["WEB_PORT", "'0'"]),
-        (["--web-port", "3000"], {}, ["3000", "--logger-port", "--web-port"]),
+        ([], {"WEB_PORT": "3000"}, ["3000", "LOGGER_PORT", "WEB_PORT"]),
         ([], {"CONSUMERS": "coupons"}, ["CONSUMERS", "'coupons'", "order_logging"]),
         ([], {"CONSUMERS": ","}, ["CONSUMERS", "','", "order_logging"]),
         (["--nonsense"], {}, ["--nonsense"]),
