@@ -35,6 +35,8 @@ ORDER_TOPIC = Settings.model_fields["order_paid_topic"].default
 # Enough for exact percentiles of a counted run; older ones make room.
 KEPT_TIMES = 10_000
 READY = "ready"
+# The longest start of the worker.
+START_SECONDS = 60.0
 _LAST_LOOK_SECONDS = 10.0
 
 
@@ -142,12 +144,14 @@ class Collector:
         """Whether nothing has moved for longer than the user of a counted run wants to wait.
 
         Records in the worker are moving: it retries a hopeless one for long before it gives it up.
+        So is a worker that starts.
         """
         balance = self.ledger.balance()
         others = sum(one.finished for one in self.consumers)
         progress = (balance.paid, balance.finished, others)
         busy = any(one["in_flight"] or one["held"] for one in self.stats.values())
-        if busy or progress != self._progress:
+        starts = self.phase is Phase.STARTING and self.elapsed_seconds < START_SECONDS
+        if starts or busy or progress != self._progress:
             self._moved_at, self._progress = self._clock(), progress
         quiet_seconds = self._clock() - self._moved_at
         return self.options.orders is not None and quiet_seconds > self.options.give_up_after

@@ -163,11 +163,12 @@ class ShopDatabase:
         Raises:
             DatabaseUnavailable: The tables cannot be made.
         """
+        # Before replay begins: SQLite locks out a transaction that reads first and writes then.
+        with translated():
+            async with self._engine.begin() as connection:
+                await connection.run_sync(_metadata.create_all)
         async with open_order_events(self._settings, grace_seconds=GRACE_SECONDS) as events:
             self._outbox = events.outbox
-            with translated():
-                async with self._engine.begin() as connection:
-                    await connection.run_sync(_metadata.create_all)
             yield
 
     async def pay(self, order: Order) -> None:

@@ -78,6 +78,13 @@ def test_a_run_is_not_given_up_while_the_worker_has_records(hands: str) -> None:
     assert not run.is_stalled()
 
 
+def test_a_run_whose_worker_never_starts_is_given_up() -> None:
+    """Its start may take a minute; from then on the limit counts."""
+    run = Run(Options(orders=2, give_up_after=4.0))
+    for run.now, stalled in ((1059.0, False), (1064.0, True)):
+        assert run.is_stalled() is stalled
+
+
 def test_a_run_without_end_is_never_given_up() -> None:
     """It goes on until Ctrl-C."""
     run = Run()
