@@ -7,7 +7,6 @@ docs/explanation/performance.md says how to read the result.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 import time
@@ -21,8 +20,7 @@ from confluent_kafka import Producer
 from benchmarks import subjects
 from benchmarks.brokers import Brokers, Topic, order
 from benchmarks.one_broker import one_broker
-from benchmarks.processes import CannotMeasure, Child, Sink, SinkCounts
-from benchmarks.report import machine
+from benchmarks.processes import CannotMeasure, Child, Sink, SinkCounts, run_benchmark
 from benchmarks.subjects import Job
 
 IN_FLIGHT = 256
@@ -30,7 +28,6 @@ STARTS = 5
 START_SECONDS = 60.0
 # Connections, caches, and the first garbage collections.
 SETTLE_SECONDS = 5.0
-POLL_SECONDS = 0.01
 # What `faust -A app` imports before it does anything.
 IMPORTS = """
 import time
@@ -53,21 +50,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measured part (30)")
     parser.add_argument("--rate", type=int, default=50, help="records a second (50)")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, too
-    print(f"{machine()}\n\n| | |\n|---|---|", flush=True)
-    try:
+
+    def run() -> None:
+        print("\n| | |\n|---|---|", flush=True)
         with one_broker() as brokers:
-            for name, value in (
-                *_starts(brokers),
-                *_worker(brokers, options.rate, options.seconds),
-            ):
+            rows = (*_starts(brokers), *_worker(brokers, options.rate, options.seconds))
+            for name, value in rows:
                 print(f"| {name} | {value} |", flush=True)
-    except CannotMeasure as failure:
-        print(f"benchmarks.at_rest: {failure}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return run_benchmark("at_rest", run)
 
 
 def _starts(brokers: Brokers) -> list[tuple[str, str]]:
@@ -137,15 +128,10 @@ def _cpu_percent(worker: Child, during: Callable[[], Result]) -> tuple[float, Re
 
 
 def _wait_for(arrived: int, worker: Child, sink: Sink) -> SinkCounts:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        counts = sink.counts()
-        if counts.arrived >= arrived:
-            return counts
-        worker.check()
-        if time.monotonic() > deadline:
-            raise CannotMeasure(f"{counts.arrived} of {arrived} arrived:\n{worker.last_words()}")
-        time.sleep(POLL_SECONDS)
+    counts = sink.wait_for(arrived, worker, START_SECONDS)
+    if counts.arrived < arrived:
+        raise CannotMeasure(f"{counts.arrived} of {arrived} arrived:\n{worker.last_words()}")
+    return counts
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import random
 import uuid
 from collections.abc import Iterator
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import ConsumerGroupState, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -40,6 +40,15 @@ class Brokers:
     def replication(self) -> int:
         """How many brokers hold each record: three, or all there are."""
         return min(3, len(AdminClient(self._config).list_topics(timeout=_ADMIN_SECONDS).brokers))
+
+    def shares(self, group: str) -> list[int]:
+        """How many partitions each member of a consumer group has; none while it rebalances."""
+        (described,) = AdminClient(self._config).describe_consumer_groups([group]).values()
+        with contextlib.suppress(KafkaException):
+            found = described.result(_ADMIN_SECONDS)
+            if found.state is ConsumerGroupState.STABLE:
+                return [len(member.assignment.topic_partitions) for member in found.members]
+        return []
 
     @contextlib.contextmanager
     def topic(self, partitions: int = PARTITIONS) -> Iterator[Topic]:

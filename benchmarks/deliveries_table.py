@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import gc
 import logging
-import signal
 import sys
 import tempfile
 import time
@@ -27,8 +26,7 @@ import uvloop
 from confluent_kafka import Producer
 
 from benchmarks.brokers import EMBEDDED_MAX_RECORDS, embedded
-from benchmarks.processes import CannotMeasure
-from benchmarks.report import machine
+from benchmarks.processes import run_benchmark
 from order_relay.deliveries.changelog import GATHER_SECONDS, Changelog
 from order_relay.deliveries.entries import encode_entry, entry_key, make_entry
 from order_relay.deliveries.recovery import Recovery
@@ -73,23 +71,18 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(
             f"--records: {GATHERED}, {2 * GATHERED}, ... {EMBEDDED_MAX_RECORDS:,}; --repeat: from 1"
         )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, too
     logging.disable(logging.INFO)
     gc.set_threshold(*GC_THRESHOLDS)
-    print(machine(), flush=True)
-    costs: dict[str, list[Cost]] = {name: [] for name in RUNS}
-    try:
+
+    def run() -> None:
+        costs: dict[str, list[Cost]] = {name: [] for name in RUNS}
         with embedded() as brokers:
             for _ in range(given.repeat):
                 for name, run in RUNS.items():
                     costs[name].append(uvloop.run(run(brokers.servers, _orders(given.records))))
-    except CannotMeasure as failure:
-        print(f"benchmarks.deliveries_table: {failure}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    print(_table(costs))
-    return 0
+        print(_table(costs))
+
+    return run_benchmark("deliveries_table", run)
 
 
 def _orders(records: int) -> list[tuple[Record, Outcome]]:

@@ -12,8 +12,6 @@ import argparse
 import asyncio
 import logging
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -22,6 +20,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from benchmarks.brokers import embedded
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.migrate import migrate
 from order_relay.fallback.sql.store import SqlFallbackStore
@@ -145,22 +144,13 @@ async def hold_back(name: str, store: SqlFallbackStore, rows: int) -> None:
 
 async def drained(name: str, store: FallbackStore, rows: int) -> None:
     """Publish all rows into the embedded cluster."""
-    with subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
-        [sys.executable, "-m", "benchmarks.embedded"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as cluster:
-        assert cluster.stdout is not None
-        assert cluster.stdin is not None
-        servers = cluster.stdout.readline().strip()
-        producer = KafkaProducer(load_settings(kafka_bootstrap_servers=servers))
+    with embedded() as brokers:
+        producer = KafkaProducer(load_settings(kafka_bootstrap_servers=brokers.servers))
         await producer.start()
         started = time.perf_counter()
         sweep = await Replay(store, producer).run_once()
         seconds = time.perf_counter() - started
         await producer.stop()
-        cluster.stdin.close()
     assert sweep.published == rows, sweep
     assert await store.count(RowFilter(status=Status.PUBLISHED)) == rows
     print(

@@ -1,10 +1,10 @@
 """What the relay is compared with: aiokafka and aiohttp, put together in an afternoon.
 
-``python -m benchmarks.plain_loops {one-at-a-time,unordered} BROKERS TOPIC GROUP URL IN_FLIGHT``
+``python -m benchmarks.plain_loops BROKERS TOPIC GROUP URL IN_FLIGHT``; 1 is one at a time.
 
-Both use uvloop, one session and time-outs. Every second both commit what was answered, up to the
-first record that is still on its way: killed, they repeat records, and lose none. A request that
-fails is logged, and its record is lost: neither retries or dead-letters, or keeps a key's order.
+It uses uvloop, one session and time-outs. Every second it commits what was answered, up to the
+first record that is still on its way: killed, it repeats records, and loses none. A request that
+fails is logged, and its record is lost: it does not retry, dead-letter, or keep a key's order.
 """
 
 from __future__ import annotations
@@ -69,17 +69,7 @@ async def commit(consumer: AIOKafkaConsumer, progress: Progress) -> None:
             logger.warning("Not committed: %r", error)
 
 
-async def one_at_a_time(
-    consumer: AIOKafkaConsumer, session: aiohttp.ClientSession, url: str, progress: Progress
-) -> None:
-    """Deliver record by record."""
-    async for message in consumer:
-        progress.start(message)
-        await post(session, url, message.value)
-        progress.finish(message)
-
-
-async def unordered(
+async def deliver_all(
     consumer: AIOKafkaConsumer,
     session: aiohttp.ClientSession,
     url: str,
@@ -121,15 +111,11 @@ async def run(options: argparse.Namespace) -> None:
     progress = Progress()
     async with consumer, session, asyncio.TaskGroup() as tasks:
         tasks.create_task(commit(consumer, progress))
-        if options.loop == "unordered":
-            await unordered(consumer, session, options.url, progress, options.in_flight)
-        else:
-            await one_at_a_time(consumer, session, options.url, progress)
+        await deliver_all(consumer, session, options.url, progress, options.in_flight)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plain_loops")
-    parser.add_argument("loop", choices=("one-at-a-time", "unordered"))
     for name in ("brokers", "topic", "group", "url"):
         parser.add_argument(name)
     parser.add_argument("in_flight", type=int)

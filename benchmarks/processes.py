@@ -5,22 +5,52 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import platform
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from demo import die_with_parent
 
 ROOT = Path(__file__).parents[1]
+POLL_SECONDS = 0.01
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class CannotMeasure(Exception):
     """A process of the benchmark ended, delivers nothing, or finds no brokers."""
+
+
+def machine() -> str:
+    """What the figures depend on, in a line."""
+    packages = ", ".join(
+        f"{name} {version(name)}" for name in ("faust-streaming", "aiokafka", "aiohttp", "uvloop")
+    )
+    load = os.getloadavg()[0]
+    return (
+        f"{os.cpu_count()} cores (load {load:.1f} before), "
+        f"Python {platform.python_version()}, {packages}"
+    )
+
+
+def run_benchmark(name: str, run: Callable[[], None]) -> int:
+    """Run a command of ``benchmarks``, which prints its result; returns the exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, too
+    print(machine(), flush=True)
+    try:
+        run()
+    except CannotMeasure as failure:
+        print(f"benchmarks.{name}: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 class Child:
@@ -54,12 +84,7 @@ class Child:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.terminate()
@@ -165,6 +190,22 @@ class Sink(Child):
         """Ask what it has seen."""
         return SinkCounts(**self._get("/"))
 
+    def wait_for(self, arrived: int, subject: Child, quiet_seconds: float) -> SinkCounts:
+        """Wait until so many orders have arrived, or none has for so long.
+
+        Raises:
+            CannotMeasure: The subject ended.
+        """
+        quiet_since, before = time.monotonic(), -1
+        while True:
+            counts = self.counts()
+            if counts.arrived != before:
+                before, quiet_since = counts.arrived, time.monotonic()
+            if counts.arrived >= arrived or time.monotonic() - quiet_since > quiet_seconds:
+                return counts
+            subject.check()
+            time.sleep(POLL_SECONDS)
+
     def arrivals(self) -> dict[int, float]:
         """Ask when each order arrived for the first time, by the monotonic clock."""
         return {int(order): at for order, at in self._get("/arrivals").items()}
@@ -174,11 +215,6 @@ class Sink(Child):
         answer: dict[str, Any] = json.load(self._connection.getresponse())
         return answer
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._connection.close()
-        super().__exit__(kind, error, trace)
+        super().__exit__()

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
+from benchmarks import subjects
 from benchmarks.brokers import Brokers, real_kafka
-from benchmarks.fleet import Fleet
-from benchmarks.processes import CannotMeasure, Sink
-from benchmarks.report import machine
+from benchmarks.processes import CannotMeasure, Sink, run_benchmark
+from benchmarks.subjects import Job
 
 # Connections, caches, and what the first worker had begun while the others joined.
 SETTLE_SECONDS = 2.0
+SHARED_SECONDS = 90.0
+LOOK_SECONDS = 0.2
 # For what is delivered before the measured part begins.
 JOINING_SECONDS = 15.0
 _ROW = "{:>10}{:>12}{:>12}{:>13}{:>12}{:>12}{:>12}"
@@ -125,19 +127,14 @@ def main(arguments: Sequence[str]) -> int:
     if options.repeat < 1 or not options.seconds >= 1:
         parser.error("--repeat and --seconds must be at least 1")
     chosen = SERIES if options.series is None else (SERIES[options.series - 1],)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, too
-    print(machine(), flush=True)
-    try:
+
+    def run() -> None:
         with real_kafka() as brokers:
             for series in chosen:
                 for line in _report(brokers, series, options.repeat, options.seconds):
                     print(line, flush=True)
-    except CannotMeasure as failure:
-        print(f"benchmarks.scale_out: {failure}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return run_benchmark("scale_out", run)
 
 
 def _report(brokers: Brokers, series: Series, repeat: int, seconds: float) -> Iterator[str]:
@@ -174,13 +171,16 @@ def _measure(brokers: Brokers, series: Series, shape: tuple[int, int], seconds: 
     records = int(series.rate_at_most * (JOINING_SECONDS + SETTLE_SECONDS + seconds))
     with brokers.topic(partitions) as topic, Sink(series.latency_ms) as sink:
         topic.fill(records, series.keys)
-        with Fleet(brokers, topic, sink, workers=workers, in_flight=series.in_flight) as fleet:
-            fleet.wait_until_shared(partitions)
+        job = Job(brokers, topic, sink, series.in_flight, topic.new_group())
+        with ExitStack() as stack:
+            fleet = [stack.enter_context(subjects.relay(job)) for _ in range(workers)]
+            _wait_until_shared(brokers, job.group, workers, partitions)
             time.sleep(SETTLE_SECONDS)
-            begin, cpu = sink.counts(), fleet.cpu_seconds()
+            begin, cpu = sink.counts(), sum(one.cpu_seconds() for one in fleet)
             time.sleep(seconds)
-            end, cpu = sink.counts(), fleet.cpu_seconds() - cpu
-            fleet.check()
+            end, cpu = sink.counts(), sum(one.cpu_seconds() for one in fleet) - cpu
+            for one in fleet:
+                one.check()
     if end.answered >= records * 0.98:
         raise CannotMeasure(f"{records} records were too few")
     delivered = end.answered - begin.answered
@@ -188,6 +188,16 @@ def _measure(brokers: Brokers, series: Series, shape: tuple[int, int], seconds: 
         raise CannotMeasure("nothing was delivered in the measured part")
     elapsed = end.clock - begin.clock
     return Result(delivered / elapsed, cpu / delivered * 1e6, cpu / elapsed)
+
+
+def _wait_until_shared(brokers: Brokers, group: str, workers: int, partitions: int) -> None:
+    """Wait until each worker has its share of the partitions, be it none."""
+    wanted = sorted(partitions // workers + (n < partitions % workers) for n in range(workers))
+    deadline = time.monotonic() + SHARED_SECONDS
+    while (shares := sorted(brokers.shares(group))) != wanted:
+        if time.monotonic() > deadline:
+            raise CannotMeasure(f"partitions are shared {shares}, not {wanted}")
+        time.sleep(LOOK_SECONDS)
 
 
 if __name__ == "__main__":

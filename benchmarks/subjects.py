@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.brokers import Brokers, Topic
 from benchmarks.processes import Child, Sink
+from tests.support.kafka.ports import free_ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +37,9 @@ Start = Callable[[Job], Child]
 _folder = tempfile.TemporaryDirectory(prefix="order-relay-benchmark-")
 
 
-def relay(job: Job) -> Child:
-    """``faust -A app worker -l warn``."""
-    return _relay("memory", job)
-
-
-def relay_without_table(job: Job) -> Child:
-    """The worker with ``DELIVERIES_STORE=off``."""
-    return _relay("off", job)
-
-
-def relay_with_rocksdb(job: Job) -> Child:
-    """The worker with ``DELIVERIES_STORE=rocksdb``."""
-    return _relay("rocksdb", job)
-
-
-def _relay(store: str, job: Job) -> Child:
+def relay(job: Job, store: str = "memory") -> Child:
+    """``faust -A app worker -l warn``; ``store`` is its ``DELIVERIES_STORE``."""
+    (port,) = free_ports(1)
     return Child(
         ["-m", "faust", "-A", "app", "worker", "-l", "warn"],
         environment={
@@ -65,37 +52,36 @@ def _relay(store: str, job: Job) -> Child:
             "EXTERNAL_LOGGER_URL": job.sink.url,
             "MAX_IN_FLIGHT": str(job.in_flight),
             "DELIVERIES_STORE": store,
-            "DATA_DIR": f"data-{job.group}",
-            "WEB_PORT": str(_free_port()),
+            "DATA_DIR": f"data-{job.group}-{port}",
+            "WEB_PORT": str(port),
         },
-        log=log_file("relay"),
+        log=log_file(f"relay-{port}"),
         folder=Path(_folder.name),
     )
 
 
-def unordered(job: Job) -> Child:
+def relay_without_table(job: Job) -> Child:
+    """The worker with ``DELIVERIES_STORE=off``."""
+    return relay(job, "off")
+
+
+def relay_with_rocksdb(job: Job) -> Child:
+    """The worker with ``DELIVERIES_STORE=rocksdb``."""
+    return relay(job, "rocksdb")
+
+
+def unordered(job: Job, in_flight: int | None = None) -> Child:
     """The plain loop with as many in flight."""
-    return _plain("unordered", job)
+    arguments = [job.brokers.servers, job.topic.name, job.group, job.sink.url]
+    arguments.append(str(in_flight or job.in_flight))
+    return Child(["-m", "benchmarks.plain_loops", *arguments], log=log_file("plain"))
 
 
 def one_at_a_time(job: Job) -> Child:
     """The plain loop that waits for every answer."""
-    return _plain("one-at-a-time", job)
-
-
-def _plain(loop: str, job: Job) -> Child:
-    arguments = [loop, job.brokers.servers, job.topic.name, job.group, job.sink.url]
-    return Child(
-        ["-m", "benchmarks.plain_loops", *arguments, str(job.in_flight)], log=log_file(loop)
-    )
+    return unordered(job, 1)
 
 
 def log_file(name: str) -> Path:
     """Where a subject's output goes; it is there until the benchmark ends."""
     return Path(_folder.name) / f"{name}.log"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -7,7 +7,6 @@ docs/explanation/performance.md says how to read the table.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -18,8 +17,7 @@ from benchmarks.peers.catalogue import PEERS, Peer
 from benchmarks.peers.installation import CannotSetUp, java_version
 from benchmarks.peers.tables import kill_table, speed_table
 from benchmarks.peers.trial import Killed, Speed, measure_kill, measure_speed
-from benchmarks.processes import CannotMeasure
-from benchmarks.report import machine
+from benchmarks.processes import CannotMeasure, run_benchmark
 from benchmarks.subjects import Start
 from tests.support.kafka.distribution import kafka_version
 
@@ -34,21 +32,15 @@ Result = TypeVar("Result")
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; returns the exit status."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, too
-    kafka = f"one broker of Apache Kafka {kafka_version()}"
-    print(f"{machine()}, Java {java_version()}, {kafka}\n", flush=True)
-    peers = dict(_set_up(options.only))
-    try:
+
+    def run() -> None:
+        print(f"Java {java_version()}, one broker of Apache Kafka {kafka_version()}\n", flush=True)
+        peers = dict(_set_up(options.only))
         with one_broker() as brokers:
-            print(
-                _kill(peers, brokers, options) if options.kill else _race(peers, brokers, options)
-            )
-    except CannotMeasure as failure:
-        print(f"benchmarks.peers: {failure}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+            table = _kill if options.kill else _race
+            print(table(peers, brokers, options))
+
+    return run_benchmark("peers", run)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from benchmarks.brokers import Brokers
-from benchmarks.processes import CannotMeasure, Child, Sink, SinkCounts
+from benchmarks.processes import CannotMeasure, Sink
 from benchmarks.subjects import Job, Start
 
 # Few enough that a key's next record often comes while the last one is on its way.
 KEYS = 5_000
-POLL_SECONDS = 0.02
 # Longer than any peer's session time-out: after a kill, Kafka waits for it.
 QUIET_SECONDS = 100.0
 
@@ -56,13 +54,13 @@ def measure_speed(
     with brokers.topic() as topic, Sink(latency_ms) as sink:
         topic.fill(records, KEYS)
         with start(Job(brokers, topic, sink, in_flight, topic.new_group())) as subject:
-            begin = _wait(subject, sink, records // 2)
+            begin = sink.wait_for(records // 2, subject, QUIET_SECONDS)
             if begin.arrived < records // 2:
                 raise CannotMeasure(
                     f"only {begin.arrived} of {records} arrived:\n{subject.last_words()}"
                 )
             cpu_seconds = subject.cpu_seconds()
-            end = _wait(subject, sink, records)
+            end = sink.wait_for(records, subject, QUIET_SECONDS)
             cpu_seconds = subject.cpu_seconds() - cpu_seconds
     delivered = end.arrived - begin.arrived
     return Speed(
@@ -87,22 +85,8 @@ def measure_kill(
         topic.fill(records, KEYS)
         job = Job(brokers, topic, sink, in_flight, topic.new_group())
         with start(job) as subject:
-            _wait(subject, sink, records // 2)
+            sink.wait_for(records // 2, subject, QUIET_SECONDS)
             subject.kill()
         with start(job) as successor:
-            end = _wait(successor, sink, records)
+            end = sink.wait_for(records, successor, QUIET_SECONDS)
     return Killed(records - end.arrived, end.repeated)
-
-
-def _wait(subject: Child, sink: Sink, arrived: int) -> SinkCounts:
-    """Wait until so many have arrived, or nothing has for long."""
-    quiet_since = time.monotonic()
-    before = -1
-    while True:
-        counts = sink.counts()
-        if counts.arrived != before:
-            before, quiet_since = counts.arrived, time.monotonic()
-        if counts.arrived >= arrived or time.monotonic() - quiet_since > QUIET_SECONDS:
-            return counts
-        subject.check()
-        time.sleep(POLL_SECONDS)
