@@ -12,7 +12,8 @@ from confluent_kafka import ConsumerGroupState, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from benchmarks.processes import CannotMeasure, Child
+from benchmarks.processes import CannotMeasure
+from tests.support.embedded import EmbeddedKafka
 
 PARTITIONS = 3
 # librdkafka's mock cluster drops the oldest beyond 5 MiB or 100,000 records a partition; it has
@@ -147,8 +148,8 @@ def order(order_id: int, key: int) -> bytes:
 @contextlib.contextmanager
 def embedded() -> Iterator[Brokers]:
     """Three brokers of librdkafka's mock cluster in the memory of one process."""
-    with Child(["-m", "benchmarks.embedded"]) as cluster:
-        yield Brokers(cluster.first_line(), creates_topics=False)
+    with EmbeddedKafka() as cluster:
+        yield Brokers(cluster.bootstrap_servers, creates_topics=False)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tests.kafka.commit_watch import CommitWatch, Place
@@ -88,13 +87,8 @@ class Coupons:
         (self._folder / "handled").touch()
         self.be("well")
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.commits.__aexit__(kind, error, trace)
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        await self.commits.__aexit__()
         if error is None:
             assert self.commits.looks
             assert not self.commits.faults, self.commits.faults[:10]

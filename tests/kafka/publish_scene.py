@@ -20,7 +20,6 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeAlias
 
 import sqlalchemy as sa
@@ -195,12 +194,7 @@ class PublishScene:
         await self._everything.enter_async_context(self.sink)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._everything.aclose()
 
     # --- who takes part -------------------------------------------------------------------------

@@ -9,10 +9,10 @@ import pytest
 from order_relay.fallback.store import Status
 from tests.kafka.administration import Administration
 from tests.kafka.publish_scene import PublishScene
-from tests.support.exchange import Answer
 from tests.support.kafka_cluster import RealKafka
 from tests.support.orders import Published, event_ids, orders
 from tests.support.publish_command import Commands
+from tests.support.sink import Answer
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 

@@ -9,7 +9,6 @@ It runs in the test's event loop.
 
 import asyncio
 import contextlib
-from types import TracebackType
 from typing import Self
 
 from tests.support.kafka.ports import LOOPBACK
@@ -35,12 +34,7 @@ class FrontDoor:
         self.address = f"{host}:{port}"
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._server.close()
         for task in self._tasks:
             task.cancel()

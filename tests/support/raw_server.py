@@ -22,7 +22,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from fcntl import ioctl
 from termios import TIOCOUTQ
-from types import TracebackType
 from typing import NoReturn, Self
 
 from tests.support.kafka.ports import LOOPBACK
@@ -253,12 +252,7 @@ class RawServer:
         self.url = f"http://{host}:{self.port}"
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         assert self._server is not None
         self._server.close()
         for task in self._tasks:

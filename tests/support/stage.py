@@ -216,10 +216,6 @@ class Stage:
                         rows.append(row)
         return sorted(rows, key=lambda row: (row.partition, row.offset))
 
-    def committed_blocking(self) -> dict[int, Committed]:
-        """See ``committed``."""
-        return asyncio.run(self.committed())
-
     def ends_blocking(self) -> dict[int, int]:
         """See ``ends``."""
         with self._consumer() as consumer:
