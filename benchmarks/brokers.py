@@ -44,7 +44,8 @@ class Brokers:
 
     def shares(self, group: str) -> list[int]:
         """How many partitions each member of a consumer group has; none while it rebalances."""
-        (described,) = AdminClient(self._config).describe_consumer_groups([group]).values()
+        admin = AdminClient(self._config)  # must live until the answer is there
+        (described,) = admin.describe_consumer_groups([group]).values()
         with contextlib.suppress(KafkaException):
             found = described.result(_ADMIN_SECONDS)
             if found.state is ConsumerGroupState.STABLE:

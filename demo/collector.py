@@ -84,7 +84,8 @@ class Collector:
         self.phase = Phase.STARTING
         self.opened_at: float | None = None
         self.ledger = Ledger()
-        self.consumers: list[ConsumerLedger] = []
+        names = [name for name in options.consumers if name != ORDER_LOGGING]
+        self.consumers = [ConsumerLedger(name, self.ledger) for name in names]
         self.rates = (0.0, 0.0)
         self.pending = 0
         self.answer = ""
@@ -129,16 +130,8 @@ class Collector:
 
     def is_settled(self) -> bool:
         """Whether nothing is on its way, neither in Kafka nor in the shop's database."""
-        balance = self.ledger.balance()
-        return (
-            not balance.open
-            and not self.pending
-            and all(
-                one.closes and one.published >= balance.paid - balance.saved
-                for one in self.consumers
-                if one.topic == ORDER_TOPIC
-            )
-        )
+        waiting = (self.ledger.balance().open, self.pending, *(one.open for one in self.consumers))
+        return not any(waiting)
 
     def is_stalled(self) -> bool:
         """Whether nothing has moved for longer than the user of a counted run wants to wait.
@@ -176,7 +169,7 @@ class Collector:
         self._paid_at.pop(event_id, None)
 
     def finish(self) -> None:
-        """Let ``watch_table`` and ``read_topics`` take a last look and return."""
+        """Let ``watch_table`` and ``read_dead_letters`` take a last look and return."""
         self._closing.set()
 
     async def watch_table(self, table: ShopDatabase) -> None:
@@ -207,24 +200,22 @@ class Collector:
                 try:
                     async with session.get("/health/ready") as response:
                         self.answer = READY if response.ok else "not ready"
-                    for name in (ORDER_LOGGING, *(one.name for one in self.consumers)):
+                    for name in self.options.consumers:
                         async with session.get("/stats", params={"consumer": name}) as response:
                             if response.ok:  # else it has no figures yet
                                 self.stats[name] = await response.json()
                     for one in self.consumers:
-                        one.outcomes = self.stats.get(one.name, {}).get("deliveries", one.outcomes)
+                        if one.name in self.stats:
+                            one.tell(self.stats[one.name], ORDER_TOPIC)
                 except (aiohttp.ClientError, OSError):
                     self.answer = "does not answer"
                     self.stats.clear()
                 await asyncio.sleep(WORKER_EVERY_SECONDS)
 
-    async def read_topics(
-        self, settings: Settings, handlers: Mapping[str, Sequence[Callable[[Message], None]]]
-    ) -> None:
-        """Read every record of these topics, from the first one on, until ``finish``.
+    async def read_dead_letters(self, settings: Settings) -> None:
+        """Read order_logging's dead-letter topic, from the first record on, until ``finish``.
 
-        It joins no group and commits nothing: the worker does not notice it. ``handlers`` names by
-        topic what to call with each record.
+        It joins no group and commits nothing: the worker does not notice it.
         """
         consumer = Consumer(
             client_config(settings)
@@ -241,16 +232,12 @@ class Collector:
         async def take() -> None:
             for record in await asyncio.to_thread(consumer.consume, 500, 0.2):
                 if record.error() is None:
-                    for handle in handlers[record.topic() or ""]:
-                        handle(record)
+                    self.dead_lettered(record)
 
         try:
-            found = (await asyncio.to_thread(consumer.list_topics, timeout=10)).topics
-            partitions = [
-                TopicPartition(topic, number, OFFSET_BEGINNING)
-                for topic in handlers
-                for number in found[topic].partitions
-            ]
+            topic = settings.dlq_topic
+            found = (await asyncio.to_thread(consumer.list_topics, topic, 10)).topics[topic]
+            partitions = [TopicPartition(topic, one, OFFSET_BEGINNING) for one in found.partitions]
             consumer.assign(partitions)
             while not self._closing.is_set():
                 await take()
@@ -267,7 +254,7 @@ class Collector:
                     await take()
         except (KafkaException, TimeoutError):
             # The ledger will miss records and say so.
-            logger.exception("Reading topics failed")
+            logger.exception("Reading dead letters failed")
         finally:
             consumer.close()
 

@@ -1,7 +1,8 @@
-"""The ledgers: what became of every order, and of every record that another consumer reads.
+"""The ledgers: what became of every order, at order_logging and at other consumers.
 
 The ledger of orders is told each fact by where the fact is: the shop's database, the sample
-logger's own answers, the dead-letter topic itself. It never asks the worker.
+logger's own answers, the dead-letter topic itself. It never asks the worker. Only what another
+consumer did stands nowhere else.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
-
-from confluent_kafka import Message
+from typing import Any
 
 
 class Fate(IntFlag):
@@ -166,49 +166,41 @@ def _fits(fate: Fate, having: Fate, without: Fate) -> bool:
 
 @dataclass(slots=True)
 class ConsumerLedger:
-    """Every record of the topic that a consumer beside order_logging reads is accounted for.
-
-    Kafka and the worker tell it the facts: there is not for every consumer a service to count at.
+    """Every order is accounted for by a consumer beside order_logging, as the worker says.
 
     Attributes:
         name: The consumer's name.
-        topic: The topic that it reads.
-        published: Records in that topic.
-        outcomes: How many deliveries ended how, says the worker.
+        orders: The ledger of the shop's orders.
+        outcomes: How many of its deliveries ended how.
+        reads_orders: Whether it reads the topic of the shop's orders.
     """
 
     name: str
-    topic: str
-    published: int = 0
+    orders: Ledger
     outcomes: Mapping[str, int] = field(default_factory=dict)
-    _dead_lettered: set[object] = field(default_factory=set)
+    reads_orders: bool = True
 
-    def count_record(self, record: Message) -> None:
-        """A record was read from its topic."""
-        self.published += 1
-
-    def count_dead_letter(self, letter: Message) -> None:
-        """A record was read from its dead-letter topic; a second one for a record counts once."""
-        headers = dict(letter.headers() or [])
-        self._dead_lettered.add(
-            tuple(headers.get(f"kafka_dlt-original-{at}") for at in ("partition", "offset"))
-        )
+    def tell(self, stats: Mapping[str, Any], order_topic: str) -> None:
+        """Take in what the worker says at ``/stats``."""
+        self.outcomes = stats["deliveries"]
+        if topics := {row["topic"] for row in stats["partitions"]}:
+            self.reads_orders = order_topic in topics
 
     @property
     def handled(self) -> int:
-        """Its handler returned, says the worker."""
+        """Its handler returned."""
         return self.outcomes.get("delivered", 0)
 
     @property
     def not_handled_again(self) -> int:
-        """Duplicates, and redriven dead letters of other consumers, says the worker."""
+        """Duplicates, and redriven dead letters of other consumers."""
         # What was abandoned at a stop comes again, so it is not finished.
         return self.outcomes.get("duplicate", 0) + self.outcomes.get("skipped", 0)
 
     @property
     def dead_lettered(self) -> int:
-        """Records in its dead-letter topic."""
-        return len(self._dead_lettered)
+        """Its dead letters."""
+        return self.outcomes.get("dead_lettered", 0)
 
     @property
     def finished(self) -> int:
@@ -216,16 +208,12 @@ class ConsumerLedger:
         return self.handled + self.not_handled_again + self.dead_lettered
 
     @property
+    def published(self) -> int:
+        """Orders that have reached Kafka, as far as it reads them."""
+        balance = self.orders.balance()
+        return balance.paid - balance.saved if self.reads_orders else self.finished
+
+    @property
     def open(self) -> int:
-        """Records that are not; 0 while more are finished than this has read."""
+        """Orders that are not accounted for."""
         return max(self.published - self.finished, 0)
-
-    @property
-    def wrong(self) -> int:
-        """More is finished than there was: waiting would not mend that."""
-        return max(self.finished - self.published, 0)
-
-    @property
-    def closes(self) -> bool:
-        """Every record is accounted for."""
-        return self.finished == self.published

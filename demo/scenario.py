@@ -5,29 +5,25 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
-from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
 from aiokafka.partitioner import murmur2
-from confluent_kafka import Message
 from rich.console import Console
 
 from demo.collector import READY, Collector, Phase
 from demo.command_line import HOST, ORDER_LOGGING, Options, check_port, on_stop_signal
 from demo.kafka import LIMITS, PARTITIONS, SAFE_BACKLOG, EmbeddedCluster
-from demo.ledger import ConsumerLedger
 from demo.logger import LoggerScript, SampleLogger, first_outage_after
 from demo.settings import demo_settings, worker_environment, write_commands
 from demo.shop import BROKEN_EVERY, OrderGenerator, ShopDatabase, payments
 from demo.view import closes, consumer_report, print_lines, report, view_on
-from demo.worker import WorkerLog, WorkerProcess, topics_of_consumers
+from demo.worker import WorkerLog, WorkerProcess
 from order_relay.settings import Settings
 
 FRAME_SECONDS = 0.5
@@ -57,7 +53,6 @@ class Parties:
 
     Attributes:
         publishing: What publishes the shop's events, until it is closed.
-        handlers: By topic, what to call with each record.
         hints: Commands for another terminal, and the console's address.
     """
 
@@ -67,7 +62,6 @@ class Parties:
     database: ShopDatabase
     publishing: AsyncExitStack
     worker: WorkerProcess
-    handlers: Mapping[str, Sequence[Callable[[Message], None]]]
     hints: Sequence[str]
 
 
@@ -86,8 +80,7 @@ async def run_scenario(
         The exit status: 0 only if the ledger closes or the user stopped an endless run.
 
     Raises:
-        RelayError: A port is in use, the embedded cluster does not start, or there is something
-            wrong with the consumers.
+        RelayError: A port is in use, or the embedded cluster does not start.
     """
     async with AsyncExitStack() as stack:
         parties = await _start(stack, options, folder, surroundings)
@@ -133,24 +126,12 @@ async def _start(
     stack.callback(cluster.stop)
     settings = demo_settings(options, folder, cluster.servers)
     environment = worker_environment(settings, surroundings)
-    topics = {ORDER_LOGGING: (settings.order_paid_topic, settings.dlq_topic)}
-    if len(options.consumers) > 1:
-        topics |= await topics_of_consumers(environment, folder)
-    for name in {*chain.from_iterable(topics.values())}:
-        cluster.make_topic(name, PARTITIONS)
-
-    handlers: dict[str, list[Callable[[Message], None]]] = defaultdict(list)
-    handlers[settings.dlq_topic].append(collector.dead_lettered)
-    del topics[ORDER_LOGGING]
-    for name, (topic, dead_letter_topic) in topics.items():
-        one = ConsumerLedger(name, topic)
-        collector.consumers.append(one)
-        handlers[topic].append(one.count_record)
-        handlers[dead_letter_topic].append(one.count_dead_letter)
-        if name in _SERVICES:
-            service = SampleLogger(LoggerScript(options.seed + 1, first_outage))
-            stack.push_async_callback(service.stop)
-            environment[_SERVICES[name]] = f"http://{HOST}:{await service.start(0)}/logs"
+    for topic in (settings.order_paid_topic, settings.dlq_topic):
+        cluster.make_topic(topic, PARTITIONS)
+    for name in _SERVICES.keys() & {*options.consumers}:
+        service = SampleLogger(LoggerScript(options.seed + 1, first_outage))
+        stack.push_async_callback(service.stop)
+        environment[_SERVICES[name]] = f"http://{HOST}:{await service.start(0)}/logs"
 
     database = ShopDatabase(settings)
     stack.push_async_callback(database.close)
@@ -165,7 +146,7 @@ async def _start(
         folder,
         environment,
         surroundings,
-        consumer=ORDER_LOGGING if topics else "",
+        consumer=ORDER_LOGGING if collector.consumers else "",
         dead_letter=_first_dead_letter(options.seed),
     )
     collector.places = {
@@ -174,7 +155,7 @@ async def _start(
         "Its commands": commands[0],
     }
     hints = [*(f"  {command}" for command in commands), f"The console: {url}/"]
-    return Parties(settings, cluster, collector, database, publishing, worker, handlers, hints)
+    return Parties(settings, cluster, collector, database, publishing, worker, hints)
 
 
 async def _run(parties: Parties, showing: Coroutine[Any, Any, NoReturn]) -> End:
@@ -198,7 +179,7 @@ async def _run(parties: Parties, showing: Coroutine[Any, Any, NoReturn]) -> End:
         looking = [tasks.create_task(one) for one in (collector.ask_worker(url), showing)]
         watching = [
             tasks.create_task(collector.watch_table(parties.database)),
-            tasks.create_task(collector.read_topics(settings, parties.handlers)),
+            tasks.create_task(collector.read_dead_letters(settings)),
         ]
         ending = await _until_the_end(collector, worker, selling, interrupted)
         collector.phase = Phase.STOPPING
@@ -268,10 +249,9 @@ async def _until_the_end(
 
 
 def _status(collector: Collector, *, interrupted: bool) -> int:
-    if closes(collector) and all(one.closes for one in collector.consumers):
+    if closes(collector) and not any(one.open for one in collector.consumers):
         return 0
-    wrong = sum(one.wrong for one in collector.consumers)
-    if not interrupted or collector.ledger.balance().wrong or wrong:
+    if not interrupted or collector.ledger.balance().wrong:
         return 1
     return 0 if collector.options.orders is None else INTERRUPTED_STATUS
 

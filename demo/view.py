@@ -245,17 +245,17 @@ def report(now: Collector, *, interrupted: bool) -> list[str]:
 def consumer_report(ledger: ConsumerLedger, *, interrupted: bool) -> list[str]:
     """Write the ledger of a consumer beside order_logging, as ``report`` does."""
     return [
-        f"Ledger of {ledger.name}",
-        _row(f"published to {ledger.topic}", ledger.published),
-        _row("= handled, says the worker", ledger.handled),
+        f"Ledger of {ledger.name}, says the worker",
+        _row("orders in Kafka", ledger.published),
+        _row("= handled", ledger.handled),
         _row("+ not handled again", ledger.not_handled_again),
         _row("+ dead-lettered", ledger.dead_lettered),
         *_open(ledger.open, interrupted=interrupted),
         _verdict(
             f" of {ledger.name}",
-            f"{ledger.published:,} published, {ledger.finished:,} accounted for.",
-            closes=ledger.closes,
-            interrupted=interrupted and not ledger.wrong,
+            f"{ledger.published:,} in Kafka, {ledger.finished:,} accounted for.",
+            closes=not ledger.open,
+            interrupted=interrupted,
         ),
     ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import sys
@@ -12,18 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from demo import die_with_parent
-from demo.command_line import CannotRun
 
 SHOWN_WARNINGS = 2
 TAIL_LINES = 15
 _KEPT_WARNINGS = 50
 _COMMAND = ("-m", "faust", "-A", "app", "worker", "-l", "info")
-_WHICH_CONSUMERS = """
-import json
-from app import app
-for one in app.consumers:
-    print(json.dumps([one.name, one.settings.order_paid_topic, one.settings.dlq_topic]))
-"""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # Faust: [2025-12-19 10:30:00,123] [4711] [WARNING] text
 _WARNING = re.compile(
@@ -75,29 +67,6 @@ class WorkerProcess:
             killing = asyncio.get_running_loop().call_later(grace_seconds, self.kill)
             await self._process.wait()
             killing.cancel()
-
-
-async def topics_of_consumers(
-    environment: Mapping[str, str], folder: Path
-) -> dict[str, tuple[str, str]]:
-    """Return the topic and the dead-letter topic of each consumer, as a worker reads its settings.
-
-    Raises:
-        CannotRun: It would not start; the message is its own.
-    """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _WHICH_CONSUMERS),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=folder,
-        env=environment,
-    )
-    out, errors = await process.communicate()
-    if process.returncode:
-        raise CannotRun(errors.decode(errors="replace").strip().rpartition("\n")[2])
-    rows = [json.loads(line) for line in out.splitlines()]
-    return {name: (topic, dead_letter_topic) for name, topic, dead_letter_topic in rows}
 
 
 class WorkerLog:
