@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -18,7 +17,7 @@ import pytest
 from confluent_kafka import Producer
 
 from demo.collector import Collector
-from demo.command_line import CannotRun, Options, check_port
+from demo.command_line import CannotRun, Options
 from demo.kafka import PARTITIONS, EmbeddedCluster
 from demo.logger import RETRY_AFTER_SECONDS, Kind, LoggerScript, SampleLogger
 from demo.scenario import outage_plan, run_outages
@@ -107,16 +106,6 @@ async def test_the_sample_logger_does_what_its_script_says() -> None:
     assert accepted == ["ACCEPTED"]
     assert script.requests == 6
     assert set(script.answers) == set(Kind)
-
-
-async def test_a_port_in_use_is_named_with_the_way_out() -> None:
-    """One line says which port, for what, and how to choose another."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        with pytest.raises(CannotRun, match=rf"port {port} is in use.*LOGGER_PORT"):
-            await SampleLogger(Answers()).start(port)
-        with pytest.raises(CannotRun, match=rf"port {port} is in use.*WEB_PORT"):
-            check_port(port, "the worker's web server", "WEB_PORT")
 
 
 def test_a_cluster_that_does_not_start_is_one_line() -> None:

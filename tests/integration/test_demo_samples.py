@@ -107,36 +107,26 @@ async def test_the_embedded_kafka_by_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "complaint"),
+    ("command", "environment", "status", "complaint"),
     [
-        ("demo.logger", ("--logger-port", "0"), "--logger-port: must be a whole number"),
-        ("demo.shop", ("--rate", "0"), "--rate: must be a number from 0.1 to 1000"),
+        (["demo.logger", "--logger-port", "0"], {}, 2, "--logger-port: must be a whole number"),
+        (["demo.logger"], {"LOGGER_PORT": "x"}, 2, "--logger-port: must be a whole number"),
+        (["demo.shop", "--rate", "0"], {}, 2, "--rate: must be a number from 0.1 to 1000"),
+        (["demo.shop"], {"DATABASE_URL": "oracle://x"}, 1, "has the unknown driver 'oracle'"),
     ],
 )
-def test_bad_options(command: str, arguments: tuple[str, ...], complaint: str) -> None:
-    """A wrong option ends it with status 2 and one line that says what is allowed."""
+def test_what_is_wrong_gets_one_line(
+    tmp_path: Path, command: list[str], environment: dict[str, str], status: int, complaint: str
+) -> None:
+    """A wrong option or setting ends it with one line that says what is allowed."""
     done = subprocess.run(
-        [sys.executable, "-m", command, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert complaint in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_a_shop_with_wrong_settings(tmp_path: Path) -> None:
-    """It ends with one line, like the worker."""
-    done = subprocess.run(
-        [sys.executable, "-m", "demo.shop"],
+        [sys.executable, "-m", *command],
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DATABASE_URL": "oracle://x"},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
         check=False,
     )
-    assert done.returncode == 1
-    assert "DATABASE_URL has the unknown driver 'oracle'" in done.stderr
+    assert done.returncode == status
+    assert complaint in done.stderr
     assert len(done.stderr.splitlines()) == 1
