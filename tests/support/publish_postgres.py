@@ -22,6 +22,8 @@ from typing import Any, Self, TypeVar
 import asyncpg  # type: ignore[import-untyped] # ships no types
 import trustme
 
+from tests.support.kafka.ports import free_ports
+
 T = TypeVar("T")
 
 USER = "relay"
@@ -75,7 +77,7 @@ class _Server:
     """A server program from construction to ``close``: a free port, a folder, no rights."""
 
     def __init__(self) -> None:
-        self.port = _free_port()
+        self.port = free_ports(1)[0]
         self._folder = Path(tempfile.mkdtemp(prefix="relay-postgres-"))
         self._user = _unprivileged() if os.geteuid() == 0 else None
         if self._user is not None:
@@ -276,12 +278,6 @@ def _unprivileged() -> str | None:
         except KeyError:
             continue
     return None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _die_with_parent() -> None:

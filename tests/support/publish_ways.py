@@ -2,14 +2,13 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from order_relay.errors import PublishRefused
 from order_relay.kafka.producer import Acknowledged
@@ -21,6 +20,7 @@ from order_relay.settings import Settings
 from order_relay.web.connections import ConnectionLimits
 from order_relay.web.order_paid_page import Limits
 from order_relay.web.server import ConsumerPages, WebServer
+from tests.support.stage import Stage
 
 LOOPBACK = "127.0.0.1"
 TOPIC = "order-paid-events"
@@ -163,42 +163,7 @@ def publish_settings(servers: str, database: Path | str, **changes: Any) -> Sett
     return Settings(_env_file=None, **(values | changes))  # type: ignore[call-arg]
 
 
-@contextmanager
-def _consumer(servers: str) -> Iterator[Consumer]:
-    consumer = Consumer(
-        {
-            "bootstrap.servers": servers,
-            "group.id": "reads-all",
-            "enable.auto.commit": False,
-            "enable.partition.eof": False,
-            "fetch.wait.max.ms": 50,
-            "log_level": 0,
-        }
-    )
-    try:
-        yield consumer
-    finally:
-        consumer.close()
-
-
 def read_topic(servers: str, topic: str) -> list[Sent]:
     """Everything that a topic holds now, partition by partition in order. Blocks."""
-    with _consumer(servers) as consumer:
-        partitions = consumer.list_topics(topic, timeout=READ_SECONDS).topics[topic].partitions
-        ends = {
-            number: consumer.get_watermark_offsets(
-                TopicPartition(topic, number), timeout=READ_SECONDS
-            )[1]
-            for number in partitions
-        }
-        wanted = sum(ends.values())
-        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
-        found: dict[tuple[int, int], Sent] = {}
-        while len(found) < wanted:
-            message = consumer.poll(READ_SECONDS)
-            assert message is not None, f"{len(found)} of {wanted} records came"
-            assert message.error() is None, message.error()
-            headers: Any = tuple(message.headers() or ())
-            location = (message.partition() or 0, message.offset() or 0)
-            found[location] = Sent(message.key(), message.value(), headers)
-        return [found[location] for location in sorted(found)]
+    rows = Stage(servers, topic, "no letters", "no group").read_blocking(topic)
+    return [Sent(row.key, row.value, row.headers) for row in rows]
