@@ -30,8 +30,7 @@ from benchmarks.processes import run_benchmark
 from order_relay.deliveries.changelog import GATHER_SECONDS, Changelog
 from order_relay.deliveries.entries import encode_entry, entry_key, make_entry
 from order_relay.deliveries.recovery import Recovery
-from order_relay.deliveries.rocksdb_store import RocksStore
-from order_relay.deliveries.store import MemoryStore, PartitionStore
+from order_relay.deliveries.stores import MemoryStore, RocksStore, Store
 from order_relay.deliveries.table import DeliveriesTable
 from order_relay.delivery.outcome import Outcome
 from order_relay.kafka.client_config import client_config
@@ -183,7 +182,7 @@ async def _in_rocksdb(servers: str, orders: Sequence[tuple[Record, Outcome]]) ->
 async def _table_run(
     servers: str,
     orders: Sequence[tuple[Record, Outcome]],
-    open_store: Callable[[int], PartitionStore],
+    open_store: Callable[[int], Store],
 ) -> Cost:
     settings = load_settings(kafka_bootstrap_servers=servers)
     topic = _new_topic()

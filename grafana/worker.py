@@ -274,7 +274,7 @@ def _table(board: Dashboard) -> Dashboard:
                 ),
                 unit="short",
                 decimals=0,
-                width=8,
+                width=6,
             )
         )
         .with_panel(
@@ -287,7 +287,7 @@ def _table(board: Dashboard) -> Dashboard:
                     "{{consumer}} {{instance}}",
                 ),
                 BUSY,
-                width=8,
+                width=6,
             )
         )
         .with_panel(
@@ -300,7 +300,21 @@ def _table(board: Dashboard) -> Dashboard:
                     "{{consumer}} {{instance}}",
                 ),
                 unit="s",
-                width=8,
+                width=6,
+            )
+        )
+        .with_panel(
+            line(
+                "Partitions without a table",
+                "Their store on disk failed, as the log says. Deliveries go on; delivered events "
+                "may be sent again. The next rebalance opens the stores again.",
+                Query(
+                    largest(relay("table_partitions_off"), "consumer", "instance"),
+                    "{{consumer}} {{instance}}",
+                ),
+                unit="short",
+                decimals=0,
+                width=6,
             )
         )
     )

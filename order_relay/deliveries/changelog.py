@@ -114,14 +114,14 @@ class Changelog:
         self, batch: _Batch, offsets: Sequence[int | None], refusals: Sequence[RelayError]
     ) -> None:
         self._unacknowledged -= len(batch.changes)
-        if not self._unacknowledged:
-            self._drained.set()
-        batch.move_on(offsets)
-        self._note(refusals)
         self._unanswered.remove(batch)
-        batch.release()
-
-    def _note(self, refusals: Sequence[RelayError]) -> None:
+        if not self._unanswered:
+            self._drained.set()
+        known = [offset for offset in offsets if offset is not None]
+        next_offset = batch.next_offsets.get(batch.partition)
+        if known and (next_offset, len(known)) == (min(known), max(known) - min(known) + 1):
+            # No other worker has written before or between the changes.
+            batch.next_offsets[batch.partition] = max(known) + 1
         if refusals and not self._refused:
             logger.error(
                 LogLine(
@@ -136,6 +136,7 @@ class Changelog:
                 LogLine("Table deliveries: Kafka takes its changelog again", topic=self.topic)
             )
         self._refused = bool(refusals)
+        batch.release()
 
 
 class _Batch:
@@ -149,21 +150,11 @@ class _Batch:
         waiting: The callbacks that are due when nothing needs to wait any more.
     """
 
-    __slots__ = ("changes", "next_offsets", "partition", "waiting")
-
     def __init__(self, partition: int, next_offsets: dict[int, int]) -> None:
         self.partition = partition
         self.next_offsets = next_offsets
         self.changes: list[KeyAndValue] = []
         self.waiting: list[Callable[[], None]] = []
-
-    def move_on(self, offsets: Sequence[int | None]) -> None:
-        """Move ``next_offsets`` behind the changes, unless others have written before them."""
-        known = [offset for offset in offsets if offset is not None]
-        if not known or self.next_offsets.get(self.partition) != min(known):
-            return
-        if max(known) - min(known) + 1 == len(known):
-            self.next_offsets[self.partition] = max(known) + 1
 
     def release(self) -> None:
         """Call back, once."""

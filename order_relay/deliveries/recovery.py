@@ -5,13 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from order_relay.deliveries.entries import decode_entry
-from order_relay.deliveries.store import OneKeyStore, PartitionStore
+from order_relay.deliveries.stores import Store
 
 BATCH = 1000
 POLL_SECONDS = 0.5
@@ -20,6 +28,7 @@ ASK_SECONDS = 5.0
 GIVE_UP_SECONDS = 60.0
 # How long a topic may be unknown: one that was just made is not known to every broker.
 UNKNOWN_SECONDS = 3.0
+ENDED, OUT_OF_RANGE = KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET
 REFUSALS = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.TOPIC_EXCEPTION)
 
 
@@ -48,7 +57,7 @@ class Recovery:
             # The client demands one. Partitions are assigned by hand; nothing is committed.
             "group.id": f"{topic}-reader",
             "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
+            "auto.offset.reset": "error",
             "enable.partition.eof": True,
             "allow.auto.create.topics": make_topic,
             "log_level": 0,  # the group's consumer logs the same about the same brokers
@@ -57,7 +66,7 @@ class Recovery:
 
     def read(
         self,
-        stores: Mapping[int, PartitionStore],
+        stores: Mapping[int, Store],
         stop: threading.Event,
         after_batch: Callable[[], None] = lambda: None,
     ) -> int:
@@ -75,13 +84,21 @@ class Recovery:
             ChangelogUnreadable: There was no progress for ``GIVE_UP_SECONDS``, or Kafka refuses.
         """
         with self._consumer(stop) as consumer:
-            partitions = self._partition_count(consumer, self._topic, stop)
-            if partitions:
-                by_changelog: dict[int, dict[int, PartitionStore]] = {}
-                for partition, store in stores.items():
-                    by_changelog.setdefault(partition % partitions, {})[partition] = store
-                _Reading(consumer, self._topic, by_changelog, stop).run(after_batch)
-            return partitions
+            count = self._partition_count(consumer, self._topic, stop)
+            if not count:
+                return 0
+            stores_of: dict[int, dict[int, Store]] = {}
+            for partition, store in stores.items():
+                stores_of.setdefault(partition % count, {})[partition] = store
+            starts = {
+                partition: min(store.next_offset or OFFSET_BEGINNING for store in of.values())
+                for partition, of in stores_of.items()
+            }
+            for messages in self._read_to_end(consumer, starts, stop):
+                for message in messages:
+                    _apply(message, stores_of[message.partition() or 0])
+                after_batch()
+            return count
 
     def read_order(
         self,
@@ -105,20 +122,27 @@ class Recovery:
                 before its end though Kafka answered.
         """
         with self._consumer(stop) as consumer:
-            partitions = self._partition_count(consumer, source_topic, stop)
-        if not partitions:
-            if stop.is_set():
-                return None
-            raise ChangelogUnreadable(f"there is no topic {source_topic}")
-        likely = partition_of(key, partitions)
-        for chosen in ([likely], [one for one in range(partitions) if one != likely]):
-            wanted = OneKeyStore(key)
-            if not self.read(dict.fromkeys(chosen, wanted), stop) and not stop.is_set():
-                raise ChangelogUnreadable(f"there is no topic {self._topic}")
-            if stop.is_set():
-                raise ChangelogUnreadable("its end was not reached in time")
-            if (found := wanted.get(key)) is not None:
-                return found
+            counts = []
+            for topic in (source_topic, self._topic):
+                counts.append(self._partition_count(consumer, topic, stop))
+                if not counts[-1]:
+                    if stop.is_set():
+                        return None
+                    raise ChangelogUnreadable(f"there is no topic {topic}")
+            likely = partition_of(key, counts[0]) % counts[1]
+            others = set(range(counts[1])) - {likely}
+            for chosen in ({likely}, others):
+                newest, found = None, None
+                starts = dict.fromkeys(chosen, OFFSET_BEGINNING)
+                for message in chain.from_iterable(self._read_to_end(consumer, starts, stop)):
+                    if message.error() is None and message.key() == key:
+                        entry = decode_entry(bytes(message.value() or b""))
+                        if not entry or not newest or newest.finished_ms <= entry.finished_ms:
+                            newest, found = entry, message.value()
+                if stop.is_set():
+                    raise ChangelogUnreadable("its end was not reached in time")
+                if newest is not None:
+                    return found
         return None
 
     @contextmanager
@@ -158,104 +182,54 @@ class Recovery:
             if stop.wait(0.2):
                 return 0
 
+    def _read_to_end(
+        self, consumer: Consumer, starts: Mapping[int, int], stop: threading.Event
+    ) -> Iterator[list[Message]]:
+        """Read partitions from these offsets to their ends, or until ``stop``, in batches.
 
-class _Reading:
-    """One pass over the partitions of the changelog."""
+        A batch also has a message for each end, and for each partition that is read from its
+        beginning, because it has not got the offset.
+        """
+        consumer.assign([TopicPartition(self._topic, *start) for start in starts.items()])
+        unfinished = set(starts)
+        moved_at, problem = time.monotonic(), "no answer"
+        while unfinished and not stop.is_set():
+            batch = []
+            for message in consumer.consume(BATCH, POLL_SECONDS):
+                error = message.error()
+                if error is not None and error.code() not in (ENDED, OUT_OF_RANGE):
+                    problem = error.str()
+                    continue
+                partition = message.partition() or 0
+                if error is not None and error.code() == ENDED:
+                    unfinished.discard(partition)
+                elif error is not None:
+                    consumer.incremental_unassign([TopicPartition(self._topic, partition)])
+                    consumer.incremental_assign(
+                        [TopicPartition(self._topic, partition, OFFSET_BEGINNING)]
+                    )
+                batch.append(message)
+                moved_at = time.monotonic()
+            yield batch
+            if time.monotonic() - moved_at > GIVE_UP_SECONDS:
+                moved_at = time.monotonic()
+                with suppress(KafkaException):  # an outage is not a fault of the changelog
+                    consumer.list_topics(self._topic, ASK_SECONDS)
+                    raise ChangelogUnreadable(problem)
 
-    def __init__(
-        self,
-        consumer: Consumer,
-        topic: str,
-        stores: Mapping[int, Mapping[int, PartitionStore]],
-        stop: threading.Event,
-    ) -> None:
-        """Fill ``stores``: by partition of the changelog, then by partition of the source topic."""
-        self._consumer = consumer
-        self._topic = topic
-        self._stores = stores
-        self._stop = stop
-        self._unfinished: set[int] = set()
-        self._moved_at = time.monotonic()
-        self._problem = "no answer"
 
-    def run(self, after_batch: Callable[[], None]) -> None:
-        """Read to the end."""
-        starts = [
-            TopicPartition(self._topic, partition, start)
-            for partition, stores in self._stores.items()
-            if (start := self._start(partition, stores)) is not None
-        ]
-        if not starts:
-            return
-        self._unfinished = {start.partition for start in starts}
-        self._moved_at = time.monotonic()
-        self._consumer.assign(starts)
-        while self._unfinished and not self._stop.is_set():
-            for message in self._consumer.consume(BATCH, POLL_SECONDS):
-                self._take(message)
-            after_batch()
-            if time.monotonic() - self._moved_at > GIVE_UP_SECONDS:
-                self._give_up_unless_away()
-
-    def _start(self, partition: int, stores: Mapping[int, PartitionStore]) -> int | None:
-        """Return the offset to begin at; ``None`` if there is nothing to read."""
-        while True:
-            try:
-                low, high = self._consumer.get_watermark_offsets(
-                    TopicPartition(self._topic, partition), ASK_SECONDS
-                )
-                break
-            except KafkaException as error:
-                self._problem = error.args[0].str()
-                if time.monotonic() - self._moved_at > GIVE_UP_SECONDS:
-                    self._give_up_unless_away()
-                if self._stop.wait(1.0):
-                    return None
-        offsets = []
-        for store in stores.values():
-            offset = store.next_offset
-            if offset is not None and offset > high:
-                store.clear()  # the topic was made anew
-                offset = None
-            offsets.append(low if offset is None else max(offset, low))
-        start = min(offsets)
-        if start < high:
-            return start
-        for store in stores.values():
-            store.read_up_to(high)
-        return None
-
-    def _take(self, message: Message) -> None:
-        partition = message.partition()
-        error = message.error()
-        if error is not None:
-            if error.code() == KafkaError._PARTITION_EOF and partition is not None:
-                self._moved_at = time.monotonic()
-                self._unfinished.discard(partition)
-                for store in self._stores[partition].values():
-                    store.read_up_to(message.offset() or 0)
-            else:
-                self._problem = error.str()
-            return
-        key, value = message.key(), message.value()
-        if partition is None or not isinstance(key, bytes):
-            return
-        self._moved_at = time.monotonic()
-        stores = self._stores[partition]
-        if value is None:
-            for store in stores.values():
-                store.remove(key)
-            return
+def _apply(message: Message, stores: Mapping[int, Store]) -> None:
+    """Bring a message into the stores of its partition, by partition of the source topic."""
+    error, key, value = message.error(), message.key(), message.value()
+    if error is None and value is not None:
         entry = decode_entry(bytes(value))
-        if entry is not None and entry.partition in stores:
+        if entry is not None and isinstance(key, bytes) and entry.partition in stores:
             stores[entry.partition].put(key, entry.finished_ms, bytes(value))
-
-    def _give_up_unless_away(self) -> None:
-        try:
-            self._consumer.list_topics(self._topic, ASK_SECONDS)
-        except KafkaException:
-            self._moved_at = (
-                time.monotonic()
-            )  # no broker answers: an outage, not a fault of the changelog
-            return
-        raise ChangelogUnreadable(self._problem)
+        return
+    for store in stores.values():
+        if error is None and isinstance(key, bytes):
+            store.remove(key)
+        elif error is not None and error.code() == ENDED:
+            store.read_up_to(message.offset() or 0)
+        elif error is not None:
+            store.clear()  # the topic was made anew

@@ -1,164 +1,221 @@
-"""The stores of the partitions that this worker has: opening, filling, bounding, closing them."""
+"""Where a partition's entries are on this worker: in memory, or on disk in RocksDB."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import TypeAlias, cast
 
-from order_relay.deliveries.failsafe_store import FailsafeStore, in_memory
-from order_relay.deliveries.store import PartitionStore
 from order_relay.logs.log_line import LogLine
 
 logger = logging.getLogger(__name__)
 
-OPEN_SECONDS = 30.0
-OPEN_AGAIN_SECONDS = 0.5
-ANY_AGE_MS = 2**62
+# The first byte of a RocksDB key says which kind it is.
+ENTRY = b"e"  # + key: finished_ms (8 bytes, big endian) and the value
+BY_TIME = b"t"  # + finished_ms (8 bytes, big endian) + key: nothing
+NEXT_OFFSET = b"o"
+MEMTABLE_BYTES = 16 * 1024 * 1024
+# Entries a write. A write by itself costs as much as three entries in it.
+WRITTEN_TOGETHER = 100
 
 
-class Stores(dict[int, FailsafeStore]):
-    """The open store of each partition of the source topic that this worker has."""
+class MemoryStore:
+    """The entries of one partition of the source topic, in memory.
 
-    def __init__(
-        self, open_store: Callable[[int], PartitionStore], max_entries: int | None = None
-    ) -> None:
-        """Prepare; nothing is opened yet.
+    One task writes at a time. Calls take microseconds, are idempotent, and never raise.
 
-        Args:
-            open_store: Opens a partition's store; called again after any exception.
-            max_entries: Entries kept in memory at most, roughly; ``None``: no limit.
-        """
-        super().__init__()
-        self._open_store = open_store
-        self._max_entries = max_entries
-        self._recovered = False
-        self._full = False
+    Attributes:
+        next_offset: The changelog offset to go on reading from; ``None``: from the beginning.
+        failed: Whether the store is switched off after an error, until it is opened again.
+    """
 
-    @property
-    def complete(self) -> bool:
-        """Whether the stores have everything that was in the changelog when it was read."""
-        return self._recovered and not any(store.failed for store in self.values())
+    failed = False
 
-    @property
-    def entries(self) -> int:
-        """How many entries there are; estimated where they are on disk."""
-        return sum(len(store) for store in self.values())
+    def __init__(self) -> None:
+        self.next_offset: int | None = None
+        # The oldest first: a key that is put again moves to the end.
+        self._entries: dict[bytes, tuple[int, bytes]] = {}
 
-    # --- opening and closing --------------------------------------------------------------------
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value that was put last under the key."""
+        found = self._entries.get(key)
+        return None if found is None else found[1]
 
-    async def assign(
-        self, partitions: Collection[int], stop: threading.Event
-    ) -> Mapping[int, PartitionStore]:
-        """Open the stores of these partitions and close all others; return them, to be filled.
+    def put(self, key: bytes, finished_ms: int, value: bytes) -> None:
+        """Keep an entry; it replaces the key's previous one."""
+        self._entries.pop(key, None)
+        self._entries[key] = (finished_ms, value)
 
-        Stores that are open already stay open. A store that cannot be opened within
-        ``OPEN_SECONDS`` is kept in memory. Once ``stop`` is set, some may be missing.
-        """
-        for partition in self.keys() - set(partitions):
-            self.pop(partition).close()
-        self._recovered = False
-        for store in self.values():
-            store.failed = False
-        deadline = time.monotonic() + OPEN_SECONDS
-        logged: set[int] = set()
-        while problems := self._open(set(partitions) - self.keys()):
-            if stop.is_set():
-                break
-            if time.monotonic() > deadline:
-                for partition, problem in problems.items():
-                    self[partition] = FailsafeStore(partition, in_memory(partition, problem))
-                break
-            for partition in problems.keys() - logged:
-                # Its last owner on this machine may be about to close it.
-                logger.warning(
-                    LogLine(
-                        "Table deliveries: store not opened, retrying",
-                        partition=partition,
-                        detail=problems[partition],
-                    )
-                )
-            logged |= problems.keys()
-            await asyncio.sleep(OPEN_AGAIN_SECONDS)
-        return dict(self)
+    def remove(self, key: bytes) -> None:
+        """Remove a key."""
+        self._entries.pop(key, None)
 
-    def _open(self, partitions: Collection[int]) -> dict[int, str]:
-        """Open stores; return the problem of each that cannot be opened."""
-        problems = {}
-        for partition in sorted(partitions):
-            try:
-                self[partition] = FailsafeStore(partition, self._open_store(partition))
-            except Exception as error:  # noqa: BLE001 - whatever it raises, deliveries go on
-                problems[partition] = str(error)
-        return problems
+    def older_than(self, finished_ms: int, limit: int) -> list[bytes]:
+        """Return keys of ``limit`` entries at most, finished before this time, oldest first."""
+        oldest = takewhile(lambda item: item[1][0] < finished_ms, self._entries.items())
+        return [key for key, _ in islice(oldest, limit)]
+
+    def read_up_to(self, next_offset: int) -> None:
+        """Note that everything before this changelog offset is in the store."""
+        self.next_offset = next_offset
+
+    def clear(self) -> None:
+        """Remove everything: the changelog topic was made anew."""
+        self._entries.clear()
+        self.next_offset = None
+
+    def __len__(self) -> int:
+        """Return how many entries there are; a store on disk estimates."""
+        return len(self._entries)
 
     def close(self) -> None:
-        """Close all stores. May be called twice."""
-        while self:
-            self.popitem()[1].close()
+        """Close files."""
 
-    # --- the changelog --------------------------------------------------------------------------
 
-    def recovered_all(self) -> bool:
-        """Note that the stores were read up to the changelog's end.
+class RocksStore:
+    """The same in a folder of its own.
 
-        Returns:
-            ``False`` if a store failed meanwhile: read again, into memory, what it lacks.
+    Entries are written in batches. A crash of the process or the machine loses none: an entry that
+    was not written yet is read from the changelog again, since ``read_up_to`` writes all entries
+    before it notes the offset. The table must never delay deliveries, so the first error of the
+    database is logged and switches the store off.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open or make the store.
+
+        Raises:
+            Exception: The folder cannot be used, or another process has it open.
         """
-        failed = [store for store in self.values() if store.failed]
-        for store in failed:
-            store.failed = False
-        self._recovered = not failed
-        return self._recovered
+        from rocksdict import Options, Rdict, WriteBatch  # noqa: PLC0415 - loaded only if used
 
-    def next_offsets(self, changelog_partitions: int) -> dict[int, int]:
-        """Return the offsets up to which the stores are read, by partition of the changelog."""
-        offsets: dict[int, int] = {}
-        for partition, store in self.items():
-            if changelog_partitions and (offset := store.next_offset) is not None:
-                of = partition % changelog_partitions
-                offsets[of] = min(offset, offsets.get(of, offset))
-        return offsets
+        self.failed = False
+        folder.mkdir(parents=True, exist_ok=True)
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_write_buffer_size(MEMTABLE_BYTES)
+        options.set_keep_log_file_num(2)
+        self._folder = folder
+        self._database = Rdict(str(folder), options)
+        self._new_batch = WriteBatch
+        self._unwritten: dict[bytes, tuple[int, bytes]] = {}
 
-    def read_up_to(self, next_offsets: Mapping[int, int], changelog_partitions: int) -> None:
-        """Note the changelog offsets that the stores have; a store on disk resumes there."""
-        if not self._recovered or not changelog_partitions:
+    @property
+    def next_offset(self) -> int | None:
+        """See ``MemoryStore``."""
+        found = self._get(NEXT_OFFSET)
+        return None if found is None else int(found)
+
+    def get(self, key: bytes) -> bytes | None:
+        """See ``MemoryStore``."""
+        unwritten = self._unwritten.get(key)
+        if unwritten is not None:
+            return unwritten[1]
+        found = self._get(ENTRY + key)
+        return None if found is None else found[8:]
+
+    def put(self, key: bytes, finished_ms: int, value: bytes) -> None:
+        """See ``MemoryStore``."""
+        self._unwritten[key] = (finished_ms, value)
+        if len(self._unwritten) >= WRITTEN_TOGETHER:
+            self._write()
+
+    def remove(self, key: bytes) -> None:
+        """See ``MemoryStore``."""
+        self._unwritten.pop(key, None)
+        before = self._get(ENTRY + key)
+        if before is not None:
+            with self._switching_off():
+                changes = self._new_batch(raw_mode=True)
+                changes.delete(BY_TIME + before[:8] + key)
+                changes.delete(ENTRY + key)
+                self._database.write(changes)
+
+    def older_than(self, finished_ms: int, limit: int) -> list[bytes]:
+        """See ``MemoryStore``."""
+        self._write()
+        found: list[bytes] = []
+        end = BY_TIME + finished_ms.to_bytes(8, "big")
+        with self._switching_off():
+            names = cast("Iterator[bytes]", self._database.keys(from_key=BY_TIME))
+            found += (name[9:] for name in takewhile(lambda name: name < end, islice(names, limit)))
+        return found
+
+    def read_up_to(self, next_offset: int) -> None:
+        """See ``MemoryStore``."""
+        self._write()
+        with self._switching_off():
+            self._database.put(NEXT_OFFSET, b"%d" % next_offset)
+
+    def clear(self) -> None:
+        """See ``MemoryStore``."""
+        self._unwritten.clear()
+        with self._switching_off():
+            self._database.delete_range(b"", b"\xff")
+
+    def __len__(self) -> int:
+        """See ``MemoryStore``; estimated by RocksDB."""
+        names = 0
+        with self._switching_off():
+            names = int(self._database.property_int_value("rocksdb.estimate-num-keys") or 0)
+        return names // 2 + len(self._unwritten)
+
+    def close(self) -> None:
+        """See ``MemoryStore``."""
+        self._write()
+        with self._switching_off():
+            self._database.close()
+        self.failed = True
+
+    def _write(self) -> None:
+        unwritten, self._unwritten = self._unwritten, {}
+        if not unwritten:
             return
-        for partition, store in self.items():
-            after = next_offsets.get(partition % changelog_partitions, 0)
-            if after > (store.next_offset or 0):
-                store.read_up_to(after)
+        with self._switching_off():
+            changes = self._new_batch(raw_mode=True)
+            for key, (finished_ms, value) in unwritten.items():
+                when = finished_ms.to_bytes(8, "big")
+                before = cast("bytes | None", self._database.get(ENTRY + key))
+                if before is not None:
+                    changes.delete(BY_TIME + before[:8] + key)
+                changes.put(ENTRY + key, when + value)
+                changes.put(BY_TIME + when + key, b"")
+            self._database.write(changes)
 
-    # --- the limit ------------------------------------------------------------------------------
+    def _get(self, name: bytes) -> bytes | None:
+        try:  # not by ``_switching_off``, which would cost every record more than the reading
+            return cast("bytes | None", self._database.get(name))
+        except Exception as error:  # noqa: BLE001 - whatever RocksDB raises, deliveries go on
+            self._switch_off(error)
+            return None
 
-    def excess(self) -> Iterator[tuple[int, int]]:
-        """Yield each partition with too many entries in memory, and how many; log it once.
+    @contextmanager
+    def _switching_off(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - whatever RocksDB raises, deliveries go on
+            self._switch_off(error)
 
-        All partitions have an equal share; one may exceed it while others leave room.
-        """
-        if self._max_entries is None:
-            return
-        stores = {partition: store for partition, store in self.items() if store.in_memory}
-        excess = sum(map(len, stores.values())) - self._max_entries
-        if excess > 0 and not self._full:
-            logger.warning(
-                LogLine(
-                    "Table deliveries: full, the oldest orders are forgotten early",
-                    max_entries=self._max_entries,
-                )
-            )
-        self._full = excess > 0
-        for partition, store in stores.items():
-            too_many = min(len(store) - self._max_entries // len(stores), excess)
-            if too_many > 0:
-                excess -= too_many
-                yield partition, too_many
+    def _switch_off(self, error: Exception) -> None:
+        if not self.failed:
+            self.failed = True
+            log_failure(self._folder.name, error)
+            with suppress(Exception):
+                self._database.close()  # nothing is noted over what was not written
 
-    def forget_excess(self) -> None:
-        """Remove excess entries here, without tombstones: the changelog keeps them."""
-        for partition, too_many in self.excess():
-            store = self[partition]
-            for key in store.older_than(ANY_AGE_MS, too_many):
-                store.remove(key)
+
+Store: TypeAlias = MemoryStore | RocksStore
+
+
+def log_failure(partition: int | str, error: Exception) -> None:
+    """Log that a partition has no table for now."""
+    logger.error(
+        LogLine(
+            "Table deliveries: store failed, its partition's table is off until the next rebalance",
+            partition=partition,
+            detail=str(error),
+        )
+    )

@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 from order_relay.deliveries.changelog import Changelog
@@ -19,9 +19,7 @@ from order_relay.deliveries.entries import (
     make_entry,
 )
 from order_relay.deliveries.recovery import ChangelogUnreadable, Recovery
-from order_relay.deliveries.retention import Retention
-from order_relay.deliveries.store import PartitionStore
-from order_relay.deliveries.stores import Stores
+from order_relay.deliveries.stores import Store, log_failure
 from order_relay.delivery.outcome import Outcome
 from order_relay.logs.log_line import LogLine
 from order_relay.model.order_paid import OrderId, is_order_id
@@ -29,25 +27,35 @@ from order_relay.model.record import Record
 
 logger = logging.getLogger(__name__)
 
+OPEN_SECONDS = 30.0
+OPEN_AGAIN_SECONDS = 0.5
 LEAVING_SECONDS = 2.0
 CLOSE_SECONDS = 5.0
+# Time between sweeps; a tenth of the retention if that is less.
+SWEEP_SECONDS = 30.0
+SWEEP_CHUNK = 500
+SWEEP_DRAIN_SECONDS = 2.0
+ANY_AGE_MS = 2**62
 
 
 class DeliveriesTable:
     """Keeps an entry of every finished record of the partitions that this worker has.
 
     Call ``assigned`` and ``revoking`` as the consumer group moves partitions. Records may be
-    finished once ``until_ready`` has returned ``True``.
+    finished once ``until_ready`` has returned ``True``. A partition whose store fails has no table
+    until the next assignment: its records are finished and their entries go to the changelog, but
+    nothing is found.
 
     Attributes:
-        retention: Removes old entries; the caller runs its ``run``.
+        ready: Whether records can be finished now; if not, await ``until_ready``.
+        partitions: The partitions of the latest assignment.
     """
 
     def __init__(
         self,
         changelog: Changelog,
         recovery: Recovery,
-        open_store: Callable[[int], PartitionStore],
+        open_store: Callable[[int], Store],
         on_finished: Callable[[Record], None],
         on_recovered: Callable[[float], None],
         *,
@@ -60,49 +68,40 @@ class DeliveriesTable:
         Args:
             changelog: Where entries are written.
             recovery: Reads them back.
-            open_store: Opens the store of a partition; see ``Stores``.
+            open_store: Opens the store of a partition; called again after any exception.
             on_finished: Called with each finished record once Kafka has, or has refused, its entry.
             on_recovered: Called after each recovery, with the seconds that it took.
             retention_seconds: How long entries are kept.
-            max_entries: Entries kept in memory at most, roughly; ``None``: no limit.
+            max_entries: Entries kept at most, roughly; ``None``: no limit.
             wall_clock: Seconds since the epoch.
         """
+        self.ready = False
+        self.partitions: frozenset[int] = frozenset()
         self._changelog = changelog
         self._recovery = recovery
+        self._open_store = open_store
         self._on_finished = on_finished
         self._on_recovered = on_recovered
+        self._retention_seconds = retention_seconds
+        self._max_entries = max_entries
         self._wall_clock = wall_clock
-        self._stores = Stores(open_store, max_entries)
+        self._stores: dict[int, Store] = {}
         self._changelog_partitions = 0
-        self._ready = asyncio.Event()
-        self._left = asyncio.Event()
+        self._recovered = self._full = False
+        self._settled = asyncio.Event()  # ready, or the partitions are revoked
         self._stop_reading = threading.Event()
         self._reading: asyncio.Task[None] | None = None
-        self.retention = Retention(
-            self._stores,
-            changelog,
-            self._changelog_partition,
-            self._ready.is_set,
-            # A store on disk then reads little again, even after a kill.
-            self._note_offsets,
-            retention_seconds=retention_seconds,
-            wall_clock=wall_clock,
-        )
 
     @property
-    def ready(self) -> bool:
-        """Whether records can be finished now; if not, await ``until_ready``."""
-        return self._ready.is_set()
+    def off(self) -> int:
+        """Partitions without a table, since their store failed."""
+        stores = [self._stores.get(partition) for partition in self.partitions]
+        return sum(store is None or store.failed for store in stores) if self.ready else 0
 
     @property
     def complete(self) -> bool:
         """Whether it has everything that was in the changelog when it was read."""
-        return self._stores.complete
-
-    @property
-    def partitions(self) -> list[int]:
-        """The partitions whose entries it has."""
-        return list(self._stores)
+        return self._recovered and not self.off
 
     @property
     def recovering(self) -> bool:
@@ -112,7 +111,7 @@ class DeliveriesTable:
     @property
     def entries(self) -> int:
         """Entries on this worker; estimated where they are on disk."""
-        return self._stores.entries
+        return sum(map(len, self._stores.values()))
 
     # --- the partitions -------------------------------------------------------------------------
 
@@ -120,8 +119,8 @@ class DeliveriesTable:
         """Take over these partitions; entries of others are dropped, ``until_ready`` waits."""
         self._stop_reading.set()
         self._stop_reading = threading.Event()
-        self._ready.clear()
-        self._left.clear()
+        self.ready = False
+        self._settled.clear()
         self._reading = asyncio.create_task(
             self._take_over(frozenset(partitions), self._reading, self._stop_reading)
         )
@@ -133,21 +132,16 @@ class DeliveriesTable:
         entry is not acknowledged by then are committed, too: they were delivered, and the next
         owner would not find them in the table, either.
         """
-        self._left.set()
-        self._ready.clear()
+        self.ready = False
+        self._settled.set()
         self._stop_reading.set()
         await self._changelog.drain(LEAVING_SECONDS)
         self._changelog.release_waiters()
 
     async def until_ready(self) -> bool:
         """Wait until the partitions are read; ``False`` if they are revoked before that."""
-        waits = [asyncio.create_task(event.wait()) for event in (self._ready, self._left)]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        return self._ready.is_set()
+        await self._settled.wait()
+        return self.ready
 
     async def close(self) -> None:
         """Stop reading, and close the stores. May be called twice."""
@@ -155,7 +149,8 @@ class DeliveriesTable:
         if self._reading is not None:
             await asyncio.wait([self._reading], timeout=CLOSE_SECONDS)
         self._note_offsets()
-        self._stores.close()
+        while self._stores:
+            self._stores.popitem()[1].close()
 
     async def _take_over(
         self,
@@ -193,22 +188,64 @@ class DeliveriesTable:
             )
         )
         self._on_recovered(seconds)
-        self._ready.set()
+        self.ready = True
+        self._settled.set()
 
     async def _fill(self, partitions: frozenset[int], stop: threading.Event) -> None:
         self._note_offsets()
         self._changelog.next_offsets = {}
-        stores = await self._stores.assign(partitions, stop)
-        while not stop.is_set():
-            self._changelog_partitions = await asyncio.to_thread(
-                self._recovery.read, stores, stop, self._stores.forget_excess
-            )
-            if not stop.is_set() and self._stores.recovered_all():
-                self._changelog.next_offsets = self._stores.next_offsets(self._changelog_partitions)
-                return
+        self._recovered = False
+        self.partitions = partitions
+        for partition, store in list(self._stores.items()):
+            if partition not in partitions or store.failed:
+                self._stores.pop(partition).close()
+        await self._open(sorted(partitions - self._stores.keys()), stop)
+        self._changelog_partitions = await asyncio.to_thread(
+            self._recovery.read, dict(self._stores), stop, self._forget_excess
+        )
+        if not stop.is_set():
+            self._recovered = True
+            self._changelog.next_offsets = {
+                self._changelog_partition(partition): store.next_offset
+                for partition, store in self._stores.items()
+                if store.next_offset is not None
+            }
+
+    async def _open(self, partitions: Collection[int], stop: threading.Event) -> None:
+        """Open stores; one that cannot be opened within ``OPEN_SECONDS`` is left out."""
+        deadline = time.monotonic() + OPEN_SECONDS
+        retried = None
+        for partition in partitions:
+            while not stop.is_set():
+                try:
+                    self._stores[partition] = self._open_store(partition)
+                    break
+                except Exception as error:  # noqa: BLE001 - whatever it raises, deliveries go on
+                    if time.monotonic() > deadline:
+                        log_failure(partition, error)
+                        break
+                    if retried != partition:
+                        # Its last owner on this machine may be about to close it.
+                        logger.warning(
+                            LogLine(
+                                "Table deliveries: store not opened, retrying",
+                                partition=partition,
+                                detail=str(error),
+                            )
+                        )
+                    retried = partition
+                    await asyncio.sleep(OPEN_AGAIN_SECONDS)
 
     def _note_offsets(self) -> None:
-        self._stores.read_up_to(self._changelog.next_offsets, self._changelog_partitions)
+        """Note what the stores have of the changelog; a store on disk is read on from there."""
+        for partition, store in self._stores.items():
+            known = self._changelog.next_offsets.get(self._changelog_partition(partition), 0)
+            if known > (store.next_offset or 0):
+                store.read_up_to(known)
+
+    def _changelog_partition(self, partition: int) -> int:
+        # The changelog has as many partitions as the source topic had when it was made.
+        return partition % self._changelog_partitions if self._changelog_partitions else partition
 
     # --- records --------------------------------------------------------------------------------
 
@@ -228,16 +265,17 @@ class DeliveriesTable:
         order_id = outcome.order_id
         if order_id is None:
             order_id = _order_of(record)
-        store = self._stores.get(record.partition)
-        if outcome.duplicate or order_id is None or store is None:
+        if outcome.duplicate or order_id is None:
             self._on_finished(record)
             return
+        store = self._stores.get(record.partition)
         key = entry_key(order_id)
         finished_ms = int(self._wall_clock() * 1000)
-        known = store.get(key)
+        known = None if store is None else store.get(key)
         before = None if known is None else decode_entry(known)
         value = encode_entry(make_entry(record, order_id, outcome, finished_ms, before))
-        store.put(key, finished_ms, value)
+        if store is not None:
+            store.put(key, finished_ms, value)
         self._changelog.write(
             self._changelog_partition(record.partition),
             key,
@@ -252,9 +290,65 @@ class DeliveriesTable:
         found = [entry for value in values if value and (entry := decode_entry(value)) is not None]
         return max(found, key=lambda entry: entry.finished_ms, default=None)
 
-    def _changelog_partition(self, partition: int) -> int:
-        # The changelog has as many partitions as the source topic had when it was made.
-        return partition % self._changelog_partitions if self._changelog_partitions else partition
+    # --- old entries ----------------------------------------------------------------------------
+
+    async def sweep_regularly(self) -> None:
+        """Sweep at intervals until cancelled."""
+        while True:
+            await asyncio.sleep(min(SWEEP_SECONDS, self._retention_seconds / 10))
+            await self.sweep()
+
+    async def sweep(self) -> int:
+        """Remove entries that are past the retention or too many, here and by tombstones.
+
+        Returns:
+            How many.
+        """
+        old_ms = int((self._wall_clock() - self._retention_seconds) * 1000)
+        removed = 0
+        while self.ready:
+            keys = [
+                (partition, key)
+                for partition, store in self._stores.items()
+                for key in store.older_than(old_ms, SWEEP_CHUNK)
+            ] or list(self._excess(SWEEP_CHUNK))
+            if not keys:
+                self._note_offsets()  # a store on disk is read on from there also after a kill
+                break
+            for partition, key in keys:
+                self._stores[partition].remove(key)
+                self._changelog.write(self._changelog_partition(partition), key, None)
+            removed += len(keys)
+            # Tombstones can wait; entries of deliveries go first.
+            await self._changelog.drain(SWEEP_DRAIN_SECONDS)
+        return removed
+
+    def _forget_excess(self) -> None:
+        """Remove excess entries here, without tombstones: the changelog keeps them."""
+        for partition, key in list(self._excess(ANY_AGE_MS)):
+            self._stores[partition].remove(key)
+
+    def _excess(self, limit: int) -> Iterator[tuple[int, bytes]]:
+        """Yield keys of each partition with too many entries, the oldest first.
+
+        All partitions have an equal share; one may exceed it while others leave room.
+        """
+        if self._max_entries is None or (excess := self.entries - self._max_entries) <= 0:
+            return
+        if not self._full:
+            self._full = True
+            logger.warning(
+                LogLine(
+                    "Table deliveries: full, the oldest orders are forgotten early",
+                    max_entries=self._max_entries,
+                )
+            )
+        share = self._max_entries // len(self._stores)
+        for partition, store in self._stores.items():
+            too_many = max(min(len(store) - share, excess), 0)
+            excess -= too_many
+            for key in store.older_than(ANY_AGE_MS, min(too_many, limit)):
+                yield partition, key
 
 
 def _order_of(record: Record) -> OrderId | None:

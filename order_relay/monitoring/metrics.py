@@ -80,6 +80,8 @@ CONSUMER_GAUGES = {
     "0 while all move.",
     "table_recovering": "1 while the table is read from its changelog, else 0.",
     "table_recovery_seconds": "How long the last reading of the table took.",
+    "table_partitions_off": "Partitions without a table, since their store failed: until the next "
+    "rebalance.",
 }
 CONSUMER_COUNTERS = {
     "delivery_retries": "Failed attempts that are followed by another one.",

@@ -16,7 +16,7 @@ from faust.sensors.prometheus import FaustMetrics
 from order_relay.deliveries.changelog import Changelog
 from order_relay.deliveries.lookup import OrderLookup
 from order_relay.deliveries.recovery import Recovery
-from order_relay.deliveries.store import MemoryStore, PartitionStore
+from order_relay.deliveries.stores import MemoryStore, RocksStore
 from order_relay.deliveries.table import DeliveriesTable
 from order_relay.delivery.answer import RetryPolicy
 from order_relay.delivery.batches import Batching
@@ -173,14 +173,15 @@ class ConsumerRuntime:
         settings = self.settings
         changelog = Changelog(self._producer, settings.deliveries_changelog_topic)
         in_memory = settings.deliveries_store == "memory"
+        folder = table_folder(settings)
         return DeliveriesTable(
             changelog,
             Recovery(client_config(settings), changelog.topic, make_topic=True),
-            _in_memory if in_memory else partial(_on_disk, table_folder(settings)),
+            lambda partition: MemoryStore() if in_memory else RocksStore(folder / str(partition)),
             self._reader.finished,
             self.metrics.recovered,
             retention_seconds=settings.deliveries_retention_hours * 3600,
-            max_entries=settings.deliveries_max_entries,
+            max_entries=settings.deliveries_max_entries if in_memory else None,
         )
 
     def _lookup(self, deliveries: DeliveriesTable, fallback: Fallback) -> OrderLookup:
@@ -215,6 +216,7 @@ class ConsumerRuntime:
             self.metrics.watch(
                 table_entries=lambda: deliveries.entries,
                 table_recovering=lambda: deliveries.recovering,
+                table_partitions_off=lambda: deliveries.off,
             )
 
     # --- starting and stopping, in this order ---------------------------------------------------
@@ -249,7 +251,7 @@ class ConsumerRuntime:
             watch_partition_count(partitions, self.metrics.topic_partitions),
         )
         if self.deliveries is not None:
-            self._watch(self.deliveries.retention.run())
+            self._watch(self.deliveries.sweep_regularly())
         await self.app.maybe_start()
 
     async def drain(self, grace_seconds: float) -> None:
@@ -375,13 +377,3 @@ def prepare_folder(settings: Settings) -> None:
         raise SystemExit(
             f"DATA_DIR={str(data_dir)!r} must be a folder that can be written to: {error.strerror}"
         ) from None
-
-
-def _in_memory(partition: int) -> PartitionStore:
-    return MemoryStore()
-
-
-def _on_disk(folder: Path, partition: int) -> PartitionStore:
-    from order_relay.deliveries.rocksdb_store import RocksStore  # noqa: PLC0415 - loaded only if used
-
-    return RocksStore(folder / str(partition))

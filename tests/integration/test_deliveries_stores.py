@@ -8,23 +8,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from order_relay.deliveries.rocksdb_store import WRITTEN_TOGETHER, RocksStore
-from order_relay.deliveries.store import MemoryStore, PartitionStore
+from order_relay.deliveries.stores import WRITTEN_TOGETHER, MemoryStore, RocksStore, Store
 
-Open = Callable[[], PartitionStore]
+Open = Callable[[], Store]
 
 
 @pytest.fixture(params=["memory", "rocksdb"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Opens empty stores, and closes them in the end."""
-    stores: list[PartitionStore] = []
+    stores: list[Store] = []
 
-    def make() -> PartitionStore:
-        store: PartitionStore = (
-            MemoryStore() if request.param == "memory" else RocksStore(tmp_path / str(len(stores)))
-        )
-        stores.append(store)
-        return store
+    def make() -> Store:
+        in_memory = request.param == "memory"
+        stores.append(MemoryStore() if in_memory else RocksStore(tmp_path / str(len(stores))))
+        return stores[-1]
 
     yield make
     for store in stores:
@@ -95,7 +92,6 @@ def test_what_is_on_disk_is_there_after_a_restart(tmp_path: Path) -> None:
     first.put(b"7", 100, b"x")
     first.read_up_to(17)
     first.close()
-    first.close()
     again = RocksStore(tmp_path / "0")
     assert again.get(b"7") == b"x"
     assert again.older_than(101, 10) == [b"7"]
@@ -138,3 +134,48 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
         RocksStore(tmp_path / "0")
     first.close()
     RocksStore(tmp_path / "0").close()
+
+
+def test_a_database_that_fails_switches_its_store_off(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing raises, one line says it, and nothing is noted over what was not written."""
+    store = RocksStore(tmp_path / "5")
+    store.put(b"7", 100, b"x")
+    store.read_up_to(17)
+    for number in range(WRITTEN_TOGETHER - 1):
+        store.put(b"%d" % number, 200, b"y")
+    store._database.close()  # every later call of it raises
+    store.put(b"last", 200, b"y")
+    assert store.failed
+    store.read_up_to(30)
+    store.remove(b"7")
+    store.clear()
+    assert [store.get(b"7"), store.next_offset, store.older_than(999, 9), len(store)] == [
+        None, None, [], 0
+    ]  # fmt: skip
+    store.close()
+    (line,) = caplog.messages
+    assert line.startswith("Table deliveries: store failed")
+    assert "partition=5" in line
+    again = RocksStore(tmp_path / "5")
+    assert (again.get(b"7"), again.next_offset, again.failed) == (b"x", 17, False)
+    again.close()
+
+
+@pytest.mark.parametrize("call", ["get", "next_offset", "older_than", "len", "read_up_to", "close"])
+def test_any_call_may_be_the_one_that_fails(tmp_path: Path, call: str) -> None:
+    """The table never delays deliveries."""
+    store = RocksStore(tmp_path / "0")
+    store.put(b"7", 100, b"x")
+    store._database.close()
+    calls: dict[str, Callable[[], object]] = {
+        "get": lambda: store.get(b"8"),
+        "next_offset": lambda: store.next_offset,
+        "older_than": lambda: store.older_than(999, 9),
+        "len": lambda: len(store),
+        "read_up_to": lambda: store.read_up_to(1),
+        "close": store.close,
+    }
+    calls[call]()
+    assert store.failed

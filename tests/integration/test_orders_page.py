@@ -15,7 +15,6 @@ from yarl import URL
 
 from order_relay.deliveries.entries import Entry
 from order_relay.deliveries.lookup import OrderLookup, order_page
-from order_relay.delivery.outcome import Outcome
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable
 from order_relay.fallback.store import FallbackRow, NewMessage, RowFilter
 from order_relay.model.order_paid import OrderId
@@ -24,7 +23,6 @@ from order_relay.monitoring.health import Health
 from order_relay.monitoring.metrics import Metrics
 from order_relay.web.server import ConsumerPages, WebServer
 from tests.support.deliveries_fakes import TableBench
-from tests.support.fakes import record
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.waiting import eventually
@@ -119,11 +117,6 @@ def entry(order_id: OrderId, partition: int) -> Entry:
     return Entry(order_id, "delivered", f"e{order_id}", 1, "t", partition, 5, 1000)
 
 
-def delivered(order_id: int) -> Outcome:
-    """How its record ended."""
-    return Outcome(delivered=True, attempts=1, order_id=order_id)
-
-
 @pytest.fixture
 async def workers() -> AsyncIterator[list[Worker]]:
     """Three workers that know of each other; order n should be in partition n modulo 3."""
@@ -191,20 +184,18 @@ async def test_between_two_assignments_there_is_a_doubt(workers: list[Worker]) -
 
 
 async def test_a_table_without_its_history_leaves_a_doubt(workers: list[Worker]) -> None:
-    """Where the changelog cannot be read, or a store failed, what was known before may be missing.
-
-    What came since is known.
-    """
+    """Where the changelog cannot be read, what came since is known; a failed store has nothing."""
     await workers[1].bench.deliveries.revoking()
     workers[1].bench.recovery.unreadable = True
     await workers[1].have(entry(31, 1))
-    workers[2].bench.stores[2].broken = True
-    workers[1].bench.deliveries.finished(record(4, "34", partition=1), delivered(34))
-    workers[2].bench.deliveries.finished(record(5, "35", partition=2), delivered(35))
+    workers[2].bench.stores[2].fail()
+    workers[1].bench.finish(34, partition=1)
+    workers[2].bench.finish(35, partition=2)
     for worker in workers:
-        status, body = await worker.get(77)
-        assert (status, "is incomplete" in str(body["error"])) == (503, True)
-        assert [(await worker.get(known))[0] for known in (30, 34, 35)] == [200] * 3
+        for order_id in (77, 32, 35):
+            status, body = await worker.get(order_id)
+            assert (status, "is incomplete" in str(body["error"])) == (503, True)
+        assert [(await worker.get(known))[0] for known in (30, 34)] == [200] * 2
 
 
 async def test_workers_with_one_address_leave_a_doubt(workers: list[Worker]) -> None:
@@ -225,7 +216,7 @@ async def test_an_address_that_is_another_workers_leaves_a_doubt(workers: list[W
     await asking.bench.arrive()
     found = await asking.lookup.find("77")
     await asking.lookup.close()
-    assert (found.certainty, meant.asked) == ("unsure", 1)
+    assert (found.status, meant.asked) == (503, 1)
     assert "another worker's" in str(found.body["error"])
 
 

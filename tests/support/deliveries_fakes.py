@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping
 from order_relay.deliveries.changelog import Changelog
 from order_relay.deliveries.entries import Entry, decode_entry, encode_entry, entry_key
 from order_relay.deliveries.recovery import ChangelogUnreadable, Recovery
-from order_relay.deliveries.store import MemoryStore, PartitionStore
+from order_relay.deliveries.stores import MemoryStore, Store
 from order_relay.deliveries.table import DeliveriesTable
 from order_relay.delivery.outcome import Outcome
 from order_relay.model.record import Record
-from tests.support.fakes import START_SECONDS
-
-DELIVERED = Outcome(delivered=True, attempts=1, order_id=7, paid_at="2025-12-19T10:30:00")
+from tests.support.fakes import START_SECONDS, record
 
 
 class FakeChangelog(Changelog):
@@ -96,7 +94,7 @@ class FakeRecovery(Recovery):
 
     def read(
         self,
-        stores: Mapping[int, PartitionStore],
+        stores: Mapping[int, Store],
         stop: threading.Event,
         after_batch: Callable[[], None] = lambda: None,
     ) -> int:
@@ -115,35 +113,20 @@ class FakeRecovery(Recovery):
         return self.partitions
 
 
-class BreakableStore(MemoryStore):
-    """A store in memory whose disk may fail: for everything, or for writing alone."""
+class StoreOnDisk(MemoryStore):
+    """A store whose disk may fail: it is off then, as ``RocksStore`` is."""
 
-    broken = False
-    full = False
-
-    def get(self, key: bytes) -> bytes | None:
-        self._check()
-        return super().get(key)
+    def fail(self) -> None:
+        self.clear()
+        self.failed = True
 
     def put(self, key: bytes, finished_ms: int, value: bytes) -> None:
-        self._check(writes=True)
-        super().put(key, finished_ms, value)
-
-    def remove(self, key: bytes) -> None:
-        self._check(writes=True)
-        super().remove(key)
-
-    def older_than(self, finished_ms: int, limit: int) -> list[bytes]:
-        self._check()
-        return super().older_than(finished_ms, limit)
+        if not self.failed:
+            super().put(key, finished_ms, value)
 
     def read_up_to(self, next_offset: int) -> None:
-        self._check(writes=True)
-        super().read_up_to(next_offset)
-
-    def _check(self, *, writes: bool = False) -> None:
-        if self.broken or (self.full and writes):
-            raise OSError("no space left on device")
+        if not self.failed:
+            super().read_up_to(next_offset)
 
 
 class TableBench:
@@ -151,7 +134,7 @@ class TableBench:
 
     Attributes:
         open_refusals: What opening a store raises, call by call.
-        break_stores: Partitions whose stores are broken from the start.
+        broken: Partitions whose stores fail as soon as they are opened.
         stores: The stores that were opened.
         recoveries: How long each recovery took, in seconds.
         now: The wall clock.
@@ -165,8 +148,8 @@ class TableBench:
         self.recoveries: list[float] = []
         self.finished: list[Record] = []
         self.open_refusals: list[Exception] = []
-        self.break_stores: set[int] = set()
-        self.stores: dict[int, BreakableStore] = {}
+        self.broken: set[int] = set()
+        self.stores: dict[int, StoreOnDisk] = {}
         self.now = START_SECONDS
         self.deliveries = DeliveriesTable(
             self.changelog,
@@ -184,9 +167,16 @@ class TableBench:
         self.deliveries.assigned(partitions)
         assert await self.deliveries.until_ready()
 
-    def _open(self, partition: int) -> BreakableStore:
+    def finish(self, order_id: int, partition: int = 0) -> Record:
+        """Finish a delivered record of an order; return it."""
+        one = record(order_id, str(order_id), partition=partition)
+        self.deliveries.finished(one, Outcome(True, 1, order_id))
+        return one
+
+    def _open(self, partition: int) -> StoreOnDisk:
         if self.open_refusals:
             raise self.open_refusals.pop()
-        self.stores[partition] = BreakableStore()
-        self.stores[partition].broken = partition in self.break_stores
-        return self.stores[partition]
+        store = self.stores[partition] = StoreOnDisk()
+        if partition in self.broken:
+            store.fail()
+        return store
