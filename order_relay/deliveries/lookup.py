@@ -8,15 +8,15 @@ import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
 
-from order_relay.deliveries.entries import Entry, entry_key
+from order_relay.deliveries.entries import Entry, entry_key, make_entry
 from order_relay.deliveries.table import DeliveriesTable
-from order_relay.delivery.outcome import FailureState
+from order_relay.delivery.outcome import FailureState, Outcome
 from order_relay.errors import DatabaseUnavailable, InvalidEvent, KafkaUnavailable
 from order_relay.fallback.store import FallbackRow
 from order_relay.model.events import ORDER_PAID, Events, paid_at_of
@@ -38,15 +38,15 @@ InHand = Callable[[Callable[[Record], bool]], tuple[Record, FailureState | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The result of a lookup.
+class Answer:
+    """An answer about an order, this worker's or another's.
 
     Attributes:
-        certainty: ``known``; ``unknown`` if every worker answered so; otherwise ``unsure``.
+        status: The HTTP status: 200; 404 if every worker answered so; otherwise 503.
         body: The order's fields, or ``error`` with the reason why there are none.
     """
 
-    certainty: Literal["known", "unknown", "unsure"]
+    status: int
     body: dict[str, Any]
 
 
@@ -102,7 +102,7 @@ class OrderLookup:
 
     async def find(
         self, order_id: str, *, here_only: bool = False, view: str | None = None
-    ) -> Found:
+    ) -> Answer:
         """Look up an order; never raises.
 
         Args:
@@ -112,33 +112,29 @@ class OrderLookup:
         """
         body = self._find_here(order_id)
         if body is not None:
-            return Found("known", body)
+            return Answer(200, body)
         owners = dict(self._owners())
+        # Why the order may exist, though it is not found.
         reasons = self._reasons_here(owners, view)
         unread = await self._unread_here(order_id, owners, reasons)
         if not here_only:
             answer = await self._ask_others(order_id, owners, reasons)
-            if answer is not None and answer.certainty == "known":
+            if answer is not None and answer.status == 200:
                 return answer
             unread = unread or answer
             if not reasons and unread is None:  # Kafka may be slow to answer
                 reasons = await self._reasons_elsewhere(owners)
         if (row := await self._saved_here(order_id, reasons)) is not None:
-            return Found("known", {**saved_fields(order_id, row), "worker": self._own_url})
-        return unread or self._not_found(order_id, reasons)
-
-    def _not_found(self, order_id: str, reasons: list[str]) -> Found:
+            return Answer(200, {**saved_fields(order_id, row), "worker": self._own_url})
+        if unread is not None:
+            return unread
         if reasons:
-            return Found(
-                "unsure", {"error": f"order {order_id} is not found: {'; '.join(reasons)}"}
-            )
-        return Found(
-            "unknown",
-            {
-                "error": f"order {order_id} is not known: no record of it is in hand or saved, and "
-                f"none was finished in the last {self._retention_hours:g} hours"
-            },
+            return Answer(503, {"error": f"order {order_id} is not found: {'; '.join(reasons)}"})
+        text = (
+            f"order {order_id} is not known: no record of it is in hand or saved, and none was "
+            f"finished in the last {self._retention_hours:g} hours"
         )
+        return Answer(404, {"error": text})
 
     async def close(self) -> None:
         """Close connections. May be called twice."""
@@ -177,8 +173,8 @@ class OrderLookup:
 
     async def _unread_here(
         self, order_id: str, owners: Mapping[int, str], reasons: list[str]
-    ) -> Found | None:
-        """Return ``unsure`` if the order may be among records that are not read yet."""
+    ) -> Answer | None:
+        """Return 503 if the order may be among records that are not read yet."""
         partition = self._likely_partition(order_id, owners)
         if partition not in self._deliveries.partitions:
             return None
@@ -196,10 +192,8 @@ class OrderLookup:
             f"order {order_id} is not seen yet, {count:,} records of its partition {partition} "
             "are not read"
         )
-        return Found(
-            "unsure",
-            {"error": text, UNREAD: count, "partition": partition, "worker": self._own_url},
-        )
+        body = {"error": text, UNREAD: count, "partition": partition, "worker": self._own_url}
+        return Answer(503, body)
 
     def _reasons_here(self, owners: Mapping[int, str], view: str | None) -> list[str]:
         """Return why this worker may lack an order that it should have."""
@@ -223,20 +217,23 @@ class OrderLookup:
 
     async def _ask_others(
         self, order_id: str, owners: Mapping[int, str], reasons: list[str]
-    ) -> Found | None:
+    ) -> Answer | None:
         """Return an answer with the order, else one with unread records; adds to ``reasons``."""
         likely = owners.get(self._likely_partition(order_id, owners), "")
         others = set(owners.values()) - {self._own_url}
         unread = None
         for urls in (others & {likely}, others - {likely}):
             answers = await asyncio.gather(*(self._ask(url, order_id, owners) for url in urls))
-            for answer in answers:
-                if answer.certainty == "known":
+            for url, answer in zip(urls, answers, strict=True):
+                if isinstance(answer, str):
+                    reasons.append(f"worker {url} does not say: {answer}")
+                elif answer.status == 200:
                     return answer
-                if UNREAD in answer.body:
+                elif UNREAD in answer.body:
                     unread = answer
-                elif answer.certainty == "unsure":
-                    reasons.append(str(answer.body["error"]))
+                elif answer.status != 404:
+                    problem = f"status {answer.status}, {answer.body.get('error', 'no reason')}"
+                    reasons.append(f"worker {url} does not say: {problem}")
         return unread
 
     async def _reasons_elsewhere(self, owners: Mapping[int, str]) -> list[str]:
@@ -257,36 +254,15 @@ class OrderLookup:
     def _likely_partition(self, order_id: str, owners: Mapping[int, str]) -> int:
         return self._partition_of(entry_key(order_id), max(owners, default=0) + 1)
 
-    async def _ask(self, url: str, order_id: str, owners: Mapping[int, str]) -> Found:
+    async def _ask(self, url: str, order_id: str, owners: Mapping[int, str]) -> Answer | str:
         if self._client is None:
             self._client = make_client(ASK_SECONDS)
         headers = {ROUTED_HEADER: self._own_url, VIEW_HEADER: self._view(url, owners)}
-        answer = await ask_worker(self._client, url, order_id, headers, self._consumer)
-        if isinstance(answer, str):
-            problem = answer
-        elif answer.status == 200:
-            return Found("known", answer.body)
-        elif answer.status == 404:
-            return Found("unknown", {})
-        elif UNREAD in answer.body and "error" in answer.body:
-            return Found("unsure", answer.body)
-        else:
-            problem = f"status {answer.status}"
-            if "error" in answer.body:
-                problem += f", {answer.body['error']}"
-        return Found("unsure", {"error": f"worker {url} does not say: {problem}"})
+        return await ask_worker(self._client, url, order_id, headers, self._consumer)
 
 
 def _names_of(partitions: Collection[int]) -> str:
     return "partition " + ", ".join(map(str, partitions))
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerAnswer:
-    """A worker's answer about an order: the HTTP status and a JSON object."""
-
-    status: int
-    body: dict[str, Any]
 
 
 def make_client(seconds: float) -> aiohttp.ClientSession:
@@ -304,7 +280,7 @@ async def ask_worker(
     order_id: str,
     headers: Mapping[str, str],
     consumer: str,
-) -> WorkerAnswer | str:
+) -> Answer | str:
     """Ask a worker about an order; return its answer, or why there is none. Never raises.
 
     Another program may answer at the address, which other members of the group gave: redirects are
@@ -328,7 +304,7 @@ async def ask_worker(
         return str(error) or type(error).__name__
     if not isinstance(body, dict):
         return f"status {response.status}, and no answer of an order relay"
-    return WorkerAnswer(response.status, body)
+    return Answer(response.status, body)
 
 
 def _refuse_constant(name: str) -> None:
@@ -369,22 +345,16 @@ def entry_fields(entry: Entry) -> dict[str, Any]:
 
 def _in_hand_fields(record: Record, state: FailureState | None, events: Events) -> dict[str, Any]:
     event = events.decode(record.value)
-    return {
-        "orderId": events.subject(event),
-        "state": "in_progress",
-        "attempts": state.failures if state is not None else 0,
-        "eventId": record.idempotency_key(),
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "paidAt": paid_at_of(event) or None,
-        "publishedAt": _iso_time(record.timestamp_ms),
-        "startedAt": None,
-        "finishedAt": None,
-        "lastError": state.last_error if state is not None else None,
-        "httpStatus": state.http_status if state is not None else None,
-        "deadLetterReason": None,
-    }
+    so_far = state or FailureState(0, "", None)
+    outcome = Outcome(
+        False,
+        so_far.failures,
+        paid_at=paid_at_of(event),
+        http_status=so_far.http_status,
+        last_error=so_far.last_error,
+    )
+    fields = entry_fields(make_entry(record, "", outcome, 0, None))
+    return {**fields, "orderId": events.subject(event), "state": "in_progress"}
 
 
 def saved_fields(order_id: str, row: FallbackRow) -> dict[str, Any]:

@@ -38,7 +38,6 @@ STOP_SECONDS = 5.0
 # This share of connections may post orders; the rest stays free for health checks and pages.
 SHARE_OF_ORDERS = 0.9
 NOT_AN_ID = f"must be a whole number, or 1 to {MAX_TEXT_ID_LENGTH} printable characters"
-ORDER_STATUS = {"known": 200, "unknown": 404, "unsure": 503}
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +216,7 @@ class WebServer:
             )
         view = request.headers.get(VIEW_HEADER)
         found = await lookup.find(order_id, here_only=routed, view=view)
-        return web.json_response(found.body, status=ORDER_STATUS[found.certainty])
+        return web.json_response(found.body, status=found.status)
 
     async def _probe(self, request: web.Request) -> web.Response:
         if refusal := self._access.refusal(request):
