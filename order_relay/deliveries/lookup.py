@@ -6,7 +6,7 @@ import asyncio
 import json
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -50,55 +50,41 @@ class Answer:
     body: dict[str, Any]
 
 
+@dataclass(eq=False)
 class OrderLookup:
-    """Finds an order on this worker, on another worker or in the fallback table."""
+    """Finds an order on this worker, on another worker or in the fallback table.
 
-    def __init__(
-        self,
-        deliveries: DeliveriesTable,
-        in_hand: InHand,
-        owners: Callable[[], Mapping[int, str]],
-        own_url: URL,
-        *,
-        consumer: str = "order_logging",
-        events: Events = ORDER_PAID,
-        partition_of: Callable[[bytes, int], int],
-        retention_hours: float,
-        partition_count: Callable[[], Awaitable[int]],
-        saved: Callable[[bytes], Awaitable[FallbackRow | None]],
-        unread: Callable[[int], Awaitable[int | None]],
-    ) -> None:
-        """Prepare; nothing is connected yet.
+    Attributes:
+        deliveries: The entries of this worker.
+        in_hand: Finds a record that is not finished; see ``Dispatcher.find``.
+        owners: Returns the base URL of each partition's worker, as far as it is known.
+        own_url: The base URL of this worker.
+        partition_of: Returns the partition that Kafka's clients choose for a key, given the number
+            of partitions.
+        retention_hours: How long entries are kept; for messages only.
+        partition_count: Asks Kafka how many partitions the source topic has; may raise
+            ``KafkaUnavailable``.
+        saved: Finds an unpublished row of the fallback table by the record's key; may raise
+            ``DatabaseUnavailable``.
+        unread: Asks Kafka how many records of a partition this worker has not read yet; ``None``
+            if another worker has the partition. May raise.
+        consumer: The name of the consumer whose entries these are.
+        events: Decodes the consumer's records.
+    """
 
-        Args:
-            deliveries: The entries of this worker.
-            in_hand: Finds a record that is not finished; see ``Dispatcher.find``.
-            owners: Returns the base URL of each partition's worker, as far as it is known.
-            own_url: The base URL of this worker.
-            consumer: The name of the consumer whose entries these are.
-            events: Decodes the consumer's records.
-            partition_of: Returns the partition that Kafka's clients choose for a key, given the
-                number of partitions.
-            retention_hours: How long entries are kept; for messages only.
-            partition_count: Asks Kafka how many partitions the source topic has; may raise
-                ``KafkaUnavailable``.
-            saved: Finds an unpublished row of the fallback table by the record's key; may raise
-                ``DatabaseUnavailable``.
-            unread: Asks Kafka how many records of a partition this worker has not read yet;
-                ``None`` if another worker has the partition. May raise.
-        """
-        self._deliveries = deliveries
-        self._in_hand = in_hand
-        self._owners = owners
-        self._own_url = str(own_url)
-        self._consumer = consumer
-        self._events = events
-        self._partition_of = partition_of
-        self._partition_count = partition_count
-        self._saved = saved
-        self._unread = unread
-        self._retention_hours = retention_hours
-        self._client: aiohttp.ClientSession | None = None
+    deliveries: DeliveriesTable
+    in_hand: InHand
+    owners: Callable[[], Mapping[int, str]]
+    own_url: str
+    _: KW_ONLY
+    partition_of: Callable[[bytes, int], int]
+    retention_hours: float
+    partition_count: Callable[[], Awaitable[int]]
+    saved: Callable[[bytes], Awaitable[FallbackRow | None]]
+    unread: Callable[[int], Awaitable[int | None]]
+    consumer: str = "order_logging"
+    events: Events = ORDER_PAID
+    _client: aiohttp.ClientSession | None = None
 
     async def find(
         self, order_id: str, *, here_only: bool = False, view: str | None = None
@@ -113,7 +99,7 @@ class OrderLookup:
         body = self._find_here(order_id)
         if body is not None:
             return Answer(200, body)
-        owners = dict(self._owners())
+        owners = dict(self.owners())
         # Why the order may exist, though it is not found.
         reasons = self._reasons_here(owners, view)
         unread = await self._unread_here(order_id, owners, reasons)
@@ -125,14 +111,14 @@ class OrderLookup:
             if not reasons and unread is None:  # Kafka may be slow to answer
                 reasons = await self._reasons_elsewhere(owners)
         if (row := await self._saved_here(order_id, reasons)) is not None:
-            return Answer(200, {**saved_fields(order_id, row), "worker": self._own_url})
+            return Answer(200, {**saved_fields(order_id, row), "worker": self.own_url})
         if unread is not None:
             return unread
         if reasons:
             return Answer(503, {"error": f"order {order_id} is not found: {'; '.join(reasons)}"})
         text = (
             f"order {order_id} is not known: no record of it is in hand or saved, and none was "
-            f"finished in the last {self._retention_hours:g} hours"
+            f"finished in the last {self.retention_hours:g} hours"
         )
         return Answer(404, {"error": text})
 
@@ -151,36 +137,36 @@ class OrderLookup:
             value = record.value or b""
             # Decode only candidates. With an escape in the value, the key may not appear as it is.
             return (key in value or b"\\" in value) and str(
-                _order_id(record, self._events)
+                _order_id(record, self.events)
             ) == order_id
 
-        if (found := self._in_hand(is_wanted)) is not None:
-            return {**_in_hand_fields(*found, self._events), "worker": self._own_url}
-        if (entry := self._deliveries.find(order_id)) is not None:
-            return {**entry_fields(entry), "worker": self._own_url}
+        if (found := self.in_hand(is_wanted)) is not None:
+            return {**_in_hand_fields(*found, self.events), "worker": self.own_url}
+        if (entry := self.deliveries.find(order_id)) is not None:
+            return {**entry_fields(entry), "worker": self.own_url}
         return None
 
     async def _saved_here(self, order_id: str, reasons: list[str]) -> FallbackRow | None:
         """Return the order's row in the fallback table; adds to ``reasons`` on failure."""
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                return await self._saved(entry_key(order_id))
-        except DatabaseUnavailable as error:
-            reasons.append(f"the fallback table does not answer: {error}")
-        except TimeoutError:
-            reasons.append("the fallback table does not answer in time")
-        return None
+                return await self.saved(entry_key(order_id))
+        except (DatabaseUnavailable, TimeoutError) as error:
+            reasons.append(
+                f"the fallback table does not answer: {str(error) or 'no answer in time'}"
+            )
+            return None
 
     async def _unread_here(
         self, order_id: str, owners: Mapping[int, str], reasons: list[str]
     ) -> Answer | None:
         """Return 503 if the order may be among records that are not read yet."""
         partition = self._likely_partition(order_id, owners)
-        if partition not in self._deliveries.partitions:
+        if partition not in self.deliveries.partitions:
             return None
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                count = await self._unread(partition)
+                count = await self.unread(partition)
         except Exception as error:  # noqa: BLE001 - whatever Kafka's client raises
             reasons.append(
                 f"Kafka does not say what of partition {partition} is not read ({error!r})"
@@ -189,26 +175,26 @@ class OrderLookup:
         if not count:
             return None
         text = (
-            f"order {order_id} is not seen yet, {count:,} records of its partition {partition} "
-            "are not read"
+            f"order {order_id} is not seen yet, {count:,} records of its partition {partition} are "
+            "not read"
         )
-        body = {"error": text, UNREAD: count, "partition": partition, "worker": self._own_url}
+        body = {"error": text, UNREAD: count, "partition": partition, "worker": self.own_url}
         return Answer(503, body)
 
     def _reasons_here(self, owners: Mapping[int, str], view: str | None) -> list[str]:
         """Return why this worker may lack an order that it should have."""
         reasons = []
-        if view is not None and view != self._view(self._own_url, owners):
+        if view is not None and view != self._view(self.own_url, owners):
             reasons.append("partitions have moved, or the address asked is another worker's")
-        if not self._deliveries.ready:
+        if not self.deliveries.ready:
             return ["this worker is reading its table", *reasons]
-        if not self._deliveries.complete:
+        if not self.deliveries.complete:
             reasons.append("this worker's table is incomplete, as its log says")
-        mine = self._deliveries.partitions
-        taken = [p for p, url in sorted(owners.items()) if url == self._own_url and p not in mine]
+        mine = self.deliveries.partitions
+        taken = [p for p, url in sorted(owners.items()) if url == self.own_url and p not in mine]
         if taken:
             reasons.append(
-                f"another worker, with {_names_of(taken)}, tells the same address {self._own_url} "
+                f"another worker, with {_names_of(taken)}, tells the same address {self.own_url} "
                 "(ADVERTISED_URL)"
             )
         return reasons
@@ -220,7 +206,7 @@ class OrderLookup:
     ) -> Answer | None:
         """Return an answer with the order, else one with unread records; adds to ``reasons``."""
         likely = owners.get(self._likely_partition(order_id, owners), "")
-        others = set(owners.values()) - {self._own_url}
+        others = set(owners.values()) - {self.own_url}
         unread = None
         for urls in (others & {likely}, others - {likely}):
             answers = await asyncio.gather(*(self._ask(url, order_id, owners) for url in urls))
@@ -240,9 +226,9 @@ class OrderLookup:
         """Return why a worker that has the order may not have been asked."""
         if not owners:
             return ["which worker has which partition is not known yet"]
-        known = owners.keys() | set(self._deliveries.partitions)
+        known = owners.keys() | set(self.deliveries.partitions)
         try:
-            count = max(max(known) + 1, await self._partition_count())
+            count = max(max(known) + 1, await self.partition_count())
         except KafkaUnavailable as error:
             return [str(error)]
         unowned = [partition for partition in range(count) if partition not in known]
@@ -252,13 +238,13 @@ class OrderLookup:
         return f"{zlib.crc32(json.dumps([asked_url, sorted(owners.items())]).encode()):08x}"
 
     def _likely_partition(self, order_id: str, owners: Mapping[int, str]) -> int:
-        return self._partition_of(entry_key(order_id), max(owners, default=0) + 1)
+        return self.partition_of(entry_key(order_id), max(owners, default=0) + 1)
 
     async def _ask(self, url: str, order_id: str, owners: Mapping[int, str]) -> Answer | str:
         if self._client is None:
             self._client = make_client(ASK_SECONDS)
-        headers = {ROUTED_HEADER: self._own_url, VIEW_HEADER: self._view(url, owners)}
-        return await ask_worker(self._client, url, order_id, headers, self._consumer)
+        headers = {ROUTED_HEADER: self.own_url, VIEW_HEADER: self._view(url, owners)}
+        return await ask_worker(self._client, url, order_id, headers, self.consumer)
 
 
 def _names_of(partitions: Collection[int]) -> str:

@@ -190,7 +190,7 @@ class ConsumerRuntime:
             deliveries,
             self.dispatcher.find,
             partial(self._reader.owners, topic),
-            self.settings.own_url,
+            str(self.settings.own_url),
             consumer=self.name,
             events=self._events,
             partition_of=partition_of,

@@ -59,7 +59,7 @@ class Worker:
             self.bench.deliveries,
             self._in_hand,
             lambda: self.owners,
-            URL(self.url),
+            self.url,
             partition_of=lambda key, partitions: (int(key) if key.isdigit() else 1) % partitions,
             retention_hours=24,
             partition_count=self._partition_count,

@@ -15,40 +15,35 @@ REFUSAL = PublishRefused("changelog", "not authorized")
 
 
 class SlowKafka:
-    """A producer that acknowledges when told.
+    """A producer that answers when told.
 
     Attributes:
-        batches: What it was given: partition, records, and whom to tell.
-        written: How many records each partition has.
+        batches: What it was given: partition, records, and the callback.
+        running: Whether it takes records.
     """
 
     def __init__(self) -> None:
         self.batches: list[tuple[int, list[KeyAndValue], OnSettled]] = []
-        self.written: dict[int, int] = {}
+        self.running = True
+        self._ends: dict[int, int] = {}
 
     def enqueue(
         self, topic: str, partition: int, records: Sequence[KeyAndValue], on_settled: OnSettled
     ) -> None:
-        """Take records of a partition."""
+        if not self.running:
+            raise REFUSAL
         self.batches.append((partition, list(records), on_settled))
 
-    def write(self, partition: int, records: int = 1) -> list[int | None]:
-        """Append records, of whomever; returns their offsets."""
-        first = self.written.get(partition, 0)
-        self.written[partition] = first + records
-        return list(range(first, first + records))
-
-    def acknowledge(self) -> None:
-        """Say that everything was written."""
+    def acknowledge(self, *partitions: int) -> None:
+        """Say that everything was written, or what these partitions got."""
         batches, self.batches = self.batches, []
         for partition, records, on_settled in batches:
-            on_settled(self.write(partition, len(records)), [])
-
-    def refuse(self) -> None:
-        """Say that nothing was."""
-        batches, self.batches = self.batches, []
-        for _, records, on_settled in batches:
-            on_settled([], [REFUSAL] * len(records))
+            if partitions and partition not in partitions:
+                self.batches.append((partition, records, on_settled))
+                continue
+            first = self._ends.get(partition, 0)
+            self._ends[partition] = first + len(records)
+            on_settled(list(range(first, self._ends[partition])), [])
 
 
 @pytest.fixture
@@ -66,36 +61,29 @@ def changelog(kafka: SlowKafka) -> Changelog:
 
 
 async def test_each_callback_is_called_once(changelog: Changelog, kafka: SlowKafka) -> None:
-    """By Kafka's acknowledgement, or before it by ``release_waiters``."""
+    """By Kafka's acknowledgement, or before it by ``release_waiters``, sent or not."""
     done: list[str] = []
-    changelog.write(0, b"1", b"{}", lambda: done.append("acknowledged"))
+
+    def write(name: str) -> None:
+        changelog.write(0, b"1", b"{}", partial(done.append, name))
+
+    write("acknowledged")
     await changelog.drain(0.0)
+    assert done == []
     kafka.acknowledge()
     changelog.release_waiters()
     assert done == ["acknowledged"]
-
-    changelog.write(0, b"2", b"{}", lambda: done.append("let go"))
+    write("sent")
     await changelog.drain(0.0)
-    assert done == ["acknowledged"]
     changelog.release_waiters()
-    kafka.acknowledge()
-    assert done == ["acknowledged", "let go"]
-
-
-async def test_changes_that_are_not_sent_yet_can_be_let_go(
-    changelog: Changelog, kafka: SlowKafka
-) -> None:
-    """Each once, and those that follow them wait for their own answer."""
-    done: list[int] = []
-    changelog.write(0, b"1", b"{}", partial(done.append, 1))
+    write("gathered")
+    assert done == ["acknowledged", "sent"]
     changelog.release_waiters()
-    assert done == [1]
-    changelog.write(0, b"2", b"{}", partial(done.append, 2))
-    assert done == [1]
-    changelog.release_waiters()
+    write("later")
     await changelog.drain(0.0)
+    assert done == ["acknowledged", "sent", "gathered"]
     kafka.acknowledge()
-    assert done == [1, 2]
+    assert done == ["acknowledged", "sent", "gathered", "later"]
 
 
 async def test_a_change_waits_for_its_partition_alone(
@@ -106,48 +94,45 @@ async def test_a_change_waits_for_its_partition_alone(
     for partition in (0, 1, 0, 1):
         changelog.write(partition, b"1", b"{}", partial(done.append, partition))
     await changelog.drain(0.0)
-    ((partition, records, on_settled), _) = kafka.batches
-    on_settled(kafka.write(partition, len(records)), [])
+    kafka.acknowledge(0)
     assert done == [0, 0]
     assert changelog.next_offsets == {0: 2, 1: 0}
 
 
-async def test_a_change_without_a_place_moves_no_place(
-    changelog: Changelog, kafka: SlowKafka
+@pytest.mark.parametrize(
+    ("offsets", "refused", "next_offset"),
+    [
+        ([0, 1, 2], 0, 3),
+        ([0, 1], 1, 2),  # a refused change has no place
+        ([3, 4, 5], 0, 0),  # another worker has written before
+        ([0, 1, 3], 0, 0),  # ... or in between
+        ([0, 2], 1, 0),  # ... in the place of the one that was refused
+        ([None, None, None], 0, 0),  # Kafka does not say where they are
+        ([], 3, 0),
+    ],
+)
+async def test_the_place_moves_on_with_changes_that_follow_each_other(
+    changelog: Changelog,
+    kafka: SlowKafka,
+    offsets: list[int | None],
+    refused: int,
+    next_offset: int,
 ) -> None:
-    """Where Kafka does not say at which offset a change is, what was read before it stays so."""
-    changelog.next_offsets = {0: 5}
-    for partition in (0, 1):
-        changelog.write(partition, b"1", b"{}", lambda: None)
-    await changelog.drain(0.0)
-    for _, _, on_settled in kafka.batches:
-        on_settled([None], [])
-    assert changelog.next_offsets == {0: 5}
-
-
-async def test_a_change_behind_anothers_moves_no_place(
-    changelog: Changelog, kafka: SlowKafka
-) -> None:
-    """Also where it stands within a batch: what another worker wrote has to be read."""
-    for _ in range(3):
-        changelog.write(0, b"1", b"{}")
-        changelog.write(1, b"1", b"{}")
-    await changelog.drain(0.0)
-    (_, _, on_settled), (_, _, on_others_settled) = kafka.batches
-    on_settled([0, 1, 3], [])
-    # One of the three is refused, and another worker's stands in its place.
-    on_others_settled([0, 2], [REFUSAL])
-    assert changelog.next_offsets == {0: 0, 1: 0}
-
-
-async def test_a_refused_change_has_no_place(changelog: Changelog, kafka: SlowKafka) -> None:
-    """What was written around it is known all the same."""
+    """What another worker wrote has to be read."""
     for _ in range(3):
         changelog.write(0, b"1", b"{}")
     await changelog.drain(0.0)
     ((_, _, on_settled),) = kafka.batches
-    on_settled([0, 1], [REFUSAL])
-    assert changelog.next_offsets[0] == 2
+    on_settled(offsets, [REFUSAL] * refused)
+    assert changelog.next_offsets == {0: next_offset, 1: 0}
+
+
+async def test_a_place_that_is_not_known_stays_so(changelog: Changelog, kafka: SlowKafka) -> None:
+    """A partition that was not read is read from its beginning."""
+    changelog.write(2, b"1", b"{}")
+    await changelog.drain(0.0)
+    kafka.acknowledge()
+    assert changelog.next_offsets == {0: 0, 1: 0}
 
 
 async def test_changes_from_before_a_reading_move_its_place_no_more(
@@ -165,20 +150,23 @@ async def test_changes_from_before_a_reading_move_its_place_no_more(
     assert changelog.next_offsets == {0: 0}
 
 
+@pytest.mark.parametrize("running", [True, False])
 async def test_nothing_waits_while_kafka_refuses(
-    changelog: Changelog, kafka: SlowKafka, caplog: pytest.LogCaptureFixture
+    changelog: Changelog, kafka: SlowKafka, caplog: pytest.LogCaptureFixture, running: bool
 ) -> None:
     """One refusal among the answers is enough; it is said once, and once that it is over."""
     done: list[int] = []
+    kafka.running = running
     for number in (1, 2):
-        changelog.write(0, b"1", b"{}", partial(done.append, number))
-        changelog.write(0, b"1", b"{}", partial(done.append, number))
+        for _ in range(2):
+            changelog.write(0, b"1", b"{}", partial(done.append, number))
         await changelog.drain(0.0)
         for _, _, on_settled in kafka.batches:
             on_settled([7], [REFUSAL])
         kafka.batches = []
     assert done == [1, 1, 2, 2]
     assert len([line for line in caplog.messages if "refuses its changelog" in line]) == 1
+    kafka.running = True
     changelog.write(0, b"1", b"{}", partial(done.append, 3))
     assert done[-1] == 3
     await changelog.drain(0.0)
