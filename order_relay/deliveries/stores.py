@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 # The first byte of a RocksDB key says which kind it is.
 ENTRY = b"e"  # + key: finished_ms (8 bytes, big endian) and the value
-BY_TIME = b"t"  # + finished_ms (8 bytes, big endian) + key: nothing
+BY_TIME = b"t"  # + finished_ms (8 bytes, big endian) + key: nothing; it outlasts its entry
 NEXT_OFFSET = b"o"
 MEMTABLE_BYTES = 16 * 1024 * 1024
 # Entries a write. A write by itself costs as much as three entries in it.
@@ -126,13 +126,8 @@ class RocksStore:
     def remove(self, key: bytes) -> None:
         """See ``MemoryStore``."""
         self._unwritten.pop(key, None)
-        before = self._get(ENTRY + key)
-        if before is not None:
-            with self._switching_off():
-                changes = self._new_batch(raw_mode=True)
-                changes.delete(BY_TIME + before[:8] + key)
-                changes.delete(ENTRY + key)
-                self._database.write(changes)
+        with self._switching_off():
+            self._database.delete(ENTRY + key)
 
     def older_than(self, finished_ms: int, limit: int) -> list[bytes]:
         """See ``MemoryStore``."""
@@ -140,8 +135,17 @@ class RocksStore:
         found: list[bytes] = []
         end = BY_TIME + finished_ms.to_bytes(8, "big")
         with self._switching_off():
+            outlasting = self._new_batch(raw_mode=True)
             names = cast("Iterator[bytes]", self._database.keys(from_key=BY_TIME))
-            found += (name[9:] for name in takewhile(lambda name: name < end, islice(names, limit)))
+            for name in takewhile(lambda name: name < end, islice(names, 10 * limit)):
+                if len(found) == limit:
+                    break
+                entry = cast("bytes | None", self._database.get(ENTRY + name[9:]))
+                if entry is not None and entry[:8] == name[1:9]:
+                    found.append(name[9:])
+                else:
+                    outlasting.delete(name)
+            self._database.write(outlasting)
         return found
 
     def read_up_to(self, next_offset: int) -> None:
@@ -178,9 +182,6 @@ class RocksStore:
             changes = self._new_batch(raw_mode=True)
             for key, (finished_ms, value) in unwritten.items():
                 when = finished_ms.to_bytes(8, "big")
-                before = cast("bytes | None", self._database.get(ENTRY + key))
-                if before is not None:
-                    changes.delete(BY_TIME + before[:8] + key)
                 changes.put(ENTRY + key, when + value)
                 changes.put(BY_TIME + when + key, b"")
             self._database.write(changes)
