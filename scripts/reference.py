@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 import order_relay.cli  # noqa: F401 - importing it registers the commands
 from order_relay.cli.command import RelayCommand
-from order_relay.monitoring.metrics import CONSUMER, Metrics
+from order_relay.monitoring.metrics import CONSUMER, PARTITION_GAUGES, Metrics
 from order_relay.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -119,8 +119,8 @@ def metrics_tables() -> str:
     """Return the tables of the catalogue: the metrics, and the values that labels may have."""
     metrics = Metrics()
     consumer = metrics.of("order_logging")
-    for gauge in (consumer.lag, consumer.transaction_open, consumer.near_deletion):
-        gauge.labels("order-paid-events", "0")  # else they have no labels to show
+    for name in PARTITION_GAUGES:
+        consumer.of_partition(name, "order-paid-events", 0, 0)  # else they have no labels to show
     rows = ["| Metric | Kind | Labels | Meaning |", "| --- | --- | --- | --- |"]
     values = ["| Label | of | Values |", "| --- | --- | --- |"]
     for family in metrics.registry.collect():

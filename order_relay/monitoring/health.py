@@ -58,9 +58,7 @@ class Health:
         deliveries: Activity,
         *,
         breaker_closed: Callable[[], bool],
-        dead_lettering: Callable[[], int],
-        recovering: Callable[[], bool] = lambda: False,
-        in_threads: Callable[[], int] = lambda: 0,
+        excused: Callable[[], bool] = lambda: False,
         attempt_timeout_seconds: float,
         longest_backoff_seconds: float = 0.0,
         intake_stall_seconds: float = INTAKE_STALL_SECONDS,
@@ -71,10 +69,7 @@ class Health:
         Args:
             deliveries: The deliveries, which must make progress.
             breaker_closed: Whether deliveries can make progress.
-            dead_lettering: Dead letters that wait for Kafka's acknowledgement.
-            recovering: Whether deliveries wait for a table to be read.
-            in_threads: Calls of a synchronous function under way. They may take any time: a
-                restart would end the work of other consumers, and the call would hang again.
+            excused: Whether deliveries wait for something that a restart would not speed up.
             attempt_timeout_seconds: Longest attempt.
             longest_backoff_seconds: Longest wait between two attempts that the target did not
                 ask for.
@@ -83,9 +78,7 @@ class Health:
         """
         self._deliveries = deliveries
         self._breaker_closed = breaker_closed
-        self._dead_lettering = dead_lettering
-        self._recovering = recovering
-        self._in_threads = in_threads
+        self._excused = excused
         # The longest pause of working deliveries: a single record waits for the longest backoff or
         # Retry-After, and its next attempt times out.
         longest_wait = max(MAX_RETRY_AFTER_SECONDS, longest_backoff_seconds)
@@ -125,9 +118,7 @@ class Health:
         stalled = (
             waiting > 0
             and self._breaker_closed()
-            and not self._dead_lettering()
-            and not self._recovering()
-            and not self._in_threads()
+            and not self._excused()
             and idle_seconds > self.stall_seconds
         )
         reasons: dict[str, object] = {

@@ -7,7 +7,7 @@ consumer have the label ``consumer``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,11 +16,12 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
-from order_relay.delivery.target_health import Target
+from order_relay.delivery.target_health import Target, TargetState
 from order_relay.fallback.store import FallbackStats
 from order_relay.monitoring.loop_metrics import LoopCounter, LoopHistogram
-from order_relay.monitoring.target_figures import TargetCollector
 
 PREFIX = "order_relay"
 CONSUMER = "consumer"
@@ -97,6 +98,18 @@ PARTITION_GAUGES = {
     "records behind it; 0 without one.",
     "near_deletion_records": "Unfinished records that are older than three quarters of the topic's "
     "retention: Kafka deletes them soon.",
+}
+# Of the target of a consumer.
+TARGET_GAUGES = {
+    "target_state": "1 for the state of the target, 0 for the others: works, throttles, "
+    "fails_for_some, down, refuses_us.",
+    # NaN without a limit: Grafana leaves a gap, min() over workers skips it, and no comparison of
+    # an alert is true. +Inf would stretch the axis and spoil sums.
+    "target_rate_limit": "Attempts a second that the target allows, while it throttles; else NaN.",
+    "concurrency_limit": "Highest number of attempts at a time: MAX_IN_FLIGHT, and fewer after "
+    "time-outs.",
+    "first_attempts_failed_ratio": "Share of first attempts at records that failed, in the last "
+    "minute.",
 }
 
 
@@ -258,7 +271,7 @@ class _Families:
             CONSUMER,
             "reason",
         )
-        self.target = TargetCollector(PREFIX, CONSUMER)  # four gauges, with their comments
+        self.target = _TargetCollector()
         registry.register(self.target)
         self.table_entries = _gauge(
             registry,
@@ -280,21 +293,35 @@ class _Families:
         }
 
 
-class PartitionGauge:
-    """A gauge of one consumer's partitions."""
+class _TargetCollector(Collector):
+    """The gauges of targets, read together at a scrape: one state is 1, the others are 0."""
 
-    def __init__(self, gauge: Gauge, consumer: str) -> None:
-        """Show it with the label of ``consumer``."""
-        self._gauge = gauge
-        self._consumer = consumer
+    def __init__(self) -> None:
+        self.targets: dict[
+            str, Callable[[], Target] | None
+        ] = {}  # by consumer; None: not known yet
 
-    def labels(self, topic: str, partition: str) -> Gauge:
-        """Return the gauge of a partition."""
-        return self._gauge.labels(self._consumer, topic, partition)
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Read the targets."""
+        families = {
+            name: GaugeMetricFamily(
+                f"{PREFIX}_{name}", text, labels=(CONSUMER, *["state"] * (name == "target_state"))
+            )
+            for name, text in TARGET_GAUGES.items()
+        }
+        states, rate, concurrency, failed = families.values()
+        for consumer, ask in self.targets.items():
+            target = ask() if ask is not None else None
+            for state in TargetState:
+                is_this = target is not None and target.state is state
+                states.add_metric((consumer, state.name.lower()), is_this)
+            limit = target.rate if target is not None else None
+            rate.add_metric((consumer,), math.nan if limit is None else limit)
+            concurrency.add_metric((consumer,), target.concurrency if target is not None else 0)
+            failed.add_metric((consumer,), target.share_failed if target is not None else 0)
+        yield from families.values()
 
-    def remove(self, topic: str, partition: str) -> None:
-        """Stop showing a partition."""
-        self._gauge.remove(self._consumer, topic, partition)
+    describe = collect  # gives their names, so that single ones can be asked for
 
 
 class ConsumerMetrics:
@@ -303,9 +330,6 @@ class ConsumerMetrics:
     Attributes:
         registry: The worker's registry.
         consumer: The consumer's name.
-        lag: By topic and partition.
-        transaction_open: By topic and partition.
-        near_deletion: By topic and partition.
     """
 
     def __init__(self, families: _Families, consumer: str, registry: CollectorRegistry) -> None:
@@ -319,18 +343,15 @@ class ConsumerMetrics:
         self._dead_letters = families.dead_letters
         for reason in DEAD_LETTER_REASONS:
             self._dead_letters.labels(consumer, reason)
-        self._target = families.target
-        families.target.show(consumer, None)
+        self._targets = families.target.targets
+        self._targets[consumer] = None
         counters = {name: family.labels(consumer) for name, family in families.counters.items()}
         self._retries = counters["delivery_retries"]
         self._dead_letters_saved = counters["dead_letters_saved"]
         self._deleted = counters["deleted_records"]
         self._gauges = {name: family.labels(consumer) for name, family in families.gauges.items()}
         self._gauges["table_entries"] = families.table_entries.labels(consumer, "deliveries")
-        of_partitions = families.of_partitions
-        self.lag = PartitionGauge(of_partitions["consumer_lag"], consumer)
-        self.transaction_open = PartitionGauge(of_partitions["transaction_open_seconds"], consumer)
-        self.near_deletion = PartitionGauge(of_partitions["near_deletion_records"], consumer)
+        self._of_partitions = families.of_partitions
 
     def watch(self, **gauges: Callable[[], float]) -> None:
         """Read gauges from these functions at every scrape.
@@ -343,7 +364,15 @@ class ConsumerMetrics:
 
     def watch_target(self, target: Callable[[], Target]) -> None:
         """Read the state of the target from this function at every scrape."""
-        self._target.show(self.consumer, target)
+        self._targets[self.consumer] = target
+
+    def of_partition(self, name: str, topic: str, partition: int, value: float | None) -> None:
+        """Show one of ``PARTITION_GAUGES``; ``None``: show it no more."""
+        labels = self.consumer, topic, str(partition)
+        if value is None:
+            self._of_partitions[name].remove(*labels)
+        else:
+            self._of_partitions[name].labels(*labels).set(value)
 
     def topic_partitions(self, partitions: int) -> None:
         """Show the number of partitions of the source topic."""

@@ -1,4 +1,4 @@
-"""Lag, retention and number of the partitions, measured at intervals beside the deliveries."""
+"""What is measured at intervals beside the deliveries: lag, retention, partitions, the target."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from order_relay.delivery.target_health import Target
 from order_relay.errors import RetryableError
 from order_relay.logs.log_line import LogLine
 from order_relay.monitoring.health import Health
 from order_relay.monitoring.metrics import ConsumerMetrics
 
+if TYPE_CHECKING:
+    from faust.types import TP
+
 logger = logging.getLogger(__name__)
 
+TARGET_INTERVAL_SECONDS = 1.0
 LAG_INTERVAL_SECONDS = 2.0
 RETENTION_INTERVAL_SECONDS = 10.0
 COUNT_INTERVAL_SECONDS = 30.0
@@ -24,32 +29,7 @@ TIMEOUT_SECONDS = 5.0
 NEAR = 0.75
 
 
-class Partition(Protocol):
-    """A partition of a topic, as a Kafka client names it."""
-
-    @property
-    def topic(self) -> str:
-        """The topic's name."""
-
-    @property
-    def partition(self) -> int:
-        """The partition's number."""
-
-
-P = TypeVar("P", bound=Partition)
-
-
-class FinishedOffsets(Protocol[P]):
-    """The consumer's finished offsets. Requests to Kafka may hang or raise."""
-
-    def finished_to(self) -> dict[P, int | None]:
-        """Return for each partition the first unfinished offset; ``None``: not known yet."""
-
-    async def log_ends(self, *partitions: P) -> Mapping[P, int]:
-        """Ask Kafka for the end of these partitions, open transactions included."""
-
-
-class Offsets(FinishedOffsets[P], Protocol[P]):
+class Offsets(Protocol):
     """The offsets and the intake of the consumer. Requests to Kafka may hang or raise."""
 
     async def check_group(self) -> None:
@@ -61,20 +41,22 @@ class Offsets(FinishedOffsets[P], Protocol[P]):
     def standstill(self) -> str | None:
         """Return which step of the intake has not moved since the last call, or ``None``."""
 
-    def committed_offsets(self) -> dict[P, int | None]:
+    def committed_offsets(self) -> dict[TP, int | None]:
         """Return the committed offset of every assigned partition; ``None`` without one."""
 
-    async def highwaters(self, *partitions: P) -> Mapping[P, int]:
+    def finished_to(self) -> dict[TP, int | None]:
+        """Return for each partition the first unfinished offset; ``None``: not known yet."""
+
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
         """Ask Kafka how far these partitions can be read: up to the first open transaction."""
 
-    async def earliest_offsets(self, *partitions: P) -> Mapping[P, int]:
+    async def log_ends(self, *partitions: TP) -> Mapping[TP, int]:
+        """Ask Kafka for the end of these partitions, open transactions included."""
+
+    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
         """Ask Kafka for the beginning of these partitions."""
 
-
-class DatedOffsets(FinishedOffsets[P], Protocol[P]):
-    """The offsets of records by their age. Requests to Kafka may hang or raise."""
-
-    async def offsets_at(self, moment: float, *partitions: P) -> Mapping[P, int]:
+    async def offsets_at(self, moment: float, *partitions: TP) -> Mapping[TP, int]:
         """Ask Kafka for the first record of each that was made at this time or later."""
 
 
@@ -116,7 +98,7 @@ async def _measure_every(
 
 
 async def watch_lag(
-    offsets: Offsets[P],
+    offsets: Offsets,
     kafka: Reachable,
     metrics: ConsumerMetrics,
     health: Health,
@@ -131,7 +113,7 @@ async def watch_lag(
         health: The consumer's health.
         clock: Monotonic seconds, the same as that of ``health``.
     """
-    seen: dict[P, Seen] = {}
+    seen: dict[TP, Seen] = {}
 
     async def measure() -> None:
         nonlocal seen
@@ -158,7 +140,7 @@ async def _ping(kafka: Reachable, health: Health, clock: Callable[[], float]) ->
     health.kafka_seen_at = clock()
 
 
-async def _check_intake(offsets: Offsets[P]) -> tuple[str | None, bool]:
+async def _check_intake(offsets: Offsets) -> tuple[str | None, bool]:
     """Return what of the intake stands still, and whether Kafka answers the consumer's client."""
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -189,17 +171,17 @@ class Seen(NamedTuple):
 
 
 async def _measure_lag(
-    offsets: Offsets[P],
+    offsets: Offsets,
     metrics: ConsumerMetrics,
     health: Health,
-    seen: dict[P, Seen],
+    seen: dict[TP, Seen],
     clock: Callable[[], float],
-) -> dict[P, Seen]:
+) -> dict[TP, Seen]:
     committed = offsets.committed_offsets()
     finished_to = offsets.finished_to()
-    ends: Mapping[P, int] = {}
-    readable: Mapping[P, int] = {}
-    starts: Mapping[P, int] = {}
+    ends: Mapping[TP, int] = {}
+    readable: Mapping[TP, int] = {}
+    starts: Mapping[TP, int] = {}
     async with asyncio.timeout(TIMEOUT_SECONDS):
         if committed:
             # In this order: a record written in between does not look like an open transaction.
@@ -208,8 +190,8 @@ async def _measure_lag(
         if uncommitted := [p for p, offset in committed.items() if offset is None]:
             starts = await offsets.earliest_offsets(*uncommitted)
     for gone in seen.keys() - committed.keys():
-        metrics.lag.remove(gone.topic, str(gone.partition))
-        metrics.transaction_open.remove(gone.topic, str(gone.partition))
+        metrics.of_partition("consumer_lag", *gone, None)
+        metrics.of_partition("transaction_open_seconds", *gone, None)
     now = clock()
     unfinished = 0
     found = {}
@@ -223,9 +205,9 @@ async def _measure_lag(
         before = seen.get(partition)
         blocked = before is not None and before.readable_to == to < end
         found[partition] = before if before is not None and blocked else Seen(to, now)
-        labels = partition.topic, str(partition.partition)
-        metrics.lag.labels(*labels).set(max(end - start, 0))
-        metrics.transaction_open.labels(*labels).set(now - found[partition].since)
+        metrics.of_partition("consumer_lag", *partition, max(end - start, 0))
+        open_seconds = now - found[partition].since
+        metrics.of_partition("transaction_open_seconds", *partition, open_seconds)
     health.unfinished = unfinished
     return found
 
@@ -234,7 +216,7 @@ async def _measure_lag(
 
 
 async def watch_retention(
-    offsets: DatedOffsets[P],
+    offsets: Offsets,
     retention_seconds: Callable[[], Awaitable[float | None]],
     metrics: ConsumerMetrics,
     clock: Callable[[], float] = time.time,
@@ -247,7 +229,7 @@ async def watch_retention(
         metrics: Shows the count.
         clock: Seconds since the epoch.
     """
-    shown: set[P] = set()
+    shown: set[TP] = set()
 
     async def measure() -> None:
         nonlocal shown
@@ -263,24 +245,24 @@ async def watch_retention(
 
 
 async def _measure_retention(
-    offsets: DatedOffsets[P],
+    offsets: Offsets,
     retention: float | None,
     metrics: ConsumerMetrics,
-    shown: set[P],
+    shown: set[TP],
     clock: Callable[[], float],
-) -> set[P]:
+) -> set[TP]:
     finished_to = {p: offset for p, offset in offsets.finished_to().items() if offset is not None}
-    old_to: dict[P, int] = {}
+    old_to: dict[TP, int] = {}
     if finished_to and retention is not None:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             ends = await offsets.log_ends(*finished_to)
             young = await offsets.offsets_at(clock() - NEAR * retention, *finished_to)
         old_to = {**ends, **young}
     for gone in shown - finished_to.keys():
-        metrics.near_deletion.remove(gone.topic, str(gone.partition))
+        metrics.of_partition("near_deletion_records", *gone, None)
     for partition, finished in finished_to.items():
         near = max(old_to.get(partition, finished) - finished, 0)
-        metrics.near_deletion.labels(partition.topic, str(partition.partition)).set(near)
+        metrics.of_partition("near_deletion_records", *partition, near)
     return set(finished_to)
 
 
@@ -307,3 +289,15 @@ async def watch_partition_count(
         measure,
         lambda problem: logger.info("Partitions not counted: %s", problem),
     )
+
+
+# --- the target -----------------------------------------------------------------------------------
+
+
+async def watch_target(
+    target: Callable[[], Target], interval_seconds: float = TARGET_INTERVAL_SECONDS
+) -> None:
+    """Read the target's state at every interval until cancelled: it is noted when it is read."""
+    while True:
+        target()
+        await asyncio.sleep(interval_seconds)

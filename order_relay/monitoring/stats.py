@@ -14,17 +14,18 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from yarl import URL
 
 from order_relay.delivery.target_health import BreakerState, Target
 from order_relay.logs.log_line import FiguresLine
-from order_relay.monitoring import target_figures
 from order_relay.monitoring.metrics import CONSUMER, PREFIX, ConsumerMetrics
-from order_relay.monitoring.partitions import Partition
 from order_relay.version import VERSION
+
+if TYPE_CHECKING:
+    from faust.types import TP
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +45,12 @@ QUANTILES = {"p50_seconds": 0.5, "p95_seconds": 0.95, "p99_seconds": 0.99}
 
 
 class Partitions(Protocol):
-    """The consumer's partitions, without asking Kafka; keys are ``Partition``."""
+    """The consumer's partitions, without asking Kafka."""
 
-    def committed_offsets(self) -> Mapping[Any, int | None]:
+    def committed_offsets(self) -> Mapping[TP, int | None]:
         """Return the committed offset of every assigned partition; ``None`` without one."""
 
-    def positions(self) -> Mapping[Any, int | None]:
+    def positions(self) -> Mapping[TP, int | None]:
         """Return the next offset to read of every assigned partition; ``None`` before the first."""
 
 
@@ -167,7 +168,7 @@ class Stats:
                 "failed_probes": self._breaker.failed_probes,
                 "next_probe_seconds": _rounded(probe_in),
             },
-            "target": target_figures.figures(self._target()),
+            "target": _target_figures(self._target()),
             "dead_letters": by_label("dead_letters_total", "reason"),
             "dead_letters_saved": number("dead_letters_saved_total"),
             "paid_to_delivered": samples.distribution("paid_to_delivered_seconds"),
@@ -194,7 +195,7 @@ class Stats:
     def _of_partitions(self, samples: Samples) -> list[dict[str, Any]]:
         consumer = self._partitions
         positions = consumer.positions()
-        committed: dict[Partition, int | None] = dict(consumer.committed_offsets())
+        committed = consumer.committed_offsets()
         return [
             {
                 "topic": one.topic,
@@ -205,7 +206,7 @@ class Stats:
                 "committed": committed[one],
                 "position": positions.get(one),
             }
-            for one in sorted(committed, key=lambda one: (one.topic, one.partition))
+            for one in sorted(committed)
         ]
 
 
@@ -213,8 +214,24 @@ def _state(samples: Samples) -> str:
     return BreakerState(int(samples.number("breaker_state") or 0)).name.lower()
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
+def _target_figures(target: Target) -> dict[str, Any]:
+    return {
+        "state": target.state.name.lower(),
+        "since_seconds": round(target.seconds, 1),
+        "said": str(target),
+        "rate_limit": _rounded(target.rate, 3),
+        "concurrency_limit": target.concurrency,
+        "share_failed": round(target.share_failed, 4),
+        "last_status": target.last_status,
+        "last_text": target.last_text,
+        "last_seconds": _rounded(target.last_seconds),
+        "next_probe_seconds": _rounded(target.next_probe_seconds),
+        "opened_because": target.opened_because,
+    }
+
+
+def _rounded(value: float | None, digits: int = 1) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, digits)
 
 
 def _iso(moment: float | None) -> str | None:

@@ -38,9 +38,13 @@ from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
 from order_relay.monitoring.health import Health, StandsStill, end_at_standstill
 from order_relay.monitoring.metrics import Metrics
-from order_relay.monitoring.partitions import watch_lag, watch_partition_count, watch_retention
+from order_relay.monitoring.partitions import (
+    watch_lag,
+    watch_partition_count,
+    watch_retention,
+    watch_target,
+)
 from order_relay.monitoring.stats import Stats
-from order_relay.monitoring.target_figures import watch_target
 from order_relay.settings import Settings
 from order_relay.settings.consumers import ConfiguredConsumer
 from order_relay.settings.secret_files import redact
@@ -103,7 +107,7 @@ class ConsumerRuntime:
         self.metrics = metrics.of(self.name)
         self.app = consumer_app(settings, faust_metrics)
         self._reader = self.app.reader
-        self._target = target = _target(consumer, max_in_flight)
+        self._target = _target(consumer, max_in_flight)
         self.deliveries = self._deliveries_table() if settings.deliveries_store != "off" else None
         self.dispatcher = Dispatcher(
             self._target,
@@ -147,9 +151,7 @@ class ConsumerRuntime:
         self.health = Health(
             self.dispatcher,
             breaker_closed=lambda: self.dispatcher.breaker.closed,
-            dead_lettering=lambda: self.dispatcher.dead_lettering,
-            recovering=lambda: self.deliveries is not None and self.deliveries.recovering,
-            in_threads=lambda: target.in_threads if isinstance(target, FunctionHandler) else 0,
+            excused=self._excused,
             attempt_timeout_seconds=settings.external_logger_timeout_seconds,
             longest_backoff_seconds=settings.consumer_retry_max_interval_ms / 1000,
             intake_stall_seconds=longest_rebalance(settings) + 2 * longest_request(settings),
@@ -301,6 +303,18 @@ class ConsumerRuntime:
             self._reader.finished(record)
         else:
             self.deliveries.finished(record, outcome)
+
+    def _excused(self) -> bool:
+        """Whether deliveries wait for something that a restart would not speed up.
+
+        Dead letters wait for Kafka, records for the table. A synchronous function may take any
+        time: a restart would end the work of other consumers, and the call would hang again.
+        """
+        return bool(
+            self.dispatcher.dead_lettering
+            or (self.deliveries is not None and self.deliveries.recovering)
+            or (isinstance(self._target, FunctionHandler) and self._target.in_threads)
+        )
 
     def _is_delivered(self, record: Record, order_id: OrderId | None) -> bool:
         return self.deliveries is not None and self.deliveries.is_delivered(record, order_id)

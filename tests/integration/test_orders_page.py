@@ -70,7 +70,6 @@ class Worker:
         health = Health(
             IdleDeliveries(),
             breaker_closed=lambda: True,
-            dead_lettering=lambda: 0,
             attempt_timeout_seconds=1,
             clock=time.monotonic,
         )

@@ -31,7 +31,6 @@ class Served:
         health = Health(
             Deliveries(),
             breaker_closed=lambda: self.breaker.closed,
-            dead_lettering=lambda: 0,
             attempt_timeout_seconds=10,
             clock=lambda: 0.0,
         )

@@ -48,7 +48,6 @@ class Served:
         self.health = Health(
             self.deliveries,
             breaker_closed=lambda: self.breaker_closed,
-            dead_lettering=lambda: 0,
             attempt_timeout_seconds=10,
             clock=lambda: self.now,
         )

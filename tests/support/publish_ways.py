@@ -118,7 +118,6 @@ async def serving(
     health = Health(
         _Idle(),
         breaker_closed=lambda: True,
-        dead_lettering=lambda: 0,
         attempt_timeout_seconds=10,
         clock=lambda: 0.0,
     )

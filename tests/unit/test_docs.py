@@ -18,6 +18,7 @@ from sqlalchemy import make_url
 from order_relay import Consumer, HttpPost
 from order_relay.cli.command import RelayCommand
 from order_relay.delivery.answer import STATUS_CLASSES
+from order_relay.delivery.target_health import TargetState
 from order_relay.monitoring.metrics import (
     ATTEMPT_RESULTS,
     CLOSED_REASONS,
@@ -27,7 +28,6 @@ from order_relay.monitoring.metrics import (
     REPLAY_RESULTS,
     Metrics,
 )
-from order_relay.monitoring.target_figures import STATES
 from order_relay.settings import Settings
 from order_relay.settings.consumers import HTTP_OPTIONS, OPTIONS
 from order_relay.worker.discovery import find_consumers
@@ -241,7 +241,12 @@ def test_every_metric_and_every_label_is_explained() -> None:
     text = read("docs/reference/metrics.md")
     assert {name for name in catalogue() if f"| `{name}` |" not in text} == set()
     values = {*DEAD_LETTER_REASONS, *PUBLISH_RESULTS.values(), *REPLAY_RESULTS.values()}
-    values |= {*ATTEMPT_RESULTS, *STATUS_CLASSES, *STATES, *CLOSED_REASONS}
+    values |= {
+        *ATTEMPT_RESULTS,
+        *STATUS_CLASSES,
+        *(state.name.lower() for state in TargetState),
+        *CLOSED_REASONS,
+    }
     assert {value for value in values if f"`{value}`" not in text} == set()
 
 

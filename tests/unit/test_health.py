@@ -2,6 +2,10 @@
 
 import pytest
 
+from agents.order_logging import order_logging
+from order_relay import Consumer
+from order_relay.deliveries.table import DeliveriesTable
+from order_relay.handlers.function import FunctionHandler
 from order_relay.monitoring.health import INTAKE_STALL_SECONDS, Health
 from order_relay.settings import load_settings
 from tests.support.runtimes import runtime
@@ -23,16 +27,12 @@ class Watched:
     def __init__(self, longest_backoff_seconds: float = 10.0) -> None:
         self.now = 0.0
         self.breaker_closed = True
-        self.dead_lettering = 0
-        self.recovering = False
-        self.in_threads = 0
+        self.excused = False
         self.deliveries = Deliveries()
         self.health = Health(
             self.deliveries,
             breaker_closed=lambda: self.breaker_closed,
-            dead_lettering=lambda: self.dead_lettering,
-            recovering=lambda: self.recovering,
-            in_threads=lambda: self.in_threads,
+            excused=lambda: self.excused,
             attempt_timeout_seconds=10.0,
             longest_backoff_seconds=longest_backoff_seconds,
             clock=lambda: self.now,
@@ -52,35 +52,12 @@ class Watched:
         return self.health.ready().ok
 
 
-def test_a_function_that_hangs_in_its_thread_is_no_standstill() -> None:
-    """A restart would end what other consumers do, and the function would hang again."""
-    watched = Watched()
-    watched.deliveries.queued = 3
-    watched.in_threads = 1
-    watched.pass_time(1_000)
-    assert watched.live
-    watched.in_threads = 0
-    assert not watched.live
-
-
 def test_an_idle_worker_lives_for_ever() -> None:
     """Without work there is nothing to do, and nothing wrong."""
     watched = Watched()
     watched.pass_time(1_000_000)
 
     assert watched.live
-
-
-def test_reading_a_large_table_is_no_standstill() -> None:
-    """Deliveries wait for the table; a restart would only make it begin anew."""
-    watched = Watched()
-    watched.health.unfinished = 1000
-    watched.recovering = True
-    watched.pass_time(10 * STALL)
-
-    assert watched.live
-    watched.recovering = False
-    assert not watched.live
 
 
 @pytest.mark.parametrize("work", ["held", "unfinished"])
@@ -143,26 +120,38 @@ async def test_the_workers_health_knows_its_backoff() -> None:
         assert made.health.stall_seconds == 600 + 20 + 30
 
 
-def test_an_open_breaker_is_no_standstill() -> None:
-    """While the target is down a restart would not help."""
+@pytest.mark.parametrize(("reason", "value"), [("breaker_closed", False), ("excused", True)])
+@pytest.mark.parametrize("work", ["held", "unfinished"])
+def test_what_a_restart_would_not_speed_up_is_no_standstill(
+    reason: str, value: bool, work: str
+) -> None:
+    """The target is down, or Kafka, the table or a function is waited for."""
     watched = Watched()
-    watched.deliveries.queued = 1
-    watched.breaker_closed = False
+    watched.deliveries.queued = 3 * (work == "held")
+    watched.health.unfinished = 3 * (work == "unfinished")
+    setattr(watched, reason, value)
     watched.pass_time(1_000_000)
-
     assert watched.live
-    watched.breaker_closed = True
+    setattr(watched, reason, not value)
     assert not watched.live
 
 
-def test_waiting_for_kafka_is_no_standstill() -> None:
-    """While dead letters wait for Kafka's acknowledgement a restart would not help."""
-    watched = Watched()
-    watched.deliveries.queued = 1
-    watched.dead_lettering = 1
-    watched.pass_time(1_000_000)
-
-    assert watched.live
+async def test_a_worker_knows_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka for dead letters, the table's changelog, and a function that hangs in its thread."""
+    refunds = Consumer("refunds", topic="orders", group="refunds", event=bytes)
+    refunds.handler(lambda event, delivery: None)
+    for consumer in (order_logging, refunds):
+        with runtime(load_settings(), consumer) as made:
+            assert not made.health._excused()
+            with monkeypatch.context() as patch:
+                patch.setattr(DeliveriesTable, "recovering", True)
+                assert made.health._excused()
+            with monkeypatch.context() as patch:
+                patch.setattr(made.dispatcher, "dead_lettering", 1)
+                assert made.health._excused()
+            if isinstance(made._target, FunctionHandler):
+                made._target.in_threads = 1
+                assert made.health._excused()
 
 
 def test_unfinished_records_count_only_while_kafka_answers() -> None:

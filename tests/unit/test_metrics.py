@@ -13,6 +13,7 @@ from order_relay.monitoring.metrics import (
     ATTEMPT_RESULTS,
     CLOSED_REASONS,
     DEAD_LETTER_REASONS,
+    PARTITION_GAUGES,
     ConsumerMetrics,
     Metrics,
 )
@@ -66,8 +67,8 @@ def test_every_name_of_the_design_is_there_from_the_start(metrics: ConsumerMetri
 
 def test_the_labels_are_those_of_the_design(metrics: ConsumerMetrics) -> None:
     """Each metric has the labels that the design names, and no other: they are bounded."""
-    for gauge in (metrics.lag, metrics.near_deletion, metrics.transaction_open):
-        gauge.labels("order-paid-events", "0").set(0)
+    for name in PARTITION_GAUGES:
+        metrics.of_partition(name, "order-paid-events", 0, 0)
     found = {
         family.name: {label for sample in family.samples for label in sample.labels} - {"le"}
         for family in metrics.registry.collect()
@@ -224,7 +225,7 @@ def test_consumers_of_one_worker_do_not_mix() -> None:
     one.delivered(0.2)
     one.attempted("success", "function", 0.03)
     one.dead_lettered("rejected")
-    one.lag.labels("orders", "0").set(7)
+    one.of_partition("consumer_lag", "orders", 0, 7)
     one.watch_target(lambda: target(TargetState.DOWN))
     one.watch(left_in_kafka_records=lambda: 3)
 
@@ -234,7 +235,7 @@ def test_consumers_of_one_worker_do_not_mix() -> None:
         assert _value(consumer, "paid_to_delivered_seconds_count") == expected
         assert _value(consumer, "target_state", state="down") == expected
     assert _value(two, "consumer_lag", topic="orders", partition="0") is None
-    one.lag.remove("orders", "0")
+    one.of_partition("consumer_lag", "orders", 0, None)
     assert _value(one, "consumer_lag", topic="orders", partition="0") is None
     text = generate_latest(metrics.registry).decode()
     assert text.count("# TYPE order_relay_deliveries_total ") == 1

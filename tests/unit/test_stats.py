@@ -17,8 +17,8 @@ from yarl import URL
 from order_relay.delivery.target_health import Breaker, Target, TargetState
 from order_relay.fallback.store import FallbackStats
 from order_relay.monitoring.metrics import PREFIX, Metrics
+from order_relay.monitoring.partitions import watch_target
 from order_relay.monitoring.stats import HISTOGRAMS, METRICS, Samples, Stats, quantile
-from order_relay.monitoring.target_figures import watch_target
 from order_relay.version import VERSION
 from tests.support.targets import target
 from tests.support.waiting import eventually
@@ -112,11 +112,11 @@ def test_the_figures_are_those_of_the_metrics(bench: Bench) -> None:
     bench.worker.counted(
         FallbackStats(pending=2, published=45, failed=1, oldest_pending_seconds=61.04), works=True
     )
-    metrics.lag.labels("orders", "0").set(16)
+    metrics.of_partition("consumer_lag", "orders", 0, 16)
     metrics.deleted(5)
-    for partition, near, seconds in (("0", 3, 0.0), ("2", 4, 61.26)):
-        metrics.near_deletion.labels("orders", partition).set(near)
-        metrics.transaction_open.labels("orders", partition).set(seconds)
+    for partition, near, seconds in ((0, 3, 0.0), (2, 4, 61.26)):
+        metrics.of_partition("near_deletion_records", "orders", partition, near)
+        metrics.of_partition("transaction_open_seconds", "orders", partition, seconds)
     bench.now += 90.0
     found = bench.figures()
     assert found["uptime_seconds"] == 90.0
@@ -221,7 +221,7 @@ async def test_a_target_is_looked_at_without_being_asked_for() -> None:
 def test_the_hourly_line_of_deliveries(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     """The phrase first, then the figures, and when it was said is on the page."""
     bench.metrics.delivered(0.1)
-    bench.metrics.lag.labels("orders", "0").set(16)
+    bench.metrics.of_partition("consumer_lag", "orders", 0, 16)
     bench.now += 3600.0
     with caplog.at_level(logging.INFO):
         bench.stats.log()

@@ -1,38 +1,42 @@
-"""Lag and reachability: measured again and again, whatever Kafka's clients do."""
+"""Lag, reachability and retention: measured again and again, whatever Kafka's clients do."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import pytest
+from faust.types import TP
 
 from order_relay.errors import KafkaUnavailable
 from order_relay.monitoring.health import INTAKE_STALL_SECONDS, Health, end_at_standstill
-from order_relay.monitoring.metrics import Metrics
-from order_relay.monitoring.partitions import LAG_INTERVAL_SECONDS, TIMEOUT_SECONDS, watch_lag
+from order_relay.monitoring.metrics import ConsumerMetrics, Metrics
+from order_relay.monitoring.partitions import (
+    LAG_INTERVAL_SECONDS,
+    RETENTION_INTERVAL_SECONDS,
+    TIMEOUT_SECONDS,
+    watch_lag,
+    watch_retention,
+)
 from tests.support.virtual_time import virtual_time
 
 NEVER = float("-inf")
-
-
-class Place(NamedTuple):
-    topic: str
-    partition: int
-
-
-ONE, TWO = Place("orders", 0), Place("orders", 1)
+DAY = 86_400
+ONE, TWO = TP("orders", 0), TP("orders", 1)
 
 
 class FakeKafka:
-    """A consumer and a broker whose offsets a test sets; errors are raised one a round."""
+    """A consumer and a broker whose offsets a test sets; errors are raised one a round.
+
+    Attributes:
+        held_back: Records behind an open transaction, the ends of what can be read not counted.
+    """
 
     def __init__(self) -> None:
-        self.committed: dict[Place, int | None] = {}
-        self.finished: dict[Place, int | None] = {}
-        self.ends: dict[Place, int] = {}
-        self.held_back: dict[Place, int] = {}
-        """Records behind an open transaction, the ends of what can be read not counted."""
-        self.starts: dict[Place, int] = {}
+        self.committed: dict[TP, int | None] = {}
+        self.finished: dict[TP, int | None] = {}
+        self.ends: dict[TP, int] = {}
+        self.held_back: dict[TP, int] = {}
+        self.starts: dict[TP, int] = {}
         self.errors: list[Exception] = []
         self.hangs = False
         self.rounds = 0
@@ -59,26 +63,33 @@ class FakeKafka:
         if self.errors:
             raise self.errors.pop(0)
 
-    def committed_offsets(self) -> dict[Place, int | None]:
+    def committed_offsets(self) -> dict[TP, int | None]:
         return dict(self.committed)
 
-    def finished_to(self) -> dict[Place, int | None]:
+    def finished_to(self) -> dict[TP, int | None]:
         return dict(self.finished)
 
-    async def highwaters(self, *partitions: Place) -> Mapping[Place, int]:
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
         if self.hangs:
             await asyncio.get_running_loop().create_future()
         return {one: self.ends[one] for one in partitions if one in self.ends}
 
-    async def log_ends(self, *partitions: Place) -> Mapping[Place, int]:
-        return {
-            one: self.ends[one] + self.held_back.get(one, 0)
-            for one in partitions
-            if one in self.ends
-        }
+    async def log_ends(self, *partitions: TP) -> Mapping[TP, int]:
+        ends = {one: self.ends[one] for one in partitions if one in self.ends}
+        return {one: end + self.held_back.get(one, 0) for one, end in ends.items()}
 
-    async def earliest_offsets(self, *partitions: Place) -> Mapping[Place, int]:
+    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
         return {one: self.starts[one] for one in partitions if one in self.starts}
+
+    async def offsets_at(self, moment: float, *partitions: TP) -> Mapping[TP, int]:
+        """Each partition has one record a second since the epoch."""
+        return {one: round(moment) for one in partitions if moment < self.ends[one]}
+
+
+def shown(metrics: ConsumerMetrics, name: str, tp: TP) -> float | None:
+    """The gauge of a partition."""
+    labels = {"consumer": "order_logging", "topic": tp.topic, "partition": str(tp.partition)}
+    return metrics.registry.get_sample_value(f"order_relay_{name}", labels)
 
 
 class Deliveries:
@@ -89,40 +100,26 @@ class Deliveries:
 class Watched:
     """A watch over a fake Kafka. Make it inside the loop."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, committed: Mapping[TP, int | None] | None = None, ends: Mapping[TP, int] | None = None
+    ) -> None:
         self.kafka = FakeKafka()
+        self.kafka.committed = dict(committed or {})
+        self.kafka.ends = dict(ends or {})
         self.metrics = Metrics().of("order_logging")
         clock = asyncio.get_running_loop().time
         self.health = Health(
-            Deliveries(),
-            breaker_closed=lambda: True,
-            dead_lettering=lambda: 0,
-            attempt_timeout_seconds=1.0,
-            clock=clock,
+            Deliveries(), breaker_closed=lambda: True, attempt_timeout_seconds=1.0, clock=clock
         )
         self.task = asyncio.create_task(
             watch_lag(self.kafka, self.kafka, self.metrics, self.health, clock)
         )
 
-    def lag(self, place: Place) -> float | None:
-        return self.metrics.registry.get_sample_value(
-            "order_relay_consumer_lag",
-            {
-                "consumer": "order_logging",
-                "topic": place.topic,
-                "partition": str(place.partition),
-            },
-        )
+    def lag(self, *partitions: TP) -> list[float | None]:
+        return [shown(self.metrics, "consumer_lag", one) for one in partitions]
 
-    def transaction_seconds(self, place: Place) -> float | None:
-        return self.metrics.registry.get_sample_value(
-            "order_relay_transaction_open_seconds",
-            {
-                "consumer": "order_logging",
-                "topic": place.topic,
-                "partition": str(place.partition),
-            },
-        )
+    def transaction_seconds(self, tp: TP) -> float | None:
+        return shown(self.metrics, "transaction_open_seconds", tp)
 
     async def another_round(self) -> None:
         before = self.kafka.rounds
@@ -133,32 +130,28 @@ class Watched:
 @virtual_time
 async def test_lag_is_what_lies_behind_the_commit() -> None:
     """Lag is counted from the committed offset, or from the beginning where there is none."""
-    watched = Watched()
-    watched.kafka.committed = {ONE: 40, TWO: None}
-    watched.kafka.ends = {ONE: 100, TWO: 30}
+    watched = Watched({ONE: 40, TWO: None}, {ONE: 100, TWO: 30})
     watched.kafka.starts = {TWO: 10}
     assert watched.health.kafka_seen_at == NEVER
     await watched.another_round()
 
-    assert (watched.lag(ONE), watched.lag(TWO)) == (60, 20)
+    assert watched.lag(ONE, TWO) == [60, 20]
     assert watched.health.kafka_seen_at > NEVER
 
 
 @virtual_time
 async def test_health_hears_of_what_is_not_finished() -> None:
     """What is finished and not committed is lag, and no work that waits."""
-    watched = Watched()
-    watched.kafka.committed = {ONE: 40, TWO: None}
+    watched = Watched({ONE: 40, TWO: None}, {ONE: 100, TWO: 30})
     watched.kafka.finished = {ONE: 97, TWO: None}
-    watched.kafka.ends = {ONE: 100, TWO: 30}
     watched.kafka.starts = {TWO: 10}
     await watched.another_round()
-    assert (watched.lag(ONE), watched.lag(TWO)) == (60, 20)
+    assert watched.lag(ONE, TWO) == [60, 20]
     assert watched.health.unfinished == 23
 
     watched.kafka.finished = {ONE: 100, TWO: 30}
     await watched.another_round()
-    assert (watched.lag(ONE), watched.lag(TWO)) == (60, 20)
+    assert watched.lag(ONE, TWO) == [60, 20]
     assert watched.health.unfinished == 0
 
 
@@ -168,17 +161,15 @@ async def test_what_an_open_transaction_holds_back_is_lag_and_no_work() -> None:
 
     Transactions that come and go, and a quiet partition before the first one, do not add up.
     """
-    watched = Watched()
-    watched.kafka.committed = {ONE: 40, TWO: 40}
+    watched = Watched({ONE: 40, TWO: 40}, {ONE: 40, TWO: 40})
     watched.kafka.finished = {ONE: 40, TWO: 40}
-    watched.kafka.ends = {ONE: 40, TWO: 40}
     for _ in range(5):
         await watched.another_round()
         assert watched.transaction_seconds(ONE) == 0
     watched.kafka.held_back = {ONE: 3, TWO: 4}
     for moved in range(5):
         await watched.another_round()
-        assert (watched.lag(ONE), watched.lag(TWO)) == (3, 4 + moved)
+        assert watched.lag(ONE, TWO) == [3, 4 + moved]
         assert watched.health.unfinished == moved
         watched.kafka.ends[TWO] += 1
     assert (watched.transaction_seconds(ONE) or 0) >= 4 * LAG_INTERVAL_SECONDS
@@ -187,7 +178,7 @@ async def test_what_an_open_transaction_holds_back_is_lag_and_no_work() -> None:
     watched.kafka.held_back = {}
     watched.kafka.ends[ONE] = 43
     await watched.another_round()
-    assert (watched.lag(ONE), watched.transaction_seconds(ONE)) == (3, 0)
+    assert (watched.lag(ONE), watched.transaction_seconds(ONE)) == ([3], 0)
     watched.kafka.committed = {TWO: 40}
     await watched.another_round()
     assert watched.transaction_seconds(ONE) is None
@@ -196,66 +187,58 @@ async def test_what_an_open_transaction_holds_back_is_lag_and_no_work() -> None:
 @virtual_time
 async def test_what_cannot_be_measured_is_not_taken_for_work() -> None:
     """A partition without a leader hangs the measuring of all: what was measured before is old."""
-    watched = Watched()
-    watched.kafka.committed = {ONE: 0}
-    watched.kafka.ends = {ONE: 5}
+    watched = Watched({ONE: 0}, {ONE: 5})
     await watched.another_round()
     assert watched.health.unfinished == 5
     watched.kafka.hangs = True
     await asyncio.sleep(LAG_INTERVAL_SECONDS + TIMEOUT_SECONDS)
 
     assert watched.health.kafka_answers()
-    assert watched.lag(ONE) == 5
+    assert watched.lag(ONE) == [5]
     assert watched.health.unfinished == 0
 
 
 @virtual_time
 async def test_lag_is_never_negative() -> None:
     """An end that was asked for a moment before the commit does not go below 0."""
-    watched = Watched()
-    watched.kafka.committed = {ONE: 7, TWO: 7}
-    watched.kafka.ends = {ONE: 5}
+    watched = Watched({ONE: 7, TWO: 7}, {ONE: 5})
     await watched.another_round()
 
-    assert (watched.lag(ONE), watched.lag(TWO)) == (0, 0)
+    assert watched.lag(ONE, TWO) == [0, 0]
 
 
 @virtual_time
 async def test_partitions_that_went_are_not_shown() -> None:
     """After a rebalance only the worker's own partitions have a lag."""
-    watched = Watched()
-    watched.kafka.committed = {ONE: 0, TWO: 0}
-    watched.kafka.ends = {ONE: 5, TWO: 6}
+    watched = Watched({ONE: 0, TWO: 0}, {ONE: 5, TWO: 6})
     await watched.another_round()
     watched.kafka.committed = {TWO: 0}
     await watched.another_round()
-    assert (watched.lag(ONE), watched.lag(TWO)) == (None, 6)
+    assert watched.lag(ONE, TWO) == [None, 6]
 
     watched.kafka.committed = {}
     await watched.another_round()
-    assert watched.lag(TWO) is None
+    assert watched.lag(TWO) == [None]
     assert watched.health.unfinished == 0
 
 
 @virtual_time
 async def test_the_watch_outlives_every_error() -> None:
     """Whatever a client raises, or if it hangs, the next round measures again."""
-    watched = Watched()
-    watched.kafka.committed = {ONE: 0}
-    watched.kafka.ends = {ONE: 5}
+    watched = Watched({ONE: 0}, {ONE: 5})
     watched.kafka.errors = [KafkaUnavailable("a:1", "down"), ZeroDivisionError(), TimeoutError()]
     for _ in range(3):
-        assert watched.lag(ONE) is None
+        assert watched.lag(ONE) == [None]
         assert watched.health.kafka_seen_at == NEVER
         await watched.another_round()
-    assert watched.lag(ONE) == 5
+    assert watched.lag(ONE) == [5]
     watched.kafka.hangs = True
     watched.kafka.ends = {ONE: 9}
     await asyncio.sleep(LAG_INTERVAL_SECONDS + TIMEOUT_SECONDS)
     watched.kafka.hangs = False
     await asyncio.sleep(LAG_INTERVAL_SECONDS + TIMEOUT_SECONDS)
 
-    assert watched.lag(ONE) == 9
+    assert watched.lag(ONE) == [9]
     assert not watched.task.done()
 
 
@@ -322,3 +305,60 @@ async def test_a_worker_that_stands_still_is_ended() -> None:
     assert len(ended) == 1
     assert "flow is suspended" in str(ended[0])
     assert watch.done()
+
+
+class Kept:
+    """A watch over a topic of a hundred days, of which Kafka keeps four."""
+
+    def __init__(self) -> None:
+        self.now = 100.0 * DAY
+        self.retention: float | None = 4.0 * DAY
+        self.errors: list[Exception] = []
+        self.kafka = FakeKafka()
+        self.kafka.ends = {ONE: 100 * DAY, TWO: 100 * DAY}
+        self.metrics = Metrics().of("order_logging")
+        self.task = asyncio.create_task(
+            watch_retention(self.kafka, self.retention_seconds, self.metrics, lambda: self.now)
+        )
+
+    async def retention_seconds(self) -> float | None:
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.retention
+
+    async def near(self, tp: TP) -> float | None:
+        """The gauge after another round."""
+        await asyncio.sleep(RETENTION_INTERVAL_SECONDS + 1.0)
+        return shown(self.metrics, "near_deletion_records", tp)
+
+
+@virtual_time
+async def test_old_records_that_are_not_finished_are_counted() -> None:
+    """Those in the last quarter of their time, and neither finished, young nor kept for ever."""
+    topic = Kept()
+    topic.kafka.finished = {ONE: 97 * DAY - 7, TWO: 97 * DAY}
+    assert await topic.near(ONE) == 7
+    assert await topic.near(TWO) == 0
+    topic.now = 110 * DAY
+    assert await topic.near(TWO) == 3 * DAY  # all there is, also where nothing new came
+
+    topic.retention = None
+    assert await topic.near(TWO) == 0
+    topic.kafka.finished = {ONE: None}
+    assert await topic.near(ONE) is None
+    assert await topic.near(TWO) is None
+
+
+@virtual_time
+async def test_the_watch_says_once_that_it_cannot_know(caplog: pytest.LogCaptureFixture) -> None:
+    """A missing right is for a person; an outage has a log line of its own."""
+    topic = Kept()
+    topic.kafka.finished = {ONE: 0}
+    topic.errors = [KafkaUnavailable("a:1", "down"), TimeoutError(), *[PermissionError("no")] * 2]
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            assert await topic.near(ONE) is None
+    (line,) = caplog.messages
+    assert line.startswith("Retention not measured, so nothing warns before it ends detail=")
+    assert (await topic.near(ONE) or 0) > 0
+    assert not topic.task.done()
