@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 import order_relay.cli  # noqa: F401 - importing it registers the commands
 from order_relay.cli.command import RelayCommand
-from order_relay.monitoring.metrics import CONSUMER, PARTITION_GAUGES, Metrics
+from order_relay.monitoring.metrics import CONSUMER, GAUGES, OF_PARTITION, Metrics
 from order_relay.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -119,7 +119,7 @@ def metrics_tables() -> str:
     """Return the tables of the catalogue: the metrics, and the values that labels may have."""
     metrics = Metrics()
     consumer = metrics.of("order_logging")
-    for name in PARTITION_GAUGES:
+    for name in GAUGES[OF_PARTITION]:
         consumer.of_partition(name, "order-paid-events", 0, 0)  # else they have no labels to show
     rows = ["| Metric | Kind | Labels | Meaning |", "| --- | --- | --- | --- |"]
     values = ["| Label | of | Values |", "| --- | --- | --- |"]

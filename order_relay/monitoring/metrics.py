@@ -64,40 +64,80 @@ PUBLISH_RESULTS = {
     "failed": "failed",
 }
 REPLAY_RESULTS = {"published": "published", "retried": "retry", "failed": "failed"}
-# Of one consumer, without other labels.
-CONSUMER_GAUGES = {
-    "in_flight": "POSTs and dead letters under way.",
-    "held_records": "Records taken and not finished: in flight, in backoff, or queued.",
-    "left_in_kafka_records": "Records that were read when there was no room for them: they are "
-    "left in Kafka and read again.",
-    "breaker_state": "0 closed, 1 half-open, 2 open.",
-    "oldest_unfinished_seconds": "Age of the oldest record read and not finished.",
-    "assigned_partitions": "Partitions of the source topic that this worker owns; 0 while the "
-    "group rebalances.",
-    "topic_partitions": "Partitions of the source topic, which the workers of the group share; 0 "
-    "until Kafka was first asked. The same from every worker.",
-    "kafka_up": "1 when Kafka answered this worker in the last 30 s, else 0.",
-    "intake_stopped_seconds": "How long a step of the intake has stood still while Kafka answers; "
-    "0 while all move.",
-    "table_recovering": "1 while the table is read from its changelog, else 0.",
-    "table_recovery_seconds": "How long the last reading of the table took.",
-    "table_partitions_off": "Partitions without a table, since their store failed: until the next "
-    "rebalance.",
+OF_PARTITION = (CONSUMER, "topic", "partition")
+# The comment of each, by its labels.
+COUNTERS: dict[tuple[str, ...], dict[str, str]] = {
+    (): {
+        "fallback_files_replaced": "Times that this worker found the fallback table's SQLite file "
+        "deleted or replaced while it was open: its rows are lost, unless the file was moved.",
+        "log_lines_left_out": "Log lines that were left out because the log was not read.",
+    },
+    ("result",): {
+        "published": "Events given to this worker to publish: published (Kafka has it), saved "
+        "(Kafka refused, the fallback table has it), refused (not an event, or too large), busy "
+        "(too many at once, the caller gets 429), failed (neither has it, the caller gets an "
+        "error).",
+        "fallback_replayed": "Rows of the fallback table that this worker tried: published, retry "
+        "(refused, to be tried again), failed (not tried again, for a person).",
+    },
+    ("reason",): {
+        "web_connections_closed": "Connections that the web server closed: silent (no whole "
+        "request came in time), crowded (there were too many, and its client had been silent for "
+        "longest).",
+    },
+    (CONSUMER,): {
+        "delivery_retries": "Failed attempts that are followed by another one.",
+        "dead_letters_saved": "Dead letters that Kafka refused and the fallback table keeps.",
+        "deleted_records": "Records that Kafka deleted before they were delivered: retention was "
+        "shorter than the wait. They are lost.",
+    },
+    (CONSUMER, "reason"): {
+        "dead_letters": "Records acknowledged by the dead-letter topic, or else saved in the "
+        "fallback table.",
+    },
 }
-CONSUMER_COUNTERS = {
-    "delivery_retries": "Failed attempts that are followed by another one.",
-    "dead_letters_saved": "Dead letters that Kafka refused and the fallback table keeps.",
-    "deleted_records": "Records that Kafka deleted before they were delivered: retention was "
-    "shorter than the wait. They are lost.",
-}
-# Of one partition of a consumer.
-PARTITION_GAUGES = {
-    "consumer_lag": "Records from the committed offset to the end of the partition, those behind "
-    "an open transaction too.",
-    "transaction_open_seconds": "How long one open transaction of a producer has held back the "
-    "records behind it; 0 without one.",
-    "near_deletion_records": "Unfinished records that are older than three quarters of the topic's "
-    "retention: Kafka deletes them soon.",
+GAUGES: dict[tuple[str, ...], dict[str, str]] = {
+    (): {
+        "fallback_oldest_pending_seconds": "Age of the oldest pending row of the fallback table, 0 "
+        "without one; NaN while the database does not answer.",
+        "fallback_database_up": "1 when the fallback table's database took a write when last "
+        "tried, else 0.",
+    },
+    ("status",): {
+        "fallback_messages": "Rows of the fallback table by status. Every worker shows the same "
+        "table: take the maximum, never the sum. NaN while the database does not answer.",
+    },
+    (CONSUMER,): {
+        "in_flight": "POSTs and dead letters under way.",
+        "held_records": "Records taken and not finished: in flight, in backoff, or queued.",
+        "left_in_kafka_records": "Records that were read when there was no room for them: they are "
+        "left in Kafka and read again.",
+        "breaker_state": "0 closed, 1 half-open, 2 open.",
+        "oldest_unfinished_seconds": "Age of the oldest record read and not finished.",
+        "assigned_partitions": "Partitions of the source topic that this worker owns; 0 while the "
+        "group rebalances.",
+        "topic_partitions": "Partitions of the source topic, which the workers of the group share; "
+        "0 until Kafka was first asked. The same from every worker.",
+        "kafka_up": "1 when Kafka answered this worker in the last 30 s, else 0.",
+        "intake_stopped_seconds": "How long a step of the intake has stood still while Kafka "
+        "answers; 0 while all move.",
+        "table_recovering": "1 while the table is read from its changelog, else 0.",
+        "table_recovery_seconds": "How long the last reading of the table took.",
+        "table_partitions_off": "Partitions without a table, since their store failed: until the "
+        "next rebalance.",
+    },
+    (CONSUMER, "table"): {
+        "table_entries": "Entries of the table on this worker, estimated for RocksDB; 0 when it is "
+        "off.",
+    },
+    OF_PARTITION: {
+        "consumer_lag": "Records from the committed offset to the end of the partition, those "
+        "behind an open transaction too.",
+        "transaction_open_seconds": "How long one open transaction of a producer has held back the "
+        "records behind it; 0 without one.",
+        "near_deletion_records": "Unfinished records that are older than three quarters of the "
+        "topic's retention: Kafka deletes them soon.",
+    },
 }
 # Of the target of a consumer.
 TARGET_GAUGES = {
@@ -121,47 +161,45 @@ class Metrics:
         # The creation time of each counter is of no use here.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry or CollectorRegistry()
-        self._families = _Families(self.registry)
-        self._consumers: dict[str, ConsumerMetrics] = {}
-        self._published = _counter(
+        self.counters = {
+            name: Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+            for labels, texts in COUNTERS.items()
+            for name, text in texts.items()
+        }
+        self.gauges = {
+            name: Gauge(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+            for labels, texts in GAUGES.items()
+            for name, text in texts.items()
+        }
+        # Every record changes these; only the event loop's thread does so.
+        self.deliveries = LoopCounter(
+            f"{PREFIX}_deliveries",
+            "Records by their final result in this worker.",
+            (CONSUMER, "outcome"),
+            [(outcome,) for outcome in OUTCOMES],
             self.registry,
-            "published",
-            "Events given to this worker to publish: published (Kafka has it), saved (Kafka "
-            "refused, the fallback table has it), refused (not an event, or too large), busy (too "
-            "many at once, the caller gets 429), failed (neither has it, the caller gets an "
-            "error).",
-            "result",
         )
-        self._replayed = _counter(
+        self.attempts = LoopCounter(
+            f"{PREFIX}_delivery_attempts",
+            "POSTs to the target by their result, and by the class of the status (or the "
+            "kind of failure without one).",
+            (CONSUMER, "result", "status"),
+            [(result, status) for result, of in ATTEMPT_RESULTS.items() for status in of],
             self.registry,
-            "fallback_replayed",
-            "Rows of the fallback table that this worker tried: published, retry (refused, to be "
-            "tried again), failed (not tried again, for a person).",
-            "result",
         )
-        self._fallback_messages = _gauge(
+        self.attempt_seconds = LoopHistogram(
+            f"{PREFIX}_delivery_attempt_seconds",
+            "Time from POST to answer.",
+            CONSUMER,
+            ATTEMPT_BUCKETS,
             self.registry,
-            "fallback_messages",
-            "Rows of the fallback table by status. Every worker shows the same table: take the "
-            "maximum, never the sum. NaN while the database does not answer.",
-            "status",
         )
-        self._fallback_oldest = _gauge(
+        self.paid_to_delivered = LoopHistogram(
+            f"{PREFIX}_paid_to_delivered_seconds",
+            "Time from paidAt (the record's timestamp where paidAt has no zone) to the 2xx.",
+            CONSUMER,
+            DELIVERY_BUCKETS,
             self.registry,
-            "fallback_oldest_pending_seconds",
-            "Age of the oldest pending row of the fallback table, 0 without one; NaN while the "
-            "database does not answer.",
-        )
-        self._fallback_up = _gauge(
-            self.registry,
-            "fallback_database_up",
-            "1 when the fallback table's database took a write when last tried, else 0.",
-        )
-        self._fallback_replaced = _counter(
-            self.registry,
-            "fallback_files_replaced",
-            "Times that this worker found the fallback table's SQLite file deleted or replaced "
-            "while it was open: its rows are lost, unless the file was moved.",
         )
         self._loop_lag = Histogram(
             f"{PREFIX}_event_loop_lag_seconds",
@@ -169,30 +207,22 @@ class Metrics:
             registry=self.registry,
             buckets=LOOP_LAG_BUCKETS,
         )
-        self._web_closed = _counter(
-            self.registry,
-            "web_connections_closed",
-            "Connections that the web server closed: silent (no whole request came in time), "
-            "crowded (there were too many, and its client had been silent for longest).",
-            "reason",
-        )
-        self._log_lines_left_out = _counter(
-            self.registry,
-            "log_lines_left_out",
-            "Log lines that were left out because the log was not read.",
-        )
-        for reason in CLOSED_REASONS:
-            self._web_closed.labels(reason)
-        for result in PUBLISH_RESULTS.values():
-            self._published.labels(result)
-        for result in REPLAY_RESULTS.values():
-            self._replayed.labels(result)
+        self.targets = _TargetCollector()
+        self.registry.register(self.targets)
+        self._consumers: dict[str, ConsumerMetrics] = {}
+        for name, values in (
+            ("web_connections_closed", CLOSED_REASONS),
+            ("published", PUBLISH_RESULTS.values()),
+            ("fallback_replayed", REPLAY_RESULTS.values()),
+        ):
+            for value in values:
+                self.counters[name].labels(value)
         self.counted(None, works=False)
 
     def of(self, consumer: str) -> ConsumerMetrics:
         """Return a consumer's metrics, made at the first call."""
         if consumer not in self._consumers:
-            self._consumers[consumer] = ConsumerMetrics(self._families, consumer, self.registry)
+            self._consumers[consumer] = ConsumerMetrics(self, consumer)
         return self._consumers[consumer]
 
     def loop_lagged(self, seconds: float) -> None:
@@ -201,96 +231,34 @@ class Metrics:
 
     def web_connection_closed(self, reason: str) -> None:
         """Count a connection that the web server closed, see ``CLOSED_REASONS``."""
-        self._web_closed.labels(reason).inc()
+        self.counters["web_connections_closed"].labels(reason).inc()
 
     def log_line_left_out(self) -> None:
         """Count a log line that was left out; called in any thread."""
-        self._log_lines_left_out.inc()
+        self.counters["log_lines_left_out"].inc()
 
     # --- publishing, and the fallback table's figures -------------------------------------------
 
     def published(self, result: str) -> None:
         """A publish ended; see ``Publisher``."""
-        self._published.labels(PUBLISH_RESULTS.get(result, "failed")).inc()
+        self.counters["published"].labels(PUBLISH_RESULTS.get(result, "failed")).inc()
 
     def replayed(self, result: str) -> None:
         """A claimed row was tried; see ``Replay``."""
-        self._replayed.labels(REPLAY_RESULTS.get(result, "failed")).inc()
+        self.counters["fallback_replayed"].labels(REPLAY_RESULTS.get(result, "failed")).inc()
 
     def fallback_replaced(self) -> None:
         """Count that the fallback table's file was deleted or replaced."""
-        self._fallback_replaced.inc()
+        self.counters["fallback_files_replaced"].inc()
 
     def counted(self, stats: FallbackStats | None, *, works: bool) -> None:
         """Show the figures of the fallback table (``None``: unknown), and whether it works."""
-        self._fallback_up.set(works)
+        self.gauges["fallback_database_up"].set(works)
         for status in ("pending", "published", "failed"):
             rows = math.nan if stats is None else getattr(stats, status)
-            self._fallback_messages.labels(status).set(rows)
-        self._fallback_oldest.set(math.nan if stats is None else stats.oldest_pending_seconds)
-
-
-class _Families:
-    """The metrics of all consumers."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        # Every record changes these; only the event loop's thread does so.
-        self.deliveries = LoopCounter(
-            f"{PREFIX}_deliveries",
-            "Records by their final result in this worker.",
-            (CONSUMER, "outcome"),
-            [(outcome,) for outcome in OUTCOMES],
-            registry,
-        )
-        self.attempts = LoopCounter(
-            f"{PREFIX}_delivery_attempts",
-            "POSTs to the target by their result, and by the class of the status (or the "
-            "kind of failure without one).",
-            (CONSUMER, "result", "status"),
-            [(result, status) for result, of in ATTEMPT_RESULTS.items() for status in of],
-            registry,
-        )
-        self.attempt_seconds = LoopHistogram(
-            f"{PREFIX}_delivery_attempt_seconds",
-            "Time from POST to answer.",
-            CONSUMER,
-            ATTEMPT_BUCKETS,
-            registry,
-        )
-        self.paid_to_delivered = LoopHistogram(
-            f"{PREFIX}_paid_to_delivered_seconds",
-            "Time from paidAt (the record's timestamp where paidAt has no zone) to the 2xx.",
-            CONSUMER,
-            DELIVERY_BUCKETS,
-            registry,
-        )
-        self.dead_letters = _counter(
-            registry,
-            "dead_letters",
-            "Records acknowledged by the dead-letter topic, or else saved in the fallback table.",
-            CONSUMER,
-            "reason",
-        )
-        self.target = _TargetCollector()
-        registry.register(self.target)
-        self.table_entries = _gauge(
-            registry,
-            "table_entries",
-            "Entries of the table on this worker, estimated for RocksDB; 0 when it is off.",
-            CONSUMER,
-            "table",
-        )
-        self.counters = {
-            name: _counter(registry, name, text, CONSUMER)
-            for name, text in CONSUMER_COUNTERS.items()
-        }
-        self.gauges = {
-            name: _gauge(registry, name, text, CONSUMER) for name, text in CONSUMER_GAUGES.items()
-        }
-        self.of_partitions = {
-            name: _gauge(registry, name, text, CONSUMER, "topic", "partition")
-            for name, text in PARTITION_GAUGES.items()
-        }
+            self.gauges["fallback_messages"].labels(status).set(rows)
+        oldest = math.nan if stats is None else stats.oldest_pending_seconds
+        self.gauges["fallback_oldest_pending_seconds"].set(oldest)
 
 
 class _TargetCollector(Collector):
@@ -332,32 +300,33 @@ class ConsumerMetrics:
         consumer: The consumer's name.
     """
 
-    def __init__(self, families: _Families, consumer: str, registry: CollectorRegistry) -> None:
+    def __init__(self, metrics: Metrics, consumer: str) -> None:
         """Show every known label at 0."""
-        self.registry = registry
+        self.registry = metrics.registry
         self.consumer = consumer
-        self._deliveries = families.deliveries.of(consumer)
-        self._attempts = families.attempts.of(consumer)
-        self._attempt_seconds = families.attempt_seconds.of(consumer)
-        self._paid_to_delivered = families.paid_to_delivered.of(consumer)
-        self._dead_letters = families.dead_letters
+        self._deliveries = metrics.deliveries.of(consumer)
+        self._attempts = metrics.attempts.of(consumer)
+        self._attempt_seconds = metrics.attempt_seconds.of(consumer)
+        self._paid_to_delivered = metrics.paid_to_delivered.of(consumer)
+        self._dead_letters = metrics.counters["dead_letters"]
         for reason in DEAD_LETTER_REASONS:
             self._dead_letters.labels(consumer, reason)
-        self._targets = families.target.targets
+        self._targets = metrics.targets.targets
         self._targets[consumer] = None
-        counters = {name: family.labels(consumer) for name, family in families.counters.items()}
-        self._retries = counters["delivery_retries"]
-        self._dead_letters_saved = counters["dead_letters_saved"]
-        self._deleted = counters["deleted_records"]
-        self._gauges = {name: family.labels(consumer) for name, family in families.gauges.items()}
-        self._gauges["table_entries"] = families.table_entries.labels(consumer, "deliveries")
-        self._of_partitions = families.of_partitions
+        self._counters = {
+            name: metrics.counters[name].labels(consumer) for name in COUNTERS[CONSUMER,]
+        }
+        self._gauges = {name: metrics.gauges[name].labels(consumer) for name in GAUGES[CONSUMER,]}
+        self._gauges["table_entries"] = metrics.gauges["table_entries"].labels(
+            consumer, "deliveries"
+        )
+        self._of_partitions = metrics.gauges
 
     def watch(self, **gauges: Callable[[], float]) -> None:
         """Read gauges from these functions at every scrape.
 
         Args:
-            gauges: Functions by the names of ``CONSUMER_GAUGES``, or ``table_entries``.
+            gauges: Functions by the names of ``GAUGES`` of a consumer.
         """
         for name, function in gauges.items():
             self._gauges[name].set_function(function)
@@ -367,7 +336,7 @@ class ConsumerMetrics:
         self._targets[self.consumer] = target
 
     def of_partition(self, name: str, topic: str, partition: int, value: float | None) -> None:
-        """Show one of ``PARTITION_GAUGES``; ``None``: show it no more."""
+        """Show one of ``GAUGES[OF_PARTITION]``; ``None``: show it no more."""
         labels = self.consumer, topic, str(partition)
         if value is None:
             self._of_partitions[name].remove(*labels)
@@ -391,7 +360,7 @@ class ConsumerMetrics:
 
     def retrying(self) -> None:
         """See ``DeliveryObserver``."""
-        self._retries.inc()
+        self._counters["delivery_retries"].inc()
 
     def delivered(self, paid_to_delivered_seconds: float) -> None:
         """See ``DeliveryObserver``."""
@@ -417,16 +386,8 @@ class ConsumerMetrics:
 
     def deleted(self, records: int) -> None:
         """Count records that Kafka deleted before they were delivered."""
-        self._deleted.inc(records)
+        self._counters["deleted_records"].inc(records)
 
     def dead_letter_saved(self) -> None:
         """Count a dead letter that Kafka refused and the fallback table keeps."""
-        self._dead_letters_saved.inc()
-
-
-def _counter(registry: CollectorRegistry, name: str, text: str, *labels: str) -> Counter:
-    return Counter(f"{PREFIX}_{name}", text, labels, registry=registry)
-
-
-def _gauge(registry: CollectorRegistry, name: str, text: str, *labels: str) -> Gauge:
-    return Gauge(f"{PREFIX}_{name}", text, labels, registry=registry)
+        self._counters["dead_letters_saved"].inc()

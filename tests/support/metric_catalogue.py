@@ -6,7 +6,7 @@ from functools import cache
 
 from faust.sensors.prometheus import FaustMetrics
 
-from order_relay.monitoring.metrics import PARTITION_GAUGES, Metrics
+from order_relay.monitoring.metrics import GAUGES, OF_PARTITION, Metrics
 from order_relay.monitoring.process_metrics import add_process_metrics
 
 # What Prometheus adds to each series, and series of its own.
@@ -33,7 +33,7 @@ def catalogue() -> dict[str, dict[str, set[str]]]:
     metrics = Metrics().of("order_logging")
     FaustMetrics.create(metrics.registry, "faust")
     add_process_metrics(metrics.registry)
-    for name in PARTITION_GAUGES:
+    for name in GAUGES[OF_PARTITION]:
         metrics.of_partition(name, "orders", 0, 0)
     found: dict[str, dict[str, set[str]]] = {}
     for family in metrics.registry.collect():

@@ -13,7 +13,8 @@ from order_relay.monitoring.metrics import (
     ATTEMPT_RESULTS,
     CLOSED_REASONS,
     DEAD_LETTER_REASONS,
-    PARTITION_GAUGES,
+    GAUGES,
+    OF_PARTITION,
     ConsumerMetrics,
     Metrics,
 )
@@ -67,7 +68,7 @@ def test_every_name_of_the_design_is_there_from_the_start(metrics: ConsumerMetri
 
 def test_the_labels_are_those_of_the_design(metrics: ConsumerMetrics) -> None:
     """Each metric has the labels that the design names, and no other: they are bounded."""
-    for name in PARTITION_GAUGES:
+    for name in GAUGES[OF_PARTITION]:
         metrics.of_partition(name, "order-paid-events", 0, 0)
     found = {
         family.name: {label for sample in family.samples for label in sample.labels} - {"le"}
