@@ -12,7 +12,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,18 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-METRICS = (
-    *("deliveries_total", "delivery_attempts_total", "delivery_retries_total"),
-    *("in_flight", "held_records", "left_in_kafka_records", "oldest_unfinished_seconds"),
-    *("consumer_lag", "breaker_state"),
-    *("deleted_records_total", "near_deletion_records", "transaction_open_seconds"),
-    *("dead_letters_total", "dead_letters_saved_total", "kafka_up"),
-    *("published_total", "fallback_replayed_total"),
-    *("fallback_messages", "fallback_oldest_pending_seconds", "fallback_database_up"),
-    "fallback_files_replaced_total",
-    *("table_entries", "table_recovering", "table_recovery_seconds"),
-)
-HISTOGRAMS = ("paid_to_delivered_seconds", "delivery_attempt_seconds")
 QUANTILES = {"p50_seconds": 0.5, "p95_seconds": 0.95, "p99_seconds": 0.99}
 
 
@@ -133,7 +121,10 @@ class Stats:
         """Return all figures; docs/reference/web.md explains each."""
         samples = self._samples()
         number, by_label = samples.number, samples.by_label
-        probe_in = self._breaker.probe_in_seconds
+        near, transactions = (
+            by_label(name, "partition")
+            for name in ("near_deletion_records", "transaction_open_seconds")
+        )
         return {
             "version": VERSION,
             "time": _iso(self._wall_clock()),
@@ -144,17 +135,9 @@ class Stats:
             "kafka_up": bool(number("kafka_up")),
             "partitions": self._of_partitions(samples),
             "deleted_records": number("deleted_records_total"),
-            "near_deletion_records": sum(
-                one or 0 for one in by_label("near_deletion_records", "partition").values()
-            ),
+            "near_deletion_records": sum(one or 0 for one in near.values()),
             "transaction_open_seconds": _rounded(
-                max(
-                    (
-                        one or 0
-                        for one in by_label("transaction_open_seconds", "partition").values()
-                    ),
-                    default=0,
-                )
+                max([one or 0 for one in transactions.values()], default=0)
             ),
             "deliveries": by_label("deliveries_total", "outcome"),
             "attempts": by_label("delivery_attempts_total", "result"),
@@ -166,7 +149,7 @@ class Stats:
             "breaker": {
                 "state": _state(samples),
                 "failed_probes": self._breaker.failed_probes,
-                "next_probe_seconds": _rounded(probe_in),
+                "next_probe_seconds": _rounded(self._breaker.probe_in_seconds),
             },
             "target": _target_figures(self._target()),
             "dead_letters": by_label("dead_letters_total", "reason"),
@@ -190,7 +173,7 @@ class Stats:
         }
 
     def _samples(self) -> Samples:
-        return Samples(self._metrics.registry, self._metrics.consumer, METRICS, HISTOGRAMS)
+        return Samples(self._metrics.registry, self._metrics.consumer)
 
     def _of_partitions(self, samples: Samples) -> list[dict[str, Any]]:
         consumer = self._partitions
@@ -242,43 +225,25 @@ def _iso(moment: float | None) -> str | None:
 
 
 class Samples:
-    """The values of some metrics at one moment; names are without the prefix.
+    """The values of metrics at this moment, of one consumer and of the worker.
 
-    NaN (as of a database that did not answer) is ``None``.
+    Names are without the prefix, and the label ``consumer`` is left out. NaN (as of a database that
+    did not answer) is ``None``.
     """
 
-    def __init__(
-        self,
-        registry: CollectorRegistry,
-        consumer: str,
-        names: Iterable[str],
-        histograms: Iterable[str] = (),
-    ) -> None:
-        """Read these metrics of one consumer, and of the worker.
-
-        The label ``consumer`` is left out.
-        """
-        self._values: dict[str, list[tuple[Mapping[str, str], float]]] = {}
-        parts = (f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count"))
-        wanted = registry.restricted_registry([f"{PREFIX}_{name}" for name in (*names, *parts)])
-        for family in wanted.collect():
-            for sample in family.samples:
-                name = sample.name.removeprefix(f"{PREFIX}_")
-                labels = dict(sample.labels)
-                if labels.pop(CONSUMER, consumer) == consumer:
-                    self._values.setdefault(name, []).append((labels, sample.value))
+    def __init__(self, registry: CollectorRegistry, consumer: str) -> None:
+        """Read this registry, and of the consumers' metrics those of this one."""
+        self._registry = registry
+        self._consumer = consumer
 
     def number(self, name: str, **labels: str) -> float | int | None:
         """Return the value with these labels; ``None`` if it does not exist."""
-        for given, value in self._values.get(name, ()):
-            if given == labels:
-                return _plain(value)
-        return None
+        return next((_plain(value) for given, value in self._of(name) if given == labels), None)
 
     def by_label(self, name: str, label: str) -> dict[str, float | int | None]:
         """Return the values of a metric by one of its labels, summed over the others."""
         values: dict[str, float] = {}
-        for given, value in self._values.get(name, ()):
+        for given, value in self._of(name):
             values[given[label]] = values.get(given[label], 0.0) + value
         return {name: _plain(value) for name, value in values.items()}
 
@@ -289,14 +254,19 @@ class Samples:
         """
         count = self.number(f"{name}_count") or 0
         total = self.number(f"{name}_sum") or 0.0
-        buckets = [
-            (float(given["le"]), value) for given, value in self._values.get(f"{name}_bucket", ())
-        ]
+        buckets = [(float(given["le"]), value) for given, value in self._of(f"{name}_bucket")]
         return {
             "count": count,
             "average_seconds": round(total / count, 4) if count else None,
             **{key: quantile(buckets, part) for key, part in QUANTILES.items()},
         }
+
+    def _of(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
+        for family in self._registry.restricted_registry([f"{PREFIX}_{name}"]).collect():
+            for sample in family.samples:
+                labels = dict(sample.labels)
+                if labels.pop(CONSUMER, self._consumer) == self._consumer:
+                    yield labels, sample.value
 
 
 def quantile(buckets: list[tuple[float, float]], part: float) -> float | None:
