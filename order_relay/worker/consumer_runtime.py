@@ -37,13 +37,13 @@ from order_relay.model.events import Events
 from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
 from order_relay.monitoring.health import Health, StandsStill, end_at_standstill
-from order_relay.monitoring.metrics import Metrics
-from order_relay.monitoring.partitions import (
+from order_relay.monitoring.measurements import (
     watch_lag,
     watch_partition_count,
     watch_retention,
     watch_target,
 )
+from order_relay.monitoring.metrics import Metrics
 from order_relay.monitoring.stats import Stats
 from order_relay.settings import Settings
 from order_relay.settings.consumers import ConfiguredConsumer

@@ -7,8 +7,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from order_relay.errors import KafkaUnavailable
+from order_relay.monitoring.measurements import COUNT_INTERVAL_SECONDS, watch_partition_count
 from order_relay.monitoring.metrics import Metrics
-from order_relay.monitoring.partitions import COUNT_INTERVAL_SECONDS, watch_partition_count
 from order_relay.monitoring.process_metrics import (
     PROBE_SECONDS,
     add_process_metrics,

@@ -16,8 +16,8 @@ from yarl import URL
 
 from order_relay.delivery.target_health import Breaker, Target, TargetState
 from order_relay.fallback.store import FallbackStats
+from order_relay.monitoring.measurements import watch_target
 from order_relay.monitoring.metrics import PREFIX, Metrics
-from order_relay.monitoring.partitions import watch_target
 from order_relay.monitoring.stats import Samples, Stats, quantile
 from order_relay.version import VERSION
 from tests.support.metric_catalogue import catalogue

@@ -9,14 +9,14 @@ from faust.types import TP
 
 from order_relay.errors import KafkaUnavailable
 from order_relay.monitoring.health import INTAKE_STALL_SECONDS, Health, end_at_standstill
-from order_relay.monitoring.metrics import ConsumerMetrics, Metrics
-from order_relay.monitoring.partitions import (
+from order_relay.monitoring.measurements import (
     LAG_INTERVAL_SECONDS,
     RETENTION_INTERVAL_SECONDS,
     TIMEOUT_SECONDS,
     watch_lag,
     watch_retention,
 )
+from order_relay.monitoring.metrics import ConsumerMetrics, Metrics
 from tests.support.virtual_time import virtual_time
 
 NEVER = float("-inf")
