@@ -1,4 +1,4 @@
-"""What is measured at intervals beside the deliveries: lag, retention, partitions, the target."""
+"""What is measured at intervals beside the deliveries: lag, retention, the target, the loop."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOOP_INTERVAL_SECONDS = 0.25
 TARGET_INTERVAL_SECONDS = 1.0
 LAG_INTERVAL_SECONDS = 2.0
 RETENTION_INTERVAL_SECONDS = 10.0
@@ -291,7 +292,7 @@ async def watch_partition_count(
     )
 
 
-# --- the target -----------------------------------------------------------------------------------
+# --- the target, and the event loop ---------------------------------------------------------------
 
 
 async def watch_target(
@@ -301,3 +302,15 @@ async def watch_target(
     while True:
         target()
         await asyncio.sleep(interval_seconds)
+
+
+async def watch_event_loop(lagged: Callable[[float], None]) -> None:
+    """Measure four times a second how much later than asked the loop woke, until cancelled.
+
+    All deliveries share the loop: code that blocks it delays each of them by that time.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        asked = loop.time()
+        await asyncio.sleep(LOOP_INTERVAL_SECONDS)
+        lagged(max(loop.time() - asked - LOOP_INTERVAL_SECONDS, 0.0))

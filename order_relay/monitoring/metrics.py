@@ -13,7 +13,10 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    GCCollector,
     Histogram,
+    PlatformCollector,
+    ProcessCollector,
     disable_created_metrics,
 )
 from prometheus_client.metrics_core import GaugeMetricFamily
@@ -224,6 +227,14 @@ class Metrics:
         if consumer not in self._consumers:
             self._consumers[consumer] = ConsumerMetrics(self, consumer)
         return self._consumers[consumer]
+
+    def add_process(self) -> None:
+        """Add ``process_…`` (on Linux), ``python_gc_…`` and ``python_info``.
+
+        prometheus-client has them in its global registry, which no worker serves.
+        """
+        for collector in (ProcessCollector, GCCollector, PlatformCollector):
+            collector(registry=self.registry)
 
     def loop_lagged(self, seconds: float) -> None:
         """Count how much later than asked the event loop woke a task."""

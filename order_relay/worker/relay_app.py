@@ -25,8 +25,8 @@ from order_relay.logs import json_format, rate_limit
 from order_relay.logs.log_line import LogLine
 from order_relay.logs.standard_streams import escape_unencodable, open_closed_streams
 from order_relay.monitoring.health import StandsStill
+from order_relay.monitoring.measurements import watch_event_loop
 from order_relay.monitoring.metrics import Metrics
-from order_relay.monitoring.process_metrics import add_process_metrics, watch_event_loop
 from order_relay.settings import Settings as RelaySettings
 from order_relay.settings import load_settings
 from order_relay.settings.consumers import ConfiguredConsumer, choose, configure
@@ -202,7 +202,7 @@ class RelayApp(faust.App):
 
     def _make_consumers(self) -> None:
         faust_metrics = FaustMetrics.create(self.metrics.registry, "faust")
-        add_process_metrics(self.metrics.registry)
+        self.metrics.add_process()
         for consumer, max_in_flight in zip(self.consumers, self._shares.max_in_flight, strict=True):
             if consumer.settings.deliveries_store == "rocksdb":
                 prepare_folder(consumer.settings)

@@ -7,7 +7,6 @@ from functools import cache
 from faust.sensors.prometheus import FaustMetrics
 
 from order_relay.monitoring.metrics import GAUGES, OF_PARTITION, Metrics
-from order_relay.monitoring.process_metrics import add_process_metrics
 
 # What Prometheus adds to each series, and series of its own.
 EVERYWHERE = {"job", "instance"}
@@ -30,9 +29,10 @@ def catalogue() -> dict[str, dict[str, set[str]]]:
 
     A label without values is one that only the run brings: topics, partitions.
     """
-    metrics = Metrics().of("order_logging")
+    worker = Metrics()
+    worker.add_process()
+    metrics = worker.of("order_logging")
     FaustMetrics.create(metrics.registry, "faust")
-    add_process_metrics(metrics.registry)
     for name in GAUGES[OF_PARTITION]:
         metrics.of_partition(name, "orders", 0, 0)
     found: dict[str, dict[str, set[str]]] = {}

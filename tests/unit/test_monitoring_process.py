@@ -4,23 +4,23 @@ import asyncio
 import time
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from order_relay.errors import KafkaUnavailable
-from order_relay.monitoring.measurements import COUNT_INTERVAL_SECONDS, watch_partition_count
-from order_relay.monitoring.metrics import Metrics
-from order_relay.monitoring.process_metrics import (
-    PROBE_SECONDS,
-    add_process_metrics,
+from order_relay.monitoring.measurements import (
+    COUNT_INTERVAL_SECONDS,
+    LOOP_INTERVAL_SECONDS,
     watch_event_loop,
+    watch_partition_count,
 )
+from order_relay.monitoring.metrics import Metrics
 from tests.support.virtual_time import virtual_time
 
 
 def test_the_process_is_at_the_workers_own_registry() -> None:
     """CPU, memory, files, the garbage collector and Python's version are there to be scraped."""
-    registry = CollectorRegistry()
-    add_process_metrics(registry)
+    metrics = Metrics()
+    metrics.add_process()
+    value = metrics.registry.get_sample_value
 
     for name in (
         "process_cpu_seconds_total",
@@ -28,8 +28,8 @@ def test_the_process_is_at_the_workers_own_registry() -> None:
         "process_open_fds",
         "process_start_time_seconds",
     ):
-        assert (registry.get_sample_value(name) or 0) > 0, name
-    assert registry.get_sample_value("python_gc_collections_total", {"generation": "2"}) is not None
+        assert (value(name) or 0) > 0, name
+    assert value("python_gc_collections_total", {"generation": "2"}) is not None
 
 
 @virtual_time
@@ -37,7 +37,7 @@ async def test_an_idle_loop_is_not_late() -> None:
     """Each probe of a loop that nothing holds up tells 0, four times a second."""
     told: list[float] = []
     watch = asyncio.create_task(watch_event_loop(told.append))
-    await asyncio.sleep(10 * PROBE_SECONDS)
+    await asyncio.sleep(10 * LOOP_INTERVAL_SECONDS)
     watch.cancel()
 
     assert 9 <= len(told) <= 10
@@ -49,11 +49,11 @@ async def test_what_blocks_the_loop_is_seen() -> None:
     told: asyncio.Queue[float] = asyncio.Queue()
     watch = asyncio.create_task(watch_event_loop(told.put_nowait))
     await asyncio.sleep(0)
-    time.sleep(2 * PROBE_SECONDS)  # noqa: ASYNC251 - this is what it is about
+    time.sleep(2 * LOOP_INTERVAL_SECONDS)  # noqa: ASYNC251 - this is what it is about
     late = await told.get()
     watch.cancel()
 
-    assert late >= PROBE_SECONDS * 0.9
+    assert late >= LOOP_INTERVAL_SECONDS * 0.9
 
 
 @virtual_time
