@@ -1,6 +1,8 @@
 """The catalogue of metrics: every name of the design, from the start, and the counting."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from prometheus_client import generate_latest
@@ -9,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from order_relay.delivery.answer import STATUS_CLASSES, Answer, Verdict, judge
 from order_relay.delivery.outcome import DeliveryObserver
 from order_relay.delivery.target_health import Target, TargetState
+from order_relay.fallback.store import FallbackStats
 from order_relay.monitoring.metrics import (
     ATTEMPT_RESULTS,
     CLOSED_REASONS,
@@ -54,30 +57,34 @@ def _value(metrics: ConsumerMetrics, name: str, **labels: str) -> float | None:
     )
 
 
-def test_every_name_of_the_design_is_there_from_the_start(metrics: ConsumerMetrics) -> None:
-    """Dashboards find every metric on a worker that has not yet done anything."""
-    text = generate_latest(metrics.registry).decode()
-    families = {family.name: family for family in text_string_to_metric_families(text)}
-
-    assert {name: families[name].type for name in CATALOGUE} == {
-        name: kind for name, (kind, _) in CATALOGUE.items()
+def _by_label(metrics: ConsumerMetrics | Metrics, name: str, label: str) -> dict[str, float]:
+    """The values of a metric of the worker by its only label."""
+    return {
+        sample.labels[label]: sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == f"order_relay_{name}"
     }
-    assert all(family.documentation for family in families.values())
-    assert all(name.startswith("order_relay_") for name in families)
 
 
-def test_the_labels_are_those_of_the_design(metrics: ConsumerMetrics) -> None:
-    """Each metric has the labels that the design names, and no other: they are bounded."""
+def test_every_name_and_label_of_the_design_is_there(metrics: ConsumerMetrics) -> None:
+    """Dashboards find every metric on a new worker; labels are bounded, and as the design says."""
     for name in GAUGES[OF_PARTITION]:
         metrics.of_partition(name, "order-paid-events", 0, 0)
+    text = generate_latest(metrics.registry).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
     found = {
-        family.name: {label for sample in family.samples for label in sample.labels} - {"le"}
-        for family in metrics.registry.collect()
+        name: (
+            family.type,
+            {label for sample in family.samples for label in sample.labels} - {"le", "consumer"},
+        )
+        for name, family in families.items()
     }
 
-    assert {name: found[name] for name in CATALOGUE} == {
-        name: labels | {"consumer"} for name, (_, labels) in CATALOGUE.items()
-    }
+    assert {name: found[name] for name in CATALOGUE} == CATALOGUE
+    assert all(sample.labels["consumer"] for name in CATALOGUE for sample in families[name].samples)
+    assert all(family.documentation for family in families.values())
+    assert all(name.startswith("order_relay_") for name in families)
 
 
 def test_every_known_label_is_0_at_the_start(metrics: ConsumerMetrics) -> None:
@@ -91,9 +98,18 @@ def test_every_known_label_is_0_at_the_start(metrics: ConsumerMetrics) -> None:
         assert _value(metrics, "target_state", state=state.name.lower()) == 0
     for reason in DEAD_LETTER_REASONS:
         assert _value(metrics, "dead_letters_total", reason=reason) == 0
-    for reason in CLOSED_REASONS:
-        name = "order_relay_web_connections_closed_total"
-        assert metrics.registry.get_sample_value(name, {"reason": reason}) == 0
+    worker = {
+        "web_connections_closed_total": ("reason", CLOSED_REASONS),
+        "published_total": ("result", ["published", "saved", "refused", "busy", "failed"]),
+        "fallback_replayed_total": ("result", ["published", "retry", "failed"]),
+    }
+    for name, (label, values) in worker.items():
+        assert _by_label(metrics, name, label) == dict.fromkeys(values, 0)
+    assert set(_by_label(metrics, "fallback_messages", "status")) == {
+        "pending",
+        "published",
+        "failed",
+    }
     for outcome in ("delivered", "dead_lettered", "duplicate", "skipped", "abandoned"):
         assert _value(metrics, "deliveries_total", outcome=outcome) == 0
     assert _value(metrics, "delivery_retries_total") == 0
@@ -155,28 +171,44 @@ def test_ends_are_counted(metrics: ConsumerMetrics) -> None:
 
 def test_gauges_are_read_when_they_are_scraped(metrics: ConsumerMetrics) -> None:
     """Gauges show what is at the moment of the scrape, not at that of the last event."""
-    now = {"in_flight": 1, "queued": 2, "state": 0, "oldest": 0.5}
-    metrics.watch(
-        in_flight=lambda: int(now["in_flight"]),
-        held_records=lambda: int(now["queued"]),
-        breaker_state=lambda: int(now["state"]),
-        oldest_unfinished_seconds=lambda: now["oldest"],
-    )
-    now.update(in_flight=7, queued=9, state=2, oldest=61.5)
+    now = dict.fromkeys((*GAUGES["consumer",], "table_entries"), 0.0)
+    metrics.watch(**{name: partial(now.__getitem__, name) for name in now})
+    now.update({name: number + 0.5 for number, name in enumerate(now)})
 
-    assert _value(metrics, "in_flight") == 7
-    assert _value(metrics, "held_records") == 9
-    assert _value(metrics, "breaker_state") == 2
-    assert _value(metrics, "oldest_unfinished_seconds") == 61.5
+    of_table = {"table": "deliveries"}
+    for name, value in now.items():
+        assert _value(metrics, name, **(of_table if name == "table_entries" else {})) == value
+
+
+def test_what_is_measured_is_shown() -> None:
+    """Partitions of the topic, the table's reading, and what the event loop was late."""
+    worker = Metrics()
+    metrics = worker.of("order_logging")
+    metrics.topic_partitions(3)
+    metrics.recovered(1.5)
+    metrics.deleted(5)
+    metrics.dead_letter_saved()
+    worker.loop_lagged(0.3)
+
+    assert _value(metrics, "topic_partitions") == 3
+    assert _value(metrics, "table_recovery_seconds") == 1.5
+    assert _value(metrics, "deleted_records_total") == 5
+    assert _value(metrics, "dead_letters_saved_total") == 1
+    late = _by_label(worker, "event_loop_lag_seconds_bucket", "le")
+    assert (late["0.25"], late["0.5"]) == (0, 1)
 
 
 @pytest.mark.parametrize("state", TargetState)
 def test_the_target_is_in_one_state(metrics: ConsumerMetrics, state: TargetState) -> None:
-    """The state that the target is in is 1, the others are 0."""
-    metrics.watch_target(lambda: target(state))
+    """The state that the target is in is 1, the others are 0.
+
+    Without a limit its rate is not a number: no sum, no axis and no alert is misled by it.
+    """
+    metrics.watch_target(lambda: target(state, rate=None))
     assert {
         one: _value(metrics, "target_state", state=one.name.lower()) for one in TargetState
     } == {one: one is state for one in TargetState}
+    assert math.isnan(_value(metrics, "target_rate_limit") or 0)
 
 
 def test_the_target_is_looked_at_once_in_a_scrape(metrics: ConsumerMetrics) -> None:
@@ -200,14 +232,6 @@ def test_the_target_is_looked_at_once_in_a_scrape(metrics: ConsumerMetrics) -> N
     assert found["concurrency_limit"] == 17
     assert found["first_attempts_failed_ratio"] == 0.25
     assert found["left_in_kafka_records"] == 2_060
-
-
-def test_a_target_that_does_not_throttle_has_no_rate(metrics: ConsumerMetrics) -> None:
-    """Without a limit its rate is not a number: no sum, no axis and no alert is misled by it."""
-    metrics.watch_target(lambda: target(rate=None))
-    rate = _value(metrics, "target_rate_limit")
-    assert rate is not None
-    assert math.isnan(rate)
 
 
 def test_workers_in_one_process_do_not_mix() -> None:
@@ -240,3 +264,43 @@ def test_consumers_of_one_worker_do_not_mix() -> None:
     assert _value(one, "consumer_lag", topic="orders", partition="0") is None
     text = generate_latest(metrics.registry).decode()
     assert text.count("# TYPE order_relay_deliveries_total ") == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "told", "label"),
+    [
+        (Metrics.published, "published", "acknowledged", "published"),
+        (Metrics.published, "published", "saved", "saved"),
+        (Metrics.published, "published", "invalid", "refused"),
+        (Metrics.published, "published", "too_large", "refused"),
+        (Metrics.published, "published", "busy", "busy"),
+        (Metrics.published, "published", "failed", "failed"),
+        (Metrics.published, "published", "something new", "failed"),
+        (Metrics.replayed, "fallback_replayed", "published", "published"),
+        (Metrics.replayed, "fallback_replayed", "retried", "retry"),
+        (Metrics.replayed, "fallback_replayed", "failed", "failed"),
+    ],
+)
+def test_results_of_publishing_and_replaying(
+    count: Callable[[Metrics, str], None], name: str, told: str, label: str
+) -> None:
+    """Each result is counted once under its label; an unknown one makes no new label."""
+    metrics = Metrics()
+    labels = _by_label(metrics, f"{name}_total", "result").keys()
+    count(metrics, told)
+    counted = _by_label(metrics, f"{name}_total", "result")
+    assert counted == dict.fromkeys(labels, 0) | {label: 1}
+
+
+def test_figures_of_the_fallback_table() -> None:
+    """What the table counted is what is shown."""
+    metrics = Metrics()
+    metrics.counted(FallbackStats(2, 45, 1, 61.5), works=True)
+    assert _by_label(metrics, "fallback_messages", "status") == {
+        "pending": 2,
+        "published": 45,
+        "failed": 1,
+    }
+    sample = metrics.registry.get_sample_value
+    assert sample("order_relay_fallback_oldest_pending_seconds") == 61.5
+    assert sample("order_relay_fallback_database_up") == 1

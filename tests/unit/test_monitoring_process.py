@@ -77,28 +77,3 @@ async def test_partitions_are_asked_for_again_and_again() -> None:
     assert told == [3, 6]
     assert not watch.done()
     watch.cancel()
-
-
-def test_the_group_is_read_when_it_is_scraped() -> None:
-    """Owned partitions and whether Kafka answers are what they are at the moment of the scrape."""
-    worker = Metrics()
-    metrics = worker.of("order_logging")
-    now = {"owned": 0, "answers": False}
-    metrics.watch(
-        assigned_partitions=lambda: int(now["owned"]),
-        kafka_up=lambda: bool(now["answers"]),
-        intake_stopped_seconds=lambda: 7.0,
-    )
-    metrics.topic_partitions(3)
-    worker.loop_lagged(0.3)
-    now.update(owned=2, answers=True)
-
-    def value(name: str, **labels: str) -> float | None:
-        return metrics.registry.get_sample_value(f"order_relay_{name}", labels)
-
-    assert value("assigned_partitions", consumer="order_logging") == 2
-    assert value("topic_partitions", consumer="order_logging") == 3
-    assert value("kafka_up", consumer="order_logging") == 1
-    assert value("intake_stopped_seconds", consumer="order_logging") == 7
-    assert value("event_loop_lag_seconds_bucket", le="0.25") == 0
-    assert value("event_loop_lag_seconds_bucket", le="0.5") == 1
