@@ -136,7 +136,8 @@ async def test_partitions_beyond_the_changelogs_share_one(
     changelog: Changelog, stage: Stage
 ) -> None:
     """A source topic that grew: entries are told apart by the partition that they name."""
-    await write(changelog, entry(1, partition=1), entry(4, partition=4), partition=1)
+    mine, another = [entry(1, partition=1), entry(4, partition=4)], entry(10, partition=10)
+    await write(changelog, *mine, another, partition=1)
     stores = {1: MemoryStore(), 4: MemoryStore(), 7: MemoryStore()}
     await read(stage, stores)
     assert known(stores[1], 1, 4) == [True, False]

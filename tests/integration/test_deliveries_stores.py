@@ -137,7 +137,7 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
 
 
 def test_a_database_that_fails_switches_its_store_off(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing raises, one line says it, and nothing is noted over what was not written."""
     store = RocksStore(tmp_path / "5")
@@ -145,8 +145,9 @@ def test_a_database_that_fails_switches_its_store_off(
     store.read_up_to(17)
     for number in range(WRITTEN_TOGETHER - 1):
         store.put(b"%d" % number, 200, b"y")
-    store._database.close()  # every later call of it raises
-    store.put(b"last", 200, b"y")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_new_batch", lambda **_: 1 // 0)
+        store.put(b"last", 200, b"y")
     assert store.failed
     store.read_up_to(30)
     store.remove(b"7")

@@ -102,6 +102,7 @@ def test_the_figures_are_those_of_the_metrics(bench: Bench) -> None:
     metrics = bench.metrics
     for seconds in (0.02, 0.02, 0.2, 4.0):
         metrics.delivered(seconds)
+    bench.worker.of("coupons").delivered(9.0)
     metrics.attempted("success", "2xx", 0.01)
     metrics.attempted("retryable", "5xx", 0.5)
     metrics.attempted("retryable", "timeout", 9.0)

@@ -118,15 +118,17 @@ async def test_a_changelog_that_cannot_be_read_does_not_stop_deliveries(
 ) -> None:
     """The table goes on without its history, and says so in one line."""
     bench = TableBench()
+    await bench.arrive(0)
+    await bench.deliveries.revoking()
     bench.recovery.unreadable = True
     await bench.arrive(0)
     (line,) = lines(caplog, "cannot be read")
     assert "not authorized" in line
-    # Nor may a store on disk be taken for complete.
-    bench.finish(7)
+    assert bench.finished == [bench.finish(7)]
     await bench.deliveries.close()
     assert not bench.deliveries.complete
-    assert bench.stores[0].next_offset is None
+    # Nor may a store on disk be taken for complete.
+    assert bench.stores[0].next_offset == 100
 
 
 async def test_recovery_that_fails_in_any_way_does_not_stop_deliveries(
@@ -282,6 +284,15 @@ async def test_too_many_entries_go_the_oldest_first(caplog: pytest.LogCaptureFix
     bench.finish(20)
     assert await bench.deliveries.sweep() == 1
     assert len(lines(caplog, "forgotten early")) == 1
+
+
+async def test_a_partition_may_have_the_room_that_another_leaves() -> None:
+    """No more is forgotten than there is too much."""
+    bench = TableBench(max_entries=10)
+    await bench.arrive(0, 1, 2)
+    for number in range(20):
+        bench.finish(number, partition=number // 10)
+    assert await bench.deliveries.sweep() == 10
 
 
 async def test_memory_is_bounded_while_the_table_is_read(
