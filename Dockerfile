@@ -61,5 +61,5 @@ HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('WEB_PORT', '6066') + '/health/live', timeout=4)"]
 
 # No shell in between: SIGTERM reaches the worker.
-ENTRYPOINT ["faust", "-A", "app"]
+ENTRYPOINT ["order-relay"]
 CMD ["worker", "-l", "info"]

@@ -128,8 +128,8 @@ def write_commands(
     option = f" --consumer {consumer}" if consumer else ""
     return [
         f". {shlex.quote(str(path))}",
-        f"faust -A app order-status{option} {FIRST_ORDER_ID}",
-        f"faust -A app dlq-list{option}",
-        f"faust -A app dlq-show{option} {dead_letter}",
-        f"faust -A app dlq-redrive{option} --all --yes",
+        f"order-relay order{option} {FIRST_ORDER_ID}",
+        f"order-relay dlq list{option}",
+        f"order-relay dlq show{option} {dead_letter}",
+        f"order-relay dlq redrive{option} --all --yes",
     ]

@@ -83,7 +83,7 @@ def _at_risk(board: Dashboard) -> Dashboard:
             figure(
                 "Rows FAILED",
                 "Rows that Kafka refused permanently. They wait for a person: "
-                "faust -A app fallback-list --status FAILED",
+                "order-relay fallback list --status FAILED",
                 largest(FAILED),
                 unit="short",
                 decimals=0,

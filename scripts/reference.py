@@ -11,13 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from faust.cli.base import cli
 from prometheus_client.metrics_core import Metric
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-import order_relay.cli  # noqa: F401 - importing it registers the commands
-from order_relay.cli.command import RelayCommand
+from order_relay.cli.main import NAME, LazyGroup, group
 from order_relay.monitoring.metrics import CONSUMER, GAUGES, OF_PARTITION, Metrics
 from order_relay.settings import Settings
 
@@ -147,20 +145,32 @@ def _labels(family: Metric) -> dict[str, list[str]]:
     return labels
 
 
+def all_commands(
+    within: LazyGroup = group, words: tuple[str, ...] = ()
+) -> Iterator[tuple[str, click.Command]]:
+    """Yield each command with the words that run it, such as ``dlq list``."""
+    context = click.Context(within)
+    for name in within.list_commands(context):
+        command = within.get_command(context, name)
+        if isinstance(command, LazyGroup):
+            yield from all_commands(command, (*words, name))
+        elif command is not None:
+            yield " ".join((*words, name)), command
+
+
 def commands() -> str:
     """Return the table of commands, and the help of each."""
     rows = ["| Command | |", "| --- | --- |"]
-    sections = []
-    for made in sorted(RelayCommand.__subclasses__(), key=lambda one: one.__name__):
-        name = made.__name__.replace("_", "-")
-        command = cli.commands[name]
-        context = click.Context(
-            command, info_name=f"faust -A app {name}", terminal_width=HELP_WIDTH
-        )
-        summary = (command.help or "").split("\n\n")[0]
-        rows.append(f"| `{name}` | {' '.join(summary.split())} |")
-        sections += [f"## {name}", "", "```text", command.get_help(context), "```", ""]
+    sections = [f"## {NAME}", "", "```text", _help(group, NAME), "```", ""]
+    for name, command in all_commands():
+        summary = " ".join((command.help or "").split("\n\n")[0].split())
+        rows.append(f"| `{name}` | {summary.replace('``', '`')} |")
+        sections += [f"## {name}", "", "```text", _help(command, f"{NAME} {name}"), "```", ""]
     return "\n".join([*rows, "", *sections])
+
+
+def _help(command: click.Command, name: str) -> str:
+    return command.get_help(click.Context(command, info_name=name, terminal_width=HELP_WIDTH))
 
 
 def pages() -> dict[Path, str]:

@@ -1,42 +1,138 @@
-"""What all commands share: options, an event loop, one-line errors, signals and the exit status.
-
-A command does not start the worker. It takes the settings from the application, and makes the
-clients that it needs.
-"""
+"""What all commands share: options, settings, an event loop, signals and the exit status."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import functools
+import importlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, ClassVar, NoReturn, Protocol, cast
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import click
-from faust.cli.base import AppCommand, _apply_options, cli, option
 
 from order_relay.cli.output import StdoutLost, flush_stdout
-from order_relay.errors import RelayError
-from order_relay.kafka.producer import KafkaProducer
+from order_relay.errors import InvalidDatabaseUrl, InvalidSettings, RelayError
 from order_relay.logs import rate_limit
-from order_relay.settings import Settings
-from order_relay.settings.consumers import ConfiguredConsumer
+from order_relay.logs.standard_streams import escape_unencodable, open_closed_streams
+from order_relay.settings import Settings, load_settings
+from order_relay.settings.rules import check_url
+from order_relay.settings.settings import load_log_format
 
-JSON_OPTION = option("--json", "as_json", is_flag=True, help="Print JSON lines, for programs.")
-DRY_RUN_OPTION = option("--dry-run", is_flag=True, help="Only show what would be done.")
-YES_OPTION = option("--yes", is_flag=True, help="Do not ask.")
-ALL_OPTION = option("--all", "everything", is_flag=True, help="All that the filters leave.")
-CONSUMER_OPTION = option(
+if TYPE_CHECKING:
+    from order_relay.kafka.producer import KafkaProducer
+    from order_relay.settings.consumers import ConfiguredConsumer
+
+Work = Callable[..., Coroutine[Any, Any, int]]
+
+# Only the owner may read the files that a command creates.
+OWNER_ONLY = 0o077
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Only show what would be done.")
+YES = click.option("--yes", is_flag=True, help="Do not ask.")
+ALL = click.option("--all", "everything", is_flag=True, help="All that the filters leave.")
+CONSUMER = click.option(
     "--consumer", default=None, help="Of this consumer; needed where there are several."
+)
+JSON = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    callback=lambda ctx, _, value: value or ctx.find_root().params.get("as_json", False),
+    help="Print JSON lines, for programs.",
 )
 
 
+class RelayCommand(click.Command):
+    """A command whose options must be UTF-8 text. Arguments may be any bytes, as files' names."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; raises ``UsageError``."""
+        rest = super().parse_args(ctx, args)
+        for param in self.params:
+            value = ctx.params.get(param.name or "")
+            if isinstance(param, click.Option) and isinstance(value, str):
+                try:
+                    value.encode()
+                except UnicodeEncodeError:  # Python passes other bytes as surrogates
+                    raise usage_error(
+                        f"{param.opts[0]} {value[:40]!r} must be UTF-8 text"
+                    ) from None
+        return rest
+
+
+def usage_error(message: str) -> click.UsageError:
+    """Return the error for a wrong argument: one line on stderr, exit status 2."""
+    return click.UsageError(message)
+
+
+def command(*options: Callable[[Any], Any]) -> Callable[[Work], click.Command]:
+    """Make a command of an async function, whose docstring is its help.
+
+    The function gets its arguments by name, and returns the exit status. A ``RelayError`` that it
+    raises is printed on one line.
+
+    Args:
+        options: Arguments and options of click, in the order in which ``--help`` lists them.
+    """
+
+    def decorate(work: Work) -> click.Command:
+        @functools.wraps(work)
+        def run(**given: Any) -> int:
+            return _run(work(**given), changes="dry_run" in given)
+
+        for option in reversed(options):
+            run = option(run)
+        return click.command(cls=RelayCommand)(run)
+
+    return decorate
+
+
+def _run(work: Coroutine[Any, Any, int], *, changes: bool) -> int:
+    _prepare_process(click.get_current_context().find_root().params.get("loglevel"))
+    try:
+        status = asyncio.run(work)
+        flush_stdout()
+    except RelayError as error:
+        raise click.ClickException(str(error)) from None
+    except StdoutLost as error:
+        # The reader of a list may close the pipe early. For a command that changes something it is
+        # an error: the command has stopped before its end.
+        if error.errno == errno.EPIPE and not changes:
+            return 1
+        raise click.ClickException(f"stdout cannot be written: {error.strerror}") from None
+    return status
+
+
+def _prepare_process(level: str | None) -> None:
+    """Log errors only, unless ``--loglevel`` asks for more: the command prints its results."""
+    open_closed_streams()
+    escape_unencodable()
+    os.umask(OWNER_ONLY)
+    if load_log_format() == "json":
+        from order_relay.logs import json_format  # noqa: PLC0415 - seldom needed
+
+        json_format.set_up()
+    logging.basicConfig(stream=sys.stderr, format="[%(asctime)s] [%(levelname)s] %(message)s")
+    # basicConfig sets no level where a handler exists, as with LOG_FORMAT=json.
+    logging.getLogger().setLevel((level or "error").upper().replace("CRIT", "CRITICAL"))
+    if level is None:
+        # The Kafka clients repeat an outage again and again; the command reports it once.
+        for name in ("order_relay.kafka.producer", "aiokafka"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    rate_limit.install()
+
+
+# --- settings and the application ---------------------------------------------------------------
+
+
 class Application(Protocol):
-    """The part of ``RelayApp`` that commands use."""
+    """The part of ``RelayApp`` that commands use: its consumers, and how keys get partitions."""
 
     settings: Settings
     consumers: Sequence[ConfiguredConsumer]
@@ -44,109 +140,92 @@ class Application(Protocol):
     partition_of: Callable[[bytes, int], int]
 
 
-class OneLineCommand(click.Command):
-    """A click command that reports a wrong argument in one line."""
+def worker_settings() -> Settings:
+    """Return the worker's settings.
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments.
+    Raises:
+        SystemExit: A setting is wrong; one line tells which.
+    """
+    try:
+        return load_settings()
+    except (InvalidSettings, InvalidDatabaseUrl) as error:
+        raise SystemExit(str(error)) from None
 
-        Raises:
-            ClickException: An argument is wrong; the text names it and what is allowed.
-        """
+
+def application_name() -> str:
+    """Return the application that ``-A`` names."""
+    return str(click.get_current_context().find_root().params["app"])
+
+
+def import_application() -> ModuleType:
+    """Import the module of the application; raises ``UsageError`` if that fails."""
+    name = application_name()
+    try:
+        return importlib.import_module(name.partition(":")[0])
+    except Exception as error:  # noqa: BLE001 - whatever a module of the user's raises
+        raise usage_error(
+            f"the application -A {name[:80]} cannot be imported: {type(error).__name__}: {error}; "
+            "run this in its folder, or name its module with -A"
+        ) from None
+
+
+def load_application() -> Application:
+    """Return the application, with its consumers.
+
+    Raises:
+        UsageError: It cannot be imported.
+        SystemExit: A setting or a consumer is wrong; one line tells which.
+    """
+    module, name = import_application(), application_name()
+    found = getattr(module, name.partition(":")[2] or "app", None)
+    if not hasattr(found, "declared"):
+        raise usage_error(f"-A {name[:80]}: its attribute app is not an application of the relay")
+    return cast(Application, found)
+
+
+def choose_consumer(app: Application, name: str | None) -> ConfiguredConsumer:
+    """Return the consumer that ``--consumer`` names; without it the only one that runs.
+
+    Raises:
+        UsageError: The option is missing, or no consumer has that name.
+    """
+    consumers = {one.name: one for one in app.declared}
+    if name is None and len(app.consumers) == 1:
+        return app.consumers[0]
+    if name not in consumers:
+        raise consumer_error(name, list(consumers))
+    return consumers[name]
+
+
+def consumer_error(name: str | None, known: Sequence[str]) -> click.UsageError:
+    """Return the error for ``--consumer`` that is missing or wrong."""
+    given = f"--consumer {name[:80]!r}" if name is not None else "--consumer"
+    return usage_error(f"{given} must name one of: {', '.join(known)}")
+
+
+def check_urls(*urls: str) -> None:
+    """Check values of ``--url``; raises ``UsageError``."""
+    for url in urls:
         try:
-            rest = super().parse_args(ctx, args)
-        except click.UsageError as error:
-            raise usage_error(" ".join(error.format_message().split())) from None
-        for param in self.params:
-            # An argument may be a file's name, which may be any bytes.
-            if isinstance(param, click.Option):
-                _check_utf8(param.opts[0], ctx.params.get(param.name or ""))
-        return rest
+            check_url(url)
+        except ValueError as error:
+            raise usage_error(f"--url={url[:80]!r} {error}") from None
 
 
-def _check_utf8(name: str, value: object) -> None:
-    # Python passes other bytes of the command line as surrogates.
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise usage_error(f"{name} {value[:40]!r} must be UTF-8 text") from None
+@asynccontextmanager
+async def open_producer(settings: Settings) -> AsyncIterator[KafkaProducer]:
+    """Start a producer, and stop it at the end."""
+    from order_relay.kafka.producer import KafkaProducer  # noqa: PLC0415 - loads a client
+
+    producer = KafkaProducer(settings)
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
 
 
-def usage_error(message: str) -> click.ClickException:
-    """Return the error for a wrong argument: one line on stderr, exit status 2."""
-    error = click.ClickException(message)
-    error.exit_code = 2
-    return error
-
-
-class RelayCommand(AppCommand):
-    """A command of the relay; subclasses write ``work``."""
-
-    abstract: ClassVar[bool] = True
-
-    # Runs the command: gets its options by name, returns the exit status. A RelayError is printed
-    # on one line.
-    work: Callable[..., Coroutine[Any, Any, int]]
-
-    @property
-    def settings(self) -> Settings:
-        """The consumer's settings where the command has ``--consumer``, else the worker's."""
-        if CONSUMER_OPTION in (self.options or ()):
-            return self.consumer.settings
-        return cast(Application, self.app).settings
-
-    @property
-    def consumer(self) -> ConfiguredConsumer:
-        """The consumer that ``--consumer`` names; without it the only one that runs.
-
-        Raises:
-            ClickException: The option is missing, or no consumer has that name.
-        """
-        app = cast(Application, self.app)
-        consumers = {one.name: one for one in app.declared}
-        name = self.kwargs.get("consumer")
-        if name is None and len(app.consumers) == 1:
-            return app.consumers[0]
-        if name not in consumers:
-            given = f"--consumer {name[:80]!r}" if name is not None else "--consumer"
-            raise usage_error(f"{given} must name one of: {', '.join(consumers)}")
-        return consumers[name]
-
-    @classmethod
-    def as_click_command(cls) -> Callable[..., Any]:
-        """Make the click command. Faust's own would print a stack trace for any error."""
-
-        @click.pass_context
-        @functools.wraps(cls, updated=())
-        def run(*args: Any, **kwargs: Any) -> NoReturn:
-            cls(*args, **kwargs)()
-
-        made = cli.command(help=cls.__doc__, cls=OneLineCommand)(run)
-        return cast(Callable[..., Any], _apply_options(cls.options or [])(made))
-
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Run the command in an event loop, and end the process with its exit status."""
-        _log_to_stderr(self._loglevel)
-        given = {name: value for name, value in self.kwargs.items() if name != "consumer"}
-        given["as_json"] = given["as_json"] or self.json  # Faust has the option, too
-        try:
-            status = asyncio.run(self.work(**given))
-            flush_stdout()
-        except RelayError as error:
-            raise click.ClickException(" ".join(str(error).split())) from None
-        except StdoutLost as error:
-            # The reader of a list may close the pipe early. For a command that changes something
-            # it is an error: the command has stopped before its end.
-            if error.errno == errno.EPIPE and "dry_run" not in self.kwargs:
-                raise SystemExit(1) from None
-            raise click.ClickException(f"stdout cannot be written: {error.strerror}") from None
-        raise SystemExit(status)
-
-
-def options(*given: Callable[[Any], Any]) -> list[Callable[[Any], Any]]:
-    """Return options as Faust wants them, in the order in which ``--help`` lists them."""
-    return list(given)
+# --- signals and questions ----------------------------------------------------------------------
 
 
 @contextmanager
@@ -162,26 +241,46 @@ def handling_signals(stop: Callable[[signal.Signals], None]) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-@asynccontextmanager
-async def open_producer(settings: Settings) -> AsyncIterator[KafkaProducer]:
-    """Start a producer, and stop it at the end."""
-    producer = KafkaProducer(settings)
-    await producer.start()
+def must_confirm(*, yes: bool, dry_run: bool, needs_yes: str = "") -> bool:
+    """Return whether to ask before the change: neither --yes nor --dry-run, and a terminal.
+
+    Args:
+        yes: The option --yes.
+        dry_run: The option --dry-run.
+        needs_yes: What needs --yes where stdin is not a terminal; empty: nothing does.
+
+    Raises:
+        UsageError: --yes is needed and missing.
+    """
+    if yes or dry_run:
+        return False
+    if needs_yes and not sys.stdin.isatty():
+        raise usage_error(
+            f"{needs_yes} --yes where stdin is not a terminal, or --dry-run to only look"
+        )
+    return sys.stdin.isatty()
+
+
+def refused(question: str, otherwise: str) -> int:
+    """Ask on the terminal; return 0 for yes, else print ``otherwise`` and return the exit status.
+
+    Ctrl-C means no, with the exit status of a signal. It works at once: the prompt blocks the
+    event loop, whose own signal handler would only run after the answer.
+    """
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield producer
+        if click.confirm(question, err=True):
+            return 0
+    except click.Abort:  # Ctrl-C, or the end of the input
+        click.echo(err=True)
     finally:
-        await producer.stop()
-
-
-def _log_to_stderr(level: str | None) -> None:
-    """Log errors only, unless ``--loglevel`` asks for more: the command prints its results."""
-    logging.basicConfig(stream=sys.stderr, format="[%(asctime)s] [%(levelname)s] %(message)s")
-    # basicConfig sets no level where a handler exists, as with LOG_FORMAT=json.
-    logging.getLogger().setLevel(
-        getattr(logging, level.upper(), logging.ERROR) if level else logging.ERROR
-    )
-    if level is None:
-        # The Kafka clients repeat an outage again and again; the command reports it once.
-        for name in ("order_relay.kafka.producer", "aiokafka"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-    rate_limit.install()
+        signal.signal(signal.SIGINT, before)
+    click.echo(otherwise, err=True)
+    return 128 + signal.SIGINT if interrupted else 1

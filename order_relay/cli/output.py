@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -168,6 +168,14 @@ def make_table(columns: Sequence[str], *, right: Sequence[str] = ()) -> Table:
         else:
             table.add_column(column, overflow="fold")
     return table
+
+
+def print_fields(rows: Iterable[tuple[str, object]]) -> None:
+    """Print names and values as a table."""
+    table = make_table(("field", "value"))
+    for name, value in rows:
+        table.add_row(plain(name), plain(str(value)))
+    stdout_console().print(table)
 
 
 def plain(text: str | None, limit: int = 0) -> Text:

@@ -7,6 +7,7 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,6 +23,16 @@ _NUMBER = re.compile(rb"\d{1,9}", re.ASCII)
 # Spring Kafka writes these big-endian.
 _INT32 = ("kafka_dlt-original-partition",)
 _INT64 = ("kafka_dlt-original-offset", "kafka_dlt-original-timestamp")
+
+
+class LetterPosition(NamedTuple):
+    """Partition and offset of a letter in the dead-letter topic."""
+
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.partition}:{self.offset}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +62,10 @@ class Letter:
     timestamp_ms: int = 0
     headers_unreadable: bool = False
 
-    def __str__(self) -> str:
-        return f"{self.partition}:{self.offset}"
+    @property
+    def position(self) -> LetterPosition:
+        """Where it is in the topic."""
+        return LetterPosition(self.partition, self.offset)
 
     def header(self, name: str) -> bytes | None:
         """Return the last header of a name: Kafka's rule for duplicates."""

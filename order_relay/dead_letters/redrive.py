@@ -173,7 +173,7 @@ class Redrive:
             return [_result(letter, RedriveResult.FAILED, NO_ROOM) for letter in batch]
         async with self._membership.busy:
             if self._membership.lost:
-                self.stop("stopped: another dlq-redrive joined, or Kafka was away; run it again")
+                self.stop("stopped: another dlq redrive joined, or Kafka was away; run it again")
                 return []
             results = await asyncio.gather(*(self._publish(letter) for letter in batch))
             for result in results:

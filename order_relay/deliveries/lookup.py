@@ -265,26 +265,37 @@ async def ask_worker(
     url: str,
     order_id: str,
     headers: Mapping[str, str],
-    consumer: str,
+    consumer: str | None,
 ) -> Answer | str:
-    """Ask a worker about an order; return its answer, or why there is none. Never raises.
+    """Ask a worker about an order of a consumer (None: its first); see ``get_object``."""
+    page = order_page(URL(url), order_id)
+    return await get_object(
+        client, page.with_query(consumer=consumer) if consumer else page, headers
+    )
+
+
+async def get_object(
+    client: aiohttp.ClientSession,
+    url: URL,
+    headers: Mapping[str, str],
+    max_bytes: int = MAX_ANSWER_BYTES,
+) -> Answer | str:
+    """Get a JSON object from a worker; return its answer, or why there is none. Never raises.
 
     Another program may answer at the address, which other members of the group gave: redirects are
-    not followed, and an answer over ``MAX_ANSWER_BYTES`` is refused.
+    not followed, and an answer over ``max_bytes`` is refused.
     """
     try:
         async with client.get(
-            order_page(URL(url), order_id).with_query(consumer=consumer),
-            headers={**headers, "Accept-Encoding": "identity"},
-            allow_redirects=False,
+            url, headers={**headers, "Accept-Encoding": "identity"}, allow_redirects=False
         ) as response:
             if 300 <= response.status < 400:
                 return f"status {response.status}, a redirect, which is not followed"
             content = b""
             async for chunk in response.content.iter_any():
                 content += chunk
-                if len(content) > MAX_ANSWER_BYTES:
-                    return f"its answer is over {MAX_ANSWER_BYTES} bytes"
+                if len(content) > max_bytes:
+                    return f"its answer is over {max_bytes} bytes"
             body = json.loads(content, parse_constant=_refuse_constant)
     except Exception as error:  # noqa: BLE001 - any error means no answer
         return str(error) or type(error).__name__

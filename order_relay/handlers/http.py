@@ -121,6 +121,15 @@ class HttpHandler:
                 tls.load_cert_chain(certificate_file, key_file)
         self._client = self._new_client(tls=tls)
 
+    async def connect(self) -> None:
+        """Connect once and post nothing; to be called between ``start`` and ``stop``.
+
+        Raises:
+            ConnectionNotMade: No connection; the text says why.
+        """
+        if self._client is not None:
+            await self._client.connect()
+
     async def stop(self) -> None:
         """Close the connections."""
         if self._client is not None:

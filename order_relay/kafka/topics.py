@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, not re-exported
     AdminClient,
+    ClusterMetadata,
     ConfigResource,
     ResourceType,
 )
@@ -34,6 +36,7 @@ UNREACHABLE = (
 )
 
 PROBE_SECONDS = 5.0
+RIGHTS_SECONDS = 3.0
 RETRY_SECONDS = 1.0
 # A dead letter is its record plus headers, so it needs more room than the record. Kafka's default
 # limit is 1,048,588 bytes.
@@ -74,7 +77,7 @@ class Topics:
             try:
                 await (self.declare(consumer) if declares and consumer else self.partition_counts())
             except (KafkaException, AccessTokenUnavailable) as error:
-                problem = await self._problem(error)
+                problem = await self.explain(error)
                 if problem != logged:
                     logger.error("%s; retrying until it works", problem)
                 logged = problem
@@ -155,10 +158,7 @@ class Topics:
             KafkaException: No broker answered.
             AccessTokenUnavailable: There is no access token.
         """
-        self._refusal = ""
-        metadata = await asyncio.to_thread(
-            lambda: self._client().list_topics(timeout=PROBE_SECONDS)
-        )
+        metadata = await self.cluster()
         return {
             name: len(topic.partitions)
             for name, topic in metadata.topics.items()
@@ -186,6 +186,29 @@ class Topics:
         deletes = "delete" in found["cleanup.policy"].value
         return retention_ms / 1000 if deletes and retention_ms >= 0 else None
 
+    async def cluster(self) -> ClusterMetadata:
+        """Return the brokers and topics; raises as ``partition_counts``."""
+        return await asyncio.to_thread(self._metadata)
+
+    async def allowed(self, names: Sequence[str]) -> dict[str, set[str]]:
+        """Return our rights on topics, such as READ; without those that Kafka does not tell."""
+        asked = self._client().describe_topics(
+            TopicCollection(list(names)),
+            include_authorized_operations=True,
+            request_timeout=RIGHTS_SECONDS,
+        )
+        found = {}
+        for name, future in asked.items():
+            with contextlib.suppress(KafkaException):
+                operations = (await asyncio.wrap_future(future)).authorized_operations
+                if operations is not None:
+                    found[name] = {operation.name for operation in operations}
+        return found
+
+    def _metadata(self) -> ClusterMetadata:
+        self._refusal = ""
+        return self._client().list_topics(timeout=PROBE_SECONDS)
+
     def _client(self) -> AdminClient:
         if self._admin is None:
             settings = self._settings
@@ -208,7 +231,8 @@ class Topics:
             # Without the broker and the duration, which differ for the same problem.
             self._refusal = re.sub(r"^\S+/(bootstrap|\d+): | \(after .*", "", error.str())
 
-    async def _problem(self, error: KafkaException | AccessTokenUnavailable) -> str:
+    async def explain(self, error: KafkaException | AccessTokenUnavailable) -> str:
+        """Return on one line what is wrong, and the setting to look at."""
         settings = self._settings
         servers = settings.kafka_bootstrap_servers
         if isinstance(error, AccessTokenUnavailable):

@@ -68,8 +68,10 @@ class JsonLines(JsonFormatter):
 def set_up() -> None:
     """Log as JSON from now on, also before Faust configures logging.
 
-    Python's warnings and uncaught exceptions become log lines, too.
+    Python's warnings and uncaught exceptions become log lines, too. May be called twice.
     """
+    if sys.excepthook is _uncaught:
+        return
     handler = logging.StreamHandler()
     handler.setFormatter(formatter())
     logging.getLogger().addHandler(handler)

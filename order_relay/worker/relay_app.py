@@ -15,7 +15,6 @@ import mode.loop
 from faust.app.base import BootStrategy
 from faust.sensors.prometheus import FaustMetrics
 
-from order_relay import cli  # noqa: F401 - importing registers the commands
 from order_relay.errors import InvalidConsumer, InvalidDatabaseUrl, InvalidSettings
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.consumer import partition_of

@@ -1,4 +1,4 @@
-"""``faust -A app dlq-…`` as a user types them, on the embedded cluster."""
+"""``order-relay dlq …`` as a user types them, on the embedded cluster."""
 
 import asyncio
 import os
@@ -34,26 +34,26 @@ FOREIGN = Order(
 
 async def positions(commands: Commands, *arguments: str) -> list[str]:
     """The places of the letters that are listed."""
-    listed = (await commands("dlq-list", "--json", *arguments)).objects
+    listed = (await commands("dlq", "list", "--json", *arguments)).objects
     return [f"{one['partition']}:{one['offset']}" for one in listed]
 
 
 async def test_listing_letters(stage: Stage, tmp_path: Path) -> None:
     """By partition and offset, narrowed down, counted; those of other programs are shown, too."""
     commands = relay_on(stage, tmp_path)
-    none = await commands.in_new_interpreter("dlq-list")
+    none = await commands.in_new_interpreter("dlq", "list")
     assert (none.out, none.err) == ("", "No letters\n")
     later = (("dlq-failed-at", b"2025-12-20T10:30:00.000+00:00"),)
     await put_letters(
         stage,
         [letter(1), letter(2, reason="tombstone"), letter(3, headers=later, partition=2), FOREIGN],
     )
-    people = await commands("dlq-list")
+    people = await commands("dlq", "list")
     assert [line.split()[0] for line in people.out.splitlines()[1:]] == ["0:0", "0:1", "1:0", "2:0"]
     assert "\x1b" not in people.out
     assert "paid-1" in people.out
     assert "elsewhere-2-77" in people.out
-    (first,) = (await commands("dlq-list", "--json", "--key", "1")).objects
+    (first,) = (await commands("dlq", "list", "--json", "--key", "1")).objects
     assert first == {
         "partition": 0,
         "offset": 0,
@@ -78,9 +78,9 @@ async def test_listing_letters(stage: Stage, tmp_path: Path) -> None:
     ]
     assert await positions(commands, "--since", "1h") == ["1:0"]
     assert await positions(commands, "--event-id", "elsewhere-2-77", "--limit", "1") == ["1:0"]
-    limited = await commands("dlq-list", "--status", "422", "--limit", "2")
+    limited = await commands("dlq", "list", "--status", "422", "--limit", "2")
     assert "2 of 3 letters; --limit shows more" in limited.err
-    counts = await commands("dlq-list", "--count", "--json")
+    counts = await commands("dlq", "list", "--count", "--json")
     assert counts.objects == [
         {"reason": "rejected", "letters": 2},
         {"reason": None, "letters": 1},
@@ -93,7 +93,7 @@ async def test_showing_a_letter(stage: Stage, tmp_path: Path) -> None:
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [FOREIGN, letter(1), Order(b"k", None, (), 0)])
     for where in (("1:0",), ("1", "0")):
-        (shown,) = (await commands("dlq-show", *where, "--json")).objects
+        (shown,) = (await commands("dlq", "show", *where, "--json")).objects
         assert shown["headers"] == [
             ["kafka_dlt-original-topic", "elsewhere"],
             ["kafka_dlt-original-partition", 2],
@@ -102,13 +102,15 @@ async def test_showing_a_letter(stage: Stage, tmp_path: Path) -> None:
         ]
         assert (shown["value"], shown["key"]) == ("\\xff00", None)
         assert shown["event_id"] == "elsewhere-2-77"
-    people = (await commands("dlq-show", "0:0")).out
+    people = (await commands("dlq", "show", "0:0")).out
     assert "header mine" in people
     assert '{"orderId":1}' in people
-    assert (await commands.in_new_interpreter("dlq-show", "0:0", "--value")).out == '{"orderId":1}'
-    assert "tombstone" in (await commands("dlq-show", "0:1")).out
+    assert (
+        await commands.in_new_interpreter("dlq", "show", "0:0", "--value")
+    ).out == '{"orderId":1}'
+    assert "tombstone" in (await commands("dlq", "show", "0:1")).out
     for nowhere in ("0:9", "9:0"):
-        line = (await commands("dlq-show", nowhere, statuses=(1,))).only_line
+        line = (await commands("dlq", "show", nowhere, statuses=(1,))).only_line
         assert f"there is no letter {nowhere} in topic {stage.dlq_topic}" in line
 
 
@@ -119,11 +121,11 @@ async def test_a_letter_whose_headers_cannot_be_read(stage: Stage, tmp_path: Pat
     await produce_odd(stage.bootstrap_servers, stage.dlq_topic, [odd])
     await put_letters(stage, [letter(1)])
     assert await positions(commands) == ["0:0", "0:1"]
-    (shown,) = (await commands("dlq-show", "0:0", "--json")).objects
+    (shown,) = (await commands("dlq", "show", "0:0", "--json")).objects
     assert (shown["headers_unreadable"], shown["headers"]) == (True, [])
     assert (shown["key"], shown["order_id"]) == ("k", 9)
-    assert "headers_unreadable" in (await commands("dlq-show", "0:0")).out
-    redriven = await commands("dlq-redrive", "--all", "--yes")
+    assert "headers_unreadable" in (await commands("dlq", "show", "0:0")).out
+    redriven = await commands("dlq", "redrive", "--all", "--yes")
     assert "its headers cannot be read" in redriven.out
     assert "1 letter was redriven" in redriven.out
     assert await positions(commands) == ["0:0"]
@@ -142,31 +144,31 @@ async def test_what_was_redriven_is_not_redriven_again(stage: Stage, tmp_path: P
             FOREIGN,
         ],
     )
-    dry = await commands("dlq-redrive", "--all", "--dry-run")
+    dry = await commands("dlq", "redrive", "--all", "--dry-run")
     assert f"6 letters would be redriven to {stage.topic}; nothing was changed" in dry.out
     assert "it was redriven 3 times before: --max-redrives is 3" in dry.out
     assert await stage.records() == []
-    by_place = await commands("dlq-redrive", "0:2", "0:9", "--json", statuses=(1,))
+    by_place = await commands("dlq", "redrive", "0:2", "0:9", "--json", statuses=(1,))
     assert [(one.get("offset"), one.get("result")) for one in by_place.objects] == [
         (9, "skipped"),
         (2, "redriven"),
         (None, None),
     ]
     assert await positions(commands) == ["0:0", "0:1", "0:3", "0:4", "0:5", "1:0"]
-    again = await commands("dlq-redrive", "0:2", statuses=(1,))
+    again = await commands("dlq", "redrive", "0:2", statuses=(1,))
     assert "it was redriven already" in again.out
     assert "0 letters were redriven" in again.out
-    by_reason = await commands("dlq-redrive", "--reason", "tombstone", "--yes")
+    by_reason = await commands("dlq", "redrive", "--reason", "tombstone", "--yes")
     assert f"1 letter was redriven to {stage.topic}" in by_reason.out
-    rest = await commands("dlq-redrive", "--all", "--yes", "--rate", "100")
+    rest = await commands("dlq", "redrive", "--all", "--yes", "--rate", "100")
     assert "4 letters were redriven" in rest.out
     assert "0:5" in rest.out
     assert await positions(commands) == ["0:5"]
-    states = (await commands("dlq-list", "--all", "--json")).objects
+    states = (await commands("dlq", "list", "--all", "--json")).objects
     assert [one["state"] for one in states] == [*["redriven"] * 5, "open", "redriven"]
-    last = await commands("dlq-redrive", "--all", "--yes", "--max-redrives", "4")
+    last = await commands("dlq", "redrive", "--all", "--yes", "--max-redrives", "4")
     assert "1 letter was redriven" in last.out
-    assert (await commands("dlq-list")).err == "No letters\n"
+    assert (await commands("dlq", "list")).err == "No letters\n"
 
     records = await stage.records()
     assert sorted(row.text("event-id") or "" for row in records) == [
@@ -198,14 +200,14 @@ async def test_redriving_on_a_terminal_asks(stage: Stage, tmp_path: Path) -> Non
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(1)])
     for answer, left in ((b"n\n", ["0:0"]), (b"y\n", ["0:1"])):
-        async with asked(commands, "dlq-redrive", "--all") as question:
+        async with asked(commands, "dlq", "redrive", "--all") as question:
             assert b"Redrive 1 letter to " in question.words
             if answer == b"y\n":
                 await put_letters(stage, [letter(2)])
             os.write(question.terminal, answer)
             await question.process.communicate()
         assert await positions(commands) == left
-    async with asked(commands, "dlq-purge", "--all") as question:
+    async with asked(commands, "dlq", "purge", "--all") as question:
         ended = await end_by_signal(question.process, signal.SIGINT)
     assert ended.status == 128 + signal.SIGINT
     assert "Nothing was deleted" in ended.err
@@ -226,7 +228,7 @@ async def test_a_rejected_order_is_delivered_after_all(
         await worker.wait_ready()
         (one,) = await stage.publish([order(1)])
         await eventually(stage.all_committed, 30, "the order is dead-lettered")
-        await commands("dlq-redrive", "--all", "--yes")
+        await commands("dlq", "redrive", "--all", "--yes")
         await sink.wait_for(lambda s: len(s.requests) == 2)
         await eventually(stage.all_committed, 30, "the order is dead-lettered again")
         first, second = await stage.dead_letters()
@@ -240,7 +242,7 @@ async def test_a_rejected_order_is_delivered_after_all(
 
         sink.script = lambda request: Answer()
         assert await positions(commands) == [f"{one.partition}:{second.offset}"]
-        await commands("dlq-redrive", "--all", "--yes")
+        await commands("dlq", "redrive", "--all", "--yes")
         await sink.wait_for(lambda s: len(s.accepted) == 1)
         await eventually(stage.all_committed, 30, "the order is delivered")
         assert {r.idempotency_key for r in sink.requests} == {one.event_id}
@@ -251,7 +253,7 @@ async def test_a_rejected_order_is_delivered_after_all(
         await put_letters(
             stage, [Order(second.key, second.value, second.headers, second.partition)]
         )
-        await commands("dlq-redrive", "--all", "--yes")
+        await commands("dlq", "redrive", "--all", "--yes")
         await eventually(stage.all_committed, 30, "the duplicate is finished")
         assert len(sink.requests) == 3
         metrics = await worker.metrics()
@@ -264,11 +266,11 @@ async def test_purging_where_brokers_cannot(stage: Stage, tmp_path: Path) -> Non
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(n) for n in range(3)])
     for arguments, letters in ((("--all",), 3), (("--before", "1h"), 3), ((), 0)):
-        (first, *_) = (await commands("dlq-purge", "--dry-run", "--json", *arguments)).objects
+        (first, *_) = (await commands("dlq", "purge", "--dry-run", "--json", *arguments)).objects
         assert first == {
             "partition": 0, "before": letters, "letters": letters, "open": letters, "dry_run": True,
         }  # fmt: skip
-    line = (await commands("dlq-purge", "--all", "--yes", statuses=(1,))).only_line
+    line = (await commands("dlq", "purge", "--all", "--yes", statuses=(1,))).only_line
     assert "cannot delete records" in line
 
 
@@ -276,20 +278,29 @@ async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
     """The line names what is wrong and what is allowed; nothing is made in the folder."""
     commands = Commands(tmp_path)
     wrong = {
-        ("dlq-list", "--since", "yesterday"): "ISO 8601",
-        ("dlq-list", "--since", "1h", "--until", "2h"): "--since must be before --until",
-        ("dlq-list", "--limit", "0"): "1<=x",
-        ("dlq-list", "--status", "42"): "100<=x<=599",
-        ("dlq-show",): "PARTITION:OFFSET",
-        ("dlq-show", "first"): "PARTITION:OFFSET",
-        ("dlq-show", "0:1", "--value", "--json"): "not both",
-        ("dlq-redrive",): "say which letters",
-        ("dlq-redrive", "7"): "PARTITION:OFFSET",
-        ("dlq-redrive", "0:1", "--all"): "not both",
-        ("dlq-redrive", "--all"): "--yes",
-        ("dlq-redrive", "--all", "--yes", "--rate", "0"): "--rate",
-        ("dlq-purge",): "--yes",
-        ("dlq-purge", "--all", "--before", "1h", "--yes"): "not both",
+        ("dlq", "list", "--since", "yesterday"): "ISO 8601",
+        ("dlq", "list", "--since", "1h", "--until", "2h"): "--since must be before --until",
+        ("dlq", "list", "--limit", "0"): "1<=x",
+        ("dlq", "list", "--status", "42"): "100<=x<=599",
+        (
+            "dlq",
+            "show",
+        ): "PARTITION:OFFSET",
+        ("dlq", "show", "first"): "PARTITION:OFFSET",
+        ("dlq", "show", "0:1", "--value", "--json"): "not both",
+        (
+            "dlq",
+            "redrive",
+        ): "say which letters",
+        ("dlq", "redrive", "7"): "PARTITION:OFFSET",
+        ("dlq", "redrive", "0:1", "--all"): "not both",
+        ("dlq", "redrive", "--all"): "--yes",
+        ("dlq", "redrive", "--all", "--yes", "--rate", "0"): "--rate",
+        (
+            "dlq",
+            "purge",
+        ): "--yes",
+        ("dlq", "purge", "--all", "--before", "1h", "--yes"): "not both",
     }
     lines = await asyncio.gather(*(commands.refused(*arguments) for arguments in wrong))
     for arguments, line in zip(wrong, lines, strict=True):
@@ -301,10 +312,10 @@ async def test_kafka_that_cannot_be_used_gets_one_line(tmp_path: Path) -> None:
     """Nobody there: no stack trace, and the servers are named."""
     commands = Commands(tmp_path)
     told = await asyncio.gather(
-        commands("dlq-list", statuses=(1,)),
-        commands("dlq-show", "0:0", statuses=(1,)),
-        commands("dlq-redrive", "--all", "--yes", statuses=(1,)),
-        commands("dlq-purge", "--dry-run", statuses=(1,)),
+        commands("dlq", "list", statuses=(1,)),
+        commands("dlq", "show", "0:0", statuses=(1,)),
+        commands("dlq", "redrive", "--all", "--yes", statuses=(1,)),
+        commands("dlq", "purge", "--dry-run", statuses=(1,)),
     )
     for ended in told:
         assert "Kafka cannot be reached at 127.0.0.1:1" in ended.only_line

@@ -1,4 +1,4 @@
-"""``faust -A app fallback-…`` as a user types them, on a SQLite file and without any Kafka."""
+"""``order-relay fallback …`` as a user types them, on a SQLite file and without any Kafka."""
 
 import asyncio
 import os
@@ -64,23 +64,29 @@ def statuses(commands: Commands) -> dict[object, object]:
 
 
 async def test_help_lists_the_commands(tmp_path: Path) -> None:
-    """Whoever asks Faust for help finds them."""
-    ended = await Commands(tmp_path).in_new_interpreter("--help")
-    for name in ("publish", "fallback-stats", "fallback-list", "fallback-requeue"):
+    """Asking for help, or for nothing, shows a line for each command."""
+    commands = Commands(tmp_path)
+    ended = await commands.in_new_interpreter("--help")
+    for name in ("worker", "publish", "fallback", "dlq"):
         assert f"\n  {name} " in ended.out
+    for arguments in (("fallback",), ("fallback", "--help")):
+        of_group = (await commands(*arguments)).out
+        for name in ("stats", "list", "requeue", "discard"):
+            assert f"\n  {name} " in of_group
+    assert (await commands()).out == ended.out
     assert nothing_in(tmp_path)
 
 
 async def test_stats_for_people_and_programs(tmp_path: Path) -> None:
     """The same figures as a table and as JSON, wherever --json stands."""
     commands = await recovered_all(tmp_path)
-    table = (await commands.in_new_interpreter("fallback-stats")).out
+    table = (await commands.in_new_interpreter("fallback", "stats")).out
     assert [line.split()[:2] for line in table.splitlines()[1:]] == [
         ["PENDING", "2"],
         ["PUBLISHED", "1"],
         ["FAILED", "2"],
     ]
-    for arguments in (("fallback-stats", "--json"), ("--json", "fallback-stats")):
+    for arguments in (("fallback", "stats", "--json"), ("--json", "fallback", "stats")):
         ended = await commands(*arguments)
         (figures,) = ended.objects
         assert figures.pop("oldest_pending_seconds") >= 0
@@ -91,39 +97,39 @@ async def test_stats_for_people_and_programs(tmp_path: Path) -> None:
 async def test_listing_rows(tmp_path: Path) -> None:
     """Filters, a limit with the way to the next rows, bytes as they stand in the table."""
     commands = await recovered_all(tmp_path)
-    failed = await commands.in_new_interpreter("fallback-list", "--status", "failed", "--json")
+    failed = await commands.in_new_interpreter("fallback", "list", "--status", "failed", "--json")
     assert [(row["id"], row["payload"]) for row in failed.objects] == [
         (3, "\\xff"),
         (4, '{"orderId":1}'),
     ]
     assert failed.objects[0]["headers"] == [["event-id", "e3"]]
     assert not failed.err
-    people = await commands("fallback-list", "--limit", "2")
+    people = await commands("fallback", "list", "--limit", "2")
     assert "\x1b" not in people.out
     assert "2 of 5 rows; --after-id 2 shows the next" in people.err
-    rest = await commands("fallback-list", "--after-id", "2", "--topic", "orders", "--json")
+    rest = await commands("fallback", "list", "--after-id", "2", "--topic", "orders", "--json")
     assert [row["id"] for row in rest.objects] == [3, 5]
-    words = await commands("fallback-list", "--error-contains", "31M4", "--json")
+    words = await commands("fallback", "list", "--error-contains", "31M4", "--json")
     assert [row["id"] for row in words.objects] == [4]
-    none = await commands("fallback-list", "--topic", "nothing")
+    none = await commands("fallback", "list", "--topic", "nothing")
     assert (none.out, none.err) == ("", "No rows\n")
 
 
 async def test_requeueing_failed_rows(tmp_path: Path) -> None:
     """First to look, then by id, then all that a filter leaves."""
     commands = await recovered_all(tmp_path)
-    dry = await commands.in_new_interpreter("fallback-requeue", "--all", "--dry-run")
+    dry = await commands.in_new_interpreter("fallback", "requeue", "--all", "--dry-run")
     assert "2 rows would be requeued; nothing was changed" in dry.out
     assert list(statuses(commands).values()) == list(STATUSES)
-    by_id = await commands("fallback-requeue", "3", "1", "77", "--json", statuses=(1,))
+    by_id = await commands("fallback", "requeue", "3", "1", "77", "--json", statuses=(1,))
     assert [(one["id"], one["result"]) for one in by_id.objects] == [
         (1, "skipped"),
         (3, "requeued"),
         (77, "skipped"),
     ]
-    other = await commands("fallback-requeue", "--all", "--topic", "orders")
+    other = await commands("fallback", "requeue", "--all", "--topic", "orders")
     assert "0 rows were requeued" in other.out
-    rest = await commands("fallback-requeue", "--all", "--error-contains", "4")
+    rest = await commands("fallback", "requeue", "--all", "--error-contains", "4")
     assert "1 row was requeued" in rest.out
     assert "FAILED" not in statuses(commands).values()
 
@@ -131,15 +137,17 @@ async def test_requeueing_failed_rows(tmp_path: Path) -> None:
 async def test_discarding_rows(tmp_path: Path) -> None:
     """Ids, or all of a status with --yes; PUBLISHED rows stay."""
     commands = await recovered_all(tmp_path)
-    dry = await commands("fallback-discard", "3", "--dry-run", "--json")
+    dry = await commands("fallback", "discard", "3", "--dry-run", "--json")
     assert dry.objects == [{"id": 3, "result": "discarded", "dry_run": True}]
     assert len(statuses(commands)) == 5
-    by_id = await commands("fallback-discard", "2", "3", statuses=(1,))
+    by_id = await commands("fallback", "discard", "2", "3", statuses=(1,))
     assert "1 row was discarded" in by_id.out
     assert "PUBLISHED" in by_id.out
-    assert "--yes" in await commands.refused("fallback-discard", "--all")
-    await commands("fallback-discard", "--all", "--yes")
-    await commands("fallback-discard", "--all", "--status", "PENDING", "--topic", "orders", "--yes")
+    assert "--yes" in await commands.refused("fallback", "discard", "--all")
+    await commands("fallback", "discard", "--all", "--yes")
+    await commands(
+        "fallback", "discard", "--all", "--status", "PENDING", "--topic", "orders", "--yes"
+    )
     assert statuses(commands) == {2: "PUBLISHED"}
 
 
@@ -147,7 +155,7 @@ async def test_discarding_on_a_terminal_asks(tmp_path: Path) -> None:
     """Anything but yes leaves the rows; yes deletes them."""
     commands = await recovered_all(tmp_path)
     for answer, left in ((b"n\n", 5), (b"y\n", 4)):
-        async with asked(commands, "fallback-discard", "3") as question:
+        async with asked(commands, "fallback", "discard", "3") as question:
             assert b"Discard 1 row?" in question.words
             os.write(question.terminal, answer)
             await question.process.communicate()
@@ -157,7 +165,7 @@ async def test_discarding_on_a_terminal_asks(tmp_path: Path) -> None:
 async def test_only_what_was_asked_about_is_discarded(tmp_path: Path) -> None:
     """Rows that fail while the question stands stay, and so does one that was requeued."""
     commands = await recovered_all(tmp_path, ("FAILED", "FAILED", "PENDING", "PENDING"))
-    async with asked(commands, "fallback-discard", "--all") as question:
+    async with asked(commands, "fallback", "discard", "--all") as question:
         assert b"Discard 2 rows?" in question.words
         run_sql(commands, SET_STATUS, "PENDING", 2)
         run_sql(commands, SET_STATUS, "FAILED", 3)
@@ -171,7 +179,7 @@ async def test_only_what_was_asked_about_is_discarded(tmp_path: Path) -> None:
 async def test_ctrl_c_at_the_question(tmp_path: Path) -> None:
     """Once is enough: nothing is discarded, no stack trace, the status of a signal."""
     commands = await recovered_all(tmp_path)
-    async with asked(commands, "fallback-discard", "3") as question:
+    async with asked(commands, "fallback", "discard", "3") as question:
         ended = await end_by_signal(question.process, signal.SIGINT)
     assert ended.status == 128 + signal.SIGINT
     assert ended.err.split("\n", 1)[1] == "Nothing was discarded\n"
@@ -182,17 +190,20 @@ async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
     """The line names what is wrong and what is allowed; nothing is made in the folder."""
     commands = Commands(tmp_path)
     wrong = {
-        ("fallback-list", "--status", "LOST"): "PENDING or PUBLISHED or FAILED",
-        ("fallback-list", "--limit", "0"): "1<=x",
-        ("fallback-list", "--limt", "5"): "--limit",
-        ("fallback-requeue",): "--all",
-        ("fallback-requeue", "one"): "whole numbers from 1",
-        ("fallback-requeue", "1", "--all"): "not both",
-        ("fallback-requeue", "1", "--topic", "orders"): "--all",
-        ("fallback-requeue", "--all", "--topic", "\udcff"): "--topic '\\udcff' must be UTF-8",
-        ("fallback-list", "--error-contains", "x\udcff"): "--error-contains",
-        ("fallback-discard", "1", "--status", "PENDING"): "--status can only go with --all",
-        ("fallback-discard", "--all", "--status", "PUBLISHED", "--yes"): "FAILED or PENDING",
+        ("fallback", "list", "--status", "LOST"): "PENDING or PUBLISHED or FAILED",
+        ("fallback", "list", "--limit", "0"): "1<=x",
+        ("fallback", "list", "--limt", "5"): "--limit",
+        (
+            "fallback",
+            "requeue",
+        ): "--all",
+        ("fallback", "requeue", "one"): "whole numbers from 1",
+        ("fallback", "requeue", "1", "--all"): "not both",
+        ("fallback", "requeue", "1", "--topic", "orders"): "--all",
+        ("fallback", "requeue", "--all", "--topic", "\udcff"): "--topic '\\udcff' must be UTF-8",
+        ("fallback", "list", "--error-contains", "x\udcff"): "--error-contains",
+        ("fallback", "discard", "1", "--status", "PENDING"): "--status can only go with --all",
+        ("fallback", "discard", "--all", "--status", "PUBLISHED", "--yes"): "FAILED or PENDING",
     }
     for arguments, told in wrong.items():
         assert told in await commands.refused(*arguments), arguments
@@ -201,19 +212,19 @@ async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
 
 async def test_databases_that_cannot_be_used_get_one_line(tmp_path: Path) -> None:
     """No file, an unknown driver, nobody there, a newer version: no stack trace, no new file."""
-    no_file = await Commands(tmp_path)("fallback-stats", statuses=(1,))
+    no_file = await Commands(tmp_path)("fallback", "stats", statuses=(1,))
     assert "there is no database" in no_file.only_line
     assert nothing_in(tmp_path)
     unknown = Commands(tmp_path, database_url="mysql://relay:hush@localhost/orders")
-    line = (await unknown("fallback-list", statuses=(1,))).only_line
+    line = (await unknown("fallback", "list", statuses=(1,))).only_line
     assert "mysql" in line
     assert "sqlite+aiosqlite" in line
     nobody = Commands(tmp_path, database_url="postgresql://relay:hush@127.0.0.1:1/orders")
-    line = (await nobody("fallback-list", statuses=(1,))).only_line
+    line = (await nobody("fallback", "list", statuses=(1,))).only_line
     assert "DATABASE_URL=postgresql+asyncpg://relay:***@127.0.0.1:1/orders" in line
     newer = await recovered_all(tmp_path)
     run_sql(newer, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")  # noqa: S608 - our own name
-    line = (await newer("fallback-requeue", "3", statuses=(1,))).only_line
+    line = (await newer("fallback", "requeue", "3", statuses=(1,))).only_line
     assert "9999" in line
     assert statuses(newer)[3] == "FAILED"
 
@@ -224,10 +235,10 @@ async def test_a_database_without_a_table_is_left_as_it_is(tmp_path: Path) -> No
     run_sql(commands, "CREATE TABLE orders (id)")
     before = await asyncio.to_thread(commands.database.read_bytes)
     ended = await asyncio.gather(
-        commands("fallback-stats", statuses=(1,)),
-        commands("fallback-list", statuses=(1,)),
-        commands("fallback-requeue", "--all", "--dry-run", statuses=(1,)),
-        commands("fallback-discard", "--all", "--dry-run", statuses=(1,)),
+        commands("fallback", "stats", statuses=(1,)),
+        commands("fallback", "list", statuses=(1,)),
+        commands("fallback", "requeue", "--all", "--dry-run", statuses=(1,)),
+        commands("fallback", "discard", "--all", "--dry-run", statuses=(1,)),
     )
     for one in ended:
         assert (

@@ -1,4 +1,4 @@
-"""``faust -A app publish`` as a user types it, on the embedded cluster and without one."""
+"""``order-relay publish`` as a user types it, on the embedded cluster and without one."""
 
 import asyncio
 import json

@@ -158,16 +158,21 @@ async def test_each_of_two_consumers_has_a_ledger_that_closes(
 
 def try_commands(text: str, folder: Path) -> None:
     """Paste what the demo prints for other terminals into a shell that knows nothing of it."""
+    # Where the project is not installed as a package, it has no script.
+    script = folder / "order-relay"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m order_relay "$@"\n')
+    script.chmod(0o755)
     assert "The console: http://127.0.0.1:" in text
-    commands = re.findall(r"^  (\. .+|faust -A app .+)$", text, re.MULTILINE)
-    names = [command.split()[3] for command in commands if "faust" in command]
-    assert names == ["order-status", "dlq-list", "dlq-show", "dlq-redrive"]
+    commands = re.findall(r"^  (\. .+|order-relay .+)$", text, re.MULTILINE)
+    names = [command.split()[1:3] for command in commands if command.startswith("order-relay")]
+    assert [name[0] for name in names] == ["order", "dlq", "dlq", "dlq"]
+    assert [name[1] for name in names[1:]] == ["list", "show", "redrive"]
     # There may be no dead letter to show or to redrive yet.
-    wanted = [command for command in commands if "dlq-show" not in command]
+    wanted = [command for command in commands if "dlq show" not in command]
     ended = subprocess.run(
         ["/bin/sh", "-ec", "\n".join(wanted)],
         cwd=folder,
-        env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **USERS},
+        env={"PATH": f"{os.environ['PATH']}:{folder}", "HOME": os.environ["HOME"], **USERS},
         capture_output=True,
         text=True,
         timeout=100,
@@ -194,7 +199,7 @@ async def test_ctrl_c_ends_everything_and_prints_the_ledger(
     assert await demo.ended() == 0, demo.text()
     text = demo.text()
     assert "Traceback" not in text
-    assert text.count("  faust -A app dlq-list\n") == 2  # at the start, and in the closing words
+    assert text.count("  order-relay dlq list\n") == 2  # at the start, and in the closing words
     assert "Ledger after" in text
     paid = demo.figure("paid, in the shop's database")
     assert paid >= demo.figure("= delivered, the logger said 2xx") > 0

@@ -200,14 +200,14 @@ async def _look_at_commands(folder: Path, worker: WorkerProcess, seen: Seen) -> 
     commands.environment = worker.environment
     event = order_value(20) + b"\n"
     for arguments, stdin in (
-        (["fallback-stats"], b""),
-        (["fallback-list", "--json"], b""),
-        (["order-status", "2"], b""),
-        (["order-status", "99"], b""),
+        (["fallback", "stats"], b""),
+        (["fallback", "list", "--json"], b""),
+        (["order", "2"], b""),
+        (["order", "99"], b""),
         (["publish", "-"], event),
         (["publish", "-"], b"{\n"),
-        (["fallback-requeue", "1"], b""),
-        (["fallback-list", "--status", "NONE"], b""),
+        (["fallback", "requeue", "1"], b""),
+        (["fallback", "list", "--status", "NONE"], b""),
     ):
         ended = await commands(*arguments, stdin=stdin, statuses=range(3))
         seen.add(f"{arguments} {stdin!r}", ended)

@@ -114,9 +114,9 @@ async def test_a_letter_is_redriven_for_the_consumer_that_gave_it_up(
         of_coupons, [letter(1, headers=(("dlq-consumer", b"coupons"),)), letter(2), letter(3)]
     )
     commands = relay_on(stage, tmp_path, **settings)
-    unsaid = await commands("dlq-redrive", "--all", "--yes", statuses=(2,))
+    unsaid = await commands("dlq", "redrive", "--all", "--yes", statuses=(2,))
     assert unsaid.only_line == "Error: --consumer must name one of: order_logging, coupons"
-    await commands("dlq-redrive", "0:0", "0:1", "--yes", "--consumer", "coupons")
+    await commands("dlq", "redrive", "0:0", "0:1", "--yes", "--consumer", "coupons")
 
     async with WorkerProcess(tmp_path, stage, sink.url, **settings) as worker:
         await worker.wait_until(stage.all_committed, what="to commit what it skips")

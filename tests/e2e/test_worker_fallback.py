@@ -78,7 +78,7 @@ async def test_an_order_paid_while_kafka_is_down_arrives_when_it_is_back(
         assert metrics["order_relay_fallback_files_replaced_total"] == 1
         assert len(worker.log_lines("Fallback table's file was deleted or replaced")) == 1
         commands = Commands(tmp_path, **database(tmp_path))
-        (row,) = (await commands("fallback-list", "--status", "PENDING", "--json")).objects
+        (row,) = (await commands("fallback", "list", "--status", "PENDING", "--json")).objects
         assert row["payload"].encode() == order_value(2)
         fragile.up()
         await worker.wait_log("Fallback message published successfully")
@@ -112,7 +112,7 @@ async def test_a_dead_letter_that_kafka_refuses_is_kept_and_comes_back(
         await worker.wait_log("Saved fallback message")
         assert (await worker.metrics())["order_relay_dead_letters_saved_total"] == 1
         commands = Commands(tmp_path, **database(tmp_path))
-        (row,) = (await commands("fallback-list", "--json")).objects
+        (row,) = (await commands("fallback", "list", "--json")).objects
         assert row["topic"] == stage.dlq_topic
         assert row["message_partition"] == published.partition
         fragile.up()

@@ -148,7 +148,7 @@ async def test_a_command_prints_what_it_always_prints_and_logs_in_json(
         "ORDER_PAID_TOPIC": stage.topic,
         "LOG_FORMAT": "json",
     }
-    command = [sys.executable, "-m", "faust", "-A", "app", "-l", "warn", "publish", "-"]
+    command = [sys.executable, "-m", "order_relay", "-l", "warn", "publish", "-"]
     ended = await asyncio.to_thread(
         subprocess.run,
         command,

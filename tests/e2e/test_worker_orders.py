@@ -1,4 +1,4 @@
-"""``/orders/<orderId>`` and ``order-status``: what the shipped worker knows of an order."""
+"""``/orders/<orderId>`` and ``order-relay order``: what the shipped worker knows of an order."""
 
 import json
 from pathlib import Path
@@ -193,31 +193,31 @@ async def test_order_status_asks_a_worker_or_else_kafka(
             order_paid_topic=stage.topic,
             consumer_group_id=stage.group_id,
         )
-        shown = await commands.in_new_interpreter("order-status", "1")
+        shown = await commands.in_new_interpreter("order", "1")
         assert "delivered" in shown.out
         assert str(worker.web_port) in shown.out
-        (by_worker,) = (await commands("order-status", "3", "--json")).objects
+        (by_worker,) = (await commands("order", "3", "--json")).objects
         assert by_worker["deadLetterReason"] == "invalid_event"
-        unknown = await commands("order-status", "77", statuses=(1,))
+        unknown = await commands("order", "77", statuses=(1,))
         assert "order 77 is not known" in unknown.only_line
         assert await worker.stop() == 0
     table = FallbackTable(commands.database_url)
     await table.open()
     row_id = await table.save(NewMessage(stage.topic, b"78", b"{}", error_message="down"))
     await table.close()
-    (saved,) = (await commands("order-status", "78", "--json")).objects
+    (saved,) = (await commands("order", "78", "--json")).objects
     assert (saved["state"], saved["fallbackId"], saved["lastError"]) == ("saved", row_id, "down")
     assert saved["fallbackStatus"] == "PENDING"
-    (by_kafka,) = (await commands("order-status", "3", "--json")).objects
+    (by_kafka,) = (await commands("order", "3", "--json")).objects
     assert by_kafka == {name: value for name, value in by_worker.items() if name != "worker"}
-    unknown = await commands("order-status", "77", statuses=(1,))
+    unknown = await commands("order", "77", statuses=(1,))
     assert "order 77 is not known" in unknown.err.splitlines()[-1]
     for arguments in ((), ("a\tb",), ("9" * 4301,)):
-        mistake = (await commands("order-status", *arguments, statuses=(2,))).only_line
+        mistake = (await commands("order", *arguments, statuses=(2,))).only_line
         assert "ORDER_ID" in mistake
     for url in ("example.org", "http://h:abc", "http://h:99999", "http://[::1", "http://:6066"):
-        mistake = (await commands("order-status", "1", "--url", url, statuses=(2,))).only_line
+        mistake = (await commands("order", "1", "--url", url, statuses=(2,))).only_line
         assert "must be an http:// or https:// URL" in mistake
     commands.environment["CONSUMER_GROUP_ID"] = "another-group"
-    missing = await commands("order-status", "1", statuses=(1,))
+    missing = await commands("order", "1", statuses=(1,))
     assert "there is no topic another-group-deliveries-changelog" in missing.err

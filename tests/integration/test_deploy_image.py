@@ -114,7 +114,7 @@ def test_the_base_is_pinned(dockerfile: Dockerfile) -> None:
 def test_it_runs_as_nobody_in_particular(dockerfile: Dockerfile) -> None:
     """The user is a number other than root's, and the worker is not behind a shell."""
     assert dockerfile.last("USER").rest == f"{IMAGE_USER}:{IMAGE_USER}"
-    assert dockerfile.last("ENTRYPOINT").words == ["faust", "-A", "app"]
+    assert dockerfile.last("ENTRYPOINT").words == ["order-relay"]
     assert dockerfile.last("CMD").words[0] == "worker"
     for word in ("ENTRYPOINT", "CMD"):
         assert dockerfile.last(word).rest.startswith("[")
@@ -199,7 +199,7 @@ async def test_the_worker_of_the_image(
         await eventually(lambda: process.poll() is not None, LIMIT_SECONDS)
         assert process.returncode == 0, container.log.read_text()
         assert container.data("CURRENT")  # RocksDB's
-        counted = container.run("faust", "-A", "app", "fallback-stats", "--json")
+        counted = container.run("order-relay", "fallback", "stats", "--json")
         assert counted.returncode == 0, counted.stderr
     finally:
         process.kill()

@@ -1,4 +1,4 @@
-"""``faust -A app dlq-…`` on real Kafka: what is remembered and deleted there, and two at once."""
+"""``order-relay dlq …`` on real Kafka: what is remembered and deleted there, and two at once."""
 
 import asyncio
 import signal
@@ -30,7 +30,7 @@ def stage(kafka: RealKafka, unique: Callable[[str], str]) -> Stage:
 
 async def positions(commands: Commands, *arguments: str) -> list[str]:
     """The places of the letters that are listed."""
-    listed = (await commands("dlq-list", "--json", *arguments)).objects
+    listed = (await commands("dlq", "list", "--json", *arguments)).objects
     return [f"{one['partition']}:{one['offset']}" for one in listed]
 
 
@@ -45,31 +45,31 @@ async def test_what_was_redriven_is_remembered_and_can_be_purged(
     """Letters in the middle by metadata, the first ones by the offset; only these are purged."""
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(n, partition=n % 2) for n in range(20)])
-    await commands("dlq-redrive", "0:3", "0:5", "--yes")
+    await commands("dlq", "redrive", "0:3", "0:5", "--yes")
     (committed,) = (await redriving(stage).committed()).values()
     assert committed.offset == 0
     assert committed.metadata.startswith("redriven2:")
     assert await positions(commands, "--key", "6") == []
     assert len(await positions(commands)) == 18
-    nothing = await commands("dlq-purge", "--yes", "--json")
+    nothing = await commands("dlq", "purge", "--yes", "--json")
     assert [one["letters"] for one in nothing.objects] == [0, 0, 0]
 
-    await commands("dlq-redrive", *(f"0:{n}" for n in (0, 1, 2, 4, 7)), "--yes")
-    purged = await commands("dlq-purge", "--yes", "--json")
+    await commands("dlq", "redrive", *(f"0:{n}" for n in (0, 1, 2, 4, 7)), "--yes")
+    purged = await commands("dlq", "purge", "--yes", "--json")
     assert [(one["before"], one["letters"], one["open"]) for one in purged.objects] == [
         (6, 6, 0), (0, 0, 0), (0, 0, 0),
     ]  # fmt: skip
     assert await positions(commands, "--all") == [
         *(f"0:{n}" for n in range(6, 10)), *(f"1:{n}" for n in range(10)),
     ]  # fmt: skip
-    gone = await commands("dlq-redrive", "0:1", "--yes", statuses=(1,))
+    gone = await commands("dlq", "redrive", "0:1", "--yes", statuses=(1,))
     assert "there is no such letter" in gone.out
 
-    rest = await commands("dlq-redrive", "--all", "--yes")
+    rest = await commands("dlq", "redrive", "--all", "--yes")
     assert "13 letters were redriven" in rest.out
     assert await redriven(stage) == {f"paid-{n}": 1 for n in range(20)}
     await put_letters(stage, [letter(77)])
-    all_gone = await commands("dlq-purge", "--all", "--yes")
+    all_gone = await commands("dlq", "purge", "--all", "--yes")
     assert "15 letters, 1 of them not redriven: were deleted" in all_gone.out
     assert await positions(commands, "--all") == []
     # The next letter is open: what is remembered is of those before it.
@@ -83,13 +83,13 @@ async def test_topics_made_anew_or_not_at_all(
     """What was redriven from an earlier topic says nothing of its heir; no topic is one line."""
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(n) for n in range(3)])
-    await commands("dlq-redrive", "--all", "--yes")
+    await commands("dlq", "redrive", "--all", "--yes")
     await Administration(stage).delete_topic(stage.dlq_topic)
     await asyncio.to_thread(kafka.create_topic, stage.dlq_topic, 3)
     await put_letters(stage, [letter(7)])
     assert await positions(commands) == ["0:0"]
     elsewhere = relay_on(replace(stage, dlq_topic=f"{stage.dlq_topic}.none"), tmp_path)
-    line = (await elsewhere("dlq-list", statuses=(1,))).only_line
+    line = (await elsewhere("dlq", "list", statuses=(1,))).only_line
     assert f"topic {stage.dlq_topic}.none cannot be used" in line
 
 
@@ -98,8 +98,8 @@ async def test_two_at_once(stage: Stage, tmp_path: Path) -> None:
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(n) for n in range(LETTERS)])
     first = await started(commands, rate=3)
-    second = await commands("dlq-redrive", "--all", "--yes", statuses=(1,))
-    assert "another dlq-redrive works on it" in second.only_line
+    second = await commands("dlq", "redrive", "--all", "--yes", statuses=(1,))
+    assert "another dlq redrive works on it" in second.only_line
     out, err = await first.communicate()
     assert (first.returncode, err) == (0, b"")
     assert out.count(b'"redriven"') == LETTERS  # one line was read before; the summary has one
@@ -111,12 +111,12 @@ async def test_two_at_the_same_moment(stage: Stage, tmp_path: Path) -> None:
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(n, partition=n % 3) for n in range(LETTERS)])
     both: list[Ended] = await asyncio.gather(
-        *(commands("dlq-redrive", "--all", "--yes", statuses=(0, 1)) for _ in range(2))
+        *(commands("dlq", "redrive", "--all", "--yes", statuses=(0, 1)) for _ in range(2))
     )
     for ended in both:
         if ended.status:
-            assert "another dlq-redrive" in ended.err + ended.out
-    await commands("dlq-redrive", "--all", "--yes")
+            assert "another dlq redrive" in ended.err + ended.out
+    await commands("dlq", "redrive", "--all", "--yes")
     assert await redriven(stage) == {f"paid-{n}": 1 for n in range(LETTERS)}
 
 
@@ -135,7 +135,7 @@ async def test_stopped_or_killed_it_goes_on_where_it_was(stage: Stage, tmp_path:
     killed.kill()
     await killed.communicate()
     # Kafka forgets the dead member first; this waits for that.
-    await commands("dlq-redrive", "--all", "--yes")
+    await commands("dlq", "redrive", "--all", "--yes")
     counts = await redriven(stage)
     assert set(counts) == {f"paid-{n}" for n in range(LETTERS)}
     assert sum(counts.values()) <= LETTERS + 2  # at 10 a second a batch is of 2
@@ -144,7 +144,9 @@ async def test_stopped_or_killed_it_goes_on_where_it_was(stage: Stage, tmp_path:
 
 async def started(commands: Commands, rate: int = 10) -> asyncio.subprocess.Process:
     """A slow redrive of everything that has begun."""
-    process = await commands.start("dlq-redrive", "--all", "--yes", "--rate", str(rate), "--json")
+    process = await commands.start(
+        "dlq", "redrive", "--all", "--yes", "--rate", str(rate), "--json"
+    )
     assert process.stdout is not None
     assert b'"redriven"' in await process.stdout.readline()
     return process

@@ -73,7 +73,7 @@ async def test_letters_refused_for_want_of_the_topic(
         await worker.wait_until(failed, what="to give the letters up")
         await asyncio.to_thread(kafka.create_topic, topic)
         commands = Commands(tmp_path, database_url=postgres_url)
-        await commands("fallback-requeue", "--all")
+        await commands("fallback", "requeue", "--all")
         await scene.until_settled()
         await check_letters(scene, worker, rejected)
         assert await worker.stop() == 0

@@ -97,7 +97,7 @@ def attend(connection: socket.socket) -> NoReturn:
 
 
 def become_command(request: Request, pipes: list[tuple[int, int]]) -> NoReturn:
-    """Do what ``python -m faust ARGUMENTS`` would do in that folder and environment."""
+    """Do what ``python -m order_relay ARGUMENTS`` would do in that folder and environment."""
     (stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr) = pipes
     for number, descriptor in enumerate((stdin, stdout, stderr)):
         os.dup2(descriptor, number)
@@ -109,7 +109,7 @@ def become_command(request: Request, pipes: list[tuple[int, int]]) -> NoReturn:
     sys.path[0] = str(Path.cwd())
     # The list itself: Faust keeps a reference to it from its import on.
     sys.argv[1:] = request["arguments"]
-    runpy.run_module("faust.__main__", run_name="__main__", alter_sys=True)
+    runpy.run_module("order_relay.__main__", run_name="__main__", alter_sys=True)
     sys.exit()
 
 

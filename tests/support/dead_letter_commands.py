@@ -1,4 +1,4 @@
-"""Typing ``faust -A app dlq-…`` for a stage, and letters to type it about."""
+"""Typing ``order-relay dlq …`` for a stage, and letters to type it about."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The shipped commands, as a user types them: ``faust -A app fallback-list`` and the others."""
+"""The shipped commands, as a user types them: ``order-relay fallback list`` and the others."""
 
 import asyncio
 import atexit
@@ -78,9 +78,7 @@ class Commands:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "faust",
-            "-A",
-            "app",
+            "order_relay",
             *arguments,
             cwd=self.folder,
             env=self.environment,
@@ -101,7 +99,7 @@ class Commands:
         if sys.platform != "linux":
             return await self.in_new_interpreter(*arguments, stdin=stdin, statuses=statuses)
         request = {
-            "arguments": ["-A", "app", *arguments],
+            "arguments": [*arguments],
             "folder": str(self.folder),
             "environment": self.environment,
             "stdin": stdin.decode("latin-1"),

@@ -1,12 +1,12 @@
 """Which consumer a command is about."""
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import click
 import pytest
 
-from order_relay.cli.command import CONSUMER_OPTION, RelayCommand
+from order_relay.cli.command import Application, choose_consumer
 from order_relay.settings.consumers import ConfiguredConsumer
 
 
@@ -16,10 +16,7 @@ def chosen(given: str | None, runs: str, declared: str) -> ConfiguredConsumer:
     app = SimpleNamespace(
         consumers=[made[name] for name in runs.split()], declared=list(made.values())
     )
-    command = SimpleNamespace(
-        app=app, kwargs={"consumer": given}, options=[CONSUMER_OPTION], settings=None
-    )
-    return cast(ConfiguredConsumer, cast(Any, RelayCommand.consumer).fget(command))
+    return choose_consumer(cast(Application, app), given)
 
 
 @pytest.mark.parametrize(

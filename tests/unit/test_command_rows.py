@@ -7,7 +7,6 @@ import click
 import pytest
 
 from order_relay.cli.fallback.bulk_change import (
-    PAGE,
     Change,
     RowResult,
     changed_rows,
@@ -15,8 +14,9 @@ from order_relay.cli.fallback.bulk_change import (
     matching_ids,
     requeueing,
     run_change,
+    selected_rows,
 )
-from order_relay.cli.fallback.filters import ROW_ID, STATUS, selected_rows
+from order_relay.cli.fallback.rows import PAGE, ROW_ID, STATUS
 from order_relay.cli.output import age, plain
 from order_relay.fallback.store import RowFilter, Status
 from tests.support.memory_store import MemoryFallbackStore

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from order_relay.cli.dlq.formatting import letter_fields
+from order_relay.cli.dlq.letters import letter_fields
 from order_relay.dead_letters.filters import LetterFilter, parse_moment
 from order_relay.dead_letters.letter import Letter, header_value
 from order_relay.delivery.answer import Answer, Verdict

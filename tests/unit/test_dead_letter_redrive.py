@@ -6,19 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 import click
 import pytest
 
-from order_relay.cli.dlq.filters import (
-    POSITION,
-    TIME,
-    LetterPosition,
-    check_selection,
-    letter_filter,
-)
-from order_relay.cli.dlq.open_topic import OpenTopic
+from order_relay.cli.dlq.options import POSITION, TIME, check_selection, letter_filter
 from order_relay.cli.dlq.redrive import RedriveReport
-from order_relay.cli.dlq.redrive_group import RedriveGroup
 from order_relay.dead_letters.filters import LetterFilter
-from order_relay.dead_letters.letter import Letter
+from order_relay.dead_letters.letter import Letter, LetterPosition
+from order_relay.dead_letters.open_topic import OpenTopic
 from order_relay.dead_letters.redrive import BATCH, NO_ROOM, LetterResult, Redrive, RedriveResult
+from order_relay.dead_letters.redrive_group import RedriveGroup
 from order_relay.dead_letters.redriven import RedriveCommit, Redriven, RedriveProgress
 from order_relay.dead_letters.topic_reader import Extent, TopicLog
 from order_relay.errors import PublishRefused, RecordTooLarge, TopicUnusable
@@ -153,7 +147,7 @@ async def test_nothing_is_published_that_is_not_ours_any_more() -> None:
     redrive = prepared(topics, membership)
     assert await redriven(redrive, progress_of(topics), range(2 * BATCH)) == []
     assert topics.published == []
-    assert "another dlq-redrive" in redrive.remark
+    assert "another dlq redrive" in redrive.remark
 
     membership = FakeMembership()
     membership.error = TopicUnusable("dlq", "the group rebalances")
@@ -202,7 +196,7 @@ async def test_letters_that_are_gone_or_cannot_be_remembered_are_left() -> None:
 def test_a_topic_that_was_made_anew() -> None:
     """Its offsets mean other letters than those that were read: nothing is done to them."""
     settings = Settings(dlq_topic="dlq")
-    log, group = TopicLog(settings), RedriveGroup(settings, {})
+    log, group = TopicLog(settings), RedriveGroup(settings)
     opened = OpenTopic(log, group, {0: Extent(3, 9), 1: Extent(0, 0)}, {})
     opened.check_same({0: Extent(3, 9), 1: Extent(0, 0)})
     opened.check_same({0: Extent(9, 12), 1: Extent(0, 4), 2: Extent(0, 1)})
@@ -259,4 +253,4 @@ def test_a_killed_redrive_is_forgotten_after_the_session_of_the_settings(
 ) -> None:
     """After 6 s, the least that brokers allow by default, or sooner if the settings say so."""
     settings = Settings(kafka_session_timeout_ms=setting)
-    assert RedriveGroup(settings, {}).session_ms == session
+    assert RedriveGroup(settings).session_ms == session

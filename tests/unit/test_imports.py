@@ -13,6 +13,7 @@ import app
 import tables
 
 ROOT = Path(app.__file__).parents[1]
+REDRIVING = ("order_relay.dead_letters.redrive_group", "order_relay.dead_letters.open_topic")
 # What an order service, the rules and the figures need: all but the worker and its clients.
 PURE = [
     "app",
@@ -32,6 +33,8 @@ PURE = [
         )
         # What Alembic runs by itself.
         if not found.name.startswith("order_relay.fallback.sql.migrations")
+        # What remembers redrives in a group, by aiokafka.
+        and found.name not in REDRIVING
     ),
 ]
 FAUST = {"faust", "mode", "aiokafka"}

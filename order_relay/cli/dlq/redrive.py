@@ -1,4 +1,4 @@
-"""``faust -A app dlq-redrive``."""
+"""``order-relay dlq redrive``."""
 
 from __future__ import annotations
 
@@ -6,31 +6,29 @@ import signal
 from typing import Any
 
 import click
-from faust.cli.base import option
 
 from order_relay.cli.command import (
-    ALL_OPTION,
-    CONSUMER_OPTION,
-    DRY_RUN_OPTION,
-    JSON_OPTION,
-    YES_OPTION,
-    RelayCommand,
+    ALL,
+    CONSUMER,
+    DRY_RUN,
+    JSON,
+    YES,
+    choose_consumer,
+    command,
     handling_signals,
+    load_application,
+    must_confirm,
     open_producer,
-    options,
+    refused,
 )
-from order_relay.cli.confirm import must_confirm, refused
-from order_relay.cli.dlq.filters import (
-    FILTER_OPTIONS,
+from order_relay.cli.dlq.letters import letters_table
+from order_relay.cli.dlq.options import (
+    FILTERS,
     LIMIT_RANGE,
-    POSITIONS_ARGUMENT,
-    LetterPosition,
+    POSITION,
     check_selection,
     letter_filter,
 )
-from order_relay.cli.dlq.formatting import letters_table
-from order_relay.cli.dlq.open_topic import OpenTopic, open_topic, read_redriven
-from order_relay.cli.dlq.selection import Selection
 from order_relay.cli.output import (
     ChangeReport,
     count_of,
@@ -39,129 +37,93 @@ from order_relay.cli.output import (
     plain,
     stdout_console,
 )
-from order_relay.dead_letters.redrive import LetterResult, Redrive, RedriveResult
-from order_relay.dead_letters.redriven import RedriveProgress
-from order_relay.errors import RelayError, TopicUnusable
+from order_relay.dead_letters.letter import LetterPosition
+from order_relay.dead_letters.open_topic import open_topic
+from order_relay.dead_letters.redrive import LetterResult, RedriveResult
+from order_relay.dead_letters.selection import Selection
 from order_relay.model.byte_text import to_text
 
 
-class dlq_redrive(RelayCommand):  # noqa: N801 - Faust takes the command's name from here
+@command(
+    click.argument("positions", nargs=-1, type=POSITION, metavar="[PARTITION:OFFSET]..."),
+    ALL,
+    *FILTERS,
+    click.option("--limit", type=LIMIT_RANGE, help="The first so many of them."),
+    click.option(
+        "--max-redrives",
+        type=click.IntRange(1, 1000),
+        default=3,
+        help="Leave letters that were redriven so often; by default 3.",
+    ),
+    click.option(
+        "--rate",
+        type=click.FloatRange(0, 1_000_000, min_open=True),
+        help="At most so many letters a second.",
+    ),
+    DRY_RUN,
+    YES,
+    CONSUMER,
+    JSON,
+)
+async def redrive(
+    *,
+    positions: tuple[LetterPosition, ...],
+    everything: bool,
+    limit: int | None,
+    max_redrives: int,
+    rate: float | None,
+    dry_run: bool,
+    yes: bool,
+    consumer: str | None,
+    as_json: bool,
+    **filters: Any,
+) -> int:
     """Publish dead letters to the orders' topic again: by position, by filters, or --all.
 
     Each goes out as its record came, with the event-id it had, and is not redriven again by a
     later run. The exit status is 1 when one was not redriven that was named by its position, or
     Kafka refused one.
     """
-
-    options = options(
-        POSITIONS_ARGUMENT,
-        ALL_OPTION,
-        *FILTER_OPTIONS,
-        option("--limit", type=LIMIT_RANGE, default=None, help="The first so many of them."),
-        option(
-            "--max-redrives",
-            type=click.IntRange(1, 1000),
-            default=3,
-            help="Leave letters that were redriven so often; by default 3.",
-        ),
-        option(
-            "--rate",
-            type=click.FloatRange(0, 1_000_000, min_open=True),
-            default=None,
-            help="At most so many letters a second.",
-        ),
-        DRY_RUN_OPTION,
-        YES_OPTION,
-        CONSUMER_OPTION,
-        JSON_OPTION,
-    )
-
-    async def work(
-        self,
-        *,
-        positions: tuple[LetterPosition, ...],
-        everything: bool,
-        limit: int | None,
-        max_redrives: int,
-        rate: float | None,
-        dry_run: bool,
-        yes: bool,
-        as_json: bool,
-        **filters: Any,
-    ) -> int:
-        """Redrive the letters."""
-        wanted = letter_filter(**filters)
-        check_selection(positions, everything, wanted)
-        needs_yes = "" if positions else "filters and --all need"
-        asks = must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
-        to_topic = self.settings.order_paid_topic
-        report = RedriveReport(to_topic, as_json=as_json, named=bool(positions), dry_run=dry_run)
-        async with open_topic(self.app, self.settings) as topic:
-            selection = Selection(positions, wanted, limit, max_redrives)
-            await selection.read(topic)
-            for result in selection.skipped:
-                report.add(result)
-            if dry_run:
-                for position in selection.positions():
-                    report.add(LetterResult(*position, RedriveResult.REDRIVEN))
-                return report.close(selection)
-            if not selection.count:
-                return report.close()
-            if asks:
-                question = f"Redrive {count_of(selection.count, 'letter')} to {to_topic}?"
-                if status := refused(question, "Nothing was redriven"):
-                    return status
-            received = await self._redrive(topic, selection, report, rate)
-        status = report.close()
-        return 128 + received if received else status
-
-    async def _redrive(
-        self, topic: OpenTopic, selection: Selection, report: RedriveReport, rate: float | None
-    ) -> int:
-        """Redrive the selection; returns the signal that stopped it early, or 0."""
-        to_topic = self.settings.order_paid_topic
-        received: list[int] = []
+    wanted = letter_filter(**filters)
+    check_selection(positions, everything, wanted)
+    needs_yes = "" if positions else "filters and --all need"
+    asks = must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
+    chosen = choose_consumer(load_application(), consumer)
+    to_topic = chosen.settings.order_paid_topic
+    report = RedriveReport(to_topic, as_json=as_json, named=bool(positions), dry_run=dry_run)
+    received: list[signal.Signals] = []
+    async with open_topic(chosen.settings) as topic:
+        selection = Selection(positions, wanted, limit=limit, max_redrives=max_redrives)
+        await selection.read(topic)
+        for result in selection.skipped:
+            report.add(result)
+        if dry_run:
+            for position in selection.positions():
+                report.add(LetterResult(*position, RedriveResult.REDRIVEN))
+            return report.close(selection)
+        if not selection.count:
+            return report.close()
+        if asks:
+            question = f"Redrive {count_of(selection.count, 'letter')} to {to_topic}?"
+            if status := refused(question, "Nothing was redriven"):
+                return status
         async with (
-            open_producer(self.settings) as producer,
-            topic.group.membership(topic.extents) as membership,
+            open_producer(chosen.settings) as producer,
+            topic.redriving(
+                selection, producer, topic=to_topic, consumer=chosen.name, rate=rate
+            ) as (running, results),
         ):
-            partitions = await producer.partition_count(to_topic)
-            if not partitions:
-                raise TopicUnusable(to_topic, "it does not exist")
-            # Read again: another dlq-redrive may have ended since.
-            extents, redriven = await read_redriven(topic.log, topic.group)
-            topic.check_same(extents)
-            chosen, skipped = selection.still_open(redriven)
-            for result in skipped:
-                report.add(result)
-            progress = {
-                partition: RedriveProgress(
-                    redriven[partition], selection.letters[partition], extent.end
-                )
-                for partition, extent in topic.extents.items()
-            }
-            redrive = Redrive(
-                topic.log,
-                producer,
-                membership,
-                topic=to_topic,
-                partitions=partitions,
-                consumer=self.consumer.name,
-                rate=rate,
-            )
 
             def stop(number: signal.Signals) -> None:
                 received.append(number)
-                redrive.stop("stopped by a signal; run it again for the rest")
+                running.stop("stopped by a signal; run it again for the rest")
 
             with handling_signals(stop), report.counts.showing_progress(selection.count):
-                try:
-                    async for result in redrive.run(chosen, progress):
-                        report.add(result)
-                except RelayError as error:
-                    redrive.stop(f"stopped: {error}")
-            report.remark = redrive.remark
-        return received[0] if received else 0
+                async for result in results:
+                    report.add(result)
+            report.remark = running.remark
+    status = report.close()
+    return 128 + received[0] if received else status
 
 
 class RedriveReport:

@@ -1,35 +1,117 @@
-"""``faust -A app fallback-requeue`` and ``fallback-discard``."""
+"""``order-relay fallback requeue`` and ``discard``: changes of rows by id, or by filters."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
-from faust.cli.base import option
+import click
 
 from order_relay.cli.command import (
-    ALL_OPTION,
-    DRY_RUN_OPTION,
-    JSON_OPTION,
-    YES_OPTION,
-    RelayCommand,
-    options,
+    ALL,
+    DRY_RUN,
+    JSON,
+    YES,
+    command,
+    must_confirm,
+    refused,
+    usage_error,
+    worker_settings,
 )
-from order_relay.cli.confirm import must_confirm, refused
-from order_relay.cli.fallback.filters import (
-    ERROR_OPTION,
-    IDS_ARGUMENT,
-    TOPIC_OPTION,
-    StatusType,
-    selected_rows,
-)
-from order_relay.cli.fallback.formatting import rows_table
-from order_relay.cli.fallback.open_table import open_table
+from order_relay.cli.fallback.rows import PAGE, ROW_ID, StatusType, open_table, rows_table
 from order_relay.cli.output import SHOWN, ChangeReport, count_of, json_line
 from order_relay.fallback.store import FallbackRow, FallbackStore, RowFilter, Status
 
-PAGE = 500
+IDS = click.argument("ids", nargs=-1, type=ROW_ID, metavar="[ID]...")
+TOPIC = click.option("--topic", help="With --all: only rows of this topic.")
+ERROR = click.option("--error-contains", help="With --all: only rows with this in their error.")
+
+
+def selected_rows(ids: Sequence[int], everything: bool, filters: RowFilter) -> RowFilter:
+    """Return the rows of the ids, or with ``--all`` those of the filters.
+
+    Filters without a status select FAILED rows.
+
+    Raises:
+        UsageError: Neither or both are given.
+    """
+    options = {
+        "--status": filters.status,
+        "--topic": filters.topic,
+        "--error-contains": filters.error_contains,
+    }
+    given = [name for name, value in options.items() if value is not None]
+    if everything and ids:
+        raise usage_error("give row ids or --all, not both")
+    if everything:
+        return replace(filters, status=filters.status or Status.FAILED)
+    if not ids:
+        raise usage_error(
+            "say which rows: their ids, or --all, narrowed by --topic and --error-contains"
+        )
+    if given:
+        raise usage_error(f"{' and '.join(given)} can only go with --all, not with row ids")
+    return RowFilter(ids=frozenset(ids))
+
+
+@command(IDS, ALL, TOPIC, ERROR, DRY_RUN, JSON)
+async def requeue(
+    *, ids: tuple[int, ...], everything: bool, dry_run: bool, as_json: bool, **filters: Any
+) -> int:
+    """Make FAILED rows PENDING again, due at once with all retries: rows by id, or --all."""
+    rows = selected_rows(ids, everything, RowFilter(**filters))
+    async with open_table(worker_settings()) as table:
+        return await run_change(table, rows, requeueing(table), dry_run=dry_run, as_json=as_json)
+
+
+@command(
+    IDS,
+    ALL,
+    click.option(
+        "--status",
+        type=StatusType(Status.FAILED, Status.PENDING),
+        help="With --all: rows of this status; by default FAILED.",
+    ),
+    TOPIC,
+    ERROR,
+    DRY_RUN,
+    YES,
+    JSON,
+)
+async def discard(
+    *,
+    ids: tuple[int, ...],
+    everything: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    **filters: Any,
+) -> int:
+    """Delete rows that Kafka shall never get: rows by id, or --all FAILED ones.
+
+    Their events are in Kafka neither before nor after.
+    """
+    rows = selected_rows(ids, everything, RowFilter(**filters))
+    needs_yes = "--all needs" if everything else ""
+    asks = must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
+    async with open_table(worker_settings()) as table:
+        confirmed: Collection[int] | None = None
+        if asks:
+            confirmed = await matching_ids(table, rows)
+            count = count_of(len(confirmed), "row")
+            question = f"Discard {count}? Kafka does not have these events"
+            if confirmed and (no := refused(question, "Nothing was discarded")):
+                return no
+        return await run_change(
+            table,
+            rows,
+            discarding(table),
+            dry_run=dry_run,
+            as_json=as_json,
+            confirmed=confirmed,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,96 +139,13 @@ class Change:
 
 
 def requeueing(store: FallbackStore) -> Change:
-    """Return the change of ``fallback-requeue``."""
+    """Return the change of ``fallback requeue``."""
     return Change("requeued", store.requeue, frozenset({Status.FAILED}))
 
 
 def discarding(store: FallbackStore) -> Change:
-    """Return the change of ``fallback-discard``."""
+    """Return the change of ``fallback discard``."""
     return Change("discarded", store.discard, frozenset({Status.FAILED, Status.PENDING}))
-
-
-class fallback_requeue(RelayCommand):  # noqa: N801 - Faust takes the command's name from here
-    """Make FAILED rows PENDING again, due at once with all retries: rows by id, or --all."""
-
-    options = options(
-        IDS_ARGUMENT, ALL_OPTION, TOPIC_OPTION, ERROR_OPTION, DRY_RUN_OPTION, JSON_OPTION
-    )
-
-    async def work(
-        self,
-        *,
-        ids: tuple[int, ...],
-        everything: bool,
-        topic: str | None,
-        error_contains: str | None,
-        dry_run: bool,
-        as_json: bool,
-    ) -> int:
-        """Requeue the rows."""
-        filters = RowFilter(topic=topic, error_contains=error_contains)
-        rows = selected_rows(ids, everything, filters)
-        async with open_table(self.settings) as table:
-            return await run_change(
-                table, rows, requeueing(table), dry_run=dry_run, as_json=as_json
-            )
-
-
-class fallback_discard(RelayCommand):  # noqa: N801 - Faust takes the command's name from here
-    """Delete rows that Kafka shall never get: rows by id, or --all FAILED ones.
-
-    Their events are in Kafka neither before nor after.
-    """
-
-    options = options(
-        IDS_ARGUMENT,
-        ALL_OPTION,
-        option(
-            "--status",
-            type=StatusType(Status.FAILED, Status.PENDING),
-            default=None,
-            help="With --all: rows of this status; by default FAILED.",
-        ),
-        TOPIC_OPTION,
-        ERROR_OPTION,
-        DRY_RUN_OPTION,
-        YES_OPTION,
-        JSON_OPTION,
-    )
-
-    async def work(
-        self,
-        *,
-        ids: tuple[int, ...],
-        everything: bool,
-        status: Status | None,
-        topic: str | None,
-        error_contains: str | None,
-        dry_run: bool,
-        yes: bool,
-        as_json: bool,
-    ) -> int:
-        """Discard the rows."""
-        filters = RowFilter(status=status, topic=topic, error_contains=error_contains)
-        rows = selected_rows(ids, everything, filters)
-        needs_yes = "--all needs" if everything else ""
-        asks = must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
-        async with open_table(self.settings) as table:
-            confirmed: Collection[int] | None = None
-            if asks:
-                confirmed = await matching_ids(table, rows)
-                count = count_of(len(confirmed), "row")
-                question = f"Discard {count}? Kafka does not have these events"
-                if confirmed and (no := refused(question, "Nothing was discarded")):
-                    return no
-            return await run_change(
-                table,
-                rows,
-                discarding(table),
-                dry_run=dry_run,
-                as_json=as_json,
-                confirmed=confirmed,
-            )
 
 
 @dataclass(frozen=True, slots=True)

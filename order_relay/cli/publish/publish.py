@@ -1,4 +1,4 @@
-"""``faust -A app publish``."""
+"""``order-relay publish``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from faust.cli.base import argument, option
+import click
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
 from order_relay.cli.command import (
-    DRY_RUN_OPTION,
-    JSON_OPTION,
-    RelayCommand,
+    DRY_RUN,
+    JSON,
+    command,
     handling_signals,
     open_producer,
-    options,
     usage_error,
+    worker_settings,
 )
 from order_relay.cli.output import plain, stderr_console
 from order_relay.cli.publish.bulk_publisher import BulkPublisher, check_lines
@@ -29,85 +29,84 @@ from order_relay.cli.publish.report import PublishReport
 from order_relay.errors import RelayError
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import MAX_MESSAGE_BYTES
+from order_relay.settings import Settings
 
 SHOW_EVERY_SECONDS = 0.2
 # After Ctrl-C or SIGTERM: what Kafka has not answered by then is saved.
 STOP_GRACE_SECONDS = 5.0
 
 
-class publish(RelayCommand):  # noqa: N801 - Faust takes the command's name from here
+@command(
+    click.argument("file", metavar="FILE", required=False),
+    click.option(
+        "--new-ids",
+        is_flag=True,
+        help="Give every line a new event-id: to publish on purpose what was published before.",
+    ),
+    DRY_RUN,
+    JSON,
+)
+async def publish(*, file: str | None, new_ids: bool, dry_run: bool, as_json: bool) -> int:
     """Publish ORDER_PAID events: one JSON object a line, from FILE or with - from stdin.
 
     Each line is published byte for byte. The same line always gets the same event-id, so that a
     file may be published again after an interruption. The exit status is 0 when every event is
     in Kafka or saved in the database, 1 when any was refused or failed.
     """
+    if file is None:
+        raise usage_error("FILE is missing: give a file of JSON lines, or - for stdin")
+    settings = worker_settings()
+    report = PublishReport(settings.order_paid_topic, as_json=as_json, dry_run=dry_run)
+    with _opened(file) as descriptor:
+        reader = LineReader(descriptor, max_line_bytes=MAX_MESSAGE_BYTES)
+        stop = _Stop(reader, report)
+        with _showing(reader, report, descriptor):
+            if dry_run:
+                with stop.watching(None):
+                    await check_lines(reader.lines(), report.add, new_ids=new_ids)
+            else:
+                await _publish(settings, reader, report, stop, new_ids=new_ids)
+    report.close(stop.remark)
+    if report.unwritable:
+        error = f"stdout cannot be written: {report.unwritable}; {report.counts()}"
+        _remark(f"{error}; {stop.remark}" if stop.remark else error)
+    if stop.signal:
+        return 128 + stop.signal
+    return 1 if report.failed_count or stop.remark or report.unwritable else 0
 
-    options = options(
-        argument("file", metavar="FILE", required=False),
-        option(
-            "--new-ids",
-            is_flag=True,
-            help="Give every line a new event-id: to publish on purpose what was published before.",
-        ),
-        DRY_RUN_OPTION,
-        JSON_OPTION,
-    )
 
-    async def work(self, *, file: str | None, new_ids: bool, dry_run: bool, as_json: bool) -> int:
-        """Publish the lines and print the report."""
-        if file is None:
-            raise usage_error("FILE is missing: give a file of JSON lines, or - for stdin")
-        report = PublishReport(self.settings.order_paid_topic, as_json=as_json, dry_run=dry_run)
-        with _opened(file) as descriptor:
-            reader = LineReader(descriptor, max_line_bytes=MAX_MESSAGE_BYTES)
-            stop = _Stop(reader, report)
-            with _showing(reader, report, descriptor):
-                if dry_run:
-                    with stop.watching(None):
-                        await check_lines(reader.lines(), report.add, new_ids=new_ids)
-                else:
-                    await self._publish(reader, report, stop, new_ids=new_ids)
-        report.close(stop.remark)
-        if report.unwritable:
-            error = f"stdout cannot be written: {report.unwritable}; {report.counts()}"
-            _remark(f"{error}; {stop.remark}" if stop.remark else error)
-        if stop.signal:
-            return 128 + stop.signal
-        return 1 if report.failed_count or stop.remark or report.unwritable else 0
+async def _publish(
+    settings: Settings, reader: LineReader, report: PublishReport, stop: _Stop, *, new_ids: bool
+) -> None:
+    async with _open_table(settings) as table, open_producer(settings) as producer:
+        publisher = BulkPublisher(
+            producer,
+            table,
+            settings.order_paid_topic,
+            report.add,
+            max_retry=settings.fallback_max_retry,
+            new_ids=new_ids,
+        )
+        report.table_location = table.location
+        await publisher.check_kafka()
+        if publisher.outage:
+            _remark(f"{publisher.outage}: saving events in {table.location}")
+        with stop.watching(publisher):
+            await publisher.publish(reader.lines())
 
-    async def _publish(
-        self, reader: LineReader, report: PublishReport, stop: _Stop, *, new_ids: bool
-    ) -> None:
-        settings = self.settings
-        async with self._table() as table, open_producer(settings) as producer:
-            publisher = BulkPublisher(
-                producer,
-                table,
-                settings.order_paid_topic,
-                report.add,
-                max_retry=settings.fallback_max_retry,
-                new_ids=new_ids,
-            )
-            report.table_location = table.location
-            await publisher.check_kafka()
-            if publisher.outage:
-                _remark(f"{publisher.outage}: saving events in {table.location}")
-            with stop.watching(publisher):
-                await publisher.publish(reader.lines())
 
-    @asynccontextmanager
-    async def _table(self) -> AsyncIterator[FallbackTable]:
-        table = FallbackTable(self.settings.database_url.get_secret_value())
+@asynccontextmanager
+async def _open_table(settings: Settings) -> AsyncIterator[FallbackTable]:
+    table = FallbackTable(settings.database_url.get_secret_value())
+    try:
         try:
-            try:
-                await table.open()
-            except RelayError as error:
-                # Kafka may accept every event.
-                _remark(f"what Kafka refuses cannot be saved in {table.location}: {error}")
-            yield table
-        finally:
-            await table.close()
+            await table.open()
+        except RelayError as error:
+            # Kafka may accept every event.
+            _remark(f"what Kafka refuses cannot be saved in {table.location}: {error}")
+        yield table
+    finally:
+        await table.close()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The output of ``faust -A app publish``: a JSON line for each result, or a report at the end."""
+"""The output of ``order-relay publish``: a JSON line for each result, or a report at the end."""
 
 from __future__ import annotations
 

@@ -113,6 +113,10 @@ class HttpClient:
             self._requests -= 1
             self._freed.set()
 
+    async def connect(self) -> None:
+        """Make a connection and close it, without a request; raises ``ConnectionNotMade``."""
+        (await self._connect(self._loop.time() + self._timeout_seconds)).close()
+
     def close(self) -> None:
         """Close all connections; the caller cancels requests under way."""
         for connection in list(self._connections):

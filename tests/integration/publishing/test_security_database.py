@@ -208,7 +208,7 @@ def test_commands_use_the_same(url: str, ca_file: Path, tmp_path: Path) -> None:
     }
     for command, answer in (
         (["order_relay.fallback.sql.migrate"], "The database was migrated from nothing"),
-        (["faust", "-A", "app", "fallback-stats"], "PENDING"),
+        (["order_relay", "fallback", "stats"], "PENDING"),
     ):
         done = subprocess.run(
             [sys.executable, "-m", *command],

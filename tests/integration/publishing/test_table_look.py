@@ -4,7 +4,7 @@ import click
 import pytest
 import sqlalchemy as sa
 
-from order_relay.cli.fallback.open_table import check_revisions
+from order_relay.cli.fallback.rows import check_revisions
 from order_relay.errors import DatabaseTooNew
 from order_relay.fallback.sql.migrate import VERSION_TABLE
 from order_relay.fallback.table import FallbackTable, Revisions

@@ -1,4 +1,4 @@
-"""``faust -A app dlq-…`` on brokers with TLS and SASL: each Kafka client proves who it is."""
+"""``order-relay dlq …`` on brokers with TLS and SASL: each Kafka client proves who it is."""
 
 from pathlib import Path
 
@@ -19,13 +19,13 @@ async def test_letters_are_listed_redriven_and_purged(
         secure.kafka.create_topic(topic, 3)
     commands = relay_on(stage, tmp_path, **WAYS[way](secure))
     await put_letters(stage, [letter(n) for n in range(3)])
-    assert len((await commands("dlq-list", "--json")).objects) == 3
-    assert "2 letters were redriven" in (await commands("dlq-redrive", "0:0", "0:1")).out
+    assert len((await commands("dlq", "list", "--json")).objects) == 3
+    assert "2 letters were redriven" in (await commands("dlq", "redrive", "0:0", "0:1")).out
     assert (
         "2 letters, 0 of them not redriven: were deleted"
-        in (await commands("dlq-purge", "--yes")).out
+        in (await commands("dlq", "purge", "--yes")).out
     )
-    (left,) = (await commands("dlq-list", "--all", "--json")).objects
+    (left,) = (await commands("dlq", "list", "--all", "--json")).objects
     assert (left["offset"], left["state"]) == (2, "open")
     assert len(await stage.records()) == 2
 
@@ -37,7 +37,7 @@ async def test_no_access_token_is_one_line(
     commands = relay_on(stage, tmp_path, **secure.oauth())
     secure.provider.stop()
     try:
-        line = (await commands("dlq-list", statuses=(1,))).only_line
+        line = (await commands("dlq", "list", statuses=(1,))).only_line
     finally:
         secure.provider.start()
     assert "no access token from KAFKA_SASL_OAUTH_TOKEN_URL=" in line

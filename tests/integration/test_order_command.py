@@ -1,13 +1,11 @@
-"""``order-status`` where no worker answers, and time is over before it knows."""
+"""``order-relay order`` where no worker answers, and time is over before it knows."""
 
 import threading
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
-from order_relay.cli.order import order_status
+from order_relay.cli.order import read_changelog
 from order_relay.deliveries import recovery
 from tests.support.embedded import EmbeddedKafka
 from tests.support.stage import Stage
@@ -27,9 +25,7 @@ class NoTime(threading.Thread):
 async def told_in_no_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> str:
     """What it says of an order when its minute is over at once."""
     monkeypatch.setattr(threading, "Timer", NoTime)
-    app = SimpleNamespace(partition_of=lambda key, partitions: 0)
-    command = SimpleNamespace(settings=stage.settings(), app=app)
-    found = await order_status._read(cast(Any, command), "1")
+    found = await read_changelog(stage.settings(), lambda key, partitions: 0, "1")
     assert list(found) == ["error"]
     return str(found["error"])
 

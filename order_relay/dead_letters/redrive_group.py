@@ -7,7 +7,7 @@ end to the next zero byte in memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,9 +21,11 @@ from aiokafka.errors import CommitFailedError
 from aiokafka.errors import KafkaError as ClientError
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from order_relay.dead_letters.redriven import RedriveCommit
 from order_relay.errors import KafkaUnavailable, TopicUnusable
+from order_relay.kafka.auth import faust_credentials
 from order_relay.kafka.client_config import client_config
 from order_relay.kafka.committed_offsets import fetch_commits
 from order_relay.settings import Settings
@@ -40,12 +42,12 @@ JOIN_SECONDS = 30.0
 
 
 class AnotherRedrive(TopicUnusable):
-    """Another dlq-redrive runs now."""
+    """Another ``dlq redrive`` runs now."""
 
     def __init__(self, topic: str, group_id: str, session_ms: int) -> None:
         super().__init__(
             topic,
-            f"another dlq-redrive works on it (a member of the group {group_id}); one that was "
+            f"another dlq redrive works on it (a member of the group {group_id}); one that was "
             f"killed blocks others for {session_ms / 1000:g} s",
         )
 
@@ -58,17 +60,22 @@ class RedriveGroup:
         session_ms: The time after which Kafka removes a killed member.
     """
 
-    def __init__(self, settings: Settings, auth: Mapping[str, Any]) -> None:
-        """Prepare; ``auth`` are the authentication options of aiokafka's clients."""
+    def __init__(self, settings: Settings) -> None:
+        """Prepare; nothing is connected yet."""
         self.group_id = f"{settings.consumer_group_id}-dlq-redrive"
+        self.session_ms = min(MAX_SESSION_MS, settings.kafka_session_timeout_ms)
         self._settings = settings
         self._topic = settings.dlq_topic
-        self.session_ms = min(MAX_SESSION_MS, settings.kafka_session_timeout_ms)
-        self._client_options: dict[str, Any] = {
-            **auth,
-            "bootstrap_servers": settings.kafka_bootstrap_servers.split(","),
-            "client_id": self.group_id,
-        }
+
+    def _consumer(self, **options: int) -> Any:
+        return AIOKafkaConsumer(
+            **credentials_to_aiokafka_auth(faust_credentials(self._settings)),
+            bootstrap_servers=self._settings.kafka_bootstrap_servers.split(","),
+            client_id=self.group_id,
+            group_id=self.group_id,
+            enable_auto_commit=False,
+            **options,
+        )
 
     async def commits(self, partitions: Collection[int]) -> dict[int, RedriveCommit]:
         """Return the last commit of each partition that has one.
@@ -77,15 +84,14 @@ class RedriveGroup:
             KafkaUnavailable: Kafka did not answer in time.
             TopicUnusable: Kafka refused the request.
         """
-        positions = [TopicPartition(self._topic, number) for number in partitions]
-        # Without a subscription it does not join the group.
-        consumer = AIOKafkaConsumer(
-            **self._client_options, group_id=self.group_id, enable_auto_commit=False
-        )
+        consumer = self._consumer()  # without a subscription it does not join the group
         try:
             async with asyncio.timeout(ASK_SECONDS):
                 await consumer.start()
-                found = await fetch_commits(consumer._coordinator, positions)
+                found = await fetch_commits(
+                    consumer._coordinator,
+                    [TopicPartition(self._topic, number) for number in partitions],
+                )
         except (ClientError, OSError, TimeoutError) as error:
             raise self._translated(error) from error
         finally:
@@ -104,17 +110,15 @@ class RedriveGroup:
             AnotherRedrive: The group has another member.
             KafkaUnavailable: Kafka did not answer in time.
         """
-        await self._wait_until_empty()
-        membership = Membership(self._topic)
-        consumer = AIOKafkaConsumer(
-            **self._client_options,
-            group_id=self.group_id,
-            enable_auto_commit=False,
+        another = AnotherRedrive(self._topic, self.group_id, self.session_ms)
+        if await self._stays_occupied():
+            raise another
+        consumer = self._consumer(
             session_timeout_ms=self.session_ms,
             heartbeat_interval_ms=self.session_ms // HEARTBEATS_PER_SESSION,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
         )
-        membership.consumer = consumer
+        membership = Membership(self._topic, consumer)
         consumer.subscribe([self._topic], listener=membership)
         try:
             try:
@@ -126,19 +130,18 @@ class RedriveGroup:
                 async with asyncio.timeout(JOIN_SECONDS):
                     await membership.joined.wait()
             except TimeoutError:
-                raise self._another() from None
+                raise another from None
             if membership.partitions != set(partitions):
-                raise self._another()
+                raise another
             yield membership
         finally:
             membership.revoking = True
             await consumer.stop()
 
-    async def _wait_until_empty(self) -> None:
-        """Wait until the group has no member, without causing a rebalance.
+    async def _stays_occupied(self) -> bool:
+        """Wait until the group has no member, for as long as Kafka keeps a killed one.
 
-        Raises:
-            AnotherRedrive: It has one for longer than Kafka keeps a killed one.
+        Asking causes no rebalance, as joining would.
         """
         admin = AdminClient(client_config(self._settings) | {"log_level": 0})
         loop = asyncio.get_running_loop()
@@ -148,15 +151,10 @@ class RedriveGroup:
                 asked = admin.describe_consumer_groups([self.group_id], request_timeout=ASK_SECONDS)
                 members = (await asyncio.wrap_future(asked[self.group_id])).members
             except KafkaException:
-                return  # no such group, or no right to describe it: joining decides
-            if not members:
-                return
-            if loop.time() > deadline:
-                raise self._another()
+                return False  # no such group, or no right to describe it: joining decides
+            if not members or loop.time() > deadline:
+                return bool(members)
             await asyncio.sleep(0.5)
-
-    def _another(self) -> AnotherRedrive:
-        return AnotherRedrive(self._topic, self.group_id, self.session_ms)
 
     def _translated(self, error: BaseException) -> KafkaUnavailable | TopicUnusable:
         if isinstance(error, ClientError) and not getattr(error, "retriable", False):
@@ -175,14 +173,14 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka sh
         partitions: The assigned partitions.
     """
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, consumer: Any) -> None:
         """Begin before joining."""
         self.lost = False
         self.revoking = False
         self.busy = asyncio.Lock()
         self.joined = asyncio.Event()
         self.partitions: set[int] = set()
-        self.consumer: Any = None
+        self._consumer = consumer
         self._topic = topic
 
     async def commit(self, partition: int, commit: RedriveCommit) -> None:
@@ -194,7 +192,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka sh
         position = TopicPartition(self._topic, partition)
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                await self.consumer.commit({position: OffsetAndMetadata(*commit)})
+                await self._consumer.commit({position: OffsetAndMetadata(*commit)})
         except (ClientError, OSError, TimeoutError) as error:
             self.lost = True
             raise TopicUnusable(
@@ -211,7 +209,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka sh
     async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
         """Called when Kafka has assigned partitions; this consumer never reads them."""
         if assigned:
-            self.consumer.pause(*assigned)
+            self._consumer.pause(*assigned)
         if not self.joined.is_set():
             self.partitions = {position.partition for position in assigned}
             self.joined.set()
@@ -221,5 +219,5 @@ def _description(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, CommitFailedError):
-        return "Kafka does not count this dlq-redrive as a member of its group any more"
+        return "Kafka does not count this dlq redrive as a member of its group any more"
     return " ".join(str(error).split()) or type(error).__name__

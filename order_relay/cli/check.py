@@ -1,0 +1,212 @@
+"""``order-relay check``: whether everything that a worker needs is there. Changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from confluent_kafka import KafkaException
+
+from order_relay.cli.command import JSON, command, load_application
+from order_relay.cli.fallback.rows import file_exists
+from order_relay.cli.output import count_of, json_line, plain, stdout_console
+from order_relay.errors import (
+    AccessTokenUnavailable,
+    InvalidDatabaseUrl,
+    InvalidSettings,
+    RelayError,
+)
+from order_relay.fallback.table import FallbackTable
+from order_relay.handlers.http import HttpHandler
+from order_relay.handlers.http_client.client import ConnectionNotMade
+from order_relay.kafka.topics import Topics
+from order_relay.model.consumer import HttpPost
+from order_relay.settings import Settings, load_settings
+from order_relay.settings.consumers import ConfiguredConsumer
+
+# Twice what asking Kafka takes: it is asked again why it cannot be reached.
+LIMIT_SECONDS = 12.0
+
+
+class Result(StrEnum):
+    """The result of a check, in one word."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result for one part, and what was found."""
+
+    result: Result
+    part: str
+    text: str
+
+
+Findings = AsyncIterator[Finding]
+
+
+@command(JSON)
+async def check(*, as_json: bool) -> int:
+    """Check settings, Kafka, topics and rights, the database, and the target of each consumer.
+
+    Nothing is changed, and no event is posted. Each line begins with ok, warn or FAIL. The exit
+    status is 1 if anything fails.
+    """
+    settings, consumers, found = _load()
+    if settings is not None:
+        parts = {"kafka": _kafka(settings, consumers), "database": _database(settings)}
+        parts |= {f"target of {one.name}": _target(one) for one in consumers}
+        for findings in await asyncio.gather(*(_run(*part) for part in parts.items())):
+            found += findings
+    for finding in found:
+        if as_json:
+            json_line(asdict(finding))
+        else:
+            text = f"{finding.result:<5}{finding.part}: {finding.text}"
+            stdout_console().print(plain(text), soft_wrap=True)
+    return int(any(finding.result is Result.FAIL for finding in found))
+
+
+def _load() -> tuple[Settings | None, Sequence[ConfiguredConsumer], list[Finding]]:
+    """Load the settings and the application; each may be wrong."""
+    try:
+        settings = load_settings()
+    except (InvalidSettings, InvalidDatabaseUrl) as error:
+        return None, (), [Finding(Result.FAIL, "settings", str(error))]
+    try:
+        consumers = load_application().consumers
+    except SystemExit as end:  # as the worker would end; with LOG_FORMAT=json the text is logged
+        text = end.code if isinstance(end.code, str) else "see the log"
+        return settings, (), [Finding(Result.FAIL, "consumers", text)]
+    names = ", ".join(one.name for one in consumers)
+    return settings, consumers, [Finding(Result.OK, "settings", f"the consumers are {names}")]
+
+
+async def _run(part: str, findings: Findings) -> list[Finding]:
+    """Collect what a check finds within its time; an error is a finding, too."""
+    found: list[Finding] = []
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            async for finding in findings:
+                found.append(finding)  # noqa: PERF401 - keeps those from before a time-out
+    except TimeoutError:
+        found.append(Finding(Result.FAIL, part, f"no answer within {LIMIT_SECONDS:g} s"))
+    except (RelayError, ConnectionNotMade, KafkaException, OSError) as error:
+        found.append(Finding(Result.FAIL, part, " ".join(str(error).split())))
+    return found
+
+
+async def _kafka(settings: Settings, consumers: Sequence[ConfiguredConsumer]) -> Findings:
+    topics = Topics(settings)
+    began = time.monotonic()
+    try:
+        cluster = await topics.cluster()
+    except (KafkaException, AccessTokenUnavailable) as error:
+        yield Finding(Result.FAIL, "kafka", await topics.explain(error))
+        return
+    brokers = count_of(len(cluster.brokers), "broker")
+    took = f"{time.monotonic() - began:.2f} s"
+    yield Finding(
+        Result.OK, "kafka", f"{brokers} at {settings.kafka_bootstrap_servers}, answer in {took}"
+    )
+    needed = {name: rights for one in consumers for name, rights in _rights(one.settings)}
+    allowed = await topics.allowed([name for name in needed if name in cluster.topics])
+    for name, rights in needed.items():
+        yield _topic(name, rights, cluster.topics.get(name), allowed.get(name), settings)
+
+
+def _rights(settings: Settings) -> Iterator[tuple[str, set[str]]]:
+    """Yield the topics of a consumer, each with what a worker must be allowed to do there."""
+    yield settings.order_paid_topic, {"READ"}
+    yield settings.dlq_topic, {"WRITE"}
+    if settings.deliveries_store != "off":
+        yield settings.deliveries_changelog_topic, {"READ", "WRITE"}
+
+
+def _topic(
+    name: str,
+    rights: set[str],
+    topic: Any,
+    allowed: set[str] | None,
+    settings: Settings,
+) -> Finding:
+    part = f"topic {name}"
+    if topic is None and settings.kafka_declare_topics:
+        return Finding(Result.WARN, part, "it does not exist yet, a worker makes it")
+    if topic is None or topic.error is not None:
+        text = topic.error.str() if topic else "it does not exist, and KAFKA_DECLARE_TOPICS=false"
+        return Finding(Result.FAIL, part, text)
+    partitions = topic.partitions.values()
+    replication = min((len(one.replicas) for one in partitions), default=0)
+    failures = [
+        f"no right to {right}"
+        for right in sorted(rights - (rights if allowed is None else allowed))
+    ]
+    if any(one.leader < 0 for one in partitions):
+        failures.append("a partition has no leader")
+    warnings = []
+    if len(partitions) < settings.topic_partitions:
+        warnings.append(f"fewer than TOPIC_PARTITIONS={settings.topic_partitions}")
+    if replication < settings.topic_replication_factor:
+        warnings.append(f"less than TOPIC_REPLICATION_FACTOR={settings.topic_replication_factor}")
+    notes = ["Kafka does not tell our rights"] if allowed is None else []
+    text = f"{count_of(len(partitions), 'partition')}, replication {replication}"
+    result = Result.FAIL if failures else Result.WARN if warnings else Result.OK
+    return Finding(result, part, "; ".join([text, *failures, *warnings, *notes]))
+
+
+async def _database(settings: Settings) -> Findings:
+    table = FallbackTable(settings.database_url.get_secret_value())
+    where = f"DATABASE_URL={table.location}"
+    try:
+        if not file_exists(table):
+            yield Finding(Result.WARN, "database", f"{where} does not exist yet, a worker makes it")
+            return
+        try:
+            found = await table.look()
+        except RelayError as error:
+            yield Finding(Result.FAIL, "database", f"{where}: {error}")
+            return
+        if found.found is None:
+            yield Finding(Result.WARN, "database", f"{where} has no table yet, a worker makes it")
+        elif found.found != found.wanted:
+            text = f"{where} is at revision {found.found}, a worker migrates it to {found.wanted}"
+            yield Finding(Result.WARN, "database", text)
+        else:
+            yield Finding(Result.OK, "database", f"{where} is at revision {found.found}")
+    finally:
+        await table.close()
+
+
+async def _target(consumer: ConfiguredConsumer) -> Findings:
+    """Connect as a worker does, and post nothing."""
+    part, settings = f"target of {consumer.name}", consumer.settings
+    if not isinstance(consumer.declaration.handled_by(), HttpPost):
+        yield Finding(Result.OK, part, f"the function {consumer.target}, nothing to connect to")
+        return
+    proxy = settings.external_logger_proxy
+    handler = HttpHandler(
+        settings.external_logger_url,
+        timeout_seconds=LIMIT_SECONDS,
+        connect_timeout_seconds=settings.external_logger_connect_timeout_seconds,
+        max_connections=1,
+        ca_file=settings.external_logger_ca_file,
+        certificate_file=settings.external_logger_cert_file,
+        key_file=settings.external_logger_key_file,
+        proxy=proxy.get_secret_value() if proxy else None,
+    )
+    began = time.monotonic()
+    await handler.start()
+    try:
+        await handler.connect()
+    finally:
+        await handler.stop()
+    took = f"{time.monotonic() - began:.2f} s"
+    yield Finding(Result.OK, part, f"connected to {consumer.target} in {took}")

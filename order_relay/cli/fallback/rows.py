@@ -1,0 +1,236 @@
+"""``order-relay fallback list`` and ``stats``: rows of the fallback table as JSON and as tables."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from order_relay.cli.command import JSON, command, worker_settings
+from order_relay.cli.output import (
+    age,
+    count_of,
+    iso_time,
+    json_line,
+    make_table,
+    plain,
+    stderr_console,
+    stdout_console,
+)
+from order_relay.errors import RelayError
+from order_relay.fallback.store import FallbackRow, RowFilter, Status
+from order_relay.fallback.table import FallbackTable, Revisions
+from order_relay.model.byte_text import to_text
+from order_relay.settings import Settings
+
+PAGE = 500
+ERROR_LENGTH = 200
+MAX_ID = 2**63 - 1  # of a BIGINT
+
+
+class RowIdType(click.ParamType):
+    """The id of a row."""
+
+    name = "id"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Parse the text."""
+        text = str(value)
+        digits = text.lstrip("0")
+        # int() refuses numbers of thousands of digits.
+        short = text.isascii() and text.isdigit() and 0 < len(digits) <= len(str(MAX_ID))
+        if not short or (number := int(digits)) > MAX_ID:
+            self.fail(f"{text[:40]!r} is not a row id: ids are whole numbers from 1", param, ctx)
+        return number
+
+
+class StatusType(click.ParamType):
+    """The status of rows, in upper or lower case."""
+
+    name = "status"
+
+    def __init__(self, *allowed: Status) -> None:
+        self._allowed = {status.value: status for status in allowed}
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Status:
+        """Parse the text."""
+        found = self._allowed.get(str(value).upper())
+        if found is None:
+            self.fail(f"{str(value)[:40]!r} must be {' or '.join(self._allowed)}", param, ctx)
+        return found
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the value's name in ``--help``."""
+        return f"[{'|'.join(self._allowed)}]"
+
+
+ROW_ID = RowIdType()
+STATUS = StatusType(*Status)
+
+
+@command(
+    click.option("--status", type=STATUS, help="Only rows of this status."),
+    click.option("--topic", help="Only rows of this topic."),
+    click.option("--error-contains", help="Only rows with this in their error."),
+    click.option(
+        "--limit", type=click.IntRange(1, 1_000_000), default=100, help="At most so many."
+    ),
+    click.option("--after-id", type=ROW_ID, help="Go on after this row."),
+    JSON,
+)
+async def list_rows(*, limit: int, after_id: int | None, as_json: bool, **filters: Any) -> int:
+    """List rows of the fallback table, by id."""
+    rows = RowFilter(**filters)
+    async with open_table(worker_settings()) as table:
+        if as_json:
+            await _print_json(table, rows, limit, after_id or 0)
+            return 0
+        found = await table.find(rows, after_id=after_id or 0, limit=limit)
+        total = await table.count(rows)
+        now = await table.now()
+    if found:
+        stdout_console().print(rows_table(found, now.timestamp()))
+    if not total:
+        stderr_console().print("No rows")
+    elif len(found) < total:
+        stderr_console().print(
+            f"{len(found):,} of {count_of(total, 'row')}"
+            + (f"; --after-id {found[-1].id} shows the next" if found else "")
+        )
+    return 0
+
+
+async def _print_json(table: FallbackTable, rows: RowFilter, limit: int, after_id: int) -> None:
+    """Print page by page, so that only one page is in memory."""
+    while limit > 0:
+        page = await table.find(rows, after_id=after_id, limit=min(limit, PAGE))
+        for row in page:
+            json_line(row_fields(row))
+        if len(page) < min(limit, PAGE):
+            return
+        limit -= len(page)
+        after_id = page[-1].id
+
+
+@command(JSON)
+async def count_rows(*, as_json: bool) -> int:
+    """Count the rows of the fallback table by status."""
+    async with open_table(worker_settings()) as table:
+        stats = await table.stats()
+    if as_json:
+        json_line(asdict(stats))
+        return 0
+    shown = make_table(("status", "rows", "oldest"), right=("rows", "oldest"))
+    oldest = age(stats.oldest_pending_seconds) if stats.pending else ""
+    shown.add_row("PENDING", f"{stats.pending:,}", oldest)
+    shown.add_row("PUBLISHED", f"{stats.published:,}", "")
+    shown.add_row("FAILED", f"{stats.failed:,}", "")
+    stdout_console().print(shown)
+    return 0
+
+
+@asynccontextmanager
+async def open_table(settings: Settings) -> AsyncIterator[FallbackTable]:
+    """Open the table that the workers use, and close it at the end.
+
+    Only workers create and migrate it. A command that did so would hide a wrong DATABASE_URL.
+
+    Raises:
+        ClickException: The database cannot be used, is a file that does not exist, or has no
+            table, or one of another version.
+    """
+    table = FallbackTable(settings.database_url.get_secret_value())
+    try:
+        if not file_exists(table):
+            raise click.ClickException(
+                f"there is no database at DATABASE_URL={table.location}: "
+                "run this in the worker's folder, or set DATABASE_URL to the worker's file"
+            )
+        try:
+            revisions = await table.look()
+        except RelayError as error:
+            raise click.ClickException(f"DATABASE_URL={table.location}: {error}") from None
+        check_revisions(table, revisions)
+        yield table
+    finally:
+        await table.close()
+
+
+def file_exists(table: FallbackTable) -> bool:
+    """Return whether a SQLite file exists, which a connection would create; True for others."""
+    url = table.engine.url
+    if url.get_backend_name() != "sqlite" or (url.database or "").startswith("file:"):
+        return True
+    return Path(url.database or "").is_file()
+
+
+def check_revisions(table: FallbackTable, revisions: Revisions) -> None:
+    """Check that the table exists, in this version.
+
+    Raises:
+        ClickException: It does not.
+    """
+    if revisions.found is None:
+        raise click.ClickException(
+            f"there is no fallback table at DATABASE_URL={table.location}: set DATABASE_URL to the "
+            "worker's database; a worker makes the table when it starts"
+        )
+    if revisions.found != revisions.wanted:
+        raise click.ClickException(
+            f"the fallback table at DATABASE_URL={table.location} is at revision "
+            f"{revisions.found}, older than this version's {revisions.wanted}: run the older "
+            "version's command, or start a worker of this version, which migrates it"
+        )
+
+
+def row_fields(row: FallbackRow) -> dict[str, Any]:
+    """Return the fields of a row for JSON, named as the SQL columns.
+
+    Bytes are written as in the table; see ``order_relay.fallback.sql.schema``.
+    """
+    return {
+        "id": row.id,
+        "status": row.status.value,
+        "topic": row.topic,
+        "message_key": to_text(row.key),
+        "payload": to_text(row.payload),
+        "headers": [[name, to_text(value)] for name, value in row.headers],
+        "message_partition": row.partition,
+        "retry_count": row.retry_count,
+        "max_retry": row.max_retry,
+        "next_retry_at": iso_time(row.next_retry_at),
+        "error_message": row.malformed or row.error_message,
+        "created_at": iso_time(row.created_at),
+        "updated_at": iso_time(row.updated_at),
+        "published_at": iso_time(row.published_at),
+    }
+
+
+def rows_table(rows: Sequence[FallbackRow], now_seconds: float) -> Table:
+    """Return rows as a table; ``now_seconds`` is the store's time, since the epoch."""
+    table = make_table(
+        ("id", "status", "topic", "key", "age", "retries", "next try", "error"),
+        right=("id", "age", "retries"),
+    )
+    for row in rows:
+        wait = row.next_retry_at.timestamp() - now_seconds
+        table.add_row(
+            str(row.id),
+            row.status.value,
+            plain(row.topic, 60),
+            plain(to_text(row.key), 40),
+            age(max(0.0, now_seconds - row.created_at.timestamp())),
+            f"{row.retry_count}/{row.max_retry}",
+            (f"in {age(wait)}" if wait > 0 else "due") if row.status is Status.PENDING else "",
+            plain(row.malformed or row.error_message, ERROR_LENGTH),
+        )
+    return table

@@ -1,0 +1,153 @@
+"""``order-relay status``: what the running workers say of themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import aiohttp
+import click
+from yarl import URL
+
+from order_relay.cli.command import JSON, check_urls, command, usage_error, worker_settings
+from order_relay.cli.output import (
+    json_line,
+    make_table,
+    plain,
+    stderr_console,
+    stdout_console,
+)
+from order_relay.deliveries.lookup import get_object, make_client
+
+ASK_SECONDS = 10.0
+# Some ten thousand partitions.
+MAX_STATS_BYTES = 1024 * 1024
+
+Figures = dict[str, Any]
+
+
+@command(
+    click.option(
+        "--url",
+        "urls",
+        multiple=True,
+        metavar="URL",
+        help="Ask the worker at this URL, several may be given; by default ADVERTISED_URL, else "
+        "WEB_HOST:WEB_PORT.",
+    ),
+    JSON,
+)
+async def status(*, urls: Sequence[str], as_json: bool) -> int:
+    """Show what the running workers do: a line for each consumer of each worker.
+
+    Figures are those since the worker's start. The exit status is 0 if all is well, 1 if something
+    needs a person or one of several workers does not answer, and 2 if none answers.
+    """
+    check_urls(*urls)
+    urls = urls or (str(worker_settings().own_url),)
+    async with make_client(ASK_SECONDS) as client:
+        answers = await asyncio.gather(*(_ask(client, URL(url)) for url in urls))
+    silent = [
+        f"no worker answers at {url}: {answer}"
+        for url, answer in zip(urls, answers, strict=True)
+        if isinstance(answer, str)
+    ]
+    if len(silent) == len(urls):
+        raise usage_error("; ".join(silent))
+    rows = [
+        _summary(url, figures)
+        for url, answer in zip(urls, answers, strict=True)
+        if not isinstance(answer, str)
+        for figures in answer
+    ]
+    if as_json:
+        for row in rows:
+            json_line(row)
+    else:
+        _print(rows)
+    for line in silent:
+        stderr_console().print(plain(line))
+    return 1 if silent or any(row["problems"] for row in rows) else 0
+
+
+async def _ask(client: aiohttp.ClientSession, url: URL) -> list[Figures] | str:
+    """Return the figures of each consumer of a worker, or why there are none."""
+    first = await _stats(client, url / "stats")
+    if isinstance(first, str):
+        return first
+    found = [first]
+    for name in first["consumers"]:
+        if name != first["consumer"]:
+            more = await _stats(client, (url / "stats").with_query(consumer=name))
+            if isinstance(more, str):
+                return more
+            found.append(more)
+    return found
+
+
+async def _stats(client: aiohttp.ClientSession, url: URL) -> Figures | str:
+    answer = await get_object(client, url, {}, MAX_STATS_BYTES)
+    if isinstance(answer, str):
+        return answer
+    if not {"consumer", "consumers", "target"} <= answer.body.keys():
+        return str(answer.body.get("error", "it is not an order relay"))
+    return answer.body
+
+
+def _summary(url: str, figures: Figures) -> Figures:
+    target = figures["target"]
+    return {
+        "url": url,
+        "consumer": figures["consumer"],
+        "version": figures["version"],
+        "target": target["state"],
+        "since_seconds": target["since_seconds"],
+        "said": target["said"],
+        "lag": sum(one["lag"] or 0 for one in figures["partitions"]),
+        "partitions": len(figures["partitions"]),
+        "in_flight": figures["in_flight"],
+        "dead_letters": sum(figures["dead_letters"].values()),
+        "failed_rows": figures["fallback"].get("failed"),
+        "problems": list(_problems(figures)),
+    }
+
+
+def _problems(figures: Figures) -> Iterator[str]:
+    """Yield what needs a person."""
+    target, fallback = figures["target"], figures["fallback"]
+    if target["state"] in {"down", "refuses_us"}:
+        yield f"the target: {target['said']}"
+    if not figures["kafka_up"]:
+        yield "Kafka does not answer the worker"
+    if not fallback["database_up"]:
+        yield "the database does not answer the worker"
+    if fallback.get("failed"):
+        yield f"{fallback['failed']:,} FAILED rows wait: order-relay fallback list --status FAILED"
+    if fallback["files_replaced"]:
+        yield "the fallback table's file was deleted or replaced while it was open"
+    if figures["deleted_records"]:
+        yield f"Kafka deleted {figures['deleted_records']:,} records before they were read"
+    if figures["near_deletion_records"]:
+        yield f"Kafka deletes {figures['near_deletion_records']:,} unread records soon"
+
+
+def _print(rows: Sequence[Figures]) -> None:
+    counts = ("lag", "in flight", "dead letters", "FAILED rows")
+    table = make_table(("worker", "consumer", "target", *counts), right=counts)
+    for row in rows:
+        failed = row["failed_rows"]
+        table.add_row(
+            plain(row["url"]),
+            plain(row["consumer"]),
+            plain(row["said"]),
+            f"{row['lag']:,}",
+            f"{row['in_flight'] or 0:,}",
+            f"{row['dead_letters']:,}",
+            "?" if failed is None else f"{failed:,}",
+        )
+    console = stdout_console()
+    console.print(table)
+    for row in rows:
+        for problem in row["problems"]:
+            console.print(plain(f"{row['consumer']} at {row['url']}: {problem}"))
