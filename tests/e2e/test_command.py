@@ -1,0 +1,148 @@
+"""``order-relay`` itself: what it imports, the application that ``-A`` names, completion."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.publish_command import Commands, nothing_in
+from tests.support.worker import ROOT
+
+pytestmark = pytest.mark.e2e
+
+CLIENTS = {"faust", "mode", "aiokafka", "confluent_kafka", "sqlalchemy", "aiohttp"}
+OF_MODULES = """
+import json, sys
+from order_relay.cli.main import main
+
+sys.argv[1:] = {arguments}
+try:
+    main()
+finally:
+    loaded = [name.partition(".")[0] for name in sys.modules]
+    print(json.dumps(sorted({{*loaded}})), file=sys.stderr)
+"""
+OWN = """
+from order_relay.worker import create_app
+
+app = create_app()
+app.import_consumers("consumers")
+"""
+CONSUMER = """
+from order_relay import Consumer
+
+points = Consumer("points", topic="orders", group="points", event=bytes)
+
+
+@points.handler
+async def collect(order, delivery): ...
+"""
+
+
+def modules_after(folder: Path, *arguments: str, status: int = 0) -> set[str]:
+    """The packages that a command has imported when it ends."""
+    ended = subprocess.run(
+        [sys.executable, "-c", OF_MODULES.format(arguments=list(arguments))],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == status, ended.stderr
+    return set(json.loads(ended.stderr.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), (), ("--version",), ("dlq",), ("completion", "zsh"), ("none",)]
+)
+def test_help_imports_no_command(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Neither a client nor what settings and tables are made of is imported: it is quick."""
+    loaded = modules_after(tmp_path, *arguments, status=2 if arguments == ("none",) else 0)
+    assert not (CLIENTS | {"rich", "pydantic", "app", "agents"}) & loaded
+    assert nothing_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("publish", "missing.jsonl"),
+        ("fallback", "stats"),
+        ("order", "a\tb"),
+        ("status", "--url", "http://127.0.0.1:1"),
+    ],
+)
+def test_commands_that_need_settings_alone(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """They import neither Faust nor the application."""
+    loaded = modules_after(tmp_path, *arguments, status=1 if arguments[0] == "fallback" else 2)
+    assert not {"faust", "mode", "aiokafka", "app", "agents", "tables"} & loaded
+
+
+async def test_names_of_commands_are_completed(tmp_path: Path) -> None:
+    """The script asks the command itself, which imports nothing for it."""
+    commands = Commands(tmp_path)
+    for shell in ("bash", "zsh", "fish"):
+        script = (await commands("completion", shell)).out
+        assert f"_ORDER_RELAY_COMPLETE={shell}_complete" in script
+    commands.environment |= {"COMP_WORDS": "order-relay dlq re", "COMP_CWORD": "2"}
+    commands.environment["_ORDER_RELAY_COMPLETE"] = "bash_complete"
+    assert (await commands.in_new_interpreter()).out == "plain,redrive\n"
+
+
+async def test_an_application_of_ones_own(tmp_path: Path) -> None:
+    """``-A`` names its module, in this folder; its consumers are those that commands work on."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "module.py").write_text(OWN, encoding="utf-8")
+    (tmp_path / "consumers.py").write_text(CONSUMER, encoding="utf-8")
+    commands = Commands(tmp_path)
+    for name in ("own.module", "own.module:app"):
+        other = ("-A", name, "dlq", "list", "--consumer", "other")
+        assert (
+            await commands.refused(*other) == "Error: --consumer 'other' must name one of: points"
+        )
+    line = (await commands("-A", "own.module", "dlq", "list", statuses=(1,))).only_line
+    assert "Kafka cannot be reached" in line
+    helped = await commands.in_new_interpreter("-A", "own.module", "worker", "--help")
+    assert "--web-port" in helped.out
+
+
+async def test_an_application_that_is_missing_or_broken_is_one_line(tmp_path: Path) -> None:
+    """The line names it, and how to name another; the status is 2."""
+    (tmp_path / "broken.py").write_text("1 / 0", encoding="utf-8")
+    (tmp_path / "other.py").write_text("app = 1", encoding="utf-8")
+    commands = Commands(tmp_path)
+    told = {
+        "missing": "No module named 'missing'",
+        "broken": "ZeroDivisionError",
+        "other": "is not an application of the relay",
+        "": "cannot be imported",
+    }
+    for name, said in told.items():
+        for command in (("dlq", "list"), ("check",)):
+            assert said in await commands.refused("-A", name, *command)
+    assert "'missing'; run this in its folder" in await commands.refused("-A", "missing", "worker")
+
+
+def test_what_were_commands_of_faust_name_those_of_today(tmp_path: Path) -> None:
+    """One line, whatever the arguments; the status is 2."""
+    moved = {
+        "dlq-list": "dlq list", "fallback-requeue": "fallback requeue", "publish": "publish",
+        "order-status": "order",
+    }  # fmt: skip
+    for old, new in moved.items():
+        ended = subprocess.run(
+            [sys.executable, "-m", "faust", "-A", "app", old, "--all", "x"],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ended.stderr == f"faust -A app {old} is now: order-relay {new}\n"
+        assert (ended.returncode, ended.stdout) == (2, "")
+    assert nothing_in(tmp_path)

@@ -1,0 +1,119 @@
+"""``order-relay check``: what is there and what is missing, side by side, without changing it."""
+
+import asyncio
+import ssl
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trustme
+
+from order_relay.fallback.sql.migrate import migrate
+from tests.support.dead_letter_commands import relay_on
+from tests.support.orders import orders
+from tests.support.publish_command import Commands, nothing_in
+from tests.support.sink import ScriptedSink
+from tests.support.stage import Stage
+
+pytestmark = pytest.mark.e2e
+
+FUNCTION = """
+from order_relay import Consumer
+
+points = Consumer("points", topic="orders", group="points", event=bytes)
+
+
+@points.handler
+async def collect(order, delivery): ...
+"""
+
+
+async def findings(commands: Commands, *, status: int) -> dict[str, tuple[str, str]]:
+    """Each part with its result and text."""
+    told = (await commands("check", "--json", statuses=(status,))).objects
+    return {one["part"]: (one["result"], one["text"]) for one in told}
+
+
+async def test_everything_that_a_worker_needs(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """A line for each part: ok, or warn where a worker makes what is missing; nothing is posted."""
+    folder = tmp_path / "consumers"
+    folder.mkdir()
+    (folder / "points.py").write_text(FUNCTION, encoding="utf-8")
+    for topic in (stage.topic, stage.dlq_topic):
+        await replace(stage, topic=topic).publish(orders(1))
+    commands = relay_on(
+        stage, tmp_path, external_logger_url=sink.url, topic_partitions=1, consumer_folders=folder,
+        kafka_declare_topics="true", points_topic=stage.topic,
+    )  # fmt: skip
+    found = await findings(commands, status=0)
+    assert found["settings"] == ("ok", "the consumers are order_logging, points")
+    assert found["kafka"][0] == "ok"
+    assert stage.bootstrap_servers in found["kafka"][1]
+    assert "brokers at" in found["kafka"][1]
+    for topic in (stage.topic, stage.dlq_topic):
+        result, text = found[f"topic {topic}"]
+        assert result in {"ok", "warn"}
+        assert "partitions, replication " in text
+    missing = ("warn", "it does not exist yet, a worker makes it")
+    assert found[f"topic {stage.topic}.points.DLQ"] == missing
+    assert found["database"][0] == "warn"
+    assert found["target of order_logging"][0] == "ok"
+    assert found["target of points"] == ("ok", "the function collect, nothing to connect to")
+    assert not commands.database.exists()
+    assert sink.requests == []
+    await migrate(commands.database_url)
+    lines = (await commands.in_new_interpreter("check")).out.splitlines()
+    assert len(lines) == len(found)
+    (database,) = [line for line in lines if " database: " in line or "database: " in line[:16]]
+    assert database.startswith(
+        f"ok   database: DATABASE_URL={commands.database_url} is at revision"
+    )
+    again = await findings(commands, status=0)
+    assert again[f"topic {stage.topic}.points.DLQ"] == missing
+
+
+async def test_what_fails_hides_nothing_else(tmp_path: Path) -> None:
+    """Neither Kafka nor a database nor the target: each has its line, and the status is 1."""
+    commands = Commands(
+        tmp_path,
+        external_logger_url="http://127.0.0.1:1/logs",
+        database_url="postgresql://relay:hush@127.0.0.1:1/orders",
+    )
+    found = await findings(commands, status=1)
+    assert [result for result, _ in found.values()] == ["ok", "FAIL", "FAIL", "FAIL"]
+    assert "KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:1" in found["kafka"][1]
+    assert "relay:***@127.0.0.1:1/orders" in found["database"][1]
+    assert "no connection to 127.0.0.1:1" in found["target of order_logging"][1]
+    assert nothing_in(tmp_path)
+
+
+async def test_a_target_with_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
+    """TLS is tried as a worker tries it: the authority must be known."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    async with ScriptedSink(tls=context) as sink:
+        commands = Commands(tmp_path, external_logger_url=sink.url)
+        result, text = (await findings(commands, status=1))["target of order_logging"]
+        assert result == "FAIL"
+        assert "certificate verify failed" in text
+        file = tmp_path / "authority.pem"
+        await asyncio.to_thread(authority.cert_pem.write_to_path, str(file))
+        commands.environment["EXTERNAL_LOGGER_CA_FILE"] = str(file)
+        result, _ = (await findings(commands, status=1))["target of order_logging"]
+        assert result == "ok"
+        assert sink.requests == []
+
+
+async def test_wrong_settings_and_consumers(tmp_path: Path) -> None:
+    """A setting that is wrong is all that can be said; a consumer leaves Kafka and the database."""
+    wrong = Commands(tmp_path, max_in_flight=0)
+    (only,) = (await wrong("check", "--json", statuses=(1,))).objects
+    assert (only["result"], only["part"]) == ("FAIL", "settings")
+    assert "MAX_IN_FLIGHT='0'" in only["text"]
+    found = await findings(Commands(tmp_path, consumers="none"), status=1)
+    assert found["consumers"][0] == "FAIL"
+    assert "CONSUMERS='none' must name consumers" in found["consumers"][1]
+    assert set(found) == {"consumers", "kafka", "database"}

@@ -1,0 +1,73 @@
+"""``order-relay status``: what the shipped worker says of itself, and what needs a person."""
+
+from pathlib import Path
+
+import pytest
+
+from order_relay.fallback.store import NewMessage
+from order_relay.fallback.table import FallbackTable
+from tests.support.dead_letter_commands import relay_on
+from tests.support.orders import order, orders
+from tests.support.publish_command import Commands, nothing_in
+from tests.support.sink import Answer, ScriptedSink
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+pytestmark = pytest.mark.e2e
+
+
+async def test_a_worker_that_is_well_and_one_that_is_not(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """0 while all is well; 1 while its target refuses it, rows are FAILED, or another is silent."""
+    sink.script = lambda request: Answer(422 if request.order_id == 7 else 200)
+    commands = relay_on(stage, tmp_path)
+    async with WorkerProcess(
+        tmp_path, stage, sink.url, database_url=commands.database_url,
+        fallback_stats_interval_seconds=1, fallback_replay_interval_seconds=3600,
+    ) as worker:  # fmt: skip
+        url = f"http://127.0.0.1:{worker.web_port}"
+        commands.environment["WEB_PORT"] = str(worker.web_port)
+        await worker.wait_ready()
+        await stage.publish([order(7), *orders(5, first=100)])
+        await eventually(stage.all_committed, 30, "all orders are finished")
+        (row,) = (await commands("status", "--json")).objects
+        assert (row["url"], row["consumer"], row["problems"]) == (url, "order_logging", [])
+        assert (row["target"], row["dead_letters"], row["failed_rows"]) == ("works", 1, 0)
+        assert row["since_seconds"] > 0
+        shown = (await commands.in_new_interpreter("status")).out.splitlines()
+        assert shown[0].split()[:3] == ["worker", "consumer", "target"]
+        assert shown[1].split()[:4] == [url, "order_logging", "works", "for"]
+        both = await commands("status", "--url", url, "--url", "http://127.0.0.1:1", statuses=(1,))
+        assert "no worker answers at http://127.0.0.1:1" in both.err
+        assert "order_logging" in both.out
+
+        sink.script = lambda request: Answer(401)
+        table = FallbackTable(commands.database_url)
+        await table.open()
+        await table.save(NewMessage(stage.topic, b"1", b"{}", max_retry=0))
+        async with table.engine.begin() as connection:
+            await connection.exec_driver_sql("UPDATE kafka_fallback_message SET status = 'FAILED'")
+        await table.close()
+        await stage.publish(orders(3, first=200))
+
+        async def noticed() -> bool:
+            ended = await commands("status", "--json", statuses=(0, 1))
+            (now,) = ended.objects
+            return len(now["problems"]) == 2 and ended.status == 1
+
+        await eventually(noticed, 60, "to say both")
+        told = (await commands("status", statuses=(1,))).out
+        assert f"order_logging at {url}: the target: refuses us" in told
+        assert "1 FAILED rows wait: order-relay fallback list --status FAILED" in told
+
+
+async def test_no_worker_is_one_line(tmp_path: Path, sink: ScriptedSink) -> None:
+    """Nothing listens, or another program does; the status is 2, also of a wrong URL."""
+    commands = Commands(tmp_path, web_port=1)
+    assert "no worker answers at http://127.0.0.1:1: " in await commands.refused("status")
+    other = await commands.refused("status", "--json", "--url", sink.url)
+    assert f"no worker answers at {sink.url}: " in other
+    assert "must be an http:// or https:// URL" in await commands.refused("status", "--url", "x")
+    assert nothing_in(tmp_path)
