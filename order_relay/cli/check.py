@@ -11,9 +11,8 @@ from typing import Any
 
 from confluent_kafka import KafkaException
 
-from order_relay.cli.command import JSON, command, load_application
+from order_relay.cli import command, output
 from order_relay.cli.fallback.rows import file_exists
-from order_relay.cli.output import count_of, json_line, plain, stdout_console
 from order_relay.errors import (
     AccessTokenUnavailable,
     InvalidDatabaseUrl,
@@ -52,7 +51,7 @@ class Finding:
 Findings = AsyncIterator[Finding]
 
 
-@command(JSON)
+@command.define(command.JSON)
 async def check(*, as_json: bool) -> int:
     """Check settings, Kafka, topics and rights, the database, and the target of each consumer.
 
@@ -67,10 +66,10 @@ async def check(*, as_json: bool) -> int:
             found += findings
     for finding in found:
         if as_json:
-            json_line(asdict(finding))
+            output.json_line(asdict(finding))
         else:
             text = f"{finding.result:<5}{finding.part}: {finding.text}"
-            stdout_console().print(plain(text), soft_wrap=True)
+            output.stdout_console().print(output.plain(text), soft_wrap=True)
     return int(any(finding.result is Result.FAIL for finding in found))
 
 
@@ -81,7 +80,7 @@ def _load() -> tuple[Settings | None, Sequence[ConfiguredConsumer], list[Finding
     except (InvalidSettings, InvalidDatabaseUrl) as error:
         return None, (), [Finding(Result.FAIL, "settings", str(error))]
     try:
-        consumers = load_application().consumers
+        consumers = command.load_application().consumers
     except SystemExit as end:  # as the worker would end; with LOG_FORMAT=json the text is logged
         text = end.code if isinstance(end.code, str) else "see the log"
         return settings, (), [Finding(Result.FAIL, "consumers", text)]
@@ -111,7 +110,7 @@ async def _kafka(settings: Settings, consumers: Sequence[ConfiguredConsumer]) ->
     except (KafkaException, AccessTokenUnavailable) as error:
         yield Finding(Result.FAIL, "kafka", await topics.explain(error))
         return
-    brokers = count_of(len(cluster.brokers), "broker")
+    brokers = output.count_of(len(cluster.brokers), "broker")
     took = f"{time.monotonic() - began:.2f} s"
     yield Finding(
         Result.OK, "kafka", f"{brokers} at {settings.kafka_bootstrap_servers}, answer in {took}"
@@ -157,7 +156,7 @@ def _topic(
     if replication < settings.topic_replication_factor:
         warnings.append(f"less than TOPIC_REPLICATION_FACTOR={settings.topic_replication_factor}")
     notes = ["Kafka does not tell our rights"] if allowed is None else []
-    text = f"{count_of(len(partitions), 'partition')}, replication {replication}"
+    text = f"{output.count_of(len(partitions), 'partition')}, replication {replication}"
     result = Result.FAIL if failures else Result.WARN if warnings else Result.OK
     return Finding(result, part, "; ".join([text, *failures, *warnings, *notes]))
 

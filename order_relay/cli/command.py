@@ -71,7 +71,7 @@ def usage_error(message: str) -> click.UsageError:
     return click.UsageError(message)
 
 
-def command(*options: Callable[[Any], Any]) -> Callable[[Work], click.Command]:
+def define(*options: Callable[[Any], Any]) -> Callable[[Work], click.Command]:
     """Make a command of an async function, whose docstring is its help.
 
     The function gets its arguments by name, and returns the exit status. A ``RelayError`` that it
@@ -181,6 +181,11 @@ def load_application() -> Application:
     if not hasattr(found, "declared"):
         raise usage_error(f"-A {name[:80]}: its attribute app is not an application of the relay")
     return cast(Application, found)
+
+
+def consumer_named(name: str | None) -> ConfiguredConsumer:
+    """Return the application's consumer of ``--consumer``; see ``choose_consumer``."""
+    return choose_consumer(load_application(), name)
 
 
 def choose_consumer(app: Application, name: str | None) -> ConfiguredConsumer:

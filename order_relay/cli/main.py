@@ -85,7 +85,7 @@ dlq = LazyGroup(
         "list": ("dlq.letters:list_letters", "List dead letters, or count them by reason."),
         "show": ("dlq.letters:show_letter", "Show everything of one dead letter."),
         "redrive": ("dlq.redrive:redrive", "Publish dead letters to the orders' topic again."),
-        "purge": ("dlq.purge:purge", "Delete letters that were redriven."),
+        "purge": ("dlq.redrive:purge", "Delete letters that were redriven."),
     },
 )
 fallback = LazyGroup(

@@ -10,19 +10,8 @@ from typing import Any
 import click
 from yarl import URL
 
-from order_relay.cli.command import (
-    CONSUMER,
-    JSON,
-    check_urls,
-    choose_consumer,
-    command,
-    consumer_error,
-    load_application,
-    usage_error,
-    worker_settings,
-)
+from order_relay.cli import command, output
 from order_relay.cli.fallback.rows import open_table
-from order_relay.cli.output import json_line, print_fields, stderr_console
 from order_relay.deliveries.entries import decode_entry, entry_key
 from order_relay.deliveries.lookup import (
     ask_worker,
@@ -44,15 +33,15 @@ ASK_SECONDS = 10.0
 READ_SECONDS = 60.0
 
 
-@command(
+@command.define(
     click.argument("order_id", metavar="ORDER_ID", required=False),
     click.option(
         "--url",
         metavar="URL",
         help="Ask the worker at this URL; by default ADVERTISED_URL, else WEB_HOST:WEB_PORT.",
     ),
-    CONSUMER,
-    JSON,
+    command.CONSUMER,
+    command.JSON,
 )
 async def order(
     *, order_id: str | None, url: str | None, consumer: str | None, as_json: bool
@@ -64,18 +53,18 @@ async def order(
     the order is known, 1 when it is not.
     """
     if order_id is None:
-        raise usage_error("ORDER_ID is missing: give an order's id")
+        raise command.usage_error("ORDER_ID is missing: give an order's id")
     if not is_order_id(order_id):
-        raise usage_error(f"ORDER_ID={order_id[:40]!r} {NOT_AN_ID}")
+        raise command.usage_error(f"ORDER_ID={order_id[:40]!r} {NOT_AN_ID}")
     if url is not None:
-        check_urls(url)
-    found = await _ask(url or str(worker_settings().own_url), order_id, consumer)
+        command.check_urls(url)
+    found = await _ask(url or str(command.worker_settings().own_url), order_id, consumer)
     if "error" in found:
         raise click.ClickException(str(found["error"]))
     if as_json:
-        json_line(found)
+        output.json_line(found)
     else:
-        print_fields((name, value) for name, value in found.items() if value is not None)
+        output.print_fields((name, value) for name, value in found.items() if value is not None)
     return 0
 
 
@@ -85,7 +74,7 @@ async def _ask(url: str, order_id: str, consumer: str | None) -> dict[str, Any]:
             stats = await get_object(client, URL(url) / "stats", {})
             names = [] if isinstance(stats, str) else stats.body.get("consumers", [])
             if len(names) > 1:
-                raise consumer_error(None, names)
+                raise command.consumer_error(None, names)
         answer = await ask_worker(client, url, order_id, {}, consumer)
     if isinstance(answer, str):
         problem = answer
@@ -93,12 +82,12 @@ async def _ask(url: str, order_id: str, consumer: str | None) -> dict[str, Any]:
         return answer.body
     else:
         problem = "it is not an order relay"
-    app = load_application()
-    settings = choose_consumer(app, consumer).settings
+    app = command.load_application()
+    settings = command.choose_consumer(app, consumer).settings
     if settings.deliveries_store == "off":
         found = {"error": f"no worker answers at {url}: {problem}"}
     else:
-        stderr_console().print(
+        output.stderr_console().print(
             f"No worker answers at {url} ({problem}): reading "
             f"{settings.deliveries_changelog_topic} in Kafka"
         )
@@ -114,7 +103,7 @@ async def _saved(settings: Settings, order_id: str) -> dict[str, Any] | None:
         async with open_table(settings) as table:
             row = await find_saved(table, settings.order_paid_topic, entry_key(order_id))
     except (click.ClickException, DatabaseUnavailable) as error:
-        stderr_console().print(f"The fallback table was not read: {error}")
+        output.stderr_console().print(f"The fallback table was not read: {error}")
         return None
     return saved_fields(order_id, row) if row is not None else None
 

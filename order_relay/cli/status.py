@@ -10,14 +10,7 @@ import aiohttp
 import click
 from yarl import URL
 
-from order_relay.cli.command import JSON, check_urls, command, usage_error, worker_settings
-from order_relay.cli.output import (
-    json_line,
-    make_table,
-    plain,
-    stderr_console,
-    stdout_console,
-)
+from order_relay.cli import command, output
 from order_relay.deliveries.lookup import get_object, make_client
 
 ASK_SECONDS = 10.0
@@ -27,7 +20,7 @@ MAX_STATS_BYTES = 1024 * 1024
 Figures = dict[str, Any]
 
 
-@command(
+@command.define(
     click.option(
         "--url",
         "urls",
@@ -36,7 +29,7 @@ Figures = dict[str, Any]
         help="Ask the worker at this URL, several may be given; by default ADVERTISED_URL, else "
         "WEB_HOST:WEB_PORT.",
     ),
-    JSON,
+    command.JSON,
 )
 async def status(*, urls: Sequence[str], as_json: bool) -> int:
     """Show what the running workers do: a line for each consumer of each worker.
@@ -44,8 +37,8 @@ async def status(*, urls: Sequence[str], as_json: bool) -> int:
     Figures are those since the worker's start. The exit status is 0 if all is well, 1 if something
     needs a person or one of several workers does not answer, and 2 if none answers.
     """
-    check_urls(*urls)
-    urls = urls or (str(worker_settings().own_url),)
+    command.check_urls(*urls)
+    urls = urls or (str(command.worker_settings().own_url),)
     async with make_client(ASK_SECONDS) as client:
         answers = await asyncio.gather(*(_ask(client, URL(url)) for url in urls))
     silent = [
@@ -54,7 +47,7 @@ async def status(*, urls: Sequence[str], as_json: bool) -> int:
         if isinstance(answer, str)
     ]
     if len(silent) == len(urls):
-        raise usage_error("; ".join(silent))
+        raise command.usage_error("; ".join(silent))
     rows = [
         _summary(url, figures)
         for url, answer in zip(urls, answers, strict=True)
@@ -63,11 +56,11 @@ async def status(*, urls: Sequence[str], as_json: bool) -> int:
     ]
     if as_json:
         for row in rows:
-            json_line(row)
+            output.json_line(row)
     else:
         _print(rows)
     for line in silent:
-        stderr_console().print(plain(line))
+        output.stderr_console().print(output.plain(line))
     return 1 if silent or any(row["problems"] for row in rows) else 0
 
 
@@ -134,20 +127,20 @@ def _problems(figures: Figures) -> Iterator[str]:
 
 def _print(rows: Sequence[Figures]) -> None:
     counts = ("lag", "in flight", "dead letters", "FAILED rows")
-    table = make_table(("worker", "consumer", "target", *counts), right=counts)
+    table = output.make_table(("worker", "consumer", "target", *counts), right=counts)
     for row in rows:
         failed = row["failed_rows"]
         table.add_row(
-            plain(row["url"]),
-            plain(row["consumer"]),
-            plain(row["said"]),
+            output.plain(row["url"]),
+            output.plain(row["consumer"]),
+            output.plain(row["said"]),
             f"{row['lag']:,}",
             f"{row['in_flight'] or 0:,}",
             f"{row['dead_letters']:,}",
             "?" if failed is None else f"{failed:,}",
         )
-    console = stdout_console()
+    console = output.stdout_console()
     console.print(table)
     for row in rows:
         for problem in row["problems"]:
-            console.print(plain(f"{row['consumer']} at {row['url']}: {problem}"))
+            console.print(output.plain(f"{row['consumer']} at {row['url']}: {problem}"))

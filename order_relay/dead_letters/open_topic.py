@@ -9,10 +9,9 @@ from datetime import datetime
 
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import Letter
-from order_relay.dead_letters.redrive import LetterResult, Redrive
+from order_relay.dead_letters.redrive import LetterResult, Redrive, Selection
 from order_relay.dead_letters.redrive_group import RedriveGroup
 from order_relay.dead_letters.redriven import Redriven, RedriveProgress
-from order_relay.dead_letters.selection import Selection
 from order_relay.dead_letters.topic_reader import Extent, TopicLog
 from order_relay.errors import RelayError, TopicUnusable
 from order_relay.kafka.producer import KafkaProducer

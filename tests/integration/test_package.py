@@ -78,10 +78,21 @@ def test_the_wheel_has_the_engine_alone(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
+        (scripts,) = [name for name in names if name.endswith("/entry_points.txt")]
+        assert b"order-relay = order_relay.cli.main:main" in archive.read(scripts)
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"order_relay"}
     assert "order_relay/py.typed" in names
     assert {"order_relay/web/console/index.html", "order_relay/web/console/console.js"} <= {*names}
     assert any(name.startswith("order_relay/fallback/sql/migrations/versions/r") for name in names)
+    site = tmp_path / "site"
+    _run(
+        *("-m", "pip", "install", "--quiet", "--no-deps", "--no-index"),
+        *("--target", str(site)),
+        str(wheel),
+    )
+    assert _run(str(site / "bin" / "order-relay"), "--version", PYTHONPATH=str(site)).split() == [
+        "order-relay", importlib.metadata.version("order-relay"),
+    ]  # fmt: skip
 
 
 @pytest.mark.timeout(LIMIT_SECONDS)

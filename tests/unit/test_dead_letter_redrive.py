@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 import click
 import pytest
 
-from order_relay.cli.dlq.options import POSITION, TIME, check_selection, letter_filter
+from order_relay.cli.dlq.letters import POSITION, TIME, check_selection, letter_filter
 from order_relay.cli.dlq.redrive import RedriveReport
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import Letter, LetterPosition

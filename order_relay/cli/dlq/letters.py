@@ -1,48 +1,120 @@
-"""``order-relay dlq list`` and ``dlq show``: dead letters as JSON and as tables."""
+"""``order-relay dlq list`` and ``dlq show``: options that select letters, letters as text."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from order_relay.cli.command import (
-    CONSUMER,
-    JSON,
-    choose_consumer,
-    command,
-    load_application,
-    usage_error,
-)
-from order_relay.cli.dlq.options import FILTERS, LIMIT_RANGE, POSITION, letter_filter
-from order_relay.cli.output import (
-    count_of,
-    iso_time,
-    json_line,
-    make_table,
-    plain,
-    print_fields,
-    stderr_console,
-    stdout_console,
-    writing_stdout,
-)
+from order_relay.cli import command, output
+from order_relay.dead_letters.filters import LetterFilter, parse_moment
 from order_relay.dead_letters.letter import Letter, LetterPosition, header_value
 from order_relay.dead_letters.open_topic import open_topic
 from order_relay.model.byte_text import to_text
 
+_POSITION = re.compile(r"(\d{1,9})[:/](\d{1,18})", re.ASCII)
 
-@command(
+
+class PositionType(click.ParamType):
+    """The position of a letter, such as ``0:17``."""
+
+    name = "letter"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> LetterPosition:
+        """Parse the text."""
+        found = _POSITION.fullmatch(str(value))
+        if found is None:
+            self.fail(
+                f"{str(value)[:40]!r} is not a dead letter's position: it is PARTITION:OFFSET, "
+                "such as 0:17",
+                param,
+                ctx,
+            )
+        return LetterPosition(int(found[1]), int(found[2]))
+
+
+class TimeType(click.ParamType):
+    """A time: ISO 8601, or a time span before now."""
+
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        """Parse the text."""
+        try:
+            return parse_moment(str(value), datetime.now(UTC))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+POSITION = PositionType()
+TIME = TimeType()
+LIMIT_RANGE = click.IntRange(1, 10_000_000)
+# Their names are those of ``LetterFilter``.
+FILTERS: Sequence[Callable[[Any], Any]] = (
+    click.option("--reason", help="Only letters with this dlq-reason."),
+    click.option(
+        "--status", "http_status", type=click.IntRange(100, 599), help="Only of this HTTP status."
+    ),
+    click.option("--key", help="Only letters of this key or order."),
+    click.option("--event-id", help="Only letters of this event."),
+    click.option(
+        "--since",
+        type=TIME,
+        help="Only given up then or later: ISO 8601 (UTC), or a time span such as 2h.",
+    ),
+    click.option("--until", type=TIME, help="Only given up before; as --since."),
+)
+
+
+def letter_filter(**filters: Any) -> LetterFilter:
+    """Return the filter of ``FILTERS``.
+
+    Raises:
+        UsageError: --since is not before --until, so no letter can match.
+    """
+    found = LetterFilter(**filters)
+    if found.since is not None and found.until is not None and found.since >= found.until:
+        raise command.usage_error("--since must be before --until")
+    return found
+
+
+def check_selection(
+    positions: Sequence[LetterPosition], everything: bool, filters: LetterFilter
+) -> None:
+    """Check that letters are selected in one way.
+
+    Raises:
+        UsageError: They are not selected, or by positions and filters both.
+    """
+    if positions and (everything or filters):
+        raise command.usage_error(
+            "give positions (PARTITION:OFFSET), or --all and filters, not both"
+        )
+    if not positions and not everything and not filters:
+        raise command.usage_error(
+            "say which letters: their positions (PARTITION:OFFSET), filters such as --reason or "
+            "--since, or --all"
+        )
+
+
+@command.define(
     click.option("--all", "everything", is_flag=True, help="Also those that were redriven."),
     *FILTERS,
     click.option("--limit", type=LIMIT_RANGE, default=100, help="At most so many; by default 100."),
     click.option("--count", is_flag=True, help="Only count them, by reason."),
-    CONSUMER,
-    JSON,
+    command.CONSUMER,
+    command.JSON,
 )
 async def list_letters(
     *,
@@ -58,13 +130,13 @@ async def list_letters(
     shown: list[tuple[Letter, bool]] = []
     total = 0
     counts: Counter[str | None] = Counter()
-    async with open_topic(choose_consumer(load_application(), consumer).settings) as topic:
+    async with open_topic(command.consumer_named(consumer).settings) as topic:
         async for letter, redriven in topic.matching(wanted, everything=everything):
             total += 1
             if count:
                 counts[letter.reason] += 1
             elif as_json:
-                json_line(letter_fields(letter, redriven=redriven))
+                output.json_line(letter_fields(letter, redriven=redriven))
                 if total == limit:
                     return 0
             elif total <= limit:
@@ -72,31 +144,33 @@ async def list_letters(
     if count:
         _print_counts(counts, as_json=as_json)
     if shown:
-        stdout_console().print(letters_table(shown, with_state=everything))
+        output.stdout_console().print(letters_table(shown, with_state=everything))
     if not total and (count or not as_json):
-        stderr_console().print("No letters")
+        output.stderr_console().print("No letters")
     elif shown and total > limit:
-        stderr_console().print(f"{limit:,} of {count_of(total, 'letter')}; --limit shows more")
+        output.stderr_console().print(
+            f"{limit:,} of {output.count_of(total, 'letter')}; --limit shows more"
+        )
     return 0
 
 
 def _print_counts(counts: Counter[str | None], *, as_json: bool) -> None:
-    table = make_table(("reason", "letters"), right=("letters",))
+    table = output.make_table(("reason", "letters"), right=("letters",))
     for reason, number in sorted(counts.items(), key=lambda item: (-item[1], item[0] or "")):
         if as_json:
-            json_line({"reason": reason, "letters": number})
-        table.add_row(plain(reason if reason is not None else "(none)", 60), f"{number:,}")
+            output.json_line({"reason": reason, "letters": number})
+        table.add_row(output.plain(reason if reason is not None else "(none)", 60), f"{number:,}")
     if not as_json and counts:
-        stdout_console().print(table)
+        output.stdout_console().print(table)
 
 
-@command(
+@command.define(
     click.argument("position", nargs=-1, metavar="PARTITION:OFFSET"),
     click.option(
         "--value", "only_value", is_flag=True, help="Only write the value to stdout, byte for byte."
     ),
-    CONSUMER,
-    JSON,
+    command.CONSUMER,
+    command.JSON,
 )
 async def show_letter(
     *, position: tuple[str, ...], only_value: bool, consumer: str | None, as_json: bool
@@ -107,8 +181,8 @@ async def show_letter(
     """
     where = _parsed(position)
     if only_value and as_json:
-        raise usage_error("give --value or --json, not both")
-    async with open_topic(choose_consumer(load_application(), consumer).settings) as topic:
+        raise command.usage_error("give --value or --json, not both")
+    async with open_topic(command.consumer_named(consumer).settings) as topic:
         letter = await topic.letter(*where)
         if letter is None:
             raise click.ClickException(f"there is no letter {where} in topic {topic.log.topic}")
@@ -122,22 +196,22 @@ async def show_letter(
     headers = [(name, header_value(name, value)) for name, value in letter.headers]
     value = to_text(letter.value)
     if only_value:
-        with writing_stdout():
+        with output.writing_stdout():
             sys.stdout.flush()
             sys.stdout.buffer.write(letter.value or b"")
             sys.stdout.buffer.flush()
     elif as_json:
-        json_line({**fields, "headers": headers, "value": value})
+        output.json_line({**fields, "headers": headers, "value": value})
     else:
         rows = [(name, "" if value is None else value) for name, value in fields.items()]
         rows += [(f"header {name}", "(null)" if one is None else one) for name, one in headers]
-        print_fields([*rows, ("value", "(null: a tombstone)" if value is None else value)])
+        output.print_fields([*rows, ("value", "(null: a tombstone)" if value is None else value)])
     return 0
 
 
 def _parsed(texts: tuple[str, ...]) -> LetterPosition:
     if not 1 <= len(texts) <= 2:  # also partition and offset as two arguments
-        raise usage_error("say which letter: one PARTITION:OFFSET, such as 0:17")
+        raise command.usage_error("say which letter: one PARTITION:OFFSET, such as 0:17")
     return POSITION.convert(":".join(texts), None, None)
 
 
@@ -147,7 +221,7 @@ def letter_fields(letter: Letter, *, redriven: bool) -> dict[str, Any]:
         "partition": letter.partition,
         "offset": letter.offset,
         "state": _state(redriven),
-        "failed_at": iso_time(letter.failed_at, "milliseconds"),
+        "failed_at": output.iso_time(letter.failed_at, "milliseconds"),
         "reason": letter.reason,
         "http_status": letter.text("dlq-http-status"),
         "attempts": letter.text("dlq-attempts"),
@@ -167,19 +241,19 @@ def letters_table(letters: Iterable[tuple[Letter, bool]], *, with_state: bool) -
     columns = ["letter", "failed at", "reason", "status", "attempts", "redrives", "key", "event-id"]
     if with_state:
         columns.append("state")
-    table = make_table(columns, right=("letter", "status", "attempts", "redrives"))
+    table = output.make_table(columns, right=("letter", "status", "attempts", "redrives"))
     for letter, redriven in letters:
         key = to_text(letter.key)
         order_id = letter.order_id
         cells: list[str | Text] = [
             str(letter.position),
-            iso_time(letter.failed_at) or "",
-            plain(letter.reason, 40),
-            plain(letter.text("dlq-http-status"), 5),
-            plain(letter.text("dlq-attempts"), 8),
+            output.iso_time(letter.failed_at) or "",
+            output.plain(letter.reason, 40),
+            output.plain(letter.text("dlq-http-status"), 5),
+            output.plain(letter.text("dlq-attempts"), 8),
             str(letter.redrives),
-            plain(key if key is not None else f"(order {order_id})" if order_id else "", 40),
-            plain(to_text(letter.event_id), 60),
+            output.plain(key if key is not None else f"(order {order_id})" if order_id else "", 40),
+            output.plain(to_text(letter.event_id), 60),
         ]
         table.add_row(*cells, *([_state(redriven)] if with_state else []))
     return table

@@ -1,52 +1,32 @@
-"""``order-relay dlq redrive``."""
+"""``order-relay dlq redrive`` and ``dlq purge``."""
 
 from __future__ import annotations
 
 import signal
+from datetime import datetime
 from typing import Any
 
 import click
 
-from order_relay.cli.command import (
-    ALL,
-    CONSUMER,
-    DRY_RUN,
-    JSON,
-    YES,
-    choose_consumer,
-    command,
-    handling_signals,
-    load_application,
-    must_confirm,
-    open_producer,
-    refused,
-)
-from order_relay.cli.dlq.letters import letters_table
-from order_relay.cli.dlq.options import (
+from order_relay.cli import command, output
+from order_relay.cli.dlq.letters import (
     FILTERS,
     LIMIT_RANGE,
     POSITION,
+    TIME,
     check_selection,
     letter_filter,
-)
-from order_relay.cli.output import (
-    ChangeReport,
-    count_of,
-    flush_stdout,
-    json_line,
-    plain,
-    stdout_console,
+    letters_table,
 )
 from order_relay.dead_letters.letter import LetterPosition
 from order_relay.dead_letters.open_topic import open_topic
-from order_relay.dead_letters.redrive import LetterResult, RedriveResult
-from order_relay.dead_letters.selection import Selection
+from order_relay.dead_letters.redrive import LetterResult, RedriveResult, Selection
 from order_relay.model.byte_text import to_text
 
 
-@command(
+@command.define(
     click.argument("positions", nargs=-1, type=POSITION, metavar="[PARTITION:OFFSET]..."),
-    ALL,
+    command.ALL,
     *FILTERS,
     click.option("--limit", type=LIMIT_RANGE, help="The first so many of them."),
     click.option(
@@ -60,10 +40,10 @@ from order_relay.model.byte_text import to_text
         type=click.FloatRange(0, 1_000_000, min_open=True),
         help="At most so many letters a second.",
     ),
-    DRY_RUN,
-    YES,
-    CONSUMER,
-    JSON,
+    command.DRY_RUN,
+    command.YES,
+    command.CONSUMER,
+    command.JSON,
 )
 async def redrive(
     *,
@@ -87,8 +67,8 @@ async def redrive(
     wanted = letter_filter(**filters)
     check_selection(positions, everything, wanted)
     needs_yes = "" if positions else "filters and --all need"
-    asks = must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
-    chosen = choose_consumer(load_application(), consumer)
+    asks = command.must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
+    chosen = command.consumer_named(consumer)
     to_topic = chosen.settings.order_paid_topic
     report = RedriveReport(to_topic, as_json=as_json, named=bool(positions), dry_run=dry_run)
     received: list[signal.Signals] = []
@@ -104,11 +84,11 @@ async def redrive(
         if not selection.count:
             return report.close()
         if asks:
-            question = f"Redrive {count_of(selection.count, 'letter')} to {to_topic}?"
-            if status := refused(question, "Nothing was redriven"):
+            question = f"Redrive {output.count_of(selection.count, 'letter')} to {to_topic}?"
+            if status := command.refused(question, "Nothing was redriven"):
                 return status
         async with (
-            open_producer(chosen.settings) as producer,
+            command.open_producer(chosen.settings) as producer,
             topic.redriving(
                 selection, producer, topic=to_topic, consumer=chosen.name, rate=rate
             ) as (running, results),
@@ -118,7 +98,7 @@ async def redrive(
                 received.append(number)
                 running.stop("stopped by a signal; run it again for the rest")
 
-            with handling_signals(stop), report.counts.showing_progress(selection.count):
+            with command.handling_signals(stop), report.counts.showing_progress(selection.count):
                 async for result in results:
                     report.add(result)
             report.remark = running.remark
@@ -136,7 +116,7 @@ class RedriveReport:
 
     def __init__(self, topic: str, *, as_json: bool, named: bool, dry_run: bool = False) -> None:
         """Report on letters for ``topic``; ``named``: they were selected by their positions."""
-        self.counts = ChangeReport("letter", "redriven", dry_run=dry_run)
+        self.counts = output.ChangeReport("letter", "redriven", dry_run=dry_run)
         self.remark = ""
         self._topic = topic
         self._as_json = as_json
@@ -152,8 +132,8 @@ class RedriveReport:
             fields = _fields(result)
             if self._dry_run and result.result is RedriveResult.REDRIVEN:
                 fields["dry_run"] = True
-            json_line(fields)
-            flush_stdout()  # also at a slow rate its reader sees each line at once
+            output.json_line(fields)
+            output.flush_stdout()  # also at a slow rate its reader sees each line at once
 
     def close(self, selection: Selection | None = None) -> int:
         """Print the report, of a dry run with the first selected letters; return the status."""
@@ -161,14 +141,14 @@ class RedriveReport:
             first = [(letter, False) for letter in selection.first] if selection else []
             self.counts.print(letters_table(first, with_state=False), to=f"to {self._topic}")
             if self.remark:
-                stdout_console().print(plain(self.remark))
+                output.stdout_console().print(output.plain(self.remark))
         elif not self._dry_run:
             counts = {
                 RedriveResult.REDRIVEN.value: self.counts.done,
                 RedriveResult.SKIPPED.value: self.counts.skipped - self._failed,
                 RedriveResult.FAILED.value: self._failed,
             }
-            json_line({"type": "summary", **counts, "stopped": self.remark or None})
+            output.json_line({"type": "summary", **counts, "stopped": self.remark or None})
         named_left = self._named and self.counts.skipped
         return 1 if named_left or self._failed or self.remark else 0
 
@@ -191,3 +171,68 @@ def _fields(result: LetterResult) -> dict[str, Any]:
     if result.reason:
         fields["reason"] = result.reason
     return fields
+
+
+@command.define(
+    click.option(
+        "--before",
+        type=TIME,
+        help="Also open letters, up to the first given up then or later: ISO 8601 (UTC), or "
+        "a time span such as 30d.",
+    ),
+    click.option("--all", "everything", is_flag=True, help="All there is now."),
+    command.DRY_RUN,
+    command.YES,
+    command.CONSUMER,
+    command.JSON,
+)
+async def purge(
+    *,
+    before: datetime | None,
+    everything: bool,
+    dry_run: bool,
+    yes: bool,
+    consumer: str | None,
+    as_json: bool,
+) -> int:
+    """Delete letters that were redriven, from the beginning of each partition.
+
+    Kafka deletes only from the beginning: letters behind an open one stay, unless --before or
+    --all say that open ones may go, too. Their events are then nowhere else.
+    """
+    if before is not None and everything:
+        raise command.usage_error("give --before or --all, not both")
+    asks = command.must_confirm(yes=yes, dry_run=dry_run, needs_yes="it needs")
+    async with open_topic(command.consumer_named(consumer).settings) as topic:
+        purges = await topic.deletable(before, everything=everything)
+        letters = sum(one.letters for one in purges)
+        open_letters = sum(one.open_letters for one in purges)
+        counts = f"{output.count_of(letters, 'letter')}, {open_letters:,} of them not redriven"
+        if asks and letters:
+            question = f"Delete {counts}, from {topic.log.topic}? This cannot be undone"
+            if status := command.refused(question, "Nothing was deleted"):
+                return status
+        if letters and not dry_run:
+            await topic.delete(purges)
+    if as_json:
+        for one in purges:
+            output.json_line(
+                {
+                    "partition": one.partition,
+                    "before": one.before,
+                    "letters": one.letters,
+                    "open": one.open_letters,
+                    "dry_run": dry_run,
+                }
+            )
+        return 0
+    columns = ("partition", "letters", "not redriven", "first that stays")
+    table = output.make_table(columns, right=columns)
+    for one in purges:
+        numbers = (f"{one.letters:,}", f"{one.open_letters:,}", str(one.before))
+        table.add_row(str(one.partition), *numbers)
+    console = output.stdout_console()
+    console.print(table)
+    done = "would be deleted; nothing was changed" if dry_run else "were deleted"
+    console.print(f"{counts}: {done}")
+    return 0

@@ -9,19 +9,8 @@ from typing import Any
 
 import click
 
-from order_relay.cli.command import (
-    ALL,
-    DRY_RUN,
-    JSON,
-    YES,
-    command,
-    must_confirm,
-    refused,
-    usage_error,
-    worker_settings,
-)
+from order_relay.cli import command, output
 from order_relay.cli.fallback.rows import PAGE, ROW_ID, StatusType, open_table, rows_table
-from order_relay.cli.output import SHOWN, ChangeReport, count_of, json_line
 from order_relay.fallback.store import FallbackRow, FallbackStore, RowFilter, Status
 
 IDS = click.argument("ids", nargs=-1, type=ROW_ID, metavar="[ID]...")
@@ -44,31 +33,31 @@ def selected_rows(ids: Sequence[int], everything: bool, filters: RowFilter) -> R
     }
     given = [name for name, value in options.items() if value is not None]
     if everything and ids:
-        raise usage_error("give row ids or --all, not both")
+        raise command.usage_error("give row ids or --all, not both")
     if everything:
         return replace(filters, status=filters.status or Status.FAILED)
     if not ids:
-        raise usage_error(
+        raise command.usage_error(
             "say which rows: their ids, or --all, narrowed by --topic and --error-contains"
         )
     if given:
-        raise usage_error(f"{' and '.join(given)} can only go with --all, not with row ids")
+        raise command.usage_error(f"{' and '.join(given)} can only go with --all, not with row ids")
     return RowFilter(ids=frozenset(ids))
 
 
-@command(IDS, ALL, TOPIC, ERROR, DRY_RUN, JSON)
+@command.define(IDS, command.ALL, TOPIC, ERROR, command.DRY_RUN, command.JSON)
 async def requeue(
     *, ids: tuple[int, ...], everything: bool, dry_run: bool, as_json: bool, **filters: Any
 ) -> int:
     """Make FAILED rows PENDING again, due at once with all retries: rows by id, or --all."""
     rows = selected_rows(ids, everything, RowFilter(**filters))
-    async with open_table(worker_settings()) as table:
+    async with open_table(command.worker_settings()) as table:
         return await run_change(table, rows, requeueing(table), dry_run=dry_run, as_json=as_json)
 
 
-@command(
+@command.define(
     IDS,
-    ALL,
+    command.ALL,
     click.option(
         "--status",
         type=StatusType(Status.FAILED, Status.PENDING),
@@ -76,9 +65,9 @@ async def requeue(
     ),
     TOPIC,
     ERROR,
-    DRY_RUN,
-    YES,
-    JSON,
+    command.DRY_RUN,
+    command.YES,
+    command.JSON,
 )
 async def discard(
     *,
@@ -95,14 +84,14 @@ async def discard(
     """
     rows = selected_rows(ids, everything, RowFilter(**filters))
     needs_yes = "--all needs" if everything else ""
-    asks = must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
-    async with open_table(worker_settings()) as table:
+    asks = command.must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
+    async with open_table(command.worker_settings()) as table:
         confirmed: Collection[int] | None = None
         if asks:
             confirmed = await matching_ids(table, rows)
-            count = count_of(len(confirmed), "row")
+            count = output.count_of(len(confirmed), "row")
             question = f"Discard {count}? Kafka does not have these events"
-            if confirmed and (no := refused(question, "Nothing was discarded")):
+            if confirmed and (no := command.refused(question, "Nothing was discarded")):
                 return no
         return await run_change(
             table,
@@ -218,15 +207,20 @@ async def run_change(
 
     The status is 1 when a row that was named by its id was not changed.
     """
-    report = ChangeReport("row", change.verb, dry_run=dry_run)
+    report = output.ChangeReport("row", change.verb, dry_run=dry_run)
     first: list[FallbackRow] = []
     total = await store.count(rows) if confirmed is None else len(confirmed)
     with report.showing_progress(total):
         async for result in changed_rows(store, rows, change, dry_run=dry_run, confirmed=confirmed):
             report.add(str(result.row_id), result.reason)
             if as_json:
-                json_line(_fields(result, change, dry_run=dry_run))
-            elif dry_run and result.row is not None and not result.reason and len(first) < SHOWN:
+                output.json_line(_fields(result, change, dry_run=dry_run))
+            elif (
+                dry_run
+                and result.row is not None
+                and not result.reason
+                and len(first) < output.SHOWN
+            ):
                 first.append(result.row)
     if not as_json:
         report.print(rows_table(first, (await store.now()).timestamp()))

@@ -11,17 +11,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from order_relay.cli.command import JSON, command, worker_settings
-from order_relay.cli.output import (
-    age,
-    count_of,
-    iso_time,
-    json_line,
-    make_table,
-    plain,
-    stderr_console,
-    stdout_console,
-)
+from order_relay.cli import command, output
 from order_relay.errors import RelayError
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.table import FallbackTable, Revisions
@@ -77,7 +67,7 @@ ROW_ID = RowIdType()
 STATUS = StatusType(*Status)
 
 
-@command(
+@command.define(
     click.option("--status", type=STATUS, help="Only rows of this status."),
     click.option("--topic", help="Only rows of this topic."),
     click.option("--error-contains", help="Only rows with this in their error."),
@@ -85,12 +75,12 @@ STATUS = StatusType(*Status)
         "--limit", type=click.IntRange(1, 1_000_000), default=100, help="At most so many."
     ),
     click.option("--after-id", type=ROW_ID, help="Go on after this row."),
-    JSON,
+    command.JSON,
 )
 async def list_rows(*, limit: int, after_id: int | None, as_json: bool, **filters: Any) -> int:
     """List rows of the fallback table, by id."""
     rows = RowFilter(**filters)
-    async with open_table(worker_settings()) as table:
+    async with open_table(command.worker_settings()) as table:
         if as_json:
             await _print_json(table, rows, limit, after_id or 0)
             return 0
@@ -98,12 +88,12 @@ async def list_rows(*, limit: int, after_id: int | None, as_json: bool, **filter
         total = await table.count(rows)
         now = await table.now()
     if found:
-        stdout_console().print(rows_table(found, now.timestamp()))
+        output.stdout_console().print(rows_table(found, now.timestamp()))
     if not total:
-        stderr_console().print("No rows")
+        output.stderr_console().print("No rows")
     elif len(found) < total:
-        stderr_console().print(
-            f"{len(found):,} of {count_of(total, 'row')}"
+        output.stderr_console().print(
+            f"{len(found):,} of {output.count_of(total, 'row')}"
             + (f"; --after-id {found[-1].id} shows the next" if found else "")
         )
     return 0
@@ -114,27 +104,27 @@ async def _print_json(table: FallbackTable, rows: RowFilter, limit: int, after_i
     while limit > 0:
         page = await table.find(rows, after_id=after_id, limit=min(limit, PAGE))
         for row in page:
-            json_line(row_fields(row))
+            output.json_line(row_fields(row))
         if len(page) < min(limit, PAGE):
             return
         limit -= len(page)
         after_id = page[-1].id
 
 
-@command(JSON)
+@command.define(command.JSON)
 async def count_rows(*, as_json: bool) -> int:
     """Count the rows of the fallback table by status."""
-    async with open_table(worker_settings()) as table:
+    async with open_table(command.worker_settings()) as table:
         stats = await table.stats()
     if as_json:
-        json_line(asdict(stats))
+        output.json_line(asdict(stats))
         return 0
-    shown = make_table(("status", "rows", "oldest"), right=("rows", "oldest"))
-    oldest = age(stats.oldest_pending_seconds) if stats.pending else ""
+    shown = output.make_table(("status", "rows", "oldest"), right=("rows", "oldest"))
+    oldest = output.age(stats.oldest_pending_seconds) if stats.pending else ""
     shown.add_row("PENDING", f"{stats.pending:,}", oldest)
     shown.add_row("PUBLISHED", f"{stats.published:,}", "")
     shown.add_row("FAILED", f"{stats.failed:,}", "")
-    stdout_console().print(shown)
+    output.stdout_console().print(shown)
     return 0
 
 
@@ -207,17 +197,17 @@ def row_fields(row: FallbackRow) -> dict[str, Any]:
         "message_partition": row.partition,
         "retry_count": row.retry_count,
         "max_retry": row.max_retry,
-        "next_retry_at": iso_time(row.next_retry_at),
+        "next_retry_at": output.iso_time(row.next_retry_at),
         "error_message": row.malformed or row.error_message,
-        "created_at": iso_time(row.created_at),
-        "updated_at": iso_time(row.updated_at),
-        "published_at": iso_time(row.published_at),
+        "created_at": output.iso_time(row.created_at),
+        "updated_at": output.iso_time(row.updated_at),
+        "published_at": output.iso_time(row.published_at),
     }
 
 
 def rows_table(rows: Sequence[FallbackRow], now_seconds: float) -> Table:
     """Return rows as a table; ``now_seconds`` is the store's time, since the epoch."""
-    table = make_table(
+    table = output.make_table(
         ("id", "status", "topic", "key", "age", "retries", "next try", "error"),
         right=("id", "age", "retries"),
     )
@@ -226,11 +216,13 @@ def rows_table(rows: Sequence[FallbackRow], now_seconds: float) -> Table:
         table.add_row(
             str(row.id),
             row.status.value,
-            plain(row.topic, 60),
-            plain(to_text(row.key), 40),
-            age(max(0.0, now_seconds - row.created_at.timestamp())),
+            output.plain(row.topic, 60),
+            output.plain(to_text(row.key), 40),
+            output.age(max(0.0, now_seconds - row.created_at.timestamp())),
             f"{row.retry_count}/{row.max_retry}",
-            (f"in {age(wait)}" if wait > 0 else "due") if row.status is Status.PENDING else "",
-            plain(row.malformed or row.error_message, ERROR_LENGTH),
+            (f"in {output.age(wait)}" if wait > 0 else "due")
+            if row.status is Status.PENDING
+            else "",
+            output.plain(row.malformed or row.error_message, ERROR_LENGTH),
         )
     return table

@@ -13,15 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 import click
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
-from order_relay.cli.command import (
-    DRY_RUN,
-    JSON,
-    command,
-    handling_signals,
-    open_producer,
-    usage_error,
-    worker_settings,
-)
+from order_relay.cli import command
 from order_relay.cli.output import plain, stderr_console
 from order_relay.cli.publish.bulk_publisher import BulkPublisher, check_lines
 from order_relay.cli.publish.line_reader import LineReader
@@ -36,15 +28,15 @@ SHOW_EVERY_SECONDS = 0.2
 STOP_GRACE_SECONDS = 5.0
 
 
-@command(
+@command.define(
     click.argument("file", metavar="FILE", required=False),
     click.option(
         "--new-ids",
         is_flag=True,
         help="Give every line a new event-id: to publish on purpose what was published before.",
     ),
-    DRY_RUN,
-    JSON,
+    command.DRY_RUN,
+    command.JSON,
 )
 async def publish(*, file: str | None, new_ids: bool, dry_run: bool, as_json: bool) -> int:
     """Publish ORDER_PAID events: one JSON object a line, from FILE or with - from stdin.
@@ -54,8 +46,8 @@ async def publish(*, file: str | None, new_ids: bool, dry_run: bool, as_json: bo
     in Kafka or saved in the database, 1 when any was refused or failed.
     """
     if file is None:
-        raise usage_error("FILE is missing: give a file of JSON lines, or - for stdin")
-    settings = worker_settings()
+        raise command.usage_error("FILE is missing: give a file of JSON lines, or - for stdin")
+    settings = command.worker_settings()
     report = PublishReport(settings.order_paid_topic, as_json=as_json, dry_run=dry_run)
     with _opened(file) as descriptor:
         reader = LineReader(descriptor, max_line_bytes=MAX_MESSAGE_BYTES)
@@ -78,7 +70,7 @@ async def publish(*, file: str | None, new_ids: bool, dry_run: bool, as_json: bo
 async def _publish(
     settings: Settings, reader: LineReader, report: PublishReport, stop: _Stop, *, new_ids: bool
 ) -> None:
-    async with _open_table(settings) as table, open_producer(settings) as producer:
+    async with _open_table(settings) as table, command.open_producer(settings) as producer:
         publisher = BulkPublisher(
             producer,
             table,
@@ -122,7 +114,7 @@ def _opened(file: str) -> Iterator[int]:
             os.close(descriptor)
             raise IsADirectoryError(0, "Is a directory")
     except OSError as error:
-        raise usage_error(
+        raise command.usage_error(
             f"FILE {file!r} cannot be read: {error.strerror}; give a file of JSON lines, "
             "or - for stdin"
         ) from None
@@ -154,7 +146,7 @@ class _Stop:
         self._publisher = publisher
         self._report.on_unwritable = self._stop
         try:
-            with handling_signals(self._on_signal):
+            with command.handling_signals(self._on_signal):
                 yield
         except OSError as error:
             self.remark = f"the input cannot be read further: {error.strerror or error}"

@@ -7,14 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from order_relay.cli.output import (
-    StdoutLost,
-    flush_stdout,
-    json_line,
-    make_table,
-    plain,
-    stdout_console,
-)
+from order_relay.cli import output
 from order_relay.cli.publish.bulk_publisher import LineResult, LineStatus
 
 SHOWN = 20
@@ -54,7 +47,7 @@ class PublishReport:
         self._counts[result.result] += 1
         if self._as_json:
             with self._catching_lost_stdout():
-                json_line(_fields(result) | self._dry_field)
+                output.json_line(_fields(result) | self._dry_field)
             return
         if result.result in NOT_STORED and len(self._first) < SHOWN:
             self._first.append(result)
@@ -66,7 +59,7 @@ class PublishReport:
     def flush(self) -> None:
         """Flush stdout."""
         with self._catching_lost_stdout():
-            flush_stdout()
+            output.flush_stdout()
 
     @property
     def failed_count(self) -> int:
@@ -86,16 +79,16 @@ class PublishReport:
         with self._catching_lost_stdout():
             if self._as_json:
                 counts = {result.value: self._counts[result] for result in LineStatus}
-                json_line(
+                output.json_line(
                     {"type": "summary", **counts, "stopped": remark or None} | self._dry_field
                 )
             else:
                 self._print(remark)
-            flush_stdout()
+            output.flush_stdout()
 
     def _print(self, remark: str) -> None:
-        console = stdout_console()
-        table = make_table(("", "events", ""), right=("events",))
+        console = output.stdout_console()
+        table = output.make_table(("", "events", ""), right=("events",))
         table.show_header = False
         where = {LineStatus.PUBLISHED: f"{'to' if self._dry_run else 'in'} topic {self._topic}"}
         if self._counts[LineStatus.SAVED]:
@@ -104,25 +97,27 @@ class PublishReport:
             where[LineStatus.FAILED] = "neither in Kafka nor in the database"
         for result in CHECKED if self._dry_run else LineStatus:
             count = f"{self._counts[result]:,}"
-            table.add_row(self._verb(result), count, plain(where.get(result)))
+            table.add_row(self._verb(result), count, output.plain(where.get(result)))
         console.print(table)
         for reason, number in self._saved_because.most_common():
-            console.print(plain(f"saved {number:,}: {reason}"))
+            console.print(output.plain(f"saved {number:,}: {reason}"))
         for line in sorted(self._first, key=lambda one: one.number):
-            console.print(plain(f"line {line.number:,} {self._verb(line.result)}: {line.reason}"))
+            console.print(
+                output.plain(f"line {line.number:,} {self._verb(line.result)}: {line.reason}")
+            )
         if self.failed_count > len(self._first):
             more = self.failed_count - len(self._first)
             console.print(f"… and {more:,} more; --json names them all")
         if self._dry_run:
             console.print("nothing was published")
         if remark:
-            console.print(plain(remark))
+            console.print(output.plain(remark))
 
     @contextmanager
     def _catching_lost_stdout(self) -> Iterator[None]:
         try:
             yield
-        except StdoutLost as error:
+        except output.StdoutLost as error:
             self.unwritable = error.strerror or str(error)
             if self.on_unwritable is not None:
                 self.on_unwritable()
