@@ -118,7 +118,7 @@ async def _kafka(settings: Settings, consumers: Sequence[ConfiguredConsumer]) ->
     needed = {name: rights for one in consumers for name, rights in _rights(one.settings)}
     allowed = await topics.allowed([name for name in needed if name in cluster.topics])
     for name, rights in needed.items():
-        yield _topic(name, rights, cluster.topics.get(name), allowed.get(name), settings)
+        yield topic_finding(name, rights, cluster.topics.get(name), allowed.get(name), settings)
 
 
 def _rights(settings: Settings) -> Iterator[tuple[str, set[str]]]:
@@ -129,13 +129,22 @@ def _rights(settings: Settings) -> Iterator[tuple[str, set[str]]]:
         yield settings.deliveries_changelog_topic, {"READ", "WRITE"}
 
 
-def _topic(
+def topic_finding(
     name: str,
     rights: set[str],
     topic: Any,
     allowed: set[str] | None,
     settings: Settings,
 ) -> Finding:
+    """Return the finding for a topic.
+
+    Args:
+        name: Its name.
+        rights: What a worker must be allowed to do.
+        topic: Its metadata; None: it does not exist.
+        allowed: What Kafka lets us do; None: it does not tell.
+        settings: The worker's.
+    """
     part = f"topic {name}"
     if topic is None and settings.kafka_declare_topics:
         return Finding(Result.WARN, part, "it does not exist yet, a worker makes it")

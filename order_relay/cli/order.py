@@ -72,9 +72,9 @@ async def _ask(url: str, order_id: str, consumer: str | None) -> dict[str, Any]:
     async with make_client(ASK_SECONDS) as client:
         if consumer is None:
             stats = await get_object(client, URL(url) / "stats", {})
-            names = [] if isinstance(stats, str) else stats.body.get("consumers", [])
-            if len(names) > 1:
-                raise command.consumer_error(None, names)
+            names = None if isinstance(stats, str) else stats.body.get("consumers")
+            if isinstance(names, list) and len(names) > 1:
+                raise command.consumer_error(None, [str(name) for name in names])
         answer = await ask_worker(client, url, order_id, {}, consumer)
     if isinstance(answer, str):
         problem = answer

@@ -48,12 +48,7 @@ async def status(*, urls: Sequence[str], as_json: bool) -> int:
     ]
     if len(silent) == len(urls):
         raise command.usage_error("; ".join(silent))
-    rows = [
-        _summary(url, figures)
-        for url, answer in zip(urls, answers, strict=True)
-        if not isinstance(answer, str)
-        for figures in answer
-    ]
+    rows = [row for answer in answers if not isinstance(answer, str) for row in answer]
     if as_json:
         for row in rows:
             output.json_line(row)
@@ -65,27 +60,22 @@ async def status(*, urls: Sequence[str], as_json: bool) -> int:
 
 
 async def _ask(client: aiohttp.ClientSession, url: URL) -> list[Figures] | str:
-    """Return the figures of each consumer of a worker, or why there are none."""
-    first = await _stats(client, url / "stats")
-    if isinstance(first, str):
-        return first
-    found = [first]
-    for name in first["consumers"]:
-        if name != first["consumer"]:
-            more = await _stats(client, (url / "stats").with_query(consumer=name))
-            if isinstance(more, str):
-                return more
-            found.append(more)
-    return found
-
-
-async def _stats(client: aiohttp.ClientSession, url: URL) -> Figures | str:
-    answer = await get_object(client, url, {}, MAX_STATS_BYTES)
-    if isinstance(answer, str):
-        return answer
-    if not {"consumer", "consumers", "target"} <= answer.body.keys():
-        return str(answer.body.get("error", "it is not an order relay"))
-    return answer.body
+    """Return a summary of each consumer of a worker, or why there are none."""
+    page, rows = url / "stats", []
+    names: list[str | None] = [None]
+    for name in names:  # the first answer adds the others
+        answer = await get_object(
+            client, page.with_query(consumer=name) if name else page, {}, MAX_STATS_BYTES
+        )
+        if isinstance(answer, str):
+            return answer
+        try:
+            rows.append(_summary(str(url), answer.body))
+            if name is None:
+                names += [one for one in answer.body["consumers"] if one != rows[0]["consumer"]]
+        except (KeyError, TypeError, AttributeError):
+            return str(answer.body.get("error", "it is not an order relay of this version"))
+    return rows
 
 
 def _summary(url: str, figures: Figures) -> Figures:
