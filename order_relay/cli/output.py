@@ -83,32 +83,57 @@ def flush_stdout() -> None:
 
 
 class ChangeReport:
-    """Counts the letters or rows that a command changed, and prints the counts for a person.
+    """Prints what a command did with letters or rows: a JSON line for each, or counts at the end.
 
     Attributes:
         done: How many were changed, or would be in a dry run.
         skipped: How many were not.
+        failed: How many of these because something failed.
+        remark: Why the command ended early; empty if it did not.
     """
 
-    def __init__(self, unit: str, verb: str, *, dry_run: bool) -> None:
-        """Begin with none; ``unit`` is ``letter`` or ``row``, ``verb`` such as ``redriven``."""
-        self.done = 0
-        self.skipped = 0
+    def __init__(
+        self, unit: str, verb: str, *, named: bool, as_json: bool, dry_run: bool = False
+    ) -> None:
+        """Begin with none.
+
+        Args:
+            unit: ``letter`` or ``row``.
+            verb: What is done with it, such as ``redriven``.
+            named: Whether a person named each: one that is skipped is then an error.
+            as_json: The option --json.
+            dry_run: The option --dry-run.
+        """
+        self.done = self.skipped = self.failed = 0
+        self.remark = ""
+        self.as_json = as_json
+        self.dry_run = dry_run
         self._unit = unit
         self._verb = verb
-        self._dry_run = dry_run
+        self._named = named
         self._reasons: list[tuple[str, str]] = []
         self._advance: Callable[[], None] = _nothing
 
-    def add(self, name: str, reason: str = "") -> None:
-        """Count one; ``reason`` says why it was not changed."""
+    def add(
+        self, name: str, fields: Mapping[str, Any], reason: str = "", *, failed: bool = False
+    ) -> None:
+        """Count one; ``reason`` says why it was not changed, and ``fields`` all that is printed."""
         self._advance()
+        if self.as_json:
+            json_line(fields)
+            flush_stdout()  # also at a slow rate its reader sees each line at once
+        self.failed += failed
         if not reason:
             self.done += 1
             return
         self.skipped += 1
         if len(self._reasons) < SHOWN:
             self._reasons.append((name, reason))
+
+    @property
+    def status(self) -> int:
+        """The exit status."""
+        return 1 if (self._named and self.skipped) or self.failed or self.remark else 0
 
     @contextmanager
     def showing_progress(self, total: int) -> Iterator[None]:
@@ -125,7 +150,7 @@ class ChangeReport:
             finally:
                 self._advance = _nothing
 
-    def print(self, changed: Table | None = None, *, to: str = "") -> None:
+    def print(self, changed: Table, *, to: str = "") -> None:
         """Print what was changed, what was not and why, and the count.
 
         Args:
@@ -133,7 +158,7 @@ class ChangeReport:
             to: Where they went, such as ``to orders``.
         """
         console = stdout_console()
-        if changed is not None and changed.row_count:
+        if changed.row_count:
             console.print(changed)
             _print_more(console, self.done - changed.row_count)
         if self._reasons:
@@ -143,11 +168,13 @@ class ChangeReport:
                 table.add_row(row_name, plain(reason))
             console.print(table)
             _print_more(console, self.skipped - len(self._reasons))
-        verb = "would be" if self._dry_run else "was" if self.done == 1 else "were"
-        end = "; nothing was changed" if self._dry_run else ""
+        verb = "would be" if self.dry_run else "was" if self.done == 1 else "were"
+        end = "; nothing was changed" if self.dry_run else ""
         console.print(
             f"{count_of(self.done, self._unit)} {verb} {self._verb}{to and ' ' + to}{end}"
         )
+        if self.remark:
+            console.print(plain(self.remark))
 
 
 def _nothing() -> None:

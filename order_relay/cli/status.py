@@ -106,7 +106,7 @@ def _problems(figures: Figures) -> Iterator[str]:
     if not fallback["database_up"]:
         yield "the database does not answer the worker"
     if fallback.get("failed"):
-        yield f"{fallback['failed']:,} FAILED rows wait: order-relay fallback list --status FAILED"
+        yield f"FAILED rows: {fallback['failed']:,}; see order-relay fallback list --status FAILED"
     if fallback["files_replaced"]:
         yield "the fallback table's file was deleted or replaced while it was open"
     if figures["deleted_records"]:

@@ -60,7 +60,7 @@ async def test_a_worker_that_is_well_and_one_that_is_not(
         await eventually(noticed, 60, "to say both")
         told = (await commands("status", statuses=(1,))).out
         assert f"order_logging at {url}: the target: refuses us" in told
-        assert "1 FAILED rows wait: order-relay fallback list --status FAILED" in told
+        assert "FAILED rows: 1; see order-relay fallback list --status FAILED" in told
 
 
 async def test_no_worker_is_one_line(tmp_path: Path, sink: ScriptedSink) -> None:

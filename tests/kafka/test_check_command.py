@@ -1,4 +1,4 @@
-"""``order-relay check`` on real Kafka: topics with their replication, and what it tells of rights."""
+"""``order-relay check`` on real Kafka: topics, their replication, and our rights."""
 
 from collections.abc import Callable
 from pathlib import Path

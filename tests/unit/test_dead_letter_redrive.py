@@ -7,7 +7,8 @@ import click
 import pytest
 
 from order_relay.cli.dlq.letters import POSITION, TIME, check_selection, letter_filter
-from order_relay.cli.dlq.redrive import RedriveReport
+from order_relay.cli.dlq.redrive import add_result
+from order_relay.cli.output import ChangeReport
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import Letter, LetterPosition
 from order_relay.dead_letters.open_topic import OpenTopic
@@ -188,9 +189,9 @@ async def test_letters_that_are_gone_or_cannot_be_remembered_are_left() -> None:
     assert [(one.result, one.reason) for one in results] == [(RedriveResult.FAILED, NO_ROOM)]
     assert topics.published == []
     for named in (True, False):
-        report = RedriveReport("orders", as_json=True, named=named)
-        report.add(results[0])
-        assert report.close() == 1
+        report = ChangeReport("letter", "redriven", named=named, as_json=True)
+        add_result(report, results[0])
+        assert report.status == 1
 
 
 def test_a_topic_that_was_made_anew() -> None:

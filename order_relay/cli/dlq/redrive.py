@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +19,7 @@ from order_relay.cli.dlq.letters import (
     letter_filter,
     letters_table,
 )
-from order_relay.dead_letters.letter import LetterPosition
+from order_relay.dead_letters.letter import Letter, LetterPosition
 from order_relay.dead_letters.open_topic import open_topic
 from order_relay.dead_letters.redrive import LetterResult, RedriveResult, Selection
 from order_relay.model.byte_text import to_text
@@ -70,19 +71,21 @@ async def redrive(
     asks = command.must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
     chosen = command.consumer_named(consumer)
     to_topic = chosen.settings.order_paid_topic
-    report = RedriveReport(to_topic, as_json=as_json, named=bool(positions), dry_run=dry_run)
+    report = output.ChangeReport(
+        "letter", "redriven", named=bool(positions), as_json=as_json, dry_run=dry_run
+    )
     received: list[signal.Signals] = []
     async with open_topic(chosen.settings) as topic:
         selection = Selection(positions, wanted, limit=limit, max_redrives=max_redrives)
         await selection.read(topic)
         for result in selection.skipped:
-            report.add(result)
+            add_result(report, result)
         if dry_run:
             for position in selection.positions():
-                report.add(LetterResult(*position, RedriveResult.REDRIVEN))
-            return report.close(selection)
+                add_result(report, LetterResult(*position, RedriveResult.REDRIVEN))
+            return close(report, to_topic, selection.first)
         if not selection.count:
-            return report.close()
+            return close(report, to_topic)
         if asks:
             question = f"Redrive {output.count_of(selection.count, 'letter')} to {to_topic}?"
             if status := command.refused(question, "Nothing was redriven"):
@@ -98,59 +101,36 @@ async def redrive(
                 received.append(number)
                 running.stop("stopped by a signal; run it again for the rest")
 
-            with command.handling_signals(stop), report.counts.showing_progress(selection.count):
+            with command.handling_signals(stop), report.showing_progress(selection.count):
                 async for result in results:
-                    report.add(result)
+                    add_result(report, result)
             report.remark = running.remark
-    status = report.close()
+    status = close(report, to_topic)
     return 128 + received[0] if received else status
 
 
-class RedriveReport:
-    """Prints the result of each letter as JSON, or a report at the end.
+def close(report: output.ChangeReport, to_topic: str, first: Sequence[Letter] = ()) -> int:
+    """Print the report, of a dry run with the first letters; return the exit status."""
+    if not report.as_json:
+        table = letters_table([(letter, False) for letter in first], with_state=False)
+        report.print(table, to=f"to {to_topic}")
+    elif not report.dry_run:
+        counts = {
+            RedriveResult.REDRIVEN.value: report.done,
+            RedriveResult.SKIPPED.value: report.skipped - report.failed,
+            RedriveResult.FAILED.value: report.failed,
+        }
+        output.json_line({"type": "summary", **counts, "stopped": report.remark or None})
+    return report.status
 
-    Attributes:
-        counts: The letters that were redriven, and the others.
-        remark: Why the redrive ended early; empty if it did not.
-    """
 
-    def __init__(self, topic: str, *, as_json: bool, named: bool, dry_run: bool = False) -> None:
-        """Report on letters for ``topic``; ``named``: they were selected by their positions."""
-        self.counts = output.ChangeReport("letter", "redriven", dry_run=dry_run)
-        self.remark = ""
-        self._topic = topic
-        self._as_json = as_json
-        self._named = named
-        self._dry_run = dry_run
-        self._failed = 0
-
-    def add(self, result: LetterResult) -> None:
-        """Count the result of one letter, and print it as JSON if that is asked for."""
-        self.counts.add(f"{result.partition}:{result.offset}", result.reason)
-        self._failed += result.result is RedriveResult.FAILED
-        if self._as_json:
-            fields = _fields(result)
-            if self._dry_run and result.result is RedriveResult.REDRIVEN:
-                fields["dry_run"] = True
-            output.json_line(fields)
-            output.flush_stdout()  # also at a slow rate its reader sees each line at once
-
-    def close(self, selection: Selection | None = None) -> int:
-        """Print the report, of a dry run with the first selected letters; return the status."""
-        if not self._as_json:
-            first = [(letter, False) for letter in selection.first] if selection else []
-            self.counts.print(letters_table(first, with_state=False), to=f"to {self._topic}")
-            if self.remark:
-                output.stdout_console().print(output.plain(self.remark))
-        elif not self._dry_run:
-            counts = {
-                RedriveResult.REDRIVEN.value: self.counts.done,
-                RedriveResult.SKIPPED.value: self.counts.skipped - self._failed,
-                RedriveResult.FAILED.value: self._failed,
-            }
-            output.json_line({"type": "summary", **counts, "stopped": self.remark or None})
-        named_left = self._named and self.counts.skipped
-        return 1 if named_left or self._failed or self.remark else 0
+def add_result(report: output.ChangeReport, result: LetterResult) -> None:
+    """Report the result of one letter."""
+    fields = _fields(result)
+    if report.dry_run and result.result is RedriveResult.REDRIVEN:
+        fields["dry_run"] = True
+    failed = result.result is RedriveResult.FAILED
+    report.add(f"{result.partition}:{result.offset}", fields, result.reason, failed=failed)
 
 
 def _fields(result: LetterResult) -> dict[str, Any]:

@@ -207,24 +207,20 @@ async def run_change(
 
     The status is 1 when a row that was named by its id was not changed.
     """
-    report = output.ChangeReport("row", change.verb, dry_run=dry_run)
+    report = output.ChangeReport(
+        "row", change.verb, named=rows.ids is not None, as_json=as_json, dry_run=dry_run
+    )
     first: list[FallbackRow] = []
     total = await store.count(rows) if confirmed is None else len(confirmed)
     with report.showing_progress(total):
         async for result in changed_rows(store, rows, change, dry_run=dry_run, confirmed=confirmed):
-            report.add(str(result.row_id), result.reason)
-            if as_json:
-                output.json_line(_fields(result, change, dry_run=dry_run))
-            elif (
-                dry_run
-                and result.row is not None
-                and not result.reason
-                and len(first) < output.SHOWN
-            ):
+            fields = _fields(result, change, dry_run=dry_run)
+            report.add(str(result.row_id), fields, result.reason)
+            if dry_run and result.row and not result.reason and len(first) < output.SHOWN:
                 first.append(result.row)
     if not as_json:
         report.print(rows_table(first, (await store.now()).timestamp()))
-    return 1 if report.skipped and rows.ids is not None else 0
+    return report.status
 
 
 def _fields(result: RowResult, change: Change, *, dry_run: bool) -> dict[str, object]:
