@@ -268,7 +268,10 @@ async def ask_worker(
     consumer: str | None,
 ) -> Answer | str:
     """Ask a worker about an order of a consumer (None: its first); see ``get_object``."""
-    page = order_page(URL(url), order_id)
+    try:
+        page = order_page(URL(url), order_id)
+    except ValueError as error:
+        return str(error)
     return await get_object(
         client, page.with_query(consumer=consumer) if consumer else page, headers
     )
