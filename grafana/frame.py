@@ -6,29 +6,38 @@ from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.models import dashboard as model
 
 from grafana.panels import DATASOURCE
-from grafana.queries import ALERTS
+from grafana.queries import ALERTS, relay, series
 
 TAG = "order-relay"
 
 
-class AlertMarks(build.AnnotationQuery):
-    """Marks over every panel where an alert fired, with its name.
+class Marks(build.AnnotationQuery):
+    """Marks over every panel where a query has a value, each with a title and a text.
 
     What Prometheus' annotations take beside the query is missing from the library.
     """
 
+    def __init__(self, title: str, text: str, *, at_values: bool = False) -> None:
+        """Format the marks; ``at_values``: the values are the times of the marks."""
+        super().__init__()
+        self._title = title
+        self._text = text
+        self._at_values = at_values
+
     def build(self) -> model.AnnotationQuery:
         """Return the query with what is written beside its marks."""
-        return _AlertMarks(**vars(super().build()))
+        made = _Marks(**vars(super().build()))
+        made.written = {"step": "30s", "titleFormat": self._title, "textFormat": self._text}
+        if self._at_values:
+            made.written["useValueForTime"] = True
+        return made
 
 
-class _AlertMarks(model.AnnotationQuery):
+class _Marks(model.AnnotationQuery):
+    written: dict[str, object]
+
     def to_json(self) -> dict[str, object]:
-        return super().to_json() | {
-            "step": "30s",
-            "titleFormat": "{{alertname}}",
-            "textFormat": "{{severity}}",
-        }
+        return super().to_json() | self.written
 
 
 def dashboard(uid: str, title: str, description: str) -> build.Dashboard:
@@ -54,13 +63,26 @@ def dashboard(uid: str, title: str, description: str) -> build.Dashboard:
             .keep_time(True)
         )
         .annotation(
-            AlertMarks()
+            Marks("{{alertname}}", "{{severity}}")
             .name("Alerts")
             .datasource(DATASOURCE)
             .enable(True)
             .hide(False)
             .icon_color("red")
             .expr(f"max by (alertname, severity) ({ALERTS})")
+        )
+        .annotation(
+            # A new version or a restart: the time at which the process began, in milliseconds.
+            Marks("{{instance}} started", "order relay {{version}}", at_values=True)
+            .name("Starts")
+            .datasource(DATASOURCE)
+            .enable(True)
+            .hide(False)
+            .icon_color("blue")
+            .expr(
+                f"max by (instance, version) ({relay('build_info')} * on (job, instance) "
+                f"group_left () {series('process_start_time_seconds')}) * 1000"
+            )
         )
         .with_variable(
             build.DatasourceVariable("datasource").label("Prometheus").type("prometheus")

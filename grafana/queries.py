@@ -6,7 +6,7 @@ JOB = 'job="$job"'
 WORKER = 'instance=~"$worker"'
 CONSUMER = 'consumer=~"$consumer"'
 # What is a worker's, whichever consumers it runs.
-OF_WORKERS = ("published_", "fallback_", "event_loop_", "web_", "log_")
+OF_WORKERS = ("published_", "fallback_", "event_loop_", "web_", "log_", "build_")
 ALERTS = 'ALERTS{alertname=~"OrderRelay.*", alertstate="firing"}'
 
 

@@ -7,6 +7,7 @@ consumer have the label ``consumer``.
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Callable, Iterator
 
 from prometheus_client import (
@@ -25,6 +26,7 @@ from prometheus_client.registry import Collector
 from order_relay.delivery.target_health import Target, TargetState
 from order_relay.fallback.store import FallbackStats
 from order_relay.monitoring.loop_metrics import LoopCounter, LoopHistogram
+from order_relay.version import VERSION
 
 PREFIX = "order_relay"
 CONSUMER = "consumer"
@@ -105,6 +107,9 @@ GAUGES: dict[tuple[str, ...], dict[str, str]] = {
         "without one; NaN while the database does not answer.",
         "fallback_database_up": "1 when the fallback table's database took a write when last "
         "tried, else 0.",
+    },
+    ("version", "python"): {
+        "build_info": "Always 1. The labels are the versions of the relay and of Python.",
     },
     ("status",): {
         "fallback_messages": "Rows of the fallback table by status. Every worker shows the same "
@@ -220,6 +225,7 @@ class Metrics:
         ):
             for value in values:
                 self.counters[name].labels(value)
+        self.gauges["build_info"].labels(VERSION, platform.python_version()).set(1)
         self.counted(None, works=False)
 
     def of(self, consumer: str) -> ConsumerMetrics:

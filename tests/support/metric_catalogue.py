@@ -14,7 +14,7 @@ OF_PROMETHEUS: Mapping[str, Mapping[str, set[str]]] = {
     "up": {},
     "ALERTS": {"alertname": set(), "alertstate": {"firing", "pending"}, "severity": set()},
 }
-OF_THE_RUN = {"consumer", "topic", "partition"}
+OF_THE_RUN = {"consumer", "topic", "partition", "version", "python"}
 SELECTOR = re.compile(r"\b(?P<name>[a-zA-Z_]\w*)\s*\{(?P<matchers>[^}]*)\}")
 BARE = re.compile(r"\b(?P<name>(?:order_relay|faust|process|python)_\w+|up|ALERTS)\b")
 MATCHER = re.compile(r'(?P<label>\w+)\s*(?P<how>=~|!~|!=|=)\s*"(?P<value>[^"]*)"')
@@ -42,7 +42,7 @@ def catalogue() -> dict[str, dict[str, set[str]]]:
             for label, value in sample.labels.items():
                 labels.setdefault(label, set()).add(value)
     for labels in found.values():
-        # Topics and partitions are known only when it runs, and so are consumers.
+        # Known only when it runs.
         for label in OF_THE_RUN & labels.keys():
             labels[label] = set()
     return found

@@ -1,6 +1,7 @@
 """The catalogue of metrics: every name of the design, from the start, and the counting."""
 
 import math
+import platform
 from collections.abc import Callable
 from functools import partial
 
@@ -21,6 +22,7 @@ from order_relay.monitoring.metrics import (
     ConsumerMetrics,
     Metrics,
 )
+from order_relay.version import VERSION
 from tests.support.targets import target
 
 # Names, kinds and labels of the design, of its delivering half; each has the label "consumer", too.
@@ -304,3 +306,10 @@ def test_figures_of_the_fallback_table() -> None:
     sample = metrics.registry.get_sample_value
     assert sample("order_relay_fallback_oldest_pending_seconds") == 61.5
     assert sample("order_relay_fallback_database_up") == 1
+
+
+def test_the_version_is_a_metric() -> None:
+    """One series with the value 1 has the versions of the relay and of Python as labels."""
+    labels = {"version": VERSION, "python": platform.python_version()}
+    value = Metrics().registry.get_sample_value("order_relay_build_info", labels)
+    assert value == 1

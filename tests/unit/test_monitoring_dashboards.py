@@ -100,6 +100,16 @@ def test_every_metric_of_the_relay_is_on_a_dashboard() -> None:
     assert {name for name in stems if not re.search(rf"\b{name}(_bucket)?\b", asked)} == set()
 
 
+def test_alerts_and_starts_are_marked() -> None:
+    """Each dashboard marks where an alert fired, and where a worker started, with its version."""
+    for name, board in boards():
+        marks = {marks["name"]: marks for marks in board["annotations"]["list"]}
+        assert list(marks) == ["Alerts", "Starts"], name
+        assert marks["Starts"]["useValueForTime"] is True
+        assert "process_start_time_seconds" in marks["Starts"]["expr"]
+        assert "{{version}}" in marks["Starts"]["textFormat"]
+
+
 def test_grafana_is_given_what_the_dashboards_ask_for() -> None:
     """The source is a Prometheus that shows its alerts; the folder is the mounted one."""
     source = yaml.safe_load((PROVISIONING / "datasources/prometheus.yml").read_text())
