@@ -67,9 +67,10 @@ format: ## format and mend what can be mended
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-dashboards: ## write Grafana's dashboards anew from grafana/*.py
+dashboards: ## write Grafana's dashboards anew from grafana/*.py, and the Helm chart's copies of them and of the alerts
 	@scripts/venv dev
 	$(BIN)/python -m grafana.build
+	$(BIN)/python -m scripts.chart
 
 docs: ## write the reference pages anew from the code, check all links, and serve the documentation's site
 	@scripts/venv dev
@@ -94,6 +95,7 @@ lock: ## write the lock files anew from pyproject.toml; UPGRADE=1 takes newer ve
 	$(UV_COMPILE) pyproject.toml --all-extras -o requirements/run.txt
 	$(UV_COMPILE) pyproject.toml --all-extras --group dev -c requirements/run.txt -o requirements/dev.txt
 	$(UV_COMPILE) --group oldest -o requirements/oldest.txt
+	$(UV_COMPILE) --group release -o requirements/release.txt
 	$(UV_COMPILE) --group docs -o requirements/docs.txt
 	$(UV_COMPILE) --group lock -o requirements/lock-tools.txt
 	@rm -rf $(LOCK_VENV)
