@@ -72,6 +72,47 @@ async def test_the_logger_by_itself(tmp_path: Path) -> None:
     assert figures["requests"] == figures["answers"]["accepted"] == 1
 
 
+async def test_the_receiver_of_alerts(tmp_path: Path) -> None:
+    """It prints a line for each alert with its runbook, and refuses what is no message."""
+    (port,) = free_ports(1)
+    message = {
+        "alerts": [
+            {
+                "status": "firing",
+                "labels": {"alertname": "OrderRelayNoWorker", "severity": "critical"},
+                "annotations": {
+                    "summary": "No worker answers Prometheus",
+                    "runbook_url": "docs/how-to/runbook.md#orderrelaynoworker",
+                },
+            }
+        ]
+    }
+    output = tmp_path / "output"
+    async with (
+        running(tmp_path, "demo.alert_receiver", "--port", str(port)),
+        aiohttp.ClientSession(f"http://{LOOPBACK}:{port}") as session,
+    ):
+
+        async def up() -> bool:
+            try:
+                async with session.get("/") as response:
+                    return response.status == 200
+            except aiohttp.ClientError:
+                return False
+
+        await eventually(up)
+        async with session.post("/alerts", json=message) as response:
+            assert response.status == 200
+        mistakes: tuple[object, ...] = ({}, [], {"alerts": [{}]})
+        for wrong in mistakes:
+            async with session.post("/alerts", json=wrong) as response:
+                assert response.status == 400
+    assert output.read_text() == (
+        "FIRING critical OrderRelayNoWorker: No worker answers Prometheus "
+        "(docs/how-to/runbook.md#orderrelaynoworker)\n"
+    )
+
+
 async def test_the_shop_by_itself(stage: Stage, postgres_url: str, tmp_path: Path) -> None:
     """Its orders reach Kafka through the outbox of PostgreSQL; started again it sells new ones."""
     seen = 0

@@ -11,7 +11,7 @@ from yarl import URL
 
 from order_relay.settings import Settings, load_settings
 from order_relay.worker.relay_app import SHUTDOWN_TAIL_SECONDS
-from tests.support.compose import FILE, Compose
+from tests.support.compose import FILE, ROOT, Compose
 from tests.support.kafka.distribution import kafka_version
 
 SECRETS_FOLDER = "/run/secrets/"
@@ -24,6 +24,7 @@ PORTS = {
     "kafka-ui": "8081",
     "sample-logger": "3000",
     "prometheus": "9090",
+    "alertmanager": "9093",
     "grafana": "3001",
 }
 
@@ -165,7 +166,7 @@ def test_our_containers_can_do_little(compose: Compose) -> None:
     ours = [
         service for service in compose.services.values() if service["image"].startswith(OUR_IMAGE)
     ]
-    assert len(ours) == 3
+    assert len(ours) == 4
     for service in ours:
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
@@ -244,3 +245,73 @@ def test_the_defaults_reach_the_published_brokers(compose: Compose) -> None:
     """A worker started on the host, with no settings, finds the brokers of the file."""
     published = [f"localhost:{compose.published(broker)[0][1]}" for broker in compose.brokers]
     assert Settings.model_fields["kafka_bootstrap_servers"].default == ",".join(published)
+
+
+def test_no_service_can_take_the_whole_machine(compose: Compose) -> None:
+    """Each has a limit of memory and one of CPU."""
+    for name, service in compose.services.items():
+        limits = service["deploy"]["resources"]["limits"]
+        assert re.fullmatch(r"\d+[mg]", limits["memory"]), name
+        assert 0 < float(limits["cpus"]) <= 1, name
+
+
+def test_what_prometheus_scrapes_is_there(compose: Compose) -> None:
+    """Each target is a service on the port that it serves; alerts go to Alertmanager."""
+    config = yaml.safe_load((ROOT / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    targets = {
+        job["job_name"]: target
+        for job in config["scrape_configs"]
+        for group in job.get("static_configs", [])
+        for target in group["targets"]
+    }
+    served = {
+        "prometheus": "localhost:9090",
+        "alertmanager": "alertmanager:9093",
+        "kafka": "kafka-exporter:9308",
+        "postgres": "postgres-exporter:9187",
+    }
+    assert targets == served
+    for target in served.values():
+        name, _, port = target.partition(":")
+        service = compose.services["prometheus" if name == "localhost" else name]
+        assert f"http://127.0.0.1:{port}/" in service["healthcheck"]["test"][-1]
+    (alertmanagers,) = config["alerting"]["alertmanagers"]
+    assert alertmanagers["static_configs"] == [{"targets": [served["alertmanager"]]}]
+
+
+def test_exporters_reach_what_they_export(compose: Compose) -> None:
+    """The brokers' addresses are those of the workers; the database's are its own."""
+    servers = compose.environment("worker")["KAFKA_BOOTSTRAP_SERVERS"].split(",")
+    assert compose.services["kafka-exporter"]["command"] == [
+        f"--kafka.server={server}" for server in servers
+    ]
+    asked = compose.environment("postgres-exporter")
+    database = compose.environment("postgres")
+    assert asked["DATA_SOURCE_USER"] == database["POSTGRES_USER"]
+    assert asked["DATA_SOURCE_URI"].startswith(f"postgres:5432/{database['POSTGRES_DB']}?")
+    assert asked["DATA_SOURCE_PASS_FILE"] == database["POSTGRES_PASSWORD_FILE"]
+
+
+def test_alerts_reach_a_receiver(compose: Compose) -> None:
+    """Alertmanager's routes name a receiver that there is, which is a service of the file."""
+    path = ROOT / "prometheus" / "alertmanager.yml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    (receiver,) = config["receivers"]
+    routes = [config["route"], *config["route"]["routes"]]
+    assert {route["receiver"] for route in routes} == {receiver["name"]}
+    (webhook,) = receiver["webhook_configs"]
+    url = URL(webhook["url"])
+    assert url.host is not None
+    assert (
+        f"http://127.0.0.1:{url.port}/" in (compose.services[url.host]["healthcheck"]["test"][-1])
+    )
+    mounted = {here: there for here, there, _ in compose.bind_mounts("alertmanager")}
+    assert f"--config.file={mounted[path]}" in compose.services["alertmanager"]["command"]
+
+
+def test_the_alerts_can_be_others(compose: Compose) -> None:
+    """A variable names the file of rules; without it Prometheus has ours."""
+    text = FILE.read_text(encoding="utf-8")
+    assert "${RELAY_ALERTS:-./prometheus/alerts.yml}:/etc/prometheus/alerts.yml:ro" in text
+    mounted = {there: here for here, there, _ in compose.bind_mounts("prometheus")}
+    assert mounted["/etc/prometheus/alerts.yml"] == ROOT / "prometheus" / "alerts.yml"

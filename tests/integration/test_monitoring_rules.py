@@ -1,5 +1,7 @@
 """Prometheus' own tools on the alerts, the configuration, and the dashboards' arithmetic."""
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,23 @@ def test_the_configuration_is_one() -> None:
     done = promtool("check", "config", "prometheus.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 rule files found" in done.stdout
+
+
+@pytest.mark.skipif(
+    shutil.which("amtool") is None,
+    reason="amtool is not installed (Debian: apt-get install prometheus-alertmanager)",
+)
+def test_alertmanager_can_read_its_configuration() -> None:
+    """Alertmanager's own tool finds the routes, the receiver and the inhibition in it."""
+    done = subprocess.run(
+        ["amtool", "check-config", FOLDER / "alertmanager.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 inhibit rules" in done.stdout
+    assert "1 receivers" in done.stdout
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)

@@ -159,6 +159,13 @@ class PrometheusServer:
             "evaluation_interval": seconds,
         }
         config["rule_files"] = [str(ALERTS)]
+        # What else docker-compose.yml runs is not there.
+        del config["alerting"]
+        config["scrape_configs"] = [
+            scraped
+            for scraped in config["scrape_configs"]
+            if scraped["job_name"] in (JOB, "prometheus")
+        ]
         for scraped in config["scrape_configs"]:
             ours = scraped["job_name"] == JOB
             scraped.pop("dns_sd_configs", None)
