@@ -20,9 +20,10 @@ UV_COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal \
 	$(if $(UPGRADE),--upgrade)
 LOCK_VENV := .venv-lock
 DOCS_VENV := .venv-docs
+RELEASE_VENV := .venv-release
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick test-faust fuzz check format dashboards docs lock clean
+.PHONY: help run test test-quick test-faust fuzz check format dashboards docs release lock clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -86,6 +87,17 @@ $(DOCS_VENV)/locks.stamp: requirements/docs.txt
 		--require-hashes --only-binary :all: -r requirements/docs.txt
 	@touch $@
 
+release: ## build wheel, source, chart, bill of materials and image of the last commit into dist/, publishing nothing
+	@$(MAKE) --no-print-directory $(RELEASE_VENV)/locks.stamp
+	@$(RELEASE_VENV)/bin/python -m scripts.release $(ARGS)
+
+$(RELEASE_VENV)/locks.stamp: requirements/build.txt requirements/release.txt
+	@rm -rf $(RELEASE_VENV)
+	@$(or $(PYTHON),python3) -m venv $(RELEASE_VENV)
+	@$(RELEASE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --only-binary :all: -r requirements/build.txt -r requirements/release.txt
+	@touch $@
+
 lock: ## write the lock files anew from pyproject.toml; UPGRADE=1 takes newer versions
 	@rm -rf $(LOCK_VENV)
 	@$(or $(PYTHON),python3) -m venv $(LOCK_VENV)
@@ -101,6 +113,6 @@ lock: ## write the lock files anew from pyproject.toml; UPGRADE=1 takes newer ve
 	@rm -rf $(LOCK_VENV)
 
 clean: ## remove .venv, caches and build leftovers
-	rm -rf .venv .venv-lock .venv-docs site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
+	rm -rf .venv .venv-lock .venv-docs .venv-release site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
 		.hypothesis build dist *.egg-info
 	find order_relay app agents tables demo tests benchmarks grafana scripts -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
