@@ -74,7 +74,7 @@ class Sweeper:
         self._outcomes: list[Outcome] = []
         self._counts: Counter[str] = Counter()
         self._changing_rows = asyncio.Lock()
-        self._settled = asyncio.Event()
+        self._progress = asyncio.Event()  # a batch can be settled, or was
         # Both by the loop's clock, and counted from the request: the lease never ends later here
         # than by the store's clock.
         self._lease_ends = 0.0
@@ -150,8 +150,9 @@ class Sweeper:
 
     async def _wait_for_room(self) -> None:
         while self._goes_on and 0 < len(self._unsettled) > self.max_in_flight - self.batch_size:
-            self._settled.clear()
-            await self._settled.wait()
+            self._progress.clear()
+            await self._progress.wait()
+            await self._settle(try_again=False)
 
     # --- sending --------------------------------------------------------------------------------
 
@@ -170,6 +171,8 @@ class Sweeper:
                     return  # the next rows of the key wait for this one
         finally:
             self._outcomes.extend(Outcome(row.id) for row in rows[tried:])
+            if len(self._outcomes) >= self.batch_size:
+                self._progress.set()
 
     def _may_send(self, row: FallbackRow) -> bool:
         return (
@@ -262,7 +265,7 @@ class Sweeper:
                 del self._outcomes[: len(chunk)]
                 self._unsettled.difference_update(outcome.row_id for outcome in chunk)
                 self._counts.update(_result(one) for one in chunk if one.row_id in written)
-                self._settled.set()
+                self._progress.set()
 
 
 async def cancel_tasks(*tasks: asyncio.Task[Any]) -> None:
