@@ -58,17 +58,12 @@ async def fetch_commits(
 def _commits(
     answer: Any, partitions: Collection[TopicPartition]
 ) -> dict[TopicPartition, OffsetAndMetadata | None]:
-    _raise_for(answer.error_code)
-    found: dict[TopicPartition, OffsetAndMetadata | None] = dict.fromkeys(partitions)
-    for topic, states in answer.topics:
-        for partition, offset, metadata, error_code in states:
-            _raise_for(error_code)
-            if offset >= 0:
-                found[TopicPartition(topic, partition)] = OffsetAndMetadata(offset, metadata or "")
-    return found
-
-
-def _raise_for(error_code: int) -> None:
-    if error_code:
-        error: KafkaError = for_code(error_code)()
-        raise error
+    states = [(topic, *state) for topic, of_topic in answer.topics for state in of_topic]
+    for error_code in (answer.error_code, *(state[-1] for state in states)):
+        if error_code:
+            raise for_code(error_code)
+    return dict.fromkeys(partitions) | {
+        TopicPartition(topic, partition): OffsetAndMetadata(offset, metadata or "")
+        for topic, partition, offset, metadata, _ in states
+        if offset >= 0
+    }
