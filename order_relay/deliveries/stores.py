@@ -152,7 +152,8 @@ class RocksStore:
         """See ``MemoryStore``."""
         self._write()
         with self._switching_off():
-            self._database.put(NEXT_OFFSET, b"%d" % next_offset)
+            if not self.failed:  # else what was not written would never be read again
+                self._database.put(NEXT_OFFSET, b"%d" % next_offset)
 
     def clear(self) -> None:
         """See ``MemoryStore``."""
@@ -205,7 +206,7 @@ class RocksStore:
             self.failed = True
             log_failure(self._folder.name, error)
             with suppress(Exception):
-                self._database.close()  # nothing is noted over what was not written
+                self._database.close()
 
 
 Store: TypeAlias = MemoryStore | RocksStore
