@@ -305,16 +305,10 @@ class ConsumerRuntime:
             self.deliveries.finished(record, outcome)
 
     def _excused(self) -> bool:
-        """Whether deliveries wait for something that a restart would not speed up.
-
-        Dead letters wait for Kafka, records for the table. A synchronous function may take any
-        time: a restart would end the work of other consumers, and the call would hang again.
-        """
-        return bool(
-            self.dispatcher.dead_lettering
-            or (self.deliveries is not None and self.deliveries.recovering)
-            or (isinstance(self._target, FunctionHandler) and self._target.in_threads)
-        )
+        recovering = self.deliveries is not None and self.deliveries.recovering
+        # They may take any time. A restart would end other consumers' work, and they hang again.
+        in_threads = isinstance(self._target, FunctionHandler) and self._target.in_threads
+        return bool(self.dispatcher.dead_lettering or recovering or in_threads)
 
     def _is_delivered(self, record: Record, order_id: OrderId | None) -> bool:
         return self.deliveries is not None and self.deliveries.is_delivered(record, order_id)
