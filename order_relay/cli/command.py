@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from importlib.util import find_spec
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -96,7 +97,8 @@ def define(*options: Callable[[Any], Any]) -> Callable[[Work], click.Command]:
 def _run(work: Coroutine[Any, Any, int], *, changes: bool) -> int:
     _prepare_process(click.get_current_context().find_root().params.get("loglevel"))
     try:
-        status = asyncio.run(work)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            status = runner.run(work)
         flush_stdout()
     except RelayError as error:
         raise click.ClickException(str(error)) from None
@@ -107,6 +109,15 @@ def _run(work: Coroutine[Any, Any, int], *, changes: bool) -> int:
             return 1
         raise click.ClickException(f"stdout cannot be written: {error.strerror}") from None
     return status
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the event loop that workers have; None: Python's own."""
+    if find_spec("uvloop") is None:
+        return None
+    import uvloop  # noqa: PLC0415 - not on every system
+
+    return uvloop.new_event_loop
 
 
 def _prepare_process(level: str | None) -> None:

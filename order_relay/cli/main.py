@@ -100,7 +100,6 @@ fallback = LazyGroup(
 group = LazyGroup(
     name=NAME,
     help="Run and look after the order relay. Each command has --help.",
-    context_settings={"help_option_names": ["-h", "--help"]},
     places={
         "worker": ("worker:worker", "Run a worker, as faust -A app worker does."),
         "status": ("status:status", "Show what the running workers do."),
