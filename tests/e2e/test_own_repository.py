@@ -56,6 +56,14 @@ def test_its_own_tests_pass(repository: Path, installed: Path) -> None:
     assert "2 passed" in ended.stdout
 
 
+def test_commands_work_on_its_consumers(repository: Path, installed: Path) -> None:
+    """``order-relay`` finds its application in the current folder, as Faust does."""
+    ended = run("-m", "order_relay", "check", folder=repository, installed=installed)
+    assert ended.stdout.startswith("ok   settings: the consumers are coupons\n"), ended.stderr
+    assert "target of coupons" in ended.stdout
+    assert "Traceback" not in ended.stderr
+
+
 def test_it_can_be_built(repository: Path, installed: Path, tmp_path: Path) -> None:
     """Its wheel has its consumers and its app."""
     ended = run(
