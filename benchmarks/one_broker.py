@@ -16,7 +16,7 @@ from tests.support.kafka.broker import JVM_OPTIONS, Broker
 from tests.support.kafka.compose_settings import ComposeSettings
 from tests.support.kafka.distribution import KafkaUnavailable, fetch_jars, java_executable
 from tests.support.kafka.ports import LOOPBACK
-from tests.support.kafka.waiting import wait_until
+from tests.support.waiting import wait_until
 
 READY_SECONDS = 60.0
 # What docker-compose.yml and the tests' harness say of three.

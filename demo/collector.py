@@ -156,8 +156,8 @@ class Collector:
 
     def logged(self, event_id: str) -> None:
         """The logger answered 2xx."""
-        paid_at = self._paid_at.pop(event_id, None)
-        if self.ledger.delivered(event_id) and paid_at is not None:
+        self.ledger.delivered(event_id)
+        if (paid_at := self._paid_at.pop(event_id, None)) is not None:
             self._took.append((self._clock(), self._clock() - paid_at))
 
     def dead_lettered(self, letter: Message) -> None:

@@ -89,18 +89,15 @@ class Ledger:
         """The order is committed; ``broken`` if its message is not valid JSON."""
         self._add(event_id, Fate.PAID | (Fate.BROKEN if broken else Fate.UNKNOWN))
 
-    def delivered(self, event_id: str) -> bool:
-        """The logger answered 2xx; returns whether for the first time."""
-        first = self._add(event_id, Fate.DELIVERED)
-        self._duplicates += not first
-        return first
+    def delivered(self, event_id: str) -> None:
+        """The logger answered 2xx."""
+        self._duplicates += not self._add(event_id, Fate.DELIVERED)
 
-    def dead_lettered(self, event_id: str, reason: str) -> bool:
-        """The event was read from the dead-letter topic; returns whether for the first time."""
+    def dead_lettered(self, event_id: str, reason: str) -> None:
+        """The event was read from the dead-letter topic."""
         first = self._add(event_id, Fate.DEAD_LETTERED)
         self._reasons[reason] += first
         self._repeated_dead_letters += not first
-        return first
 
     def saved_for_replay(self, event_ids: Collection[str]) -> None:
         """These events, and no others, wait in the fallback table now.

@@ -18,6 +18,7 @@ from order_relay.kafka.producer import KafkaProducer
 from order_relay.model.record import Record
 from tests.support.embedded import EmbeddedKafka
 from tests.support.orders import order_value
+from tests.support.publish_fakes import SHORT_SECONDS, ImpatientProducer
 from tests.support.stage import Stage
 
 RECORD = Record(

@@ -1,4 +1,4 @@
-"""A fake Kafka producer, and a clock to set, for tests of publishing."""
+"""Producers that answer as told, and a clock to set, for tests of publishing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 
 from order_relay.errors import KafkaUnavailable, PublishRefused
 from order_relay.fallback.store import NewMessage, Outcome, Status
-from order_relay.kafka.producer import Acknowledged
+from order_relay.kafka.producer import Acknowledged, KafkaProducer
 from order_relay.model.headers import Header
 from tests.support.virtual_time import VirtualTimeLoop
 
+SHORT_SECONDS = 0.3
 START = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)
 
 
@@ -100,6 +101,20 @@ class FakeProducer:
         await asyncio.sleep(0)
         if not self.reachable:
             raise KafkaUnavailable("broker:9092", "no answer")
+
+
+class ImpatientProducer(KafkaProducer):
+    """As the product's, but it takes brokers for away as soon as the test says.
+
+    Attributes:
+        patience_seconds: The longest wait for an answer to a question.
+    """
+
+    patience_seconds = 30.0
+
+    async def ping(self, timeout_seconds: float = 5.0) -> None:
+        """See ``KafkaProducer.ping``."""
+        await super().ping(min(timeout_seconds, self.patience_seconds))
 
 
 def refusal(code: str = "NOT_ENOUGH_REPLICAS", topic: str = "orders") -> PublishRefused:

@@ -1,4 +1,4 @@
-"""Waiting for a condition in an async test, with a limit."""
+"""Waiting for a condition with a limit: in an async test, and in a thread."""
 
 import asyncio
 import inspect
@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 T = TypeVar("T")
 
 POLL_SECONDS = 0.05
+BLOCKING_POLL_SECONDS = 0.1
 
 
 @overload
@@ -48,3 +49,26 @@ async def eventually(
             text = describe if isinstance(describe, str) else describe()
             raise TimeoutError(f"not within {timeout:g} s: {text} (last answer: {value!r})")
         await asyncio.sleep(POLL_SECONDS)
+
+
+def wait_until(ask: Callable[[], T | None], *, limit: float, what: str) -> T:
+    """Ask again and again until the answer is neither None nor False, and return it.
+
+    Blocks the calling thread: from a coroutine use `asyncio.to_thread`.
+
+    Args:
+        ask: The question; it must return within a few seconds.
+        limit: Seconds after which to give up.
+        what: What is being waited for, for the error.
+
+    Raises:
+        TimeoutError: The limit is over.
+    """
+    deadline = time.monotonic() + limit
+    while True:
+        answer = ask()
+        if answer is not None and answer is not False:
+            return answer
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"not within {limit:g} s: {what}")
+        time.sleep(BLOCKING_POLL_SECONDS)

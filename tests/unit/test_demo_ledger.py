@@ -63,7 +63,8 @@ def test_counts_duplicates_beyond_the_first() -> None:
     """A second and third 2xx for one id are two duplicates; the order counts once."""
     ledger = Ledger()
     pay(ledger, "a")
-    assert [ledger.delivered("a") for _ in range(3)] == [True, False, False]
+    for _ in range(3):
+        ledger.delivered("a")
     balance = ledger.balance()
     assert (balance.delivered, balance.duplicates) == (1, 2)
     assert balance.closes

@@ -23,8 +23,8 @@ from order_relay.kafka.producer import KafkaProducer, producer_config
 from order_relay.model.record import Record
 from order_relay.publishing.publisher import Published, Publisher, Saved
 from tests.support.embedded import EmbeddedKafka
-from tests.support.impatient_producer import SHORT_SECONDS, ImpatientProducer
 from tests.support.orders import order_value
+from tests.support.publish_fakes import SHORT_SECONDS, ImpatientProducer
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
 

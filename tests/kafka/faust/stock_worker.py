@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.kafka.faust.findings import stock
 from tests.support.child import on_leash
-from tests.support.kafka.waiting import wait_until
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 # On two busy cores a worker needs many seconds to import Faust and join its group.

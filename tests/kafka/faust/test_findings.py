@@ -12,8 +12,8 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.kafka.faust.stock_worker import FaustWorker, Note
-from tests.support.kafka.waiting import wait_until
 from tests.support.kafka_cluster import RealKafka
+from tests.support.waiting import wait_until
 
 # Of the test of finding F.
 KEYS = 60

@@ -13,8 +13,8 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from tests.support import kafka_cluster
 from tests.support.kafka import distribution
-from tests.support.kafka.waiting import wait_until
 from tests.support.kafka_cluster import RealKafka, unavailable_reason
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 

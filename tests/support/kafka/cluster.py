@@ -14,7 +14,7 @@ from tests.support.kafka.compose_settings import ComposeSettings
 from tests.support.kafka.distribution import fetch_jars, java_executable
 from tests.support.kafka.ports import LOOPBACK, ensure_free
 from tests.support.kafka.view import ClusterView
-from tests.support.kafka.waiting import wait_until
+from tests.support.waiting import wait_until
 
 BROKERS = 3
 QUORUM = 2

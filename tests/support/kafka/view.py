@@ -13,7 +13,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, 
     OffsetSpec,
 )
 
-from tests.support.kafka.waiting import wait_until
+from tests.support.waiting import wait_until
 
 ASK_SECONDS = 3.0
 ANSWER_LIMIT_SECONDS = 60.0
