@@ -79,10 +79,10 @@ def _at_risk(board: Dashboard) -> Dashboard:
         )
         .with_panel(
             figure(
-                "Dead letters",
-                "Orders that were given up in the time shown: the target does not have them. They "
-                "stand in the dead-letter topic.",
-                total(relay("dead_letters_total")),
+                "Open dead letters",
+                "Orders that the target does not have: they are in the dead-letter topic, and were "
+                "neither redriven nor discarded. They wait for a person.",
+                added(largest(relay("dead_letters_open"), "consumer", "reason")),
                 unit="short",
                 decimals=0,
                 steps=[(0.5, "red")],
@@ -349,6 +349,26 @@ def _given_up(board: Dashboard) -> Dashboard:
                 Query(count(relay("dead_letters_total"), "reason"), "{{reason}}"),
                 unit="short",
                 bars=True,
+            )
+        )
+        .with_panel(
+            line(
+                "Open dead letters, by reason",
+                "Letters in the topic that were neither redriven nor discarded, and those that "
+                "left the topic open: retention or a purge took them.",
+                Query(largest(relay("dead_letters_open"), "reason"), "{{reason}}"),
+                Query(largest(relay("dead_letters_open_deleted_total")), "deleted"),
+                unit="short",
+            )
+        )
+        .with_panel(
+            line(
+                "Age of the oldest open dead letter",
+                "It waits for a person. The topic deletes it when its retention is over.",
+                Query(
+                    largest(relay("dead_letters_open_oldest_seconds"), "consumer"), "{{consumer}}"
+                ),
+                unit="s",
             )
         )
         .with_panel(

@@ -31,6 +31,7 @@ class LetterFilter:
         since: Given up at this time or later.
         until: Given up before this time.
         http_status: The status of the target's last answer.
+        message: Text that the error message contains, in upper or lower case.
     """
 
     reason: str | None = None
@@ -39,6 +40,7 @@ class LetterFilter:
     since: datetime | None = None
     until: datetime | None = None
     http_status: int | None = None
+    message: str | None = None
 
     def __bool__(self) -> bool:
         return self != LetterFilter()
@@ -52,8 +54,13 @@ class LetterFilter:
             and (
                 self.http_status is None or letter.text("dlq-http-status") == str(self.http_status)
             )
+            and (self.message is None or self._has_message(letter))
             and self._in_time(letter)
         )
+
+    def _has_message(self, letter: Letter) -> bool:
+        found = letter.text("kafka_dlt-exception-message") or ""
+        return (self.message or "").lower() in found.lower()
 
     def _has_key(self, letter: Letter) -> bool:
         if self.key == to_text(letter.key):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import platform
+import time
 from collections.abc import Callable, Iterator
 
 from prometheus_client import (
@@ -23,6 +24,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from order_relay.dead_letters.open_letters import OpenFigures
 from order_relay.delivery.target_health import Target, TargetState
 from order_relay.fallback.store import FallbackStats
 from order_relay.monitoring.loop_metrics import LoopCounter, LoopHistogram
@@ -45,6 +47,8 @@ DEAD_LETTER_REASONS = (
     "rejected",
     "retries_exhausted",
 )
+# Of dead letters that other programs wrote.
+OTHER_REASON = "other"
 OUTCOMES = ("delivered", "dead_lettered", "duplicate", "skipped", "abandoned")
 _DELIVERED, _DEAD_LETTERED, _DUPLICATE, _SKIPPED, _ABANDONED = ((outcome,) for outcome in OUTCOMES)
 # Why the web server closed a connection.
@@ -95,6 +99,8 @@ COUNTERS: dict[tuple[str, ...], dict[str, str]] = {
         "dead_letters_saved": "Dead letters that Kafka refused and the fallback table keeps.",
         "deleted_records": "Records that Kafka deleted before they were delivered: retention was "
         "shorter than the wait. They are lost.",
+        "dead_letters_open_deleted": "Open dead letters that left their topic, by retention or "
+        "purged: nothing redrove or discarded them. Every worker counts all of them.",
     },
     (CONSUMER, "reason"): {
         "dead_letters": "Records acknowledged by the dead-letter topic, or else saved in the "
@@ -133,6 +139,13 @@ GAUGES: dict[tuple[str, ...], dict[str, str]] = {
         "table_recovery_seconds": "How long the last reading of the table took.",
         "table_partitions_off": "Partitions without a table, since their store failed: until the "
         "next rebalance.",
+        "dead_letters_open_oldest_seconds": "Age of the oldest open dead letter; 0 without one, "
+        "NaN while it is not known. The same from every worker.",
+    },
+    (CONSUMER, "reason"): {
+        "dead_letters_open": "Dead letters in the topic that were neither redriven nor discarded; "
+        "they wait for a person. Every worker shows the same topic: take the maximum, never the "
+        "sum. NaN while it is not known.",
     },
     (CONSUMER, "table"): {
         "table_entries": "Entries of the table on this worker, estimated for RocksDB; 0 when it is "
@@ -338,6 +351,8 @@ class ConsumerMetrics:
             consumer, "deliveries"
         )
         self._of_partitions = metrics.gauges
+        self._open_letters = metrics.gauges["dead_letters_open"]
+        self.open_letters(None)
 
     def watch(self, **gauges: Callable[[], float]) -> None:
         """Read gauges from these functions at every scrape.
@@ -363,6 +378,23 @@ class ConsumerMetrics:
     def topic_partitions(self, partitions: int) -> None:
         """Show the number of partitions of the source topic."""
         self._gauges["topic_partitions"].set(partitions)
+
+    def open_letters(self, figures: OpenFigures | None) -> None:
+        """Show the open dead letters; ``None``: they are not known now."""
+        by_reason = dict.fromkeys((*DEAD_LETTER_REASONS, OTHER_REASON), 0)
+        for reason, letters in figures.by_reason.items() if figures else ():
+            by_reason[reason if reason in by_reason else OTHER_REASON] += letters
+        for reason, letters in by_reason.items():
+            value = letters if figures else math.nan
+            self._open_letters.labels(self.consumer, reason).set(value)
+        age = 0.0 if figures else math.nan
+        if figures and figures.oldest is not None:
+            age = max(time.time() - figures.oldest, 0.0)
+        self._gauges["dead_letters_open_oldest_seconds"].set(age)
+
+    def open_letters_deleted(self, letters: int) -> None:
+        """Count open dead letters that left their topic."""
+        self._counters["dead_letters_open_deleted"].inc(letters)
 
     def recovered(self, seconds: float) -> None:
         """Show how long the table was read from its changelog."""

@@ -1,0 +1,214 @@
+"""The open dead letters of a consumer: those that were neither redriven nor discarded.
+
+They wait for a person, so they stay visible until a person has dealt with them, over restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from order_relay.dead_letters.index import LetterIndex
+from order_relay.dead_letters.letter import Letter
+from order_relay.dead_letters.redriven import RedriveCommit, Redriven
+from order_relay.dead_letters.topic_reader import Extent
+from order_relay.errors import RelayError
+from order_relay.logs.log_line import LogLine
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 15.0
+BATCH = 500
+# A long topic is read in a quarter of the time, so that deliveries do not wait for it.
+PAUSE_FOR_EACH_SECOND = 3.0
+
+T = TypeVar("T")
+
+
+class LetterLog(Protocol):
+    """The part of ``TopicLog`` that is needed; calls raise ``RelayError``."""
+
+    async def extents(self) -> dict[int, Extent]:
+        """Return the offsets that each partition holds now."""
+
+    def letters(self, partition: int, start: int, end: int) -> AsyncIterator[Letter]:
+        """Read the letters of a partition from offset ``start`` to before ``end``."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFigures:
+    """Counts of open letters.
+
+    Attributes:
+        by_reason: Their number by the code of ``dlq-reason``.
+        oldest: When the oldest was given up, seconds since the epoch; None: there is none.
+    """
+
+    by_reason: Mapping[str, int]
+    oldest: float | None
+
+    @property
+    def total(self) -> int:
+        """The number of open letters."""
+        return sum(self.by_reason.values())
+
+
+class OpenLetters:
+    """Keeps an index of the open letters up to date.
+
+    Every worker reads the whole topic, from the first open letter on, so that each knows all of
+    them. It asks every 15 s what is new, and commits nothing.
+
+    Attributes:
+        figures: The counts; None: not known yet, or Kafka does not answer.
+    """
+
+    def __init__(
+        self,
+        open_log: Callable[[], AbstractAsyncContextManager[LetterLog]],
+        commits: Callable[[Collection[int]], Awaitable[Mapping[int, RedriveCommit]]],
+        on_figures: Callable[[OpenFigures | None], None] = lambda _: None,
+        on_deleted: Callable[[int], None] = lambda _: None,
+        *,
+        topic: str,
+        interval_seconds: float = INTERVAL_SECONDS,
+    ) -> None:
+        """Prepare; ``run`` reads.
+
+        Args:
+            open_log: Opens the dead-letter topic.
+            commits: Returns by partition what was redriven or discarded, as committed.
+            on_figures: Called with the figures when they are known anew.
+            on_deleted: Called with the number of open letters that Kafka has deleted.
+            topic: The topic's name, for log lines.
+            interval_seconds: Seconds between two looks.
+        """
+        self.figures: OpenFigures | None = None
+        self._open_log = open_log
+        self._commits = commits
+        self._on_figures = on_figures
+        self._on_deleted = on_deleted
+        self._topic = topic
+        self._interval_seconds = interval_seconds
+        self._index = LetterIndex()
+        # SQLite blocks: one thread makes all calls, one after another.
+        self._thread = ThreadPoolExecutor(1, "open-letters")
+        self._extents: dict[int, Extent] = {}
+        self._known_commits: dict[int, RedriveCommit] = {}
+        self._look_now = asyncio.Event()
+
+    def refresh_soon(self) -> None:
+        """Look at once; to be called after a change."""
+        self._look_now.set()
+
+    async def ask(self, question: Callable[[LetterIndex], T]) -> T:
+        """Return what ``question`` reads from the index."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, question, self._index)
+
+    async def run(self) -> None:
+        """Look regularly, until cancelled. Never raises."""
+        logged = ""
+        try:
+            while True:
+                try:
+                    async with self._open_log() as log:
+                        while True:
+                            await self.refresh(log)
+                            logged = ""
+                            await self._wait()
+                except RelayError as error:
+                    self._set_figures(None)
+                    problem = str(error)
+                    if problem != logged:  # an outage is said once, and a topic may not exist yet
+                        logger.info(LogLine("Open dead letters are not known now", error=problem))
+                    logged = problem
+                except Exception:
+                    self._set_figures(None)
+                    logger.exception("Counting open dead letters failed with an unexpected error")
+                await self._wait()
+        finally:
+            self._thread.submit(self._index.close)
+            self._thread.shutdown(wait=False)
+
+    async def refresh(self, log: LetterLog) -> None:
+        """Read what is new, and count.
+
+        Raises:
+            RelayError: Kafka does not answer, or refuses.
+        """
+        before = self._extents
+        extents = await log.extents()
+        if extents != before or (self.figures is not None and self.figures.total):
+            commits = await self._commits(list(extents))
+            # Read after the commits: a commit beyond the end is then of an earlier topic.
+            extents = await log.extents()
+            for partition, extent in extents.items():
+                await self._read(log, partition, extent, commits.get(partition))
+        found = await self.ask(LetterIndex.by_reason)
+        times = [oldest for _, _, oldest in found if oldest is not None]
+        self._set_figures(
+            OpenFigures(
+                {reason: number for reason, number, _ in found}, min(times) if times else None
+            )
+        )
+
+    async def _read(
+        self, log: LetterLog, partition: int, extent: Extent, commit: RedriveCommit | None
+    ) -> None:
+        before = self._extents.get(partition)
+        if before is not None and (extent.low < before.low or extent.end < before.end):
+            await self.ask(lambda index: index.clear(partition))  # the topic was made anew
+            self._known_commits.pop(partition, None)
+            before = None
+        redriven = Redriven(commit, end=extent.end)
+        if commit is not None and commit != self._known_commits.get(partition):
+            await self.ask(lambda index: index.close_redriven(partition, redriven))
+            self._known_commits[partition] = commit
+        if before is not None and extent.low > before.low:
+            deleted = await self.ask(lambda index: index.remove_deleted(partition, extent.low))
+            if deleted:
+                self._on_deleted(deleted)
+                logger.error(
+                    LogLine(
+                        "Open dead letters were deleted from their topic",
+                        topic=self._topic,
+                        partition=partition,
+                        letters=deleted,
+                    )
+                )
+        start = max(extent.low, redriven.below, before.end if before is not None else 0)
+        batch: list[Letter] = []
+        began = time.monotonic()
+        async for letter in log.letters(partition, start, extent.end):
+            if letter.offset not in redriven:
+                batch.append(letter)
+            if len(batch) == BATCH:
+                await self._add(batch)
+                batch = []
+                await asyncio.sleep(PAUSE_FOR_EACH_SECOND * (time.monotonic() - began))
+                began = time.monotonic()
+        await self._add(batch)
+        self._extents[partition] = extent
+
+    async def _add(self, letters: list[Letter]) -> None:
+        if letters:
+            await self.ask(lambda index: index.add(letters))
+
+    def _set_figures(self, figures: OpenFigures | None) -> None:
+        self.figures = figures
+        self._on_figures(figures)
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(self._interval_seconds):
+                await self._look_now.wait()
+        except TimeoutError:
+            pass
+        self._look_now.clear()

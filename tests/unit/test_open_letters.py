@@ -1,0 +1,298 @@
+"""Open dead letters: what is counted, found and grouped, and what is read again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from order_relay.dead_letters.filters import LetterFilter
+from order_relay.dead_letters.index import LetterIndex
+from order_relay.dead_letters.letter import Letter
+from order_relay.dead_letters.open_letters import OpenFigures, OpenLetters
+from order_relay.dead_letters.redriven import RedriveCommit, Redriven, RedriveProgress
+from order_relay.dead_letters.topic_reader import Extent
+from order_relay.errors import KafkaUnavailable
+
+MOMENT = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)
+OPEN_ENDED = LetterFilter()
+
+
+def letter(
+    offset: int,
+    *,
+    partition: int = 0,
+    reason: str = "rejected",
+    status: int = 400,
+    message: str = "HTTP 400: no such user 17",
+    key: str = "",
+    failed_at: datetime = MOMENT,
+) -> Letter:
+    """A dead letter as the relay writes it."""
+    headers = {
+        "dlq-reason": reason,
+        "dlq-http-status": str(status),
+        "dlq-failed-at": failed_at.isoformat(),
+        "kafka_dlt-exception-message": message,
+        "event-id": f"event-{partition}-{offset}",
+    }
+    return Letter(
+        "orders.DLQ",
+        partition,
+        offset,
+        (key or str(offset)).encode(),
+        b'{"orderId":%d}' % offset,
+        tuple((name, value.encode()) for name, value in headers.items()),
+    )
+
+
+def indexed(*letters: Letter) -> LetterIndex:
+    """An index with these letters."""
+    index = LetterIndex()
+    index.add(letters)
+    return index
+
+
+def offsets(index: LetterIndex, wanted: LetterFilter) -> list[int]:
+    """The offsets of what it finds."""
+    return [found.offset for found in index.find(wanted, limit=1000)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (LetterFilter(), [0, 1, 2]),
+        (LetterFilter(reason="rejected"), [0, 2]),
+        (LetterFilter(http_status=503), [1]),
+        (LetterFilter(key="two"), [2]),
+        (LetterFilter(key="1"), [1]),
+        (LetterFilter(event_id="event-0-1"), [1]),
+        (LetterFilter(message="NO SUCH"), [0]),
+        (LetterFilter(message="100%"), []),
+        (LetterFilter(since=MOMENT + timedelta(hours=1)), [1, 2]),
+        (LetterFilter(until=MOMENT + timedelta(hours=1)), [0]),
+        (LetterFilter(reason="rejected", http_status=503), []),
+        (LetterFilter(reason="' OR 1=1 --"), []),
+    ],
+    ids=str,
+)
+def test_finds_what_the_filter_of_the_commands_finds(
+    wanted: LetterFilter, found: list[int]
+) -> None:
+    """The index answers as reading every letter would."""
+    letters = [
+        letter(0),
+        letter(1, reason="retries_exhausted", status=503, message="HTTP 503: busy",
+               failed_at=MOMENT + timedelta(hours=1)),
+        letter(2, key="two", message="HTTP 400: bad", failed_at=MOMENT + timedelta(hours=2)),
+    ]  # fmt: skip
+    index = indexed(*letters)
+    assert offsets(index, wanted) == found == [one.offset for one in letters if wanted.finds(one)]
+    assert index.count(wanted) == len(found)
+    assert index.positions(wanted) == [(0, offset) for offset in found]
+
+
+def test_groups_are_alike_but_for_numbers() -> None:
+    """Letters of one cause are one group, with its count and times, the largest group first."""
+    index = indexed(
+        letter(0, message="HTTP 400: no such user 17"),
+        letter(1, message="HTTP 400: no such user 4", failed_at=MOMENT + timedelta(hours=1)),
+        letter(2, status=422, message="HTTP 422: order 550e8400-e29b-41d4-a716-446655440000"),
+    )
+    first, second = index.groups(OPEN_ENDED, limit=10)
+    assert (first.kind, first.count) == ("HTTP #: no such user #", 2)
+    assert (first.oldest, first.newest) == (MOMENT.timestamp(), MOMENT.timestamp() + 3600)
+    assert (second.kind, second.count) == ("HTTP #: order #", 1)
+    assert index.groups(OPEN_ENDED, limit=1) == [first]
+
+
+def test_pages_follow_one_another() -> None:
+    """The last letter of a page is where the next one begins, across partitions."""
+    index = indexed(*(letter(n % 5, partition=n // 5) for n in range(12)))
+    seen: list[tuple[int, int]] = []
+    after = (-1, -1)
+    while page := index.find(OPEN_ENDED, after=after, limit=5):
+        seen += [(one.partition, one.offset) for one in page]
+        after = seen[-1]
+    assert seen == index.positions(OPEN_ENDED)
+    assert len(seen) == 12
+
+
+def test_a_letter_of_another_program_is_found() -> None:
+    """No header, a key that is no text, a value that is no JSON: nothing breaks."""
+    index = indexed(Letter("orders.DLQ", 0, 7, b"\xff\x00", None))
+    (found,) = index.find(OPEN_ENDED, limit=1)
+    assert (found.reason, found.failed_at, found.key) == ("", None, r"\xff00")
+    assert index.by_reason() == [("", 1, None)]
+
+
+@given(st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)), st.integers(0, 60))
+def test_what_is_open_is_what_was_neither_redriven_nor_deleted(
+    written: set[int], chosen: set[int], low: int
+) -> None:
+    """Whatever was redriven and deleted, the index holds exactly the rest."""
+    index = indexed(*map(letter, written))
+    progress = RedriveProgress(Redriven(), sorted(written), 61)
+    redriven = written & chosen
+    for offset in redriven:
+        progress.finish(offset)
+    index.close_redriven(0, Redriven(progress.commit(), end=61))
+    still_open = written - redriven
+    assert set(offsets(index, OPEN_ENDED)) == still_open
+    assert index.remove_deleted(0, low) == len({one for one in still_open if one < low})
+    assert set(offsets(index, OPEN_ENDED)) == {one for one in still_open if one >= low}
+
+
+class Topic:
+    """A dead-letter topic of one partition, with its group's commit."""
+
+    def __init__(self, *letters: Letter) -> None:
+        self.letters_there = list(letters)
+        self.low = 0
+        self.commit: RedriveCommit | None = None
+        self.problem: KafkaUnavailable | None = None
+        self.read: list[int] = []
+        self.deleted = 0
+
+    @property
+    def end(self) -> int:
+        """Where the next letter goes."""
+        return self.letters_there[-1].offset + 1 if self.letters_there else self.low
+
+    async def extents(self) -> dict[int, Extent]:
+        """See ``TopicLog``."""
+        if self.problem is not None:
+            raise self.problem
+        return {0: Extent(self.low, self.end)}
+
+    async def letters(self, partition: int, start: int, end: int) -> AsyncIterator[Letter]:
+        """See ``TopicLog``."""
+        for one in self.letters_there:
+            if start <= one.offset < end:
+                self.read.append(one.offset)
+                yield one
+
+    async def commits(self, partitions: Collection[int]) -> Mapping[int, RedriveCommit]:
+        """See ``RedriveGroup``."""
+        return {} if self.commit is None else {0: self.commit}
+
+    def redrive(self, *chosen: int) -> None:
+        """Redrive letters as the command does."""
+        known = Redriven(self.commit, end=self.end)
+        there = [one.offset for one in self.letters_there if one.offset >= known.below]
+        progress = RedriveProgress(known, there, self.end)
+        for offset in chosen:
+            progress.finish(offset)
+        self.commit = progress.commit()
+
+    def delete_before(self, low: int) -> None:
+        """Delete letters as retention does."""
+        self.low = low
+        self.letters_there = [one for one in self.letters_there if one.offset >= low]
+
+    def watched(
+        self,
+        on_figures: Callable[[OpenFigures | None], None] = lambda _: None,
+        *,
+        interval_seconds: float = 3600.0,
+    ) -> OpenLetters:
+        """What a worker that starts now knows of it."""
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[Topic]:
+            yield self
+
+        def deleted(number: int) -> None:
+            self.deleted += number
+
+        return OpenLetters(
+            opened,
+            self.commits,
+            on_figures,
+            deleted,
+            topic="orders.DLQ",
+            interval_seconds=interval_seconds,
+        )
+
+
+async def test_open_letters_are_counted_over_restarts() -> None:
+    """What was not redriven is open, also for a worker that starts later."""
+    topic = Topic(letter(0), letter(1), letter(2, reason="tombstone"))
+    watch = topic.watched()
+    await watch.refresh(topic)
+    assert watch.figures == OpenFigures({"rejected": 2, "tombstone": 1}, MOMENT.timestamp())
+    topic.redrive(0, 2)
+    topic.letters_there.append(letter(3))
+    await watch.refresh(topic)
+    later = topic.watched()
+    await later.refresh(topic)
+    assert watch.figures == later.figures == OpenFigures({"rejected": 2}, MOMENT.timestamp())
+    topic.redrive(1, 3)
+    await watch.refresh(topic)
+    assert watch.figures == OpenFigures({}, None)
+
+
+async def test_each_letter_is_read_once() -> None:
+    """A look reads only what is new, and a new worker begins at the first open letter."""
+    topic = Topic(*map(letter, range(5)))
+    watch = topic.watched()
+    await watch.refresh(topic)
+    await watch.refresh(topic)
+    topic.letters_there.append(letter(5))
+    await watch.refresh(topic)
+    assert topic.read == [0, 1, 2, 3, 4, 5]
+    topic.redrive(0, 1, 2)
+    topic.read.clear()
+    await topic.watched().refresh(topic)
+    assert topic.read == [3, 4, 5]
+
+
+async def test_open_letters_that_kafka_deletes_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Retention took letters that nobody had redriven: an ERROR line and a count."""
+    topic = Topic(*map(letter, range(4)))
+    watch = topic.watched()
+    await watch.refresh(topic)
+    topic.redrive(0)
+    topic.delete_before(3)
+    await watch.refresh(topic)
+    assert topic.deleted == 2
+    (line,) = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert line.startswith("Open dead letters were deleted from their topic")
+    assert "letters=2" in line
+    assert watch.figures is not None
+    assert watch.figures.total == 1
+
+
+async def test_a_topic_made_anew_is_read_anew() -> None:
+    """Offsets that begin again belong to other letters."""
+    topic = Topic(*map(letter, range(4)))
+    watch = topic.watched()
+    await watch.refresh(topic)
+    topic.redrive(0, 1, 2)
+    topic.letters_there = [letter(0, reason="tombstone")]
+    await watch.refresh(topic)
+    assert watch.figures == OpenFigures({"tombstone": 1}, MOMENT.timestamp())
+
+
+async def test_while_kafka_does_not_answer_nothing_is_known() -> None:
+    """Without an answer the counts are unknown, not zero; with one they are there again."""
+    topic = Topic(letter(0))
+    said: asyncio.Queue[OpenFigures | None] = asyncio.Queue()
+    watch = topic.watched(said.put_nowait, interval_seconds=0.001)
+    running = asyncio.create_task(watch.run())
+    try:
+        async with asyncio.timeout(10):
+            assert await said.get() == OpenFigures({"rejected": 1}, MOMENT.timestamp())
+            topic.problem = KafkaUnavailable("broker:9092", "no answer")
+            while await said.get() is not None:
+                pass
+            topic.problem = None
+            while (figures := await said.get()) is None:
+                pass
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert figures.total == 1
