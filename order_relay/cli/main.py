@@ -105,6 +105,7 @@ group = LazyGroup(
         "status": ("status:status", "Show what the running workers do."),
         "check": ("check:check", "Check settings, Kafka, topics, database and targets."),
         "order": ("order:order", "Show the state of an order."),
+        "audit": ("audit:audit", "Account for every record of a time range."),
         "publish": ("publish.publish:publish", "Publish events from a file or stdin."),
         "dlq": ("main:dlq", "Dead letters: list, show, redrive, purge."),
         "fallback": ("main:fallback", "Fallback table: list, stats, requeue, discard."),

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
     KafkaError,
@@ -14,6 +15,13 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
+
+from order_relay.errors import KafkaUnavailable, TopicUnusable
+from order_relay.kafka.auth import faust_credentials
+from order_relay.settings import Settings
+
+ASK_SECONDS = 10.0
 
 
 async def fetch_commits(
@@ -53,6 +61,39 @@ async def fetch_commits(
                 raise
         await asyncio.sleep(coordinator._retry_backoff_ms / 1000)
     return {}
+
+
+async def group_commits(
+    settings: Settings, group_id: str, topic: str, partitions: Collection[int]
+) -> dict[int, OffsetAndMetadata]:
+    """Fetch the last commit of each partition that has one, without joining the group.
+
+    Raises:
+        KafkaUnavailable: Kafka did not answer in time.
+        TopicUnusable: Kafka refused the request.
+    """
+    # Without a subscription it does not join.
+    consumer = AIOKafkaConsumer(
+        **credentials_to_aiokafka_auth(faust_credentials(settings)),
+        bootstrap_servers=settings.kafka_bootstrap_servers.split(","),
+        client_id=group_id,
+        group_id=group_id,
+        enable_auto_commit=False,
+    )
+    try:
+        async with asyncio.timeout(ASK_SECONDS):
+            await consumer.start()
+            found = await fetch_commits(
+                consumer._coordinator, [TopicPartition(topic, number) for number in partitions]
+            )
+    except (KafkaError, OSError, TimeoutError) as error:
+        text = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        if isinstance(error, KafkaError) and not getattr(error, "retriable", False):
+            raise TopicUnusable(topic, f"the group {group_id}: {text}") from error
+        raise KafkaUnavailable(settings.kafka_bootstrap_servers, text) from error
+    finally:
+        await consumer.stop()
+    return {one.partition: commit for one, commit in found.items() if commit is not None}
 
 
 def _commits(

@@ -1,0 +1,416 @@
+"""``order-relay audit``: what became of every record of a time range."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import click
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from order_relay.cli.audit_ledger import MEANINGS, Evidence, Ledger, State
+from order_relay.cli.command import CONSUMER, JSON, consumer_named, define, usage_error
+from order_relay.cli.dlq.letters import TIME
+from order_relay.cli.fallback.rows import open_table
+from order_relay.cli.output import (
+    iso_time,
+    json_line,
+    make_table,
+    stderr_console,
+    stdout_console,
+)
+from order_relay.dead_letters.letter import Letter
+from order_relay.dead_letters.open_topic import open_topic
+from order_relay.deliveries.entries import Entry, decode_entry
+from order_relay.delivery.progress import Commit
+from order_relay.errors import KafkaUnavailable, RelayError, TopicUnusable
+from order_relay.fallback.store import RowFilter, Status
+from order_relay.kafka.client_config import client_config
+from order_relay.kafka.committed_offsets import group_commits
+from order_relay.model.events import Events
+from order_relay.model.record import Record
+from order_relay.settings import Settings
+
+BATCH = 5000
+POLL_SECONDS = 0.5
+ASK_SECONDS = 10.0
+# After this time without a record the partition has no leader, or its broker is away.
+GIVE_UP_SECONDS = 15.0
+# Letters and entries are written after their record; a producer's clock may be ahead of Kafka's.
+CLOCK_MS = 3_600_000
+PAGE = 500
+
+
+@define(
+    click.option(
+        "--since",
+        type=TIME,
+        default="24h",
+        show_default=True,
+        help="Records of this time or later: ISO 8601 (UTC), or a time span such as 24h.",
+    ),
+    click.option("--until", type=TIME, default=None, help="Records before; by default now."),
+    click.option(
+        "--list",
+        "listed",
+        type=click.Choice([state.value for state in State]),
+        multiple=True,
+        help="Also list the positions of these records; unaccounted ones are always listed.",
+    ),
+    click.option("--limit", type=click.IntRange(1, 1_000_000), default=100, help="List so many."),
+    CONSUMER,
+    JSON,
+)
+async def audit(
+    *,
+    since: datetime,
+    until: datetime | None,
+    listed: tuple[str, ...],
+    limit: int,
+    consumer: str | None,
+    as_json: bool,
+) -> int:
+    """Account for every record of a time range: delivered, dead-lettered, waiting, saved.
+
+    Changes nothing. Exact where the deliveries table is on; what cannot be known is said. The exit
+    status is 0 only if the ledger closes: no finished record without a trace.
+    """
+    if until is not None and until <= since:
+        raise usage_error("--since must be before --until")
+    chosen = consumer_named(consumer)
+    settings = chosen.settings
+    states = frozenset({State.UNACCOUNTED, *map(State, listed)})
+    events = Events(chosen.declaration.event, subject=chosen.declaration.subject)
+    ledger = Ledger(chosen.name, events, listed=states, limit=limit)
+    reading = _Reading(settings, since, until)
+    letters = await _letters(settings, since)
+    saved, unsaved = await _saved(settings)
+    try:
+        ranges = await asyncio.to_thread(reading.ranges)
+        commits = await group_commits(
+            settings, settings.consumer_group_id, settings.order_paid_topic, list(ranges)
+        )
+        for partition, (start, end) in ranges.items():
+            evidence = Evidence(
+                letters=letters.get(partition, {}),
+                saved=saved.get(partition, set()),
+                entries_since_ms=_table_begins_ms(settings),
+            )
+            if (commit := commits.get(partition)) is not None:
+                evidence.commit = Commit(commit.offset, commit.metadata)
+            await asyncio.to_thread(reading.add, ledger, partition, start, end, evidence)
+    finally:
+        await asyncio.to_thread(reading.close)
+    remarks = _remarks(settings, since, reading, unsaved)
+    if as_json:
+        _print_json(ledger, chosen.name, since, until, remarks)
+    else:
+        _print_table(ledger, chosen.name, settings.order_paid_topic, since, until)
+        for remark in remarks:
+            stderr_console().print(remark)
+    return 0 if ledger.closes else 1
+
+
+def _table_begins_ms(settings: Settings) -> float:
+    return (time.time() - settings.deliveries_retention_hours * 3600) * 1000
+
+
+async def _letters(settings: Settings, since: datetime) -> dict[int, dict[int, bool]]:
+    """Return for each partition of the source topic the offsets that have a letter: is it open?"""
+    found: dict[int, dict[int, bool]] = {}
+    earliest_ms = since.timestamp() * 1000 - CLOCK_MS
+    try:
+        async with open_topic(settings) as topic:
+            async for letter, redriven in topic.letters(from_start=True):
+                if letter.timestamp_ms < earliest_ms:
+                    continue
+                if letter.text("kafka_dlt-original-topic") == settings.order_paid_topic:
+                    _note(found, letter, is_open=not redriven)
+    except TopicUnusable as error:
+        raise click.ClickException(f"the dead letters cannot be read: {error}") from None
+    return found
+
+
+def _note(found: dict[int, dict[int, bool]], letter: Letter, *, is_open: bool) -> None:
+    partition = letter.number("kafka_dlt-original-partition")
+    offset = letter.number("kafka_dlt-original-offset")
+    if partition is not None and offset is not None:
+        of_partition = found.setdefault(partition, {})
+        # A record may have two letters: it was given up again after a crash.
+        of_partition[offset] = of_partition.get(offset, False) or is_open
+
+
+async def _saved(settings: Settings) -> tuple[dict[int, set[int]], int | str]:
+    """Return what the fallback table keeps.
+
+    Returns:
+        Offsets of records whose dead letter it keeps, by partition; and the number of events that
+        have not reached Kafka, or why it is not known.
+    """
+    found: dict[int, set[int]] = {}
+    events = 0
+    try:
+        async with open_table(settings) as table:
+            for status in (Status.PENDING, Status.FAILED):
+                wanted = RowFilter(status=status, topic=settings.dlq_topic)
+                after_id = 0
+                while page := await table.find(wanted, after_id=after_id, limit=PAGE):
+                    after_id = page[-1].id
+                    for row in page:
+                        letter = Letter(settings.dlq_topic, 0, 0, row.key, row.payload, row.headers)
+                        partition = letter.number("kafka_dlt-original-partition")
+                        offset = letter.number("kafka_dlt-original-offset")
+                        if partition is not None and offset is not None:
+                            found.setdefault(partition, set()).add(offset)
+                events += await table.count(
+                    RowFilter(status=status, topic=settings.order_paid_topic)
+                )
+    except (RelayError, click.ClickException) as error:
+        return found, " ".join(str(getattr(error, "message", error)).split())
+    return found, events
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Reads the source topic and the changelog of the deliveries table; its calls block."""
+
+    settings: Settings
+    since: datetime
+    until: datetime | None
+    consumer: Consumer | None = None
+    deleted_before: datetime | None = None
+
+    def ranges(self) -> dict[int, tuple[int, int]]:
+        """Return the offsets of the time range, by partition.
+
+        Raises:
+            RelayError: Kafka does not answer, or the topic does not exist.
+        """
+        topic = self.settings.order_paid_topic
+        since_ms = int(self.since.timestamp() * 1000)
+        found = {}
+        for partition in self._partitions(topic):
+            low, end = self._watermarks(topic, partition)
+            start = self._start(topic, partition, since_ms)
+            if self.until is not None:
+                end = self._offset_at(topic, partition, int(self.until.timestamp() * 1000), end)
+            found[partition] = (start, max(start, end))
+            if start == low > 0:
+                # Kafka may have deleted records of the range.
+                for message in self._messages(topic, partition, low, low + 1):
+                    oldest = datetime.fromtimestamp(max(message.timestamp()[1], 0) / 1000, UTC)
+                    if self.deleted_before is None or oldest > self.deleted_before:
+                        self.deleted_before = oldest
+        return found
+
+    def add(self, ledger: Ledger, partition: int, start: int, end: int, evidence: Evidence) -> None:
+        """Add the records of a partition to the ledger."""
+        if self.settings.deliveries_store != "off":
+            self._read_table(partition, evidence)
+        counted = ledger.partition(evidence)
+        since_ms = self.since.timestamp() * 1000
+        until_ms = self.until.timestamp() * 1000 if self.until is not None else math.inf
+        for message in self._messages(self.settings.order_paid_topic, partition, start, end):
+            record = _record(message)
+            if since_ms <= record.timestamp_ms < until_ms:  # producers' clocks may differ
+                counted.add(record)
+
+    def close(self) -> None:
+        """Close the client."""
+        if self.consumer is not None:
+            self.consumer.close()
+
+    def _read_table(self, partition: int, evidence: Evidence) -> None:
+        """Read the table's entries of records that were finished since the range begins."""
+        topic = self.settings.deliveries_changelog_topic
+        partitions = self._partitions(topic)
+        changelog = partition % len(partitions)
+        since_ms = int(self.since.timestamp() * 1000) - CLOCK_MS
+        _, end = self._watermarks(topic, changelog)
+        start = self._start(topic, changelog, since_ms)
+        found: dict[bytes, Entry] = {}
+        for message in self._messages(topic, changelog, start, end):
+            key, value = message.key(), message.value()
+            if not isinstance(key, bytes):
+                continue
+            entry = decode_entry(value) if isinstance(value, bytes) else None
+            if entry is None:
+                found.pop(key, None)
+                evidence.forgotten.add(key)
+            elif entry.partition == partition:
+                found[key] = entry
+        evidence.entries = found
+        if self.settings.deliveries_store == "memory":
+            # Memory forgets the oldest entries first, beyond each partition's share.
+            share = self.settings.deliveries_max_entries // len(partitions)
+            evidence.is_complete = len(found) < share
+
+    def _client(self) -> Consumer:
+        if self.consumer is None:
+            self.consumer = Consumer(
+                client_config(self.settings)
+                | {
+                    # The client demands one. Partitions are assigned by hand; nothing is committed.
+                    "group.id": f"{self.settings.consumer_group_id}-audit",
+                    "enable.auto.commit": False,
+                    "auto.offset.reset": "earliest",
+                    "enable.partition.eof": True,
+                    "fetch.wait.max.ms": 50,
+                    "log_level": 0,
+                }
+            )
+        return self.consumer
+
+    def _partitions(self, topic: str) -> list[int]:
+        found = self._ask(lambda: self._client().list_topics(topic, ASK_SECONDS)).topics[topic]
+        if found.error is not None:
+            raise TopicUnusable(topic, found.error.str())
+        return sorted(found.partitions)
+
+    def _watermarks(self, topic: str, partition: int) -> tuple[int, int]:
+        position = TopicPartition(topic, partition)
+        return cast(
+            tuple[int, int],
+            self._ask(lambda: self._client().get_watermark_offsets(position, ASK_SECONDS)),
+        )
+
+    def _start(self, topic: str, partition: int, since_ms: int) -> int:
+        """Return the offset to begin at: that of the first record of a time or later."""
+        low, end = self._watermarks(topic, partition)
+        start = self._offset_at(topic, partition, since_ms, end)
+        if start == end > low:
+            # The embedded cluster knows no times, and says that there is no such record.
+            for message in self._messages(topic, partition, end - 1, end):
+                if message.timestamp()[1] >= since_ms:
+                    return low
+        return start
+
+    def _offset_at(self, topic: str, partition: int, moment_ms: int, end: int) -> int:
+        """Return the offset of the first record of a time or later; ``end`` without one."""
+        position = TopicPartition(topic, partition, max(moment_ms, 0))
+        (found,) = self._ask(lambda: self._client().offsets_for_times([position], ASK_SECONDS))
+        if found.error is not None:
+            raise TopicUnusable(topic, found.error.str())
+        return min(int(found.offset), end) if found.offset >= 0 else end
+
+    def _ask(self, ask: Any) -> Any:
+        try:
+            return ask()
+        except KafkaException as error:
+            reason = error.args[0].str()
+            raise KafkaUnavailable(self.settings.kafka_bootstrap_servers, reason) from error
+
+    def _messages(self, topic: str, partition: int, start: int, end: int) -> Iterator[Message]:
+        if start >= end:
+            return
+        consumer = self._client()
+        consumer.assign([TopicPartition(topic, partition, start)])
+        moved_at = time.monotonic()
+        problem = "no answer"
+        while True:
+            for message in consumer.consume(1, POLL_SECONDS) + consumer.consume(BATCH, 0):
+                error = message.error()
+                if error is not None:
+                    if error.code() == KafkaError._PARTITION_EOF:
+                        return
+                    problem = error.str()
+                    continue
+                moved_at = time.monotonic()
+                offset = message.offset() or 0
+                if offset >= end:
+                    return
+                yield message
+                if offset == end - 1:
+                    return
+            if time.monotonic() - moved_at > GIVE_UP_SECONDS:
+                raise KafkaUnavailable(
+                    self.settings.kafka_bootstrap_servers,
+                    f"{topic} partition {partition}: {problem}",
+                )
+
+
+def _record(message: Message) -> Record:
+    key, value = message.key(), message.value()
+    try:
+        headers = tuple(cast(list[tuple[str, bytes]], message.headers() or ()))
+    except (SystemError, UnicodeDecodeError):
+        headers = ()  # a name that is not UTF-8
+    return Record(
+        topic=message.topic() or "",
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        generation=0,
+        key=key,
+        value=value,
+        headers=headers,
+        timestamp_ms=message.timestamp()[1],
+    )
+
+
+# --- what is printed ----------------------------------------------------------------------------
+
+
+def _remarks(
+    settings: Settings, since: datetime, reading: _Reading, unsaved: int | str
+) -> list[str]:
+    """Return what cannot be known, one line each."""
+    found = []
+    if settings.deliveries_store == "off":
+        found.append(
+            "The deliveries table is off (DELIVERIES_STORE=off): a finished record without a "
+            "dead letter was delivered, or its letter has left the topic"
+        )
+    else:
+        begins = datetime.fromtimestamp(_table_begins_ms(settings) / 1000, UTC)
+        if since < begins:
+            found.append(f"The deliveries table begins at {iso_time(begins)}: what finished before "
+                         "is not known exactly")  # fmt: skip
+    if reading.deleted_before is not None and reading.deleted_before > since:
+        found.append(f"Kafka keeps records from {iso_time(reading.deleted_before)} on: earlier "
+                     "ones of the range cannot be seen")  # fmt: skip
+    if isinstance(unsaved, str):
+        found.append(f"The fallback table was not read, saved records are missing: {unsaved}")
+    elif unsaved:
+        found.append(f"{unsaved:,} events wait in the fallback table and are not in Kafka yet")
+    return found
+
+
+def _print_table(
+    ledger: Ledger, consumer: str, topic: str, since: datetime, until: datetime | None
+) -> None:
+    console = stdout_console()
+    to = iso_time(until) or "now"
+    console.print(f"Records of {topic} for {consumer}, from {iso_time(since)} to {to}")
+    table = make_table(("records", "", ""), right=("records",))
+    for state in State:
+        if ledger.counts[state] or state in (State.DELIVERED, State.UNACCOUNTED):
+            table.add_row(f"{ledger.counts[state]:,}", state.value, MEANINGS[state])
+    table.add_row(f"{ledger.total:,}", "in all", "")
+    console.print(table)
+    for (partition, offset), state in ledger.listed:
+        console.print(f"{partition}:{offset} {state.value}")
+    console.print("The ledger closes" if ledger.closes else "THE LEDGER DOES NOT CLOSE")
+
+
+def _print_json(
+    ledger: Ledger, consumer: str, since: datetime, until: datetime | None, remarks: list[str]
+) -> None:
+    for (partition, offset), state in ledger.listed:
+        json_line({"type": "record", "partition": partition, "offset": offset, "state": state})
+    json_line(
+        {
+            "type": "summary",
+            "consumer": consumer,
+            "since": iso_time(since),
+            "until": iso_time(until),
+            "records": ledger.total,
+            **{state.value: ledger.counts[state] for state in State},
+            "closes": ledger.closes,
+            "remarks": remarks,
+        }
+    )

@@ -1,0 +1,115 @@
+"""``order-relay audit`` as a user types it, over the shipped worker."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.dead_letter_commands import relay_on
+from tests.support.orders import Order, order, orders
+from tests.support.publish_command import Ended
+from tests.support.sink import Answer, ScriptedSink
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+pytestmark = pytest.mark.e2e
+
+
+def counts(ended: Ended) -> dict[str, int]:
+    """The states of the summary that are not 0."""
+    summary = ended.objects[-1]
+    assert summary["type"] == "summary"
+    found = {name: n for name, n in summary.items() if type(n) is int and n}
+    assert found.pop("records", 0) == sum(found.values())
+    return found
+
+
+async def test_every_record_is_accounted_for(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Delivered, dead-lettered, redriven and waiting ones; a duplicate counts as delivered."""
+    refused = {3, 5}
+    sink.script = lambda request: Answer(422 if request.order_id in refused else 200)
+    commands = relay_on(stage, tmp_path)
+    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+        await worker.wait_ready()
+        first = order(1)
+        same = replace(first, headers=(*first.headers, ("event-id", b"paid-once")))
+        await stage.publish([same, same, *orders(20, first=2), Order(b"x", b"no JSON")])
+        await eventually(stage.all_committed, 60, "everything is committed")
+        ended = await commands("audit", "--json")
+        assert counts(ended) == {"delivered": 20, "dead_lettered": 3}
+        refused.remove(3)
+        await commands("dlq", "redrive", "--key", "3", "--yes")
+        await sink.wait_for(lambda s: len(s.accepted) == 20, timeout=60)
+        await eventually(stage.all_committed, 60, "everything is committed")
+        # Its first record was given up, its second one is the order's entry in the table.
+        assert counts(await commands("audit", "--json")) == {
+            "delivered": 21,
+            "dead_lettered": 2,
+            "redriven": 1,
+        }
+    await stage.publish(orders(4, first=100))
+    ended = await commands("audit", "--list", "waiting", "--json")
+    assert counts(ended)["waiting"] == 4
+    listed = [one for one in ended.objects if one["type"] == "record"]
+    assert [one["state"] for one in listed] == ["waiting"] * 4
+    text = (await commands("audit")).out
+    assert "The ledger closes" in text
+    assert "28" in text
+    assert counts(await commands("audit", "--until", "1h", "--json")) == {}
+
+
+async def test_a_finished_record_without_a_trace_does_not_close(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Finished by a worker that kept no table: the records are named, and the status is 1."""
+    commands = relay_on(stage, tmp_path)
+    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+        await worker.wait_ready()
+        await stage.publish(orders(6))
+        await eventually(stage.all_committed, 60, "everything is committed")
+    async with WorkerProcess(tmp_path, stage, sink.url, deliveries_store="off") as worker:
+        await worker.wait_ready()
+        await stage.publish(orders(3, first=50))
+        await eventually(stage.all_committed, 60, "everything is committed")
+    ended = await commands("audit", "--json", statuses=(1,))
+    assert counts(ended) == {"delivered": 6, "unaccounted": 3}
+    assert not ended.objects[-1]["closes"]
+    assert len([one for one in ended.objects if one.get("state") == "unaccounted"]) == 3
+    assert "DOES NOT CLOSE" in (await commands("audit", statuses=(1,))).out
+
+
+async def test_what_cannot_be_known_is_said(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Without a deliveries table finished is all that is known; without a database, too."""
+    settings = {"deliveries_store": "off", "database_url": "sqlite+aiosqlite:////nowhere/relay.db"}
+    commands = relay_on(stage, tmp_path, **settings)
+    async with WorkerProcess(tmp_path, stage, sink.url, deliveries_store="off") as worker:
+        await worker.wait_ready()
+        await stage.publish(orders(6))
+        await eventually(stage.all_committed, 60, "everything is committed")
+    ended = await commands("audit", "--json")
+    assert counts(ended) == {"finished": 6}
+    remarks = "\n".join(ended.objects[-1]["remarks"])
+    assert "DELIVERIES_STORE=off" in remarks
+    assert "The fallback table was not read" in remarks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--since", "soon"), "must be ISO 8601"),
+        (("--since", "1h", "--until", "2h"), "--since must be before --until"),
+        (("--list", "lost"), "is not one of"),
+        (("--limit", "0"), "is not in the range"),
+        (("--consumer", "nobody"), "must name one of: order_logging"),
+    ],
+)
+async def test_wrong_arguments_are_told(
+    stage: Stage, tmp_path: Path, arguments: tuple[str, ...], error: str
+) -> None:
+    """One line that names what is allowed."""
+    assert error in await relay_on(stage, tmp_path).refused("audit", *arguments)
