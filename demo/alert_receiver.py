@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from demo.command_line import PORT, CannotRun, OneLineParser, serve
+from demo.command_line import PORT, CannotRun, OneLineParser, run_until_stopped
 
 RECEIVER_PORT = 5001
 
@@ -56,20 +56,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--port", type=PORT, default=RECEIVER_PORT, help="default 5001")
     given = parser.parse_args(arguments)
 
-    async def serve_alerts(stopping: asyncio.Event) -> None:
+    async def serve_alerts() -> None:
         application = web.Application()
         application.add_routes([web.post("/alerts", receive), web.get("/", ready)])
         runner = web.AppRunner(application)
         await runner.setup()
         try:
             await web.TCPSite(runner, given.host, given.port).start()
-            await stopping.wait()
+            await asyncio.Event().wait()
         except OSError as error:
             raise CannotRun(f"cannot listen on port {given.port}: {error.strerror}") from error
         finally:
             await runner.cleanup()
 
-    return serve(serve_alerts)
+    return run_until_stopped(serve_alerts())
 
 
 if __name__ == "__main__":

@@ -115,6 +115,7 @@ class OpenTopic:
         topic: str,
         consumer: str,
         rate: float | None = None,
+        discard: bool = False,
     ) -> AsyncIterator[tuple[Redrive, AsyncIterator[LetterResult]]]:
         """Prepare to redrive what was selected; no other redrive can begin until the end.
 
@@ -126,6 +127,7 @@ class OpenTopic:
             topic: The source topic.
             consumer: The consumer that the redriven records are for; others skip them.
             rate: Letters a second at most; None: no limit.
+            discard: Publish nothing: the letters are only no longer open.
 
         Raises:
             TopicUnusable: Another redrive runs, or one of both topics cannot be used.
@@ -153,6 +155,7 @@ class OpenTopic:
                 partitions=partitions,
                 consumer=consumer,
                 rate=rate,
+                discard=discard,
             )
 
             async def results() -> AsyncIterator[LetterResult]:

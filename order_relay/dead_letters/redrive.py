@@ -36,6 +36,7 @@ class RedriveResult(enum.StrEnum):
     """The result for a letter."""
 
     REDRIVEN = "redriven"
+    DISCARDED = "discarded"
     SKIPPED = "skipped"
     FAILED = "failed"
 
@@ -199,6 +200,7 @@ class Redrive:
         partitions: int,
         consumer: str,
         rate: float | None = None,
+        discard: bool = False,
     ) -> None:
         """Prepare a redrive; nothing is published yet.
 
@@ -210,6 +212,7 @@ class Redrive:
             partitions: How many partitions the source topic has.
             consumer: The consumer that the redriven records are for; others skip them.
             rate: Letters a second at most; ``None``: no limit.
+            discard: Publish nothing: the letters are only no longer open.
         """
         self.remark = ""
         self._log = log
@@ -219,6 +222,7 @@ class Redrive:
         self._partitions = partitions
         self._consumer = consumer
         self._rate = rate
+        self._discard = discard
         self._batch = BATCH if rate is None else max(1, min(BATCH, math.floor(rate / 4)))
         self._stopped = asyncio.Event()
         self._next_at = time.monotonic()
@@ -282,7 +286,7 @@ class Redrive:
                 return []
             results = await asyncio.gather(*(self._publish(letter) for letter in batch))
             for result in results:
-                if result.result is RedriveResult.REDRIVEN:
+                if result.result in (RedriveResult.REDRIVEN, RedriveResult.DISCARDED):
                     progress.finish(result.offset)
             try:
                 await self._membership.commit(batch[0].partition, progress.commit())
@@ -294,6 +298,8 @@ class Redrive:
         return list(results)
 
     async def _publish(self, letter: Letter) -> LetterResult:
+        if self._discard:
+            return _result(letter, RedriveResult.DISCARDED)
         number = letter.home_partition
         try:
             # Nothing is awaited before the client has the record, so letters keep their order.

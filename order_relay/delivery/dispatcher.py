@@ -294,6 +294,20 @@ class Dispatcher:
         self.last_activity = self._clock()
         self._lanes.open()
 
+    @property
+    def paused(self) -> bool:
+        """Whether a person has paused the consumer."""
+        return self._gate.paused
+
+    def pause(self, paused: bool) -> None:
+        """Send nothing until it is called with False; attempts in flight go on.
+
+        Intake goes on until there is no room; the rest waits in Kafka.
+        """
+        self._gate.paused = paused
+        self._gate.serve()
+        self._lanes.notify()
+
     def _may_submit(self, lane: LaneKey) -> bool:
         if not self._lanes.has_room(lane):
             return False

@@ -50,13 +50,15 @@ class Gate:
         self._timer: asyncio.TimerHandle | None = None
         self._serving = False
         self._newest_next = True
+        self.paused = False
+        """A person has paused the consumer: nothing is sent, probes neither."""
         self.never_sent = 0
         """Waiting records without a failed attempt."""
 
     @property
     def is_open(self) -> bool:
         """Whether everything may be sent at once."""
-        return self._breaker.closed and self._pace.free
+        return self._breaker.closed and self._pace.free and not self.paused
 
     def join(self, number: int, failures: int) -> asyncio.Future[int]:
         """Add a record to those that wait.
@@ -85,7 +87,9 @@ class Gate:
 
     def serve(self) -> None:
         """Release all records that may be sent, and set a timer for the next one."""
-        if self._serving:  # called by the breaker, for the probe that is being released
+        if (
+            self.paused or self._serving
+        ):  # called by the breaker, for the probe that is being released
             return
         if self._timer is not None:
             self._timer.cancel()

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from order_relay.delivery.target_health import Target
 from order_relay.errors import RetryableError
 from order_relay.logs.log_line import LogLine
 from order_relay.monitoring.health import Health
@@ -292,16 +291,7 @@ async def watch_partition_count(
     )
 
 
-# --- the target, and the event loop ---------------------------------------------------------------
-
-
-async def watch_target(
-    target: Callable[[], Target], interval_seconds: float = TARGET_INTERVAL_SECONDS
-) -> None:
-    """Read the target's state at every interval until cancelled: it is noted when it is read."""
-    while True:
-        target()
-        await asyncio.sleep(interval_seconds)
+# --- the event loop -------------------------------------------------------------------------------
 
 
 async def watch_event_loop(lagged: Callable[[float], None]) -> None:

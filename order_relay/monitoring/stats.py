@@ -64,6 +64,7 @@ class Stats:
         partitions: Partitions,
         breaker: BreakerFigures,
         target: Callable[[], Target],
+        paused: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -76,6 +77,7 @@ class Stats:
             partitions: The consumer's partitions.
             breaker: The consumer's breaker.
             target: Returns the state of the target.
+            paused: Returns whether a person has paused the consumer.
             clock: Monotonic seconds.
             wall_clock: Seconds since the epoch.
         """
@@ -85,6 +87,7 @@ class Stats:
         self._partitions = partitions
         self._breaker = breaker
         self._target = target
+        self._paused = paused
         self._clock = clock
         self._wall_clock = wall_clock
         self._started = clock()
@@ -125,6 +128,7 @@ class Stats:
             by_label(name, "partition")
             for name in ("near_deletion_records", "transaction_open_seconds")
         )
+        open_letters = by_label("dead_letters_open", "reason")
         return {
             "version": VERSION,
             "time": _iso(self._wall_clock()),
@@ -132,6 +136,7 @@ class Stats:
             "consumer": self._metrics.consumer,
             "group": self._group,
             "worker": {"url": self._url, "host": socket.gethostname(), "pid": os.getpid()},
+            "paused": self._paused(),
             "kafka_up": bool(number("kafka_up")),
             "partitions": self._of_partitions(samples),
             "deleted_records": number("deleted_records_total"),
@@ -154,6 +159,12 @@ class Stats:
             "target": _target_figures(self._target()),
             "dead_letters": by_label("dead_letters_total", "reason"),
             "dead_letters_saved": number("dead_letters_saved_total"),
+            "open_dead_letters": {
+                "total": None if None in open_letters.values() else sum(open_letters.values()),
+                "by_reason": open_letters,
+                "oldest_seconds": _rounded(number("dead_letters_open_oldest_seconds")),
+                "deleted": number("dead_letters_open_deleted_total"),
+            },
             "paid_to_delivered": samples.distribution("paid_to_delivered_seconds"),
             "attempt": samples.distribution("delivery_attempt_seconds"),
             "published": by_label("published_total", "result"),
@@ -171,6 +182,16 @@ class Stats:
             },
             "logged_at": _iso(self._logged_at),
         }
+
+    def minute(self) -> tuple[float, float, float]:
+        """Return lag, age of the oldest unfinished record, and records delivered."""
+        samples = self._samples()
+        lag = samples.by_label("consumer_lag", "partition")
+        return (
+            sum(part or 0 for part in lag.values()),
+            samples.number("oldest_unfinished_seconds") or 0,
+            samples.number("deliveries_total", outcome="delivered") or 0,
+        )
 
     def _samples(self) -> Samples:
         return Samples(self._metrics.registry, self._metrics.consumer)

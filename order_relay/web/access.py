@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from aiohttp import web
 
 # Added by a proxy. Behind one every client seems to be on this machine.
 FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
+# Of a request that one worker sends to another.
+SIGNATURE_HEADER = "X-Order-Relay-Signature"
+SIGNATURE_SECONDS = 60
 # Reserved for private networks (RFC 6761, RFC 6762, ICANN): no public page has such a name.
 PRIVATE_SUFFIXES = (".localhost", ".local", ".internal")
 
@@ -71,6 +75,30 @@ class Access:
             f"{name[:80]!r} is not known as a name of this worker: ask by its address, or add the "
             "name to WEB_ALLOWED_HOSTS",
         )
+
+    def sign(self, path: str) -> dict[str, str]:
+        """Return the header that lets this worker change something on another one.
+
+        The token is not sent: another program may answer at the address. ``path`` has the query.
+        """
+        if self._token is None:
+            return {}
+        moment = str(int(time.time()))
+        return {SIGNATURE_HEADER: f"{moment}:{self._signature(moment, path)}"}
+
+    def is_signed(self, request: web.Request) -> bool:
+        """Return whether another worker with the same token sent this request just now."""
+        moment, _, signature = request.headers.get(SIGNATURE_HEADER, "").partition(":")
+        if self._token is None or not (moment.isascii() and moment.isdigit() and len(moment) < 12):
+            return False
+        expected = self._signature(moment, request.path_qs)
+        return (
+            hmac.compare_digest(signature.encode("utf-8", "surrogateescape"), expected.encode())
+            and abs(time.time() - int(moment)) <= SIGNATURE_SECONDS
+        )
+
+    def _signature(self, moment: str, path: str) -> str:
+        return hmac.new(self._token or b"", f"{moment}\n{path}".encode(), "sha256").hexdigest()
 
     def refusal(self, request: web.Request) -> Refusal | None:
         """Return why a request that changes something is refused; None: it is allowed."""

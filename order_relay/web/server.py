@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
@@ -22,11 +22,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from order_relay.deliveries.lookup import ROUTED_HEADER, VIEW_HEADER, OrderLookup
 from order_relay.model.order_paid import MAX_TEXT_ID_LENGTH, is_order_id
 from order_relay.monitoring.health import Health, Report
+from order_relay.monitoring.history import History
 from order_relay.monitoring.stats import Stats
 from order_relay.publishing.publisher import Publisher
 from order_relay.web.access import Access
 from order_relay.web.connections import Connection, ConnectionLimits, Connections
-from order_relay.web.console import add_console
+from order_relay.web.console.pages import Console
 from order_relay.web.order_paid_page import Limits, OrderPaidPage
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class ConsumerPages:
     Attributes:
         health: Shown by ``/health``.
         stats: Shown by ``/stats`` and the console; None: without these pages.
+        history: Shown by ``/history``.
         orders: Finds orders; None: the deliveries table is switched off.
         probe_now: Sends the next probe at once; returns False if the breaker is closed. None:
             without the page ``/probe``.
@@ -54,6 +56,7 @@ class ConsumerPages:
 
     health: Health
     stats: Stats | None = None
+    history: History | None = None
     orders: OrderLookup | None = None
     probe_now: Callable[[], bool] | None = None
 
@@ -68,9 +71,9 @@ class WebServer:
         registry: CollectorRegistry,
         consumers: Mapping[str, ConsumerPages],
         *,
+        console: Console | None = None,
         publisher: Publisher | None = None,
-        token: str | None = None,
-        names: Collection[str] = (),
+        access: Access | None = None,
         limits: Limits | None = None,
         on_rejected: Callable[[str], None] = lambda _: None,
         connections: ConnectionLimits | None = None,
@@ -84,10 +87,10 @@ class WebServer:
             registry: The metrics.
             consumers: The consumers by name. ``?consumer=<name>`` selects one. Without it, pages
                 about one consumer show the first, and health shows all.
+            console: The pages for people; None: without them.
             publisher: Publishes posted orders; None: without that page. The caller closes it, at
                 best before ``stop``; its database must outlive the server.
-            token: Required for posting; None: allowed from loopback only.
-            names: Further names of this worker in a Host header, see ``Access``.
+            access: Decides who may read and post; None: without a token, from loopback only.
             limits: Limits of posted orders under way.
             on_rejected: See ``OrderPaidPage``.
             connections: Limits of all connections.
@@ -97,7 +100,8 @@ class WebServer:
         self._port = port
         self._registry = registry
         self._consumers = consumers
-        self._access = access = Access(token, names)
+        self._console = console
+        self._access = access = access or Access(None)
         self._connections = Connections(connections or ConnectionLimits(), on_closed=on_closed)
         most_orders = max(int(SHARE_OF_ORDERS * self._connections.limits.connections), 1)
         limits = limits or Limits()
@@ -124,7 +128,9 @@ class WebServer:
         app.router.add_get("/orders/{order_id:.*}", self._order)
         if any(one.stats for one in self._consumers.values()):
             app.router.add_get("/stats", self._stats)
-            add_console(app.router)
+            app.router.add_get("/history", self._history)
+        if self._console is not None:
+            self._console.add_to(app.router)
         if self._order_paid is not None:
             self._order_paid.add_to(app.router)
         if any(one.probe_now for one in self._consumers.values()):
@@ -160,6 +166,8 @@ class WebServer:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
+        if self._console is not None:
+            await self._console.close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -201,6 +209,10 @@ class WebServer:
         stats = self._selected(request).stats
         figures = stats.figures() if stats is not None else {}
         return web.json_response({**figures, "consumers": list(self._consumers)})
+
+    async def _history(self, request: web.Request) -> web.Response:
+        history = self._selected(request).history
+        return web.json_response(history.as_json() if history is not None else {})
 
     async def _order(self, request: web.Request) -> web.Response:
         order_id = request.match_info["order_id"]

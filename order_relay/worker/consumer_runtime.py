@@ -13,6 +13,10 @@ from typing import Any
 
 from faust.sensors.prometheus import FaustMetrics
 
+from order_relay.dead_letters.open_letters import OpenLetters
+from order_relay.dead_letters.open_topic import open_topic
+from order_relay.dead_letters.redrive_group import RedriveGroup
+from order_relay.dead_letters.topic_reader import TopicLog
 from order_relay.deliveries.changelog import Changelog
 from order_relay.deliveries.lookup import OrderLookup
 from order_relay.deliveries.recovery import Recovery
@@ -37,17 +41,15 @@ from order_relay.model.events import Events
 from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
 from order_relay.monitoring.health import Health, StandsStill, end_at_standstill
-from order_relay.monitoring.measurements import (
-    watch_lag,
-    watch_partition_count,
-    watch_retention,
-    watch_target,
-)
+from order_relay.monitoring.history import History
+from order_relay.monitoring.measurements import watch_lag, watch_partition_count, watch_retention
 from order_relay.monitoring.metrics import Metrics
 from order_relay.monitoring.stats import Stats
 from order_relay.settings import Settings
 from order_relay.settings.consumers import ConfiguredConsumer
 from order_relay.settings.secret_files import redact
+from order_relay.web.console.changes import ChangeableConsumer
+from order_relay.web.console.pages import ConsoleConsumer
 from order_relay.worker.consumer_app import (
     consumer_app,
     longest_rebalance,
@@ -72,8 +74,10 @@ class ConsumerRuntime:
         dispatcher: Its dispatcher.
         health: Its health checks.
         stats: Its statistics.
+        history: Its last hours.
         deliveries: Its deliveries table; ``None``: switched off.
         lookup: Finds orders in the table; ``None``: switched off.
+        open_letters: Knows its open dead letters.
     """
 
     def __init__(
@@ -150,7 +154,7 @@ class ConsumerRuntime:
         )
         self.health = Health(
             self.dispatcher,
-            breaker_closed=lambda: self.dispatcher.breaker.closed,
+            breaker_closed=lambda: self.dispatcher.breaker.closed and not self.dispatcher.paused,
             excused=self._excused,
             attempt_timeout_seconds=settings.external_logger_timeout_seconds,
             longest_backoff_seconds=settings.consumer_retry_max_interval_ms / 1000,
@@ -164,8 +168,17 @@ class ConsumerRuntime:
             partitions=self._reader,
             breaker=self.dispatcher.breaker,
             target=self.dispatcher.target,
+            paused=lambda: self.dispatcher.paused,
         )
+        self.history = History(self.dispatcher.target, self.stats.minute)
         self.lookup = None if self.deliveries is None else self._lookup(self.deliveries, fallback)
+        self.open_letters = OpenLetters(
+            partial(TopicLog, settings),
+            RedriveGroup(settings).commits,
+            self.metrics.open_letters,
+            self.metrics.open_letters_deleted,
+            topic=settings.dlq_topic,
+        )
         self._register_metrics()
         self._watches: list[asyncio.Task[None]] = []
         read_topic(self.app, self.name, settings.order_paid_topic, self.submit)
@@ -236,7 +249,7 @@ class ConsumerRuntime:
         """
         CONSUMER.set(self.name)
         self._watch(
-            watch_target(self.dispatcher.target),
+            self.history.run(),
             self.stats.log_regularly(self.settings.fallback_stats_interval_seconds),
         )
         if not await self._topics.wait_until_ready(pause, self.settings):
@@ -251,6 +264,7 @@ class ConsumerRuntime:
             end_at_standstill(self.health, end),
             watch_retention(self._reader, retention, self.metrics),
             watch_partition_count(partitions, self.metrics.topic_partitions),
+            self.open_letters.run(),
         )
         if self.deliveries is not None:
             self._watch(self.deliveries.sweep_regularly())
@@ -287,6 +301,29 @@ class ConsumerRuntime:
 
     def _watch(self, *works: Coroutine[Any, Any, None]) -> None:
         self._watches += map(asyncio.create_task, works)
+
+    def shown(self) -> ConsoleConsumer:
+        """Return what the console shows."""
+        return ConsoleConsumer(
+            self.open_letters,
+            partial(open_topic, self.settings),
+            self.settings.dlq_topic,
+            self.lookup,
+        )
+
+    def changeable(self) -> ChangeableConsumer:
+        """Return what the console can change."""
+        return ChangeableConsumer(
+            partial(open_topic, self.settings),
+            self.open_letters,
+            self.settings.order_paid_topic,
+            self.dispatcher.breaker.probe_now,
+            self.dispatcher.pause,
+        )
+
+    def workers(self) -> set[str]:
+        """Return the URLs of the workers that have a partition, as far as they are known."""
+        return set(self._reader.owners(self.settings.order_paid_topic).values())
 
     # --- between the reader and the relay -------------------------------------------------------
 

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import faust
@@ -16,6 +17,7 @@ from faust.app.base import BootStrategy
 from faust.sensors.prometheus import FaustMetrics
 
 from order_relay.errors import InvalidConsumer, InvalidDatabaseUrl, InvalidSettings
+from order_relay.fallback.sql.audit_log import AuditLog
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.consumer import partition_of
 from order_relay.kafka.producer import KafkaProducer
@@ -30,7 +32,11 @@ from order_relay.settings import Settings as RelaySettings
 from order_relay.settings import load_settings
 from order_relay.settings.consumers import ConfiguredConsumer, choose, configure
 from order_relay.settings.settings import load_log_format
+from order_relay.web.access import Access
 from order_relay.web.connections import ConnectionLimits
+from order_relay.web.console.changes import Changes
+from order_relay.web.console.cluster import Cluster
+from order_relay.web.console.pages import Console
 from order_relay.web.server import ConsumerPages, WebServer
 from order_relay.worker import file_descriptors
 from order_relay.worker.consumer_app import FaustSettings, faust_options
@@ -174,19 +180,24 @@ class RelayApp(faust.App):
         if not self.conf.web_enabled:
             return
         settings, token = self.settings, self.settings.api_token
+        access = Access(token.get_secret_value() if token else None, settings.web_names)
         self._web_server = WebServer(
             settings.web_host,
             settings.web_port,
             self.metrics.registry,
             {
                 one.name: ConsumerPages(
-                    one.health, one.stats, one.lookup, one.dispatcher.breaker.probe_now
+                    one.health,
+                    one.stats,
+                    one.history,
+                    one.lookup,
+                    one.dispatcher.breaker.probe_now,
                 )
                 for one in self._runtimes
             },
+            console=self._console(access),
             publisher=self.fallback.publisher,
-            token=token.get_secret_value() if token else None,
-            names=settings.web_names,
+            access=access,
             on_rejected=self.metrics.published,
             connections=ConnectionLimits(connections=self._shares.web_connections),
             on_closed=self.metrics.web_connection_closed,
@@ -198,6 +209,31 @@ class RelayApp(faust.App):
                 f"cannot serve on WEB_HOST={settings.web_host} WEB_PORT={settings.web_port}: "
                 f"{error.strerror or error}"
             ) from None
+
+    def _console(self, access: Access) -> Console:
+        def here(runtime: ConsumerRuntime) -> tuple[dict[str, Any], dict[str, Any]]:
+            return runtime.stats.figures(), runtime.history.as_json()
+
+        async def members() -> dict[str, set[str]]:
+            return {one.name: one.workers() for one in self._runtimes}
+
+        cluster = Cluster(
+            self.settings.own_url,
+            {one.name: partial(here, one) for one in self._runtimes},
+            members,
+            access.sign,
+        )
+        audit = AuditLog(self.fallback.store.engine)
+        changes = Changes(
+            {one.name: one.changeable() for one in self._runtimes},
+            self.fallback.store,
+            audit,
+            producer=self._producer_of_events,
+            access=access,
+            cluster=cluster,
+        )
+        shown = {one.name: one.shown() for one in self._runtimes}
+        return Console(cluster, shown, self.fallback.store, audit, changes)
 
     def _make_consumers(self) -> None:
         faust_metrics = FaustMetrics.create(self.metrics.registry, "faust")

@@ -9,6 +9,7 @@ import pytest
 from order_relay.delivery.target_health import Breaker
 from order_relay.monitoring.health import Health
 from order_relay.monitoring.metrics import Metrics
+from order_relay.web.access import Access
 from order_relay.web.server import ConsumerPages, WebServer
 from tests.support.kafka.ports import LOOPBACK
 
@@ -39,7 +40,7 @@ class Served:
             0,
             metrics.registry,
             {"order_logging": ConsumerPages(health, probe_now=self.breaker.probe_now)},
-            token=token,
+            access=Access(token),
         )
 
     def open_breaker(self) -> None:

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from order_relay.monitoring.health import Health
 from order_relay.monitoring.metrics import Metrics
+from order_relay.web.access import Access
 from order_relay.web.server import ConsumerPages, WebServer
 from tests.support.kafka.ports import LOOPBACK, free_ports
 
@@ -57,8 +58,7 @@ class Served:
             self.port,
             self.metrics.registry,
             {"order_logging": ConsumerPages(self.health)},
-            token="s3cret",
-            names=["relay.example.org"],
+            access=Access("s3cret", ["relay.example.org"]),
         )
 
     async def get(self, path: str) -> tuple[int, str, str]:

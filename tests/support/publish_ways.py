@@ -17,6 +17,7 @@ from order_relay.monitoring.health import Health
 from order_relay.monitoring.metrics import Metrics
 from order_relay.publishing.publisher import Publisher
 from order_relay.settings import Settings
+from order_relay.web.access import Access
 from order_relay.web.connections import ConnectionLimits
 from order_relay.web.order_paid_page import Limits
 from order_relay.web.server import ConsumerPages, WebServer
@@ -127,7 +128,7 @@ async def serving(
         metrics.registry,
         {"order_logging": ConsumerPages(health)},
         publisher=publisher,
-        token=token,
+        access=Access(token),
         limits=limits,
         connections=connections,
         on_closed=on_closed,

@@ -18,8 +18,14 @@ from order_relay.web import console
 from tests.support.targets import target
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = files(console).joinpath("console.js").read_text("utf-8")
-PAGE = files(console).joinpath("index.html").read_text("utf-8")
+SCRIPT = files(console).joinpath("worker.js").read_text("utf-8")
+PAGE = files(console).joinpath("templates/worker.html").read_text("utf-8")
+TEMPLATES = {
+    path.name: path.read_text("utf-8")
+    for path in files(console).joinpath("templates").iterdir()
+    if path.name.endswith(".html")
+}
+ALL_PAGES_SCRIPT = files(console).joinpath("console.js").read_text("utf-8")
 
 
 class NoConsumer:
@@ -79,11 +85,12 @@ def test_every_figure_of_the_script_is_in_stats(figures: dict[str, Any]) -> None
 
 
 def test_every_alert_of_the_script_has_its_section_in_the_runbook() -> None:
-    """The verdicts send people there."""
+    """The verdicts send people there, those of the overview too."""
     sections = set(
         re.findall(r"^### (\w+)$", (ROOT / "docs/how-to/runbook.md").read_text(), re.MULTILINE)
     )
-    named = set(re.findall(r'"(OrderRelay\w+)"', SCRIPT))
+    overview = files(console).joinpath("cluster.py").read_text("utf-8")
+    named = set(re.findall(r'"(OrderRelay\w+)"', SCRIPT + overview))
     assert len(named) > 8
     assert named <= sections
 
@@ -100,10 +107,24 @@ def test_the_script_finds_what_it_looks_for_in_the_page() -> None:
     assert sorted(set(re.findall(r'byId\("([^"]+)"\)', SCRIPT))) == sorted(ids)
 
 
-def test_the_page_holds_nothing_that_its_policy_refuses() -> None:
-    """No script or style in the page, no handler in an attribute, nothing from elsewhere."""
-    assert "<style" not in PAGE
-    assert re.findall(r"<script(?! src=)", PAGE) == []
-    assert re.findall(r"\son\w+=|\sstyle=", PAGE) == []
-    for text in (PAGE, SCRIPT, files(console).joinpath("console.css").read_text("utf-8")):
+@pytest.mark.parametrize("page", sorted(TEMPLATES))
+def test_a_page_holds_nothing_that_its_policy_refuses(page: str) -> None:
+    """No script or style in the page, no handler in an attribute, no text that is not escaped."""
+    text = TEMPLATES[page]
+    assert "<style" not in text
+    assert re.findall(r"<script(?! src=)", text) == []
+    assert re.findall(r"\son\w+=|\sstyle=|\|safe|https?://", text) == []
+
+
+def test_scripts_write_text_only_and_load_nothing_from_elsewhere() -> None:
+    """What a target answered never becomes HTML."""
+    for text in (SCRIPT, ALL_PAGES_SCRIPT, files(console).joinpath("console.css").read_text()):
         assert re.findall(r"https?://|innerHTML|insertAdjacentHTML|document\.write", text) == []
+
+
+def test_the_script_of_all_pages_finds_what_it_looks_for() -> None:
+    """Ids that it asks for are in the layout."""
+    layout = TEMPLATES["layout.html"]
+    wanted = set(re.findall(r'byId\("([^"]+)"\)', ALL_PAGES_SCRIPT))
+    assert len(wanted) > 5
+    assert [name for name in wanted if f'id="{name}"' not in layout] == []

@@ -14,9 +14,8 @@ from faust.types import TP
 from prometheus_client import CollectorRegistry, Histogram
 from yarl import URL
 
-from order_relay.delivery.target_health import Breaker, Target, TargetState
+from order_relay.delivery.target_health import Breaker, TargetState
 from order_relay.fallback.store import FallbackStats
-from order_relay.monitoring.measurements import watch_target
 from order_relay.monitoring.metrics import PREFIX, Metrics
 from order_relay.monitoring.stats import Samples, Stats, quantile
 from order_relay.version import VERSION
@@ -204,20 +203,6 @@ def test_the_states_have_the_same_names_everywhere(bench: Bench, state: TargetSt
     name = bench.figures()["target"]["state"]
     label = {"consumer": "order_logging", "state": name}
     assert bench.metrics.registry.get_sample_value(f"{PREFIX}_target_state", label) == 1
-
-
-async def test_a_target_is_looked_at_without_being_asked_for() -> None:
-    """Its state begins when it is first seen: it is looked at again and again."""
-    looks: list[None] = []
-
-    def look() -> Target:
-        looks.append(None)
-        return target()
-
-    task = asyncio.create_task(watch_target(look, 0.001))
-    await eventually(lambda: len(looks) >= 3, 10)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def test_the_hourly_line_of_deliveries(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

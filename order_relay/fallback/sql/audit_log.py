@@ -1,0 +1,98 @@
+"""The audit log: what people changed, in the table ``kafka_relay_audit`` beside the fallback table.
+
+It is made at the first entry. It is not part of the fallback table's revisions, so that an older
+version of the relay can go on with the same database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from order_relay.fallback.sql.engine import translated
+from order_relay.fallback.sql.schema import UtcDateTime
+
+TEXT_LENGTH = 1000
+
+_metadata = sa.MetaData()
+_audit = sa.Table(
+    "kafka_relay_audit",
+    _metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("changed", sa.BigInteger, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """A change that a person made.
+
+    Attributes:
+        actor: Who: the name that the person gave, and from where.
+        action: What, such as ``dead letters redriven``.
+        subject: Of what: a consumer, or the fallback table.
+        changed: How many letters or rows were changed.
+        detail: Which ones, and the reason that was given.
+        at: When; with a time zone.
+    """
+
+    actor: str
+    action: str
+    subject: str
+    changed: int
+    detail: str
+    at: datetime
+
+
+class AuditLog:
+    """Writes and reads the audit log. Every call raises ``DatabaseUnavailable`` if it fails."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Use the database of the fallback table."""
+        self._engine = engine
+        self._made = False
+
+    async def write(self, entry: AuditEntry) -> None:
+        """Add an entry; long texts are cut."""
+        with translated():
+            async with self._engine.begin() as connection:
+                if not self._made:
+                    await connection.run_sync(_metadata.create_all)
+                    self._made = True
+                await connection.execute(
+                    _audit.insert().values(
+                        at=entry.at,
+                        actor=entry.actor[:TEXT_LENGTH],
+                        action=entry.action[:TEXT_LENGTH],
+                        subject=entry.subject[:TEXT_LENGTH],
+                        changed=entry.changed,
+                        detail=entry.detail[:TEXT_LENGTH],
+                    )
+                )
+
+    async def latest(self, limit: int) -> list[AuditEntry]:
+        """Return the latest entries, the newest first."""
+        with translated():
+            async with self._engine.connect() as connection:
+                if not await connection.run_sync(lambda it: sa.inspect(it).has_table(_audit.name)):
+                    return []
+                rows = await connection.execute(
+                    sa.select(_audit).order_by(_audit.c.id.desc()).limit(limit)
+                )
+                return [
+                    AuditEntry(row.actor, row.action, row.subject, row.changed, row.detail, row.at)
+                    for row in rows
+                ]
+
+
+def now() -> datetime:
+    """Return the time of an entry that is made now."""
+    return datetime.now(UTC)

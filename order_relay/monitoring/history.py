@@ -1,0 +1,92 @@
+"""The last hours of a consumer on this worker: figures by the minute, and what its target did."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from order_relay.delivery.target_health import Target
+
+HOURS = 6
+MINUTE_SECONDS = 60.0
+LOOK_SECONDS = 1.0
+STATES_KEPT = 100
+
+
+class Minute(NamedTuple):
+    """Figures at the end of a minute.
+
+    Attributes:
+        at: Seconds since the epoch.
+        lag: Records not committed, of this worker's partitions.
+        oldest_seconds: Age of the oldest unfinished record.
+        delivered: Records delivered since the worker's start.
+    """
+
+    at: float
+    lag: float
+    oldest_seconds: float
+    delivered: float
+
+
+class StateChange(NamedTuple):
+    """The target began to do something else.
+
+    Attributes:
+        at: Seconds since the epoch.
+        state: What it does now.
+        said: The same as one line, with the last answer.
+    """
+
+    at: float
+    state: str
+    said: str
+
+
+class History:
+    """Keeps the last six hours in memory; it begins with the worker."""
+
+    def __init__(
+        self,
+        target: Callable[[], Target],
+        figures: Callable[[], tuple[float, float, float]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Prepare; ``run`` looks.
+
+        Args:
+            target: Returns the state of the target.
+            figures: Returns lag, age of the oldest record in seconds, and records delivered.
+            clock: Seconds since the epoch.
+        """
+        self._target = target
+        self._figures = figures
+        self._clock = clock
+        self._minutes: deque[Minute] = deque(maxlen=int(HOURS * 3600 / MINUTE_SECONDS))
+        self._states: deque[StateChange] = deque(maxlen=STATES_KEPT)
+
+    async def run(self) -> None:
+        """Look every second until cancelled; the dispatcher notes a new state when it is read."""
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def look(self) -> None:
+        """Note the state of the target, and once a minute the figures."""
+        now = self._clock()
+        target = self._target()
+        state = target.state.name.lower()
+        if not self._states or self._states[-1].state != state:
+            self._states.append(StateChange(now, state, str(target)))
+        if not self._minutes or now - self._minutes[-1].at >= MINUTE_SECONDS:
+            self._minutes.append(Minute(now, *self._figures()))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything that is kept, the oldest first."""
+        return {
+            "minutes": [one._asdict() for one in self._minutes],
+            "target": [one._asdict() for one in self._states],
+        }

@@ -1,0 +1,459 @@
+"""What the console changes: dead letters, rows of the fallback table, and consumers.
+
+Every change can be asked for as a dry run, needs the token, and is written to the audit log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import uuid
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from order_relay.dead_letters.filters import LetterFilter
+from order_relay.dead_letters.index import LetterIndex
+from order_relay.dead_letters.letter import LetterPosition
+from order_relay.dead_letters.open_letters import OpenLetters
+from order_relay.dead_letters.open_topic import OpenTopic
+from order_relay.dead_letters.redrive import RedriveResult, Selection
+from order_relay.errors import DatabaseUnavailable, RelayError
+from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog, now
+from order_relay.fallback.store import FallbackStore, RowFilter, Status
+from order_relay.kafka.producer import KafkaProducer
+from order_relay.logs.log_line import LogLine
+from order_relay.web.access import Access
+from order_relay.web.console.cluster import Cluster
+from order_relay.web.console.queries import BadQuery, letter_filter, row_filter
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_POSITIONS = 10_000
+MAX_REDRIVES = 1000
+MAX_RATE = 1_000_000
+PAGE = 500
+JOBS_KEPT = 50
+NAMED = 5  # letters or rows in a text
+_POSITION = re.compile(r"(\d{1,9}):(\d{1,18})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeableConsumer:
+    """What can be changed of one consumer of this worker.
+
+    Attributes:
+        open_topic: Opens its dead-letter topic.
+        letters: Its open dead letters.
+        order_topic: Where its letters are redriven to.
+        probe_now: Sends the next probe at once; returns False if the breaker is closed.
+        pause: Stops sending (True), or goes on (False).
+    """
+
+    open_topic: Callable[[], AbstractAsyncContextManager[OpenTopic]]
+    letters: OpenLetters
+    order_topic: str
+    probe_now: Callable[[], bool]
+    pause: Callable[[bool], None]
+
+    def do(self, action: str) -> None:
+        """Pause, resume or probe."""
+        if action == "probe":
+            self.probe_now()
+        else:
+            self.pause(action == "pause")
+
+
+@dataclass(slots=True)
+class Job:
+    """A change of many letters, which goes on after its request was answered.
+
+    Attributes:
+        name: What it does, such as ``Redriving``.
+        total: The letters that were selected; None: they are being read.
+        done: Letters changed so far.
+        left: Letters that were not changed.
+        remark: Why it ended early, or why a letter was not changed.
+        ended: Whether it has ended.
+    """
+
+    name: str
+    total: int | None = None
+    done: int = 0
+    left: int = 0
+    remark: str = ""
+    ended: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Return its state for the page."""
+        if self.total is None:
+            text = f"{self.name}: reading the topic."
+        else:
+            text = f"{self.name}: {self.done:,} of {self.total:,} letters"
+            text += f", {self.left:,} left as they are" if self.left else ""
+            text += f"; {self.remark}" if self.remark else ""
+            text += "." if not self.ended else ". It has ended."
+        return {
+            "text": text, "total": self.total, "done": self.done, "left": self.left,
+            "remark": self.remark, "ended": self.ended,
+        }  # fmt: skip
+
+
+class Changes:
+    """Serves the requests that change something."""
+
+    def __init__(
+        self,
+        consumers: Mapping[str, ChangeableConsumer],
+        rows: FallbackStore,
+        audit: AuditLog,
+        *,
+        producer: KafkaProducer,
+        access: Access,
+        cluster: Cluster,
+    ) -> None:
+        """Prepare; ``add_to`` serves.
+
+        Args:
+            consumers: The consumers of this worker.
+            rows: The fallback table.
+            audit: The audit log.
+            producer: Publishes redriven letters.
+            access: Decides who may change something.
+            cluster: Passes changes of a consumer on to its other workers.
+        """
+        self._consumers = consumers
+        self._rows = rows
+        self._audit = audit
+        self._producer = producer
+        self._access = access
+        self._cluster = cluster
+        self._jobs: dict[str, Job] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Serve the requests."""
+        router.add_post("/dead-letters/{action:redrive|discard}", self._change(self._letters))
+        router.add_post("/fallback/{action:requeue|discard}", self._change(self._of_rows))
+        router.add_post("/consumers/{action:pause|resume|probe}", self._change(self._consumer))
+        router.add_post("/here/{action:pause|resume|probe}", self._here)
+        router.add_get("/jobs/{id}", self._job)
+
+    async def close(self) -> None:
+        """Stop the jobs; what was not changed stays open."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _change(
+        self, change: Callable[[web.Request, dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
+    ) -> Handler:
+        async def answer(request: web.Request) -> web.Response:
+            try:
+                body = await _body(request)
+                # A dry run only reads, as the pages do.
+                dry_run = body.get("dry_run", True)
+                check = self._access.wrong_name if dry_run else self._access.refusal
+                if refusal := check(request):
+                    return refusal.response()
+                return web.json_response(await change(request, body))
+            except BadQuery as error:
+                return web.json_response({"error": str(error)}, status=400)
+            except RelayError as error:
+                return web.json_response({"error": str(error)}, status=503)
+
+        return answer
+
+    async def _job(self, request: web.Request) -> web.Response:
+        job = self._jobs.get(request.match_info["id"])
+        if job is None:
+            return web.json_response({"error": "this worker knows no such job"}, status=404)
+        return web.json_response(job.as_json())
+
+    # --- dead letters ---------------------------------------------------------------------------
+
+    async def _letters(self, request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
+        action = request.match_info["action"]
+        name, consumer = self._named(body)
+        positions = _positions(body)
+        wanted = letter_filter(_texts(body, "filter"))
+        rate = _rate(body)
+        if positions is None and "filter" not in body:
+            raise BadQuery("say which letters: positions, or filter ({} for all)")
+        if body.get("dry_run", True):
+            return {"text": await _letters_text(consumer, action, positions, wanted)}
+        actor, reason = _actor(request, body), _text(body, "reason")
+        selection = Selection(positions or (), wanted, limit=None, max_redrives=MAX_REDRIVES)
+        job = Job("Redriving" if action == "redrive" else "Discarding")
+        job_id = uuid.uuid4().hex
+        self._jobs[job_id] = job
+        while len(self._jobs) > JOBS_KEPT:
+            self._jobs.pop(next(iter(self._jobs)))
+        of = ", ".join(map(str, (positions or ())[:NAMED])) or _filter_text(wanted)
+        detail = f"{of}{f'; reason: {reason}' if reason else ''}"
+        task = asyncio.create_task(
+            self._run(
+                job,
+                selection,
+                name=name,
+                discard=action == "discard",
+                rate=rate,
+                actor=actor,
+                detail=detail,
+            )
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return {"text": f"{job.name} has begun.", "job": job_id}
+
+    async def _run(
+        self,
+        job: Job,
+        selection: Selection,
+        *,
+        name: str,
+        discard: bool,
+        rate: float | None,
+        actor: str,
+        detail: str,
+    ) -> None:
+        consumer = self._consumers[name]
+        done = RedriveResult.DISCARDED if discard else RedriveResult.REDRIVEN
+        try:
+            async with consumer.open_topic() as topic:
+                await selection.read(topic)
+                job.left = len(selection.skipped)
+                job.remark = selection.skipped[0].reason if selection.skipped else ""
+                job.total = selection.count
+                if not selection.count:
+                    return
+                async with topic.redriving(
+                    selection,
+                    self._producer,
+                    topic=consumer.order_topic,
+                    consumer=name,
+                    rate=rate,
+                    discard=discard,
+                ) as (running, results):
+                    async for result in results:
+                        if result.result is done:
+                            job.done += 1
+                        else:
+                            job.left += 1
+                            job.remark = result.reason
+                    job.remark = running.remark or job.remark
+        except RelayError as error:
+            job.remark = str(error)
+        except asyncio.CancelledError:
+            job.remark = "this worker was stopped"
+            raise
+        except Exception:
+            job.remark = "it failed with an unexpected error, see this worker's log"
+            logger.exception("Changing dead letters failed with an unexpected error")
+        finally:
+            job.total = job.total or 0
+            job.ended = True
+            consumer.letters.refresh_soon()
+            text = f"{detail}; {job.remark}" if job.remark else detail
+            what = f"dead letters {done.value}"
+            await self._write(AuditEntry(actor, what, name, job.done, text, now()))
+
+    # --- rows -----------------------------------------------------------------------------------
+
+    async def _of_rows(self, request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
+        action = request.match_info["action"]
+        ids = _ids(body)
+        wanted = RowFilter(ids=ids) if ids is not None else row_filter(_texts(body, "filter"))
+        if ids is None and wanted.status is not Status.FAILED:
+            raise BadQuery("a filter must have the status FAILED; other rows are named by their id")
+        count = await self._rows.count(wanted)
+        verb = "requeued" if action == "requeue" else "discarded"
+        if body.get("dry_run", True):
+            lost = "" if action == "requeue" else " They are nowhere else."
+            return {"text": f"{count:,} rows will be {verb}.{lost}"}
+        actor, reason = _actor(request, body), _text(body, "reason")
+        apply = self._rows.requeue if action == "requeue" else self._rows.discard
+        changed = after_id = 0
+        while page := await self._rows.find(wanted, after_id=after_id, limit=PAGE):
+            after_id = page[-1].id
+            changed += len(await apply({row.id for row in page}))
+        of = ", ".join(map(str, sorted(ids or ())[:NAMED])) or "all FAILED that match"
+        detail = f"{of}{f'; reason: {reason}' if reason else ''}"
+        await self._write(
+            AuditEntry(actor, f"rows {verb}", "fallback table", changed, detail, now())
+        )
+        left = f" {count - changed:,} were left: their status allows it no more." * (
+            changed < count
+        )
+        return {"text": f"{changed:,} rows were {verb}.{left}", "changed": changed}
+
+    # --- consumers ------------------------------------------------------------------------------
+
+    async def _consumer(self, request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
+        action = request.match_info["action"]
+        name, consumer = self._named(body)
+        if body.get("dry_run", True):
+            return {
+                "text": {
+                    "pause": "Nothing is sent to the target until it is resumed, or workers are "
+                    "restarted. Records wait in Kafka.",
+                    "resume": "Records are sent again.",
+                    "probe": "The next probe goes at once.",
+                }[action]
+            }
+        actor, reason = _actor(request, body), _text(body, "reason")
+        consumer.do(action)
+        problems = await self._cluster.tell(name, f"/here/{action}?consumer={name}")
+        detail = "; ".join(filter(None, (reason, *problems)))
+        await self._write(AuditEntry(actor, f"consumer: {action}", name, 1, detail, now()))
+        text = f"{name}: {action} was done on this worker and on all others."
+        if problems:
+            text = f"{name}: {action} was done here, but not everywhere: {'; '.join(problems)}"
+        return {"text": text}
+
+    async def _here(self, request: web.Request) -> web.Response:
+        """Do on this worker what a person asked another one for."""
+        if not self._access.is_signed(request):
+            return web.json_response({"error": "this is for other workers"}, status=403)
+        consumer = self._consumers.get(request.query.get("consumer", ""))
+        if consumer is None:
+            return web.json_response({"error": "no such consumer here"}, status=404)
+        consumer.do(request.match_info["action"])
+        return web.json_response({})
+
+    def _named(self, body: Mapping[str, Any]) -> tuple[str, ChangeableConsumer]:
+        name = body.get("consumer")
+        if not isinstance(name, str) or name not in self._consumers:
+            known = ", ".join(self._consumers)
+            raise BadQuery(f"consumer must be one of this worker's: {known}")
+        return name, self._consumers[name]
+
+    async def _write(self, entry: AuditEntry) -> None:
+        logger.warning(
+            LogLine(
+                "Changed by a person",
+                actor=entry.actor,
+                action=entry.action,
+                subject=entry.subject,
+                changed=entry.changed,
+                detail=entry.detail,
+            )
+        )
+        try:
+            await self._audit.write(entry)
+        except DatabaseUnavailable as error:
+            logger.error("The audit log was not written: %s", error)
+
+
+async def _letters_text(
+    consumer: ChangeableConsumer,
+    action: str,
+    positions: tuple[LetterPosition, ...] | None,
+    wanted: LetterFilter,
+) -> str:
+    def count(index: LetterIndex) -> int:
+        if positions is None:
+            return index.count(wanted)
+        return sum(index.is_open(*position) for position in positions)
+
+    number = await consumer.letters.ask(count)
+    if action == "redrive":
+        return f"{number:,} open letters will be published to {consumer.order_topic} again."
+    return f"{number:,} open letters will not be delivered: they count as dealt with."
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    """Read a request's JSON object.
+
+    Raises:
+        BadQuery: It is not one.
+    """
+    content = b""
+    async for chunk in request.content.iter_any():
+        content += chunk
+        if len(content) > MAX_BODY_BYTES:
+            raise BadQuery(f"the body must be at most {MAX_BODY_BYTES:,} bytes")
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        raise BadQuery("the body must be a JSON object") from None
+    if not isinstance(body, dict):
+        raise BadQuery("the body must be a JSON object")
+    if not isinstance(body.get("dry_run", True), bool):
+        raise BadQuery("dry_run must be true or false")
+    return body
+
+
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body.get(name, "")
+    if not isinstance(value, str) or len(value) > 500 or not value.isprintable():
+        raise BadQuery(f"{name} must be at most 500 printable characters")
+    return value.strip()
+
+
+def _texts(body: Mapping[str, Any], name: str) -> dict[str, str]:
+    value = body.get(name, {})
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise BadQuery(f"{name} must be an object of texts")
+    return value
+
+
+def _actor(request: web.Request, body: Mapping[str, Any]) -> str:
+    name = _text(body, "actor")
+    if not name:
+        raise BadQuery("actor must be your name, for the audit log")
+    return f"{name} ({request.remote})"
+
+
+def _rate(body: Mapping[str, Any]) -> float | None:
+    rate = body.get("rate")
+    if rate is None:
+        return None
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= MAX_RATE:
+        raise BadQuery(f"rate must be a number of letters a second, up to {MAX_RATE:,}")
+    return float(rate)
+
+
+def _listed(body: Mapping[str, Any]) -> list[str] | None:
+    listed = body.get("positions")
+    if listed is None:
+        return None
+    if not isinstance(listed, list) or not 0 < len(listed) <= MAX_POSITIONS:
+        raise BadQuery(f"positions must be a list of 1 to {MAX_POSITIONS:,}")
+    return [str(one) for one in listed]
+
+
+def _positions(body: Mapping[str, Any]) -> tuple[LetterPosition, ...] | None:
+    found = []
+    for text in _listed(body) or ():
+        match = _POSITION.fullmatch(text)
+        if match is None:
+            raise BadQuery(f"position {text[:40]!r} must be PARTITION:OFFSET, such as 0:17")
+        found.append(LetterPosition(int(match[1]), int(match[2])))
+    return tuple(found) or None
+
+
+def _ids(body: Mapping[str, Any]) -> Collection[int] | None:
+    listed = _listed(body)
+    if listed is None:
+        return None
+    if not all(text.isascii() and text.isdigit() and len(text) <= 18 for text in listed):
+        raise BadQuery("positions must be ids of rows: whole numbers")
+    return {int(text) for text in listed}
+
+
+def _filter_text(wanted: LetterFilter) -> str:
+    given = {
+        "reason": wanted.reason, "status": wanted.http_status, "key": wanted.key,
+        "event id": wanted.event_id, "message": wanted.message,
+        "since": wanted.since, "until": wanted.until,
+    }  # fmt: skip
+    named = [f"{name} {value}" for name, value in given.items() if value is not None]
+    return "those with " + ", ".join(named) if named else "all"

@@ -1,0 +1,304 @@
+"""What all workers say: the figures of every consumer, gathered from whichever worker is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from order_relay.deliveries.lookup import make_client
+
+logger = logging.getLogger(__name__)
+
+ASK_SECONDS = 3.0
+MAX_ANSWER_BYTES = 1024 * 1024
+# The worst first.
+STATES = ("refuses_us", "down", "fails_for_some", "throttles", "works")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAnswer:
+    """What one worker says of one consumer.
+
+    Attributes:
+        url: The worker.
+        stats: Its ``/stats``; empty if it did not answer.
+        history: Its ``/history``.
+        problem: Why it did not answer; empty if it did.
+    """
+
+    url: str
+    stats: Mapping[str, Any] = field(default_factory=dict)
+    history: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One line that a person should know.
+
+    Attributes:
+        level: ``bad``, ``warn``, ``note`` or ``good``.
+        text: The line.
+        alert: The alert whose section of the runbook says what to do.
+        link: A page of the console that shows more.
+    """
+
+    level: str
+    text: str
+    alert: str = ""
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerView:
+    """One consumer over all of its workers."""
+
+    name: str
+    workers: Sequence[WorkerAnswer]
+
+    @property
+    def answers(self) -> list[WorkerAnswer]:
+        """The workers that answered."""
+        return [one for one in self.workers if not one.problem]
+
+    @property
+    def state(self) -> str:
+        """What the target does, as the worker sees it for which it is worst."""
+        states = [str(one.stats["target"]["state"]) for one in self.answers]
+        return next((state for state in STATES if state in states), "unknown")
+
+    @property
+    def said(self) -> str:
+        """The line of the worker that sees the target worst."""
+        for one in self.answers:
+            if one.stats["target"]["state"] == self.state:
+                return str(one.stats["target"]["said"])
+        return "no worker answers"
+
+    @property
+    def lag(self) -> int | None:
+        """Records that are not committed; None: not all of them are known."""
+        lags = [part["lag"] for one in self.answers for part in one.stats["partitions"]]
+        return None if None in lags or not self.answers else sum(lags)
+
+    def total(self, *path: str) -> float | None:
+        """Return the sum of a figure over the workers; None: one worker does not know it."""
+        values = [_part(one.stats, path) for one in self.answers]
+        return None if not values or None in values else sum(values)
+
+    def largest(self, *path: str) -> float | None:
+        """Return the largest value of a figure; None: no worker knows it."""
+        values = [_part(one.stats, path) for one in self.answers]
+        return max((value for value in values if value is not None), default=None)
+
+    def minutes(self, name: str, *, add: bool) -> list[tuple[float, float]]:
+        """Return a figure by the minute: the sum over workers, or the largest."""
+        found: dict[int, list[float]] = {}
+        for one in self.answers:
+            for minute in one.history.get("minutes", ()):
+                found.setdefault(int(minute["at"] // 60), []).append(float(minute[name]))
+        return [
+            (at * 60.0, sum(values) if add else max(values)) for at, values in sorted(found.items())
+        ]
+
+    def outages(self) -> list[tuple[float, float | None, str, str]]:
+        """Return beginning, end (None: it goes on), worker and reason of outages, newest first."""
+        found: list[tuple[float, float | None, str, str]] = []
+        for one in self.answers:
+            began: tuple[float, str] | None = None
+            for change in one.history.get("target", ()):
+                is_outage = change["state"] in ("down", "refuses_us")
+                if is_outage and began is None:
+                    began = (change["at"], change["said"])
+                elif not is_outage and began is not None:
+                    found.append((began[0], change["at"], one.url, began[1]))
+                    began = None
+            if began is not None:
+                found.append((began[0], None, one.url, began[1]))
+        return sorted(found, key=lambda outage: -outage[0])
+
+    def verdicts(self) -> list[Verdict]:
+        """Return what a person should know of this consumer, the worst first."""
+        found = [
+            Verdict("bad", f"Worker {one.url} does not answer: {one.problem}.",
+                    "OrderRelayWorkerNotScraped")
+            for one in self.workers if one.problem
+        ]  # fmt: skip
+        if not self.answers:
+            return found or [Verdict("bad", "No worker is known.", "OrderRelayNoWorker")]
+        letters = self.largest("open_dead_letters", "total")
+        failed, pending = self.largest("fallback", "failed"), self.largest("fallback", "pending")
+        query = f"?consumer={self.name}"
+        rows = "/fallback?status="
+        silent = [one.url for one in self.answers if not one.stats["kafka_up"]]
+        checks: list[tuple[object, Verdict]] = [
+            (silent, Verdict("bad", f"Kafka does not answer {_names(silent)}.",
+                             "OrderRelayKafkaUnreachable")),
+            (self.largest("near_deletion_records"),
+             Verdict("bad", "Kafka deletes records soon that are not delivered.",
+                     "OrderRelayNearDeletion")),
+            (self.largest("deleted_records"),
+             Verdict("bad", "Kafka deleted records before they were delivered: they are lost.",
+                     "OrderRelayRecordsDeleted")),
+            (self.state == "down",
+             Verdict("bad", "The target fails: records wait in Kafka, none is given up.",
+                     "OrderRelayBreakerOpen")),
+            (self.state == "refuses_us",
+             Verdict("bad", "The target refuses our token, URL or certificate: records wait.",
+                     "OrderRelayTargetRefusesUs")),
+            (any(_part(one.stats, ("fallback", "database_up")) is False for one in self.answers),
+             Verdict("bad", "The database of the fallback table takes no rows.",
+                     "OrderRelayFallbackDatabaseDown")),
+            (letters, Verdict("bad", f"{_count(letters, 'dead letter')} for a person, the oldest "
+                              f"for {span(self.largest('open_dead_letters', 'oldest_seconds'))}.",
+                              "OrderRelayDeadLetters", f"/dead-letters{query}")),
+            (self.largest("open_dead_letters", "deleted"),
+             Verdict("bad", "Open dead letters left their topic: they are lost here.",
+                     "OrderRelayOpenDeadLettersDeleted")),
+            (failed, Verdict("bad", f"{_count(failed, 'row')} of the fallback table for a person.",
+                             "OrderRelayFailedRows", f"{rows}FAILED")),
+            (self.largest("paused"),
+             Verdict("warn", "Paused: nothing is sent until a person resumes it.", "",
+                     f"/consumers{query}")),
+            ((self.largest("transaction_open_seconds") or 0) > 300,
+             Verdict("warn", "An open transaction of a producer holds back records.",
+                     "OrderRelayTransactionOpen")),
+            (not any(one.stats["partitions"] for one in self.answers),
+             Verdict("warn", "No worker has a partition: the group rebalances, or workers start.",
+                     "OrderRelayPartitionsUnassigned")),
+            (self.state == "throttles",
+             Verdict("warn", "The target throttles: records are sent at the rate that it bears.",
+                     "OrderRelayTargetThrottles")),
+            (pending, Verdict("warn", f"{_count(pending, 'row')} of the fallback table for Kafka.",
+                              "OrderRelayPendingRowTooOld", f"{rows}PENDING")),
+            (self.state == "fails_for_some",
+             Verdict("note", "The target fails for some records; they are tried again.",
+                     "OrderRelayTargetFailsForMany")),
+        ]  # fmt: skip
+        found += [verdict for holds, verdict in checks if holds]
+        if any(one.level in ("bad", "warn") for one in found):
+            return found
+        return [Verdict("good", "Records are delivered, and nothing waits for a person."), *found]
+
+
+class Cluster:
+    """Asks every worker for its figures."""
+
+    def __init__(
+        self,
+        own_url: URL,
+        own: Mapping[str, Callable[[], tuple[dict[str, Any], dict[str, Any]]]],
+        members: Callable[[], Awaitable[Mapping[str, Collection[str]]]],
+        sign: Callable[[str], Mapping[str, str]] = lambda path: {},
+    ) -> None:
+        """Prepare; nothing is connected yet.
+
+        Args:
+            own_url: The URL of this worker.
+            own: For each consumer of this worker a function that returns its stats and history.
+            members: Returns the known workers of each declared consumer, by its name.
+            sign: Returns the headers that let a request change something; see ``Access.sign``.
+        """
+        self._own_url = str(own_url)
+        self._own = own
+        self._members = members
+        self._sign = sign
+        self._client: aiohttp.ClientSession | None = None
+
+    async def look(self, only: str | None = None) -> list[ConsumerView]:
+        """Return the consumers, or one of them, as all workers see them now."""
+        members = await self._members()
+        names = [name for name in {**self._own, **members} if only in (None, name)]
+        views = []
+        for name in names:
+            urls = sorted({*members.get(name, ())} - {self._own_url})
+            others = await asyncio.gather(*(self._ask(url, name) for url in urls))
+            here = [self._here(name)] if name in self._own else []
+            views.append(ConsumerView(name, [*here, *others]))
+        return views
+
+    async def tell(self, name: str, path: str) -> list[str]:
+        """Send a change to the other workers of a consumer; return a line for each that failed."""
+        members = await self._members()
+        urls = sorted({*members.get(name, ())} - {self._own_url})
+        answers = await asyncio.gather(*(self._tell(url, path) for url in urls))
+        return [f"{url}: {answer}" for url, answer in zip(urls, answers, strict=True) if answer]
+
+    async def _tell(self, url: str, path: str) -> str:
+        if self._client is None:
+            self._client = make_client(ASK_SECONDS)
+        try:
+            async with self._client.post(
+                URL(url).join(URL(path)), headers=self._sign(path), allow_redirects=False
+            ) as response:
+                return "" if response.status == 200 else f"status {response.status}"
+        except Exception as error:  # noqa: BLE001 - any error means that it was not told
+            return str(error) or type(error).__name__
+
+    async def close(self) -> None:
+        """Close connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    def _here(self, name: str) -> WorkerAnswer:
+        stats, history = self._own[name]()
+        return WorkerAnswer(self._own_url, stats, history)
+
+    async def _ask(self, url: str, name: str) -> WorkerAnswer:
+        if self._client is None:
+            self._client = make_client(ASK_SECONDS)
+        try:
+            stats = await self._get(URL(url) / "stats", name)
+            history = await self._get(URL(url) / "history", name)
+            answer = WorkerAnswer(url, stats, history)
+            # Another program may answer there: what is shown must be there.
+            answer.stats["target"]["state"], answer.stats["partitions"], answer.stats["kafka_up"]
+        except Exception as error:  # noqa: BLE001 - any error means no answer
+            return WorkerAnswer(url, problem=str(error) or type(error).__name__)
+        return answer
+
+    async def _get(self, page: URL, name: str) -> dict[str, Any]:
+        if self._client is None:
+            raise RuntimeError("closed")
+        async with self._client.get(
+            page.with_query(consumer=name), allow_redirects=False
+        ) as response:
+            content = await response.content.read(MAX_ANSWER_BYTES)
+            if response.status != 200 or not response.content.at_eof():
+                raise ValueError(f"status {response.status}")
+            body = json.loads(content)
+        return dict(body)
+
+
+def span(seconds: float | None) -> str:
+    """Return a time span for people: ``45 s``, ``12 min``, ``3.4 h``, ``9 d``."""
+    if seconds is None:
+        return "an unknown time"
+    for size, unit in ((172_800, "d"), (7200, "h"), (120, "min")):
+        if seconds >= size:
+            part = seconds / {"d": 86_400, "h": 3600, "min": 60}[unit]
+            return f"{part:.1f} {unit}" if unit == "h" else f"{part:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _count(number: float | None, unit: str) -> str:
+    count = int(number or 0)
+    return f"{count:,} {unit} waits" if count == 1 else f"{count:,} {unit}s wait"
+
+
+def _names(urls: Sequence[str]) -> str:
+    return "this worker" if len(urls) == 1 else f"{len(urls)} workers"
+
+
+def _part(stats: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        stats = stats.get(key) if isinstance(stats, Mapping) else None
+    return stats

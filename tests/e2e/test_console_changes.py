@@ -1,0 +1,176 @@
+"""What a person changes in the console, in a real browser over the shipped worker."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.support.browser import browser_page, unavailable_reason
+from tests.support.dead_letter_commands import letter, put_letters, relay_on
+from tests.support.orders import order, orders
+from tests.support.sink import Answer, ScriptedSink
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason())),
+]
+
+SEEN_MS = 60_000
+TOKEN = "s3cret"
+
+
+async def confirm(page: Page, *, reason: str = "", token: str = TOKEN) -> None:
+    """Fill in the dialog and go on."""
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_label("Your name").fill("Ada")
+    await dialog.get_by_label("Reason").fill(reason)
+    await dialog.get_by_label("API_TOKEN").fill(token)
+    await dialog.get_by_role("button", name="Do it").click()
+
+
+async def test_letters_are_redriven_and_discarded(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Selected, and all that match; asked first, with the token, told as they go, audited."""
+    await put_letters(
+        stage,
+        [
+            replace(letter(n, reason="rejected" if n < 3 else "tombstone"), value=order(n).value)
+            for n in range(5)
+        ],
+    )
+    async with (
+        WorkerProcess(tmp_path, stage, sink.url, api_token=TOKEN) as worker,
+        browser_page() as (page, errors),
+    ):
+        await worker.wait_ready()
+        base = f"http://127.0.0.1:{worker.web_port}"
+        await page.goto(f"{base}/")
+        await expect(page.locator("#content")).to_contain_text(
+            "5 dead letters wait for a person", timeout=SEEN_MS
+        )
+        await page.get_by_role("link", name="5 dead letters wait").click()
+        await page.get_by_label("Select letter 0:1").check()
+
+        await page.get_by_role("button", name="Redrive selected").click()
+        dialog = page.get_by_role("dialog")
+        await expect(dialog).to_contain_text("1 open letters will be published", timeout=SEEN_MS)
+        await confirm(page, token="wrong")
+        await expect(dialog.locator("#confirm-answer")).to_contain_text("API_TOKEN")
+        assert sink.accepted == []
+        await confirm(page)
+        await expect(page.locator("#job")).to_contain_text("1 of 1 letters", timeout=SEEN_MS)
+        await sink.wait_for(lambda s: len(s.accepted) == 1, timeout=60)
+        await expect(page.locator("#content")).to_contain_text("4 letters.", timeout=SEEN_MS)
+
+        await page.goto(f"{base}/dead-letters?reason=tombstone")
+        await page.get_by_role("button", name="Discard those that match").click()
+        await confirm(page)  # without a reason the form is not sent
+        await expect(dialog).to_be_visible()
+        await confirm(page, reason="the shop's test <b>orders</b>")
+        await expect(page.locator("#job")).to_contain_text("2 of 2 letters", timeout=SEEN_MS)
+        await page.goto(f"{base}/audit")
+        rows = page.locator("tbody tr")
+        await expect(rows).to_have_count(2)
+        await expect(rows.nth(0)).to_contain_text("dead letters discarded")
+        await expect(rows.nth(0)).to_contain_text("test <b>orders</b>")
+        await expect(rows.nth(1)).to_contain_text("Ada (127.0.0.1)")
+        assert [text for text in errors if "401" not in text] == []
+    # Over the restart, and for the commands, too: what was discarded is not open any more.
+    left = (await relay_on(stage, tmp_path)("dlq", "list", "--json")).objects
+    assert {one["order_id"] for one in left} == {0, 2}
+    assert [event_id for event_id, _ in sink.accepted] == ["paid-1"]
+
+
+async def test_a_paused_consumer_sends_nothing_on_any_worker(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Two workers: the one that is asked tells the other; resumed, everything is delivered."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    async with (
+        WorkerProcess(folders[0], stage, sink.url, name="one", api_token=TOKEN) as one,
+        WorkerProcess(folders[1], stage, sink.url, name="two", api_token=TOKEN) as two,
+        browser_page() as (page, errors),
+    ):
+        for worker in (one, two):
+            await worker.wait_ready()
+        await page.goto(f"http://127.0.0.1:{one.web_port}/consumers")
+        await expect(page.locator("tbody tr")).to_have_count(2, timeout=SEEN_MS)
+        links = page.locator("tbody th a")
+        assert {await links.nth(n).get_attribute("href") for n in range(2)} == {
+            f"http://127.0.0.1:{worker.web_port}/worker?consumer=order_logging"
+            for worker in (one, two)
+        }
+        await page.get_by_role("button", name="Pause").click()
+        await confirm(page, reason="the logger is being moved")
+        await expect(page.locator("#job")).to_contain_text("on all others", timeout=SEEN_MS)
+
+        async def paused(worker: WorkerProcess) -> bool:
+            answer = await worker.get("/stats")
+            return answer is not None and bool(json.loads(answer[1])["paused"])
+
+        assert await paused(one)
+        assert await paused(two)
+        await stage.publish(orders(30))
+        await eventually(lambda: in_hand(one, two, 30), 60)
+        assert sink.accepted == []
+        await page.goto(f"http://127.0.0.1:{two.web_port}/consumers")
+        await expect(page.locator("#content")).to_contain_text("Paused: nothing is sent")
+        await page.get_by_role("button", name="Resume").click()
+        await confirm(page)
+        await sink.wait_for(lambda s: len(s.accepted) == 30, timeout=60)
+        assert errors == []
+
+
+async def in_hand(one: WorkerProcess, two: WorkerProcess, records: int) -> bool:
+    """Whether both workers together have taken so many records."""
+    held = [(await worker.metrics()).get("order_relay_held_records", 0) for worker in (one, two)]
+    return sum(held) == records
+
+
+async def test_the_pages_of_an_order_a_row_and_a_letter(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Deep links: what became of an order, its dead letter with headers; and pages that are not."""
+    sink.script = lambda request: Answer(422, body=b"<i>no</i>")
+    async with (
+        WorkerProcess(tmp_path, stage, sink.url) as worker,
+        browser_page() as (page, _),
+    ):
+        await worker.wait_ready()
+        await stage.publish([order(7)])
+        base = f"http://127.0.0.1:{worker.web_port}"
+        await page.goto(f"{base}/dead-letters")
+        await eventually(lambda: listed(page, base), 60)
+        await page.goto(f"{base}/order?id=7")
+        await expect(page.locator("#content")).to_contain_text("dead_lettered")
+        await page.locator("section ul a").first.click()
+        await expect(page.locator("#content")).to_contain_text("<i>no</i>")
+        await expect(page.locator("#content")).to_contain_text("kafka_dlt-original-topic")
+        await expect(page.locator("pre")).to_contain_text('"orderId":7')
+        for path, status, text in (
+            ("/dead-letters/order_logging/0:99", 404, "there is no letter 0:99"),
+            ("/dead-letters/nobody/0:0", 404, "is not one of this worker's"),
+            ("/dead-letters?since=soon", 400, "must be ISO 8601"),
+            ("/dead-letters?status=many", 400, "must be a whole number"),
+            ("/fallback/17", 404, "there is no row 17"),
+            ("/fallback?status=LOST", 400, "must be one of"),
+            ("/order?id=%07", 400, "must be an order's id"),
+        ):
+            response = await page.goto(base + path)
+            assert response is not None
+            assert response.status == status, path
+            await expect(page.locator("#content")).to_contain_text(text)
+
+
+async def listed(page: Page, base: str) -> bool:
+    """Whether the list of letters has one."""
+    await page.goto(f"{base}/dead-letters")
+    return await page.locator("tbody tr").count() == 1

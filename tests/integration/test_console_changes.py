@@ -1,0 +1,224 @@
+"""What may be asked of the console over HTTP: wrong requests, rows, audit log, other workers."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry
+from yarl import URL
+
+from order_relay.fallback.sql.audit_log import AuditLog
+from order_relay.fallback.store import NewMessage
+from order_relay.fallback.table import FallbackTable
+from order_relay.web.access import SIGNATURE_HEADER, Access
+from order_relay.web.console.changes import ChangeableConsumer, Changes
+from order_relay.web.console.cluster import Cluster
+from order_relay.web.console.pages import Console, ConsoleConsumer
+from order_relay.web.server import WebServer
+from tests.support.kafka.ports import LOOPBACK
+from tests.support.publish_fakes import gave_up
+from tests.unit.test_open_letters import Topic, letter
+
+TOKEN = "s3cret"
+AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
+
+
+class Served:
+    """A console over a table with two FAILED rows and a topic with three letters."""
+
+    def __init__(self, table: FallbackTable) -> None:
+        self.table = table
+        self.audit = AuditLog(table.engine)
+        self.topic = Topic(*(letter(n) for n in range(3)))
+        self.letters = self.topic.watched()
+        self.access = Access(TOKEN)
+        self.paused: list[bool] = []
+        self.members: dict[str, set[str]] = {}
+
+        async def members() -> dict[str, set[str]]:
+            return self.members
+
+        def no_topic() -> Any:
+            raise AssertionError("no letter may be changed here")
+
+        cluster = Cluster(URL("http://127.0.0.1:1/"), {}, members, self.access.sign)
+        changes = Changes(
+            {
+                "order_logging": ChangeableConsumer(
+                    no_topic, self.letters, "orders", lambda: False, self.paused.append
+                )
+            },
+            table,
+            self.audit,
+            producer=None,  # type: ignore[arg-type] # nothing is published here
+            access=self.access,
+            cluster=cluster,
+        )
+        shown = {"order_logging": ConsoleConsumer(self.letters, no_topic, "orders.DLQ", None)}
+        self.server = WebServer(
+            LOOPBACK,
+            0,
+            CollectorRegistry(),
+            {},
+            console=Console(cluster, shown, table, self.audit, changes),
+            access=self.access,
+        )
+
+    async def ask(
+        self, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """Post to a path, with the token unless other headers are given."""
+        data = body if isinstance(body, bytes) else None
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(
+                f"http://{LOOPBACK}:{self.server.port}{path}",
+                data=data,
+                json=None if data is not None else body,
+                headers=AUTHORIZED if headers is None else headers,
+            ) as response,
+        ):
+            return response.status, await response.json()
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    """It, serving."""
+    table = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/relay.db")
+    await table.open()
+    for number in range(3):
+        await table.save(NewMessage("orders", b"%d" % number, b"{}"))
+    claim = await table.claim(limit=2, lease_seconds=60)
+    await table.settle(claim.token, [gave_up(row.id, 3, "refused") for row in claim.rows])
+    one = Served(table)
+    await one.letters.refresh(one.topic)
+    await one.server.start()
+    try:
+        yield one
+    finally:
+        await one.server.stop()
+        await table.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "error"),
+    [
+        ("/dead-letters/redrive", b"{", "the body must be a JSON object"),
+        ("/dead-letters/redrive", [], "the body must be a JSON object"),
+        ("/dead-letters/redrive", {"consumer": "nobody"}, "must be one of this worker's"),
+        ("/dead-letters/redrive", {"consumer": 7}, "must be one of this worker's"),
+        ("/dead-letters/redrive", {"consumer": "order_logging"}, "say which letters"),
+        ("/dead-letters/redrive", {"positions": ["0-1"]}, "must be PARTITION:OFFSET"),
+        ("/dead-letters/redrive", {"positions": []}, "must be a list of 1 to"),
+        ("/dead-letters/redrive", {"positions": "0:1"}, "must be a list of 1 to"),
+        ("/dead-letters/redrive", {"positions": ["0:1"] * 10_001}, "must be a list of 1 to"),
+        ("/dead-letters/redrive", {"filter": {"since": "soon"}}, "must be ISO 8601"),
+        ("/dead-letters/redrive", {"filter": {"status": "many"}}, "must be a whole number"),
+        ("/dead-letters/redrive", {"filter": "all"}, "must be an object of texts"),
+        ("/dead-letters/redrive", {"filter": {}, "rate": 0}, "rate must be a number"),
+        ("/dead-letters/redrive", {"filter": {}, "rate": True}, "rate must be a number"),
+        ("/dead-letters/redrive", {"filter": {}, "dry_run": "no"}, "dry_run must be true or false"),
+        ("/dead-letters/redrive", {"filter": {}, "dry_run": False}, "actor must be your name"),
+        ("/dead-letters/discard",
+         {"filter": {}, "dry_run": False, "actor": "a\x07b"}, "printable"),
+        ("/fallback/requeue", {"positions": ["one"]}, "must be ids of rows"),
+        ("/fallback/requeue", {"filter": {}}, "must have the status FAILED"),
+        ("/fallback/discard", {"filter": {"status": "PENDING"}}, "must have the status FAILED"),
+        ("/fallback/discard", {"filter": {"status": "LOST"}}, "must be one of"),
+        ("/consumers/pause", {"consumer": "order_logging", "dry_run": False}, "actor must be"),
+    ],
+)  # fmt: skip
+async def test_a_wrong_request_changes_nothing(
+    served: Served, path: str, body: Any, error: str
+) -> None:
+    """One line that names what is wrong and what is allowed."""
+    if isinstance(body, dict):
+        body = {"consumer": "order_logging", **body}
+    status, answer = await served.ask(path, body)
+    assert (status, list(answer)) == (400, ["error"])
+    assert error in answer["error"]
+    assert "\n" not in answer["error"]
+    assert (served.paused, await served.audit.latest(10)) == ([], [])
+    assert (await served.table.stats()).failed == 2
+
+
+@pytest.mark.parametrize("path", ["/dead-letters/discard", "/fallback/discard", "/consumers/pause"])
+async def test_without_the_token_nothing_is_changed(served: Served, path: str) -> None:
+    """401, also with a wrong token or with a signature of a wrong one; a dry run only reads."""
+    body = {"consumer": "order_logging", "filter": {"status": "FAILED"}, "actor": "Eve"}
+    for headers in ({}, {"Authorization": "Bearer s3cre"}, Access("other").sign(path)):
+        status, answer = await served.ask(path, {**body, "dry_run": False}, headers)
+        assert (status, TOKEN in str(answer)) == (401, False)
+    assert (served.paused, await served.audit.latest(10)) == ([], [])
+    if path != "/dead-letters/discard":
+        assert (await served.ask(path, body, {}))[0] == 200
+
+
+async def test_a_dry_run_says_how_many_and_changes_nothing(served: Served) -> None:
+    """Open letters only, by position or filter; rows by status."""
+    for body, text in (
+        ({"positions": ["0:0", "0:2", "0:99"]}, "2 open letters"),
+        ({"filter": {}}, "3 open letters"),
+        ({"filter": {"key": "1"}}, "1 open letters"),
+    ):
+        status, answer = await served.ask(
+            "/dead-letters/redrive", {"consumer": "order_logging", **body}
+        )
+        assert (status, answer["text"].startswith(text)) == (200, True), answer
+    _, answer = await served.ask("/fallback/discard", {"filter": {"status": "FAILED"}})
+    assert answer["text"].startswith("2 rows will be discarded")
+    assert (await served.table.stats()).failed == 2
+
+
+async def test_rows_are_changed_and_audited(served: Served) -> None:
+    """Named rows, then all FAILED ones; a row whose status does not allow it is left."""
+    change = {"dry_run": False, "actor": "Ada", "reason": "the topic is there again"}
+    _, answer = await served.ask("/fallback/requeue", {"positions": ["1", "3"], **change})
+    assert answer["changed"] == 1
+    assert "1 were left" in answer["text"]
+    _, answer = await served.ask("/fallback/discard", {"filter": {"status": "FAILED"}, **change})
+    assert answer["changed"] == 1
+    stats = await served.table.stats()
+    assert (stats.pending, stats.failed) == (2, 0)
+    discarded, requeued = await served.audit.latest(10)
+    assert (discarded.action, discarded.changed) == ("rows discarded", 1)
+    assert (requeued.action, requeued.changed) == ("rows requeued", 1)
+    assert requeued.actor == f"Ada ({LOOPBACK})"
+    assert requeued.detail == "1, 3; reason: the topic is there again"
+
+
+async def test_another_worker_may_pause_by_its_signature_only(served: Served) -> None:
+    """A signature is for one path and one minute, and holds no token."""
+    path = "/here/pause?consumer=order_logging"
+    headers = served.access.sign(path)
+    assert TOKEN not in str(headers)
+    assert (await served.ask(path, None, headers))[0] == 200
+    assert served.paused == [True]
+    old = served.access.sign(path)
+    moment, _, signature = old[SIGNATURE_HEADER].partition(":")
+    for value in (
+        f"{int(moment) - 3600}:{signature}", f"{moment}:{signature[:-1]}0", "", ":", "x:y",
+        f"{'9' * 400}:{signature}",
+    ):  # fmt: skip
+        status, _ = await served.ask(path, None, {SIGNATURE_HEADER: value})
+        assert status == 403, value
+    assert (await served.ask("/here/resume?consumer=order_logging", None, old))[0] == 403
+    assert (await served.ask(path, None, AUTHORIZED))[0] == 403
+    assert served.paused == [True]
+    assert time.time() - int(moment) < 60
+
+
+async def test_a_pause_that_one_worker_did_not_hear_is_told(served: Served) -> None:
+    """The answer names the worker, and so does the audit log."""
+    served.members = {"order_logging": {"http://127.0.0.1:9/"}}
+    status, answer = await served.ask(
+        "/consumers/pause", {"consumer": "order_logging", "dry_run": False, "actor": "Ada"}
+    )
+    assert status == 200
+    assert "not everywhere: http://127.0.0.1:9/" in answer["text"]
+    assert served.paused == [True]
+    (entry,) = await served.audit.latest(1)
+    assert "http://127.0.0.1:9/" in entry.detail

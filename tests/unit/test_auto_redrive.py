@@ -1,0 +1,139 @@
+"""Second chances: which letters are due, and when none is redriven."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from order_relay.dead_letters.auto_redrive import AutoRedrive
+from order_relay.dead_letters.letter import Letter
+from order_relay.dead_letters.redrive import LetterResult, RedriveResult
+from tests.unit.test_open_letters import MOMENT, Topic, indexed, letter
+
+WAITS = (600.0, 3600.0)
+NOW = MOMENT.timestamp()
+
+
+def given_up(
+    offset: int, *, minutes: float, redrives: int = 0, reason: str = "retries_exhausted"
+) -> Letter:
+    """A letter that was given up so many minutes ago."""
+    made = letter(offset, reason=reason, failed_at=MOMENT - timedelta(minutes=minutes))
+    return Letter(
+        made.topic, 0, offset, made.key, made.value,
+        (*made.headers, ("dlq-redrives", b"%d" % redrives)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("one", "due"),
+    [
+        (given_up(0, minutes=9.9), False),
+        (given_up(0, minutes=10), True),
+        (given_up(0, minutes=59, redrives=1), False),
+        (given_up(0, minutes=60, redrives=1), True),
+        (given_up(0, minutes=100_000, redrives=2), False),
+        (given_up(0, minutes=100_000, redrives=17), False),
+        (given_up(0, minutes=100_000, reason="rejected"), False),
+    ],
+    ids=["early", "due", "second early", "second due", "had both", "by people", "not its reason"],
+)
+def test_a_letter_is_due_after_the_wait_of_its_redrive(one: Letter, due: bool) -> None:
+    """The first wait before the first redrive, the second before the second, then no more."""
+    assert indexed(one).due(WAITS, NOW, limit=10) == ([(0, 0)] if due else [])
+
+
+def test_a_round_has_a_bound() -> None:
+    """Not more letters than the rate allows in a round; the rest is due later."""
+    index = indexed(*(given_up(n, minutes=20) for n in range(9)))
+    assert index.due(WAITS, NOW, limit=4) == [(0, n) for n in range(4)]
+
+
+class OpenedTopic:
+    """A dead-letter topic that is redriven from; remembers what was."""
+
+    def __init__(self, topic: Topic) -> None:
+        self.topic = topic
+        self.asked: list[int] = []
+        self.rate: float | None = None
+        self.stopped = ""
+
+    @property
+    def extents(self) -> Any:
+        return {0: (self.topic.low, self.topic.end)}
+
+    @property
+    def redriven(self) -> Any:
+        return {0: set()}
+
+    async def letters(self, *, from_start: bool) -> AsyncIterator[tuple[Letter, bool]]:
+        for one in self.topic.letters_there:
+            yield one, False
+
+    def stop(self, remark: str) -> None:
+        self.stopped = remark
+
+    @asynccontextmanager
+    async def redriving(self, selection: Any, producer: Any, **options: Any) -> AsyncIterator[Any]:
+        self.rate = options["rate"]
+
+        async def results() -> AsyncIterator[LetterResult]:
+            for offset in selection.chosen[0]:
+                if self.stopped:
+                    return
+                self.asked.append(offset)
+                yield LetterResult(0, offset, RedriveResult.REDRIVEN)
+
+        yield self, results()
+
+
+async def rounds(works: list[bool]) -> tuple[OpenedTopic, list[int]]:
+    """A round over three due letters, while the target answers so to each question."""
+    topic = Topic(*(given_up(n, minutes=20) for n in range(3)), letter(3))
+    letters = topic.watched()
+    await letters.refresh(topic)
+    opened = OpenedTopic(topic)
+    counted: list[int] = []
+
+    @asynccontextmanager
+    async def open_topic() -> AsyncIterator[Any]:
+        yield opened
+
+    redrive = AutoRedrive(
+        letters,
+        open_topic,
+        None,  # type: ignore[arg-type] # the fake topic publishes nothing
+        topic="orders",
+        consumer="order_logging",
+        waits_seconds=WAITS,
+        rate=5.0,
+        target_works=lambda: works.pop(0) if works else True,
+        on_redriven=counted.append,
+        clock=lambda: NOW,
+    )
+    await redrive.redrive_due()
+    return opened, counted
+
+
+async def test_what_is_due_is_redriven_at_the_rate() -> None:
+    """The due letters and no other, with the rate, counted."""
+    opened, counted = await rounds([])
+    assert opened.asked == [0, 1, 2]
+    assert opened.rate == 5.0
+    assert counted == [3]
+
+
+async def test_nothing_is_redriven_while_the_target_fails() -> None:
+    """It would use up the letter's chances."""
+    opened, counted = await rounds([False])
+    assert (opened.asked, counted) == ([], [])
+
+
+async def test_a_round_ends_when_the_target_begins_to_fail() -> None:
+    """After the letter that was under way."""
+    opened, counted = await rounds([True, True, False])
+    assert opened.asked == [0, 1]
+    assert opened.stopped == "the target does not work"
+    assert counted == [2]
