@@ -12,16 +12,18 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import LetterPosition
 from order_relay.dead_letters.open_letters import OpenLetters
-from order_relay.dead_letters.open_topic import OpenTopic
-from order_relay.dead_letters.redrive import RedriveResult, Selection
-from order_relay.dead_letters.redrive_group import AnotherRedrive
+from order_relay.dead_letters.redrive import AnotherRedrive, RedriveResult, Selection
 from order_relay.errors import RelayError
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.logs.log_line import LogLine
+
+if TYPE_CHECKING:
+    from order_relay.dead_letters.open_topic import OpenTopic
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import Letter, LetterPosition
 from order_relay.dead_letters.redriven import RedriveCommit, Redriven, RedriveProgress
-from order_relay.errors import PublishRefused, RecordTooLarge, RelayError
+from order_relay.errors import PublishRefused, RecordTooLarge, RelayError, TopicUnusable
 from order_relay.kafka.producer import Acknowledged, RecordProducer
 
 if TYPE_CHECKING:
@@ -30,6 +30,17 @@ NO_ROOM = (
     "the commit has no room for more redriven letters behind so many open ones; "
     "redrive or purge earlier ones first"
 )
+
+
+class AnotherRedrive(TopicUnusable):
+    """Another ``dlq redrive`` runs now."""
+
+    def __init__(self, topic: str, group_id: str, session_ms: int) -> None:
+        super().__init__(
+            topic,
+            f"another dlq redrive works on it (a member of the group {group_id}); one that was "
+            f"killed blocks others for {session_ms / 1000:g} s",
+        )
 
 
 class RedriveResult(enum.StrEnum):

@@ -23,6 +23,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
+from order_relay.dead_letters.redrive import AnotherRedrive
 from order_relay.dead_letters.redriven import RedriveCommit
 from order_relay.errors import KafkaUnavailable, TopicUnusable
 from order_relay.kafka.auth import faust_credentials
@@ -39,17 +40,6 @@ HEARTBEATS_PER_SESSION = 3
 MAX_POLL_INTERVAL_MS = 24 * 3_600_000
 # Brokers make the first member wait for others: 3 s by default, the embedded cluster 5 s.
 JOIN_SECONDS = 30.0
-
-
-class AnotherRedrive(TopicUnusable):
-    """Another ``dlq redrive`` runs now."""
-
-    def __init__(self, topic: str, group_id: str, session_ms: int) -> None:
-        super().__init__(
-            topic,
-            f"another dlq redrive works on it (a member of the group {group_id}); one that was "
-            f"killed blocks others for {session_ms / 1000:g} s",
-        )
 
 
 class RedriveGroup:

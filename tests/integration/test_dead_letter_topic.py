@@ -18,7 +18,6 @@ from order_relay.kafka.producer import KafkaProducer
 from order_relay.model.record import Record
 from tests.support.embedded import EmbeddedKafka
 from tests.support.orders import order_value
-from tests.support.publish_fakes import SHORT_SECONDS, ImpatientProducer
 from tests.support.stage import Stage
 
 RECORD = Record(

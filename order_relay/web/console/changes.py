@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -22,7 +22,6 @@ from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.index import LetterIndex
 from order_relay.dead_letters.letter import LetterPosition
 from order_relay.dead_letters.open_letters import OpenLetters
-from order_relay.dead_letters.open_topic import OpenTopic
 from order_relay.dead_letters.redrive import RedriveResult, Selection
 from order_relay.errors import DatabaseUnavailable, RelayError
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog, now
@@ -32,6 +31,9 @@ from order_relay.logs.log_line import LogLine
 from order_relay.web.access import Access
 from order_relay.web.console.cluster import Cluster
 from order_relay.web.console.queries import BadQuery, letter_filter, row_filter
+
+if TYPE_CHECKING:
+    from order_relay.dead_letters.open_topic import OpenTopic
 
 logger = logging.getLogger(__name__)
 

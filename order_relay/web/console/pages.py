@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from aiohttp import web
@@ -20,7 +20,6 @@ from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.index import LetterGroup, LetterIndex
 from order_relay.dead_letters.letter import header_value
 from order_relay.dead_letters.open_letters import OpenLetters
-from order_relay.dead_letters.open_topic import OpenTopic
 from order_relay.deliveries.lookup import OrderLookup
 from order_relay.errors import RelayError
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog
@@ -40,6 +39,9 @@ from order_relay.web.console.queries import (
     row_filter,
     whole_number,
 )
+
+if TYPE_CHECKING:
+    from order_relay.dead_letters.open_topic import OpenTopic
 
 PAGE_LENGTH = 50
 GROUPS = 50
