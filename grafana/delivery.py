@@ -358,6 +358,7 @@ def _given_up(board: Dashboard) -> Dashboard:
                 "left the topic open: retention or a purge took them.",
                 Query(largest(relay("dead_letters_open"), "reason"), "{{reason}}"),
                 Query(largest(relay("dead_letters_open_deleted_total")), "deleted"),
+                Query(count(relay("dead_letters_auto_redriven_total")), "redriven automatically"),
                 unit="short",
             )
         )

@@ -130,6 +130,8 @@ class Consumer:
         retry_initial_interval_ms: int | None = None,
         retry_multiplier: float | None = None,
         retry_max_interval_ms: int | None = None,
+        auto_redrive: str | None = None,
+        auto_redrive_rate: float | None = None,
         breaker_failure_threshold: int | None = None,
         breaker_probe_interval_seconds: float | None = None,
         deliveries_store: Literal["memory", "rocksdb", "off"] | None = None,
@@ -157,6 +159,9 @@ class Consumer:
             retry_initial_interval_ms: Wait before the first retry; 1,000.
             retry_multiplier: Factor from one wait to the next; 2.
             retry_max_interval_ms: Longest wait between retries; 10,000.
+            auto_redrive: Waits such as ``10m,1h,6h``: a dead letter that ran out of retries is
+                redriven after each of them; none.
+            auto_redrive_rate: Such letters a second at most; 10.
             breaker_failure_threshold: Failed first attempts in a row that open the breaker; 20.
                 0: it never opens.
             breaker_probe_interval_seconds: Time between two probes while it is open; 5.

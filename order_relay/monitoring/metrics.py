@@ -99,6 +99,8 @@ COUNTERS: dict[tuple[str, ...], dict[str, str]] = {
         "dead_letters_saved": "Dead letters that Kafka refused and the fallback table keeps.",
         "deleted_records": "Records that Kafka deleted before they were delivered: retention was "
         "shorter than the wait. They are lost.",
+        "dead_letters_auto_redriven": "Dead letters that this worker redrove by itself "
+        "(DLQ_AUTO_REDRIVE).",
         "dead_letters_open_deleted": "Open dead letters that left their topic, by retention or "
         "purged: nothing redrove or discarded them. Every worker counts all of them.",
     },
@@ -395,6 +397,10 @@ class ConsumerMetrics:
     def open_letters_deleted(self, letters: int) -> None:
         """Count open dead letters that left their topic."""
         self._counters["dead_letters_open_deleted"].inc(letters)
+
+    def auto_redriven(self, letters: int) -> None:
+        """Count dead letters that were redriven without a person."""
+        self._counters["dead_letters_auto_redriven"].inc(letters)
 
     def recovered(self, seconds: float) -> None:
         """Show how long the table was read from its changelog."""

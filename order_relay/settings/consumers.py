@@ -23,6 +23,8 @@ OPTIONS = {
     "topic": "order_paid_topic",
     "group": "consumer_group_id",
     "dead_letter_topic": "dlq_topic",
+    "auto_redrive": "dlq_auto_redrive",
+    "auto_redrive_rate": "dlq_auto_redrive_rate",
     "max_in_flight": "max_in_flight",
     "retry_max_attempts": "consumer_retry_max_attempts",
     "retry_initial_interval_ms": "consumer_retry_initial_interval_ms",

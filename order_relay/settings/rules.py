@@ -48,6 +48,10 @@ RESERVED_HEADERS = frozenset(
 )
 
 
+UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+MAX_WAITS = 20
+
+
 def matching(pattern: str, allowed: str) -> AfterValidator:
     """Return a check that all of a text matches ``pattern``; ``allowed`` says what that means."""
 
@@ -171,6 +175,29 @@ def parse_extensions(value: str | None) -> dict[str, str]:
     """Return the extensions of OAUTHBEARER by name, from text of the type ``Extensions``."""
     parts = (part.strip().partition("=") for part in value.split(",")) if value else ()
     return {name: text for name, _, text in parts}
+
+
+def parse_waits(value: str | None) -> tuple[float, ...]:
+    """Return the waits of DLQ_AUTO_REDRIVE in seconds; none without a value.
+
+    Raises:
+        ValueError: The text has another form.
+    """
+    waits = []
+    for part in split(value or ""):
+        match = re.fullmatch(r"(\d{1,6})(s|m|h|d)", part, re.ASCII)
+        if match is None or not (number := int(match[1])):
+            raise ValueError(f"must be waits such as 10m,1h,6h: {part[:40]!r} is not")
+        waits.append(number * UNIT_SECONDS[match[2]])
+    if value is not None and not 1 <= len(waits) <= MAX_WAITS:
+        raise ValueError(f"must be 1 to {MAX_WAITS} waits such as 10m,1h,6h")
+    return tuple(waits)
+
+
+def check_waits(value: str) -> str:
+    """Check the waits of DLQ_AUTO_REDRIVE; see ``parse_waits``."""
+    parse_waits(value)
+    return value
 
 
 def check_authorities(value: Path) -> Path:
@@ -300,4 +327,5 @@ Extensions = Annotated[
         "must be name=value, several separated by commas, the names letters only, not auth",
     ),
 ]
+Waits = Annotated[str, AfterValidator(check_waits)]
 Authorities = Annotated[FilePath, AfterValidator(check_authorities)]

@@ -37,6 +37,7 @@ from order_relay.settings.rules import (
     Servers,
     SigningSecrets,
     Token,
+    Waits,
 )
 from order_relay.settings.secret_files import EnvironmentSettings, describe, secret_fields
 
@@ -113,6 +114,8 @@ class Settings(EnvironmentSettings):
     consumer_retry_initial_interval_ms: int = Field(default=1000, ge=0, le=MAX_INT)
     consumer_retry_multiplier: float = Field(default=2.0, ge=1.0, le=1000)
     consumer_retry_max_interval_ms: int = Field(default=10_000, ge=0, le=MAX_INT)
+    dlq_auto_redrive: Waits | None = None
+    dlq_auto_redrive_rate: float = Field(default=10.0, ge=0.1, le=1_000_000)
     max_in_flight: int = Field(default=256, ge=1, le=100_000)
     breaker_failure_threshold: int = Field(default=20, ge=0, le=MAX_INT)
     breaker_probe_interval_seconds: float = Field(default=5.0, ge=0.1, le=86_400)

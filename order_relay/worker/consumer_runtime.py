@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from faust.sensors.prometheus import FaustMetrics
 
+from order_relay.dead_letters.auto_redrive import AutoRedrive
 from order_relay.dead_letters.open_letters import OpenLetters
 from order_relay.dead_letters.open_topic import open_topic
 from order_relay.dead_letters.redrive_group import RedriveGroup
@@ -26,6 +27,7 @@ from order_relay.delivery.answer import RetryPolicy
 from order_relay.delivery.batches import Batching
 from order_relay.delivery.dispatcher import Dispatcher
 from order_relay.delivery.outcome import Outcome
+from order_relay.delivery.target_health import TargetState
 from order_relay.fallback.dead_letters import FallbackDeadLetters
 from order_relay.fallback.store import find_saved
 from order_relay.handlers.function import FunctionHandler
@@ -47,6 +49,7 @@ from order_relay.monitoring.metrics import Metrics
 from order_relay.monitoring.stats import Stats
 from order_relay.settings import Settings
 from order_relay.settings.consumers import ConfiguredConsumer
+from order_relay.settings.rules import parse_waits
 from order_relay.settings.secret_files import redact
 from order_relay.web.console.changes import ChangeableConsumer
 from order_relay.web.console.pages import ConsoleConsumer
@@ -266,6 +269,8 @@ class ConsumerRuntime:
             watch_partition_count(partitions, self.metrics.topic_partitions),
             self.open_letters.run(),
         )
+        if waits := parse_waits(self.settings.dlq_auto_redrive):
+            self._watch(self._auto_redrive(waits).run())
         if self.deliveries is not None:
             self._watch(self.deliveries.sweep_regularly())
         await self.app.maybe_start()
@@ -301,6 +306,22 @@ class ConsumerRuntime:
 
     def _watch(self, *works: Coroutine[Any, Any, None]) -> None:
         self._watches += map(asyncio.create_task, works)
+
+    def _auto_redrive(self, waits_seconds: Sequence[float]) -> AutoRedrive:
+        return AutoRedrive(
+            self.open_letters,
+            partial(open_topic, self.settings),
+            self._producer,
+            topic=self.settings.order_paid_topic,
+            consumer=self.name,
+            waits_seconds=waits_seconds,
+            rate=self.settings.dlq_auto_redrive_rate,
+            target_works=self._target_works,
+            on_redriven=self.metrics.auto_redriven,
+        )
+
+    def _target_works(self) -> bool:
+        return self.dispatcher.target().state is TargetState.WORKS and not self.dispatcher.paused
 
     def shown(self) -> ConsoleConsumer:
         """Return what the console shows."""

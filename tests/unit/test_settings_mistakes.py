@@ -27,6 +27,7 @@ NUMBERS: dict[str, tuple[float | str, float]] = {
     "CONSUMER_RETRY_INITIAL_INTERVAL_MS": (0, MAX_INT),
     "CONSUMER_RETRY_MULTIPLIER": (1, 1000),
     "CONSUMER_RETRY_MAX_INTERVAL_MS": (0, MAX_INT),
+    "DLQ_AUTO_REDRIVE_RATE": (0.1, 1_000_000),
     "MAX_IN_FLIGHT": (1, 100_000),
     "BREAKER_FAILURE_THRESHOLD": (0, MAX_INT),
     "BREAKER_PROBE_INTERVAL_SECONDS": (0.1, 86_400),
@@ -147,6 +148,8 @@ def test_all_numbers_are_tried() -> None:
         *(("ORDER_PAID_TOPIC", value, NAME) for value in ["order paid", "..", "x" * 250]),
         ("DLQ_TOPIC", "dlq/1", NAME),
         ("DLQ_TOPIC", "order-paid-events", "must differ from ORDER_PAID_TOPIC"),
+        *(("DLQ_AUTO_REDRIVE", value, "waits such as 10m,1h,6h")
+          for value in ["10", "1.5h", "0s", "10m;1h", "-1h", ",", "1w", "1s," * 21]),
         ("CONSUMER_GROUP_ID", "gr\u00fcppe", NAME),
         ("KAFKA_DECLARE_TOPICS", "maybe", "must be a valid boolean"),
         *(("EXTERNAL_LOGGER_URL", value, URL) for value in URLS),
