@@ -3,12 +3,15 @@
 import importlib
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 CHART = Path(__file__).parents[2] / "deploy" / "helm" / "order-relay"
+# Beside Python, where helm-binary puts it, or anywhere.
+HELM = shutil.which("helm", path=Path(sys.executable).parent) or shutil.which("helm")
 VALUES = Path(__file__).with_name("charts")
 # The oldest and the newest that are checked. Helm itself assumes another one.
 KUBERNETES = ("1.27.0", "1.34.0")
@@ -26,14 +29,12 @@ Resource = dict[str, Any]
 
 def unavailable_reason() -> str | None:
     """Return why the chart cannot be rendered here, or None."""
-    if shutil.which("helm") is None:
-        return "helm is not installed (go install helm.sh/helm/v3/cmd/helm@v3.19.2)"
-    return None
+    return "helm is not installed" if HELM is None else None
 
 
 def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run Helm, whatever it says."""
-    return subprocess.run(["helm", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run([HELM or "helm", *arguments], capture_output=True, text=True, check=False)
 
 
 def template(
