@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from order_relay.fallback.sql.engine import translated
+from order_relay.fallback.sql.migrate import ADVISORY_LOCK
 from order_relay.fallback.sql.schema import UtcDateTime
 
 TEXT_LENGTH = 1000
@@ -63,20 +64,23 @@ class AuditLog:
     async def write(self, entry: AuditEntry) -> None:
         """Add an entry; long texts are cut."""
         with translated():
-            async with self._engine.begin() as connection:
-                if not self._made:
-                    await connection.run_sync(_metadata.create_all)
-                    self._made = True
-                await connection.execute(
-                    _audit.insert().values(
-                        at=entry.at,
-                        actor=entry.actor[:TEXT_LENGTH],
-                        action=entry.action[:TEXT_LENGTH],
-                        subject=entry.subject[:TEXT_LENGTH],
-                        changed=entry.changed,
-                        detail=entry.detail[:TEXT_LENGTH],
+            async with self._engine.connect() as plain:
+                # SQLite refuses a transaction that reads first while another one writes.
+                connection = await plain.execution_options(relay_begin="IMMEDIATE")
+                async with connection.begin():
+                    if not self._made:
+                        await connection.run_sync(_make_table)
+                        self._made = True
+                    await connection.execute(
+                        _audit.insert().values(
+                            at=entry.at,
+                            actor=entry.actor[:TEXT_LENGTH],
+                            action=entry.action[:TEXT_LENGTH],
+                            subject=entry.subject[:TEXT_LENGTH],
+                            changed=entry.changed,
+                            detail=entry.detail[:TEXT_LENGTH],
+                        )
                     )
-                )
 
     async def latest(self, limit: int) -> list[AuditEntry]:
         """Return the latest entries, the newest first."""
@@ -91,6 +95,12 @@ class AuditLog:
                     AuditEntry(row.actor, row.action, row.subject, row.changed, row.detail, row.at)
                     for row in rows
                 ]
+
+
+def _make_table(connection: sa.Connection) -> None:
+    if connection.dialect.name == "postgresql":  # its IF NOT EXISTS fails for two at once
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+    _metadata.create_all(connection)
 
 
 def now() -> datetime:

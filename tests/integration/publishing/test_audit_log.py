@@ -1,0 +1,35 @@
+"""The audit log on each database: its table is made at the first entry, whoever writes it."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from order_relay.fallback.sql.audit_log import TEXT_LENGTH, AuditEntry, AuditLog
+from order_relay.fallback.sql.store import SqlFallbackStore
+
+MOMENT = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)
+
+
+def entry(number: int, *, actor: str = "Ada", detail: str = "") -> AuditEntry:
+    """An entry of its own minute."""
+    at = MOMENT + timedelta(minutes=number)
+    return AuditEntry(actor, "rows discarded", "fallback table", number, detail, at)
+
+
+async def test_entries_come_back_the_newest_first(store: SqlFallbackStore) -> None:
+    """Nothing before the first one; times, counts and any text as they were written."""
+    log = AuditLog(store.engine)
+    assert await log.latest(10) == []
+    written = [entry(0), entry(1, detail="'; DROP TABLE x; --"), entry(2, actor="Åsa\U0001f600")]
+    for one in written:
+        await log.write(one)
+    assert await log.latest(10) == written[::-1]
+    assert await AuditLog(store.engine).latest(1) == [written[2]]
+    await log.write(entry(3, detail="x" * 5000))
+    assert (await log.latest(1))[0].detail == "x" * TEXT_LENGTH
+
+
+async def test_two_workers_may_write_the_first_entry(store: SqlFallbackStore) -> None:
+    """Each makes the table if it is missing; both entries are there."""
+    logs = [AuditLog(store.engine) for _ in range(4)]
+    await asyncio.gather(*(log.write(entry(number)) for number, log in enumerate(logs)))
+    assert {one.changed for one in await logs[0].latest(10)} == {0, 1, 2, 3}
