@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
 
 import click
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Message
 
 from order_relay.cli.audit_ledger import MEANINGS, Evidence, Ledger, State
 from order_relay.cli.command import CONSUMER, JSON, consumer_named, define, usage_error
@@ -28,19 +25,14 @@ from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.open_topic import open_topic
 from order_relay.deliveries.entries import Entry, decode_entry
 from order_relay.delivery.progress import Commit
-from order_relay.errors import KafkaUnavailable, RelayError, TopicUnusable
+from order_relay.errors import RelayError, TopicUnusable
 from order_relay.fallback.store import RowFilter, Status
-from order_relay.kafka.client_config import client_config
 from order_relay.kafka.committed_offsets import group_commits
+from order_relay.kafka.topic_reader import Extent, TopicReader, bytes_of, headers_of
 from order_relay.model.events import Events
 from order_relay.model.record import Record
 from order_relay.settings import Settings
 
-BATCH = 5000
-POLL_SECONDS = 0.5
-ASK_SECONDS = 10.0
-# After this time without a record the partition has no leader, or its broker is away.
-GIVE_UP_SECONDS = 15.0
 # Letters and entries are written after their record; a producer's clock may be ahead of Kafka's.
 CLOCK_MS = 3_600_000
 PAGE = 500
@@ -90,12 +82,12 @@ async def audit(
     reading = _Reading(settings, since, until)
     letters = await _letters(settings, since)
     saved, unsaved = await _saved(settings)
-    try:
-        ranges = await asyncio.to_thread(reading.ranges)
+    async with TopicReader(settings, settings.order_paid_topic) as source:
+        ranges = await reading.ranges(source)
         commits = await group_commits(
             settings, settings.consumer_group_id, settings.order_paid_topic, list(ranges)
         )
-        for partition, (start, end) in ranges.items():
+        for partition, extent in ranges.items():
             evidence = Evidence(
                 letters=letters.get(partition, {}),
                 saved=saved.get(partition, set()),
@@ -103,9 +95,7 @@ async def audit(
             )
             if (commit := commits.get(partition)) is not None:
                 evidence.commit = Commit(commit.offset, commit.metadata)
-            await asyncio.to_thread(reading.add, ledger, partition, start, end, evidence)
-    finally:
-        await asyncio.to_thread(reading.close)
+            await reading.add(ledger, source, partition, extent, evidence)
     remarks = _remarks(settings, since, reading, unsaved)
     if as_json:
         _print_json(ledger, chosen.name, since, until, remarks)
@@ -177,177 +167,103 @@ async def _saved(settings: Settings) -> tuple[dict[int, set[int]], int | str]:
 
 @dataclass(slots=True)
 class _Reading:
-    """Reads the source topic and the changelog of the deliveries table; its calls block."""
+    """Reads the source topic and the changelog of the deliveries table.
+
+    Its calls raise ``KafkaUnavailable`` or ``TopicUnusable``.
+    """
 
     settings: Settings
     since: datetime
     until: datetime | None
-    consumer: Consumer | None = None
     deleted_before: datetime | None = None
 
-    def ranges(self) -> dict[int, tuple[int, int]]:
-        """Return the offsets of the time range, by partition.
-
-        Raises:
-            RelayError: Kafka does not answer, or the topic does not exist.
-        """
-        topic = self.settings.order_paid_topic
-        since_ms = int(self.since.timestamp() * 1000)
+    async def ranges(self, source: TopicReader) -> dict[int, Extent]:
+        """Return the offsets of the time range, by partition."""
         found = {}
-        for partition in self._partitions(topic):
-            low, end = self._watermarks(topic, partition)
-            start = self._start(topic, partition, since_ms)
+        for partition, extent in (await source.extents()).items():
+            start = await _start(source, partition, extent, self.since.timestamp() * 1000)
+            end = extent.end
             if self.until is not None:
-                end = self._offset_at(topic, partition, int(self.until.timestamp() * 1000), end)
-            found[partition] = (start, max(start, end))
-            if start == low > 0:
+                end = await _offset_at(source, partition, extent, self.until.timestamp() * 1000)
+            found[partition] = Extent(start, max(start, end))
+            if start == extent.low > 0:
                 # Kafka may have deleted records of the range.
-                for message in self._messages(topic, partition, low, low + 1):
+                async for message in source.messages(partition, start, start + 1):
                     oldest = datetime.fromtimestamp(max(message.timestamp()[1], 0) / 1000, UTC)
                     if self.deleted_before is None or oldest > self.deleted_before:
                         self.deleted_before = oldest
         return found
 
-    def add(self, ledger: Ledger, partition: int, start: int, end: int, evidence: Evidence) -> None:
+    async def add(
+        self,
+        ledger: Ledger,
+        source: TopicReader,
+        partition: int,
+        extent: Extent,
+        evidence: Evidence,
+    ) -> None:
         """Add the records of a partition to the ledger."""
         if self.settings.deliveries_store != "off":
-            self._read_table(partition, evidence)
+            await self._read_table(partition, evidence)
         counted = ledger.partition(evidence)
         since_ms = self.since.timestamp() * 1000
         until_ms = self.until.timestamp() * 1000 if self.until is not None else math.inf
-        for message in self._messages(self.settings.order_paid_topic, partition, start, end):
+        async for message in source.messages(partition, *extent):
             record = _record(message)
             if since_ms <= record.timestamp_ms < until_ms:  # producers' clocks may differ
                 counted.add(record)
 
-    def close(self) -> None:
-        """Close the client."""
-        if self.consumer is not None:
-            self.consumer.close()
-
-    def _read_table(self, partition: int, evidence: Evidence) -> None:
+    async def _read_table(self, partition: int, evidence: Evidence) -> None:
         """Read the table's entries of records that were finished since the range begins."""
-        topic = self.settings.deliveries_changelog_topic
-        partitions = self._partitions(topic)
-        changelog = partition % len(partitions)
-        since_ms = int(self.since.timestamp() * 1000) - CLOCK_MS
-        _, end = self._watermarks(topic, changelog)
-        start = self._start(topic, changelog, since_ms)
-        found: dict[bytes, Entry] = {}
-        for message in self._messages(topic, changelog, start, end):
-            key, value = message.key(), message.value()
-            if not isinstance(key, bytes):
-                continue
-            entry = decode_entry(value) if isinstance(value, bytes) else None
-            if entry is None:
-                found.pop(key, None)
-                evidence.forgotten.add(key)
-            elif entry.partition == partition:
-                found[key] = entry
+        async with TopicReader(self.settings, self.settings.deliveries_changelog_topic) as table:
+            extents = await table.extents()
+            number = partition % len(extents)
+            since_ms = self.since.timestamp() * 1000 - CLOCK_MS
+            start = await _start(table, number, extents[number], since_ms)
+            found: dict[bytes, Entry] = {}
+            async for message in table.messages(number, start, extents[number].end):
+                key, value = message.key(), message.value()
+                if not isinstance(key, bytes):
+                    continue
+                entry = decode_entry(value) if isinstance(value, bytes) else None
+                if entry is None:
+                    found.pop(key, None)
+                    evidence.forgotten.add(key)
+                elif entry.partition == partition:
+                    found[key] = entry
         evidence.entries = found
         if self.settings.deliveries_store == "memory":
             # Memory forgets the oldest entries first, beyond each partition's share.
-            share = self.settings.deliveries_max_entries // len(partitions)
+            share = self.settings.deliveries_max_entries // len(extents)
             evidence.is_complete = len(found) < share
 
-    def _client(self) -> Consumer:
-        if self.consumer is None:
-            self.consumer = Consumer(
-                client_config(self.settings)
-                | {
-                    # The client demands one. Partitions are assigned by hand; nothing is committed.
-                    "group.id": f"{self.settings.consumer_group_id}-audit",
-                    "enable.auto.commit": False,
-                    "auto.offset.reset": "earliest",
-                    "enable.partition.eof": True,
-                    "fetch.wait.max.ms": 50,
-                    "log_level": 0,
-                }
-            )
-        return self.consumer
 
-    def _partitions(self, topic: str) -> list[int]:
-        found = self._ask(lambda: self._client().list_topics(topic, ASK_SECONDS)).topics[topic]
-        if found.error is not None:
-            raise TopicUnusable(topic, found.error.str())
-        return sorted(found.partitions)
+async def _start(reader: TopicReader, partition: int, extent: Extent, since_ms: float) -> int:
+    """Return the offset to begin at: that of the first record of a time or later."""
+    start = await _offset_at(reader, partition, extent, since_ms)
+    if start == extent.end > extent.low:
+        # The embedded cluster knows no times, and says that there is no such record.
+        async for message in reader.messages(partition, start - 1, start):
+            if message.timestamp()[1] >= since_ms:
+                return extent.low
+    return start
 
-    def _watermarks(self, topic: str, partition: int) -> tuple[int, int]:
-        position = TopicPartition(topic, partition)
-        return cast(
-            tuple[int, int],
-            self._ask(lambda: self._client().get_watermark_offsets(position, ASK_SECONDS)),
-        )
 
-    def _start(self, topic: str, partition: int, since_ms: int) -> int:
-        """Return the offset to begin at: that of the first record of a time or later."""
-        low, end = self._watermarks(topic, partition)
-        start = self._offset_at(topic, partition, since_ms, end)
-        if start == end > low:
-            # The embedded cluster knows no times, and says that there is no such record.
-            for message in self._messages(topic, partition, end - 1, end):
-                if message.timestamp()[1] >= since_ms:
-                    return low
-        return start
-
-    def _offset_at(self, topic: str, partition: int, moment_ms: int, end: int) -> int:
-        """Return the offset of the first record of a time or later; ``end`` without one."""
-        position = TopicPartition(topic, partition, max(moment_ms, 0))
-        (found,) = self._ask(lambda: self._client().offsets_for_times([position], ASK_SECONDS))
-        if found.error is not None:
-            raise TopicUnusable(topic, found.error.str())
-        return min(int(found.offset), end) if found.offset >= 0 else end
-
-    def _ask(self, ask: Any) -> Any:
-        try:
-            return ask()
-        except KafkaException as error:
-            reason = error.args[0].str()
-            raise KafkaUnavailable(self.settings.kafka_bootstrap_servers, reason) from error
-
-    def _messages(self, topic: str, partition: int, start: int, end: int) -> Iterator[Message]:
-        if start >= end:
-            return
-        consumer = self._client()
-        consumer.assign([TopicPartition(topic, partition, start)])
-        moved_at = time.monotonic()
-        problem = "no answer"
-        while True:
-            for message in consumer.consume(1, POLL_SECONDS) + consumer.consume(BATCH, 0):
-                error = message.error()
-                if error is not None:
-                    if error.code() == KafkaError._PARTITION_EOF:
-                        return
-                    problem = error.str()
-                    continue
-                moved_at = time.monotonic()
-                offset = message.offset() or 0
-                if offset >= end:
-                    return
-                yield message
-                if offset == end - 1:
-                    return
-            if time.monotonic() - moved_at > GIVE_UP_SECONDS:
-                raise KafkaUnavailable(
-                    self.settings.kafka_bootstrap_servers,
-                    f"{topic} partition {partition}: {problem}",
-                )
+async def _offset_at(reader: TopicReader, partition: int, extent: Extent, moment_ms: float) -> int:
+    """Return the offset of the first record of a time or later; the end without one."""
+    found = await reader.offset_at(partition, int(moment_ms))
+    return extent.end if found is None else min(found, extent.end)
 
 
 def _record(message: Message) -> Record:
-    key, value = message.key(), message.value()
-    try:
-        headers = tuple(cast(list[tuple[str, bytes]], message.headers() or ()))
-    except (SystemError, UnicodeDecodeError):
-        headers = ()  # a name that is not UTF-8
     return Record(
         topic=message.topic() or "",
         partition=message.partition() or 0,
         offset=message.offset() or 0,
         generation=0,
-        key=key,
-        value=value,
-        headers=headers,
+        key=bytes_of(message.key()),
+        value=bytes_of(message.value()),
+        headers=headers_of(message) or (),
         timestamp_ms=message.timestamp()[1],
     )
 

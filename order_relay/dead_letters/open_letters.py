@@ -17,8 +17,8 @@ from typing import Protocol, TypeVar
 from order_relay.dead_letters.index import LetterIndex
 from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.redriven import RedriveCommit, Redriven
-from order_relay.dead_letters.topic_reader import Extent
 from order_relay.errors import RelayError
+from order_relay.kafka.topic_reader import Extent
 from order_relay.logs.log_line import LogLine
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,33 @@ from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.redrive import LetterResult, Redrive, Selection
 from order_relay.dead_letters.redrive_group import RedriveGroup
 from order_relay.dead_letters.redriven import Redriven, RedriveProgress
-from order_relay.dead_letters.topic_reader import Extent, TopicLog
 from order_relay.errors import RelayError, TopicUnusable
 from order_relay.kafka.producer import KafkaProducer
+from order_relay.kafka.topic_reader import Extent, TopicReader, bytes_of, headers_of
 from order_relay.settings import Settings
+
+
+class TopicLog(TopicReader):
+    """Reads the letters of the dead-letter topic."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Read ``DLQ_TOPIC`` of these settings."""
+        super().__init__(settings, settings.dlq_topic)
+
+    async def letters(self, partition: int, start: int, end: int) -> AsyncIterator[Letter]:
+        """Read the letters of a partition from offset ``start`` to before ``end``."""
+        async for message in self.messages(partition, start, end):
+            headers = headers_of(message)
+            yield Letter(
+                self.topic,
+                partition,
+                message.offset() or 0,
+                bytes_of(message.key()),
+                bytes_of(message.value()),
+                headers or (),
+                message.timestamp()[1],
+                headers_unreadable=headers is None,
+            )
 
 
 @dataclass(slots=True)
@@ -148,7 +171,7 @@ class OpenTopic:
                 for partition, extent in self.extents.items()
             }
             redrive = Redrive(
-                self.log,
+                self.log.letters,
                 producer,
                 membership,
                 topic=topic,

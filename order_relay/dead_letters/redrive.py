@@ -8,7 +8,7 @@ import enum
 import math
 import time
 from array import array
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,13 +71,6 @@ class LetterResult:
     reason: str = ""
     position: Acknowledged | None = None
     event_id: bytes = b""
-
-
-class LetterReader(Protocol):
-    """The part of ``TopicLog`` that a redrive needs."""
-
-    def letters(self, partition: int, start: int, end: int) -> AsyncIterator[Letter]:
-        """Read the letters of a partition from offset ``start`` to before ``end``."""
 
 
 class RedriveMembership(Protocol):
@@ -203,7 +196,7 @@ class Redrive:
 
     def __init__(
         self,
-        log: LetterReader,
+        letters: Callable[[int, int, int], AsyncIterator[Letter]],
         producer: RecordProducer,
         membership: RedriveMembership,
         *,
@@ -216,7 +209,7 @@ class Redrive:
         """Prepare a redrive; nothing is published yet.
 
         Args:
-            log: The dead-letter topic.
+            letters: Reads a partition of the dead-letter topic, see ``TopicLog.letters``.
             producer: Publishes the letters.
             membership: Commits what was redriven.
             topic: The source topic.
@@ -226,7 +219,7 @@ class Redrive:
             discard: Publish nothing: the letters are only no longer open.
         """
         self.remark = ""
-        self._log = log
+        self._letters = letters
         self._producer = producer
         self._membership = membership
         self._topic = topic
@@ -273,7 +266,7 @@ class Redrive:
             return
         wanted = frozenset(offsets)
         batch: list[Letter] = []
-        async for letter in self._log.letters(partition, offsets[0], offsets[-1] + 1):
+        async for letter in self._letters(partition, offsets[0], offsets[-1] + 1):
             if letter.offset in wanted:
                 batch.append(letter)
             if len(batch) == self._batch:

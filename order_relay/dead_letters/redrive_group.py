@@ -11,24 +11,17 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import (
-    AIOKafkaConsumer,
-    ConsumerRebalanceListener,
-    OffsetAndMetadata,
-    TopicPartition,
-)
+from aiokafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
 from aiokafka.errors import CommitFailedError
 from aiokafka.errors import KafkaError as ClientError
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from order_relay.dead_letters.redrive import AnotherRedrive
 from order_relay.dead_letters.redriven import RedriveCommit
 from order_relay.errors import KafkaUnavailable, TopicUnusable
-from order_relay.kafka.auth import faust_credentials
 from order_relay.kafka.client_config import client_config
-from order_relay.kafka.committed_offsets import fetch_commits
+from order_relay.kafka.committed_offsets import group_commits, group_consumer
 from order_relay.settings import Settings
 
 ASK_SECONDS = 10.0
@@ -57,40 +50,10 @@ class RedriveGroup:
         self._settings = settings
         self._topic = settings.dlq_topic
 
-    def _consumer(self, **options: int) -> Any:
-        return AIOKafkaConsumer(
-            **credentials_to_aiokafka_auth(faust_credentials(self._settings)),
-            bootstrap_servers=self._settings.kafka_bootstrap_servers.split(","),
-            client_id=self.group_id,
-            group_id=self.group_id,
-            enable_auto_commit=False,
-            **options,
-        )
-
     async def commits(self, partitions: Collection[int]) -> dict[int, RedriveCommit]:
-        """Return the last commit of each partition that has one.
-
-        Raises:
-            KafkaUnavailable: Kafka did not answer in time.
-            TopicUnusable: Kafka refused the request.
-        """
-        consumer = self._consumer()  # without a subscription it does not join the group
-        try:
-            async with asyncio.timeout(ASK_SECONDS):
-                await consumer.start()
-                found = await fetch_commits(
-                    consumer._coordinator,
-                    [TopicPartition(self._topic, number) for number in partitions],
-                )
-        except (ClientError, OSError, TimeoutError) as error:
-            raise self._translated(error) from error
-        finally:
-            await consumer.stop()
-        return {
-            position.partition: RedriveCommit(one.offset, one.metadata)
-            for position, one in found.items()
-            if one is not None
-        }
+        """Return the last commit of each partition that has one; raises as ``group_commits``."""
+        found = await group_commits(self._settings, self.group_id, self._topic, partitions)
+        return {number: RedriveCommit(one.offset, one.metadata) for number, one in found.items()}
 
     @asynccontextmanager
     async def membership(self, partitions: Collection[int]) -> AsyncIterator[Membership]:
@@ -103,7 +66,9 @@ class RedriveGroup:
         another = AnotherRedrive(self._topic, self.group_id, self.session_ms)
         if await self._stays_occupied():
             raise another
-        consumer = self._consumer(
+        consumer = group_consumer(
+            self._settings,
+            self.group_id,
             session_timeout_ms=self.session_ms,
             heartbeat_interval_ms=self.session_ms // HEARTBEATS_PER_SESSION,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,

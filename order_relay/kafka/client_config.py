@@ -7,8 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from confluent_kafka import KafkaError
+
 from order_relay.kafka.access_tokens import access_tokens
 from order_relay.settings import Settings
+
+# The codes of librdkafka's errors that mean: no broker can be reached.
+UNREACHABLE = (
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._RESOLVE,
+    KafkaError._AUTHENTICATION,
+    KafkaError._SSL,
+)
 
 
 def client_config(settings: Settings) -> dict[str, Any]:

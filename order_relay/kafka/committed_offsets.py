@@ -63,6 +63,18 @@ async def fetch_commits(
     return {}
 
 
+def group_consumer(settings: Settings, group_id: str, **options: int) -> Any:
+    """Return a client for a group, which joins only if it subscribes, and commits only if told."""
+    return AIOKafkaConsumer(
+        **credentials_to_aiokafka_auth(faust_credentials(settings)),
+        bootstrap_servers=settings.kafka_bootstrap_servers.split(","),
+        client_id=group_id,
+        group_id=group_id,
+        enable_auto_commit=False,
+        **options,
+    )
+
+
 async def group_commits(
     settings: Settings, group_id: str, topic: str, partitions: Collection[int]
 ) -> dict[int, OffsetAndMetadata]:
@@ -72,14 +84,7 @@ async def group_commits(
         KafkaUnavailable: Kafka did not answer in time.
         TopicUnusable: Kafka refused the request.
     """
-    # Without a subscription it does not join.
-    consumer = AIOKafkaConsumer(
-        **credentials_to_aiokafka_auth(faust_credentials(settings)),
-        bootstrap_servers=settings.kafka_bootstrap_servers.split(","),
-        client_id=group_id,
-        group_id=group_id,
-        enable_auto_commit=False,
-    )
+    consumer = group_consumer(settings, group_id)
     try:
         async with asyncio.timeout(ASK_SECONDS):
             await consumer.start()
@@ -88,6 +93,7 @@ async def group_commits(
             )
     except (KafkaError, OSError, TimeoutError) as error:
         text = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        text = " ".join(text.split()) or type(error).__name__
         if isinstance(error, KafkaError) and not getattr(error, "retriable", False):
             raise TopicUnusable(topic, f"the group {group_id}: {text}") from error
         raise KafkaUnavailable(settings.kafka_bootstrap_servers, text) from error

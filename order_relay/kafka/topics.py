@@ -19,21 +19,12 @@ from confluent_kafka.cimpl import NewTopic
 
 from order_relay.errors import AccessTokenUnavailable, KafkaUnavailable
 from order_relay.kafka.access_tokens import access_tokens
-from order_relay.kafka.client_config import client_config
+from order_relay.kafka.client_config import UNREACHABLE, client_config
 from order_relay.kafka.diagnosis import diagnose_connection
 from order_relay.logs.log_line import LogLine
 from order_relay.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-UNREACHABLE = (
-    KafkaError._TRANSPORT,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._TIMED_OUT,
-    KafkaError._RESOLVE,
-    KafkaError._AUTHENTICATION,
-    KafkaError._SSL,
-)
 
 PROBE_SECONDS = 5.0
 RIGHTS_SECONDS = 3.0

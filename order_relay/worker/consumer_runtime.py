@@ -15,9 +15,8 @@ from faust.sensors.prometheus import FaustMetrics
 
 from order_relay.dead_letters.auto_redrive import AutoRedrive
 from order_relay.dead_letters.open_letters import OpenLetters
-from order_relay.dead_letters.open_topic import open_topic
+from order_relay.dead_letters.open_topic import TopicLog, open_topic
 from order_relay.dead_letters.redrive_group import RedriveGroup
-from order_relay.dead_letters.topic_reader import TopicLog
 from order_relay.deliveries.changelog import Changelog
 from order_relay.deliveries.lookup import OrderLookup
 from order_relay.deliveries.recovery import Recovery

@@ -11,13 +11,13 @@ from order_relay.cli.dlq.redrive import add_result
 from order_relay.cli.output import ChangeReport
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import Letter, LetterPosition
-from order_relay.dead_letters.open_topic import OpenTopic
+from order_relay.dead_letters.open_topic import OpenTopic, TopicLog
 from order_relay.dead_letters.redrive import BATCH, NO_ROOM, LetterResult, Redrive, RedriveResult
 from order_relay.dead_letters.redrive_group import RedriveGroup
 from order_relay.dead_letters.redriven import RedriveCommit, Redriven, RedriveProgress
-from order_relay.dead_letters.topic_reader import Extent, TopicLog
 from order_relay.errors import PublishRefused, RecordTooLarge, TopicUnusable
 from order_relay.kafka.producer import Acknowledged
+from order_relay.kafka.topic_reader import Extent
 from order_relay.model.headers import Headers
 from order_relay.settings import Settings
 
@@ -83,7 +83,7 @@ async def redriven(
 def prepared(topics: Topics, membership: FakeMembership, rate: float | None = None) -> Redrive:
     """A redrive to three partitions."""
     return Redrive(
-        topics,
+        topics.letters,
         topics,
         membership,
         topic="orders",

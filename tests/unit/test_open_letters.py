@@ -14,8 +14,8 @@ from order_relay.dead_letters.index import LetterIndex
 from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.open_letters import OpenFigures, OpenLetters
 from order_relay.dead_letters.redriven import RedriveCommit, Redriven, RedriveProgress
-from order_relay.dead_letters.topic_reader import Extent
 from order_relay.errors import KafkaUnavailable
+from order_relay.kafka.topic_reader import Extent
 
 MOMENT = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)
 OPEN_ENDED = LetterFilter()

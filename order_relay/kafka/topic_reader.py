@@ -1,4 +1,4 @@
-"""Reading the dead-letter topic up to its end, and deleting letters from its beginning."""
+"""Reading partitions of a topic from one offset to another, without a consumer group."""
 
 from __future__ import annotations
 
@@ -12,25 +12,17 @@ from typing import NamedTuple, Self, TypeVar, cast
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from order_relay.dead_letters.letter import Letter
 from order_relay.errors import KafkaUnavailable, TopicUnusable
 from order_relay.kafka.access_tokens import access_tokens
-from order_relay.kafka.client_config import client_config
+from order_relay.kafka.client_config import UNREACHABLE, client_config
+from order_relay.model.headers import Header
 from order_relay.settings import Settings
 
 BATCH = 500
 POLL_SECONDS = 0.5
 ASK_SECONDS = 10.0
-# After this time without a letter the partition has no leader, or its broker is away.
+# After this time without a record the partition has no leader, or its broker is away.
 GIVE_UP_SECONDS = 15.0
-UNREACHABLE = (
-    KafkaError._TRANSPORT,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._TIMED_OUT,
-    KafkaError._RESOLVE,
-    KafkaError._AUTHENTICATION,
-    KafkaError._SSL,
-)
 
 T = TypeVar("T")
 
@@ -42,22 +34,22 @@ class Extent(NamedTuple):
     end: int
 
 
-class TopicLog:
-    """Reads the dead-letter topic without joining a group; it commits nothing.
+class TopicReader:
+    """Reads a topic without joining a group; it commits nothing.
 
-    async with TopicLog(settings) as log:
-        extents = await log.extents()
-        async for letter in log.letters(0, extents[0].low, extents[0].end): ...
+    async with TopicReader(settings, topic) as reader:
+        extents = await reader.extents()
+        async for message in reader.messages(0, extents[0].low, extents[0].end): ...
 
     Every call may raise ``KafkaUnavailable`` or ``TopicUnusable``.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Read ``DLQ_TOPIC`` of these settings."""
-        self.topic = settings.dlq_topic
+    def __init__(self, settings: Settings, topic: str) -> None:
+        """Read ``topic``, one partition at a time."""
+        self.topic = topic
         self._settings = settings
         # One thread of its own makes all calls: the client is not safe to use from several.
-        self._thread = ThreadPoolExecutor(1, "dead-letters")
+        self._thread = ThreadPoolExecutor(1, "topic-reader")
         self._consumer: Consumer | None = None
 
     async def __aenter__(self) -> Self:
@@ -82,8 +74,12 @@ class TopicLog:
         """Return the offsets that each partition holds now, by its number."""
         return await self._call(self._ask_extents)
 
-    async def letters(self, partition: int, start: int, end: int) -> AsyncIterator[Letter]:
-        """Read the letters of a partition from offset ``start`` to before ``end``."""
+    async def offset_at(self, partition: int, moment_ms: int) -> int | None:
+        """Return the offset of the first record of a time or later; None: there is none."""
+        return await self._call(lambda: self._ask_offset_at(partition, moment_ms))
+
+    async def messages(self, partition: int, start: int, end: int) -> AsyncIterator[Message]:
+        """Read the messages of a partition from offset ``start`` to before ``end``."""
         if start >= end:
             return
         consumer = self._client()
@@ -100,17 +96,17 @@ class TopicLog:
                     problem = error.str()
                     continue
                 moved_at = time.monotonic()
-                letter = _letter(self.topic, message)
-                if letter.offset >= end:
+                offset = message.offset() or 0
+                if offset >= end:
                     return
-                yield letter
-                if letter.offset == end - 1:
+                yield message
+                if offset == end - 1:
                     return
             if time.monotonic() - moved_at > GIVE_UP_SECONDS:
                 raise self._unavailable(f"{self.topic} partition {partition}: {problem}")
 
     async def delete_before(self, offsets: Mapping[int, int]) -> None:
-        """Delete the letters before an offset, by partition (Kafka's DeleteRecords)."""
+        """Delete the records before an offset, by partition (Kafka's DeleteRecords)."""
         await self._call(lambda: self._delete_before(offsets))
 
     # --- in the thread --------------------------------------------------------------------------
@@ -158,6 +154,16 @@ class TopicLog:
         except KafkaException as error:
             raise self._translated(error) from error
 
+    def _ask_offset_at(self, partition: int, moment_ms: int) -> int | None:
+        position = TopicPartition(self.topic, partition, max(moment_ms, 0))
+        try:
+            (found,) = self._client().offsets_for_times([position], ASK_SECONDS)
+        except KafkaException as error:
+            raise self._translated(error) from error
+        if found.error is not None:
+            raise TopicUnusable(self.topic, found.error.str())
+        return found.offset if found.offset >= 0 else None
+
     def _delete_before(self, offsets: Mapping[int, int]) -> None:
         admin = AdminClient(client_config(self._settings) | {"log_level": 0})
         positions = [TopicPartition(self.topic, number, at) for number, at in offsets.items()]
@@ -192,24 +198,15 @@ def _next_messages(consumer: Consumer) -> list[Message]:
     return first + consumer.consume(BATCH - 1, 0) if first else []
 
 
-def _letter(topic: str, message: Message) -> Letter:
-    unreadable = False
+def headers_of(message: Message) -> tuple[Header, ...] | None:
+    """Return the headers of a message; None: a name is not UTF-8, and none can be read."""
     try:
         headers = cast(list[tuple[str, object]], message.headers() or [])
-    except (SystemError, UnicodeDecodeError):
-        # The client raises these for a name that is not UTF-8. Our own letters have no such names.
-        headers, unreadable = [], True
-    return Letter(
-        topic,
-        message.partition() or 0,
-        message.offset() or 0,
-        _bytes(message.key()),
-        _bytes(message.value()),
-        tuple((name, _bytes(value)) for name, value in headers),
-        message.timestamp()[1],
-        unreadable,
-    )
+    except (SystemError, UnicodeDecodeError):  # the client raises these
+        return None
+    return tuple((name, bytes_of(value)) for name, value in headers)
 
 
-def _bytes(value: object) -> bytes | None:
+def bytes_of(value: object) -> bytes | None:
+    """Return a key or a value of a message as bytes."""
     return value if value is None or isinstance(value, bytes) else str(value).encode()
