@@ -20,7 +20,6 @@ from order_relay.fallback.replay import Replay
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.publishing.after_commit import AfterCommit
-from order_relay.publishing.outage_watch import OutageWatch
 from order_relay.publishing.outbox import Outbox
 from order_relay.publishing.publisher import Publisher
 from order_relay.settings import Settings
@@ -69,14 +68,8 @@ async def open_order_events(
         producer = KafkaProducer(settings)
         await producer.start()
         stack.push_async_callback(producer.stop, grace_seconds)
-        outage = OutageWatch(producer)
-        publisher = Publisher(
-            producer,
-            store,
-            settings.order_paid_topic,
-            max_retry=settings.fallback_max_retry,
-            outage=lambda: outage.reason,
-        )
+        topic, max_retry = settings.order_paid_topic, settings.fallback_max_retry
+        publisher = Publisher(producer, store, topic, max_retry=max_retry)
         stack.push_async_callback(publisher.close, grace_seconds)
         replay = Replay(
             store,
@@ -86,16 +79,14 @@ async def open_order_events(
             stats_interval_seconds=settings.fallback_stats_interval_seconds,
             retention_days=settings.fallback_retention_days,
         )
-        watching = asyncio.create_task(outage.run(on_outage=publisher.save_waiting))
+        watching = asyncio.create_task(publisher.watch())
         stack.callback(watching.cancel)
         sweeping = asyncio.create_task(replay.run())
         stack.push_async_callback(asyncio.wait, [sweeping])
         stack.push_async_callback(replay.stop, grace_seconds)
         after_commit = AfterCommit(publisher)
         stack.push_async_callback(after_commit.close, grace_seconds)
-        outbox = Outbox(
-            settings.order_paid_topic, replay=replay, max_retry=settings.fallback_max_retry
-        )
+        outbox = Outbox(topic, replay=replay, max_retry=max_retry)
         stack.push_async_callback(outbox.close, grace_seconds)
         yield OrderEvents(publisher, after_commit, outbox, replay)
 

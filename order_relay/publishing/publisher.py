@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
-from order_relay.errors import InvalidEvent, PublishFailed, PublishRefused, RecordTooLarge
+from order_relay.errors import (
+    InvalidEvent,
+    KafkaUnavailable,
+    PublishFailed,
+    PublishRefused,
+    RecordTooLarge,
+)
+from order_relay.fallback.replay import ReplayProducer
 from order_relay.fallback.store import FallbackStore, NewMessage
-from order_relay.kafka.producer import Acknowledged, RecordProducer
+from order_relay.kafka.producer import Acknowledged
 from order_relay.logs.log_line import LogLine
 from order_relay.model.headers import Header
 from order_relay.model.trace_context import trace_id
 from order_relay.publishing.message import order_event
 
 logger = logging.getLogger(__name__)
+
+PING_INTERVAL_SECONDS = 2.0
+# A broker answers the requests of a connection one after another. A record whose replica has died
+# waits until the controller removes the replica: 9 s, and longer if that was the controller itself.
+# Two pings behind such a record must not turn one broker's failure into an outage.
+PING_TIMEOUT_SECONDS = 6.0
+# So many unanswered pings in a row make an outage.
+PINGS_UNTIL_OUTAGE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +69,22 @@ PublishResult: TypeAlias = Published | Saved
 class Publisher:
     """Publishes ORDER_PAID events. Safe to use from many tasks of one loop.
 
-    The caller starts the producer and the store before, and stops them after ``close``.
+    The caller starts the producer and the store before, and stops them after ``close``. With
+    ``watch`` running, events of an outage are saved at once instead of after the producer's
+    delivery time-out.
+
+    Attributes:
+        outage: Why Kafka counts as unreachable; empty while it answers and before the first ping.
     """
 
     def __init__(
         self,
-        producer: RecordProducer,
+        producer: ReplayProducer,
         store: FallbackStore,
         topic: str,
         *,
         max_retry: int = 3,
         on_result: Callable[[str], None] = lambda _: None,
-        outage: Callable[[], str] = lambda: "",
     ) -> None:
         """Prepare; nothing is started.
 
@@ -75,8 +95,6 @@ class Publisher:
             max_retry: Refusals by Kafka after which a saved row is FAILED.
             on_result: Called with each publish's result: ``acknowledged``, ``saved``, ``invalid``,
                 ``too_large`` or ``failed``. Must neither block nor raise.
-            outage: Returns why Kafka is known to be away, else an empty text. While there is a
-                reason, events are saved at once instead of after the producer's delivery time-out.
         """
         self._producer = producer
         self._store = store
@@ -85,8 +103,9 @@ class Publisher:
         self._on_result = on_result
         self._running: set[asyncio.Task[PublishResult]] = set()
         self._sending: set[asyncio.Task[PublishResult]] = set()  # those that wait for Kafka
-        self._outage = outage
+        self._ping_now = asyncio.Event()
         self._closed = False
+        self.outage = ""
 
     @property
     def in_flight(self) -> int:
@@ -100,6 +119,7 @@ class Publisher:
         event_id: str | None = None,
         key: bytes | None = None,
         headers: Sequence[Header] = (),
+        save_because: str | None = None,
     ) -> PublishResult:
         """Publish one event, and wait until it is durable.
 
@@ -112,6 +132,7 @@ class Publisher:
                 by default the one in ``headers``, else a new one.
             key: The record's key; by default the order's id.
             headers: Further headers.
+            save_because: Why the event is saved without asking Kafka; None: Kafka is asked.
 
         Returns:
             ``Published`` or ``Saved``.
@@ -127,6 +148,8 @@ class Publisher:
             self._on_result("invalid")
             raise
         message = checked.row(self._topic, self._max_retry)
+        if save_because is not None:
+            message = replace(message, error_message=save_because)
         task = asyncio.create_task(self._publish(message, checked.event_id))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -156,6 +179,38 @@ class Publisher:
         for task in self._sending:
             task.cancel()
 
+    async def check_kafka(self) -> None:
+        """Ping once; if no broker answers, begin as in an outage."""
+        try:
+            await self._producer.ping()
+        except KafkaUnavailable as error:
+            self.outage = str(error)
+
+    async def watch(self) -> None:
+        """Ping the brokers until cancelled, and save what waits for Kafka when an outage begins."""
+        unanswered = 0
+        while True:
+            self._ping_now.clear()
+            try:
+                await self._producer.ping(PING_TIMEOUT_SECONDS)
+            except KafkaUnavailable as error:
+                unanswered += 1
+                if unanswered >= PINGS_UNTIL_OUTAGE:
+                    begins, self.outage = not self.outage, str(error)
+                    if begins:
+                        self.save_waiting()
+            except Exception:  # any other error says nothing about the brokers
+                logger.exception("Kafka could not be asked")
+            else:
+                unanswered = 0
+                self.outage = ""
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ping_now.wait(), PING_INTERVAL_SECONDS)
+
+    def ping_now(self) -> None:
+        """Let ``watch`` ping at once, as after the start of the producer."""
+        self._ping_now.set()
+
     async def _publish(self, message: NewMessage, event_id: str) -> PublishResult:
         try:
             acknowledged = await self._send(message)
@@ -171,7 +226,7 @@ class Publisher:
     async def _send(self, message: NewMessage) -> Acknowledged:
         if self._closed:
             raise PublishRefused(message.topic, "the publisher is closed")
-        if reason := self._outage():
+        if reason := self.outage or message.error_message:
             raise PublishRefused(message.topic, reason)
         task = cast("asyncio.Task[PublishResult]", asyncio.current_task())
         self._sending.add(task)
@@ -184,8 +239,10 @@ class Publisher:
 
     async def _save(self, message: NewMessage, event_id: str, kafka_error: BaseException) -> Saved:
         stopped = isinstance(kafka_error, asyncio.CancelledError)
-        reason = self._outage() or (
-            "stopped before Kafka answered" if stopped else str(kafka_error)
+        reason = (
+            self.outage
+            or message.error_message
+            or ("stopped before Kafka answered" if stopped else str(kafka_error))
         )
         saved = replace(message, error_message=reason)
         try:

@@ -123,7 +123,7 @@ class ConsumerRuntime:
                     settings.dlq_topic,
                     settings.consumer_group_id,
                     self.name,
-                    outage=fallback.outage,
+                    outage=lambda: fallback.publisher.outage,
                 ),
                 fallback.store,
                 max_retry=settings.fallback_max_retry,

@@ -10,7 +10,6 @@ from order_relay.fallback.replay import Replay, ReplayProducer
 from order_relay.fallback.store import FallbackStats
 from order_relay.fallback.table import FallbackTable
 from order_relay.monitoring.metrics import Metrics
-from order_relay.publishing.outage_watch import OutageWatch
 from order_relay.publishing.publisher import Publisher
 from order_relay.settings import Settings
 
@@ -55,9 +54,7 @@ class Fallback:
             settings.order_paid_topic,
             max_retry=settings.fallback_max_retry,
             on_result=metrics.published,
-            outage=self.outage,
         )
-        self._outage = OutageWatch(producer)
         self._replay = Replay(
             store,
             producer,
@@ -74,21 +71,13 @@ class Fallback:
         self.replaying = False
         self._tasks: list[asyncio.Task[None]] = []
 
-    def outage(self) -> str:
-        """Return why Kafka counts as unreachable; empty while it answers."""
-        return self._outage.reason
-
     async def start(self) -> None:
         """Open the table in the background, refresh its statistics, and watch for outages."""
         self._tasks = [
             asyncio.create_task(self._run()),
             # In an outage, callers do not wait for the delivery time-out: their events are saved.
-            asyncio.create_task(self._outage.run(on_outage=self.publisher.save_waiting)),
+            asyncio.create_task(self.publisher.watch()),
         ]
-
-    def producer_started(self) -> None:
-        """Note that the producer has started. Until then Kafka counts as unreachable."""
-        self._outage.ask_now()
 
     async def replay_until_stopped(self) -> None:
         """Publish rows when they are due, until ``stop_replay``. Never raises."""

@@ -164,7 +164,7 @@ class RelayApp(faust.App):
         if not await self._topics.wait_until_ready(self._pause):
             return  # the worker stops
         await self._producer_of_events.start()
-        self.fallback.producer_started()
+        self.fallback.publisher.ping_now()  # until now Kafka counted as unreachable
         if self.should_stop:
             return  # a stop came meanwhile, and would not stop what starts after it
         self._background_tasks += [asyncio.create_task(_logged(work)) for work in self.background]

@@ -60,6 +60,7 @@ class FakeProducer:
         latency_seconds: How long an answer takes.
         hold: While set to an event, answers wait for it.
         reachable: Whether brokers answer a ping.
+        pings: How often brokers were pinged.
         most_at_once: The most records that waited for an answer at one time.
     """
 
@@ -69,6 +70,7 @@ class FakeProducer:
     latency_seconds: float = 0.0
     hold: asyncio.Event | None = None
     reachable: bool = True
+    pings: int = 0
     most_at_once: int = 0
     _waiting: int = 0
 
@@ -98,6 +100,7 @@ class FakeProducer:
         return Acknowledged(topic, partition or 0, len(self.acknowledged) - 1)
 
     async def ping(self, timeout_seconds: float = 5.0) -> None:
+        self.pings += 1
         await asyncio.sleep(0)
         if not self.reachable:
             raise KafkaUnavailable("broker:9092", "no answer")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from order_relay.cli.publish.bulk_publisher import BulkPublisher, LineResult, LineStatus
 from order_relay.cli.publish.line_reader import Line
 from order_relay.errors import DatabaseUnavailable
+from order_relay.publishing.publisher import Publisher
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.orders import order_value
 from tests.support.publish_fakes import FakeProducer, Sent, forgive, refusal
@@ -27,18 +28,18 @@ class Run:
         self.producer = FakeProducer()
         self.store = MemoryFallbackStore()
         self.results: list[LineResult] = []
-        self.publisher = BulkPublisher(
-            self.producer,
-            self.store,
-            "orders",
-            self.results.append,
-            max_retry=5,
-            **options,  # type: ignore[arg-type]
-        )
+        self.publisher = Publisher(self.producer, self.store, "orders", max_retry=5)
+        self.bulk = BulkPublisher(self.publisher, self.results.append, **options)  # type: ignore[arg-type]
 
     async def publish(self, *lines: Line) -> dict[LineStatus, list[int]]:
         """Publish the lines; the numbers of the lines by how they ended."""
-        await self.publisher.publish(one_by_one(lines))
+        return await self.publish_from(one_by_one(lines))
+
+    async def publish_from(self, lines: AsyncIterator[Line]) -> dict[LineStatus, list[int]]:
+        """Publish what a reader hands out, and watch for outages."""
+        watching = asyncio.create_task(self.publisher.watch())
+        await self.bulk.publish(lines)
+        watching.cancel()
         return {
             result: sorted(one.number for one in self.results if one.result is result)
             for result in {one.result for one in self.results}
@@ -170,7 +171,7 @@ async def test_an_outage_that_begins_and_ends_meanwhile() -> None:
         await asyncio.sleep(2)
         yield line(3)
 
-    await run.publisher.publish(slowly())
+    await run.publish_from(slowly())
     assert [one.result for one in run.results] == [
         LineStatus.PUBLISHED,
         LineStatus.SAVED,
@@ -197,7 +198,7 @@ async def test_when_kafka_and_the_database_refuse_nothing_more_is_begun() -> Non
     run.store.error = DatabaseUnavailable("the disk is full")
     ended = await run.publish(*[line(n) for n in range(1, 50)])
     assert set(ended) == {LineStatus.FAILED}
-    assert run.publisher.stopped_at == 1
+    assert run.bulk.stopped_at == 1
     assert len(ended[LineStatus.FAILED]) < 5
     assert "NOT_ENOUGH_REPLICAS" in run.results[0].reason
     assert "the disk is full" in run.results[0].reason
@@ -211,7 +212,7 @@ async def test_closing_saves_what_kafka_does_not_answer() -> None:
     run.producer.hold = asyncio.Event()
     publishing = asyncio.create_task(run.publish(line(1), line(2)))
     await asyncio.sleep(1)
-    await run.publisher.close(5)
+    run.bulk.close_soon()
     assert await publishing == {LineStatus.SAVED: [1, 2]}
 
 

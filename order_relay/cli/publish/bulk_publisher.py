@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from order_relay.cli.publish.line_reader import Line
-from order_relay.errors import InvalidEvent, KafkaUnavailable, PublishFailed, RecordTooLarge
-from order_relay.fallback.replay import ReplayProducer
-from order_relay.fallback.store import FallbackStore
+from order_relay.errors import InvalidEvent, PublishFailed, RecordTooLarge
 from order_relay.model.events import decode_order_paid
-from order_relay.publishing.outage_watch import OutageWatch
 from order_relay.publishing.publisher import Published, Publisher, Saved
 
 MAX_IN_FLIGHT = 500
 MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024
+# After Ctrl-C or SIGTERM: what Kafka has not answered by then is saved.
+STOP_GRACE_SECONDS = 5.0
+BEHIND = "an earlier event of its key is in the fallback table"
 
 _NAMESPACE = uuid.UUID("7c0c3b0a-5f5e-4f3d-8a37-3d2e0cbb7a11")
 
@@ -63,29 +63,10 @@ def order_of(line: Line) -> str:
     return str(decode_order_paid(line.value).orderId)
 
 
-async def check_lines(
-    lines: AsyncIterator[Line], on_result: Callable[[LineResult], None], *, new_ids: bool = False
-) -> None:
-    """Report for every line the result that publishing has while Kafka works.
-
-    Raises:
-        OSError: Reading failed.
-    """
-    async for line in lines:
-        try:
-            order_of(line)
-        except InvalidEvent as error:
-            on_result(LineResult(line.number, LineStatus.REFUSED, reason=str(error)))
-            continue
-        event_id = None if new_ids else str(_event_id(line.value))
-        on_result(LineResult(line.number, LineStatus.PUBLISHED, event_id))
-
-
 class BulkPublisher:
     """Publishes lines through ``Publisher``; each ends as one of ``LineStatus``.
 
-    During an outage events are saved without waiting for Kafka. Once an event of a key is saved,
-    later ones of this key are saved as well, to keep their order.
+    Once an event of a key is saved, later ones of this key are saved as well, to keep their order.
 
     Attributes:
         stopped_at: The first line that neither Kafka nor the database took; no line is begun
@@ -94,60 +75,36 @@ class BulkPublisher:
 
     def __init__(
         self,
-        producer: ReplayProducer,
-        store: FallbackStore,
-        topic: str,
+        publisher: Publisher | None,
         on_result: Callable[[LineResult], None],
         *,
-        max_retry: int,
         new_ids: bool = False,
         max_in_flight: int = MAX_IN_FLIGHT,
         max_bytes: int = MAX_BYTES_IN_FLIGHT,
     ) -> None:
-        """Prepare; the caller starts and stops producer and store.
+        """Prepare.
 
         Args:
-            producer: Publishes events.
-            store: Saves events that Kafka refuses.
-            topic: The topic.
+            publisher: Publishes events. None: each line is only checked, and gets the result that
+                it has while Kafka works.
             on_result: Called with the result of every line.
-            max_retry: Refusals after which a saved row is FAILED.
             new_ids: Whether every line gets a new event id. Otherwise the same line always gets
                 the same one, so that a file can safely be published again.
             max_in_flight: Limit of lines under way.
             max_bytes: Limit of their size; a larger line goes alone.
         """
-        self._producer = producer
+        self._publisher = publisher
         self._on_result = on_result
         self._new_ids = new_ids
         self._max_in_flight = max_in_flight
         self._max_bytes = max_bytes
-        self._watch = watch = OutageWatch(producer)
-        self._publisher = Publisher(
-            producer, store, topic, max_retry=max_retry, outage=lambda: watch.reason
-        )
-        behind = "an earlier event of its key is in the fallback table"
-        self._saving = Publisher(
-            producer, store, topic, max_retry=max_retry, outage=lambda: watch.reason or behind
-        )
         self._last_of_key: dict[str, asyncio.Task[None]] = {}
         self._saved_keys: set[str] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._bytes = 0
         self._ended = asyncio.Event()
+        self._closing: asyncio.Task[None] | None = None
         self.stopped_at: int | None = None
-
-    @property
-    def outage(self) -> str:
-        """Why Kafka is not asked at present; empty while it is."""
-        return self._watch.reason
-
-    async def check_kafka(self) -> None:
-        """Ask once whether a broker answers; if none does, begin as in an outage."""
-        try:
-            await self._producer.ping()
-        except KafkaUnavailable as error:
-            self._watch.reason = str(error)
 
     async def publish(self, lines: AsyncIterator[Line]) -> None:
         """Publish the lines, and return when every line begun has ended.
@@ -155,7 +112,6 @@ class BulkPublisher:
         Raises:
             OSError: Reading failed; the lines begun have ended.
         """
-        watching = asyncio.create_task(self._watch.run(self._publisher.save_waiting))
         try:
             async for line in lines:
                 await self._wait_for_room(len(line.value))
@@ -165,12 +121,11 @@ class BulkPublisher:
         finally:
             while self._running:
                 await asyncio.wait(self._running)
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
 
-    async def close(self, grace_seconds: float) -> None:
-        """Save what Kafka does not answer within the grace."""
-        await self._publisher.close(grace_seconds)
+    def close_soon(self) -> None:
+        """Save what Kafka does not answer within ``STOP_GRACE_SECONDS``; may be called twice."""
+        if self._publisher is not None and self._closing is None:
+            self._closing = asyncio.create_task(self._publisher.close(STOP_GRACE_SECONDS))
 
     async def _wait_for_room(self, size: int) -> None:
         while self._running and (
@@ -185,7 +140,12 @@ class BulkPublisher:
         except InvalidEvent as error:
             self._on_result(LineResult(line.number, LineStatus.REFUSED, reason=str(error)))
             return
-        task = asyncio.create_task(self._publish_in_turn(line, key, self._last_of_key.get(key)))
+        if self._publisher is None:
+            event_id = None if self._new_ids else str(_event_id(line.value))
+            self._on_result(LineResult(line.number, LineStatus.PUBLISHED, event_id))
+            return
+        publishing = self._publish_in_turn(self._publisher, line, key, self._last_of_key.get(key))
+        task = asyncio.create_task(publishing)
         self._last_of_key[key] = task
         self._running.add(task)
         self._bytes += len(line.value)
@@ -201,23 +161,23 @@ class BulkPublisher:
             raise error
 
     async def _publish_in_turn(
-        self, line: Line, key: str, before: asyncio.Task[None] | None
+        self, publisher: Publisher, line: Line, key: str, before: asyncio.Task[None] | None
     ) -> None:
         if before is not None:
             await asyncio.wait([before])
-        result = await self._publish(line, key)
+        result = await self._publish(publisher, line, key)
         if result.result is LineStatus.SAVED:
             self._saved_keys.add(key)
         elif result.result is LineStatus.FAILED and self.stopped_at is None:
             self.stopped_at = line.number
         self._on_result(result)
 
-    async def _publish(self, line: Line, key: str) -> LineResult:
+    async def _publish(self, publisher: Publisher, line: Line, key: str) -> LineResult:
         number = line.number
         event_id = str(uuid.uuid4() if self._new_ids else _event_id(line.value))
-        publisher = self._saving if key in self._saved_keys else self._publisher
+        behind = BEHIND if key in self._saved_keys else None
         try:
-            outcome = await publisher.publish(line.value, event_id=event_id)
+            outcome = await publisher.publish(line.value, event_id=event_id, save_because=behind)
         except (InvalidEvent, RecordTooLarge) as error:
             return LineResult(number, LineStatus.REFUSED, event_id, reason=str(error))
         except PublishFailed as error:

@@ -15,17 +15,16 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from order_relay.cli import command
 from order_relay.cli.output import plain, stderr_console
-from order_relay.cli.publish.bulk_publisher import BulkPublisher, check_lines
+from order_relay.cli.publish.bulk_publisher import BulkPublisher
 from order_relay.cli.publish.line_reader import LineReader
 from order_relay.cli.publish.report import PublishReport
 from order_relay.errors import RelayError
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import MAX_MESSAGE_BYTES
+from order_relay.publishing.publisher import Publisher
 from order_relay.settings import Settings
 
 SHOW_EVERY_SECONDS = 0.2
-# After Ctrl-C or SIGTERM: what Kafka has not answered by then is saved.
-STOP_GRACE_SECONDS = 5.0
 
 
 @command.define(
@@ -51,40 +50,77 @@ async def publish(*, file: str | None, new_ids: bool, dry_run: bool, as_json: bo
     report = PublishReport(settings.order_paid_topic, as_json=as_json, dry_run=dry_run)
     with _opened(file) as descriptor:
         reader = LineReader(descriptor, max_line_bytes=MAX_MESSAGE_BYTES)
-        stop = _Stop(reader, report)
         with _showing(reader, report, descriptor):
-            if dry_run:
-                with stop.watching(None):
-                    await check_lines(reader.lines(), report.add, new_ids=new_ids)
-            else:
-                await _publish(settings, reader, report, stop, new_ids=new_ids)
-    report.close(stop.remark)
+            async with _open_publisher(settings, report, dry_run=dry_run) as publisher:
+                bulk = BulkPublisher(publisher, report.add, new_ids=new_ids)
+                number, remark = await _publish(bulk, reader, report, dry_run=dry_run)
+    report.close(remark)
     if report.unwritable:
         error = f"stdout cannot be written: {report.unwritable}; {report.counts()}"
-        _remark(f"{error}; {stop.remark}" if stop.remark else error)
-    if stop.signal:
-        return 128 + stop.signal
-    return 1 if report.failed_count or stop.remark or report.unwritable else 0
+        _remark(f"{error}; {remark}" if remark else error)
+    if number:
+        return 128 + number
+    return 1 if report.failed_count or remark or report.unwritable else 0
 
 
 async def _publish(
-    settings: Settings, reader: LineReader, report: PublishReport, stop: _Stop, *, new_ids: bool
-) -> None:
-    async with _open_table(settings) as table, command.open_producer(settings) as producer:
-        publisher = BulkPublisher(
-            producer,
-            table,
-            settings.order_paid_topic,
-            report.add,
-            max_retry=settings.fallback_max_retry,
-            new_ids=new_ids,
+    bulk: BulkPublisher, reader: LineReader, report: PublishReport, *, dry_run: bool
+) -> tuple[int, str]:
+    """Publish until the end of the input, a signal, or until stdout takes no more.
+
+    Returns:
+        The first signal, or 0; and why reading ended early, or an empty text.
+    """
+    signals: list[int] = []
+
+    def stop(*received: signal.Signals) -> None:
+        signals.extend(received)
+        reader.stop()
+        bulk.close_soon()  # the lines begun still end
+
+    report.on_unwritable = stop
+    remark = ""
+    try:
+        with command.handling_signals(stop):
+            await bulk.publish(reader.lines())
+    except OSError as error:
+        remark = f"the input cannot be read further: {error.strerror or error}"
+    report.on_unwritable = None
+    again = "" if dry_run else "publish the file again for the rest"
+    if bulk.stopped_at is not None:
+        remark = (
+            f"stopped after line {bulk.stopped_at:,}: neither Kafka nor the database "
+            "takes events; publish the file again when one of them does"
         )
+    elif signals:
+        begun = f": every event begun is accounted for above; {again}" if again else ""
+        remark = f"stopped by a signal{begun}"
+    elif report.unwritable:
+        remark = f"stopped there; {again}" if again else "stopped there"
+    return (signals or [0])[0], remark
+
+
+@asynccontextmanager
+async def _open_publisher(
+    settings: Settings, report: PublishReport, *, dry_run: bool
+) -> AsyncIterator[Publisher | None]:
+    """Open a publisher that watches for outages; None: this is a dry run."""
+    if dry_run:
+        yield None
+        return
+    async with _open_table(settings) as table, command.open_producer(settings) as producer:
         report.table_location = table.location
+        topic, max_retry = settings.order_paid_topic, settings.fallback_max_retry
+        publisher = Publisher(producer, table, topic, max_retry=max_retry)
         await publisher.check_kafka()
         if publisher.outage:
             _remark(f"{publisher.outage}: saving events in {table.location}")
-        with stop.watching(publisher):
-            await publisher.publish(reader.lines())
+        watching = asyncio.create_task(publisher.watch())
+        try:
+            yield publisher
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -122,59 +158,6 @@ def _opened(file: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-class _Stop:
-    """Stops reading early; the lines begun still end.
-
-    Attributes:
-        signal: The first signal that came, or 0.
-        remark: Why reading ended early; empty if it did not.
-    """
-
-    def __init__(self, reader: LineReader, report: PublishReport) -> None:
-        self.signal = 0
-        self.remark = ""
-        self._reader = reader
-        self._report = report
-        self._publisher: BulkPublisher | None = None
-        self._closing: asyncio.Task[None] | None = None
-
-    @contextmanager
-    def watching(self, publisher: BulkPublisher | None) -> Iterator[None]:
-        """Stop on a signal, or when stdout takes no more; None: lines are only checked."""
-        self._publisher = publisher
-        self._report.on_unwritable = self._stop
-        try:
-            with command.handling_signals(self._on_signal):
-                yield
-        except OSError as error:
-            self.remark = f"the input cannot be read further: {error.strerror or error}"
-        finally:
-            self._report.on_unwritable = None
-        if publisher is not None and publisher.stopped_at is not None:
-            self.remark = (
-                f"stopped after line {publisher.stopped_at:,}: neither Kafka nor the database "
-                "takes events; publish the file again when one of them does"
-            )
-        elif self.signal:
-            self.remark = "stopped by a signal" + (
-                ": every event begun is accounted for above; publish the file again for the rest"
-                if publisher is not None
-                else ""
-            )
-        elif self._report.unwritable:
-            again = "; publish the file again for the rest" if publisher is not None else ""
-            self.remark = f"stopped there{again}"
-
-    def _on_signal(self, number: signal.Signals) -> None:
-        self.signal = self.signal or number
-        self._stop()
-
-    def _stop(self) -> None:
-        self._reader.stop()
-        if self._publisher is not None and self._closing is None:
-            self._closing = asyncio.create_task(self._publisher.close(STOP_GRACE_SECONDS))
 
 
 @contextmanager

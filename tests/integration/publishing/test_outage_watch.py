@@ -27,7 +27,7 @@ async def test_events_of_an_outage_are_saved_long_before_the_producer_gives_up(
 ) -> None:
     """Events that wait when the outage begins, and later ones, are saved; replay publishes them."""
     # Two questions make an outage: the test need not sit through 6 s for each.
-    monkeypatch.setattr("order_relay.publishing.outage_watch.PING_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr("order_relay.publishing.publisher.PING_TIMEOUT_SECONDS", 1.0)
     topic = fragile.stage().topic
     settings = Settings(
         _env_file=None,  # type: ignore[call-arg]
