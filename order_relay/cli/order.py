@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from yarl import URL
 
 from order_relay.cli import command, output
 from order_relay.cli.fallback.rows import open_table
-from order_relay.deliveries.entries import decode_entry, entry_key
+from order_relay.deliveries.entries import Entry, decode_entry, entry_key
 from order_relay.deliveries.lookup import (
     ask_worker,
     entry_fields,
@@ -20,10 +19,9 @@ from order_relay.deliveries.lookup import (
     make_client,
     saved_fields,
 )
-from order_relay.deliveries.recovery import ChangelogUnreadable, Recovery
-from order_relay.errors import DatabaseUnavailable
+from order_relay.errors import DatabaseUnavailable, RelayError
 from order_relay.fallback.store import find_saved
-from order_relay.kafka.client_config import client_config
+from order_relay.kafka.topic_reader import Extent, TopicReader
 from order_relay.model.order_paid import is_order_id
 from order_relay.settings import Settings
 from order_relay.web.server import NOT_AN_ID
@@ -112,30 +110,52 @@ async def read_changelog(
     settings: Settings, partition_of: Callable[[bytes, int], int], order_id: str
 ) -> dict[str, Any]:
     """Return the fields of a finished order by the table's changelog, or ``error``."""
-    recovery = Recovery(client_config(settings), settings.deliveries_changelog_topic)
-    stop = threading.Event()
-    timer = threading.Timer(READ_SECONDS, stop.set)
-    timer.daemon = True
-    timer.start()
-    key, topic = entry_key(order_id), settings.order_paid_topic
     try:
-        value = await asyncio.to_thread(recovery.read_order, key, topic, stop, partition_of)
-    except ChangelogUnreadable as error:
-        if stop.is_set():
-            return {
-                "error": f"the changelog could not be read to its end in {READ_SECONDS:.0f} s: "
-                "start a worker, and ask it"
-            }
+        async with asyncio.timeout(READ_SECONDS):
+            entry = await newest_entry(settings, partition_of, entry_key(order_id))
+    except TimeoutError:  # an entry that was read by then may be an old one
+        return {
+            "error": f"the changelog could not be read to its end in {READ_SECONDS:.0f} s: "
+            "start a worker, and ask it"
+        }
+    except RelayError as error:
         return {"error": f"the changelog cannot be read: {error}"}
-    finally:
-        timer.cancel()
-    entry = decode_entry(value) if value is not None else None
     if entry is not None:
         return entry_fields(entry)
-    if stop.is_set():
-        servers = settings.kafka_bootstrap_servers
-        return {"error": f"Kafka did not answer in {READ_SECONDS:.0f} s at {servers}"}
     return {
         "error": f"order {order_id} is not known: no record of it was finished in the last "
         f"{settings.deliveries_retention_hours:g} hours"
     }
+
+
+async def newest_entry(
+    settings: Settings, partition_of: Callable[[bytes, int], int], key: bytes
+) -> Entry | None:
+    """Return the newest entry of a key: in the partition of its key, else in any other.
+
+    Raises:
+        RelayError: Kafka did not answer in time, or there is no such topic.
+    """
+    async with TopicReader(settings, settings.order_paid_topic) as source:
+        likely = partition_of(key, len(await source.extents()))
+    async with TopicReader(settings, settings.deliveries_changelog_topic) as changelog:
+        extents = await changelog.extents()
+        likely %= len(extents)
+        newest = await _last_entry(changelog, likely, extents.pop(likely), key)
+        for partition, extent in extents.items() if newest is None else ():
+            found = await _last_entry(changelog, partition, extent, key)
+            if found and (newest is None or found.finished_ms > newest.finished_ms):
+                newest = found
+    return newest
+
+
+async def _last_entry(
+    changelog: TopicReader, partition: int, extent: Extent, key: bytes
+) -> Entry | None:
+    newest = None
+    async for message in changelog.messages(partition, *extent):
+        if message.key() == key:
+            entry = decode_entry(bytes(message.value() or b""))  # None: it was removed
+            if not (entry and newest) or newest.finished_ms <= entry.finished_ms:
+                newest = entry
+    return newest

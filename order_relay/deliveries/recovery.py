@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import chain
 from typing import Any
 
 from confluent_kafka import (
@@ -84,7 +83,7 @@ class Recovery:
             ChangelogUnreadable: There was no progress for ``GIVE_UP_SECONDS``, or Kafka refuses.
         """
         with self._consumer(stop) as consumer:
-            count = self._partition_count(consumer, self._topic, stop)
+            count = self._partition_count(consumer, stop)
             if not count:
                 return 0
             stores_of: dict[int, dict[int, Store]] = {}
@@ -99,51 +98,6 @@ class Recovery:
                     _apply(message, stores_of[message.partition() or 0])
                 after_batch()
             return count
-
-    def read_order(
-        self,
-        key: bytes,
-        source_topic: str,
-        stop: threading.Event,
-        partition_of: Callable[[bytes, int], int],
-    ) -> bytes | None:
-        """Return an order's entry; ``None`` without one.
-
-        Args:
-            key: The key of the entry.
-            source_topic: The topic of the order's records.
-            stop: Set it to end early. An entry read by then is not returned, since it may be an
-                old one.
-            partition_of: Returns the partition that Kafka's clients choose for a key, given the
-                number of partitions. It is read first, and the others only if it has no entry.
-
-        Raises:
-            ChangelogUnreadable: The changelog does not exist or cannot be read, or ``stop`` was set
-                before its end though Kafka answered.
-        """
-        with self._consumer(stop) as consumer:
-            counts = []
-            for topic in (source_topic, self._topic):
-                counts.append(self._partition_count(consumer, topic, stop))
-                if not counts[-1]:
-                    if stop.is_set():
-                        return None
-                    raise ChangelogUnreadable(f"there is no topic {topic}")
-            likely = partition_of(key, counts[0]) % counts[1]
-            others = set(range(counts[1])) - {likely}
-            for chosen in ({likely}, others):
-                newest, found = None, None
-                starts = dict.fromkeys(chosen, OFFSET_BEGINNING)
-                for message in chain.from_iterable(self._read_to_end(consumer, starts, stop)):
-                    if message.error() is None and message.key() == key:
-                        entry = decode_entry(bytes(message.value() or b""))
-                        if not entry or not newest or newest.finished_ms <= entry.finished_ms:
-                            newest, found = entry, message.value()
-                if stop.is_set():
-                    raise ChangelogUnreadable("its end was not reached in time")
-                if newest is not None:
-                    return found
-        return None
 
     @contextmanager
     def _consumer(self, stop: threading.Event) -> Iterator[Consumer]:
@@ -160,12 +114,12 @@ class Recovery:
         finally:
             consumer.close()
 
-    def _partition_count(self, consumer: Consumer, topic: str, stop: threading.Event) -> int:
+    def _partition_count(self, consumer: Consumer, stop: threading.Event) -> int:
         """Ask until Kafka answers, ``UNKNOWN_SECONDS`` longer for a topic that is being made."""
         answered_at: float | None = None
         while True:
             try:
-                found = consumer.list_topics(topic, ASK_SECONDS).topics[topic]
+                found = consumer.list_topics(self._topic, ASK_SECONDS).topics[self._topic]
             except KafkaException:
                 if stop.wait(1.0):
                     return 0

@@ -10,6 +10,7 @@ import pytest
 from confluent_kafka import KafkaError
 from confluent_kafka.admin import AdminClient
 
+from order_relay.cli.order import newest_entry
 from order_relay.deliveries import recovery as recovery_module
 from order_relay.deliveries.changelog import Changelog
 from order_relay.deliveries.entries import Entry, decode_entry, encode_entry, entry_key
@@ -17,6 +18,7 @@ from order_relay.deliveries.recovery import ChangelogUnreadable, Recovery
 from order_relay.deliveries.stores import MemoryStore
 from order_relay.deliveries.table import DeliveriesTable
 from order_relay.delivery.outcome import Outcome
+from order_relay.errors import TopicUnusable
 from order_relay.kafka.client_config import client_config
 from order_relay.kafka.producer import KafkaProducer
 from tests.support.embedded import EmbeddedKafka
@@ -73,18 +75,9 @@ async def read(stage: Stage, stores: dict[int, MemoryStore], *, make_topic: bool
     )
 
 
-async def read_order(
-    stage: Stage, order_id: int, *, likely: int = 0, stop: threading.Event | None = None
-) -> Entry | None:
+async def read_order(stage: Stage, order_id: int, *, likely: int = 0) -> Entry | None:
     """What the changelog has of an order, the likely partition first."""
-    value = await asyncio.to_thread(
-        recovery_of(stage).read_order,
-        entry_key(order_id),
-        stage.topic,
-        stop or threading.Event(),
-        lambda key, count: likely,
-    )
-    return decode_entry(value or b"")
+    return await newest_entry(stage.settings(), lambda key, count: likely, entry_key(order_id))
 
 
 def known(store: MemoryStore, *order_ids: int) -> list[bool]:
@@ -154,13 +147,10 @@ async def test_one_order_is_found_in_any_partition(changelog: Changelog, stage: 
     assert await read_order(stage, 77) is None
 
 
-async def test_asking_for_an_order_makes_no_topics(
-    embedded: EmbeddedKafka, stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_asking_for_an_order_makes_no_topics(embedded: EmbeddedKafka, stage: Stage) -> None:
     """A name that was typed wrong is told, and stays one that Kafka does not know."""
-    monkeypatch.setattr(recovery_module, "UNKNOWN_SECONDS", 0.3)
     for asked in (stage, replace(stage, topic="typed-wrong")):
-        with pytest.raises(ChangelogUnreadable, match="there is no topic"):
+        with pytest.raises(TopicUnusable, match="Unknown topic"):
             await read_order(asked, 1)
     admin = AdminClient({"bootstrap.servers": stage.bootstrap_servers})
     topics = await asyncio.to_thread(admin.list_topics, None, 5.0)
@@ -173,23 +163,6 @@ async def test_a_worker_that_declares_no_topics_has_its_changelog(
 ) -> None:
     """Brokers that make topics on first use make it, before the first entry is written."""
     assert await read(stage, {0: MemoryStore()}, make_topic=True) > 0
-
-
-async def test_an_order_is_not_told_by_half_of_the_changelog(
-    changelog: Changelog, stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When time is over an entry that was read may be an old one: it is not shown as a fact."""
-    await write(changelog, *[entry(1)] * 20)
-    monkeypatch.setattr(recovery_module, "BATCH", 1)
-    stop = threading.Event()
-
-    def decode(value: bytes) -> Entry | None:
-        stop.set()
-        return decode_entry(value)
-
-    monkeypatch.setattr(recovery_module, "decode_entry", decode)
-    with pytest.raises(ChangelogUnreadable, match="end was not reached"):
-        await read_order(stage, 1, stop=stop)
 
 
 async def test_what_another_wrote_meanwhile_is_read(changelog: Changelog, stage: Stage) -> None:
