@@ -69,7 +69,7 @@ def main() -> None:
 async def measure(name: str, url: str, rows: int, drain: int) -> None:
     """Fill one database, claim from it, and drain it."""
     await migrate(url)
-    store = SqlFallbackStore.connect(url)
+    store = SqlFallbackStore(url)
     try:
         await save_together(name, store)
         await empty(store)

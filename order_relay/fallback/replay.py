@@ -8,23 +8,22 @@ import logging
 from collections.abc import Callable, Collection, Coroutine
 from datetime import timedelta
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable
 from order_relay.fallback.store import FallbackStats, FallbackStore
-from order_relay.fallback.sweep import Sweep, Sweeper, cancel_tasks
-from order_relay.kafka.producer import RecordProducer
-from order_relay.kafka.reachability import Pingable, Reachability
+from order_relay.fallback.sweep import (
+    ReplayProducer,
+    Sweep,
+    Sweeper,
+    cancel_tasks,
+)
 from order_relay.logs.log_line import FiguresLine, LogLine
 
 logger = logging.getLogger(__name__)
 
 PURGE_BATCH = 1000
 PURGE_INTERVAL_SECONDS = 60.0
-
-
-class ReplayProducer(RecordProducer, Pingable, Protocol):
-    """The part of ``KafkaProducer`` that replay needs."""
 
 
 class Replay:
@@ -160,7 +159,7 @@ class Replay:
 
     async def _sweep(self, ids: set[int] | None = None) -> Sweep:
         """Sweep in a task of its own, which ``stop`` waits for."""
-        sweeper = self._new_sweeper(reachability=Reachability(self._producer))
+        sweeper = self._new_sweeper()
         task = asyncio.create_task(sweeper.run(ids))
         self._running.add(task)
         task.add_done_callback(self._running.discard)

@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
-from order_relay.errors import DatabaseUnavailable, PublishRefused
+from order_relay.errors import DatabaseUnavailable, KafkaUnavailable, PublishRefused
 from order_relay.fallback.retry_schedule import after_refusal, is_local, is_unanswered
 from order_relay.fallback.store import Claim, FallbackRow, FallbackStore, Outcome, Position, Status
 from order_relay.kafka.producer import Acknowledged, RecordProducer
-from order_relay.kafka.reachability import Reachability
 from order_relay.logs.log_line import LogLine
 from order_relay.model.headers import EVENT_ID_HEADER, Header
 from order_relay.model.trace_context import trace_id
@@ -25,8 +24,18 @@ logger = logging.getLogger(__name__)
 # Short, so that a killed worker repeats few rows; long enough for a commit to carry many rows.
 SETTLE_INTERVAL_SECONDS = 0.1
 DATABASE_RETRY_SECONDS = 1.0
+PING_INTERVAL_SECONDS = 5.0
+# Rows of one batch fail at the same moment. One ping is enough for all of them.
+FRESH_SECONDS = 1.0
 
 _EVENT_ID_NAMESPACE = uuid.UUID("8f1d2f0e-3a5e-4d0c-9b55-0d5f2c1b7a6e")
+
+
+class ReplayProducer(RecordProducer, Protocol):
+    """The part of ``KafkaProducer`` that replay needs."""
+
+    async def ping(self, timeout_seconds: float = 5.0) -> None:
+        """See ``KafkaProducer.ping``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +67,7 @@ class Sweeper:
     """Claims rows, publishes and settles them. Runs once; see ``Replay`` for the attributes."""
 
     store: FallbackStore
-    producer: RecordProducer
-    reachability: Reachability
+    producer: ReplayProducer
     stopping: Callable[[], bool]
     on_result: Callable[[str], None]
     backoff_base_seconds: float
@@ -74,6 +82,9 @@ class Sweeper:
         self._outcomes: list[Outcome] = []
         self._counts: Counter[str] = Counter()
         self._changing_rows = asyncio.Lock()
+        self._given_up = ""  # why no more rows may be sent, such as: no broker answered a ping
+        self._pinging = asyncio.Lock()
+        self._answered_at = float("-inf")
         self._progress = asyncio.Event()  # a batch can be settled, or was
         # Both by the loop's clock, and counted from the request: the lease never ends later here
         # than by the store's clock.
@@ -90,7 +101,7 @@ class Sweeper:
             DatabaseUnavailable: See ``Replay.run_once``.
         """
         tending = asyncio.create_task(self._tend_rows())
-        watching = asyncio.create_task(self.reachability.watch())
+        watching = asyncio.create_task(self._watch_brokers())
         try:
             # Publishing a row makes the next ones of its key due: another pass finds them.
             while ids != set() and await self._pass(ids):
@@ -98,7 +109,7 @@ class Sweeper:
         finally:
             await cancel_tasks(tending, watching)
             await self._settle(try_again=False)
-        return Sweep(**self._counts, skipped=self.reachability.reason)
+        return Sweep(**self._counts, skipped=self._given_up)
 
     async def _pass(self, ids: set[int] | None) -> bool:
         """Go through the due rows once; return whether Kafka answered for any."""
@@ -127,7 +138,7 @@ class Sweeper:
 
     @property
     def _goes_on(self) -> bool:
-        return not self.stopping() and not self.reachability.lost
+        return not self.stopping() and not self._given_up
 
     @property
     def _answered(self) -> int:
@@ -190,9 +201,9 @@ class Sweeper:
             acknowledged = await self._send(row)
         except Exception as error:  # noqa: BLE001 - every row gets an outcome, whatever the error
             if is_local(error):
-                self.reachability.give_up(str(error))
+                self._given_up = self._given_up or str(error)
                 return Outcome(row.id)
-            if is_unanswered(error) and await self.reachability.was_lost():
+            if is_unanswered(error) and await self._were_brokers_lost():
                 return Outcome(row.id)
             now = self._clock_zero + timedelta(seconds=asyncio.get_running_loop().time())
             return _refused(row, after_refusal(row, error, now, self.backoff_base_seconds))
@@ -221,6 +232,30 @@ class Sweeper:
             return await self.producer.send(
                 row.topic, key=row.key, value=row.payload, headers=headers
             )
+
+    # --- the brokers ----------------------------------------------------------------------------
+
+    async def _watch_brokers(self) -> None:
+        while not self._given_up:
+            await asyncio.sleep(PING_INTERVAL_SECONDS)
+            await self._ping()
+
+    async def _were_brokers_lost(self) -> bool:
+        """Return whether no broker answered at some time, or none answers now."""
+        async with self._pinging:
+            now = asyncio.get_running_loop().time()
+            if not self._given_up and now - self._answered_at > FRESH_SECONDS:
+                await self._ping()
+        return bool(self._given_up)
+
+    async def _ping(self) -> None:
+        pinged_at = asyncio.get_running_loop().time()
+        try:
+            await self.producer.ping()
+        except KafkaUnavailable as error:
+            self._given_up = self._given_up or str(error)
+        else:
+            self._answered_at = pinged_at
 
     # --- the lease and the database -------------------------------------------------------------
 

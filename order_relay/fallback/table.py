@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_relay.errors import DatabaseReplaced, DatabaseUnavailable, PermanentError, RelayError
-from order_relay.fallback.sql.engine import OPENED_FILE, OpenedFile, make_engine
+from order_relay.fallback.sql.engine import OPENED_FILE, OpenedFile
 from order_relay.fallback.sql.migrate import (
     VERSION_TABLE,
     Migrated,
@@ -56,7 +56,7 @@ class FallbackTable(SqlFallbackStore):
         Raises:
             InvalidDatabaseUrl: The URL cannot be used.
         """
-        super().__init__(make_engine(database_url))
+        super().__init__(database_url)
         self._database_url = database_url
         self._refusal: str | None = "the fallback table is not open yet"
         self._file: OpenedFile | None = None

@@ -16,8 +16,8 @@ from order_relay.errors import (
     PublishRefused,
     RecordTooLarge,
 )
-from order_relay.fallback.replay import ReplayProducer
 from order_relay.fallback.store import FallbackStore, NewMessage
+from order_relay.fallback.sweep import ReplayProducer
 from order_relay.kafka.producer import Acknowledged
 from order_relay.logs.log_line import LogLine
 from order_relay.model.headers import Header

@@ -6,8 +6,9 @@ import asyncio
 import logging
 
 from order_relay.errors import RelayError
-from order_relay.fallback.replay import Replay, ReplayProducer
+from order_relay.fallback.replay import Replay
 from order_relay.fallback.store import FallbackStats
+from order_relay.fallback.sweep import ReplayProducer
 from order_relay.fallback.table import FallbackTable
 from order_relay.monitoring.metrics import Metrics
 from order_relay.publishing.publisher import Publisher

@@ -31,7 +31,7 @@ async def recovered_all(folder: Path, statuses: Sequence[str] = STATUSES) -> Com
     commands = Commands(folder)
     async with MIGRATING:
         await migrate(commands.database_url)
-    store = SqlFallbackStore.connect(commands.database_url)
+    store = SqlFallbackStore(commands.database_url)
     for number, _ in enumerate(statuses, 1):
         await store.save(
             NewMessage(

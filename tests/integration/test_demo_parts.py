@@ -228,7 +228,7 @@ async def test_the_last_look_finds_every_order_and_every_row(tmp_path: Path) -> 
 async def test_dead_letters_of_other_consumers_are_none_of_the_orders(tmp_path: Path) -> None:
     """They are pending rows as others are, but their orders do not count as saved."""
     settings = settings_at("127.0.0.1:1", tmp_path)
-    store = SqlFallbackStore.connect(settings.database_url.get_secret_value())
+    store = SqlFallbackStore(settings.database_url.get_secret_value())
     async with shop_at(settings) as database:
         for topic in (settings.dlq_topic, f"{settings.order_paid_topic}.coupons.DLQ"):
             await store.save(NewMessage(topic, b"1", b"{}", ((EVENT_ID_HEADER, topic.encode()),)))

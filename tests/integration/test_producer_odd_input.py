@@ -97,7 +97,7 @@ def test_what_cannot_be_a_record_is_refused_for_good(
 
 async def test_rows_that_cannot_be_records_fail_alone(stage: Stage, sqlite_url: str) -> None:
     """Rows by plain SQL with impossible names are FAILED, and say why; others are published."""
-    store = SqlFallbackStore.connect(sqlite_url)
+    store = SqlFallbackStore(sqlite_url)
     for number in range(4):
         await store.save(NewMessage(stage.topic, b"%d" % number, order_value(number)))
     await change(store, 1, headers='{"\\ud800":"x"}')

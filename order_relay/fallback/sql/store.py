@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_relay.fallback.sql.engine import OPENED_FILE, make_engine, translated
 from order_relay.fallback.sql.schema import (
@@ -51,16 +51,22 @@ class SqlFallbackStore:
     """A ``FallbackStore`` on SQLAlchemy, for one event loop.
 
     It connects at first use. ``migrate`` must have run before.
+
+    Attributes:
+        engine: The engine; ``close`` disposes of it.
     """
 
-    def __init__(self, engine: AsyncEngine, *, clock: Callable[[], datetime] | None = None) -> None:
-        """Take over an engine of ``make_engine``; ``close`` disposes of it.
+    def __init__(self, database_url: str, *, clock: Callable[[], datetime] | None = None) -> None:
+        """Prepare; nothing is connected yet.
 
         Args:
-            engine: The database.
+            database_url: The database.
             clock: Replaces the database's clock in tests.
+
+        Raises:
+            InvalidDatabaseUrl: The URL cannot be used.
         """
-        self._engine = engine
+        self.engine = engine = make_engine(database_url)
         self._dialect = engine.dialect.name
         self._clock = clock
         if clock is None and self._dialect == "sqlite":
@@ -69,22 +75,6 @@ class SqlFallbackStore:
         self._write_lock = asyncio.Lock() if self._dialect == "sqlite" else None
         self._waiting: list[tuple[NewMessage, asyncio.Future[int]]] = []
         self._writer: asyncio.Task[None] | None = None
-
-    @classmethod
-    def connect(
-        cls, database_url: str, *, clock: Callable[[], datetime] | None = None
-    ) -> SqlFallbackStore:
-        """Make a store for a URL.
-
-        Raises:
-            InvalidDatabaseUrl: The URL cannot be used.
-        """
-        return cls(make_engine(database_url), clock=clock)
-
-    @property
-    def engine(self) -> AsyncEngine:
-        """The engine."""
-        return self._engine
 
     async def now(self) -> datetime:
         """See ``FallbackStore.now``."""
@@ -244,14 +234,14 @@ class SqlFallbackStore:
     async def close(self) -> None:
         """See ``FallbackStore.close``."""
         with translated():
-            await self._engine.dispose()
+            await self.engine.dispose()
 
     # --- connections ----------------------------------------------------------------------------
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
         with translated():
-            async with self._engine.connect() as connection:
+            async with self.engine.connect() as connection:
                 self._check_file(connection)
                 yield connection
 

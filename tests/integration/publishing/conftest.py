@@ -69,7 +69,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[SqlFallbackStore]:
     """A store on each database in turn, or on that of ``ON_SQLITE`` or ``ON_POSTGRESQL``."""
-    store = SqlFallbackStore.connect(database_url)
+    store = SqlFallbackStore(database_url)
     yield store
     await store.close()
 
@@ -83,6 +83,6 @@ async def table(request: pytest.FixtureRequest) -> AsyncIterator[Table]:
         store = MemoryFallbackStore(clock=clock)
     else:
         name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
-        store = SqlFallbackStore.connect(request.getfixturevalue(name), clock=clock)
+        store = SqlFallbackStore(request.getfixturevalue(name), clock=clock)
     yield Table(store, clock)
     await store.close()

@@ -26,7 +26,7 @@ def test_same_life_same_answers(database_url: str, life: list[Step]) -> None:
 
 async def _compare(database_url: str, life: list[Step]) -> None:
     clock, twin_clock = Clock(), Clock()
-    store = SqlFallbackStore.connect(database_url, clock=clock)
+    store = SqlFallbackStore(database_url, clock=clock)
     try:
         async with store.engine.begin() as connection:
             for statement in EMPTY[store.engine.dialect.name]:

@@ -157,7 +157,7 @@ async def test_a_time_of_postgresql_after_the_calendar(store: SqlFallbackStore) 
 
 async def test_moments_come_back_to_the_microsecond(database_url: str) -> None:
     """What was written is what is read, on either database."""
-    store = SqlFallbackStore.connect(database_url, clock=Clock())
+    store = SqlFallbackStore(database_url, clock=Clock())
     await store.save(message())
     (row,) = await store.find(RowFilter())
     assert row.created_at == START

@@ -63,7 +63,7 @@ async def shop(sqlite_url: str) -> AsyncIterator[AsyncEngine]:
 
 async def stored(url: str) -> list[FallbackRow]:
     """All rows as the store reads them."""
-    store = SqlFallbackStore.connect(url)
+    store = SqlFallbackStore(url)
     rows = await store.find(RowFilter(), limit=10_000)
     await store.close()
     return rows
@@ -127,7 +127,7 @@ async def test_the_row(database_url: str) -> None:
     assert row.headers == (("h", b"\xff"), ("event-id", event_id.encode()))
     assert (row.status, row.retry_count, row.max_retry) == (Status.PENDING, 0, 7)
     assert row.error_message is None
-    store = SqlFallbackStore.connect(database_url)
+    store = SqlFallbackStore(database_url)
     assert (await store.claim(limit=1, lease_seconds=1)).rows[0].id == row.id
     await store.close()
 
@@ -243,7 +243,7 @@ async def test_rows_that_wait_are_bounded() -> None:
 
 async def test_kafka_away(shop: AsyncEngine, sqlite_url: str) -> None:
     """A refused row stays PENDING, and the next sweep after its wait publishes it."""
-    store = SqlFallbackStore.connect(sqlite_url)
+    store = SqlFallbackStore(sqlite_url)
     kafka = ScriptedKafka()
     kafka.refuse()
     replay = Replay(store, kafka)

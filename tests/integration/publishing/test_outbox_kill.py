@@ -52,7 +52,7 @@ def kill_service(way: str, url: str, topic: str, servers: str, *, after: int) ->
 
 async def replayed(servers: str, url: str) -> Sweep:
     """One sweep of a replay, as any worker on the same database makes it."""
-    store = SqlFallbackStore.connect(url, clock=lambda: datetime.now(UTC) + LATER)
+    store = SqlFallbackStore(url, clock=lambda: datetime.now(UTC) + LATER)
     producer = KafkaProducer(publish_settings(servers, url))
     await producer.start()
     sweep = await Replay(store, producer).run_once()

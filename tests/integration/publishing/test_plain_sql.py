@@ -92,7 +92,7 @@ async def test_a_blob_is_a_payload_too(store: SqlFallbackStore) -> None:
 
 async def test_workers_of_one_database(database_url: str) -> None:
     """Several stores on one database, each with its own connections, publish every row once."""
-    stores = [SqlFallbackStore.connect(database_url) for _ in range(3)]
+    stores = [SqlFallbackStore(database_url) for _ in range(3)]
     producer = FakeProducer(latency_seconds=0.002)
     for number in range(300):
         await stores[0].save(message(b"%d" % number, b"%d" % (number % 40)))
@@ -110,7 +110,7 @@ async def test_workers_of_one_database(database_url: str) -> None:
 
 async def test_a_database_that_is_gone(postgres_url: str) -> None:
     """A database that does not exist is DatabaseUnavailable, with the driver's words."""
-    store = SqlFallbackStore.connect(postgres_url + "_gone")
+    store = SqlFallbackStore(postgres_url + "_gone")
     with pytest.raises(DatabaseUnavailable, match="does not exist"):
         await store.save(message())
     with pytest.raises(DatabaseUnavailable, match="does not exist"):

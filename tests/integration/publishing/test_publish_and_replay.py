@@ -40,7 +40,7 @@ class Shop:
         self.stage: Stage = kafka.stage()
         self.settings = self.stage.settings(**QUICK)
         self.producer = ImpatientProducer(self.settings)
-        self.store = SqlFallbackStore.connect(url)
+        self.store = SqlFallbackStore(url)
         self.publisher = Publisher(self.producer, self.store, self.stage.topic)
         self.replay = Replay(self.store, self.producer)
         self.dead_letters = FallbackDeadLetters(
@@ -172,7 +172,7 @@ async def main():
     producer = KafkaProducer(load_settings(kafka_bootstrap_servers=sys.argv[1]))
     producer.ping = lambda timeout_seconds=5.0: asyncio.sleep(0)
     await producer.start()
-    store = SqlFallbackStore.connect(sys.argv[2])
+    store = SqlFallbackStore(sys.argv[2])
     await Replay(store, producer, lease_seconds=2).run_once()
 
 asyncio.run(main())

@@ -102,7 +102,7 @@ async def pay_all(pay: Pay, kafka: EmbeddedKafka) -> None:
 
 async def sweep_until_done(settings: Settings, url: str) -> None:
     """Replay what is left, by a clock by which it is due."""
-    store = SqlFallbackStore.connect(url, clock=lambda: datetime.now(UTC) + timedelta(hours=1))
+    store = SqlFallbackStore(url, clock=lambda: datetime.now(UTC) + timedelta(hours=1))
     producer = KafkaProducer(settings)
     await producer.start()
     await Replay(store, producer).run_once()
