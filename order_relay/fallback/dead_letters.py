@@ -5,17 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from order_relay.delivery.dead_letters import DeadLetter
+from order_relay.delivery.dead_letters import (
+    DeadLetter,
+    Headers,
+    dead_letter_headers,
+    drop_long_headers,
+)
 from order_relay.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
 from order_relay.fallback.store import FallbackStore, NewMessage
-from order_relay.kafka.dead_letter_topic import DeadLetterTopic
+from order_relay.kafka.producer import RecordProducer
 from order_relay.logs.log_line import LogLine
+from order_relay.model.record import Record
 from order_relay.model.trace_context import trace_id
 
 logger = logging.getLogger(__name__)
 
 
-class FallbackDeadLetters:
+class DeadLetters:
     """A ``DeadLetterSink`` that tries the dead-letter topic first and then the fallback table.
 
     Replay publishes a saved letter later, with the same bytes and headers.
@@ -23,16 +29,36 @@ class FallbackDeadLetters:
 
     def __init__(
         self,
-        topic: DeadLetterTopic,
+        producer: RecordProducer,
         store: FallbackStore,
+        topic: str,
         *,
+        group_id: str,
+        consumer: str,
         max_retry: int = 3,
+        outage: Callable[[], str] = lambda: "",
         on_saved: Callable[[], None] = lambda: None,
     ) -> None:
-        """Send to ``topic``. Saved rows get ``max_retry`` attempts; each calls ``on_saved``."""
-        self._topic = topic
+        """Prepare.
+
+        Args:
+            producer: Sends to Kafka with acks=all.
+            store: Saves what Kafka refuses.
+            topic: The dead-letter topic.
+            group_id: The group of the consumer.
+            consumer: The consumer's name.
+            max_retry: Refusals by Kafka after which a saved row is FAILED.
+            outage: Returns why Kafka is known to be away, else an empty text. While there is a
+                reason, letters are saved without a wait for Kafka.
+            on_saved: Called for each letter that is saved.
+        """
+        self._producer = producer
         self._store = store
+        self._topic = topic
+        self._group_id = group_id
+        self._consumer = consumer
         self._max_retry = max_retry
+        self._outage = outage
         self._on_saved = on_saved
 
     async def send(self, letter: DeadLetter) -> None:
@@ -41,22 +67,40 @@ class FallbackDeadLetters:
         Raises:
             DatabaseUnavailable: Kafka and the database both refused; the record is not finished.
         """
+        headers = dead_letter_headers(letter, self._group_id, self._consumer)
         try:
-            await self._topic.send(letter)
+            try:
+                await self._publish(letter.record, headers)
+            except RecordTooLarge:
+                # Without long texts it may fit.
+                await self._publish(letter.record, drop_long_headers(headers))
         except (PublishRefused, KafkaUnavailable, RecordTooLarge) as error:
-            await self._save(letter, error)
+            await self._save(letter.record, headers, str(error))
 
-    async def _save(self, letter: DeadLetter, error: Exception) -> None:
-        record = letter.record
+    async def _publish(self, record: Record, headers: Headers) -> None:
+        """Send to the record's partition, if it exists: a key's letters keep their order."""
+        if reason := self._outage():
+            raise PublishRefused(self._topic, reason)
+        send, key, value = self._producer.send, record.key, record.value
+        try:
+            await send(
+                self._topic, key=key, value=value, headers=headers, partition=record.partition
+            )
+        except PublishRefused as error:
+            if error.code != "_UNKNOWN_PARTITION":
+                raise
+            await send(self._topic, key=key, value=value, headers=headers)
+
+    async def _save(self, record: Record, headers: Headers, reason: str) -> None:
         row_id = await self._store.save(
             NewMessage(
-                self._topic.topic,
+                self._topic,
                 record.key,
                 record.value,
-                tuple(self._topic.headers(letter)),
+                tuple(headers),
                 # The same partition, if the topic has it, so that a key's letters keep their order.
                 partition=record.partition,
-                error_message=str(error),
+                error_message=reason,
                 max_retry=self._max_retry,
             )
         )
@@ -65,9 +109,9 @@ class FallbackDeadLetters:
             LogLine(
                 "Saved fallback message",
                 id=row_id,
-                topic=self._topic.topic,
+                topic=self._topic,
                 record=str(record),
-                reason=str(error),
+                reason=reason,
                 trace_id=trace_id(record.headers),
             )
         )

@@ -27,13 +27,12 @@ from order_relay.delivery.batches import Batching
 from order_relay.delivery.dispatcher import Dispatcher
 from order_relay.delivery.outcome import Outcome
 from order_relay.delivery.target_health import TargetState
-from order_relay.fallback.dead_letters import FallbackDeadLetters
+from order_relay.fallback.dead_letters import DeadLetters
 from order_relay.fallback.store import find_saved
 from order_relay.handlers.function import FunctionHandler
 from order_relay.handlers.http import HttpHandler
 from order_relay.kafka.client_config import client_config
 from order_relay.kafka.consumer import partition_of
-from order_relay.kafka.dead_letter_topic import DeadLetterTopic
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.kafka.topics import Topics
 from order_relay.logs.log_line import CONSUMER
@@ -117,16 +116,14 @@ class ConsumerRuntime:
         self.deliveries = self._deliveries_table() if settings.deliveries_store != "off" else None
         self.dispatcher = Dispatcher(
             self._target,
-            FallbackDeadLetters(
-                DeadLetterTopic(
-                    producer,
-                    settings.dlq_topic,
-                    settings.consumer_group_id,
-                    self.name,
-                    outage=lambda: fallback.publisher.outage,
-                ),
+            DeadLetters(
+                producer,
                 fallback.store,
+                settings.dlq_topic,
+                group_id=settings.consumer_group_id,
+                consumer=self.name,
                 max_retry=settings.fallback_max_retry,
+                outage=lambda: fallback.publisher.outage,
                 on_saved=self.metrics.dead_letter_saved,
             ),
             self.metrics,

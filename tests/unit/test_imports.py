@@ -21,7 +21,7 @@ PURE = [
     "order_relay.errors",
     "order_relay.version",
     "order_relay.kafka.producer",
-    "order_relay.kafka.dead_letter_topic",
+    "order_relay.kafka.topic_reader",
     *(
         found.name
         for package in (

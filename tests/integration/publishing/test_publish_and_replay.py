@@ -14,11 +14,10 @@ import pytest
 from confluent_kafka import KafkaError
 
 from order_relay.delivery.dead_letters import DeadLetter
-from order_relay.fallback.dead_letters import FallbackDeadLetters
+from order_relay.fallback.dead_letters import DeadLetters
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import NewMessage, RowFilter, Status
-from order_relay.kafka.dead_letter_topic import DeadLetterTopic
 from order_relay.kafka.producer import KafkaProducer, producer_config
 from order_relay.model.record import Record
 from order_relay.publishing.publisher import Published, Publisher, Saved
@@ -43,9 +42,8 @@ class Shop:
         self.store = SqlFallbackStore(url)
         self.publisher = Publisher(self.producer, self.store, self.stage.topic)
         self.replay = Replay(self.store, self.producer)
-        self.dead_letters = FallbackDeadLetters(
-            DeadLetterTopic(self.producer, self.stage.dlq_topic, "group", "order_logging"),
-            self.store,
+        self.dead_letters = DeadLetters(
+            self.producer, self.store, self.stage.dlq_topic, group_id="g", consumer="order_logging"
         )
 
     def kafka_down(self) -> None:

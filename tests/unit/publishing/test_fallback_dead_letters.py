@@ -1,15 +1,12 @@
 """Dead letters: to their topic, or to the table, or not finished."""
 
 from datetime import UTC, datetime
-from typing import cast
 
 import pytest
 
 from order_relay.delivery.dead_letters import DeadLetter
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable, PublishRefused, RecordTooLarge
-from order_relay.fallback.dead_letters import FallbackDeadLetters
-from order_relay.kafka.dead_letter_topic import DeadLetterTopic
-from order_relay.kafka.producer import KafkaProducer
+from order_relay.fallback.dead_letters import DeadLetters
 from order_relay.model.record import Record
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import FakeProducer
@@ -22,11 +19,13 @@ LETTER = DeadLetter(
 
 def made_sink(
     error: Exception | None = None,
-) -> tuple[FallbackDeadLetters, MemoryFallbackStore, FakeProducer]:
+) -> tuple[DeadLetters, MemoryFallbackStore, FakeProducer]:
     """A sink on a producer and a store by hand."""
     kafka, store = FakeProducer(refuse=lambda _: error), MemoryFallbackStore()
-    topic = DeadLetterTopic(cast(KafkaProducer, kafka), "orders.DLQ", "group", "order_logging")
-    return FallbackDeadLetters(topic, store, max_retry=4), store, kafka
+    letters = DeadLetters(
+        kafka, store, "orders.DLQ", group_id="group", consumer="order_logging", max_retry=4
+    )
+    return letters, store, kafka
 
 
 async def test_kafka_comes_first() -> None:
