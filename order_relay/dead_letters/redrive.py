@@ -10,16 +10,17 @@ import time
 from array import array
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import Letter, LetterPosition
-from order_relay.dead_letters.redriven import RedriveCommit, Redriven, RedriveProgress
+from order_relay.dead_letters.redriven import Redriven, RedriveProgress
 from order_relay.errors import PublishRefused, RecordTooLarge, RelayError, TopicUnusable
 from order_relay.kafka.producer import Acknowledged, RecordProducer
 
 if TYPE_CHECKING:
     from order_relay.dead_letters.open_topic import OpenTopic
+    from order_relay.dead_letters.redrive_group import Membership
 
 BATCH = 200
 REDRIVEN_ALREADY = "it was redriven already"
@@ -71,21 +72,6 @@ class LetterResult:
     reason: str = ""
     position: Acknowledged | None = None
     event_id: bytes = b""
-
-
-class RedriveMembership(Protocol):
-    """Membership in the group whose commits record what was redriven.
-
-    Attributes:
-        busy: The redrive holds it while it publishes and commits a batch.
-        lost: The membership has ended: nothing more may be redriven.
-    """
-
-    busy: asyncio.Lock
-    lost: bool
-
-    async def commit(self, partition: int, commit: RedriveCommit) -> None:
-        """Commit for a partition; raises ``RelayError`` if that fails."""
 
 
 class Selection:
@@ -198,7 +184,7 @@ class Redrive:
         self,
         letters: Callable[[int, int, int], AsyncIterator[Letter]],
         producer: RecordProducer,
-        membership: RedriveMembership,
+        membership: Membership,
         *,
         topic: str,
         partitions: int,

@@ -1,6 +1,5 @@
 """Redriving in batches: what is published, what is remembered, and when it ends early."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import click
@@ -13,7 +12,7 @@ from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import Letter, LetterPosition
 from order_relay.dead_letters.open_topic import OpenTopic, TopicLog
 from order_relay.dead_letters.redrive import BATCH, NO_ROOM, LetterResult, Redrive, RedriveResult
-from order_relay.dead_letters.redrive_group import RedriveGroup
+from order_relay.dead_letters.redrive_group import Membership, RedriveGroup
 from order_relay.dead_letters.redriven import RedriveCommit, Redriven, RedriveProgress
 from order_relay.errors import PublishRefused, RecordTooLarge, TopicUnusable
 from order_relay.kafka.producer import Acknowledged
@@ -51,12 +50,11 @@ class Topics:
         return Acknowledged(topic, partition or 0, len(self.published))
 
 
-class FakeMembership:
+class FakeMembership(Membership):
     """Remembers commits; may be lost, or refuse them."""
 
     def __init__(self) -> None:
-        self.busy = asyncio.Lock()
-        self.lost = False
+        super().__init__("dlq", consumer=None)
         self.error: TopicUnusable | None = None
         self.commits: list[RedriveCommit] = []
 
