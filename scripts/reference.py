@@ -44,6 +44,7 @@ MORE = {
     "WEB_ALLOWED_HOSTS": "../how-to/security.md#the-workers-web-server",
     "DELIVERIES_STORE": "orders.md#where-it-is-kept",
     "LOG_FORMAT": "logs.md",
+    "TRACING": "../how-to/tracing.md",
 }
 
 

@@ -24,6 +24,7 @@ from order_relay.logs.log_line import LogLine
 
 if TYPE_CHECKING:
     from order_relay.dead_letters.open_topic import OpenTopic
+    from order_relay.tracing.spans import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class AutoRedrive:
         rate: float,
         target_works: Callable[[], bool],
         on_redriven: Callable[[int], None] = lambda _: None,
+        tracing: Tracing | None = None,
         interval_seconds: float = INTERVAL_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -62,6 +64,7 @@ class AutoRedrive:
             rate: Letters a second at most.
             target_works: Returns whether the target works now.
             on_redriven: Called with the number of letters after each round.
+            tracing: Makes a span of each redriven letter; ``None``: none.
             interval_seconds: Seconds between two rounds, on average.
             clock: Seconds since the epoch.
         """
@@ -74,6 +77,7 @@ class AutoRedrive:
         self._rate = rate
         self._target_works = target_works
         self._on_redriven = on_redriven
+        self._tracing = tracing
         self._interval_seconds = interval_seconds
         self._clock = clock
 
@@ -118,6 +122,7 @@ class AutoRedrive:
                 topic=self._topic,
                 consumer=self._consumer,
                 rate=self._rate,
+                tracing=self._tracing,
             ) as (running, results):
                 async for result in results:
                     redriven += result.result is RedriveResult.REDRIVEN

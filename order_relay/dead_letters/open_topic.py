@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import Letter
@@ -16,6 +17,9 @@ from order_relay.errors import RelayError, TopicUnusable
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.kafka.topic_reader import Extent, TopicReader, bytes_of, headers_of
 from order_relay.settings import Settings
+
+if TYPE_CHECKING:
+    from order_relay.tracing.spans import Tracing
 
 
 class TopicLog(TopicReader):
@@ -139,6 +143,7 @@ class OpenTopic:
         consumer: str,
         rate: float | None = None,
         discard: bool = False,
+        tracing: Tracing | None = None,
     ) -> AsyncIterator[tuple[Redrive, AsyncIterator[LetterResult]]]:
         """Prepare to redrive what was selected; no other redrive can begin until the end.
 
@@ -151,6 +156,7 @@ class OpenTopic:
             consumer: The consumer that the redriven records are for; others skip them.
             rate: Letters a second at most; None: no limit.
             discard: Publish nothing: the letters are only no longer open.
+            tracing: Makes a span of each redriven letter; None: none.
 
         Raises:
             TopicUnusable: Another redrive runs, or one of both topics cannot be used.
@@ -179,6 +185,7 @@ class OpenTopic:
                 consumer=consumer,
                 rate=rate,
                 discard=discard,
+                tracing=tracing,
             )
 
             async def results() -> AsyncIterator[LetterResult]:

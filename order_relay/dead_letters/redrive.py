@@ -17,10 +17,12 @@ from order_relay.dead_letters.letter import Letter, LetterPosition
 from order_relay.dead_letters.redriven import Redriven, RedriveProgress
 from order_relay.errors import PublishRefused, RecordTooLarge, RelayError, TopicUnusable
 from order_relay.kafka.producer import Acknowledged, RecordProducer
+from order_relay.model.headers import Headers
 
 if TYPE_CHECKING:
     from order_relay.dead_letters.open_topic import OpenTopic
     from order_relay.dead_letters.redrive_group import Membership
+    from order_relay.tracing.spans import Tracing
 
 BATCH = 200
 REDRIVEN_ALREADY = "it was redriven already"
@@ -191,6 +193,7 @@ class Redrive:
         consumer: str,
         rate: float | None = None,
         discard: bool = False,
+        tracing: Tracing | None = None,
     ) -> None:
         """Prepare a redrive; nothing is published yet.
 
@@ -203,6 +206,7 @@ class Redrive:
             consumer: The consumer that the redriven records are for; others skip them.
             rate: Letters a second at most; ``None``: no limit.
             discard: Publish nothing: the letters are only no longer open.
+            tracing: Makes a span of each redriven letter; ``None``: none.
         """
         self.remark = ""
         self._letters = letters
@@ -213,6 +217,7 @@ class Redrive:
         self._consumer = consumer
         self._rate = rate
         self._discard = discard
+        self._tracing = tracing
         self._batch = BATCH if rate is None else max(1, min(BATCH, math.floor(rate / 4)))
         self._stopped = asyncio.Event()
         self._next_at = time.monotonic()
@@ -290,6 +295,18 @@ class Redrive:
     async def _publish(self, letter: Letter) -> LetterResult:
         if self._discard:
             return _result(letter, RedriveResult.DISCARDED)
+        headers = letter.redriven_headers(self._consumer)
+        if self._tracing is None:
+            return await self._send(letter, headers)
+        with self._tracing.sending("redrive", self._topic, headers) as span:
+            result = await self._send(letter, span.headers)
+            if result.position is not None:
+                span.acknowledged(result.position)
+            else:
+                span.failed("refused")
+            return result
+
+    async def _send(self, letter: Letter, headers: Headers) -> LetterResult:
         number = letter.home_partition
         try:
             # Nothing is awaited before the client has the record, so letters keep their order.
@@ -297,7 +314,7 @@ class Redrive:
                 self._topic,
                 key=letter.key,
                 value=letter.value,
-                headers=letter.redriven_headers(self._consumer),
+                headers=headers,
                 partition=number if number < self._partitions else None,
             )
         except RecordTooLarge as error:

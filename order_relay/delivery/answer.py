@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -9,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from order_relay.model.consumer import Delivery
+from order_relay.model.record import Record
 from order_relay.model.trace_context import TraceContext
 
 RETRYABLE_STATUSES = frozenset({408, 425})
@@ -194,3 +196,23 @@ class PostHandler(Protocol):
 
     def redact(self, text: str) -> str:
         """Remove secrets from text of a 2xx answer's body; ``detail`` has none."""
+
+
+class AttemptTracer(Protocol):
+    """Traces attempts."""
+
+    async def attempt(
+        self,
+        record: Record,
+        trace: TraceContext | None,
+        number: int,
+        make: Callable[[TraceContext | None], Awaitable[Answer]],
+    ) -> Answer:
+        """Make an attempt within a span, and return its answer.
+
+        Args:
+            record: The record.
+            trace: The record's trace context: the parent of the span.
+            number: 1 for the record's first attempt.
+            make: Makes the attempt. It gets the span as trace context, to send it to the target.
+        """

@@ -6,12 +6,21 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any, cast
 
-from order_relay.delivery.answer import Answer, EventHandler, PostHandler, RetryPolicy, Verdict
+import msgspec
+
+from order_relay.delivery.answer import (
+    Answer,
+    AttemptTracer,
+    EventHandler,
+    PostHandler,
+    RetryPolicy,
+    Verdict,
+)
 from order_relay.delivery.back_pressure import Concurrency, Pace
 from order_relay.delivery.batches import Batches, Batching
 from order_relay.delivery.dead_letters import (
@@ -33,7 +42,7 @@ from order_relay.model.consumer import Delivery
 from order_relay.model.events import ORDER_PAID, Events, paid_at_of, paid_moment
 from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
-from order_relay.model.trace_context import TraceContext, of_record, trace_id
+from order_relay.model.trace_context import TraceContext, of_record, trace_id, with_trace_context
 
 # Records taken in while the breaker is not closed. A probe needs a record that can succeed; among
 # so many there is one, even if most are hopeless.
@@ -99,6 +108,7 @@ class Dispatcher:
         max_in_flight: int,
         max_rate: float | None = None,
         batching: Batching | None = None,
+        tracer: AttemptTracer | None = None,
         max_queued: int = MAX_QUEUED_RECORDS,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -128,6 +138,7 @@ class Dispatcher:
             max_rate: Maximum attempts a second; ``None``: as many as the target accepts.
             batching: How records are put into batches; ``None``: each is sent alone. With batches
                 an attempt is a request with several records.
+            tracer: Traces attempts; ``None``: trace contexts are forwarded unchanged.
             max_queued: Maximum records in memory.
             clock: Monotonic seconds.
             wall_clock: Seconds since the epoch.
@@ -135,6 +146,10 @@ class Dispatcher:
         self._poster = cast(PostHandler, target) if hasattr(target, "post") else None
         self._event_handler = cast(EventHandler, target) if hasattr(target, "handle") else None
         self._success = "function" if self._event_handler is not None else "2xx"
+        self._tracer = tracer
+        self._make_attempt: Callable[..., Awaitable[Answer]] = (
+            self._attempt if tracer is None else self._traced_attempt
+        )
         self._consumer = consumer
         self._decode = events.decode
         self._subject = events.subject
@@ -385,7 +400,7 @@ class Dispatcher:
             sent_at = self._clock()
             if not attempts:
                 failing_since = sent_at
-            answer = await self._attempt(
+            answer = await self._make_attempt(
                 record,
                 event,
                 idempotency_key,
@@ -527,6 +542,30 @@ class Dispatcher:
         else:
             self._observer.attempted(answer.verdict.value, answer.status_class, now - sent_at)
         return answer
+
+    async def _traced_attempt(
+        self,
+        record: Record,
+        event: Any,
+        idempotency_key: str,
+        trace: TraceContext | None,
+        ticket: int,
+        *,
+        attempts: int,
+        **more: Any,
+    ) -> Answer:
+        async def make(own: TraceContext | None) -> Answer:
+            seen = record
+            if own is not None and self._event_handler is not None:
+                # What the function passes on has this attempt as its parent.
+                headers = with_trace_context(record.headers, own)
+                seen = msgspec.structs.replace(record, headers=headers)
+            return await self._attempt(
+                seen, event, idempotency_key, own, ticket, attempts=attempts, **more
+            )
+
+        tracer = cast(AttemptTracer, self._tracer)
+        return await tracer.attempt(record, trace, attempts + 1, make)
 
     def _succeeded(self, lane: Lane, sent_at: float, *, first: bool) -> None:
         now = self.last_activity

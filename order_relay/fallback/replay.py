@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Collection, Coroutine
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable
 from order_relay.fallback.store import FallbackStats, FallbackStore
@@ -19,6 +19,9 @@ from order_relay.fallback.sweep import (
     cancel_tasks,
 )
 from order_relay.logs.log_line import FiguresLine, LogLine
+
+if TYPE_CHECKING:
+    from order_relay.tracing.spans import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ class Replay:
         lease_seconds: float = 60.0,
         backoff_base_seconds: float = 60.0,
         on_result: Callable[[str], None] = lambda _: None,
+        tracing: Tracing | None = None,
     ) -> None:
         """Prepare; nothing runs yet.
 
@@ -58,6 +62,7 @@ class Replay:
                 ``delay_seconds``.
             on_result: Called with each row's result: ``published``, ``retried`` or ``failed``. Must
                 neither block nor raise.
+            tracing: Makes a span of each row that is sent; ``None``: none.
         """
         self._store = store
         self._producer = producer
@@ -71,6 +76,7 @@ class Replay:
             producer=producer,
             stopping=self._stopping.is_set,
             on_result=on_result,
+            tracing=tracing,
             backoff_base_seconds=backoff_base_seconds,
             batch_size=batch_size,
             max_in_flight=max_in_flight,

@@ -7,9 +7,9 @@ import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable, PublishRefused
 from order_relay.fallback.retry_schedule import after_refusal, is_local, is_unanswered
@@ -18,6 +18,9 @@ from order_relay.kafka.producer import Acknowledged, RecordProducer
 from order_relay.logs.log_line import LogLine
 from order_relay.model.headers import EVENT_ID_HEADER, Header
 from order_relay.model.trace_context import trace_id
+
+if TYPE_CHECKING:
+    from order_relay.tracing.spans import SentSpan, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +77,7 @@ class Sweeper:
     batch_size: int
     max_in_flight: int
     lease_seconds: float
+    tracing: Tracing | None = None
 
     def __post_init__(self) -> None:
         """Begin with nothing claimed."""
@@ -197,9 +201,18 @@ class Sweeper:
             return _refused(
                 row, Outcome(row.id, Status.FAILED, row.retry_count, None, row.malformed)
             )
+        if self.tracing is None:
+            return await self._publish_sound_row(row)
+        with self.tracing.sending("replay", row.topic, row.headers) as span:
+            span.of_row(row.id)
+            return await self._publish_sound_row(replace(row, headers=span.headers), span)
+
+    async def _publish_sound_row(self, row: FallbackRow, span: SentSpan | None = None) -> Outcome:
         try:
             acknowledged = await self._send(row)
         except Exception as error:  # noqa: BLE001 - every row gets an outcome, whatever the error
+            if span is not None:
+                span.failed(error)
             if is_local(error):
                 self._given_up = self._given_up or str(error)
                 return Outcome(row.id)
@@ -207,6 +220,8 @@ class Sweeper:
                 return Outcome(row.id)
             now = self._clock_zero + timedelta(seconds=asyncio.get_running_loop().time())
             return _refused(row, after_refusal(row, error, now, self.backoff_base_seconds))
+        if span is not None:
+            span.acknowledged(acknowledged)
         logger.info(
             LogLine(
                 "Fallback message published successfully",

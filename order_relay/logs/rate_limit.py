@@ -1,8 +1,9 @@
 """Log filters: one limits repeated lines, one names the consumer, one escapes control characters.
 
-A Kafka client that cannot reach its brokers logs every attempt, hundreds of lines a second. Each
-message of those clients passes once in ``INTERVAL_SECONDS``, with the number of lines that were
-left out before it. The relay's own lines always pass.
+A Kafka client that cannot reach its brokers logs every attempt, hundreds of lines a second.
+OpenTelemetry logs every batch of spans that the collector did not accept. Each message of those
+clients passes once in ``INTERVAL_SECONDS``, with the number of lines that were left out before it.
+The relay's own lines always pass.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ CLIENTS = (
     "order_relay.kafka.producer.",
     "order_relay.kafka.consumer.",
     "faust.transport.",
+    "opentelemetry.",
 )
 
 

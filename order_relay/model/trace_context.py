@@ -1,7 +1,8 @@
 """Checks and forwards W3C trace context (https://www.w3.org/TR/trace-context/).
 
-The relay records no spans, so it forwards ``traceparent`` unchanged (docs/decisions/0013). An
-invalid trace context is dropped.
+Without TRACING the relay records no spans and forwards ``traceparent`` unchanged; with it, each
+span of the relay is the parent of what it sends (docs/decisions/0013). An invalid trace context is
+dropped.
 """
 
 from __future__ import annotations
@@ -82,6 +83,14 @@ def trace_id(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
     """Return the trace id of a Kafka record; ``None`` without a valid trace context."""
     found = of_record(headers)
     return found.trace_id if found is not None else None
+
+
+def with_trace_context(
+    headers: Iterable[tuple[str, bytes | None]], trace: TraceContext
+) -> tuple[tuple[str, bytes | None], ...]:
+    """Return the headers of a Kafka record with ``trace`` in place of their trace context."""
+    others = (header for header in headers if header[0] not in (TRACEPARENT, TRACESTATE))
+    return (*others, *trace.record_headers())
 
 
 def trace_headers(carrier: Mapping[str, str]) -> tuple[tuple[str, bytes], ...]:

@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from order_relay.logs.log_line import LogLine
 from order_relay.model.headers import Header
@@ -20,6 +20,9 @@ from order_relay.model.trace_context import trace_id
 from order_relay.publishing.commit_hook import AnySession, when_committed
 from order_relay.publishing.message import OrderEvent, order_event
 from order_relay.publishing.publisher import Publisher, PublishResult
+
+if TYPE_CHECKING:
+    from order_relay.tracing.spans import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +89,13 @@ class AfterCommit:
     Create it in the publisher's loop. ``publish`` may be called from any thread.
     """
 
-    def __init__(self, publisher: Publisher) -> None:
-        """Publish through ``publisher``; the caller closes it after this."""
+    def __init__(self, publisher: Publisher, *, tracing: Tracing | None = None) -> None:
+        """Publish through ``publisher``; the caller closes it after this.
+
+        ``tracing`` continues the caller's current trace; without it only that of ``headers``.
+        """
         self._publisher = publisher
+        self._tracing = tracing
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -121,6 +128,8 @@ class AfterCommit:
         Raises:
             InvalidEvent: It is not an ORDER_PAID event. The order can still be rolled back.
         """
+        if self._tracing is not None:
+            headers = self._tracing.with_caller_context(headers)
         checked = order_event(event, event_id=event_id, key=key, headers=headers)
         pending = PendingPublish(checked.event_id, self._thread)
         when_committed(

@@ -23,6 +23,7 @@ from order_relay.publishing.after_commit import AfterCommit
 from order_relay.publishing.outbox import Outbox
 from order_relay.publishing.publisher import Publisher
 from order_relay.settings import Settings
+from order_relay.tracing.switch import running_tracing
 
 # Of the event loop in a thread: what the Kafka client and host names are waited for in.
 EXECUTOR_THREADS = 4
@@ -57,11 +58,13 @@ async def open_order_events(
     At the end each step gets ``grace_seconds``; what Kafka has not acknowledged by then is saved.
 
     Raises:
+        InvalidSettings: TRACING cannot be used.
         InvalidDatabaseUrl: DATABASE_URL cannot be used.
         DatabaseTooNew: A newer version of the relay has migrated the database.
         DatabaseUnavailable: The database did not answer.
     """
     async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(running_tracing(settings))
         store = FallbackTable(settings.database_url.get_secret_value())
         stack.push_async_callback(store.close)
         await store.open()
@@ -69,7 +72,7 @@ async def open_order_events(
         await producer.start()
         stack.push_async_callback(producer.stop, grace_seconds)
         topic, max_retry = settings.order_paid_topic, settings.fallback_max_retry
-        publisher = Publisher(producer, store, topic, max_retry=max_retry)
+        publisher = Publisher(producer, store, topic, max_retry=max_retry, tracing=tracing)
         stack.push_async_callback(publisher.close, grace_seconds)
         replay = Replay(
             store,
@@ -78,15 +81,16 @@ async def open_order_events(
             interval_seconds=settings.fallback_replay_interval_seconds,
             stats_interval_seconds=settings.fallback_stats_interval_seconds,
             retention_days=settings.fallback_retention_days,
+            tracing=tracing,
         )
         watching = asyncio.create_task(publisher.watch())
         stack.callback(watching.cancel)
         sweeping = asyncio.create_task(replay.run())
         stack.push_async_callback(asyncio.wait, [sweeping])
         stack.push_async_callback(replay.stop, grace_seconds)
-        after_commit = AfterCommit(publisher)
+        after_commit = AfterCommit(publisher, tracing=tracing)
         stack.push_async_callback(after_commit.close, grace_seconds)
-        outbox = Outbox(topic, replay=replay, max_retry=max_retry)
+        outbox = Outbox(topic, replay=replay, max_retry=max_retry, tracing=tracing)
         stack.push_async_callback(outbox.close, grace_seconds)
         yield OrderEvents(publisher, after_commit, outbox, replay)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -21,6 +21,9 @@ from order_relay.fallback.sweep import Sweep
 from order_relay.model.headers import Header
 from order_relay.publishing.commit_hook import AnySession, sync_session, when_committed
 from order_relay.publishing.message import order_event
+
+if TYPE_CHECKING:
+    from order_relay.tracing.spans import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,12 @@ class Outbox:
     """
 
     def __init__(
-        self, topic: str, *, replay: RowPublisher | None = None, max_retry: int = 3
+        self,
+        topic: str,
+        *,
+        replay: RowPublisher | None = None,
+        max_retry: int = 3,
+        tracing: Tracing | None = None,
     ) -> None:
         """Write rows for ``topic``.
 
@@ -66,10 +74,12 @@ class Outbox:
             replay: Publishes rows right after their commit; it must read the database that the
                 sessions write to. None: a replay elsewhere publishes them.
             max_retry: Refusals by Kafka after which a row is FAILED.
+            tracing: Continues the caller's current trace; None: only that of ``headers``.
         """
         self._topic = topic
         self._replay = replay
         self._max_retry = max_retry
+        self._tracing = tracing
         self._loop = asyncio.get_running_loop() if replay is not None else None
         self._waiting: list[int] = []
         self._worker: asyncio.Task[None] | None = None
@@ -99,6 +109,8 @@ class Outbox:
         Raises:
             InvalidEvent: It is not an ORDER_PAID event; nothing was added.
         """
+        if self._tracing is not None:
+            headers = self._tracing.with_caller_context(headers)
         checked = order_event(event, event_id=event_id, key=key, headers=headers)
         row = OutboxRow(**insert_values(checked.row(self._topic, self._max_retry)))
         if self._replay is not None:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from order_relay.errors import (
     InvalidEvent,
@@ -23,6 +23,9 @@ from order_relay.logs.log_line import LogLine
 from order_relay.model.headers import Header
 from order_relay.model.trace_context import trace_id
 from order_relay.publishing.message import order_event
+
+if TYPE_CHECKING:
+    from order_relay.tracing.spans import SentSpan, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +88,7 @@ class Publisher:
         *,
         max_retry: int = 3,
         on_result: Callable[[str], None] = lambda _: None,
+        tracing: Tracing | None = None,
     ) -> None:
         """Prepare; nothing is started.
 
@@ -95,6 +99,7 @@ class Publisher:
             max_retry: Refusals by Kafka after which a saved row is FAILED.
             on_result: Called with each publish's result: ``acknowledged``, ``saved``, ``invalid``,
                 ``too_large`` or ``failed``. Must neither block nor raise.
+            tracing: Makes a span of each publish, which is the event's parent; ``None``: none.
         """
         self._producer = producer
         self._store = store
@@ -104,6 +109,7 @@ class Publisher:
         self._running: set[asyncio.Task[PublishResult]] = set()
         self._sending: set[asyncio.Task[PublishResult]] = set()  # those that wait for Kafka
         self._ping_now = asyncio.Event()
+        self._tracing = tracing
         self._closed = False
         self.outage = ""
 
@@ -212,6 +218,20 @@ class Publisher:
         self._ping_now.set()
 
     async def _publish(self, message: NewMessage, event_id: str) -> PublishResult:
+        if self._tracing is None:
+            return await self._send_or_save(message, event_id)
+        with self._tracing.sending(
+            "publish", message.topic, message.headers, by_caller=True
+        ) as span:
+            traced = replace(message, headers=span.headers)
+            result = await self._send_or_save(traced, event_id, span)
+            if isinstance(result, Saved):
+                span.of_row(result.row_id)
+            return result
+
+    async def _send_or_save(
+        self, message: NewMessage, event_id: str, span: SentSpan | None = None
+    ) -> PublishResult:
         try:
             acknowledged = await self._send(message)
         except RecordTooLarge:
@@ -221,6 +241,8 @@ class Publisher:
             # Cancelled by save_waiting, or because the loop ends.
             return await self._save(message, event_id, error)
         self._on_result("acknowledged")
+        if span is not None:
+            span.acknowledged(acknowledged)
         return Published(acknowledged.topic, acknowledged.partition, acknowledged.offset, event_id)
 
     async def _send(self, message: NewMessage) -> Acknowledged:

@@ -165,6 +165,9 @@ class Settings(EnvironmentSettings):
     # --- logs -------------------------------------------------------------------------------
     log_format: LogFormat = "text"
 
+    # --- tracing ----------------------------------------------------------------------------
+    tracing: Literal["off", "otlp"] = "off"
+
     @field_validator("external_logger_headers", mode="after")
     @classmethod
     def _check_one_authorization(

@@ -9,7 +9,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from faust.sensors.prometheus import FaustMetrics
 
@@ -22,8 +22,9 @@ from order_relay.deliveries.lookup import OrderLookup
 from order_relay.deliveries.recovery import Recovery
 from order_relay.deliveries.stores import MemoryStore, RocksStore
 from order_relay.deliveries.table import DeliveriesTable
-from order_relay.delivery.answer import RetryPolicy
+from order_relay.delivery.answer import PostHandler, RetryPolicy
 from order_relay.delivery.batches import Batching
+from order_relay.delivery.dead_letters import DeadLetterSink
 from order_relay.delivery.dispatcher import Dispatcher
 from order_relay.delivery.outcome import Outcome
 from order_relay.delivery.target_health import TargetState
@@ -59,6 +60,9 @@ from order_relay.worker.consumer_app import (
 )
 from order_relay.worker.fallback_service import Fallback
 
+if TYPE_CHECKING:
+    from order_relay.tracing.spans import Tracing
+
 # In a rebalance the group waits for the attempts in flight of its slowest member. This stays well
 # below REBALANCE_SECONDS, whatever the target's time-out is.
 MAX_REBALANCE_DRAIN_SECONDS = 20.0
@@ -91,6 +95,7 @@ class ConsumerRuntime:
         metrics: Metrics,
         faust_metrics: FaustMetrics,
         max_in_flight: int,
+        tracing: Tracing | None = None,
     ) -> None:
         """Prepare, within the running event loop. Starts and connects nothing.
 
@@ -102,6 +107,7 @@ class ConsumerRuntime:
             metrics: The worker's metrics.
             faust_metrics: Faust's own metrics.
             max_in_flight: The number of concurrent attempts that file descriptors allow.
+            tracing: Makes spans of attempts and dead letters; ``None``: none.
         """
         declaration, settings = consumer.declaration, consumer.settings
         self.name = consumer.name
@@ -113,19 +119,14 @@ class ConsumerRuntime:
         self.app = consumer_app(settings, faust_metrics)
         self._reader = self.app.reader
         self._target = _target(consumer, max_in_flight)
+        self._tracing = tracing
+        self._spans = (
+            tracing.of_consumer(self.name, settings.consumer_group_id) if tracing else None
+        )
         self.deliveries = self._deliveries_table() if settings.deliveries_store != "off" else None
         self.dispatcher = Dispatcher(
-            self._target,
-            DeadLetters(
-                producer,
-                fallback.store,
-                settings.dlq_topic,
-                group_id=settings.consumer_group_id,
-                consumer=self.name,
-                max_retry=settings.fallback_max_retry,
-                outage=lambda: fallback.publisher.outage,
-                on_saved=self.metrics.dead_letter_saved,
-            ),
+            self._traced_target(),
+            self._dead_letters(fallback),
             self.metrics,
             self._on_finished,
             consumer=self.name,
@@ -150,6 +151,7 @@ class ConsumerRuntime:
                 settings.external_logger_batch_linger_ms / 1000,
                 settings.external_logger_batch_format,
             ),
+            tracer=self._spans,
         )
         self.health = Health(
             self.dispatcher,
@@ -182,6 +184,26 @@ class ConsumerRuntime:
         self._watches: list[asyncio.Task[None]] = []
         read_topic(self.app, self.name, settings.order_paid_topic, self.submit)
         self._reader.deliver_with(self, self.dispatcher.left, self.metrics.deleted)
+
+    def _traced_target(self) -> PostHandler | FunctionHandler:
+        target = self._target
+        if self._tracing is None or isinstance(target, FunctionHandler):
+            return target
+        return self._tracing.posts(target, self.settings.external_logger_url)
+
+    def _dead_letters(self, fallback: Fallback) -> DeadLetterSink:
+        settings, tracing = self.settings, self._tracing
+        sink = DeadLetters(
+            self._producer,
+            fallback.store,
+            settings.dlq_topic,
+            group_id=settings.consumer_group_id,
+            consumer=self.name,
+            max_retry=settings.fallback_max_retry,
+            outage=lambda: fallback.publisher.outage,
+            on_saved=self.metrics.dead_letter_saved,
+        )
+        return sink if tracing is None else tracing.dead_letters(sink, settings.dlq_topic)
 
     def _deliveries_table(self) -> DeliveriesTable:
         settings = self.settings
@@ -314,6 +336,7 @@ class ConsumerRuntime:
             rate=self.settings.dlq_auto_redrive_rate,
             target_works=self._target_works,
             on_redriven=self.metrics.auto_redriven,
+            tracing=self._tracing,
         )
 
     def _target_works(self) -> bool:
@@ -349,7 +372,11 @@ class ConsumerRuntime:
         deliveries = self.deliveries
         if deliveries is not None and not deliveries.ready and not await deliveries.until_ready():
             return  # its partition was revoked: the record is read again
-        if self._reader.claim(record) and not await self.dispatcher.submit(record):
+        if not self._reader.claim(record):
+            return
+        if self._spans is not None:
+            record = self._spans.received(record)
+        if not await self.dispatcher.submit(record):
             self._reader.leave(record)
 
     def _on_finished(self, record: Record, outcome: Outcome) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 from order_relay.errors import RelayError
 from order_relay.fallback.replay import Replay
@@ -13,6 +14,9 @@ from order_relay.fallback.table import FallbackTable
 from order_relay.monitoring.metrics import Metrics
 from order_relay.publishing.publisher import Publisher
 from order_relay.settings import Settings
+
+if TYPE_CHECKING:
+    from order_relay.tracing.spans import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ class Fallback:
         metrics: Metrics,
         *,
         open_retry_seconds: float = OPEN_RETRY_SECONDS,
+        tracing: Tracing | None = None,
     ) -> None:
         """Prepare. Starts and connects nothing. The caller starts and stops ``producer``."""
         self.store = store
@@ -55,6 +60,7 @@ class Fallback:
             settings.order_paid_topic,
             max_retry=settings.fallback_max_retry,
             on_result=metrics.published,
+            tracing=tracing,
         )
         self._replay = Replay(
             store,
@@ -64,6 +70,7 @@ class Fallback:
             stats_interval_seconds=settings.fallback_stats_interval_seconds,
             retention_days=settings.fallback_retention_days,
             on_result=metrics.replayed,
+            tracing=tracing,
         )
         self._metrics = metrics
         self._open_retry_seconds = open_retry_seconds

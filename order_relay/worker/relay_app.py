@@ -32,6 +32,7 @@ from order_relay.settings import Settings as RelaySettings
 from order_relay.settings import load_settings
 from order_relay.settings.consumers import ConfiguredConsumer, choose, configure
 from order_relay.settings.settings import load_log_format
+from order_relay.tracing.switch import make_tracing
 from order_relay.web.access import Access
 from order_relay.web.connections import ConnectionLimits
 from order_relay.web.console.changes import Changes
@@ -76,6 +77,7 @@ class RelayApp(faust.App):
             themselves, or are cancelled at shutdown.
         on_consumer: Functions that are called with each consumer's runtime before it starts.
         metrics: All metrics.
+        tracing: Makes the worker's spans; ``None``: tracing is off.
         partition_of: Returns the partition that Kafka's clients choose for a key.
     """
 
@@ -102,12 +104,15 @@ class RelayApp(faust.App):
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.on_consumer: list[Callable[[ConsumerRuntime], None]] = []
         self.metrics = Metrics()
+        self.tracing = make_tracing(settings)
         self._topics = Topics(settings)
         self._producer_of_events = KafkaProducer(settings)
         table = FallbackTable(
             settings.database_url.get_secret_value(), on_replaced=self.metrics.fallback_replaced
         )
-        self.fallback = Fallback(settings, table, self._producer_of_events, self.metrics)
+        self.fallback = Fallback(
+            settings, table, self._producer_of_events, self.metrics, tracing=self.tracing
+        )
         self._shutdown_watch = ShutdownWatch()
         self._background_tasks: list[asyncio.Task[None]] = []
         self._runtimes: list[ConsumerRuntime] = []
@@ -154,6 +159,8 @@ class RelayApp(faust.App):
         self.finalize()
         gc.set_threshold(*GC_THRESHOLDS)
         rate_limit.install(several_consumers=len(self.consumers) > 1)
+        if self.tracing is not None:
+            self.tracing.start()
         self._shares = file_descriptors.obtain([one.settings for one in self.consumers])
         self._make_consumers()
         self._background_tasks = [asyncio.create_task(watch_event_loop(self.metrics.loop_lagged))]
@@ -231,6 +238,7 @@ class RelayApp(faust.App):
             producer=self._producer_of_events,
             access=access,
             cluster=cluster,
+            tracing=self.tracing,
         )
         shown = {one.name: one.shown() for one in self._runtimes}
         return Console(cluster, shown, self.fallback.store, audit, changes)
@@ -249,6 +257,7 @@ class RelayApp(faust.App):
                 metrics=self.metrics,
                 faust_metrics=faust_metrics,
                 max_in_flight=max_in_flight,
+                tracing=self.tracing,
             )
             runtime.app.beacon.reattach(self.beacon)  # its crash crashes the worker
             for register in self.on_consumer:
@@ -297,6 +306,8 @@ class RelayApp(faust.App):
         if self._web_server is not None:
             await self._web_server.stop()
         await self.fallback.close()
+        if self.tracing is not None:
+            await self.tracing.stop()
         self._shutdown_watch.cancel()
         await super().on_shutdown()
 

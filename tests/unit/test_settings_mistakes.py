@@ -156,6 +156,7 @@ def test_all_numbers_are_tried() -> None:
         ("EXTERNAL_LOGGER_BATCH_FORMAT", "csv", "must be 'json_array' or 'ndjson'"),
         ("LOG_FORMAT", "yaml", "must be 'text' or 'json'"),
         ("LOG_FORMAT", "JSON", "must be 'text' or 'json'"),
+        ("TRACING", "on", "must be 'off' or 'otlp'"),
         *(("WEB_HOST", value, HOST) for value in HOSTS),
         *(("WEB_ALLOWED_HOSTS", value, "host names without ports")
           for value in ["relay.example.com:443", "http://relay", ", ,", "a b"]),

@@ -23,6 +23,7 @@ from order_relay.dead_letters.letter import Letter, LetterPosition
 from order_relay.dead_letters.open_topic import open_topic
 from order_relay.dead_letters.redrive import LetterResult, RedriveResult, Selection
 from order_relay.model.byte_text import to_text
+from order_relay.tracing.switch import running_tracing
 
 
 @command.define(
@@ -91,9 +92,15 @@ async def redrive(
             if status := command.refused(question, "Nothing was redriven"):
                 return status
         async with (
+            running_tracing(chosen.settings) as tracing,
             command.open_producer(chosen.settings) as producer,
             topic.redriving(
-                selection, producer, topic=to_topic, consumer=chosen.name, rate=rate
+                selection,
+                producer,
+                topic=to_topic,
+                consumer=chosen.name,
+                rate=rate,
+                tracing=tracing,
             ) as (running, results),
         ):
 

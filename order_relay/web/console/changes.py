@@ -34,6 +34,7 @@ from order_relay.web.console.queries import BadQuery, letter_filter, row_filter
 
 if TYPE_CHECKING:
     from order_relay.dead_letters.open_topic import OpenTopic
+    from order_relay.tracing.spans import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ class Changes:
         producer: KafkaProducer,
         access: Access,
         cluster: Cluster,
+        tracing: Tracing | None = None,
     ) -> None:
         """Prepare; ``add_to`` serves.
 
@@ -130,11 +132,13 @@ class Changes:
             producer: Publishes redriven letters.
             access: Decides who may change something.
             cluster: Passes changes of a consumer on to its other workers.
+            tracing: Makes a span of each redriven letter; ``None``: none.
         """
         self._consumers = consumers
         self._rows = rows
         self._audit = audit
         self._producer = producer
+        self._tracing = tracing
         self._access = access
         self._cluster = cluster
         self._jobs: dict[str, Job] = {}
@@ -243,6 +247,7 @@ class Changes:
                     consumer=name,
                     rate=rate,
                     discard=discard,
+                    tracing=self._tracing,
                 ) as (running, results):
                     async for result in results:
                         if result.result is done:
