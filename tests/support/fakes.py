@@ -5,7 +5,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from order_relay.delivery.answer import JSON, Answer, PostHandler, RetryPolicy, Verdict, judge
+from order_relay.delivery.answer import (
+    JSON,
+    Answer,
+    AttemptTracer,
+    PostHandler,
+    RetryPolicy,
+    Verdict,
+    judge,
+)
 from order_relay.delivery.batches import Batching
 from order_relay.delivery.dead_letters import DeadLetter
 from order_relay.delivery.dispatcher import Dispatcher
@@ -228,6 +236,7 @@ class Bench:
         max_rate: float | None = None,
         batching: Batching | None = None,
         target: PostHandler | None = None,
+        tracer: AttemptTracer | None = None,
     ) -> None:
         clock = asyncio.get_running_loop().time
         self.target = FakeTarget()
@@ -254,6 +263,7 @@ class Bench:
             max_queued=max_queued,
             max_rate=max_rate,
             batching=batching,
+            tracer=tracer,
             clock=clock,
             wall_clock=lambda: START_SECONDS + clock(),
         )
