@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import (
@@ -20,6 +21,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer
 
+from order_relay.errors import InvalidSettings
 from order_relay.version import VERSION
 
 # How long the end of the process waits for the last spans.
@@ -48,8 +50,16 @@ class SpanExport:
         self.tracer: Tracer = self._provider.get_tracer("order_relay", VERSION)
 
     def start(self) -> None:
-        """Start the thread."""
-        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        """Start the thread.
+
+        Raises:
+            InvalidSettings: The OTEL_BSP variables contradict each other; one line.
+        """
+        try:
+            processor = BatchSpanProcessor(self._exporter)
+        except ValueError as error:
+            raise InvalidSettings(f"TRACING=otlp: OTEL_BSP_...: {error}") from error
+        self._provider.add_span_processor(processor)
 
     async def stop(self) -> None:
         """Send the spans that are left, for ``STOP_SECONDS`` at most; the rest is dropped."""
@@ -60,13 +70,11 @@ class SpanExport:
             try:
                 self._provider.shutdown()
             finally:
-                if not loop.is_closed():
+                with suppress(RuntimeError):  # it took longer, and the loop has ended
                     loop.call_soon_threadsafe(sent.set)
 
         # Daemonic: neither the loop nor the interpreter waits for it.
         threading.Thread(target=stop, name="tracing-stop", daemon=True).start()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 await sent.wait()
-        except TimeoutError:
-            pass

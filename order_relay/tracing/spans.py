@@ -81,7 +81,7 @@ class Tracing:
         self._tracer = export.tracer
 
     def start(self) -> None:
-        """Send spans in the background."""
+        """Send spans in the background; raises ``InvalidSettings``."""
         self._export.start()
 
     async def stop(self) -> None:

@@ -160,7 +160,8 @@ class RelayApp(faust.App):
         gc.set_threshold(*GC_THRESHOLDS)
         rate_limit.install(several_consumers=len(self.consumers) > 1)
         if self.tracing is not None:
-            self.tracing.start()
+            with _errors_in_one_line():
+                self.tracing.start()
         self._shares = file_descriptors.obtain([one.settings for one in self.consumers])
         self._make_consumers()
         self._background_tasks = [asyncio.create_task(watch_event_loop(self.metrics.loop_lagged))]

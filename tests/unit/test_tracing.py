@@ -238,6 +238,12 @@ def test_a_variable_that_opentelemetry_refuses_is_one_line(monkeypatch: pytest.M
     monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many")
     with pytest.raises(InvalidSettings, match=r"^TRACING=otlp: OpenTelemetry cannot start: .*many"):
         make_tracing(load_settings(tracing="otlp"))
+    monkeypatch.undo()
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")  # the default batch is larger
+    tracing = make_tracing(load_settings(tracing="otlp"))
+    assert tracing is not None
+    with pytest.raises(InvalidSettings, match=r"^TRACING=otlp: OTEL_BSP_...: max_export_batch"):
+        tracing.start()
 
 
 def test_opentelemetry_s_own_variables_count(monkeypatch: pytest.MonkeyPatch) -> None:
