@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from order_relay.errors import InvalidConsumer, InvalidDatabaseUrl, InvalidSetti
 from order_relay.fallback.sql.audit_log import AuditLog
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.consumer import partition_of
+from order_relay.kafka.group_members import group_members
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.kafka.topics import Topics
 from order_relay.logs import json_format, rate_limit
@@ -222,8 +223,20 @@ class RelayApp(faust.App):
         def here(runtime: ConsumerRuntime) -> tuple[dict[str, Any], dict[str, Any]]:
             return runtime.stats.figures(), runtime.history.as_json()
 
-        async def members() -> dict[str, set[str]]:
-            return {one.name: one.workers() for one in self._runtimes}
+        groups = {one.name: one.settings.consumer_group_id for one in self.declared}
+        of_groups = group_members(self.settings, tuple(groups.values()))
+
+        async def members() -> dict[str, set[str] | None]:
+            urls: Mapping[str, Collection[str]] = {}
+            # While Kafka does not answer, a page must not wait for it.
+            if all(runtime.health.kafka_answers() for runtime in self._runtimes):
+                urls = await of_groups.urls()
+            found: dict[str, set[str] | None] = {
+                name: set(urls[group]) if group in urls else None for name, group in groups.items()
+            }
+            for runtime in self._runtimes:
+                found[runtime.name] = runtime.workers() | (found.get(runtime.name) or set())
+            return found
 
         cluster = Cluster(
             self.settings.own_url,

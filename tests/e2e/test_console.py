@@ -65,7 +65,7 @@ async def test_the_console_shows_what_is_delivered_and_what_became_of_an_order(
     )
     async with WorkerProcess(tmp_path, stage, sink.url) as worker, browser_page() as (page, errors):
         await worker.wait_ready()
-        await page.goto(f"http://127.0.0.1:{worker.web_port}/")
+        await page.goto(f"http://127.0.0.1:{worker.web_port}/worker")
         await says(page, "nothing here is at risk")
         await says(page, "nothing here is at risk")
         await stage.publish([order(7), *orders(40, first=100), Order(b"8", b"no JSON")])
@@ -88,13 +88,13 @@ async def test_the_console_shows_what_is_delivered_and_what_became_of_an_order(
         await look_up(page, "4711")
         await expect(page.locator("#order-answer")).to_contain_text("4711")
         await expect(page.locator("#order-fields")).to_be_empty()
-        await expect(page).to_have_title("Order relay")
+        await expect(page).to_have_title("Worker · Order relay")
         # Chromium itself reports the 404 of the order that is not known.
         assert [text for text in errors if "404" not in text] == []
 
         await page.evaluate(INJECT)
         assert any("Content Security Policy" in text for text in errors)
-        await expect(page).to_have_title("Order relay")
+        await expect(page).to_have_title("Worker · Order relay")
 
 
 async def test_the_console_tells_what_is_wrong(
@@ -109,7 +109,7 @@ async def test_the_console_tells_what_is_wrong(
         browser_page() as (page, _),
     ):
         await worker.wait_log("Breaker open")
-        await page.goto(f"http://127.0.0.1:{worker.web_port}/")
+        await page.goto(f"http://127.0.0.1:{worker.web_port}/worker")
         await says(page, "The target fails: events wait in Kafka, none is given up.")
         await sink.up()
         await shows(page, "deliveries.delivered", "30")
@@ -153,7 +153,7 @@ async def test_the_console_shows_one_consumer_or_another(
         browser_page() as (page, errors),
     ):
         await worker.wait_ready()
-        await page.goto(f"http://127.0.0.1:{worker.web_port}/")
+        await page.goto(f"http://127.0.0.1:{worker.web_port}/worker")
         await stage.publish(orders(5))
         consumers = page.get_by_role("navigation", name="Consumers").get_by_role("link")
         await expect(consumers).to_have_text(["order_logging", "coupons"], timeout=SEEN_MS)
@@ -173,7 +173,7 @@ async def test_the_console_shows_one_consumer_or_another(
             await page.set_viewport_size({"width": width, "height": 900})
             assert await page.evaluate(FITS)
 
-        await page.goto(f"http://127.0.0.1:{worker.web_port}/?consumer=nobody")
+        await page.goto(f"http://127.0.0.1:{worker.web_port}/worker?consumer=nobody")
         await says(page, "consumer 'nobody' is not one of this worker's: order_logging, coupons")
         assert [text for text in errors if "404" not in text] == []
 
@@ -193,7 +193,7 @@ async def test_the_console_says_what_the_logger_does(
         browser_page() as (page, errors),
     ):
         await worker.wait_ready()
-        await page.goto(f"http://127.0.0.1:{worker.web_port}/")
+        await page.goto(f"http://127.0.0.1:{worker.web_port}/worker")
         await does(page, "works for")
         await expect(page.get_by_role("button", name="Probe now")).to_be_hidden()
 
@@ -243,7 +243,7 @@ async def test_a_probe_from_the_console(stage: Stage, sink: ScriptedSink, tmp_pa
         browser_page() as (page, _),
     ):
         await worker.wait_log("Breaker open")
-        await page.goto(f"http://127.0.0.1:{worker.web_port}/")
+        await page.goto(f"http://127.0.0.1:{worker.web_port}/worker")
         button, answer = page.get_by_role("button", name="Probe now"), page.get_by_role("status")
         token = page.get_by_label("API_TOKEN")
         await expect(button).to_be_visible(timeout=SEEN_MS)

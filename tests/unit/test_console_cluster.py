@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from yarl import URL
 
-from order_relay.web.console.cluster import ConsumerView, WorkerAnswer, span
+from order_relay.web.console.cluster import Cluster, ConsumerView, WorkerAnswer, span
 from order_relay.web.console.pages import chart
+
+OWN = "http://127.0.0.1:1/"
 
 
 def stats(state: str = "works", *, lag: int | None = 0, **others: Any) -> dict[str, Any]:
@@ -95,7 +98,27 @@ def test_a_worker_that_does_not_answer_is_told() -> None:
     )
     assert whole.state == "down"
     assert "http://b/ does not answer: refused" in whole.verdicts()[0].text
+    assert whole.lag is None
     assert ConsumerView("coupons", []).verdicts()[0].alert == "OrderRelayNoWorker"
+
+
+async def test_a_consumer_of_other_workers_is_linked_to_one_of_them() -> None:
+    """Only to what can be a worker's address; without Kafka's answer nothing is wrong."""
+
+    async def members() -> dict[str, set[str] | None]:
+        return {"here": {OWN, "http://127.0.0.1:9/"}, "there": {"javascript:x", "http://127.0.0.1:9/"},
+                "unknown": None, "nowhere": set()}  # fmt: skip
+
+    cluster = Cluster(URL(OWN), {"here": lambda: (stats(), {})}, members)
+    try:
+        here, there, unknown, nowhere = await cluster.look()
+        assert await cluster.elsewhere() == {"there": "http://127.0.0.1:9"}
+    finally:
+        await cluster.close()
+    assert (here.base, len(here.workers)) == ("", 2)
+    assert (there.base, len(there.workers)) == ("http://127.0.0.1:9", 1)
+    assert [one.level for one in unknown.verdicts()] == ["note"]
+    assert [one.alert for one in nowhere.verdicts()] == ["OrderRelayNoWorker"]
 
 
 def test_outages_have_a_beginning_an_end_and_a_reason() -> None:

@@ -48,7 +48,7 @@ class OwnersAssignor(RoundRobinPartitionAssignor):  # type: ignore[misc] # aioka
         owners = [
             (topic, partition, url)
             for member, assignment in assigned.items()
-            if (url := _url_of(members[member].user_data)) is not None
+            if (url := url_of(members[member].user_data)) is not None
             for topic, partitions in assignment.assignment
             for partition in partitions
         ]
@@ -75,7 +75,8 @@ class _MemberData(msgspec.Struct):
     url: str
 
 
-def _url_of(user_data: bytes | None) -> str | None:
+def url_of(user_data: bytes | None) -> str | None:
+    """Return the URL in a member's user data; None: there is none."""
     try:
         return msgspec.json.decode(user_data or b"", type=_MemberData).url
     except msgspec.MsgspecError:

@@ -58,10 +58,20 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerView:
-    """One consumer over all of its workers."""
+    """One consumer over all of its workers.
+
+    Attributes:
+        name: Its name.
+        workers: Its workers.
+        base: The URL of a worker that runs it, which its pages are linked to; empty: this worker
+            runs it, or no worker is known.
+        known: Whether Kafka, or a worker of the consumer, says which workers there are.
+    """
 
     name: str
     workers: Sequence[WorkerAnswer]
+    base: str = ""
+    known: bool = True
 
     @property
     def answers(self) -> list[WorkerAnswer]:
@@ -86,7 +96,7 @@ class ConsumerView:
     def lag(self) -> int | None:
         """Records that are not committed; None: not all of them are known."""
         lags = [part["lag"] for one in self.answers for part in one.stats["partitions"]]
-        return None if None in lags or not self.answers else sum(lags)
+        return None if None in lags or len(self.answers) < max(1, len(self.workers)) else sum(lags)
 
     def total(self, *path: str) -> float | None:
         """Return the sum of a figure over the workers; None: one worker does not know it."""
@@ -131,8 +141,12 @@ class ConsumerView:
                     "OrderRelayWorkerNotScraped")
             for one in self.workers if one.problem
         ]  # fmt: skip
+        if not self.known:
+            return [
+                Verdict("note", "It does not run on this worker, and Kafka does not say on which.")
+            ]
         if not self.answers:
-            return found or [Verdict("bad", "No worker is known.", "OrderRelayNoWorker")]
+            return found or [Verdict("bad", "No worker runs it.", "OrderRelayNoWorker")]
         letters = self.largest("open_dead_letters", "total")
         failed, pending = self.largest("fallback", "failed"), self.largest("fallback", "pending")
         query = f"?consumer={self.name}"
@@ -195,7 +209,7 @@ class Cluster:
         self,
         own_url: URL,
         own: Mapping[str, Callable[[], tuple[dict[str, Any], dict[str, Any]]]],
-        members: Callable[[], Awaitable[Mapping[str, Collection[str]]]],
+        members: Callable[[], Awaitable[Mapping[str, Collection[str] | None]]],
         sign: Callable[[str], Mapping[str, str]] = lambda path: {},
     ) -> None:
         """Prepare; nothing is connected yet.
@@ -203,7 +217,7 @@ class Cluster:
         Args:
             own_url: The URL of this worker.
             own: For each consumer of this worker a function that returns its stats and history.
-            members: Returns the known workers of each declared consumer, by its name.
+            members: Returns the workers of each declared consumer, by its name; None: unknown.
             sign: Returns the headers that let a request change something; see ``Access.sign``.
         """
         self._own_url = str(own_url)
@@ -216,20 +230,35 @@ class Cluster:
         """Return the consumers, or one of them, as all workers see them now."""
         members = await self._members()
         names = [name for name in {**self._own, **members} if only in (None, name)]
-        views = []
-        for name in names:
-            urls = sorted({*members.get(name, ())} - {self._own_url})
-            others = await asyncio.gather(*(self._ask(url, name) for url in urls))
-            here = [self._here(name)] if name in self._own else []
-            views.append(ConsumerView(name, [*here, *others]))
-        return views
+        return list(await asyncio.gather(*(self._view(name, members.get(name)) for name in names)))
+
+    async def _view(self, name: str, members: Collection[str] | None) -> ConsumerView:
+        urls = self._others(members)
+        others = await asyncio.gather(*(self._ask(url, name) for url in urls))
+        if name in self._own:
+            return ConsumerView(name, [self._here(name), *others])
+        answering = [one.url for one in others if not one.problem]
+        base = next(iter((*answering, *urls)), "").rstrip("/")
+        return ConsumerView(name, others, base, known=members is not None)
+
+    async def elsewhere(self) -> dict[str, str]:
+        """Return the consumers that run on other workers only, each with the URL of one of them."""
+        found = {}
+        for name, members in (await self._members()).items():
+            if name not in self._own and (urls := self._others(members)):
+                found[name] = urls[0].rstrip("/")
+        return found
 
     async def tell(self, name: str, path: str) -> list[str]:
         """Send a change to the other workers of a consumer; return a line for each that failed."""
-        members = await self._members()
-        urls = sorted({*members.get(name, ())} - {self._own_url})
+        urls = self._others((await self._members()).get(name))
         answers = await asyncio.gather(*(self._tell(url, path) for url in urls))
         return [f"{url}: {answer}" for url, answer in zip(urls, answers, strict=True) if answer]
+
+    def _others(self, members: Collection[str] | None) -> list[str]:
+        # A member of the group can name any URL, and it becomes a link.
+        urls = (url for url in members or () if url.startswith(("http://", "https://")))
+        return sorted({*urls} - {self._own_url})
 
     async def _tell(self, url: str, path: str) -> str:
         if self._client is None:

@@ -173,7 +173,9 @@ class Console:
         return self._render("worker.html")
 
     async def _letters(self, request: web.Request) -> str:
-        name, consumer = self._consumer(request)
+        elsewhere = await self._cluster.elsewhere()
+        name = request.query.get("consumer") or next(iter(self._consumers))
+        consumer = self._consumer(name, elsewhere, request)
         query = request.query
         wanted = letter_filter(query)
         after = position(query.get("after", ""))
@@ -190,6 +192,7 @@ class Console:
             "dead_letters.html",
             consumer=name,
             names=tuple(self._consumers),
+            elsewhere=elsewhere,
             figures=consumer.letters.figures,
             topic=consumer.dlq_topic,
             query={key: query.get(key, "") for key in LETTER_QUERY},
@@ -204,17 +207,15 @@ class Console:
 
     async def _letter(self, request: web.Request) -> str:
         name = request.match_info["consumer"]
-        if name not in self._consumers:
-            raise LookupError(f"consumer {name[:80]!r} is not one of this worker's")
+        consumer = self._consumer(name, await self._cluster.elsewhere(), request)
         partition, offset = (int(request.match_info[part]) for part in ("partition", "offset"))
-        async with self._consumers[name].open_topic() as opened:
+        async with consumer.open_topic() as opened:
             letter = await opened.letter(partition, offset)
         if letter is None:
-            topic = self._consumers[name].dlq_topic
-            raise LookupError(f"there is no letter {partition}:{offset} in topic {topic}")
-        still_open = await self._consumers[name].letters.ask(
-            lambda index: index.is_open(partition, offset)
-        )
+            raise LookupError(
+                f"there is no letter {partition}:{offset} in topic {consumer.dlq_topic}"
+            )
+        still_open = await consumer.letters.ask(lambda index: index.is_open(partition, offset))
         headers = [(header, header_value(header, value)) for header, value in letter.headers]
         return self._render(
             "letter.html", consumer=name, letter=letter, is_open=still_open, headers=headers
@@ -267,19 +268,28 @@ class Console:
         except RelayError as error:
             problem = str(error)
         return self._render(
-            "order.html", order_id=order_id, stories=stories, rows=rows, problem=problem
+            "order.html",
+            order_id=order_id,
+            stories=stories,
+            elsewhere=await self._cluster.elsewhere(),
+            rows=rows,
+            problem=problem,
         )
 
     async def _audit_log(self, request: web.Request) -> str:
         entries: Sequence[AuditEntry] = await self._audit.latest(AUDIT_LENGTH)
         return self._render("audit.html", entries=entries, limit=AUDIT_LENGTH)
 
-    def _consumer(self, request: web.Request) -> tuple[str, ConsoleConsumer]:
-        name = request.query.get("consumer") or next(iter(self._consumers))
+    def _consumer(
+        self, name: str, elsewhere: Mapping[str, str], request: web.Request
+    ) -> ConsoleConsumer:
+        """Return a consumer of this worker; redirects to a worker that runs another one."""
+        if name in elsewhere:
+            raise web.HTTPFound(elsewhere[name] + request.path_qs)
         if name not in self._consumers:
             known = ", ".join(self._consumers)
-            raise BadQuery(f"consumer {name[:80]!r} must be one of this worker's: {known}")
-        return name, self._consumers[name]
+            raise LookupError(f"consumer {name[:80]!r} is not one of this worker's: {known}")
+        return self._consumers[name]
 
 
 # --- filters of the templates -----------------------------------------------------------------

@@ -1,0 +1,90 @@
+"""The console shows all workers and all consumers, from whichever worker is opened."""
+
+import json
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.kafka.coupons import COUPONS
+from tests.support.kafka_cluster import RealKafka
+from tests.support.sink import ScriptedSink
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+TOKEN = "s3cret"
+
+
+@pytest.fixture
+def stage(kafka: RealKafka, unique: Callable[[str], str]) -> Stage:
+    """A topic with one partition, so that a second worker of a consumer is idle."""
+    topic = unique("order-paid")
+    made = Stage(kafka.bootstrap_servers, topic, f"{topic}.DLQ", unique("group"), True)
+    kafka.create_topic(made.topic, 1)
+    kafka.create_topic(made.dlq_topic, 1)
+    return made
+
+
+def url(worker: WorkerProcess, path: str = "/") -> str:
+    """The address of a page."""
+    return f"http://127.0.0.1:{worker.web_port}{path}"
+
+
+async def test_idle_workers_and_consumers_of_other_processes_are_shown(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """A pause reaches the idle worker, and pages of a consumer lead to a worker that runs it."""
+    folder = tmp_path / "consumers"
+    folder.mkdir()
+    (folder / "coupons.py").write_text(COUPONS, encoding="utf-8")
+    (folder / "mood").write_text("well", encoding="utf-8")
+    async with ScriptedSink() as sink, AsyncExitStack() as running:
+        workers = []
+        for name, consumers in (
+            ("a", "order_logging"),
+            ("b", "order_logging"),
+            ("c", "coupons"),
+        ):
+            directory = tmp_path / name
+            directory.mkdir()
+            worker = WorkerProcess(
+                directory,
+                stage,
+                sink.url,
+                name=name,
+                consumers=consumers,
+                consumer_folders=folder,
+                coupons_topic=stage.topic,
+                coupons_group=f"{stage.group_id}-coupons",
+                api_token=TOKEN,
+            )
+            workers.append(await running.enter_async_context(worker))
+        one, two, three = workers
+        for worker in (one, three):
+            await worker.wait_ready()
+
+        async def shown(by: WorkerProcess) -> bool:
+            answer = await by.get("/")
+            return answer is not None and all(url(worker) in answer[1] for worker in workers)
+
+        for worker in workers:
+            await eventually(lambda by=worker: shown(by), 60)  # type: ignore[misc]
+        answer = await one.get("/")
+        assert answer is not None
+        assert f'href="{url(three)}dead-letters?consumer=coupons"' in answer[1]
+        async with aiohttp.ClientSession() as client:
+            async with client.get(url(one, "/dead-letters?consumer=coupons")) as page:
+                assert (page.status, page.url.port) == (200, three.web_port)
+            async with client.post(
+                url(two, "/consumers/pause"),
+                json={"consumer": "order_logging", "dry_run": False, "actor": "Ada"},
+                headers={"Authorization": f"Bearer {TOKEN}"},
+            ) as changed:
+                assert "on all others" in (await changed.json())["text"]
+        for worker, paused in ((one, True), (two, True), (three, False)):
+            stats = await worker.get("/stats")
+            assert stats is not None
+            assert json.loads(stats[1])["paused"] is paused
