@@ -86,9 +86,13 @@ function ask(button) {
   preview();
 }
 
+let previews = 0; // an answer is shown only if nothing was asked after it
+
 async function preview() {
   const form = byId("confirm").querySelector("form");
+  const mine = ++previews;
   const answer = await send(asked.path, { ...asked.body, dry_run: true }, form.elements.token.value);
+  if (mine !== previews) return;
   byId("confirm-text").textContent = answer.ok ? answer.text : "";
   byId("confirm-answer").textContent = answer.ok ? "" : `Not possible: ${answer.error}.`;
 }
@@ -100,6 +104,7 @@ async function change(event) {
   const { actor, reason, token } = event.target.elements;
   sessionStorage.setItem("actor", actor.value);
   sessionStorage.setItem("token", token.value);
+  previews++;
   byId("confirm-do").disabled = true;
   const answer = await send(asked.path, { ...asked.body, dry_run: false, actor: actor.value, reason: reason.value }, token.value);
   byId("confirm-do").disabled = false;
