@@ -85,6 +85,7 @@ dlq = LazyGroup(
         "list": ("dlq.letters:list_letters", "List dead letters, or count them by reason."),
         "show": ("dlq.letters:show_letter", "Show everything of one dead letter."),
         "redrive": ("dlq.redrive:redrive", "Publish dead letters to the orders' topic again."),
+        "discard": ("dlq.redrive:discard", "Count dead letters as dealt with, undelivered."),
         "purge": ("dlq.redrive:purge", "Delete letters that were redriven."),
     },
 )
@@ -107,7 +108,7 @@ group = LazyGroup(
         "order": ("order:order", "Show the state of an order."),
         "audit": ("audit:audit", "Account for every record of a time range."),
         "publish": ("publish.publish:publish", "Publish events from a file or stdin."),
-        "dlq": ("main:dlq", "Dead letters: list, show, redrive, purge."),
+        "dlq": ("main:dlq", "Dead letters: list, show, redrive, discard, purge."),
         "fallback": ("main:fallback", "Fallback table: list, stats, requeue, discard."),
         "completion": ("main:completion", "Print the completion script of a shell."),
     },

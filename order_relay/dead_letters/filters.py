@@ -45,6 +45,16 @@ class LetterFilter:
     def __bool__(self) -> bool:
         return self != LetterFilter()
 
+    def __str__(self) -> str:
+        """Return the conditions for people, such as ``those with reason rejected``; ``all``."""
+        given = {
+            "reason": self.reason, "status": self.http_status, "key": self.key,
+            "event id": self.event_id, "message": self.message,
+            "since": self.since, "until": self.until,
+        }  # fmt: skip
+        named = [f"{name} {value}" for name, value in given.items() if value is not None]
+        return f"those with {', '.join(named)}" if named else "all"
+
     def finds(self, letter: Letter) -> bool:
         """Return whether a letter meets every condition."""
         return (

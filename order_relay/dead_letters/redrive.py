@@ -94,8 +94,17 @@ class Selection:
         *,
         limit: int | None = None,
         max_redrives: int = 3,
+        discard: bool = False,
     ) -> None:
-        """Select the letters at ``positions``; if there are none, those that match ``wanted``."""
+        """Select the letters at ``positions``; if there are none, those that match ``wanted``.
+
+        Args:
+            positions: Letters by their position.
+            wanted: The conditions.
+            limit: Only the first so many.
+            max_redrives: Letters that were redriven so often are skipped.
+            discard: They are to be discarded, for which nothing is skipped.
+        """
         self.count = 0
         self.first: list[Letter] = []
         self.chosen: dict[int, array[int]] = {}
@@ -105,6 +114,7 @@ class Selection:
         self._wanted = wanted
         self._limit = limit
         self._max_redrives = max_redrives
+        self._discard = discard
 
     async def read(self, topic: OpenTopic) -> None:
         """Read the topic, and select."""
@@ -148,7 +158,7 @@ class Selection:
         return self._wanted.finds(letter)
 
     def _choose(self, letter: Letter) -> None:
-        if reason := self._objection(letter):
+        if not self._discard and (reason := self._objection(letter)):
             self._skip(letter.position, reason)
             return
         if self._limit is not None and self.count >= self._limit:

@@ -1,1 +1,1 @@
-"""The commands ``order-relay dlq``: list, show, redrive and purge dead letters."""
+"""The commands ``order-relay dlq``: list, show, redrive, discard and purge dead letters."""

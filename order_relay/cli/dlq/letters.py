@@ -68,6 +68,7 @@ FILTERS: Sequence[Callable[[Any], Any]] = (
     ),
     click.option("--key", help="Only letters of this key or order."),
     click.option("--event-id", help="Only letters of this event."),
+    click.option("--message", help="Only letters with this text in their message."),
     click.option(
         "--since",
         type=TIME,

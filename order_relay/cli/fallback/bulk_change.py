@@ -10,9 +10,12 @@ from typing import Any
 import click
 
 from order_relay.cli import command, output
+from order_relay.cli.audit_entry import write_entry
 from order_relay.cli.fallback.rows import PAGE, ROW_ID, StatusType, open_table, rows_table
 from order_relay.fallback.store import FallbackRow, FallbackStore, RowFilter, Status
+from order_relay.settings import Settings
 
+NAMED = 5  # rows in the audit log
 IDS = click.argument("ids", nargs=-1, type=ROW_ID, metavar="[ID]...")
 TOPIC = click.option("--topic", help="With --all: only rows of this topic.")
 ERROR = click.option("--error-contains", help="With --all: only rows with this in their error.")
@@ -51,8 +54,11 @@ async def requeue(
 ) -> int:
     """Make FAILED rows PENDING again, due at once with all retries: rows by id, or --all."""
     rows = selected_rows(ids, everything, RowFilter(**filters))
-    async with open_table(command.worker_settings()) as table:
-        return await run_change(table, rows, requeueing(table), dry_run=dry_run, as_json=as_json)
+    settings = command.worker_settings()
+    async with open_table(settings) as table:
+        return await run_change(
+            table, rows, requeueing(table), dry_run=dry_run, as_json=as_json, audit=settings
+        )
 
 
 @command.define(
@@ -85,7 +91,8 @@ async def discard(
     rows = selected_rows(ids, everything, RowFilter(**filters))
     needs_yes = "--all needs" if everything else ""
     asks = command.must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
-    async with open_table(command.worker_settings()) as table:
+    settings = command.worker_settings()
+    async with open_table(settings) as table:
         confirmed: Collection[int] | None = None
         if asks:
             confirmed = await matching_ids(table, rows)
@@ -100,6 +107,7 @@ async def discard(
             dry_run=dry_run,
             as_json=as_json,
             confirmed=confirmed,
+            audit=settings,
         )
 
 
@@ -202,8 +210,11 @@ async def run_change(
     dry_run: bool,
     as_json: bool,
     confirmed: Collection[int] | None = None,
+    audit: Settings | None = None,
 ) -> int:
     """Change rows as ``changed_rows``, print the results, and return the exit status.
+
+    With ``audit``, the settings of the database, the change is written to the audit log.
 
     The status is 1 when a row that was named by its id was not changed.
     """
@@ -212,15 +223,27 @@ async def run_change(
     )
     first: list[FallbackRow] = []
     total = await store.count(rows) if confirmed is None else len(confirmed)
-    with report.showing_progress(total):
-        async for result in changed_rows(store, rows, change, dry_run=dry_run, confirmed=confirmed):
-            fields = _fields(result, change, dry_run=dry_run)
-            report.add(str(result.row_id), fields, result.reason)
-            if dry_run and result.row and not result.reason and len(first) < output.SHOWN:
-                first.append(result.row)
+    try:
+        with report.showing_progress(total):
+            async for result in changed_rows(
+                store, rows, change, dry_run=dry_run, confirmed=confirmed
+            ):
+                fields = _fields(result, change, dry_run=dry_run)
+                report.add(str(result.row_id), fields, result.reason)
+                if dry_run and result.row and not result.reason and len(first) < output.SHOWN:
+                    first.append(result.row)
+    finally:
+        if audit is not None and report.done and not dry_run:
+            which = ", ".join(map(str, sorted(rows.ids)[:NAMED])) if rows.ids else _matching(rows)
+            await write_entry(audit, f"rows {change.verb}", "fallback table", report.done, which)
     if not as_json:
         report.print(rows_table(first, (await store.now()).timestamp()))
     return report.status
+
+
+def _matching(rows: RowFilter) -> str:
+    given = (rows.status, rows.topic, rows.error_contains)
+    return f"all with {', '.join(text for text in given if text)}"
 
 
 def _fields(result: RowResult, change: Change, *, dry_run: bool) -> dict[str, object]:

@@ -196,13 +196,15 @@ class Changes:
         if body.get("dry_run", True):
             return {"text": await _letters_text(consumer, action, positions, wanted)}
         actor, reason = _actor(request, body), _text(body, "reason")
-        selection = Selection(positions or (), wanted, limit=None, max_redrives=MAX_REDRIVES)
+        selection = Selection(
+            positions or (), wanted, max_redrives=MAX_REDRIVES, discard=action == "discard"
+        )
         job = Job("Redriving" if action == "redrive" else "Discarding")
         job_id = uuid.uuid4().hex
         self._jobs[job_id] = job
         while len(self._jobs) > JOBS_KEPT:
             self._jobs.pop(next(iter(self._jobs)))
-        of = ", ".join(map(str, (positions or ())[:NAMED])) or _filter_text(wanted)
+        of = ", ".join(map(str, (positions or ())[:NAMED])) or str(wanted)
         detail = f"{of}{f'; reason: {reason}' if reason else ''}"
         task = asyncio.create_task(
             self._run(
@@ -454,13 +456,3 @@ def _ids(body: Mapping[str, Any]) -> Collection[int] | None:
     if not all(text.isascii() and text.isdigit() and len(text) <= 18 for text in listed):
         raise BadQuery("positions must be ids of rows: whole numbers")
     return {int(text) for text in listed}
-
-
-def _filter_text(wanted: LetterFilter) -> str:
-    given = {
-        "reason": wanted.reason, "status": wanted.http_status, "key": wanted.key,
-        "event id": wanted.event_id, "message": wanted.message,
-        "since": wanted.since, "until": wanted.until,
-    }  # fmt: skip
-    named = [f"{name} {value}" for name, value in given.items() if value is not None]
-    return "those with " + ", ".join(named) if named else "all"
