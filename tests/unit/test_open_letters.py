@@ -72,6 +72,10 @@ def offsets(index: LetterIndex, wanted: LetterFilter) -> list[int]:
         (LetterFilter(event_id="event-0-1"), [1]),
         (LetterFilter(message="NO SUCH"), [0]),
         (LetterFilter(message="100%"), []),
+        (LetterFilter(message="HTTP%400"), []),
+        (LetterFilter(message="HTTP_400"), []),
+        (LetterFilter(message="\\"), []),
+        (LetterFilter(message="http 400", reason="rejected"), [0, 2]),
         (LetterFilter(since=MOMENT + timedelta(hours=1)), [1, 2]),
         (LetterFilter(until=MOMENT + timedelta(hours=1)), [0]),
         (LetterFilter(reason="rejected", http_status=503), []),
@@ -93,6 +97,7 @@ def test_finds_what_the_filter_of_the_commands_finds(
     assert offsets(index, wanted) == found == [one.offset for one in letters if wanted.finds(one)]
     assert index.count(wanted) == len(found)
     assert index.positions(wanted) == [(0, offset) for offset in found]
+    assert sum(group.count for group in index.groups(wanted, limit=10)) == len(found)
 
 
 def test_groups_are_alike_but_for_numbers() -> None:
