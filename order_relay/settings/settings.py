@@ -155,6 +155,8 @@ class Settings(EnvironmentSettings):
     web_allowed_hosts: HostNames | None = None
     # Where other workers reach this server; by default the address that it listens on.
     advertised_url: HttpUrl | None = None
+    # Where the runbook page is served; the console links alerts to its sections.
+    runbook_url: HttpUrl | None = None
 
     # --- the deliveries table ------------------------------------------------------------------
     deliveries_store: Literal["memory", "rocksdb", "off"] = "memory"

@@ -255,7 +255,14 @@ class RelayApp(faust.App):
             tracing=self.tracing,
         )
         shown = {one.name: one.shown() for one in self._runtimes}
-        return Console(cluster, shown, self.fallback.store, audit, changes)
+        return Console(
+            cluster,
+            shown,
+            self.fallback.store,
+            audit,
+            changes,
+            runbook_url=self.settings.runbook_url,
+        )
 
     def _make_consumers(self) -> None:
         faust_metrics = FaustMetrics.create(self.metrics.registry, "faust")

@@ -10,7 +10,8 @@ const content = () => byId("content");
 
 // --- refreshing ---------------------------------------------------------------------------------
 
-const focusable = () => [...content().querySelectorAll("a, button, summary")];
+const focusable = () => [...content().querySelectorAll("a, button, summary, [tabindex]")];
+const scrollable = () => [...content().querySelectorAll(".scroll, section")];
 
 // Not while a person types, selects or reads a dialog.
 function busy() {
@@ -36,8 +37,10 @@ async function refresh() {
   fresh.querySelectorAll("details").forEach((one, index) => { one.open = opened[index] ?? false; });
   if (fresh.isEqualNode(content())) return;
   const place = focusable().indexOf(document.activeElement);
+  const scrolled = scrollable().map((one) => one.scrollLeft);
   content().replaceChildren(...fresh.childNodes);
-  focusable()[place]?.focus(); // the keyboard's place in the page stays
+  focusable()[place]?.focus({ preventScroll: true }); // the keyboard's place in the page stays
+  scrollable().forEach((one, index) => { one.scrollLeft = scrolled[index] ?? 0; });
 }
 
 // --- changing -----------------------------------------------------------------------------------

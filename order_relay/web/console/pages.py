@@ -90,6 +90,8 @@ class Console:
         rows: FallbackStore,
         audit: AuditLog,
         changes: Changes,
+        *,
+        runbook_url: str | None = None,
     ) -> None:
         """Prepare; ``add_to`` serves.
 
@@ -99,6 +101,7 @@ class Console:
             rows: The fallback table.
             audit: The audit log.
             changes: What the pages can change.
+            runbook_url: Where the runbook is, which has a section for each alert.
         """
         self._changes = changes
         self._cluster = cluster
@@ -115,7 +118,7 @@ class Console:
         self._templates.filters |= {
             "span": span, "moment": moment, "number": number, "text": to_text, "chart": chart,
         }  # fmt: skip
-        self._templates.globals |= {"version": VERSION}
+        self._templates.globals |= {"version": VERSION, "runbook_url": runbook_url or ""}
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Serve the pages and their files."""

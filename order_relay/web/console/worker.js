@@ -67,6 +67,17 @@ function verdicts(figures, live) {
 
 const share = (part) => `${(part * 100).toLocaleString("en", { maximumSignificantDigits: 2 })} %`;
 
+// The alert's name, as a link where RUNBOOK_URL says where the runbook is.
+function runbookSection(alert) {
+  const { runbook } = document.body.dataset;
+  if (!runbook) return element("small", alert);
+  const small = element("small", "");
+  const link = element("a", alert);
+  link.href = `${runbook}#${alert.toLowerCase()}`;
+  small.append(link);
+  return small;
+}
+
 let shownVerdicts = "";
 
 function showVerdicts(found) {
@@ -77,7 +88,7 @@ function showVerdicts(found) {
   byId("verdicts").replaceChildren(
     ...found.map(([level, text, alert]) => {
       const line = element("li", `${text} `, level);
-      if (alert) line.append(element("small", alert));
+      if (alert) line.append(runbookSection(alert));
       return line;
     }),
   );
