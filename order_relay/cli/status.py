@@ -34,8 +34,8 @@ Figures = dict[str, Any]
 async def status(*, urls: Sequence[str], as_json: bool) -> int:
     """Show what the running workers do: a line for each consumer of each worker.
 
-    Figures are those since the worker's start. The exit status is 0 if all is well, 1 if something
-    needs a person or one of several workers does not answer, and 2 if none answers.
+    Open dead letters and FAILED rows need a person. The exit status is 0 if all is well, 1 if
+    something needs a person or one of several workers does not answer, and 2 if none answers.
     """
     command.check_urls(*urls)
     urls = urls or (str(command.worker_settings().own_url),)
@@ -79,7 +79,7 @@ async def _ask(client: aiohttp.ClientSession, url: URL) -> list[Figures] | str:
 
 
 def _summary(url: str, figures: Figures) -> Figures:
-    target = figures["target"]
+    target, letters = figures["target"], figures["open_dead_letters"]
     return {
         "url": url,
         "consumer": figures["consumer"],
@@ -90,7 +90,8 @@ def _summary(url: str, figures: Figures) -> Figures:
         "lag": sum(one["lag"] or 0 for one in figures["partitions"]),
         "partitions": len(figures["partitions"]),
         "in_flight": figures["in_flight"],
-        "dead_letters": sum(figures["dead_letters"].values()),
+        "open_dead_letters": letters["total"],
+        "oldest_dead_letter_seconds": letters["oldest_seconds"],
         "failed_rows": figures["fallback"].get("failed"),
         "problems": list(_problems(figures)),
     }
@@ -99,12 +100,19 @@ def _summary(url: str, figures: Figures) -> Figures:
 def _problems(figures: Figures) -> Iterator[str]:
     """Yield what needs a person."""
     target, fallback = figures["target"], figures["fallback"]
+    letters = figures["open_dead_letters"]
     if target["state"] in {"down", "refuses_us"}:
         yield f"the target: {target['said']}"
     if not figures["kafka_up"]:
         yield "Kafka does not answer the worker"
     if not fallback["database_up"]:
         yield "the database does not answer the worker"
+    if letters["total"]:
+        oldest = output.age(letters["oldest_seconds"] or 0)
+        count = f"{letters['total']:,}, the oldest {oldest}"
+        yield f"open dead letters: {count}; see order-relay dlq list"
+    if letters["deleted"]:
+        yield f"open dead letters that left their topic: {letters['deleted']:,}"
     if fallback.get("failed"):
         yield f"FAILED rows: {fallback['failed']:,}; see order-relay fallback list --status FAILED"
     if fallback["files_replaced"]:
@@ -116,21 +124,24 @@ def _problems(figures: Figures) -> Iterator[str]:
 
 
 def _print(rows: Sequence[Figures]) -> None:
-    counts = ("lag", "in flight", "dead letters", "FAILED rows")
+    counts = ("lag", "in flight", "open dead letters", "FAILED rows")
     table = output.make_table(("worker", "consumer", "target", *counts), right=counts)
     for row in rows:
-        failed = row["failed_rows"]
         table.add_row(
             output.plain(row["url"]),
             output.plain(row["consumer"]),
             output.plain(row["said"]),
             f"{row['lag']:,}",
             f"{row['in_flight'] or 0:,}",
-            f"{row['dead_letters']:,}",
-            "?" if failed is None else f"{failed:,}",
+            _count(row["open_dead_letters"]),
+            _count(row["failed_rows"]),
         )
     console = output.stdout_console()
     console.print(table)
     for row in rows:
         for problem in row["problems"]:
             console.print(output.plain(f"{row['consumer']} at {row['url']}: {problem}"))
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"

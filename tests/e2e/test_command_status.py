@@ -1,5 +1,6 @@
 """``order-relay status``: what the shipped worker says of itself, and what needs a person."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.e2e
 async def test_a_worker_that_is_well_and_one_that_is_not(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """0 while all is well; 1 while its target refuses it, rows are FAILED, or another is silent."""
+    """0 while all is well; 1 for open letters, FAILED rows, a refusing target, a silent worker."""
     sink.script = lambda request: Answer(422 if request.order_id == 7 else 200)
     commands = relay_on(stage, tmp_path)
     async with WorkerProcess(
@@ -30,11 +31,18 @@ async def test_a_worker_that_is_well_and_one_that_is_not(
         url = f"http://127.0.0.1:{worker.web_port}"
         commands.environment["WEB_PORT"] = str(worker.web_port)
         await worker.wait_ready()
-        await stage.publish([order(7), *orders(5, first=100)])
+        await stage.publish(orders(5, first=100))
         await eventually(stage.all_committed, 30, "all orders are finished")
+
+        async def counted() -> bool:
+            ended = await commands("status", "--json")
+            return ended.objects[0]["open_dead_letters"] is not None
+
+        await eventually(counted, 30, "to know the open letters")
         (row,) = (await commands("status", "--json")).objects
         assert (row["url"], row["consumer"], row["problems"]) == (url, "order_logging", [])
-        assert (row["target"], row["dead_letters"], row["failed_rows"]) == ("works", 1, 0)
+        assert (row["target"], row["open_dead_letters"], row["failed_rows"]) == ("works", 0, 0)
+        assert row["oldest_dead_letter_seconds"] == 0
         assert row["since_seconds"] > 0
         shown = (await commands.in_new_interpreter("status")).out.splitlines()
         assert shown[0].split()[:3] == ["worker", "consumer", "target"]
@@ -42,6 +50,22 @@ async def test_a_worker_that_is_well_and_one_that_is_not(
         both = await commands("status", "--url", url, "--url", "http://127.0.0.1:1", statuses=(1,))
         assert "no worker answers at http://127.0.0.1:1" in both.err
         assert "order_logging" in both.out
+
+        await stage.publish([order(7)])
+
+        async def letter_noticed() -> bool:
+            ended = await commands("status", "--json", statuses=(0, 1))
+            (now,) = ended.objects
+            assert (ended.status == 1) == (now["open_dead_letters"] == 1) == bool(now["problems"])
+            return ended.status == 1
+
+        await eventually(letter_noticed, 60, "to say that a letter is open")
+        told = (await commands("status", statuses=(1,))).out
+        assert re.search(
+            rf"order_logging at {url}: open dead letters: 1, the oldest \d+ s; "
+            "see order-relay dlq list",
+            told,
+        )
 
         sink.script = lambda request: Answer(401)
         table = FallbackTable(commands.database_url)
@@ -55,9 +79,9 @@ async def test_a_worker_that_is_well_and_one_that_is_not(
         async def noticed() -> bool:
             ended = await commands("status", "--json", statuses=(0, 1))
             (now,) = ended.objects
-            return len(now["problems"]) == 2 and ended.status == 1
+            return len(now["problems"]) == 3 and ended.status == 1
 
-        await eventually(noticed, 60, "to say both")
+        await eventually(noticed, 60, "to say all three")
         told = (await commands("status", statuses=(1,))).out
         assert f"order_logging at {url}: the target: refuses us" in told
         assert "FAILED rows: 1; see order-relay fallback list --status FAILED" in told
