@@ -23,7 +23,7 @@ from demo.logger import LoggerScript, SampleLogger, first_outage_after
 from demo.settings import demo_settings, worker_environment, write_commands
 from demo.shop import BROKEN_EVERY, OrderGenerator, ShopDatabase, payments
 from demo.view import closes, consumer_report, print_lines, report, view_on
-from demo.worker import WorkerLog, WorkerProcess
+from demo.worker import WorkerLog, WorkerProcess, check_consumers
 from order_relay.settings import Settings
 
 FRAME_SECONDS = 0.5
@@ -80,7 +80,7 @@ async def run_scenario(
         The exit status: 0 only if the ledger closes or the user stopped an endless run.
 
     Raises:
-        RelayError: A port is in use, or the embedded cluster does not start.
+        RelayError: A port is in use, a consumer is wrong, or the embedded cluster does not start.
     """
     async with AsyncExitStack() as stack:
         parties = await _start(stack, options, folder, surroundings)
@@ -119,6 +119,9 @@ async def _start(
     first_outage = first_outage_after(options.orders)
     collector = Collector(options, LoggerScript(options.seed, first_outage))
     check_port(options.web_port, "the worker's web server", "WEB_PORT")
+    if len(options.consumers) > 1 or options.consumer_folders:
+        unstarted = demo_settings(options, folder, f"{HOST}:1")
+        await check_consumers(worker_environment(unstarted, surroundings), folder)
     logger = SampleLogger(collector.logger, collector.logged)
     stack.push_async_callback(logger.stop)
     await logger.start(options.logger_port)

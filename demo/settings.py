@@ -105,7 +105,8 @@ def write_commands(
 ) -> list[str]:
     """Write a file that gives another shell the worker's settings.
 
-    What ``surroundings`` has alike is left out: the other shell has it, too.
+    What ``surroundings`` has alike and is no setting is left out: the other shell has it, too. A
+    setting may have been given to this process alone, as in ``WEB_PORT=6067 make run``.
 
     Args:
         folder: Where the file is written.
@@ -120,7 +121,7 @@ def write_commands(
     exports = [
         f"export {name}={shlex.quote(value)}\n"
         for name, value in environment.items()
-        if surroundings.get(name) != value
+        if surroundings.get(name) != value or name.lower() in Settings.model_fields
     ]
     programs = shlex.quote(str(Path(sys.executable).parent))
     path = folder / "commands.sh"
@@ -132,4 +133,6 @@ def write_commands(
         f"order-relay dlq list{option}",
         f"order-relay dlq show{option} {dead_letter}",
         f"order-relay dlq redrive{option} --all --yes",
+        f"order-relay audit{option} --since 1h",
+        "order-relay status",
     ]

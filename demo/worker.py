@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from demo import die_with_parent
+from demo.command_line import CannotRun
 
 SHOWN_WARNINGS = 2
 TAIL_LINES = 15
@@ -25,6 +26,25 @@ _WARNING = re.compile(
 _PAIR = re.compile(r"\s\w+=")
 _POSITION = re.compile(r"\s(?:topic|partition|offset)=\S+")
 _EVENT_ID = re.compile(r"(event_id=[0-9a-f]{8})[-0-9a-f]{28}")
+
+
+async def check_consumers(environment: Mapping[str, str], folder: Path) -> None:
+    """Check that a worker with this environment finds its consumers; starts none.
+
+    Raises:
+        CannotRun: It does not; the message is the worker's own line.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from app import app"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=folder,
+        env=environment,
+    )
+    _, errors = await process.communicate()
+    if process.returncode:
+        raise CannotRun(errors.decode(errors="replace").strip().rpartition("\n")[2])
 
 
 class WorkerProcess:

@@ -165,10 +165,13 @@ def try_commands(text: str, folder: Path) -> None:
     assert "The console: http://127.0.0.1:" in text
     commands = re.findall(r"^  (\. .+|order-relay .+)$", text, re.MULTILINE)
     names = [command.split()[1:3] for command in commands if command.startswith("order-relay")]
-    assert [name[0] for name in names] == ["order", "dlq", "dlq", "dlq"]
-    assert [name[1] for name in names[1:]] == ["list", "show", "redrive"]
-    # There may be no dead letter to show or to redrive yet.
+    assert [name[0] for name in names] == ["order", "dlq", "dlq", "dlq", "audit", "status"]
+    assert [name[1] for name in names[1:4]] == ["list", "show", "redrive"]
+    # There may be no dead letter to show or to redrive yet. What is redriven may come back, and
+    # then the status is 1: a person is needed.
     wanted = [command for command in commands if "dlq show" not in command]
+    assert wanted[-1] == "order-relay status"
+    wanted[-1] += " || test $? = 1"
     ended = subprocess.run(
         ["/bin/sh", "-ec", "\n".join(wanted)],
         cwd=folder,
@@ -180,6 +183,8 @@ def try_commands(text: str, folder: Path) -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert re.search(r"^orderId +100001 *$", ended.stdout, re.MULTILINE), ended.stdout
+    assert "The ledger closes" in ended.stdout
+    assert re.search(r"^http://127\.0\.0\.1:\d+ +order_logging ", ended.stdout, re.MULTILINE)
 
 
 @pytest.mark.timeout(LIMIT_SECONDS + 30)
@@ -295,13 +300,24 @@ def test_a_port_in_use_gets_one_line(tmp_path: Path, variable: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_consumer_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """The worker's own line about CONSUMERS, with the names there are."""
-    done = ended(tmp_path, CONSUMERS="order_logging,coupon")
-    assert done.returncode == 1
-    last = done.stdout.splitlines()[-1].strip()
-    assert last.startswith("CONSUMERS='order_logging,coupon' must name"), done.stdout
-    assert "notifications" in last
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"CONSUMERS": "order_logging,coupon"}, "CONSUMERS='order_logging,coupon' must name"),
+        ({"CONSUMER_FOLDERS": "nowhere"}, "nowhere' must be a folder"),
+    ],
+)
+def test_consumers_that_are_not_there_get_one_line(
+    tmp_path: Path, given: dict[str, str], complaint: str
+) -> None:
+    """The worker's own line, with the names there are; nothing was started."""
+    done = ended(tmp_path, **given)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("quickstart: CONSUMER")
+    assert complaint in done.stderr
+    assert ("notifications" in done.stderr) == ("CONSUMERS" in given)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_option_gets_one_line(tmp_path: Path) -> None:
