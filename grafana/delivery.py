@@ -6,7 +6,18 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
 
 from grafana.frame import dashboard
 from grafana.panels import Query, State, figure, line, timeline
-from grafana.queries import ALERTS, added, count, largest, per_second, quantile, relay, total
+from grafana.queries import (
+    ALERTS,
+    added,
+    count,
+    largest,
+    per_second,
+    quantile,
+    recorded,
+    relay,
+    share_in_time,
+    total,
+)
 
 BREAKER = {
     0: State("closed", "green"),
@@ -15,6 +26,8 @@ BREAKER = {
 }
 # Each series is one state: where it is coloured, a worker sees the target so.
 TARGET = {0: State("no", "transparent"), 1: State("yes", "blue")}
+# What the objective leaves for late records and dead letters.
+ALLOWED = "(1 - scalar(order_relay:objective:ratio))"
 DELIVERIES = relay("deliveries_total")
 ATTEMPTS = relay("delivery_attempt_seconds_bucket")
 PAID_TO_DELIVERED = relay("paid_to_delivered_seconds_bucket")
@@ -27,7 +40,7 @@ def delivery() -> Dashboard:
         "Order relay: delivery",
         "From Kafka to the target. First row: is anything at risk.",
     )
-    for row in (_at_risk, _rate, _backlog, _logger, _given_up):
+    for row in (_at_risk, _objective, _rate, _backlog, _logger, _given_up):
         board = row(board)
     return board
 
@@ -111,6 +124,75 @@ def _at_risk(board: Dashboard) -> Dashboard:
             )
         )
     )
+
+
+def _objective(board: Dashboard) -> Dashboard:
+    return (
+        board.with_row(Row("Objective: delivered in time"))
+        .with_panel(
+            figure(
+                "Delivered within 10 s",
+                "Share of the records, in the time shown, that the target had within 10 s of being "
+                "paid. Dead letters count as not delivered.",
+                share_in_time("10.0", "$__range"),
+                unit="percentunit",
+                decimals=3,
+                base="blue",
+                width=8,
+            )
+        )
+        .with_panel(
+            figure(
+                "Delivered within 60 s",
+                "Share of the records, in the time shown, that the target had within 60 s of being "
+                "paid. Dead letters count as not delivered. The objective is 99.9 % over 30 days.",
+                share_in_time("60.0", "$__range"),
+                unit="percentunit",
+                decimals=3,
+                base="red",
+                steps=[(0.999, "green")],
+                width=8,
+            )
+        )
+        .with_panel(
+            figure(
+                "Error budget left",
+                "Of 30 days, of the consumer that has least: 100 % when every record was in time, "
+                "below 0 when the objective is missed. It needs the rules of "
+                "prometheus/alerts.yml, and a Prometheus that keeps 30 days.",
+                f"min(1 - {recorded('late:ratio_rate30d')} / {ALLOWED})",
+                unit="percentunit",
+                decimals=1,
+                base="red",
+                steps=[(0, "yellow"), (0.25, "green")],
+                width=8,
+            )
+        )
+        .with_panel(
+            line(
+                "Share delivered in time",
+                "Of the records that ended at that time. A dip after an outage is its backlog, "
+                "which is delivered late.",
+                Query(share_in_time("10.0", "$__rate_interval", "consumer"),
+                      "{{consumer}} within 10 s"),
+                Query(share_in_time("60.0", "$__rate_interval", "consumer"),
+                      "{{consumer}} within 60 s"),
+                unit="percentunit",
+                maximum=1,
+            )
+        )
+        .with_panel(
+            line(
+                "Error budget burn rate",
+                "1: the budget of 30 days lasts for 30 days. From 6 over six hours or 14.4 over an "
+                "hour on people are told.",
+                Query(f"{recorded('late:ratio_rate1h')} / {ALLOWED}", "{{consumer}} 1 h"),
+                Query(f"{recorded('late:ratio_rate6h')} / {ALLOWED}", "{{consumer}} 6 h"),
+                unit="short",
+                limit=6,
+            )
+        )
+    )  # fmt: skip
 
 
 def _rate(board: Dashboard) -> Dashboard:

@@ -46,6 +46,23 @@ def total(metric: str, *by: str) -> str:
     return f"sum{_by(by)} ({whole} > {went_up} or {went_up})"
 
 
+def recorded(name: str) -> str:
+    """Name a series that a rule of ``prometheus/alerts.yml`` records, of the chosen consumers."""
+    return f"order_relay:{name}{{{JOB}, {CONSUMER}}}"
+
+
+def share_in_time(bound: str, window: str, *by: str) -> str:
+    """Ask for the share of records delivered within a bucket's bound; dead letters are not."""
+
+    def went_up(name: str, *matchers: str) -> str:
+        return f"sum{_by(by)} (rate({relay(name, *matchers)}[{window}]))"
+
+    delivered = went_up("paid_to_delivered_seconds_count")
+    dead = went_up("deliveries_total", 'outcome="dead_lettered"')
+    in_time = went_up("paid_to_delivered_seconds_bucket", f'le="{bound}"')
+    return f"{in_time} / ({delivered} + {dead} > 0)"
+
+
 def quantile(share: float, histogram: str, *by: str) -> str:
     """Ask below which value this share of a histogram's observations was."""
     return f"histogram_quantile({share}, {per_second(histogram, 'le', *by)})"

@@ -75,10 +75,13 @@ WORKERS = {
     'order_relay_consumer_lag{job="order-relay", instance="a", topic="t", partition="0"}': "10x20",
     'order_relay_consumer_lag{job="order-relay", instance="a", topic="t", partition="1"}': "5x20",
     'order_relay_consumer_lag{job="order-relay", instance="b", topic="t", partition="1"}': "5x20",
-    'order_relay_dead_letters_total{job="order-relay", instance="a", reason="rejected"}': "0 1x20",
-    'order_relay_dead_letters_total{job="order-relay", instance="b", reason="rejected"}': "0 1x20",
-    # A third was started five minutes ago, and gave records up before it was first seen.
-    'order_relay_dead_letters_total{job="order-relay", instance="c", reason="rejected"}': "_x9 3x9",
+    'order_relay_dead_letters_open{job="order-relay", instance="a", reason="rejected"}': "4x20",
+    'order_relay_dead_letters_open{job="order-relay", instance="b", reason="rejected"}': "4x20",
+    'order_relay_dead_letters_open{job="order-relay", instance="a", reason="tombstone"}': "2x20",
+    'order_relay_published_total{job="order-relay", instance="a", result="failed"}': "0 1x20",
+    'order_relay_published_total{job="order-relay", instance="b", result="failed"}': "0 1x20",
+    # A third was started five minutes ago, and failed before it was first seen.
+    'order_relay_published_total{job="order-relay", instance="c", result="failed"}': "_x9 3x9",
     'process_start_time_seconds{job="order-relay", instance="a"}': "-7200x20",
     'process_start_time_seconds{job="order-relay", instance="b"}': "-7200x20",
     'process_start_time_seconds{job="order-relay", instance="c"}': "_x9 590x9",
@@ -92,16 +95,17 @@ FIGURES = {
     "Partitions of the topic": 6,
     "Partitions owned": 5,
     "Partitions without a worker": 1,
-    "External logger": 2,
+    "Target": 2,
     "Kafka": 0,
     "Records waiting": 15,
-    "Dead letters": 5,
+    "Open dead letters": 6,
+    "Orders that nobody took": 5,
 }
 
 
 def of_consumer(series: str, consumer: str) -> str:
     """Give a series the label of a consumer, where it is about one."""
-    of_worker = series.startswith(("order_relay_fallback_", "process_"))
+    of_worker = series.startswith(("order_relay_fallback_", "order_relay_published_", "process_"))
     return series if of_worker else series.replace("{", f'{{consumer="{consumer}", ', 1)
 
 

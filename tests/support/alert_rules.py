@@ -16,7 +16,16 @@ def groups() -> list[dict[str, Any]]:
 
 def rules() -> dict[str, dict[str, Any]]:
     """Prometheus' rules by the alert's name, in their order."""
-    return {rule["alert"]: rule for group in groups() for rule in group["rules"]}
+    return {rule["alert"]: rule for rule in _all() if "alert" in rule}
+
+
+def recorded() -> dict[str, dict[str, Any]]:
+    """Prometheus' recording rules by the name of the series, in their order."""
+    return {rule["record"]: rule for rule in _all() if "record" in rule}
+
+
+def _all() -> list[dict[str, Any]]:
+    return [rule for group in groups() for rule in group["rules"]]
 
 
 def grafanas_own() -> dict[str, Any]:

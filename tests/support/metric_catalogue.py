@@ -7,6 +7,7 @@ from functools import cache
 from faust.sensors.prometheus import FaustMetrics
 
 from order_relay.monitoring.metrics import GAUGES, OF_PARTITION, Metrics
+from tests.support.alert_rules import recorded
 
 # What Prometheus adds to each series, and series of its own.
 EVERYWHERE = {"job", "instance"}
@@ -15,8 +16,10 @@ OF_PROMETHEUS: Mapping[str, Mapping[str, set[str]]] = {
     "ALERTS": {"alertname": set(), "alertstate": {"firing", "pending"}, "severity": set()},
 }
 OF_THE_RUN = {"consumer", "topic", "partition", "version", "python"}
-SELECTOR = re.compile(r"\b(?P<name>[a-zA-Z_]\w*)\s*\{(?P<matchers>[^}]*)\}")
-BARE = re.compile(r"\b(?P<name>(?:order_relay|faust|process|python)_\w+|up|ALERTS)\b")
+SELECTOR = re.compile(r"\b(?P<name>[a-zA-Z_][\w:]*)\s*\{(?P<matchers>[^}]*)\}")
+BARE = re.compile(
+    r"(?<!:)\b(?P<name>(?:order_relay|faust|process|python)[_:][\w:]+|up|ALERTS)\b(?!:)"
+)
 MATCHER = re.compile(r'(?P<label>\w+)\s*(?P<how>=~|!~|!=|=)\s*"(?P<value>[^"]*)"')
 GROUPING = re.compile(
     r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\((?P<labels>[^)]*)\)"
@@ -48,13 +51,22 @@ def catalogue() -> dict[str, dict[str, set[str]]]:
     return found
 
 
+@cache
+def recorded_series() -> dict[str, dict[str, set[str]]]:
+    """Every series that a recording rule makes: of each job and consumer, or one alone."""
+    return {
+        name: {} if rule["expr"].startswith("vector") else {"consumer": set()}
+        for name, rule in recorded().items()
+    }
+
+
 def unknown_in(expr: str) -> list[str]:
     """Name each metric, label and label value of an expression that there is not."""
     return list(_unknown(expr))
 
 
 def _unknown(expr: str) -> Iterator[str]:
-    known = {**catalogue(), **OF_PROMETHEUS}
+    known = {**catalogue(), **OF_PROMETHEUS, **recorded_series()}
     names = {found["name"] for found in SELECTOR.finditer(expr)}
     names |= {found["name"] for found in BARE.finditer(re.sub(r'"[^"]*"', '""', expr))}
     if not names:

@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from tests.support.alert_rules import grafanas_own, groups, rules
+from tests.support.alert_rules import grafanas_own, groups, recorded, rules
 from tests.support.dashboard_panels import boards, panels
-from tests.support.metric_catalogue import unknown_in
+from tests.support.metric_catalogue import catalogue, recorded_series, unknown_in
 from tests.support.prometheus_server import FOLDER, JOB
 from tests.unit.test_docs import strings_of_the_code
 
@@ -30,12 +31,16 @@ WANTED = {
     "fails for many": "OrderRelayTargetFailsForMany",
     "this host": "OrderRelayHostCannotSend",
     "dead letters": "OrderRelayDeadLetters",
+    "objective": "OrderRelayErrorBudgetBurnsFast",
     "failed": "OrderRelayFailedRows",
     "pending": "OrderRelayPendingRowTooOld",
     "scraped": "OrderRelayWorkerNotScraped",
     "absent": "OrderRelayNoWorker",
     "partitions": "OrderRelayPartitionsUnassigned",
 }
+
+# These are about a machine or its network, whatever consumers run there.
+OF_A_HOST = {"OrderRelayHostCannotSend", "OrderRelayKafkaUnreachable"}
 
 
 @cache
@@ -82,6 +87,40 @@ def test_every_alert_is_about_what_exists(name: str) -> None:
     """Every metric, label and label value of its expression is one that a worker has."""
     assert unknown_in(RULES[name]["expr"]) == []
     assert set(re.findall(r'job="([^"]*)"', RULES[name]["expr"])) <= {JOB}
+
+
+@pytest.mark.parametrize(("name", "rule"), recorded().items(), ids=list(recorded()))
+def test_what_is_recorded_is_about_what_exists(name: str, rule: dict[str, Any]) -> None:
+    """Every recording rule has the project's prefix, and asks only for what there is."""
+    assert name.startswith("order_relay:")
+    assert rule["expr"].startswith("vector") or unknown_in(rule["expr"]) == []
+
+
+def test_the_objective_is_in_one_place() -> None:
+    """One rule has the number; alerts and dashboards read it."""
+    assert recorded()["order_relay:objective:ratio"]["expr"] == "vector(0.999)"
+    others = [
+        rule["expr"]
+        for name, rule in {**recorded(), **RULES}.items()
+        if name != "order_relay:objective:ratio"
+    ]
+    assert not [expr for expr in others if re.search(r"\b0\.(999|001)", expr)]
+    burning = [rule["expr"] for name, rule in RULES.items() if "ErrorBudget" in name]
+    assert len(burning) == 2
+    assert all(expr.count("scalar(order_relay:objective:ratio)") == 2 for expr in burning)
+
+
+def test_every_alert_about_a_consumer_names_it() -> None:
+    """Where a metric has the label consumer, the alert has it, and its summary begins with it."""
+    for name, rule in RULES.items():
+        metrics = re.findall(r"\border_relay[_:][\w:]+", rule["expr"])
+        of_consumer = [
+            one
+            for one in metrics
+            if "consumer" in {**catalogue(), **recorded_series()}.get(one, {})
+        ]
+        if of_consumer and name not in OF_A_HOST:
+            assert rule["annotations"]["summary"].startswith("{{ $labels.consumer }}: "), name
 
 
 def test_every_alert_is_shown_to_fire_and_not_to() -> None:
