@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Panel
 
 from grafana.delivery import delivery
+from grafana.links import add_links
 from grafana.publishing import publishing
 from grafana.worker import worker
 
@@ -21,6 +23,8 @@ def dashboards() -> dict[str, str]:
         for number, panel in enumerate(board.panels or [], start=1):
             # Links to a panel lead to its number; Grafana would give it one at random.
             panel.id_val = number
+            if isinstance(panel, Panel):  # and not a row
+                add_links(str(board.uid), panel)
     return {
         f"{board.uid}.json": json.dumps(board, cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n"
         for board in made

@@ -438,9 +438,18 @@ def _given_up(board: Dashboard) -> Dashboard:
                 "Open dead letters, by reason",
                 "Letters in the topic that were neither redriven nor discarded, and those that "
                 "left the topic open: retention or a purge took them.",
-                Query(largest(relay("dead_letters_open"), "reason"), "{{reason}}"),
-                Query(largest(relay("dead_letters_open_deleted_total")), "deleted"),
-                Query(count(relay("dead_letters_auto_redriven_total")), "redriven automatically"),
+                Query(
+                    largest(relay("dead_letters_open"), "consumer", "reason"),
+                    "{{consumer}} {{reason}}",
+                ),
+                Query(
+                    largest(relay("dead_letters_open_deleted_total"), "consumer"),
+                    "{{consumer}} deleted",
+                ),
+                Query(
+                    count(relay("dead_letters_auto_redriven_total"), "consumer"),
+                    "{{consumer}} redriven automatically",
+                ),
                 unit="short",
             )
         )

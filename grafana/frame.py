@@ -5,6 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.models import dashboard as model
 
+from grafana.links import CONSOLE, RUNBOOK
 from grafana.panels import DATASOURCE
 from grafana.queries import ALERTS, relay, series
 
@@ -99,6 +100,25 @@ def dashboard(uid: str, title: str, description: str) -> build.Dashboard:
         )
         .with_variable(_several("worker", "Worker", "instance"))
         .with_variable(_several("consumer", "Consumer", "consumer"))
+        .with_variable(
+            _text("console", "Console", "URL of a worker, for links to its pages.", CONSOLE)
+        )
+        .with_variable(
+            _text("runbook", "Runbook", "URL of the runbook page, for links to it.", RUNBOOK)
+        )
+    )
+
+
+def _text(name: str, title: str, description: str, value: str) -> build.TextBoxVariable:
+    """Make a variable that is typed; links to other dashboards take it along."""
+    chosen = model.VariableOption(text=value, value=value)
+    return (
+        build.TextBoxVariable(name)
+        .label(title)
+        .description(description)
+        .default_value(value)
+        .current(chosen)
+        .options([chosen])
     )
 
 

@@ -1,5 +1,6 @@
 """The dashboards: made by the code, complete, and asking only for what there is."""
 
+import inspect
 import re
 from typing import Any
 
@@ -7,12 +8,17 @@ import pytest
 import yaml
 
 from grafana.build import FOLDER, dashboards
+from grafana.links import TARGETS
 from order_relay.monitoring.metrics import PREFIX
+from order_relay.web.console.pages import Console
+from tests.support.alert_rules import rules
 from tests.support.dashboard_panels import boards, panels, questions
 from tests.support.metric_catalogue import catalogue, unknown_in
 
 PROVISIONING = FOLDER.parent / "provisioning"
 BOARDS = dict(boards())
+# Those without a part that varies, from the table of routes.
+CONSOLE_PAGES = set(re.findall(r'"(/[a-z-]*)": self\._', inspect.getsource(Console.add_to)))
 PANELS = [
     pytest.param(panel, id=f"{name}: {panel['title']}")
     for name, board in BOARDS.items()
@@ -50,6 +56,62 @@ def test_every_panel_can_be_read(panel: dict[str, Any]) -> None:
         assert target["legendFormat"]
     if panel["type"] == "timeseries":
         assert panel["options"]["legend"]["showLegend"] is True
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_every_panel_leads_to_what_helps(panel: dict[str, Any]) -> None:
+    """To a page that the console has, to a section that the runbook has, or to both."""
+    pages, sections = [], []
+    for link in panel["links"]:
+        variable, path = re.fullmatch(r"\$\{(\w+):raw\}(.+)", link["url"]).groups()  # type: ignore[union-attr]
+        assert link["targetBlank"] is True
+        if variable == "console":
+            pages.append(path.partition("?")[0])
+        else:
+            assert variable == "runbook"
+            sections.append(path)
+            assert (
+                link["title"] == f"Runbook: {next(n for n in rules() if f'#{n.lower()}' == path)}"
+            )
+    assert pages or sections
+    assert set(pages) <= CONSOLE_PAGES
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_a_series_of_a_consumer_leads_to_its_page(panel: dict[str, Any]) -> None:
+    """Where each series has a consumer, its link names the consumer; the runbook's stays."""
+    has_page = any("console" in link["url"] for link in panel["links"])
+    of_consumer = all("{{consumer}}" in target["legendFormat"] for target in panel["targets"])
+    links = panel["fieldConfig"]["defaults"].get("links", [])
+    if not (has_page and of_consumer):
+        assert links == []
+        return
+    console, *others = (link["url"] for link in links)
+    assert console.endswith("?consumer=${__field.labels.consumer}")
+    assert others == [link["url"] for link in panel["links"][1:]]
+    for target in panel["targets"]:
+        if by := re.search(r"\bby \(([^)]*)\)", target["expr"]):
+            assert "consumer" in by[1].split(", ")
+
+
+def test_the_addresses_behind_the_links_are_variables() -> None:
+    """Each dashboard has one for the console and one for the runbook, as the alerts name it."""
+    for name, board in boards():
+        typed = {
+            one["name"]: one["query"]
+            for one in board["templating"]["list"]
+            if one["type"] == "textbox"
+        }
+        assert typed == {
+            "console": "http://localhost:6066",
+            "runbook": "docs/how-to/runbook.md",
+        }, name
+
+
+def test_no_link_is_of_a_panel_that_is_gone() -> None:
+    """The table of links has the panels that there are, and no others."""
+    for name, board in BOARDS.items():
+        assert set(TARGETS[name]) == {panel["title"] for panel in panels(board)}
 
 
 @pytest.mark.parametrize("panel", PANELS)
