@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 GATHER_SECONDS = 0.05
 # While more changes are unacknowledged, a record is finished without waiting for its own.
 MAX_UNACKNOWLEDGED = 10_000
+# Changes that Kafka refused are written again after this time, as many as may be unacknowledged.
+RETRY_SECONDS = 5.0
 
 
 class Changelog:
@@ -25,7 +27,9 @@ class Changelog:
 
     Changes of one partition are sent together, and are done together once Kafka has answered for
     all of them. The table never delays deliveries: a change that Kafka refuses is done, too, and
-    after an answer with a refusal changes are done at once until Kafka accepts some again.
+    after an answer with a refusal changes are done at once until Kafka accepts some again. Refused
+    changes are written again later, unless a newer one of their key was written or
+    ``release_waiters`` was called: another worker may own their partition then.
 
     Attributes:
         topic: The changelog topic.
@@ -45,6 +49,9 @@ class Changelog:
         self._refused = False
         self._gathered: dict[int, _Batch] = {}  # by partition, to be sent next
         self._unanswered: set[_Batch] = set()  # these, and all that were sent
+        self._refused_changes: dict[tuple[int, bytes], bytes | None] = {}
+        self._retry: asyncio.TimerHandle | None = None
+        self._ownership = object()
 
     def write(
         self,
@@ -66,6 +73,7 @@ class Changelog:
         if batch is None or batch.next_offsets is not self.next_offsets:
             batch = self._begin(partition)
         batch.changes.append((key, value))
+        self._refused_changes.pop((partition, key), None)
         self._unacknowledged += 1
         if on_done is None:
             return
@@ -86,7 +94,9 @@ class Changelog:
             )
 
     def release_waiters(self) -> None:
-        """Call back for all changes; writes in flight continue."""
+        """Call back for all changes; writes in flight continue, and are not written again."""
+        self._ownership = object()
+        self._refused_changes = {}
         for batch in list(self._unanswered):
             batch.release()
 
@@ -96,7 +106,7 @@ class Changelog:
         if not self._gathered:
             asyncio.get_running_loop().call_later(GATHER_SECONDS, self._send)
         self._drained.clear()
-        batch = self._gathered[partition] = _Batch(partition, self.next_offsets)
+        batch = self._gathered[partition] = _Batch(partition, self.next_offsets, self._ownership)
         self._unanswered.add(batch)
         return batch
 
@@ -136,7 +146,32 @@ class Changelog:
                 LogLine("Table deliveries: Kafka takes its changelog again", topic=self.topic)
             )
         self._refused = bool(refusals)
+        if refusals and batch.ownership is self._ownership:
+            self._keep(batch)
         batch.release()
+
+    def _keep(self, batch: _Batch) -> None:
+        """Keep the changes of a batch to write them again; Kafka may have accepted some of them."""
+        newer = {
+            (one.partition, key)
+            for one in self._unanswered
+            if one.partition == batch.partition
+            for key, _ in one.changes
+        }
+        for key, value in batch.changes:
+            if len(self._refused_changes) >= MAX_UNACKNOWLEDGED:
+                break
+            if key is not None and (batch.partition, key) not in newer:
+                self._refused_changes[batch.partition, key] = value
+        if self._retry is None:
+            loop = asyncio.get_running_loop()
+            self._retry = loop.call_later(RETRY_SECONDS, self._write_again)
+
+    def _write_again(self) -> None:
+        self._retry = None
+        changes, self._refused_changes = self._refused_changes, {}
+        for (partition, key), value in changes.items():
+            self.write(partition, key, value)
 
 
 class _Batch:
@@ -146,13 +181,15 @@ class _Batch:
         partition: Partition of the changelog.
         next_offsets: ``Changelog.next_offsets`` when the changes were written. A later reading
             may have missed the changes, so they must not move its offsets.
+        ownership: Identifies the time between two calls of ``release_waiters``.
         changes: Keys and values.
         waiting: The callbacks that are due when nothing needs to wait any more.
     """
 
-    def __init__(self, partition: int, next_offsets: dict[int, int]) -> None:
+    def __init__(self, partition: int, next_offsets: dict[int, int], ownership: object) -> None:
         self.partition = partition
         self.next_offsets = next_offsets
+        self.ownership = ownership
         self.changes: list[KeyAndValue] = []
         self.waiting: list[Callable[[], None]] = []
 

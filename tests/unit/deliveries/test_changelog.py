@@ -1,5 +1,6 @@
 """When the callbacks of the table's changes are called, on a fake of Kafka."""
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import cast
@@ -188,3 +189,85 @@ async def test_too_many_changes_on_their_way_hold_nothing_up(
     await changelog.drain(0.0)
     kafka.acknowledge()
     assert sorted(done) == [0, 1, 2]
+
+
+def refuse(kafka: SlowKafka) -> None:
+    """Refuse everything that was sent."""
+    batches, kafka.batches = kafka.batches, []
+    for _, records, on_settled in batches:
+        on_settled([], [REFUSAL] * len(records))
+
+
+async def sent(changelog: Changelog, kafka: SlowKafka) -> list[tuple[int, list[KeyAndValue]]]:
+    """What was sent, once everything that is due by now was."""
+    for _ in range(3):  # refused changes are due at once
+        await asyncio.sleep(0)
+    await changelog.drain(0.0)
+    return [(partition, records) for partition, records, _ in kafka.batches]
+
+
+async def test_refused_changes_are_written_again(
+    changelog: Changelog, kafka: SlowKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until Kafka accepts them, each key's latest only; callbacks are not called again."""
+    monkeypatch.setattr(changelog_module, "RETRY_SECONDS", 0.0)
+    done: list[str] = []
+    for partition, key, value in (
+        (0, b"1", b"a"),
+        (0, b"2", b"b"),
+        (0, b"2", b"c"),
+        (1, b"1", b"d"),
+    ):
+        changelog.write(partition, key, value, partial(done.append, key.decode()))
+    await changelog.drain(0.0)
+    for _ in range(2):
+        refuse(kafka)
+        again = await sent(changelog, kafka)
+        assert again == [(0, [(b"1", b"a"), (b"2", b"c")]), (1, [(b"1", b"d")])]
+    kafka.acknowledge()
+    assert await sent(changelog, kafka) == []
+    assert done == ["1", "2", "2", "1"]
+
+
+async def test_a_newer_change_is_not_undone_by_one_that_was_refused(
+    changelog: Changelog, kafka: SlowKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by one refused while the newer one was on its way, nor by one refused before it."""
+    monkeypatch.setattr(changelog_module, "RETRY_SECONDS", 0.0)
+    changelog.write(0, b"1", b"old")
+    await changelog.drain(0.0)
+    changelog.write(0, b"1", b"new")
+    refuse(kafka)
+    assert await sent(changelog, kafka) == [(0, [(b"1", b"new")])]
+    refuse(kafka)
+    changelog.write(0, b"1", b"newest")
+    assert await sent(changelog, kafka) == [(0, [(b"1", b"newest")])]
+
+
+async def test_nothing_is_written_again_for_partitions_that_were_given_up(
+    changelog: Changelog, kafka: SlowKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker may have written newer changes; refused before or after."""
+    monkeypatch.setattr(changelog_module, "RETRY_SECONDS", 0.0)
+    for partition in (0, 1):
+        changelog.write(partition, b"1", b"{}")
+    await changelog.drain(0.0)
+    later = kafka.batches.pop()
+    refuse(kafka)
+    changelog.release_waiters()
+    kafka.batches = [later]
+    refuse(kafka)
+    assert await sent(changelog, kafka) == []
+
+
+async def test_refused_changes_that_are_kept_are_bounded(
+    changelog: Changelog, kafka: SlowKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A changelog that Kafka refuses for days takes no more memory than this."""
+    monkeypatch.setattr(changelog_module, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(changelog_module, "MAX_UNACKNOWLEDGED", 2)
+    for number in range(3):
+        changelog.write(0, b"%d" % number, b"{}")
+    await changelog.drain(0.0)
+    refuse(kafka)
+    assert await sent(changelog, kafka) == [(0, [(b"0", b"{}"), (b"1", b"{}")])]
