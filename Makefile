@@ -23,7 +23,7 @@ DOCS_VENV := .venv-docs
 RELEASE_VENV := .venv-release
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick test-faust fuzz check format dashboards docs release lock clean
+.PHONY: help run test test-quick test-faust fuzz check format dashboards docs site release lock clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,7 +52,7 @@ fuzz: ## search at random for what breaks a property: SECONDS=300; ARGS='-k clai
 	@$(BIN)/python -m pytest -p tests.fuzz -m hypothesis --hypothesis-profile=fuzz -x -q \
 		--fuzz-seconds='$(SECONDS)' $(ARGS)
 
-check: ## format, lint, types, the one-way flow of imports and the budget of lines, changing nothing
+check: ## format, lint, types, the one-way flow of imports, the budget of lines and the links of docs/, changing nothing
 	@scripts/venv dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -62,6 +62,7 @@ check: ## format, lint, types, the one-way flow of imports and the budget of lin
 	$(MYPY_OF_EXAMPLES) --allow-subclassing-any --allow-untyped-decorators examples/django/app
 	$(BIN)/lint-imports
 	$(BIN)/python -m scripts.budget
+	@$(MAKE) --no-print-directory site
 
 format: ## format and mend what can be mended
 	@scripts/venv dev
@@ -76,9 +77,12 @@ dashboards: ## write Grafana's dashboards anew from grafana/*.py, and the Helm c
 docs: ## write the reference pages anew from the code, check all links, and serve the documentation's site
 	@scripts/venv dev
 	$(BIN)/python -m scripts.reference
-	@$(MAKE) --no-print-directory $(DOCS_VENV)/locks.stamp
-	$(DOCS_VENV)/bin/zensical build --strict --clean
+	@$(MAKE) --no-print-directory site
 	$(DOCS_VENV)/bin/zensical serve
+
+# A link to a page or a heading that does not exist fails the build.
+site: $(DOCS_VENV)/locks.stamp
+	$(DOCS_VENV)/bin/zensical build --strict --clean
 
 $(DOCS_VENV)/locks.stamp: requirements/docs.txt
 	@rm -rf $(DOCS_VENV)
