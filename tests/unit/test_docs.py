@@ -37,6 +37,7 @@ from tests.support.dashboard_panels import boards
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+READMES = sorted([*ROOT.glob("examples/**/README.md"), *ROOT.glob("deploy/**/README.md")])
 DECISIONS = sorted(ROOT.glob("docs/decisions/[0-9]*.md"))
 ADD_A_CONSUMER = "docs/how-to/add-a-consumer.md"
 SETTINGS = "docs/reference/settings.md"
@@ -228,7 +229,9 @@ def run_as_module(name: str, code: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "document", DOCUMENTS + READMES, ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_metrics_that_are_named_exist(document: Path) -> None:
     """Whatever looks like one of our metrics in a document is in the catalogue."""
     named = set(re.findall(rf"\b{PREFIX}_[a-z_]+", document.read_text(encoding="utf-8")))
@@ -372,7 +375,9 @@ def test_the_page_lists_every_command() -> None:
     assert sorted(rows) == sorted(COMMANDS)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "document", DOCUMENTS + READMES, ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_commands_that_are_named_exist(document: Path) -> None:
     """Whatever a document runs with ``order-relay`` can be run; Faust runs the worker alone."""
     text = document.read_text(encoding="utf-8")
@@ -384,7 +389,9 @@ def test_commands_that_are_named_exist(document: Path) -> None:
             assert first in COMMANDS or f"{first} {second}" in COMMANDS
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "document", DOCUMENTS + READMES, ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_links_lead_somewhere(document: Path) -> None:
     """Every link to another file of the project leads to a file, and to a heading that it has."""
     for target in re.findall(r"\]\((?!https?://)([^)]+)\)", document.read_text(encoding="utf-8")):
