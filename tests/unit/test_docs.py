@@ -268,6 +268,39 @@ def test_errors_that_are_logged_are_explained() -> None:
     assert [text for text in logged if not any(phrase in text for phrase in phrases)] == []
 
 
+def test_levels_of_log_lines_are_those_of_the_code() -> None:
+    """A warning or worse is explained with its level, and no explained level is made up."""
+    logged = list(levels_of_the_code())
+    assert len(logged) > 80  # else they were not found
+    rows = [
+        (re.findall(r"`(.+?)`", cell), level)
+        for cell, level in re.findall(r"^\| (`.+?`) \| (\w+) \|", log_table(), re.MULTILINE)
+    ]
+    for level, text in logged:
+        if level in {"warning", "error", "critical"}:
+            told = {said for phrases, said in rows if any(one in text for one in phrases)}
+            assert level in told, text
+    for phrases, said in rows:
+        found = {level for level, text in logged if any(one in text for one in phrases)}
+        assert not found or said in found, phrases
+
+
+def levels_of_the_code() -> Iterator[tuple[str, str]]:
+    """The level and the text of each line that the code logs with a text of its own."""
+    for path in product_files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(
+                        value=ast.Name(id="logger"),
+                        attr="debug" | "info" | "warning" | "error" | "exception" | "critical",
+                    ) as method,
+                    args=[ast.Constant(value=str(text)), *_]
+                    | [ast.Call(args=[ast.Constant(value=str(text)), *_]), *_],
+                ) if not text.startswith("%s"):
+                    yield "error" if method.attr == "exception" else method.attr, text
+
+
 def test_fields_of_log_lines_that_are_explained_are_logged() -> None:
     """What the documents say that a line has, it has in the code."""
     rows = [row.split(" | ") for row in log_table().splitlines() if row.startswith("| `")]
