@@ -24,8 +24,9 @@ from order_relay.fallback.store import Status
 from order_relay.model.events import decode_order_paid
 from tests.support.child import on_leash
 from tests.support.kafka.ports import free_ports
+from tests.support.publish_fakes import Sent
 from tests.support.publish_orders import statuses
-from tests.support.publish_ways import LOOPBACK, Sent, read_topic
+from tests.support.publish_ways import LOOPBACK, read_topic
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
 

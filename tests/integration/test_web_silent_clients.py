@@ -14,7 +14,8 @@ from order_relay.publishing.publisher import Publisher
 from order_relay.web.connections import ConnectionLimits
 from order_relay.web.order_paid_page import Limits
 from tests.support.memory_store import MemoryFallbackStore
-from tests.support.publish_ways import LOOPBACK, TOPIC, ScriptedKafka, body, serving, until
+from tests.support.publish_fakes import FakeProducer
+from tests.support.publish_ways import LOOPBACK, TOPIC, body, serving, until
 
 LIMIT_SECONDS = 60.0
 # A deadline that a test must sit through; other clients must keep it on a busy machine, too.
@@ -75,7 +76,7 @@ class Server:
     """A web server, what stands behind it, and its clients."""
 
     url: str
-    kafka: ScriptedKafka
+    kafka: FakeProducer
     http: aiohttp.ClientSession
     closed: Counter[str]
     clients: list[Client] = field(default_factory=list)
@@ -114,7 +115,7 @@ class Server:
 @asynccontextmanager
 async def server(*, limits: Limits | None = None, **connections: float) -> AsyncIterator[Server]:
     """A server with these limits of its connections."""
-    kafka, closed = ScriptedKafka(), Counter[str]()
+    kafka, closed = FakeProducer(), Counter[str]()
     publisher = Publisher(kafka, MemoryFallbackStore(), TOPIC)
 
     def count(reason: str) -> None:

@@ -44,9 +44,15 @@ class Sent:
     partition: int | None
 
     @property
-    def event_id(self) -> bytes | None:
+    def event_id(self) -> str:
         """The last event id."""
-        return dict(self.headers).get("event-id")
+        return (dict(self.headers).get("event-id") or b"").decode()
+
+
+def _set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 @dataclass
@@ -58,7 +64,7 @@ class FakeProducer:
         acknowledged: Those that it acknowledged, in the order of the acknowledgements.
         refuse: The error for a record, or None to acknowledge it.
         latency_seconds: How long an answer takes.
-        hold: While set to an event, answers wait for it.
+        answers: Cleared, nothing is answered until it is set again.
         reachable: Whether brokers answer a ping.
         pings: How often brokers were pinged.
         most_at_once: The most records that waited for an answer at one time.
@@ -68,7 +74,7 @@ class FakeProducer:
     acknowledged: list[Sent] = field(default_factory=list)
     refuse: Callable[[Sent], Exception | None] = lambda _: None
     latency_seconds: float = 0.0
-    hold: asyncio.Event | None = None
+    answers: asyncio.Event = field(default_factory=_set_event)
     reachable: bool = True
     pings: int = 0
     most_at_once: int = 0
@@ -90,14 +96,19 @@ class FakeProducer:
         self.most_at_once = max(self.most_at_once, self._waiting)
         try:
             await asyncio.sleep(self.latency_seconds)
-            if self.hold is not None:
-                await self.hold.wait()
+            await self.answers.wait()
         finally:
             self._waiting -= 1
         if (error := self.refuse(record)) is not None:
             raise error
         self.acknowledged.append(record)
         return Acknowledged(topic, partition or 0, len(self.acknowledged) - 1)
+
+    def refuse_all(self) -> None:
+        """Refuse what comes from now on, as after a time-out."""
+        self.refuse = lambda sent: PublishRefused(
+            sent.topic, "Local: Message timed out", "_MSG_TIMED_OUT"
+        )
 
     async def ping(self, timeout_seconds: float = 5.0) -> None:
         self.pings += 1

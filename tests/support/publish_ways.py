@@ -1,18 +1,14 @@
-"""A Kafka and a web server as the tests of the ways in script them, and reading a topic back."""
+"""Events, a web server for the tests of the ways in, and reading a topic back."""
 
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from order_relay.errors import PublishRefused
-from order_relay.kafka.producer import Acknowledged
-from order_relay.model.headers import Headers
 from order_relay.monitoring.health import Health
 from order_relay.monitoring.metrics import Metrics
 from order_relay.publishing.publisher import Publisher
@@ -21,6 +17,7 @@ from order_relay.web.access import Access
 from order_relay.web.connections import ConnectionLimits
 from order_relay.web.order_paid_page import Limits
 from order_relay.web.server import ConsumerPages, WebServer
+from tests.support.publish_fakes import Sent
 from tests.support.stage import Stage
 
 LOOPBACK = "127.0.0.1"
@@ -42,61 +39,6 @@ def paid(order_id: int = 123, **changes: Any) -> dict[str, Any]:
 def body(order_id: int = 123, **changes: Any) -> bytes:
     """An ORDER_PAID event as bytes."""
     return msgspec.json.encode(paid(order_id, **changes))
-
-
-@dataclass(frozen=True)
-class Sent:
-    """A record."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
-
-    @property
-    def event_id(self) -> str:
-        """Its event id."""
-        return (dict(self.headers)["event-id"] or b"").decode()
-
-
-class ScriptedKafka:
-    """Acknowledges, refuses, or says nothing until it is let.
-
-    Attributes:
-        sent: What it was given, in order.
-        refusal: Raised for every record, while it is set.
-        answers: Cleared, nothing is answered until it is set again.
-    """
-
-    def __init__(self) -> None:
-        self.sent: list[Sent] = []
-        self.refusal: Exception | None = None
-        self.answers = asyncio.Event()
-        self.answers.set()
-
-    async def send(
-        self,
-        topic: str,
-        *,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers = (),
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-    ) -> Acknowledged:
-        """See ``KafkaProducer.send``."""
-        self.sent.append(Sent(key, value, tuple(headers)))
-        offset = len(self.sent) - 1
-        await self.answers.wait()
-        if self.refusal is not None:
-            raise self.refusal
-        return Acknowledged(topic, 0, offset)
-
-    async def ping(self, timeout_seconds: float = 5.0) -> None:
-        """Answer."""
-
-    def refuse(self) -> None:
-        """Refuse what comes from now on."""
-        self.refusal = PublishRefused(TOPIC, "Local: Message timed out", "_MSG_TIMED_OUT")
 
 
 class _Idle:
@@ -166,4 +108,4 @@ def publish_settings(servers: str, database: Path | str, **changes: Any) -> Sett
 def read_topic(servers: str, topic: str) -> list[Sent]:
     """Everything that a topic holds now, partition by partition in order. Blocks."""
     rows = Stage(servers, topic, "no letters", "no group").read_blocking(topic)
-    return [Sent(row.key, row.value, row.headers) for row in rows]
+    return [Sent(topic, row.key, row.value, row.headers, row.partition) for row in rows]

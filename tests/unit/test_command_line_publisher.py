@@ -166,7 +166,7 @@ async def test_an_outage_that_begins_and_ends_meanwhile() -> None:
 async def test_an_outage_saves_what_waits_for_kafka() -> None:
     """An event that Kafka has not answered is saved when the outage begins, not minutes later."""
     run = Run()
-    run.producer.hold = asyncio.Event()
+    run.producer.answers.clear()
     run.producer.reachable = False
     async with asyncio.timeout(30):
         assert await run.publish(line(1), line(2)) == {LineStatus.SAVED: [1, 2]}
@@ -192,7 +192,7 @@ async def test_when_kafka_and_the_database_refuse_nothing_more_is_begun() -> Non
 async def test_closing_saves_what_kafka_does_not_answer() -> None:
     """After a signal what is under way ends within the grace: as published, or saved."""
     run = Run()
-    run.producer.hold = asyncio.Event()
+    run.producer.answers.clear()
     publishing = asyncio.create_task(run.publish(line(1), line(2)))
     await asyncio.sleep(1)
     run.bulk.close_soon()

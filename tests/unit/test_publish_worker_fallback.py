@@ -216,7 +216,7 @@ async def test_stopping_saves_what_kafka_has_not_answered() -> None:
     worker = Worker()
     await worker.fallback.start()
     await asyncio.sleep(0.1)
-    worker.producer.hold = asyncio.Event()
+    worker.producer.answers.clear()
     under_way = asyncio.create_task(worker.fallback.publisher.publish(EVENT))
     await asyncio.sleep(0.1)
     await worker.fallback.stop_publishing(30)

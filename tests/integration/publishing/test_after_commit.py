@@ -15,10 +15,10 @@ from order_relay.publishing.after_commit import AfterCommit, NotCommitted, Pendi
 from order_relay.publishing.order_events import open_order_events, order_events_thread
 from order_relay.publishing.publisher import Published, Publisher, Saved
 from tests.support.memory_store import MemoryFallbackStore
+from tests.support.publish_fakes import FakeProducer
 from tests.support.publish_orders import Order, make_orders, order_ids, sync_engine
 from tests.support.publish_ways import (
     TOPIC,
-    ScriptedKafka,
     paid,
     publish_settings,
     read_topic,
@@ -30,7 +30,7 @@ class Service:
     """An order service in one process: a scripted Kafka, a store in memory."""
 
     def __init__(self) -> None:
-        self.kafka = ScriptedKafka()
+        self.kafka = FakeProducer()
         self.store = MemoryFallbackStore()
         self.publisher = Publisher(self.kafka, self.store, TOPIC)
         self.after_commit = AfterCommit(self.publisher)
@@ -178,7 +178,7 @@ async def test_who_stops_waiting_takes_nothing_back() -> None:
 async def test_saved_and_lost(caplog: pytest.LogCaptureFixture) -> None:
     """What Kafka refuses is saved; what the database refuses too is an error, told and logged."""
     service = Service()
-    service.kafka.refuse()
+    service.kafka.refuse_all()
     assert isinstance(await service.pay(), Saved)
     service.store.error = DatabaseUnavailable("disk full")
     pending = service.pay(2, event_id="lost-one")

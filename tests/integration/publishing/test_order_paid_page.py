@@ -18,7 +18,8 @@ from order_relay.publishing.publisher import Publisher
 from order_relay.web.access import Access
 from order_relay.web.order_paid_page import Limits, OrderPaidPage
 from tests.support.memory_store import MemoryFallbackStore
-from tests.support.publish_ways import TOPIC, ScriptedKafka, body, serving, until
+from tests.support.publish_fakes import FakeProducer
+from tests.support.publish_ways import TOPIC, body, serving, until
 
 JSON = {"Content-Type": "application/json"}
 WAIT_SECONDS = 20.0
@@ -38,7 +39,7 @@ class Intake:
     """A page, what stands behind it, and what it has counted as rejected."""
 
     url: str
-    kafka: ScriptedKafka
+    kafka: FakeProducer
     store: MemoryFallbackStore
     publisher: Publisher
     http: aiohttp.ClientSession
@@ -64,7 +65,7 @@ class Intake:
 @asynccontextmanager
 async def opened(token: str | None = None, limits: Limits | None = None) -> AsyncIterator[Intake]:
     """An intake."""
-    kafka, store = ScriptedKafka(), MemoryFallbackStore()
+    kafka, store = FakeProducer(), MemoryFallbackStore()
     publisher = Publisher(kafka, store, TOPIC)
     rejected: list[str] = []
     async with (
@@ -101,7 +102,7 @@ async def test_published(intake: Intake) -> None:
 
 async def test_saved(intake: Intake) -> None:
     """202 once the database has the event that Kafka refused, with the row's id and the reason."""
-    intake.kafka.refuse()
+    intake.kafka.refuse_all()
     answer = await intake.post(body(), event_id="e-1")
     assert answer.status == 202
     assert answer.json["status"] == "saved"
@@ -113,14 +114,15 @@ async def test_saved(intake: Intake) -> None:
 
 async def test_neither(intake: Intake) -> None:
     """503 when neither takes it; the same request with the id of the answer succeeds later."""
-    intake.kafka.refuse()
+    intake.kafka.refuse_all()
     intake.store.error = DatabaseUnavailable("disk full")
     answer = await intake.post(body())
     assert answer.status == 503
     assert int(answer.headers["Retry-After"]) > 0
     assert "timed out" in answer.json["error"]
     assert "disk full" in answer.json["error"]
-    intake.kafka.refusal = intake.store.error = None
+    intake.kafka.refuse = lambda _: None
+    intake.store.error = None
     again = await intake.post(body(), event_id=answer.json["eventId"])
     assert again.status == 202
     assert [record.event_id for record in intake.kafka.sent] == [answer.json["eventId"]] * 2
@@ -239,7 +241,7 @@ async def test_too_large() -> None:
         assert not intake.kafka.sent
         fits = body() + b" " * (1000 - len(body()))
         assert (await intake.post(fits)).status == 202
-        intake.kafka.refusal = RecordTooLarge(TOPIC, 1000)
+        intake.kafka.refuse = lambda _: RecordTooLarge(TOPIC, 1000)
         assert (await intake.post(body())).status == 413
         assert not intake.store.rows
         assert intake.rejected == ["too_large"] * 2
@@ -318,7 +320,7 @@ async def test_a_client_that_leaves(
     # The server has noticed when another connection's request has come and gone.
     assert (await intake.post(b"{}")).status == 400
     if not kafka_answers:
-        intake.kafka.refuse()
+        intake.kafka.refuse_all()
     intake.kafka.answers.set()
     await until(lambda: not intake.publisher.in_flight)
     assert len(intake.store.rows) == (0 if kafka_answers else 1)
@@ -352,7 +354,7 @@ async def test_a_client_that_leaves_in_its_body(
 
 async def test_a_connection_that_ends_with_the_head(caplog: pytest.LogCaptureFixture) -> None:
     """One that is closed before its request is handled is not an error of the worker."""
-    kafka, handled = ScriptedKafka(), asyncio.Event()
+    kafka, handled = FakeProducer(), asyncio.Event()
     publisher = Publisher(kafka, MemoryFallbackStore(), TOPIC)
 
     class Closed(web.RequestHandler):
@@ -465,7 +467,7 @@ async def test_a_server_that_stops_cuts_nothing_off(
 ) -> None:
     """Whoever waits too long gets no answer; the event is published all the same."""
     monkeypatch.setattr("order_relay.web.server.STOP_SECONDS", 0.01)
-    kafka, store = ScriptedKafka(), MemoryFallbackStore()
+    kafka, store = FakeProducer(), MemoryFallbackStore()
     publisher = Publisher(kafka, store, TOPIC)
     kafka.answers.clear()
     async with aiohttp.ClientSession() as http:
@@ -476,7 +478,7 @@ async def test_a_server_that_stops_cuts_nothing_off(
         with pytest.raises(aiohttp.ClientError):
             await waiting
     assert publisher.in_flight == 1
-    kafka.refuse()
+    kafka.refuse_all()
     kafka.answers.set()
     await until(lambda: not publisher.in_flight)
     assert [row.payload for row in store.rows.values()] == [body()]

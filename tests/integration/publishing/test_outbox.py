@@ -17,10 +17,10 @@ from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.sweep import Sweep
 from order_relay.publishing.order_events import open_order_events, order_events_thread
 from order_relay.publishing.outbox import MAX_WAITING, Outbox
+from tests.support.publish_fakes import FakeProducer
 from tests.support.publish_orders import Order, make_orders, order_ids, statuses, sync_engine
 from tests.support.publish_ways import (
     TOPIC,
-    ScriptedKafka,
     body,
     paid,
     publish_settings,
@@ -244,8 +244,8 @@ async def test_rows_that_wait_are_bounded() -> None:
 async def test_kafka_away(shop: AsyncEngine, sqlite_url: str) -> None:
     """A refused row stays PENDING, and the next sweep after its wait publishes it."""
     store = SqlFallbackStore(sqlite_url)
-    kafka = ScriptedKafka()
-    kafka.refuse()
+    kafka = FakeProducer()
+    kafka.refuse_all()
     replay = Replay(store, kafka)
     outbox = Outbox(TOPIC, replay=replay)
     await commit_one(shop, outbox, 1)
@@ -253,7 +253,7 @@ async def test_kafka_away(shop: AsyncEngine, sqlite_url: str) -> None:
     await outbox.close()
     (row,) = await stored(sqlite_url)
     assert (row.status, row.retry_count) == (Status.PENDING, 1)
-    kafka.refusal = None
+    kafka.refuse = lambda _: None
     async with shop.begin() as connection:
         await connection.execute(
             sa.text("UPDATE kafka_fallback_message SET next_retry_at = created_at")

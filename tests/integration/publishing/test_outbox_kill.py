@@ -17,8 +17,9 @@ from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import Status
 from order_relay.fallback.sweep import Sweep
 from order_relay.kafka.producer import KafkaProducer
+from tests.support.publish_fakes import Sent
 from tests.support.publish_orders import make_orders, order_ids, statuses
-from tests.support.publish_ways import Sent, publish_settings, read_topic
+from tests.support.publish_ways import publish_settings, read_topic
 
 ROOT = Path(__file__).parents[3]
 # Whatever the dead process had leased is due again by this clock.

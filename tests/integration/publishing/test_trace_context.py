@@ -11,10 +11,10 @@ from order_relay.model.trace_context import trace_headers
 from order_relay.publishing.order_events import open_order_events
 from order_relay.publishing.publisher import Publisher
 from tests.support.memory_store import MemoryFallbackStore
+from tests.support.publish_fakes import FakeProducer
 from tests.support.publish_orders import Order, make_orders
 from tests.support.publish_ways import (
     TOPIC,
-    ScriptedKafka,
     body,
     paid,
     publish_settings,
@@ -30,7 +30,7 @@ RECORDED = (("traceparent", TRACEPARENT.encode()), ("tracestate", b"rojo=1,congo
 
 async def posted(*headers: tuple[str, str]) -> tuple[tuple[str, bytes | None], ...]:
     """The headers, but for the event's id, of the record of an order posted with these."""
-    kafka = ScriptedKafka()
+    kafka = FakeProducer()
     publisher = Publisher(kafka, MemoryFallbackStore(), TOPIC)
     names = CIMultiDict([("Content-Type", "application/json"), *headers])
     async with serving(publisher) as url, aiohttp.ClientSession() as http:

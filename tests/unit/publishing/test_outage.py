@@ -55,7 +55,8 @@ async def test_a_producer_that_has_just_started_is_asked_at_once() -> None:
 @virtual_time
 async def test_events_of_an_outage_are_saved_without_waiting_for_kafka() -> None:
     """No publish waits for the delivery time-out: not before, and not once Kafka is away."""
-    producer = FakeProducer(hold=asyncio.Event(), reachable=False)
+    producer = FakeProducer(reachable=False)
+    producer.answers.clear()
     publisher = kept_publisher(producer)
     asking = asyncio.create_task(publisher.watch())
     for event_id in ("waits-when-it-begins", "comes-later"):
