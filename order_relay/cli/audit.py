@@ -117,22 +117,17 @@ async def _letters(settings: Settings, since: datetime) -> dict[int, dict[int, b
     try:
         async with open_topic(settings) as topic:
             async for letter, redriven in topic.letters(from_start=True):
-                if letter.timestamp_ms < earliest_ms:
+                source = letter.source
+                if letter.timestamp_ms < earliest_ms or source is None:
                     continue
-                if letter.text("kafka_dlt-original-topic") == settings.order_paid_topic:
-                    _note(found, letter, is_open=not redriven)
+                topic_name, partition, offset = source
+                if topic_name == settings.order_paid_topic:
+                    # A record may have two letters: it was given up again after a crash.
+                    of_partition = found.setdefault(partition, {})
+                    of_partition[offset] = of_partition.get(offset, False) or not redriven
     except TopicUnusable as error:
         raise click.ClickException(f"the dead letters cannot be read: {error}") from None
     return found
-
-
-def _note(found: dict[int, dict[int, bool]], letter: Letter, *, is_open: bool) -> None:
-    partition = letter.number("kafka_dlt-original-partition")
-    offset = letter.number("kafka_dlt-original-offset")
-    if partition is not None and offset is not None:
-        of_partition = found.setdefault(partition, {})
-        # A record may have two letters: it was given up again after a crash.
-        of_partition[offset] = of_partition.get(offset, False) or is_open
 
 
 async def _saved(settings: Settings) -> tuple[dict[int, set[int]], int | str]:
@@ -153,10 +148,8 @@ async def _saved(settings: Settings) -> tuple[dict[int, set[int]], int | str]:
                     after_id = page[-1].id
                     for row in page:
                         letter = Letter(settings.dlq_topic, 0, 0, row.key, row.payload, row.headers)
-                        partition = letter.number("kafka_dlt-original-partition")
-                        offset = letter.number("kafka_dlt-original-offset")
-                        if partition is not None and offset is not None:
-                            found.setdefault(partition, set()).add(offset)
+                        if (source := letter.source) is not None:
+                            found.setdefault(source[1], set()).add(source[2])
                 events += await table.count(
                     RowFilter(status=status, topic=settings.order_paid_topic)
                 )

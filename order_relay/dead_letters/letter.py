@@ -117,6 +117,16 @@ class Letter:
         return order_id if isinstance(order_id, int | str) else None
 
     @property
+    def source(self) -> tuple[str, int, int] | None:
+        """Topic, partition and offset of the record; None: the letter does not have all three."""
+        topic = self.text("kafka_dlt-original-topic")
+        partition = self.number("kafka_dlt-original-partition")
+        offset = self.number("kafka_dlt-original-offset")
+        if topic is None or partition is None or offset is None:
+            return None
+        return topic, partition, offset
+
+    @property
     def event_id(self) -> bytes:
         """The event's id, which is its ``Idempotency-Key`` again after a redrive.
 
@@ -126,11 +136,7 @@ class Letter:
         given = self.header(EVENT_ID_HEADER)
         if given:
             return given
-        topic = self.text("kafka_dlt-original-topic")
-        partition = self.number("kafka_dlt-original-partition")
-        offset = self.number("kafka_dlt-original-offset")
-        if topic is None or partition is None or offset is None:
-            topic, partition, offset = self.topic, self.partition, self.offset
+        topic, partition, offset = self.source or (self.topic, self.partition, self.offset)
         return f"{topic}-{partition}-{offset}".encode()
 
     @property
