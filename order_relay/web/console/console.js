@@ -102,7 +102,6 @@ async function preview() {
 
 async function change(event) {
   const dialog = byId("confirm");
-  if (event.submitter?.value !== "do") return; // cancelled
   event.preventDefault();
   const { actor, reason, token } = event.target.elements;
   sessionStorage.setItem("actor", actor.value);
@@ -153,6 +152,7 @@ document.addEventListener("change", (event) => {
   content().querySelectorAll("input[name=position]").forEach((one) => { one.checked = event.target.checked; });
 });
 byId("confirm").querySelector("form").addEventListener("submit", change);
+byId("confirm-cancel").addEventListener("click", () => byId("confirm").close());
 byId("confirm").querySelector("[name=token]").addEventListener("change", preview);
 const seconds = Number(content().dataset.refreshSeconds ?? 0);
 if (seconds) setInterval(refresh, seconds * 1000);
