@@ -1,0 +1,102 @@
+"""Jobs of the console that change many letters: two at once, and a worker that is killed."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support.dead_letter_commands import letter, put_letters, relay_on
+from tests.support.orders import order
+from tests.support.sink import ScriptedSink
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
+
+pytestmark = pytest.mark.e2e
+
+LETTERS = 400
+CHANGE = {"consumer": "order_logging", "filter": {}, "dry_run": False, "actor": "Ada"}
+
+
+async def redrive(worker: WorkerProcess, **more: object) -> str:
+    """Begin to redrive all letters; returns the job."""
+    url = f"http://127.0.0.1:{worker.web_port}/dead-letters/redrive"
+    async with aiohttp.ClientSession() as client, client.post(url, json=CHANGE | more) as answer:
+        job = (await answer.json())["job"]
+    assert isinstance(job, str)
+    return job
+
+
+async def job_of(worker: WorkerProcess, job: str) -> dict[str, Any]:
+    """How far a job is."""
+    url = f"http://127.0.0.1:{worker.web_port}/jobs/{job}"
+    async with aiohttp.ClientSession() as client, client.get(url) as answer:
+        body: dict[str, Any] = await answer.json()
+        return body
+
+
+async def ended(worker: WorkerProcess, job: str) -> dict[str, Any]:
+    """The job's end."""
+
+    async def has_ended() -> bool:
+        return bool((await job_of(worker, job))["ended"])
+
+    await eventually(has_ended, 60)
+    return await job_of(worker, job)
+
+
+async def test_jobs_of_two_people_and_of_a_killed_worker(stage: Stage, tmp_path: Path) -> None:
+    """Killed in the midst: the rest is open. Two at once on two workers: each letter once."""
+    await put_letters(
+        stage, [replace(letter(n), value=order(n).value, partition=n % 3) for n in range(LETTERS)]
+    )
+    commands = relay_on(stage, tmp_path)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    async with (
+        ScriptedSink() as sink,
+        WorkerProcess(folders[0], stage, sink.url, name="one") as one,
+        WorkerProcess(folders[1], stage, sink.url, name="two") as two,
+    ):
+        for worker in (one, two):
+            await worker.wait_ready()
+        job = await redrive(one, rate=40)
+
+        async def under_way() -> bool:
+            return int((await job_of(one, job))["done"]) >= 40
+
+        await eventually(under_way, 60)
+        state = await job_of(one, job)
+        assert (state["total"], state["ended"]) == (LETTERS, False)
+        one.kill9()
+        published = Counter(row.text("event-id") for row in await stage.records())
+        left = len((await commands("dlq", "list", "--json", "--limit", str(LETTERS))).objects)
+        # Published, and not committed yet: at most the batch that was under way.
+        assert LETTERS - len(published) <= left <= LETTERS - len(published) + 10
+        assert 0 < left < LETTERS
+        one.start()
+        await one.wait_ready()
+
+        results = [
+            await ended(worker, job)
+            for worker, job in zip(
+                (one, two), await asyncio.gather(redrive(one), redrive(two)), strict=True
+            )
+        ]
+        async with asyncio.timeout(120):
+            while sum(int(result["done"]) for result in results) < left:
+                # Another one was at work, which is told; then it is asked for again.
+                assert any("another dlq redrive" in result["remark"] for result in results)
+                results.append(await ended(two, await redrive(two)))
+        assert sum(int(result["done"]) for result in results) == left
+        assert (await commands("dlq", "list")).err == "No letters\n"
+        twice = Counter(row.text("event-id") for row in await stage.records())
+        assert len(twice) == LETTERS
+        assert sum(twice.values()) - LETTERS == left - (LETTERS - len(published))
+        await sink.wait_for(lambda s: len(s.accepted) >= LETTERS, timeout=60)
+        assert len({event for event, _ in sink.accepted}) == LETTERS
