@@ -132,7 +132,14 @@ async def test_ten_thousand_letters_without_a_database(
         content = page.locator("#content")
         await expect(content).to_contain_text("10,000 dead letters wait", timeout=SEEN_MS)
         await expect(content).to_contain_text("The database of the fallback table", timeout=SEEN_MS)
-        await look_at(page, base, "letters", tmp_path, "/dead-letters/order_logging/0:7")
+        await look_at(page, base, "letters", tmp_path, "/dead-letters/order_logging/2:7")
+
+        await page.goto(f"{base}/dead-letters/order_logging/2:7")
+        await expect(page.locator("h1")).to_have_text("Dead letter 2:7")
+        await page.get_by_role("button", name="Redrive").click()
+        await page.get_by_label("Your name").fill("Ada")
+        await page.get_by_role("button", name="Do it").click()
+        await expect(page.locator("#job")).to_contain_text("1 of 1 letters", timeout=SEEN_MS)
 
         await page.goto(f"{base}/dead-letters")
         await expect(page.locator("tbody tr")).to_have_count(50)
