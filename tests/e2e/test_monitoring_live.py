@@ -203,6 +203,7 @@ async def alerts_are_well(prometheus: PrometheusServer) -> None:
     """Every rule is evaluated without an error; the dead letters and the FAILED row are told of."""
     await seen(prometheus, 'ALERTS{alertname="OrderRelayDeadLetters", alertstate="firing"}')
     await seen(prometheus, 'ALERTS{alertname="OrderRelayFailedRows"}')
+    await seen(prometheus, "order_relay:late:ratio_rate30d")
     rules = await prometheus.rules()
     assert len(rules) > 10
     assert {
