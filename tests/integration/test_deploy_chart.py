@@ -230,7 +230,7 @@ def test_lag_scales_up_to_the_partitions() -> None:
 
 
 def test_prometheus_finds_workers_and_rules() -> None:
-    """The job has the name that alerts use; the rules are ours, their links absolute."""
+    """The job has the name that alerts use; the rules are ours, links and objective by value."""
     rendered = Rendered("everything")
     monitor = rendered.one("ServiceMonitor")
     (endpoint,) = monitor["spec"]["endpoints"]
@@ -245,6 +245,9 @@ def test_prometheus_finds_workers_and_rules() -> None:
         for rule in (one for one in group["rules"] if "alert" in one):
             section = rule["annotations"]["runbook_url"].partition("#")[2]
             rule["annotations"]["runbook_url"] = f"{RUNBOOK}#{section}"
+        for rule in group["rules"]:
+            if rule.get("record") == "order_relay:objective:ratio":
+                rule["expr"] = "vector(0.995)"
     assert rules == expected
 
 
@@ -315,6 +318,7 @@ def test_the_network_policy_lets_through_what_is_needed() -> None:
             "each consumer may be listed once",
         ),
         (["runbookBaseUrl=docs/runbook.md"], "runbookBaseUrl"),
+        (["monitoring.prometheusRule.objective=99.9"], "monitoring.prometheusRule.objective"),
     ],
 )
 def test_a_mistake_is_refused(arguments: list[str], said: str) -> None:
