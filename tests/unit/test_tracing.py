@@ -30,7 +30,8 @@ from order_relay.tracing.spans import Tracing
 from order_relay.tracing.switch import make_tracing
 from tests.support.fakes import Bench, FakeReading, RecordingObserver, answer, record
 from tests.support.memory_store import MemoryFallbackStore
-from tests.support.publish_ways import TOPIC, ScriptedKafka, paid
+from tests.support.publish_fakes import FakeProducer, refusal
+from tests.support.publish_ways import TOPIC, paid
 from tests.support.virtual_time import virtual_time
 
 ROOT = Path(__file__).parents[2]
@@ -133,8 +134,8 @@ async def test_each_record_of_a_batch_has_its_own_span() -> None:
 async def test_a_saved_event_has_its_publish_as_parent() -> None:
     """The row's headers name the span, so that its replay continues there; it did not fail."""
     spans = Spans()
-    kafka, store = ScriptedKafka(), MemoryFallbackStore()
-    kafka.refuse()
+    kafka, store = FakeProducer(), MemoryFallbackStore()
+    kafka.refuse = lambda _: refusal()
     publisher = Publisher(kafka, store, TOPIC, tracing=spans.tracing)
     saved = await publisher.publish(paid(1), headers=HEADERS)
     assert isinstance(saved, Saved)
@@ -150,8 +151,8 @@ async def test_a_saved_event_has_its_publish_as_parent() -> None:
 async def test_a_lost_event_s_publish_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the error's class; its text, which quotes Kafka and the database, is not in it."""
     spans = Spans()
-    kafka, store = ScriptedKafka(), MemoryFallbackStore()
-    kafka.refuse()
+    kafka, store = FakeProducer(), MemoryFallbackStore()
+    kafka.refuse = lambda _: refusal()
 
     async def refuse(message: object) -> int:
         raise RuntimeError("secret text")
@@ -169,7 +170,7 @@ async def test_a_lost_event_s_publish_has_failed(monkeypatch: pytest.MonkeyPatch
 async def test_the_caller_s_span_is_the_parent_without_a_traceparent() -> None:
     """Of a publish, and of headers for later; a traceparent that is given comes first."""
     spans = Spans()
-    publisher = Publisher(ScriptedKafka(), MemoryFallbackStore(), TOPIC, tracing=spans.tracing)
+    publisher = Publisher(FakeProducer(), MemoryFallbackStore(), TOPIC, tracing=spans.tracing)
     with spans.tracer.start_as_current_span("request") as request:
         await publisher.publish(paid(1))
         await publisher.publish(paid(2), headers=HEADERS)
