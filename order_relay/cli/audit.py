@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ from order_relay.settings import Settings
 # Letters and entries are written after their record; a producer's clock may be ahead of Kafka's.
 CLOCK_MS = 3_600_000
 PAGE = 500
+# Workers commit before Kafka has every entry of the table, and write refused ones again after 5 s.
+LOOKS = 3
+LOOK_SECONDS = 6.0
 
 
 @define(
@@ -78,9 +82,27 @@ async def audit(
     settings = chosen.settings
     states = frozenset({State.UNACCOUNTED, *map(State, listed)})
     events = Events(chosen.declaration.event, subject=chosen.declaration.subject)
-    ledger = Ledger(chosen.name, events, listed=states, limit=limit)
-    reading = _Reading(settings, since, until)
-    letters = await _letters(settings, since)
+    for _ in range(LOOKS):
+        ledger = Ledger(chosen.name, events, listed=states, limit=limit)
+        reading = _Reading(settings, since, until)
+        unsaved = await _account(ledger, reading)
+        if ledger.closes:
+            break
+        await asyncio.sleep(LOOK_SECONDS)
+    remarks = _remarks(settings, since, reading, unsaved)
+    if as_json:
+        _print_json(ledger, chosen.name, since, until, remarks)
+    else:
+        _print_table(ledger, chosen.name, settings.order_paid_topic, since, until)
+        for remark in remarks:
+            stderr_console().print(remark)
+    return 0 if ledger.closes else 1
+
+
+async def _account(ledger: Ledger, reading: _Reading) -> int | str:
+    """Count every record of the range; returns the number of unsaved events, see ``_saved``."""
+    settings = reading.settings
+    letters = await _letters(settings, reading.since)
     saved, unsaved = await _saved(settings)
     async with TopicReader(settings, settings.order_paid_topic) as source:
         ranges = await reading.ranges(source)
@@ -96,14 +118,7 @@ async def audit(
             if (commit := commits.get(partition)) is not None:
                 evidence.commit = Commit(commit.offset, commit.metadata)
             await reading.add(ledger, source, partition, extent, evidence)
-    remarks = _remarks(settings, since, reading, unsaved)
-    if as_json:
-        _print_json(ledger, chosen.name, since, until, remarks)
-    else:
-        _print_table(ledger, chosen.name, settings.order_paid_topic, since, until)
-        for remark in remarks:
-            stderr_console().print(remark)
-    return 0 if ledger.closes else 1
+    return unsaved
 
 
 def _table_begins_ms(settings: Settings) -> float:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 30.0
+INTERVAL_SECONDS = 10.0
 # A person who redrives meanwhile has to wait for the end of a round.
 ROUND_SECONDS = 20.0
 

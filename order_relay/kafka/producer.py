@@ -74,8 +74,6 @@ def producer_config(settings: Settings) -> dict[str, Any]:
         "delivery.timeout.ms": settings.producer_delivery_timeout_ms,
         "max.in.flight.requests.per.connection": settings.producer_max_in_flight,
         "message.max.bytes": MAX_MESSAGE_BYTES,
-        # By default records for a missing topic wait 30 s for it.
-        "topic.metadata.propagation.max.ms": 5000,
         "linger.ms": 5,
         # Warnings and above. Below, librdkafka logs each connection that a broker closes.
         "log_level": 5,

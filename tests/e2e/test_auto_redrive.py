@@ -71,7 +71,7 @@ async def test_nothing_is_redriven_while_the_target_is_down(
         await worker.wait_log("Breaker open: the target fails")
         await put_letters(stage, [given_up(1)])
         # More than one round of redriving; that nothing happens cannot be awaited.
-        await sink.wait_for(lambda s: len(s.requests) >= 250, timeout=120)
+        await sink.wait_for(lambda s: len(s.requests) >= 100, timeout=120)
         assert not worker.log_lines("Dead letters redriven automatically")
         sink.script = lambda request: Answer(200)
         await sink.wait_for(lambda s: "paid-1" in s.accepted_keys, timeout=90)

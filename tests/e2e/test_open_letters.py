@@ -37,5 +37,5 @@ async def test_open_letters_are_shown_until_they_are_redriven(stage: Stage, tmp_
         assert shown["by_reason"]["rejected"] == 2
         # Given up on 2025-12-19.
         assert shown["oldest_seconds"] > 86_400
-        await commands("dlq-redrive", "--reason", "rejected", "--yes")
+        await commands("dlq", "redrive", "--reason", "rejected", "--yes")
         await eventually(lambda: counts(rejected=0, tombstone=1, other=1), timeout=60)

@@ -51,7 +51,8 @@ def run(*command: str, folder: Path, installed: Path) -> subprocess.CompletedPro
 
 def test_its_own_tests_pass(repository: Path, installed: Path) -> None:
     """The handler is tested without Kafka and without a worker."""
-    ended = run("-m", "pytest", "-q", folder=repository, installed=installed)
+    # The plugin of a library of our own tests needs more than is installed.
+    ended = run("-m", "pytest", "-q", "-p", "no:cloudcoil", folder=repository, installed=installed)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "2 passed" in ended.stdout
 

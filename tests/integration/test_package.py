@@ -82,7 +82,10 @@ def test_the_wheel_has_the_engine_alone(tmp_path: Path) -> None:
         assert b"order-relay = order_relay.cli.main:main" in archive.read(scripts)
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"order_relay"}
     assert "order_relay/py.typed" in names
-    assert {"order_relay/web/console/index.html", "order_relay/web/console/console.js"} <= {*names}
+    assert {
+        "order_relay/web/console/templates/overview.html",
+        "order_relay/web/console/console.js",
+    } <= {*names}
     assert any(name.startswith("order_relay/fallback/sql/migrations/versions/r") for name in names)
     site = tmp_path / "site"
     _run(

@@ -101,7 +101,10 @@ async def test_two_at_once(stage: Stage, tmp_path: Path) -> None:
     second = await commands("dlq", "redrive", "--all", "--yes", statuses=(1,))
     assert "another dlq redrive works on it" in second.only_line
     out, err = await first.communicate()
-    assert (first.returncode, err) == (0, b"")
+    assert first.returncode == 0
+    # This folder has no database.
+    (remark,) = err.splitlines()
+    assert remark.startswith(b"The audit log was not written")
     assert out.count(b'"redriven"') == LETTERS  # one line was read before; the summary has one
     assert await redriven(stage) == {f"paid-{n}": 1 for n in range(LETTERS)}
 

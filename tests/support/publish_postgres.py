@@ -34,6 +34,7 @@ hostssl all {CERTIFIED} all cert
 hostssl all {WITH_PASSWORD} all scram-sha-256
 hostssl all {USER} all trust
 """
+STOP_SECONDS = 10.0
 START_SECONDS = 60.0
 # All that a database has but for its rows, as one text.
 SCHEMA = """
@@ -116,7 +117,11 @@ class _Server:
         """End the server. May be called twice."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
-            self._process.wait()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:  # PgBouncer may wait for clients that do not leave
+                self._process.kill()
+                self._process.wait()
             self._process = None
         shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -153,6 +153,5 @@ document.addEventListener("change", (event) => {
 });
 byId("confirm").querySelector("form").addEventListener("submit", change);
 byId("confirm-cancel").addEventListener("click", () => byId("confirm").close());
-byId("confirm").querySelector("[name=token]").addEventListener("change", preview);
 const seconds = Number(content().dataset.refreshSeconds ?? 0);
 if (seconds) setInterval(refresh, seconds * 1000);
