@@ -38,8 +38,8 @@ from order_relay.settings import Settings
 CLOCK_MS = 3_600_000
 PAGE = 500
 # Workers commit before Kafka has every entry of the table, and write refused ones again after 5 s.
-LOOKS = 3
-LOOK_SECONDS = 6.0
+# So a ledger that does not close is drawn up again, after these pauses.
+PAUSES_SECONDS = (0.0, 6.0, 6.0)
 
 
 @define(
@@ -82,13 +82,13 @@ async def audit(
     settings = chosen.settings
     states = frozenset({State.UNACCOUNTED, *map(State, listed)})
     events = Events(chosen.declaration.event, subject=chosen.declaration.subject)
-    for _ in range(LOOKS):
+    for pause in PAUSES_SECONDS:
+        await asyncio.sleep(pause)
         ledger = Ledger(chosen.name, events, listed=states, limit=limit)
         reading = _Reading(settings, since, until)
         unsaved = await _account(ledger, reading)
         if ledger.closes:
             break
-        await asyncio.sleep(LOOK_SECONDS)
     remarks = _remarks(settings, since, reading, unsaved)
     if as_json:
         _print_json(ledger, chosen.name, since, until, remarks)
