@@ -33,6 +33,8 @@ HEARTBEATS_PER_SESSION = 3
 MAX_POLL_INTERVAL_MS = 24 * 3_600_000
 # Brokers make the first member wait for others: 3 s by default, the embedded cluster 5 s.
 JOIN_SECONDS = 30.0
+# How often a member that waits to be admitted looks whether it is.
+LOOK_MS = 100
 
 
 class RedriveGroup:
@@ -74,16 +76,20 @@ class RedriveGroup:
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
         )
         membership = Membership(self._topic, consumer)
-        consumer.subscribe([self._topic], listener=membership)
         try:
             try:
                 async with asyncio.timeout(ASK_SECONDS):
                     await consumer.start()
             except (ClientError, OSError, TimeoutError) as error:
                 raise self._translated(error) from error
+            # Only now: start() would wait for the assignment, too.
+            consumer.subscribe([self._topic], listener=membership)
             try:
                 async with asyncio.timeout(JOIN_SECONDS):
-                    await membership.joined.wait()
+                    while not membership.joined.is_set():
+                        await consumer.getmany(timeout_ms=LOOK_MS)  # raises what Kafka refuses
+            except (ClientError, OSError) as error:
+                raise self._translated(error) from error
             except TimeoutError:
                 raise another from None
             if membership.partitions != set(partitions):

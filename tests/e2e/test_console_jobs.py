@@ -91,7 +91,7 @@ async def test_jobs_of_two_people_and_of_a_killed_worker(stage: Stage, tmp_path:
         async with asyncio.timeout(120):
             while sum(int(result["done"]) for result in results) < left:
                 # Another one was at work, which is told; then it is asked for again.
-                assert any("another dlq redrive" in result["remark"] for result in results)
+                assert any("another dlq redrive" in result["remark"] for result in results), results
                 results.append(await ended(two, await redrive(two)))
         assert sum(int(result["done"]) for result in results) == left
         assert (await commands("dlq", "list")).err == "No letters\n"

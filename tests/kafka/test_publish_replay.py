@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from order_relay.fallback.sql.schema import TABLE_NAME, fallback_message, insert_values
 from order_relay.fallback.store import NewMessage, Status
-from tests.kafka.publish_scene import PublishScene, Saved
+from tests.kafka.publish_scene import PATIENT, PublishScene, Saved
 from tests.kafka.publish_service import order_event_id
 from tests.support.kafka_cluster import RealKafka
 from tests.support.orders import order_value
@@ -28,7 +28,7 @@ async def test_two_workers_at_once(
 ) -> None:
     """Both publish, no row twice, and those of a key in their order although both have some."""
     url: str = request.getfixturevalue(database)
-    async with PublishScene(kafka, tmp_path, url) as scene:
+    async with PublishScene(kafka, tmp_path, url, **PATIENT) as scene:
         workers = [scene.worker(name) for name in ("a", "b")]
         for worker in workers:
             await worker.wait_log("Fallback table opened")
@@ -52,7 +52,7 @@ async def test_a_worker_killed_while_it_replays(
     Twice in Kafka is at most what the dead worker had sent and not yet marked.
     """
     url: str = request.getfixturevalue(database)
-    async with PublishScene(kafka, tmp_path, url) as scene:
+    async with PublishScene(kafka, tmp_path, url, **PATIENT) as scene:
         await save_rows(scene)
         worker = scene.worker("killed")
         await scene.until_published(ROWS // 10)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kafka.publish_scene import PublishScene
+from tests.kafka.publish_scene import PATIENT, PublishScene
 from tests.kafka.scene import Scene
 from tests.kafka.test_publish_replay import ROWS, save_rows
 from tests.support.kafka_cluster import RealKafka
@@ -76,7 +76,7 @@ async def test_three_workers_replay_one_table(
     kafka: RealKafka, tmp_path: Path, postgres_url: str
 ) -> None:
     """Rows of a shared PostgreSQL are published once and delivered once, whoever takes them."""
-    async with PublishScene(kafka, tmp_path, postgres_url) as scene:
+    async with PublishScene(kafka, tmp_path, postgres_url, **PATIENT) as scene:
         workers = [scene.worker(name) for name in "abc"]
         await until_shared(workers, 3)
         name = 'order_relay_fallback_replayed_total{result="published"}'

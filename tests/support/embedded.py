@@ -77,6 +77,10 @@ class EmbeddedKafka:
         """Answer questions about a topic with an error (``KafkaError``'s codes); 0 ends that."""
         self._tell("topic_error", name, code)
 
+    def first_join_delay(self, milliseconds: int) -> None:
+        """Let the first member of a new group wait so long for others."""
+        self._tell("first_join_delay", milliseconds)
+
     def down(self, *brokers: int) -> None:
         """Refuse connections to these brokers (all, if none is named) and cut the open ones."""
         for broker in brokers or range(1, BROKERS + 1):

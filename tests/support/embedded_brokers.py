@@ -63,6 +63,7 @@ class ScriptedBrokers(EmbeddedCluster):
 COMMANDS = {
     "broker_down",
     "broker_up",
+    "first_join_delay",
     "make_topic",
     "refuse",
     "relent",

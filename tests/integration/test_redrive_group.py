@@ -1,0 +1,24 @@
+"""Joining the group that stores what was redriven, at brokers that take their time."""
+
+import pytest
+
+from order_relay.dead_letters import redrive_group
+from order_relay.dead_letters.redrive_group import RedriveGroup
+from order_relay.settings import Settings
+from tests.support.embedded import PARTITIONS, EmbeddedKafka
+
+
+async def test_joining_may_take_longer_than_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brokers let a first member wait for others, which says nothing about their being away."""
+    monkeypatch.setattr(redrive_group, "ASK_SECONDS", 1.0)
+    with EmbeddedKafka() as kafka:
+        kafka.first_join_delay(2_000)
+        stage = kafka.stage()
+        settings = Settings(
+            kafka_bootstrap_servers=stage.bootstrap_servers,
+            consumer_group_id=stage.group_id,
+            dlq_topic=stage.dlq_topic,
+        )
+        partitions = set(range(PARTITIONS))
+        async with RedriveGroup(settings).membership(partitions) as membership:
+            assert membership.partitions == partitions
