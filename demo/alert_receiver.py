@@ -18,14 +18,14 @@ RECEIVER_PORT = 5001
 
 
 def lines(message: Mapping[str, Any]) -> Iterator[str]:
-    """Format each alert of a webhook's message: state, severity, name, summary, runbook."""
+    """Format each alert of a webhook's message: state, severity, name, summary, links."""
     for alert in message["alerts"]:
         labels, notes = alert["labels"], alert["annotations"]
         yield " ".join(
             (
                 f"{alert['status'].upper()} {labels.get('severity', 'unknown')}",
                 f"{labels['alertname']}: {notes.get('summary', '')}",
-                f"({notes.get('runbook_url', 'no runbook')})",
+                f"({notes.get('runbook_url')}, {notes.get('console_url')})",
             )
         )
 

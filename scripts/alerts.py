@@ -1,6 +1,7 @@
-"""Prints the alerts of ``prometheus/alerts.yml`` with links to a runbook of your own.
+r"""Prints the alerts of ``prometheus/alerts.yml`` with links to a runbook and console of your own.
 
-python -m scripts.alerts --runbook-base-url https://docs.example.com/how-to/runbook/ > alerts.yml
+python -m scripts.alerts --runbook-base-url https://docs.example.com/how-to/runbook/ \
+    --console-base-url https://relay.example.com > alerts.yml
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ from pathlib import Path
 
 from yarl import URL
 
+from grafana.links import CONSOLE, RUNBOOK
+
 ALERTS = Path(__file__).parents[1] / "prometheus" / "alerts.yml"
-RUNBOOK = "docs/how-to/runbook.md"
 
 
-def alerts(runbook_base_url: str) -> str:
-    """Return the rules; each ``runbook_url`` is this URL, with the section of the alert."""
-    return ALERTS.read_text(encoding="utf-8").replace(f"{RUNBOOK}#", f"{runbook_base_url}#")
+def alerts(runbook_base_url: str = RUNBOOK, console_base_url: str = CONSOLE) -> str:
+    """Return the rules.
+
+    Each ``runbook_url`` is the runbook's URL with the section of the alert, each ``console_url`` a
+    page of the console at its URL.
+    """
+    rules = ALERTS.read_text(encoding="utf-8").replace(f"{RUNBOOK}#", f"{runbook_base_url}#")
+    return rules.replace(f"{CONSOLE}/", f"{console_base_url.rstrip('/')}/")
 
 
 def _base_url(text: str) -> str:
@@ -33,13 +40,18 @@ def _base_url(text: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Print them."""
     parser = argparse.ArgumentParser(prog="python -m scripts.alerts", description=__doc__)
-    parser.add_argument(
-        "--runbook-base-url",
-        metavar="URL",
-        type=_base_url,
-        help=f"where the runbook page is served (default: {RUNBOOK}, its path in the repository)",
-    )
-    sys.stdout.write(alerts(parser.parse_args(arguments).runbook_base_url or RUNBOOK))
+    for of, what, default in (
+        ("runbook", "the runbook page is served", RUNBOOK),
+        ("console", "a worker's web server is reached", CONSOLE),
+    ):
+        parser.add_argument(
+            f"--{of}-base-url",
+            metavar="URL",
+            type=_base_url,
+            help=f"where {what} (default: {default})",
+        )
+    given = {key: url for key, url in vars(parser.parse_args(arguments)).items() if url}
+    sys.stdout.write(alerts(**given))
 
 
 if __name__ == "__main__":

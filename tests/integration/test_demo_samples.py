@@ -83,6 +83,7 @@ async def test_the_receiver_of_alerts(tmp_path: Path) -> None:
                 "annotations": {
                     "summary": "No worker answers Prometheus",
                     "runbook_url": "docs/how-to/runbook.md#orderrelaynoworker",
+                    "console_url": "http://localhost:6066/",
                 },
             }
         ]
@@ -109,7 +110,7 @@ async def test_the_receiver_of_alerts(tmp_path: Path) -> None:
                 assert response.status == 400
     assert output.read_text() == (
         "FIRING critical OrderRelayNoWorker: No worker answers Prometheus "
-        "(docs/how-to/runbook.md#orderrelaynoworker)\n"
+        "(docs/how-to/runbook.md#orderrelaynoworker, http://localhost:6066/)\n"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trustme
 
+from grafana import links
 from order_relay.settings import Settings, load_settings
 from order_relay.settings.secret_files import secret_fields
 from order_relay.worker.relay_app import SHUTDOWN_TAIL_SECONDS
@@ -32,6 +33,7 @@ CASES = [None, *(path.stem for path in sorted(VALUES.glob("*.yaml")))]
 CONSUMERS = {None: ["order_logging"], "everything": ["order_logging", "coupons"]}
 CONSUMERS["claim"] = ["order_logging", "notifications"]
 SECRETS = Path("/run/secrets/relay")
+CONSOLE = "https://relay.example.com"
 RUNBOOK = "https://docs.example.com/how-to/runbook/"
 
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -245,6 +247,8 @@ def test_prometheus_finds_workers_and_rules() -> None:
         for rule in (one for one in group["rules"] if "alert" in one):
             section = rule["annotations"]["runbook_url"].partition("#")[2]
             rule["annotations"]["runbook_url"] = f"{RUNBOOK}#{section}"
+            page = rule["annotations"]["console_url"].removeprefix(links.CONSOLE)
+            rule["annotations"]["console_url"] = CONSOLE + page
         for rule in group["rules"]:
             if rule.get("record") == "order_relay:objective:ratio":
                 rule["expr"] = "vector(0.995)"
@@ -263,7 +267,9 @@ def test_grafana_gets_the_dashboards() -> None:
         for name, text in one["data"].items()
     }
     assert found == {
-        name: json.loads(json.dumps(board).replace("docs/how-to/runbook.md", RUNBOOK))
+        name: json.loads(
+            json.dumps(board).replace(links.RUNBOOK, RUNBOOK).replace(links.CONSOLE, CONSOLE)
+        )
         for name, board in boards()
     }
 
@@ -318,6 +324,7 @@ def test_the_network_policy_lets_through_what_is_needed() -> None:
             "each consumer may be listed once",
         ),
         (["runbookBaseUrl=docs/runbook.md"], "runbookBaseUrl"),
+        (["consoleBaseUrl=https://relay.example.com/"], "consoleBaseUrl"),
         (["monitoring.prometheusRule.objective=99.9"], "monitoring.prometheusRule.objective"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from grafana.links import CONSOLE
 from tests.support.alert_rules import grafanas_own, groups, recorded, rules
 from tests.support.dashboard_panels import boards, panels
 from tests.support.metric_catalogue import catalogue, recorded_series, unknown_in
@@ -80,6 +81,10 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do(name: str) -> None:
         assert "{{" in notes["summary"]
     assert len(notes["description"]) > 40
     assert notes["runbook_url"] == f"docs/how-to/runbook.md#{name.lower()}"
+    page = notes["console_url"].removeprefix(f"{CONSOLE}/")
+    assert page.partition("?")[0] in {"", "consumers", "worker", "dead-letters", "fallback"}
+    # Where the alert is about a consumer, so is the page.
+    assert ("consumer=" in page) <= notes["summary"].startswith("{{ $labels.consumer }}: ")
 
 
 @pytest.mark.parametrize("name", RULES)
