@@ -58,7 +58,7 @@ TARGETS: Mapping[str, Mapping[str, str]] = {
         "Dead letters that were saved": "/dead-letters",
         "Rows that wait, by status": "/fallback OrderRelayFailedRows",
         "Rows published": "/fallback",
-        "Age of the oldest pending row": "/fallback OrderRelayPendingRowTooOld",
+        "Age of the oldest row": "/fallback OrderRelayPendingRowTooOld",
         "Database, by worker": "OrderRelayFallbackDatabaseDown",
         "Files replaced": "OrderRelayFallbackFileReplaced",
         "Rows tried, by result": "/fallback OrderRelayPendingRowTooOld",

@@ -149,10 +149,12 @@ def _table(board: Dashboard) -> Dashboard:
         )
         .with_panel(
             line(
-                "Age of the oldest pending row",
-                "Rising by a second each second: Kafka takes nothing, or no worker replays. High "
-                "while others are published: an earlier row of its key waits for its next try.",
+                "Age of the oldest row",
+                "Pending, rising by a second each second: Kafka takes nothing, or no worker "
+                "replays. High while others are published: an earlier row of its key waits for its "
+                "next try. FAILED rows wait for a person.",
                 Query(largest(relay("fallback_oldest_pending_seconds")), "oldest pending"),
+                Query(largest(relay("fallback_oldest_failed_seconds")), "oldest FAILED"),
                 unit="s",
                 limit=900,
             )

@@ -134,12 +134,14 @@ class FallbackStats:
     Attributes:
         oldest_pending_seconds: Age of the oldest PENDING row; 0 without one. If the clock was set
             back since the row was saved: the time since that was noticed.
+        oldest_failed_seconds: How long the oldest FAILED row has waited for a person, or 0.
     """
 
     pending: int = 0
     published: int = 0
     failed: int = 0
     oldest_pending_seconds: float = 0.0
+    oldest_failed_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

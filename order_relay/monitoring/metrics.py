@@ -113,6 +113,8 @@ GAUGES: dict[tuple[str, ...], dict[str, str]] = {
     (): {
         "fallback_oldest_pending_seconds": "Age of the oldest pending row of the fallback table, 0 "
         "without one; NaN while the database does not answer.",
+        "fallback_oldest_failed_seconds": "How long the oldest FAILED row of the fallback table "
+        "has waited for a person, 0 without one; NaN while the database does not answer.",
         "fallback_database_up": "1 when the fallback table's database took a write when last "
         "tried, else 0.",
     },
@@ -289,8 +291,8 @@ class Metrics:
         for status in ("pending", "published", "failed"):
             rows = math.nan if stats is None else getattr(stats, status)
             self.gauges["fallback_messages"].labels(status).set(rows)
-        oldest = math.nan if stats is None else stats.oldest_pending_seconds
-        self.gauges["fallback_oldest_pending_seconds"].set(oldest)
+        for age in ("oldest_pending_seconds", "oldest_failed_seconds"):
+            self.gauges[f"fallback_{age}"].set(math.nan if stats is None else getattr(stats, age))
 
 
 class _TargetCollector(Collector):

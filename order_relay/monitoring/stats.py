@@ -173,6 +173,7 @@ class Stats:
                 "files_replaced": number("fallback_files_replaced_total"),
                 **by_label("fallback_messages", "status"),
                 "oldest_pending_seconds": _rounded(number("fallback_oldest_pending_seconds")),
+                "oldest_failed_seconds": _rounded(number("fallback_oldest_failed_seconds")),
                 "replayed": by_label("fallback_replayed_total", "result"),
             },
             "deliveries_table": {

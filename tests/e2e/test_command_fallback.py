@@ -90,6 +90,7 @@ async def test_stats_for_people_and_programs(tmp_path: Path) -> None:
         ended = await commands(*arguments)
         (figures,) = ended.objects
         assert figures.pop("oldest_pending_seconds") >= 0
+        assert figures.pop("oldest_failed_seconds") >= 0
         assert figures == {"pending": 2, "published": 1, "failed": 2}
         assert not ended.err
 

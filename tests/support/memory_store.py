@@ -143,7 +143,9 @@ class MemoryFallbackStore:
         for row in self.rows.values():
             counts[row.status] += 1
         pending = [row for row in self.rows.values() if row.status is Status.PENDING]
+        failed = [row for row in self.rows.values() if row.status is Status.FAILED]
         now = since = self._clock()
+        given_up_at = min(failed, key=lambda row: row.id).updated_at if failed else now
         if pending:
             oldest = min(pending, key=lambda row: row.id)
             since = oldest.created_at if oldest.created_at <= now else oldest.updated_at
@@ -152,6 +154,7 @@ class MemoryFallbackStore:
             counts[Status.PUBLISHED],
             counts[Status.FAILED],
             max(0.0, (now - since).total_seconds()),
+            max(0.0, (now - given_up_at).total_seconds()),
         )
 
     async def purge(self, *, published_before: datetime, limit: int) -> int:

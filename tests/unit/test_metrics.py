@@ -297,7 +297,7 @@ def test_results_of_publishing_and_replaying(
 def test_figures_of_the_fallback_table() -> None:
     """What the table counted is what is shown."""
     metrics = Metrics()
-    metrics.counted(FallbackStats(2, 45, 1, 61.5), works=True)
+    metrics.counted(FallbackStats(2, 45, 1, 61.5, 7.5), works=True)
     assert _by_label(metrics, "fallback_messages", "status") == {
         "pending": 2,
         "published": 45,
@@ -305,6 +305,7 @@ def test_figures_of_the_fallback_table() -> None:
     }
     sample = metrics.registry.get_sample_value
     assert sample("order_relay_fallback_oldest_pending_seconds") == 61.5
+    assert sample("order_relay_fallback_oldest_failed_seconds") == 7.5
     assert sample("order_relay_fallback_database_up") == 1
 
 

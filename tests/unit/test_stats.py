@@ -111,7 +111,14 @@ def test_the_figures_are_those_of_the_metrics(bench: Bench) -> None:
     bench.worker.published("saved")
     bench.worker.replayed("retried")
     bench.worker.counted(
-        FallbackStats(pending=2, published=45, failed=1, oldest_pending_seconds=61.04), works=True
+        FallbackStats(
+            pending=2,
+            published=45,
+            failed=1,
+            oldest_pending_seconds=61.04,
+            oldest_failed_seconds=7.33,
+        ),
+        works=True,
     )
     metrics.of_partition("consumer_lag", "orders", 0, 16)
     metrics.deleted(5)
@@ -137,7 +144,7 @@ def test_the_figures_are_those_of_the_metrics(bench: Bench) -> None:
     assert found["published"]["saved"] == 1
     assert found["fallback"] == {
         "database_up": True, "files_replaced": 0, "pending": 2, "published": 45, "failed": 1,
-        "oldest_pending_seconds": 61.0,
+        "oldest_pending_seconds": 61.0, "oldest_failed_seconds": 7.3,
         "replayed": {"published": 0, "retry": 1, "failed": 0},
     }  # fmt: skip
     assert (found["in_flight"], found["held"], found["oldest_unfinished_seconds"]) == (3, 5, 2.3)

@@ -120,10 +120,13 @@ async def count_rows(*, as_json: bool) -> int:
         output.json_line(asdict(stats))
         return 0
     shown = output.make_table(("status", "rows", "oldest"), right=("rows", "oldest"))
-    oldest = output.age(stats.oldest_pending_seconds) if stats.pending else ""
-    shown.add_row("PENDING", f"{stats.pending:,}", oldest)
-    shown.add_row("PUBLISHED", f"{stats.published:,}", "")
-    shown.add_row("FAILED", f"{stats.failed:,}", "")
+    for status, rows, oldest_seconds in (
+        ("PENDING", stats.pending, stats.oldest_pending_seconds),
+        ("PUBLISHED", stats.published, 0),
+        ("FAILED", stats.failed, stats.oldest_failed_seconds),
+    ):
+        waits = rows and status != "PUBLISHED"
+        shown.add_row(status, f"{rows:,}", output.age(oldest_seconds) if waits else "")
     output.stdout_console().print(shown)
     return 0
 

@@ -160,29 +160,25 @@ class SqlFallbackStore:
             return set(result.scalars())
 
     async def stats(self) -> FallbackStats:
-        """See ``FallbackStore.stats``. Both queries use the index on status."""
+        """See ``FallbackStore.stats``. All queries use the index on status."""
         async with self._reading() as connection:
             counted = await connection.execute(
                 sa.text(f"SELECT status, COUNT(*) FROM {TABLE_NAME} GROUP BY status")
             )
             counts: dict[str, int] = {status: count for status, count in counted}  # noqa: C416 - typed
-            found = await connection.execute(
-                sa.select(fallback_message.c.created_at, fallback_message.c.updated_at)
-                .where(fallback_message.c.status == sa.literal_column("'PENDING'"))
-                .order_by(fallback_message.c.id)
-                .limit(1)
-            )
-            oldest = found.first()
+            pending = await self._oldest(connection, Status.PENDING)
+            failed = await self._oldest(connection, Status.FAILED)
             now = await self._now(connection)
-        since = now
-        if oldest is not None:
-            created_at, updated_at = oldest
-            since = created_at if created_at <= now else updated_at
+        saved_at = now
+        if pending is not None:
+            saved_at = pending.created_at if pending.created_at <= now else pending.updated_at
+        given_up_at = now if failed is None else failed.updated_at
         return FallbackStats(
             pending=counts.get(Status.PENDING, 0),
             published=counts.get(Status.PUBLISHED, 0),
             failed=counts.get(Status.FAILED, 0),
-            oldest_pending_seconds=max(0.0, (now - since).total_seconds()),
+            oldest_pending_seconds=max(0.0, (now - saved_at).total_seconds()),
+            oldest_failed_seconds=max(0.0, (now - given_up_at).total_seconds()),
         )
 
     async def purge(self, *, published_before: datetime, limit: int) -> int:
@@ -266,6 +262,15 @@ class SqlFallbackStore:
             await connection.execute(sa.select(sa.func.clock_timestamp()))
         ).scalar_one()
         return now.astimezone(UTC)
+
+    async def _oldest(self, connection: AsyncConnection, status: Status) -> Any:
+        found = await connection.execute(
+            sa.select(fallback_message.c.created_at, fallback_message.c.updated_at)
+            .where(fallback_message.c.status == sa.literal_column(f"'{status.value}'"))
+            .order_by(fallback_message.c.id)
+            .limit(1)
+        )
+        return found.first()
 
     async def _change(
         self, sql: str, ids: Collection[int], lease_seconds: float = 0, **values: Any

@@ -228,13 +228,14 @@ async def test_concurrent_claims_share(table: Table) -> None:
 
 
 async def test_figures(table: Table) -> None:
-    """Rows by status, and the age of the oldest one that is PENDING."""
+    """Rows by status, and how long the oldest PENDING and the oldest FAILED one have waited."""
     assert await table.store.stats() == FallbackStats()
     await table.save(*[None] * 5)
+    table.clock.advance(10)
     claim = await table.claim(3, 1)
     await table.store.settle(claim.token, [acked(1), acked(2), gave_up(3, 1, "x")])
     table.clock.advance(90)
-    assert await table.store.stats() == FallbackStats(2, 2, 1, 90.0)
+    assert await table.store.stats() == FallbackStats(2, 2, 1, 100.0, 90.0)
 
 
 async def test_purge_takes_old_published_rows_only(table: Table) -> None:
