@@ -16,7 +16,12 @@ import mode.loop
 from faust.app.base import BootStrategy
 from faust.sensors.prometheus import FaustMetrics
 
-from order_relay.errors import InvalidConsumer, InvalidDatabaseUrl, InvalidSettings
+from order_relay.errors import (
+    DatabaseUnavailable,
+    InvalidConsumer,
+    InvalidDatabaseUrl,
+    InvalidSettings,
+)
 from order_relay.fallback.sql.audit_log import AuditLog
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.consumer import partition_of
@@ -52,6 +57,7 @@ logger = logging.getLogger(__name__)
 # For commits, leaving the group and closing connections, after deliveries have ended.
 SHUTDOWN_TAIL_SECONDS = 15.0
 PRODUCER_STOP_SECONDS = 1.0
+AUDIT_SECONDS = 5.0
 # With Python's default of 700 new objects the garbage collector takes a fifth of the CPU time of a
 # worker with hundreds of deliveries in flight (docs/explanation/performance.md).
 GC_THRESHOLDS = (10_000, 20, 20)
@@ -114,6 +120,7 @@ class RelayApp(faust.App):
         self.fallback = Fallback(
             settings, table, self._producer_of_events, self.metrics, tracing=self.tracing
         )
+        self._audit = AuditLog(self.fallback.store.engine)
         self._shutdown_watch = ShutdownWatch()
         self._background_tasks: list[asyncio.Task[None]] = []
         self._runtimes: list[ConsumerRuntime] = []
@@ -176,6 +183,7 @@ class RelayApp(faust.App):
         self.fallback.publisher.ping_now()  # until now Kafka counted as unreachable
         if self.should_stop:
             return  # a stop came meanwhile, and would not stop what starts after it
+        await self._pause_as_before()
         self._background_tasks += [asyncio.create_task(_logged(work)) for work in self.background]
         self._starting = [asyncio.create_task(self._start(one)) for one in self._runtimes]
         await asyncio.sleep(0)  # now each background function has begun
@@ -244,11 +252,10 @@ class RelayApp(faust.App):
             members,
             access.sign,
         )
-        audit = AuditLog(self.fallback.store.engine)
         changes = Changes(
             {one.name: one.changeable() for one in self._runtimes},
             self.fallback.store,
-            audit,
+            self._audit,
             producer=self._producer_of_events,
             access=access,
             cluster=cluster,
@@ -259,7 +266,7 @@ class RelayApp(faust.App):
             cluster,
             shown,
             self.fallback.store,
-            audit,
+            self._audit,
             changes,
             runbook_url=self.settings.runbook_url,
         )
@@ -284,6 +291,22 @@ class RelayApp(faust.App):
             for register in self.on_consumer:
                 register(runtime)
             self._runtimes.append(runtime)
+
+    async def _pause_as_before(self) -> None:
+        """Pause the consumers that a person had paused before this worker started."""
+        try:
+            async with asyncio.timeout(AUDIT_SECONDS):
+                paused = await self._audit.paused()
+        except (DatabaseUnavailable, TimeoutError) as error:
+            problem = str(error) or "no answer in time"
+            logger.warning(LogLine("Paused consumers are not known, none is paused", error=problem))
+            return
+        for runtime in self._runtimes:
+            if runtime.name in paused:
+                runtime.dispatcher.pause(True)
+                logger.warning(
+                    LogLine("Consumer stays paused until it is resumed", consumer=runtime.name)
+                )
 
     async def _start(self, runtime: ConsumerRuntime) -> None:
         try:

@@ -90,7 +90,7 @@ async def test_letters_are_redriven_and_discarded(
 async def test_a_paused_consumer_sends_nothing_on_any_worker(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Two workers: the one that is asked tells the other; resumed, everything is delivered."""
+    """Two workers: the one that is asked tells the other. It holds over restarts, until resumed."""
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
@@ -116,8 +116,13 @@ async def test_a_paused_consumer_sends_nothing_on_any_worker(
             answer = await worker.get("/stats")
             return answer is not None and bool(json.loads(answer[1])["paused"])
 
-        assert await paused(one)
-        assert await paused(two)
+        await page.goto("about:blank")
+        # A worker that is started again has not forgotten it, nor has one with its own database.
+        for worker in (one, two):
+            assert await paused(worker)
+            worker.kill9()
+            await worker.start().wait_ready()
+            assert await paused(worker)
         await stage.publish(orders(30))
         await eventually(lambda: in_hand(one, two, 30), 60)
         assert sink.accepted == []
@@ -126,6 +131,12 @@ async def test_a_paused_consumer_sends_nothing_on_any_worker(
         await page.get_by_role("button", name="Resume").click()
         await confirm(page)
         await sink.wait_for(lambda s: len(s.accepted) == 30, timeout=60)
+        await expect(page.locator("#job")).to_contain_text("on all others", timeout=SEEN_MS)
+        await page.goto("about:blank")
+        for worker in (one, two):
+            worker.kill9()
+            await worker.start().wait_ready()
+            assert not await paused(worker)
         assert errors == []
 
 

@@ -209,6 +209,7 @@ async def test_another_worker_may_pause_by_its_signature_only(served: Served) ->
     assert (await served.ask("/here/resume?consumer=order_logging", None, old))[0] == 403
     assert (await served.ask(path, None, AUTHORIZED))[0] == 403
     assert served.paused == [True]
+    assert await served.audit.paused() == {"order_logging"}
     assert time.time() - int(moment) < 60
 
 

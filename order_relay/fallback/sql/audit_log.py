@@ -17,6 +17,7 @@ from order_relay.fallback.sql.migrate import ADVISORY_LOCK
 from order_relay.fallback.sql.schema import UtcDateTime
 
 TEXT_LENGTH = 1000
+PAUSED, RESUMED = "consumer: pause", "consumer: resume"
 
 _metadata = sa.MetaData()
 _audit = sa.Table(
@@ -95,6 +96,24 @@ class AuditLog:
                     AuditEntry(row.actor, row.action, row.subject, row.changed, row.detail, row.at)
                     for row in rows
                 ]
+
+    async def paused(self) -> set[str]:
+        """Return the consumers that were paused and not resumed since."""
+        last = (
+            sa.select(sa.func.max(_audit.c.id))
+            .where(_audit.c.action.in_((PAUSED, RESUMED)))
+            .group_by(_audit.c.subject)
+        )
+        with translated():
+            async with self._engine.connect() as connection:
+                if not await connection.run_sync(lambda it: sa.inspect(it).has_table(_audit.name)):
+                    return set()
+                found = await connection.execute(
+                    sa.select(_audit.c.subject).where(
+                        _audit.c.id.in_(last), _audit.c.action == PAUSED
+                    )
+                )
+                return set(found.scalars())
 
 
 def _make_table(connection: sa.Connection) -> None:

@@ -6,6 +6,7 @@ Every change can be asked for as a dry run, needs the token, and is written to t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -311,17 +312,19 @@ class Changes:
         if body.get("dry_run", True):
             return {
                 "text": {
-                    "pause": "Nothing is sent to the target until it is resumed, or workers are "
-                    "restarted. Records wait in Kafka.",
+                    "pause": "Nothing is sent to the target until it is resumed, by workers that "
+                    "start meanwhile neither. Records wait in Kafka.",
                     "resume": "Records are sent again.",
                     "probe": "The next probe goes at once.",
                 }[action]
             }
         actor, reason = _actor(request, body), _text(body, "reason")
         consumer.do(action)
+        await self._write(AuditEntry(actor, f"consumer: {action}", name, 1, reason, now()))
         problems = await self._cluster.tell(name, f"/here/{action}?consumer={name}")
-        detail = "; ".join(filter(None, (reason, *problems)))
-        await self._write(AuditEntry(actor, f"consumer: {action}", name, 1, detail, now()))
+        if problems:
+            told = AuditEntry(actor, f"not told: {action}", name, 0, "; ".join(problems), now())
+            await self._write(told)
         text = f"{name}: {action} was done on this worker and on all others."
         if problems:
             text = f"{name}: {action} was done here, but not everywhere: {'; '.join(problems)}"
@@ -331,10 +334,16 @@ class Changes:
         """Do on this worker what a person asked another one for."""
         if not self._access.is_signed(request):
             return web.json_response({"error": "this is for other workers"}, status=403)
-        consumer = self._consumers.get(request.query.get("consumer", ""))
+        name, action = request.query.get("consumer", ""), request.match_info["action"]
+        consumer = self._consumers.get(name)
         if consumer is None:
             return web.json_response({"error": "no such consumer here"}, status=404)
-        consumer.do(request.match_info["action"])
+        consumer.do(action)
+        with contextlib.suppress(DatabaseUnavailable):
+            # A worker with a database of its own must know it after a restart, too.
+            if action != "probe" and (name in await self._audit.paused()) != (action == "pause"):
+                told = AuditEntry("another worker", f"consumer: {action}", name, 1, "", now())
+                await self._write(told)
         return web.json_response({})
 
     def _named(self, body: Mapping[str, Any]) -> tuple[str, ChangeableConsumer]:

@@ -1,9 +1,16 @@
 """The audit log on each database: its table is made at the first entry, whoever writes it."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from order_relay.fallback.sql.audit_log import TEXT_LENGTH, AuditEntry, AuditLog
+from order_relay.fallback.sql.audit_log import (
+    PAUSED,
+    RESUMED,
+    TEXT_LENGTH,
+    AuditEntry,
+    AuditLog,
+)
 from order_relay.fallback.sql.store import SqlFallbackStore
 
 MOMENT = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)
@@ -26,6 +33,17 @@ async def test_entries_come_back_the_newest_first(store: SqlFallbackStore) -> No
     assert await AuditLog(store.engine).latest(1) == [written[2]]
     await log.write(entry(3, detail="x" * 5000))
     assert (await log.latest(1))[0].detail == "x" * TEXT_LENGTH
+
+
+async def test_a_consumer_is_paused_until_it_is_resumed(store: SqlFallbackStore) -> None:
+    """The last word on each consumer counts, whoever reads it."""
+    log = AuditLog(store.engine)
+    assert await log.paused() == set()
+    for number, (action, consumer) in enumerate(
+        [(PAUSED, "a"), (PAUSED, "b"), (RESUMED, "a"), ("consumer: probe", "b"), (PAUSED, "c")]
+    ):
+        await log.write(replace(entry(number), action=action, subject=consumer))
+    assert await AuditLog(store.engine).paused() == {"b", "c"}
 
 
 async def test_two_workers_may_write_the_first_entry(store: SqlFallbackStore) -> None:
