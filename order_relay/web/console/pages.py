@@ -5,6 +5,7 @@ Every text of a target, of a producer or of a person is escaped by the templates
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from aiohttp.typedefs import Handler
 
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.index import LetterGroup, LetterIndex
-from order_relay.dead_letters.letter import header_value
+from order_relay.dead_letters.letter import Letter, header_value
 from order_relay.dead_letters.open_letters import OpenLetters
 from order_relay.deliveries.lookup import OrderLookup
 from order_relay.errors import RelayError
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 PAGE_LENGTH = 50
 GROUPS = 50
 AUDIT_LENGTH = 200
+# The longest that a page reads a dead-letter topic: some hundred thousand letters.
+TOPIC_SECONDS = 10.0
 FILES = {
     "/console.css": "text/css",
     "/console.js": "text/javascript",
@@ -254,6 +257,8 @@ class Console:
             return self._render("order.html", order_id="", stories=(), rows=())
         if not is_order_id(order_id):
             raise BadQuery("id must be an order's id: a whole number or printable characters")
+        everything = request.query.get("letters") == "all"
+        problems: list[str] = []
         stories = []
         for name, consumer in self._consumers.items():
             found = await consumer.orders.find(order_id) if consumer.orders is not None else None
@@ -261,22 +266,24 @@ class Console:
             letters = await consumer.letters.ask(
                 lambda index, wanted=wanted: index.find(wanted, limit=PAGE_LENGTH)  # type: ignore[misc]
             )
-            stories.append((name, found, letters))
+            closed, unread = await _closed_letters(consumer, wanted) if everything else ((), "")
+            problems += [unread] if unread else []
+            stories.append((name, found, letters, closed))
         rows: Sequence[FallbackRow] = ()
-        problem = ""
         try:
             rows = await self._rows.find(
                 RowFilter(key=order_id.encode()), after_id=0, limit=PAGE_LENGTH
             )
         except RelayError as error:
-            problem = str(error)
+            problems.append(f"The fallback table does not answer: {error}")
         return self._render(
             "order.html",
             order_id=order_id,
+            everything=everything,
             stories=stories,
             elsewhere=await self._cluster.elsewhere(),
             rows=rows,
-            problem=problem,
+            problems=problems,
         )
 
     async def _audit_log(self, request: web.Request) -> str:
@@ -293,6 +300,23 @@ class Console:
             known = ", ".join(self._consumers)
             raise LookupError(f"consumer {name[:80]!r} is not one of this worker's: {known}")
         return self._consumers[name]
+
+
+async def _closed_letters(
+    consumer: ConsoleConsumer, wanted: LetterFilter
+) -> tuple[list[Letter], str]:
+    """Read the letters that were dealt with; and say why some may be missing."""
+    found: list[Letter] = []
+    try:
+        async with asyncio.timeout(TOPIC_SECONDS), consumer.open_topic() as topic:
+            async for letter, closed in topic.matching(wanted, everything=True):
+                if closed:
+                    found.append(letter)
+    except TimeoutError:
+        return found, f"{consumer.dlq_topic} was not read to its end within {TOPIC_SECONDS:g} s"
+    except RelayError as error:
+        return found, str(error)
+    return found, ""
 
 
 # --- filters of the templates -----------------------------------------------------------------
