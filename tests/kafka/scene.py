@@ -281,7 +281,11 @@ class Scene:
         expected = self.load.event_ids - {self._event_id(place) for place in elsewhere}
         await eventually(lambda: expected <= self.accepted, timeout, self._state)
         await self.until_all_committed(timeout)
-        assert self.accepted == expected  # nothing lost, nothing made up
+        # Nothing lost and nothing made up. A broker that is killed may make librdkafka write again
+        # what was in flight, see ``Records.check_acknowledged``; each copy is a record of its own.
+        more = self.accepted - expected
+        copies = await self._copies() if more else set()
+        assert more <= copies, f"delivered, and no record of the topic: {more - copies}"
         assert self.keys_out_of_order() == {}
         assert {row.source for row in await self.stage.dead_letters()} == self.dead_lettered
 
@@ -294,8 +298,18 @@ class Scene:
                 seen.add(event_id)
                 request = self.sink.attempts(event_id)[0]
                 assert request.body == body
-                by_key.setdefault(str(request.key), []).append(request.order_id or 0)
+                ids = by_key.setdefault(str(request.key), [])
+                if request.order_id not in ids:  # else a copy, see ``close_books``
+                    ids.append(request.order_id or 0)
         return {key: ids for key, ids in by_key.items() if ids != sorted(ids)}
+
+    async def _copies(self) -> set[str]:
+        """Event ids of the records whose order is in the topic more than once."""
+        by_order: dict[bytes | None, set[str]] = {}
+        for row in await self.stage.records():
+            event_id = self._event_id((row.partition, row.offset))
+            by_order.setdefault(row.value, set()).add(event_id)
+        return set().union(*(ids for ids in by_order.values() if len(ids) > 1))
 
     def sent_after_commit(self) -> list[str]:
         """Event ids of records that were sent after Kafka had said that they are finished."""
