@@ -123,7 +123,8 @@ async def test_no_secret_shows(
     }
     async with sink:
         sink.script = _echo
-        async with WorkerProcess(tmp_path, stage, sink.url, **given) as worker:
+        new = WorkerProcess(tmp_path, stage, sink.url, **given).in_new_interpreter()
+        async with new as worker:
             await worker.wait_ready()
             await stage.publish([*(order(n) for n in range(1, 6)), Order(b"6", b"{")])
             await sink.wait_for(lambda s: len(s.accepted) == 4, LIMIT_SECONDS)

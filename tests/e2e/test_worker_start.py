@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import forks
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import event_ids, orders
@@ -14,6 +15,13 @@ from tests.support.stage import Stage
 from tests.support.worker import WorkerProcess
 
 pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(autouse=True)
+def from_the_first_import_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are started as users start them, not as forks."""
+    monkeypatch.setattr(forks, "POSSIBLE", False)
+
 
 WRONG = {
     "BREAKER_FAILURE_THRESHOLD": "abc",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import forks
 from tests.support.embedded import SESSION_TIMEOUT_MS, EmbeddedKafka
 from tests.support.orders import event_ids, orders
 from tests.support.sink import Answer, Fault, ScriptedSink
@@ -14,6 +15,13 @@ from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
 pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(autouse=True)
+def from_the_first_import_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are started as users start them, not as forks."""
+    monkeypatch.setattr(forks, "POSSIBLE", False)
+
 
 GRACE_SECONDS = 5
 # What leaving the group and closing connections may take beside the grace.

@@ -1,21 +1,18 @@
 """The shipped commands, as a user types them: ``order-relay fallback list`` and the others."""
 
 import asyncio
-import atexit
 import json
 import os
 import pty
 import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
+
+from tests.support import forks
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 90.0
@@ -96,15 +93,16 @@ class Commands:
         a command; ``in_new_interpreter`` and ``start`` do without. Each command's tests have one of
         those.
         """
-        if sys.platform != "linux":
+        if not forks.POSSIBLE:
             return await self.in_new_interpreter(*arguments, stdin=stdin, statuses=statuses)
         request = {
+            "module": "order_relay.__main__",
             "arguments": [*arguments],
             "folder": str(self.folder),
             "environment": self.environment,
             "stdin": stdin.decode("latin-1"),
         }
-        server = await asyncio.to_thread(_command_server)
+        server = await asyncio.to_thread(forks.fork_server)
         return _expected(await _run_there(server, request), statuses)
 
     async def in_new_interpreter(
@@ -130,38 +128,6 @@ class Commands:
 def _expected(ended: Ended, statuses: Collection[int]) -> Ended:
     assert ended.status in statuses, ended
     return ended
-
-
-_STARTING = Lock()
-
-
-def _command_server() -> str:
-    """The socket of this process's ``command_server.py``; the first call starts it."""
-    with _STARTING:
-        return _started_command_server()
-
-
-@cache
-def _started_command_server() -> str:
-    folder = tempfile.TemporaryDirectory(prefix="order-relay-commands-")
-    path = Path(folder.name) / "socket"
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("command_server.py")), str(path)],
-        # As a command's: what Python makes of its streams depends on it.
-        env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-
-    def end() -> None:
-        with process:
-            process.kill()
-        folder.cleanup()
-
-    atexit.register(end)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"listening\n"
-    return str(path)
 
 
 async def _run_there(server: str, request: dict[str, Any]) -> Ended:

@@ -1,14 +1,16 @@
-"""A process that has imported the libraries, and runs each command in a fork of itself.
+"""A process that has imported the libraries, and runs each command or worker in a fork of itself.
 
-``command_server.py SOCKET`` listens there and prints a line when it does. A connection brings one
-line of JSON (arguments, folder, environment, stdin) and gets two back: the command's process id,
-then its status, stdout and stderr. It ends with its stdin.
+``fork_server.py SOCKET`` listens there and prints a line when it does. A connection brings one line
+of JSON (module, arguments, folder, environment, and stdin or a log) and gets two back: the id of
+the process, then how it ended: a command's status, stdout and stderr as JSON, a worker's status.
+It ends with its stdin.
 
-Most of the time of a short command goes into importing Faust, SQLAlchemy and aiohttp. Nothing of
-ours is imported here: a fork imports the application, reads its settings and parses its arguments
-as a new interpreter does.
+Most of the time of a short command, and half of a worker's start, goes into importing Faust,
+SQLAlchemy and aiohttp. Nothing of ours is imported here: a fork imports the application, reads its
+settings and parses its arguments as a new interpreter does.
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -44,6 +46,7 @@ import sqlalchemy.ext.asyncio  # noqa: F401
 import uvloop  # noqa: F401
 
 Request = dict[str, Any]
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def main() -> None:
@@ -67,15 +70,45 @@ def main() -> None:
 
 
 def attend(connection: socket.socket) -> NoReturn:
-    """Run the command of one connection and answer with what it said."""
+    """Run what one connection asks for, and answer."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    die_with_parent()
     with connection.makefile("rb") as lines:
         request: Request = json.loads(lines.readline())
+    if "log" in request:
+        run_worker(connection, request)
+    run_command(connection, request)
+
+
+def run_worker(connection: socket.socket, request: Request) -> NoReturn:
+    """Run a worker, in a session of its own; answer with its status."""
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        die_with_parent()
+        os.setsid()
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
+            os.dup2(descriptor, number)
+        become(request)
+    connection.sendall(b"%d\n" % pid)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    connection.sendall(b"%d\n" % status)
+    os._exit(0)
+
+
+def run_command(connection: socket.socket, request: Request) -> NoReturn:
+    """Run a command, and answer with what it said."""
     pipes = [os.pipe() for _ in range(3)]
     pid = os.fork()
     if pid == 0:
         connection.close()
-        become_command(request, pipes)
+        (stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr) = pipes
+        for number, descriptor in enumerate((stdin, stdout, stderr)):
+            os.dup2(descriptor, number)
+        for descriptor in (stdin, to_stdin, from_stdout, stdout, from_stderr, stderr):
+            os.close(descriptor)
+        become(request)
     (stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr) = pipes
     for theirs in (stdin, stdout, stderr):
         os.close(theirs)
@@ -96,21 +129,21 @@ def attend(connection: socket.socket) -> NoReturn:
     os._exit(0)
 
 
-def become_command(request: Request, pipes: list[tuple[int, int]]) -> NoReturn:
-    """Do what ``python -m order_relay ARGUMENTS`` would do in that folder and environment."""
-    (stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr) = pipes
-    for number, descriptor in enumerate((stdin, stdout, stderr)):
-        os.dup2(descriptor, number)
-    for descriptor in (stdin, to_stdin, from_stdout, stdout, from_stderr, stderr):
-        os.close(descriptor)
+def become(request: Request) -> NoReturn:
+    """Do what ``python -m MODULE ARGUMENTS`` would do in that folder and environment."""
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.path[0] = str(Path.cwd())
     # The list itself: Faust keeps a reference to it from its import on.
     sys.argv[1:] = request["arguments"]
-    runpy.run_module("order_relay.__main__", run_name="__main__", alter_sys=True)
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     sys.exit()
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for a SIGKILL when the parent ends, as ``child.on_leash`` does."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def feed(descriptor: int, content: bytes) -> None:
