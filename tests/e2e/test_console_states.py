@@ -39,14 +39,15 @@ NAMELESS = re.compile(
 
 
 async def look_at(page: Page, base: str, state: str, folder: Path, *more: str) -> None:
-    """Open each page on a phone in the dark and on a wide screen in the light."""
+    """Open each page on a phone in the dark, and look at it on a wide screen in the light, too."""
     for number, path in enumerate((*PAGES, *more)):
+        await page.set_viewport_size({"width": 390, "height": 900})
+        await page.goto(base + path)
+        if path == "/worker":
+            await expect(page.locator("#verdicts")).not_to_contain_text("Asking")
         for width, scheme in ((390, "dark"), (1920, "light")):
             await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             await page.set_viewport_size({"width": width, "height": 900})
-            await page.goto(base + path)
-            if path == "/worker":
-                await expect(page.locator("#verdicts")).not_to_contain_text("Asking")
             shown = f"{path} {state} at {width} px"
             assert await page.evaluate(TOO_WIDE, width) == [], shown
             assert await page.evaluate(FITS), shown
