@@ -37,7 +37,7 @@ from order_relay.delivery.left_in_kafka import LaneKey, LeftInKafka, Reading
 from order_relay.delivery.outcome import DeliveryObserver, FailureState, Outcome
 from order_relay.delivery.target_health import BreakerState, Target, TargetHealth, TargetState
 from order_relay.errors import InvalidEvent, RelayError
-from order_relay.logs.log_line import LogLine
+from order_relay.logs.log_line import CONSUMER, LogLine
 from order_relay.model.consumer import Delivery
 from order_relay.model.events import ORDER_PAID, Events, paid_at_of, paid_moment
 from order_relay.model.order_paid import OrderId
@@ -60,7 +60,12 @@ _NOT_SENT = Outcome(delivered=True, attempts=0, duplicate=True)
 logger = logging.getLogger(__name__)
 
 
-def _line(phrase: str, record: Record, **fields: object) -> LogLine:
+def _page(path: str, **query: str) -> tuple[str, dict[str, str]]:
+    """Return a page of the console about this consumer."""
+    return path, {"consumer": CONSUMER.get(""), **query}
+
+
+def _line(phrase: str, record: Record, **fields: Any) -> LogLine:
     """Return a log line about a record; docs/reference/logs.md lists the phrases."""
     return LogLine(
         phrase,
@@ -666,6 +671,7 @@ class Dispatcher:
                 attempts=letter.attempts,
                 status=letter.http_status,
                 detail=letter.message[:MAX_DETAIL_LENGTH],
+                page=_page("/dead-letters", event_id=letter.record.idempotency_key()),
             )
         )
         self.dead_lettering += 1
@@ -733,6 +739,7 @@ class Dispatcher:
                     because=self.breaker.opened_because,
                     status=failure.status if failure else None,
                     detail=failure.detail[:MAX_DETAIL_LENGTH] if failure else "",
+                    page=_page("/consumers"),
                 )
             )
         elif state is BreakerState.CLOSED:

@@ -366,6 +366,7 @@ def _refused(row: FallbackRow, outcome: Outcome) -> Outcome:
                 topic=row.topic,
                 retry=retry,
                 reason=outcome.error_message,
+                page=(f"/fallback/{row.id}", {}),
                 trace_id=trace_id(row.headers),
             )
         )

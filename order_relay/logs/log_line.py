@@ -8,10 +8,14 @@ the phrase is the message, and each field is a field of the JSON object.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
+from urllib.parse import urlencode
 
 CONSUMER: ContextVar[str] = ContextVar("consumer")
 """The consumer that the current task works for."""
+CONSOLE_URL: ContextVar[str] = ContextVar("console_url", default="")
+"""Where this process serves the console; empty: it does not."""
 
 
 class LogLine:
@@ -24,10 +28,25 @@ class LogLine:
 
     __slots__ = ("fields", "phrase")
 
-    def __init__(self, phrase: str, /, *, trace_id: str | None = None, **fields: object) -> None:
-        """Make a line of ``phrase`` and fields. ``trace_id`` comes last if it is given."""
+    def __init__(
+        self,
+        phrase: str,
+        /,
+        *,
+        trace_id: str | None = None,
+        page: tuple[str, Mapping[str, str]] | None = None,
+        **fields: object,
+    ) -> None:
+        """Make a line of ``phrase`` and fields. ``trace_id`` comes last if it is given.
+
+        ``page`` is a path and the query of the console's page about it. Its URL is the field
+        ``console`` where this process serves the console.
+        """
         self.phrase = phrase
         self.fields = fields
+        if page is not None and (base := CONSOLE_URL.get()):
+            path, query = page
+            fields["console"] = f"{base}{path}{'?' if query else ''}{urlencode(query)}"
         if trace_id is not None:
             fields["trace_id"] = trace_id
 

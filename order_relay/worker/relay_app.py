@@ -29,7 +29,7 @@ from order_relay.kafka.group_members import group_members
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.kafka.topics import Topics
 from order_relay.logs import json_format, rate_limit
-from order_relay.logs.log_line import LogLine
+from order_relay.logs.log_line import CONSOLE_URL, LogLine
 from order_relay.logs.standard_streams import escape_unencodable, open_closed_streams
 from order_relay.monitoring.health import StandsStill
 from order_relay.monitoring.measurements import watch_event_loop
@@ -167,6 +167,8 @@ class RelayApp(faust.App):
         self.finalize()
         gc.set_threshold(*GC_THRESHOLDS)
         rate_limit.install(several_consumers=len(self.consumers) > 1)
+        if self.conf.web_enabled:
+            CONSOLE_URL.set(str(self.settings.own_url).rstrip("/"))
         if self.tracing is not None:
             with _errors_in_one_line():
                 self.tracing.start()

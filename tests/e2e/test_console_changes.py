@@ -158,6 +158,9 @@ async def test_the_pages_of_an_order_a_row_and_a_letter(
         base = f"http://127.0.0.1:{worker.web_port}"
         await page.goto(f"{base}/dead-letters")
         await eventually(lambda: listed(page, base), 60)
+        (line,) = worker.log_lines("Publishing failed message to DLQ")
+        await page.goto(line.partition(" console=")[2].split()[0])
+        await expect(page.locator("tbody tr")).to_have_count(1)
         await page.goto(f"{base}/order?id=7")
         await expect(page.locator("#content")).to_contain_text("dead_lettered")
         await page.locator("section ul a").first.click()

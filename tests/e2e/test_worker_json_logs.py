@@ -82,6 +82,8 @@ async def test_a_worker_s_whole_log_is_json_with_the_data_as_fields(
     assert given_up["reason"] == "invalid_json"
     assert given_up["status"] is None
     assert given_up["attempts"] == 0
+    page = f"/dead-letters?consumer=order_logging&event_id={given_up['event_id']}"
+    assert given_up["console"] == f"http://127.0.0.1:{worker.web_port}{page}"
     assert given_up["trace_id"] == TRACE_ID
     figures = saying(lines, "Fallback message stats")[0]
     assert figures["message"] == "Fallback message stats - pending: 0, published: 0, failed: 0"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from order_relay.logs.json_format import NAMES
-from order_relay.logs.log_line import FiguresLine, LogLine
+from order_relay.logs.log_line import CONSOLE_URL, FiguresLine, LogLine
 
 ROOT = Path(__file__).parents[2]
 # The fields of every JSON line, by both their names.
@@ -32,6 +32,19 @@ def test_no_value_steers_a_terminal_or_fakes_a_line(text: str) -> None:
 def test_stacks_are_lines() -> None:
     """They are for people, and made by us."""
     assert str(LogLine("Stacks of all threads", stacks="a\nb")).splitlines()[1] == "b"
+
+
+def test_the_page_of_the_console_is_told_where_there_is_one() -> None:
+    """As a URL, whatever the id has in it."""
+    page = ("/dead-letters", {"event_id": "ä &1"})
+    assert str(LogLine("Given up", offset=1, page=page)) == "Given up offset=1"
+    token = CONSOLE_URL.set("http://relay:6066")
+    try:
+        line = LogLine("Given up", offset=1, page=page)
+    finally:
+        CONSOLE_URL.reset(token)
+    url = "http://relay:6066/dead-letters?event_id=%C3%A4+%261"
+    assert str(line) == f"Given up offset=1 console={url}"
 
 
 def test_without_a_trace_nothing_is_said_of_it() -> None:
