@@ -83,6 +83,7 @@ class Answer:
         failure: The kind of failure when no answer came, one of FAILURES.
         body: The body of a 2xx, if the results of single records are wanted; as UTF-8, with
             secrets.
+        is_cut: Whether the body of a 2xx ended before its end.
         failed_batch: Set if several records failed together. Such a failure counts against the
             target, but against none of the records.
         batch_index: The record's position in its batch. The request counts once as an attempt, for
@@ -96,6 +97,7 @@ class Answer:
     error_type: str | None = None
     failure: str = "other"
     body: bytes = b""
+    is_cut: bool = False
     failed_batch: FailedBatch | None = None
     batch_index: int = 0
 

@@ -309,8 +309,9 @@ def item_answers(answer: Answer, count: int, redact: Callable[[str], str]) -> li
     """Return the answer for each record of a batch that got a 2xx, in their order.
 
     The body may be ``{"results": [{"status": 200}, {"status": 422, "error": "..."}]}``, or that
-    list alone, with one entry for each record. Any other body of a 2xx means success for all. A 207
-    without readable results is a failed attempt for all.
+    list alone, with one entry for each record. Any other body of a 2xx means success for all, with
+    these exceptions. It is a failed attempt for all if it is a 207, if its body was cut off and
+    may have been results, or if it has results that are not all 2xx for another number of records.
 
     Secrets are removed from the texts only, not from the whole body: a secret such as ``2`` may
     occur in a status, too.
@@ -322,11 +323,23 @@ def item_answers(answer: Answer, count: int, redact: Callable[[str], str]) -> li
     results = decoded.results if isinstance(decoded, _Results) else decoded
     if len(results) == count:
         return [_item_answer(result, redact) for result in results]
-    if answer.status != 207:
+    all_taken = all(judge(result.status) is Verdict.SUCCESS for result in results)
+    if answer.status != 207 and all_taken and not _results_may_be_cut(answer):
         return [answer] * count
     text = redact(answer.body.decode("utf-8", "replace"))[:200]
-    detail = f"207 without a result for each of {count} records: {text!r}"
+    cut = ", its body was cut off" if answer.is_cut else ""
+    detail = f"{answer.status} without a result for each of {count} records{cut}: {text!r}"
     return [Answer(Verdict.RETRYABLE, answer.status, detail)] * count
+
+
+def _results_may_be_cut(answer: Answer) -> bool:
+    if not answer.is_cut:
+        return False
+    try:
+        msgspec.json.decode(answer.body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return answer.body.lstrip()[:1] in b"[{"  # also an empty one
+    return False
 
 
 def _item_answer(result: _Result, redact: Callable[[str], str]) -> Answer:

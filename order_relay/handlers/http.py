@@ -167,7 +167,7 @@ class HttpHandler:
         verdict = judge(response.status, retry_after=response.retry_after is not None)
         text = response.body.decode("utf-8", "replace")
         if verdict is Verdict.SUCCESS:
-            return Answer(verdict, response.status, body=text.encode())
+            return Answer(verdict, response.status, body=text.encode(), is_cut=response.is_cut)
         # Redacted before it is cut: a cut could leave half of a secret.
         text = self._redact(text).strip()
         return Answer(

@@ -11,7 +11,7 @@ from order_relay.handlers.http import MAX_KEPT_BODY_LENGTH
 from order_relay.settings.secret_files import redact
 from tests.integration.http_client import BODY, client, patient_client, post
 from tests.support.raw_server import Peer, RawServer
-from tests.support.sink import Answer, ScriptedSink
+from tests.support.sink import Answer, Fault, ScriptedSink
 
 TOKEN = "s3cret-token-of-ours"
 CHUNKED = b"HTTP/1.1 422 No\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -142,3 +142,44 @@ async def test_results_with_text_in_another_encoding_are_read(sink: ScriptedSink
     async with client(sink.url, keep_bodies=True) as http:
         found = item_answers(await http.post(BODY, "key"), 2, http.redact)
     assert [(one.status, one.detail) for one in found] == [(201, ""), (422, "caf\ufffd")]
+
+
+async def test_results_that_come_slowly_are_awaited(sink: ScriptedSink) -> None:
+    """A target may send the head of a 2xx first, and the results while it handles the batch."""
+    body = b'[{"status":201},{"status":500}]'
+    sink.fail_next(1, 200, body=body, drip_seconds=0.05)  # longer than the rest of others may take
+    async with client(sink.url, keep_bodies=True) as http:
+        found = item_answers(await http.post(BODY, "key"), 2, http.redact)
+    assert [one.status for one in found] == [201, 500]
+
+
+async def test_results_that_do_not_arrive_are_no_success(sink: ScriptedSink) -> None:
+    """Too slow for the time-out, or cut off: what the target said of each is unknown."""
+    sink.fail_next(1, 200, body=b'[{"status":201},{"status":500}]', drip_seconds=0.2)
+    sink.fail_next(1, 200, body=b'[{"status":201},{"status":500}]', fault=Fault.CUT)
+    sink.fail_next(1, 200, body=b"", fault=Fault.CUT)
+    sink.fail_next(1, 200, fault=Fault.ENDLESS)
+    async with client(sink.url, keep_bodies=True, timeout_seconds=1.0) as http:
+        for verdict in ("retryable", "retryable", "success", "success"):
+            found = item_answers(await http.post(BODY, "key"), 2, http.redact)
+            assert {one.verdict for one in found} == {verdict}
+
+
+async def test_results_of_many_records_are_read(sink: ScriptedSink) -> None:
+    """Those of 10,000 records with a text each are far longer than other answers may be."""
+    said = [{"status": 422 if n == 9_999 else 201, "error": "x" * 100} for n in range(10_000)]
+    sink.fail_next(1, 200, body=json.dumps(said).encode())
+    async with client(sink.url, keep_bodies=True) as http:
+        found = item_answers(await http.post(BODY, "key"), 10_000, http.redact)
+    assert [one.status for one in found] == [one["status"] for one in said]
+
+
+@pytest.mark.parametrize("body", [b"", b'[{"status":201},{"status":500}]'])
+async def test_results_up_to_the_end_of_the_connection(body: bytes) -> None:
+    """Without a length the end of the connection is the end of the results, as in HTTP/1.0."""
+    async with (
+        RawServer(b"HTTP/1.0 200 OK\r\n\r\n" + body) as server,
+        patient_client(server.url, keep_bodies=True) as http,
+    ):
+        answer = await post(http)
+    assert (answer.body, answer.is_cut) == (body, False)

@@ -340,12 +340,33 @@ async def test_results_of_single_records() -> None:
         (207, b'{"results":', "retryable retryable"),
         (207, b"\xff", "retryable retryable"),
         (207, b"", "retryable retryable"),
+        (200, b'[{"status":200}]', "success success"),
+        (200, b'[{"status":422}]', "retryable retryable"),
+        (200, b'{"results":[{"status":200},{"status":500},{"status":200}]}', "retryable retryable"),
     ],
 )
 def test_what_a_2xx_says_of_each(status: int, body: bytes, verdicts: str) -> None:
     """Results in the known shape count; otherwise a 2xx is for all, but a 207 for none."""
     found = item_answers(Answer(Verdict.SUCCESS, status, body=body), 2, str)
     assert " ".join(one.verdict for one in found) == verdicts
+
+
+@pytest.mark.parametrize(
+    ("body", "verdicts"),
+    [
+        (b"", "retryable retryable"),
+        (b'{"results":[{"status":200},{"sta', "retryable retryable"),
+        (b' [{"status":200}', "retryable retryable"),
+        (b'{"took":3,"resu', "retryable retryable"),
+        (b'[{"status":200},{"status":500}]', "success retryable"),
+        (b'{"taken":2}', "success success"),
+        (b"taken", "success success"),
+    ],
+)
+def test_what_a_2xx_says_that_was_cut_off(body: bytes, verdicts: str) -> None:
+    """Where results may be missing none counts as delivered; what is whole counts."""
+    answer = Answer(Verdict.SUCCESS, 200, body=body, is_cut=True)
+    assert " ".join(one.verdict for one in item_answers(answer, 2, str)) == verdicts
 
 
 @virtual_time

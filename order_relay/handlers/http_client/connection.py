@@ -15,16 +15,21 @@ if TYPE_CHECKING:
 # Maximum size of the answer's head and body. A longer answer is not read to its end: its status
 # counts, and the connection is closed.
 MAX_ANSWER_BYTES = 192 * 1024
+# The same for a 2xx whose body is wanted: it may have a result with a text for each of 10,000
+# records.
+MAX_RESULTS_BYTES = 16 * 1024 * 1024
 # Maximum size of a status line, or of an interim answer with its headers.
 MAX_START_BYTES = 32 * 1024
 # Maximum interim answers (1xx). Some servers report progress with them; a faulty one never stops.
 MAX_INTERIM_ANSWERS = 20
-# Once the status is there, the rest of the answer must arrive within this time.
+# Once the status is there, the rest of the answer must arrive within this time. The body of a 2xx
+# that is wanted has until the deadline.
 REST_SECONDS = 1.0
 
 LINE_END = b"\r\n"
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [^\r\n]*)?\r?\n")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+_HAS_END = re.compile(rb"\n(?:content-length|transfer-encoding)[ \t]*:", re.IGNORECASE)
 _RETRY_AFTER = re.compile(rb"\nretry-after[ \t]*:([^\r\n]*)\r?\n", re.IGNORECASE)
 
 
@@ -35,11 +40,13 @@ class Response(NamedTuple):
         status: HTTP status, 101 or from 200 on.
         retry_after: The Retry-After header, if there is one; not kept for a 2xx.
         body: The received part of the body, up to a bound; of a 2xx only if it is wanted.
+        is_cut: Whether the answer ended before its end: too slow, too long, or broken.
     """
 
     status: int
     retry_after: str | None = None
     body: bytes = b""
+    is_cut: bool = False
 
 
 class UnusableConnection(Exception):
@@ -84,7 +91,7 @@ class _Content(_Framing):
     def begin(self) -> None:
         super().begin()
         self.raw = b""
-        self.body = b""
+        self.body = bytearray()
 
     @property
     def retry_after(self) -> str | None:
@@ -93,8 +100,15 @@ class _Content(_Framing):
         found = _RETRY_AFTER.search(self.raw, 0, end.start() + 2 if end else len(self.raw))
         return None if found is None else found[1].decode("latin-1").strip()
 
+    @property
+    def lasts_until_close(self) -> bool:
+        """Whether the end of the connection is the end of the body."""
+        end = _END_OF_HEAD.search(self.raw)
+        return end is not None and _HAS_END.search(self.raw, 0, end.start() + 2) is None
+
     def feed(self, data: bytes) -> None:
-        self.raw += data
+        if len(self.raw) < MAX_ANSWER_BYTES:
+            self.raw += data
         super().feed(data)
 
     def on_body(self, body: bytes) -> None:
@@ -135,6 +149,7 @@ class Connection(asyncio.Protocol):
         self._rest_timer: asyncio.TimerHandle | None = None
         self._framing: _Framing = _Framing()
         self._success_framing = None if keep_bodies else self._framing
+        self._is_wanted = False
 
     @property
     def is_busy(self) -> bool:
@@ -212,9 +227,9 @@ class Connection(asyncio.Protocol):
             if framing.more:
                 self._client.unsolicited(data)
             self._finish(keep=framing.keeps and not framing.more)
-        elif self._length > MAX_ANSWER_BYTES:
+        elif self._length > (MAX_RESULTS_BYTES if self._is_wanted else MAX_ANSWER_BYTES):
             self._finish(keep=False)
-        elif self._rest_timer is None:
+        elif self._rest_timer is None and not self._is_wanted:
             self._rest_timer = self._loop.call_later(REST_SECONDS, self._finish, False)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -223,7 +238,7 @@ class Connection(asyncio.Protocol):
         if self._waiter is None:
             pass
         elif self._status:
-            self._finish(keep=False)
+            self._finish(keep=False, is_closed=error is None)
         elif self._answers_read and not self._start_bytes and not self._interim_count:
             self._fail(UnusableConnection())
         elif isinstance(error, OSError):
@@ -271,13 +286,15 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, status: int) -> None:
         self._status = status
-        if 200 <= status < 300 and self._success_framing is not None:
+        is_success = 200 <= status < 300
+        self._is_wanted = is_success and self._success_framing is None
+        if is_success and self._success_framing is not None:
             self._framing = self._success_framing
             self._framing.begin()
         else:
             self._framing = _Content()
 
-    def _finish(self, keep: bool) -> None:
+    def _finish(self, keep: bool, *, is_closed: bool = False) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is None:
             return
@@ -298,7 +315,9 @@ class Connection(asyncio.Protocol):
         if waiter.done():
             return
         if isinstance(framing, _Content):
-            waiter.set_result(Response(status, framing.retry_after, framing.body))
+            is_cut = not framing.complete and not (is_closed and framing.lasts_until_close)
+            body = bytes(framing.body)
+            waiter.set_result(Response(status, framing.retry_after, body, is_cut))
         else:
             waiter.set_result(SUCCESSES.get(status) or Response(status))
 
