@@ -99,6 +99,8 @@ class AfterCommit:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ending = threading.Lock()
+        self._ended = False
 
     def publish(
         self,
@@ -149,11 +151,28 @@ class AfterCommit:
             # This also starts each of them, so that the publisher has its event.
             await asyncio.wait(self._tasks, timeout=grace_seconds)
 
+    async def end(self) -> None:
+        """Wait for the events of all transactions that have committed.
+
+        To be called before the loop ends. An event whose transaction commits later is lost, and
+        logged.
+        """
+        with self._ending:
+            self._ended = True
+        await asyncio.sleep(0)  # every callback was scheduled before
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
     def _committed(self, event: OrderEvent, pending: PendingPublish) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._begin, event, pending)
-        except RuntimeError as error:  # the loop has ended
-            self._lost(event, pending, error)
+        error = RuntimeError("the event loop has ended")
+        with self._ending:
+            if not self._ended:
+                try:
+                    self._loop.call_soon_threadsafe(self._begin, event, pending)
+                    return
+                except RuntimeError as closed:
+                    error = closed
+        self._lost(event, pending, error)
 
     def _begin(self, event: OrderEvent, pending: PendingPublish) -> None:
         task = self._loop.create_task(self._publish(event, pending))

@@ -63,16 +63,27 @@ async def open_order_events(
         DatabaseTooNew: A newer version of the relay has migrated the database.
         DatabaseUnavailable: The database did not answer.
     """
+    async with _opened(settings, grace_seconds, loop_ends=False) as events:
+        yield events
+
+
+@asynccontextmanager
+async def _opened(
+    settings: Settings, grace_seconds: float, *, loop_ends: bool
+) -> AsyncIterator[OrderEvents]:
     async with AsyncExitStack() as stack:
         tracing = await stack.enter_async_context(running_tracing(settings))
         store = FallbackTable(settings.database_url.get_secret_value())
         stack.push_async_callback(store.close)
         await store.open()
         producer = KafkaProducer(settings)
-        await producer.start()
-        stack.push_async_callback(producer.stop, grace_seconds)
         topic, max_retry = settings.order_paid_topic, settings.fallback_max_retry
         publisher = Publisher(producer, store, topic, max_retry=max_retry, tracing=tracing)
+        after_commit = AfterCommit(publisher, tracing=tracing)
+        if loop_ends:  # other threads may commit up to now
+            stack.push_async_callback(after_commit.end)
+        await producer.start()
+        stack.push_async_callback(producer.stop, grace_seconds)
         stack.push_async_callback(publisher.close, grace_seconds)
         replay = Replay(
             store,
@@ -88,7 +99,6 @@ async def open_order_events(
         sweeping = asyncio.create_task(replay.run())
         stack.push_async_callback(asyncio.wait, [sweeping])
         stack.push_async_callback(replay.stop, grace_seconds)
-        after_commit = AfterCommit(publisher, tracing=tracing)
         stack.push_async_callback(after_commit.close, grace_seconds)
         outbox = Outbox(topic, replay=replay, max_retry=max_retry, tracing=tracing)
         stack.push_async_callback(outbox.close, grace_seconds)
@@ -123,7 +133,7 @@ class _OrderEventsThread(AbstractContextManager[OrderEvents]):
         loop.set_default_executor(executor)
         thread = threading.Thread(target=loop.run_forever, name="order-events", daemon=True)
         thread.start()
-        opened = open_order_events(self._settings, grace_seconds=self._grace_seconds)
+        opened = _opened(self._settings, self._grace_seconds, loop_ends=True)
         with ExitStack() as stack:
             stack.callback(_end_loop, loop, thread, executor)
             # Entered and left by one task each: nothing in it is bound to the task.

@@ -168,13 +168,13 @@ class Publisher:
     async def close(self, grace_seconds: float = 5.0) -> None:
         """Wait for publishes in flight; save those that Kafka has not answered in time.
 
-        Events published after this are saved without asking Kafka.
+        Events published after this are saved without asking Kafka, and not waited for.
         """
         if self._running:
             await asyncio.wait(self._running, timeout=grace_seconds)
         self._closed = True
         self.save_waiting()
-        while self._running:
+        if self._running:
             await asyncio.wait(self._running)
 
     def save_waiting(self) -> None:

@@ -200,6 +200,23 @@ async def test_closing_right_after_a_commit(from_thread: bool) -> None:
     assert len(service.store.rows) == 1
 
 
+async def test_the_end_comes_after_all_commits_before_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An event of an earlier commit is safe when ``end`` returns; a later one is lost, and told."""
+    service = Service()
+    service.kafka.answers.clear()
+    await service.publisher.close(grace_seconds=0)
+    pending = await asyncio.to_thread(service.pay)
+    await service.after_commit.end()
+    assert isinstance(pending.result(0), Saved)
+    assert "lost" not in caplog.text
+    late = await asyncio.to_thread(service.pay, 2, event_id="late")
+    with pytest.raises(RuntimeError, match="ended"):
+        late.result(0)
+    assert "Event of a committed order was lost event_id=late" in caplog.text
+
+
 async def test_an_answer_within_the_grace() -> None:
     """Closing waits for Kafka's answer as long as it was told."""
     service = Service()
@@ -223,6 +240,41 @@ def test_a_commit_after_the_loop_has_ended(caplog: pytest.LogCaptureFixture) -> 
     with pytest.raises(RuntimeError, match="closed"):
         pending.result(0)
     assert "Event of a committed order was lost" in caplog.text
+
+
+def test_leaving_while_threads_commit(
+    cluster: str, topic: str, sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of their events is published or saved, or the log has it; leaving does not wait."""
+    settings = publish_settings(cluster, sqlite_url, order_paid_topic=topic)
+    left = threading.Event()
+    pending: list[PendingPublish] = []
+
+    def sell(first: int) -> None:
+        for number in range(first, first + 1_000_000):
+            if left.wait(0.001):
+                return
+            with orm.Session() as session:
+                pending.append(events.after_commit.publish(session, paid(number)))
+                session.commit()
+
+    with order_events_thread(settings, grace_seconds=0.2) as events:
+        threads = [
+            threading.Thread(target=sell, args=(n * 1_000_000,), daemon=True) for n in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        while len(pending) < 50:
+            threads[0].join(0.01)
+    left.set()
+    for thread in threads:
+        thread.join()
+    for one in pending:
+        assert one.done(), one.event_id
+        try:
+            assert isinstance(one.result(), Published | Saved)
+        except RuntimeError:
+            assert f"was lost event_id={one.event_id} " in caplog.text
 
 
 def test_a_service_without_asyncio_and_a_wrong_database() -> None:

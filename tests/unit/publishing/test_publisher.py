@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from order_relay.errors import DatabaseUnavailable, InvalidEvent, PublishFailed, RecordTooLarge
+from order_relay.fallback.store import NewMessage
 from order_relay.publishing.publisher import Published, Publisher, Saved
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.orders import order_value
@@ -143,6 +144,33 @@ async def test_close_saves_what_kafka_has_not_answered() -> None:
     after = await bench.publisher.publish(order_value(9))
     assert isinstance(after, Saved)
     assert len(bench.producer.sent) == 3
+
+
+@virtual_time
+async def test_close_ends_though_events_keep_coming(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each save takes longer than it takes until the next event comes."""
+    bench = Bench()
+    save = bench.store.save
+
+    async def slow_save(message: NewMessage) -> int:
+        await asyncio.sleep(1)
+        return await save(message)
+
+    monkeypatch.setattr(bench.store, "save", slow_save)
+
+    async def sell() -> None:
+        async with asyncio.TaskGroup() as publishes:
+            for number in range(60):
+                publishes.create_task(bench.publisher.publish(order_value(number)))
+                await asyncio.sleep(0.5)
+
+    bench.producer.answers.clear()
+    selling = asyncio.create_task(sell())
+    await asyncio.sleep(1)
+    await bench.publisher.close(grace_seconds=5)
+    assert asyncio.get_running_loop().time() < 10
+    await selling
+    assert len(bench.rows) == 60
 
 
 @virtual_time
