@@ -213,7 +213,9 @@ def _is_certificate_error(error: ssl.SSLError) -> bool:
 
 def is_local_failure(error: BaseException | None) -> bool:
     """Whether the error is this host's fault, not the target's."""
-    while error is not None:
+    seen: set[int] = set()  # ``raise error from error`` makes a circle
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         if isinstance(error, MemoryError):
             return True
         if isinstance(error, OSError):

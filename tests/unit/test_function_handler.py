@@ -131,6 +131,20 @@ async def test_an_error_that_cannot_be_told_is_a_failed_attempt_like_any(attempt
         assert answer.detail.isascii()  # the deliveries table takes UTF-8 alone
 
 
+async def test_an_error_that_is_its_own_cause_is_a_failed_attempt(attempt: Attempt) -> None:
+    """As ``raise error from error`` makes it: looking for its cause ends."""
+
+    async def handler(event: object, delivery: Delivery) -> None:
+        try:
+            int("odd")
+        except ValueError as error:
+            raise error from error
+
+    answer = await attempt(handler)
+    assert answer.verdict is Verdict.RETRYABLE
+    assert answer.detail.startswith("ValueError: invalid literal")
+
+
 @pytest.mark.parametrize(
     ("wanted", "seconds"),
     [
