@@ -399,8 +399,9 @@ def _logger(board: Dashboard) -> Dashboard:
             line(
                 "Attempts a second, by result",
                 "success: 2xx. retryable: network, time-out, 408, 425, 5xx. throttled: 429, 503 "
-                "with Retry-After. rejected: the target refuses the message. outage: 401, 403 or a "
-                "redirect, so our token or URL. gone: 404, 405, 410. local: this host cannot send.",
+                "with Retry-After. rejected: the target refuses the message. outage: 401, 403, 407 "
+                "or a redirect, so our token or URL. gone: 404, 405, 410. local: this host cannot "
+                "send.",
                 Query(per_second(relay("delivery_attempts_total"), "result"), "{{result}}"),
                 unit="reqps",
             )

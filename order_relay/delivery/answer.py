@@ -14,7 +14,7 @@ from order_relay.model.record import Record
 from order_relay.model.trace_context import TraceContext
 
 RETRYABLE_STATUSES = frozenset({408, 425})
-OUTAGE_STATUSES = frozenset({401, 403})
+OUTAGE_STATUSES = frozenset({401, 403, 407})
 GONE_STATUSES = frozenset({404, 405, 410})
 MAX_RETRY_AFTER_SECONDS = 60.0
 
@@ -28,7 +28,7 @@ class Verdict(StrEnum):
     THROTTLED = "throttled"
     """Counts against neither: 429, and 503 with Retry-After. Everything is sent more slowly."""
     OUTAGE = "outage"
-    """Never the record's fault: 401 and 403 (our credentials), redirects (our URL), TLS."""
+    """Never the record's fault: 401, 403, 407 (our credentials), redirects (our URL), TLS."""
     GONE = "gone"
     """Nothing at the address, for this record or for all: 404, 405, 410."""
     REJECTED = "rejected"

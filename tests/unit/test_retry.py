@@ -22,7 +22,7 @@ def test_every_status_has_its_class() -> None:
         **dict.fromkeys(range(200, 300), Verdict.SUCCESS),
         **dict.fromkeys(range(300, 400), Verdict.OUTAGE),  # the URL is wrong, not the message
         **dict.fromkeys(range(400, 500), Verdict.REJECTED),
-        **dict.fromkeys((401, 403), Verdict.OUTAGE),
+        **dict.fromkeys((401, 403, 407), Verdict.OUTAGE),
         **dict.fromkeys((408, 425), Verdict.RETRYABLE),
         429: Verdict.THROTTLED,
         **dict.fromkeys((404, 405, 410), Verdict.GONE),
