@@ -260,6 +260,8 @@ class Batches:
         throttled = [one for one in answers if one.verdict is Verdict.THROTTLED]
         if throttled:
             wait = max(one.retry_after_seconds for one in throttled)
+            if len(throttled) < count:  # or it would count as one that accepts nothing
+                self._pace.accepted(sent_at)
             self._pace.refused(sent_at, wait, self._requests - 1)
             self._window = min(INITIAL_REQUESTS, self._max_requests)
         elif answer.verdict is Verdict.SUCCESS:

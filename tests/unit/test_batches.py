@@ -325,6 +325,24 @@ async def test_results_of_single_records() -> None:
     assert tried == Counter({order: 2 if order == 5 else 1 for order in range(10)})
 
 
+@virtual_time
+async def test_throttled_records_of_batches_that_are_accepted_otherwise() -> None:
+    """Where one record of each batch is told 429, the target still takes a batch a second."""
+    told: set[int] = set()
+
+    def results(post: Post) -> Answer:
+        once = {order for order in post.orders if order % 10 == 0} - told
+        told.update(once)
+        said = [{"status": 429 if order in once else 200} for order in post.orders]
+        return Answer(Verdict.SUCCESS, 207, body=json.dumps(said).encode())
+
+    story = Story(results)
+    await story.submit(500)
+    await story.end()
+    assert not story.given_up
+    assert asyncio.get_running_loop().time() < 100
+
+
 @pytest.mark.parametrize(
     ("status", "body", "verdicts"),
     [
