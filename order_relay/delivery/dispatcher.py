@@ -291,14 +291,14 @@ class Dispatcher:
 
         Args:
             drain_seconds: How long deliveries continue as usual. An open breaker ends this period
-                early: nothing can finish then.
+                early, and so does a pause once no attempt is under way: nothing can finish then.
             attempt_seconds: How long attempts under way may take after that. All other records are
                 abandoned.
         """
         self._accepting = False
         self._epoch += 1
         self._lanes.notify()
-        await self._lanes.drain(drain_seconds, lambda: not self.breaker.closed)
+        await self._lanes.drain(drain_seconds, lambda: self._nothing_can_finish)
         if self._batches is not None:
             self._batches.drain()
         abandoned = await self._lanes.close(attempt_seconds)
@@ -307,6 +307,10 @@ class Dispatcher:
         if abandoned:
             self._observer.abandoned(abandoned)
             logger.info("Gave back %d unfinished records: they will be redelivered", abandoned)
+
+    @property
+    def _nothing_can_finish(self) -> bool:
+        return not self.breaker.closed or (self.paused and not self.in_flight)
 
     def resume(self) -> None:
         """Accept records again."""

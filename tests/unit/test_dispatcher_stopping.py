@@ -205,6 +205,24 @@ async def test_an_open_breaker_ends_the_draining() -> None:
 
 
 @virtual_time
+async def test_a_pause_ends_the_draining_once_no_attempt_is_under_way() -> None:
+    """What was sent before the pause may end; giving back the rest does not wait."""
+    bench = Bench()
+    slow = record(0, "a")
+    bench.target.plan(slow, Step(answer(200), seconds=4.0))
+    await bench.submit(slow)
+    await asyncio.sleep(1)
+    bench.dispatcher.pause(True)
+    await bench.submit(record(1, "b"), record(2, "a"))
+
+    await bench.dispatcher.drain(drain_seconds=30.0, attempt_seconds=0.0)
+
+    assert asyncio.get_running_loop().time() == pytest.approx(4.0, abs=0.25)
+    assert bench.finished_offsets == [0]
+    assert bench.observer.abandoned_records == [2]
+
+
+@virtual_time
 async def test_after_a_rebalance_in_an_outage_a_record_probes() -> None:
     """With the breaker open some records are let in, to probe; the rest follows a success."""
     loop = asyncio.get_running_loop()
