@@ -103,6 +103,8 @@ def _problems(figures: Figures) -> Iterator[str]:
     letters = figures["open_dead_letters"]
     if target["state"] in {"down", "refuses_us"}:
         yield f"the target: {target['said']}"
+    if figures["paused"]:
+        yield "paused: nothing is sent until a person resumes it on the console"
     if not figures["kafka_up"]:
         yield "Kafka does not answer the worker"
     if not fallback["database_up"]:
@@ -117,6 +119,10 @@ def _problems(figures: Figures) -> Iterator[str]:
         yield f"FAILED rows: {fallback['failed']:,}; see order-relay fallback list --status FAILED"
     if fallback["files_replaced"]:
         yield "the fallback table's file was deleted or replaced while it was open"
+    yield from _deleted(figures)
+
+
+def _deleted(figures: Figures) -> Iterator[str]:
     if figures["deleted_records"]:
         yield f"Kafka deleted {figures['deleted_records']:,} records before they were read"
     if figures["near_deletion_records"]:

@@ -52,6 +52,7 @@ function verdicts(figures, live) {
     [fallback.failed > 0, "bad", `Rows of the fallback table that wait for a person: ${written(fallback.failed)}.`, "OrderRelayFailedRows"],
     [letters.total > 0, "bad", `Dead letters that wait for a person: ${written(letters.total)}, the oldest for ${written(letters.oldest_seconds, "seconds")}.`, "OrderRelayDeadLetters"],
     [letters.deleted > 0, "bad", `Open dead letters that left their topic since this worker's start: ${written(letters.deleted)}.`, "OrderRelayOpenDeadLettersDeleted"],
+    [figures.paused, "warn", "Paused: nothing is sent until a person resumes it on the page Consumers.", ""],
     [figures.transaction_open_seconds > 300, "warn", `An open transaction of a producer has held back events for ${written(figures.transaction_open_seconds, "seconds")}.`, "OrderRelayTransactionOpen"],
     [figures.partitions.length === 0, "warn", "No partitions: the worker starts, the group rebalances, or there are more workers than partitions.", "OrderRelayPartitionsUnassigned"],
     [figures.deliveries_table.recovering, "warn", "The table of orders is being read; deliveries begin after it.", "OrderRelayTableRecovering"],
