@@ -66,6 +66,11 @@ class LetterGroup:
     oldest: float | None
     newest: float | None
 
+    @property
+    def common_text(self) -> str:
+        """The longest part of the message that all letters of the group have."""
+        return max(self.kind.split("#"), key=len).strip()
+
 
 class LetterIndex:
     """The open letters of one topic, in a temporary SQLite database of this process.

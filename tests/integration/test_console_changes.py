@@ -1,5 +1,7 @@
 """What may be asked of the console over HTTP: wrong requests, rows, audit log, other workers."""
 
+import html
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -83,6 +85,15 @@ class Served:
         ):
             return response.status, await response.json()
 
+    async def page(self, path: str) -> str:
+        """A page of the console."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://{LOOPBACK}:{self.server.port}{path}") as response,
+        ):
+            assert response.status == 200
+            return await response.text()
+
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
@@ -103,6 +114,31 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         await table.close()
 
 
+async def test_a_group_links_to_its_own_letters(served: Served) -> None:
+    """Letters of another cause with the same reason and status are not among them."""
+    served.topic.letters_there += [
+        letter(3, message="HTTP 400: bad 1"),
+        letter(4, message="HTTP 400: bad 2"),
+    ]
+    await served.letters.refresh(served.topic)
+    groups = await served.page("/dead-letters?view=groups&since=2020-01-01")
+    links = re.findall(r'<tr><td>(\d)</td><td><a href="([^"]+)"', groups)
+    assert [count for count, _ in links] == ["3", "2"]
+    for count, link in links:
+        assert "since=2020-01-01" in link
+        assert f"<p>{count} letters match." in await served.page(
+            f"/dead-letters{html.unescape(link)}"
+        )
+
+
+async def test_the_page_of_an_order_says_that_open_letters_are_not_known(served: Served) -> None:
+    """Without Kafka the page does not look as if the order had no letter."""
+    told = "The open letters of orders.DLQ are not known now"
+    assert told not in await served.page("/order?id=1")
+    served.letters.figures = None
+    assert told in await served.page("/order?id=1")
+
+
 @pytest.mark.parametrize(
     ("path", "body", "error"),
     [
@@ -118,6 +154,10 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         ("/dead-letters/redrive", {"filter": {"since": "soon"}}, "must be ISO 8601"),
         ("/dead-letters/redrive", {"filter": {"status": "many"}}, "must be a whole number"),
         ("/dead-letters/redrive", {"filter": "all"}, "must be an object of texts"),
+        ("/dead-letters/discard", {"filter": {"resaon": "rejected"}},
+         "filter has no field 'resaon', but reason, status, key"),
+        ("/dead-letters/redrive", {"filter": {}, "positions": ["0:1"]}, "either positions or"),
+        ("/dead-letters/redrive", {"filter": {}, "rates": 5}, "the body has no field 'rates', but"),
         ("/dead-letters/redrive", {"filter": {}, "rate": 0}, "rate must be a number"),
         ("/dead-letters/redrive", {"filter": {}, "rate": True}, "rate must be a number"),
         ("/dead-letters/redrive", {"filter": {}, "dry_run": "no"}, "dry_run must be true or false"),
@@ -128,6 +168,8 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         ("/fallback/requeue", {"filter": {}}, "must have the status FAILED"),
         ("/fallback/discard", {"filter": {"status": "PENDING"}}, "must have the status FAILED"),
         ("/fallback/discard", {"filter": {"status": "LOST"}}, "must be one of"),
+        ("/fallback/discard", {"filter": {"status": "FAILED", "tpoic": "a"}},
+         "filter has no field 'tpoic', but status, topic, key, error"),
         ("/consumers/pause", {"consumer": "order_logging", "dry_run": False}, "actor must be"),
     ],
 )  # fmt: skip

@@ -112,6 +112,7 @@ def test_groups_are_alike_but_for_numbers() -> None:
     assert (first.oldest, first.newest) == (MOMENT.timestamp(), MOMENT.timestamp() + 3600)
     assert (second.kind, second.count) == ("HTTP #: order #", 1)
     assert index.groups(OPEN_ENDED, limit=1) == [first]
+    assert (first.common_text, second.common_text) == (": no such user", ": order")
 
 
 def test_pages_follow_one_another() -> None:

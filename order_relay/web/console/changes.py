@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,13 @@ from order_relay.kafka.producer import KafkaProducer
 from order_relay.logs.log_line import LogLine
 from order_relay.web.access import Access
 from order_relay.web.console.cluster import Cluster
-from order_relay.web.console.queries import BadQuery, letter_filter, row_filter
+from order_relay.web.console.queries import (
+    LETTER_QUERY,
+    ROW_QUERY,
+    BadQuery,
+    letter_filter,
+    row_filter,
+)
 
 if TYPE_CHECKING:
     from order_relay.dead_letters.open_topic import OpenTopic
@@ -46,6 +52,7 @@ MAX_RATE = 1_000_000
 PAGE = 500
 JOBS_KEPT = 50
 NAMED = 5  # letters or rows in a text
+FIELDS = ("consumer", "positions", "filter", "rate", "dry_run", "actor", "reason")
 _POSITION = re.compile(r"(\d{1,9}):(\d{1,18})", re.ASCII)
 
 
@@ -190,7 +197,7 @@ class Changes:
         action = request.match_info["action"]
         name, consumer = self._named(body)
         positions = _positions(body)
-        wanted = letter_filter(_texts(body, "filter"))
+        wanted = letter_filter(_filter(body, LETTER_QUERY))
         rate = _rate(body)
         if positions is None and "filter" not in body:
             raise BadQuery("say which letters: positions, or filter ({} for all)")
@@ -280,7 +287,7 @@ class Changes:
     async def _of_rows(self, request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
         action = request.match_info["action"]
         ids = _ids(body)
-        wanted = RowFilter(ids=ids) if ids is not None else row_filter(_texts(body, "filter"))
+        wanted = RowFilter(ids=ids) if ids is not None else row_filter(_filter(body, ROW_QUERY))
         if ids is None and wanted.status is not Status.FAILED:
             raise BadQuery("a filter must have the status FAILED; other rows are named by their id")
         count = await self._rows.count(wanted)
@@ -404,6 +411,9 @@ async def _body(request: web.Request) -> dict[str, Any]:
         raise BadQuery("the body must be a JSON object") from None
     if not isinstance(body, dict):
         raise BadQuery("the body must be a JSON object")
+    _check_names("the body", body, FIELDS)
+    if body.get("positions") is not None and "filter" in body:
+        raise BadQuery("give either positions or filter")
     if not isinstance(body.get("dry_run", True), bool):
         raise BadQuery("dry_run must be true or false")
     return body
@@ -416,11 +426,19 @@ def _text(body: Mapping[str, Any], name: str) -> str:
     return value.strip()
 
 
-def _texts(body: Mapping[str, Any], name: str) -> dict[str, str]:
-    value = body.get(name, {})
+def _filter(body: Mapping[str, Any], fields: Sequence[str]) -> dict[str, str]:
+    value = body.get("filter", {})
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise BadQuery(f"{name} must be an object of texts")
+        raise BadQuery("filter must be an object of texts")
+    _check_names("filter", value, fields)
     return value
+
+
+def _check_names(what: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    # Without a condition that was mistyped, a filter would find too much.
+    for name in given:
+        if name not in known:
+            raise BadQuery(f"{what} has no field {name[:40]!r}, but {', '.join(known)}")
 
 
 def _actor(request: web.Request, body: Mapping[str, Any]) -> str:

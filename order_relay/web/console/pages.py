@@ -205,7 +205,7 @@ class Console:
             grouped=grouped,
             filtered=bool(wanted),
             count=count,
-            groups=groups,
+            groups=[(group, _group_link(query, name, group)) for group in groups],
             letters=letters,
             other_view=link(query, view=None if grouped else "groups", after=None),
             next_page=last and link(query, after=f"{last.partition}:{last.offset}"),
@@ -268,6 +268,8 @@ class Console:
             )
             closed, unread = await _closed_letters(consumer, wanted) if everything else ((), "")
             problems += [unread] if unread else []
+            if consumer.letters.figures is None:
+                problems.append(f"The open letters of {consumer.dlq_topic} are not known now")
             stories.append((name, found, letters, closed))
         rows: Sequence[FallbackRow] = ()
         try:
@@ -300,6 +302,18 @@ class Console:
             known = ", ".join(self._consumers)
             raise LookupError(f"consumer {name[:80]!r} is not one of this worker's: {known}")
         return self._consumers[name]
+
+
+def _group_link(query: Mapping[str, str], consumer: str, group: LetterGroup) -> str:
+    return link(
+        query,
+        consumer=consumer,
+        reason=group.reason,
+        status=group.http_status,
+        message=group.common_text,
+        view=None,
+        after=None,
+    )
 
 
 async def _closed_letters(
