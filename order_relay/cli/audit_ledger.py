@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from order_relay.deliveries.entries import Entry, entry_key
+from order_relay.deliveries.entries import Entry, entry_key, order_of_key
 from order_relay.delivery.dead_letters import CONSUMER_HEADER
 from order_relay.delivery.progress import Commit, PartitionProgress
 from order_relay.errors import InvalidEvent
@@ -121,11 +121,13 @@ class Ledger:
         return consumer is not None and consumer != self._consumer
 
     def order_key(self, record: Record) -> bytes | None:
-        """Return the key of the record's entry in the table; None: it has no order."""
+        """Return the key of the record's entry in the table; None: it has none."""
         try:
             order_id = self._events.subject(self._events.decode(record.value))
         except InvalidEvent:
-            return None
+            order_id = None
+        if order_id is None:
+            order_id = order_of_key(record)
         return None if order_id is None else entry_key(order_id)
 
 
@@ -168,7 +170,8 @@ class PartitionLedger:
             if ours:
                 return State.LETTER_GONE
         known = (
-            entry is None
+            key is not None
+            and entry is None
             and key not in evidence.forgotten
             and record.timestamp_ms >= evidence.entries_since_ms
             and evidence.is_complete

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
 
 from order_relay.delivery.outcome import Outcome
 from order_relay.model.headers import EVENT_ID_HEADER
-from order_relay.model.order_paid import OrderId
+from order_relay.model.order_paid import OrderId, is_order_id
 from order_relay.model.record import Record
 
 # An order has one event, so there is hardly ever an earlier one.
@@ -98,6 +99,16 @@ def decode_entry(value: bytes) -> Entry | None:
 def entry_key(order_id: OrderId) -> bytes:
     """Return the key of an order's entry; by default its records have the same key."""
     return str(order_id).encode()
+
+
+def order_of_key(record: Record) -> OrderId | None:
+    """Return the order id in a record's key, for records whose value has none that can be read."""
+    if record.key is None:
+        return None
+    text = record.key.decode("utf-8", "replace")
+    if not is_order_id(text):
+        return None
+    return int(text) if re.fullmatch(r"-?[1-9][0-9]{0,17}", text, re.ASCII) else text
 
 
 def make_entry(

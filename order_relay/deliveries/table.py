@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -17,12 +16,13 @@ from order_relay.deliveries.entries import (
     encode_entry,
     entry_key,
     make_entry,
+    order_of_key,
 )
 from order_relay.deliveries.recovery import ChangelogUnreadable, Recovery
 from order_relay.deliveries.stores import Store, log_failure
 from order_relay.delivery.outcome import Outcome
 from order_relay.logs.log_line import LogLine
-from order_relay.model.order_paid import OrderId, is_order_id
+from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
 
 logger = logging.getLogger(__name__)
@@ -251,7 +251,7 @@ class DeliveriesTable:
 
     def is_delivered(self, record: Record, order_id: OrderId | None) -> bool:
         """Whether this worker has an entry that says the record's event was delivered."""
-        if order_id is None and (order_id := _order_of(record)) is None:
+        if order_id is None and (order_id := order_of_key(record)) is None:
             return False
         store = self._stores.get(record.partition)
         value = store.get(entry_key(order_id)) if store is not None else None
@@ -264,7 +264,7 @@ class DeliveriesTable:
         """Write a finished record's entry; ``on_finished`` follows once Kafka has it."""
         order_id = outcome.order_id
         if order_id is None:
-            order_id = _order_of(record)
+            order_id = order_of_key(record)
         if outcome.duplicate or order_id is None:
             self._on_finished(record)
             return
@@ -349,13 +349,3 @@ class DeliveriesTable:
             excess -= too_many
             for key in store.older_than(ANY_AGE_MS, min(too_many, limit)):
                 yield partition, key
-
-
-def _order_of(record: Record) -> OrderId | None:
-    """Return the order id in a record's key, for records whose value has none that can be read."""
-    if record.key is None:
-        return None
-    text = record.key.decode("utf-8", "replace")
-    if not is_order_id(text):
-        return None
-    return int(text) if re.fullmatch(r"-?[1-9][0-9]{0,17}", text, re.ASCII) else text
