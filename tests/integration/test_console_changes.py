@@ -1,9 +1,11 @@
 """What may be asked of the console over HTTP: wrong requests, rows, audit log, other workers."""
 
+import asyncio
 import html
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from yarl import URL
 
+from order_relay.errors import TopicUnusable
 from order_relay.fallback.sql.audit_log import AuditLog
 from order_relay.fallback.store import NewMessage
 from order_relay.fallback.table import FallbackTable
@@ -22,6 +25,7 @@ from order_relay.web.console.pages import Console, ConsoleConsumer
 from order_relay.web.server import WebServer
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.publish_fakes import gave_up
+from tests.support.waiting import eventually
 from tests.unit.test_open_letters import Topic, letter
 
 TOKEN = "s3cret"
@@ -39,12 +43,14 @@ class Served:
         self.access = Access(TOKEN)
         self.paused: list[bool] = []
         self.members: dict[str, set[str]] = {}
+        self.opens: Callable[[], Any] | None = None
 
         async def members() -> dict[str, set[str]]:
             return self.members
 
         def no_topic() -> Any:
-            raise AssertionError("no letter may be changed here")
+            assert self.opens is not None, "no letter may be changed here"
+            return self.opens()
 
         cluster = Cluster(URL("http://127.0.0.1:1/"), {}, members, self.access.sign)
         changes = Changes(
@@ -213,6 +219,34 @@ async def test_a_dry_run_says_how_many_and_changes_nothing(served: Served) -> No
     _, answer = await served.ask("/fallback/discard", {"filter": {"status": "FAILED"}})
     assert answer["text"].startswith("2 rows will be discarded")
     assert (await served.table.stats()).failed == 2
+
+
+async def test_two_people_on_one_worker_change_letters_one_after_the_other(served: Served) -> None:
+    """The second job waits for the first: neither is refused because of the other."""
+    opened: list[asyncio.Event] = []
+
+    class Ending(AbstractAsyncContextManager[None]):
+        async def __aenter__(self) -> None:
+            opened.append(asyncio.Event())
+            await opened[-1].wait()
+            raise TopicUnusable("orders.DLQ", "this is its end")
+
+        async def __aexit__(self, *error: object) -> None:
+            """It is never entered."""
+
+    served.opens = Ending
+    body = {"consumer": "order_logging", "filter": {}, "dry_run": False, "actor": "Ada"}
+    for _ in range(2):
+        assert (await served.ask("/dead-letters/redrive", body))[0] == 200
+    assert len(opened) == 1
+    opened[0].set()
+    await eventually(lambda: len(opened) == 2, 10)
+    opened[1].set()
+
+    async def audited() -> bool:
+        return len(await served.audit.latest(10)) == 2
+
+    await eventually(audited, 10)
 
 
 async def test_rows_are_changed_and_audited(served: Served) -> None:

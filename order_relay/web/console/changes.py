@@ -13,7 +13,7 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -66,6 +66,7 @@ class ChangeableConsumer:
         order_topic: Where its letters are redriven to.
         probe_now: Sends the next probe at once; returns False if the breaker is closed.
         pause: Stops sending (True), or goes on (False).
+        one_job: Held while a job changes letters: the next one waits, instead of being refused.
     """
 
     open_topic: Callable[[], AbstractAsyncContextManager[OpenTopic]]
@@ -73,6 +74,7 @@ class ChangeableConsumer:
     order_topic: str
     probe_now: Callable[[], bool]
     pause: Callable[[bool], None]
+    one_job: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def do(self, action: str) -> None:
         """Pause, resume or probe."""
@@ -243,7 +245,7 @@ class Changes:
         consumer = self._consumers[name]
         done = RedriveResult.DISCARDED if discard else RedriveResult.REDRIVEN
         try:
-            async with consumer.open_topic() as topic:
+            async with consumer.one_job, consumer.open_topic() as topic:
                 await selection.read(topic)
                 job.left = len(selection.skipped)
                 job.remark = selection.skipped[0].reason if selection.skipped else ""
