@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 ASK_SECONDS = 3.0
 MAX_ANSWER_BYTES = 1024 * 1024
+TABLE = " of the fallback table"
 # The worst first.
 STATES = ("refuses_us", "down", "fails_for_some", "throttles", "works")
 
@@ -170,13 +171,16 @@ class ConsumerView:
             (any(_part(one.stats, ("fallback", "database_up")) is False for one in self.answers),
              Verdict("bad", "The database of the fallback table takes no rows.",
                      "OrderRelayFallbackDatabaseDown")),
+            (self.largest("fallback", "files_replaced"),
+             Verdict("bad", "The fallback table's file was deleted or replaced while it was open: "
+                     "its rows may be lost.", "OrderRelayFallbackFileReplaced")),
             (letters, Verdict("bad", f"{_count(letters, 'dead letter')} for a person, the oldest "
                               f"for {span(self.largest('open_dead_letters', 'oldest_seconds'))}.",
                               "OrderRelayDeadLetters", f"/dead-letters{query}")),
             (self.largest("open_dead_letters", "deleted"),
              Verdict("bad", "Open dead letters left their topic: they are lost here.",
                      "OrderRelayOpenDeadLettersDeleted")),
-            (failed, Verdict("bad", f"{_count(failed, 'row')} of the fallback table for a person.",
+            (failed, Verdict("bad", f"{_count(failed, 'row', of=TABLE)} for a person.",
                              "OrderRelayFailedRows", f"{rows}FAILED")),
             (self.largest("paused"),
              Verdict("warn", "Paused: nothing is sent until a person resumes it.", "",
@@ -190,7 +194,7 @@ class ConsumerView:
             (self.state == "throttles",
              Verdict("warn", "The target throttles: records are sent at the rate that it bears.",
                      "OrderRelayTargetThrottles")),
-            (pending, Verdict("warn", f"{_count(pending, 'row')} of the fallback table for Kafka.",
+            (pending, Verdict("warn", f"{_count(pending, 'row', of=TABLE)} for Kafka.",
                               "OrderRelayPendingRowTooOld", f"{rows}PENDING")),
             (self.state == "fails_for_some",
              Verdict("note", "The target fails for some records; they are tried again.",
@@ -318,9 +322,9 @@ def span(seconds: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
-def _count(number: float | None, unit: str) -> str:
+def _count(number: float | None, unit: str, *, of: str = "") -> str:
     count = int(number or 0)
-    return f"{count:,} {unit} waits" if count == 1 else f"{count:,} {unit}s wait"
+    return f"{count:,} {unit}{of} waits" if count == 1 else f"{count:,} {unit}s{of} wait"
 
 
 def _names(urls: Sequence[str]) -> str:
