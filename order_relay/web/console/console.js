@@ -56,7 +56,7 @@ function request(button) {
   return {
     ...(consumer ? { consumer } : {}),
     ...("selected" in button.dataset ? { positions: selected() } : positions ? { positions: JSON.parse(positions) } : filter ? { filter: JSON.parse(filter) } : {}),
-    ...(rate ? { rate: Number(rate) } : {}),
+    ...(rate ? { rate: Number(rate) || rate } : {}), // the worker refuses what is no number
   };
 }
 
@@ -112,6 +112,7 @@ async function change(event) {
   byId("confirm-do").disabled = false;
   if (!answer.ok) {
     byId("confirm-answer").textContent = `Not done: ${answer.error}.`;
+    byId("confirm-do").focus(); // it was disabled, which takes the keyboard's place from it
     return;
   }
   dialog.close();
