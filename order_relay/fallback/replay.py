@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -123,14 +123,6 @@ class Replay:
             return Sweep(skipped=str(error))
         return await self._sweep()
 
-    async def publish_rows(self, ids: Collection[int]) -> Sweep:
-        """Publish these rows now, as far as they are due and first of their key.
-
-        Raises:
-            DatabaseUnavailable: The database refused.
-        """
-        return await self._sweep(set(ids))
-
     async def purge(self) -> int:
         """Delete PUBLISHED rows that are older than the retention; return how many.
 
@@ -163,10 +155,10 @@ class Replay:
         )
         return stats
 
-    async def _sweep(self, ids: set[int] | None = None) -> Sweep:
+    async def _sweep(self) -> Sweep:
         """Sweep in a task of its own, which ``stop`` waits for."""
         sweeper = self._new_sweeper()
-        task = asyncio.create_task(sweeper.run(ids))
+        task = asyncio.create_task(sweeper.run())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         try:

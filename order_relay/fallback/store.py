@@ -189,7 +189,6 @@ class FallbackStore(Protocol):
         limit: int,
         lease_seconds: float,
         after: Position | None = None,
-        ids: Collection[int] | None = None,
         token: str | None = None,
     ) -> Claim:
         """Lease due rows to the caller.
@@ -203,7 +202,6 @@ class FallbackStore(Protocol):
             limit: Rows at most.
             lease_seconds: How long the lease holds unless renewed.
             after: The ``position`` of the previous claim; None starts at the longest due.
-            ids: Claim only these rows, and no others of their keys.
             token: The token of an earlier claim, whose lease these rows join; None: a new one.
         """
 

@@ -95,8 +95,8 @@ class Sweeper:
         self._lease_ends = 0.0
         self._clock_zero = datetime.min.replace(tzinfo=UTC)
 
-    async def run(self, ids: set[int] | None = None) -> Sweep:
-        """Publish the due rows, or those of ``ids`` that are due and the first of their key.
+    async def run(self) -> Sweep:
+        """Publish the due rows.
 
         When cancelled, rows that were not sent are released, and those without an answer keep
         their lease until it runs out.
@@ -108,14 +108,14 @@ class Sweeper:
         watching = asyncio.create_task(self._watch_brokers())
         try:
             # Publishing a row makes the next ones of its key due: another pass finds them.
-            while ids != set() and await self._pass(ids):
+            while await self._pass():
                 pass
         finally:
             await cancel_tasks(tending, watching)
             await self._settle(try_again=False)
         return Sweep(**self._counts, skipped=self._given_up)
 
-    async def _pass(self, ids: set[int] | None) -> bool:
+    async def _pass(self) -> bool:
         """Go through the due rows once; return whether Kafka answered for any."""
         answered = self._answered
         problem: DatabaseUnavailable | None = None
@@ -123,14 +123,12 @@ class Sweeper:
             position: Position | None = None
             while self._goes_on:
                 try:
-                    claim = await self._claim(position, ids)
+                    claim = await self._claim(position)
                 except DatabaseUnavailable as error:
                     problem = error  # raised when the rows in flight are settled
                     break
                 for lane in _lanes(claim.rows):
                     lanes.create_task(self._publish_lane(lane))
-                if ids is not None:
-                    ids.difference_update(row.id for row in claim.rows)
                 position = claim.position
                 if position is None:
                     break
@@ -148,13 +146,12 @@ class Sweeper:
     def _answered(self) -> int:
         return self._counts.total() - self._counts["released"]
 
-    async def _claim(self, after: Position | None, ids: set[int] | None) -> Claim:
+    async def _claim(self, after: Position | None) -> Claim:
         asked_at = asyncio.get_running_loop().time()
         claim = await self.store.claim(
             limit=self.batch_size,
             lease_seconds=self.lease_seconds,
             after=after,
-            ids=ids,
             token=self._token,
         )
         if not self._unsettled:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
 from sqlalchemy import orm
 
 from order_relay.errors import DatabaseUnavailable
+from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.schema import fallback_message, insert_values
-from order_relay.fallback.sweep import Sweep
+from order_relay.fallback.sweep import cancel_tasks
 from order_relay.model.headers import Header
 from order_relay.publishing.commit_hook import AnySession, sync_session, when_committed
 from order_relay.publishing.message import order_event
@@ -27,14 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Committed rows that wait to be published at once; the next sweep publishes the others.
-MAX_WAITING = 10_000
-
 
 class OutboxRow:
     """A row of ``kafka_fallback_message`` as a session writes it."""
-
-    id: int
 
     def __init__(self, **columns: Any) -> None:
         """Set columns by name."""
@@ -44,13 +39,6 @@ class OutboxRow:
 
 # Defaults that the database fills in are not fetched: nothing here reads them.
 orm.registry().map_imperatively(OutboxRow, fallback_message, eager_defaults=False)
-
-
-class RowPublisher(Protocol):
-    """The part of ``Replay`` that the outbox needs."""
-
-    async def publish_rows(self, ids: Collection[int]) -> Sweep:
-        """See ``Replay.publish_rows``."""
 
 
 class Outbox:
@@ -63,7 +51,7 @@ class Outbox:
         self,
         topic: str,
         *,
-        replay: RowPublisher | None = None,
+        replay: Replay | None = None,
         max_retry: int = 3,
         tracing: Tracing | None = None,
     ) -> None:
@@ -71,8 +59,8 @@ class Outbox:
 
         Args:
             topic: The topic of the events.
-            replay: Publishes rows right after their commit; it must read the database that the
-                sessions write to. None: a replay elsewhere publishes them.
+            replay: Sweeps right after a commit; it must read the database that the sessions write
+                to. None: a replay elsewhere publishes the rows.
             max_retry: Refusals by Kafka after which a row is FAILED.
             tracing: Continues the caller's current trace; None: only that of ``headers``.
         """
@@ -81,8 +69,8 @@ class Outbox:
         self._max_retry = max_retry
         self._tracing = tracing
         self._loop = asyncio.get_running_loop() if replay is not None else None
-        self._waiting: list[int] = []
-        self._worker: asyncio.Task[None] | None = None
+        self._committed_since = False  # since the last sweep began
+        self._sweeping: asyncio.Task[None] | None = None
         self._closed = False
 
     def add(
@@ -114,7 +102,7 @@ class Outbox:
         checked = order_event(event, event_id=event_id, key=key, headers=headers)
         row = OutboxRow(**insert_values(checked.row(self._topic, self._max_retry)))
         if self._replay is not None:
-            when_committed(session, committed=lambda: self._committed(row))
+            when_committed(session, committed=self._committed)
         sync_session(session).add(row)
         return checked.event_id
 
@@ -125,36 +113,30 @@ class Outbox:
         """
         await asyncio.sleep(0)  # lets callbacks of commits in other threads run
         self._closed = True
-        if self._worker is not None:
-            await asyncio.wait([self._worker], timeout=grace_seconds)
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
+        if self._sweeping is not None:
+            await asyncio.wait([self._sweeping], timeout=grace_seconds)
+            await cancel_tasks(self._sweeping)
 
-    def _committed(self, row: OutboxRow) -> None:
-        # Not row.id: after a commit that would query the database again.
-        identity = sa.inspect(row, raiseerr=True).identity
-        if identity is None or self._loop is None:  # the row was removed from the session
-            return
+    def _committed(self) -> None:
+        assert self._loop is not None  # noqa: S101 - called only with a replay
         try:
-            self._loop.call_soon_threadsafe(self._ready, identity[0])
+            self._loop.call_soon_threadsafe(self._sweep_soon)
         except RuntimeError:
             logger.warning("The event loop has ended: outbox rows wait for replay")
 
-    def _ready(self, row_id: int) -> None:
-        if self._closed or len(self._waiting) >= MAX_WAITING:
-            return
-        self._waiting.append(row_id)
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._publish())
+    def _sweep_soon(self) -> None:
+        self._committed_since = not self._closed
+        if not self._closed and (self._sweeping is None or self._sweeping.done()):
+            self._sweeping = asyncio.create_task(self._sweep())
 
-    async def _publish(self) -> None:
-        """Publish committed rows; those that arrive meanwhile share the next call."""
-        assert self._replay is not None  # noqa: S101 - _ready is called only with a replay
-        while self._waiting:
-            ids, self._waiting = self._waiting, []
+    async def _sweep(self) -> None:
+        """Sweep until nothing was committed during the last sweep."""
+        assert self._replay is not None  # noqa: S101 - called only with a replay
+        while self._committed_since:
+            self._committed_since = False
             try:
-                await self._replay.publish_rows(ids)
+                await self._replay.run_once()
             except DatabaseUnavailable as error:
-                logger.warning("Outbox rows wait for replay count=%d: %s", len(ids), error)
+                logger.warning("Outbox rows wait for replay: %s", error)
             except Exception:
                 logger.exception("Outbox failed with an unexpected error, its rows wait for replay")

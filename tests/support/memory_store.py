@@ -67,7 +67,6 @@ class MemoryFallbackStore:
         limit: int,
         lease_seconds: float,
         after: Position | None = None,
-        ids: Collection[int] | None = None,
         token: str | None = None,
     ) -> Claim:
         """See ``FallbackStore.claim``."""
@@ -85,9 +84,7 @@ class MemoryFallbackStore:
             (
                 lane[0]
                 for lane in lanes
-                if self._free(lane[0], now)
-                and (after is None or _position(lane[0]) > after)
-                and (ids is None or lane[0].id in ids)
+                if self._free(lane[0], now) and (after is None or _position(lane[0]) > after)
             ),
             key=_position,
         )[:limit]
@@ -99,8 +96,7 @@ class MemoryFallbackStore:
                     if not self._free(row, now):
                         break
                     followers.append(row.id)
-        if ids is None:
-            chosen.update(sorted(followers)[: limit - len(heads)])
+        chosen.update(sorted(followers)[: limit - len(heads)])
         token = token or uuid.uuid4().hex
         until = now + timedelta(seconds=lease_seconds)
         for row_id in chosen:

@@ -46,14 +46,14 @@ PLAN_BY_INDEX = sa.text(
 
 
 @cache
-def claim_statement(dialect: str, *, limit: int, after: bool, of_ids: bool) -> sa.TextualSelect:
+def claim_statement(dialect: str, *, limit: int, after: bool) -> sa.TextualSelect:
     """Return the statement that leases due rows and returns them, in no order.
 
     Heads are due rows that are the first PENDING ones of their key. Followers are the rows behind a
     head; they need no lock of their own, since only the claim of their head can claim them.
 
-    The parameters are now, token, until; after_time and after_id; ids. The limit is part of the
-    text, so that PostgreSQL plans with it.
+    The parameters are now, token, until; after_time and after_id. The limit is part of the text, so
+    that PostgreSQL plans with it.
     """
     same_key = _SAME_KEY[dialect]
     postgresql = dialect == "postgresql"
@@ -63,11 +63,7 @@ def claim_statement(dialect: str, *, limit: int, after: bool, of_ids: bool) -> s
         if postgresql
         else (f"INDEXED BY {TABLE_NAME}_due", f"INDEXED BY {TABLE_NAME}_order")
     )
-    head_conditions = ""
-    if after:
-        head_conditions += " AND (h.next_retry_at, h.id) > (:after_time, :after_id)"
-    if of_ids:
-        head_conditions += f" AND h.id {IN_IDS[dialect]}"
+    behind = "AND (h.next_retry_at, h.id) > (:after_time, :after_id)" if after else ""
     following = (
         f"SELECT x.id, x.next_retry_at, x.lease_until FROM {TABLE_NAME} x {by_order}"
         f" WHERE x.status = 'PENDING' AND {same_key.format('x', 'h')} AND x.id > h.id"
@@ -78,15 +74,13 @@ def claim_statement(dialect: str, *, limit: int, after: bool, of_ids: bool) -> s
         if postgresql
         else f"heads h JOIN {TABLE_NAME} f ON f.id IN (SELECT id FROM ({following}))"
     )
-    # A claim by ids has no followers.
-    due = "f.next_retry_at <= :now" if not of_ids else "1 = 0"
     left = f"{limit} - (SELECT COUNT(*) FROM heads)"
     chosen = "= ANY(ARRAY(SELECT id FROM chosen))" if postgresql else "IN (SELECT id FROM chosen)"
     sql = f"""
         WITH heads AS MATERIALIZED (
             SELECT h.id, h.topic, h.message_key FROM {TABLE_NAME} h {by_due}
             WHERE h.status = 'PENDING' AND h.next_retry_at <= :now AND {_NOT_LEASED.format("h")}
-              {head_conditions}
+              {behind}
               AND NOT EXISTS (
                 SELECT 1 FROM {TABLE_NAME} e {by_order}
                 WHERE e.status = 'PENDING' AND {same_key.format("e", "h")} AND e.id < h.id
@@ -94,7 +88,7 @@ def claim_statement(dialect: str, *, limit: int, after: bool, of_ids: bool) -> s
             ORDER BY h.next_retry_at, h.id
             LIMIT {limit} {"FOR UPDATE OF h SKIP LOCKED" if postgresql else ""}
         ), followers AS (
-            SELECT f.id, MIN(CASE WHEN {due} AND {_NOT_LEASED.format("f")}
+            SELECT f.id, MIN(CASE WHEN f.next_retry_at <= :now AND {_NOT_LEASED.format("f")}
                              THEN 1 ELSE 0 END) OVER (PARTITION BY h.id ORDER BY f.id) AS due
             FROM {followers}
         ), chosen AS (

@@ -97,14 +97,11 @@ class SqlFallbackStore:
         limit: int,
         lease_seconds: float,
         after: Position | None = None,
-        ids: Collection[int] | None = None,
         token: str | None = None,
     ) -> Claim:
         """See ``FallbackStore.claim``."""
         token = token or uuid.uuid4().hex
-        statement = claim_statement(
-            self._dialect, limit=limit, after=after is not None, of_ids=ids is not None
-        )
+        statement = claim_statement(self._dialect, limit=limit, after=after is not None)
         async with self._changing() as connection:
             if self._dialect == "postgresql":
                 await connection.execute(PLAN_BY_INDEX)
@@ -118,8 +115,6 @@ class SqlFallbackStore:
                 )
             else:
                 values |= {"after_time": after.next_retry_at, "after_id": after.id}
-            if ids is not None:
-                values["ids"] = _json(ids)
             result = await connection.execute(statement, values)
             rows = sorted(
                 (row_from(dict(row)) for row in result.mappings()), key=lambda row: row.id

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.sweep import Sweep
 from order_relay.publishing.order_events import open_order_events, order_events_thread
-from order_relay.publishing.outbox import MAX_WAITING, Outbox
+from order_relay.publishing.outbox import Outbox
 from tests.support.publish_fakes import FakeProducer
 from tests.support.publish_orders import Order, make_orders, order_ids, statuses, sync_engine
 from tests.support.publish_ways import (
@@ -29,28 +29,28 @@ from tests.support.publish_ways import (
 )
 
 
-class Rows:
-    """A replay that writes down what it is asked to publish.
+class Sweeps(Replay):
+    """A replay that counts its sweeps.
 
     Attributes:
-        calls: The ids of each call.
+        begun: How many have begun.
         error: Raised, while it is set.
-        goes_on: Cleared, calls do not end until it is set again.
+        goes_on: Cleared, sweeps do not end until it is set again.
     """
 
     def __init__(self) -> None:
-        self.calls: list[list[int]] = []
+        self.begun = 0
         self.error: Exception | None = None
         self.goes_on = asyncio.Event()
         self.goes_on.set()
 
-    async def publish_rows(self, ids: Collection[int]) -> Sweep:
-        """See ``Replay.publish_rows``."""
-        self.calls.append(list(ids))
+    async def run_once(self) -> Sweep:
+        """See ``Replay.run_once``."""
+        self.begun += 1
         await self.goes_on.wait()
         if self.error is not None:
             raise self.error
-        return Sweep(published=len(ids))
+        return Sweep()
 
 
 @pytest.fixture
@@ -140,9 +140,8 @@ async def test_a_wrong_event_adds_nothing() -> None:
 
 
 async def test_rolled_back_savepoints(shop: AsyncEngine, sqlite_url: str) -> None:
-    """Only rows of savepoints that were kept are written and published."""
-    rows = Rows()
-    outbox = Outbox(TOPIC, replay=rows)
+    """Only rows of savepoints that were kept are written."""
+    outbox = Outbox(TOPIC)
     async with AsyncSession(shop) as session:
         outbox.add(session, paid(1))
         async with session.begin_nested():
@@ -152,11 +151,7 @@ async def test_rolled_back_savepoints(shop: AsyncEngine, sqlite_url: str) -> Non
         await undone.rollback()
         outbox.add(session, paid(4))
         await session.commit()
-    await until(lambda: rows.calls)
     assert [row.key for row in await stored(sqlite_url)] == [b"1", b"2", b"4"]
-    assert [row_id for call in rows.calls for row_id in call] == [
-        row.id for row in await stored(sqlite_url)
-    ]
 
 
 async def commit_one(shop: AsyncEngine, outbox: Outbox, number: int) -> None:
@@ -165,47 +160,53 @@ async def commit_one(shop: AsyncEngine, outbox: Outbox, number: int) -> None:
         outbox.add(session, paid(number))
 
 
-async def test_commits_share_a_call(shop: AsyncEngine) -> None:
-    """Rows that are committed while others are published go out together, next."""
-    rows = Rows()
-    rows.goes_on.clear()
-    outbox = Outbox(TOPIC, replay=rows)
+async def test_commits_share_a_sweep(shop: AsyncEngine) -> None:
+    """Rows that are committed during a sweep go out together, in the next; a rollback: none."""
+    sweeps = Sweeps()
+    sweeps.goes_on.clear()
+    outbox = Outbox(TOPIC, replay=sweeps)
+    async with AsyncSession(shop) as session:
+        outbox.add(session, paid(0))
+        await session.rollback()
+    await asyncio.sleep(0)
+    assert sweeps.begun == 0
     await commit_one(shop, outbox, 1)
-    await until(lambda: rows.calls)
+    await until(lambda: sweeps.begun)
     for number in range(2, 6):
         await commit_one(shop, outbox, number)
-    rows.goes_on.set()
-    await until(lambda: len(rows.calls) == 2)
-    assert rows.calls == [[1], [2, 3, 4, 5]]
+    sweeps.goes_on.set()
+    await until(lambda: sweeps.begun == 2)
+    await outbox.close()
+    assert sweeps.begun == 2
 
 
 async def test_the_database_away_after_the_commit(
     shop: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Rows that cannot be claimed wait for replay; the outbox goes on with the next."""
-    rows = Rows()
-    rows.error = DatabaseUnavailable("gone")
-    outbox = Outbox(TOPIC, replay=rows)
+    sweeps = Sweeps()
+    sweeps.error = DatabaseUnavailable("gone")
+    outbox = Outbox(TOPIC, replay=sweeps)
     await commit_one(shop, outbox, 1)
     await until(lambda: "wait for replay" in caplog.text)
-    rows.error = ZeroDivisionError()
+    sweeps.error = ZeroDivisionError()
     await commit_one(shop, outbox, 2)
     await until(lambda: "unexpected error" in caplog.text)
-    rows.error = None
+    sweeps.error = None
     await commit_one(shop, outbox, 3)
-    await until(lambda: len(rows.calls) == 3)
+    await until(lambda: sweeps.begun == 3)
 
 
 async def test_closed(shop: AsyncEngine, sqlite_url: str) -> None:
-    """After the close rows are still written, for replay; a call that hangs is given up."""
-    rows = Rows()
-    rows.goes_on.clear()
-    outbox = Outbox(TOPIC, replay=rows)
+    """After the close rows are still written, for replay; a sweep that hangs is given up."""
+    sweeps = Sweeps()
+    sweeps.goes_on.clear()
+    outbox = Outbox(TOPIC, replay=sweeps)
     await commit_one(shop, outbox, 1)
-    await until(lambda: rows.calls)
+    await until(lambda: sweeps.begun)
     await outbox.close(grace_seconds=0)
     await commit_one(shop, outbox, 2)
-    assert rows.calls == [[1]]
+    assert sweeps.begun == 1
     assert [row.status for row in await stored(sqlite_url)] == [Status.PENDING] * 2
 
 
@@ -219,26 +220,11 @@ def commit_blocking(url: str, outbox: Outbox) -> None:
 
 async def test_closing_right_after_a_commit(sqlite_url: str) -> None:
     """What was committed before the close is published within its grace."""
-    rows = Rows()
-    outbox = Outbox(TOPIC, replay=rows)
+    sweeps = Sweeps()
+    outbox = Outbox(TOPIC, replay=sweeps)
     commit_blocking(sqlite_url, outbox)
     await outbox.close()
-    assert rows.calls == [[1]]
-
-
-async def test_rows_that_wait_are_bounded() -> None:
-    """In a long outage the outbox remembers so many rows; the sweep finds the others."""
-    rows = Rows()
-    rows.goes_on.clear()
-    outbox = Outbox(TOPIC, replay=rows)
-    outbox._ready(0)
-    await until(lambda: rows.calls)
-    for row_id in range(1, MAX_WAITING + 100):
-        outbox._ready(row_id)
-    rows.goes_on.set()
-    await until(lambda: len(rows.calls) == 2)
-    assert len(rows.calls[1]) == MAX_WAITING
-    await outbox.close()
+    assert sweeps.begun == 1
 
 
 async def test_kafka_away(shop: AsyncEngine, sqlite_url: str) -> None:
@@ -270,7 +256,7 @@ def test_a_commit_after_the_loop_has_ended(
     caplog.set_level(logging.WARNING)
 
     async def make() -> Outbox:
-        return Outbox(TOPIC, replay=Rows())
+        return Outbox(TOPIC, replay=Sweeps())
 
     commit_blocking(sqlite_url, asyncio.run(make()))
     assert "outbox rows wait for replay" in caplog.text

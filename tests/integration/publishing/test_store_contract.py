@@ -206,14 +206,6 @@ async def test_claims_go_on_where_the_last_ended(table: Table) -> None:
     assert seen == [[1, 2, 3], [4, 5, 6], [7]]
 
 
-async def test_claims_of_named_rows(table: Table) -> None:
-    """Named rows are claimed if they are due and first of their key, and no others with them."""
-    await table.save(b"k", b"k", b"l", None)
-    assert ids(await table.claim(ids=[2])) == []
-    assert ids(await table.claim(ids=[])) == []
-    assert ids(await table.claim(ids=[1, 4, 99])) == [1, 4]
-
-
 async def test_concurrent_claims_share(table: Table) -> None:
     """Claims at one time never give one row to two, and together give all."""
     for number in range(200):

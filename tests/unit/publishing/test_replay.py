@@ -305,16 +305,6 @@ async def test_a_partition_that_is_not_there() -> None:
 
 
 @virtual_time
-async def test_publish_these_rows_now() -> None:
-    """Rows that are named are published without a sweep, in order; held back ones are not."""
-    bench = Bench()
-    await bench.save(4)
-    assert (await bench.replay.publish_rows([3])).published == 0
-    assert (await bench.replay.publish_rows([2, 1])).published == 2
-    assert payloads(bench.producer.sent) == [b"0", b"1"]
-
-
-@virtual_time
 async def test_stop_releases_what_was_not_sent() -> None:
     """After the grace unsent rows are free at once; those on their way keep their lease."""
     bench = Bench()
