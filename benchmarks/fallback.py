@@ -22,8 +22,6 @@ import sqlalchemy as sa
 
 from benchmarks.brokers import embedded
 from order_relay.fallback.replay import Replay
-from order_relay.fallback.sql.migrate import migrate
-from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import (
     FallbackStore,
     NewMessage,
@@ -32,6 +30,7 @@ from order_relay.fallback.store import (
     RowFilter,
     Status,
 )
+from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.settings import load_settings
 from tests.support.publish_postgres import PostgresServer, unavailable_reason
@@ -68,9 +67,9 @@ def main() -> None:
 
 async def measure(name: str, url: str, rows: int, drain: int) -> None:
     """Fill one database, claim from it, and drain it."""
-    await migrate(url)
-    store = SqlFallbackStore(url)
+    store = FallbackTable(url)
     try:
+        await store.open()
         await save_together(name, store)
         await empty(store)
         await fill(store, rows)
@@ -116,7 +115,7 @@ async def claims(name: str, store: FallbackStore, rows: int) -> None:
     print(f"{name}: settling them: {spread(settle_seconds)}")
 
 
-async def hold_back(name: str, store: SqlFallbackStore, rows: int) -> None:
+async def hold_back(name: str, store: FallbackTable, rows: int) -> None:
     """Claim while the longest due rows all wait for one of their key."""
     async with store.engine.connect() as plain:
         connection = await plain.execution_options(relay_begin="IMMEDIATE")
@@ -159,7 +158,7 @@ async def drained(name: str, store: FallbackStore, rows: int) -> None:
     )
 
 
-async def fill(store: SqlFallbackStore, rows: int) -> None:
+async def fill(store: FallbackTable, rows: int) -> None:
     """Write due rows as plain SQL would."""
     sql = sa.text(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows)"
@@ -170,12 +169,12 @@ async def fill(store: SqlFallbackStore, rows: int) -> None:
     await run(store, sql, rows=rows, topic=TOPIC, payload=PAYLOAD)
 
 
-async def empty(store: SqlFallbackStore) -> None:
+async def empty(store: FallbackTable) -> None:
     """Take all rows away."""
     await run(store, sa.text("DELETE FROM kafka_fallback_message"))
 
 
-async def run(store: SqlFallbackStore, sql: sa.TextClause, **values: Any) -> None:
+async def run(store: FallbackTable, sql: sa.TextClause, **values: Any) -> None:
     """Run one statement."""
     async with store.engine.begin() as connection:
         await connection.execute(sql, values)

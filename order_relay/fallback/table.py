@@ -1,19 +1,23 @@
-"""The fallback table of the settings' database: migrated when opened, reopened when replaced."""
+"""The fallback table in SQLite or PostgreSQL: migrated when opened, reopened when replaced."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_relay.errors import DatabaseReplaced, DatabaseUnavailable, PermanentError, RelayError
-from order_relay.fallback.sql.engine import OPENED_FILE, OpenedFile
+from order_relay.fallback.sql.engine import OPENED_FILE, OpenedFile, make_engine, translated
 from order_relay.fallback.sql.migrate import (
     VERSION_TABLE,
     Migrated,
@@ -22,11 +26,31 @@ from order_relay.fallback.sql.migrate import (
     newest_revision,
     revision_of,
 )
-from order_relay.fallback.sql.store import SqlFallbackStore
-from order_relay.fallback.store import FallbackStats, NewMessage
+from order_relay.fallback.sql.schema import fallback_message, insert_values, row_from, sqlite_time
+from order_relay.fallback.sql.statements import (
+    PLAN_BY_INDEX,
+    claim_statement,
+    set_back_statement,
+    settle_statement,
+)
+from order_relay.fallback.store import (
+    CLOCK_SECONDS,
+    Claim,
+    FallbackRow,
+    FallbackStats,
+    NewMessage,
+    Outcome,
+    Position,
+    RowFilter,
+    Status,
+)
 from order_relay.logs.log_line import LogLine
+from order_relay.model.byte_text import clean_text, to_text
 
 logger = logging.getLogger(__name__)
+
+MAX_BATCH = 200
+_COLUMNS = fallback_message.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,34 +61,51 @@ class Revisions:
     wanted: str
 
 
-class FallbackTable(SqlFallbackStore):
-    """A ``FallbackStore`` that saves nothing before ``open`` has brought its table up to date.
+class FallbackTable:
+    """A ``FallbackStore`` on SQLAlchemy, for one event loop.
 
-    It writes nothing into a table that a newer version has migrated. A SQLite file that was deleted
-    or replaced is logged as an error and opened again.
+    It saves nothing before ``open`` has brought its table up to date, and writes nothing into a
+    table that a newer version has migrated. A SQLite file that was deleted or replaced is logged as
+    an error and opened again.
+
+    Attributes:
+        engine: The engine; ``close`` disposes of it.
     """
 
     def __init__(
-        self, database_url: str, *, on_replaced: Callable[[], None] = lambda: None
+        self,
+        database_url: str,
+        *,
+        on_replaced: Callable[[], None] = lambda: None,
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
             database_url: The database.
             on_replaced: Called when its file was deleted or replaced.
+            clock: Replaces the database's clock in tests.
 
         Raises:
             InvalidDatabaseUrl: The URL cannot be used.
         """
-        super().__init__(database_url)
+        self.engine = engine = make_engine(database_url)
         self._database_url = database_url
+        self._dialect = engine.dialect.name
+        self._clock = clock
+        if clock is None and self._dialect == "sqlite":
+            self._clock = _utc_now  # all users of a file share the machine's clock
+        # SQLite allows one writer; this lock is fairer and cheaper than its busy loop.
+        self._write_lock = asyncio.Lock() if self._dialect == "sqlite" else None
+        self._waiting: list[tuple[NewMessage, asyncio.Future[int]]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._failed_save: DatabaseUnavailable | None = None
         self._refusal: str | None = "the fallback table is not open yet"
         self._file: OpenedFile | None = None
         self._replaced: DatabaseReplaced | None = None
         self._opening = asyncio.Lock()
         self._on_replaced = on_replaced
         self._last_stats = FallbackStats()
-        self._failed_save: DatabaseUnavailable | None = None
 
     @property
     def location(self) -> str:
@@ -83,7 +124,7 @@ class FallbackTable(SqlFallbackStore):
         """
         try:
             migrated = await migrate(self._database_url)
-            async with super()._reading() as connection:
+            async with self._connected() as connection:
                 self._file = connection.info.get(OPENED_FILE)
                 # If the file was deleted meanwhile, this connection has created a new, empty one.
                 if await connection.run_sync(revision_of) is None:
@@ -106,17 +147,161 @@ class FallbackTable(SqlFallbackStore):
         check_revision(found)
         return Revisions(found, newest_revision())
 
+    async def now(self) -> datetime:
+        """See ``FallbackStore.now``."""
+        if self._clock is not None:
+            return self._clock()
+        async with self._reading() as connection:
+            return await self._now(connection)
+
     async def save(self, message: NewMessage) -> int:
         """See ``FallbackStore.save``."""
         await self._reopen_if_replaced()
         if self._refusal is not None:
             raise DatabaseUnavailable(self._refusal)
-        try:
-            return await super().save(message)
-        except DatabaseUnavailable as error:
-            if not error.statement_refused:
-                self._failed_save = error
-            raise
+        saved: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((message, saved))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._save_waiting())
+        return await saved
+
+    async def claim(
+        self,
+        *,
+        limit: int,
+        lease_seconds: float,
+        after: Position | None = None,
+        token: str | None = None,
+    ) -> Claim:
+        """See ``FallbackStore.claim``."""
+        token = token or uuid.uuid4().hex
+        statement = claim_statement(self._dialect, limit=limit, after=after is not None)
+        async with self._changing() as connection:
+            if self._dialect == "postgresql":
+                await connection.execute(PLAN_BY_INDEX)
+            now = await self._now(connection)
+            until = now + timedelta(seconds=lease_seconds)
+            values: dict[str, Any] = {"now": now, "token": token, "until": until}
+            if after is None:
+                await connection.execute(
+                    set_back_statement(self._dialect),
+                    {"now": now, "until": until, "soon": now + timedelta(seconds=CLOCK_SECONDS)},
+                )
+            else:
+                values |= {"after_time": after.next_retry_at, "after_id": after.id}
+            result = await connection.execute(statement, values)
+            rows = sorted(
+                (row_from(dict(row)) for row in result.mappings()), key=lambda row: row.id
+            )
+        heads = _heads(rows)
+        more = len(heads) >= limit
+        position = max(Position(row.next_retry_at, row.id) for row in heads) if more else None
+        return Claim(token, until, tuple(rows), position)
+
+    async def renew(self, claim_token: str, ids: Collection[int], lease_seconds: float) -> set[int]:
+        """See ``FallbackStore.renew``."""
+        until = timedelta(seconds=lease_seconds)
+        return await self._change(
+            lambda now: (
+                sa.update(fallback_message)
+                .where(_COLUMNS.lease_token == claim_token, _COLUMNS.id.in_(ids))
+                .values(lease_until=now + until, updated_at=now)
+            )
+        )
+
+    async def settle(self, claim_token: str, outcomes: Sequence[Outcome]) -> set[int]:
+        """See ``FallbackStore.settle``."""
+        rows = [
+            {
+                "id": one.row_id,
+                "status": one.status.value,
+                "retry_count": one.retry_count,
+                "next_retry_at": one.next_retry_at and sqlite_time(one.next_retry_at),
+                "error_message": clean_text(one.error_message),
+            }
+            for one in outcomes
+        ]
+        async with self._changing() as connection:
+            now = await self._now(connection)
+            result = await connection.execute(
+                settle_statement(self._dialect),
+                {"now": now, "token": claim_token, "rows": json.dumps(rows)},
+            )
+            return set(result.scalars())
+
+    async def stats(self) -> FallbackStats:
+        """See ``FallbackStore.stats``. All queries use the index on status."""
+        async with self._reading() as connection:
+            counted = await connection.execute(
+                sa.select(_COLUMNS.status, sa.func.count()).group_by(_COLUMNS.status)
+            )
+            counts: dict[str, int] = {status: count for status, count in counted}  # noqa: C416 - typed
+            pending = await self._oldest(connection, Status.PENDING)
+            failed = await self._oldest(connection, Status.FAILED)
+            now = await self._now(connection)
+        saved_at = now
+        if pending is not None:
+            saved_at = pending.created_at if pending.created_at <= now else pending.updated_at
+        given_up_at = now if failed is None else failed.updated_at
+        self._last_stats = FallbackStats(
+            pending=counts.get(Status.PENDING, 0),
+            published=counts.get(Status.PUBLISHED, 0),
+            failed=counts.get(Status.FAILED, 0),
+            oldest_pending_seconds=max(0.0, (now - saved_at).total_seconds()),
+            oldest_failed_seconds=max(0.0, (now - given_up_at).total_seconds()),
+        )
+        return self._last_stats
+
+    async def purge(self, *, published_before: datetime, limit: int) -> int:
+        """See ``FallbackStore.purge``."""
+        oldest = (
+            sa.select(_COLUMNS.id)
+            .where(_is(Status.PUBLISHED), _COLUMNS.published_at < published_before)
+            .order_by(_COLUMNS.published_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)  # on PostgreSQL
+        )
+        async with self._changing() as connection:
+            ids = (await connection.scalars(oldest)).all()
+            await connection.execute(sa.delete(fallback_message).where(_COLUMNS.id.in_(ids)))
+            return len(ids)
+
+    async def find(
+        self, rows: RowFilter, *, after_id: int = 0, limit: int = 100
+    ) -> list[FallbackRow]:
+        """See ``FallbackStore.find``."""
+        statement = sa.select(fallback_message).where(_COLUMNS.id > after_id, *_conditions(rows))
+        async with self._reading() as connection:
+            result = await connection.execute(statement.order_by(_COLUMNS.id).limit(limit))
+            return [row_from(dict(row)) for row in result.mappings()]
+
+    async def count(self, rows: RowFilter) -> int:
+        """See ``FallbackStore.count``."""
+        statement = sa.select(sa.func.count()).select_from(fallback_message)
+        async with self._reading() as connection:
+            return int(await connection.scalar(statement.where(*_conditions(rows))) or 0)
+
+    async def requeue(self, ids: Collection[int]) -> set[int]:
+        """See ``FallbackStore.requeue``."""
+        again = {"status": "PENDING", "retry_count": 0, "lease_token": None, "lease_until": None}
+        return await self._change(
+            lambda now: (
+                sa.update(fallback_message)
+                .where(_is(Status.FAILED), _COLUMNS.id.in_(ids))
+                .values(**again, next_retry_at=now, updated_at=now)
+            )
+        )
+
+    async def discard(self, ids: Collection[int]) -> set[int]:
+        """See ``FallbackStore.discard``."""
+        lease_until = _COLUMNS.lease_until
+        return await self._change(
+            lambda now: sa.delete(fallback_message).where(
+                _COLUMNS.id.in_(ids),
+                _is(Status.FAILED)
+                | (_is(Status.PENDING) & (lease_until.is_(None) | (lease_until <= now))),
+            )
+        )
 
     async def check_writes(self) -> None:
         """Check that the database accepts writes, by one that changes nothing.
@@ -134,20 +319,40 @@ class FallbackTable(SqlFallbackStore):
                 sa.text(f"UPDATE {VERSION_TABLE} SET version_num = version_num")  # noqa: S608 - our own name
             )
 
-    async def stats(self) -> FallbackStats:
-        """See ``FallbackStore.stats``."""
-        self._last_stats = await super().stats()
-        return self._last_stats
+    async def close(self) -> None:
+        """See ``FallbackStore.close``."""
+        with translated():
+            await self.engine.dispose()
+
+    # --- connections ----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        with translated():
+            async with self.engine.connect() as connection:
+                self._check_file(connection.info.get(OPENED_FILE))
+                yield connection
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
         await self._reopen_if_replaced()
-        async with super()._reading() as connection:
+        async with self._connected() as connection:
             yield connection
 
-    def _check_file(self, connection: AsyncConnection) -> None:
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction: committed at the end, rolled back by an error."""
+        async with self._write_lock or nullcontext(), self._reading() as plain:
+            connection = await plain.execution_options(relay_begin="IMMEDIATE")
+            async with connection.begin():
+                yield connection
+            # A commit into a file that was deleted would be lost at the next restart.
+            self._check_file(connection.info.get(OPENED_FILE))
+
+    def _check_file(self, opened: OpenedFile | None) -> None:
         try:
-            super()._check_file(connection)
+            if opened is not None:
+                opened.check()
         except DatabaseReplaced as error:
             # A later check may not notice it: a connection opened meanwhile creates a new, empty
             # file, and the file system may give it the inode of the deleted one.
@@ -159,10 +364,8 @@ class FallbackTable(SqlFallbackStore):
         async with self._opening:
             if self._file is None:
                 return
-            try:
-                self._file.check()
-            except DatabaseReplaced as error:
-                self._replaced = self._replaced or error
+            with suppress(DatabaseReplaced):
+                self._check_file(self._file)
             if self._replaced is None:
                 return
             if self._refusal is None:
@@ -183,3 +386,107 @@ class FallbackTable(SqlFallbackStore):
             except PermanentError as problem:
                 raise DatabaseUnavailable(str(problem)) from problem
             self._replaced = None
+
+    async def _now(self, connection: AsyncConnection) -> datetime:
+        if self._clock is not None:
+            return self._clock()
+        now: datetime = (
+            await connection.execute(sa.select(sa.func.clock_timestamp()))
+        ).scalar_one()
+        return now.astimezone(UTC)
+
+    async def _oldest(self, connection: AsyncConnection, status: Status) -> Any:
+        found = await connection.execute(
+            sa.select(_COLUMNS.created_at, _COLUMNS.updated_at)
+            .where(_is(status))
+            .order_by(_COLUMNS.id)
+            .limit(1)
+        )
+        return found.first()
+
+    async def _change(self, change: Callable[[datetime], sa.Update | sa.Delete]) -> set[int]:
+        """Run the statement that ``change`` makes from the time; return the ids it changed."""
+        async with self._changing() as connection:
+            statement = change(await self._now(connection)).returning(_COLUMNS.id)
+            return set((await connection.scalars(statement)).all())
+
+    # --- saving ---------------------------------------------------------------------------------
+
+    async def _save_waiting(self) -> None:
+        """Save messages in batches: all that arrive during a commit share the next one.
+
+        In an outage of Kafka every event is saved; one commit each would be limited by the disk.
+        """
+        batch: list[tuple[NewMessage, asyncio.Future[int]]] = []
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                await self._save_batch(batch)
+        except BaseException:  # the loop ends
+            for _, saved in (*batch, *self._waiting):
+                saved.cancel()
+            self._waiting.clear()
+            raise
+
+    async def _save_batch(self, batch: list[tuple[NewMessage, asyncio.Future[int]]]) -> None:
+        try:
+            ids = await self._insert([message for message, _ in batch])
+        except Exception as error:  # noqa: BLE001 - the callers of ``save`` get it
+            refused = getattr(error, "statement_refused", False)
+            if len(batch) > 1 and refused:
+                # The database refuses one of them: save the others without it.
+                for one in batch:
+                    await self._save_batch([one])
+                return
+            if isinstance(error, DatabaseUnavailable) and not refused:
+                self._failed_save = error
+            for _, saved in batch:
+                if not saved.done():
+                    saved.set_exception(error)
+        else:
+            for (_, saved), row_id in zip(batch, ids, strict=True):
+                if not saved.done():
+                    saved.set_result(row_id)
+
+    async def _insert(self, messages: Sequence[NewMessage]) -> list[int]:
+        statement = sa.insert(fallback_message).returning(_COLUMNS.id, sort_by_parameter_order=True)
+        async with self._changing() as connection:
+            # By the store's clock, since they are compared with it.
+            now = await self._now(connection)
+            times = {"next_retry_at": now, "created_at": now, "updated_at": now}
+            result = await connection.execute(
+                statement, [insert_values(message) | times for message in messages]
+            )
+            return list(result.scalars())
+
+
+def _is(status: Status) -> sa.ColumnElement[bool]:
+    # A literal: the databases use the partial indexes only then.
+    return _COLUMNS.status == sa.literal_column(f"'{status.value}'")
+
+
+def _conditions(rows: RowFilter) -> list[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = []
+    if rows.ids is not None:
+        conditions.append(_COLUMNS.id.in_(rows.ids))
+    if rows.status is not None:
+        conditions.append(_is(rows.status))
+    if rows.topic is not None:
+        conditions.append(_COLUMNS.topic == rows.topic)
+    if rows.key is not None:
+        conditions.append(_COLUMNS.message_key == to_text(rows.key))
+    if rows.error_contains is not None:
+        conditions.append(_COLUMNS.error_message.icontains(rows.error_contains, autoescape=True))
+    return conditions
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _heads(rows: Iterable[FallbackRow]) -> list[FallbackRow]:
+    """Return the first row of each key, of rows in the order of their ids."""
+    first: dict[object, FallbackRow] = {}
+    for row in rows:
+        first.setdefault(row.lane, row)
+    return list(first.values())

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from order_relay.fallback.sql.migrate import VERSION_TABLE, migrate
+from order_relay.fallback.sql.migrate import VERSION_TABLE
 from order_relay.fallback.sql.schema import TABLE_NAME
-from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import NewMessage
+from order_relay.fallback.table import FallbackTable
 from tests.support.publish_command import Commands, asked, end_by_signal, nothing_in
 
 pytestmark = pytest.mark.e2e
@@ -29,9 +29,9 @@ MIGRATING = asyncio.Lock()
 async def recovered_all(folder: Path, statuses: Sequence[str] = STATUSES) -> Commands:
     """A relay whose table has a row of each status, ids from 1."""
     commands = Commands(folder)
+    store = FallbackTable(commands.database_url)
     async with MIGRATING:
-        await migrate(commands.database_url)
-    store = SqlFallbackStore(commands.database_url)
+        await store.open()
     for number, _ in enumerate(statuses, 1):
         await store.save(
             NewMessage(

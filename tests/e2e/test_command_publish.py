@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import RowFilter
+from order_relay.fallback.table import FallbackTable
 from tests.support.embedded import EmbeddedKafka
 from tests.support.orders import order_value
 from tests.support.publish_command import LIMIT_SECONDS, Commands, end_by_signal, nothing_in
@@ -90,7 +90,7 @@ async def test_without_kafka_events_are_saved(tmp_path: Path) -> None:
     assert len(ended.err.splitlines()) == 1
     assert ["saved", "300"] in [line.split()[:2] for line in ended.out.splitlines()]
     assert str(commands.database) in ended.out
-    store = SqlFallbackStore(commands.database_url)
+    store = FallbackTable(commands.database_url)
     rows = await store.find(RowFilter(), limit=1000)
     await store.close()
     assert [row.payload for row in rows] == [order_value(n) for n in range(1, 301)]

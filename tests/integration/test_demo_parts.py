@@ -24,8 +24,8 @@ from demo.scenario import outage_plan, run_outages
 from demo.settings import demo_settings
 from demo.shop import Order, OrderGenerator, ShopDatabase
 from order_relay.errors import DatabaseUnavailable
-from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import NewMessage
+from order_relay.fallback.table import FallbackTable
 from order_relay.model.headers import EVENT_ID_HEADER, Headers
 from order_relay.settings import Settings
 from tests.support.kafka.ports import free_ports
@@ -228,7 +228,8 @@ async def test_the_last_look_finds_every_order_and_every_row(tmp_path: Path) -> 
 async def test_dead_letters_of_other_consumers_are_none_of_the_orders(tmp_path: Path) -> None:
     """They are pending rows as others are, but their orders do not count as saved."""
     settings = settings_at("127.0.0.1:1", tmp_path)
-    store = SqlFallbackStore(settings.database_url.get_secret_value())
+    store = FallbackTable(settings.database_url.get_secret_value())
+    await store.open()
     async with shop_at(settings) as database:
         for topic in (settings.dlq_topic, f"{settings.order_paid_topic}.coupons.DLQ"):
             await store.save(NewMessage(topic, b"1", b"{}", ((EVENT_ID_HEADER, topic.encode()),)))

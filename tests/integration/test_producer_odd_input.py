@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from order_relay.errors import PublishRefused, RecordTooLarge, RelayError
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.retry_schedule import is_permanent
-from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import NewMessage, RowFilter, Status
 from order_relay.fallback.sweep import Sweep
+from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import KafkaProducer
 from tests.integration.publishing.test_odd_rows import change
 from tests.support.orders import order_value
@@ -97,7 +97,8 @@ def test_what_cannot_be_a_record_is_refused_for_good(
 
 async def test_rows_that_cannot_be_records_fail_alone(stage: Stage, sqlite_url: str) -> None:
     """Rows by plain SQL with impossible names are FAILED, and say why; others are published."""
-    store = SqlFallbackStore(sqlite_url)
+    store = FallbackTable(sqlite_url)
+    await store.open()
     for number in range(4):
         await store.save(NewMessage(stage.topic, b"%d" % number, order_value(number)))
     await change(store, 1, headers='{"\\ud800":"x"}')

@@ -22,16 +22,7 @@ _SAME_KEY = {
         " AND {0}.message_key = {1}.message_key"
     ),
 }
-# By dialect, the condition that an id is in the JSON array ``:ids``.
-IN_IDS = {
-    "sqlite": "IN (SELECT value FROM json_each(:ids))",
-    # One parameter; a list of parameters would make a new statement for every length.
-    "postgresql": (
-        "= ANY(ARRAY(SELECT CAST(jsonb_array_elements_text(CAST(:ids AS jsonb)) AS bigint)))"
-    ),
-}
 _COLUMNS = tuple(fallback_message.columns)
-
 
 # For the transaction of a claim. With old statistics, as after an outage has filled the table,
 # PostgreSQL would sort all due rows instead of reading the first ones from the index. Compiling a
@@ -147,17 +138,3 @@ def settle_statement(dialect: str) -> sa.TextClause:
         " published_at = CASE r.status WHEN 'PUBLISHED' THEN :now ELSE m.published_at END"
         f" FROM ({rows}) AS r WHERE m.id = r.row_id AND m.lease_token = :token RETURNING id"
     ).bindparams(sa.bindparam("now", type_=UtcDateTime()))
-
-
-@cache
-def purge_statement(dialect: str, *, limit: int) -> sa.TextClause:
-    """Return the statement that deletes the oldest PUBLISHED rows from before ``:before``."""
-    skip = "FOR UPDATE SKIP LOCKED" if dialect == "postgresql" else ""
-    oldest = (
-        f"SELECT id FROM {TABLE_NAME} WHERE status = 'PUBLISHED' AND published_at < :before"
-        f" ORDER BY published_at LIMIT {limit} {skip}"
-    )
-    among = f"= ANY(ARRAY({oldest}))" if dialect == "postgresql" else f"IN ({oldest})"
-    return sa.text(f"DELETE FROM {TABLE_NAME} WHERE id {among} RETURNING id").bindparams(
-        sa.bindparam("before", type_=UtcDateTime())
-    )

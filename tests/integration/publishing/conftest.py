@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import Claim, FallbackStore
+from order_relay.fallback.table import FallbackTable
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import Clock, message
 from tests.support.publish_postgres import PostgresServer
@@ -67,9 +67,10 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[SqlFallbackStore]:
+async def store(database_url: str) -> AsyncIterator[FallbackTable]:
     """A store on each database in turn, or on that of ``ON_SQLITE`` or ``ON_POSTGRESQL``."""
-    store = SqlFallbackStore(database_url)
+    store = FallbackTable(database_url)
+    await store.open()
     yield store
     await store.close()
 
@@ -78,11 +79,10 @@ async def store(database_url: str) -> AsyncIterator[SqlFallbackStore]:
 async def table(request: pytest.FixtureRequest) -> AsyncIterator[Table]:
     """Each store in turn, with a clock that stands still."""
     clock = Clock()
-    store: FallbackStore
-    if request.param == "memory":
-        store = MemoryFallbackStore(clock=clock)
-    else:
+    store: FallbackStore = MemoryFallbackStore(clock=clock)
+    if request.param != "memory":
         name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
-        store = SqlFallbackStore(request.getfixturevalue(name), clock=clock)
+        store = opened = FallbackTable(request.getfixturevalue(name), clock=clock)
+        await opened.open()
     yield Table(store, clock)
     await store.close()

@@ -11,7 +11,7 @@ from order_relay.fallback.sql.audit_log import (
     AuditEntry,
     AuditLog,
 )
-from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.fallback.table import FallbackTable
 
 MOMENT = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)
 
@@ -22,7 +22,7 @@ def entry(number: int, *, actor: str = "Ada", detail: str = "") -> AuditEntry:
     return AuditEntry(actor, "rows discarded", "fallback table", number, detail, at)
 
 
-async def test_entries_come_back_the_newest_first(store: SqlFallbackStore) -> None:
+async def test_entries_come_back_the_newest_first(store: FallbackTable) -> None:
     """Nothing before the first one; times, counts and any text as they were written."""
     log = AuditLog(store.engine)
     assert await log.latest(10) == []
@@ -35,7 +35,7 @@ async def test_entries_come_back_the_newest_first(store: SqlFallbackStore) -> No
     assert (await log.latest(1))[0].detail == "x" * TEXT_LENGTH
 
 
-async def test_a_consumer_is_paused_until_it_is_resumed(store: SqlFallbackStore) -> None:
+async def test_a_consumer_is_paused_until_it_is_resumed(store: FallbackTable) -> None:
     """The last word on each consumer counts, whoever reads it."""
     log = AuditLog(store.engine)
     assert await log.paused() == set()
@@ -46,7 +46,7 @@ async def test_a_consumer_is_paused_until_it_is_resumed(store: SqlFallbackStore)
     assert await AuditLog(store.engine).paused() == {"b", "c"}
 
 
-async def test_two_workers_may_write_the_first_entry(store: SqlFallbackStore) -> None:
+async def test_two_workers_may_write_the_first_entry(store: FallbackTable) -> None:
     """Each makes the table if it is missing; both entries are there."""
     logs = [AuditLog(store.engine) for _ in range(4)]
     await asyncio.gather(*(log.write(entry(number)) for number, log in enumerate(logs)))

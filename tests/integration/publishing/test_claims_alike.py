@@ -2,8 +2,8 @@
 
 from hypothesis import HealthCheck, example, given, settings
 
-from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import RowFilter
+from order_relay.fallback.table import FallbackTable
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_claims import Life, Step, steps
 from tests.support.publish_fakes import Clock
@@ -26,8 +26,9 @@ def test_same_life_same_answers(database_url: str, life: list[Step]) -> None:
 
 async def _compare(database_url: str, life: list[Step]) -> None:
     clock, twin_clock = Clock(), Clock()
-    store = SqlFallbackStore(database_url, clock=clock)
+    store = FallbackTable(database_url, clock=clock)
     try:
+        await store.open()
         async with store.engine.begin() as connection:
             for statement in EMPTY[store.engine.dialect.name]:
                 await connection.exec_driver_sql(statement)

@@ -5,9 +5,9 @@ from sqlalchemy import text
 
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sql.schema import NO_TIME, sqlite_time
-from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import RowFilter, Status
 from order_relay.fallback.sweep import Sweep
+from order_relay.fallback.table import FallbackTable
 from tests.integration.publishing.conftest import ON_POSTGRESQL, ON_SQLITE
 from tests.support.publish_fakes import START, Clock, FakeProducer, message
 
@@ -19,7 +19,7 @@ IMPOSSIBLE = [
 ]
 
 
-async def change(store: SqlFallbackStore, row_id: int, **columns: str | bytes) -> None:
+async def change(store: FallbackTable, row_id: int, **columns: str | bytes) -> None:
     """Write into a row as a person would."""
     changes = ", ".join(f"{name} = :{name}" for name in columns)
     async with store.engine.begin() as connection:
@@ -29,7 +29,7 @@ async def change(store: SqlFallbackStore, row_id: int, **columns: str | bytes) -
         )
 
 
-async def change_time(store: SqlFallbackStore, row_id: int, column: str, moment: str) -> None:
+async def change_time(store: FallbackTable, row_id: int, column: str, moment: str) -> None:
     """Write a time into a row, in PostgreSQL's own words."""
     async with store.engine.begin() as connection:
         await connection.exec_driver_sql(
@@ -37,7 +37,7 @@ async def change_time(store: SqlFallbackStore, row_id: int, column: str, moment:
         )
 
 
-async def three_rows(store: SqlFallbackStore) -> None:
+async def three_rows(store: FallbackTable) -> None:
     """Save rows 1, 2 and 3, of which the first two have one key."""
     for key in (b"1", b"1", b"2"):
         await store.save(message(key=key))
@@ -53,7 +53,7 @@ async def three_rows(store: SqlFallbackStore) -> None:
     ],
 )
 async def test_a_column_that_cannot_be_read_fails_its_row_alone(
-    store: SqlFallbackStore, column: str, value: str | bytes
+    store: FallbackTable, column: str, value: str | bytes
 ) -> None:
     """A day that no month has, words for a number, a BLOB: the row is FAILED, others go on."""
     await three_rows(store)
@@ -85,7 +85,7 @@ async def test_a_column_that_cannot_be_read_fails_its_row_alone(
     ],
 )
 async def test_other_times_that_there_are_not_hold_up_nothing(
-    store: SqlFallbackStore, column: str, value: str | bytes
+    store: FallbackTable, column: str, value: str | bytes
 ) -> None:
     """What publishing does not go by may hold anything: the row is read, and published."""
     await three_rows(store)
@@ -96,7 +96,7 @@ async def test_other_times_that_there_are_not_hold_up_nothing(
 
 
 @ON_SQLITE
-async def test_a_batch_of_impossible_times_ends_the_pass(store: SqlFallbackStore) -> None:
+async def test_a_batch_of_impossible_times_ends_the_pass(store: FallbackTable) -> None:
     """However many there are, a pass goes on behind them, and ends."""
     for number in range(7):
         await store.save(message(key=b"%d" % number))
@@ -108,7 +108,7 @@ async def test_a_batch_of_impossible_times_ends_the_pass(store: SqlFallbackStore
 
 
 @ON_SQLITE
-async def test_text_that_is_not_utf_8(store: SqlFallbackStore) -> None:
+async def test_text_that_is_not_utf_8(store: FallbackTable) -> None:
     """SQLite takes any bytes for text: they are published as they are, and hold nobody up."""
     await three_rows(store)
     async with store.engine.begin() as connection:
@@ -132,7 +132,7 @@ async def test_text_that_is_not_utf_8(store: SqlFallbackStore) -> None:
 @pytest.mark.parametrize("column", ["next_retry_at", "created_at", "published_at"])
 @pytest.mark.parametrize("moment", ["0044-03-15 BC", "-infinity"])
 async def test_times_of_postgresql_beyond_the_calendar(
-    store: SqlFallbackStore, column: str, moment: str
+    store: FallbackTable, column: str, moment: str
 ) -> None:
     """PostgreSQL knows years that Python does not: such a row is published like the others."""
     await three_rows(store)
@@ -143,7 +143,7 @@ async def test_times_of_postgresql_beyond_the_calendar(
 
 
 @ON_POSTGRESQL
-async def test_a_time_of_postgresql_after_the_calendar(store: SqlFallbackStore) -> None:
+async def test_a_time_of_postgresql_after_the_calendar(store: FallbackTable) -> None:
     """A row that is due in the year 20000 waits; one made then is published."""
     await three_rows(store)
     await change_time(store, 1, "created_at", "20000-01-01")
@@ -157,7 +157,8 @@ async def test_a_time_of_postgresql_after_the_calendar(store: SqlFallbackStore) 
 
 async def test_moments_come_back_to_the_microsecond(database_url: str) -> None:
     """What was written is what is read, on either database."""
-    store = SqlFallbackStore(database_url, clock=Clock())
+    store = FallbackTable(database_url, clock=Clock())
+    await store.open()
     await store.save(message())
     (row,) = await store.find(RowFilter())
     assert row.created_at == START

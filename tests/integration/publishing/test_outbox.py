@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from order_relay.errors import DatabaseUnavailable, InvalidEvent
 from order_relay.fallback.replay import Replay
-from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.sweep import Sweep
+from order_relay.fallback.table import FallbackTable
 from order_relay.publishing.order_events import open_order_events, order_events_thread
 from order_relay.publishing.outbox import Outbox
 from tests.support.publish_fakes import FakeProducer
@@ -63,7 +63,7 @@ async def shop(sqlite_url: str) -> AsyncIterator[AsyncEngine]:
 
 async def stored(url: str) -> list[FallbackRow]:
     """All rows as the store reads them."""
-    store = SqlFallbackStore(url)
+    store = FallbackTable(url)
     rows = await store.find(RowFilter(), limit=10_000)
     await store.close()
     return rows
@@ -127,7 +127,7 @@ async def test_the_row(database_url: str) -> None:
     assert row.headers == (("h", b"\xff"), ("event-id", event_id.encode()))
     assert (row.status, row.retry_count, row.max_retry) == (Status.PENDING, 0, 7)
     assert row.error_message is None
-    store = SqlFallbackStore(database_url)
+    store = FallbackTable(database_url)
     assert (await store.claim(limit=1, lease_seconds=1)).rows[0].id == row.id
     await store.close()
 
@@ -229,7 +229,7 @@ async def test_closing_right_after_a_commit(sqlite_url: str) -> None:
 
 async def test_kafka_away(shop: AsyncEngine, sqlite_url: str) -> None:
     """A refused row stays PENDING, and the next sweep after its wait publishes it."""
-    store = SqlFallbackStore(sqlite_url)
+    store = FallbackTable(sqlite_url)
     kafka = FakeProducer()
     kafka.refuse_all()
     replay = Replay(store, kafka)

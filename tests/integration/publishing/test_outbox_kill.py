@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from order_relay.fallback.replay import Replay
-from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import Status
 from order_relay.fallback.sweep import Sweep
+from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import KafkaProducer
 from tests.support.publish_fakes import Sent
 from tests.support.publish_orders import make_orders, order_ids, statuses
@@ -53,7 +53,7 @@ def kill_service(way: str, url: str, topic: str, servers: str, *, after: int) ->
 
 async def replayed(servers: str, url: str) -> Sweep:
     """One sweep of a replay, as any worker on the same database makes it."""
-    store = SqlFallbackStore(url, clock=lambda: datetime.now(UTC) + LATER)
+    store = FallbackTable(url, clock=lambda: datetime.now(UTC) + LATER)
     producer = KafkaProducer(publish_settings(servers, url))
     await producer.start()
     sweep = await Replay(store, producer).run_once()

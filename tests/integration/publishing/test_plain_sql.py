@@ -9,14 +9,14 @@ from sqlalchemy.exc import IntegrityError
 
 from order_relay.errors import DatabaseUnavailable
 from order_relay.fallback.replay import Replay
-from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.sweep import Sweep
+from order_relay.fallback.table import FallbackTable
 from tests.integration.publishing.conftest import ON_SQLITE
 from tests.support.publish_fakes import FakeProducer, message
 
 
-async def insert(store: SqlFallbackStore, columns: str, values: str) -> None:
+async def insert(store: FallbackTable, columns: str, values: str) -> None:
     """Insert a row as a person would."""
     async with store.engine.begin() as connection:
         await connection.execute(
@@ -24,7 +24,7 @@ async def insert(store: SqlFallbackStore, columns: str, values: str) -> None:
         )
 
 
-async def test_three_columns_are_enough(store: SqlFallbackStore) -> None:
+async def test_three_columns_are_enough(store: FallbackTable) -> None:
     """Topic, key and payload as text: the row is due at once, with an event id of its own."""
     producer = FakeProducer()
     payload = '{"note":"a \\\\ \\"quoted\\" \\n größe 😀"}'
@@ -38,7 +38,7 @@ async def test_three_columns_are_enough(store: SqlFallbackStore) -> None:
     assert len(sent.event_id) == 36
 
 
-async def test_headers_and_bytes_by_hand(store: SqlFallbackStore) -> None:
+async def test_headers_and_bytes_by_hand(store: FallbackTable) -> None:
     """Headers may be an object; bytes are written in hexadecimal; no key is no order."""
     producer = FakeProducer()
     await insert(
@@ -49,7 +49,7 @@ async def test_headers_and_bytes_by_hand(store: SqlFallbackStore) -> None:
     assert producer.sent[0].event_id == "e-1"
 
 
-async def test_unreadable_headers_fail_the_row(store: SqlFallbackStore) -> None:
+async def test_unreadable_headers_fail_the_row(store: FallbackTable) -> None:
     """A row that cannot be read back waits for a person; others go on."""
     await insert(store, "topic, message_key, headers", "'orders', '1', '{oops'")
     await insert(store, "topic, message_key", "'orders', '1'")
@@ -63,7 +63,7 @@ async def test_unreadable_headers_fail_the_row(store: SqlFallbackStore) -> None:
     [("topic, status", "'orders', 'DONE'"), ("topic", "''"), ("payload", "'{}'")],
 )
 async def test_nonsense_is_refused_when_written(
-    store: SqlFallbackStore, columns: str, values: str
+    store: FallbackTable, columns: str, values: str
 ) -> None:
     """A wrong status, an empty topic or none is the writer's error, at once."""
     with pytest.raises(IntegrityError):
@@ -72,7 +72,7 @@ async def test_nonsense_is_refused_when_written(
 
 @ON_SQLITE
 @pytest.mark.parametrize("moment", ["2025-12-19T10:30:00Z", "tomorrow", "1766140200"])
-async def test_sqlite_refuses_other_times(store: SqlFallbackStore, moment: str) -> None:
+async def test_sqlite_refuses_other_times(store: FallbackTable, moment: str) -> None:
     """Times are text in SQLite: one that would sort wrongly is refused when it is written."""
     with pytest.raises(IntegrityError):
         await insert(
@@ -83,7 +83,7 @@ async def test_sqlite_refuses_other_times(store: SqlFallbackStore, moment: str) 
 
 
 @ON_SQLITE
-async def test_a_blob_is_a_payload_too(store: SqlFallbackStore) -> None:
+async def test_a_blob_is_a_payload_too(store: FallbackTable) -> None:
     """SQLite keeps bytes that a driver wrote as they are."""
     await insert(store, "topic, payload", "'orders', x'00FF'")
     rows: list[FallbackRow] = await store.find(RowFilter())
@@ -92,8 +92,9 @@ async def test_a_blob_is_a_payload_too(store: SqlFallbackStore) -> None:
 
 async def test_workers_of_one_database(database_url: str) -> None:
     """Several stores on one database, each with its own connections, publish every row once."""
-    stores = [SqlFallbackStore(database_url) for _ in range(3)]
+    stores = [FallbackTable(database_url) for _ in range(3)]
     producer = FakeProducer(latency_seconds=0.002)
+    await stores[0].open()
     for number in range(300):
         await stores[0].save(message(b"%d" % number, b"%d" % (number % 40)))
     workers = [Replay(store, producer, batch_size=25) for store in stores]
@@ -110,7 +111,9 @@ async def test_workers_of_one_database(database_url: str) -> None:
 
 async def test_a_database_that_is_gone(postgres_url: str) -> None:
     """A database that does not exist is DatabaseUnavailable, with the driver's words."""
-    store = SqlFallbackStore(postgres_url + "_gone")
+    store = FallbackTable(postgres_url + "_gone")
+    with pytest.raises(DatabaseUnavailable, match="does not exist"):
+        await store.open()
     with pytest.raises(DatabaseUnavailable, match="does not exist"):
         await store.save(message())
     with pytest.raises(DatabaseUnavailable, match="does not exist"):
@@ -118,7 +121,7 @@ async def test_a_database_that_is_gone(postgres_url: str) -> None:
     await store.close()
 
 
-async def test_one_bad_message_does_not_spoil_the_others(store: SqlFallbackStore) -> None:
+async def test_one_bad_message_does_not_spoil_the_others(store: FallbackTable) -> None:
     """Messages share a commit; one that the database refuses fails alone."""
     bad = message(topic="")
     results = await asyncio.gather(

@@ -16,8 +16,8 @@ from confluent_kafka import KafkaError
 from order_relay.delivery.dead_letters import DeadLetter
 from order_relay.fallback.dead_letters import DeadLetters
 from order_relay.fallback.replay import Replay
-from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import NewMessage, RowFilter, Status
+from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import KafkaProducer, producer_config
 from order_relay.model.record import Record
 from order_relay.publishing.publisher import Published, Publisher, Saved
@@ -39,7 +39,7 @@ class Shop:
         self.stage: Stage = kafka.stage()
         self.settings = self.stage.settings(**QUICK)
         self.producer = ImpatientProducer(self.settings)
-        self.store = SqlFallbackStore(url)
+        self.store = FallbackTable(url)
         self.publisher = Publisher(self.producer, self.store, self.stage.topic)
         self.replay = Replay(self.store, self.producer)
         self.dead_letters = DeadLetters(
@@ -70,6 +70,7 @@ class Shop:
 async def shop(fragile: EmbeddedKafka, sqlite_url: str) -> AsyncIterator[Shop]:
     """A shop that runs."""
     running = Shop(fragile, sqlite_url)
+    await running.store.open()
     await running.producer.start()
     yield running
     await running.replay.stop(0)
@@ -163,14 +164,14 @@ WORKER = """
 import asyncio, sys
 from order_relay.kafka.producer import KafkaProducer, producer_config
 from order_relay.fallback.replay import Replay
-from order_relay.fallback.sql.store import SqlFallbackStore
+from order_relay.fallback.table import FallbackTable
 from order_relay.settings.settings import load_settings
 
 async def main():
     producer = KafkaProducer(load_settings(kafka_bootstrap_servers=sys.argv[1]))
     producer.ping = lambda timeout_seconds=5.0: asyncio.sleep(0)
     await producer.start()
-    store = SqlFallbackStore(sys.argv[2])
+    store = FallbackTable(sys.argv[2])
     await Replay(store, producer, lease_seconds=2).run_once()
 
 asyncio.run(main())
@@ -184,6 +185,7 @@ async def test_a_worker_killed_in_the_middle(
     """Rows that a killed worker had claimed and sent are published by another worker."""
     url: str = request.getfixturevalue(database)
     shop = Shop(fragile, url)
+    await shop.store.open()
     for number in range(50):
         await shop.store.save(NewMessage(shop.stage.topic, b"%d" % number, order_value(number)))
     fragile.freeze()

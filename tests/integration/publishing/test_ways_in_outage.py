@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from order_relay.fallback.replay import Replay
-from order_relay.fallback.sql.store import SqlFallbackStore
 from order_relay.fallback.store import RowFilter, Status
+from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.publishing.after_commit import PendingPublish
 from order_relay.publishing.order_events import OrderEvents, open_order_events
@@ -102,7 +102,7 @@ async def pay_all(pay: Pay, kafka: EmbeddedKafka) -> None:
 
 async def sweep_until_done(settings: Settings, url: str) -> None:
     """Replay what is left, by a clock by which it is due."""
-    store = SqlFallbackStore(url, clock=lambda: datetime.now(UTC) + timedelta(hours=1))
+    store = FallbackTable(url, clock=lambda: datetime.now(UTC) + timedelta(hours=1))
     producer = KafkaProducer(settings)
     await producer.start()
     await Replay(store, producer).run_once()
