@@ -26,12 +26,15 @@ from order_relay.fallback.sql.migrate import (
     newest_revision,
     revision_of,
 )
-from order_relay.fallback.sql.schema import fallback_message, insert_values, row_from, sqlite_time
-from order_relay.fallback.sql.statements import (
+from order_relay.fallback.sql.schema import (
     PLAN_BY_INDEX,
     claim_statement,
+    fallback_message,
+    insert_values,
+    row_from,
     set_back_statement,
     settle_statement,
+    sqlite_time,
 )
 from order_relay.fallback.store import (
     CLOCK_SECONDS,

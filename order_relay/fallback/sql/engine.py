@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import ssl
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,6 @@ from sqlalchemy.exc import (
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from order_relay.errors import DatabaseReplaced, DatabaseUnavailable, InvalidDatabaseUrl
-from order_relay.fallback.sql.tls import split_tls
 from order_relay.settings.rules import DATABASE_DRIVERS, DATABASE_EXAMPLES
 
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -36,6 +36,16 @@ SQLITE_PARAMETERS = ("timeout", "cached_statements", "check_same_thread", "uri")
 POSTGRESQL_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
 LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
+TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+TLS_FILES = ("sslrootcert", "sslcert", "sslkey")
+# libpq's name for the certificate authorities of the system, which are the default here.
+SYSTEM_AUTHORITIES = "system"
+# The other parameters that a URL may have. Their values are text.
+OTHER_PARAMETERS = (
+    "host", "port", "target_session_attrs", "passfile", "krbsrvname", "gsslib",
+    "prepared_statement_cache_size",
+)  # fmt: skip
+NUMBER_PARAMETERS = ("port", "prepared_statement_cache_size")
 SQLITE_MINIMUM = (3, 35)  # UPDATE ... RETURNING
 # The key of a SQLite connection's ``OpenedFile`` in its ``info``.
 OPENED_FILE = "order_relay_file"
@@ -294,3 +304,85 @@ def describe(error: BaseException) -> str:
     text = " ".join(str(cause).split()) or type(cause).__name__
     # SQLAlchemy puts the class of asyncpg's errors in front.
     return text.rpartition(">: ")[2] if text.startswith("<class") else text
+
+
+# --- TLS to PostgreSQL, by libpq's parameters of a URL ------------------------------------------
+# SQLAlchemy passes only the mode to asyncpg, which then trusts only the home folder's certificates.
+
+
+def split_tls(url: sa.URL) -> tuple[sa.URL, ssl.SSLContext | str | None]:
+    """Return a PostgreSQL URL without its TLS parameters, and these as asyncpg's ``ssl``.
+
+    Raises:
+        InvalidDatabaseUrl: A parameter is wrong; the message names it and what is allowed.
+    """
+    query = dict(url.query)
+    mode = _last(query.pop("sslmode", None) or query.pop("ssl", None))
+    files = {name: _last(query.pop(name, None)) for name in TLS_FILES}
+    query.pop("ssl", None)
+    if unknown := sorted(query.keys() - set(OTHER_PARAMETERS)):
+        raise InvalidDatabaseUrl(
+            f"DATABASE_URL has the unknown parameter {unknown[0][:40]!r}: allowed are "
+            f"{', '.join(('sslmode', *TLS_FILES, *OTHER_PARAMETERS))}"
+        )
+    for name in NUMBER_PARAMETERS:
+        number = _last(query.get(name))
+        if number is not None and not re.fullmatch(r"[0-9]+(,[0-9]+)*", number):
+            raise InvalidDatabaseUrl(
+                f"DATABASE_URL has {name}={number[:40]!r}: it must be a number"
+            )
+    return url.set(query=query), _tls(mode, **files)
+
+
+def _tls(
+    mode: str | None, sslrootcert: str | None, sslcert: str | None, sslkey: str | None
+) -> ssl.SSLContext | str | None:
+    if mode is not None and mode not in TLS_MODES:
+        raise InvalidDatabaseUrl(
+            f"DATABASE_URL has sslmode={mode[:40]!r}: it must be one of {', '.join(TLS_MODES)}"
+        )
+    if sslrootcert is None and sslcert is None and sslkey is None:
+        return _context(mode, None) if mode in ("verify-ca", "verify-full") else mode
+    # A certificate in the URL is meant to be checked.
+    mode = mode or "verify-full"
+    if mode in ("disable", "allow", "prefer"):
+        raise InvalidDatabaseUrl(
+            f"DATABASE_URL has sslmode={mode}, which is not for certificates: it must be require, "
+            "verify-ca or verify-full"
+        )
+    context = _context(mode, sslrootcert)
+    if sslcert is not None:
+        try:
+            context.load_cert_chain(sslcert, sslkey, "")  # never asks on the terminal
+        except (ssl.SSLError, OSError) as error:
+            raise InvalidDatabaseUrl(
+                f"sslcert={sslcert!r} and sslkey of DATABASE_URL must be a certificate and its key "
+                f"without a password, in PEM ({_reason(error)})"
+            ) from None
+    elif sslkey is not None:
+        raise InvalidDatabaseUrl("sslkey of DATABASE_URL needs sslcert")
+    return context
+
+
+def _context(mode: str | None, authorities: str | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(
+            cafile=None if authorities in (None, SYSTEM_AUTHORITIES) else authorities
+        )
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidDatabaseUrl(
+            f"sslrootcert={authorities!r} of DATABASE_URL must be a PEM file of certificates "
+            f"({_reason(error)})"
+        ) from None
+    context.check_hostname = mode == "verify-full"
+    if mode == "require" and authorities is None:
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _last(value: str | tuple[str, ...] | None) -> str | None:
+    return (value[-1] if isinstance(value, tuple) else value) or None
+
+
+def _reason(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or "no PEM"
