@@ -114,7 +114,7 @@ class FallbackTable:
     def location(self) -> str:
         """The database, for people: without its password; a file with its full path."""
         url = self.engine.url
-        if url.get_backend_name() == "sqlite" and not (url.database or "").startswith("file:"):
+        if url.get_backend_name() == "sqlite":
             url = url.set(database=str(Path(url.database or "").absolute()))
         return url.render_as_string(hide_password=True)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import sqlite3
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import asyncpg  # type: ignore[import-untyped] # ships no types
 import sqlalchemy as sa
@@ -26,12 +25,16 @@ from sqlalchemy.exc import (
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from order_relay.errors import DatabaseReplaced, DatabaseUnavailable, InvalidDatabaseUrl
-from order_relay.settings.rules import DATABASE_DRIVERS, DATABASE_EXAMPLES
+from order_relay.settings.rules import (
+    DATABASE_DRIVERS,
+    DATABASE_EXAMPLES,
+    complete_database_url,
+)
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 COMMAND_TIMEOUT_SECONDS = 60.0
 SQLITE_BUSY_TIMEOUT_SECONDS = 30.0
-SQLITE_PARAMETERS = ("timeout", "cached_statements", "check_same_thread", "uri")
+SQLITE_PARAMETERS = ("timeout", "cached_statements", "check_same_thread")
 # PostgreSQL counts microseconds from here.
 POSTGRESQL_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
@@ -99,18 +102,12 @@ def parse_database_url(database_url: str) -> sa.URL:
             message does not contain the password.
     """
     try:
-        url = sa.make_url(database_url)
-    except (ArgumentError, ValueError):
-        raise InvalidDatabaseUrl(f"DATABASE_URL is not a URL like {DATABASE_EXAMPLES}") from None
-    driver = DATABASE_DRIVERS.get(url.drivername)
-    if driver is None:
-        raise InvalidDatabaseUrl(
-            f"DATABASE_URL has the unknown driver {url.drivername[:40]!r}: "
-            f"it must be like {DATABASE_EXAMPLES}"
-        )
-    url = url.set(drivername=driver)
-    if driver == "sqlite+aiosqlite":
-        if _in_memory(unquote(url.database or ""), url.query):
+        url = sa.make_url(complete_database_url(database_url, None, {}))
+    except ValueError as error:
+        raise InvalidDatabaseUrl(f"DATABASE_URL {error}") from None
+    url = url.set(drivername=DATABASE_DRIVERS[url.drivername])
+    if url.get_backend_name() == "sqlite":
+        if url.database in (None, "", ":memory:"):
             raise InvalidDatabaseUrl(
                 "DATABASE_URL must name a file, which outlives the process, such as "
                 "sqlite+aiosqlite:///order-relay.db"
@@ -120,13 +117,7 @@ def parse_database_url(database_url: str) -> sa.URL:
                 f"DATABASE_URL of SQLite has three slashes and a path, or four and one from the "
                 f"root: {DATABASE_EXAMPLES}"
             )
-        unknown = sorted(url.query.keys() - set(SQLITE_PARAMETERS))
-        # With uri=true the others are SQLite's own parameters.
-        if unknown and "uri" not in url.query:
-            raise InvalidDatabaseUrl(
-                f"DATABASE_URL has the unknown parameter {unknown[0][:40]!r}: allowed are "
-                f"{', '.join(SQLITE_PARAMETERS)}"
-            )
+        _check_parameters(url.query, SQLITE_PARAMETERS)
     elif not url.database:
         raise InvalidDatabaseUrl(
             f"DATABASE_URL must name a database: it must be like {DATABASE_EXAMPLES}"
@@ -134,15 +125,14 @@ def parse_database_url(database_url: str) -> sa.URL:
     return url
 
 
-def _in_memory(database: str, query: Mapping[str, object]) -> bool:
-    """Whether a SQLite database is in memory or temporary."""
-    return (
-        database in {"", "file:"}
-        or ":memory:" in database
-        or "mode=memory" in database
-        or query.get("mode") == "memory"
-        or query.get("vfs") == "memdb"
-    )
+def _check_parameters(
+    query: Mapping[str, object], known: Sequence[str], others: Sequence[str] = ()
+) -> None:
+    if unknown := sorted(query.keys() - {*known}):
+        raise InvalidDatabaseUrl(
+            f"DATABASE_URL has the unknown parameter {unknown[0][:40]!r}: allowed are "
+            f"{', '.join((*others, *known))}"
+        )
 
 
 def make_engine(
@@ -205,9 +195,7 @@ def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEng
             f"{sqlite3.sqlite_version}: use PostgreSQL, or a newer Python"
         )
     engine = create_async_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS})
-    path = (
-        "" if (url.database or "").startswith("file:") else str(Path(url.database or "").absolute())
-    )
+    path = str(Path(url.database or "").absolute())
     sa.event.listen(engine.sync_engine, "connect", partial(_prepare_sqlite, path))
     sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
@@ -249,7 +237,7 @@ def _prepare_sqlite(path: str, connection: Any, record: sa.pool.ConnectionPoolEn
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA database_list")
     real_path: str = cursor.fetchone()[2]
-    record.info[OPENED_FILE] = OpenedFile(path or real_path, real_path)
+    record.info[OPENED_FILE] = OpenedFile(path, real_path)
     cursor.close()
 
 
@@ -320,11 +308,7 @@ def split_tls(url: sa.URL) -> tuple[sa.URL, ssl.SSLContext | str | None]:
     mode = _last(query.pop("sslmode", None) or query.pop("ssl", None))
     files = {name: _last(query.pop(name, None)) for name in TLS_FILES}
     query.pop("ssl", None)
-    if unknown := sorted(query.keys() - set(OTHER_PARAMETERS)):
-        raise InvalidDatabaseUrl(
-            f"DATABASE_URL has the unknown parameter {unknown[0][:40]!r}: allowed are "
-            f"{', '.join(('sslmode', *TLS_FILES, *OTHER_PARAMETERS))}"
-        )
+    _check_parameters(query, OTHER_PARAMETERS, ("sslmode", *TLS_FILES))
     for name in NUMBER_PARAMETERS:
         number = _last(query.get(name))
         if number is not None and not re.fullmatch(r"[0-9]+(,[0-9]+)*", number):
