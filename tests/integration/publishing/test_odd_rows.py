@@ -9,7 +9,7 @@ from order_relay.fallback.store import RowFilter, Status
 from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.table import FallbackTable
 from tests.integration.publishing.conftest import ON_POSTGRESQL, ON_SQLITE
-from tests.support.publish_fakes import START, Clock, FakeProducer, message
+from tests.support.publish_fakes import START, FakeProducer, message
 
 IMPOSSIBLE = [
     "2026-02-31 10:00:00",
@@ -153,16 +153,6 @@ async def test_a_time_of_postgresql_after_the_calendar(store: FallbackTable) -> 
     assert (found[0].created_at.year, found[2].next_retry_at.year) == (9999, 9999)
     assert await Replay(store, FakeProducer()).run_once() == Sweep(published=2)
     assert (await store.stats()).pending == 1
-
-
-async def test_moments_come_back_to_the_microsecond(database_url: str) -> None:
-    """What was written is what is read, on either database."""
-    store = FallbackTable(database_url, clock=Clock())
-    await store.open()
-    await store.save(message())
-    (row,) = await store.find(RowFilter())
-    assert row.created_at == START
-    await store.close()
 
 
 def test_times_in_sqlite_sort_by_time() -> None:

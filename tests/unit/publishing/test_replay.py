@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -130,16 +129,6 @@ async def test_failed_after_max_retry(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @virtual_time
-async def test_refused_for_good() -> None:
-    """A row that Kafka will never take is FAILED at its first attempt, and its key goes on."""
-    bench = Bench()
-    await bench.save(2)
-    bench.producer.refuse = lambda sent: refusal("_UNKNOWN_TOPIC") if sent.value == b"0" else None
-    assert await bench.replay.run_once() == Sweep(published=1, failed=1)
-    assert bench.statuses() == ["FAILED", "PUBLISHED"]
-
-
-@virtual_time
 async def test_no_broker_no_sweep() -> None:
     """While no broker answers nothing is claimed, sent or counted."""
     bench = Bench()
@@ -195,19 +184,6 @@ async def test_a_full_queue_is_no_refusal() -> None:
 
 
 @virtual_time
-async def test_several_workers_share_the_rows() -> None:
-    """Workers that sweep at once publish every row once."""
-    bench = Bench()
-    bench.producer.latency_seconds = 0.5
-    for number in range(300):
-        await bench.store.save(message(b"%d" % number, b"%d" % (number % 100)))
-    workers = [bench.worker(batch_size=20) for _ in range(4)]
-    sweeps = await asyncio.gather(*(worker.run_once() for worker in workers))
-    assert sum(sweep.published for sweep in sweeps) == 300
-    assert len(bench.producer.sent) == 300
-
-
-@virtual_time
 async def test_a_long_batch_keeps_its_lease() -> None:
     """A batch that takes longer than its lease renews it: nobody else publishes its rows."""
     bench = Bench()
@@ -220,17 +196,6 @@ async def test_a_long_batch_keeps_its_lease() -> None:
         assert await bench.worker().run_once() == Sweep()
     assert await first == Sweep(published=4)
     assert len(bench.producer.sent) == 4
-
-
-@virtual_time
-async def test_a_dead_worker_loses_nothing() -> None:
-    """Rows that a killed worker has claimed are published by another when the lease runs out."""
-    bench = Bench()
-    await bench.store.save(message())
-    await bench.store.claim(limit=10, lease_seconds=60)  # and nothing more
-    assert await bench.replay.run_once() == Sweep()
-    await asyncio.sleep(60)
-    assert await bench.replay.run_once() == Sweep(published=1)
 
 
 @virtual_time
@@ -279,17 +244,6 @@ async def test_outcomes_wait_for_the_database() -> None:
     assert (await sweeping).published == 1
     assert len(bench.producer.sent) == 1
     assert bench.statuses() == ["PUBLISHED"]
-
-
-@virtual_time
-async def test_malformed_rows_fail() -> None:
-    """A row whose headers nobody can read is FAILED without an attempt."""
-    bench = Bench()
-    await bench.store.save(message())
-    bench.store.rows[1] = replace(bench.row(1), malformed="the headers column is wrong")
-    assert await bench.replay.run_once() == Sweep(failed=1)
-    assert bench.producer.sent == []
-    assert bench.row(1).error_message == "the headers column is wrong"
 
 
 @virtual_time
