@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -23,12 +22,10 @@ AnySession: TypeAlias = (
 )
 
 _KEY = "order_relay.commit_hook"
-
-
-@dataclass(frozen=True, slots=True)
-class _Callbacks:
-    committed: Callable[[], None]
-    dropped: Callable[[], None]
+# By transaction: what to call after its commit, and what else.
+_Callbacks: TypeAlias = dict[
+    SessionTransaction, list[tuple[Callable[[], None], Callable[[], None]]]
+]
 
 
 def when_committed(
@@ -54,7 +51,7 @@ def when_committed(
         sync.begin()
     transaction = sync.get_nested_transaction() or sync.get_transaction()
     assert transaction is not None  # noqa: S101 - there is one now
-    _callbacks(sync).setdefault(transaction, []).append(_Callbacks(committed, dropped))
+    _callbacks(sync).setdefault(transaction, []).append((committed, dropped))
 
 
 def sync_session(session: AnySession) -> Session:
@@ -79,8 +76,8 @@ def _listen() -> None:
     sa.event.listen(Session, "after_transaction_end", _after_transaction_end)
 
 
-def _callbacks(session: Session) -> dict[SessionTransaction, list[_Callbacks]]:
-    callbacks: dict[SessionTransaction, list[_Callbacks]] = session.info.setdefault(_KEY, {})
+def _callbacks(session: Session) -> _Callbacks:
+    callbacks: _Callbacks = session.info.setdefault(_KEY, {})
     return callbacks
 
 
@@ -104,15 +101,15 @@ def _after_commit(session: Session) -> None:
             "which was begun outside of it, has not"
         )  # and after_transaction_end drops them
     else:
-        for callback in callbacks.pop(transaction):
-            _call(callback.committed)
+        for committed, _ in callbacks.pop(transaction):
+            _call(committed)
 
 
 def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
     """Callbacks that a transaction still has at its end were not committed."""
     if session.info.get(_KEY):
-        for callback in _callbacks(session).pop(transaction, ()):
-            _call(callback.dropped)
+        for _, dropped in _callbacks(session).pop(transaction, ()):
+            _call(dropped)
 
 
 def _in_outer_transaction(session: Session) -> bool:

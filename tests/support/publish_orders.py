@@ -12,14 +12,20 @@ from order_relay.fallback.sql.schema import fallback_message
 from order_relay.fallback.store import Status
 
 metadata = sa.MetaData()
-orders = sa.Table("orders", metadata, sa.Column("id", sa.Integer, primary_key=True))
+orders = sa.Table(
+    "orders",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("note", sa.Text, unique=True),
+)
 
 
 class Order:
     """A paid order."""
 
-    def __init__(self, id: int) -> None:  # noqa: A002 - the column's name
+    def __init__(self, id: int, note: str | None = None) -> None:  # noqa: A002 - the column's name
         self.id = id
+        self.note = note
 
 
 orm.registry(metadata=metadata).map_imperatively(Order, orders)

@@ -6,8 +6,10 @@ version of the relay can go on with the same database.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -85,17 +87,11 @@ class AuditLog:
 
     async def latest(self, limit: int) -> list[AuditEntry]:
         """Return the latest entries, the newest first."""
-        with translated():
-            async with self._engine.connect() as connection:
-                if not await connection.run_sync(lambda it: sa.inspect(it).has_table(_audit.name)):
-                    return []
-                rows = await connection.execute(
-                    sa.select(_audit).order_by(_audit.c.id.desc()).limit(limit)
-                )
-                return [
-                    AuditEntry(row.actor, row.action, row.subject, row.changed, row.detail, row.at)
-                    for row in rows
-                ]
+        rows = await self._read(sa.select(_audit).order_by(_audit.c.id.desc()).limit(limit))
+        return [
+            AuditEntry(row.actor, row.action, row.subject, row.changed, row.detail, row.at)
+            for row in rows
+        ]
 
     async def paused(self) -> set[str]:
         """Return the consumers that were paused and not resumed since."""
@@ -104,16 +100,17 @@ class AuditLog:
             .where(_audit.c.action.in_((PAUSED, RESUMED)))
             .group_by(_audit.c.subject)
         )
+        paused = sa.select(_audit.c.subject).where(_audit.c.id.in_(last), _audit.c.action == PAUSED)
+        return {row.subject for row in await self._read(paused)}
+
+    async def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """Return the rows of a query; none before the first entry."""
         with translated():
             async with self._engine.connect() as connection:
                 if not await connection.run_sync(lambda it: sa.inspect(it).has_table(_audit.name)):
-                    return set()
-                found = await connection.execute(
-                    sa.select(_audit.c.subject).where(
-                        _audit.c.id.in_(last), _audit.c.action == PAUSED
-                    )
-                )
-                return set(found.scalars())
+                    return []
+                found: Sequence[sa.Row[Any]] = (await connection.execute(query)).all()
+                return found
 
 
 def _make_table(connection: sa.Connection) -> None:

@@ -18,25 +18,7 @@ from sqlalchemy.ext.asyncio import (
 )
 
 from order_relay.publishing.commit_hook import AnySession, when_committed
-
-metadata = sa.MetaData()
-orders = sa.Table(
-    "orders",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("note", sa.Text, unique=True),
-)
-
-
-class Order:
-    """A row that the unit of work writes."""
-
-    def __init__(self, id: int, note: str | None = None) -> None:  # noqa: A002 - the column's name
-        self.id = id
-        self.note = note
-
-
-orm.registry(metadata=metadata).map_imperatively(Order, orders)
+from tests.support.publish_orders import Order, metadata, orders
 
 
 @pytest.fixture
@@ -142,17 +124,6 @@ def test_a_commit_that_the_database_refuses(engine: sa.Engine) -> None:
             session.commit()
         sa.event.remove(engine, "commit", refuse)
     assert (diary.committed, diary.dropped) == ([], [1])
-
-
-def test_begin_blocks(engine: sa.Engine) -> None:
-    """A ``with session.begin()`` block commits at its end."""
-    diary = Diary()
-    with orm.sessionmaker(engine).begin() as session:
-        diary.ask(session, 1)
-        with session.begin_nested():
-            diary.ask(session, 2)
-        assert diary.committed == []
-    assert diary.committed == [1, 2]
 
 
 STEPS = st.lists(

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +14,7 @@ from order_relay.fallback.replay import Replay
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.table import FallbackTable
-from order_relay.publishing.order_events import open_order_events, order_events_thread
+from order_relay.publishing.order_events import open_order_events
 from order_relay.publishing.outbox import Outbox
 from tests.support.publish_fakes import FakeProducer
 from tests.support.publish_orders import Order, make_orders, order_ids, statuses, sync_engine
@@ -96,23 +95,6 @@ async def test_on_kafka_and_a_real_database(cluster: str, topic: str, database_u
     records = await asyncio.to_thread(read_topic, cluster, topic)
     assert [record.event_id for record in records] == ids
     assert {record.key for record in records} == {b"one-key"}
-
-
-def test_a_service_without_asyncio(cluster: str, topic: str, tmp_path: Path) -> None:
-    """A blocking Session on the same file, with the loop in a thread."""
-    path = tmp_path / "orders.db"
-    settings = publish_settings(cluster, path, order_paid_topic=topic)
-    with (
-        order_events_thread(settings) as events,
-        sync_engine(str(path)) as engine,
-        orm.Session(engine) as session,
-    ):
-        session.add(Order(1))
-        event_id = events.outbox.add(session, paid(1))
-        session.commit()
-    # Closing gave it its grace.
-    (record,) = read_topic(cluster, topic)
-    assert (record.event_id, record.value) == (event_id, body(1))
 
 
 async def test_the_row(database_url: str) -> None:

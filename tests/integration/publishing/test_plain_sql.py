@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from order_relay.errors import DatabaseUnavailable
 from order_relay.fallback.replay import Replay
-from order_relay.fallback.store import FallbackRow, RowFilter, Status
+from order_relay.fallback.store import RowFilter, Status
 from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.table import FallbackTable
 from tests.integration.publishing.conftest import ON_SQLITE
@@ -80,14 +80,6 @@ async def test_sqlite_refuses_other_times(store: FallbackTable, moment: str) -> 
         )
     await insert(store, "topic, next_retry_at", "'orders', CURRENT_TIMESTAMP")
     assert (await Replay(store, FakeProducer()).run_once()).published == 1
-
-
-@ON_SQLITE
-async def test_a_blob_is_a_payload_too(store: FallbackTable) -> None:
-    """SQLite keeps bytes that a driver wrote as they are."""
-    await insert(store, "topic, payload", "'orders', x'00FF'")
-    rows: list[FallbackRow] = await store.find(RowFilter())
-    assert rows[0].payload == b"\x00\xff"
 
 
 async def test_workers_of_one_database(database_url: str) -> None:

@@ -247,18 +247,6 @@ async def test_outcomes_wait_for_the_database() -> None:
 
 
 @virtual_time
-async def test_a_partition_that_is_not_there() -> None:
-    """A dead letter's partition is used where it exists, and else its key's."""
-    bench = Bench()
-    await bench.store.save(message(partition=7))
-    bench.producer.refuse = lambda sent: (
-        refusal("_UNKNOWN_PARTITION") if sent.partition == 7 else None
-    )
-    assert await bench.replay.run_once() == Sweep(published=1)
-    assert [sent.partition for sent in bench.producer.sent] == [7, None]
-
-
-@virtual_time
 async def test_stop_releases_what_was_not_sent() -> None:
     """After the grace unsent rows are free at once; those on their way keep their lease."""
     bench = Bench()
