@@ -8,7 +8,6 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,9 @@ from order_relay.errors import DatabaseReplaced, DatabaseUnavailable, PermanentE
 from order_relay.fallback.sql.engine import OPENED_FILE, OpenedFile, make_engine, translated
 from order_relay.fallback.sql.migrate import (
     VERSION_TABLE,
-    Migrated,
-    check_revision,
+    Revisions,
     migrate,
-    newest_revision,
+    read_revisions,
     revision_of,
 )
 from order_relay.fallback.sql.schema import (
@@ -54,14 +52,6 @@ logger = logging.getLogger(__name__)
 
 MAX_BATCH = 200
 _COLUMNS = fallback_message.c
-
-
-@dataclass(frozen=True, slots=True)
-class Revisions:
-    """A table's revision (None: there is no table), and the one that this version needs."""
-
-    found: str | None
-    wanted: str
 
 
 class FallbackTable:
@@ -118,7 +108,7 @@ class FallbackTable:
             url = url.set(database=str(Path(url.database or "").absolute()))
         return url.render_as_string(hide_password=True)
 
-    async def open(self) -> Migrated:
+    async def open(self) -> Revisions:
         """Bring the table up to date. May be called again after an error.
 
         Raises:
@@ -146,9 +136,7 @@ class FallbackTable:
             DatabaseTooNew: A newer version of the relay has migrated it.
         """
         async with self._reading() as connection:
-            found = await connection.run_sync(revision_of)
-        check_revision(found)
-        return Revisions(found, newest_revision())
+            return await connection.run_sync(read_revisions)
 
     async def now(self) -> datetime:
         """See ``FallbackStore.now``."""

@@ -151,14 +151,14 @@ class Fallback:
                 )
             logged = problem
             await asyncio.sleep(self._open_retry_seconds)
-        if migrated.before == migrated.after:
+        if migrated.found == migrated.wanted:
             logger.info("Fallback table opened at %s", self.store.location)
         else:
             logger.info(
                 "Fallback table opened at %s, migrated from %s to revision %s",
                 self.store.location,
-                migrated.before or "nothing",
-                migrated.after,
+                migrated.found or "nothing",
+                migrated.wanted,
             )
 
     async def _refresh(self) -> None:

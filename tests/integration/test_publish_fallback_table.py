@@ -18,7 +18,7 @@ from order_relay.errors import (
     InvalidDatabaseUrl,
 )
 from order_relay.fallback import table as fallback_table
-from order_relay.fallback.sql.migrate import VERSION_TABLE, Migrated, migrate
+from order_relay.fallback.sql.migrate import VERSION_TABLE, Revisions, migrate
 from order_relay.fallback.store import RowFilter
 from order_relay.fallback.table import FallbackTable
 from tests.support.publish_fakes import message
@@ -30,10 +30,10 @@ async def test_a_table_that_is_not_open_keeps_nothing(tmp_path: Path) -> None:
     table = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/relay.db")
     with pytest.raises(DatabaseUnavailable, match="not open yet"):
         await table.save(message())
-    assert (await table.open()).before is None
+    assert (await table.open()).found is None
     assert await table.save(message()) == 1
     again = await table.open()
-    assert again.before == again.after
+    assert again.found == again.wanted
     assert len(await table.find(RowFilter())) == 1
     await table.close()
 
@@ -256,7 +256,7 @@ async def test_a_file_that_goes_while_the_table_is_opened(
 ) -> None:
     """An empty file is no open table: opening fails, and works when it is tried again."""
 
-    async def migrate_in_vain(url: str) -> Migrated:
+    async def migrate_in_vain(url: str) -> Revisions:
         migrated = await migrate(url)
         (tmp_path / "relay.db").unlink()
         return migrated

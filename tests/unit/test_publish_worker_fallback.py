@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from order_relay.errors import DatabaseTooNew, DatabaseUnavailable
-from order_relay.fallback.sql.migrate import Migrated
+from order_relay.fallback.sql.migrate import Revisions
 from order_relay.fallback.store import NewMessage, Status
 from order_relay.fallback.table import FallbackTable
 from order_relay.monitoring.metrics import Metrics
@@ -39,11 +39,11 @@ class OpenableMemory(MemoryFallbackStore):
         self.opened = False
         self.closed = False
 
-    async def open(self) -> Migrated:
+    async def open(self) -> Revisions:
         if self.troubles:
             raise self.troubles.popleft().with_traceback(None)
         self.opened = True
-        return Migrated(None, "0001")
+        return Revisions(None, "0001")
 
     async def check_writes(self) -> None:
         self._check()

@@ -35,15 +35,18 @@ _ALEMBIC = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Migrated:
-    """The database's revisions before (None: no table) and after a migration."""
+class Revisions:
+    """A database's revision (None: there is no table), and the one that this version needs."""
 
-    before: str | None
-    after: str
+    found: str | None
+    wanted: str
 
 
-async def migrate(database_url: str) -> Migrated:
+async def migrate(database_url: str) -> Revisions:
     """Migrate the fallback table to the newest revision, in one transaction.
+
+    Returns:
+        The revision before, and the one now.
 
     Raises:
         InvalidDatabaseUrl: The URL cannot be used.
@@ -75,15 +78,24 @@ async def _alembic() -> AsyncIterator[None]:
         _ALEMBIC.release()
 
 
-def _upgrade(connection: sa.Connection) -> Migrated:
+def _upgrade(connection: sa.Connection) -> Revisions:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
-    before = revision_of(connection)
-    newest = newest_revision()
-    check_revision(before)
-    if before != newest:
+    revisions = read_revisions(connection)
+    if revisions.found != revisions.wanted:
         _upgrade_by_alembic(connection)
-    return Migrated(before, newest)
+    return revisions
+
+
+def read_revisions(connection: sa.Connection) -> Revisions:
+    """Return a database's revisions.
+
+    Raises:
+        DatabaseTooNew: A newer version has migrated it.
+    """
+    found = revision_of(connection)
+    check_revision(found)
+    return Revisions(found, newest_revision())
 
 
 def newest_revision() -> str:
@@ -153,11 +165,11 @@ def main() -> None:
         migrated = asyncio.run(migrate(load_settings().database_url.get_secret_value()))
     except RelayError as error:
         sys.exit(str(error))
-    before = migrated.before or "nothing"
+    before = migrated.found or "nothing"
     print(  # noqa: T201 - the command's output
-        f"The database is up to date (revision {migrated.after})"
-        if migrated.before == migrated.after
-        else f"The database was migrated from {before} to revision {migrated.after}"
+        f"The database is up to date (revision {migrated.wanted})"
+        if migrated.found == migrated.wanted
+        else f"The database was migrated from {before} to revision {migrated.wanted}"
     )
 
 

@@ -15,7 +15,7 @@ from order_relay.errors import DatabaseTooNew, DatabaseUnavailable, InvalidDatab
 from order_relay.fallback.sql.engine import make_engine
 from order_relay.fallback.sql.migrate import (
     MIGRATIONS,
-    Migrated,
+    Revisions,
     check_revision,
     migrate,
     newest_revision,
@@ -48,9 +48,9 @@ async def execute(url: str, *statements: str) -> list[tuple[object, ...]]:
 
 async def test_migrating_twice(empty_url: str) -> None:
     """The first makes the table, the second finds it done; the rows stay."""
-    assert await migrate(empty_url) == Migrated(None, "0001")
+    assert await migrate(empty_url) == Revisions(None, "0001")
     await execute(empty_url, "INSERT INTO kafka_fallback_message (topic) VALUES ('t')")
-    assert await migrate(empty_url) == Migrated("0001", "0001")
+    assert await migrate(empty_url) == Revisions("0001", "0001")
     counted = await execute(
         empty_url, "SELECT status, COUNT(*) FROM kafka_fallback_message GROUP BY status"
     )
@@ -61,7 +61,7 @@ async def test_several_databases_at_once(tmp_path: Path, postgres_server: Postgr
     """A process that has two databases migrates each as it should be."""
     urls = [f"sqlite+aiosqlite:///{tmp_path / name}" for name in ("a.db", "b.db")]
     urls += [postgres_server.url(postgres_server.create_database()) for _ in range(2)]
-    assert await asyncio.gather(*map(migrate, urls)) == [Migrated(None, "0001")] * 4
+    assert await asyncio.gather(*map(migrate, urls)) == [Revisions(None, "0001")] * 4
     for url in urls:
         assert await execute(url, "SELECT * FROM kafka_fallback_message") == []
 
@@ -87,7 +87,7 @@ async def test_all_or_nothing(empty_url: str) -> None:
     with pytest.raises(DatabaseUnavailable, match="already exists"):
         await migrate(empty_url)
     await execute(empty_url, "DROP TABLE other")
-    assert await migrate(empty_url) == Migrated(None, "0001")
+    assert await migrate(empty_url) == Revisions(None, "0001")
 
 
 def test_several_processes_at_once(empty_url: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import trustme
 
 from order_relay.errors import DatabaseUnavailable, InvalidDatabaseUrl
 from order_relay.fallback.sql.engine import make_engine
-from order_relay.fallback.sql.migrate import Migrated, migrate
+from order_relay.fallback.sql.migrate import Revisions, migrate
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.monitoring.metrics import Metrics
@@ -103,7 +103,7 @@ async def test_a_known_authority_is_trusted(url: str, ca_file: Path, mode: str |
     complete = settings.database_url.get_secret_value()
 
     table = FallbackTable(complete)
-    assert (await table.open()).after
+    assert (await table.open()).wanted
     assert (await table.stats()).pending == 0
     await table.close()
     assert str(await tls_version(complete)).startswith("TLS")
@@ -191,7 +191,7 @@ class CountingTable(FallbackTable):
 
     tries = 0
 
-    async def open(self) -> Migrated:
+    async def open(self) -> Revisions:
         self.tries += 1
         return await super().open()
 

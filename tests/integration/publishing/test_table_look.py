@@ -6,8 +6,8 @@ import sqlalchemy as sa
 
 from order_relay.cli.fallback.rows import check_revisions
 from order_relay.errors import DatabaseTooNew
-from order_relay.fallback.sql.migrate import VERSION_TABLE
-from order_relay.fallback.table import FallbackTable, Revisions
+from order_relay.fallback.sql.migrate import VERSION_TABLE, Revisions
+from order_relay.fallback.table import FallbackTable
 
 
 async def tables(table: FallbackTable) -> list[str]:
@@ -24,7 +24,7 @@ async def test_looking_changes_nothing(empty_url: str) -> None:
     with pytest.raises(click.ClickException, match="there is no fallback table at DATABASE_URL="):
         check_revisions(table, none)
     assert await tables(table) == []
-    newest = (await table.open()).after
+    newest = (await table.open()).wanted
     assert await table.look() == Revisions(newest, newest)
     check_revisions(table, await table.look())
     with pytest.raises(click.ClickException, match="at revision 0000, older than this version's"):
