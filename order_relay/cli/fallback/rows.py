@@ -162,9 +162,7 @@ async def open_table(settings: Settings) -> AsyncIterator[FallbackTable]:
 def file_exists(table: FallbackTable) -> bool:
     """Return whether a SQLite file exists, which a connection would create; True for others."""
     url = table.engine.url
-    if url.get_backend_name() != "sqlite" or (url.database or "").startswith("file:"):
-        return True
-    return Path(url.database or "").is_file()
+    return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
 
 
 def check_revisions(table: FallbackTable, revisions: Revisions) -> None:
