@@ -20,7 +20,7 @@ from benchmarks import subjects
 from benchmarks.brokers import EMBEDDED_MAX_RECORDS, Brokers, Topic
 from benchmarks.processes import CannotMeasure, Child, Sink, run_benchmark
 from benchmarks.subjects import Job, Start
-from demo.command_line import OneLineParser, number, whole
+from demo.command_line import OneLineParser, number
 
 # Until then: connections, caches, and the first garbage collections.
 WARM_UP_RECORDS = 2_000
@@ -163,12 +163,12 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     where_ = parser.add_mutually_exclusive_group()
     add("--latency-ms", type=_latencies, default=(0.0, 5.0, 20.0, 100.0), metavar="MS,MS...",
         help="how long the sink takes to answer (default 0,5,20,100)")  # fmt: skip
-    add("--records", type=whole(2 * WARM_UP_RECORDS, 10_000_000), default=EMBEDDED_MAX_RECORDS,
-        metavar="N", help="records in the topic; a run that delivers all of them ends (default "
-        f"{EMBEDDED_MAX_RECORDS:,})")  # fmt: skip
-    add("--in-flight", type=whole(1, 10_000), default=256, metavar="N",
+    add("--records", type=number(2 * WARM_UP_RECORDS, 10_000_000, int), metavar="N",
+        default=EMBEDDED_MAX_RECORDS, help="records in the topic; a run that delivers all of them "
+        f"ends (default {EMBEDDED_MAX_RECORDS:,})")  # fmt: skip
+    add("--in-flight", type=number(1, 10_000, int), default=256, metavar="N",
         help="deliveries at a time (default 256)")  # fmt: skip
-    add("--repeat", type=whole(1, 100), default=3, metavar="N",
+    add("--repeat", type=number(1, 100, int), default=3, metavar="N",
         help="runs of each for each latency; medians are shown (default 3)")  # fmt: skip
     add("--seconds", type=number(1, 600), default=10.0, metavar="S",
         help="longest measured part of a run (default 10)")  # fmt: skip

@@ -7,34 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from aiohttp import web
 
-from demo.command_line import PORT, CannotRun, OneLineParser, run_until_stopped
+from demo.command_line import PORT, OneLineParser, listening, run_until_stopped
 
 RECEIVER_PORT = 5001
 
 
-def lines(message: Mapping[str, Any]) -> Iterator[str]:
-    """Format each alert of a webhook's message: state, severity, name, summary, links."""
-    for alert in message["alerts"]:
-        labels, notes = alert["labels"], alert["annotations"]
-        yield " ".join(
-            (
-                f"{alert['status'].upper()} {labels.get('severity', 'unknown')}",
-                f"{labels['alertname']}: {notes.get('summary', '')}",
-                f"({notes.get('runbook_url')}, {notes.get('console_url')})",
-            )
-        )
-
-
 async def receive(request: web.Request) -> web.Response:
-    """Print the alerts of a message; 400 if it is not one of Alertmanager's."""
+    """Print state, severity, name, summary and links of each alert of a message of Alertmanager.
+
+    Anything else gets 400.
+    """
     try:
-        for line in lines(await request.json()):
-            sys.stdout.write(f"{line}\n")
+        for alert in (await request.json())["alerts"]:
+            labels, notes = alert["labels"], alert["annotations"]
+            sys.stdout.write(
+                f"{alert['status'].upper()} {labels.get('severity', 'unknown')} "
+                f"{labels['alertname']}: {notes.get('summary', '')} "
+                f"({notes.get('runbook_url')}, {notes.get('console_url')})\n"
+            )
     except (ValueError, KeyError, TypeError, AttributeError):
         return web.Response(status=400, text="not a message of Alertmanager\n")
     sys.stdout.flush()
@@ -59,15 +53,10 @@ def main(arguments: Sequence[str]) -> int:
     async def serve_alerts() -> None:
         application = web.Application()
         application.add_routes([web.post("/alerts", receive), web.get("/", ready)])
-        runner = web.AppRunner(application)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, given.host, given.port).start()
+        async with listening(
+            application, given.host, given.port, "the receiver of alerts", "--port"
+        ):
             await asyncio.Event().wait()
-        except OSError as error:
-            raise CannotRun(f"cannot listen on port {given.port}: {error.strerror}") from error
-        finally:
-            await runner.cleanup()
 
     return run_until_stopped(serve_alerts())
 

@@ -8,7 +8,7 @@ import math
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from typing import Any, NoReturn
@@ -16,9 +16,9 @@ from typing import Any, NoReturn
 import aiohttp
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
-from demo.command_line import ORDER_LOGGING, Options
-from demo.ledger import ConsumerLedger, Ledger
-from demo.logger import LoggerScript
+from demo.command_line import Options
+from demo.ledger import Ledger
+from demo.logger import SampleLogger
 from demo.shop import Order, ShopDatabase
 from order_relay.errors import DatabaseUnavailable
 from order_relay.kafka.client_config import client_config
@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 SAVED_AFTER_SECONDS = 1.0
 TABLE_EVERY_SECONDS = 0.5
 WORKER_EVERY_SECONDS = 1.0
-RATE_FRAMES = 11
-ORDER_TOPIC = Settings.model_fields["order_paid_topic"].default
 # Enough for exact percentiles of a counted run; older ones make room.
 KEPT_TIMES = 10_000
 READY = "ready"
@@ -50,118 +48,83 @@ class Phase(StrEnum):
 
 
 class Collector:
-    """Writes each fact into the ledgers, and holds what is shown.
-
-    Attributes:
-        options: What the user asked for.
-        logger: What the sample logger did.
-        phase: How far the demo is.
-        opened_at: When the shop opened, on the clock.
-        ledger: What became of every order.
-        consumers: The ledgers of the consumers beside order_logging.
-        rates: Payments and deliveries a second, lately.
-        pending: Saved rows that replay will publish by itself; failed ones wait for a person.
-        answer: How the worker answers when it is asked whether it is ready.
-        stats: What it says at ``/stats``, by consumer; empty while it does not answer.
-        kafka_is_down: Whether the embedded cluster is out of reach.
-        kafka_outages: How often it was.
-        warnings: The worker's last warnings, one of each kind.
-        places: Names and values of what to read on: log, console, commands.
-    """
+    """Writes each fact into the ledger, and holds what is shown."""
 
     def __init__(
-        self, options: Options, logger: LoggerScript, clock: Callable[[], float] = time.monotonic
+        self, options: Options, logger: SampleLogger, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
-        self._began_at = self._moved_at = clock()
-        self._progress = (0, 0, 0)
+        self._began_at = clock()
+        self._moved_at = self._began_at + START_SECONDS
         self._closing = asyncio.Event()
-        self._readings: deque[tuple[float, int, int]] = deque(maxlen=RATE_FRAMES)
         self._paid_at: dict[str, float] = {}  # of open orders
-        self._took: deque[tuple[float, float]] = deque(maxlen=KEPT_TIMES)
+        self._took: deque[float] = deque(maxlen=KEPT_TIMES)
         self.options = options
         self.logger = logger
+        logger.on_accepted = self.logged
         self.phase = Phase.STARTING
-        self.opened_at: float | None = None
         self.ledger = Ledger()
-        names = [name for name in options.consumers if name != ORDER_LOGGING]
-        self.consumers = [ConsumerLedger(name, self.ledger) for name in names]
-        self.rates = (0.0, 0.0)
-        self.pending = 0
-        self.answer = ""
+        self.pending = 0  # saved rows that replay will publish; failed ones wait for a person
+        self.answer = ""  # how the worker answers when it is asked whether it is ready
+        # What it says at /stats, by consumer; empty while it does not answer.
         self.stats: dict[str, Mapping[str, Any]] = {}
         self.kafka_is_down = False
         self.kafka_outages = 0
-        self.warnings: Sequence[str] = ()
+        # Names and values of what to read on: log, console, commands.
         self.places: Mapping[str, str] = {}
 
     @property
     def elapsed_seconds(self) -> float:
-        """Since all was started."""
+        """Since all was started, and then since the shop opened."""
         return self._clock() - self._began_at
 
-    @property
-    def open_seconds(self) -> float:
-        """Since the shop opened; 0 before."""
-        return 0.0 if self.opened_at is None else self._clock() - self.opened_at
+    def open_shop(self) -> None:
+        """The worker is ready; what is shown runs from here."""
+        self.phase, self._began_at = Phase.RUNNING, self._clock()
+        self._moved()
 
     @property
     def worker(self) -> str:
         """How the worker is, in a word or two."""
-        return {Phase.STARTING: "starting", Phase.STOPPING: "finishing"}.get(
-            self.phase, self.answer
-        )
+        words = {Phase.STARTING: "starting", Phase.STOPPING: "finishing"}
+        return words.get(self.phase, self.answer)
 
-    def percentiles(self, last_seconds: float = math.inf) -> list[float]:
+    def percentiles(self) -> list[float]:
         """Return p50, p95 and p99 (nearest rank) of the last delivery times, or nothing."""
-        since = self._clock() - last_seconds
-        seconds = sorted(took for at, took in self._took if at > since)
+        seconds = sorted(self._took)
         ranks = [math.ceil(share * len(seconds)) - 1 for share in (0.50, 0.95, 0.99)]
         return [seconds[rank] for rank in ranks] if seconds else []
-
-    def measure_rates(self) -> None:
-        """Take the readings of one frame; the rates are over the last frames."""
-        balance = self.ledger.balance()
-        self._readings.append((self._clock(), balance.paid, balance.delivered))
-        (then, paid, delivered), (now, *_) = self._readings[0], self._readings[-1]
-        if now > then:
-            seconds = now - then
-            self.rates = (balance.paid - paid) / seconds, (balance.delivered - delivered) / seconds
-
-    def is_settled(self) -> bool:
-        """Whether nothing is on its way, neither in Kafka nor in the shop's database."""
-        waiting = (self.ledger.balance().open, self.pending, *(one.open for one in self.consumers))
-        return not any(waiting)
 
     def is_stalled(self) -> bool:
         """Whether nothing has moved for longer than the user of a counted run wants to wait.
 
-        Records in the worker are moving: it retries a hopeless one for long before it gives it up.
-        So is a worker that starts.
+        The worker's start has a minute more. Records in the worker are moving: it retries a
+        hopeless one for long before it gives it up.
         """
-        balance = self.ledger.balance()
-        others = sum(one.finished for one in self.consumers)
-        progress = (balance.paid, balance.finished, others)
-        busy = any(one["in_flight"] or one["held"] for one in self.stats.values())
-        starts = self.phase is Phase.STARTING and self.elapsed_seconds < START_SECONDS
-        if starts or busy or progress != self._progress:
-            self._moved_at, self._progress = self._clock(), progress
+        if any(one["in_flight"] or one["held"] for one in self.stats.values()):
+            self._moved()
         quiet_seconds = self._clock() - self._moved_at
         return self.options.orders is not None and quiet_seconds > self.options.give_up_after
 
+    def _moved(self) -> None:
+        self._moved_at = self._clock()
+
     def paid(self, order: Order) -> None:
         """An order was committed."""
+        self._moved()
         self.ledger.paid(order.event_id, broken=order.broken)
         self._paid_at[order.event_id] = self._clock()
 
     def logged(self, event_id: str) -> None:
         """The logger answered 2xx."""
+        self._moved()
         self.ledger.delivered(event_id)
         if (paid_at := self._paid_at.pop(event_id, None)) is not None:
-            self._took.append((self._clock(), self._clock() - paid_at))
+            self._took.append(self._clock() - paid_at)
 
     def dead_lettered(self, letter: Message) -> None:
         """A record was read from order_logging's dead-letter topic."""
+        self._moved()
         headers = dict(letter.headers() or [])
         place = f"{letter.partition()}/{letter.offset()}"
         event_id = _text(headers.get("event-id")) or f"dead letter {place} without event-id"
@@ -204,12 +167,10 @@ class Collector:
                         async with session.get("/stats", params={"consumer": name}) as response:
                             if response.ok:  # else it has no figures yet
                                 self.stats[name] = await response.json()
-                    for one in self.consumers:
-                        if one.name in self.stats:
-                            one.tell(self.stats[one.name], ORDER_TOPIC)
                 except (aiohttp.ClientError, OSError):
                     self.answer = "does not answer"
-                    self.stats.clear()
+                    if self.phase is not Phase.STOPPING:
+                        self.stats.clear()
                 await asyncio.sleep(WORKER_EVERY_SECONDS)
 
     async def read_dead_letters(self, settings: Settings) -> None:

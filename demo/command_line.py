@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import math
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
+
+from aiohttp import web
 
 from order_relay.errors import PermanentError, RelayError
 
@@ -22,8 +25,7 @@ LIVE_RATE = 20.0
 COUNTED_RATE = 100.0
 GIVE_UP_AFTER_SECONDS = 120.0
 SEED = 1
-ORDER_LOGGING = "order_logging"
-"""The consumer that the shop's orders are for. Other consumers may read them, too."""
+ORDER_LOGGING = "order_logging"  # the consumer that the ledger is about
 
 
 class CannotRun(PermanentError):
@@ -72,11 +74,38 @@ def check_port(port: int, server: str, variable: str, host: str = HOST) -> None:
             ) from error
 
 
+@asynccontextmanager
+async def listening(
+    application: web.Application, host: str, port: int, server: str, variable: str
+) -> AsyncIterator[int]:
+    """Serve an application; gives the port, a free one for 0. The end closes every connection.
+
+    Raises:
+        CannotRun: The port is in use or not allowed.
+    """
+    check_port(port, server, variable, host)
+    # A request whose client has gone must not be counted as answered later.
+    runner = web.AppRunner(
+        application, access_log=None, handler_cancellation=True, shutdown_timeout=0.2
+    )
+    try:
+        await runner.setup()
+        await web.TCPSite(runner, host, port).start()
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line; the usage is there for ``--help``."""
 
     def __init__(self, *, prog: str, description: str, name: str = "quickstart") -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+        )
         self._name = name
 
     def error(self, message: str) -> NoReturn:
@@ -84,65 +113,41 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self._name}: {message.removeprefix('argument ')}\n")
 
 
-def whole(low: int, high: int) -> Callable[[str], int]:
-    """Return a type for argparse: a whole number within these bounds."""
-
-    def read(text: str) -> int:
-        # int() also takes underscores, signs and other scripts' digits; a typo should not pass.
-        if not (text.isascii() and text.isdigit() and len(text) <= 19 and low <= int(text) <= high):
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number from {low:,} to {high:,}, not {text[:40]!r}"
-            )
-        return int(text)
-
-    return read
-
-
-def number(low: float, high: float) -> Callable[[str], float]:
-    """Return a type for argparse: a number within these bounds."""
+def number(low: float, high: float, kind: type[float] = float) -> Callable[[str], float]:
+    """Return a type for argparse: a number within these bounds, a whole one for ``kind=int``."""
 
     def read(text: str) -> float:
         try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
-            value = float("nan")
-        if not low <= value <= high:  # not-a-number fails this as well
+            value = math.nan
+        # Python's numbers may have underscores; a typo should not pass. Not-a-number fails, too.
+        if "_" in text or not low <= value <= high:
+            name = "whole number" if issubclass(kind, int) else "number"
             raise argparse.ArgumentTypeError(
-                f"must be a number from {low:g} to {high:g}, not {text[:40]!r}"
+                f"must be a {name} from {low:,} to {high:,}, not {text[:40]!r}"
             )
         return value
 
     return read
 
 
-PORT = whole(1, 65_535)
-WHOLE_SEED = whole(0, 2**31 - 1)
+PORT = number(1, 65_535, int)
+WHOLE_SEED = number(0, 2**31 - 1, int)
 RATE = number(0.1, 1000)
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the demo is to run.
+    """How the demo is to run."""
 
-    Attributes:
-        orders: Orders to pay before it ends; ``None`` goes on until Ctrl-C.
-        rate: Payments a second.
-        seed: The same seed gives the same orders and the same failures.
-        give_up_after: Longest wait without any progress, in seconds.
-        logger_port: Port of the sample logger.
-        web_port: Port of the worker's web server.
-        consumers: Names of the consumers that the worker runs.
-        consumer_folders: Where their files are besides ``agents/``, separated by commas.
-    """
-
-    orders: int | None = None
-    rate: float = LIVE_RATE
-    seed: int = SEED
-    give_up_after: float = GIVE_UP_AFTER_SECONDS
+    orders: int | None = None  # to pay before it ends; None goes on until Ctrl-C
+    rate: float = LIVE_RATE  # payments a second
+    seed: int = SEED  # the same seed gives the same orders and the same failures
+    give_up_after: float = GIVE_UP_AFTER_SECONDS  # longest wait without any progress
     logger_port: int = LOGGER_PORT
     web_port: int = WEB_PORT
-    consumers: Sequence[str] = (ORDER_LOGGING,)
-    consumer_folders: str = ""
+    consumers: Sequence[str] = (ORDER_LOGGING,)  # this one is always among them
 
 
 def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
@@ -154,20 +159,19 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         "WEB_PORT choose other ports, CONSUMERS further consumers.",
     )
 
-    def add(name: str, kind: Callable[[str], float], metavar: str, text: str) -> None:
-        parser.add_argument(name, type=kind, metavar=metavar, help=text)
-
+    add = parser.add_argument
     # The embedded cluster keeps its records in memory. More than this would not fit.
-    add("--orders", whole(1, 1_000_000), "N", "pay N orders, wait until each is accounted for, "
-        "print the ledger; status 0 only if it closes (default: go on until Ctrl-C)")  # fmt: skip
-    rates = f"(default {LIVE_RATE:g}; {COUNTED_RATE:g} with --orders)"
-    add("--rate", RATE, "R", f"payments a second {rates}")
-    add("--seed", WHOLE_SEED, "S", f"another seed gives other orders and failures (default {SEED})")
-    longest = f"longest wait without any progress (default {GIVE_UP_AFTER_SECONDS:g})"
-    add("--give-up-after", number(1, 86_400), "SECONDS", f"with --orders: {longest}")
-    given = {
-        name: one for name, one in vars(parser.parse_args(arguments)).items() if one is not None
-    }
+    add("--orders", type=number(1, 1_000_000, int), metavar="N", help="pay N orders, wait until "
+        "each is accounted for, print the ledger; status 0 only if it closes (default: go on "
+        "until Ctrl-C)")  # fmt: skip
+    add("--rate", type=RATE, metavar="R",
+        help=f"payments a second (default {LIVE_RATE:g}, {COUNTED_RATE:g} with "
+        "--orders)")  # fmt: skip
+    add("--seed", type=WHOLE_SEED, metavar="S",
+        help=f"another seed gives other orders and failures (default {SEED})")  # fmt: skip
+    add("--give-up-after", type=number(1, 86_400), metavar="SECONDS", help="with --orders: "
+        f"longest wait without any progress (default {GIVE_UP_AFTER_SECONDS:g})")  # fmt: skip
+    given = vars(parser.parse_args(arguments))
     if "orders" in given:
         given.setdefault("rate", COUNTED_RATE)
     for variable in ("LOGGER_PORT", "WEB_PORT"):
@@ -176,18 +180,6 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
                 given[variable.lower()] = PORT(text)
             except argparse.ArgumentTypeError as error:
                 parser.error(f"{variable} {error}")
-    text = environment.get("CONSUMERS") or ORDER_LOGGING
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    folders = environment.get("CONSUMER_FOLDERS", "")
-    options = Options(**given, consumers=names, consumer_folders=folders)
-    if options.logger_port == options.web_port:
-        parser.error(
-            f"the sample logger and the worker cannot both use port {options.web_port}: "
-            "choose another with LOGGER_PORT or WEB_PORT"
-        )
-    if ORDER_LOGGING not in names:
-        parser.error(
-            f"CONSUMERS must have {ORDER_LOGGING} among its names, which the ledger of orders is "
-            f"about, not {text[:80]!r}"
-        )
-    return options
+    names = (name.strip() for name in environment.get("CONSUMERS", "").split(","))
+    consumers = dict.fromkeys((ORDER_LOGGING, *filter(None, names)))
+    return Options(**given, consumers=tuple(consumers))

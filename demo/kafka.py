@@ -33,10 +33,8 @@ class EmbeddedCluster:
     """Brokers in this process, from construction to ``stop``. Calls take milliseconds.
 
     It makes topics on first use. It uses librdkafka's public test interface (``rdkafka_mock.h``):
-    confluent-kafka starts such brokers too, but cannot take them down and up again.
-
-    Attributes:
-        servers: Where the brokers listen.
+    confluent-kafka starts such brokers too, but cannot take them down and up again. They listen
+    at ``servers``.
     """
 
     def __init__(self, brokers: int = BROKERS) -> None:

@@ -1,17 +1,15 @@
-"""The ledgers: what became of every order, at order_logging and at other consumers.
+"""The ledger: what became of every order.
 
-The ledger of orders is told each fact by where the fact is: the shop's database, the sample
-logger's own answers, the dead-letter topic itself. It never asks the worker. Only what another
-consumer did stands nowhere else.
+It is told each fact by where the fact is: the shop's database, the sample logger's own answers,
+the dead-letter topic itself. It never asks the worker.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from enum import IntFlag
-from typing import Any
 
 
 class Fate(IntFlag):
@@ -32,35 +30,20 @@ _BROKEN_DELIVERED = Fate.PAID | Fate.BROKEN | Fate.DELIVERED
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """The ledger's figures at one moment. Each event is counted in one place only.
+    """The ledger's figures at one moment. Each event is counted in one place only."""
 
-    Attributes:
-        paid: Orders committed in the shop's database.
-        broken: Broken messages among ``paid``.
-        delivered: Of ``paid``: the logger answered 2xx.
-        dead_lettered: Of ``paid``: in the dead-letter topic and not delivered.
-        saved: Of ``paid``: saved for replay, neither delivered nor dead-lettered.
-        replayed: Of ``paid``: were saved, and have reached Kafka since.
-        open: Of ``paid``: not finished in any of the three ways.
-        duplicates: 2xx answers beyond the first for an event.
-        repeated_dead_letters: Dead letters beyond the first for an event.
-        in_both: Events that were delivered and also dead-lettered.
-        wrong: Events that were never paid, and broken messages that the logger got all the same.
-        dead_letter_reasons: Dead-lettered events by reason.
-    """
-
-    paid: int
-    broken: int
-    delivered: int
-    dead_lettered: int
-    saved: int
-    replayed: int
-    open: int
-    duplicates: int
-    repeated_dead_letters: int
-    in_both: int
-    wrong: int
-    dead_letter_reasons: dict[str, int]
+    paid: int  # orders committed in the shop's database; the next five are of these
+    broken: int  # their messages are no valid JSON
+    delivered: int  # the logger answered 2xx
+    dead_lettered: int  # in the dead-letter topic and not delivered
+    saved: int  # saved for replay, neither delivered nor dead-lettered
+    replayed: int  # were saved, and have reached Kafka since
+    open: int  # paid, and not finished in any of the three ways
+    duplicates: int  # 2xx answers beyond the first for an event
+    repeated_dead_letters: int  # dead letters beyond the first for an event
+    in_both: int  # events that were delivered and also dead-lettered
+    wrong: int  # events that were never paid, and broken ones that the logger got all the same
+    dead_letter_reasons: dict[str, int]  # dead-lettered events by reason
 
     @property
     def finished(self) -> int:
@@ -159,58 +142,3 @@ class Ledger:
 
 def _fits(fate: Fate, having: Fate, without: Fate) -> bool:
     return fate & having == having and not fate & without
-
-
-@dataclass(slots=True)
-class ConsumerLedger:
-    """Every order is accounted for by a consumer beside order_logging, as the worker says.
-
-    Attributes:
-        name: The consumer's name.
-        orders: The ledger of the shop's orders.
-        outcomes: How many of its deliveries ended how.
-        reads_orders: Whether it reads the topic of the shop's orders.
-    """
-
-    name: str
-    orders: Ledger
-    outcomes: Mapping[str, int] = field(default_factory=dict)
-    reads_orders: bool = True
-
-    def tell(self, stats: Mapping[str, Any], order_topic: str) -> None:
-        """Take in what the worker says at ``/stats``."""
-        self.outcomes = stats["deliveries"]
-        if topics := {row["topic"] for row in stats["partitions"]}:
-            self.reads_orders = order_topic in topics
-
-    @property
-    def handled(self) -> int:
-        """Its handler returned."""
-        return self.outcomes.get("delivered", 0)
-
-    @property
-    def not_handled_again(self) -> int:
-        """Duplicates, and redriven dead letters of other consumers."""
-        # What was abandoned at a stop comes again, so it is not finished.
-        return self.outcomes.get("duplicate", 0) + self.outcomes.get("skipped", 0)
-
-    @property
-    def dead_lettered(self) -> int:
-        """Its dead letters."""
-        return self.outcomes.get("dead_lettered", 0)
-
-    @property
-    def finished(self) -> int:
-        """Records that are accounted for."""
-        return self.handled + self.not_handled_again + self.dead_lettered
-
-    @property
-    def published(self) -> int:
-        """Orders that have reached Kafka, as far as it reads them."""
-        balance = self.orders.balance()
-        return balance.paid - balance.saved if self.reads_orders else self.finished
-
-    @property
-    def open(self) -> int:
-        """Orders that are not accounted for."""
-        return max(self.published - self.finished, 0)

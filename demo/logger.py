@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 
 from aiohttp import web
@@ -24,7 +25,7 @@ from demo.command_line import (
     SEED,
     WHOLE_SEED,
     OneLineParser,
-    check_port,
+    listening,
     run_until_stopped,
 )
 
@@ -59,18 +60,11 @@ def first_outage_after(orders: int | None) -> int:
     return FIRST_OUTAGE_AFTER if orders is None else min(FIRST_OUTAGE_AFTER, orders // 3)
 
 
-class LoggerScript:
-    """Decides each answer, and counts them.
+class SampleLogger:
+    """An HTTP server that decides each answer, and counts them.
 
     Everything is drawn from the seed and the event's id: a run with the same orders meets the same
     failures, in whatever order its requests arrive.
-
-    Attributes:
-        requests: Requests that came.
-        answers: How they ended, by kind.
-        slow: How many took long.
-        outages: Full outages so far.
-        is_down: Whether one is on.
     """
 
     def __init__(
@@ -80,6 +74,8 @@ class LoggerScript:
         outage_every: int = OUTAGE_EVERY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Prepare; ``on_accepted`` will get the key of each request that is answered 2xx."""
+        self.on_accepted: Callable[[str], object] = lambda _: None
         self._seed = seed
         self._attempts: dict[str, int] = {}
         self._orders_seen = 0
@@ -88,9 +84,9 @@ class LoggerScript:
         self._down_until = float("-inf")
         self._clock = clock
         self.requests = 0
-        self.answers: Counter[Kind] = Counter()
+        self.answers: Counter[Kind] = Counter()  # how they ended
         self.slow = 0
-        self.outages = 0
+        self.outages = 0  # full ones so far
 
     @property
     def is_down(self) -> bool:
@@ -152,48 +148,25 @@ class LoggerScript:
     def _draw(self, event_id: str, what: str) -> random.Random:
         return random.Random(f"{self._seed}:{event_id}:{what}")  # noqa: S311 - a script
 
-
-class SampleLogger:
-    """An HTTP server that answers as its script says."""
-
-    def __init__(
-        self, script: LoggerScript, on_accepted: Callable[[str], None] = lambda _: None
-    ) -> None:
-        """Prepare the server; ``on_accepted`` gets the key of each request that is answered 2xx."""
-        self._script = script
-        self._on_accepted = on_accepted
-        application = web.Application()
-        application.router.add_post("/logs", self._take)
-        application.router.add_get("/", self._show)
-        # A request whose client has gone must not be counted as answered later.
-        self._runner = web.AppRunner(
-            application, access_log=None, handler_cancellation=True, shutdown_timeout=0.2
-        )
-
-    async def start(self, port: int, host: str = HOST) -> int:
-        """Begin to listen, on loopback unless told otherwise; returns the port, a free one for 0.
+    def listening(self, port: int, host: str = HOST) -> AbstractAsyncContextManager[int]:
+        """Serve, on loopback unless told otherwise; gives the port, a free one for 0.
 
         Raises:
             CannotRun: The port is in use or not allowed.
         """
-        check_port(port, "the sample logger", "LOGGER_PORT", host)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
-        return int(self._runner.addresses[0][1])
-
-    async def stop(self) -> None:
-        """Close every connection. May be called twice."""
-        await self._runner.cleanup()
+        application = web.Application()
+        application.add_routes([web.post("/logs", self._take), web.get("/", self._show)])
+        return listening(application, host, port, "the sample logger", "LOGGER_PORT")
 
     async def _take(self, request: web.Request) -> web.StreamResponse:
         event_id = request.headers.get("Idempotency-Key", "")
         await request.read()
-        kind, seconds = self._script.answer(event_id)
+        kind, seconds = self.answer(event_id)
         await asyncio.sleep(seconds)
-        kind = self._script.conclude(event_id, kind, seconds)
+        kind = self.conclude(event_id, kind, seconds)
         match kind:
             case Kind.ACCEPTED:
-                self._on_accepted(event_id)
+                self.on_accepted(event_id)
                 return web.json_response({"status": "logged"}, status=201)
             case Kind.REFUSED:
                 return web.json_response({"error": "this order cannot be logged"}, status=422)
@@ -207,10 +180,9 @@ class SampleLogger:
         return web.json_response({"error": "not available"}, status=503)
 
     async def _show(self, request: web.Request) -> web.Response:
-        script = self._script
-        answers = {str(kind): script.answers[kind] for kind in Kind}
+        answers = {str(kind): self.answers[kind] for kind in Kind}
         return web.json_response(
-            {"requests": script.requests, "answers": answers, "is_down": script.is_down}
+            {"requests": self.requests, "answers": answers, "is_down": self.is_down}
         )
 
 
@@ -230,12 +202,8 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
 
     async def log() -> None:
-        logger = SampleLogger(LoggerScript(given.seed))
-        try:
-            await logger.start(given.logger_port, given.host)
+        async with SampleLogger(given.seed).listening(given.logger_port, given.host):
             await asyncio.Event().wait()
-        finally:
-            await logger.stop()
 
     return run_until_stopped(log())
 

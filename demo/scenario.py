@@ -3,269 +3,184 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import Enum, auto
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Literal, NoReturn
 
-from aiokafka.partitioner import murmur2
 from rich.console import Console
 
 from demo.collector import READY, Collector, Phase
 from demo.command_line import HOST, ORDER_LOGGING, Options, check_port, on_stop_signal
 from demo.kafka import LIMITS, PARTITIONS, SAFE_BACKLOG, EmbeddedCluster
-from demo.logger import LoggerScript, SampleLogger, first_outage_after
-from demo.settings import demo_settings, worker_environment, write_commands
-from demo.shop import BROKEN_EVERY, OrderGenerator, ShopDatabase, payments
-from demo.view import closes, consumer_report, print_lines, report, view_on
-from demo.worker import WorkerLog, WorkerProcess, check_consumers
-from order_relay.settings import Settings
+from demo.logger import SampleLogger, first_outage_after
+from demo.shop import OrderGenerator, ShopDatabase, payments
+from demo.view import closes, print_lines, report, view_on
+from demo.worker import WorkerProcess, demo_settings, worker_environment, write_commands
 
-FRAME_SECONDS = 0.5
-INTERRUPTED_STATUS = 130
 # Long enough for publishes to be given up and saved.
 OUTAGE_SECONDS = 5.0
 _LOOK_SECONDS = 0.1
 # On top of the worker's own deadline: leaving the group, closing connections.
 _STOP_MARGIN_SECONDS = 20.0
-# Consumers of the examples that call a service, and the variable with its URL: another sample
-# logger, at a free port.
-_SERVICES = {"notifications": "NOTIFICATIONS_SERVICE_URL"}
+# Why the demo ends.
+End = Literal["accounted", "interrupted", "stalled", "worker ended"]
 
 
-class End(Enum):
-    """Why the demo ends."""
+class Scenario:
+    """All that runs, from its start to the closing of the ledger."""
 
-    ACCOUNTED = auto()
-    INTERRUPTED = auto()
-    STALLED = auto()
-    WORKER_ENDED = auto()
+    def __init__(self, options: Options, console: Console, folder: Path) -> None:
+        """Prepare; nothing is started. The worker will run in ``folder``, an empty one."""
+        self._options = options
+        self._console = console
+        self._folder = folder
+        self._logger = SampleLogger(options.seed, first_outage_after(options.orders))
+        self._collector = Collector(options, self._logger)
 
+    async def run(self) -> int:
+        """Run the whole demo; whatever happens, nothing of it is left running.
 
-@dataclass(frozen=True)
-class Parties:
-    """All that runs, and what belongs to it.
+        Returns:
+            The exit status: 0 only if the ledger closes or the user stopped an endless run.
 
-    Attributes:
-        publishing: What publishes the shop's events, until it is closed.
-        hints: Commands for another terminal, and the console's address.
-    """
-
-    settings: Settings
-    cluster: EmbeddedCluster
-    collector: Collector
-    database: ShopDatabase
-    publishing: AsyncExitStack
-    worker: WorkerProcess
-    hints: Sequence[str]
-
-
-async def run_scenario(
-    options: Options, console: Console, folder: Path, surroundings: Mapping[str, str]
-) -> int:
-    """Run the whole demo; whatever happens, nothing of it is left running.
-
-    Args:
-        options: What the user asked for.
-        console: Where it is shown.
-        folder: An empty one, where the worker runs.
-        surroundings: The environment of this process.
-
-    Returns:
-        The exit status: 0 only if the ledger closes or the user stopped an endless run.
-
-    Raises:
-        RelayError: A port is in use, a consumer is wrong, or the embedded cluster does not start.
-    """
-    async with AsyncExitStack() as stack:
-        parties = await _start(stack, options, folder, surroundings)
-        log = WorkerLog(parties.worker.log_path)
-        print_lines(console, LIMITS, f"The worker's log: {parties.worker.log_path}")
-        print_lines(console, "In another terminal, while this runs:", *parties.hints)
-        with view_on(console) as show:
-            ending = await _run(parties, _show(parties.collector, log, show))
-        exit_code = parties.worker.exit_code
-        if ending is End.WORKER_ENDED:
-            log.read_on()
+        Raises:
+            RelayError: A port is in use, or the embedded cluster does not start.
+        """
+        collector, console = self._collector, self._console
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            worker = self._worker
+            print_lines(console, LIMITS, f"The worker's log: {worker.log_path}")
+            print_lines(console, "In another terminal, while this runs:", *self._hints)
+            with view_on(console) as (show, every_seconds):
+                ending = await self._until_stopped(show, every_seconds)
+        if ending == "worker ended":
             print_lines(
                 console,
-                f"The worker ended unexpectedly with status {exit_code}. "
-                f"The end of its log, {parties.worker.log_path}:",
-                *(f"  {line}" for line in log.tail),
+                f"The worker ended unexpectedly with status {worker.exit_code}. "
+                f"The end of its log, {worker.log_path}:",
+                *worker.log_tail(),
             )
             return 1
-        if exit_code == -signal.SIGKILL:
+        if worker.exit_code == -signal.SIGKILL:
             print_lines(console, "The worker was killed before it had finished what it had begun.")
-        if ending is End.STALLED:
-            seconds = f"{options.give_up_after:g} s"
-            print_lines(console, f"Given up: nothing has moved for {seconds}.")
+        if ending == "stalled":
+            seconds = self._options.give_up_after
+            print_lines(console, f"Given up: nothing has moved for {seconds:g} s.")
         hint = "While it runs, these work in another terminal; each run prints its own:"
-        print_lines(console, hint, *parties.hints)
-        stopped = ending is End.INTERRUPTED
-        print_lines(console, *report(parties.collector, interrupted=stopped))
-        for one in parties.collector.consumers:
-            print_lines(console, *consumer_report(one, interrupted=stopped))
-        return _status(parties.collector, interrupted=stopped)
+        interrupted = ending == "interrupted"
+        print_lines(console, hint, *self._hints, *report(collector, interrupted=interrupted))
+        if closes(collector):
+            return 0
+        if not interrupted or collector.ledger.balance().wrong:
+            return 1
+        return 0 if self._options.orders is None else 130
 
+    async def _start(self, stack: AsyncExitStack) -> None:
+        options, collector, folder = self._options, self._collector, self._folder
+        await stack.enter_async_context(self._logger.listening(options.logger_port))
+        check_port(options.web_port, "the worker's web server", "WEB_PORT")
+        self._cluster = EmbeddedCluster()
+        stack.callback(self._cluster.stop)
+        self._settings = settings = demo_settings(options, folder, self._cluster.servers)
+        environment = worker_environment(settings, os.environ)
+        for topic in (settings.order_paid_topic, settings.dlq_topic):
+            self._cluster.make_topic(topic, PARTITIONS)
+        if "notifications" in options.consumers:  # of the examples; it calls a service
+            service = SampleLogger(options.seed + 1, first_outage_after(options.orders))
+            port = await stack.enter_async_context(service.listening(0))
+            environment["NOTIFICATIONS_SERVICE_URL"] = f"http://{HOST}:{port}/logs"
 
-async def _start(
-    stack: AsyncExitStack, options: Options, folder: Path, surroundings: Mapping[str, str]
-) -> Parties:
-    first_outage = first_outage_after(options.orders)
-    collector = Collector(options, LoggerScript(options.seed, first_outage))
-    check_port(options.web_port, "the worker's web server", "WEB_PORT")
-    if len(options.consumers) > 1 or options.consumer_folders:
-        unstarted = demo_settings(options, folder, f"{HOST}:1")
-        await check_consumers(worker_environment(unstarted, surroundings), folder)
-    logger = SampleLogger(collector.logger, collector.logged)
-    stack.push_async_callback(logger.stop)
-    await logger.start(options.logger_port)
-    cluster = EmbeddedCluster()
-    stack.callback(cluster.stop)
-    settings = demo_settings(options, folder, cluster.servers)
-    environment = worker_environment(settings, surroundings)
-    for topic in (settings.order_paid_topic, settings.dlq_topic):
-        cluster.make_topic(topic, PARTITIONS)
-    for name in _SERVICES.keys() & {*options.consumers}:
-        service = SampleLogger(LoggerScript(options.seed + 1, first_outage))
-        stack.push_async_callback(service.stop)
-        environment[_SERVICES[name]] = f"http://{HOST}:{await service.start(0)}/logs"
+        self._database = ShopDatabase(settings)
+        stack.push_async_callback(self._database.close)
+        self._publishing = await stack.enter_async_context(AsyncExitStack())
+        await self._publishing.enter_async_context(self._database.publishing())
+        self._worker = WorkerProcess(folder / "worker.log", environment)
+        stack.push_async_callback(self._worker.stop)
+        await self._worker.start()
 
-    database = ShopDatabase(settings)
-    stack.push_async_callback(database.close)
-    publishing = await stack.enter_async_context(AsyncExitStack())
-    await publishing.enter_async_context(database.publishing())
-    worker = WorkerProcess(folder / "worker.log", environment)
-    stack.push_async_callback(worker.stop)
-    await worker.start()
+        consumer = ORDER_LOGGING if len(options.consumers) > 1 else ""
+        commands = write_commands(folder, environment, consumer)
+        collector.places = {
+            "Worker's log": str(self._worker.log_path),
+            "Its console": f"{settings.own_url}/",
+            "Its commands": commands[0],
+        }
+        self._hints = [f"  {command}" for command in commands]
+        self._hints.append(f"The console: {settings.own_url}/")
 
-    url = str(settings.own_url)
-    commands = write_commands(
-        folder,
-        environment,
-        surroundings,
-        consumer=ORDER_LOGGING if collector.consumers else "",
-        dead_letter=_first_dead_letter(options.seed),
-    )
-    collector.places = {
-        "Worker's log": str(worker.log_path),
-        "Its console": f"{url}/",
-        "Its commands": commands[0],
-    }
-    hints = [*(f"  {command}" for command in commands), f"The console: {url}/"]
-    return Parties(settings, cluster, collector, database, publishing, worker, hints)
+    async def _until_stopped(self, show: Callable[[Collector], None], every_seconds: float) -> End:
+        """Let the shop sell, and stop all parties when one of the ends has come."""
+        collector, worker = self._collector, self._worker
+        interrupted = asyncio.Event()
 
+        def interrupt() -> None:
+            if collector.phase is Phase.STOPPING:
+                worker.kill()
+            interrupted.set()
 
-async def _run(parties: Parties, showing: Coroutine[Any, Any, NoReturn]) -> End:
-    """Let the shop sell, and stop all parties when one of the ends has come."""
-    settings, collector, worker = parties.settings, parties.collector, parties.worker
-    interrupted = asyncio.Event()
+        async def showing() -> NoReturn:
+            while True:
+                show(collector)
+                await asyncio.sleep(every_seconds)
 
-    def interrupt() -> None:
-        if collector.phase is Phase.STOPPING:
-            worker.kill()
-        interrupted.set()
+        on_stop_signal(interrupt)
+        # A failure of one of these is a mistake of the demo, and ends it.
+        async with asyncio.TaskGroup() as tasks:
+            selling = tasks.create_task(self._sell())
+            plan = outage_plan(self._options.orders)
+            outages = tasks.create_task(run_outages(self._cluster, collector, plan))
+            url = str(self._settings.own_url)
+            looking = [tasks.create_task(one) for one in (collector.ask_worker(url), showing())]
+            watching = [
+                tasks.create_task(collector.watch_table(self._database)),
+                tasks.create_task(collector.read_dead_letters(self._settings)),
+            ]
+            ending = await self._until_the_end(selling, interrupted)
+            collector.phase = Phase.STOPPING
+            selling.cancel()
+            outages.cancel()
+            await worker.stop(self._settings.shutdown_grace_seconds + _STOP_MARGIN_SECONDS)
+            await self._publishing.aclose()
+            collector.finish()
+            await asyncio.wait(watching)
+            for task in looking:
+                task.cancel()
+        return ending
 
-    on_stop_signal(interrupt)
-    # A failure of one of these is a mistake of the demo, and ends it.
-    async with asyncio.TaskGroup() as tasks:
-        selling = tasks.create_task(_sell(collector, parties.database))
-        outages = tasks.create_task(
-            run_outages(parties.cluster, collector, outage_plan(collector.options.orders))
-        )
-        url = str(settings.own_url)
-        looking = [tasks.create_task(one) for one in (collector.ask_worker(url), showing)]
-        watching = [
-            tasks.create_task(collector.watch_table(parties.database)),
-            tasks.create_task(collector.read_dead_letters(settings)),
-        ]
-        ending = await _until_the_end(collector, worker, selling, interrupted)
-        collector.phase = Phase.STOPPING
-        selling.cancel()
-        outages.cancel()
-        await worker.stop(settings.shutdown_grace_seconds + _STOP_MARGIN_SECONDS)
-        await parties.publishing.aclose()
-        collector.finish()
-        await asyncio.wait(watching)
-        for task in looking:
-            task.cancel()
-    return ending
+    async def _sell(self) -> None:
+        """Open the shop when the worker is ready; return when every order is paid."""
+        collector, options = self._collector, self._options
+        # What is waited for comes from another process; there is no event to await.
+        while collector.answer != READY:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
+        collector.open_shop()
+        async for order in payments(
+            OrderGenerator(options.seed),
+            self._database.pay,
+            rate=options.rate,
+            number=options.orders,
+            may_pay=lambda: collector.ledger.balance().open < SAFE_BACKLOG,
+        ):
+            collector.paid(order)
+        collector.phase = Phase.FINISHING
 
-
-async def _show(
-    collector: Collector, log: WorkerLog, show: Callable[[Collector], None]
-) -> NoReturn:
-    while True:
-        log.read_on()
-        collector.warnings = log.warnings
-        collector.measure_rates()
-        show(collector)
-        await asyncio.sleep(FRAME_SECONDS)
-
-
-async def _sell(collector: Collector, database: ShopDatabase) -> None:
-    """Open the shop when the worker is ready; return when every order is paid."""
-    # What is waited for comes from another process; there is no event to await.
-    while collector.answer != READY:  # noqa: ASYNC110
-        await asyncio.sleep(_LOOK_SECONDS)
-    collector.opened_at = time.monotonic()
-    collector.phase = Phase.RUNNING
-
-    def may_pay() -> bool:
-        waiting = (collector.ledger.balance().open, *(one.open for one in collector.consumers))
-        return max(waiting) < SAFE_BACKLOG
-
-    options = collector.options
-    async for order in payments(
-        OrderGenerator(options.seed),
-        database.pay,
-        rate=options.rate,
-        number=options.orders,
-        may_pay=may_pay,
-    ):
-        collector.paid(order)
-    collector.phase = Phase.FINISHING
-
-
-async def _until_the_end(
-    collector: Collector,
-    worker: WorkerProcess,
-    selling: asyncio.Task[None],
-    interrupted: asyncio.Event,
-) -> End:
-    """Wait for the first of the reasons to end it."""
-    while True:
-        await asyncio.sleep(_LOOK_SECONDS)
-        if worker.exit_code is not None:
-            return End.WORKER_ENDED
-        if interrupted.is_set():
-            return End.INTERRUPTED
-        if selling.done() and collector.is_settled():
-            return End.ACCOUNTED
-        if collector.is_stalled():
-            return End.STALLED
-
-
-def _status(collector: Collector, *, interrupted: bool) -> int:
-    if closes(collector) and not any(one.open for one in collector.consumers):
-        return 0
-    if not interrupted or collector.ledger.balance().wrong:
-        return 1
-    return 0 if collector.options.orders is None else INTERRUPTED_STATUS
-
-
-def _first_dead_letter(seed: int) -> str:
-    """Return partition and offset of a dead letter there will be: the shop's broken message."""
-    orders = OrderGenerator(seed)
-    made = (orders.next_order(datetime.now(UTC)) for _ in range(BROKEN_EVERY))
-    key = next(order.key for order in made if order.broken)
-    # A dead letter keeps the partition of its record; this is the partition's first one.
-    return f"{(murmur2(key) & 0x7FFFFFFF) % PARTITIONS}:0"
+    async def _until_the_end(self, selling: asyncio.Task[None], interrupted: asyncio.Event) -> End:
+        """Wait for the first of the reasons to end it."""
+        collector = self._collector
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if self._worker.exit_code is not None:
+                return "worker ended"
+            if interrupted.is_set():
+                return "interrupted"
+            if selling.done() and not (collector.ledger.balance().open or collector.pending):
+                return "accounted"
+            if collector.is_stalled():
+                return "stalled"
 
 
 def outage_plan(orders: int | None) -> tuple[int, int]:

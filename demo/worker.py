@@ -1,50 +1,123 @@
-"""The real worker, ``faust -A app worker -l info``, as a child process with its log in a file."""
+"""The real worker, ``faust -A app worker -l info``, as a child process with its log in a file.
+
+Its settings are kept apart from what the user has configured.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
+import shlex
 import sys
-from collections import Counter, deque
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic_settings import PydanticBaseSettingsSource
 
 from demo import die_with_parent
-from demo.command_line import CannotRun
+from demo.command_line import ORDER_LOGGING, Options
+from demo.shop import FIRST_ORDER_ID
+from order_relay.settings import Settings
 
-SHOWN_WARNINGS = 2
-TAIL_LINES = 15
-_KEPT_WARNINGS = 50
 _COMMAND = ("-m", "faust", "-A", "app", "worker", "-l", "info")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-# Faust: [2025-12-19 10:30:00,123] [4711] [WARNING] text
-_WARNING = re.compile(
-    r"^\[\d{4}-\d\d-\d\d (\d\d:\d\d:\d\d)[^\]]*\] \[\d+\] \[(?:WARNING|ERROR|CRITICAL)\] (.*)$"
+# What a Python process may need from its surroundings. Everything else stays out: variables of
+# this project, and Faust's own (BROKER_URL, APP_DATADIR, ...), would change the demo.
+_KEPT = frozenset(
+    "PATH HOME USER LOGNAME SHELL VIRTUAL_ENV LD_LIBRARY_PATH "
+    "LANG LANGUAGE TZ TMPDIR TEMP TMP".split()
 )
-# A log line is a phrase and then key=value pairs; where a record is matters less than its id.
-_PAIR = re.compile(r"\s\w+=")
-_POSITION = re.compile(r"\s(?:topic|partition|offset)=\S+")
-_EVENT_ID = re.compile(r"(event_id=[0-9a-f]{8})[-0-9a-f]{28}")
+_KEPT_PREFIXES = ("LC_", "PYTHON", "DYLD_", "COVERAGE_")
+_PROJECT = Path(__file__).resolve().parent.parent
 
 
-async def check_consumers(environment: Mapping[str, str], folder: Path) -> None:
-    """Check that a worker with this environment finds its consumers; starts none.
+class DemoSettings(Settings):
+    """The defaults, and what is given; neither the environment nor ``.env`` counts."""
 
-    Raises:
-        CannotRun: It does not; the message is the worker's own line.
-    """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from app import app"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=folder,
-        env=environment,
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: object, init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave only what is given."""
+        return (init_settings,)
+
+
+def demo_settings(options: Options, folder: Path, servers: str) -> Settings:
+    """Return the worker's settings; the shop's database is in ``folder``."""
+    examples = str(_PROJECT / "examples" / "consumers") if len(options.consumers) > 1 else None
+    return DemoSettings(
+        consumers=",".join(options.consumers),
+        consumer_folders=examples,
+        kafka_bootstrap_servers=servers,
+        kafka_declare_topics=False,
+        external_logger_url=f"http://127.0.0.1:{options.logger_port}/logs",
+        # Shorter than usual, so that a hanging request is not the longest thing to watch.
+        external_logger_timeout_seconds=4.0,
+        shutdown_grace_seconds=10.0,
+        # So short that an outage of seconds is a refusal, and what was saved follows soon after.
+        producer_request_timeout_ms=1500,
+        producer_delivery_timeout_ms=2000,
+        producer_retry_backoff_ms=200,
+        database_url=SecretStr(f"sqlite+aiosqlite:///{folder / 'shop.db'}"),
+        fallback_replay_interval_seconds=1.0,
+        fallback_backoff_base_seconds=1.0,
+        web_host="127.0.0.1",
+        web_port=options.web_port,
     )
-    _, errors = await process.communicate()
-    if process.returncode:
-        raise CannotRun(errors.decode(errors="replace").strip().rpartition("\n")[2])
+
+
+def worker_environment(settings: Settings, surroundings: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment that gives a worker exactly these settings.
+
+    Further consumers keep the variables of their own names, such as ``COUPONS_URL``, from the
+    environment of this process. The worker must also start in a folder without a ``.env`` file.
+    """
+    names = (settings.consumers or "").upper().split(",")
+    own = tuple(f"{name}_" for name in names if name != ORDER_LOGGING.upper())
+    environment = {
+        name: value
+        for name, value in surroundings.items()
+        if name.upper() in _KEPT
+        or name.upper().startswith(_KEPT_PREFIXES)
+        or (name.upper().startswith(own) and name.lower() not in Settings.model_fields)
+    }
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        if value is not None:
+            environment[name.upper()] = str(value)
+    # The worker runs in another folder, and this package need not be installed.
+    paths = [str(_PROJECT), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
+
+
+def write_commands(folder: Path, environment: Mapping[str, str], consumer: str) -> list[str]:
+    """Write a file that gives another shell the worker's settings.
+
+    Returns the commands to be pasted one after the other; the first one reads the file. They are
+    about this consumer; empty if there is only one.
+    """
+    exports = [
+        f"export {name}={shlex.quote(value)}\n"
+        for name, value in environment.items()
+        if name not in _KEPT
+    ]
+    programs = shlex.quote(str(Path(sys.executable).parent))
+    path = folder / "commands.sh"
+    path.write_text("".join(exports) + f'export PATH={programs}:"$PATH"\n')
+    option = f" --consumer {consumer}" if consumer else ""
+    return [
+        f". {shlex.quote(str(path))}",
+        f"order-relay order{option} {FIRST_ORDER_ID}",
+        f"order-relay dlq list{option}",
+        f"order-relay dlq redrive{option} --all --yes",
+        f"order-relay audit{option} --since 1h",
+        "order-relay status",
+    ]
 
 
 class WorkerProcess:
@@ -59,6 +132,11 @@ class WorkerProcess:
     def exit_code(self) -> int | None:
         """Its exit status, negative for a signal; ``None`` while it runs or before."""
         return None if self._process is None else self._process.returncode
+
+    def log_tail(self) -> list[str]:
+        """Return the last lines of its log, indented."""
+        text = self.log_path.read_text("utf-8", "replace")
+        return [f"  {line}" for line in text.splitlines()[-15:]]
 
     async def start(self) -> None:
         """Start it, in the folder of its log."""
@@ -87,51 +165,3 @@ class WorkerProcess:
             killing = asyncio.get_running_loop().call_later(grace_seconds, self.kill)
             await self._process.wait()
             killing.cancel()
-
-
-class WorkerLog:
-    """Follows a log file that may not be there yet.
-
-    Attributes:
-        tail: The last lines.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._position = 0
-        self._rest = b""
-        self._warnings: dict[str, str] = {}
-        self._times: Counter[str] = Counter()
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-
-    @property
-    def warnings(self) -> list[str]:
-        """The last warnings and errors, one of each kind, the latest at the end."""
-        return list(self._warnings.values())[-SHOWN_WARNINGS:]
-
-    def read_on(self) -> None:
-        """Take in what has been written since the last time."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as log:
-            log.seek(self._position)
-            new = log.read()
-        self._position += len(new)
-        *lines, self._rest = (self._rest + new).split(b"\n")
-        for raw in lines:
-            line = _COLOUR.sub("", raw.decode("utf-8", "replace")).rstrip()
-            if line:
-                self.tail.append(line)
-            if found := _WARNING.match(line):
-                self._warn(*found.groups())
-
-    def _warn(self, time: str, text: str) -> None:
-        # Many warnings of one kind must not hide the others.
-        kind = _PAIR.split(text, maxsplit=1)[0]
-        self._times[kind] += 1
-        often = f"{self._times[kind]:,} times " if self._times[kind] > 1 else ""
-        self._warnings.pop(kind, None)
-        text = _EVENT_ID.sub(r"\1", _POSITION.sub("", text))
-        self._warnings[kind] = f"{time} {often}{text}"
-        if len(self._warnings) > _KEPT_WARNINGS:
-            del self._warnings[next(iter(self._warnings))]

@@ -19,16 +19,15 @@ from confluent_kafka import Producer
 from demo.collector import Collector
 from demo.command_line import CannotRun, Options
 from demo.kafka import PARTITIONS, EmbeddedCluster
-from demo.logger import RETRY_AFTER_SECONDS, Kind, LoggerScript, SampleLogger
+from demo.logger import RETRY_AFTER_SECONDS, Kind, SampleLogger
 from demo.scenario import outage_plan, run_outages
-from demo.settings import demo_settings
 from demo.shop import Order, OrderGenerator, ShopDatabase
+from demo.worker import demo_settings
 from order_relay.errors import DatabaseUnavailable
 from order_relay.fallback.store import NewMessage
 from order_relay.fallback.table import FallbackTable
 from order_relay.model.headers import EVENT_ID_HEADER, Headers
 from order_relay.settings import Settings
-from tests.support.kafka.ports import free_ports
 from tests.support.waiting import eventually
 
 DLQ_TOPIC = "order-paid-events.DLQ"
@@ -41,7 +40,7 @@ def settings_at(servers: str, folder: Path) -> Settings:
 
 def a_collector() -> Collector:
     """A collector that was told nothing yet."""
-    return Collector(Options(), LoggerScript(1))
+    return Collector(Options(), SampleLogger(1))
 
 
 @asynccontextmanager
@@ -61,7 +60,7 @@ async def watching(
         await finish()
 
 
-class Answers(LoggerScript):
+class Answers(SampleLogger):
     """A script that does as the key says."""
 
     def __init__(self) -> None:
@@ -76,36 +75,30 @@ class Answers(LoggerScript):
 async def test_the_sample_logger_does_what_its_script_says() -> None:
     """Each kind is a real answer over HTTP, and only accepted keys are told."""
     accepted: list[str] = []
-    script = Answers()
-    logger = SampleLogger(script, accepted.append)
-    port = free_ports(1)[0]
-    await logger.start(port)
-    url = f"http://127.0.0.1:{port}/logs"
+    logger = Answers()
+    logger.on_accepted = accepted.append
     short = aiohttp.ClientTimeout(total=0.3)
-    try:
-        async with aiohttp.ClientSession() as session:
+    async with logger.listening(0) as port, aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{port}/logs"
 
-            async def post(kind: Kind) -> aiohttp.ClientResponse:
-                headers = {"Idempotency-Key": kind.name}
-                async with session.post(url, data=b"{}", headers=headers, timeout=short) as answer:
-                    return answer
+        async def post(kind: Kind) -> aiohttp.ClientResponse:
+            headers = {"Idempotency-Key": kind.name}
+            async with session.post(url, data=b"{}", headers=headers, timeout=short) as answer:
+                return answer
 
-            assert (await post(Kind.ACCEPTED)).status == 201
-            assert (await post(Kind.REFUSED)).status == 422
-            assert (await post(Kind.UNAVAILABLE)).status == 503
-            busy = await post(Kind.BUSY)
-            assert busy.status == 429
-            assert busy.headers["Retry-After"] == str(RETRY_AFTER_SECONDS)
-            with pytest.raises(aiohttp.ServerDisconnectedError):
-                await post(Kind.RESET)
-            with pytest.raises(TimeoutError):
-                await post(Kind.HANGING)
-    finally:
-        await logger.stop()
-        await logger.stop()
+        assert (await post(Kind.ACCEPTED)).status == 201
+        assert (await post(Kind.REFUSED)).status == 422
+        assert (await post(Kind.UNAVAILABLE)).status == 503
+        busy = await post(Kind.BUSY)
+        assert busy.status == 429
+        assert busy.headers["Retry-After"] == str(RETRY_AFTER_SECONDS)
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await post(Kind.RESET)
+        with pytest.raises(TimeoutError):
+            await post(Kind.HANGING)
     assert accepted == ["ACCEPTED"]
-    assert script.requests == 6
-    assert set(script.answers) == set(Kind)
+    assert logger.requests == 6
+    assert set(logger.answers) == set(Kind)
 
 
 def test_a_cluster_that_does_not_start_is_one_line() -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from demo.logger import FAILURES, SLOW_SECONDS, Kind, LoggerScript, first_outage_after
+from demo.logger import FAILURES, SLOW_SECONDS, Kind, SampleLogger, first_outage_after
 
 NEVER = 10**9
 IDS = [f"event-{number}" for number in range(3000)]
@@ -21,9 +21,9 @@ class Clock:
         return self.now
 
 
-def without_outages(seed: int) -> LoggerScript:
+def without_outages(seed: int) -> SampleLogger:
     """A script in which the logger is never down."""
-    return LoggerScript(seed, NEVER)
+    return SampleLogger(seed, NEVER)
 
 
 def test_the_seed_and_the_id_decide() -> None:
@@ -34,7 +34,7 @@ def test_the_seed_and_the_id_decide() -> None:
     assert forward != {event_id: other.answer(event_id) for event_id in IDS}
 
 
-def until_final(script: LoggerScript, event_id: str) -> list[tuple[Kind, float]]:
+def until_final(script: SampleLogger, event_id: str) -> list[tuple[Kind, float]]:
     """Try as a worker does: the first attempt and three retries."""
     answers: list[tuple[Kind, float]] = []
     while len(answers) < 4:
@@ -73,7 +73,7 @@ def test_refused_orders_are_refused_on_every_attempt() -> None:
 def test_an_outage_begins_by_count_and_ends_by_time() -> None:
     """After so many orders every request fails for some seconds; repeats do not count."""
     clock = Clock()
-    script = LoggerScript(1, 10, 20, clock)
+    script = SampleLogger(1, 10, 20, clock)
     for event_id in [*IDS[:10], *IDS[:10]]:
         script.answer(event_id)
     assert script.outages == 0
@@ -94,7 +94,7 @@ def test_an_outage_begins_by_count_and_ends_by_time() -> None:
 def test_an_outage_takes_requests_that_were_under_way() -> None:
     """A request that would have been accepted fails when an outage has begun meanwhile."""
     clock = Clock()
-    script = LoggerScript(1, 1, clock=clock)
+    script = SampleLogger(1, 1, clock=clock)
     fine = [event_id for event_id in IDS if without_outages(1).answer(event_id)[0] is Kind.ACCEPTED]
     under_way = script.answer(fine[0])
     script.answer(fine[1])
@@ -107,7 +107,7 @@ def test_an_outage_takes_requests_that_were_under_way() -> None:
 def test_attempts_in_an_outage_count_as_the_orders_own() -> None:
     """After two failures in an outage an order fails no more, unless it always would."""
     clock = Clock()
-    script = LoggerScript(1, 0, clock=clock)
+    script = SampleLogger(1, 0, clock=clock)
     after = set()
     for event_id in IDS[:1000]:
         clock.now = 0.0
