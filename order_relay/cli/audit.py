@@ -110,13 +110,13 @@ async def _account(ledger: Ledger, reading: _Reading) -> int | str:
             settings, settings.consumer_group_id, settings.order_paid_topic, list(ranges)
         )
         for partition, extent in ranges.items():
+            commit = commits.get(partition)
             evidence = Evidence(
+                Commit(commit.offset, commit.metadata) if commit is not None else None,
                 letters=letters.get(partition, {}),
                 saved=saved.get(partition, set()),
                 entries_since_ms=_table_begins_ms(settings),
             )
-            if (commit := commits.get(partition)) is not None:
-                evidence.commit = Commit(commit.offset, commit.metadata)
             await reading.add(ledger, source, partition, extent, evidence)
     return unsaved
 
@@ -213,13 +213,12 @@ class _Reading:
         """Add the records of a partition to the ledger."""
         if self.settings.deliveries_store != "off":
             await self._read_table(partition, evidence)
-        counted = ledger.partition(evidence)
         since_ms = self.since.timestamp() * 1000
         until_ms = self.until.timestamp() * 1000 if self.until is not None else math.inf
         async for message in source.messages(partition, *extent):
             record = _record(message)
             if since_ms <= record.timestamp_ms < until_ms:  # producers' clocks may differ
-                counted.add(record)
+                ledger.add(record, evidence)
 
     async def _read_table(self, partition: int, evidence: Evidence) -> None:
         """Read the table's entries of records that were finished since the range begins."""

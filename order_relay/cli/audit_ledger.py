@@ -67,6 +67,15 @@ class Evidence:
     entries_since_ms: float = 0
     forgotten: set[bytes] = field(default_factory=set)
     is_complete: bool = True
+    _progress: PartitionProgress = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._progress = PartitionProgress(0, self.commit)
+
+    def is_finished(self, offset: int) -> bool:
+        """Return whether the group has finished a record; to be asked in the order of offsets."""
+        committed = self.commit.offset if self.commit is not None else 0
+        return offset < committed or not self._progress.add(offset, 0.0)
 
 
 class Ledger:
@@ -105,22 +114,46 @@ class Ledger:
         """The number of records."""
         return sum(self.counts.values())
 
-    def partition(self, evidence: Evidence) -> PartitionLedger:
-        """Begin a partition; its records are then added in the order of their offsets."""
-        return PartitionLedger(self, evidence)
-
-    def count(self, record: Record, state: State) -> None:
-        """Count a record."""
+    def add(self, record: Record, evidence: Evidence) -> None:
+        """Count a record; those of a partition in the order of their offsets."""
+        state = self._state(record, evidence)
         self.counts[state] += 1
         if state in self._listed and len(self.listed) < self._limit:
             self.listed.append(((record.partition, record.offset), state))
 
-    def is_for_another(self, record: Record) -> bool:
-        """Return whether a record was redriven for another consumer."""
-        consumer = record.header(CONSUMER_HEADER)
-        return consumer is not None and consumer != self._consumer
+    def _state(self, record: Record, evidence: Evidence) -> State:
+        if not evidence.is_finished(record.offset):
+            return State.WAITING
+        if record.header(CONSUMER_HEADER) not in {None, self._consumer}:
+            return State.FOR_ANOTHER
+        is_open = evidence.letters.get(record.offset)
+        if is_open is not None:
+            return State.DEAD_LETTERED if is_open else State.REDRIVEN
+        if record.offset in evidence.saved:
+            return State.SAVED
+        return self._by_table(record, evidence)
 
-    def order_key(self, record: Record) -> bytes | None:
+    def _by_table(self, record: Record, evidence: Evidence) -> State:
+        """Return the state of a finished record without a letter."""
+        if evidence.entries is None:
+            return State.FINISHED  # finished means delivered, or dead-lettered
+        key = self._order_key(record)
+        entry = evidence.entries.get(key) if key is not None else None
+        if entry is None:
+            known = (
+                key is not None
+                and key not in evidence.forgotten
+                and record.timestamp_ms >= evidence.entries_since_ms
+                and evidence.is_complete
+            )
+            return State.UNACCOUNTED if known else State.FINISHED
+        ours = entry.partition == record.partition and entry.offset == record.offset
+        if entry.has_delivered(record) or (ours and entry.state == "delivered"):
+            return State.DELIVERED
+        # The entry may be that of a later record of the order.
+        return State.LETTER_GONE if ours else State.FINISHED
+
+    def _order_key(self, record: Record) -> bytes | None:
         """Return the key of the record's entry in the table; None: it has none."""
         try:
             order_id = self._events.subject(self._events.decode(record.value))
@@ -129,52 +162,3 @@ class Ledger:
         if order_id is None:
             order_id = order_of_key(record)
         return None if order_id is None else entry_key(order_id)
-
-
-class PartitionLedger:
-    """The records of one partition."""
-
-    def __init__(self, ledger: Ledger, evidence: Evidence) -> None:
-        self._ledger = ledger
-        self._evidence = evidence
-        self._committed = evidence.commit.offset if evidence.commit is not None else 0
-        self._progress = PartitionProgress(0, evidence.commit)
-
-    def add(self, record: Record) -> None:
-        """Count a record of the partition."""
-        self._ledger.count(record, self._state(record))
-
-    def _state(self, record: Record) -> State:
-        if record.offset >= self._committed and self._progress.add(record.offset, 0.0):
-            return State.WAITING
-        if self._ledger.is_for_another(record):
-            return State.FOR_ANOTHER
-        is_open = self._evidence.letters.get(record.offset)
-        if is_open is not None:
-            return State.DEAD_LETTERED if is_open else State.REDRIVEN
-        if record.offset in self._evidence.saved:
-            return State.SAVED
-        return self._by_table(record)
-
-    def _by_table(self, record: Record) -> State:
-        """Return the state of a finished record without a letter."""
-        evidence = self._evidence
-        if evidence.entries is None:
-            return State.FINISHED  # finished means delivered, or dead-lettered
-        key = self._ledger.order_key(record)
-        entry = evidence.entries.get(key) if key is not None else None
-        if entry is not None:
-            ours = entry.partition == record.partition and entry.offset == record.offset
-            if entry.has_delivered(record) or (ours and entry.state == "delivered"):
-                return State.DELIVERED
-            if ours:
-                return State.LETTER_GONE
-        known = (
-            key is not None
-            and entry is None
-            and key not in evidence.forgotten
-            and record.timestamp_ms >= evidence.entries_since_ms
-            and evidence.is_complete
-        )
-        # The entry may be that of a later record of the order.
-        return State.UNACCOUNTED if known else State.FINISHED

@@ -7,12 +7,8 @@ import click
 import pytest
 
 from order_relay.cli.fallback.bulk_change import (
-    Change,
-    RowResult,
     changed_rows,
-    discarding,
     matching_ids,
-    requeueing,
     run_change,
     selected_rows,
 )
@@ -33,19 +29,17 @@ async def recovered_all(*statuses: Status, topic: str = "orders") -> MemoryFallb
 
 
 async def results(
-    store: MemoryFallbackStore, rows: RowFilter, change: Change, *, dry_run: bool = False
+    store: MemoryFallbackStore, rows: RowFilter, verb: str, *, dry_run: bool = False
 ) -> dict[int, str]:
     """The reason for each row, empty where it was changed."""
-    found: list[RowResult] = [
-        one async for one in changed_rows(store, rows, change, dry_run=dry_run)
-    ]
-    return {one.row_id: one.reason for one in found}
+    found = changed_rows(store, rows, verb, dry_run=dry_run)
+    return {row_id: reason async for row_id, _, reason in found}
 
 
 async def test_requeueing_by_id() -> None:
     """FAILED rows become PENDING; of each other row it is said why not."""
     store = await recovered_all(Status.FAILED, Status.PENDING, Status.PUBLISHED, Status.FAILED)
-    told = await results(store, RowFilter(ids={1, 2, 3, 99}), requeueing(store))
+    told = await results(store, RowFilter(ids={1, 2, 3, 99}), "requeued")
     assert told[1] == ""
     assert "PENDING" in told[2]
     assert "PUBLISHED" in told[3]
@@ -58,7 +52,7 @@ async def test_discarding_leaves_rows_alone_that_are_on_their_way() -> None:
     """A row that a worker has claimed, and one that Kafka has, stay."""
     store = await recovered_all(Status.PENDING, Status.PENDING, Status.PUBLISHED)
     await store.claim(limit=1, lease_seconds=60)
-    told = await results(store, RowFilter(ids={1, 2, 3}), discarding(store))
+    told = await results(store, RowFilter(ids={1, 2, 3}), "discarded")
     assert told[1] == "a worker is publishing it"
     assert told[2] == ""
     assert "PUBLISHED" in told[3]
@@ -70,15 +64,15 @@ async def test_a_dry_run_says_the_same_and_changes_nothing() -> None:
     store = await recovered_all(Status.FAILED, Status.PENDING, Status.FAILED, Status.PUBLISHED)
     rows = RowFilter(ids={1, 2, 3, 4, 5})
     before = dict(store.rows)
-    dry = await results(store, rows, requeueing(store), dry_run=True)
+    dry = await results(store, rows, "requeued", dry_run=True)
     assert store.rows == before
-    assert await results(store, rows, requeueing(store)) == dry
+    assert await results(store, rows, "requeued") == dry
 
 
 async def test_more_rows_than_a_page() -> None:
     """All rows of a filter are changed, though changing takes them out of the filter."""
     store = await recovered_all(*[Status.FAILED] * (2 * PAGE + 1))
-    told = await results(store, RowFilter(status=Status.FAILED), requeueing(store))
+    told = await results(store, RowFilter(status=Status.FAILED), "requeued")
     assert len(told) == 2 * PAGE + 1
     assert not any(told.values())
     assert (await store.stats()).failed == 0
@@ -95,9 +89,9 @@ async def test_only_rows_that_were_agreed_to_are_changed() -> None:
     await store.requeue({1})
     await store.discard({2})
     told = {
-        one.row_id: one.reason
-        async for one in changed_rows(
-            store, rows, discarding(store), dry_run=False, confirmed=confirmed
+        row_id: reason
+        async for row_id, _, reason in changed_rows(
+            store, rows, "discarded", dry_run=False, confirmed=confirmed
         )
     }
     assert set(store.rows) == {1, late}
@@ -109,9 +103,7 @@ async def test_only_rows_that_were_agreed_to_are_changed() -> None:
 async def test_lines_of_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     """One object a row; the exit status tells whether every id was changed."""
     store = await recovered_all(Status.FAILED, Status.PENDING)
-    status = await run_change(
-        store, RowFilter(ids={1, 2}), requeueing(store), dry_run=False, as_json=True
-    )
+    status = await run_change(store, RowFilter(ids={1, 2}), "requeued", dry_run=False, as_json=True)
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert status == 1
     assert first == {"id": 1, "result": "requeued", "dry_run": False}
@@ -122,7 +114,7 @@ async def test_nothing_to_do_is_no_error(capsys: pytest.CaptureFixture[str]) -> 
     """A filter that finds nothing says so."""
     store = await recovered_all(Status.PUBLISHED)
     status = await run_change(
-        store, RowFilter(status=Status.FAILED), requeueing(store), dry_run=False, as_json=False
+        store, RowFilter(status=Status.FAILED), "requeued", dry_run=False, as_json=False
     )
     assert status == 0
     assert "0 rows were requeued" in capsys.readouterr().out

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,24 +19,28 @@ from order_relay.cli.dlq.letters import (
     letter_filter,
     letters_table,
 )
-from order_relay.dead_letters.filters import LetterFilter
-from order_relay.dead_letters.letter import Letter, LetterPosition
-from order_relay.dead_letters.open_topic import open_topic
+from order_relay.dead_letters.letter import LetterPosition
+from order_relay.dead_letters.open_topic import OpenTopic, open_topic
 from order_relay.dead_letters.redrive import LetterResult, RedriveResult, Selection
 from order_relay.model.byte_text import to_text
 from order_relay.tracing.switch import running_tracing
 
+if TYPE_CHECKING:
+    from order_relay.settings.consumers import ConfiguredConsumer
+
 NAMED = 5  # letters in the audit log
-POSITIONS = click.argument("positions", nargs=-1, type=POSITION, metavar="[PARTITION:OFFSET]...")
-LIMIT = click.option("--limit", type=LIMIT_RANGE, help="The first so many of them.")
+SELECTION = (
+    click.argument("positions", nargs=-1, type=POSITION, metavar="[PARTITION:OFFSET]..."),
+    command.ALL,
+    *FILTERS,
+    click.option("--limit", type=LIMIT_RANGE, help="The first so many of them."),
+)
 BECAUSE = click.option("--because", default="", help="Why, for the audit log.")
+HOW = (command.DRY_RUN, command.YES, command.CONSUMER, command.JSON)
 
 
 @command.define(
-    POSITIONS,
-    command.ALL,
-    *FILTERS,
-    LIMIT,
+    *SELECTION,
     click.option(
         "--max-redrives",
         type=click.IntRange(1, 1000),
@@ -51,66 +53,37 @@ BECAUSE = click.option("--because", default="", help="Why, for the audit log.")
         help="At most so many letters a second.",
     ),
     BECAUSE,
-    command.DRY_RUN,
-    command.YES,
-    command.CONSUMER,
-    command.JSON,
+    *HOW,
 )
-async def redrive(
-    *,
-    positions: tuple[LetterPosition, ...],
-    everything: bool,
-    limit: int | None,
-    max_redrives: int,
-    rate: float | None,
-    because: str,
-    dry_run: bool,
-    yes: bool,
-    consumer: str | None,
-    as_json: bool,
-    **filters: Any,
-) -> int:
+async def redrive(**given: Any) -> int:
     """Publish dead letters to the orders' topic again: by position, by filters, or --all.
 
     Each goes out as its record came, with the event-id it had, and is not redriven again by a
     later run. The exit status is 1 when one was not redriven that was named by its position, or
     Kafka refused one.
     """
-    wanted = letter_filter(**filters)
-    check_selection(positions, everything, wanted)
-    asks = _asks(positions, yes=yes, dry_run=dry_run)
-    selection = Selection(positions, wanted, limit=limit, max_redrives=max_redrives)
-    to_topic = command.consumer_named(consumer).settings.order_paid_topic
-    change = Change(RedriveResult.REDRIVEN, "Redrive", f"to {to_topic}", _which(positions, wanted))
-    return await _change(
-        change,
-        selection,
-        rate=rate,
-        because=because,
-        dry_run=dry_run,
-        asks=asks,
-        consumer=consumer,
-        as_json=as_json,
-        named=bool(positions),
-    )
+    return await _change(RedriveResult.REDRIVEN, **given)
 
 
-@command.define(
-    POSITIONS,
-    command.ALL,
-    *FILTERS,
-    LIMIT,
-    BECAUSE,
-    command.DRY_RUN,
-    command.YES,
-    command.CONSUMER,
-    command.JSON,
-)
-async def discard(
+@command.define(*SELECTION, BECAUSE, *HOW)
+async def discard(**given: Any) -> int:
+    """Count dead letters as dealt with: by position, by filters, or --all.
+
+    They are not delivered. They stay in the topic until they are purged, and are not open any more.
+    --because says why. The exit status is 1 when one was not discarded that was named by its
+    position.
+    """
+    return await _change(RedriveResult.DISCARDED, max_redrives=None, rate=None, **given)
+
+
+async def _change(
+    done: RedriveResult,
     *,
     positions: tuple[LetterPosition, ...],
     everything: bool,
     limit: int | None,
+    max_redrives: int | None,
+    rate: float | None,
     because: str,
     dry_run: bool,
     yes: bool,
@@ -118,149 +91,97 @@ async def discard(
     as_json: bool,
     **filters: Any,
 ) -> int:
-    """Count dead letters as dealt with: by position, by filters, or --all.
-
-    They are not delivered. They stay in the topic until they are purged, and are not open any more.
-    --because says why. The exit status is 1 when one was not discarded that was named by its
-    position.
-    """
+    """Redrive or discard letters; ``done`` is the result of each."""
+    discards = done is RedriveResult.DISCARDED
     wanted = letter_filter(**filters)
     check_selection(positions, everything, wanted)
-    if not because and not dry_run:
+    if discards and not because and not dry_run:
         raise command.usage_error("say why, for the audit log: --because TEXT")
-    asks = _asks(positions, yes=yes, dry_run=dry_run)
-    selection = Selection(positions, wanted, limit=limit, discard=True)
-    change = Change(RedriveResult.DISCARDED, "Discard", "", _which(positions, wanted))
-    return await _change(
-        change,
-        selection,
-        rate=None,
-        because=because,
-        dry_run=dry_run,
-        asks=asks,
-        consumer=consumer,
-        as_json=as_json,
-        named=bool(positions),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What is done with letters.
-
-    Attributes:
-        result: The result of a letter with which it was done.
-        name: Its name in a question.
-        to: Where the letters go; empty: nowhere.
-        which: The selected letters, for the audit log.
-    """
-
-    result: RedriveResult
-    name: str
-    to: str
-    which: str
-
-
-def _asks(positions: Sequence[LetterPosition], *, yes: bool, dry_run: bool) -> bool:
     needs_yes = "" if positions else "filters and --all need"
-    return command.must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
-
-
-def _which(positions: Sequence[LetterPosition], wanted: LetterFilter) -> str:
-    return ", ".join(map(str, positions[:NAMED])) or str(wanted)
-
-
-async def _change(
-    change: Change,
-    selection: Selection,
-    *,
-    rate: float | None,
-    because: str,
-    dry_run: bool,
-    asks: bool,
-    consumer: str | None,
-    as_json: bool,
-    named: bool,
-) -> int:
+    asks = command.must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
     chosen = command.consumer_named(consumer)
+    to = "" if discards else f"to {chosen.settings.order_paid_topic}"
+    selection = Selection(
+        positions, wanted, limit=limit, max_redrives=max_redrives or 0, discard=discards
+    )
     report = output.ChangeReport(
-        "letter", change.result.value, named=named, as_json=as_json, dry_run=dry_run
+        "letter", done.value, named=bool(positions), as_json=as_json, dry_run=dry_run
     )
     received: list[signal.Signals] = []
     async with open_topic(chosen.settings) as topic:
         await selection.read(topic)
         for result in selection.skipped:
             add_result(report, result)
-        if dry_run:
-            for position in selection.positions():
-                add_result(report, LetterResult(*position, change.result))
-            return close(report, change, selection.first)
-        if not selection.count:
-            return close(report, change)
-        if asks:
-            to = change.to and f" {change.to}"
-            question = f"{change.name} {output.count_of(selection.count, 'letter')}{to}?"
-            if status := command.refused(question, f"Nothing was {change.result.value}"):
+        for position in selection.positions() if dry_run else ():
+            add_result(report, LetterResult(*position, done))
+        if selection.count and not dry_run:
+            question = f"{'Discard' if discards else 'Redrive'} "
+            question += f"{output.count_of(selection.count, 'letter')}{to and ' ' + to}?"
+            if asks and (status := command.refused(question, f"Nothing was {done.value}")):
                 return status
-        try:
-            async with (
-                running_tracing(chosen.settings) as tracing,
-                command.open_producer(chosen.settings) as producer,
-                topic.redriving(
-                    selection,
-                    producer,
-                    topic=chosen.settings.order_paid_topic,
-                    consumer=chosen.name,
-                    rate=rate,
-                    discard=change.result is RedriveResult.DISCARDED,
-                    tracing=tracing,
-                ) as (running, results),
-            ):
-
-                def stop(number: signal.Signals) -> None:
-                    received.append(number)
-                    running.stop("stopped by a signal; run it again for the rest")
-
-                with command.handling_signals(stop), report.showing_progress(selection.count):
-                    async for result in results:
-                        add_result(report, result)
-                report.remark = running.remark
-        finally:
-            if report.done:
-                action = f"dead letters {change.result.value}"
-                detail = "; ".join(
-                    filter(None, (change.which, because and f"reason: {because}", report.remark))
-                )
-                await write_entry(chosen.settings, action, chosen.name, report.done, detail)
-    status = close(report, change)
-    return 128 + received[0] if received else status
-
-
-def close(report: output.ChangeReport, change: Change, first: Sequence[Letter] = ()) -> int:
-    """Print the report, of a dry run with the first letters; return the exit status."""
-    if not report.as_json:
-        table = letters_table([(letter, False) for letter in first], with_state=False)
-        report.print(table, to=change.to)
-    elif not report.dry_run:
+            which = ", ".join(map(str, positions[:NAMED])) or str(wanted)
+            detail = f"{which}; reason: {because}" if because else which
+            received = await _run(
+                report, topic, selection, chosen, done=done, rate=rate, detail=detail
+            )
+    if not as_json:
+        first = [(letter, False) for letter in selection.first if dry_run]
+        report.print(letters_table(first, with_state=False), to=to)
+    elif not dry_run:
         counts = {
-            change.result.value: report.done,
+            done.value: report.done,
             RedriveResult.SKIPPED.value: report.skipped - report.failed,
             RedriveResult.FAILED.value: report.failed,
         }
         output.json_line({"type": "summary", **counts, "stopped": report.remark or None})
-    return report.status
+    return 128 + received[0] if received else report.status
+
+
+async def _run(
+    report: output.ChangeReport,
+    topic: OpenTopic,
+    selection: Selection,
+    chosen: ConfiguredConsumer,
+    *,
+    done: RedriveResult,
+    rate: float | None,
+    detail: str,
+) -> list[signal.Signals]:
+    """Change the selected letters, and write the audit log; returns the signals received."""
+    received: list[signal.Signals] = []
+    try:
+        async with (
+            running_tracing(chosen.settings) as tracing,
+            command.open_producer(chosen.settings) as producer,
+            topic.redriving(
+                selection,
+                producer,
+                topic=chosen.settings.order_paid_topic,
+                consumer=chosen.name,
+                rate=rate,
+                discard=done is RedriveResult.DISCARDED,
+                tracing=tracing,
+            ) as (running, results),
+        ):
+
+            def stop(number: signal.Signals) -> None:
+                received.append(number)
+                running.stop("stopped by a signal; run it again for the rest")
+
+            with command.handling_signals(stop), report.showing_progress(selection.count):
+                async for result in results:
+                    add_result(report, result)
+            report.remark = running.remark
+    finally:
+        if report.done:
+            text = f"{detail}; {report.remark}" if report.remark else detail
+            action = f"dead letters {done.value}"
+            await write_entry(chosen.settings, action, chosen.name, report.done, text)
+    return received
 
 
 def add_result(report: output.ChangeReport, result: LetterResult) -> None:
     """Report the result of one letter."""
-    fields = _fields(result)
-    if report.dry_run and result.result in (RedriveResult.REDRIVEN, RedriveResult.DISCARDED):
-        fields["dry_run"] = True
-    failed = result.result is RedriveResult.FAILED
-    report.add(f"{result.partition}:{result.offset}", fields, result.reason, failed=failed)
-
-
-def _fields(result: LetterResult) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "type": "letter",
         "partition": result.partition,
@@ -277,7 +198,10 @@ def _fields(result: LetterResult) -> dict[str, Any]:
         }
     if result.reason:
         fields["reason"] = result.reason
-    return fields
+    if report.dry_run and result.result in (RedriveResult.REDRIVEN, RedriveResult.DISCARDED):
+        fields["dry_run"] = True
+    failed = result.result is RedriveResult.FAILED
+    report.add(f"{result.partition}:{result.offset}", fields, result.reason, failed=failed)
 
 
 @command.define(
@@ -288,10 +212,7 @@ def _fields(result: LetterResult) -> dict[str, Any]:
         "a time span such as 30d.",
     ),
     click.option("--all", "everything", is_flag=True, help="All there is now."),
-    command.DRY_RUN,
-    command.YES,
-    command.CONSUMER,
-    command.JSON,
+    *HOW,
 )
 async def purge(
     *,
