@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -112,13 +112,14 @@ class ChangeReport:
         self._verb = verb
         self._named = named
         self._reasons: list[tuple[str, str]] = []
-        self._advance: Callable[[], None] = _nothing
+        self._progress = Progress(disable=True)
+        self._task = self._progress.add_task("")
 
     def add(
         self, name: str, fields: Mapping[str, Any], reason: str = "", *, failed: bool = False
     ) -> None:
         """Count one; ``reason`` says why it was not changed, and ``fields`` all that is printed."""
-        self._advance()
+        self._progress.advance(self._task)
         if self.as_json:
             json_line(fields)
             flush_stdout()  # also at a slow rate its reader sees each line at once
@@ -139,16 +140,10 @@ class ChangeReport:
     def showing_progress(self, total: int) -> Iterator[None]:
         """Show a progress bar on a terminal if there is much to do."""
         console = stderr_console()
-        if not console.is_terminal or total <= LONG:
+        hidden = not console.is_terminal or total <= LONG
+        with Progress(console=console, transient=True, disable=hidden) as self._progress:
+            self._task = self._progress.add_task(f"{self._unit}s", total=total)
             yield
-            return
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task(f"{self._unit}s", total=total)
-            self._advance = lambda: progress.advance(task)
-            try:
-                yield
-            finally:
-                self._advance = _nothing
 
     def print(self, changed: Table, *, to: str = "") -> None:
         """Print what was changed, what was not and why, and the count.
@@ -175,10 +170,6 @@ class ChangeReport:
         )
         if self.remark:
             console.print(plain(self.remark))
-
-
-def _nothing() -> None:
-    """Show no progress."""
 
 
 def _print_more(console: Console, number: int) -> None:

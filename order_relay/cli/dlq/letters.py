@@ -22,43 +22,18 @@ from order_relay.model.byte_text import to_text
 _POSITION = re.compile(r"(\d{1,9})[:/](\d{1,18})", re.ASCII)
 
 
-class PositionType(click.ParamType):
-    """The position of a letter, such as ``0:17``."""
-
-    name = "letter"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> LetterPosition:
-        """Parse the text."""
-        found = _POSITION.fullmatch(str(value))
-        if found is None:
-            self.fail(
-                f"{str(value)[:40]!r} is not a dead letter's position: it is PARTITION:OFFSET, "
-                "such as 0:17",
-                param,
-                ctx,
-            )
-        return LetterPosition(int(found[1]), int(found[2]))
+def parse_position(text: str) -> LetterPosition:
+    """Return the position of a letter, such as ``0:17``; raises ``ValueError``."""
+    found = _POSITION.fullmatch(text)
+    if found is None:
+        raise ValueError(
+            f"{text[:40]!r} is not a dead letter's position: it is PARTITION:OFFSET, such as 0:17"
+        )
+    return LetterPosition(int(found[1]), int(found[2]))
 
 
-class TimeType(click.ParamType):
-    """A time: ISO 8601, or a time span before now."""
-
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
-        """Parse the text."""
-        try:
-            return parse_moment(str(value), datetime.now(UTC))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-POSITION = PositionType()
-TIME = TimeType()
+POSITION = command.Parsed("letter", parse_position)
+TIME = command.Parsed("time", lambda text: parse_moment(text, datetime.now(UTC)))
 LIMIT_RANGE = click.IntRange(1, 10_000_000)
 # Their names are those of ``LetterFilter``.
 FILTERS: Sequence[Callable[[Any], Any]] = (
@@ -180,7 +155,9 @@ async def show_letter(
 
     Spring's numbers are decoded; what is not UTF-8 text is shown in hexadecimal digits after \x.
     """
-    where = _parsed(position)
+    if not 1 <= len(position) <= 2:  # also partition and offset as two arguments
+        raise command.usage_error("say which letter: one PARTITION:OFFSET, such as 0:17")
+    where: LetterPosition = POSITION.convert(":".join(position), None, None)
     if only_value and as_json:
         raise command.usage_error("give --value or --json, not both")
     async with open_topic(command.consumer_named(consumer).settings) as topic:
@@ -208,12 +185,6 @@ async def show_letter(
         rows += [(f"header {name}", "(null)" if one is None else one) for name, one in headers]
         output.print_fields([*rows, ("value", "(null: a tombstone)" if value is None else value)])
     return 0
-
-
-def _parsed(texts: tuple[str, ...]) -> LetterPosition:
-    if not 1 <= len(texts) <= 2:  # also partition and offset as two arguments
-        raise command.usage_error("say which letter: one PARTITION:OFFSET, such as 0:17")
-    return POSITION.convert(":".join(texts), None, None)
 
 
 def letter_fields(letter: Letter, *, redriven: bool) -> dict[str, Any]:

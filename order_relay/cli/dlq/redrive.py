@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from order_relay.cli import command, output
-from order_relay.cli.audit_entry import write_entry
 from order_relay.cli.dlq.letters import (
     FILTERS,
     LIMIT_RANGE,
@@ -19,6 +18,7 @@ from order_relay.cli.dlq.letters import (
     letter_filter,
     letters_table,
 )
+from order_relay.cli.fallback.rows import write_entry
 from order_relay.dead_letters.letter import LetterPosition
 from order_relay.dead_letters.open_topic import OpenTopic, open_topic
 from order_relay.dead_letters.redrive import LetterResult, RedriveResult, Selection

@@ -10,8 +10,14 @@ from typing import Any
 import click
 
 from order_relay.cli import command, output
-from order_relay.cli.audit_entry import write_entry
-from order_relay.cli.fallback.rows import PAGE, ROW_ID, StatusType, open_table, rows_table
+from order_relay.cli.fallback.rows import (
+    PAGE,
+    ROW_ID,
+    open_table,
+    rows_table,
+    status_type,
+    write_entry,
+)
 from order_relay.fallback.store import FallbackRow, FallbackStore, RowFilter, Status
 from order_relay.settings import Settings
 
@@ -67,7 +73,7 @@ async def requeue(**given: Any) -> int:
     *SELECTION,
     click.option(
         "--status",
-        type=StatusType(Status.FAILED, Status.PENDING),
+        type=status_type(Status.FAILED, Status.PENDING),
         help="With --all: rows of this status; by default FAILED.",
     ),
     command.YES,

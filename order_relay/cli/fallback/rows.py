@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import getpass
+import os
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -14,58 +18,41 @@ from rich.table import Table
 from order_relay.cli import command, output
 from order_relay.errors import RelayError
 from order_relay.fallback.sql.migrate import Revisions
+from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog, now
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.table import FallbackTable
 from order_relay.model.byte_text import to_text
 from order_relay.settings import Settings
 
 PAGE = 500
+WRITE_SECONDS = 10.0
 ERROR_LENGTH = 200
 MAX_ID = 2**63 - 1  # of a BIGINT
 
 
-class RowIdType(click.ParamType):
-    """The id of a row."""
-
-    name = "id"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Parse the text."""
-        text = str(value)
-        digits = text.lstrip("0")
-        # int() refuses numbers of thousands of digits.
-        short = text.isascii() and text.isdigit() and 0 < len(digits) <= len(str(MAX_ID))
-        if not short or (number := int(digits)) > MAX_ID:
-            self.fail(f"{text[:40]!r} is not a row id: ids are whole numbers from 1", param, ctx)
-        return number
+def parse_row_id(text: str) -> int:
+    """Return the id of a row; raises ``ValueError``."""
+    digits = text.lstrip("0")
+    # int() refuses numbers of thousands of digits.
+    short = text.isascii() and text.isdigit() and 0 < len(digits) <= len(str(MAX_ID))
+    if not short or (number := int(digits)) > MAX_ID:
+        raise ValueError(f"{text[:40]!r} is not a row id: ids are whole numbers from 1")
+    return number
 
 
-class StatusType(click.ParamType):
-    """The status of rows, in upper or lower case."""
+def status_type(*allowed: Status) -> command.Parsed:
+    """Return the type of an option with one of these statuses, in upper or lower case."""
 
-    name = "status"
+    def parse(text: str) -> Status:
+        if text.upper() not in allowed:
+            raise ValueError(f"{text[:40]!r} must be {' or '.join(allowed)}")
+        return Status(text.upper())
 
-    def __init__(self, *allowed: Status) -> None:
-        self._allowed = {status.value: status for status in allowed}
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Status:
-        """Parse the text."""
-        found = self._allowed.get(str(value).upper())
-        if found is None:
-            self.fail(f"{str(value)[:40]!r} must be {' or '.join(self._allowed)}", param, ctx)
-        return found
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """Return the value's name in ``--help``."""
-        return f"[{'|'.join(self._allowed)}]"
+    return command.Parsed("status", parse, metavar=f"[{'|'.join(allowed)}]")
 
 
-ROW_ID = RowIdType()
-STATUS = StatusType(*Status)
+ROW_ID = command.Parsed("id", parse_row_id)
+STATUS = status_type(*Status)
 
 
 @command.define(
@@ -157,6 +144,37 @@ async def open_table(settings: Settings) -> AsyncIterator[FallbackTable]:
         yield table
     finally:
         await table.close()
+
+
+async def write_entry(
+    settings: Settings, action: str, subject: str, changed: int, detail: str
+) -> None:
+    """Add an entry; where the database cannot be used, one line on stderr says so.
+
+    Args:
+        settings: The worker's settings.
+        action: What was done, such as ``dead letters redriven``.
+        subject: Of what: a consumer, or the fallback table.
+        changed: How many letters or rows were changed.
+        detail: Which ones, and why.
+    """
+    entry = AuditEntry(actor(), action, subject, changed, detail, now())
+    try:
+        async with asyncio.timeout(WRITE_SECONDS), open_table(settings) as table:
+            await AuditLog(table.engine).write(entry)
+    except (click.ClickException, RelayError, TimeoutError) as error:
+        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        reason = text or "the database did not answer in time"
+        output.stderr_console().print(output.plain(f"The audit log was not written: {reason}"))
+
+
+def actor() -> str:
+    """Return the user and the host that run the command."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container may run as a user without a name
+        user = f"uid {os.getuid()}"
+    return f"{user} ({socket.gethostname()})"
 
 
 def file_exists(table: FallbackTable) -> bool:

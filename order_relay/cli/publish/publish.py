@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import click
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress
 
 from order_relay.cli import command, output
 from order_relay.cli.publish.bulk_publisher import BulkPublisher, LineResult, LineStatus
@@ -172,20 +172,12 @@ def _showing(reader: LineReader, report: PublishReport, descriptor: int) -> Iter
     console = output.stderr_console()
     status = os.fstat(descriptor)
     size = status.st_size if stat.S_ISREG(status.st_mode) else None
-    progress = Progress(
-        SpinnerColumn(),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[counts]}", markup=False),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    task = progress.add_task("", total=size, counts="")
+    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+    task = progress.add_task("", total=size)
 
     async def show() -> None:
         while True:
-            progress.update(task, completed=reader.bytes_read, counts=report.counts())
+            progress.update(task, completed=reader.bytes_read, description=report.counts())
             report.flush()
             await asyncio.sleep(SHOW_EVERY_SECONDS)
 
