@@ -123,11 +123,13 @@ async def test_requeueing_failed_rows(tmp_path: Path) -> None:
     assert "2 rows would be requeued; nothing was changed" in dry.out
     assert list(statuses(commands).values()) == list(STATUSES)
     by_id = await commands("fallback", "requeue", "3", "1", "77", "--json", statuses=(1,))
-    assert [(one["id"], one["result"]) for one in by_id.objects] == [
-        (1, "skipped"),
-        (3, "requeued"),
-        (77, "skipped"),
-    ]
+    assert by_id.objects == [
+        {"id": 1, "result": "skipped",
+         "reason": "it is PENDING: only FAILED rows can be requeued"},
+        {"id": 3, "result": "requeued", "dry_run": False},
+        {"id": 77, "result": "skipped", "reason": "there is no such row"},
+    ]  # fmt: skip
+    assert statuses(commands)[3] == "PENDING"
     other = await commands("fallback", "requeue", "--all", "--topic", "orders")
     assert "0 rows were requeued" in other.out
     rest = await commands("fallback", "requeue", "--all", "--error-contains", "4")
@@ -191,23 +193,21 @@ async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
     """The line names what is wrong and what is allowed; nothing is made in the folder."""
     commands = Commands(tmp_path)
     wrong = {
-        ("fallback", "list", "--status", "LOST"): "PENDING or PUBLISHED or FAILED",
-        ("fallback", "list", "--limit", "0"): "1<=x",
-        ("fallback", "list", "--limt", "5"): "--limit",
-        (
-            "fallback",
-            "requeue",
-        ): "--all",
-        ("fallback", "requeue", "one"): "whole numbers from 1",
-        ("fallback", "requeue", "1", "--all"): "not both",
-        ("fallback", "requeue", "1", "--topic", "orders"): "--all",
-        ("fallback", "requeue", "--all", "--topic", "\udcff"): "--topic '\\udcff' must be UTF-8",
-        ("fallback", "list", "--error-contains", "x\udcff"): "--error-contains",
-        ("fallback", "discard", "1", "--status", "PENDING"): "--status can only go with --all",
-        ("fallback", "discard", "--all", "--status", "PUBLISHED", "--yes"): "FAILED or PENDING",
+        "list --status LOST": "PENDING or PUBLISHED or FAILED",
+        "list --limit 0": "1<=x",
+        "list --limt 5": "--limit",
+        "requeue": "say which rows",
+        "requeue one": "whole numbers from 1",
+        "requeue 1 --all": "not both",
+        "requeue 1 --topic orders": "--topic can only go with --all",
+        "requeue 1 --error-contains x": "--error-contains can only go with --all",
+        "requeue --all --topic \udcff": "--topic '\\udcff' must be UTF-8",
+        "list --error-contains x\udcff": "--error-contains",
+        "discard 1 --status PENDING": "--status can only go with --all",
+        "discard --all --status PUBLISHED --yes": "FAILED or PENDING",
     }
     for arguments, told in wrong.items():
-        assert told in await commands.refused(*arguments), arguments
+        assert told in await commands.refused("fallback", *arguments.split()), arguments
     assert nothing_in(tmp_path)
 
 

@@ -11,25 +11,13 @@ import pytest
 
 from order_relay.fallback.store import RowFilter
 from order_relay.fallback.table import FallbackTable
+from tests.support.dead_letter_commands import relay_on
 from tests.support.embedded import EmbeddedKafka
 from tests.support.orders import order_value
 from tests.support.publish_command import LIMIT_SECONDS, Commands, end_by_signal, nothing_in
 from tests.support.stage import Stage
 
 pytestmark = pytest.mark.e2e
-
-
-def relay_on(stage: Stage, folder: Path, **settings: object) -> Commands:
-    """A relay on that cluster."""
-    return Commands(
-        folder,
-        kafka_bootstrap_servers=stage.bootstrap_servers,
-        kafka_declare_topics=stage.declare_topics,
-        order_paid_topic=stage.topic,
-        dlq_topic=stage.dlq_topic,
-        consumer_group_id=stage.group_id,
-        **settings,
-    )
 
 
 def lines(values: Iterable[bytes]) -> bytes:

@@ -294,19 +294,3 @@ def test_consumers_that_are_not_there_are_told(tmp_path: Path) -> None:
     last = done.stdout.splitlines()[-1]
     assert "CONSUMERS='order_logging,coupon' must name" in last
     assert "notifications" in last
-
-
-def test_a_wrong_option_gets_one_line(tmp_path: Path) -> None:
-    """What is wrong and what is allowed, in one line; the status is 2."""
-    done = subprocess.run(
-        [sys.executable, "-m", "demo", "--orders=1.5"],
-        cwd=ROOT,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
-    assert "--orders: must be a whole number" in done.stderr

@@ -1,6 +1,5 @@
 """Choosing rows, changing them, and what is said of each; on a table in memory."""
 
-import json
 from dataclasses import replace
 
 import click
@@ -9,7 +8,6 @@ import pytest
 from order_relay.cli.fallback.bulk_change import (
     changed_rows,
     matching_ids,
-    run_change,
     selected_rows,
 )
 from order_relay.cli.fallback.rows import PAGE, ROW_ID, STATUS
@@ -34,18 +32,6 @@ async def results(
     """The reason for each row, empty where it was changed."""
     found = changed_rows(store, rows, verb, dry_run=dry_run)
     return {row_id: reason async for row_id, _, reason in found}
-
-
-async def test_requeueing_by_id() -> None:
-    """FAILED rows become PENDING; of each other row it is said why not."""
-    store = await recovered_all(Status.FAILED, Status.PENDING, Status.PUBLISHED, Status.FAILED)
-    told = await results(store, RowFilter(ids={1, 2, 3, 99}), "requeued")
-    assert told[1] == ""
-    assert "PENDING" in told[2]
-    assert "PUBLISHED" in told[3]
-    assert told[99] == "there is no such row"
-    assert store.rows[1].status is Status.PENDING
-    assert store.rows[4].status is Status.FAILED
 
 
 async def test_discarding_leaves_rows_alone_that_are_on_their_way() -> None:
@@ -98,45 +84,6 @@ async def test_only_rows_that_were_agreed_to_are_changed() -> None:
     assert {row_id for row_id, reason in told.items() if reason} == {1, 2}
     assert "meanwhile" in told[1]
     assert set(told) == confirmed
-
-
-async def test_lines_of_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    """One object a row; the exit status tells whether every id was changed."""
-    store = await recovered_all(Status.FAILED, Status.PENDING)
-    status = await run_change(store, RowFilter(ids={1, 2}), "requeued", dry_run=False, as_json=True)
-    first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert status == 1
-    assert first == {"id": 1, "result": "requeued", "dry_run": False}
-    assert (second["id"], second["result"]) == (2, "skipped")
-
-
-async def test_nothing_to_do_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """A filter that finds nothing says so."""
-    store = await recovered_all(Status.PUBLISHED)
-    status = await run_change(
-        store, RowFilter(status=Status.FAILED), "requeued", dry_run=False, as_json=False
-    )
-    assert status == 0
-    assert "0 rows were requeued" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("ids", "everything", "filters", "told"),
-    [
-        ((), False, RowFilter(), "say which rows"),
-        ((1,), True, RowFilter(), "not both"),
-        ((1,), False, RowFilter(topic="orders"), "go with --all"),
-        ((1,), False, RowFilter(error_contains="x"), "go with --all"),
-        ((1,), False, RowFilter(status=Status.PENDING), "--status can only go with --all"),
-    ],
-)
-def test_choices_that_make_no_sense(
-    ids: tuple[int, ...], everything: bool, filters: RowFilter, told: str
-) -> None:
-    """One line says what is wrong and what is allowed; the status is 2."""
-    with pytest.raises(click.ClickException, match=told) as raised:
-        selected_rows(ids, everything, filters)
-    assert raised.value.exit_code == 2
 
 
 def test_choices() -> None:
