@@ -79,113 +79,126 @@ async def audit(
     if until is not None and until <= since:
         raise usage_error("--since must be before --until")
     chosen = consumer_named(consumer)
-    settings = chosen.settings
     states = frozenset({State.UNACCOUNTED, *map(State, listed)})
     events = Events(chosen.declaration.event, subject=chosen.declaration.subject)
     for pause in PAUSES_SECONDS:
         await asyncio.sleep(pause)
         ledger = Ledger(chosen.name, events, listed=states, limit=limit)
-        reading = _Reading(settings, since, until)
-        unsaved = await _account(ledger, reading)
+        reading = _Reading(chosen.settings, since, until, ledger)
+        await reading.read()
         if ledger.closes:
             break
-    remarks = _remarks(settings, since, reading, unsaved)
     if as_json:
-        _print_json(ledger, chosen.name, since, until, remarks)
+        _print_json(reading, chosen.name)
     else:
-        _print_table(ledger, chosen.name, settings.order_paid_topic, since, until)
-        for remark in remarks:
+        _print_table(reading, chosen.name)
+        for remark in reading.remarks():
             stderr_console().print(remark)
     return 0 if ledger.closes else 1
 
 
-async def _account(ledger: Ledger, reading: _Reading) -> int | str:
-    """Count every record of the range; returns the number of unsaved events, see ``_saved``."""
-    settings = reading.settings
-    letters = await _letters(settings, reading.since)
-    saved, unsaved = await _saved(settings)
-    async with TopicReader(settings, settings.order_paid_topic) as source:
-        ranges = await reading.ranges(source)
-        commits = await group_commits(
-            settings, settings.consumer_group_id, settings.order_paid_topic, list(ranges)
-        )
-        for partition, extent in ranges.items():
-            commit = commits.get(partition)
-            evidence = Evidence(
-                Commit(commit.offset, commit.metadata) if commit is not None else None,
-                letters=letters.get(partition, {}),
-                saved=saved.get(partition, set()),
-                entries_since_ms=_table_begins_ms(settings),
-            )
-            await reading.add(ledger, source, partition, extent, evidence)
-    return unsaved
-
-
-def _table_begins_ms(settings: Settings) -> float:
-    return (time.time() - settings.deliveries_retention_hours * 3600) * 1000
-
-
-async def _letters(settings: Settings, since: datetime) -> dict[int, dict[int, bool]]:
-    """Return for each partition of the source topic the offsets that have a letter: is it open?"""
-    found: dict[int, dict[int, bool]] = {}
-    earliest_ms = since.timestamp() * 1000 - CLOCK_MS
-    try:
-        async with open_topic(settings) as topic:
-            async for letter, redriven in topic.letters(from_start=True):
-                source = letter.source
-                if letter.timestamp_ms < earliest_ms or source is None:
-                    continue
-                topic_name, partition, offset = source
-                if topic_name == settings.order_paid_topic:
-                    # A record may have two letters: it was given up again after a crash.
-                    of_partition = found.setdefault(partition, {})
-                    of_partition[offset] = of_partition.get(offset, False) or not redriven
-    except TopicUnusable as error:
-        raise click.ClickException(f"the dead letters cannot be read: {error}") from None
-    return found
-
-
-async def _saved(settings: Settings) -> tuple[dict[int, set[int]], int | str]:
-    """Return what the fallback table keeps.
-
-    Returns:
-        Offsets of records whose dead letter it keeps, by partition; and the number of events that
-        have not reached Kafka, or why it is not known.
-    """
-    found: dict[int, set[int]] = {}
-    events = 0
-    try:
-        async with open_table(settings) as table:
-            for status in (Status.PENDING, Status.FAILED):
-                wanted = RowFilter(status=status, topic=settings.dlq_topic)
-                after_id = 0
-                while page := await table.find(wanted, after_id=after_id, limit=PAGE):
-                    after_id = page[-1].id
-                    for row in page:
-                        letter = Letter(settings.dlq_topic, 0, 0, row.key, row.payload, row.headers)
-                        if (source := letter.source) is not None:
-                            found.setdefault(source[1], set()).add(source[2])
-                events += await table.count(
-                    RowFilter(status=status, topic=settings.order_paid_topic)
-                )
-    except (RelayError, click.ClickException) as error:
-        return found, " ".join(str(getattr(error, "message", error)).split())
-    return found, events
-
-
 @dataclass(slots=True)
 class _Reading:
-    """Reads the source topic and the changelog of the deliveries table.
+    """Reads what Kafka and the tables say of a time range, and counts it in a ledger.
 
-    Its calls raise ``KafkaUnavailable`` or ``TopicUnusable``.
+    Attributes:
+        settings: The consumer's.
+        since: Where the range begins.
+        until: Where it ends; None: now.
+        ledger: Counts the records.
+        deleted_before: Kafka has no records from before this time; None: it has.
+        unsaved: Events that wait in the fallback table, or why their number is not known.
     """
 
     settings: Settings
     since: datetime
     until: datetime | None
+    ledger: Ledger
     deleted_before: datetime | None = None
+    unsaved: int | str = 0
 
-    async def ranges(self, source: TopicReader) -> dict[int, Extent]:
+    async def read(self) -> None:
+        """Count every record of the range.
+
+        Raises:
+            KafkaUnavailable: Kafka does not answer.
+            TopicUnusable: A topic cannot be read.
+        """
+        settings = self.settings
+        letters = await self._letters()
+        saved = await self._saved()
+        async with TopicReader(settings, settings.order_paid_topic) as source:
+            ranges = await self._ranges(source)
+            commits = await group_commits(
+                settings, settings.consumer_group_id, settings.order_paid_topic, list(ranges)
+            )
+            for partition, extent in ranges.items():
+                commit = commits.get(partition)
+                evidence = Evidence(
+                    Commit(commit.offset, commit.metadata) if commit is not None else None,
+                    letters=letters.get(partition, {}),
+                    saved=saved.get(partition, set()),
+                    entries_since_ms=self._table_begins_ms(),
+                )
+                if settings.deliveries_store != "off":
+                    await self._read_table(partition, evidence)
+                since_ms = self.since.timestamp() * 1000
+                until_ms = self.until.timestamp() * 1000 if self.until is not None else math.inf
+                async for message in source.messages(partition, *extent):
+                    record = _record(message)
+                    if since_ms <= record.timestamp_ms < until_ms:  # producers' clocks may differ
+                        self.ledger.add(record, evidence)
+
+    def _table_begins_ms(self) -> float:
+        return (time.time() - self.settings.deliveries_retention_hours * 3600) * 1000
+
+    async def _letters(self) -> dict[int, dict[int, bool]]:
+        """Return which offsets of each source partition have a letter, and whether it is open."""
+        found: dict[int, dict[int, bool]] = {}
+        earliest_ms = self.since.timestamp() * 1000 - CLOCK_MS
+        try:
+            async with open_topic(self.settings) as topic:
+                async for letter, redriven in topic.letters(from_start=True):
+                    source = letter.source
+                    if letter.timestamp_ms < earliest_ms or source is None:
+                        continue
+                    topic_name, partition, offset = source
+                    if topic_name == self.settings.order_paid_topic:
+                        # A record may have two letters: it was given up again after a crash.
+                        of_partition = found.setdefault(partition, {})
+                        of_partition[offset] = of_partition.get(offset, False) or not redriven
+        except TopicUnusable as error:
+            raise click.ClickException(f"the dead letters cannot be read: {error}") from None
+        return found
+
+    async def _saved(self) -> dict[int, set[int]]:
+        """Return for each partition the offsets whose dead letter the fallback table keeps."""
+        settings = self.settings
+        found: dict[int, set[int]] = {}
+        events = 0
+        try:
+            async with open_table(settings) as table:
+                for status in (Status.PENDING, Status.FAILED):
+                    wanted = RowFilter(status=status, topic=settings.dlq_topic)
+                    after_id = 0
+                    while page := await table.find(wanted, after_id=after_id, limit=PAGE):
+                        after_id = page[-1].id
+                        for row in page:
+                            letter = Letter(
+                                settings.dlq_topic, 0, 0, row.key, row.payload, row.headers
+                            )
+                            if (source := letter.source) is not None:
+                                found.setdefault(source[1], set()).add(source[2])
+                    events += await table.count(
+                        RowFilter(status=status, topic=settings.order_paid_topic)
+                    )
+        except (RelayError, click.ClickException) as error:
+            self.unsaved = " ".join(str(getattr(error, "message", error)).split())
+        else:
+            self.unsaved = events
+        return found
+
+    async def _ranges(self, source: TopicReader) -> dict[int, Extent]:
         """Return the offsets of the time range, by partition."""
         found = {}
         for partition, extent in (await source.extents()).items():
@@ -201,24 +214,6 @@ class _Reading:
                     if self.deleted_before is None or oldest > self.deleted_before:
                         self.deleted_before = oldest
         return found
-
-    async def add(
-        self,
-        ledger: Ledger,
-        source: TopicReader,
-        partition: int,
-        extent: Extent,
-        evidence: Evidence,
-    ) -> None:
-        """Add the records of a partition to the ledger."""
-        if self.settings.deliveries_store != "off":
-            await self._read_table(partition, evidence)
-        since_ms = self.since.timestamp() * 1000
-        until_ms = self.until.timestamp() * 1000 if self.until is not None else math.inf
-        async for message in source.messages(partition, *extent):
-            record = _record(message)
-            if since_ms <= record.timestamp_ms < until_ms:  # producers' clocks may differ
-                ledger.add(record, evidence)
 
     async def _read_table(self, partition: int, evidence: Evidence) -> None:
         """Read the table's entries of records that were finished since the range begins."""
@@ -243,6 +238,32 @@ class _Reading:
             # Memory forgets the oldest entries first, beyond each partition's share.
             share = self.settings.deliveries_max_entries // len(extents)
             evidence.is_complete = len(found) < share
+
+    def remarks(self) -> list[str]:
+        """Return what cannot be known, one line each."""
+        found = []
+        if self.settings.deliveries_store == "off":
+            found.append(
+                "The deliveries table is off (DELIVERIES_STORE=off): a finished record without a "
+                "dead letter was delivered, or its letter has left the topic"
+            )
+        else:
+            begins = datetime.fromtimestamp(self._table_begins_ms() / 1000, UTC)
+            if self.since < begins:
+                found.append(f"The deliveries table begins at {iso_time(begins)}: what finished "
+                             "before is not known exactly")  # fmt: skip
+        if self.deleted_before is not None and self.deleted_before > self.since:
+            found.append(f"Kafka keeps records from {iso_time(self.deleted_before)} on: earlier "
+                         "ones of the range cannot be seen")  # fmt: skip
+        if isinstance(self.unsaved, str):
+            found.append(
+                f"The fallback table was not read, saved records are missing: {self.unsaved}"
+            )
+        elif self.unsaved:
+            found.append(
+                f"{self.unsaved:,} events wait in the fallback table and are not in Kafka yet"
+            )
+        return found
 
 
 async def _start(reader: TopicReader, partition: int, extent: Extent, since_ms: float) -> int:
@@ -275,40 +296,11 @@ def _record(message: Message) -> Record:
     )
 
 
-# --- what is printed ----------------------------------------------------------------------------
-
-
-def _remarks(
-    settings: Settings, since: datetime, reading: _Reading, unsaved: int | str
-) -> list[str]:
-    """Return what cannot be known, one line each."""
-    found = []
-    if settings.deliveries_store == "off":
-        found.append(
-            "The deliveries table is off (DELIVERIES_STORE=off): a finished record without a "
-            "dead letter was delivered, or its letter has left the topic"
-        )
-    else:
-        begins = datetime.fromtimestamp(_table_begins_ms(settings) / 1000, UTC)
-        if since < begins:
-            found.append(f"The deliveries table begins at {iso_time(begins)}: what finished before "
-                         "is not known exactly")  # fmt: skip
-    if reading.deleted_before is not None and reading.deleted_before > since:
-        found.append(f"Kafka keeps records from {iso_time(reading.deleted_before)} on: earlier "
-                     "ones of the range cannot be seen")  # fmt: skip
-    if isinstance(unsaved, str):
-        found.append(f"The fallback table was not read, saved records are missing: {unsaved}")
-    elif unsaved:
-        found.append(f"{unsaved:,} events wait in the fallback table and are not in Kafka yet")
-    return found
-
-
-def _print_table(
-    ledger: Ledger, consumer: str, topic: str, since: datetime, until: datetime | None
-) -> None:
+def _print_table(reading: _Reading, consumer: str) -> None:
+    ledger, topic = reading.ledger, reading.settings.order_paid_topic
     console = stdout_console()
-    to = iso_time(until) or "now"
-    console.print(f"Records of {topic} for {consumer}, from {iso_time(since)} to {to}")
+    since, until = iso_time(reading.since), iso_time(reading.until) or "now"
+    console.print(f"Records of {topic} for {consumer}, from {since} to {until}")
     table = make_table(("records", "", ""), right=("records",))
     for state in State:
         if ledger.counts[state] or state in (State.DELIVERED, State.UNACCOUNTED):
@@ -320,20 +312,19 @@ def _print_table(
     console.print("The ledger closes" if ledger.closes else "THE LEDGER DOES NOT CLOSE")
 
 
-def _print_json(
-    ledger: Ledger, consumer: str, since: datetime, until: datetime | None, remarks: list[str]
-) -> None:
+def _print_json(reading: _Reading, consumer: str) -> None:
+    ledger = reading.ledger
     for (partition, offset), state in ledger.listed:
         json_line({"type": "record", "partition": partition, "offset": offset, "state": state})
     json_line(
         {
             "type": "summary",
             "consumer": consumer,
-            "since": iso_time(since),
-            "until": iso_time(until),
+            "since": iso_time(reading.since),
+            "until": iso_time(reading.until),
             "records": ledger.total,
             **{state.value: ledger.counts[state] for state in State},
             "closes": ledger.closes,
-            "remarks": remarks,
+            "remarks": reading.remarks(),
         }
     )

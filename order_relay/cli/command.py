@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from importlib.util import find_spec
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -119,8 +118,7 @@ def define(*options: Callable[[Any], Any]) -> Callable[[Work], click.Command]:
 def _run(work: Coroutine[Any, Any, int], *, changes: bool) -> int:
     _prepare_process(click.get_current_context().find_root().params.get("loglevel"))
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            status = runner.run(work)
+        status = asyncio.run(work)
         flush_stdout()
     except RelayError as error:
         raise click.ClickException(str(error)) from None
@@ -131,15 +129,6 @@ def _run(work: Coroutine[Any, Any, int], *, changes: bool) -> int:
             return 1
         raise click.ClickException(f"stdout cannot be written: {error.strerror}") from None
     return status
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes the event loop that workers have; None: Python's own."""
-    if find_spec("uvloop") is None:
-        return None
-    import uvloop  # noqa: PLC0415 - not on every system
-
-    return uvloop.new_event_loop
 
 
 def _prepare_process(level: str | None) -> None:
@@ -200,6 +189,20 @@ def import_application() -> ModuleType:
             f"the application -A {name[:80]} cannot be imported: {type(error).__name__}: {error}; "
             "run this in its folder, or name its module with -A"
         ) from None
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def worker(arguments: Sequence[str]) -> None:
+    """Run a worker, as ``faust -A app worker`` does, with the same arguments."""
+    import_application()
+    # The list itself: Faust keeps a reference to it.
+    level = click.get_current_context().find_root().params["loglevel"]
+    before = ("-l", level) if level else ()
+    sys.argv[:] = ["faust", "-A", application_name(), *before, "worker", *arguments]
+    from faust.cli.faust import cli  # noqa: PLC0415 - reads the arguments when it is imported
+
+    cli()
 
 
 def load_application() -> Application:

@@ -102,7 +102,7 @@ group = LazyGroup(
     name=NAME,
     help="Run and look after the order relay. Each command has --help.",
     places={
-        "worker": ("worker:worker", "Run a worker, as faust -A app worker does."),
+        "worker": ("command:worker", "Run a worker, as faust -A app worker does."),
         "status": ("status:status", "Show what the running workers do."),
         "check": ("check:check", "Check settings, Kafka, topics, database and targets."),
         "order": ("order:order", "Show the state of an order."),
