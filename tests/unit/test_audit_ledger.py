@@ -21,13 +21,12 @@ def test_broken_records_are_accounted_for_after_their_letters_were_purged() -> N
     entry = make_entry(with_key, order_id, Outcome(delivered=False, attempts=0), 1, None)
     evidence = Evidence(commit=Commit(4, ""), entries={entry_key(order_id): entry})
     ledger = Ledger("order_logging", Events(OrderPaid), listed=frozenset(), limit=1)
-    partition = ledger.partition(evidence)
     for one in (with_key, without):
-        partition.add(one)
+        ledger.add(one, evidence)
     assert ledger.counts == Counter({State.LETTER_GONE: 1, State.FINISHED: 1})
     assert ledger.closes
 
-    partition.add(record(2, "8", value=BROKEN))  # finished, and the table should have it
-    partition.add(record(3, "9"))
+    ledger.add(record(2, "8", value=BROKEN), evidence)  # finished, and the table should have it
+    ledger.add(record(3, "9"), evidence)
     assert ledger.counts[State.UNACCOUNTED] == 2
     assert not ledger.closes

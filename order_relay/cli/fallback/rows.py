@@ -17,8 +17,8 @@ from rich.table import Table
 
 from order_relay.cli import command, output
 from order_relay.errors import RelayError
-from order_relay.fallback.sql.migrate import Revisions
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog, now
+from order_relay.fallback.sql.migrate import Revisions
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.table import FallbackTable
 from order_relay.model.byte_text import to_text
