@@ -13,9 +13,8 @@ import pytest
 from order_relay.delivery.answer import Verdict
 from tests.integration.http_client import BODY, patient_client, post
 from tests.support.kafka.ports import LOOPBACK
-from tests.support.raw_server import Peer, RawServer, replies, unanswered
+from tests.support.raw_server import OK, Peer, RawServer, replies, unanswered
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 LOOPBACK_6 = "::1"
 # More than the system takes from a sender whose receiver does not read.
 HUGE = b" " * 20_000_000

@@ -44,6 +44,21 @@ async def test_a_content_type_of_ours_is_that_of_every_body(sink: ScriptedSink) 
     ]
 
 
+async def test_a_trace_context_goes_along(sink: ScriptedSink) -> None:
+    """Unchanged, beside the others; a post without one has none, over the same connection."""
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    trace = of_record([("traceparent", traceparent.encode()), ("tracestate", b"a=x y~!,b=2")])
+    async with client(sink.url) as http:
+        assert (await http.post(BODY, "with", trace)).verdict is Verdict.SUCCESS
+        assert (await http.post(BODY, "without")).verdict is Verdict.SUCCESS
+    traced, plain = sink.requests
+    assert traced.headers["traceparent"] == traceparent
+    assert traced.headers["tracestate"] == "a=x y~!,b=2"
+    assert (traced.idempotency_key, traced.body) == ("with", BODY)
+    assert set(traced.headers) - set(plain.headers) == {"traceparent", "tracestate"}
+    assert sink.connections == 1
+
+
 OLD, NEW, OTHER = (b64encode(bytes([number]) * 24).decode() for number in range(3))
 
 

@@ -6,10 +6,8 @@ import pytest
 
 from order_relay.delivery.answer import Verdict
 from tests.integration.http_client import patient_client, post
-from tests.support.raw_server import Peer, RawServer, replies
+from tests.support.raw_server import BUSY, FLOOD_BYTES, OK, Peer, RawServer, replies
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"
 INTERIM = {
     "100": b"HTTP/1.1 100 Continue\r\n\r\n",
     "102": b"HTTP/1.1 102 Processing\r\nX-Progress: half\r\n\r\n",
@@ -17,7 +15,6 @@ INTERIM = {
     "no reason phrase": b"HTTP/1.1 100\r\n\r\n",
 }
 ALL = b"".join(INTERIM.values())
-FLOOD_BYTES = 256 * 1024 * 1024
 
 
 @pytest.mark.parametrize("interim", [*INTERIM.values(), ALL], ids=[*INTERIM, "all"])

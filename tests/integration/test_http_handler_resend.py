@@ -7,11 +7,7 @@ import pytest
 
 from order_relay.delivery.answer import Verdict
 from tests.integration.http_client import BODY, patient_client, post
-from tests.support.raw_server import Peer, RawServer, Script, replies
-
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"
-TIMED_OUT = b"HTTP/1.1 408 Request Time-out\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+from tests.support.raw_server import BUSY, OK, TIMED_OUT, Peer, RawServer, Script, replies
 
 Ending = Callable[[Peer], Awaitable[None]]
 

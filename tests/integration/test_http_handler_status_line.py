@@ -13,13 +13,11 @@ from order_relay.delivery.answer import Verdict
 from order_relay.handlers.http import MAX_KEPT_BODY_LENGTH
 from order_relay.settings.secret_files import redact
 from tests.integration.http_client import client, patient_client, post
-from tests.support.raw_server import Peer, RawServer, replies
+from tests.support.raw_server import FLOOD_BYTES, OK, Peer, RawServer, replies
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 # The idempotency key of a post that is answered as it should be.
 AFTER = "after"
 TOKEN = "s3cret-token-of-ours"
-FLOOD_BYTES = 256 * 1024 * 1024
 
 Ending = Callable[[Peer], Awaitable[None]]
 
@@ -244,16 +242,30 @@ async def test_a_line_without_end_is_a_failed_attempt(start: bytes) -> None:
     assert server.connections == [0, 1]
 
 
-@pytest.mark.parametrize("start", [b"", b"x" * (len(TOKEN) // 2)], ids=["whole", "half"])
-async def test_what_came_in_place_of_an_answer_is_redacted(start: bytes) -> None:
-    """Wherever the quoted bytes are cut, no part of a repeated token is shown."""
-    came = start + TOKEN.encode() * 200
+@pytest.mark.parametrize(
+    ("status", "came"),
+    [
+        (None, TOKEN * 200),
+        (None, "x" * (len(TOKEN) // 2) + TOKEN * 200),
+        (None, f"HTTP/1.1 2x0 {TOKEN}\r\n\r\n"),
+        (None, f"HTTP/1.1 200{TOKEN}\r\n\r\n"),
+        (None, f"{TOKEN} HTTP/1.1 200 OK\r\n\r\n"),
+        (None, "x" * 1020 + f"{TOKEN}\r\n\r\n"),
+        (400, f"HTTP/1.1 400 {TOKEN}\r\nContent-Length: {len(TOKEN)}\r\n\r\n{TOKEN}"),
+        *((status, f"HTTP/1.1 {status} Status\r\n{line}\r\n\r\n")
+          for status in (200, 500) for line in (TOKEN, f"Content-Length: {TOKEN}")),
+    ],
+    ids=range(11),
+)  # fmt: skip
+async def test_what_came_in_place_of_an_answer_is_redacted(status: int | None, came: str) -> None:
+    """Wherever the quoted bytes are cut, no part of a token is shown; a status before it counts."""
     async with (
-        RawServer(came) as server,
+        RawServer(came.encode()) as server,
         patient_client(server.url, redact=lambda text: redact(text, (TOKEN,))) as http,
     ):
         answer = await post(http)
-    assert "redacted" in answer.detail
-    assert TOKEN[:6] not in answer.detail
-    assert TOKEN[-6:] not in answer.detail
+    assert answer.status == status
+    assert answer.detail or status is not None
+    assert TOKEN[:6] not in repr(answer)
+    assert TOKEN[-6:] not in repr(answer)
     assert len(answer.detail) <= MAX_KEPT_BODY_LENGTH

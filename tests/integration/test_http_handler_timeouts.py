@@ -6,9 +6,8 @@ import pytest
 
 from order_relay.delivery.answer import Answer, Verdict
 from tests.integration.http_client import client, post
-from tests.support.raw_server import Peer, RawServer, replies, unanswered
+from tests.support.raw_server import OK, Peer, RawServer, replies, unanswered
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 ENDLESS = 1_000_000
 
 

@@ -104,10 +104,11 @@ class FakeTarget:
         self.decide: Callable[[str], Step] = lambda event_id: self.default
         self._plans: dict[str, deque[Step]] = {}
 
-    def plan(self, planned: Record, *steps: Step | Answer | Exception) -> None:
-        """Add steps for the next attempts at this record."""
+    def plan(self, planned: Record, *steps: Step | Answer | Exception) -> Record:
+        """Add steps for the next attempts at this record, and return it."""
         plan = self._plans.setdefault(planned.idempotency_key(), deque())
         plan.extend(step if isinstance(step, Step) else Step(step) for step in steps)
+        return planned
 
     async def post(
         self,
@@ -278,6 +279,12 @@ class Bench:
         for one in records:
             async with asyncio.timeout(0.5):
                 await self.dispatcher.submit(one)
+
+    async def deliver(self, *records: Record) -> None:
+        """Submit records, and wait until as many more are finished."""
+        count = len(self.finished) + len(records)
+        await self.submit(*records)
+        await self.until_finished(count)
 
     async def until_finished(self, count: int, within_seconds: float = 100_000.0) -> None:
         """Wait until that many records are finished in all."""

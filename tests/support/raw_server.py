@@ -29,6 +29,12 @@ from tests.support.waiting import eventually
 
 Script = Callable[["Peer"], Awaitable[None]]
 
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"
+TIMED_OUT = b"HTTP/1.1 408 Request Time-out\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+# More than a client may read of an answer that does not end.
+FLOOD_BYTES = 256 * 1024 * 1024
+
 # One turn of the loop sends a packet, the next one lets the client read it.
 TURNS = 2
 READ_BYTES = 65_536

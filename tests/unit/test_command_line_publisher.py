@@ -141,39 +141,6 @@ async def test_without_kafka_nothing_waits_for_it() -> None:
 
 
 @virtual_time
-async def test_an_outage_that_begins_and_ends_meanwhile() -> None:
-    """While brokers do not answer events are saved; afterwards they are published again."""
-    run = Run()
-
-    async def slowly() -> AsyncIterator[Line]:
-        yield line(1)
-        run.producer.reachable = False
-        await asyncio.sleep(5)
-        yield line(2)
-        run.producer.reachable = True
-        await asyncio.sleep(2)
-        yield line(3)
-
-    await run.publish_from(slowly())
-    assert [one.result for one in run.results] == [
-        LineStatus.PUBLISHED,
-        LineStatus.SAVED,
-        LineStatus.PUBLISHED,
-    ]
-
-
-@virtual_time
-async def test_an_outage_saves_what_waits_for_kafka() -> None:
-    """An event that Kafka has not answered is saved when the outage begins, not minutes later."""
-    run = Run()
-    run.producer.answers.clear()
-    run.producer.reachable = False
-    async with asyncio.timeout(30):
-        assert await run.publish(line(1), line(2)) == {LineStatus.SAVED: [1, 2]}
-    assert len(run.producer.sent) == 2
-
-
-@virtual_time
 async def test_when_kafka_and_the_database_refuse_nothing_more_is_begun() -> None:
     """The first event that is nowhere ends the run; every line begun is accounted for."""
     run = Run(max_in_flight=2)

@@ -25,8 +25,7 @@ async def test_a_record_is_delivered_as_it_came() -> None:
     value = b' {"note":"\xc3\xa9", ' + order_value(7).strip()[1:] + b"\n"
     one = record(7, value=value, headers=[("event-id", b"pay-7")])
 
-    await bench.submit(one)
-    await bench.until_finished(1)
+    await bench.deliver(one)
 
     assert [(a.body, a.event_id) for a in bench.target.attempts] == [(value, "pay-7")]
     assert bench.finished == [one]
@@ -39,8 +38,7 @@ async def test_a_record_is_delivered_as_it_came() -> None:
 async def test_a_record_is_not_finished_before_the_answer() -> None:
     """While the target has not answered, nothing is finished."""
     bench = Bench()
-    one = record(0)
-    bench.target.plan(one, Step(answer(200), seconds=5.0))
+    one = bench.target.plan(record(0), Step(answer(200), seconds=5.0))
 
     await bench.submit(one)
     await asyncio.sleep(4.0)
@@ -65,8 +63,7 @@ async def test_the_time_from_paid_to_delivered(paid_at: str, seconds: float) -> 
     bench = Bench()
     one = record(0, value=order_value(0, paidAt=paid_at))
 
-    await bench.submit(structs.replace(one, timestamp_ms=one.timestamp_ms - 5000))
-    await bench.until_finished(1)
+    await bench.deliver(structs.replace(one, timestamp_ms=one.timestamp_ms - 5000))
 
     assert bench.observer.paid_to_delivered_seconds == [pytest.approx(seconds)]
 
@@ -81,11 +78,9 @@ async def test_the_time_from_paid_to_delivered(paid_at: str, seconds: float) -> 
 async def test_four_attempts_after_1_2_and_4_seconds(failure: Answer) -> None:
     """A retryable failure is tried 1 + 3 times, after 1, 2 and 4 s, and then dead-lettered."""
     bench = Bench()
-    one = record(0)
-    bench.target.plan(one, *[failure] * 4)
+    one = bench.target.plan(record(0), *[failure] * 4)
 
-    await bench.submit(one)
-    await bench.until_finished(1)
+    await bench.deliver(one)
 
     assert bench.target.times() == [0.0, 1.0, 3.0, 7.0]
     assert [(letter.reason, letter.attempts) for letter in bench.dead_letters.letters] == [
@@ -100,11 +95,9 @@ async def test_four_attempts_after_1_2_and_4_seconds(failure: Answer) -> None:
 async def test_waits_begin_when_the_attempt_ends() -> None:
     """The duration of a failed attempt does not shorten the wait after it."""
     bench = Bench()
-    one = record(0)
-    bench.target.plan(one, Step(NO_ANSWER, seconds=10.0), Step(DOWN, seconds=0.5))
+    one = bench.target.plan(record(0), Step(NO_ANSWER, seconds=10.0), Step(DOWN, seconds=0.5))
 
-    await bench.submit(one)
-    await bench.until_finished(1)
+    await bench.deliver(one)
 
     assert bench.target.times() == [0.0, 11.0, 13.5]
     assert bench.dead_letters.letters == []
@@ -114,11 +107,9 @@ async def test_waits_begin_when_the_attempt_ends() -> None:
 async def test_every_attempt_carries_the_same_key_and_body() -> None:
     """All attempts at one event carry one Idempotency-Key, and the same bytes."""
     bench = Bench()
-    one = record(7, partition=2)
-    bench.target.plan(one, DOWN, NO_ANSWER, answer(401), DOWN)
+    one = bench.target.plan(record(7, partition=2), DOWN, NO_ANSWER, answer(401), DOWN)
 
-    await bench.submit(one)
-    await bench.until_finished(1)
+    await bench.deliver(one)
 
     sent = {(attempt.event_id, attempt.body) for attempt in bench.target.attempts}
     assert sent == {("order-paid-events-2-7", one.value)}
@@ -134,8 +125,7 @@ async def test_retry_after_lengthens_the_wait() -> None:
         one, answer(500, retry_after_seconds=30.0), answer(503, retry_after_seconds=0.5)
     )
 
-    await bench.submit(one)
-    await bench.until_finished(1)
+    await bench.deliver(one)
 
     assert bench.target.times() == [0.0, 30.0, 32.0]
 
@@ -145,11 +135,9 @@ async def test_retry_after_lengthens_the_wait() -> None:
 async def test_a_message_that_is_refused_goes_to_the_dead_letters_at_once(status: int) -> None:
     """A 4xx for the message's own fault is dead-lettered after one attempt, with the answer."""
     bench = Bench()
-    one = record(0)
-    bench.target.plan(one, answer(status, "no such order", retry_after_seconds=60))
+    one = bench.target.plan(record(0), answer(status, "no such order", retry_after_seconds=60))
 
-    await bench.submit(one)
-    await bench.until_finished(1)
+    await bench.deliver(one)
 
     assert bench.target.times() == [0.0]
     (letter,) = bench.dead_letters.letters
@@ -202,11 +190,9 @@ async def test_nothing_at_the_address_for_the_only_record_is_a_failed_attempt(st
 async def test_an_outage_is_never_held_against_the_message(status: int) -> None:
     """Attempts with wrong credentials and redirects are repeated without limit."""
     bench = Bench()
-    one = record(0)
-    bench.target.plan(one, *[answer(status)] * 200)
+    one = bench.target.plan(record(0), *[answer(status)] * 200)
 
-    await bench.submit(one)
-    await bench.until_finished(1)
+    await bench.deliver(one)
 
     assert bench.dead_letters.letters == []
     assert bench.target.times()[:6] == [0.0, 1.0, 3.0, 7.0, 15.0, 25.0]
@@ -220,8 +206,7 @@ async def test_outages_spend_no_attempt() -> None:
     one = record(0)
     bench.target.plan(one, answer(401), DOWN, answer(403), DOWN, answer(302), DOWN, DOWN)
 
-    await bench.submit(one)
-    await bench.until_finished(1)
+    await bench.deliver(one)
 
     assert len(bench.target.attempts) == bench.outcomes[0].attempts == 7
     assert bench.dead_letters.letters[0].attempts == 4
@@ -235,8 +220,7 @@ async def test_a_fault_of_ours_loses_nothing() -> None:
     bench.target.plan(lucky, ZeroDivisionError("bug"))
     bench.target.plan(unlucky, *[ZeroDivisionError("bug")] * 4)
 
-    await bench.submit(lucky, unlucky)
-    await bench.until_finished(2)
+    await bench.deliver(lucky, unlucky)
 
     assert bench.finished_offsets == [0, 1]
     (letter,) = bench.dead_letters.letters
@@ -266,8 +250,7 @@ async def test_broken_messages_go_to_the_dead_letters_at_once(
     bench = Bench()
     broken, after = record(0, value=value), record(1)
 
-    await bench.submit(broken, after)
-    await bench.until_finished(2)
+    await bench.deliver(broken, after)
 
     (letter,) = bench.dead_letters.letters
     assert letter.record is broken
@@ -287,8 +270,7 @@ async def test_the_log_phrases(caplog: pytest.LogCaptureFixture) -> None:
     one = record(7, partition=2)
     bench.target.plan(one, *[dataclasses.replace(DOWN, detail="line one\nline two")] * 4)
 
-    await bench.submit(one)
-    await bench.until_finished(1)
+    await bench.deliver(one)
 
     lines = [(entry.levelname, entry.getMessage()) for entry in caplog.records]
     assert [level for level, _ in lines] == ["WARNING"] * 3 + ["ERROR"]

@@ -46,11 +46,9 @@ async def test_the_id_of_a_record_that_waits_is_not_anothers(
     """A target that knows ids would drop the one that waits; later its copies have it."""
     bench = Bench()
     ids_of_the_first = [("event-id", b"order-paid-events-0-0")]
-    waiting = record(0, "a")
-    bench.target.plan(waiting, DOWN)
+    waiting = bench.target.plan(record(0, "a"), DOWN)
 
-    await bench.submit(waiting, record(1, "b", headers=ids_of_the_first))
-    await bench.until_finished(2)
+    await bench.deliver(waiting, record(1, "b", headers=ids_of_the_first))
     await bench.submit(record(2, "a", headers=ids_of_the_first))
     await bench.until_finished(3)
 
@@ -66,8 +64,7 @@ async def test_an_id_of_a_record_that_is_still_to_come_is_not_taken() -> None:
     bench = Bench()
     early = record(0, "a", headers=[("event-id", b"order-paid-events-0-1"), ("other", b"x")])
 
-    await bench.submit(early)
-    await bench.until_finished(1)
+    await bench.deliver(early)
 
     assert [attempt.event_id for attempt in bench.target.attempts] == ["order-paid-events-0-0"]
     assert bench.finished == [early.with_own_id()]
@@ -80,8 +77,7 @@ async def test_an_id_of_a_record_that_is_still_to_come_is_not_taken() -> None:
 async def test_a_key_in_backoff_holds_up_only_itself() -> None:
     """While one key fails through all its retries, others are delivered at once."""
     bench = Bench(max_in_flight=1)
-    failing = record(0, "failing")
-    bench.target.plan(failing, *[DOWN] * 4)
+    failing = bench.target.plan(record(0, "failing"), *[DOWN] * 4)
 
     await bench.submit(failing, record(1, "failing"))
     for offset in range(2, 50):
@@ -114,8 +110,7 @@ async def test_memory_is_bounded_behind_a_stuck_key() -> None:
     bench.target.plan(stuck[0], Step(answer(200), seconds=50.0))
 
     taken = [await bench.dispatcher.submit(one) for one in stuck]
-    await bench.submit(record(100, "other"))
-    await bench.until_finished(1)
+    await bench.deliver(record(100, "other"))
 
     assert taken == [True] * 5 + [False] * 95
     assert bench.finished_offsets == [100]
@@ -144,10 +139,8 @@ async def test_at_full_room_a_new_key_still_gets_in() -> None:
     for offset in range(2000):
         await bench.dispatcher.submit(record(offset, f"stuck-{offset % 20}"))
     assert bench.dispatcher.queued < 100
-    good = record(2000, "good")
-    bench.target.plan(good, answer(200))
+    good = bench.target.plan(record(2000, "good"), answer(200))
 
-    await bench.submit(good)
-    await bench.until_finished(1)
+    await bench.deliver(good)
 
     assert bench.finished == [good]

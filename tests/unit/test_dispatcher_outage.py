@@ -149,8 +149,7 @@ async def test_a_probe_that_is_refused_for_its_own_fault_ends_the_outage() -> No
     bench.target.plan(one, DOWN, answer(422))
     bench.target.plan(other, DOWN)
 
-    await bench.submit(one, other)
-    await bench.until_finished(2)
+    await bench.deliver(one, other)
 
     assert [letter.record for letter in bench.dead_letters.letters] == [one]
     assert bench.target.times() == [0.0, 0.0, 1.0, 1.0]
@@ -177,8 +176,7 @@ async def test_another_record_probes_while_one_is_told_to_wait() -> None:
     """A Retry-After holds back the record that got it, not the probing."""
     bench = Bench(breaker_threshold=2)
     bench.target.default = Step(DOWN)
-    patient = record(0, "patient")
-    bench.target.plan(patient, answer(503, retry_after_seconds=60.0))
+    patient = bench.target.plan(record(0, "patient"), answer(503, retry_after_seconds=60.0))
 
     await bench.submit(patient, record(1, "other"))
     await asyncio.sleep(50)
@@ -194,11 +192,9 @@ async def test_another_record_probes_while_one_is_told_to_wait() -> None:
 async def test_the_log_tells_of_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     """An outage is logged once as an error; its end is logged, too."""
     bench = Bench(breaker_threshold=1)
-    one = record(0)
-    bench.target.plan(one, DOWN)
+    one = bench.target.plan(record(0), DOWN)
 
-    await bench.submit(one)
-    await bench.until_finished(1)
+    await bench.deliver(one)
 
     told = [(entry.levelname, entry.getMessage()) for entry in caplog.records]
     assert [one for one in told if "Breaker" in one[1]] == [

@@ -18,11 +18,9 @@ DOWN = answer(503, "try later")
 async def test_a_delivery_is_told_with_its_attempts_and_last_error() -> None:
     """All attempts count, also the one that worked; the error is the last one before it."""
     bench = Bench()
-    one = record(7)
-    bench.target.plan(one, answer(500, "first"), DOWN)
+    one = bench.target.plan(record(7), answer(500, "first"), DOWN)
 
-    await bench.submit(one)
-    await bench.until_finished(1)
+    await bench.deliver(one)
 
     assert bench.outcomes == [
         Outcome(True, 3, 7, PAID_AT, START_MS, http_status=503, last_error="try later")
@@ -35,8 +33,7 @@ async def test_a_dead_letter_is_told_with_its_reason() -> None:
     bench = Bench(policy=RetryPolicy(max_retries=1))
     bench.target.default = Step(DOWN)
 
-    await bench.submit(record(7), record(8, value=b"{"))
-    await bench.until_finished(2)
+    await bench.deliver(record(7), record(8, value=b"{"))
 
     broken, exhausted = sorted(bench.outcomes, key=lambda outcome: outcome.attempts)
     assert (broken.order_id, broken.reason, broken.paid_at) == (None, "invalid_json", "")
@@ -53,8 +50,7 @@ async def test_an_event_that_was_delivered_is_finished_without_an_attempt() -> N
     before, after = record(1, headers=[("event-id", b"paid")]), record(2)
     bench.delivered_before = {"paid"}
 
-    await bench.submit(before, after)
-    await bench.until_finished(2)
+    await bench.deliver(before, after)
 
     assert bench.finished == [before, after]
     assert bench.outcomes[0] == Outcome(delivered=True, attempts=0, duplicate=True)
@@ -104,8 +100,7 @@ async def test_a_record_in_hand_is_found_with_its_trouble() -> None:
 async def test_trouble_counts_every_failed_attempt(status: int) -> None:
     """Also those that never count against the message."""
     bench = Bench(policy=RetryPolicy(max_retries=10))
-    one = record(1)
-    bench.target.plan(one, *[answer(status, "no")] * 3, Step(answer(200), seconds=5.0))
+    one = bench.target.plan(record(1), *[answer(status, "no")] * 3, Step(answer(200), seconds=5.0))
 
     await bench.submit(one)
     await asyncio.sleep(9.0)  # of virtual time: after 1, 2 and 4 s the fourth attempt has begun

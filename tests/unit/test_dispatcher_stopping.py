@@ -36,8 +36,7 @@ async def test_what_does_not_finish_in_time_is_given_up() -> None:
     ends, hangs = record(0, "ends"), record(1, "hangs")
     bench.target.plan(ends, Step(answer(200), seconds=12.0))
     bench.target.plan(hangs, Step(answer(200), seconds=FOR_EVER))
-    waits = record(2, "waits")
-    bench.target.plan(waits, answer(429, retry_after_seconds=60.0))
+    waits = bench.target.plan(record(2, "waits"), answer(429, retry_after_seconds=60.0))
     await bench.submit(ends, hangs, waits, record(3, "waits"), record(4, "ends"))
 
     await bench.dispatcher.drain(drain_seconds=10.0, attempt_seconds=5.0)
@@ -76,8 +75,7 @@ async def test_nothing_finishes_after_it_was_given_back() -> None:
 async def test_a_failure_within_the_last_seconds_is_given_up() -> None:
     """An attempt that fails during the drain is neither retried nor dead-lettered."""
     bench = Bench()
-    one = record(0)
-    bench.target.plan(one, Step(DOWN, seconds=2.0))
+    one = bench.target.plan(record(0), Step(DOWN, seconds=2.0))
     await bench.submit(one)
     await asyncio.sleep(1.0)
 
@@ -127,8 +125,7 @@ async def test_a_record_of_before_is_not_delivered_after(moment: str) -> None:
     It will be read again; delivered first, it would overtake the older records of its key.
     """
     bench = Bench()
-    hangs = record(0, "hangs")
-    bench.target.plan(hangs, Step(answer(200), seconds=FOR_EVER))
+    hangs = bench.target.plan(record(0, "hangs"), Step(answer(200), seconds=FOR_EVER))
     await bench.submit(hangs)
     giving_back = asyncio.create_task(
         bench.dispatcher.drain(drain_seconds=5.0, attempt_seconds=0.0)
@@ -139,8 +136,7 @@ async def test_a_record_of_before_is_not_delivered_after(moment: str) -> None:
     assert giving_back.done()
     bench.dispatcher.resume()
 
-    await bench.submit(record(4, "a"), record(5, "a"))
-    await bench.until_finished(2)
+    await bench.deliver(record(4, "a"), record(5, "a"))
     await asyncio.sleep(10.0)
 
     assert taking.done()
@@ -152,15 +148,13 @@ async def test_a_record_of_before_is_not_delivered_after(moment: str) -> None:
 async def test_it_goes_on_as_before_after_resuming() -> None:
     """All slots are free again, attempts count from 0, and keys are ordered."""
     bench = Bench(max_in_flight=2)
-    one = record(0, "a")
-    bench.target.plan(one, DOWN, DOWN, *[DOWN] * 4)
+    one = bench.target.plan(record(0, "a"), DOWN, DOWN, *[DOWN] * 4)
     await bench.submit(one)
     await asyncio.sleep(1.5)
     await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=0.0)
     bench.dispatcher.resume()
 
-    await bench.submit(one, record(1, "a"), record(2, "b"))
-    await bench.until_finished(3)
+    await bench.deliver(one, record(1, "a"), record(2, "b"))
 
     assert bench.target.times(one) == [0.0, 1.0, 1.5, 2.5, 4.5, 8.5]
     assert bench.dead_letters.letters[0].attempts == 4
@@ -171,8 +165,7 @@ async def test_it_goes_on_as_before_after_resuming() -> None:
 async def test_activity_is_told_for_liveness() -> None:
     """The time of the last sign of life is that of the last attempt, dead letter or resumption."""
     bench = Bench()
-    one = record(0)
-    bench.target.plan(one, Step(answer(400), seconds=3.0))
+    one = bench.target.plan(record(0), Step(answer(400), seconds=3.0))
     bench.dead_letters.refusals.append(PublishRefused("dlq", "down"))
     assert bench.dispatcher.last_activity == 0.0
 
@@ -247,16 +240,14 @@ async def test_after_a_rebalance_in_an_outage_a_record_probes() -> None:
 async def test_a_probe_that_is_given_back_does_not_stop_the_probing() -> None:
     """A probe that was cancelled leaves its turn to the next record at once."""
     bench = Bench(breaker_threshold=1)
-    one = record(0, "a")
-    bench.target.plan(one, DOWN, Step(DOWN, seconds=float("inf")))
+    one = bench.target.plan(record(0, "a"), DOWN, Step(DOWN, seconds=float("inf")))
     await bench.submit(one)
     await asyncio.sleep(6)
     assert bench.dispatcher.breaker.state is BreakerState.HALF_OPEN
 
     await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=2.0)
     bench.dispatcher.resume()
-    await bench.submit(one)
-    await bench.until_finished(1)
+    await bench.deliver(one)
 
     assert asyncio.get_running_loop().time() == 8.0
     assert bench.dispatcher.breaker.closed
@@ -269,8 +260,7 @@ async def test_a_dead_letter_that_kafka_refuses_does_not_stop_the_probing(
 ) -> None:
     """After a rebalance in an outage the first record may be broken, and Kafka may refuse it."""
     bench = Bench(breaker_threshold=1)
-    good = record(1, "good")
-    bench.target.plan(good, DOWN)
+    good = bench.target.plan(record(1, "good"), DOWN)
     await bench.submit(good)
     await asyncio.sleep(1)
     await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=1.0)

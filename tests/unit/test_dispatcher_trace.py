@@ -24,8 +24,7 @@ async def test_every_attempt_carries_it(caplog: pytest.LogCaptureFixture) -> Non
     traced, plain = record(0, "a", headers=HEADERS), record(1, "b", headers=[("event-id", b"1")])
     bench.target.plan(traced, answer(503), answer(503), answer(200))
     bench.target.plan(plain, answer(503), answer(200))
-    await bench.submit(traced, plain)
-    await bench.until_finished(2)
+    await bench.deliver(traced, plain)
     of_traced = [a.trace for a in bench.target.attempts if a.event_id == traced.idempotency_key()]
     assert [trace.headers() for trace in of_traced if trace] == [
         (("traceparent", TRACEPARENT), ("tracestate", "rojo=1,congo=2"))
@@ -44,8 +43,7 @@ async def test_a_malformed_one_harms_nothing(caplog: pytest.LogCaptureFixture) -
     bench = Bench()
     broken = record(0, headers=[("traceparent", b"00-\r\nX-Injected: 1"), ("tracestate", b"a=1")])
     bench.target.plan(broken, answer(503), answer(200))
-    await bench.submit(broken)
-    await bench.until_finished(1)
+    await bench.deliver(broken)
     assert {attempt.trace for attempt in bench.target.attempts} == {None}
     assert "trace_id" not in caplog.text
 
@@ -58,11 +56,9 @@ async def test_a_dead_letter_keeps_its_headers_byte_for_byte(
     """Both tracestates and their order, and what is malformed, stand in it as they came."""
     bench = Bench()
     headers = [("traceparent", b"\xff\r\n"), *HEADERS[1:]] if malformed else HEADERS
-    given_up = record(0, headers=headers)
-    bench.target.plan(given_up, answer(422))
+    given_up = bench.target.plan(record(0, headers=headers), answer(422))
     with caplog.at_level(logging.ERROR):
-        await bench.submit(given_up)
-        await bench.until_finished(1)
+        await bench.deliver(given_up)
     (letter,) = bench.dead_letters.letters
     kept = [
         header

@@ -1,129 +1,66 @@
-"""Lanes: order within a key, different keys side by side, bounded work."""
+"""Lanes with any records, at any moment; the dispatcher's tests show each of their rules alone."""
 
 import asyncio
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from order_relay.delivery.lanes import Lane, Lanes
 from order_relay.model.record import Record
-from tests.support.fakes import record
-from tests.support.lane_work import RECORDS, Arrivals, Work
-from tests.support.virtual_time import run_virtual, virtual_time
+from tests.support.fakes import must, record
+from tests.support.virtual_time import run_virtual
+
+# An attempt, or a pause where negative, in seconds; a record's key, its steps, the gap before it.
+STEPS = st.lists(st.sampled_from([0.0, 1.0, 2.0, 5.0, -1.0, -2.0, -7.0]), max_size=4).map(tuple)
+RECORDS = st.lists(st.tuples(st.sampled_from("abcd"), STEPS, st.sampled_from([0.0, 0.5, 3.0])))
+Arrivals = list[tuple[str, tuple[float, ...], float]]
 
 
-@virtual_time
-async def test_different_keys_go_side_by_side() -> None:
-    """Keys do not wait for each other while there are slots."""
-    work = Work(max_in_flight=3)
-    for offset, key in enumerate("abc"):
-        work.put(offset, key, 3.0 - offset)
-    await asyncio.sleep(3)
+class Work:
+    """Lanes, and what became of the records that were put in.
 
-    assert work.finished == [2, 1, 0]
+    A step of a script is the seconds of an attempt; a negative one pauses for that long.
+    """
 
+    def __init__(self, max_in_flight: int, max_queued: int = 1000) -> None:
+        self.scripts: dict[int, tuple[float, ...]] = {}
+        self.lanes = Lanes(self._deliver, max_in_flight=max_in_flight, max_queued=max_queued)
+        self.max_in_flight = max_in_flight
+        self.finished: list[int] = []
+        self.keys_at_work: list[bytes | None] = []
+        self.at_attempt: list[int] = []
 
-@virtual_time
-async def test_a_new_key_needs_a_slot_and_an_old_one_does_not() -> None:
-    """With every slot taken there is room only behind a key that is being worked on."""
-    work = Work(max_in_flight=2)
-    work.put(0, "a", 1.0)
-    work.put(1, "b", 2.0)
+    def put(self, offset: int, key: str, *script: float) -> None:
+        self.scripts[offset] = script
+        one = record(offset, key)
+        assert self.lanes.has_room(one.key)
+        self.lanes.put(one.key, one)
 
-    assert not work.lanes.has_room(b"c")
-    assert work.lanes.has_room(b"a")
-    await work.put_when_there_is_room(2, "c", 1.0)
-    assert asyncio.get_running_loop().time() == 1.0
+    async def put_when_there_is_room(self, offset: int, key: str, *script: float) -> None:
+        while not self.lanes.has_room(key.encode()):
+            await self.lanes.changed()
+        self.put(offset, key, *script)
 
+    async def _deliver(self, one: Record, lane: Lane) -> None:
+        must(one.key not in self.keys_at_work, "two of one key at a time")
+        self.keys_at_work.append(one.key)
+        try:
+            for seconds in self.scripts[one.offset]:
+                if seconds < 0:
+                    await lane.pause(-seconds)
+                else:
+                    await self._attempt(one.offset, seconds)
+        finally:
+            self.keys_at_work.remove(one.key)
+        self.finished.append(one.offset)
 
-@virtual_time
-async def test_a_lane_that_wants_its_slot_back_comes_before_new_records() -> None:
-    """After its pause a key gets the next slot that is free, whatever else waits for one."""
-    work = Work(max_in_flight=1)
-    work.put(0, "failing", 0.0, -1.0, 0.0)
-    await work.put_when_there_is_room(1, "slow", 5.0)
-    await asyncio.sleep(2)
-    assert not work.lanes.has_room(b"new")
-    await work.put_when_there_is_room(2, "new", 1.0)
-
-    assert work.finished == [1, 0]
-    assert asyncio.get_running_loop().time() == 5.0
-
-
-@virtual_time
-async def test_a_failing_key_with_many_records_holds_up_no_other() -> None:
-    """Hundreds of records queued behind a key in backoff take no slot."""
-    work = Work(max_in_flight=2)
-    work.put(0, "failing", *[0.0, -10.0] * 50)
-    for offset in range(1, 500):
-        work.put(offset, "failing")
-    for offset in range(500, 600):
-        await work.put_when_there_is_room(offset, f"key-{offset}", 1.0)
-    await asyncio.sleep(1.5)
-
-    assert sorted(work.finished) == list(range(500, 600))
-    assert asyncio.get_running_loop().time() <= 60
-
-
-@virtual_time
-async def test_a_fault_of_ours_neither_loses_nor_drops_a_record() -> None:
-    """After an unexpected error a delivery is repeated, and its key waits for it."""
-    faults = [ZeroDivisionError(), KeyError("x")]
-    ends: list[int] = []
-
-    async def deliver(one: Record, lane: Lane) -> None:
-        if one.offset == 0 and faults:
-            raise faults.pop()
-        ends.append(one.offset)
-
-    lanes = Lanes(deliver, max_in_flight=1)
-    for offset, key in enumerate("aab"):
-        while not lanes.has_room(key):
-            await lanes.changed()
-        lanes.put(key, record(offset))
-    await lanes.drain(1000.0, lambda: False)
-
-    assert ends == [2, 0, 1], "the faulty lane gave its slot to the other key"
-    await asyncio.sleep(0)
-    assert (lanes.queued, lanes.in_flight) == (0, 0)
-
-
-@virtual_time
-async def test_room_is_told_as_soon_as_a_record_ends() -> None:
-    """When memory was full, the end of any record lets the next in, not the end of its lane."""
-    work = Work(max_in_flight=2, max_queued=3)
-    work.put(0, "busy", 1.0)
-    work.put(1, "busy", 10.0)
-    work.put(2, "busy", 10.0)
-
-    await work.put_when_there_is_room(3, "other", 1.0)
-
-    assert asyncio.get_running_loop().time() == 1.0
-
-
-@virtual_time
-async def test_a_pause_ends_with_its_time_or_its_future() -> None:
-    """A pause ends with its time, or as soon as the future it waits for is done."""
-    loop = asyncio.get_running_loop()
-    ends: list[float] = []
-    news: list[asyncio.Future[None]] = [loop.create_future(), loop.create_future()]
-    news[1].set_result(None)
-
-    async def deliver(one: Record, lane: Lane) -> None:
-        await lane.pause_until(news[0])
-        ends.append(loop.time())
-        await lane.pause(2.0)
-        ends.append(loop.time())
-        await lane.pause_until(news[1])
-        ends.append(loop.time())
-
-    lanes = Lanes(deliver, max_in_flight=1)
-    lanes.put("a", record(0))
-    loop.call_later(3.0, news[0].set_result, None)
-    await asyncio.sleep(10)
-
-    assert ends == [3.0, 5.0, 5.0]
-    assert (lanes.queued, lanes.in_flight) == (0, 0)
+    async def _attempt(self, offset: int, seconds: float) -> None:
+        self.at_attempt.append(offset)
+        must(len(self.at_attempt) <= self.lanes.in_flight <= self.max_in_flight, "too many")
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.at_attempt.remove(offset)
 
 
 @given(RECORDS, st.integers(1, 3), st.integers(1, 8))
@@ -146,5 +83,57 @@ def test_any_interleaving_keeps_the_rules(
             assert [n for n in work.finished if n in of_key] == of_key
         await asyncio.sleep(0)
         assert (work.lanes.queued, work.lanes.in_flight) == (0, 0)
+
+    run_virtual(main())
+
+
+@given(
+    RECORDS,
+    st.integers(1, 3),
+    st.integers(0, 80).map(lambda quarters: quarters / 4),
+    st.sampled_from([0.0, 1.0, 1.5, 100.0]),
+)
+@settings(max_examples=200)
+def test_a_close_at_any_moment_is_clean(
+    arrivals: Arrivals,
+    max_in_flight: int,
+    close_at: float,
+    seconds: float,
+) -> None:
+    """Whenever it comes: the count is right, nothing runs on, what was given up can come again."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        work = Work(max_in_flight)
+        taken: list[tuple[int, str, tuple[float, ...]]] = []
+
+        async def arrive() -> None:
+            for offset, (key, script, gap) in enumerate(arrivals):
+                await asyncio.sleep(gap)
+                await work.put_when_there_is_room(offset, key, *script)
+                taken.append((offset, key, script))
+
+        assigned = asyncio.create_task(arrive())
+        await asyncio.sleep(close_at)
+        assigned.cancel()
+        before = loop.time()
+        held_before = len(taken) - len(work.finished)
+        finished_before = len(work.finished)
+        given_up = await work.lanes.close(seconds)
+
+        assert loop.time() - before <= seconds
+        assert given_up == held_before - (len(work.finished) - finished_before)
+        assert (work.lanes.queued, work.lanes.in_flight) == (0, 0)
+        assert work.at_attempt == []
+        finished = list(work.finished)
+        await asyncio.sleep(100)
+        assert work.finished == finished
+
+        work.lanes.open()
+        again = [one for one in taken if one[0] not in finished]
+        for offset, key, script in again:
+            await work.put_when_there_is_room(offset, key, *script)
+        await work.lanes.drain(10_000.0, lambda: False)
+        assert sorted(work.finished) == [offset for offset, _, _ in taken]
 
     run_virtual(main())

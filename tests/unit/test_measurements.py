@@ -129,23 +129,13 @@ class Watched:
 
 @virtual_time
 async def test_lag_is_what_lies_behind_the_commit() -> None:
-    """Lag is counted from the committed offset, or from the beginning where there is none."""
-    watched = Watched({ONE: 40, TWO: None}, {ONE: 100, TWO: 30})
-    watched.kafka.starts = {TWO: 10}
-    assert watched.health.kafka_seen_at == NEVER
-    await watched.another_round()
-
-    assert watched.lag(ONE, TWO) == [60, 20]
-    assert watched.health.kafka_seen_at > NEVER
-
-
-@virtual_time
-async def test_health_hears_of_what_is_not_finished() -> None:
-    """What is finished and not committed is lag, and no work that waits."""
+    """Or behind the beginning where there is none; what is finished is no work that waits."""
     watched = Watched({ONE: 40, TWO: None}, {ONE: 100, TWO: 30})
     watched.kafka.finished = {ONE: 97, TWO: None}
     watched.kafka.starts = {TWO: 10}
+    assert watched.health.kafka_seen_at == NEVER
     await watched.another_round()
+    assert watched.health.kafka_seen_at > NEVER
     assert watched.lag(ONE, TWO) == [60, 20]
     assert watched.health.unfinished == 23
 

@@ -120,8 +120,7 @@ async def test_each_record_of_a_batch_has_its_own_span() -> None:
     bench = Bench(
         batching=Batching(2, linger_seconds=0.1), tracer=spans.tracing.of_consumer("c", "g")
     )
-    await bench.submit(record(0, "a", headers=HEADERS), record(1, "b", headers=HEADERS))
-    await bench.until_finished(2)
+    await bench.deliver(record(0, "a", headers=HEADERS), record(1, "b", headers=HEADERS))
     await bench.submit(record(2, "c", headers=HEADERS))
     await bench.until_finished(3)
     assert len(spans.named("process")) == 3
