@@ -7,6 +7,7 @@ from typing import Any
 
 from order_relay.delivery.answer import Answer
 from order_relay.handlers.http import HttpHandler
+from tests.support.raw_server import RawServer, Script
 
 BODY = b'{"eventType":"ORDER_PAID","orderId":1}'
 # Far less than the limits of a patient client: what takes longer was waited for.
@@ -29,6 +30,15 @@ def patient_client(url: str, **options: Any) -> AbstractAsyncContextManager[Http
     """A client whose limits are never what ends a post."""
     limits = {"timeout_seconds": 60.0, "connect_timeout_seconds": 60.0}
     return client(url, **(limits | options))
+
+
+@asynccontextmanager
+async def talking(
+    *scripts: Script | bytes, **options: Any
+) -> AsyncIterator[tuple[RawServer, HttpHandler]]:
+    """A server of scripted bytes, and a patient client of it."""
+    async with RawServer(*scripts) as server, patient_client(server.url, **options) as http:
+        yield server, http
 
 
 async def post(http: HttpHandler, key: str = "key", body: bytes = BODY) -> Answer:

@@ -49,11 +49,14 @@ async def running(folder: Path, *command: str, **environment: str) -> AsyncItera
         process.wait()
 
 
-async def test_the_logger_by_itself(tmp_path: Path) -> None:
-    """It takes events on the port and address that it is told, and counts its answers."""
+@asynccontextmanager
+async def serving(
+    folder: Path, module: str, option: str, *others: str
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """A sample that serves HTTP, and a client of it."""
     (port,) = free_ports(1)
     async with (
-        running(tmp_path, "demo.logger", "--host", LOOPBACK, "--logger-port", str(port)),
+        running(folder, module, option, str(port), *others),
         aiohttp.ClientSession(f"http://{LOOPBACK}:{port}") as session,
     ):
 
@@ -65,6 +68,12 @@ async def test_the_logger_by_itself(tmp_path: Path) -> None:
                 return False
 
         await eventually(up)
+        yield session
+
+
+async def test_the_logger_by_itself(tmp_path: Path) -> None:
+    """It takes events on the port and address that it is told, and counts its answers."""
+    async with serving(tmp_path, "demo.logger", "--logger-port", "--host", LOOPBACK) as session:
         async with session.post("/logs", data=b"{}", headers={"Idempotency-Key": "a"}) as answer:
             assert answer.status == 201
         async with session.get("/") as response:
@@ -74,41 +83,23 @@ async def test_the_logger_by_itself(tmp_path: Path) -> None:
 
 async def test_the_receiver_of_alerts(tmp_path: Path) -> None:
     """It prints a line for each alert with its runbook, and refuses what is no message."""
-    (port,) = free_ports(1)
-    message = {
-        "alerts": [
-            {
-                "status": "firing",
-                "labels": {"alertname": "OrderRelayNoWorker", "severity": "critical"},
-                "annotations": {
-                    "summary": "No worker answers Prometheus",
-                    "runbook_url": "docs/how-to/runbook.md#orderrelaynoworker",
-                    "console_url": "http://localhost:6066/",
-                },
-            }
-        ]
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": "OrderRelayNoWorker", "severity": "critical"},
+        "annotations": {
+            "summary": "No worker answers Prometheus",
+            "runbook_url": "docs/how-to/runbook.md#orderrelaynoworker",
+            "console_url": "http://localhost:6066/",
+        },
     }
-    output = tmp_path / "output"
-    async with (
-        running(tmp_path, "demo.alert_receiver", "--port", str(port)),
-        aiohttp.ClientSession(f"http://{LOOPBACK}:{port}") as session,
-    ):
-
-        async def up() -> bool:
-            try:
-                async with session.get("/") as response:
-                    return response.status == 200
-            except aiohttp.ClientError:
-                return False
-
-        await eventually(up)
-        async with session.post("/alerts", json=message) as response:
-            assert response.status == 200
-        mistakes: tuple[object, ...] = ({}, [], {"alerts": [{}]})
-        for wrong in mistakes:
-            async with session.post("/alerts", json=wrong) as response:
-                assert response.status == 400
-    assert output.read_text() == (
+    given: tuple[tuple[object, int], ...] = (
+        ({"alerts": [alert]}, 200), ({}, 400), ([], 400), ({"alerts": [{}]}, 400),
+    )  # fmt: skip
+    async with serving(tmp_path, "demo.alert_receiver", "--port") as session:
+        for message, status in given:
+            async with session.post("/alerts", json=message) as response:
+                assert response.status == status
+    assert (tmp_path / "output").read_text() == (
         "FIRING critical OrderRelayNoWorker: No worker answers Prometheus "
         "(docs/how-to/runbook.md#orderrelaynoworker, http://localhost:6066/)\n"
     )

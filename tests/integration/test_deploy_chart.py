@@ -13,7 +13,7 @@ from grafana import links
 from order_relay.settings import Settings, load_settings
 from order_relay.settings.secret_files import secret_fields
 from order_relay.worker.relay_app import SHUTDOWN_TAIL_SECONDS
-from tests.support.alert_rules import groups
+from tests.support.alert_rules import relinked_groups
 from tests.support.chart import (
     CHART,
     KUBERNETES,
@@ -242,16 +242,10 @@ def test_prometheus_finds_workers_and_rules() -> None:
     labels = rendered.one("Service")["metadata"]["labels"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
     rules = rendered.one("PrometheusRule")["spec"]["groups"]
-    expected = groups()
-    for group in expected:
-        for rule in (one for one in group["rules"] if "alert" in one):
-            section = rule["annotations"]["runbook_url"].partition("#")[2]
-            rule["annotations"]["runbook_url"] = f"{RUNBOOK}#{section}"
-            page = rule["annotations"]["console_url"].removeprefix(links.CONSOLE)
-            rule["annotations"]["console_url"] = CONSOLE + page
-        for rule in group["rules"]:
-            if rule.get("record") == "order_relay:objective:ratio":
-                rule["expr"] = "vector(0.995)"
+    expected = relinked_groups(RUNBOOK, CONSOLE)
+    for rule in (one for group in expected for one in group["rules"]):
+        if rule.get("record") == "order_relay:objective:ratio":
+            rule["expr"] = "vector(0.995)"
     assert rules == expected
 
 

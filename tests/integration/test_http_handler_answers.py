@@ -9,7 +9,7 @@ from order_relay.delivery.answer import Verdict
 from order_relay.delivery.batches import item_answers
 from order_relay.handlers.http import MAX_KEPT_BODY_LENGTH
 from order_relay.settings.secret_files import redact
-from tests.integration.http_client import BODY, client, patient_client, post
+from tests.integration.http_client import BODY, client, patient_client, post, talking
 from tests.support.raw_server import Peer, RawServer
 from tests.support.sink import Answer, Fault, ScriptedSink
 
@@ -73,7 +73,7 @@ async def test_a_body_in_any_framing(answer: bytes, whole: bool) -> None:
             await peer.request()
             await peer.send(*([answer] if whole else [bytes((byte,)) for byte in answer]))
 
-    async with RawServer(script) as server, patient_client(server.url) as http:
+    async with talking(script) as (server, http):
         for _ in range(3):
             got = await post(http)
             assert (got.verdict, got.status, got.detail) == (Verdict.REJECTED, 422, "no items")
@@ -85,10 +85,9 @@ async def test_a_token_in_chunks_is_redacted() -> None:
     """No part of a token remains, even if it comes in pieces across the end of the kept text."""
     body = b"x" * (MAX_KEPT_BODY_LENGTH - 12) + TOKEN.encode() + b"x" * 100
     chunks = b"".join(b"5\r\n%s\r\n" % body[at : at + 5] for at in range(0, len(body) - 5, 5))
-    async with (
-        RawServer(CHUNKED + chunks + b"0\r\n\r\n") as server,
-        patient_client(server.url, redact=lambda text: redact(text, (TOKEN,))) as http,
-    ):
+    async with talking(
+        CHUNKED + chunks + b"0\r\n\r\n", redact=lambda text: redact(text, (TOKEN,))
+    ) as (_, http):
         detail = (await post(http)).detail
     assert detail.startswith("x" * (MAX_KEPT_BODY_LENGTH - 12))
     assert len(detail) <= MAX_KEPT_BODY_LENGTH
@@ -109,9 +108,9 @@ async def test_a_compressed_body_is_left_alone(sink: ScriptedSink) -> None:
 
 async def test_a_body_up_to_the_end_of_the_connection() -> None:
     """A body without a length lasts until the connection ends; the status and the text count."""
-    async with (
-        RawServer(b"HTTP/1.1 422 No\r\nContent-Type: text/plain\r\n\r\nno items") as server,
-        patient_client(server.url) as http,
+    async with talking(b"HTTP/1.1 422 No\r\nContent-Type: text/plain\r\n\r\nno items") as (
+        server,
+        http,
     ):
         for _ in range(2):
             answer = await post(http)

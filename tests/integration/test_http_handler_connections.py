@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from order_relay.delivery.answer import Verdict
-from tests.integration.http_client import BODY, patient_client, post
+from tests.integration.http_client import BODY, patient_client, post, talking
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.raw_server import OK, Peer, RawServer, replies, unanswered
 
@@ -46,7 +46,7 @@ async def echo(peer: Peer) -> None:
 )
 async def test_the_answer_says_whether_its_connection_is_kept(answer: bytes, kept: bool) -> None:
     """Kept by HTTP/1.1 unless it says close; one that is not kept is closed by the client."""
-    async with RawServer(replies(answer)) as server, patient_client(server.url) as http:
+    async with talking(replies(answer)) as (server, http):
         for _ in range(3):
             await post(http)
         if not kept:
@@ -70,7 +70,7 @@ async def test_an_answer_before_all_was_sent(status: int, closes: bool) -> None:
         await peer.end()
 
     told = asyncio.Event()
-    async with RawServer(script, replies(OK)) as server, patient_client(server.url) as http:
+    async with talking(script, replies(OK)) as (server, http):
         assert (await post(http, body=HUGE)).status == status
         assert (await post(http)).verdict is Verdict.SUCCESS
         told.set()
@@ -81,10 +81,7 @@ async def test_an_answer_before_all_was_sent(status: int, closes: bool) -> None:
 @pytest.mark.parametrize("max_connections", [10, 100])
 async def test_a_hundred_posts_at_a_time(max_connections: int) -> None:
     """Each gets its own answer; connections are used again, no more than allowed are opened."""
-    async with (
-        RawServer(echo) as server,
-        patient_client(server.url, max_connections=max_connections) as http,
-    ):
+    async with talking(echo, max_connections=max_connections) as (server, http):
         for start in (100, 200, 300):
             keys = [str(number) for number in range(start, start + 100)]
             answers = await asyncio.gather(*(post(http, key) for key in keys))
@@ -102,10 +99,7 @@ async def test_what_ends_early_frees_its_place() -> None:
             await peer.end()
 
     begun = asyncio.Event()
-    async with (
-        RawServer(script) as server,
-        patient_client(server.url, max_connections=2) as http,
-    ):
+    async with talking(script, max_connections=2) as (server, http):
         for _ in range(3):
             assert (await post(http, "reset")).failure == "reset"
             begun.clear()
@@ -128,10 +122,7 @@ async def test_a_cancelled_post_closes_its_connection(body: bytes) -> None:
         await peer.end()
 
     begun, cancelled = asyncio.Event(), asyncio.Event()
-    async with (
-        RawServer(script, replies(OK)) as server,
-        patient_client(server.url, max_connections=1) as http,
-    ):
+    async with talking(script, replies(OK), max_connections=1) as (server, http):
         posting = asyncio.create_task(post(http, "cancelled", body))
         await begun.wait()
         posting.cancel()
@@ -154,10 +145,7 @@ async def test_a_post_cancelled_while_it_waits_for_a_connection() -> None:
         await replies(OK)(peer)
 
     begun, go_on = asyncio.Event(), asyncio.Event()
-    async with (
-        RawServer(script) as server,
-        patient_client(server.url, max_connections=1) as http,
-    ):
+    async with talking(script, max_connections=1) as (server, http):
         first = asyncio.create_task(post(http, "first"))
         await begun.wait()
         waiting = [asyncio.create_task(post(http, f"waiting-{n}")) for n in range(3)]
@@ -183,7 +171,7 @@ async def test_stopping_closes_every_connection() -> None:
 
 async def test_a_connection_that_was_idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """After more than 4 s a kept connection is not used again: servers close them after 5 s."""
-    async with RawServer(replies(OK)) as server, patient_client(server.url) as http:
+    async with talking(replies(OK)) as (server, http):
         await post(http)
         await post(http)
         now = time.monotonic

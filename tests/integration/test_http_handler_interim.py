@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from order_relay.delivery.answer import Verdict
-from tests.integration.http_client import patient_client, post
+from tests.integration.http_client import patient_client, post, talking
 from tests.support.raw_server import BUSY, FLOOD_BYTES, OK, Peer, RawServer, replies
 
 INTERIM = {
@@ -28,7 +28,7 @@ async def test_interim_answers_are_not_the_answer(interim: bytes, together: bool
             await peer.send(*([interim + final] if together else [interim, final]))
         await peer.end()
 
-    async with RawServer(script) as server, patient_client(server.url) as http:
+    async with talking(script) as (server, http):
         assert (await post(http)).verdict is Verdict.SUCCESS
         answer = await post(http)
         assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, 503)
@@ -49,7 +49,7 @@ async def test_an_interim_answer_before_the_body_is_sent() -> None:
         await replies(OK)(peer)
 
     arrived: list[bytes] = []
-    async with RawServer(script) as server, patient_client(server.url) as http:
+    async with talking(script) as (server, http):
         assert (await post(http, body=body)).verdict is Verdict.SUCCESS
         assert (await post(http)).verdict is Verdict.SUCCESS
     assert arrived == [body]
@@ -91,7 +91,7 @@ async def test_switching_protocols_is_a_failed_attempt() -> None:
         )
         await peer.end()
 
-    async with RawServer(script, replies(OK)) as server, patient_client(server.url) as http:
+    async with talking(script, replies(OK)) as (server, http):
         assert (await post(http)).verdict is Verdict.RETRYABLE
         await server.ended(0)
         assert (await post(http)).verdict is Verdict.SUCCESS

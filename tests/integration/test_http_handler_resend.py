@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from order_relay.delivery.answer import Verdict
-from tests.integration.http_client import BODY, patient_client, post
-from tests.support.raw_server import BUSY, OK, TIMED_OUT, Peer, RawServer, Script, replies
+from tests.integration.http_client import BODY, post, talking
+from tests.support.raw_server import BUSY, OK, TIMED_OUT, Peer, Script, replies
 
 Ending = Callable[[Peer], Awaitable[None]]
 
@@ -54,10 +54,7 @@ def ending(end: Ending, *, used: bool) -> Script:
 @pytest.mark.parametrize("end", ENDINGS)
 async def test_a_used_connection_that_ends(end: Ending, body: bytes) -> None:
     """The same request is sent once more on a new connection, and its answer counts."""
-    async with (
-        RawServer(ending(end, used=True), replies(BUSY)) as server,
-        patient_client(server.url) as http,
-    ):
+    async with talking(ending(end, used=True), replies(BUSY)) as (server, http):
         assert (await post(http, "first")).verdict is Verdict.SUCCESS
         answer = await post(http, "second", body)
     assert (answer.status, answer.detail) == (503, "busy")
@@ -74,9 +71,9 @@ async def test_a_used_connection_that_ends(end: Ending, body: bytes) -> None:
 @pytest.mark.parametrize("end", ENDINGS)
 async def test_a_new_connection_that_ends_too(end: Ending, again: Ending) -> None:
     """If the new connection also ends without a byte, the attempt has failed: there is no third."""
-    async with (
-        RawServer(ending(end, used=True), ending(again, used=False), replies(OK)) as server,
-        patient_client(server.url) as http,
+    async with talking(ending(end, used=True), ending(again, used=False), replies(OK)) as (
+        server,
+        http,
     ):
         await post(http, "first")
         answer = await post(http, "second")
@@ -99,10 +96,7 @@ async def test_another_used_connection_is_not_tried(end: Ending) -> None:
         await end(peer)
 
     both = asyncio.Barrier(2)
-    async with (
-        RawServer(script, script, replies(OK)) as server,
-        patient_client(server.url) as http,
-    ):
+    async with talking(script, script, replies(OK)) as (server, http):
         await asyncio.gather(post(http, "first"), post(http, "second"))
         answer = await post(http, "last")
     assert answer.verdict is Verdict.SUCCESS
@@ -114,10 +108,7 @@ async def test_another_used_connection_is_not_tried(end: Ending) -> None:
 @pytest.mark.parametrize("end", WITHOUT_A_BYTE)
 async def test_a_first_use_that_ends(end: Ending) -> None:
     """A new connection that ends without a byte is a failed attempt, sent once."""
-    async with (
-        RawServer(ending(end, used=False), replies(OK)) as server,
-        patient_client(server.url) as http,
-    ):
+    async with talking(ending(end, used=False), replies(OK)) as (server, http):
         answer = await post(http)
         assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
         assert answer.failure == "reset"
@@ -128,10 +119,7 @@ async def test_a_first_use_that_ends(end: Ending) -> None:
 
 async def test_408_to_a_first_use() -> None:
     """On a new connection 408 is an ordinary answer."""
-    async with (
-        RawServer(ending(timed_out, used=False), replies(OK)) as server,
-        patient_client(server.url) as http,
-    ):
+    async with talking(ending(timed_out, used=False), replies(OK)) as (server, http):
         answer = await post(http)
     assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, 408)
     assert server.connections == [0]
@@ -140,7 +128,7 @@ async def test_408_to_a_first_use() -> None:
 async def test_408_that_keeps_the_connection() -> None:
     """Without Connection: close, 408 is an answer to the post on a used connection as well."""
     kept = TIMED_OUT.replace(b"Connection: close\r\n", b"")
-    async with RawServer(replies(OK, kept, OK)) as server, patient_client(server.url) as http:
+    async with talking(replies(OK, kept, OK)) as (server, http):
         await post(http)
         assert (await post(http)).status == 408
         assert (await post(http)).verdict is Verdict.SUCCESS
@@ -158,10 +146,7 @@ async def test_an_answer_that_has_begun(end: Ending, begun: bytes) -> None:
         await peer.send(begun)
         await end(peer)
 
-    async with (
-        RawServer(ending(begin, used=True), replies(OK)) as server,
-        patient_client(server.url) as http,
-    ):
+    async with talking(ending(begin, used=True), replies(OK)) as (server, http):
         await post(http)
         answer = await post(http)
         assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
@@ -178,7 +163,7 @@ async def test_a_kept_connection_that_ends_between_posts(end: Ending) -> None:
         await peer.send(OK)
         await end(peer)
 
-    async with RawServer(script, replies(OK)) as server, patient_client(server.url) as http:
+    async with talking(script, replies(OK)) as (server, http):
         await post(http)
         await server.ended(0)
         assert (await post(http)).verdict is Verdict.SUCCESS

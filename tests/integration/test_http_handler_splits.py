@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.integration.http_client import patient_client, post
-from tests.support.raw_server import Peer, RawServer
+from tests.integration.http_client import post, talking
+from tests.support.raw_server import Peer
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 # After these the connection is used again.
@@ -63,7 +63,7 @@ async def test_the_packets_of_an_answer_do_not_matter(name: str) -> None:
             if name in ENDED:
                 return
 
-    async with RawServer(script) as server, patient_client(server.url) as http:
+    async with talking(script) as (server, http):
         answers = [await post(http, str(way)) for way in range(len(ways))]
     assert answers == [answers[0]] * len(ways)
     assert len(server.peers) == (1 if name in KEPT else len(ways))

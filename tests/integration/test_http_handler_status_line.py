@@ -12,7 +12,7 @@ import pytest
 from order_relay.delivery.answer import Verdict
 from order_relay.handlers.http import MAX_KEPT_BODY_LENGTH
 from order_relay.settings.secret_files import redact
-from tests.integration.http_client import client, patient_client, post
+from tests.integration.http_client import client, patient_client, post, talking
 from tests.support.raw_server import FLOOD_BYTES, OK, Peer, RawServer, replies
 
 # The idempotency key of a post that is answered as it should be.
@@ -173,7 +173,7 @@ async def test_204_is_a_success_whatever_follows(name: str) -> None:
 
 
 async def _succeeds(fault: Flaw, status: int) -> None:
-    async with RawServer(fault.answer) as server, patient_client(server.url) as http:
+    async with talking(fault.answer) as (server, http):
         answer = await post(http, str(status))
         assert (answer.verdict, answer.status) == (Verdict.SUCCESS, status)
         assert (await post(http, AFTER)).verdict is Verdict.SUCCESS
@@ -214,7 +214,7 @@ async def test_no_status_line_is_a_failed_attempt(came: str) -> None:
         await peer.send(sent)
         await then(peer)
 
-    async with RawServer(script, replies(OK)) as server, patient_client(server.url) as http:
+    async with talking(script, replies(OK)) as (server, http):
         answer = await post(http)
         assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
         assert came in answer.detail
@@ -232,7 +232,7 @@ async def test_a_line_without_end_is_a_failed_attempt(start: bytes) -> None:
         await peer.send(start)
         await peer.flood(b"x" * 8192, FLOOD_BYTES)
 
-    async with RawServer(script, replies(OK)) as server, patient_client(server.url) as http:
+    async with talking(script, replies(OK)) as (server, http):
         answer = await post(http)
         assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
         assert 0 < len(answer.detail) <= MAX_KEPT_BODY_LENGTH
@@ -259,10 +259,7 @@ async def test_a_line_without_end_is_a_failed_attempt(start: bytes) -> None:
 )  # fmt: skip
 async def test_what_came_in_place_of_an_answer_is_redacted(status: int | None, came: str) -> None:
     """Wherever the quoted bytes are cut, no part of a token is shown; a status before it counts."""
-    async with (
-        RawServer(came.encode()) as server,
-        patient_client(server.url, redact=lambda text: redact(text, (TOKEN,))) as http,
-    ):
+    async with talking(came.encode(), redact=lambda text: redact(text, (TOKEN,))) as (_, http):
         answer = await post(http)
     assert answer.status == status
     assert answer.detail or status is not None

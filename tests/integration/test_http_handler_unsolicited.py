@@ -5,8 +5,8 @@ from asyncio import Event
 import pytest
 
 from order_relay.delivery.answer import Verdict
-from tests.integration.http_client import patient_client, post
-from tests.support.raw_server import BUSY, OK, TIMED_OUT, Peer, RawServer, replies
+from tests.integration.http_client import post, talking
+from tests.support.raw_server import BUSY, OK, TIMED_OUT, Peer, replies
 
 UNSOLICITED = [
     pytest.param(OK, id="an answer"),
@@ -20,10 +20,7 @@ UNSOLICITED = [
 @pytest.mark.parametrize("unsolicited", UNSOLICITED)
 async def test_bytes_behind_an_answer(unsolicited: bytes) -> None:
     """What comes in one packet with an answer ends the connection; the next post has a new one."""
-    async with (
-        RawServer(replies(OK + unsolicited), replies(BUSY)) as server,
-        patient_client(server.url) as http,
-    ):
+    async with talking(replies(OK + unsolicited), replies(BUSY)) as (server, http):
         assert (await post(http, "first")).verdict is Verdict.SUCCESS
         answer = await post(http, "second")
         await server.ended(0)
@@ -57,7 +54,7 @@ async def test_bytes_on_an_idle_connection(unsolicited: bytes, closes: bool) -> 
         await peer.end()
 
     answered, arrived = Event(), Event()
-    async with RawServer(script, replies(BUSY)) as server, patient_client(server.url) as http:
+    async with talking(script, replies(BUSY)) as (server, http):
         assert (await post(http, "first")).verdict is Verdict.SUCCESS
         answered.set()
         await arrived.wait()
@@ -87,7 +84,7 @@ async def test_many_posts_to_a_server_that_answers_twice(later: bool) -> None:
         await peer.end()
 
     told, arrived = Event(), Event()
-    async with RawServer(script) as server, patient_client(server.url) as http:
+    async with talking(script) as (server, http):
         for number in range(50):
             told.clear()
             arrived.clear()

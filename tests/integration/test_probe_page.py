@@ -7,20 +7,13 @@ import aiohttp
 import pytest
 
 from order_relay.delivery.target_health import Breaker
-from order_relay.monitoring.health import Health
 from order_relay.monitoring.metrics import Metrics
 from order_relay.web.access import Access
 from order_relay.web.server import ConsumerPages, WebServer
 from tests.support.kafka.ports import LOOPBACK
+from tests.support.standing_health import standing_health
 
 TOKEN = "s3cret"
-
-
-class Deliveries:
-    """Deliveries that stand still."""
-
-    last_activity = 0.0
-    queued = 0
 
 
 class Served:
@@ -28,17 +21,11 @@ class Served:
 
     def __init__(self, token: str | None) -> None:
         self.breaker = Breaker(1, 600.0, lambda: 100.0)
-        metrics = Metrics()
-        health = Health(
-            Deliveries(),
-            breaker_closed=lambda: self.breaker.closed,
-            attempt_timeout_seconds=10,
-            clock=lambda: 0.0,
-        )
+        health = standing_health(breaker_closed=lambda: self.breaker.closed)
         self.server = WebServer(
             LOOPBACK,
             0,
-            metrics.registry,
+            Metrics().registry,
             {"order_logging": ConsumerPages(health, probe_now=self.breaker.probe_now)},
             access=Access(token),
         )

@@ -7,18 +7,11 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from order_relay.monitoring.health import Health
 from order_relay.monitoring.metrics import Metrics
 from order_relay.web.access import Access
 from order_relay.web.server import ConsumerPages, WebServer
 from tests.support.kafka.ports import LOOPBACK, free_ports
-
-
-class Deliveries:
-    """Deliveries that stand where the test puts them."""
-
-    last_activity = 0.0
-    queued = 0
+from tests.support.standing_health import StandingDeliveries, standing_health
 
 
 class Served:
@@ -26,14 +19,9 @@ class Served:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.deliveries = Deliveries()
+        self.deliveries = StandingDeliveries()
         self.metrics = Metrics()
-        self.health = Health(
-            self.deliveries,
-            breaker_closed=lambda: True,
-            attempt_timeout_seconds=10,
-            clock=lambda: self.now,
-        )
+        self.health = standing_health(self.deliveries, clock=lambda: self.now)
         self.port = free_ports(1)[0]
         self.server = WebServer(
             LOOPBACK,

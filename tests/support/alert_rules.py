@@ -4,6 +4,7 @@ from typing import Any
 
 import yaml
 
+from grafana import links
 from tests.support.prometheus_server import ALERTS, FOLDER
 
 GRAFANAS = FOLDER.parent / "grafana" / "provisioning" / "alerting" / "order-relay.yml"
@@ -26,6 +27,16 @@ def recorded() -> dict[str, dict[str, Any]]:
 
 def _all() -> list[dict[str, Any]]:
     return [rule for group in groups() for rule in group["rules"]]
+
+
+def relinked_groups(runbook: str, console: str) -> list[dict[str, Any]]:
+    """Prometheus' groups of rules with links to a runbook and a console of one's own."""
+    found = groups()
+    for rule in (one for group in found for one in group["rules"] if "alert" in one):
+        notes = rule["annotations"]
+        notes["runbook_url"] = f"{runbook}#{notes['runbook_url'].partition('#')[2]}"
+        notes["console_url"] = console + notes["console_url"].removeprefix(links.CONSOLE)
+    return found
 
 
 def grafanas_own() -> dict[str, Any]:

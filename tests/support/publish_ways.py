@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from order_relay.monitoring.health import Health
 from order_relay.monitoring.metrics import Metrics
 from order_relay.publishing.publisher import Publisher
 from order_relay.settings import Settings
@@ -19,6 +18,7 @@ from order_relay.web.order_paid_page import Limits
 from order_relay.web.server import ConsumerPages, WebServer
 from tests.support.publish_fakes import Sent
 from tests.support.stage import Stage
+from tests.support.standing_health import standing_health
 
 LOOPBACK = "127.0.0.1"
 TOPIC = "order-paid-events"
@@ -41,11 +41,6 @@ def body(order_id: int = 123, **changes: Any) -> bytes:
     return msgspec.json.encode(paid(order_id, **changes))
 
 
-class _Idle:
-    last_activity = 0.0
-    queued = 0
-
-
 @asynccontextmanager
 async def serving(
     publisher: Publisher | None,
@@ -57,18 +52,11 @@ async def serving(
     on_rejected: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[str]:
     """A worker's web server; gives its address."""
-    metrics = Metrics()
-    health = Health(
-        _Idle(),
-        breaker_closed=lambda: True,
-        attempt_timeout_seconds=10,
-        clock=lambda: 0.0,
-    )
     server = WebServer(
         LOOPBACK,
         0,
-        metrics.registry,
-        {"order_logging": ConsumerPages(health)},
+        Metrics().registry,
+        {"order_logging": ConsumerPages(standing_health())},
         publisher=publisher,
         access=Access(token),
         limits=limits,

@@ -13,36 +13,28 @@ from benchmarks.sink import Counts
 PARTITION = TopicPartition("orders", 0)
 
 
-@pytest.fixture
-def counts() -> Counts:
-    """What a sink has seen that nothing was sent to yet."""
-    return Counts()
-
-
-def deliver(counts: Counts, *orders: int, key: int = 1) -> None:
-    """One after another, each answered before the next."""
-    for order_id in orders:
+@pytest.mark.parametrize(
+    ("orders", "repeated", "reordered"),
+    [
+        ([(1, 1), (2, 1), (1, 1)], 1, 0),  # comes again: repeated and nothing else
+        ([(1, 1), (3, 1), (2, 1), (1_000, 2), (999, 2), (4, 3)], 0, 2),  # keys are told apart
+    ],
+)
+def test_orders_that_come_again_or_late(
+    orders: list[tuple[int, int]], repeated: int, reordered: int
+) -> None:
+    """Each is counted once, as what it is; one after another none overlaps."""
+    counts = Counts()
+    for order_id, key in orders:
         counts.left(counts.arrived(order(order_id, key)))
 
-
-def test_an_order_that_comes_again_is_a_repetition(counts: Counts) -> None:
-    """A second arrival counts as repeated and as nothing else."""
-    deliver(counts, 1, 2, 1)
-
-    assert (len(counts.arrivals), counts.repeated, counts.reordered) == (2, 1, 0)
+    assert len(counts.arrivals) == len(orders) - repeated
+    assert (counts.repeated, counts.reordered, counts.overlapping) == (repeated, reordered, 0)
 
 
-def test_an_order_after_a_later_one_of_its_key_is_reordered(counts: Counts) -> None:
-    """Keys are told apart: only the late order of the same key counts."""
-    deliver(counts, 1, 3, 2, key=1)
-    deliver(counts, 1_000, 999, key=2)
-    deliver(counts, 4, key=3)
-
-    assert (counts.reordered, counts.overlapping) == (2, 0)
-
-
-def test_an_order_while_another_of_its_key_waits_overlaps(counts: Counts) -> None:
+def test_an_order_while_another_of_its_key_waits_overlaps() -> None:
     """A key's next order before the answer to the last one is a break of order, too."""
+    counts = Counts()
     first = counts.arrived(order(1, 7))
     counts.arrived(order(2, 7))
     counts.arrived(order(3, 8))

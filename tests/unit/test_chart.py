@@ -5,12 +5,12 @@ import json
 import pytest
 import yaml
 
-from grafana import links
 from order_relay.settings import Settings
 from order_relay.settings.secret_files import secret_fields
 from order_relay.version import VERSION
 from scripts import alerts
 from scripts.chart import ALERTS, CHART, files
+from tests.support.alert_rules import relinked_groups
 
 CONSOLE = "https://relay.example.com"
 RUNBOOK = "https://docs.example.com/how-to/runbook/"
@@ -44,14 +44,7 @@ def test_links_of_alerts_lead_to_a_runbook_of_ones_own(capsys: pytest.CaptureFix
     """The script prints the rules with links of one's own; without a URL it changes nothing."""
     alerts.main(["--runbook-base-url", RUNBOOK, "--console-base-url", f"{CONSOLE}/"])
     printed = yaml.safe_load(capsys.readouterr().out)
-    expected = yaml.safe_load(ALERTS.read_text())
-    for group in expected["groups"]:
-        for rule in (one for one in group["rules"] if "alert" in one):
-            section = rule["annotations"]["runbook_url"].partition("#")[2]
-            rule["annotations"]["runbook_url"] = f"{RUNBOOK}#{section}"
-            page = rule["annotations"]["console_url"].removeprefix(links.CONSOLE)
-            rule["annotations"]["console_url"] = CONSOLE + page
-    assert printed == expected
+    assert printed == {"groups": relinked_groups(RUNBOOK, CONSOLE)}
     alerts.main([])
     assert capsys.readouterr().out == ALERTS.read_text()
 

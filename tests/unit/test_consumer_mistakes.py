@@ -1,16 +1,12 @@
 """A mistake in a consumer's file or in a setting ends the start with one line."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import app
+from tests.support.run_python import run_python
 
-ROOT = Path(app.__file__).parents[1]
 CONSUMER = """
 from order_relay import Consumer, OrderPaid
 coupons = Consumer("coupons", topic="orders", group="coupon-group", event=OrderPaid)
@@ -44,13 +40,8 @@ def test_a_mistake_ends_the_start_with_one_line(
     """It says what is wrong and where, as JSON where the log is; there is no stack trace."""
     (tmp_path / "consumers").mkdir()
     (tmp_path / "consumers" / "a.py").write_text(file, encoding="utf-8")
-    ended = subprocess.run(
-        [sys.executable, "-c", "import app; app.app"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "PATH": os.defpath, "CONSUMER_FOLDERS": "consumers",
-             "LOG_FORMAT": log_format, **environment},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    settings = {"CONSUMER_FOLDERS": "consumers", "LOG_FORMAT": log_format, **environment}
+    ended = run_python("import app; app.app", tmp_path, **settings)
     assert (ended.returncode, ended.stdout) == (1, "")
     (line,) = ended.stderr.splitlines()
     if log_format == "json":

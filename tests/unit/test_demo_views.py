@@ -206,26 +206,31 @@ def test_a_ledger_that_does_not_close_names_the_ids() -> None:
     lines = report(closing(ledger_of(10, 0, 2)), interrupted=False)
     assert "  not accounted for: event-10" in lines
     assert "  not accounted for: event-11" in lines
-    assert lines[-1] == "THE LEDGER DOES NOT CLOSE: 12 paid, 10 accounted for."
     lines = report(closing(ledger_of(0, 0, SHOWN_IDS + 5)), interrupted=False)
     assert "  not accounted for: and 5 more" in lines
 
 
-def test_a_run_that_pays_too_few_orders_does_not_close() -> None:
-    """Nothing lost is not enough: the orders that were asked for must have been paid."""
-    short = closing(ledger_of(10), goal=12)
-    assert not closes(short)
-    assert report(short, interrupted=False)[-1] == (
-        "THE LEDGER DOES NOT CLOSE: 10 of 12 paid, 10 accounted for."
-    )
-    assert closes(closing(ledger_of(12), goal=12))
-
-
-def test_a_ledger_after_ctrl_c_tells_what_waits() -> None:
-    """What was waiting when the user stopped it is no loss, and is not called one."""
-    lines = report(closing(ledger_of(10, 1, 3)), interrupted=True)
-    assert "  + waiting in Kafka                        3" in lines
-    assert lines[-1] == "Stopped before the end: 14 paid, 11 accounted for."
+@pytest.mark.parametrize(
+    ("run", "interrupted", "last", "does_close"),
+    [
+        (closing(ledger_of(10, 0, 2)), False,
+         "THE LEDGER DOES NOT CLOSE: 12 paid, 10 accounted for.", False),
+        # Nothing lost is not enough: the orders that were asked for must have been paid.
+        (closing(ledger_of(10), goal=12), False,
+         "THE LEDGER DOES NOT CLOSE: 10 of 12 paid, 10 accounted for.", False),
+        (closing(ledger_of(12), goal=12), False,
+         "The ledger closes: 12 paid, 12 accounted for.", True),
+        # What was waiting when the user stopped it is no loss.
+        (closing(ledger_of(10, 1, 3)), True,
+         "Stopped before the end: 14 paid, 11 accounted for.", False),
+    ],
+)  # fmt: skip
+def test_the_last_line(run: Collector, interrupted: bool, last: str, does_close: bool) -> None:
+    """It says whether the ledger closes; after Ctrl-C a line tells what waits."""
+    lines = report(run, interrupted=interrupted)
+    assert lines[-1] == last
+    assert ("  + waiting in Kafka                        3" in lines) == interrupted
+    assert closes(run) == does_close
 
 
 def test_oddities_are_told() -> None:

@@ -2,8 +2,6 @@
 
 import json
 import pkgutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 import agents
 import app
 import tables
+from tests.support.run_python import run_python
 
 ROOT = Path(app.__file__).parents[1]
 REDRIVING = ("order_relay.dead_letters.redrive_group", "order_relay.dead_letters.open_topic")
@@ -51,19 +50,6 @@ CONSUMER_APP = (
 )
 
 
-def _python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter, in a folder that is not the project's."""
-    return subprocess.run(
-        [sys.executable, "-W", "error::ImportWarning", "-c", code],
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "", **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_agents_and_tables_are_ours() -> None:
     """Packages of these names are on PyPI too (openai-agents, PyTables): ours are imported."""
     for package in (agents, tables):
@@ -78,7 +64,7 @@ def test_times_of_the_group_follow_its_session(
     tmp_path: Path, session_ms: str, heartbeat: float, rebalance: float, request_: float
 ) -> None:
     """Ten heartbeats a session; rebalances and requests get longer, never shorter than usual."""
-    result = _python(
+    result = run_python(
         f"{CONSUMER_APP}; c = made.conf; print(json.dumps([c.broker_session_timeout, "
         "c.broker_heartbeat_interval, c.broker_rebalance_timeout, c.broker_request_timeout]))",
         tmp_path,
@@ -91,7 +77,7 @@ def test_times_of_the_group_follow_its_session(
 def test_every_agent_is_registered(tmp_path: Path) -> None:
     """Each module in agents/ has its consumer or task in the app."""
     modules = {found.name for found in pkgutil.iter_modules(agents.__path__)}
-    result = _python(
+    result = run_python(
         "import json, app; a = app.app; tasks = [work.__name__ for work in a.background]; "
         "print(json.dumps([[one.name for one in a.consumers], tasks]))",
         tmp_path,
@@ -106,7 +92,7 @@ def test_every_agent_is_registered(tmp_path: Path) -> None:
 
 def test_every_table_is_registered(tmp_path: Path) -> None:
     """Each module in tables/ shows its table in the apps of consumers."""
-    result = _python(
+    result = run_python(
         "import json, app; print(json.dumps([show.__module__ for show in app.app.on_consumer]))",
         tmp_path,
     )
@@ -133,7 +119,7 @@ def test_pure_modules_do_not_import_faust(together: str, tmp_path: Path) -> None
     else:
         lines.append(f"assert not {FAUST} & set(sys.modules)")
 
-    result = _python("\n".join(["import sys", *lines]), tmp_path)
+    result = run_python("\n".join(["import sys", *lines]), tmp_path)
 
     assert result.returncode == 0, result.stderr
 
@@ -142,7 +128,7 @@ def test_delivery_and_publishing_know_nothing_of_each_other(tmp_path: Path) -> N
     """Each half imports without the other."""
     for half, other in [("delivery", "publishing"), ("publishing", "delivery")]:
         modules = [name for name in PURE if name.startswith(f"order_relay.{half}.")]
-        result = _python(
+        result = run_python(
             f"import sys\nimport {', '.join(modules)}\n"
             f"print([name for name in sys.modules if name.startswith('order_relay.{other}')])",
             tmp_path,
@@ -152,7 +138,7 @@ def test_delivery_and_publishing_know_nothing_of_each_other(tmp_path: Path) -> N
 
 def test_importing_the_app_reads_and_starts_nothing(tmp_path: Path) -> None:
     """A wrong setting is no matter until the application is asked for; no folder is made."""
-    result = _python(
+    result = run_python(
         "import threading, app, order_relay.worker.relay_app; assert threading.active_count() == 1",
         tmp_path,
         MAX_IN_FLIGHT="0",
@@ -164,7 +150,7 @@ def test_importing_the_app_reads_and_starts_nothing(tmp_path: Path) -> None:
 
 def test_nothing_else_in_the_environment_configures_faust(tmp_path: Path) -> None:
     """Faust's own variables change nothing: a stray one could skip records or read elsewhere."""
-    result = _python(
+    result = run_python(
         f"{CONSUMER_APP}; conf = made.conf; print(json.dumps([conf.id, app.app.conf.web_port,"
         " conf.consumer_auto_offset_reset, [str(url) for url in conf.broker]]))",
         tmp_path,
@@ -184,7 +170,7 @@ def test_nothing_else_in_the_environment_configures_faust(tmp_path: Path) -> Non
 
 def test_the_app_is_made_once(tmp_path: Path) -> None:
     """Whoever asks gets the same application; other names are refused as ever."""
-    result = _python(
+    result = run_python(
         "import app\nassert app.app is app.app\nfrom app import app as again\n"
         "import sys\nassert again is sys.modules['app'].app\n"
         "assert not hasattr(sys.modules['app'], 'nonsense')",

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,7 @@ import pytest
 
 from order_relay.logs.json_format import formatter
 from order_relay.logs.log_line import FiguresLine, LogLine
-
-ROOT = Path(__file__).parents[2]
+from tests.support.run_python import run_python
 
 
 def record(message: Any, *args: object, error: BaseException | None = None, **extra: Any) -> str:
@@ -112,11 +109,9 @@ raise SystemError("the end")
 
 
 @pytest.fixture
-def said() -> list[dict[str, Any]]:
+def said(tmp_path: Path) -> list[dict[str, Any]]:
     """What a program says that warns, and fails in three ways that nobody catches."""
-    ended = subprocess.run(
-        [sys.executable, "-c", UNCAUGHT], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    ended = run_python(UNCAUGHT, tmp_path)
     assert ended.returncode == 1
     assert ended.stdout == ""
     return [json.loads(line) for line in ended.stderr.splitlines()]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from order_relay.delivery.lanes import Lane, Lanes
 from order_relay.model.record import Record
 from tests.support.fakes import must, record
-from tests.support.virtual_time import run_virtual
+from tests.support.virtual_time import run_virtual, virtual_time
 
 # An attempt, or a pause where negative, in seconds; a record's key, its steps, the gap before it.
 STEPS = st.lists(st.sampled_from([0.0, 1.0, 2.0, 5.0, -1.0, -2.0, -7.0]), max_size=4).map(tuple)
@@ -61,6 +61,21 @@ class Work:
             await asyncio.sleep(seconds)
         finally:
             self.at_attempt.remove(offset)
+
+
+@virtual_time
+async def test_closing_lets_attempts_end_and_gives_up_the_rest() -> None:
+    """At the close an attempt may end; pauses end at once; queued records never begin."""
+    work = Work(max_in_flight=3)
+    work.put(0, "running", 2.0)
+    work.put(1, "running", 0.0)
+    work.put(2, "waiting", -100.0)
+    work.put(3, "pauses next", 1.0, -100.0, 0.0)
+    await asyncio.sleep(0.5)
+
+    assert await work.lanes.close(5.0) == 3
+    assert asyncio.get_running_loop().time() == 2.0
+    assert work.finished == [0]
 
 
 @given(RECORDS, st.integers(1, 3), st.integers(1, 8))

@@ -8,7 +8,7 @@ import pytest
 from faust.types import TP
 
 from order_relay.errors import KafkaUnavailable
-from order_relay.monitoring.health import INTAKE_STALL_SECONDS, Health, end_at_standstill
+from order_relay.monitoring.health import INTAKE_STALL_SECONDS, end_at_standstill
 from order_relay.monitoring.measurements import (
     LAG_INTERVAL_SECONDS,
     RETENTION_INTERVAL_SECONDS,
@@ -17,6 +17,7 @@ from order_relay.monitoring.measurements import (
     watch_retention,
 )
 from order_relay.monitoring.metrics import ConsumerMetrics, Metrics
+from tests.support.standing_health import standing_health
 from tests.support.virtual_time import virtual_time
 
 NEVER = float("-inf")
@@ -92,11 +93,6 @@ def shown(metrics: ConsumerMetrics, name: str, tp: TP) -> float | None:
     return metrics.registry.get_sample_value(f"order_relay_{name}", labels)
 
 
-class Deliveries:
-    last_activity = 0.0
-    queued = 0
-
-
 class Watched:
     """A watch over a fake Kafka. Make it inside the loop."""
 
@@ -108,9 +104,7 @@ class Watched:
         self.kafka.ends = dict(ends or {})
         self.metrics = Metrics().of("order_logging")
         clock = asyncio.get_running_loop().time
-        self.health = Health(
-            Deliveries(), breaker_closed=lambda: True, attempt_timeout_seconds=1.0, clock=clock
-        )
+        self.health = standing_health(attempt_timeout_seconds=1.0, clock=clock)
         self.task = asyncio.create_task(
             watch_lag(self.kafka, self.kafka, self.metrics, self.health, clock)
         )

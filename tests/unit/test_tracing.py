@@ -1,8 +1,6 @@
 """Spans of attempts and of what is published, without a worker; and what is loaded without them."""
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,9 +30,9 @@ from tests.support.fakes import Bench, FakeReading, RecordingObserver, answer, r
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import FakeProducer, refusal
 from tests.support.publish_ways import TOPIC, paid
+from tests.support.run_python import run_python
 from tests.support.virtual_time import virtual_time
 
-ROOT = Path(__file__).parents[2]
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
 HEADERS = [("traceparent", TRACEPARENT.encode()), ("tracestate", b"rojo=1")]
@@ -220,7 +218,7 @@ print(json.dumps([name for name in sys.modules if name.partition(".")[0] == "ope
 
 def test_without_tracing_nothing_loads_opentelemetry(tmp_path: Path) -> None:
     """Neither the application nor an order service, from their imports to their end."""
-    ended = _python(OFF, tmp_path)
+    ended = run_python(OFF, tmp_path)
     assert json.loads(ended.stdout) == [], ended.stderr
 
 
@@ -228,7 +226,7 @@ def test_a_start_without_the_extra_says_what_to_install(tmp_path: Path) -> None:
     """One line and status 1, whichever package of it is missing."""
     for missing in ("opentelemetry.sdk.trace", "opentelemetry.exporter", "opentelemetry.trace"):
         code = f"import sys; sys.modules[{missing!r}] = None; import app; app.app"
-        ended = _python(code, tmp_path, TRACING="otlp")
+        ended = run_python(code, tmp_path, TRACING="otlp")
         assert ended.returncode == 1
         assert ended.stderr == "TRACING=otlp needs: pip install 'order-relay[otel]'\n"
 
@@ -255,15 +253,3 @@ def test_opentelemetry_s_own_variables_count(monkeypatch: pytest.MonkeyPatch) ->
     assert tracing.of_consumer("c", "g").received(one) is one
     with tracing.sending("publish", TOPIC, HEADERS) as sent:
         assert of_record(sent.headers) == of_record(HEADERS)
-
-
-def _python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "", **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
