@@ -1,13 +1,25 @@
-"""The client of the target against a real HTTP server that misbehaves."""
+"""The client of the target against a real HTTP server: what it sends, and where."""
 
+import asyncio
+import socket
+from base64 import b64decode, b64encode
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+from yarl import URL
 
 from order_relay.delivery.answer import Verdict
+from order_relay.delivery.batches import NDJSON
 from order_relay.handlers.http import HttpHandler
-from tests.integration.http_client import BODY, client
+from order_relay.handlers.http_client import addresses
+from order_relay.handlers.http_client import client as http_client
+from order_relay.model.trace_context import of_record
+from tests.integration.http_client import BODY, client, patient_client, post
+from tests.support.kafka.ports import LOOPBACK
+from tests.support.raw_server import RawServer, replies
 from tests.support.sink import Answer, ScriptedSink
 
 
@@ -81,3 +93,154 @@ async def test_a_post_without_start_is_a_fault_of_ours(sink: ScriptedSink) -> No
     http = HttpHandler(sink.url, timeout_seconds=1, connect_timeout_seconds=1, max_connections=1)
     with pytest.raises(RuntimeError, match="not started"):
         await http.post(BODY, "key")
+
+
+async def test_headers_of_ours_go_along(sink: ScriptedSink) -> None:
+    """Every post has all configured headers; they replace defaults of the same name."""
+    headers = (("X-Key", "a:b c"), ("user-agent", "shop"), ("X-Key", "second"), ("X-Empty", ""))
+    async with client(sink.url, headers=headers, token="t0ken") as http:
+        for _ in range(2):
+            assert (await http.post(BODY, "key")).verdict is Verdict.SUCCESS
+    for request in sink.requests:
+        assert request.headers["x-key"] in ("a:b c", "second")
+        assert request.headers["user-agent"] == "shop"
+        assert request.headers["x-empty"] == ""
+        assert request.headers["accept"] == "*/*"
+        assert request.headers["authorization"] == "Bearer t0ken"
+        assert (request.idempotency_key, request.body) == ("key", BODY)
+    assert sink.connections == 1
+
+
+async def test_a_content_type_of_ours_is_that_of_every_body(sink: ScriptedSink) -> None:
+    """Without a configured content type it follows from the body."""
+    async with client(sink.url, content_type="application/x.orders+json; v=2") as http:
+        await http.post(BODY, "key")
+        await http.post(BODY, "key", content_type=NDJSON)
+    async with client(sink.url) as http:
+        await http.post(BODY, "key")
+        await http.post(BODY, "key", content_type=NDJSON)
+    assert [request.headers["content-type"] for request in sink.requests] == [
+        "application/x.orders+json; v=2",
+        "application/x.orders+json; v=2",
+        "application/json",
+        NDJSON,
+    ]
+
+
+async def test_a_trace_context_goes_along(sink: ScriptedSink) -> None:
+    """Unchanged, beside the others; a post without one has none, over the same connection."""
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    trace = of_record([("traceparent", traceparent.encode()), ("tracestate", b"a=x y~!,b=2")])
+    async with client(sink.url) as http:
+        assert (await http.post(BODY, "with", trace)).verdict is Verdict.SUCCESS
+        assert (await http.post(BODY, "without")).verdict is Verdict.SUCCESS
+    traced, plain = sink.requests
+    assert traced.headers["traceparent"] == traceparent
+    assert traced.headers["tracestate"] == "a=x y~!,b=2"
+    assert (traced.idempotency_key, traced.body) == ("with", BODY)
+    assert set(traced.headers) - set(plain.headers) == {"traceparent", "tracestate"}
+    assert sink.connections == 1
+
+
+OLD, NEW, OTHER = (b64encode(bytes([number]) * 24).decode() for number in range(3))
+
+
+async def test_a_signature_is_one_that_receivers_check(sink: ScriptedSink) -> None:
+    """Each secret signs, with one id for all attempts; another secret or body does not match."""
+    body = '[{"orderId":1,"note":"\u00fc"}]\n'.encode()
+    trace = of_record([("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")])
+    keys = [b64decode(OLD), b64decode(NEW)]
+    async with client(sink.url, signing_keys=keys, token="t0ken") as http:
+        for _ in range(2):
+            await http.post(body, "orders-0-1", trace)
+    first, again = sink.requests
+    for request in (first, again):
+        headers = dict(request.headers)
+        assert headers["webhook-id"] == request.idempotency_key == "orders-0-1"
+        assert headers["webhook-timestamp"].isdecimal()
+        assert len(headers["webhook-signature"].split(" ")) == 2
+        for secret in (OLD, f"whsec_{NEW}"):
+            assert Webhook(secret).verify(request.body, headers) == [
+                {"orderId": 1, "note": "\u00fc"}
+            ]
+        with pytest.raises(WebhookVerificationError):
+            Webhook(OTHER).verify(request.body, headers)
+        with pytest.raises(WebhookVerificationError):
+            Webhook(OLD).verify(request.body + b" ", headers)
+    assert "traceparent" in first.headers
+
+
+async def test_without_keys_nothing_is_signed(sink: ScriptedSink) -> None:
+    """No header of a signature goes along."""
+    async with client(sink.url) as http:
+        await http.post(BODY, "key")
+    assert not [name for name in sink.requests[0].headers if name.startswith("webhook-")]
+
+
+OK = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+class Names:
+    """A name server: the addresses of ``logger.test``, and how often it was asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
+        self.ports = list(ports)
+        self.asked = 0
+        self.fails = False
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", self._find)
+
+    async def _find(self, host: str, port: int, **kwargs: Any) -> list[Any]:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self.fails:
+            raise socket.gaierror(socket.EAI_AGAIN, "no name server")
+        kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        return [(*kind, (LOOPBACK, one)) for one in self.ports]
+
+
+def port_of(server: RawServer) -> int:
+    """Where it listens."""
+    return URL(server.url).port or 0
+
+
+async def test_a_name_that_moves_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under steady traffic a connection ends with its longest life, and the name is asked again."""
+    monkeypatch.setattr(http_client, "LIFE_SECONDS", (0.05, 0.05))
+    monkeypatch.setattr(addresses, "KNOWN_SECONDS", 0.05)
+    async with RawServer(replies(OK)) as before, RawServer(replies(OK)) as after:
+        names = Names(monkeypatch, port_of(before))
+        async with patient_client("http://logger.test/logs") as http:
+            await post(http)
+            names.ports = [port_of(after)]
+            while not after.requests:
+                await post(http)
+    # Within a minute, with what is not shortened here.
+    monkeypatch.undo()
+    assert http_client.LIFE_SECONDS[1] + addresses.KNOWN_SECONDS < 60
+
+
+async def test_connections_go_to_all_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many connections at once ask for the name once, and are spread over what it is."""
+    async with RawServer(replies(OK)) as first, RawServer(replies(OK)) as second:
+        names = Names(monkeypatch, port_of(first), port_of(second))
+        async with patient_client("http://logger.test/logs") as http:
+            await asyncio.gather(*(post(http, f"key-{number}") for number in range(10)))
+        assert names.asked == 1
+        assert (len(first.requests), len(second.requests)) == (5, 5)
+
+
+async def test_what_is_known_serves_while_no_name_server_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name server that is away for a while costs nothing once the name was known."""
+    monkeypatch.setattr(http_client, "LIFE_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(addresses, "KNOWN_SECONDS", 0.0)
+    async with RawServer(replies(OK)) as server:
+        names = Names(monkeypatch, port_of(server))
+        async with patient_client("http://logger.test/logs") as http:
+            await post(http)
+            names.fails = True
+            for _ in range(3):
+                await post(http)
+        assert len(server.requests) == 4
+        assert names.asked == 4

@@ -26,6 +26,16 @@ from tests.support.orders import order_value
 START_SECONDS = 1_766_140_200.0
 
 
+class StandingClock:
+    """A clock that stands until it is told to go."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def record(
     offset: int,
     key: str | None = "order",

@@ -14,22 +14,22 @@ from order_relay.delivery.back_pressure import (
     Concurrency,
     Pace,
 )
-from tests.support.watched_breaker import Clock
+from tests.support.fakes import StandingClock
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock() -> StandingClock:
     """A clock that stands."""
-    return Clock()
+    return StandingClock()
 
 
 @pytest.fixture
-def pace(clock: Clock) -> Pace:
+def pace(clock: StandingClock) -> Pace:
     """A pace without a limit."""
     return Pace(clock)
 
 
-def send(pace: Pace, clock: Clock, seconds: float) -> int:
+def send(pace: Pace, clock: StandingClock, seconds: float) -> int:
     """Send as much as may be sent for so long, all of it accepted; returns how much it was."""
     end = clock.now + seconds
     count = 0
@@ -44,7 +44,7 @@ def send(pace: Pace, clock: Clock, seconds: float) -> int:
     return count
 
 
-def test_without_a_limit_nothing_waits(clock: Clock, pace: Pace) -> None:
+def test_without_a_limit_nothing_waits(clock: StandingClock, pace: Pace) -> None:
     """A target that never refuses is sent everything at once."""
     assert send(pace, clock, 10.0) >= 9_990
     assert pace.free
@@ -59,7 +59,7 @@ def refuse(pace: Pace, seconds: float, under_way: int = 10) -> None:
         pace.refused(sent_at, seconds)
 
 
-def test_refusals_hold_everything_back(clock: Clock, pace: Pace) -> None:
+def test_refusals_hold_everything_back(clock: StandingClock, pace: Pace) -> None:
     """For as long as Retry-After says; then the rate is what was accepted."""
     send(pace, clock, 0.05)  # 50
 
@@ -72,7 +72,7 @@ def test_refusals_hold_everything_back(clock: Clock, pace: Pace) -> None:
     assert 45 <= send(pace, clock, 1.0) <= 60
 
 
-def test_a_refusal_among_many_answers_is_no_limit(clock: Clock, pace: Pace) -> None:
+def test_a_refusal_among_many_answers_is_no_limit(clock: StandingClock, pace: Pace) -> None:
     """One of 256 under way was unlucky: Retry-After is waited for, and all goes on as before."""
     for _ in range(100):
         sent_at = clock.now
@@ -86,7 +86,7 @@ def test_a_refusal_among_many_answers_is_no_limit(clock: Clock, pace: Pace) -> N
         send(pace, clock, 2.0)
 
 
-def test_late_answers_of_what_is_under_way_are_waited_for(clock: Clock, pace: Pace) -> None:
+def test_late_answers_of_what_is_under_way_are_waited_for(clock: StandingClock, pace: Pace) -> None:
     """Whether it is a limit is judged by them, for some seconds at most."""
     send(pace, clock, 0.05)
     sent_at = clock.now
@@ -101,7 +101,7 @@ def test_late_answers_of_what_is_under_way_are_waited_for(clock: Clock, pace: Pa
     assert pace.rate < math.inf
 
 
-def test_answers_that_never_come_hold_nothing_up(clock: Clock, pace: Pace) -> None:
+def test_answers_that_never_come_hold_nothing_up(clock: StandingClock, pace: Pace) -> None:
     """Those under way may hang: after some seconds all goes on."""
     pace.refused(clock.now, 1.0, under_way=200)
     clock.now += 1.0 + LATE_SECONDS
@@ -112,7 +112,7 @@ def test_answers_that_never_come_hold_nothing_up(clock: Clock, pace: Pace) -> No
 
 def test_refusals_of_what_was_under_way_are_one() -> None:
     """256 in flight are refused at once: that is one refusal."""
-    clock = Clock()
+    clock = StandingClock()
     few, many = Pace(clock), Pace(clock)
     send(few, clock, 0.05)
     for _ in range(50):
@@ -125,7 +125,7 @@ def test_refusals_of_what_was_under_way_are_one() -> None:
     assert many.rate == pytest.approx(few.rate, rel=0.1)
 
 
-def test_a_longer_retry_after_among_them_counts(clock: Clock, pace: Pace) -> None:
+def test_a_longer_retry_after_among_them_counts(clock: StandingClock, pace: Pace) -> None:
     """What asks for most is waited for, and no burst follows."""
     send(pace, clock, 0.05)
     refuse(pace, 1.0)
@@ -136,7 +136,7 @@ def test_a_longer_retry_after_among_them_counts(clock: Clock, pace: Pace) -> Non
     assert send(pace, clock, 0.1) <= 7
 
 
-def test_holds_of_our_own_grow(clock: Clock, pace: Pace) -> None:
+def test_holds_of_our_own_grow(clock: StandingClock, pace: Pace) -> None:
     """Without Retry-After: 1, 2, 4, 8, 10, 10 s, as long as nothing at all is accepted."""
     pace.accepted(clock.now)
     refuse(pace, 0.0)
@@ -154,7 +154,7 @@ def test_holds_of_our_own_grow(clock: Clock, pace: Pace) -> None:
     assert pace.wait_seconds() == pytest.approx(1.0)
 
 
-def test_cuts_that_do_not_help_end(clock: Clock, pace: Pace) -> None:
+def test_cuts_that_do_not_help_end(clock: StandingClock, pace: Pace) -> None:
     """A target that refuses one in 50 at any rate is not sent less and less."""
     send(pace, clock, 0.5)
     refuse(pace, 1.0)
@@ -174,7 +174,7 @@ def test_cuts_that_do_not_help_end(clock: Clock, pace: Pace) -> None:
     assert pace.free
 
 
-def test_the_limit_is_forgotten_in_time(clock: Clock, pace: Pace) -> None:
+def test_the_limit_is_forgotten_in_time(clock: StandingClock, pace: Pace) -> None:
     """Half a minute without a refusal: everything is sent at once again."""
     send(pace, clock, 0.05)
     refuse(pace, 1.0)
@@ -190,7 +190,7 @@ def test_the_limit_is_forgotten_in_time(clock: Clock, pace: Pace) -> None:
 
 def test_a_rate_that_is_set_stays() -> None:
     """Whatever the target bears; and a learned one below it counts."""
-    clock = Clock()
+    clock = StandingClock()
     pace = Pace(clock, max_rate=20.0)
 
     assert not pace.free
@@ -213,7 +213,7 @@ def test_a_rate_that_is_set_stays() -> None:
 )
 def test_waits_are_bounded_whatever_happens(events: list[tuple[str, float]]) -> None:
     """Never longer than the longest Retry-After, or the slowest rate, allows; never negative."""
-    clock = Clock()
+    clock = StandingClock()
     pace = Pace(clock)
     for event, number in events:
         if event == "wait":
@@ -237,7 +237,7 @@ class Slots:
 
 def test_a_time_out_halves_the_concurrency() -> None:
     """Once, however many that were under way come too late with it; at least 1 is left."""
-    clock = Clock()
+    clock = StandingClock()
     lanes = Slots()
     concurrency = Concurrency(clock, lanes)
     sent_at = clock.now
@@ -254,7 +254,7 @@ def test_a_time_out_halves_the_concurrency() -> None:
 
 def test_the_concurrency_grows_by_one_a_round() -> None:
     """As many answers as there may be attempts allow one more; after a while all are allowed."""
-    clock = Clock()
+    clock = StandingClock()
     lanes = Slots()
     concurrency = Concurrency(clock, lanes)
     concurrency.timed_out(clock.now)

@@ -15,8 +15,7 @@ from order_relay.delivery.target_health import (
     TargetHealth,
     TargetState,
 )
-from tests.support.fakes import answer
-from tests.support.watched_breaker import Clock
+from tests.support.fakes import StandingClock, answer
 
 DOWN = answer(500, "down")
 ME = "me"
@@ -29,9 +28,9 @@ HISTORY = st.lists(
 
 def health_after(
     history: list[tuple[int, bool, str]], threshold: int = 1_000_000
-) -> tuple[TargetHealth, Clock]:
+) -> tuple[TargetHealth, StandingClock]:
     """What is known after these first attempts, none of which opened the breaker."""
-    clock = Clock()
+    clock = StandingClock()
     start = clock.now
     health = TargetHealth(
         RetryPolicy(), clock, breaker_threshold=threshold, breaker_probe_interval_seconds=5.0

@@ -1,0 +1,194 @@
+"""What the worker measures of itself, and its metrics as prometheus-client would show them."""
+
+import asyncio
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from order_relay.delivery.target_health import TargetState
+from order_relay.errors import KafkaUnavailable
+from order_relay.monitoring.history import HOURS, STATES_KEPT, History
+from order_relay.monitoring.loop_metrics import LoopCounter, LoopHistogram
+from order_relay.monitoring.measurements import (
+    COUNT_INTERVAL_SECONDS,
+    LOOP_INTERVAL_SECONDS,
+    watch_event_loop,
+    watch_partition_count,
+)
+from order_relay.monitoring.metrics import Metrics
+from tests.support.targets import target
+from tests.support.virtual_time import virtual_time
+
+
+def test_the_process_is_at_the_workers_own_registry() -> None:
+    """CPU, memory, files, the garbage collector and Python's version are there to be scraped."""
+    metrics = Metrics()
+    metrics.add_process()
+    value = metrics.registry.get_sample_value
+
+    for name in (
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "process_start_time_seconds",
+    ):
+        assert (value(name) or 0) > 0, name
+    assert value("python_gc_collections_total", {"generation": "2"}) is not None
+
+
+@virtual_time
+async def test_an_idle_loop_is_not_late() -> None:
+    """Each probe of a loop that nothing holds up tells 0, four times a second."""
+    told: list[float] = []
+    watch = asyncio.create_task(watch_event_loop(told.append))
+    await asyncio.sleep(10 * LOOP_INTERVAL_SECONDS)
+    watch.cancel()
+
+    assert 9 <= len(told) <= 10
+    assert max(told) == pytest.approx(0)
+
+
+async def test_what_blocks_the_loop_is_seen() -> None:
+    """A call that blocks makes the probe that it falls on late by what is left of it."""
+    told: asyncio.Queue[float] = asyncio.Queue()
+    watch = asyncio.create_task(watch_event_loop(told.put_nowait))
+    await asyncio.sleep(0)
+    time.sleep(2 * LOOP_INTERVAL_SECONDS)  # noqa: ASYNC251 - this is what it is about
+    late = await told.get()
+    watch.cancel()
+
+    assert late >= LOOP_INTERVAL_SECONDS * 0.9
+
+
+@virtual_time
+async def test_partitions_are_asked_for_again_and_again() -> None:
+    """New partitions are seen; while Kafka does not answer, and whatever a client raises, none."""
+    answers: list[int | Exception] = [3, KafkaUnavailable("a:1", "down"), ZeroDivisionError(), 6]
+    told: list[int] = []
+
+    async def ask() -> int:
+        answer = answers.pop(0) if answers else 6
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    watch = asyncio.create_task(watch_partition_count(ask, told.append))
+    await asyncio.sleep(COUNT_INTERVAL_SECONDS / 2)
+    assert told == [3]
+    await asyncio.sleep(2 * COUNT_INTERVAL_SECONDS)
+    assert told == [3]
+    await asyncio.sleep(COUNT_INTERVAL_SECONDS)
+    assert told == [3, 6]
+    assert not watch.done()
+    watch.cancel()
+
+
+BOUNDS = (0.01, 0.25, 1.0, 14400.0)
+VALUES = [("success", "2xx"), ("retryable", "5xx"), ("outage", "4xx")]
+
+
+@given(
+    st.lists(st.sampled_from(VALUES)),
+    st.lists(st.sampled_from([0.0, *BOUNDS, 1e9]) | st.floats(0.0, 20_000.0)),
+)
+def test_what_is_scraped_is_what_the_clients_own_metrics_show(
+    counted: list[tuple[str, str]], observed: list[float]
+) -> None:
+    """Names, types, comments, labels, the order of all, and each value."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    names = ("consumer", "result", "status")
+    counter = LoopCounter("results", "Results.", names, VALUES, ours)
+    histogram = LoopHistogram("wait_seconds", "Waits.", "consumer", BOUNDS, ours)
+    their_counter = Counter("results", "Results.", names, registry=theirs)
+    their_histogram = Histogram(
+        "wait_seconds", "Waits.", ("consumer",), buckets=BOUNDS, registry=theirs
+    )
+    for consumer in ("coupons", "points"):
+        counts, waits = counter.of(consumer), histogram.of(consumer)
+        their_waits = their_histogram.labels(consumer)
+        for values in VALUES:
+            their_counter.labels(consumer, *values)
+        for values in counted:
+            counts[values] += 1
+            their_counter.labels(consumer, *values).inc()
+        for amount in observed:
+            waits.observe(amount)
+            their_waits.observe(amount)
+
+    assert generate_latest(ours) == generate_latest(theirs)
+
+
+def test_one_of_them_can_be_asked_for_alone() -> None:
+    """A look at some metrics does not collect the others."""
+    registry = CollectorRegistry()
+    counter = LoopCounter("results", "Results.", ("of", "result"), [("success",)], registry)
+    LoopHistogram("wait_seconds", "Waits.", "of", BOUNDS, registry).of("coupons")
+    counter.of("coupons")["success",] += 3
+
+    (family,) = registry.restricted_registry(["results_total"]).collect()
+    assert [(sample.labels, sample.value) for sample in family.samples] == [
+        ({"of": "coupons", "result": "success"}, 3)
+    ]
+    assert registry.get_sample_value("wait_seconds_count", {"of": "coupons"}) == 0
+
+
+class Watched:
+    """A history with a clock, a target and figures of its own."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.target = target()
+        self.figures = (0.0, 0.0, 0.0)
+        self.history = History(lambda: self.target, lambda: self.figures, lambda: self.now)
+
+    def look(self, seconds: float = 1.0) -> None:
+        """Look, some seconds later."""
+        self.now += seconds
+        self.history.look()
+
+
+def test_figures_are_kept_once_a_minute_for_six_hours() -> None:
+    """A sample a minute; the oldest go."""
+    watched = Watched()
+    for second in range(150):
+        watched.figures = (float(second), 0.5, 7.0)
+        watched.look()
+    minutes = watched.history.as_json()["minutes"]
+    assert [one["lag"] for one in minutes] == [0, 60, 120]
+    assert minutes[0] == {"at": 1001.0, "lag": 0, "oldest_seconds": 0.5, "delivered": 7}
+    for _ in range(HOURS * 60 + 5):
+        watched.look(60)
+    assert len(watched.history.as_json()["minutes"]) == HOURS * 60
+
+
+def test_a_change_of_the_target_is_noted_once() -> None:
+    """From works to down and back: three entries, each with the line of its moment."""
+    watched = Watched()
+    for state in (TargetState.WORKS, TargetState.DOWN, TargetState.WORKS):
+        watched.target = target(state=state)
+        watched.look()
+        watched.look()
+    changes = watched.history.as_json()["target"]
+    assert [one["state"] for one in changes] == ["works", "down", "works"]
+    assert [one["at"] for one in changes] == [1001.0, 1003.0, 1005.0]
+    assert changes[1]["said"] == str(target(state=TargetState.DOWN))
+
+
+def test_a_target_that_flaps_fills_no_memory() -> None:
+    """Only the latest changes are kept."""
+    watched = Watched()
+    for number in range(3 * STATES_KEPT):
+        state = TargetState.DOWN if number % 2 else TargetState.WORKS
+        watched.target = target(state=state)
+        watched.look()
+    assert len(watched.history.as_json()["target"]) == STATES_KEPT
