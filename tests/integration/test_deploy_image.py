@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,19 @@ class Container:
                 stderr=subprocess.STDOUT,
                 **self._how(),
             )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run what the image starts, and end it by SIGTERM, in good order."""
+        process = self.start()
+        try:
+            yield
+            process.send_signal(signal.SIGTERM)
+            await eventually(lambda: process.poll() is not None, LIMIT_SECONDS)
+            assert process.returncode == 0, self.log.read_text()
+        finally:
+            process.kill()
+            process.wait()
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run another command in it, to its end."""
@@ -183,27 +197,15 @@ async def test_the_worker_of_the_image(
         WEB_PORT=str(web_port),
     )
     assert not container.healthy()
-    process = container.start()
-    try:
-
-        def up() -> bool:
-            assert process.poll() is None, container.log.read_text()
-            return container.healthy()
-
-        await eventually(up, LIMIT_SECONDS, container.log.read_text)
+    async with container.running():
+        await eventually(container.healthy, LIMIT_SECONDS, container.log.read_text)
         await stage.publish([order(1)])
         await eventually(lambda: sink.accepted, LIMIT_SECONDS, container.log.read_text)
         written = container.run("python", "-c", "import app; print(open(app.__file__, 'a'))")
         assert "PermissionError" in written.stderr
-        process.send_signal(signal.SIGTERM)
-        await eventually(lambda: process.poll() is not None, LIMIT_SECONDS)
-        assert process.returncode == 0, container.log.read_text()
-        assert container.data("CURRENT")  # RocksDB's
-        counted = container.run("order-relay", "fallback", "stats", "--json")
-        assert counted.returncode == 0, counted.stderr
-    finally:
-        process.kill()
-        process.wait()
+    assert container.data("CURRENT")  # RocksDB's
+    counted = container.run("order-relay", "fallback", "stats", "--json")
+    assert counted.returncode == 0, counted.stderr
 
 
 async def test_an_image_with_consumers_of_its_own(
@@ -228,19 +230,12 @@ async def test_an_image_with_consumers_of_its_own(
         WEB_PORT=str(web_port),
         **{name: build.moved(value) for name, value in own.environment.items()},
     )
-    process = container.start()
-    try:
+    async with container.running():
         await stage.publish([order(1)])
         await eventually(
             lambda: "Coupon issued" in container.log.read_text(),
             LIMIT_SECONDS,
             container.log.read_text,
         )
-        process.send_signal(signal.SIGTERM)
-        await eventually(lambda: process.poll() is not None, LIMIT_SECONDS)
-        assert process.returncode == 0, container.log.read_text()
-        assert "consumers=coupons " in container.log.read_text()
-        assert sink.requests == []
-    finally:
-        process.kill()
-        process.wait()
+    assert "consumers=coupons " in container.log.read_text()
+    assert sink.requests == []

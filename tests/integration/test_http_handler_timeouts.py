@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from order_relay.delivery.answer import Answer, Verdict
-from tests.integration.http_client import client, post
+from tests.integration.http_client import client, post, talking
 from tests.support.raw_server import OK, Peer, RawServer, replies, unanswered
 
 ENDLESS = 1_000_000
@@ -59,7 +59,7 @@ async def test_silence_before_the_status_is_whole() -> None:
         await peer.send(begun[int(request.key)])
         await peer.end()
 
-    async with RawServer(script) as server, client(server.url, timeout_seconds=1) as http:
+    async with talking(script, timeout_seconds=1) as (server, http):
         for answer in await asyncio.gather(*(post(http, str(n)) for n in range(len(begun)))):
             is_late(answer, "timeout", "1 s")
         for number in range(len(begun)):
@@ -78,7 +78,7 @@ async def test_a_drip_is_no_answer(start: bytes) -> None:
         await peer.send(start)
         await peer.flood(b"x", ENDLESS, pause_seconds=0.02)
 
-    async with RawServer(script) as server, client(server.url, timeout_seconds=1) as http:
+    async with talking(script, timeout_seconds=1) as (server, http):
         is_late(await post(http), "timeout", "1 s")
         await server.ended(0)
 
@@ -92,10 +92,7 @@ async def test_a_connection_that_was_silent_once_is_not_used_again() -> None:
         await peer.request()
         await peer.end()
 
-    async with (
-        RawServer(script, replies(OK)) as server,
-        client(server.url, timeout_seconds=2) as http,
-    ):
+    async with talking(script, replies(OK), timeout_seconds=2) as (server, http):
         assert (await post(http)).verdict is Verdict.SUCCESS
         is_late(await post(http), "timeout", "2 s")
         assert server.connections == [0, 0]
@@ -115,7 +112,7 @@ async def test_sending_again_is_part_of_the_attempt() -> None:
         await peer.request()
         await peer.end()
 
-    async with RawServer(ends, silent) as server, client(server.url, timeout_seconds=2) as http:
+    async with talking(ends, silent, timeout_seconds=2) as (server, http):
         assert (await post(http)).verdict is Verdict.SUCCESS
         is_late(await post(http), "timeout", "2 s")
         await server.ended(1)
@@ -129,9 +126,6 @@ async def test_waiting_for_a_connection_is_part_of_the_attempt() -> None:
         await peer.request()
         await peer.end()
 
-    async with (
-        RawServer(script) as server,
-        client(server.url, timeout_seconds=1, max_connections=1) as http,
-    ):
+    async with talking(script, timeout_seconds=1, max_connections=1) as (_, http):
         for answer in await asyncio.gather(*(post(http, f"key-{n}") for n in range(3))):
             is_late(answer, "timeout", "1 s")

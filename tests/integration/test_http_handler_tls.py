@@ -10,7 +10,6 @@ import pytest
 import trustme
 
 from order_relay.delivery.answer import Answer, Verdict
-from order_relay.handlers.http import HttpHandler
 from tests.integration.http_client import BODY, client, patient_client, post
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.raw_server import Peer, RawServer
@@ -32,25 +31,25 @@ async def tls_sink(authority: trustme.CA) -> AsyncIterator[ScriptedSink]:
         yield scripted
 
 
+@pytest.fixture
+def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
+    """The file of that authority."""
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return path
+
+
 async def _post(url: str, ca_file: Path | None) -> Answer:
-    http = HttpHandler(
-        url, timeout_seconds=5, connect_timeout_seconds=5, max_connections=1, ca_file=ca_file
-    )
-    await http.start()
-    try:
-        return await http.post(b"{}", "key")
-    finally:
-        await http.stop()
+    async with client(url, ca_file=ca_file) as http:
+        return await http.post(BODY, "key")
 
 
 async def test_a_private_authority_is_trusted_when_named(
-    tls_sink: ScriptedSink, authority: trustme.CA, tmp_path: Path
+    tls_sink: ScriptedSink, ca_file: Path
 ) -> None:
     """With EXTERNAL_LOGGER_CA_FILE the certificate of a private authority is accepted."""
-    ca_file = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(ca_file))
     assert (await _post(tls_sink.url, ca_file)).verdict is Verdict.SUCCESS
-    assert tls_sink.requests[0].body == b"{}"
+    assert tls_sink.requests[0].body == BODY
 
 
 async def test_an_unknown_authority_is_refused(tls_sink: ScriptedSink, tmp_path: Path) -> None:
@@ -64,12 +63,8 @@ async def test_an_unknown_authority_is_refused(tls_sink: ScriptedSink, tmp_path:
     assert not tls_sink.requests
 
 
-async def test_the_host_name_is_checked(
-    tls_sink: ScriptedSink, authority: trustme.CA, tmp_path: Path
-) -> None:
+async def test_the_host_name_is_checked(tls_sink: ScriptedSink, ca_file: Path) -> None:
     """A certificate for another name of the same host is refused."""
-    ca_file = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(ca_file))
     answer = await _post(f"https://localhost:{tls_sink.port}/logs", ca_file)
     assert (answer.verdict, answer.status, answer.failure) == (Verdict.OUTAGE, None, "tls")
     assert "certificate" in answer.detail.lower()
@@ -94,13 +89,19 @@ def _serve_with_certificates(listener: socket.socket, context: ssl.SSLContext) -
                 secured.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
 
 
-async def test_our_certificate_is_shown_to_a_logger_that_asks(tmp_path: Path) -> None:
-    """Without the right certificate the target refuses us: an outage, not an order's fault."""
+@pytest.mark.parametrize(
+    "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"]
+)
+async def test_our_certificate_is_shown_to_a_logger_that_asks(
+    tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """Without the right one the target refuses us; with TLS 1.3 only after a request."""
     authority, ours = trustme.CA(), trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(LOOPBACK).configure_cert(context)
     ours.configure_trust(context)
     context.verify_mode = ssl.CERT_REQUIRED
+    context.minimum_version = context.maximum_version = version
     files = {name: tmp_path / f"{name}.pem" for name in ("authority", "ours", "others")}
     authority.cert_pem.write_to_path(str(files["authority"]))
     for name, signer in (("ours", ours), ("others", trustme.CA())):
@@ -122,17 +123,14 @@ async def test_our_certificate_is_shown_to_a_logger_that_asks(tmp_path: Path) ->
                 ) as http:
                     answer = await http.post(BODY, "key")
                     assert (answer.verdict, file) == (verdict, file), answer
+                    assert (answer.failure == "tls") == (verdict is Verdict.OUTAGE)
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             serving.join(30)
 
 
-async def test_a_connection_over_tls_is_kept(
-    tls_sink: ScriptedSink, authority: trustme.CA, tmp_path: Path
-) -> None:
+async def test_a_connection_over_tls_is_kept(tls_sink: ScriptedSink, ca_file: Path) -> None:
     """Posts in a row share one connection, so one handshake, and large bodies arrive whole."""
-    ca_file = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(ca_file))
     body = b'{"pad":"' + b"0123456789" * 100_000 + b'"}'
     async with patient_client(tls_sink.url, ca_file=ca_file) as http:
         for number in range(5):
@@ -154,52 +152,4 @@ async def test_a_port_without_tls() -> None:
     ):
         answer = await post(http)
     assert (answer.verdict, answer.status, answer.failure) == (Verdict.RETRYABLE, None, "tls")
-    assert not server.requests
-
-
-def shake_hands(connection: ssl.SSLObject) -> bool | None:
-    """Go on with a handshake; tells whether it was refused, ``None`` while it needs more bytes."""
-    try:
-        connection.do_handshake()
-    except ssl.SSLWantReadError:
-        return None
-    except ssl.SSLError:
-        return True
-    return False
-
-
-@pytest.mark.parametrize(
-    "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"]
-)
-async def test_a_client_certificate_that_is_required(
-    authority: trustme.CA, tmp_path: Path, version: ssl.TLSVersion
-) -> None:
-    """A server that wants a certificate of ours refuses us; with TLS 1.3 only after a request."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = context.maximum_version = version
-    context.verify_mode = ssl.CERT_REQUIRED
-    authority.issue_cert(LOOPBACK).configure_cert(context)
-    authority.configure_trust(context)
-    ca_file = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(ca_file))
-
-    async def script(peer: Peer) -> None:
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        server_side = context.wrap_bio(incoming, outgoing, server_side=True)
-        while (refused := shake_hands(server_side)) is None:
-            await peer.send(outgoing.read())
-            incoming.write(await peer.some())
-        assert refused
-        # The alert, which asyncio's own servers drop.
-        await peer.send(outgoing.read())
-        peer.finish()
-        await peer.end()
-
-    async with (
-        RawServer(script) as server,
-        patient_client(server.url.replace("http:", "https:"), ca_file=ca_file) as http,
-    ):
-        answer = await post(http)
-    assert (answer.status, answer.failure) == (None, "tls")
-    assert answer.verdict is not Verdict.LOCAL
     assert not server.requests

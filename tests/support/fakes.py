@@ -4,11 +4,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from order_relay.delivery.answer import (
     JSON,
     Answer,
-    AttemptTracer,
+    EventHandler,
     PostHandler,
     RetryPolicy,
     Verdict,
@@ -246,9 +247,10 @@ class Bench:
         max_queued: int = 1000,
         max_rate: float | None = None,
         batching: Batching | None = None,
-        target: PostHandler | None = None,
-        tracer: AttemptTracer | None = None,
+        target: PostHandler | EventHandler | None = None,
+        **options: Any,
     ) -> None:
+        """Make it; further options are the dispatcher's own."""
         clock = asyncio.get_running_loop().time
         self.target = FakeTarget()
         self.dead_letters = FakeDeadLetters()
@@ -274,9 +276,9 @@ class Bench:
             max_queued=max_queued,
             max_rate=max_rate,
             batching=batching,
-            tracer=tracer,
             clock=clock,
             wall_clock=lambda: START_SECONDS + clock(),
+            **options,
         )
 
     @property

@@ -8,8 +8,7 @@ import msgspec
 import pytest
 
 from order_relay import Delivery
-from order_relay.delivery.answer import Answer, RetryPolicy, Verdict
-from order_relay.delivery.dispatcher import Dispatcher
+from order_relay.delivery.answer import Answer, Verdict
 from order_relay.model.events import Events
 from tests.support.fakes import Bench, record
 from tests.support.virtual_time import virtual_time
@@ -37,82 +36,55 @@ class Calls:
         return self.answers.pop(0) if self.answers else OK
 
 
-class Consumer:
-    """A relay of a consumer with a function."""
-
-    def __init__(self, calls: Calls, events: Events, **options: Any) -> None:
-        self.bench = Bench()
-        self.calls = calls
-        self.dispatcher = Dispatcher(
-            calls,
-            self.bench.dead_letters,
-            self.bench.observer,
-            self.bench._finish,
-            consumer="refunds",
-            events=events,
-            policy=RetryPolicy(),
-            breaker_threshold=20,
-            breaker_probe_interval_seconds=5,
-            reading=self.bench.reading,
-            max_in_flight=16,
-            clock=self.bench.dispatcher._clock,
-            wall_clock=self.bench.dispatcher._wall_clock,
-            **options,
-        )
-
-    async def submit(self, *records: Any) -> None:
-        """Take records in."""
-        for one in records:
-            assert await self.dispatcher.submit(one)
+def consumer_of(calls: Calls, events: Events, **options: Any) -> Bench:
+    """The relay of a consumer with a function."""
+    return Bench(target=calls, consumer="refunds", events=events, **options)
 
 
 @virtual_time
 async def test_a_function_gets_event_and_delivery() -> None:
     """The attempt counts up, the idempotency key stays; the outcome knows what it was about."""
     failed = Answer(Verdict.RETRYABLE, detail="ValueError: no", failure="function")
-    consumer = Consumer(Calls(failed, OK), Events(Refund))
+    consumer = consumer_of(calls := Calls(failed, OK), Events(Refund))
     one = record(3, "7", value=b'{"refundId":9,"orderId":7}', headers=[("event-id", b"r-9")])
-    await consumer.submit(one)
-    await consumer.bench.until_finished(1)
-    assert [event for event, _ in consumer.calls.seen] == [Refund(9, 7)] * 2
-    first, second = (delivery for _, delivery in consumer.calls.seen)
+    await consumer.deliver(one)
+    assert [event for event, _ in calls.seen] == [Refund(9, 7)] * 2
+    first, second = (delivery for _, delivery in calls.seen)
     assert first == Delivery(
         "refunds", "r-9", 1, one.topic, one.partition, 3, one.key, one.value or b"",
         one.headers, one.timestamp_ms,
     )  # fmt: skip
     assert (second.attempt, second.idempotency_key) == (2, "r-9")
-    assert consumer.bench.outcomes[0].order_id == 7
+    assert consumer.outcomes[0].order_id == 7
 
 
 @virtual_time
 @pytest.mark.parametrize("kind", [Refund, bytes])
 async def test_what_is_no_event_of_the_consumer(kind: Any) -> None:
     """Its letter says what it should have been; bytes are always an event, but for a tombstone."""
-    consumer = Consumer(Calls(), Events(kind))
-    await consumer.submit(record(0, "a", value=b'{"other":1}'), record(1, "b", value=None))
-    await consumer.bench.until_finished(2)
-    reasons = sorted(letter.reason for letter in consumer.bench.dead_letters.letters)
+    consumer = consumer_of(calls := Calls(), Events(kind))
+    await consumer.deliver(record(0, "a", value=b'{"other":1}'), record(1, "b", value=None))
+    reasons = sorted(letter.reason for letter in consumer.dead_letters.letters)
     if kind is bytes:
         assert reasons == ["tombstone"]
-        assert [event for event, _ in consumer.calls.seen] == [b'{"other":1}']
+        assert [event for event, _ in calls.seen] == [b'{"other":1}']
     else:
         assert reasons == ["invalid_event", "tombstone"]
-        messages = [letter.message for letter in consumer.bench.dead_letters.letters]
+        messages = [letter.message for letter in consumer.dead_letters.letters]
         assert any("not a Refund: " in message for message in messages)
 
 
 @virtual_time
 async def test_a_redriven_letter_of_another_consumer_is_skipped() -> None:
     """It is finished, and not handled; one's own is handled."""
-    consumer = Consumer(Calls(), Events(bytes))
-    await consumer.submit(
+    consumer = consumer_of(calls := Calls(), Events(bytes))
+    await consumer.deliver(
         record(0, "a", value=b"theirs", headers=[("dlq-consumer", b"order_logging")]),
         record(1, "b", value=b"ours", headers=[("dlq-consumer", b"refunds")]),
     )
-    await consumer.bench.until_finished(2)
-    assert [event for event, _ in consumer.calls.seen] == [b"ours"]
-    assert consumer.bench.observer.skipped_records == 1
-    assert not consumer.bench.dead_letters.letters
+    assert [event for event, _ in calls.seen] == [b"ours"]
+    assert consumer.observer.skipped_records == 1
+    assert not consumer.dead_letters.letters
 
 
 @virtual_time
@@ -134,12 +106,11 @@ async def test_a_key_of_the_consumers_own_orders_events() -> None:
         (lambda refund: refund.nothing, ["0 begins", "1 begins", "0 ends", "1 ends"]),
     ]:
         order.clear()
-        consumer = Consumer(Slow(), Events(Refund), key=key)
-        await consumer.submit(
+        consumer = consumer_of(Slow(), Events(Refund), key=key)
+        await consumer.deliver(
             record(0, "a", value=b'{"refundId":1,"orderId":7}'),
             record(1, "b", value=b'{"refundId":2,"orderId":7}'),
         )
-        await consumer.bench.until_finished(2)
         assert order == expected
 
 

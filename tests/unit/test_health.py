@@ -108,16 +108,18 @@ def test_a_long_backoff_is_no_standstill(backoff_seconds: float, stall_seconds: 
     assert not watched.live
 
 
-async def test_the_workers_health_knows_its_backoff() -> None:
-    """The longest wait is that of the settings, where it is longer than Retry-After may be."""
+async def test_the_workers_health_knows_its_settings() -> None:
+    """Where a backoff is longer than Retry-After may be; long sessions make rebalances longer."""
     settings = load_settings(
         consumer_retry_initial_interval_ms=180_000,
         consumer_retry_max_interval_ms=600_000,
         external_logger_timeout_seconds=20,
+        kafka_session_timeout_ms=300_000,
     )
 
     with runtime(settings) as made:
         assert made.health.stall_seconds == 600 + 20 + 30
+        assert made.health.intake_stall_seconds == 600 + 2 * 310
 
 
 @pytest.mark.parametrize(("reason", "value"), [("breaker_closed", False), ("excused", True)])
@@ -195,14 +197,6 @@ def test_an_intake_that_moves_in_between_is_alive() -> None:
 
     assert watched.live
     assert "intake" not in watched.health.live().reasons
-
-
-async def test_the_intake_may_take_as_long_as_its_group_does() -> None:
-    """A long session makes rebalances and requests longer."""
-    settings = load_settings(kafka_session_timeout_ms=300_000)
-
-    with runtime(settings) as made:
-        assert made.health.intake_stall_seconds == 600 + 2 * 310
 
 
 def test_a_worker_whose_consumer_gets_no_answer_is_not_ready() -> None:

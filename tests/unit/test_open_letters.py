@@ -199,6 +199,12 @@ class Topic:
         self.low = low
         self.letters_there = [one for one in self.letters_there if one.offset >= low]
 
+    async def looked_at(self) -> OpenLetters:
+        """What a worker that starts now knows of it after its first look."""
+        watch = self.watched()
+        await watch.refresh(self)
+        return watch
+
     def watched(
         self,
         on_figures: Callable[[OpenFigures | None], None] = lambda _: None,
@@ -227,14 +233,12 @@ class Topic:
 async def test_open_letters_are_counted_over_restarts() -> None:
     """What was not redriven is open, also for a worker that starts later."""
     topic = Topic(letter(0), letter(1), letter(2, reason="tombstone"))
-    watch = topic.watched()
-    await watch.refresh(topic)
+    watch = await topic.looked_at()
     assert watch.figures == OpenFigures({"rejected": 2, "tombstone": 1}, MOMENT.timestamp())
     topic.redrive(0, 2)
     topic.letters_there.append(letter(3))
     await watch.refresh(topic)
-    later = topic.watched()
-    await later.refresh(topic)
+    later = await topic.looked_at()
     assert watch.figures == later.figures == OpenFigures({"rejected": 2}, MOMENT.timestamp())
     topic.redrive(1, 3)
     await watch.refresh(topic)
@@ -244,23 +248,21 @@ async def test_open_letters_are_counted_over_restarts() -> None:
 async def test_each_letter_is_read_once() -> None:
     """A look reads only what is new, and a new worker begins at the first open letter."""
     topic = Topic(*map(letter, range(5)))
-    watch = topic.watched()
-    await watch.refresh(topic)
+    watch = await topic.looked_at()
     await watch.refresh(topic)
     topic.letters_there.append(letter(5))
     await watch.refresh(topic)
     assert topic.read == [0, 1, 2, 3, 4, 5]
     topic.redrive(0, 1, 2)
     topic.read.clear()
-    await topic.watched().refresh(topic)
+    await topic.looked_at()
     assert topic.read == [3, 4, 5]
 
 
 async def test_open_letters_that_kafka_deletes_are_told(caplog: pytest.LogCaptureFixture) -> None:
     """Retention took letters that nobody had redriven: an ERROR line and a count."""
     topic = Topic(*map(letter, range(4)))
-    watch = topic.watched()
-    await watch.refresh(topic)
+    watch = await topic.looked_at()
     topic.redrive(0)
     topic.delete_before(3)
     await watch.refresh(topic)
@@ -275,8 +277,7 @@ async def test_open_letters_that_kafka_deletes_are_told(caplog: pytest.LogCaptur
 async def test_a_topic_made_anew_is_read_anew() -> None:
     """Offsets that begin again belong to other letters."""
     topic = Topic(*map(letter, range(4)))
-    watch = topic.watched()
-    await watch.refresh(topic)
+    watch = await topic.looked_at()
     topic.redrive(0, 1, 2)
     topic.letters_there = [letter(0, reason="tombstone")]
     await watch.refresh(topic)

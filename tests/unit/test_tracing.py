@@ -12,21 +12,18 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Tracer, get_current_span
 
-from order_relay.delivery.answer import RetryPolicy
 from order_relay.delivery.batches import Batching
 from order_relay.delivery.dead_letters import refused_letter
-from order_relay.delivery.dispatcher import Dispatcher
 from order_relay.errors import InvalidSettings, PublishFailed, Reject
 from order_relay.handlers.function import FunctionHandler
 from order_relay.model.consumer import Delivery
-from order_relay.model.record import Record
 from order_relay.model.trace_context import of_record
 from order_relay.publishing.publisher import Publisher, Saved
 from order_relay.settings import load_settings
 from order_relay.tracing.export import SpanExport
 from order_relay.tracing.spans import Tracing
 from order_relay.tracing.switch import make_tracing
-from tests.support.fakes import Bench, FakeReading, RecordingObserver, answer, record
+from tests.support.fakes import Bench, answer, record
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import FakeProducer, refusal
 from tests.support.publish_ways import TOPIC, paid
@@ -69,7 +66,6 @@ async def test_a_function_runs_within_the_span_of_its_attempt() -> None:
     """Its own spans are children of it, in a thread too; the headers it passes on name it."""
     spans = Spans()
     seen: list[Delivery] = []
-    done: list[Record] = []
 
     async def handle(event: object, delivery: Delivery) -> None:
         seen.append(delivery)
@@ -83,21 +79,12 @@ async def test_a_function_runs_within_the_span_of_its_attempt() -> None:
         with spans.tracer.start_as_current_span("own"):
             pass
 
-    for function in (handle, handle_in_thread):
-        dispatcher = Dispatcher(
-            FunctionHandler(function, timeout_seconds=5, max_in_flight=2),
-            Bench().dead_letters,
-            RecordingObserver(),
-            lambda one, outcome: done.append(one),
-            policy=RetryPolicy(),
-            breaker_threshold=0,
-            breaker_probe_interval_seconds=1,
-            reading=FakeReading(),
-            max_in_flight=2,
+    for offset, function in enumerate((handle, handle_in_thread)):
+        bench = Bench(
+            target=FunctionHandler(function, timeout_seconds=5, max_in_flight=2),
             tracer=spans.tracing.of_consumer("coupons", "group"),
         )
-        await dispatcher.submit(record(len(done), "a", headers=HEADERS))
-        await dispatcher.drain(drain_seconds=5, attempt_seconds=5)
+        await bench.deliver(record(offset, "a", headers=HEADERS))
     rejected = spans.named("process")
     for process, own, delivery in zip(rejected, spans.named("own"), seen, strict=True):
         assert parent_id(own) == span_id(process)
@@ -108,7 +95,6 @@ async def test_a_function_runs_within_the_span_of_its_attempt() -> None:
         assert passed_on.traceparent.split("-")[2] == span_id(process)
         assert passed_on.tracestate == "rojo=1"
     assert "secret text" not in "".join(one.to_json() for one in rejected)
-    assert len(done) == 2
 
 
 @virtual_time
