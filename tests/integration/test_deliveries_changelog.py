@@ -1,4 +1,4 @@
-"""The table's changelog on brokers: written, and read back."""
+"""The table's changelog on brokers: written, read back, and asked by order-relay order."""
 
 import asyncio
 import threading
@@ -10,6 +10,7 @@ import pytest
 from confluent_kafka import KafkaError
 from confluent_kafka.admin import AdminClient
 
+from order_relay.cli import order
 from order_relay.cli.order import newest_entry
 from order_relay.deliveries import recovery as recovery_module
 from order_relay.deliveries.changelog import Changelog
@@ -19,6 +20,7 @@ from order_relay.deliveries.stores import MemoryStore
 from order_relay.deliveries.table import DeliveriesTable
 from order_relay.delivery.outcome import Outcome
 from order_relay.errors import TopicUnusable
+from order_relay.kafka import topic_reader
 from order_relay.kafka.client_config import client_config
 from order_relay.kafka.producer import KafkaProducer
 from tests.support.embedded import EmbeddedKafka
@@ -230,3 +232,30 @@ async def test_a_changelog_that_we_may_not_read_is_told_at_once(fragile: Embedde
     fragile.set_topic_error(topic, KafkaError.TOPIC_AUTHORIZATION_FAILED)
     with pytest.raises(ChangelogUnreadable, match=r"(?i)author"):
         await read(stage, {0: MemoryStore()})
+
+
+async def told(stage: Stage) -> str:
+    """What it says of an order that it does not find."""
+    found = await order.read_changelog(stage.settings(), lambda key, partitions: 0, "1")
+    assert list(found) == ["error"]
+    return str(found["error"])
+
+
+async def test_an_order_is_not_told_by_half_of_the_changelog(
+    embedded: EmbeddedKafka, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka answered all along: what helps is a worker, which has read it."""
+    embedded.create_topic(stage.settings().deliveries_changelog_topic)
+    monkeypatch.setattr(order, "READ_SECONDS", 0.0)
+    error = await told(stage)
+    assert error.startswith("the changelog could not be read to its end in 0 s: start a worker")
+
+
+async def test_silence_is_told(fragile: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No broker answered: what helps is to look at Kafka, or at the address."""
+    monkeypatch.setattr(topic_reader, "ASK_SECONDS", 0.2)
+    stage = fragile.stage()
+    fragile.down()
+    error = await told(stage)
+    assert error.startswith("the changelog cannot be read: Kafka cannot be reached at ")
+    assert stage.bootstrap_servers in error

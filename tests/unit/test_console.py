@@ -1,7 +1,8 @@
-"""The console's files: what they read is there, and what they name exists."""
+"""The console: what its files read and name is there, and a consumer over all of its workers."""
 
 import re
 import time
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,8 @@ from order_relay.delivery.target_health import Breaker
 from order_relay.monitoring.metrics import Metrics
 from order_relay.monitoring.stats import Stats
 from order_relay.web import console
+from order_relay.web.console.cluster import Cluster, ConsumerView, WorkerAnswer, span
+from order_relay.web.console.pages import chart
 from tests.support.targets import target
 
 ROOT = Path(__file__).parents[2]
@@ -128,3 +131,157 @@ def test_the_script_of_all_pages_finds_what_it_looks_for() -> None:
     wanted = set(re.findall(r'byId\("([^"]+)"\)', ALL_PAGES_SCRIPT))
     assert len(wanted) > 5
     assert [name for name in wanted if f'id="{name}"' not in layout] == []
+
+
+OWN = "http://127.0.0.1:1/"
+
+
+def stats(state: str = "works", *, lag: int | None = 0, **others: Any) -> dict[str, Any]:
+    """The ``/stats`` of a worker that is well, but for what is said."""
+    return {
+        "target": {"state": state, "said": f"{state} for 9 s"},
+        "partitions": [{"partition": 0, "lag": lag}],
+        "kafka_up": True,
+        "in_flight": 1,
+        "oldest_unfinished_seconds": 0.5,
+        "open_dead_letters": {"total": 0, "oldest_seconds": 0.0, "deleted": 0},
+        "fallback": {"failed": 0, "pending": 0, "database_up": True},
+        **others,
+    }
+
+
+def view(*answers: Mapping[str, Any], **history: Any) -> ConsumerView:
+    """A consumer whose workers answer this."""
+    return ConsumerView(
+        "coupons", [WorkerAnswer(f"http://w{n}/", one, history) for n, one in enumerate(answers)]
+    )
+
+
+def test_one_worker_that_is_well_is_well() -> None:
+    """One good line, and nothing else."""
+    (verdict,) = view(stats()).verdicts()
+    assert (verdict.level, verdict.alert) == ("good", "")
+
+
+@pytest.mark.parametrize(
+    ("worker", "alert", "level"),
+    [
+        (stats("down"), "OrderRelayBreakerOpen", "bad"),
+        (stats("refuses_us"), "OrderRelayTargetRefusesUs", "bad"),
+        (stats("throttles"), "OrderRelayTargetThrottles", "warn"),
+        (stats("fails_for_some"), "OrderRelayTargetFailsForMany", "note"),
+        (stats(kafka_up=False), "OrderRelayKafkaUnreachable", "bad"),
+        (stats(partitions=[]), "OrderRelayPartitionsUnassigned", "warn"),
+        (stats(deleted_records=3), "OrderRelayRecordsDeleted", "bad"),
+        (stats(near_deletion_records=3), "OrderRelayNearDeletion", "bad"),
+        (stats(transaction_open_seconds=301), "OrderRelayTransactionOpen", "warn"),
+        (stats(fallback={"failed": 2, "pending": 0, "database_up": True}),
+         "OrderRelayFailedRows", "bad"),
+        (stats(fallback={"failed": 0, "pending": 1, "database_up": True}),
+         "OrderRelayPendingRowTooOld", "warn"),
+        (stats(fallback={"failed": 0, "pending": 0, "database_up": False}),
+         "OrderRelayFallbackDatabaseDown", "bad"),
+        (stats(open_dead_letters={"total": 65, "oldest_seconds": 7300, "deleted": 0}),
+         "OrderRelayDeadLetters", "bad"),
+        (stats(open_dead_letters={"total": 0, "oldest_seconds": 0, "deleted": 1}),
+         "OrderRelayOpenDeadLettersDeleted", "bad"),
+        (stats(paused=True), "", "warn"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_one_worker_sees_is_told_beside_one_that_is_well(
+    worker: dict[str, Any], alert: str, level: str
+) -> None:
+    """Whatever is wrong on any worker has a line, with the section of the runbook."""
+    whole = view(stats(), worker) if worker["partitions"] else view(worker)
+    told = [(one.alert, one.level) for one in whole.verdicts() if one.level != "good"]
+    assert told == [(alert, level)]
+    assert any(one.level == "good" for one in whole.verdicts()) == (level == "note")
+
+
+def test_open_letters_are_one_topics_not_summed() -> None:
+    """Every worker counts the same letters; the line says how many and since when."""
+    letters = {"total": 65, "oldest_seconds": 7300.0, "deleted": 0}
+    (verdict,) = view(stats(open_dead_letters=letters), stats(open_dead_letters=letters)).verdicts()
+    assert verdict.text == "65 dead letters wait for a person, the oldest for 2.0 h."
+    assert verdict.link == "/dead-letters?consumer=coupons"
+
+
+def test_lag_is_summed_and_unknown_if_a_part_is() -> None:
+    """A lag that one worker does not know yet is not a small one."""
+    assert view(stats(lag=3), stats(lag=4)).lag == 7
+    assert view(stats(lag=3), stats(lag=None)).lag is None
+    assert view(stats(), stats()).total("in_flight") == 2
+
+
+def test_a_worker_that_does_not_answer_is_told() -> None:
+    """The others are shown, and it is named."""
+    whole = ConsumerView(
+        "coupons",
+        [WorkerAnswer("http://a/", stats("down")), WorkerAnswer("http://b/", problem="refused")],
+    )
+    assert whole.state == "down"
+    assert "http://b/ does not answer: refused" in whole.verdicts()[0].text
+    assert whole.lag is None
+    assert ConsumerView("coupons", []).verdicts()[0].alert == "OrderRelayNoWorker"
+
+
+async def test_a_consumer_of_other_workers_is_linked_to_one_of_them() -> None:
+    """Only to what can be a worker's address; without Kafka's answer nothing is wrong."""
+
+    async def members() -> dict[str, set[str] | None]:
+        return {"here": {OWN, "http://127.0.0.1:9/"}, "there": {"javascript:x", "http://127.0.0.1:9/"},
+                "unknown": None, "nowhere": set()}  # fmt: skip
+
+    cluster = Cluster(URL(OWN), {"here": lambda: (stats(), {})}, members)
+    try:
+        here, there, unknown, nowhere = await cluster.look()
+        assert await cluster.elsewhere() == {"there": "http://127.0.0.1:9"}
+    finally:
+        await cluster.close()
+    assert (here.base, len(here.workers)) == ("", 2)
+    assert (there.base, len(there.workers)) == ("http://127.0.0.1:9", 1)
+    assert [one.level for one in unknown.verdicts()] == ["note"]
+    assert [one.alert for one in nowhere.verdicts()] == ["OrderRelayNoWorker"]
+
+
+def test_outages_have_a_beginning_an_end_and_a_reason() -> None:
+    """From the first failing state to the first that is none; the newest first."""
+    changes = [
+        (100, "works"), (200, "down"), (250, "refuses_us"), (300, "works"), (400, "down"),
+    ]  # fmt: skip
+    whole = view(
+        stats(), target=[{"at": at, "state": state, "said": state} for at, state in changes]
+    )
+    assert whole.outages() == [
+        (400, None, "http://w0/", "down"),
+        (200, 300, "http://w0/", "down"),
+    ]
+
+
+def test_minutes_are_summed_over_workers_by_the_minute() -> None:
+    """Lag adds up, the oldest is the oldest."""
+    minutes = [{"at": at, "lag": 5, "oldest_seconds": at / 60} for at in (60, 121)]
+    whole = view(stats(), stats(), minutes=minutes)
+    assert whole.minutes("lag", add=True) == [(60.0, 10.0), (120.0, 10.0)]
+    assert whole.minutes("oldest_seconds", add=False) == [(60.0, 1.0), (120.0, 121 / 60)]
+
+
+def test_a_chart_fits_its_box() -> None:
+    """From 0 to the largest value; without two points there is nothing to draw."""
+    assert chart([(0, 1)]) == ""
+    points = [
+        tuple(map(float, one.split(","))) for one in chart([(0, 0), (60, 5), (120, 10)]).split()
+    ]
+    assert points == [(0.0, 47.0), (120.0, 24.0), (240.0, 1.0)]
+    assert "nan" not in chart([(0, 0), (60, 0)])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7300, "2.0 h"), (200_000, "2 d"),
+     (None, "an unknown time")],
+)  # fmt: skip
+def test_spans_are_in_one_unit(seconds: float | None, text: str) -> None:
+    """Short enough for a line."""
+    assert span(seconds) == text
