@@ -16,6 +16,7 @@ from order_relay.model.record import Record
 from tests.support.embedded import EmbeddedKafka
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.orders import order_value
+from tests.support.producing import producing
 from tests.support.stage import Stage
 
 RECORD = Record(
@@ -54,17 +55,9 @@ async def dead_letter_topic(
     stage: Stage, store: MemoryFallbackStore | None = None
 ) -> AsyncIterator[DeadLetters]:
     """The dead-letter topic of a stage, over a producer with quick limits."""
-    quick = {
-        "producer_request_timeout_ms": 500,
-        "producer_delivery_timeout_ms": 1500,
-        "producer_retry_backoff_ms": 50,
-    }
-    producer, kept = KafkaProducer(stage.settings(**quick)), store or MemoryFallbackStore()
-    await producer.start()
-    try:
+    kept = store or MemoryFallbackStore()
+    async with producing(stage) as producer:
         yield letters_of(stage, producer, kept)
-    finally:
-        await producer.stop()
     assert store is not None or not kept.rows
 
 

@@ -22,9 +22,9 @@ from order_relay.delivery.outcome import Outcome
 from order_relay.errors import TopicUnusable
 from order_relay.kafka import topic_reader
 from order_relay.kafka.client_config import client_config
-from order_relay.kafka.producer import KafkaProducer
 from tests.support.embedded import EmbeddedKafka
 from tests.support.fakes import record
+from tests.support.producing import producing
 from tests.support.stage import Stage
 
 LIMIT_SECONDS = 30.0
@@ -38,12 +38,8 @@ def entry(order_id: int, partition: int = 0, *, finished_ms: int = 1000) -> Entr
 @asynccontextmanager
 async def changelog_of(stage: Stage) -> AsyncIterator[Changelog]:
     """A changelog with a producer of its own."""
-    producer = KafkaProducer(stage.settings())
-    await producer.start()
-    try:
+    async with producing(stage) as producer:
         yield Changelog(producer, stage.settings().deliveries_changelog_topic)
-    finally:
-        await producer.stop()
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """The producer on the embedded cluster: a publish ends acknowledged or refused, never silently."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
@@ -14,27 +11,11 @@ from order_relay.kafka import producer as producer_module
 from order_relay.kafka.producer import Acknowledged, KafkaProducer, KeyAndValue, Refusal
 from tests.support.embedded import PRODUCE, EmbeddedKafka
 from tests.support.orders import order_value
+from tests.support.producing import producing
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
 
 INIT_PRODUCER_ID = 22
-# The product's limits are minutes; here a refusal comes within moments.
-QUICK = {
-    "producer_request_timeout_ms": 500,
-    "producer_delivery_timeout_ms": 1500,
-    "producer_retry_backoff_ms": 50,
-}
-
-
-@asynccontextmanager
-async def producing(stage: Stage, **settings: Any) -> AsyncIterator[KafkaProducer]:
-    """A started producer with quick limits."""
-    producer = KafkaProducer(stage.settings(**(QUICK | settings)))
-    await producer.start()
-    try:
-        yield producer
-    finally:
-        await producer.stop()
 
 
 async def test_a_record_is_acknowledged_and_read_back_as_it_was(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,36 +69,37 @@ def test_chunks_do_not_matter(
     assert found == expected
 
 
-async def test_a_line_is_there_as_soon_as_it_is_written() -> None:
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """A pipe that stays open, to read from and to write to."""
+    both = os.pipe()
+    yield both
+    for descriptor in both:
+        os.close(descriptor)
+
+
+async def test_a_line_is_there_as_soon_as_it_is_written(pipe: tuple[int, int]) -> None:
     """A pipe that stays open holds back nothing that it has given."""
-    reading, writing = os.pipe()
-    try:
-        found = LineReader(reading, max_line_bytes=1000).lines()
-        async with asyncio.timeout(LIMIT_SECONDS):
-            os.write(writing, b"one\ntwo\nthr")
-            assert await anext(found) == Line(1, b"one")
-            assert await anext(found) == Line(2, b"two")
-            os.write(writing, b"ee\n")
-            assert await anext(found) == Line(3, b"three")
-    finally:
-        os.close(writing)
-        os.close(reading)
+    reading, writing = pipe
+    found = LineReader(reading, max_line_bytes=1000).lines()
+    async with asyncio.timeout(LIMIT_SECONDS):
+        os.write(writing, b"one\ntwo\nthr")
+        assert await anext(found) == Line(1, b"one")
+        assert await anext(found) == Line(2, b"two")
+        os.write(writing, b"ee\n")
+        assert await anext(found) == Line(3, b"three")
 
 
-async def test_stopping_while_nothing_comes() -> None:
+async def test_stopping_while_nothing_comes(pipe: tuple[int, int]) -> None:
     """The wait for a line ends, though the pipe stays open and silent."""
-    reading, writing = os.pipe()
-    try:
-        reader = LineReader(reading, max_line_bytes=1000)
-        waiting = asyncio.create_task(collect(reader))
-        os.write(writing, b"one\n")
-        await asyncio.sleep(0)
-        reader.stop()
-        async with asyncio.timeout(LIMIT_SECONDS):
-            assert len(await waiting) <= 1
-    finally:
-        os.close(writing)
-        os.close(reading)
+    reading, writing = pipe
+    reader = LineReader(reading, max_line_bytes=1000)
+    waiting = asyncio.create_task(collect(reader))
+    os.write(writing, b"one\n")
+    await asyncio.sleep(0)
+    reader.stop()
+    async with asyncio.timeout(LIMIT_SECONDS):
+        assert len(await waiting) <= 1
 
 
 async def collect(reader: LineReader) -> list[Line]:

@@ -181,6 +181,8 @@ def test_one_worker_that_is_well_is_well() -> None:
          "OrderRelayPendingRowTooOld", "warn"),
         (stats(fallback={"failed": 0, "pending": 0, "database_up": False}),
          "OrderRelayFallbackDatabaseDown", "bad"),
+        (stats(fallback={"failed": 0, "pending": 0, "database_up": True, "files_replaced": 1}),
+         "OrderRelayFallbackFileReplaced", "bad"),
         (stats(open_dead_letters={"total": 65, "oldest_seconds": 7300, "deleted": 0}),
          "OrderRelayDeadLetters", "bad"),
         (stats(open_dead_letters={"total": 0, "oldest_seconds": 0, "deleted": 1}),
@@ -197,6 +199,15 @@ def test_what_one_worker_sees_is_told_beside_one_that_is_well(
     told = [(one.alert, one.level) for one in whole.verdicts() if one.level != "good"]
     assert told == [(alert, level)]
     assert any(one.level == "good" for one in whole.verdicts()) == (level == "note")
+
+
+def test_rows_that_wait_are_told_in_a_sentence() -> None:
+    """One row and several."""
+    rows = stats(fallback={"failed": 2, "pending": 1, "database_up": True})
+    assert [one.text for one in view(rows).verdicts()] == [
+        "2 rows of the fallback table wait for a person.",
+        "1 row of the fallback table waits for Kafka.",
+    ]
 
 
 def test_open_letters_are_one_topics_not_summed() -> None:

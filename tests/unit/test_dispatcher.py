@@ -91,15 +91,23 @@ async def test_four_attempts_after_1_2_and_4_seconds(failure: Answer) -> None:
     assert bench.observer.dead_letter_reasons == ["retries_exhausted"]
 
 
+@pytest.mark.parametrize(
+    ("steps", "times"),
+    [
+        # The duration of a failed attempt does not shorten the wait after it.
+        ([Step(NO_ANSWER, seconds=10.0), Step(DOWN, seconds=0.5)], [0.0, 11.0, 13.5]),
+        # A Retry-After over the backoff counts, one below it does not shorten anything.
+        ([Step(answer(500, retry_after_seconds=30.0)), Step(answer(503, retry_after_seconds=0.5))],
+         [0.0, 30.0, 32.0]),
+    ],
+)  # fmt: skip
 @virtual_time
-async def test_waits_begin_when_the_attempt_ends() -> None:
-    """The duration of a failed attempt does not shorten the wait after it."""
+async def test_waits_between_attempts(steps: list[Step], times: list[float]) -> None:
+    """They begin when the attempt ends, and are as long as the target asks."""
     bench = Bench()
-    one = bench.target.plan(record(0), Step(NO_ANSWER, seconds=10.0), Step(DOWN, seconds=0.5))
+    await bench.deliver(bench.target.plan(record(0), *steps))
 
-    await bench.deliver(one)
-
-    assert bench.target.times() == [0.0, 11.0, 13.5]
+    assert bench.target.times() == times
     assert bench.dead_letters.letters == []
 
 
@@ -114,20 +122,6 @@ async def test_every_attempt_carries_the_same_key_and_body() -> None:
     sent = {(attempt.event_id, attempt.body) for attempt in bench.target.attempts}
     assert sent == {("order-paid-events-2-7", one.value)}
     assert len(bench.target.attempts) == 5
-
-
-@virtual_time
-async def test_retry_after_lengthens_the_wait() -> None:
-    """A Retry-After over the backoff counts, one below it does not shorten anything."""
-    bench = Bench()
-    one = record(0)
-    bench.target.plan(
-        one, answer(500, retry_after_seconds=30.0), answer(503, retry_after_seconds=0.5)
-    )
-
-    await bench.deliver(one)
-
-    assert bench.target.times() == [0.0, 30.0, 32.0]
 
 
 @pytest.mark.parametrize("status", [400, 402, 406, 409, 411, 413, 415, 422, 431, 451, 499])
@@ -149,40 +143,32 @@ async def test_a_message_that_is_refused_goes_to_the_dead_letters_at_once(status
 
 
 @pytest.mark.parametrize("status", [404, 405, 410])
+@pytest.mark.parametrize(
+    ("seconds", "times", "reason", "ends_at"),
+    [
+        # Another key succeeded in the last minute: its own fault, once others might have been
+        # told so meanwhile.
+        (50, [50.0], "rejected", 51.0),
+        (61, [61.0, 62.0, 64.0, 68.0], "retries_exhausted", 68.0),
+    ],
+)
 @virtual_time
-async def test_nothing_at_the_address_for_one_record_is_its_own_fault(status: int) -> None:
-    """Where another key succeeded lately it is dead-lettered after one attempt."""
+async def test_nothing_at_the_address_for_one_record(
+    status: int, seconds: float, times: list[float], reason: str, ends_at: float
+) -> None:
+    """Where others succeed it is dead-lettered after one attempt, else it has the usual retries."""
     bench = Bench(breaker_threshold=20)
-    good, one = record(0, "good"), record(1, "one")
-    bench.target.plan(one, answer(status, "no such order"))
+    one = bench.target.plan(record(1, "one"), *[answer(status, "no such order")] * 4)
 
-    await bench.submit(good)
-    await asyncio.sleep(50)
-    await bench.submit(one)
-    await bench.until_finished(2)
+    await bench.submit(record(0, "good"))
+    await asyncio.sleep(seconds)
+    await bench.deliver(one)
 
-    assert bench.target.times(one) == [50.0]
+    assert bench.target.times(one) == times
     (letter,) = bench.dead_letters.letters
-    assert (letter.record, letter.reason, letter.attempts) == (one, "rejected", 1)
-    assert letter.message == f"HTTP {status}: no such order"
-    assert asyncio.get_running_loop().time() == 51.0  # others might have been told so meanwhile
-
-
-@pytest.mark.parametrize("status", [404, 405, 410])
-@virtual_time
-async def test_nothing_at_the_address_for_the_only_record_is_a_failed_attempt(status: int) -> None:
-    """Without another key's success in the last minute it has the usual retries."""
-    bench = Bench(breaker_threshold=20)
-    good, one = record(0, "good"), record(1, "one")
-    bench.target.plan(one, *[answer(status)] * 4)
-
-    await bench.submit(good)
-    await asyncio.sleep(61)
-    await bench.submit(one)
-    await bench.until_finished(2)
-
-    assert bench.target.times(one) == [61.0, 62.0, 64.0, 68.0]
-    assert [letter.reason for letter in bench.dead_letters.letters] == ["retries_exhausted"]
+    assert (letter.record, letter.reason, letter.attempts) == (one, reason, len(times))
+    assert f"HTTP {status}: no such order" in letter.message
+    assert asyncio.get_running_loop().time() == ends_at
 
 
 @pytest.mark.parametrize("status", [401, 403, 301, 302, 307, 308])

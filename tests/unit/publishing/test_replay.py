@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -27,10 +28,10 @@ class Bench:
     def worker(self, batch_size: int = 500) -> Replay:
         return Replay(self.store, self.producer, batch_size=batch_size)
 
-    async def save(self, count: int) -> None:
-        """Save messages of one key whose payloads are their numbers."""
+    async def save(self, count: int, key: Callable[[int], bytes | None] = lambda _: b"1") -> None:
+        """Save messages whose payloads are their numbers; of one key unless told."""
         for number in range(count):
-            await self.store.save(message(b"%d" % number))
+            await self.store.save(message(b"%d" % number, key(number)))
 
     def row(self, row_id: int) -> FallbackRow:
         return self.store.rows[row_id]
@@ -49,8 +50,7 @@ async def test_all_due_rows_in_one_sweep(caplog: pytest.LogCaptureFixture) -> No
     """A sweep takes batch after batch, side by side, and says so of every row."""
     bench = Bench()
     bench.producer.latency_seconds = 0.01
-    for number in range(1250):
-        await bench.store.save(message(b"%d" % number, b"%d" % number))
+    await bench.save(1250, lambda n: b"%d" % n)
     with caplog.at_level(logging.INFO):
         sweep = await bench.replay.run_once()
     assert sweep == Sweep(published=1250)
@@ -67,8 +67,7 @@ async def test_rows_in_flight_are_bounded() -> None:
     """A sweep claims no more rows than may be in flight, and goes on when some are settled."""
     bench = Bench()
     bench.producer.latency_seconds = 1
-    for number in range(250):
-        await bench.store.save(message(key=b"%d" % number))
+    await bench.save(250, lambda n: b"%d" % n)
     replay = Replay(bench.store, bench.producer, batch_size=20, max_in_flight=60)
     assert await replay.run_once() == Sweep(published=250)
     assert bench.producer.most_at_once == 60
@@ -79,8 +78,7 @@ async def test_rows_of_a_key_one_after_another() -> None:
     """Rows of one key are sent in order, each after the acknowledgement of the one before."""
     bench = Bench()
     bench.producer.latency_seconds = 1
-    for number in range(12):
-        await bench.store.save(message(b"%d" % number, b"same" if number % 2 else None))
+    await bench.save(12, lambda n: b"same" if n % 2 else None)
     sweeping = asyncio.create_task(bench.worker(batch_size=3).run_once())
     await asyncio.sleep(1.2)
     assert "PUBLISHED" in bench.statuses(), "written only when all rows were answered"
@@ -94,8 +92,7 @@ async def test_rows_of_a_key_one_after_another() -> None:
 async def test_a_refused_row_holds_back_its_key() -> None:
     """Later rows of a refused row's key wait for it, without a retry; other keys go on."""
     bench = Bench()
-    for number in range(4):
-        await bench.store.save(message(b"%d" % number, b"other" if number == 2 else b"same"))
+    await bench.save(4, lambda n: b"other" if n == 2 else b"same")
     bench.producer.refuse = lambda sent: refusal() if sent.value == b"0" else None
     sweep = await bench.replay.run_once()
     assert sweep == Sweep(published=1, retried=1, released=2)
@@ -146,8 +143,7 @@ async def test_brokers_vanish_in_the_middle() -> None:
     """Rows on their way when the brokers vanish spend no retry, and are due at once again."""
     bench = Bench()
     bench.producer.latency_seconds = 120
-    for number in range(3):
-        await bench.store.save(message(b"%d" % number, b"same" if number else b"other"))
+    await bench.save(3, lambda n: b"same" if n else b"other")
     bench.producer.refuse = lambda _: refusal("_MSG_TIMED_OUT")
     sweeping = asyncio.create_task(bench.replay.run_once())
     await asyncio.sleep(30)
