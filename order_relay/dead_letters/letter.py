@@ -19,6 +19,7 @@ from order_relay.model.headers import EVENT_ID_HEADER, Header
 REDRIVES_HEADER = "dlq-redrives"
 # Headers that describe the failure; all others are the record's own.
 _FAILURE_PREFIXES = ("kafka_dlt-", "dlq-")
+_POSITION = re.compile(r"(\d{1,9})[:/](\d{1,18})", re.ASCII)
 _NUMBER = re.compile(rb"\d{1,9}", re.ASCII)
 # Spring Kafka writes these big-endian.
 _INT32 = ("kafka_dlt-original-partition",)
@@ -33,6 +34,13 @@ class LetterPosition(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.partition}:{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> LetterPosition:
+        """Return the position that a person names; raises ``ValueError``."""
+        if (found := _POSITION.fullmatch(text)) is None:
+            raise ValueError(f"{text[:40]!r} must be PARTITION:OFFSET, such as 0:17")
+        return cls(int(found[1]), int(found[2]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -19,20 +18,7 @@ from order_relay.dead_letters.letter import Letter, LetterPosition, header_value
 from order_relay.dead_letters.open_topic import open_topic
 from order_relay.model.byte_text import to_text
 
-_POSITION = re.compile(r"(\d{1,9})[:/](\d{1,18})", re.ASCII)
-
-
-def parse_position(text: str) -> LetterPosition:
-    """Return the position of a letter, such as ``0:17``; raises ``ValueError``."""
-    found = _POSITION.fullmatch(text)
-    if found is None:
-        raise ValueError(
-            f"{text[:40]!r} is not a dead letter's position: it is PARTITION:OFFSET, such as 0:17"
-        )
-    return LetterPosition(int(found[1]), int(found[2]))
-
-
-POSITION = command.Parsed("letter", parse_position)
+POSITION = command.Parsed("letter", LetterPosition.parse)
 TIME = command.Parsed("time", lambda text: parse_moment(text, datetime.now(UTC)))
 LIMIT_RANGE = click.IntRange(1, 10_000_000)
 # Their names are those of ``LetterFilter``.

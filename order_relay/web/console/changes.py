@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import re
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -53,7 +52,6 @@ PAGE = 500
 JOBS_KEPT = 50
 NAMED = 5  # letters or rows in a text
 FIELDS = ("consumer", "positions", "filter", "rate", "dry_run", "actor", "reason")
-_POSITION = re.compile(r"(\d{1,9}):(\d{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,13 +467,11 @@ def _listed(body: Mapping[str, Any]) -> list[str] | None:
 
 
 def _positions(body: Mapping[str, Any]) -> tuple[LetterPosition, ...] | None:
-    found = []
-    for text in _listed(body) or ():
-        match = _POSITION.fullmatch(text)
-        if match is None:
-            raise BadQuery(f"position {text[:40]!r} must be PARTITION:OFFSET, such as 0:17")
-        found.append(LetterPosition(int(match[1]), int(match[2])))
-    return tuple(found) or None
+    listed = _listed(body) or ()
+    try:
+        return tuple(map(LetterPosition.parse, listed)) or None
+    except ValueError as error:
+        raise BadQuery(f"position {error}") from None
 
 
 def _ids(body: Mapping[str, Any]) -> Collection[int] | None:
