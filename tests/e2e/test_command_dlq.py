@@ -92,16 +92,15 @@ async def test_showing_a_letter(stage: Stage, tmp_path: Path) -> None:
     """Every header decoded, the value as text or in hexadecimal digits, or byte for byte."""
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [FOREIGN, letter(1), Order(b"k", None, (), 0)])
-    for where in (("1:0",), ("1", "0")):
-        (shown,) = (await commands("dlq", "show", *where, "--json")).objects
-        assert shown["headers"] == [
-            ["kafka_dlt-original-topic", "elsewhere"],
-            ["kafka_dlt-original-partition", 2],
-            ["kafka_dlt-original-offset", 77],
-            ["nothing", None],
-        ]
-        assert (shown["value"], shown["key"]) == ("\\xff00", None)
-        assert shown["event_id"] == "elsewhere-2-77"
+    (shown,) = (await commands("dlq", "show", "1:0", "--json")).objects
+    assert shown["headers"] == [
+        ["kafka_dlt-original-topic", "elsewhere"],
+        ["kafka_dlt-original-partition", 2],
+        ["kafka_dlt-original-offset", 77],
+        ["nothing", None],
+    ]
+    assert (shown["value"], shown["key"]) == ("\\xff00", None)
+    assert shown["event_id"] == "elsewhere-2-77"
     people = (await commands("dlq", "show", "0:0")).out
     assert "header mine" in people
     assert '{"orderId":1}' in people

@@ -127,7 +127,7 @@ def _print_counts(counts: Counter[str | None], *, as_json: bool) -> None:
 
 
 @command.define(
-    click.argument("position", nargs=-1, metavar="PARTITION:OFFSET"),
+    click.argument("position", type=POSITION, metavar="PARTITION:OFFSET"),
     click.option(
         "--value", "only_value", is_flag=True, help="Only write the value to stdout, byte for byte."
     ),
@@ -135,22 +135,19 @@ def _print_counts(counts: Counter[str | None], *, as_json: bool) -> None:
     command.JSON,
 )
 async def show_letter(
-    *, position: tuple[str, ...], only_value: bool, consumer: str | None, as_json: bool
+    *, position: LetterPosition, only_value: bool, consumer: str | None, as_json: bool
 ) -> int:
     r"""Show everything of one dead letter, by its position: PARTITION:OFFSET.
 
     Spring's numbers are decoded; what is not UTF-8 text is shown in hexadecimal digits after \x.
     """
-    if not 1 <= len(position) <= 2:  # also partition and offset as two arguments
-        raise command.usage_error("say which letter: one PARTITION:OFFSET, such as 0:17")
-    where: LetterPosition = POSITION.convert(":".join(position), None, None)
     if only_value and as_json:
         raise command.usage_error("give --value or --json, not both")
     async with open_topic(command.consumer_named(consumer).settings) as topic:
-        letter = await topic.letter(*where)
+        letter = await topic.letter(*position)
         if letter is None:
-            raise click.ClickException(f"there is no letter {where} in topic {topic.log.topic}")
-        redriven = where.offset in topic.redriven[where.partition]
+            raise click.ClickException(f"there is no letter {position} in topic {topic.log.topic}")
+        redriven = position.offset in topic.redriven[position.partition]
     fields = {
         **letter_fields(letter, redriven=redriven),
         "topic": letter.topic,
