@@ -98,7 +98,7 @@ def _parties(now: Collector) -> list[str]:
         for down in (now.kafka_is_down, now.logger.is_down)
     )
     rate = now.ledger.balance().paid / max(now.elapsed_seconds, 1.0)
-    shop = f"{rate:.1f} paid/s into its SQLite outbox"
+    shop = f"{rate:.1f} paid/s into SQLite"
     lines = [f"[bold]Order shop[/] {shop}   [bold]Kafka[/] {kafka}   [bold]Logger[/] {answers}"]
     worker = f"[{'green' if now.worker == READY else 'yellow'}]{now.worker}[/]"
     if not stats:
