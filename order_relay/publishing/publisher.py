@@ -275,7 +275,9 @@ class Publisher:
                 row_id = await self._store.save(saved)
         except Exception as error:  # noqa: BLE001 - the caller gets it
             self._on_result("failed")
-            raise PublishFailed(event_id, kafka_error, error) from kafka_error
+            # A cancellation has no text.
+            refusal = PublishRefused(message.topic, reason) if stopped else kafka_error
+            raise PublishFailed(event_id, refusal, error) from kafka_error
         self._on_result("saved")
         logger.warning(
             LogLine(

@@ -176,6 +176,21 @@ async def test_close_ends_though_events_keep_coming(monkeypatch: pytest.MonkeyPa
 
 
 @virtual_time
+async def test_an_event_of_an_outage_that_the_database_refuses() -> None:
+    """The error has both reasons: why Kafka was not waited for, and what the database said."""
+    bench = Bench()
+    bench.producer.answers.clear()
+    bench.store.error = DatabaseUnavailable("disk full")
+    waiting = asyncio.create_task(bench.publisher.publish(order_value(1), event_id="e-1"))
+    await asyncio.sleep(1)
+    bench.publisher.outage = "no broker answers"
+    bench.publisher.save_waiting()
+    with pytest.raises(PublishFailed, match="no broker answers; the database refused: disk full"):
+        await waiting
+    forgive()
+
+
+@virtual_time
 async def test_close_reports_what_nobody_takes(caplog: pytest.LogCaptureFixture) -> None:
     """An event whose sender has left and that neither takes is an error in the log."""
     bench = Bench()
