@@ -275,10 +275,10 @@ class Dispatcher:
     def _lane_by_key(self, record: Record, key: Callable[[Any], str | bytes | int]) -> LaneKey:
         """Return the lane of the key that the consumer's own function gives."""
         try:
-            found = key(self._decode(record.value))
-        except Exception:  # noqa: BLE001 - a wrong value is reported in its delivery
+            found = str(key(self._decode(record.value)))
+        except (Exception, SystemExit):  # noqa: BLE001 - a wrong value is reported in its delivery
             return lane_of(record)
-        return record.topic, record.partition, str(found).encode("utf-8", "replace")
+        return record.topic, record.partition, found.encode("utf-8", "replace")
 
     def _on_record_done(self, lane: Hashable, remaining: int) -> None:
         if not self.left.lanes:

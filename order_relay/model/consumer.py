@@ -186,6 +186,10 @@ class Consumer:
         for argument, function in (("key", key), ("subject", subject)):
             if function is not None:
                 _check_function(name, f"{argument}=", function, 1)
+                if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+                    raise InvalidConsumer(
+                        f"consumer {name}: {argument}= must be a function without async or yield"
+                    )
         self.event = event
         self.key = key
         self.subject = subject

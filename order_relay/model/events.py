@@ -140,7 +140,7 @@ def _checked(subject: Callable[[Any], Any], event: object) -> OrderId | None:
     """Return an event's id, if it is a valid one."""
     try:
         found = subject(event)
-    except Exception:  # noqa: BLE001 - a consumer's own function must not fail a delivery
+    except (Exception, SystemExit):  # noqa: BLE001 - a consumer's own function must not fail a delivery
         return None
     if isinstance(found, str):
         return found if is_order_id(found) else None

@@ -31,6 +31,11 @@ async def handle(event: Any, delivery: Delivery) -> None:
     """A handler."""
 
 
+async def returns_later(event: Any) -> str:
+    """An async function."""
+    return ""
+
+
 async def yields(event: Any, delivery: Delivery) -> Any:
     """A generator."""
     yield
@@ -66,6 +71,7 @@ def configured(*consumers: Consumer, **settings: Any) -> list[ConfiguredConsumer
         ),
         (lambda: consumer(handler=lambda event: None), r"must be a function \(event, delivery\)"),
         (lambda: consumer(key="orderId"), r"key= 'orderId' must be a function \(event\)"),
+        (lambda: consumer(key=returns_later), "key= must be a function without async or yield"),
         (lambda: consumer(subject=lambda: 7), r"subject= must be a function \(event\)"),
         (lambda: consumer().handler(handle), "consumer coupons has a handler already"),
         # Their code would never run.

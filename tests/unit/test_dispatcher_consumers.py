@@ -1,6 +1,7 @@
 """What differs from consumer to consumer: events, what orders them, functions, whose letters."""
 
 import asyncio
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,13 @@ class Refund(msgspec.Struct):
 
     refundId: int  # noqa: N815
     orderId: int = 0  # noqa: N815
+
+
+class NoText:
+    """What cannot be text."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
 
 
 class Calls:
@@ -104,6 +112,8 @@ async def test_a_key_of_the_consumers_own_orders_events() -> None:
         (lambda refund: refund.refundId, ["0 begins", "1 begins", "0 ends", "1 ends"]),
         # Its error counts nowhere: the records' own keys order them.
         (lambda refund: refund.nothing, ["0 begins", "1 begins", "0 ends", "1 ends"]),
+        (lambda refund: sys.exit(3), ["0 begins", "1 begins", "0 ends", "1 ends"]),
+        (lambda refund: NoText(), ["0 begins", "1 begins", "0 ends", "1 ends"]),
     ]:
         order.clear()
         consumer = consumer_of(Slow(), Events(Refund), key=key)
@@ -120,6 +130,7 @@ async def test_a_key_of_the_consumers_own_orders_events() -> None:
         (None, 7),
         (lambda refund: f"refund {refund.refundId}", "refund 9"),
         (lambda refund: refund.nothing, None),
+        (lambda refund: sys.exit(3), None),
         (lambda refund: 7.5, None),
         (lambda refund: True, None),
         (lambda refund: "", None),
