@@ -7,6 +7,7 @@ import pytest
 from order_relay.delivery.answer import Answer, Verdict
 from tests.integration.http_client import client, post, talking
 from tests.support.raw_server import OK, Peer, RawServer, replies, unanswered
+from tests.support.waiting import eventually
 
 ENDLESS = 1_000_000
 
@@ -129,3 +130,24 @@ async def test_waiting_for_a_connection_is_part_of_the_attempt() -> None:
     async with talking(script, timeout_seconds=1, max_connections=1) as (_, http):
         for answer in await asyncio.gather(*(post(http, f"key-{n}") for n in range(3))):
             is_late(answer, "timeout", "1 s")
+
+
+async def test_an_answer_that_came_while_the_process_stood_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After it was frozen for longer than the time-out, the answer is read before that counts."""
+    may_answer = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await may_answer.wait()
+        await peer.send(OK)
+
+    async with RawServer(script) as server, client(server.url, timeout_seconds=5) as http:
+        posting = asyncio.create_task(post(http))
+        await eventually(lambda: server.requests, 20, "the request")
+        loop = asyncio.get_running_loop()
+        now = loop.time
+        monkeypatch.setattr(loop, "time", lambda: now() + 10)
+        may_answer.set()
+        assert (await posting).verdict is Verdict.SUCCESS

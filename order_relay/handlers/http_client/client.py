@@ -22,6 +22,9 @@ LIFE_SECONDS = (30.0, 45.0)
 USE_ONCE_SECONDS = 60.0
 # Interval at which the deadlines of all requests are checked.
 SWEEP_SECONDS = 0.25
+# After the process or its event loop stood still for this long, answers that have arrived meanwhile
+# are read before requests time out.
+STANDSTILL_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +83,7 @@ class HttpClient:
         self._use_once_until = float("-inf")
         self._sweep_seconds = min(timeout_seconds / 20, SWEEP_SECONDS)
         self._sweeping = False
+        self._swept_at = float("inf")
 
     async def send(self, request: bytes) -> Response:
         """Send a request and return its answer.
@@ -191,6 +195,7 @@ class HttpClient:
             self._connections.add(connection)
         if not self._sweeping:
             self._sweeping = True
+            self._swept_at = self._loop.time()
             self._loop.call_later(self._sweep_seconds, self._sweep)
         return connection
 
@@ -215,9 +220,12 @@ class HttpClient:
     def _sweep(self) -> None:
         """Time out late requests, and close idle connections."""
         now = self._loop.time()
+        stood_still = now >= self._swept_at + self._sweep_seconds + STANDSTILL_SECONDS
+        # Once only: a loop that is always late times requests out, too.
+        self._swept_at = float("inf") if stood_still else now
         for connection in list(self._connections):
             if connection.is_busy:
-                if now >= connection.deadline:
+                if now >= connection.deadline and not stood_still:
                     connection.expire()
             elif now >= connection.free_since + IDLE_SECONDS:
                 connection.close()
