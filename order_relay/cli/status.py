@@ -80,6 +80,7 @@ async def _ask(client: aiohttp.ClientSession, url: URL) -> list[Figures] | str:
 
 def _summary(url: str, figures: Figures) -> Figures:
     target, letters = figures["target"], figures["open_dead_letters"]
+    lags = [one["lag"] for one in figures["partitions"]]
     return {
         "url": url,
         "consumer": figures["consumer"],
@@ -87,7 +88,7 @@ def _summary(url: str, figures: Figures) -> Figures:
         "target": target["state"],
         "since_seconds": target["since_seconds"],
         "said": target["said"],
-        "lag": sum(one["lag"] or 0 for one in figures["partitions"]),
+        "lag": None if None in lags else sum(lags),
         "partitions": len(figures["partitions"]),
         "in_flight": figures["in_flight"],
         "open_dead_letters": letters["total"],
@@ -137,7 +138,7 @@ def _print(rows: Sequence[Figures]) -> None:
             output.plain(row["url"]),
             output.plain(row["consumer"]),
             output.plain(row["said"]),
-            f"{row['lag']:,}",
+            _count(row["lag"]),
             f"{row['in_flight'] or 0:,}",
             _count(row["open_dead_letters"]),
             _count(row["failed_rows"]),

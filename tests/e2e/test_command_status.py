@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from order_relay.fallback.store import NewMessage
 from order_relay.fallback.table import FallbackTable
@@ -85,6 +87,28 @@ async def test_a_worker_that_is_well_and_one_that_is_not(
         told = (await commands("status", statuses=(1,))).out
         assert f"order_logging at {url}: the target: refuses us" in told
         assert "FAILED rows: 1; see order-relay fallback list --status FAILED" in told
+
+
+async def test_a_lag_that_is_not_known_is_not_zero(tmp_path: Path) -> None:
+    """A worker that has just started has not measured every partition."""
+    figures = {
+        "version": "1", "consumer": "order_logging", "consumers": ["order_logging"],
+        "paused": False, "kafka_up": True, "in_flight": 0, "deleted_records": 0,
+        "near_deletion_records": 0, "partitions": [{"lag": 7}, {"lag": None}],
+        "target": {"state": "works", "since_seconds": 1, "said": "works for 1 s"},
+        "open_dead_letters": {"total": 0, "oldest_seconds": 0, "deleted": 0},
+        "fallback": {"database_up": True, "failed": 0, "files_replaced": 0},
+    }  # fmt: skip
+
+    async def stats(request: web.Request) -> web.Response:
+        return web.json_response(figures)
+
+    application = web.Application()
+    application.router.add_get("/stats", stats)
+    async with TestServer(application) as server:
+        commands = Commands(tmp_path, web_port=server.port)
+        assert (await commands("status", "--json")).objects[0]["lag"] is None
+        assert re.search(r"works for 1 s +\? +0 +0", (await commands("status")).out)
 
 
 async def test_no_worker_is_one_line(tmp_path: Path, sink: ScriptedSink) -> None:
