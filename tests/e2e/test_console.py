@@ -175,6 +175,7 @@ async def test_the_console_shows_one_consumer_or_another(
 
         await page.goto(f"http://127.0.0.1:{worker.web_port}/worker?consumer=nobody")
         await says(page, "consumer 'nobody' is not one of this worker's: order_logging, coupons")
+        await expect(page.locator("#verdicts")).not_to_contain_text("does not answer")
         assert [text for text in errors if "404" not in text] == []
 
 
@@ -223,6 +224,18 @@ async def test_the_console_says_what_the_logger_does(
         await does(page, "is down for")
         await does(page, "next probe in")
         await says(page, "The target fails: events wait in Kafka, none is given up.")
+
+        # A pause holds back probes, too.
+        answer = await page.request.post(
+            f"http://127.0.0.1:{worker.web_port}/consumers/pause",
+            data={"consumer": "order_logging", "dry_run": False, "actor": "Ada"},
+        )
+        assert answer.ok
+        await says(page, "Paused: nothing is sent")
+        await expect(page.get_by_role("button", name="Probe now")).to_be_hidden()
+        await page.goto(f"http://127.0.0.1:{worker.web_port}/consumers")
+        await expect(page.get_by_role("button", name="Resume")).to_be_visible()
+        await expect(page.get_by_role("button", name="Probe now")).to_have_count(0)
         assert errors == []
 
 

@@ -255,12 +255,14 @@ async def test_rows_are_changed_and_audited(served: Served) -> None:
     _, answer = await served.ask("/fallback/requeue", {"positions": ["1", "3"], **change})
     assert answer["changed"] == 1
     assert "1 were left" in answer["text"]
-    _, answer = await served.ask("/fallback/discard", {"filter": {"status": "FAILED"}, **change})
+    wanted = {"status": "FAILED", "topic": "orders", "key": ""}
+    _, answer = await served.ask("/fallback/discard", {"filter": wanted, **change})
     assert answer["changed"] == 1
     stats = await served.table.stats()
     assert (stats.pending, stats.failed) == (2, 0)
     discarded, requeued = await served.audit.latest(10)
     assert (discarded.action, discarded.changed) == ("rows discarded", 1)
+    assert discarded.detail.startswith("those with status FAILED, topic orders; reason: ")
     assert (requeued.action, requeued.changed) == ("rows requeued", 1)
     assert requeued.actor == f"Ada ({LOOPBACK})"
     assert requeued.detail == "1, 3; reason: the topic is there again"

@@ -301,7 +301,9 @@ class Changes:
         while page := await self._rows.find(wanted, after_id=after_id, limit=PAGE):
             after_id = page[-1].id
             changed += len(await apply({row.id for row in page}))
-        of = ", ".join(map(str, sorted(ids or ())[:NAMED])) or "all FAILED that match"
+        fields = _filter(body, ROW_QUERY).items()
+        those = ", ".join(f"{name} {value}" for name, value in fields if value)
+        of = ", ".join(map(str, sorted(ids or ())[:NAMED])) or f"those with {those}"
         detail = f"{of}{f'; reason: {reason}' if reason else ''}"
         await self._write(
             AuditEntry(actor, f"rows {verb}", "fallback table", changed, detail, now())

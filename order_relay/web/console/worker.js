@@ -123,7 +123,7 @@ function show(figures, live) {
   );
   showPairs(byId("dead-letters"), Object.entries(figures.dead_letters));
   showVerdicts(verdicts(figures, live));
-  showTarget(figures.target.state, figures.breaker.state !== "closed");
+  showTarget(figures.target.state, figures.breaker.state !== "closed" && !figures.paused);
 }
 
 function showTarget(state, open) {
@@ -187,9 +187,13 @@ async function refresh() {
   try {
     const [stats, live] = await Promise.all([ask("/stats"), ask("/health/live")]);
     const answer = await stats.json();
-    if (!stats.ok) throw new Error(answer.error);
-    showConsumers(answer.consumers, answer.consumer);
-    show(answer, live.ok);
+    if (stats.ok) {
+      showConsumers(answer.consumers, answer.consumer);
+      show(answer, live.ok);
+    } else { // a link to a consumer that this worker does not run
+      document.body.classList.add("stale");
+      showVerdicts([["bad", `There are no figures: ${answer.error}.`, ""]]);
+    }
   } catch (error) {
     document.body.classList.add("stale");
     showVerdicts([["bad", `This worker does not answer (${error.message}); the figures are old.`, "OrderRelayWorkerNotScraped"]]);
