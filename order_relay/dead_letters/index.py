@@ -14,6 +14,8 @@ from order_relay.model.byte_text import to_text
 
 # Longer texts are cut: the index is for finding letters, the topic has the whole text.
 TEXT_LENGTH = 300
+# What the relay writes fits: a filter must find in the index what it finds in the topic.
+MESSAGE_LENGTH = 2100
 CACHE_KIB = 16 * 1024
 _VARIABLE_PARTS = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d+", re.IGNORECASE)
 
@@ -86,6 +88,8 @@ class LetterIndex:
             f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{CACHE_KIB};"
         )
         self._database.executescript(_SCHEMA)
+        # SQLite knows upper and lower case of ASCII only.
+        self._database.create_function("lowered", 1, _lowered, deterministic=True)
         self._kinds: dict[str, int] = {}
 
     def close(self) -> None:
@@ -147,7 +151,7 @@ class LetterIndex:
         # By the index all letters of a reason would be sorted for one page.
         found = self._select(
             'partition, "offset", failed_at, reason, status, key, order_id, event_id, attempts, '
-            "redrives, message FROM letters",
+            f"redrives, substr(message, 1, {TEXT_LENGTH}) FROM letters",
             wanted,
             'AND (partition, "offset") > (?, ?) ORDER BY partition, "offset" LIMIT ?',
             *after,
@@ -234,7 +238,7 @@ class LetterIndex:
             _cut(to_text(letter.event_id)),
             _cut(letter.text("dlq-attempts")),
             letter.redrives,
-            _cut(message),
+            message and message[:MESSAGE_LENGTH],
             self._kind(message or ""),
         )
 
@@ -251,6 +255,10 @@ class LetterIndex:
 
 def _cut(text: str | None) -> str | None:
     return text if text is None else text[:TEXT_LENGTH]
+
+
+def _lowered(text: str | None) -> str | None:
+    return text if text is None else text.lower()
 
 
 def _needs_table(wanted: LetterFilter) -> bool:
@@ -277,8 +285,7 @@ def _condition(wanted: LetterFilter, *, scan: bool) -> tuple[str, Sequence[objec
     if wanted.http_status is not None:
         add("status = ?", str(wanted.http_status))
     if wanted.message is not None:
-        text = re.sub(r"([\\%_])", r"\\\1", wanted.message[: TEXT_LENGTH + 1])
-        add(r"message LIKE ? ESCAPE '\'", f"%{text}%")
+        add("instr(lowered(message), ?) > 0", wanted.message.lower())
     if wanted.since is not None:
         add("failed_at >= ?", wanted.since.timestamp())
     if wanted.until is not None:

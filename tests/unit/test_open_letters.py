@@ -100,6 +100,21 @@ def test_finds_what_the_filter_of_the_commands_finds(
     assert sum(group.count for group in index.groups(wanted, limit=10)) == len(found)
 
 
+def test_a_message_is_found_in_the_index_as_in_the_topic() -> None:
+    """In upper or lower case of any alphabet, and at the end of a long message."""
+    letters = [
+        letter(0, message="HTTP 422: Ungültig"),
+        letter(1, message="HTTP 422: UNGÜLTIG"),
+        letter(2, message=f"RuntimeError: {'a' * 1000} at the end"),
+    ]
+    index = indexed(*letters)
+    for text, found in (("ungültig", [0, 1]), ("UNGÜLTIG", [0, 1]), ("At the end", [2])):
+        wanted = LetterFilter(message=text)
+        assert offsets(index, wanted) == found
+        assert [one.offset for one in letters if wanted.finds(one)] == found
+    assert len(index.find(LetterFilter(), after=(0, 1), limit=1)[0].message or "") == 300
+
+
 def test_groups_are_alike_but_for_numbers() -> None:
     """Letters of one cause are one group, with its count and times, the largest group first."""
     index = indexed(
