@@ -14,8 +14,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from yarl import URL
 
-from order_relay.errors import TopicUnusable
-from order_relay.fallback.sql.audit_log import AuditLog
+from order_relay.errors import DatabaseUnavailable, TopicUnusable
+from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog
 from order_relay.fallback.store import NewMessage
 from order_relay.fallback.table import FallbackTable
 from order_relay.web.access import SIGNATURE_HEADER, Access
@@ -289,6 +289,24 @@ async def test_another_worker_may_pause_by_its_signature_only(served: Served) ->
     assert served.paused == [True]
     assert await served.audit.paused() == {"order_logging"}
     assert time.time() - int(moment) < 60
+
+
+async def test_a_pause_that_is_not_saved_is_told(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the database a restart ends the pause: the person is told."""
+
+    async def refuse(entry: AuditEntry) -> None:
+        raise DatabaseUnavailable("the database refused")
+
+    body = {"consumer": "order_logging", "dry_run": False, "actor": "Ada"}
+    _, answer = await served.ask("/consumers/pause", body)
+    assert "database" not in answer["text"]
+    monkeypatch.setattr(served.audit, "write", refuse)
+    status, answer = await served.ask("/consumers/pause", body)
+    assert status == 200
+    assert "a worker that starts later does not know it" in answer["text"]
+    assert served.paused == [True, True]
 
 
 async def test_a_pause_that_one_worker_did_not_hear_is_told(served: Served) -> None:

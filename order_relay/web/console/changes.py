@@ -329,7 +329,7 @@ class Changes:
             }
         actor, reason = _actor(request, body), _text(body, "reason")
         consumer.do(action)
-        await self._write(AuditEntry(actor, f"consumer: {action}", name, 1, reason, now()))
+        saved = await self._write(AuditEntry(actor, f"consumer: {action}", name, 1, reason, now()))
         problems = await self._cluster.tell(name, f"/here/{action}?consumer={name}")
         if problems:
             told = AuditEntry(actor, f"not told: {action}", name, 0, "; ".join(problems), now())
@@ -337,6 +337,8 @@ class Changes:
         text = f"{name}: {action} was done on this worker and on all others."
         if problems:
             text = f"{name}: {action} was done here, but not everywhere: {'; '.join(problems)}"
+        if not saved and action != "probe":
+            text += " The database did not answer: a worker that starts later does not know it."
         return {"text": text}
 
     async def _here(self, request: web.Request) -> web.Response:
@@ -362,7 +364,8 @@ class Changes:
             raise BadQuery(f"consumer must be one of this worker's: {known}")
         return name, self._consumers[name]
 
-    async def _write(self, entry: AuditEntry) -> None:
+    async def _write(self, entry: AuditEntry) -> bool:
+        """Log a change, and write it to the audit log; returns whether that was possible."""
         logger.warning(
             LogLine(
                 "Changed by a person",
@@ -377,6 +380,8 @@ class Changes:
             await self._audit.write(entry)
         except DatabaseUnavailable as error:
             logger.error("The audit log was not written: %s", error)
+            return False
+        return True
 
 
 async def _letters_text(
