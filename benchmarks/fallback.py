@@ -23,7 +23,6 @@ import sqlalchemy as sa
 from benchmarks.brokers import embedded
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.store import (
-    FallbackStore,
     NewMessage,
     Outcome,
     Position,
@@ -83,7 +82,7 @@ async def measure(name: str, url: str, rows: int, drain: int) -> None:
         await store.close()
 
 
-async def save_together(name: str, store: FallbackStore, saves: int = 5000) -> None:
+async def save_together(name: str, store: FallbackTable, saves: int = 5000) -> None:
     """Save as a burst of publishes in an outage does."""
     started = time.perf_counter()
     limit = asyncio.Semaphore(256)
@@ -97,7 +96,7 @@ async def save_together(name: str, store: FallbackStore, saves: int = 5000) -> N
     print(f"{name}: {saves:,} saves, 256 at a time: {saves / seconds:,.0f} a second")
 
 
-async def claims(name: str, store: FallbackStore, rows: int) -> None:
+async def claims(name: str, store: FallbackTable, rows: int) -> None:
     """Claim and settle batch after batch, as a sweep does."""
     claim_seconds: list[float] = []
     settle_seconds: list[float] = []
@@ -141,7 +140,7 @@ async def hold_back(name: str, store: FallbackTable, rows: int) -> None:
     )
 
 
-async def drained(name: str, store: FallbackStore, rows: int) -> None:
+async def drained(name: str, store: FallbackTable, rows: int) -> None:
     """Publish all rows into the embedded cluster."""
     with embedded() as brokers:
         producer = KafkaProducer(load_settings(kafka_bootstrap_servers=brokers.servers))

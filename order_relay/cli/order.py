@@ -20,7 +20,6 @@ from order_relay.deliveries.lookup import (
     saved_fields,
 )
 from order_relay.errors import DatabaseUnavailable, RelayError
-from order_relay.fallback.store import find_saved
 from order_relay.kafka.topic_reader import Extent, TopicReader
 from order_relay.model.order_paid import is_order_id
 from order_relay.settings import Settings
@@ -99,7 +98,7 @@ async def _saved(settings: Settings, order_id: str) -> dict[str, Any] | None:
     """Return the order's fields if it is in the fallback table."""
     try:
         async with open_table(settings) as table:
-            row = await find_saved(table, settings.order_paid_topic, entry_key(order_id))
+            row = await table.find_saved(settings.order_paid_topic, entry_key(order_id))
     except (click.ClickException, DatabaseUnavailable) as error:
         output.stderr_console().print(f"The fallback table was not read: {error}")
         return None

@@ -12,7 +12,8 @@ from order_relay.delivery.dead_letters import (
     drop_long_headers,
 )
 from order_relay.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
-from order_relay.fallback.store import FallbackStore, NewMessage
+from order_relay.fallback.store import NewMessage
+from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import RecordProducer
 from order_relay.logs.log_line import LogLine
 from order_relay.model.record import Record
@@ -30,7 +31,7 @@ class DeadLetters:
     def __init__(
         self,
         producer: RecordProducer,
-        store: FallbackStore,
+        store: FallbackTable,
         topic: str,
         *,
         group_id: str,

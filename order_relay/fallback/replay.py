@@ -11,13 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable
-from order_relay.fallback.store import FallbackStats, FallbackStore
+from order_relay.fallback.store import FallbackStats
 from order_relay.fallback.sweep import (
     ReplayProducer,
     Sweep,
     Sweeper,
     cancel_tasks,
 )
+from order_relay.fallback.table import FallbackTable
 from order_relay.logs.log_line import FiguresLine, LogLine
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Replay:
 
     def __init__(
         self,
-        store: FallbackStore,
+        store: FallbackTable,
         producer: ReplayProducer,
         *,
         interval_seconds: float = 60.0,

@@ -1,4 +1,4 @@
-"""The fallback table's port: rows, their outcomes, and the store that keeps them.
+"""The rows of the fallback table, and their outcomes.
 
 A row is PENDING until it is PUBLISHED, or FAILED and waiting for a person. A worker claims rows
 before it publishes them. A claim is a lease: it runs out by itself if the worker dies.
@@ -6,11 +6,10 @@ before it publishes them. A claim is a lease: it runs out by itself if the worke
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
 
 from order_relay.model.headers import Header
 
@@ -161,103 +160,3 @@ class RowFilter:
     topic: str | None = None
     key: bytes | None = None
     error_contains: str | None = None
-
-
-class FallbackStore(Protocol):
-    """Keeps the rows. Safe to use from many tasks and, thanks to leases, from many processes.
-
-    Every change is committed when the method returns. Every method raises ``DatabaseUnavailable``
-    if the database does not answer or refuses. Nothing was changed then, unless the connection was
-    lost during the commit: in that case all changes may have been made.
-    """
-
-    async def now(self) -> datetime:
-        """Return the time in UTC, by the clock that all workers of this store share."""
-
-    async def save(self, message: NewMessage) -> int:
-        """Save a message as a PENDING row that is due at once.
-
-        A cancelled call may or may not have saved it.
-
-        Returns:
-            The row's id.
-        """
-
-    async def claim(
-        self,
-        *,
-        limit: int,
-        lease_seconds: float,
-        after: Position | None = None,
-        token: str | None = None,
-    ) -> Claim:
-        """Lease due rows to the caller.
-
-        A row is due when it is PENDING, its ``next_retry_at`` has come, it has no running lease,
-        and every earlier PENDING row of the same topic and key is claimed with it. FAILED rows and
-        rows without a key delay no others. Without ``after``, rows that were written more than
-        ``CLOCK_SECONDS`` after now become due: the clock was set back.
-
-        Args:
-            limit: Rows at most.
-            lease_seconds: How long the lease holds unless renewed.
-            after: The ``position`` of the previous claim; None starts at the longest due.
-            token: The token of an earlier claim, whose lease these rows join; None: a new one.
-        """
-
-    async def renew(self, claim_token: str, ids: Collection[int], lease_seconds: float) -> set[int]:
-        """Extend a lease to ``lease_seconds`` from now.
-
-        Returns:
-            The rows that are still leased to the caller.
-        """
-
-    async def settle(self, claim_token: str, outcomes: Sequence[Outcome]) -> set[int]:
-        """Write the outcomes of claimed rows, and end their lease. May be repeated.
-
-        Returns:
-            The rows that were still leased to the caller; the others were not changed.
-        """
-
-    async def stats(self) -> FallbackStats:
-        """Count the rows; fast with a million of them, but not for every request."""
-
-    async def purge(self, *, published_before: datetime, limit: int) -> int:
-        """Delete at most ``limit`` PUBLISHED rows, the oldest first; return how many."""
-
-    async def find(
-        self, rows: RowFilter, *, after_id: int = 0, limit: int = 100
-    ) -> list[FallbackRow]:
-        """Return matching rows in the order of their ids, from the first after ``after_id``."""
-
-    async def count(self, rows: RowFilter) -> int:
-        """Count matching rows."""
-
-    async def requeue(self, ids: Collection[int]) -> set[int]:
-        """Make FAILED rows PENDING again, due at once, with ``retry_count`` 0.
-
-        Returns:
-            The rows that were FAILED; the others were not changed.
-        """
-
-    async def discard(self, ids: Collection[int]) -> set[int]:
-        """Delete FAILED rows, and PENDING ones without a running lease.
-
-        Returns:
-            The rows that were deleted.
-        """
-
-    async def close(self) -> None:
-        """Close connections. May be called twice."""
-
-
-async def find_saved(store: FallbackStore, topic: str, key: bytes) -> FallbackRow | None:
-    """Return a row of a topic and key that is PENDING, else one that is FAILED.
-
-    Raises:
-        DatabaseUnavailable: The database did not answer, or refused.
-    """
-    for status in (Status.PENDING, Status.FAILED):
-        if rows := await store.find(RowFilter(status=status, topic=topic, key=key), limit=1):
-            return rows[0]
-    return None

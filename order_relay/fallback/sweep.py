@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable, PublishRefused
 from order_relay.fallback.retry_schedule import after_refusal, is_local, is_unanswered
-from order_relay.fallback.store import Claim, FallbackRow, FallbackStore, Outcome, Position, Status
+from order_relay.fallback.store import Claim, FallbackRow, Outcome, Position, Status
+from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import Acknowledged, RecordProducer
 from order_relay.logs.log_line import LogLine
 from order_relay.model.headers import EVENT_ID_HEADER, Header
@@ -69,7 +70,7 @@ class Sweep:
 class Sweeper:
     """Claims rows, publishes and settles them. Runs once; see ``Replay`` for the attributes."""
 
-    store: FallbackStore
+    store: FallbackTable
     producer: ReplayProducer
     stopping: Callable[[], bool]
     on_result: Callable[[str], None]

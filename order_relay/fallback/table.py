@@ -55,11 +55,15 @@ _COLUMNS = fallback_message.c
 
 
 class FallbackTable:
-    """A ``FallbackStore`` on SQLAlchemy, for one event loop.
+    """Keeps the rows. For many tasks of one event loop and, thanks to leases, many processes.
 
     It saves nothing before ``open`` has brought its table up to date, and writes nothing into a
     table that a newer version has migrated. A SQLite file that was deleted or replaced is logged as
     an error and opened again.
+
+    Every change is committed when the method returns. Every method raises ``DatabaseUnavailable``
+    if the database does not answer or refuses. Nothing was changed then, unless the connection was
+    lost during the commit: in that case all changes may have been made.
 
     Attributes:
         engine: The engine; ``close`` disposes of it.
@@ -139,14 +143,20 @@ class FallbackTable:
             return await connection.run_sync(read_revisions)
 
     async def now(self) -> datetime:
-        """See ``FallbackStore.now``."""
+        """Return the time in UTC, by the clock that all workers of this table share."""
         if self._clock is not None:
             return self._clock()
         async with self._reading() as connection:
             return await self._now(connection)
 
     async def save(self, message: NewMessage) -> int:
-        """See ``FallbackStore.save``."""
+        """Save a message as a PENDING row that is due at once.
+
+        A cancelled call may or may not have saved it.
+
+        Returns:
+            The row's id.
+        """
         await self._reopen_if_replaced()
         if self._refusal is not None:
             raise DatabaseUnavailable(self._refusal)
@@ -164,7 +174,19 @@ class FallbackTable:
         after: Position | None = None,
         token: str | None = None,
     ) -> Claim:
-        """See ``FallbackStore.claim``."""
+        """Lease due rows to the caller.
+
+        A row is due when it is PENDING, its ``next_retry_at`` has come, it has no running lease,
+        and every earlier PENDING row of the same topic and key is claimed with it. FAILED rows and
+        rows without a key delay no others. Without ``after``, rows that were written more than
+        ``CLOCK_SECONDS`` after now become due: the clock was set back.
+
+        Args:
+            limit: Rows at most.
+            lease_seconds: How long the lease holds unless renewed.
+            after: The ``position`` of the previous claim; None starts at the longest due.
+            token: The token of an earlier claim, whose lease these rows join; None: a new one.
+        """
         token = token or uuid.uuid4().hex
         statement = claim_statement(self._dialect, limit=limit, after=after is not None)
         async with self._changing() as connection:
@@ -190,7 +212,11 @@ class FallbackTable:
         return Claim(token, until, tuple(rows), position)
 
     async def renew(self, claim_token: str, ids: Collection[int], lease_seconds: float) -> set[int]:
-        """See ``FallbackStore.renew``."""
+        """Extend a lease to ``lease_seconds`` from now.
+
+        Returns:
+            The rows that are still leased to the caller.
+        """
         until = timedelta(seconds=lease_seconds)
         return await self._change(
             lambda now: (
@@ -201,7 +227,11 @@ class FallbackTable:
         )
 
     async def settle(self, claim_token: str, outcomes: Sequence[Outcome]) -> set[int]:
-        """See ``FallbackStore.settle``."""
+        """Write the outcomes of claimed rows, and end their lease. May be repeated.
+
+        Returns:
+            The rows that were still leased to the caller; the others were not changed.
+        """
         rows = [
             {
                 "id": one.row_id,
@@ -221,7 +251,10 @@ class FallbackTable:
             return set(result.scalars())
 
     async def stats(self) -> FallbackStats:
-        """See ``FallbackStore.stats``. All queries use the index on status."""
+        """Count the rows; fast with a million of them, but not for every request.
+
+        All queries use the index on status.
+        """
         async with self._reading() as connection:
             counted = await connection.execute(
                 sa.select(_COLUMNS.status, sa.func.count()).group_by(_COLUMNS.status)
@@ -244,7 +277,7 @@ class FallbackTable:
         return self._last_stats
 
     async def purge(self, *, published_before: datetime, limit: int) -> int:
-        """See ``FallbackStore.purge``."""
+        """Delete at most ``limit`` PUBLISHED rows, the oldest first; return how many."""
         oldest = (
             sa.select(_COLUMNS.id)
             .where(_is(Status.PUBLISHED), _COLUMNS.published_at < published_before)
@@ -260,20 +293,31 @@ class FallbackTable:
     async def find(
         self, rows: RowFilter, *, after_id: int = 0, limit: int = 100
     ) -> list[FallbackRow]:
-        """See ``FallbackStore.find``."""
+        """Return matching rows in the order of their ids, from the first after ``after_id``."""
         statement = sa.select(fallback_message).where(_COLUMNS.id > after_id, *_conditions(rows))
         async with self._reading() as connection:
             result = await connection.execute(statement.order_by(_COLUMNS.id).limit(limit))
             return [row_from(dict(row)) for row in result.mappings()]
 
+    async def find_saved(self, topic: str, key: bytes) -> FallbackRow | None:
+        """Return a row of a topic and key that is PENDING, else one that is FAILED."""
+        for status in (Status.PENDING, Status.FAILED):
+            if rows := await self.find(RowFilter(status=status, topic=topic, key=key), limit=1):
+                return rows[0]
+        return None
+
     async def count(self, rows: RowFilter) -> int:
-        """See ``FallbackStore.count``."""
+        """Count matching rows."""
         statement = sa.select(sa.func.count()).select_from(fallback_message)
         async with self._reading() as connection:
             return int(await connection.scalar(statement.where(*_conditions(rows))) or 0)
 
     async def requeue(self, ids: Collection[int]) -> set[int]:
-        """See ``FallbackStore.requeue``."""
+        """Make FAILED rows PENDING again, due at once, with ``retry_count`` 0.
+
+        Returns:
+            The rows that were FAILED; the others were not changed.
+        """
         again = {"status": "PENDING", "retry_count": 0, "lease_token": None, "lease_until": None}
         return await self._change(
             lambda now: (
@@ -284,7 +328,11 @@ class FallbackTable:
         )
 
     async def discard(self, ids: Collection[int]) -> set[int]:
-        """See ``FallbackStore.discard``."""
+        """Delete FAILED rows, and PENDING ones without a running lease.
+
+        Returns:
+            The rows that were deleted.
+        """
         lease_until = _COLUMNS.lease_until
         return await self._change(
             lambda now: sa.delete(fallback_message).where(
@@ -311,7 +359,7 @@ class FallbackTable:
             )
 
     async def close(self) -> None:
-        """See ``FallbackStore.close``."""
+        """Close connections. May be called twice."""
         with translated():
             await self.engine.dispose()
 

@@ -16,8 +16,9 @@ from order_relay.errors import (
     PublishRefused,
     RecordTooLarge,
 )
-from order_relay.fallback.store import FallbackStore, NewMessage
+from order_relay.fallback.store import NewMessage
 from order_relay.fallback.sweep import ReplayProducer
+from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import Acknowledged
 from order_relay.logs.log_line import LogLine
 from order_relay.model.headers import Header
@@ -83,7 +84,7 @@ class Publisher:
     def __init__(
         self,
         producer: ReplayProducer,
-        store: FallbackStore,
+        store: FallbackTable,
         topic: str,
         *,
         max_retry: int = 3,

@@ -29,7 +29,6 @@ from order_relay.delivery.dispatcher import Dispatcher
 from order_relay.delivery.outcome import Outcome
 from order_relay.delivery.target_health import TargetState
 from order_relay.fallback.dead_letters import DeadLetters
-from order_relay.fallback.store import find_saved
 from order_relay.handlers.function import FunctionHandler
 from order_relay.handlers.http import HttpHandler
 from order_relay.kafka.client_config import client_config
@@ -232,7 +231,7 @@ class ConsumerRuntime:
             partition_of=partition_of,
             partition_count=partial(self._producer.partition_count, topic),
             retention_hours=self.settings.deliveries_retention_hours,
-            saved=partial(find_saved, fallback.store, topic),
+            saved=partial(fallback.store.find_saved, topic),
             unread=partial(self._reader.unread, topic),
         )
 

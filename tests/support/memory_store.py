@@ -18,10 +18,11 @@ from order_relay.fallback.store import (
     RowFilter,
     Status,
 )
+from order_relay.fallback.table import FallbackTable
 
 
-class MemoryFallbackStore:
-    """A ``FallbackStore`` whose rows are gone with the object.
+class MemoryFallbackStore(FallbackTable):
+    """A fallback table whose rows are gone with the object.
 
     Attributes:
         rows: Every row by id.
@@ -31,19 +32,19 @@ class MemoryFallbackStore:
     def __init__(self, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.rows: dict[int, FallbackRow] = {}
         self.error: Exception | None = None
-        self._clock = clock
+        self._time = clock
         self._last_id = 0
 
     async def now(self) -> datetime:
-        """See ``FallbackStore.now``."""
+        """See ``FallbackTable.now``."""
         self._check()
-        return self._clock()
+        return self._time()
 
     async def save(self, message: NewMessage) -> int:
-        """See ``FallbackStore.save``."""
+        """See ``FallbackTable.save``."""
         self._check()
         self._last_id += 1
-        now = self._clock()
+        now = self._time()
         self.rows[self._last_id] = FallbackRow(
             id=self._last_id,
             topic=message.topic,
@@ -69,16 +70,16 @@ class MemoryFallbackStore:
         after: Position | None = None,
         token: str | None = None,
     ) -> Claim:
-        """See ``FallbackStore.claim``."""
+        """See ``FallbackTable.claim``."""
         self._check()
-        now = self._clock()
+        now = self._time()
         if after is None:
             soon = now + timedelta(seconds=CLOCK_SECONDS)
             until = now + timedelta(seconds=lease_seconds)
             for row in list(self.rows.values()):
                 if row.status is Status.PENDING and min(row.next_retry_at, row.updated_at) > soon:
                     lease = row.lease_until and min(row.lease_until, until)
-                    self._change(row.id, next_retry_at=now, lease_until=lease)
+                    self._write(row.id, next_retry_at=now, lease_until=lease)
         lanes = self._lanes()
         heads = sorted(
             (
@@ -100,27 +101,27 @@ class MemoryFallbackStore:
         token = token or uuid.uuid4().hex
         until = now + timedelta(seconds=lease_seconds)
         for row_id in chosen:
-            self._change(row_id, lease_token=token, lease_until=until)
+            self._write(row_id, lease_token=token, lease_until=until)
         rows = tuple(self.rows[row_id] for row_id in sorted(chosen))
         return Claim(token, until, rows, _position(heads[-1]) if len(heads) >= limit else None)
 
     async def renew(self, claim_token: str, ids: Collection[int], lease_seconds: float) -> set[int]:
-        """See ``FallbackStore.renew``."""
+        """See ``FallbackTable.renew``."""
         self._check()
         renewed = self._held(claim_token, ids)
         for row_id in renewed:
-            self._change(row_id, lease_until=self._clock() + timedelta(seconds=lease_seconds))
+            self._write(row_id, lease_until=self._time() + timedelta(seconds=lease_seconds))
         return renewed
 
     async def settle(self, claim_token: str, outcomes: Sequence[Outcome]) -> set[int]:
-        """See ``FallbackStore.settle``."""
+        """See ``FallbackTable.settle``."""
         self._check()
         renewed = self._held(claim_token, [outcome.row_id for outcome in outcomes])
         for one in outcomes:
             if one.row_id in renewed:
                 row = self.rows[one.row_id]
                 published = one.status is Status.PUBLISHED
-                self._change(
+                self._write(
                     one.row_id,
                     lease_token=None,
                     lease_until=None,
@@ -128,19 +129,19 @@ class MemoryFallbackStore:
                     retry_count=row.retry_count if one.retry_count is None else one.retry_count,
                     next_retry_at=one.next_retry_at or row.next_retry_at,
                     error_message=one.error_message or row.error_message,
-                    published_at=self._clock() if published else row.published_at,
+                    published_at=self._time() if published else row.published_at,
                 )
         return renewed
 
     async def stats(self) -> FallbackStats:
-        """See ``FallbackStore.stats``."""
+        """See ``FallbackTable.stats``."""
         self._check()
         counts = dict.fromkeys(Status, 0)
         for row in self.rows.values():
             counts[row.status] += 1
         pending = [row for row in self.rows.values() if row.status is Status.PENDING]
         failed = [row for row in self.rows.values() if row.status is Status.FAILED]
-        now = since = self._clock()
+        now = since = self._time()
         given_up_at = min(failed, key=lambda row: row.id).updated_at if failed else now
         if pending:
             oldest = min(pending, key=lambda row: row.id)
@@ -154,7 +155,7 @@ class MemoryFallbackStore:
         )
 
     async def purge(self, *, published_before: datetime, limit: int) -> int:
-        """See ``FallbackStore.purge``."""
+        """See ``FallbackTable.purge``."""
         self._check()
         old = sorted(
             (row.published_at, row.id)
@@ -170,27 +171,27 @@ class MemoryFallbackStore:
     async def find(
         self, rows: RowFilter, *, after_id: int = 0, limit: int = 100
     ) -> list[FallbackRow]:
-        """See ``FallbackStore.find``."""
+        """See ``FallbackTable.find``."""
         self._check()
         return [row for row in self._matching(rows) if row.id > after_id][:limit]
 
     async def count(self, rows: RowFilter) -> int:
-        """See ``FallbackStore.count``."""
+        """See ``FallbackTable.count``."""
         self._check()
         return len(self._matching(rows))
 
     async def requeue(self, ids: Collection[int]) -> set[int]:
-        """See ``FallbackStore.requeue``."""
+        """See ``FallbackTable.requeue``."""
         self._check()
         failed = {i for i in ids if i in self.rows and self.rows[i].status is Status.FAILED}
         for row_id in failed:
-            self._change(row_id, status=Status.PENDING, retry_count=0, next_retry_at=self._clock())
+            self._write(row_id, status=Status.PENDING, retry_count=0, next_retry_at=self._time())
         return failed
 
     async def discard(self, ids: Collection[int]) -> set[int]:
-        """See ``FallbackStore.discard``."""
+        """See ``FallbackTable.discard``."""
         self._check()
-        now = self._clock()
+        now = self._time()
         gone = set()
         for row_id in set(ids) & set(self.rows):
             row = self.rows[row_id]
@@ -201,7 +202,7 @@ class MemoryFallbackStore:
         return gone
 
     async def close(self) -> None:
-        """See ``FallbackStore.close``."""
+        """See ``FallbackTable.close``."""
 
     # --- internals ------------------------------------------------------------------------------
 
@@ -209,8 +210,8 @@ class MemoryFallbackStore:
         if self.error is not None:
             raise self.error
 
-    def _change(self, row_id: int, **changes: object) -> None:
-        self.rows[row_id] = replace(self.rows[row_id], updated_at=self._clock(), **changes)  # type: ignore[arg-type]
+    def _write(self, row_id: int, **changes: object) -> None:
+        self.rows[row_id] = replace(self.rows[row_id], updated_at=self._time(), **changes)  # type: ignore[arg-type]
 
     def _held(self, token: str, ids: Collection[int]) -> set[int]:
         return {i for i in ids if i in self.rows and self.rows[i].lease_token == token}

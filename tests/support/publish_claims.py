@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from order_relay.fallback.store import (
     Claim,
     FallbackRow,
-    FallbackStore,
     Outcome,
     Status,
 )
+from order_relay.fallback.table import FallbackTable
 from tests.support.publish_fakes import Clock, acked, gave_up, message, retried
 
 LEASE_SECONDS = 60
@@ -60,7 +60,7 @@ class Life:
         settled: Ids in the order in which they were acknowledged.
     """
 
-    store: FallbackStore
+    store: FallbackTable
     clock: Clock
     told: list[object] = field(default_factory=list)
     acked: list[FallbackRow] = field(default_factory=list)

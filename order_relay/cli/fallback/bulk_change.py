@@ -18,7 +18,8 @@ from order_relay.cli.fallback.rows import (
     status_type,
     write_entry,
 )
-from order_relay.fallback.store import FallbackRow, FallbackStore, RowFilter, Status
+from order_relay.fallback.store import FallbackRow, RowFilter, Status
+from order_relay.fallback.table import FallbackTable
 from order_relay.settings import Settings
 
 NAMED = 5  # rows in the audit log
@@ -130,7 +131,7 @@ def objection(verb: str, row: FallbackRow, now: datetime) -> str:
     return ""
 
 
-async def matching_ids(store: FallbackStore, rows: RowFilter) -> set[int]:
+async def matching_ids(store: FallbackTable, rows: RowFilter) -> set[int]:
     """Return the ids of the rows that match now."""
     ids: set[int] = set()
     after_id = 0
@@ -141,7 +142,7 @@ async def matching_ids(store: FallbackStore, rows: RowFilter) -> set[int]:
 
 
 async def changed_rows(
-    store: FallbackStore,
+    store: FallbackTable,
     rows: RowFilter,
     verb: str,
     *,
@@ -179,7 +180,7 @@ async def changed_rows(
 
 
 async def run_change(
-    store: FallbackStore,
+    store: FallbackTable,
     rows: RowFilter,
     verb: str,
     *,

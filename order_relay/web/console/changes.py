@@ -25,7 +25,8 @@ from order_relay.dead_letters.open_letters import OpenLetters
 from order_relay.dead_letters.redrive import RedriveResult, Selection
 from order_relay.errors import DatabaseUnavailable, RelayError
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog, now
-from order_relay.fallback.store import FallbackStore, RowFilter, Status
+from order_relay.fallback.store import RowFilter, Status
+from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.logs.log_line import LogLine
 from order_relay.web.access import Access
@@ -123,7 +124,7 @@ class Changes:
     def __init__(
         self,
         consumers: Mapping[str, ChangeableConsumer],
-        rows: FallbackStore,
+        rows: FallbackTable,
         audit: AuditLog,
         *,
         producer: KafkaProducer,

@@ -24,7 +24,8 @@ from order_relay.dead_letters.open_letters import OpenLetters
 from order_relay.deliveries.lookup import OrderLookup
 from order_relay.errors import RelayError
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog
-from order_relay.fallback.store import FallbackRow, FallbackStore, RowFilter, Status
+from order_relay.fallback.store import FallbackRow, RowFilter, Status
+from order_relay.fallback.table import FallbackTable
 from order_relay.model.byte_text import to_text
 from order_relay.model.order_paid import is_order_id
 from order_relay.version import VERSION
@@ -90,7 +91,7 @@ class Console:
         self,
         cluster: Cluster,
         consumers: Mapping[str, ConsoleConsumer],
-        rows: FallbackStore,
+        rows: FallbackTable,
         audit: AuditLog,
         changes: Changes,
         *,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from order_relay.fallback.store import Claim, FallbackStore
+from order_relay.fallback.store import Claim
 from order_relay.fallback.table import FallbackTable
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import Clock, message
@@ -24,7 +24,7 @@ ON_POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect
 class Table:
     """A store under test and the clock it goes by."""
 
-    store: FallbackStore
+    store: FallbackTable
     clock: Clock
 
     async def save(self, *keys: bytes | None) -> None:
@@ -33,7 +33,7 @@ class Table:
             await self.store.save(message(key=key))
 
     async def claim(self, limit: int = 10, lease_seconds: float = 60, **options: Any) -> Claim:
-        """See ``FallbackStore.claim``."""
+        """See ``FallbackTable.claim``."""
         return await self.store.claim(limit=limit, lease_seconds=lease_seconds, **options)
 
 
@@ -79,7 +79,7 @@ async def store(database_url: str) -> AsyncIterator[FallbackTable]:
 async def table(request: pytest.FixtureRequest) -> AsyncIterator[Table]:
     """Each store in turn, with a clock that stands still."""
     clock = Clock()
-    store: FallbackStore = MemoryFallbackStore(clock=clock)
+    store: FallbackTable = MemoryFallbackStore(clock=clock)
     if request.param != "memory":
         name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
         store = opened = FallbackTable(request.getfixturevalue(name), clock=clock)
