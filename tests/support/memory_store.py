@@ -36,12 +36,10 @@ class MemoryFallbackStore(FallbackTable):
         self._last_id = 0
 
     async def now(self) -> datetime:
-        """See ``FallbackTable.now``."""
         self._check()
         return self._time()
 
     async def save(self, message: NewMessage) -> int:
-        """See ``FallbackTable.save``."""
         self._check()
         self._last_id += 1
         now = self._time()
@@ -70,7 +68,6 @@ class MemoryFallbackStore(FallbackTable):
         after: Position | None = None,
         token: str | None = None,
     ) -> Claim:
-        """See ``FallbackTable.claim``."""
         self._check()
         now = self._time()
         if after is None:
@@ -106,7 +103,6 @@ class MemoryFallbackStore(FallbackTable):
         return Claim(token, until, rows, _position(heads[-1]) if len(heads) >= limit else None)
 
     async def renew(self, claim_token: str, ids: Collection[int], lease_seconds: float) -> set[int]:
-        """See ``FallbackTable.renew``."""
         self._check()
         renewed = self._held(claim_token, ids)
         for row_id in renewed:
@@ -114,7 +110,6 @@ class MemoryFallbackStore(FallbackTable):
         return renewed
 
     async def settle(self, claim_token: str, outcomes: Sequence[Outcome]) -> set[int]:
-        """See ``FallbackTable.settle``."""
         self._check()
         renewed = self._held(claim_token, [outcome.row_id for outcome in outcomes])
         for one in outcomes:
@@ -134,7 +129,6 @@ class MemoryFallbackStore(FallbackTable):
         return renewed
 
     async def stats(self) -> FallbackStats:
-        """See ``FallbackTable.stats``."""
         self._check()
         counts = dict.fromkeys(Status, 0)
         for row in self.rows.values():
@@ -155,7 +149,6 @@ class MemoryFallbackStore(FallbackTable):
         )
 
     async def purge(self, *, published_before: datetime, limit: int) -> int:
-        """See ``FallbackTable.purge``."""
         self._check()
         old = sorted(
             (row.published_at, row.id)
@@ -171,17 +164,14 @@ class MemoryFallbackStore(FallbackTable):
     async def find(
         self, rows: RowFilter, *, after_id: int = 0, limit: int = 100
     ) -> list[FallbackRow]:
-        """See ``FallbackTable.find``."""
         self._check()
         return [row for row in self._matching(rows) if row.id > after_id][:limit]
 
     async def count(self, rows: RowFilter) -> int:
-        """See ``FallbackTable.count``."""
         self._check()
         return len(self._matching(rows))
 
     async def requeue(self, ids: Collection[int]) -> set[int]:
-        """See ``FallbackTable.requeue``."""
         self._check()
         failed = {i for i in ids if i in self.rows and self.rows[i].status is Status.FAILED}
         for row_id in failed:
@@ -189,7 +179,6 @@ class MemoryFallbackStore(FallbackTable):
         return failed
 
     async def discard(self, ids: Collection[int]) -> set[int]:
-        """See ``FallbackTable.discard``."""
         self._check()
         now = self._time()
         gone = set()
@@ -202,7 +191,7 @@ class MemoryFallbackStore(FallbackTable):
         return gone
 
     async def close(self) -> None:
-        """See ``FallbackTable.close``."""
+        """Keep the rows."""
 
     # --- internals ------------------------------------------------------------------------------
 
