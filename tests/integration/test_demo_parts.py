@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -31,6 +31,14 @@ from order_relay.settings import Settings
 from tests.support.waiting import eventually
 
 DLQ_TOPIC = "order-paid-events.DLQ"
+
+
+@pytest.fixture
+def cluster() -> Iterator[EmbeddedCluster]:
+    """The demonstration's Kafka."""
+    made = EmbeddedCluster()
+    yield made
+    made.stop()
 
 
 def settings_at(servers: str, folder: Path) -> Settings:
@@ -107,9 +115,10 @@ def test_a_cluster_that_does_not_start_is_one_line() -> None:
         EmbeddedCluster(brokers=-1)
 
 
-async def test_every_dead_letter_is_read_to_the_very_end(tmp_path: Path) -> None:
+async def test_every_dead_letter_is_read_to_the_very_end(
+    tmp_path: Path, cluster: EmbeddedCluster
+) -> None:
     """Letters from before the start, from while it runs, and from just before the end."""
-    cluster = EmbeddedCluster()
     cluster.make_topic(DLQ_TOPIC, PARTITIONS)
     assert len(cluster.servers.split(",")) == 3
     settings = settings_at(cluster.servers, tmp_path)
@@ -138,7 +147,6 @@ async def test_every_dead_letter_is_read_to_the_very_end(tmp_path: Path) -> None
     finally:
         collector.finish()
         await reading
-        cluster.stop()
     ledger = collector.ledger
     nameless = [event_id for event_id in ledger.wrong() if "without event-id" in event_id]
     assert len(nameless) == 1
@@ -163,42 +171,38 @@ async def shop_at(settings: Settings) -> AsyncIterator[ShopDatabase]:
         await database.close()
 
 
-async def test_orders_are_published_soon_after_their_commit(tmp_path: Path) -> None:
+async def test_orders_are_published_soon_after_their_commit(
+    tmp_path: Path, cluster: EmbeddedCluster
+) -> None:
     """Rows of our helper, and the broken one that was written without it."""
-    cluster = EmbeddedCluster()
     made = orders(50)
     assert any(order.broken for order in made)
-    try:
-        async with shop_at(settings_at(cluster.servers, tmp_path)) as database:
-            for order in made:
-                await database.pay(order)
-            assert await database.orders() == [order.event_id for order in made]
-            async with asyncio.timeout(30):
-                while await database.waiting() != (set(), 0):  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
-    finally:
-        cluster.stop()
+    async with shop_at(settings_at(cluster.servers, tmp_path)) as database:
+        for order in made:
+            await database.pay(order)
+        assert await database.orders() == [order.event_id for order in made]
+
+        async def none_waits() -> bool:
+            return await database.waiting() == (set(), 0)
+
+        await eventually(none_waits)
 
 
 async def test_orders_are_paid_while_kafka_is_down_and_published_afterwards(
-    tmp_path: Path,
+    tmp_path: Path, cluster: EmbeddedCluster
 ) -> None:
     """An outage costs no payment: rows wait, the ledger calls them saved, then Kafka has them."""
-    cluster = EmbeddedCluster()
     settings = settings_at(cluster.servers, tmp_path)
     collector = a_collector()
     made = [order for order in orders(20) if not order.broken]
-    try:
-        async with shop_at(settings) as database, watching(collector, database) as finish:
-            cluster.down()
-            for order in made:
-                await database.pay(order)
-            await eventually(lambda: collector.pending == len(made))
-            cluster.up()
-            await eventually(lambda: collector.pending == 0)
-            await finish()
-    finally:
-        cluster.stop()
+    async with shop_at(settings) as database, watching(collector, database) as finish:
+        cluster.down()
+        for order in made:
+            await database.pay(order)
+        await eventually(lambda: collector.pending == len(made))
+        cluster.up()
+        await eventually(lambda: collector.pending == 0)
+        await finish()
     balance = collector.ledger.balance()
     assert (balance.paid, balance.replayed, balance.saved) == (len(made), len(made), 0)
 

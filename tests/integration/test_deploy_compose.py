@@ -61,11 +61,21 @@ def test_a_mistake_is_seen(tmp_path: Path) -> None:
     assert "healthchek" in done.stdout
 
 
-def test_every_image_is_pinned(compose: Compose) -> None:
-    """Each is built here or has a full version; that of Kafka is the one the tests run."""
+def test_every_service_is_pinned_bounded_and_looked_after(compose: Compose) -> None:
+    """Image, memory, CPU, logs and rights are bounded; it comes back, and tells its health."""
     for name, service in compose.services.items():
         ours = service["image"].startswith(OUR_IMAGE)
         assert ours or re.search(r":v?\d+\.\d+[\w.-]*$", service["image"]), name
+        limits = service["deploy"]["resources"]["limits"]
+        assert re.fullmatch(r"\d+[mg]", limits["memory"]), name
+        assert 0 < float(limits["cpus"]) <= 1, name
+        assert "no-new-privileges:true" in service["security_opt"]
+        assert service["restart"] == "unless-stopped", name
+        assert {"max-size", "max-file"} <= service["logging"]["options"].keys(), name
+        # That of the worker stands in the Dockerfile, and holds wherever it runs.
+        if name not in ("worker", "sample-shop"):
+            assert service["healthcheck"]["test"][0] == "CMD", name
+    # The Kafka that the tests run.
     assert {compose.services[broker]["image"] for broker in compose.brokers} == {
         f"apache/kafka:{kafka_version()}"
     }
@@ -172,19 +182,7 @@ def test_our_containers_can_do_little(compose: Compose) -> None:
         assert service["cap_drop"] == ["ALL"]
         assert [mount.partition(":")[0] for mount in service["tmpfs"]] == ["/tmp"]  # noqa: S108
         assert not {"cap_add", "privileged", "user"} & service.keys()
-    for service in compose.services.values():
-        assert "no-new-privileges:true" in service["security_opt"]
     assert compose.environment("worker")["DATA_DIR"] in compose.services["worker"]["volumes"]
-
-
-def test_every_service_is_looked_after(compose: Compose) -> None:
-    """Each comes back when it ends, has bounded logs, and a health check if it serves anything."""
-    for name, service in compose.services.items():
-        assert service["restart"] == "unless-stopped", name
-        assert {"max-size", "max-file"} <= service["logging"]["options"].keys(), name
-        # That of the worker stands in the Dockerfile, and holds wherever it runs.
-        if name not in ("worker", "sample-shop"):
-            assert service["healthcheck"]["test"][0] == "CMD", name
 
 
 def test_services_start_in_order(compose: Compose) -> None:
@@ -245,14 +243,6 @@ def test_the_defaults_reach_the_published_brokers(compose: Compose) -> None:
     """A worker started on the host, with no settings, finds the brokers of the file."""
     published = [f"localhost:{compose.published(broker)[0][1]}" for broker in compose.brokers]
     assert Settings.model_fields["kafka_bootstrap_servers"].default == ",".join(published)
-
-
-def test_no_service_can_take_the_whole_machine(compose: Compose) -> None:
-    """Each has a limit of memory and one of CPU."""
-    for name, service in compose.services.items():
-        limits = service["deploy"]["resources"]["limits"]
-        assert re.fullmatch(r"\d+[mg]", limits["memory"]), name
-        assert 0 < float(limits["cpus"]) <= 1, name
 
 
 def test_what_prometheus_scrapes_is_there(compose: Compose) -> None:

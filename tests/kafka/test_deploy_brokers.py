@@ -21,8 +21,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, 
 )
 
 from tests.support.child import on_leash
-from tests.support.compose import Compose
-from tests.support.kafka.compose_settings import ComposeSettings
+from tests.support.compose import Compose, ComposeSettings
 from tests.support.kafka.distribution import fetch_jars, java_executable
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.kafka_cluster import RealKafka

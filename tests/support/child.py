@@ -1,9 +1,13 @@
-"""Processes that end with this one, whichever way it ends."""
+"""Processes of the tests' own: that end with this one, or run to their end."""
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 from demo import die_with_parent
+
+ROOT = Path(__file__).parents[2]
 
 
 def on_leash(*command: object) -> list[str]:
@@ -14,3 +18,16 @@ def on_leash(*command: object) -> list[str]:
     """
     leash_script = [sys.executable, "-I", "-S", die_with_parent.__file__, os.getpid()]
     return [str(word) for word in (*leash_script, *command)]
+
+
+def run_python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter, in a folder of the test's; its status may be any."""
+    return subprocess.run(
+        [sys.executable, "-W", "error::ImportWarning", "-c", code],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )

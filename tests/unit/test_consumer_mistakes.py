@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.run_python import run_python
+from tests.support.child import run_python
 
 CONSUMER = """
 from order_relay import Consumer, OrderPaid

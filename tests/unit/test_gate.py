@@ -59,37 +59,6 @@ async def test_a_record_that_was_never_sent_need_not_wait_for_the_interval() -> 
 
 
 @virtual_time
-async def test_all_go_when_the_breaker_closes() -> None:
-    """None of them is a probe then."""
-    guarded = Guarded()
-    guarded.open_breaker()
-    turns = [guarded.gate.join(number, failures) for number, failures in enumerate((3, 0, 1))]
-    assert guarded.gate.never_sent == 1
-
-    guarded.breaker.succeeded()
-
-    assert [turn.result() for turn in turns] == [NO_PROBE] * 3
-    assert (await guarded.gate.join(9, 9)) == NO_PROBE
-    assert guarded.gate.never_sent == 0
-    assert guarded.gate.is_open
-
-
-@virtual_time
-async def test_a_cancelled_record_delays_no_other() -> None:
-    """A record that was cancelled meanwhile neither takes a turn nor counts."""
-    guarded = Guarded()
-    guarded.open_breaker()
-    first, second = guarded.gate.join(1, 0), guarded.gate.join(2, 1)
-    guarded.gate.leave(1, first)
-
-    ticket = await second
-
-    assert ticket != NO_PROBE
-    assert asyncio.get_running_loop().time() == 1.0
-    assert guarded.gate.never_sent == 0
-
-
-@virtual_time
 async def test_a_probe_that_is_cancelled_before_it_is_sent() -> None:
     """It leaves its turn to the next record at once."""
     guarded = Guarded()

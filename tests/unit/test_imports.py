@@ -9,7 +9,7 @@ import pytest
 import agents
 import app
 import tables
-from tests.support.run_python import run_python
+from tests.support.child import run_python
 
 ROOT = Path(app.__file__).parents[1]
 REDRIVING = ("order_relay.dead_letters.redrive_group", "order_relay.dead_letters.open_topic")

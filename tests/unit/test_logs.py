@@ -11,7 +11,7 @@ import pytest
 from order_relay.logs.json_format import NAMES, formatter
 from order_relay.logs.log_line import CONSOLE_URL, FiguresLine, LogLine
 from order_relay.logs.rate_limit import INTERVAL_SECONDS, RepeatFilter, escape_controls
-from tests.support.run_python import run_python
+from tests.support.child import run_python
 
 ROOT = Path(__file__).parents[2]
 # The fields of every JSON line, by both their names.

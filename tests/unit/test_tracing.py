@@ -23,11 +23,11 @@ from order_relay.settings import load_settings
 from order_relay.tracing.export import SpanExport
 from order_relay.tracing.spans import Tracing
 from order_relay.tracing.switch import make_tracing
+from tests.support.child import run_python
 from tests.support.fakes import Bench, answer, record
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import FakeProducer, refusal
 from tests.support.publish_ways import TOPIC, paid
-from tests.support.run_python import run_python
 from tests.support.virtual_time import virtual_time
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.support.compose import ComposeSettings
 from tests.support.kafka.broker import JVM_OPTIONS, Broker, Listener
-from tests.support.kafka.compose_settings import ComposeSettings
 from tests.support.kafka.distribution import fetch_jars, java_executable
 from tests.support.kafka.ports import LOOPBACK, ensure_free
 from tests.support.kafka.view import ClusterView
