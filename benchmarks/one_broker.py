@@ -12,8 +12,8 @@ from confluent_kafka.admin import AdminClient
 
 from benchmarks.brokers import Brokers
 from benchmarks.processes import CannotMeasure
+from tests.support.compose import ComposeSettings
 from tests.support.kafka.broker import JVM_OPTIONS, Broker
-from tests.support.kafka.compose_settings import ComposeSettings
 from tests.support.kafka.distribution import KafkaUnavailable, fetch_jars, java_executable
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.waiting import wait_until

@@ -55,39 +55,32 @@ def test_alerts_fire_where_they_must_and_nowhere_else(suite: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-# Two workers with one fallback table and one topic: what each reports of them is the same thing.
-WORKERS = {
-    'order_relay_fallback_messages{job="order-relay", instance="a", status="pending"}': "7x20",
-    'order_relay_fallback_messages{job="order-relay", instance="b", status="pending"}': "7x20",
-    'order_relay_fallback_messages{job="order-relay", instance="a", status="failed"}': "3x20",
-    'order_relay_fallback_messages{job="order-relay", instance="b", status="failed"}': "3x20",
-    'order_relay_fallback_oldest_pending_seconds{job="order-relay", instance="a"}': "40x20",
-    'order_relay_fallback_oldest_pending_seconds{job="order-relay", instance="b"}': "40x20",
-    'order_relay_topic_partitions{job="order-relay", instance="a"}': "6x20",
-    'order_relay_topic_partitions{job="order-relay", instance="b"}': "6x20",
-    'order_relay_assigned_partitions{job="order-relay", instance="a"}': "3x20",
-    'order_relay_assigned_partitions{job="order-relay", instance="b"}': "2x20",
-    'order_relay_breaker_state{job="order-relay", instance="a"}': "0x20",
-    'order_relay_breaker_state{job="order-relay", instance="b"}': "2x20",
-    'order_relay_kafka_up{job="order-relay", instance="a"}': "1x20",
-    'order_relay_kafka_up{job="order-relay", instance="b"}': "0x20",
+# Name, further labels, and the values of the workers a, b and c. Of their one fallback table and
+# one topic a and b report the same.
+SERIES: list[tuple[str, str, str | None, str | None, str | None]] = [
+    ("order_relay_fallback_messages", ', status="pending"', "7x20", "7x20", None),
+    ("order_relay_fallback_messages", ', status="failed"', "3x20", "3x20", None),
+    ("order_relay_fallback_oldest_pending_seconds", "", "40x20", "40x20", None),
+    ("order_relay_topic_partitions", "", "6x20", "6x20", None),
+    ("order_relay_assigned_partitions", "", "3x20", "2x20", None),
+    ("order_relay_breaker_state", "", "0x20", "2x20", None),
+    ("order_relay_kafka_up", "", "1x20", "0x20", None),
     # Partition 1 has just moved from a to b, and both reported it for a moment.
-    'order_relay_consumer_lag{job="order-relay", instance="a", topic="t", partition="0"}': "10x20",
-    'order_relay_consumer_lag{job="order-relay", instance="a", topic="t", partition="1"}': "5x20",
-    'order_relay_consumer_lag{job="order-relay", instance="b", topic="t", partition="1"}': "5x20",
-    'order_relay_dead_letters_open{job="order-relay", instance="a", reason="rejected"}': "4x20",
-    'order_relay_dead_letters_open{job="order-relay", instance="b", reason="rejected"}': "4x20",
-    'order_relay_dead_letters_open{job="order-relay", instance="a", reason="tombstone"}': "2x20",
-    'order_relay_published_total{job="order-relay", instance="a", result="failed"}': "0 1x20",
-    'order_relay_published_total{job="order-relay", instance="b", result="failed"}': "0 1x20",
-    # A third was started five minutes ago, and failed before it was first seen.
-    'order_relay_published_total{job="order-relay", instance="c", result="failed"}': "_x9 3x9",
-    'process_start_time_seconds{job="order-relay", instance="a"}': "-7200x20",
-    'process_start_time_seconds{job="order-relay", instance="b"}': "-7200x20",
-    'process_start_time_seconds{job="order-relay", instance="c"}': "_x9 590x9",
+    ("order_relay_consumer_lag", ', topic="t", partition="0"', "10x20", None, None),
+    ("order_relay_consumer_lag", ', topic="t", partition="1"', "5x20", "5x20", None),
+    ("order_relay_dead_letters_open", ', reason="rejected"', "4x20", "4x20", None),
+    ("order_relay_dead_letters_open", ', reason="tombstone"', "2x20", None, None),
+    # The third was started five minutes ago, and failed before it was first seen.
+    ("order_relay_published_total", ', result="failed"', "0 1x20", "0 1x20", "_x9 3x9"),
+    ("process_start_time_seconds", "", "-7200x20", "-7200x20", "_x9 590x9"),
+]
+WORKERS = {
+    f'{name}{{job="order-relay", instance="{worker}"{labels}}}': values
+    for name, labels, *each in SERIES
+    for worker, values in zip("abc", each, strict=True)
+    if values is not None
     # Another group's worker, which these dashboards must not add.
-    'order_relay_assigned_partitions{job="another", instance="z"}': "4x20",
-}
+} | {'order_relay_assigned_partitions{job="another", instance="z"}': "4x20"}
 FIGURES = {
     "Rows pending": 7,
     "Rows FAILED": 3,
