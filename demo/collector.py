@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 import aiohttp
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
-from demo.command_line import Options
-from demo.ledger import Ledger
+from demo.command_line import ORDER_LOGGING, Options
+from demo.ledger import ConsumerLedger, Ledger
 from demo.logger import SampleLogger
 from demo.shop import Order, ShopDatabase
 from order_relay.errors import DatabaseUnavailable
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 SAVED_AFTER_SECONDS = 1.0
 TABLE_EVERY_SECONDS = 0.5
 WORKER_EVERY_SECONDS = 1.0
+ORDER_TOPIC = Settings.model_fields["order_paid_topic"].default
 # Enough for exact percentiles of a counted run; older ones make room.
 KEPT_TIMES = 10_000
 READY = "ready"
@@ -48,7 +49,7 @@ class Phase(StrEnum):
 
 
 class Collector:
-    """Writes each fact into the ledger, and holds what is shown."""
+    """Writes each fact into the ledgers, and holds what is shown."""
 
     def __init__(
         self, options: Options, logger: SampleLogger, clock: Callable[[], float] = time.monotonic
@@ -64,6 +65,8 @@ class Collector:
         logger.on_accepted = self.logged
         self.phase = Phase.STARTING
         self.ledger = Ledger()
+        names = [name for name in options.consumers if name != ORDER_LOGGING]
+        self.consumers = [ConsumerLedger(name, self.ledger) for name in names]
         self.pending = 0  # saved rows that replay will publish; failed ones wait for a person
         self.answer = ""  # how the worker answers when it is asked whether it is ready
         # What it says at /stats, by consumer; empty while it does not answer.
@@ -94,6 +97,11 @@ class Collector:
         seconds = sorted(self._took)
         ranks = [math.ceil(share * len(seconds)) - 1 for share in (0.50, 0.95, 0.99)]
         return [seconds[rank] for rank in ranks] if seconds else []
+
+    @property
+    def open(self) -> int:
+        """Orders that the slowest of the consumers has not accounted for."""
+        return max(self.ledger.balance().open, *(one.open for one in self.consumers), 0)
 
     def is_stalled(self) -> bool:
         """Whether nothing has moved for longer than the user of a counted run wants to wait.
@@ -167,6 +175,9 @@ class Collector:
                         async with session.get("/stats", params={"consumer": name}) as response:
                             if response.ok:  # else it has no figures yet
                                 self.stats[name] = await response.json()
+                    for one in self.consumers:
+                        if one.name in self.stats and one.tell(self.stats[one.name], ORDER_TOPIC):
+                            self._moved()
                 except (aiohttp.ClientError, OSError):
                     self.answer = "does not answer"
                     if self.phase is not Phase.STOPPING:

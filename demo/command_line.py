@@ -148,6 +148,7 @@ class Options:
     logger_port: int = LOGGER_PORT
     web_port: int = WEB_PORT
     consumers: Sequence[str] = (ORDER_LOGGING,)  # this one is always among them
+    consumer_folders: str = ""  # with commas; where their files are besides agents/
 
 
 def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
@@ -182,4 +183,5 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
                 parser.error(f"{variable} {error}")
     names = (name.strip() for name in environment.get("CONSUMERS", "").split(","))
     consumers = dict.fromkeys((ORDER_LOGGING, *filter(None, names)))
-    return Options(**given, consumers=tuple(consumers))
+    folders = environment.get("CONSUMER_FOLDERS", "").strip()
+    return Options(**given, consumers=tuple(consumers), consumer_folders=folders)

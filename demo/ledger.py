@@ -1,15 +1,17 @@
-"""The ledger: what became of every order.
+"""The ledgers: what became of every order.
 
-It is told each fact by where the fact is: the shop's database, the sample logger's own answers,
-the dead-letter topic itself. It never asks the worker.
+The ledger of orders is told each fact by where the fact is: the shop's database, the sample
+logger's own answers, the dead-letter topic itself. It never asks the worker. The ledger of a
+further consumer is what the worker says.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from enum import IntFlag
+from typing import Any
 
 
 class Fate(IntFlag):
@@ -142,3 +144,53 @@ class Ledger:
 
 def _fits(fate: Fate, having: Fate, without: Fate) -> bool:
     return fate & having == having and not fate & without
+
+
+@dataclass
+class ConsumerLedger:
+    """How the deliveries of a consumer beside order_logging ended, as the worker says."""
+
+    name: str
+    orders: Ledger
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    reads_orders: bool = True  # the topic of the shop's orders, not another one
+
+    def tell(self, stats: Mapping[str, Any], order_topic: str) -> bool:
+        """Take in what the worker says at ``/stats``; returns whether more is finished."""
+        before = self.finished
+        self.outcomes = stats["deliveries"]
+        if topics := {row["topic"] for row in stats["partitions"]}:
+            self.reads_orders = order_topic in topics
+        return self.finished != before
+
+    @property
+    def handled(self) -> int:
+        """Its handler returned."""
+        return self.outcomes.get("delivered", 0)
+
+    @property
+    def not_handled_again(self) -> int:
+        """Duplicates, and redriven dead letters of other consumers."""
+        # What was abandoned at a stop comes again, so it is not finished.
+        return self.outcomes.get("duplicate", 0) + self.outcomes.get("skipped", 0)
+
+    @property
+    def dead_lettered(self) -> int:
+        """Its dead letters."""
+        return self.outcomes.get("dead_lettered", 0)
+
+    @property
+    def finished(self) -> int:
+        """Records that are accounted for."""
+        return self.handled + self.not_handled_again + self.dead_lettered
+
+    @property
+    def published(self) -> int:
+        """Orders that have reached Kafka, as far as it reads them."""
+        balance = self.orders.balance()
+        return balance.paid - balance.saved if self.reads_orders else self.finished
+
+    @property
+    def open(self) -> int:
+        """Orders that are not accounted for."""
+        return max(self.published - self.finished, 0)

@@ -7,18 +7,26 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from aiokafka.partitioner import murmur2
 from rich.console import Console
 
 from demo.collector import READY, Collector, Phase
 from demo.command_line import HOST, ORDER_LOGGING, Options, check_port, on_stop_signal
 from demo.kafka import LIMITS, PARTITIONS, SAFE_BACKLOG, EmbeddedCluster
 from demo.logger import SampleLogger, first_outage_after
-from demo.shop import OrderGenerator, ShopDatabase, payments
-from demo.view import closes, print_lines, report, view_on
-from demo.worker import WorkerProcess, demo_settings, worker_environment, write_commands
+from demo.shop import BROKEN_EVERY, OrderGenerator, ShopDatabase, payments
+from demo.view import closes, consumer_report, print_lines, report, view_on
+from demo.worker import (
+    WorkerProcess,
+    check_consumers,
+    demo_settings,
+    worker_environment,
+    write_commands,
+)
 
 # Long enough for publishes to be given up and saved.
 OUTAGE_SECONDS = 5.0
@@ -30,7 +38,7 @@ End = Literal["accounted", "interrupted", "stalled", "worker ended"]
 
 
 class Scenario:
-    """All that runs, from its start to the closing of the ledger."""
+    """All that runs, from its start to the closing of the ledgers."""
 
     def __init__(self, options: Options, console: Console, folder: Path) -> None:
         """Prepare; nothing is started. The worker will run in ``folder``, an empty one."""
@@ -44,10 +52,11 @@ class Scenario:
         """Run the whole demo; whatever happens, nothing of it is left running.
 
         Returns:
-            The exit status: 0 only if the ledger closes or the user stopped an endless run.
+            The exit status: 0 only if each ledger closes or the user stopped an endless run.
 
         Raises:
-            RelayError: A port is in use, or the embedded cluster does not start.
+            RelayError: A port is in use, a consumer is wrong, or the embedded cluster does not
+                start.
         """
         collector, console = self._collector, self._console
         async with AsyncExitStack() as stack:
@@ -73,7 +82,9 @@ class Scenario:
         hint = "While it runs, these work in another terminal; each run prints its own:"
         interrupted = ending == "interrupted"
         print_lines(console, hint, *self._hints, *report(collector, interrupted=interrupted))
-        if closes(collector):
+        for one in collector.consumers:
+            print_lines(console, *consumer_report(one, interrupted=interrupted))
+        if closes(collector) and not collector.open:
             return 0
         if not interrupted or collector.ledger.balance().wrong:
             return 1
@@ -81,6 +92,9 @@ class Scenario:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         options, collector, folder = self._options, self._collector, self._folder
+        if len(options.consumers) > 1 or options.consumer_folders:
+            unstarted = demo_settings(options, folder, f"{HOST}:1")
+            await check_consumers(worker_environment(unstarted, os.environ), folder)
         await stack.enter_async_context(self._logger.listening(options.logger_port))
         check_port(options.web_port, "the worker's web server", "WEB_PORT")
         self._cluster = EmbeddedCluster()
@@ -103,7 +117,8 @@ class Scenario:
         await self._worker.start()
 
         consumer = ORDER_LOGGING if len(options.consumers) > 1 else ""
-        commands = write_commands(folder, environment, consumer)
+        letter = _first_dead_letter(options.seed)
+        commands = write_commands(folder, environment, consumer, letter)
         collector.places = {
             "Worker's log": str(self._worker.log_path),
             "Its console": f"{settings.own_url}/",
@@ -163,7 +178,7 @@ class Scenario:
             self._database.pay,
             rate=options.rate,
             number=options.orders,
-            may_pay=lambda: collector.ledger.balance().open < SAFE_BACKLOG,
+            may_pay=lambda: collector.open < SAFE_BACKLOG,
         ):
             collector.paid(order)
         collector.phase = Phase.FINISHING
@@ -177,10 +192,19 @@ class Scenario:
                 return "worker ended"
             if interrupted.is_set():
                 return "interrupted"
-            if selling.done() and not (collector.ledger.balance().open or collector.pending):
+            if selling.done() and not (collector.open or collector.pending):
                 return "accounted"
             if collector.is_stalled():
                 return "stalled"
+
+
+def _first_dead_letter(seed: int) -> str:
+    """Return partition and offset of a dead letter there will be: the shop's broken message."""
+    orders = OrderGenerator(seed)
+    made = (orders.next_order(datetime.now(UTC)) for _ in range(BROKEN_EVERY))
+    key = next(order.key for order in made if order.broken)
+    # A dead letter keeps the partition of its record; this is the partition's first one.
+    return f"{(murmur2(key) & 0x7FFFFFFF) % PARTITIONS}:0"
 
 
 def outage_plan(orders: int | None) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from demo.collector import READY, Collector, Phase
 from demo.command_line import ORDER_LOGGING
+from demo.ledger import ConsumerLedger
 from demo.logger import Kind
 
 FRAME_SECONDS = 0.5
@@ -62,10 +63,8 @@ def plain_line(now: Collector) -> str:
 def _consumers(now: Collector) -> list[str]:
     """What the consumers beside order_logging have done, as the worker says."""
     return [
-        f"{name} {one['deliveries']['delivered']:,}, "
-        f"dead-lettered {one['deliveries']['dead_lettered']:,}"
-        for name, one in now.stats.items()
-        if name != ORDER_LOGGING
+        f"{one.name} {one.handled:,}, dead-lettered {one.dead_lettered:,} of {one.published:,}"
+        for one in now.consumers
     ]
 
 
@@ -73,6 +72,7 @@ def render(now: Collector) -> RenderableType:
     """Draw the panel: the parties, the ledger so far, where to read on. It fits 80 by 24."""
     lines = [Text.from_markup(line) for line in _parties(now)]
     lines += map(Text, ("", *figures(now, "+ on the way")))
+    lines += [Text(f"  {line}") for line in _consumers(now)]
     if goal := now.options.orders:
         lines += [Text(f"  {now.ledger.balance().finished:,} of {goal:,} accounted for")]
     lines += [Text(f"{name:<15}{place}", "dim") for name, place in now.places.items()]
@@ -145,7 +145,6 @@ def figures(now: Collector, still_open: str) -> list[str]:
         *parts(script.failures),
         *parts({"full outages": script.outages, "slow answers": script.slow}),
         f"  Kafka: {now.kafka_outages:,} outage" + "s" * (now.kafka_outages != 1),
-        *(f"  {line}" for line in _consumers(now)),
     ]
 
 
@@ -159,18 +158,41 @@ def report(now: Collector, *, interrupted: bool) -> list[str]:
     """
     balance, goal = now.ledger.balance(), now.options.orders
     of_goal = f" of {goal:,}" if goal and goal != balance.paid else ""
-    verdict = "THE LEDGER DOES NOT CLOSE"
-    if closes(now):
-        verdict = "The ledger closes"
-    elif interrupted and not balance.wrong:
-        verdict = "Stopped before the end"
+    stopped = interrupted and not balance.wrong
     return [
         f"Ledger after {duration(now.elapsed_seconds)}",
-        *figures(now, "+ waiting in Kafka" if interrupted else "  NOT ACCOUNTED FOR"),
+        *figures(now, _still_open(interrupted=interrupted)),
         *_ids("not accounted for", [] if interrupted else now.ledger.missing()),
         *_ids("never paid, or delivered though broken", now.ledger.wrong()),
-        f"{verdict}: {balance.paid:,}{of_goal} paid, {balance.finished:,} accounted for.",
+        f"{_verdict('', closes=closes(now), interrupted=stopped)}: "
+        f"{balance.paid:,}{of_goal} paid, {balance.finished:,} accounted for.",
     ]
+
+
+def consumer_report(ledger: ConsumerLedger, *, interrupted: bool) -> list[str]:
+    """Write the ledger of a consumer beside order_logging, as ``report`` does."""
+    verdict = _verdict(f" of {ledger.name}", closes=not ledger.open, interrupted=interrupted)
+    return [
+        f"Ledger of {ledger.name}, says the worker",
+        _row("orders in Kafka", ledger.published),
+        _row("= handled", ledger.handled),
+        _row("+ not handled again", ledger.not_handled_again),
+        _row("+ dead-lettered", ledger.dead_lettered),
+        *_if_any(_still_open(interrupted=interrupted), ledger.open),
+        f"{verdict}: {ledger.published:,} in Kafka, {ledger.finished:,} accounted for.",
+    ]
+
+
+def _still_open(*, interrupted: bool) -> str:
+    return "+ waiting in Kafka" if interrupted else "  NOT ACCOUNTED FOR"
+
+
+def _verdict(of: str, *, closes: bool, interrupted: bool) -> str:
+    if closes:
+        return f"The ledger{of} closes"
+    if interrupted:
+        return f"Stopped before the end{of}"
+    return f"THE LEDGER{of.replace('of', 'OF', 1)} DOES NOT CLOSE"
 
 
 def _row(label: str, number: int, remark: str = "") -> str:

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from pydantic_settings import PydanticBaseSettingsSource
 
 from demo import die_with_parent
-from demo.command_line import ORDER_LOGGING, Options
+from demo.command_line import ORDER_LOGGING, CannotRun, Options
 from demo.shop import FIRST_ORDER_ID
 from order_relay.settings import Settings
 
@@ -45,10 +45,15 @@ class DemoSettings(Settings):
 
 def demo_settings(options: Options, folder: Path, servers: str) -> Settings:
     """Return the worker's settings; the shop's database is in ``folder``."""
-    examples = str(_PROJECT / "examples" / "consumers") if len(options.consumers) > 1 else None
+    folders = None
+    if options.consumer_folders:
+        given = options.consumer_folders.split(",")
+        folders = ",".join(str(Path(name.strip()).resolve()) for name in given)
+    elif len(options.consumers) > 1:
+        folders = str(_PROJECT / "examples" / "consumers")
     return DemoSettings(
         consumers=",".join(options.consumers),
-        consumer_folders=examples,
+        consumer_folders=folders,
         kafka_bootstrap_servers=servers,
         kafka_declare_topics=False,
         external_logger_url=f"http://127.0.0.1:{options.logger_port}/logs",
@@ -95,11 +100,19 @@ def worker_environment(settings: Settings, surroundings: Mapping[str, str]) -> d
     return environment
 
 
-def write_commands(folder: Path, environment: Mapping[str, str], consumer: str) -> list[str]:
+def write_commands(
+    folder: Path, environment: Mapping[str, str], consumer: str, dead_letter: str
+) -> list[str]:
     """Write a file that gives another shell the worker's settings.
 
-    Returns the commands to be pasted one after the other; the first one reads the file. They are
-    about this consumer; empty if there is only one.
+    Args:
+        folder: Where the file is written.
+        environment: The worker's.
+        consumer: Its orders and dead letters are meant; empty if there is only one.
+        dead_letter: Partition and offset of a dead letter to come.
+
+    Returns:
+        Commands to be pasted one after the other; the first one reads the file.
     """
     exports = [
         f"export {name}={shlex.quote(value)}\n"
@@ -114,10 +127,30 @@ def write_commands(folder: Path, environment: Mapping[str, str], consumer: str) 
         f". {shlex.quote(str(path))}",
         f"order-relay order{option} {FIRST_ORDER_ID}",
         f"order-relay dlq list{option}",
+        f"order-relay dlq show{option} {dead_letter}",
         f"order-relay dlq redrive{option} --all --yes",
         f"order-relay audit{option} --since 1h",
         "order-relay status",
     ]
+
+
+async def check_consumers(environment: Mapping[str, str], folder: Path) -> None:
+    """Check that a worker with this environment finds its consumers; starts none.
+
+    Raises:
+        CannotRun: It does not; the message is the worker's own line.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from app import app"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=folder,
+        env=environment,
+    )
+    _, errors = await process.communicate()
+    if process.returncode:
+        raise CannotRun(errors.decode(errors="replace").strip().rpartition("\n")[2])
 
 
 class WorkerProcess:

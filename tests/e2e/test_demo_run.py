@@ -129,8 +129,10 @@ async def test_sixty_orders_are_all_accounted_for(tmp_path: Path, started: list[
 
 
 @pytest.mark.timeout(LIMIT_SECONDS + 30)
-async def test_a_further_consumer_runs_beside(tmp_path: Path, started: list[Demo]) -> None:
-    """It has a service with failures of its own; what it did is in the lines and in the report."""
+async def test_each_of_two_consumers_has_a_ledger_that_closes(
+    tmp_path: Path, started: list[Demo]
+) -> None:
+    """Both account for every order, each with failures, an outage and dead letters of its own."""
     # The seed has a broken message and one refusal for each, and no hopeless order to wait for.
     arguments = ("--orders", "40", "--rate", "20", "--seed", "8")
     demo = Demo(tmp_path, *arguments, CONSUMERS="order_logging, notifications")
@@ -138,10 +140,20 @@ async def test_a_further_consumer_runs_beside(tmp_path: Path, started: list[Demo
     status = await demo.ended()
     text = demo.text()
     assert status == 0, text
-    assert re.search(r"  notifications [1-9][0-9]*, dead-lettered [0-9]+", text)
+    assert re.search(r"  notifications [1-9][0-9]*, dead-lettered [0-9]+ of [0-9]+", text)
     assert demo.figure("= delivered, the logger said 2xx") > 0
-    assert demo.figure("notifications") > 0
-    assert text.endswith("The ledger closes: 40 paid, 40 accounted for.\n")
+    assert "The ledger closes: 40 paid, 40 accounted for." in text
+    in_kafka = demo.figure("orders in Kafka")
+    handled = demo.figure("= handled")
+    again = demo.figure("+ not handled again")
+    found = re.search(r"\+ dead-lettered +(\d+)", text.partition("Ledger of notifications")[2])
+    assert found
+    assert int(found[1]) >= 2
+    finished = handled + again + int(found[1])
+    assert finished >= in_kafka == 40
+    assert text.endswith(
+        f"The ledger of notifications closes: {in_kafka} in Kafka, {finished} accounted for.\n"
+    )
     assert demo.leaves_nothing()
 
 
@@ -154,8 +166,8 @@ def try_commands(text: str, folder: Path) -> None:
     assert "The console: http://127.0.0.1:" in text
     commands = re.findall(r"^  (\. .+|order-relay .+)$", text, re.MULTILINE)
     names = [command.split()[1:3] for command in commands if command.startswith("order-relay")]
-    assert [name[0] for name in names] == ["order", "dlq", "dlq", "audit", "status"]
-    assert [name[1] for name in names[1:3]] == ["list", "redrive"]
+    assert [name[0] for name in names] == ["order", "dlq", "dlq", "dlq", "audit", "status"]
+    assert [name[1] for name in names[1:4]] == ["list", "show", "redrive"]
     # What is redriven may come back, and then the status is 1: a person is needed.
     assert commands[-1] == "order-relay status"
     commands[-1] += " || test $? = 1"
@@ -181,8 +193,9 @@ async def test_ctrl_c_ends_everything_and_prints_the_ledger(
     """Without a number it goes on until Ctrl-C; then worker, logger and shop are gone."""
     demo = Demo(tmp_path)
     started.append(demo)
+    # A dead letter to show is there.
     await eventually(
-        lambda: re.search(r"  delivered [1-9]", demo.text()),
+        lambda: re.search(r"  delivered [1-9].+invalid_json", demo.text()),
         LIMIT_SECONDS,
         describe=demo.text,
     )
@@ -287,10 +300,21 @@ def test_a_port_in_use_gets_one_line(tmp_path: Path, variable: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_consumers_that_are_not_there_are_told(tmp_path: Path) -> None:
-    """The worker's own line, with the names there are, is the end of its log."""
-    done = ended(tmp_path, CONSUMERS="order_logging,coupon")
-    assert done.returncode == 1
-    last = done.stdout.splitlines()[-1]
-    assert "CONSUMERS='order_logging,coupon' must name" in last
-    assert "notifications" in last
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"CONSUMERS": "order_logging,coupon"}, "CONSUMERS='order_logging,coupon' must name"),
+        ({"CONSUMER_FOLDERS": "nowhere"}, "nowhere' must be a folder"),
+    ],
+)
+def test_consumers_that_are_not_there_get_one_line(
+    tmp_path: Path, given: dict[str, str], complaint: str
+) -> None:
+    """The worker's own line, with the names there are; nothing was started."""
+    done = ended(tmp_path, **given)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("quickstart: CONSUMER")
+    assert complaint in done.stderr
+    assert ("notifications" in done.stderr) == ("CONSUMERS" in given)
+    assert list(tmp_path.iterdir()) == []

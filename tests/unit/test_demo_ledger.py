@@ -1,4 +1,4 @@
-"""The ledger: every order must be accounted for, whatever the facts' order."""
+"""The ledgers: every order must be accounted for, whatever the facts' order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo.ledger import Ledger
+from demo.ledger import ConsumerLedger, Ledger
+from demo.view import consumer_report
+
+TOPIC = "order-paid-events"
 
 IDS = st.sampled_from(["a", "b", "c", "d"])
 FACTS = st.lists(
@@ -120,3 +123,47 @@ def test_counts_as_sets_of_ids_do(facts: list[tuple[str, str]]) -> None:
     assert sorted(ledger.wrong()) == sorted(model.broken & delivered | strangers)
     assert balance.wrong == len(ledger.wrong())
     assert balance.closes is not bool(ledger.missing() or ledger.wrong())
+
+
+def ledger_of(paid: int, **outcomes: int) -> ConsumerLedger:
+    """A consumer's ledger beside so many orders, and what the worker says."""
+    orders = Ledger()
+    pay(orders, *map(str, range(paid)))
+    ledger = ConsumerLedger("coupons", orders)
+    ledger.tell({"deliveries": outcomes, "partitions": [{"topic": TOPIC}]}, TOPIC)
+    return ledger
+
+
+def test_a_consumers_ledger_closes_when_every_order_is_somewhere() -> None:
+    """Handled, not handled again and dead-lettered add up to the orders that are in Kafka."""
+    ledger = ledger_of(11, delivered=6, duplicate=1, skipped=1, dead_lettered=2)
+    assert ledger.open == 1
+    ledger.orders.saved_for_replay(["10"])
+    assert (ledger.handled, ledger.not_handled_again, ledger.dead_lettered) == (6, 2, 2)
+    assert ledger.open == 0
+    lines = consumer_report(ledger, interrupted=False)
+    assert lines[0] == "Ledger of coupons, says the worker"
+    assert "  orders in Kafka                          10" in lines
+    assert lines[-1] == "The ledger of coupons closes: 10 in Kafka, 10 accounted for."
+
+
+def test_what_is_missing_keeps_a_consumers_ledger_open() -> None:
+    """An order that is missing is told; after Ctrl-C it waits, and is no loss.
+
+    Records abandoned at the stop come again: they are no end.
+    """
+    ledger = ledger_of(3, delivered=2, abandoned=1)
+    assert (ledger.finished, ledger.open) == (2, 1)
+    lines = consumer_report(ledger, interrupted=False)
+    assert "    NOT ACCOUNTED FOR                       1" in lines
+    assert lines[-1] == "THE LEDGER OF coupons DOES NOT CLOSE: 3 in Kafka, 2 accounted for."
+    lines = consumer_report(ledger, interrupted=True)
+    assert "  + waiting in Kafka                        1" in lines
+    assert lines[-1] == "Stopped before the end of coupons: 3 in Kafka, 2 accounted for."
+
+
+def test_a_consumer_of_another_topic_need_not_account_for_orders() -> None:
+    """Its ledger closes with what it has."""
+    ledger = ledger_of(3)
+    ledger.tell({"deliveries": {"delivered": 1}, "partitions": [{"topic": "refunds"}]}, TOPIC)
+    assert (ledger.published, ledger.open) == (1, 0)

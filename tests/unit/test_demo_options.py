@@ -32,9 +32,10 @@ def test_ports_come_from_the_environment() -> None:
 
 @pytest.mark.parametrize("text", ["", ",", "coupons", "coupons, order_logging,coupons,"])
 def test_further_consumers_come_from_the_environment(text: str) -> None:
-    """CONSUMERS names those that run beside order_logging."""
-    consumers = parse_options([], {"CONSUMERS": text}).consumers
-    assert consumers == ("order_logging", *["coupons"] * ("coupons" in text))
+    """CONSUMERS names those that run beside order_logging, CONSUMER_FOLDERS where they are."""
+    options = parse_options([], {"CONSUMERS": text, "CONSUMER_FOLDERS": "mine"})
+    assert options.consumers == ("order_logging", *["coupons"] * ("coupons" in text))
+    assert options.consumer_folders == "mine"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from demo.collector import Collector, Phase
 from demo.command_line import Options
-from demo.ledger import Ledger
+from demo.ledger import ConsumerLedger, Ledger
 from demo.logger import Kind, SampleLogger
 from demo.shop import Order
 from demo.view import SHOWN_IDS, closes, plain_line, render, report
@@ -94,8 +94,9 @@ def busy(*consumers: str) -> Collector:
         "Its console": "http://127.0.0.1:6066/",
         "Its commands": ". /tmp/order-relay-abcdefgh/commands.sh",
     }
-    ends = {"delivered": 1_213, "dead_lettered": 7}
-    now.stats |= {name: {"deliveries": ends} for name in consumers}
+    in_kafka = now.ledger.balance().paid - now.ledger.balance().saved
+    ends = {"delivered": in_kafka - 341, "dead_lettered": 7}
+    now.consumers = [ConsumerLedger(name, now.ledger, ends) for name in consumers]
     return now
 
 
@@ -173,7 +174,7 @@ def test_the_plain_line_says_the_same() -> None:
 
 def test_each_further_consumer_has_a_line_and_a_field() -> None:
     """Name and figures of each are in the panel and in the line."""
-    figures = "notifications 1,213, dead-lettered 7"
+    figures = "notifications 1,213, dead-lettered 7 of 1,554"
     assert f"  {figures}" in "\n".join(drawn(SEVERAL, 80))
     assert f"  {figures}  a_name_that_is_rather_long 1,213" in plain_line(SEVERAL)
 
