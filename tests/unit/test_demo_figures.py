@@ -78,6 +78,18 @@ def test_a_run_whose_worker_never_starts_is_given_up() -> None:
         assert run.is_stalled() is stalled
 
 
+def test_a_run_waits_for_its_slowest_consumer() -> None:
+    """An order is open until every consumer has accounted for it."""
+    run = Run(Options(consumers=("order_logging", "coupons")))
+    run.paid_at("a", 1100.0)
+    run.logged_at("a", 1101.0)
+    (coupons,) = run.consumers
+    assert run.open == 1
+    assert not coupons.tell({"deliveries": {"delivered": 0}, "partitions": []}, "orders")
+    assert coupons.tell({"deliveries": {"delivered": 1}, "partitions": []}, "orders")
+    assert run.open == 0
+
+
 def test_a_run_without_end_is_never_given_up() -> None:
     """It goes on until Ctrl-C."""
     run = Run()
