@@ -194,7 +194,13 @@ def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEng
             f"DATABASE_URL of SQLite needs SQLite 3.35, and this Python has "
             f"{sqlite3.sqlite_version}: use PostgreSQL, or a newer Python"
         )
-    engine = create_async_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS})
+    engine = create_async_engine(
+        url,
+        # The default before SQLAlchemy 2.0.38 opens the file for each use. When the last connection
+        # is closed, SQLite deletes its write-ahead log, which looks like a file that was replaced.
+        poolclass=sa.AsyncAdaptedQueuePool,
+        connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS},
+    )
     path = str(Path(url.database or "").absolute())
     sa.event.listen(engine.sync_engine, "connect", partial(_prepare_sqlite, path))
     sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
