@@ -62,9 +62,14 @@ async def test_idle_workers_and_consumers_of_other_processes_are_shown(
                 api_token=TOKEN,
             )
             workers.append(await running.enter_async_context(worker))
-        one, two, three = workers
-        for worker in (one, three):
-            await worker.wait_ready()
+        *pair, three = workers
+        await three.wait_ready()
+
+        async def one_has_the_partition() -> bool:
+            return [await worker.ready() for worker in pair].count(True) == 1
+
+        await eventually(one_has_the_partition, 60)
+        one, two = pair if await pair[0].ready() else reversed(pair)
 
         async def shown(by: WorkerProcess) -> bool:
             answer = await by.get("/")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -27,14 +27,16 @@ class ForkedProcess:
 
     stdout = None
 
-    def __init__(self, cwd: Path, environment: Mapping[str, str], log: Path) -> None:
-        """Start ``faust -A app worker -l info`` there; both streams go to the end of the log."""
+    def __init__(
+        self, command: Sequence[str], cwd: Path, environment: Mapping[str, str], log: Path
+    ) -> None:
+        """Start ``python -m`` MODULE ARGUMENTS there; both streams go to the end of the log."""
         self.returncode: int | None = None
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(fork_server())
         request = {
-            "module": "faust.__main__",
-            "arguments": ["-A", "app", "worker", "-l", "info"],
+            "module": f"{command[0]}.__main__",
+            "arguments": [*command[1:]],
             "folder": str(cwd),
             "environment": dict(environment),
             "log": str(log),

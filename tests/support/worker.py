@@ -136,7 +136,9 @@ class WorkerProcess:
         if self.running:
             raise RuntimeError(f"{self.name} runs already")
         if self._forked and not self._limited and not self._pipe:
-            self._process = forks.ForkedProcess(self._directory, self.environment, self.log)
+            self._process = forks.ForkedProcess(
+                COMMAND[1:], self._directory, self.environment, self.log
+            )
             return self
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

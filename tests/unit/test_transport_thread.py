@@ -157,6 +157,16 @@ async def test_a_client_whose_tasks_have_ended_is_told_from_one_in_trouble(
         await thread_of(client, monkeypatch).check_group()
 
 
+async def test_a_client_that_is_still_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Kafka is slow at the start, asking about the group is too early, and no error."""
+    client: Any = Client(None)
+    client._coordinator = None
+    thread = thread_of(client, monkeypatch)
+    await thread.check_group()
+    assert await thread.kafka_answers()
+    assert thread.generation() == -1
+
+
 @pytest.mark.parametrize(
     ("error", "answered"),
     [

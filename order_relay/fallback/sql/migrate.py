@@ -29,6 +29,8 @@ VERSION_TABLE = "kafka_fallback_version"
 _VERSION = sa.table(VERSION_TABLE, sa.column("version_num", sa.String))
 # A number that other programs are unlikely to use: the letters "kfm" and a one.
 ADVISORY_LOCK = 0x6B666D01
+# A migration that is cancelled may finish what takes no longer.
+FINISH_SECONDS = 1.0
 LOCK_POLL_SECONDS = 0.05
 # Alembic keeps its state in module globals: one migration at a time in a process.
 _ALEMBIC = threading.Lock()
@@ -53,6 +55,17 @@ async def migrate(database_url: str) -> Revisions:
         DatabaseTooNew: A newer version of the relay has migrated it; nothing was changed.
         DatabaseUnavailable: The database did not answer, or refused; nothing was changed.
     """
+    work = asyncio.create_task(_migrate(database_url))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        # A worker that stops right after its start: the drivers log a connection that is cancelled.
+        await asyncio.wait([work], timeout=FINISH_SECONDS)
+        work.cancel()
+        raise
+
+
+async def _migrate(database_url: str) -> Revisions:
     # No time-out: another worker's migration may take long.
     engine = make_engine(database_url, command_timeout_seconds=None)
     try:

@@ -159,6 +159,12 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         """Ask Kafka for the beginnings of these partitions."""
         return cast(Mapping[TP, int], await self._ensure_consumer().beginning_offsets(partitions))
 
+    @property
+    def _connected(self) -> aiokafka.AIOKafkaConsumer | None:
+        """The client once it has connected, which takes long while Kafka is slow."""
+        consumer = self._consumer
+        return None if consumer is None or consumer._coordinator is None else consumer
+
     async def check_group(self) -> None:
         """Raise the error that stopped the group's coordination, if there is one.
 
@@ -168,8 +174,8 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
             KafkaError: An error stopped it. Fetching the error has resumed it.
             ClientEnded: A task of aiokafka has ended, and is never started again.
         """
-        if self._consumer is not None:
-            await self._check_group(self._consumer)
+        if (consumer := self._connected) is not None:
+            await self._check_group(consumer)
 
     @_in_thread
     async def _check_group(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
@@ -191,7 +197,8 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         Raises:
             KafkaError: A broker answered with an error of the group.
         """
-        return self._consumer is None or await self._kafka_answers(self._consumer)
+        consumer = self._connected
+        return consumer is None or await self._kafka_answers(consumer)
 
     @_in_thread
     async def _kafka_answers(self, consumer: aiokafka.AIOKafkaConsumer) -> bool:
@@ -204,7 +211,8 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
 
     def generation(self) -> int:
         """Return the group's generation of this member; -1 without one."""
-        return int(self._consumer._coordinator.generation) if self._consumer else -1
+        consumer = self._connected
+        return -1 if consumer is None else int(consumer._coordinator.generation)
 
     def fetches(self) -> dict[TP, object] | None:
         """Return a mark for each assigned partition, which changes with each fetch.
