@@ -44,10 +44,12 @@ class ForkedProcess:
         self._connection.sendall(json.dumps(request).encode() + b"\n")
         self._lines = self._connection.makefile("rb")
         self.pid = int(self._lines.readline())
+        self._ends = select.poll()  # select.select() takes no file descriptor above 1,023
+        self._ends.register(self._connection, select.POLLIN)
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal; ``None`` while it runs."""
-        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+        if self.returncode is None and self._ends.poll(0):
             return self.wait()
         return self.returncode
 
