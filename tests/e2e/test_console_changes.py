@@ -81,7 +81,7 @@ async def test_letters_are_redriven_and_discarded(
         await expect(rows.nth(0)).to_contain_text("test <b>orders</b>")
         await expect(rows.nth(1)).to_contain_text("Ada (127.0.0.1)")
         assert [text for text in errors if "401" not in text] == []
-        # A rate that is no number is told: without a rate all would go at once.
+        # A wrong rate is refused: without a rate all would go at once.
         await page.goto(f"{base}/dead-letters")
         await page.get_by_label("letters a second").fill("0,5")
         await page.get_by_role("button", name="Redrive all").click()

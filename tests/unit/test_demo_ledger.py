@@ -148,7 +148,7 @@ def test_a_consumers_ledger_closes_when_every_order_is_somewhere() -> None:
 
 
 def test_what_is_missing_keeps_a_consumers_ledger_open() -> None:
-    """An order that is missing is told; after Ctrl-C it waits, and is no loss.
+    """An order that is missing is told; after Ctrl-C it waits, and is not lost.
 
     Records abandoned at the stop come again: they are no end.
     """

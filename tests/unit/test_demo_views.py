@@ -222,7 +222,7 @@ def test_a_ledger_that_does_not_close_names_the_ids() -> None:
          "THE LEDGER DOES NOT CLOSE: 10 of 12 paid, 10 accounted for.", False),
         (closing(ledger_of(12), goal=12), False,
          "The ledger closes: 12 paid, 12 accounted for.", True),
-        # What was waiting when the user stopped it is no loss.
+        # What was waiting when the user stopped it is not lost.
         (closing(ledger_of(10, 1, 3)), True,
          "Stopped before the end: 14 paid, 11 accounted for.", False),
     ],

@@ -119,7 +119,7 @@ def test_a_line_s_data_are_fields_of_their_kind() -> None:
 
 
 def test_figures_are_in_the_message_and_beside_it() -> None:
-    """The phrase can be grepped as in text, and what is no number is null."""
+    """The phrase can be grepped as in text, and an unknown figure is null."""
     found = fields(FiguresLine("Delivery stats", delivered=3, age=float("nan")))
     assert found["message"] == "Delivery stats - delivered: 3, age: nan"
     assert found["delivered"] == 3
@@ -282,7 +282,7 @@ def test_the_relays_own_lines_always_pass(name: str) -> None:
 
 
 def test_what_is_below_a_warning_always_passes() -> None:
-    """Whoever asks for debug lines gets them all."""
+    """At the level DEBUG every line is logged."""
     log = Log()
     for _ in range(3):
         log.say("aiokafka.conn", "sent", level=logging.DEBUG)

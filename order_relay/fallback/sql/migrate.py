@@ -38,7 +38,7 @@ _ALEMBIC = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Revisions:
-    """A database's revision (None: there is no table), and the one that this version needs."""
+    """A database's revision (None without a table), and the one that this version needs."""
 
     found: str | None
     wanted: str

@@ -56,7 +56,7 @@ function request(button) {
   return {
     ...(consumer ? { consumer } : {}),
     ...("selected" in button.dataset ? { positions: selected() } : positions ? { positions: JSON.parse(positions) } : filter ? { filter: JSON.parse(filter) } : {}),
-    ...(rate ? { rate: Number(rate) || rate } : {}), // the worker refuses what is no number
+    ...(rate ? { rate: Number(rate) || rate } : {}), // the worker refuses any other text
   };
 }
 

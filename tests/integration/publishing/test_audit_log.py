@@ -36,7 +36,7 @@ async def test_entries_come_back_the_newest_first(store: FallbackTable) -> None:
 
 
 async def test_a_consumer_is_paused_until_it_is_resumed(store: FallbackTable) -> None:
-    """The last word on each consumer counts, whoever reads it."""
+    """The last entry of each consumer counts, in every process."""
     log = AuditLog(store.engine)
     assert await log.paused() == set()
     for number, (action, consumer) in enumerate(

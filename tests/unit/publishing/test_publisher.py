@@ -229,7 +229,7 @@ def kept_publisher(producer: FakeProducer) -> Publisher:
 
 @virtual_time
 async def test_two_questions_without_an_answer_make_an_outage_and_one_answer_ends_it() -> None:
-    """One lost answer is no outage; a broker that answers again ends it at once."""
+    """One lost answer does not begin an outage; a broker that answers again ends it at once."""
     brokers = FakeProducer()
     publisher = kept_publisher(brokers)
     asking = asyncio.create_task(publisher.watch())
