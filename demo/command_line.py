@@ -104,7 +104,6 @@ class OneLineParser(argparse.ArgumentParser):
             prog=prog,
             description=description,
             allow_abbrev=False,
-            argument_default=argparse.SUPPRESS,
         )
         self._name = name
 
@@ -159,6 +158,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         "a sample external logger, and watch it live. Nothing is kept afterwards. LOGGER_PORT and "
         "WEB_PORT choose other ports, CONSUMERS further consumers.",
     )
+    parser.argument_default = argparse.SUPPRESS  # Options has the defaults
 
     add = parser.add_argument
     # The embedded cluster keeps its records in memory. More than this would not fit.

@@ -37,6 +37,8 @@ from order_relay.settings import Settings
 # Letters and entries are written after their record; a producer's clock may be ahead of Kafka's.
 CLOCK_MS = 3_600_000
 PAGE = 500
+# `--since 24h` began a moment before a table of 24 hours does.
+TOLD_FROM_SECONDS = 60.0
 # Workers commit before Kafka has every entry of the table, and write refused ones again after 5 s.
 # So a ledger that does not close is drawn up again, after these pauses.
 PAUSES_SECONDS = (0.0, 6.0, 6.0)
@@ -107,6 +109,8 @@ class _Reading:
         until: Where it ends; None: now.
         ledger: Counts the records.
         deleted_before: Kafka has no records from before this time; None: it has.
+        table_begins_ms: Entries of records that were finished before this time may be gone,
+            milliseconds since the epoch.
         unsaved: Events that wait in the fallback table, or why their number is not known.
     """
 
@@ -115,6 +119,7 @@ class _Reading:
     until: datetime | None
     ledger: Ledger
     deleted_before: datetime | None = None
+    table_begins_ms: float = 0
     unsaved: int | str = 0
 
     async def read(self) -> None:
@@ -125,6 +130,7 @@ class _Reading:
             TopicUnusable: A topic cannot be read.
         """
         settings = self.settings
+        self.table_begins_ms = (time.time() - settings.deliveries_retention_hours * 3600) * 1000
         letters = await self._letters()
         saved = await self._saved()
         async with TopicReader(settings, settings.order_paid_topic) as source:
@@ -138,7 +144,7 @@ class _Reading:
                     Commit(commit.offset, commit.metadata) if commit is not None else None,
                     letters=letters.get(partition, {}),
                     saved=saved.get(partition, set()),
-                    entries_since_ms=self._table_begins_ms(),
+                    entries_since_ms=self.table_begins_ms,
                 )
                 if settings.deliveries_store != "off":
                     await self._read_table(partition, evidence)
@@ -148,9 +154,6 @@ class _Reading:
                     record = _record(message)
                     if since_ms <= record.timestamp_ms < until_ms:  # producers' clocks may differ
                         self.ledger.add(record, evidence)
-
-    def _table_begins_ms(self) -> float:
-        return (time.time() - self.settings.deliveries_retention_hours * 3600) * 1000
 
     async def _letters(self) -> dict[int, dict[int, bool]]:
         """Return which offsets of each source partition have a letter, and whether it is open."""
@@ -209,10 +212,10 @@ class _Reading:
             found[partition] = Extent(start, max(start, end))
             if start == extent.low > 0:
                 # Kafka may have deleted records of the range.
-                async for message in source.messages(partition, start, start + 1):
-                    oldest = datetime.fromtimestamp(max(message.timestamp()[1], 0) / 1000, UTC)
-                    if self.deleted_before is None or oldest > self.deleted_before:
-                        self.deleted_before = oldest
+                oldest_ms = await _oldest_ms(source, partition, extent)
+                oldest = datetime.fromtimestamp(oldest_ms / 1000, UTC)
+                if self.deleted_before is None or oldest > self.deleted_before:
+                    self.deleted_before = oldest
         return found
 
     async def _read_table(self, partition: int, evidence: Evidence) -> None:
@@ -221,6 +224,11 @@ class _Reading:
             extents = await table.extents()
             number = partition % len(extents)
             since_ms = self.since.timestamp() * 1000 - CLOCK_MS
+            if extents[number].low > 0:
+                # Its retention is shorter than the table's; the embedded cluster keeps 5 MiB.
+                oldest_ms = await _oldest_ms(table, number, extents[number])
+                evidence.entries_since_ms = max(evidence.entries_since_ms, oldest_ms)
+                self.table_begins_ms = max(self.table_begins_ms, oldest_ms)
             start = await _start(table, number, extents[number], since_ms)
             found: dict[bytes, Entry] = {}
             async for message in table.messages(number, start, extents[number].end):
@@ -248,8 +256,8 @@ class _Reading:
                 "dead letter was delivered, or its letter has left the topic"
             )
         else:
-            begins = datetime.fromtimestamp(self._table_begins_ms() / 1000, UTC)
-            if self.since < begins:
+            begins = datetime.fromtimestamp(self.table_begins_ms / 1000, UTC)
+            if (begins - self.since).total_seconds() > TOLD_FROM_SECONDS:
                 found.append(f"The deliveries table begins at {iso_time(begins)}: what finished "
                              "before is not known exactly")  # fmt: skip
         if self.deleted_before is not None and self.deleted_before > self.since:
@@ -275,6 +283,13 @@ async def _start(reader: TopicReader, partition: int, extent: Extent, since_ms: 
             if message.timestamp()[1] >= since_ms:
                 return extent.low
     return start
+
+
+async def _oldest_ms(reader: TopicReader, partition: int, extent: Extent) -> float:
+    """Return the time of a partition's first record, 0 without one."""
+    async for message in reader.messages(partition, extent.low, extent.end):
+        return max(message.timestamp()[1], 0)
+    return 0
 
 
 async def _offset_at(reader: TopicReader, partition: int, extent: Extent, moment_ms: float) -> int:

@@ -6,6 +6,7 @@ import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 
 from benchmarks.brokers import order
+from benchmarks.delivery import parse_options
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.plain_loops import Progress
 from benchmarks.sink import Counts
@@ -66,3 +67,11 @@ def test_the_plain_loop_commits_up_to_the_first_unanswered_record() -> None:
 def test_every_peer_names_its_version() -> None:
     """Each row of the table says what was measured, from the peer's own files."""
     assert all(peer.version[0].isdigit() for peer in PEERS)
+
+
+def test_the_delivery_benchmark_runs_without_options() -> None:
+    """Each option has its default: 0 to 100 ms, the loops compared."""
+    options = parse_options([])
+
+    assert options.latency_ms == (0.0, 5.0, 20.0, 100.0)
+    assert (options.table, options.memory, options.brokers) == (False, False, "embedded")
