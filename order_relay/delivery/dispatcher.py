@@ -332,6 +332,14 @@ class Dispatcher:
         self._gate.serve()
         self._lanes.notify()
 
+    def probe_now(self) -> str:
+        """Allow the next probe at once; returns why none can go, or an empty text."""
+        if self.paused:
+            return "the consumer is paused, nothing is sent: resume it first"
+        if not self.breaker.probe_now():
+            return "nothing to probe: the breaker is closed, records are sent as they come"
+        return ""
+
     def _may_submit(self, lane: LaneKey) -> bool:
         if not self._lanes.has_room(lane):
             return False

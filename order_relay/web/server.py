@@ -50,7 +50,7 @@ class ConsumerPages:
         stats: Shown by ``/stats`` and the console; None: without these pages.
         history: Shown by ``/history``.
         orders: Finds orders; None: the deliveries table is switched off.
-        probe_now: Sends the next probe at once; returns False if the breaker is closed. None:
+        probe_now: Sends the next probe at once; returns why none can go, or an empty text. None:
             without the page ``/probe``.
     """
 
@@ -58,7 +58,7 @@ class ConsumerPages:
     stats: Stats | None = None
     history: History | None = None
     orders: OrderLookup | None = None
-    probe_now: Callable[[], bool] | None = None
+    probe_now: Callable[[], str] | None = None
 
 
 class WebServer:
@@ -234,11 +234,8 @@ class WebServer:
         if refusal := self._access.refusal(request):
             return refusal.response()
         probe_now = self._selected(request).probe_now
-        if probe_now is None or not probe_now():
-            return web.json_response(
-                {"error": "nothing to probe: the breaker is closed, records are sent as they come"},
-                status=409,
-            )
+        if refused := probe_now() if probe_now is not None else "nothing to probe":
+            return web.json_response({"error": refused}, status=409)
         logger.info("Probe asked for, it goes at once")
         return web.json_response({"probing": True}, status=202)
 

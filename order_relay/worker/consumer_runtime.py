@@ -356,8 +356,9 @@ class ConsumerRuntime:
             partial(open_topic, self.settings),
             self.open_letters,
             self.settings.order_paid_topic,
-            self.dispatcher.breaker.probe_now,
+            self.dispatcher.probe_now,
             self.dispatcher.pause,
+            lambda: self.dispatcher.paused,
         )
 
     def workers(self) -> set[str]:

@@ -210,7 +210,7 @@ class RelayApp(faust.App):
                     one.stats,
                     one.history,
                     one.lookup,
-                    one.dispatcher.breaker.probe_now,
+                    one.dispatcher.probe_now,
                 )
                 for one in self._runtimes
             },

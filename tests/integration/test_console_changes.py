@@ -43,6 +43,10 @@ class Served:
         self.access = Access(TOKEN)
         self.paused: list[bool] = []
         self.members: dict[str, set[str]] = {}
+
+        def is_paused() -> bool:
+            return self.paused[-1:] == [True]
+
         self.opens: Callable[[], Any] | None = None
 
         async def members() -> dict[str, set[str]]:
@@ -56,7 +60,7 @@ class Served:
         changes = Changes(
             {
                 "order_logging": ChangeableConsumer(
-                    no_topic, self.letters, "orders", lambda: False, self.paused.append
+                    no_topic, self.letters, "orders", lambda: "", self.paused.append, is_paused
                 )
             },
             table,
@@ -289,6 +293,20 @@ async def test_another_worker_may_pause_by_its_signature_only(served: Served) ->
     assert served.paused == [True]
     assert await served.audit.paused() == {"order_logging"}
     assert time.time() - int(moment) < 60
+
+
+async def test_a_paused_consumer_has_no_probes(served: Served) -> None:
+    """Nothing is sent until it is resumed: the person is told, instead of waiting for a probe."""
+    body = {"consumer": "order_logging", "dry_run": False, "actor": "Ada"}
+    assert (await served.ask("/consumers/probe", body))[0] == 200
+    await served.ask("/consumers/pause", body)
+    status, answer = await served.ask("/consumers/probe", body)
+    assert (status, answer["error"]) == (
+        400, "order_logging is paused, nothing is sent: resume it first",
+    )  # fmt: skip
+    assert [entry.action for entry in await served.audit.latest(9)] == [
+        "consumer: pause", "consumer: probe",
+    ]  # fmt: skip
 
 
 async def test_a_pause_that_is_not_saved_is_told(

@@ -26,7 +26,7 @@ class Served:
             LOOPBACK,
             0,
             Metrics().registry,
-            {"order_logging": ConsumerPages(health, probe_now=self.breaker.probe_now)},
+            {"order_logging": ConsumerPages(health, probe_now=self.probe_now)},
             access=Access(token),
         )
 
@@ -35,6 +35,10 @@ class Served:
         self.breaker.failed(0, first=True)
         self.breaker.failed(self.breaker.begin_probe(never_sent=False), first=False)
         assert self.waits
+
+    def probe_now(self) -> str:
+        """As the dispatcher of a consumer that is not paused."""
+        return "" if self.breaker.probe_now() else "nothing to probe: the breaker is closed"
 
     @property
     def waits(self) -> bool:
@@ -82,7 +86,7 @@ async def test_with_a_closed_breaker_there_is_nothing_to_probe() -> None:
         status, body, _ = await served.request()
         assert (status, body) == (
             409,
-            {"error": "nothing to probe: the breaker is closed, records are sent as they come"},
+            {"error": "nothing to probe: the breaker is closed"},
         )
 
 

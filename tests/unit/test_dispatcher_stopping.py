@@ -216,6 +216,25 @@ async def test_a_pause_ends_the_draining_once_no_attempt_is_under_way() -> None:
 
 
 @virtual_time
+async def test_a_probe_is_asked_for_in_an_outage_only() -> None:
+    """With the breaker closed, and while a person has paused the consumer, the reason is told."""
+    bench = Bench(breaker_threshold=1)
+    closed = "nothing to probe: the breaker is closed, records are sent as they come"
+    assert bench.dispatcher.probe_now() == closed
+    bench.target.default = Step(DOWN)
+    await bench.submit(record(0, "a"))
+    await asyncio.sleep(3)
+    bench.dispatcher.pause(True)
+    assert (
+        bench.dispatcher.probe_now() == "the consumer is paused, nothing is sent: resume it first"
+    )
+    bench.dispatcher.pause(False)
+    assert bench.dispatcher.probe_now() == ""
+    await asyncio.sleep(0)
+    assert bench.target.times() == [0.0, 1.0, 3.0]
+
+
+@virtual_time
 async def test_after_a_rebalance_in_an_outage_a_record_probes() -> None:
     """With the breaker open some records are let in, to probe; the rest follows a success."""
     loop = asyncio.get_running_loop()

@@ -63,16 +63,18 @@ class ChangeableConsumer:
         open_topic: Opens its dead-letter topic.
         letters: Its open dead letters.
         order_topic: Where its letters are redriven to.
-        probe_now: Sends the next probe at once; returns False if the breaker is closed.
+        probe_now: Sends the next probe at once; returns why none can go, or an empty text.
         pause: Stops sending (True), or goes on (False).
+        paused: Whether a person has paused it.
         one_job: Held while a job changes letters: the next one waits, instead of being refused.
     """
 
     open_topic: Callable[[], AbstractAsyncContextManager[OpenTopic]]
     letters: OpenLetters
     order_topic: str
-    probe_now: Callable[[], bool]
+    probe_now: Callable[[], str]
     pause: Callable[[bool], None]
+    paused: Callable[[], bool]
     one_job: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def do(self, action: str) -> None:
@@ -319,6 +321,8 @@ class Changes:
     async def _consumer(self, request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
         action = request.match_info["action"]
         name, consumer = self._named(body)
+        if action == "probe" and consumer.paused():
+            raise BadQuery(f"{name} is paused, nothing is sent: resume it first")
         if body.get("dry_run", True):
             return {
                 "text": {
