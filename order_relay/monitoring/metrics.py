@@ -77,104 +77,83 @@ OF_PARTITION = (CONSUMER, "topic", "partition")
 # The comment of each, by its labels.
 COUNTERS: dict[tuple[str, ...], dict[str, str]] = {
     (): {
-        "fallback_files_replaced": "Times that this worker found the fallback table's SQLite file "
-        "deleted or replaced while it was open: its rows are lost, unless the file was moved.",
-        "log_lines_left_out": "Log lines that were left out because the log was not read.",
+        "fallback_files_replaced": "Times that the fallback table's SQLite file was deleted or "
+        "replaced while it was open: its rows are lost.",
+        "log_lines_left_out": "Log lines left out because the log was not read.",
     },
     ("result",): {
-        "published": "Events given to this worker to publish: published (Kafka has it), saved "
-        "(Kafka refused, the fallback table has it), refused (not an event, or too large), busy "
-        "(too many at once, the caller gets 429), failed (neither has it, the caller gets an "
-        "error).",
+        "published": "Events given to this worker to publish: published (in Kafka), saved (in the "
+        "fallback table), refused (invalid or too large), busy (answered with 429), failed "
+        "(neither has it).",
         "fallback_replayed": "Rows of the fallback table that this worker tried: published, retry "
-        "(refused, to be tried again), failed (not tried again, for a person).",
+        "(refused, tried again later), failed (waits for a person).",
     },
     ("reason",): {
         "web_connections_closed": "Connections that the web server closed: silent (no whole "
-        "request came in time), crowded (there were too many, and its client had been silent for "
-        "longest).",
+        "request in time), crowded (too many).",
     },
     (CONSUMER,): {
-        "delivery_retries": "Failed attempts that are followed by another one.",
+        "delivery_retries": "Failed attempts that are tried again.",
         "dead_letters_saved": "Dead letters that Kafka refused and the fallback table keeps.",
-        "deleted_records": "Records that Kafka deleted before they were delivered: retention was "
-        "shorter than the wait. They are lost.",
-        "dead_letters_auto_redriven": "Dead letters that this worker redrove by itself "
-        "(DLQ_AUTO_REDRIVE).",
-        "dead_letters_open_deleted": "Open dead letters that left their topic, by retention or "
-        "purged: nothing redrove or discarded them. Every worker counts all of them.",
+        "deleted_records": "Records that Kafka deleted before they were delivered: they are lost.",
+        "dead_letters_auto_redriven": "Dead letters that DLQ_AUTO_REDRIVE redrove.",
+        "dead_letters_open_deleted": "Open dead letters deleted by retention or a purge.",
     },
     (CONSUMER, "reason"): {
-        "dead_letters": "Records acknowledged by the dead-letter topic, or else saved in the "
-        "fallback table.",
+        "dead_letters": "Records that became dead letters, also those saved in the fallback table.",
     },
 }
 GAUGES: dict[tuple[str, ...], dict[str, str]] = {
     (): {
-        "fallback_oldest_pending_seconds": "Age of the oldest pending row of the fallback table, 0 "
-        "without one; NaN while the database does not answer.",
+        "fallback_oldest_pending_seconds": "Age of the oldest PENDING row of the fallback table.",
         "fallback_oldest_failed_seconds": "How long the oldest FAILED row of the fallback table "
-        "has waited for a person, 0 without one; NaN while the database does not answer.",
-        "fallback_database_up": "1 when the fallback table's database took a write when last "
-        "tried, else 0.",
+        "has waited.",
+        "fallback_database_up": "1 if the fallback table's database took the last write, else 0.",
     },
     ("version", "python"): {
-        "build_info": "Always 1. The labels are the versions of the relay and of Python.",
+        "build_info": "Always 1.",
     },
     ("status",): {
-        "fallback_messages": "Rows of the fallback table by status. Every worker shows the same "
-        "table: take the maximum, never the sum. NaN while the database does not answer.",
+        "fallback_messages": "Rows of the fallback table.",
     },
     (CONSUMER,): {
-        "in_flight": "POSTs and dead letters under way.",
-        "held_records": "Records taken and not finished: in flight, in backoff, or queued.",
-        "left_in_kafka_records": "Records that were read when there was no room for them: they are "
-        "left in Kafka and read again.",
+        "in_flight": "Attempts and dead letters in flight.",
+        "held_records": "Records read and not finished: in flight, in backoff or queued.",
+        "left_in_kafka_records": "Records read without room in memory: they are read again later.",
         "breaker_state": "0 closed, 1 half-open, 2 open.",
         "oldest_unfinished_seconds": "Age of the oldest record read and not finished.",
-        "assigned_partitions": "Partitions of the source topic that this worker owns; 0 while the "
-        "group rebalances.",
-        "topic_partitions": "Partitions of the source topic, which the workers of the group share; "
-        "0 until Kafka was first asked. The same from every worker.",
-        "kafka_up": "1 when Kafka answered this worker in the last 30 s, else 0.",
-        "intake_stopped_seconds": "How long a step of the intake has stood still while Kafka "
-        "answers; 0 while all move.",
+        "assigned_partitions": "Partitions of the source topic that this worker owns.",
+        "topic_partitions": "Partitions of the source topic; 0 until Kafka was asked.",
+        "kafka_up": "1 if Kafka answered this worker in the last 30 s, else 0.",
+        "intake_stopped_seconds": "How long the intake has stood still while Kafka answers.",
         "table_recovering": "1 while the table is read from its changelog, else 0.",
         "table_recovery_seconds": "How long the last reading of the table took.",
-        "table_partitions_off": "Partitions without a table, since their store failed: until the "
-        "next rebalance.",
-        "dead_letters_open_oldest_seconds": "Age of the oldest open dead letter; 0 without one, "
-        "NaN while it is not known. The same from every worker.",
+        "table_partitions_off": "Partitions whose store failed, until the next rebalance.",
+        "dead_letters_open_oldest_seconds": "Age of the oldest open dead letter.",
     },
     (CONSUMER, "reason"): {
-        "dead_letters_open": "Dead letters in the topic that were neither redriven nor discarded; "
-        "they wait for a person. Every worker shows the same topic: take the maximum, never the "
-        "sum. NaN while it is not known.",
+        "dead_letters_open": "Dead letters neither redriven nor discarded.",
     },
     (CONSUMER, "table"): {
-        "table_entries": "Entries of the table on this worker, estimated for RocksDB; 0 when it is "
-        "off.",
+        "table_entries": "Entries of the table on this worker; estimated for RocksDB.",
     },
     OF_PARTITION: {
-        "consumer_lag": "Records from the committed offset to the end of the partition, those "
-        "behind an open transaction too.",
-        "transaction_open_seconds": "How long one open transaction of a producer has held back the "
-        "records behind it; 0 without one.",
-        "near_deletion_records": "Unfinished records that are older than three quarters of the "
-        "topic's retention: Kafka deletes them soon.",
+        "consumer_lag": "Records from the committed offset to the end, also behind an open "
+        "transaction.",
+        "transaction_open_seconds": "How long a producer's open transaction has blocked the "
+        "partition.",
+        "near_deletion_records": "Unfinished records older than three quarters of the topic's "
+        "retention.ms.",
     },
 }
 # Of the target of a consumer.
 TARGET_GAUGES = {
-    "target_state": "1 for the state of the target, 0 for the others: works, throttles, "
-    "fails_for_some, down, refuses_us.",
+    "target_state": "1 for the state of the target, 0 for the others.",
     # NaN without a limit: Grafana leaves a gap, min() over workers skips it, and no comparison of
     # an alert is true. +Inf would stretch the axis and spoil sums.
-    "target_rate_limit": "Attempts a second that the target allows, while it throttles; else NaN.",
-    "concurrency_limit": "Highest number of attempts at a time: MAX_IN_FLIGHT, and fewer after "
-    "time-outs.",
-    "first_attempts_failed_ratio": "Share of first attempts at records that failed, in the last "
-    "minute.",
+    "target_rate_limit": "Attempts a second that a throttling target accepts; else NaN.",
+    "concurrency_limit": "Attempts at a time: MAX_IN_FLIGHT, or fewer after time-outs.",
+    "first_attempts_failed_ratio": "Share of first attempts that failed in the last minute.",
 }
 
 
@@ -199,15 +178,14 @@ class Metrics:
         # Every record changes these; only the event loop's thread does so.
         self.deliveries = LoopCounter(
             f"{PREFIX}_deliveries",
-            "Records by their final result in this worker.",
+            "Records by their final result.",
             (CONSUMER, "outcome"),
             [(outcome,) for outcome in OUTCOMES],
             self.registry,
         )
         self.attempts = LoopCounter(
             f"{PREFIX}_delivery_attempts",
-            "POSTs to the target by their result, and by the class of the status (or the "
-            "kind of failure without one).",
+            "Attempts by result, and by class of status or kind of failure.",
             (CONSUMER, "result", "status"),
             [(result, status) for result, of in ATTEMPT_RESULTS.items() for status in of],
             self.registry,
@@ -221,14 +199,14 @@ class Metrics:
         )
         self.paid_to_delivered = LoopHistogram(
             f"{PREFIX}_paid_to_delivered_seconds",
-            "Time from paidAt (the record's timestamp where paidAt has no zone) to the 2xx.",
+            "Time from paidAt (the record's timestamp if it has no zone) to the 2xx.",
             CONSUMER,
             DELIVERY_BUCKETS,
             self.registry,
         )
         self._loop_lag = Histogram(
             f"{PREFIX}_event_loop_lag_seconds",
-            "How much later than asked the event loop woke a task, measured four times a second.",
+            "How late the event loop is, measured four times a second.",
             registry=self.registry,
             buckets=LOOP_LAG_BUCKETS,
         )
