@@ -50,17 +50,19 @@ PAUSES_SECONDS = (0.0, 6.0, 6.0)
         type=TIME,
         default="24h",
         show_default=True,
-        help="Records of this time or later: ISO 8601 (UTC), or a time span such as 24h.",
+        help="From this time on: ISO 8601 (UTC), or a time span such as 2h.",
     ),
-    click.option("--until", type=TIME, default=None, help="Records before; by default now."),
+    click.option("--until", type=TIME, default=None, help="Before this time; by default now."),
     click.option(
         "--list",
         "listed",
         type=click.Choice([state.value for state in State]),
         multiple=True,
-        help="Also list the positions of these records; unaccounted ones are always listed.",
+        help="Also list these records; unaccounted ones are always listed.",
     ),
-    click.option("--limit", type=click.IntRange(1, 1_000_000), default=100, help="List so many."),
+    click.option(
+        "--limit", type=click.IntRange(1, 1_000_000), default=100, help="List at most so many."
+    ),
     CONSUMER,
     JSON,
 )
@@ -73,10 +75,10 @@ async def audit(
     consumer: str | None,
     as_json: bool,
 ) -> int:
-    """Account for every record of a time range: delivered, dead-lettered, waiting, saved.
+    """Account for every record of a time range.
 
-    Changes nothing. Exact where the deliveries table is on; what cannot be known is said. The exit
-    status is 0 only if the ledger closes: no finished record without a trace.
+    Exact where the deliveries table is on. Exit status: 0 only if every finished record has a
+    trace.
     """
     if until is not None and until <= since:
         raise usage_error("--since must be before --until")

@@ -53,10 +53,9 @@ Findings = AsyncIterator[Finding]
 
 @command.define(command.JSON)
 async def check(*, as_json: bool) -> int:
-    """Check settings, Kafka, topics and rights, the database, and the target of each consumer.
+    """Check settings, Kafka, topics and rights, database and targets.
 
-    Nothing is changed, and no event is posted. Each line begins with ok, warn or FAIL. The exit
-    status is 1 if anything fails.
+    It changes nothing and posts no event. Exit status: 1 if anything fails.
     """
     settings, consumers, found = _load()
     if settings is not None:

@@ -36,15 +36,13 @@ OWNER_ONLY = 0o077
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
 ALL = click.option("--all", "everything", is_flag=True, help="All that the filters leave.")
-CONSUMER = click.option(
-    "--consumer", default=None, help="Of this consumer; needed where there are several."
-)
+CONSUMER = click.option("--consumer", default=None, help="The consumer, if there are several.")
 JSON = click.option(
     "--json",
     "as_json",
     is_flag=True,
     callback=lambda ctx, _, value: value or ctx.find_root().params.get("as_json", False),
-    help="Print JSON lines, for programs.",
+    help="Print JSON lines.",
 )
 
 
@@ -194,7 +192,7 @@ def import_application() -> ModuleType:
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: Sequence[str]) -> None:
-    """Run a worker, as ``faust -A app worker`` does, with the same arguments."""
+    """Run a worker, with the arguments of ``faust -A app worker``."""
     import_application()
     # The list itself: Faust keeps a reference to it.
     level = click.get_current_context().find_root().params["loglevel"]

@@ -82,11 +82,11 @@ def completion(shell: str) -> None:
 dlq = LazyGroup(
     help="Work on dead letters: records that a consumer gave up.",
     places={
-        "list": ("dlq.letters:list_letters", "List dead letters, or count them by reason."),
-        "show": ("dlq.letters:show_letter", "Show everything of one dead letter."),
-        "redrive": ("dlq.redrive:redrive", "Publish dead letters to the orders' topic again."),
-        "discard": ("dlq.redrive:discard", "Count dead letters as dealt with, undelivered."),
-        "purge": ("dlq.redrive:purge", "Delete letters that were redriven."),
+        "list": ("dlq.letters:list_letters", "List or count dead letters."),
+        "show": ("dlq.letters:show_letter", "Show one dead letter."),
+        "redrive": ("dlq.redrive:redrive", "Publish dead letters again."),
+        "discard": ("dlq.redrive:discard", "Close dead letters without delivering them."),
+        "purge": ("dlq.redrive:purge", "Delete closed letters."),
     },
 )
 fallback = LazyGroup(
@@ -95,34 +95,34 @@ fallback = LazyGroup(
         "list": ("fallback.rows:list_rows", "List rows."),
         "stats": ("fallback.rows:count_rows", "Count rows by status."),
         "requeue": ("fallback.bulk_change:requeue", "Make FAILED rows PENDING again."),
-        "discard": ("fallback.bulk_change:discard", "Delete rows that Kafka shall never get."),
+        "discard": ("fallback.bulk_change:discard", "Delete rows without publishing them."),
     },
 )
 group = LazyGroup(
     name=NAME,
-    help="Run and look after the order relay. Each command has --help.",
+    help="Run and operate the order relay.",
     places={
-        "worker": ("command:worker", "Run a worker, as faust -A app worker does."),
-        "status": ("status:status", "Show what the running workers do."),
-        "check": ("check:check", "Check settings, Kafka, topics, database and targets."),
+        "worker": ("command:worker", "Run a worker."),
+        "status": ("status:status", "Show the state of the workers."),
+        "check": ("check:check", "Check settings and connections."),
         "order": ("order:order", "Show the state of an order."),
-        "audit": ("audit:audit", "Account for every record of a time range."),
-        "publish": ("publish.publish:publish", "Publish events from a file or stdin."),
+        "audit": ("audit:audit", "Account for every record."),
+        "publish": ("publish.publish:publish", "Publish events."),
         "dlq": ("main:dlq", "Dead letters: list, show, redrive, discard, purge."),
         "fallback": ("main:fallback", "Fallback table: list, stats, requeue, discard."),
-        "completion": ("main:completion", "Print the completion script of a shell."),
+        "completion": ("main:completion", "Print a shell's completion script."),
     },
     params=[
         click.Option(
             ["-A", "--app"],
             default="app",
             metavar="MODULE",
-            help="The application, as faust -A names it; by default app, in the current folder.",
+            help="The application's module; by default app.",
         ),
         click.Option(
             ["-l", "--loglevel"],
             type=click.Choice(["debug", "info", "warn", "error", "crit"], case_sensitive=False),
-            help="What to log on stderr; by default what makes the command fail.",
+            help="What to log on stderr; by default errors.",
         ),
         click.Option(["--json", "as_json"], is_flag=True, hidden=True),
     ],

@@ -35,7 +35,7 @@ READ_SECONDS = 60.0
     click.option(
         "--url",
         metavar="URL",
-        help="Ask the worker at this URL; by default ADVERTISED_URL, else WEB_HOST:WEB_PORT.",
+        help="A worker's URL; by default ADVERTISED_URL, else WEB_HOST:WEB_PORT.",
     ),
     command.CONSUMER,
     command.JSON,
@@ -43,11 +43,10 @@ READ_SECONDS = 60.0
 async def order(
     *, order_id: str | None, url: str | None, consumer: str | None, as_json: bool
 ) -> int:
-    """Show the state of the order ORDER_ID.
+    """Show the state of an order.
 
-    A worker is asked, and asks the others. If none answers, the table's changelog in Kafka is
-    read, which has finished records only, and then the fallback table. The exit status is 0 when
-    the order is known, 1 when it is not.
+    If no worker answers, it reads the changelog in Kafka, which has finished records only, then the
+    fallback table. Exit status: 1 if the order is unknown.
     """
     if order_id is None:
         raise command.usage_error("ORDER_ID is missing: give an order's id")

@@ -26,16 +26,15 @@ Figures = dict[str, Any]
         "urls",
         multiple=True,
         metavar="URL",
-        help="Ask the worker at this URL, several may be given; by default ADVERTISED_URL, else "
-        "WEB_HOST:WEB_PORT.",
+        help="A worker's URL, may be repeated; by default ADVERTISED_URL, else WEB_HOST:WEB_PORT.",
     ),
     command.JSON,
 )
 async def status(*, urls: Sequence[str], as_json: bool) -> int:
-    """Show what the running workers do: a line for each consumer of each worker.
+    """Show the state of the running workers.
 
-    Open dead letters and FAILED rows need a person. The exit status is 0 if all is well, 1 if
-    something needs a person or one of several workers does not answer, and 2 if none answers.
+    Exit status: 0 if all is well; 1 if something needs a person, such as an open dead letter or a
+    FAILED row, or if one of several workers does not answer; 2 if none answers.
     """
     command.check_urls(*urls)
     urls = urls or (str(command.worker_settings().own_url),)

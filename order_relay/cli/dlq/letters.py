@@ -23,19 +23,19 @@ TIME = command.Parsed("time", lambda text: parse_moment(text, datetime.now(UTC))
 LIMIT_RANGE = click.IntRange(1, 10_000_000)
 # Their names are those of ``LetterFilter``.
 FILTERS: Sequence[Callable[[Any], Any]] = (
-    click.option("--reason", help="Only letters with this dlq-reason."),
+    click.option("--reason", help="Only with this dlq-reason."),
     click.option(
-        "--status", "http_status", type=click.IntRange(100, 599), help="Only of this HTTP status."
+        "--status", "http_status", type=click.IntRange(100, 599), help="Only with this HTTP status."
     ),
-    click.option("--key", help="Only letters of this key or order."),
-    click.option("--event-id", help="Only letters of this event."),
-    click.option("--message", help="Only letters with this text in their message."),
+    click.option("--key", help="Only of this key or order."),
+    click.option("--event-id", help="Only of this event."),
+    click.option("--message", help="Only with this text in the message."),
     click.option(
         "--since",
         type=TIME,
-        help="Only given up then or later: ISO 8601 (UTC), or a time span such as 2h.",
+        help="Given up then or later: ISO 8601 (UTC), or a time span such as 2h.",
     ),
-    click.option("--until", type=TIME, help="Only given up before; as --since."),
+    click.option("--until", type=TIME, help="Given up before; as --since."),
 )
 
 
@@ -71,10 +71,10 @@ def check_selection(
 
 
 @command.define(
-    click.option("--all", "everything", is_flag=True, help="Also those that were redriven."),
+    click.option("--all", "everything", is_flag=True, help="Also those that are not open."),
     *FILTERS,
     click.option("--limit", type=LIMIT_RANGE, default=100, help="At most so many; by default 100."),
-    click.option("--count", is_flag=True, help="Only count them, by reason."),
+    click.option("--count", is_flag=True, help="Count them by reason."),
     command.CONSUMER,
     command.JSON,
 )
@@ -87,7 +87,7 @@ async def list_letters(
     as_json: bool,
     **filters: Any,
 ) -> int:
-    """List dead letters, by partition and offset: those that were not redriven, or --all."""
+    """List open dead letters: those that were neither redriven nor discarded."""
     wanted = letter_filter(**filters)
     shown: list[tuple[Letter, bool]] = []
     total = 0
@@ -129,7 +129,7 @@ def _print_counts(counts: Counter[str | None], *, as_json: bool) -> None:
 @command.define(
     click.argument("position", type=POSITION, metavar="PARTITION:OFFSET"),
     click.option(
-        "--value", "only_value", is_flag=True, help="Only write the value to stdout, byte for byte."
+        "--value", "only_value", is_flag=True, help="Only write the value, byte for byte."
     ),
     command.CONSUMER,
     command.JSON,
@@ -137,9 +137,9 @@ def _print_counts(counts: Counter[str | None], *, as_json: bool) -> None:
 async def show_letter(
     *, position: LetterPosition, only_value: bool, consumer: str | None, as_json: bool
 ) -> int:
-    r"""Show everything of one dead letter, by its position: PARTITION:OFFSET.
+    r"""Show everything of one dead letter.
 
-    Spring's numbers are decoded; what is not UTF-8 text is shown in hexadecimal digits after \x.
+    Bytes that are not UTF-8 text are shown in hexadecimal digits after \x.
     """
     if only_value and as_json:
         raise command.usage_error("give --value or --json, not both")

@@ -33,7 +33,7 @@ SELECTION = (
     click.argument("positions", nargs=-1, type=POSITION, metavar="[PARTITION:OFFSET]..."),
     command.ALL,
     *FILTERS,
-    click.option("--limit", type=LIMIT_RANGE, help="The first so many of them."),
+    click.option("--limit", type=LIMIT_RANGE, help="At most so many."),
 )
 BECAUSE = click.option("--because", default="", help="Why, for the audit log.")
 HOW = (command.DRY_RUN, command.YES, command.CONSUMER, command.JSON)
@@ -58,20 +58,18 @@ HOW = (command.DRY_RUN, command.YES, command.CONSUMER, command.JSON)
 async def redrive(**given: Any) -> int:
     """Publish dead letters to the orders' topic again: by position, by filters, or --all.
 
-    Each goes out as its record came, with the event-id it had, and is not redriven again by a
-    later run. The exit status is 1 when one was not redriven that was named by its position, or
-    Kafka refused one.
+    Each keeps its event-id. A later run does not redrive it again. Exit status: 1 if one that you
+    named was not redriven, or Kafka refused one.
     """
     return await _change(RedriveResult.REDRIVEN, **given)
 
 
 @command.define(*SELECTION, BECAUSE, *HOW)
 async def discard(**given: Any) -> int:
-    """Count dead letters as dealt with: by position, by filters, or --all.
+    """Close dead letters without delivering them: by position, by filters, or --all.
 
-    They are not delivered. They stay in the topic until they are purged, and are not open any more.
-    --because says why. The exit status is 1 when one was not discarded that was named by its
-    position.
+    They stay in the topic until they are purged. Exit status: 1 if one that you named was not
+    discarded.
     """
     return await _change(RedriveResult.DISCARDED, max_redrives=None, rate=None, **given)
 
@@ -208,10 +206,9 @@ def add_result(report: output.ChangeReport, result: LetterResult) -> None:
     click.option(
         "--before",
         type=TIME,
-        help="Also open letters, up to the first given up then or later: ISO 8601 (UTC), or "
-        "a time span such as 30d.",
+        help="Also open letters, up to the first given up then or later; as --since.",
     ),
-    click.option("--all", "everything", is_flag=True, help="All there is now."),
+    click.option("--all", "everything", is_flag=True, help="All letters, also open ones."),
     *HOW,
 )
 async def purge(
@@ -223,10 +220,10 @@ async def purge(
     consumer: str | None,
     as_json: bool,
 ) -> int:
-    """Delete letters that were redriven, from the beginning of each partition.
+    """Delete dead letters that were redriven or discarded.
 
-    Kafka deletes only from the beginning: letters behind an open one stay, unless --before or
-    --all say that open ones may go, too. Their events are then nowhere else.
+    Kafka deletes only from the beginning of a partition: letters behind an open one stay. --before
+    and --all delete open letters, too: their events are lost.
     """
     if before is not None and everything:
         raise command.usage_error("give --before or --all, not both")

@@ -31,8 +31,8 @@ CHANGEABLE = {
 SELECTION = (
     click.argument("ids", nargs=-1, type=ROW_ID, metavar="[ID]..."),
     command.ALL,
-    click.option("--topic", help="With --all: only rows of this topic."),
-    click.option("--error-contains", help="With --all: only rows with this in their error."),
+    click.option("--topic", help="With --all: only of this topic."),
+    click.option("--error-contains", help="With --all: only with this text in the error."),
     command.DRY_RUN,
 )
 
@@ -66,7 +66,7 @@ def selected_rows(ids: Sequence[int], everything: bool, filters: RowFilter) -> R
 
 @command.define(*SELECTION, command.JSON)
 async def requeue(**given: Any) -> int:
-    """Make FAILED rows PENDING again, due at once with all retries: rows by id, or --all."""
+    """Make FAILED rows PENDING again, due at once with all retries: by id, or --all."""
     return await _change("requeued", yes=True, **given)
 
 
@@ -75,15 +75,15 @@ async def requeue(**given: Any) -> int:
     click.option(
         "--status",
         type=status_type(Status.FAILED, Status.PENDING),
-        help="With --all: rows of this status; by default FAILED.",
+        help="With --all: of this status; by default FAILED.",
     ),
     command.YES,
     command.JSON,
 )
 async def discard(**given: Any) -> int:
-    """Delete rows that Kafka shall never get: rows by id, or --all FAILED ones.
+    """Delete rows without publishing them: by id, or --all.
 
-    Their events are in Kafka neither before nor after.
+    Their events are lost.
     """
     return await _change("discarded", **given)
 

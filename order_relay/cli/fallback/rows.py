@@ -56,17 +56,17 @@ STATUS = status_type(*Status)
 
 
 @command.define(
-    click.option("--status", type=STATUS, help="Only rows of this status."),
-    click.option("--topic", help="Only rows of this topic."),
-    click.option("--error-contains", help="Only rows with this in their error."),
+    click.option("--status", type=STATUS, help="Only of this status."),
+    click.option("--topic", help="Only of this topic."),
+    click.option("--error-contains", help="Only with this text in the error."),
     click.option(
         "--limit", type=click.IntRange(1, 1_000_000), default=100, help="At most so many."
     ),
-    click.option("--after-id", type=ROW_ID, help="Go on after this row."),
+    click.option("--after-id", type=ROW_ID, help="Only after this row."),
     command.JSON,
 )
 async def list_rows(*, limit: int, after_id: int | None, as_json: bool, **filters: Any) -> int:
-    """List rows of the fallback table, by id."""
+    """List rows of the fallback table."""
     rows = RowFilter(**filters)
     async with open_table(command.worker_settings()) as table:
         if as_json:

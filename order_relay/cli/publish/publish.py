@@ -38,17 +38,16 @@ SHOW_EVERY_SECONDS = 0.2
     click.option(
         "--new-ids",
         is_flag=True,
-        help="Give every line a new event-id: to publish on purpose what was published before.",
+        help="Give every line a new event-id, so that the logger gets it again.",
     ),
     command.DRY_RUN,
     command.JSON,
 )
 async def publish(*, file: str | None, new_ids: bool, dry_run: bool, as_json: bool) -> int:
-    """Publish ORDER_PAID events: one JSON object a line, from FILE or with - from stdin.
+    """Publish ORDER_PAID events: one JSON object a line, from FILE or - (stdin).
 
-    Each line is published byte for byte. The same line always gets the same event-id, so that a
-    file may be published again after an interruption. The exit status is 0 when every event is
-    in Kafka or saved in the database, 1 when any was refused or failed.
+    The same line always gets the same event-id, so a file may be published again after an
+    interruption. Exit status: 0 if every event is in Kafka or saved in the database, else 1.
     """
     if file is None:
         raise command.usage_error("FILE is missing: give a file of JSON lines, or - for stdin")
