@@ -86,7 +86,7 @@ dlq = LazyGroup(
         "show": ("dlq.letters:show_letter", "Show one dead letter."),
         "redrive": ("dlq.redrive:redrive", "Publish dead letters again."),
         "discard": ("dlq.redrive:discard", "Close dead letters without delivering them."),
-        "purge": ("dlq.redrive:purge", "Delete closed letters."),
+        "purge": ("dlq.redrive:purge", "Delete letters that were redriven or discarded."),
     },
 )
 fallback = LazyGroup(
