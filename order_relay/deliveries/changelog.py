@@ -73,7 +73,8 @@ class Changelog:
         if batch is None or batch.next_offsets is not self.next_offsets:
             batch = self._begin(partition)
         batch.changes.append((key, value))
-        self._refused_changes.pop((partition, key), None)
+        if self._refused_changes:
+            self._refused_changes.pop((partition, key), None)
         self._unacknowledged += 1
         if on_done is None:
             return
