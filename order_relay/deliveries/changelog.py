@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 from order_relay.errors import RelayError
@@ -27,8 +27,8 @@ class Changelog:
 
     Changes of one partition are sent together, and are done together once Kafka has answered for
     all of them. The table never delays deliveries: a change that Kafka refuses is done, too, and
-    after an answer with a refusal changes are done at once until Kafka accepts some again. Refused
-    changes are written again later, unless a newer one of their key was written or
+    after an answer with a refusal changes are done at once until Kafka accepts some again. Changes
+    that may not be in Kafka are written again later, unless a newer one of their key was written or
     ``release_waiters`` was called: another worker may own their partition then.
 
     Attributes:
@@ -119,35 +119,31 @@ class Changelog:
                     self.topic, batch.partition, batch.changes, partial(self._settle, batch)
                 )
             except RelayError as error:
-                self._settle(batch, [], [error])
+                self._settle(batch, None, error)
 
-    def _settle(
-        self, batch: _Batch, offsets: Sequence[int | None], refusals: Sequence[RelayError]
-    ) -> None:
+    def _settle(self, batch: _Batch, first_offset: int | None, refusal: RelayError | None) -> None:
         self._unacknowledged -= len(batch.changes)
         self._unanswered.remove(batch)
         if not self._unanswered:
             self._drained.set()
-        known = [offset for offset in offsets if offset is not None]
-        next_offset = batch.next_offsets.get(batch.partition)
-        if known and (next_offset, len(known)) == (min(known), max(known) - min(known) + 1):
-            # No other worker has written before or between the changes.
-            batch.next_offsets[batch.partition] = max(known) + 1
-        if refusals and not self._refused:
+        if first_offset is not None and first_offset == batch.next_offsets.get(batch.partition):
+            # No other worker has written before the changes.
+            batch.next_offsets[batch.partition] = first_offset + len(batch.changes)
+        if refusal is not None and not self._refused:
             logger.error(
                 LogLine(
                     "Table deliveries: Kafka refuses its changelog; deliveries go on, orders "
                     "finished meanwhile may be missing from the table later",
                     topic=self.topic,
-                    detail=str(refusals[0]),
+                    detail=str(refusal),
                 )
             )
-        elif self._refused and not refusals:
+        elif self._refused and refusal is None:
             logger.warning(
                 LogLine("Table deliveries: Kafka takes its changelog again", topic=self.topic)
             )
-        self._refused = bool(refusals)
-        if refusals and batch.ownership is self._ownership:
+        self._refused = refusal is not None
+        if first_offset is None and batch.ownership is self._ownership:
             self._keep(batch)
         batch.release()
 

@@ -59,7 +59,7 @@ class Acknowledged:
 Refusal = RecordTooLarge | PublishRefused
 SendResult = Acknowledged | Refusal
 KeyAndValue = tuple[bytes | None, bytes | None]
-OnSettled = Callable[[list[int | None], list[Refusal]], None]
+OnSettled = Callable[[int | None, Refusal | None], None]
 
 
 def producer_config(settings: Settings) -> dict[str, Any]:
@@ -211,41 +211,49 @@ class KafkaProducer:
             topic: The topic.
             partition: Its partition.
             records: Keys and values; at least one.
-            on_settled: Called once in the loop of ``start``, when all records are acknowledged or
-                refused: with the offsets of the acknowledged ones (see ``Acknowledged``), and the
-                errors that ``send`` would raise for the others. Must not raise.
+            on_settled: Called once in the loop of ``start``, when Kafka has answered. With the
+                offset of the first record if all are in Kafka, one after another, and ``None`` if
+                that is not certain; and with the error that ``send`` would raise, if one is known.
+                Must not raise.
 
         Raises:
             PublishRefused: The client is not running; ``on_settled`` is not called.
         """
         producer = self._running(topic)
         total = len(records)
+        # Only the first record and the last one have a callback: one for each record costs more
+        # than sending it. Kafka answers in their order, and the offsets tell of those in between.
+        ends = {0, total - 1}
         offsets: list[int | None] = []
         refusals: list[Refusal] = []
         pending = [on_settled]
 
         def settle() -> None:
-            # Two threads may both see the last record, and then this is called twice.
+            # Two threads may both see the last answer, and then this is called twice.
             if pending:
-                pending.pop()(offsets, refusals)
+                known = [offset for offset in offsets if offset is not None]
+                proven = not refusals and len(known) == len(ends)
+                proven = proven and max(known) - min(known) == total - 1
+                pending.pop()(min(known) if proven else None, refusals[0] if refusals else None)
 
-        def settle_if_last() -> None:
-            if len(offsets) + len(refusals) == total:
+        def answered(offset: int | None) -> None:
+            offsets.append(offset)
+            if len(offsets) == len(ends):
                 self._settle_in_loop(settle)
 
         def on_delivery(error: KafkaError | None, message: Message) -> None:
-            if error is None:
-                offsets.append(message.offset())
-            else:
+            if error is not None:
                 refusals.append(_refusal(topic, message.key(), message.value(), error))
-            settle_if_last()
+            answered(message.offset() if error is None else None)
 
-        for key, value in records:
+        for number, (key, value) in enumerate(records):
+            is_end = number in ends
             try:
-                producer.produce(topic, value, key, partition, on_delivery)
+                producer.produce(topic, value, key, partition, on_delivery if is_end else None)
             except _PRODUCE_ERRORS as error:
                 refusals.append(_produce_refusal(topic, key, value, error))
-                settle_if_last()
+                if is_end:
+                    answered(None)
 
     def _running(self, topic: str) -> Producer:
         producer = self._producer  # the polling thread may replace it at any moment

@@ -1,9 +1,10 @@
 """The producer on the embedded cluster: a publish ends acknowledged or refused, never silently."""
 
 import asyncio
+from typing import Any, cast
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Producer
 
 from order_relay.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
 from order_relay.fallback.retry_schedule import is_local, is_unanswered
@@ -54,58 +55,91 @@ async def test_many_at_once_are_all_acknowledged_in_order(stage: Stage) -> None:
 
 async def _settled(
     producer: KafkaProducer, topic: str, records: list[KeyAndValue]
-) -> tuple[list[int | None], list[Refusal]]:
+) -> tuple[int | None, Refusal | None]:
     """Enqueue records for partition 0, and wait until they are settled, once."""
-    calls: list[tuple[list[int | None], list[Refusal]]] = []
+    calls: list[tuple[int | None, Refusal | None]] = []
     producer.enqueue(topic, 0, records, lambda *settled: calls.append(settled))
     await eventually(lambda: calls, 30, "the records to be settled")
     # Whatever else was to be told has been told before this record's acknowledgement.
     await producer.send(topic, key=b"after", value=b"", partition=0)
-    ((offsets, refusals),) = calls
-    return offsets, refusals
+    (settled,) = calls
+    return settled
 
 
 async def test_records_that_are_enqueued_are_settled_together(stage: Stage) -> None:
-    """One call for all of them, with their offsets in their order."""
+    """One call for all of them, with the offset of the first; a single one, too."""
     async with producing(stage) as producer:
         records: list[KeyAndValue] = [(b"%d" % n, b"v" if n % 2 else None) for n in range(100)]
-        assert await _settled(producer, stage.topic, records) == (list(range(100)), [])
+        assert await _settled(producer, stage.topic, records) == (0, None)
+        assert await _settled(producer, stage.topic, [(b"one", b"v")]) == (101, None)
+        assert await _settled(producer, stage.topic, [(b"one", b"v"), (b"two", b"v")]) == (
+            103,
+            None,
+        )
     assert [(row.key, row.value) for row in await stage.records()][:100] == records
+
+
+async def test_what_another_writes_in_between_is_seen(stage: Stage) -> None:
+    """Then no offset is told: whether all records are there is not certain."""
+    async with producing(stage, producer_delivery_timeout_ms=20_000) as producer:
+        calls: list[tuple[int | None, Refusal | None]] = []
+        client = cast(Producer, producer._producer)
+        records: list[KeyAndValue] = [(b"1", b"v"), (b"2", b"v")]
+
+        class Interrupted:
+            """Kafka's client; another record comes after each."""
+
+            def produce(self, topic: str, *arguments: Any) -> None:
+                client.produce(topic, *arguments)
+                client.produce(topic, b"another's", b"3", 0)
+
+        producer._producer = cast(Producer, Interrupted())
+        producer.enqueue(stage.topic, 0, records, lambda *settled: calls.append(settled))
+        producer._producer = client
+        await eventually(lambda: calls, 30, "the records to be settled")
+    assert calls == [(None, None)]
 
 
 async def test_records_that_kafka_refuses_are_settled_with_the_others(
     embedded: EmbeddedKafka, stage: Stage
 ) -> None:
-    """The call has an error for each of them, that says why."""
+    """The call has an error that says why."""
     async with producing(stage) as producer:
         await producer.ping()
         embedded.refuse(KafkaError.INVALID_RECORD, 1)
         # Usually one request has all of them; a client that is interrupted makes two.
-        offsets, refusals = await _settled(producer, stage.topic, [(b"1", b"v")] * 3)
-    assert len(offsets) + len(refusals) == 3
-    assert {type(one) for one in refusals} == {PublishRefused}
-    assert stage.topic in str(refusals[0])
+        first_offset, refusal = await _settled(producer, stage.topic, [(b"1", b"v")] * 3)
+    assert first_offset is None
+    assert isinstance(refusal, PublishRefused)
+    assert stage.topic in str(refusal)
 
 
+@pytest.mark.parametrize("number", [0, 5, 999])
 async def test_records_that_the_client_does_not_take_are_settled_with_the_others(
+    stage: Stage, number: int
+) -> None:
+    """Wherever the one that is too large stands among the others."""
+    async with producing(stage) as producer:
+        records: list[KeyAndValue] = [(None, b"v")] * 1000
+        records[number] = (None, bytes(100_000_001))
+        first_offset, refusal = await _settled(producer, stage.topic, records)
+        assert (first_offset, type(refusal)) == (None, RecordTooLarge)
+        only = await _settled(producer, stage.topic, [(None, bytes(100_000_001))])
+    assert (only[0], type(only[1])) == (None, RecordTooLarge)
+
+
+async def test_too_many_records_for_the_client_are_settled_with_the_others(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether they are too large, or too many at a time."""
+    """What it has no room for is refused, and with it the whole."""
     config = producer_module.producer_config
     few = {"queue.buffering.max.messages": 10}
     monkeypatch.setattr(producer_module, "producer_config", lambda given: config(given) | few)
     async with producing(stage) as producer:
-        records: list[KeyAndValue] = [(None, bytes(100_000_001)), *[(None, b"v")] * 1000]
-        offsets, refusals = await _settled(producer, stage.topic, records)
-        assert offsets[:10] == list(range(10))
-        assert len(offsets) + len(refusals) == 1001
-        assert [type(one) for one in refusals] == [
-            RecordTooLarge,
-            *[PublishRefused] * (len(refusals) - 1),
-        ]
-        assert {one.code for one in refusals if isinstance(one, PublishRefused)} == {"_QUEUE_FULL"}
-        only = await _settled(producer, stage.topic, [(None, bytes(100_000_001))])
-    assert (only[0], [type(one) for one in only[1]]) == ([], [RecordTooLarge])
+        first_offset, refusal = await _settled(producer, stage.topic, [(None, b"v")] * 1000)
+    assert first_offset is None
+    assert isinstance(refusal, PublishRefused)
+    assert refusal.code == "_QUEUE_FULL"
 
 
 async def test_retryable_errors_of_kafka_are_outlived(
@@ -265,7 +299,7 @@ async def test_a_producer_that_was_never_started(stage: Stage) -> None:
     with pytest.raises(PublishRefused, match="not running"):
         await producer.send(stage.topic, key=b"1", value=b"v")
     with pytest.raises(PublishRefused, match="not running"):
-        producer.enqueue(stage.topic, 0, [(b"1", b"v")], lambda offsets, refusals: None)
+        producer.enqueue(stage.topic, 0, [(b"1", b"v")], lambda offset, refusal: None)
     with pytest.raises(KafkaUnavailable):
         await producer.ping()
     await producer.stop()
