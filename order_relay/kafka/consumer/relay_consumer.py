@@ -380,7 +380,7 @@ class RelayConsumer(driver.Consumer):
 
     async def _drain_once(self) -> None:
         self._rounds += 1
-        await self.sleep(0)
+        await asyncio.sleep(0)
         if self._fetch_was_dropped:
             if not self.flow_active:
                 await self.wait(self.can_resume_flow.wait())
