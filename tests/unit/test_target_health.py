@@ -48,7 +48,7 @@ def health_after(
 def shares(history: list[tuple[int, bool, str]], seconds: int) -> list[float]:
     """The share of others' first attempts that failed in the last seconds, and lately.
 
-    Attempts are counted by the second: one of exactly so long ago is in the last second that counts.
+    Attempts are counted by the second: one of exactly so long ago is in the last that counts.
     """
     found = []
     for window, least in ((seconds, 1), (10, 5)):
