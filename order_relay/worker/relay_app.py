@@ -6,9 +6,11 @@ import asyncio
 import gc
 import logging
 import os
+import sys
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -405,6 +407,9 @@ def create_app() -> RelayApp:
     Raises:
         SystemExit: A setting is wrong; one line tells which.
     """
+    # `faust` has this folder on the path only while it imports the application's module.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
     open_closed_streams()
     escape_unencodable()
     os.umask(OWNER_ONLY)  # SQLite's and RocksDB's files contain orders

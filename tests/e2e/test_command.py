@@ -146,3 +146,20 @@ def test_what_were_commands_of_faust_name_those_of_today(tmp_path: Path) -> None
         assert ended.stderr == f"faust -A app {old} is now: order-relay {new}\n"
         assert (ended.returncode, ended.stdout) == (2, "")
     assert nothing_in(tmp_path)
+
+
+def test_the_script_of_faust_finds_the_consumers_of_its_folder(tmp_path: Path) -> None:
+    """``.venv/bin/faust`` does, without a PYTHONPATH that names it."""
+    (tmp_path / "order_relay").symlink_to(ROOT / "order_relay")
+    ended = subprocess.run(
+        [Path(sys.executable).with_name("faust"), "-A", "app", "worker"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(tmp_path), "CONSUMERS": "other"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "CONSUMERS='other'" in ended.stderr
+    assert "of these: order_logging" in ended.stderr
+    assert ended.returncode == 1
