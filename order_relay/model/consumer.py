@@ -254,7 +254,8 @@ def _given(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _check_function(name: str, what: str, function: object, arguments: int) -> None:
     wanted = "(event, delivery)" if arguments == 2 else "(event)"
-    if not callable(function):
+    # A class would only be instantiated.
+    if not callable(function) or (arguments == 2 and isinstance(function, type)):
         raise InvalidConsumer(
             f"consumer {name}: {what} {function!r} must be a function {wanted}"
             + (", or HttpPost(...)" if arguments == 2 else "")

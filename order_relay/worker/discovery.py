@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 import traceback
@@ -11,10 +12,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from order_relay.errors import InvalidConsumer
 from order_relay.model.consumer import Consumer
+from order_relay.model.events import Events
 from order_relay.settings.consumers import ORDER_LOGGING
+
+T = TypeVar("T")
 
 
 def import_modules(packages: Sequence[str], folders: str | None = None) -> list[ModuleType]:
@@ -52,13 +57,28 @@ def _import_file(file: Path) -> ModuleType:
     return module
 
 
-def _in_one_line(file: str, load: Callable[[], ModuleType]) -> ModuleType:
+def call_register(modules: Sequence[ModuleType], app: object) -> None:
+    """Call ``register(app)`` of each module that has it.
+
+    Raises:
+        InvalidConsumer: One cannot be called, or fails; one line.
+    """
+    for module in modules:
+        if (function := getattr(module, "register", None)) is None:
+            continue
+        file = module.__file__ or module.__name__
+        if not callable(function) or inspect.iscoroutinefunction(function):
+            raise InvalidConsumer(f"{file}: register must be a function (app), without async")
+        _in_one_line(file, partial(function, app), ": register(app) failed")
+
+
+def _in_one_line(file: str, call: Callable[[], T], failed: str = " cannot be imported") -> T:
     try:
-        return load()
+        return call()
     except InvalidConsumer as error:
         raise InvalidConsumer(f"{file}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise InvalidConsumer(f"{file} cannot be imported: {_describe(error, file)}") from error
+        raise InvalidConsumer(f"{file}{failed}: {_describe(error, file)}") from error
 
 
 def _describe(error: BaseException, file: str) -> str:
@@ -79,7 +99,8 @@ def find_consumers(modules: Sequence[ModuleType]) -> list[Consumer]:
     """Return the consumers that these modules declare, ``order_logging`` first, then by name.
 
     Raises:
-        InvalidConsumer: Two consumers have the same name, or one has no handler.
+        InvalidConsumer: Two consumers have the same name, one has no handler, or no value can be
+            decoded to its event.
     """
     found: dict[str, tuple[Consumer, str]] = {}
     for module in modules:
@@ -93,5 +114,18 @@ def find_consumers(modules: Sequence[ModuleType]) -> list[Consumer]:
                     f"{module.__name__}: names must differ"
                 )
             value.handled_by()
+            _check_event(value)
     consumers = [consumer for consumer, _ in found.values()]
     return sorted(consumers, key=lambda one: (one.name != ORDER_LOGGING, one.name))
+
+
+def _check_event(consumer: Consumer) -> None:
+    # Not in the declaration: an annotation may name a class that follows it.
+    try:
+        Events(consumer.event)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise InvalidConsumer(
+            f"consumer {consumer.name}: values cannot be decoded to event="
+            f"{consumer.event.__name__}: {type(error).__name__}: {text}"
+        ) from error

@@ -50,7 +50,7 @@ from order_relay.web.server import ConsumerPages, WebServer
 from order_relay.worker import file_descriptors
 from order_relay.worker.consumer_app import FaustSettings, faust_options
 from order_relay.worker.consumer_runtime import ConsumerRuntime, prepare_folder
-from order_relay.worker.discovery import find_consumers, import_modules
+from order_relay.worker.discovery import call_register, find_consumers, import_modules
 from order_relay.worker.fallback_service import Fallback
 from order_relay.worker.faust_worker import ShutdownWatch, use_worker
 
@@ -139,9 +139,7 @@ class RelayApp(faust.App):
         """
         with _errors_in_one_line():
             modules = import_modules(packages, self.settings.consumer_folders)
-            for module in modules:
-                if register := getattr(module, "register", None):
-                    register(self)
+            call_register(modules, self)
             declared = configure(find_consumers(modules), self.settings)
             self.run_consumers(choose(declared, self.settings.consumers), declared)
 

@@ -17,6 +17,15 @@ from app import app
 @app.agent(app.topic("orders"))
 async def points(orders): ...
 """
+UNKNOWN_FIELD = """
+import msgspec
+from order_relay import Consumer, HttpPost
+
+class Paid(msgspec.Struct):
+    order: "Order"
+
+points = Consumer("points", topic="orders", group="points", event=Paid, handler=HttpPost("http://x"))
+"""
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
@@ -26,13 +35,21 @@ async def points(orders): ...
         ("\nimport no_such_module", {},
          "a.py cannot be imported: ModuleNotFoundError: No module named 'no_such_module' (line 2)"),
         (CONSUMER, {}, "consumer coupons has no handler"),
+        (UNKNOWN_FIELD, {}, "consumer points: values cannot be decoded to event=Paid: NameError: "
+         "name 'Order' is not defined"),
+        ("async def register(app): ...", {},
+         "consumers/a.py: register must be a function (app), without async"),
+        ("def register(): ...", {}, "consumers/a.py: register(app) failed: TypeError: "),
+        ("def register(app): 1 / 0", {},
+         "consumers/a.py: register(app) failed: ZeroDivisionError: division by zero (line 1)"),
         (AGENT, {}, "the Faust agent 'points' cannot run here"),
         ("", {"CONSUMERS": "cupons"},
          "CONSUMERS='cupons' must name consumers, separated by commas, of these: order_logging"),
         ("", {"MAX_IN_FLIGHT": "0"},
          "invalid settings: MAX_IN_FLIGHT='0' must be greater than or equal to 1"),
     ],
-    ids=["import", "no handler", "agent", "consumers", "setting"],
+    ids=["import", "no handler", "event", "async register", "form of register", "register",
+         "agent", "consumers", "setting"],
 )  # fmt: skip
 def test_a_mistake_ends_the_start_with_one_line(
     file: str, environment: dict[str, str], said: str, log_format: str, tmp_path: Path

@@ -74,6 +74,8 @@ def configured(*consumers: Consumer, **settings: Any) -> list[ConfiguredConsumer
         (lambda: consumer(key=returns_later), "key= must be a function without async or yield"),
         (lambda: consumer(subject=lambda: 7), r"subject= must be a function \(event\)"),
         (lambda: consumer().handler(handle), "consumer coupons has a handler already"),
+        # A class would be instantiated, and that would finish the record.
+        (lambda: consumer(handler=HttpPost), r"must be a function .*, or HttpPost\(\.\.\.\)$"),
         # Their code would never run.
         (lambda: consumer(handler=yields), "its handler must be a function without yield"),
     ],
@@ -256,6 +258,8 @@ POSTS = partial(consumer, handler=HttpPost("http://x"))
          {}, "EXTERNAL_LOGGER_KEY_FILE='.*' needs EXTERNAL_LOGGER_CERT_FILE"),
         (partial(POSTS, "database"), {}, "variable DATABASE_URL is a setting of the worker"),
         (partial(consumer, dead_letter_topic="order-paid-events"), {}, "must differ from|reads"),
+        (partial(consumer, dead_letter_topic="order-paid-events"), {},
+         "COUPONS_DEAD_LETTER_TOPIC='order-paid-events' must differ from COUPONS_TOPIC"),
         (partial(POSTS, "order_logging", max_in_flight=0), {}, "MAX_IN_FLIGHT='?0'? must be great"),
     ],
 )  # fmt: skip
