@@ -112,7 +112,8 @@ def _problems(figures: Figures) -> Iterator[str]:
     if letters["total"]:
         oldest = output.age(letters["oldest_seconds"] or 0)
         count = f"{letters['total']:,}, the oldest {oldest}"
-        yield f"open dead letters: {count}; see order-relay dlq list"
+        command = f"order-relay dlq list --consumer {figures['consumer']}"
+        yield f"open dead letters: {count}; see {command}"
     if letters["deleted"]:
         yield f"open dead letters that left their topic: {letters['deleted']:,}"
     if fallback.get("failed"):

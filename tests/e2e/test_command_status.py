@@ -65,7 +65,7 @@ async def test_a_worker_that_is_well_and_one_that_is_not(
         told = (await commands("status", statuses=(1,))).out
         assert re.search(
             rf"order_logging at {url}: open dead letters: 1, the oldest \d+ s; "
-            "see order-relay dlq list",
+            "see order-relay dlq list --consumer order_logging",
             told,
         )
 
