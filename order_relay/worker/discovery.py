@@ -25,6 +25,8 @@ T = TypeVar("T")
 def import_modules(packages: Sequence[str], folders: str | None = None) -> list[ModuleType]:
     """Import every module of these packages, and every Python file of these folders.
 
+    Skips those whose names begin with an underscore.
+
     Raises:
         InvalidConsumer: A module cannot be imported, or a folder does not exist; one line.
     """
@@ -32,7 +34,8 @@ def import_modules(packages: Sequence[str], folders: str | None = None) -> list[
     for package in packages:
         imported.append(_import_module(package))
         path = getattr(imported[-1], "__path__", ())
-        imported += [_import_module(one.name) for one in pkgutil.iter_modules(path, f"{package}.")]
+        names = [one.name for one in pkgutil.iter_modules(path) if not one.name.startswith("_")]
+        imported += [_import_module(f"{package}.{name}") for name in names]
     for folder in folders.split(",") if folders else ():
         path = Path(folder.strip())
         if not path.is_dir():

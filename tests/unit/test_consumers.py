@@ -164,6 +164,16 @@ def test_files_of_folders(tmp_path: Path) -> None:
         import_modules(["agents"], "/nowhere")
 
 
+def test_files_of_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that begin with an underscore are skipped as in folders: a draft does not run."""
+    (tmp_path / "shop_agents").mkdir()
+    for name in ("__init__", "coupons", "_draft"):
+        (tmp_path / "shop_agents" / f"{name}.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {one.__name__ for one in import_modules(["shop_agents"])}
+    assert names == {"shop_agents", "shop_agents.coupons"}
+
+
 # --- settings ---------------------------------------------------------------------------------
 
 
