@@ -43,6 +43,8 @@ STEADY_SECONDS = 20.0
 GROWTH = 0.012  # the rate grows by exp(GROWTH * seconds**3): 10 % after 2 s, 60 times after 7 s
 # The limit ends if nothing was refused for this long.
 LIMIT_EXPIRY_SECONDS = 29.0
+# Beyond this rate, more than a worker sends, the growing limit is not what the target accepts.
+MAX_KNOWN_RATE = 10_000.0
 # A guess may be far too low: it doubles in this time, then faster.
 DOUBLING_SECONDS = 4.0
 # A rate that is refused this soon was too high, and is cut by this factor. One that is refused
@@ -110,7 +112,7 @@ class Pace:
     @property
     def limited(self) -> bool:
         """Whether the rate that the target accepts is known."""
-        return self._start != math.inf
+        return self._learned_rate(self._clock()) <= MAX_KNOWN_RATE
 
     @property
     def rate(self) -> float:

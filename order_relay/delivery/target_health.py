@@ -321,7 +321,8 @@ class Target:
         """Return the state as one line of text."""
         text = f"{self.state.value} for {self.seconds:.0f} s"
         if self.rate is not None:
-            text += f", takes {self.rate:.3g} a second"
+            rate = f"{self.rate:.3g}" if self.rate < 100 else f"{self.rate:,.0f}"
+            text += f", takes {rate} a second"
         if self.share_failed:
             text += f", {self.share_failed:.0%} of first attempts fail"
         if self.state is not TargetState.WORKS and self.last_seconds is not None:

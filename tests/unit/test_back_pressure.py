@@ -188,6 +188,20 @@ def test_the_limit_is_forgotten_in_time(clock: StandingClock, pace: Pace) -> Non
     assert pace.free
 
 
+def test_a_rate_that_no_worker_reaches_is_not_known(clock: StandingClock, pace: Pace) -> None:
+    """The growing limit is not told as what the target accepts: it grows to billions a second."""
+    send(pace, clock, 0.05)
+    refuse(pace, 1.0)
+    clock.now += 1.0
+    pace.wait_seconds()
+    assert pace.limited
+
+    clock.now += LIMIT_EXPIRY_SECONDS - 1.0
+
+    assert pace.throttled
+    assert not pace.limited
+
+
 def test_a_rate_that_is_set_stays() -> None:
     """Whatever the target bears; and a learned one below it counts."""
     clock = StandingClock()

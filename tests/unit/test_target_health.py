@@ -12,6 +12,7 @@ from order_relay.delivery.target_health import (
     KEYS_EACH_SECOND,
     MAX_EVIDENCE_SECONDS,
     FirstAttempts,
+    Target,
     TargetHealth,
     TargetState,
 )
@@ -215,3 +216,10 @@ def test_the_states_and_since_when() -> None:
     clock.now += 61.0
     assert health.state(throttles=False) == (TargetState.WORKS, 0.0)
     assert math.isclose(health.share_failed, 0.0)
+
+
+@pytest.mark.parametrize(("rate", "text"), [(0.528, "0.528"), (51.6, "51.6"), (2345.6, "2,346")])
+def test_a_rate_is_told_as_a_plain_number(rate: float, text: str) -> None:
+    """Also a large one."""
+    target = Target(TargetState.THROTTLES, 3.0, rate, 0.0, 256, None, "", None, None, "")
+    assert str(target) == f"throttles for 3 s, takes {text} a second"
