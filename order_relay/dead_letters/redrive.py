@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from order_relay.tracing.spans import Tracing
 
 BATCH = 200
-REDRIVEN_ALREADY = "it was redriven already"
+REDRIVEN_ALREADY = "it was redriven or discarded already"
 NO_SUCH_LETTER = "there is no such letter"
 # How many of the selected letters are kept whole, to show them.
 SHOWN = 20

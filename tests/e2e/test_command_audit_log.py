@@ -56,6 +56,10 @@ async def test_discarded_letters_are_not_open_and_were_not_sent(
     named = await commands("dlq", "discard", "0:0", "0:2", "--because", "no such shop")
     assert "2 letters were discarded" in named.out
     assert (named.err, by_message.err) == ("", "")
+    again = await commands("dlq", "discard", "0:0", "--because", "again", statuses=(1,))
+    assert "it was redriven or discarded already" in again.out
+    for told in (("dlq", "show", "0:0"), ("dlq", "list", "--all")):
+        assert "redriven or discarded" in (await commands(*told)).out
     redriven = await commands("dlq", "redrive", "0:1", "--because", "fixed")
     assert "1 letter was redriven" in redriven.out
     left = (await commands("dlq", "list", "--json")).objects

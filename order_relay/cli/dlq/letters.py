@@ -164,6 +164,7 @@ async def show_letter(
     elif as_json:
         output.json_line({**fields, "headers": headers, "value": value})
     else:
+        fields["state"] = _shown_state(redriven)
         rows = [(name, "" if value is None else value) for name, value in fields.items()]
         rows += [(f"header {name}", "(null)" if one is None else one) for name, one in headers]
         output.print_fields([*rows, ("value", "(null: a tombstone)" if value is None else value)])
@@ -175,7 +176,7 @@ def letter_fields(letter: Letter, *, redriven: bool) -> dict[str, Any]:
     return {
         "partition": letter.partition,
         "offset": letter.offset,
-        "state": _state(redriven),
+        "state": "redriven" if redriven else "open",
         "failed_at": output.iso_time(letter.failed_at, "milliseconds"),
         "reason": letter.reason,
         "http_status": letter.text("dlq-http-status"),
@@ -210,9 +211,10 @@ def letters_table(letters: Iterable[tuple[Letter, bool]], *, with_state: bool) -
             output.plain(key if key is not None else f"(order {order_id})" if order_id else "", 40),
             output.plain(to_text(letter.event_id), 60),
         ]
-        table.add_row(*cells, *([_state(redriven)] if with_state else []))
+        table.add_row(*cells, *([_shown_state(redriven)] if with_state else []))
     return table
 
 
-def _state(redriven: bool) -> str:
-    return "redriven" if redriven else "open"
+def _shown_state(redriven: bool) -> str:
+    # The group's commit does not tell them apart. Programs read "redriven" for both.
+    return "redriven or discarded" if redriven else "open"

@@ -233,7 +233,7 @@ async def purge(
         purges = await topic.deletable(before, everything=everything)
         letters = sum(one.letters for one in purges)
         open_letters = sum(one.open_letters for one in purges)
-        counts = f"{output.count_of(letters, 'letter')}, {open_letters:,} of them not redriven"
+        counts = f"{output.count_of(letters, 'letter')}, {open_letters:,} of them open"
         if asks and letters:
             question = f"Delete {counts}, from {topic.log.topic}? This cannot be undone"
             if status := command.refused(question, "Nothing was deleted"):
@@ -255,7 +255,7 @@ async def purge(
                 }
             )
         return 0
-    columns = ("partition", "letters", "not redriven", "first that stays")
+    columns = ("partition", "letters", "open", "first that stays")
     table = output.make_table(columns, right=columns)
     for one in purges:
         numbers = (f"{one.letters:,}", f"{one.open_letters:,}", str(one.before))
