@@ -10,6 +10,8 @@ from order_relay.fallback.store import FallbackRow, Outcome, Status
 # 2^n would soon exceed any calendar; a row is tried once a day at least.
 MAX_DELAY_SECONDS = 24 * 3600.0
 MAX_ERROR_LENGTH = 2000
+# PostgreSQL's INTEGER. A larger retry_count could not be written, and with it no other row's result.
+MAX_REFUSALS = 2**31 - 1
 
 # Kafka refuses these until a person changes the topic, the rights or the record.
 PERMANENT_CODES = frozenset(
@@ -58,7 +60,8 @@ def after_refusal(
     row: FallbackRow, error: Exception, now: datetime, base_seconds: float
 ) -> Outcome:
     """Return the outcome for a row that Kafka refused: FAILED, or PENDING for a later attempt."""
-    refusals = row.retry_count + 1
+    # Other programs may have written any number.
+    refusals = min(max(row.retry_count, 0) + 1, MAX_REFUSALS)
     text = str(error)[:MAX_ERROR_LENGTH]
     if is_permanent(error) or refusals >= row.max_retry:
         return Outcome(row.id, Status.FAILED, refusals, None, text)

@@ -9,7 +9,7 @@ from order_relay.fallback.store import RowFilter, Status
 from order_relay.fallback.sweep import Sweep
 from order_relay.fallback.table import FallbackTable
 from tests.integration.publishing.conftest import ON_POSTGRESQL, ON_SQLITE
-from tests.support.publish_fakes import START, FakeProducer, message
+from tests.support.publish_fakes import START, FakeProducer, message, refusal
 
 IMPOSSIBLE = [
     "2026-02-31 10:00:00",
@@ -19,7 +19,7 @@ IMPOSSIBLE = [
 ]
 
 
-async def change(store: FallbackTable, row_id: int, **columns: str | bytes) -> None:
+async def change(store: FallbackTable, row_id: int, **columns: str | bytes | int) -> None:
     """Write into a row as a person would."""
     changes = ", ".join(f"{name} = :{name}" for name in columns)
     async with store.engine.begin() as connection:
@@ -93,6 +93,22 @@ async def test_other_times_that_there_are_not_hold_up_nothing(
 
     assert getattr((await store.find(RowFilter()))[0], column) == NO_TIME
     assert await Replay(store, FakeProducer()).run_once() == Sweep(published=3)
+
+
+@pytest.mark.parametrize("retry_count", [2**31 - 1, -(2**31)])
+async def test_a_retry_count_at_its_limit_holds_up_nothing(
+    store: FallbackTable, retry_count: int
+) -> None:
+    """Whatever other programs count: the refused row gets its result, and so do the others."""
+    await three_rows(store)
+    await change(store, 3, retry_count=retry_count, max_retry=2**31 - 1)
+
+    producer = FakeProducer(refuse=lambda sent: refusal() if sent.key == b"2" else None)
+    swept = await Replay(store, producer).run_once()
+    assert (swept.published, swept.retried + swept.failed) == (2, 1)
+    assert (await store.stats()).published == 2
+    (row,) = await store.find(RowFilter(ids={3}))
+    assert row.retry_count == max(1, retry_count)
 
 
 @ON_SQLITE
