@@ -10,7 +10,7 @@ from order_relay.fallback.store import FallbackRow, Outcome, Status
 # 2^n would soon exceed any calendar; a row is tried once a day at least.
 MAX_DELAY_SECONDS = 24 * 3600.0
 MAX_ERROR_LENGTH = 2000
-# PostgreSQL's INTEGER. A larger retry_count could not be written, and with it no other row's result.
+# PostgreSQL's INTEGER. It would refuse a larger retry_count and all results written with it.
 MAX_REFUSALS = 2**31 - 1
 
 # Kafka refuses these until a person changes the topic, the rights or the record.

@@ -96,7 +96,7 @@ class FallbackTable:
         self._write_lock = asyncio.Lock() if self._dialect == "sqlite" else None
         self._waiting: list[tuple[NewMessage, asyncio.Future[int]]] = []
         self._writer: asyncio.Task[None] | None = None
-        self._failed_save: DatabaseUnavailable | None = None
+        self._failed_write: DatabaseUnavailable | None = None
         self._refusal: str | None = "the fallback table is not open yet"
         self._file: OpenedFile | None = None
         self._replaced: DatabaseReplaced | None = None
@@ -346,14 +346,14 @@ class FallbackTable:
         """Check that the database accepts writes, by one that changes nothing.
 
         Raises:
-            DatabaseUnavailable: The write failed, as on a full disk or a standby; or a save has
-                failed since the last call.
+            DatabaseUnavailable: The write failed, as on a full disk or a standby; or another write
+                has failed since the last call.
         """
-        # A full disk may still have room for this write and not for a row.
-        failed, self._failed_save = self._failed_save, None
+        # A full disk may still have room for this write and not for a row or a claim.
+        failed, self._failed_write = self._failed_write, None
         if failed is not None:
             raise DatabaseUnavailable(failed.reason)
-        async with self._changing() as connection:
+        async with self._transaction() as connection:
             await connection.execute(
                 sa.text(f"UPDATE {VERSION_TABLE} SET version_num = version_num")  # noqa: S608 - our own name
             )
@@ -380,6 +380,17 @@ class FallbackTable:
 
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction of which ``check_writes`` tells that it has failed."""
+        try:
+            async with self._transaction() as connection:
+                yield connection
+        except DatabaseUnavailable as error:
+            if not error.statement_refused:
+                self._failed_write = error
+            raise
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         """A transaction: committed at the end, rolled back by an error."""
         async with self._write_lock or nullcontext(), self._reading() as plain:
             connection = await plain.execution_options(relay_begin="IMMEDIATE")
@@ -477,8 +488,6 @@ class FallbackTable:
                 for one in batch:
                     await self._save_batch([one])
                 return
-            if isinstance(error, DatabaseUnavailable) and not refused:
-                self._failed_save = error
             for _, saved in batch:
                 if not saved.done():
                     saved.set_exception(error)

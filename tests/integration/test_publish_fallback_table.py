@@ -119,18 +119,23 @@ async def test_a_database_that_only_reads(
     await table.close()
 
 
-async def test_a_full_disk(tmp_path: Path) -> None:
-    """A save that failed shows as well: a smaller write may have found room."""
+@pytest.mark.parametrize("write", ["save", "claim"])
+async def test_a_full_disk(tmp_path: Path, write: str) -> None:
+    """A save or a claim that failed shows as well: a smaller write may have found room."""
     table = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/relay.db")
     await table.open()
+    for _ in range(100):
+        await table.save(message(topic="o"))
     await table.engine.dispose()
 
     @sa.event.listens_for(table.engine.sync_engine, "connect")
     def is_full(connection: Any, _record: object) -> None:
         connection.cursor().execute("PRAGMA max_page_count = 1")  # no more than it has
 
+    large = message(bytes(100_000))
+    failing = table.save(large) if write == "save" else table.claim(limit=100, lease_seconds=60)
     with pytest.raises(DatabaseUnavailable, match="is full"):
-        await table.save(message(bytes(100_000)))
+        await failing
     with pytest.raises(DatabaseUnavailable, match="is full"):
         await table.check_writes()
     await table.check_writes()
