@@ -19,6 +19,7 @@ from order_relay.errors import (
     InvalidSettings,
     RelayError,
 )
+from order_relay.fallback.store import RowFilter
 from order_relay.fallback.table import FallbackTable
 from order_relay.handlers.http import HttpHandler
 from order_relay.handlers.http_client.client import ConnectionNotMade
@@ -178,6 +179,9 @@ async def _database(settings: Settings) -> Findings:
             return
         try:
             found = await table.look()
+            if found.found == found.wanted:
+                await table.find(RowFilter(), limit=1)
+                await table.check_writes()
         except RelayError as error:
             yield Finding(Result.FAIL, "database", f"{where}: {error}")
             return

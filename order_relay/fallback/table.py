@@ -26,6 +26,7 @@ from order_relay.fallback.sql.migrate import (
 )
 from order_relay.fallback.sql.schema import (
     PLAN_BY_INDEX,
+    TABLE_NAME,
     claim_statement,
     fallback_message,
     insert_values,
@@ -52,6 +53,18 @@ logger = logging.getLogger(__name__)
 
 MAX_BATCH = 200
 _COLUMNS = fallback_message.c
+# The first writes, the others only need the rights that a worker needs.
+_CHECKED_WRITES = tuple(
+    map(
+        sa.text,
+        (
+            f"UPDATE {VERSION_TABLE} SET version_num = version_num",  # noqa: S608 - our own names
+            f"INSERT INTO {TABLE_NAME} (topic) SELECT 'none' WHERE 1 = 0",
+            f"UPDATE {TABLE_NAME} SET topic = topic WHERE 1 = 0",  # noqa: S608
+            f"DELETE FROM {TABLE_NAME} WHERE 1 = 0",  # noqa: S608
+        ),
+    )
+)
 
 
 class FallbackTable:
@@ -343,20 +356,19 @@ class FallbackTable:
         )
 
     async def check_writes(self) -> None:
-        """Check that the database accepts writes, by one that changes nothing.
+        """Check that the database accepts writes, by some that change nothing.
 
         Raises:
-            DatabaseUnavailable: The write failed, as on a full disk or a standby; or another write
-                has failed since the last call.
+            DatabaseUnavailable: A write failed, as on a full disk, on a standby or without a right;
+                or another write has failed since the last call.
         """
         # A full disk may still have room for this write and not for a row or a claim.
         failed, self._failed_write = self._failed_write, None
         if failed is not None:
             raise DatabaseUnavailable(failed.reason)
         async with self._transaction() as connection:
-            await connection.execute(
-                sa.text(f"UPDATE {VERSION_TABLE} SET version_num = version_num")  # noqa: S608 - our own name
-            )
+            for statement in _CHECKED_WRITES:
+                await connection.execute(statement)
 
     async def close(self) -> None:
         """Close connections. May be called twice."""

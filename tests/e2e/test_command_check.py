@@ -1,7 +1,9 @@
 """``order-relay check``: what is there and what is missing, side by side, without changing it."""
 
 import asyncio
+import sqlite3
 import ssl
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +89,24 @@ async def test_what_fails_hides_nothing_else(tmp_path: Path) -> None:
     assert "relay:***@127.0.0.1:1/orders" in found["database"][1]
     assert "no connection to 127.0.0.1:1" in found["target of order_logging"][1]
     assert nothing_in(tmp_path)
+
+
+async def test_a_database_that_takes_no_rows(tmp_path: Path) -> None:
+    """A database that only answers is of no use: it must have the table, and accept writes."""
+    commands = Commands(tmp_path, external_logger_url="http://127.0.0.1:1/logs")
+    await migrate(commands.database_url)
+    assert (await findings(commands, status=1))["database"][0] == "ok"
+    with closing(sqlite3.connect(commands.database)) as database:
+        database.execute(
+            "CREATE TRIGGER standby BEFORE UPDATE ON kafka_fallback_version"
+            " BEGIN SELECT RAISE(ABORT, 'attempt to write a readonly database'); END"
+        )
+        result, text = (await findings(commands, status=1))["database"]
+        assert (result, text.startswith("DATABASE_URL=")) == ("FAIL", True)
+        assert text.endswith("attempt to write a readonly database")
+        database.execute("DROP TABLE kafka_fallback_message")
+        result, text = (await findings(commands, status=1))["database"]
+        assert (result, text.split()[-4:-1]) == ("FAIL", ["no", "such", "table:"])
 
 
 async def test_a_target_with_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:

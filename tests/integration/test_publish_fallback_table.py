@@ -22,6 +22,7 @@ from order_relay.fallback.sql.migrate import VERSION_TABLE, Revisions, migrate
 from order_relay.fallback.store import RowFilter
 from order_relay.fallback.table import FallbackTable
 from tests.support.publish_fakes import message
+from tests.support.publish_postgres import USER, PostgresServer
 from tests.support.waiting import eventually
 
 
@@ -117,6 +118,38 @@ async def test_a_database_that_only_reads(
     with pytest.raises(DatabaseUnavailable, match=r"read-?only"):
         await table.check_writes()
     await table.close()
+
+
+@pytest.mark.parametrize("lacking", ["INSERT", "UPDATE", "DELETE", "none"])
+async def test_the_rights_that_a_worker_needs(
+    postgres_server: PostgresServer, lacking: str
+) -> None:
+    """The documented ones are enough; without one of them, it shows before a row needs it."""
+    name = postgres_server.create_database()
+    owner = FallbackTable(postgres_server.url(name))
+    await owner.open()
+    await owner.close()
+    role = f"worker_{lacking.lower()}"
+    for statement in (
+        f"CREATE ROLE {role} LOGIN",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON kafka_fallback_message TO {role}",
+        f"GRANT SELECT, UPDATE ON kafka_fallback_version TO {role}",
+        *([] if lacking == "none" else [f"REVOKE {lacking} ON kafka_fallback_message FROM {role}"]),
+    ):
+        postgres_server.execute(statement, name)
+    table = FallbackTable(postgres_server.url(name).replace(f"{USER}@", f"{role}@"))
+    await table.open()
+    assert (await table.stats()).pending == 0
+    if lacking == "none":
+        await table.check_writes()
+        assert await table.save(message()) == 1
+        assert await table.discard([1]) == {1}
+    else:
+        with pytest.raises(DatabaseUnavailable, match="permission denied for table"):
+            await table.check_writes()
+    await table.close()
+    postgres_server.drop_database(name)
+    postgres_server.execute(f"DROP ROLE {role}")
 
 
 @pytest.mark.parametrize("write", ["save", "claim"])

@@ -295,7 +295,9 @@ def describe(error: BaseException) -> str:
             f"certificate verify failed: {cause.verify_message} (DATABASE_SSL_CA_FILE, or "
             "sslrootcert in DATABASE_URL)"
         )
-    text = " ".join(str(cause).split()) or type(cause).__name__
+    text = " ".join(str(cause).split()) or (
+        "no answer in time" if isinstance(cause, TimeoutError) else type(cause).__name__
+    )
     # SQLAlchemy puts the class of asyncpg's errors in front.
     return text.rpartition(">: ")[2] if text.startswith("<class") else text
 
