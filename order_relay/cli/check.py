@@ -12,13 +12,14 @@ from typing import Any
 from confluent_kafka import KafkaException
 
 from order_relay.cli import command, output
-from order_relay.cli.fallback.rows import file_exists
+from order_relay.cli.fallback.rows import file_can_be_made, file_exists
 from order_relay.errors import (
     AccessTokenUnavailable,
     InvalidDatabaseUrl,
     InvalidSettings,
     RelayError,
 )
+from order_relay.fallback.sql.migrate import try_migration
 from order_relay.fallback.store import RowFilter
 from order_relay.fallback.table import FallbackTable
 from order_relay.handlers.http import HttpHandler
@@ -175,13 +176,20 @@ async def _database(settings: Settings) -> Findings:
     where = f"DATABASE_URL={table.location}"
     try:
         if not file_exists(table):
-            yield Finding(Result.WARN, "database", f"{where} does not exist yet, a worker makes it")
+            if file_can_be_made(table):
+                text = f"{where} does not exist yet, a worker makes it"
+                yield Finding(Result.WARN, "database", text)
+            else:
+                text = f"{where} cannot be made: the folder does not exist or may not be written"
+                yield Finding(Result.FAIL, "database", text)
             return
         try:
             found = await table.look()
             if found.found == found.wanted:
                 await table.find(RowFilter(), limit=1)
                 await table.check_writes()
+            else:
+                await try_migration(settings.database_url.get_secret_value())
         except RelayError as error:
             yield Finding(Result.FAIL, "database", f"{where}: {error}")
             return

@@ -109,6 +109,25 @@ async def test_a_database_that_takes_no_rows(tmp_path: Path) -> None:
         assert (result, text.split()[-4:-1]) == ("FAIL", ["no", "such", "table:"])
 
 
+async def test_a_database_that_a_worker_could_not_make(tmp_path: Path) -> None:
+    """What a worker makes is only tried; where that fails, a first start would fail, too."""
+    commands = Commands(tmp_path, external_logger_url="http://127.0.0.1:1/logs")
+    with closing(sqlite3.connect(commands.database)) as database:
+        assert (await findings(commands, status=1))["database"][0] == "warn"
+        assert database.execute("SELECT * FROM sqlite_master").fetchall() == []
+        database.execute("CREATE TABLE kafka_fallback_message (id)")
+        result, text = (await findings(commands, status=1))["database"]
+        assert (result, text.endswith("table kafka_fallback_message already exists")) == (
+            "FAIL",
+            True,
+        )
+    commands.environment["DATABASE_URL"] = f"sqlite:///{tmp_path}/none/relay.db"
+    result, text = (await findings(commands, status=1))["database"]
+    assert result == "FAIL"
+    assert text.endswith("cannot be made: the folder does not exist or may not be written")
+    assert not (tmp_path / "none").exists()
+
+
 async def test_a_target_with_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
     """TLS is tried as a worker tries it: the authority must be known."""
     authority = trustme.CA()

@@ -18,6 +18,7 @@ from order_relay.errors import (
     InvalidDatabaseUrl,
 )
 from order_relay.fallback import table as fallback_table
+from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog, now
 from order_relay.fallback.sql.migrate import VERSION_TABLE, Revisions, migrate
 from order_relay.fallback.store import RowFilter
 from order_relay.fallback.table import FallbackTable
@@ -128,12 +129,15 @@ async def test_the_rights_that_a_worker_needs(
     name = postgres_server.create_database()
     owner = FallbackTable(postgres_server.url(name))
     await owner.open()
+    await AuditLog(owner.engine).make_table()
     await owner.close()
     role = f"worker_{lacking.lower()}"
     for statement in (
         f"CREATE ROLE {role} LOGIN",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON kafka_fallback_message TO {role}",
         f"GRANT SELECT, UPDATE ON kafka_fallback_version TO {role}",
+        f"GRANT SELECT, INSERT ON kafka_relay_audit TO {role}",
+        f"GRANT USAGE ON SEQUENCE kafka_relay_audit_id_seq TO {role}",
         *([] if lacking == "none" else [f"REVOKE {lacking} ON kafka_fallback_message FROM {role}"]),
     ):
         postgres_server.execute(statement, name)
@@ -144,6 +148,8 @@ async def test_the_rights_that_a_worker_needs(
         await table.check_writes()
         assert await table.save(message()) == 1
         assert await table.discard([1]) == {1}
+        entry = AuditEntry("Ada", "rows discarded", "fallback table", 1, "1", now())
+        await AuditLog(table.engine).write(entry)
     else:
         with pytest.raises(DatabaseUnavailable, match="permission denied for table"):
             await table.check_writes()

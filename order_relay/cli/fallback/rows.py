@@ -183,6 +183,12 @@ def file_exists(table: FallbackTable) -> bool:
     return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
 
 
+def file_can_be_made(table: FallbackTable) -> bool:
+    """Return whether the folder of a SQLite file exists and may be written."""
+    folder = Path(table.engine.url.database or "").absolute().parent
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
 def check_revisions(table: FallbackTable, revisions: Revisions) -> None:
     """Check that the table exists, in this version.
 

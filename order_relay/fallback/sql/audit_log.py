@@ -1,7 +1,8 @@
 """The audit log: what people changed, in the table ``kafka_relay_audit`` beside the fallback table.
 
-It is made at the first entry. It is not part of the fallback table's revisions, so that an older
-version of the relay can go on with the same database.
+It is made at the first entry, or by the command ``python -m order_relay.fallback.sql.migrate``. It
+is not part of the fallback table's revisions, so that an older version of the relay can go on with
+the same database.
 """
 
 from __future__ import annotations
@@ -84,6 +85,14 @@ class AuditLog:
                             detail=entry.detail[:TEXT_LENGTH],
                         )
                     )
+
+    async def make_table(self) -> None:
+        """Make the table if there is none, for workers that may not make tables."""
+        with translated():
+            async with self._engine.connect() as plain:
+                connection = await plain.execution_options(relay_begin="IMMEDIATE")
+                async with connection.begin():
+                    await connection.run_sync(_make_table)
 
     async def latest(self, limit: int) -> list[AuditEntry]:
         """Return the latest entries, the newest first."""

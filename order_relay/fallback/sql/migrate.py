@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from order_relay.errors import DatabaseTooNew, RelayError
+from order_relay.errors import DatabaseTooNew, DatabaseUnavailable, RelayError
 from order_relay.fallback.sql.engine import SQLITE_BUSY_TIMEOUT_SECONDS, make_engine, translated
 from order_relay.settings import load_settings
 
@@ -65,17 +65,31 @@ async def migrate(database_url: str) -> Revisions:
         raise
 
 
-async def _migrate(database_url: str) -> Revisions:
+async def try_migration(database_url: str) -> None:
+    """Migrate as ``migrate`` does, and roll it back: nothing is changed.
+
+    Raises:
+        InvalidDatabaseUrl: See ``migrate``, which would raise it, too; so for the others.
+        DatabaseTooNew: See ``migrate``.
+        DatabaseUnavailable: See ``migrate``.
+    """
+    await _migrate(database_url, keep=False)
+
+
+async def _migrate(database_url: str, *, keep: bool = True) -> Revisions:
     # No time-out: another worker's migration may take long.
     engine = make_engine(database_url, command_timeout_seconds=None)
     try:
         with translated():
-            if engine.dialect.name == "sqlite":
+            if keep and engine.dialect.name == "sqlite":
                 await _use_wal(engine)
             async with engine.connect() as plain:
                 connection = await plain.execution_options(relay_begin="IMMEDIATE")
-                async with connection.begin(), _alembic():
-                    return await connection.run_sync(_upgrade)
+                async with connection.begin() as transaction, _alembic():
+                    revisions = await connection.run_sync(_upgrade)
+                    if not keep:
+                        await transaction.rollback()
+                    return revisions
     finally:
         await engine.dispose()
 
@@ -172,10 +186,25 @@ async def _use_wal(engine: AsyncEngine) -> None:
             await asyncio.sleep(LOCK_POLL_SECONDS)
 
 
+async def _prepare(database_url: str) -> Revisions:
+    """Migrate, and make the table of the audit log."""
+    from order_relay.fallback.sql.audit_log import AuditLog  # noqa: PLC0415 - it imports this
+
+    migrated = await migrate(database_url)
+    engine = make_engine(database_url)
+    try:
+        await AuditLog(engine).make_table()
+    except DatabaseUnavailable as error:  # all else works without it
+        sys.stderr.write(f"The table of the audit log was not made: {error}\n")
+    finally:
+        await engine.dispose()
+    return migrated
+
+
 def main() -> None:
     """Migrate the database of the settings; print one line."""
     try:
-        migrated = asyncio.run(migrate(load_settings().database_url.get_secret_value()))
+        migrated = asyncio.run(_prepare(load_settings().database_url.get_secret_value()))
     except RelayError as error:
         sys.exit(str(error))
     before = migrated.found or "nothing"

@@ -101,6 +101,8 @@ def test_several_processes_at_once(empty_url: str, tmp_path: Path) -> None:
         *["The database is up to date (revision 0001)"] * 3,
         "The database was migrated from nothing to revision 0001",
     ]
+    assert "audit log" not in stderr
+    assert asyncio.run(execute(empty_url, "SELECT COUNT(*) FROM kafka_relay_audit")) == [(0,)]
 
 
 @pytest.mark.parametrize(
