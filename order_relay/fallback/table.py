@@ -54,16 +54,11 @@ logger = logging.getLogger(__name__)
 MAX_BATCH = 200
 _COLUMNS = fallback_message.c
 # The first writes, the others only need the rights that a worker needs.
-_CHECKED_WRITES = tuple(
-    map(
-        sa.text,
-        (
-            f"UPDATE {VERSION_TABLE} SET version_num = version_num",  # noqa: S608 - our own names
-            f"INSERT INTO {TABLE_NAME} (topic) SELECT 'none' WHERE 1 = 0",
-            f"UPDATE {TABLE_NAME} SET topic = topic WHERE 1 = 0",  # noqa: S608
-            f"DELETE FROM {TABLE_NAME} WHERE 1 = 0",  # noqa: S608
-        ),
-    )
+_CHECKED_WRITES = (
+    f"UPDATE {VERSION_TABLE} SET version_num = version_num",  # noqa: S608 - our own names
+    f"INSERT INTO {TABLE_NAME} (topic) SELECT 'none' WHERE 1 = 0",
+    f"UPDATE {TABLE_NAME} SET topic = topic WHERE 1 = 0",  # noqa: S608
+    f"DELETE FROM {TABLE_NAME} WHERE 1 = 0",  # noqa: S608
 )
 
 
@@ -140,7 +135,7 @@ class FallbackTable:
                 if await connection.run_sync(revision_of) is None:
                     raise DatabaseReplaced(self.location)
         except RelayError as error:
-            self._refusal = str(error)
+            self._refusal = getattr(error, "reason", str(error))
             raise
         self._refusal = None
         return migrated
@@ -368,7 +363,7 @@ class FallbackTable:
             raise DatabaseUnavailable(failed.reason)
         async with self._transaction() as connection:
             for statement in _CHECKED_WRITES:
-                await connection.execute(statement)
+                await connection.exec_driver_sql(statement)
 
     async def close(self) -> None:
         """Close connections. May be called twice."""
@@ -431,7 +426,7 @@ class FallbackTable:
             if self._replaced is None:
                 return
             if self._refusal is None:
-                self._refusal = str(self._replaced)
+                self._refusal = self._replaced.reason
                 self._on_replaced()
                 logger.error(
                     LogLine(

@@ -121,6 +121,18 @@ async def test_a_database_that_only_reads(
     await table.close()
 
 
+async def test_a_table_that_did_not_open_says_why_once(tmp_path: Path) -> None:
+    """What is not saved then has the reason of the opening, in the same words."""
+    table = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/none/relay.db")
+    with pytest.raises(DatabaseUnavailable) as opening:
+        await table.open()
+    with pytest.raises(DatabaseUnavailable) as saving:
+        await table.save(message())
+    assert str(saving.value) == str(opening.value)
+    assert "unable to open database file" in str(saving.value)
+    await table.close()
+
+
 @pytest.mark.parametrize("lacking", ["INSERT", "UPDATE", "DELETE", "none"])
 async def test_the_rights_that_a_worker_needs(
     postgres_server: PostgresServer, lacking: str

@@ -7,13 +7,14 @@ the same database.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from order_relay.fallback.sql.engine import translated
 from order_relay.fallback.sql.migrate import ADVISORY_LOCK
@@ -67,32 +68,25 @@ class AuditLog:
 
     async def write(self, entry: AuditEntry) -> None:
         """Add an entry; long texts are cut."""
-        with translated():
-            async with self._engine.connect() as plain:
-                # SQLite refuses a transaction that reads first while another one writes.
-                connection = await plain.execution_options(relay_begin="IMMEDIATE")
-                async with connection.begin():
-                    if not self._made:
-                        await connection.run_sync(_make_table)
-                        self._made = True
-                    await connection.execute(
-                        _audit.insert().values(
-                            at=entry.at,
-                            actor=entry.actor[:TEXT_LENGTH],
-                            action=entry.action[:TEXT_LENGTH],
-                            subject=entry.subject[:TEXT_LENGTH],
-                            changed=entry.changed,
-                            detail=entry.detail[:TEXT_LENGTH],
-                        )
-                    )
+        async with self._writing() as connection:
+            if not self._made:
+                await connection.run_sync(_make_table)
+                self._made = True
+            await connection.execute(
+                _audit.insert().values(
+                    at=entry.at,
+                    actor=entry.actor[:TEXT_LENGTH],
+                    action=entry.action[:TEXT_LENGTH],
+                    subject=entry.subject[:TEXT_LENGTH],
+                    changed=entry.changed,
+                    detail=entry.detail[:TEXT_LENGTH],
+                )
+            )
 
     async def make_table(self) -> None:
         """Make the table if there is none, for workers that may not make tables."""
-        with translated():
-            async with self._engine.connect() as plain:
-                connection = await plain.execution_options(relay_begin="IMMEDIATE")
-                async with connection.begin():
-                    await connection.run_sync(_make_table)
+        async with self._writing() as connection:
+            await connection.run_sync(_make_table)
 
     async def latest(self, limit: int) -> list[AuditEntry]:
         """Return the latest entries, the newest first."""
@@ -111,6 +105,15 @@ class AuditLog:
         )
         paused = sa.select(_audit.c.subject).where(_audit.c.id.in_(last), _audit.c.action == PAUSED)
         return {row.subject for row in await self._read(paused)}
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        with translated():
+            async with self._engine.connect() as plain:
+                # SQLite refuses a transaction that reads first while another one writes.
+                connection = await plain.execution_options(relay_begin="IMMEDIATE")
+                async with connection.begin():
+                    yield connection
 
     async def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         """Return the rows of a query; none before the first entry."""

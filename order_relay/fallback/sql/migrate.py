@@ -66,13 +66,7 @@ async def migrate(database_url: str) -> Revisions:
 
 
 async def try_migration(database_url: str) -> None:
-    """Migrate as ``migrate`` does, and roll it back: nothing is changed.
-
-    Raises:
-        InvalidDatabaseUrl: See ``migrate``, which would raise it, too; so for the others.
-        DatabaseTooNew: See ``migrate``.
-        DatabaseUnavailable: See ``migrate``.
-    """
+    """Migrate as ``migrate`` does, with its errors, and roll it back: nothing is changed."""
     await _migrate(database_url, keep=False)
 
 
