@@ -79,6 +79,32 @@ def thread_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> RelayConsumerT
     return thread
 
 
+@pytest.mark.parametrize("stops", [False, True])
+async def test_the_client_starts_once_brokers_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stops: bool
+) -> None:
+    """Brokers that go between the declaration of the topics and this do not end the worker."""
+    thread = thread_of(Client(None), monkeypatch)
+    state = {"stopped": False, "tries": 0}
+    monkeypatch.setattr(RelayConsumerThread, "should_stop", property(lambda _: state["stopped"]))
+    monkeypatch.setattr(thread, "log", logging.getLogger("thread"), raising=False)
+
+    async def sleep(seconds: float) -> None:
+        state["stopped"] = stops
+
+    monkeypatch.setattr(thread, "sleep", sleep)
+
+    async def start() -> None:
+        state["tries"] += 1
+        if state["tries"] < 3:
+            raise KafkaConnectionError("Unable to bootstrap from [('127.0.0.1', 9092)]")
+
+    await thread._start_client(start)
+    assert state["tries"] == (1 if stops else 3)
+    lines = [line for line in caplog.messages if "does not connect, trying again" in line]
+    assert len(lines) == (1 if stops else 2)
+
+
 async def test_a_seek_waits_until_no_fetch_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fetch that ends after the seek would skip what it read: its records are dropped."""
     client = Client(OffsetAndMetadata(7, "relay2:7:3:0"))

@@ -15,6 +15,7 @@ from aiokafka.errors import (
 )
 from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
+from faust.transport.producer import Producer
 from faust.types import TP, ConsumerMessage, Message
 from faust.types.transports import TPorTopicSet
 from mode import ServiceT
@@ -579,7 +580,16 @@ def _message(tp: TP, batch: list[Record]) -> ConsumerMessage:
     )
 
 
+class UnusedProducer(driver.Producer):
+    """Faust's producer without a connection: records are published by ``KafkaProducer``."""
+
+    async def on_start(self) -> None:
+        """Do not connect, which ends the worker where Kafka does not answer just then."""
+        await Producer.on_start(self)
+
+
 class RelayTransport(driver.Transport):
-    """Faust's transport with our consumer."""
+    """Faust's transport with our consumer, and without a producer."""
 
     Consumer: ClassVar = RelayConsumer
+    Producer: ClassVar = UnusedProducer

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import aiokafka
@@ -38,6 +38,7 @@ COMMIT_TIMEOUT_SECONDS = 5.0
 COMMIT_RETRY_SECONDS = 0.2
 COMMIT_FAILED = "Commit failed, it is tried again with the next one: %r"
 FETCH_MAX_WAIT_MS = 200
+CONNECT_AGAIN_SECONDS = 1.0
 # For leaving the group and closing connections.
 STOP_SECONDS = 3.0
 
@@ -81,7 +82,18 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         # Round robin as in Faust, plus the owners' URLs.
         self._owners = OwnersAssignor(cast(Any, self.consumer).app.own_url)
         consumer._partition_assignment_strategy = [self._owners]
+        consumer.start = partial(self._start_client, consumer.start)
         return consumer
+
+    async def _start_client(self, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start the client. Brokers may have gone since the worker asked them for the topics."""
+        while not self.should_stop:
+            try:
+                return await start()
+            except KafkaConnectionError as error:
+                self.log.warning("Kafka's client does not connect, trying again: %s", error)
+                await self.sleep(CONNECT_AGAIN_SECONDS)
+        return None
 
     def owners(self, topic: str) -> dict[int, str]:
         """Return the base URL of each partition's worker, as far as it is known."""
