@@ -50,7 +50,7 @@ async def ended(worker: WorkerProcess, job: str) -> dict[str, Any]:
 
 
 async def test_jobs_of_two_people_and_of_a_killed_worker(stage: Stage, tmp_path: Path) -> None:
-    """Killed in the midst: the rest is open. Two at once on two workers: each letter once."""
+    """Killed in the midst: the rest is open. Two people at once: each letter once."""
     await put_letters(
         stage, [replace(letter(n), value=order(n).value, partition=n % 3) for n in range(LETTERS)]
     )
@@ -65,12 +65,12 @@ async def test_jobs_of_two_people_and_of_a_killed_worker(stage: Stage, tmp_path:
     ):
         for worker in (one, two):
             await worker.wait_ready()
-        job = await redrive(one, rate=40)
 
-        async def under_way() -> bool:
+        async def under_way(job: str) -> bool:
             return int((await job_of(one, job))["done"]) >= 40
 
-        await eventually(under_way, 60)
+        job = await redrive(one, rate=40)
+        await eventually(lambda: under_way(job), 60)
         state = await job_of(one, job)
         assert (state["total"], state["ended"]) == (LETTERS, False)
         one.kill9()
@@ -82,18 +82,12 @@ async def test_jobs_of_two_people_and_of_a_killed_worker(stage: Stage, tmp_path:
         one.start()
         await one.wait_ready()
 
-        results = [
-            await ended(worker, job)
-            for worker, job in zip(
-                (one, two), await asyncio.gather(redrive(one), redrive(two)), strict=True
-            )
-        ]
-        async with asyncio.timeout(120):
-            while sum(int(result["done"]) for result in results) < left:
-                # Another one was at work, which is told; then it is asked for again.
-                assert any("another dlq redrive" in result["remark"] for result in results), results
-                results.append(await ended(two, await redrive(two)))
-        assert sum(int(result["done"]) for result in results) == left
+        # On one worker: the embedded cluster cannot tell another one that the group has a member,
+        # and refuses the commits of a member while another joins. tests/kafka does that.
+        jobs = await asyncio.gather(redrive(one), redrive(one))
+        results = [await ended(one, job) for job in jobs]
+        assert sorted(int(result["done"]) for result in results) == [0, left], results
+        assert (await ended(two, await redrive(two)))["done"] == 0
         assert (await commands("dlq", "list")).err == "No letters\n"
         twice = Counter(row.text("event-id") for row in await stage.records())
         assert len(twice) == LETTERS
