@@ -291,11 +291,12 @@ async def test_404_to_all_is_an_outage(stage: Stage, sink: ScriptedSink, tmp_pat
     """Beginning while all is healthy, under load: no dead letter, and all is delivered after it."""
     gone = False
     sink.script = lambda request: Answer(404 if gone else 200)
-    published = await stage.publish(orders(1000))
+    # Enough to be under load when the target goes: a 404 to one order alone is about that order.
+    published = await stage.publish(orders(6000))
     async with WorkerProcess(tmp_path, stage, sink.url, **DEFAULTS) as worker:
         await sink.wait_for(lambda s: len(s.accepted) > 400, LIMIT_SECONDS)
         gone = True
-        published += await stage.publish(orders(2000, first=2001))
+        published += await stage.publish(orders(1000, first=6001))
         await worker.wait_log("Breaker open")
         asked = len(sink.requests)
         await sink.wait_for(lambda s: len(s.requests) >= asked + 2, LIMIT_SECONDS)

@@ -28,7 +28,7 @@ TRACE_HEADERS = (
     ("tracestate", b"rojo=1"),
 )
 # What must be in no span: it is in the event, the answer or the settings.
-SECRETS = ("Bearer", "t0ken", "no such product", "456", "orderItems", "/logs")
+SECRETS = ("Bearer", "t0ken", "no such product", "productX", "orderItems", "/logs")
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ async def test_an_order_s_trace_from_the_shop_to_the_logger(
     def script(request: Received) -> Answer:
         if request.order_id == 1:
             return Answer(503 if request.attempt == 1 else 200)
-        return Answer(422, body=b"no such product 456") if request.attempt == 1 else Answer()
+        return Answer(422, body=b"no such product: productX") if request.attempt == 1 else Answer()
 
     sink.script = script
     async with (

@@ -24,7 +24,6 @@ from aiohttp import web
 from tests.support.kafka.ports import LOOPBACK, free_ports
 
 CLOSE_SECONDS = 0.05
-TURNS = 5
 # Conditions are asked at most this often: they may look at thousands of requests.
 COALESCE_SECONDS = 0.01
 
@@ -206,9 +205,10 @@ class ScriptedSink:
             server.close()
             await web_server.shutdown(CLOSE_SECONDS)
             await server.wait_closed()
-            # What was accepted meanwhile becomes a connection in the loop's next turns.
-            for _ in range(TURNS):
-                await asyncio.sleep(0)
+            # What was accepted meanwhile becomes a connection in tasks of asyncio.
+            tasks = [one for one in asyncio.all_tasks() if "_accept_connection2" in repr(one)]
+            if tasks:
+                await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
             await web_server.shutdown(CLOSE_SECONDS)
 
     async def wait_for(
