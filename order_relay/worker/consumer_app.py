@@ -186,8 +186,6 @@ def consumer_app(settings: RelaySettings, faust_metrics: FaustMetrics) -> Consum
         consumer_auto_offset_reset="earliest",
         # If a leader hangs, fetches move to the new one when the metadata has it.
         consumer_metadata_max_age_ms=10_000,
-        # Faust's producer is idle, but its default of 1,200 s would delay the shutdown.
-        producer_request_timeout=15.0,
         # A batch of at most so many records is one event. The stream buffers few events.
         broker_max_poll_records=500,
         stream_buffer_maxsize=16,
