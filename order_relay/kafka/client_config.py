@@ -29,6 +29,9 @@ def client_config(settings: Settings) -> dict[str, Any]:
         "bootstrap.servers": settings.kafka_bootstrap_servers,
         "security.protocol": settings.kafka_security_protocol,
         "client.id": settings.consumer_group_id,
+        # As in the Java clients. After librdkafka's 10 s, brokers that are back answer at last when
+        # a record's delivery time-out, or a replay's attempt, is over.
+        "reconnect.backoff.max.ms": 1000,
     }
     if settings.kafka_security_protocol.startswith("SASL"):
         config |= _credentials(settings)
