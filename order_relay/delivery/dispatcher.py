@@ -286,19 +286,17 @@ class Dispatcher:
         elif self._lanes.has_room_for_more(remaining):
             self.left.has_room(cast(LaneKey, lane))
 
-    async def drain(self, *, drain_seconds: float, attempt_seconds: float) -> None:
+    async def drain(self, *, attempt_seconds: float) -> None:
         """Stop intake and end everything under way. When this returns, no delivery runs.
 
+        No new attempt starts: what was never sent is delivered elsewhere without a duplicate.
+
         Args:
-            drain_seconds: How long deliveries continue as usual. An open breaker ends this period
-                early, and so does a pause once no attempt is under way: nothing can finish then.
-            attempt_seconds: How long attempts under way may take after that. All other records are
-                abandoned.
+            attempt_seconds: How long attempts and dead letters under way may take. All other
+                records are abandoned at once.
         """
         self._accepting = False
         self._epoch += 1
-        self._lanes.notify()
-        await self._lanes.drain(drain_seconds, lambda: self._nothing_can_finish)
         if self._batches is not None:
             self._batches.drain()
         abandoned = await self._lanes.close(attempt_seconds)
@@ -307,10 +305,6 @@ class Dispatcher:
         if abandoned:
             self._observer.abandoned(abandoned)
             logger.info("Gave back %d unfinished records: they will be redelivered", abandoned)
-
-    @property
-    def _nothing_can_finish(self) -> bool:
-        return not self.breaker.closed or (self.paused and not self.in_flight)
 
     def resume(self) -> None:
         """Accept records again."""
@@ -687,7 +681,6 @@ class Dispatcher:
             )
         )
         self.dead_lettering += 1
-        self._lanes.notify()
         try:
             await self._send_dead_letter(letter, lane)
         finally:

@@ -175,14 +175,6 @@ class Lanes:
 
     # --- stopping -----------------------------------------------------------------------------
 
-    async def drain(self, seconds: float, give_up: Callable[[], bool]) -> None:
-        """Wait until the lanes are empty, for at most ``seconds`` or until ``give_up`` is true."""
-        deadline = self.loop.time() + seconds
-        while self.queued and not give_up() and (left := deadline - self.loop.time()) > 0:
-            # give_up looks at state that the lanes do not know: it is called at every change of the
-            # lanes, and at least every quarter of a second.
-            await asyncio.wait({self.changed()}, timeout=min(left, 0.25))
-
     async def close(self, seconds: float) -> int:
         """Stop intake, let attempts under way end, and abandon all other records.
 

@@ -293,13 +293,13 @@ class ConsumerRuntime:
         await self.app.maybe_start()
 
     async def drain(self, grace_seconds: float) -> None:
-        """Stop the intake, and give submitted records ``grace_seconds`` to finish.
+        """Stop the intake, and give attempts under way ``grace_seconds`` to end.
 
-        The rest stays unfinished, and is delivered again.
+        The rest stays unfinished, and is delivered by whoever has its partition next.
         """
         CONSUMER.set(self.name)
         self._reader.stop_intake()
-        await self.dispatcher.drain(drain_seconds=grace_seconds, attempt_seconds=0.0)
+        await self.dispatcher.drain(attempt_seconds=grace_seconds)
 
     async def commit(self) -> None:
         """Make the final commit of everything that is finished."""
@@ -401,7 +401,7 @@ class ConsumerRuntime:
             self.settings.external_logger_timeout_seconds + 1.0, MAX_REBALANCE_DRAIN_SECONDS
         )
         self.health.assigned_partitions = 0
-        await self.dispatcher.drain(drain_seconds=0.0, attempt_seconds=attempt_seconds)
+        await self.dispatcher.drain(attempt_seconds=attempt_seconds)
         if self.deliveries is not None:
             await self.deliveries.revoking()
 

@@ -111,12 +111,15 @@ async def kill_and_see(scene: Scene, worker: WorkerProcess) -> None:
 
 
 async def stopped_under_load(scene: Scene) -> None:
-    """SIGTERM with 256 records in flight and some in backoff."""
+    """SIGTERM with 256 records in flight, some in backoff, and more queued than the grace allows.
+
+    Nothing new is sent, so that nothing is cut off when the grace is over.
+    """
     scene.hold(after=2 * MAX_IN_FLIGHT)
     scene.latency_seconds = 0.5
     scene.failing = {"key-0", "key-1", "key-2"}
-    scene.load.publish(2500)
-    worker = scene.worker("a", shutdown_grace_seconds=10, **PATIENT)
+    scene.load.publish(5000)
+    worker = scene.worker("a", shutdown_grace_seconds=4, **PATIENT)
     await scene.until_accepted(2 * MAX_IN_FLIGHT)
     await scene.until_full()
     worker.sigterm()
@@ -124,6 +127,7 @@ async def stopped_under_load(scene: Scene) -> None:
     # A worker that overruns its grace and the tail ends itself, with 1.
     assert await worker.wait() == 0
     scene.failing = set()
+    scene.latency_seconds = 0.02
     scene.worker("b")
     await scene.close_books()
     assert scene.repeats() == {}

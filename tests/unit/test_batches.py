@@ -286,7 +286,7 @@ async def test_a_limit_of_requests_is_no_limit_of_orders(
     refused = len(story.target.posts) - sum(story.target.accepted.values()) / 20
     assert refused <= 0.12 * len(story.target.posts)
     intake.cancel()
-    await story.bench.dispatcher.drain(drain_seconds=0, attempt_seconds=1)
+    await story.bench.dispatcher.drain(attempt_seconds=1)
 
 
 @virtual_time
@@ -395,7 +395,7 @@ async def test_giving_back_ends_requests_whose_records_are_all_given_back() -> N
     await story.submit(30)
     await asyncio.sleep(1)
     assert story.target.under_way == 3
-    await story.bench.dispatcher.drain(drain_seconds=0, attempt_seconds=1)
+    await story.bench.dispatcher.drain(attempt_seconds=1)
     await asyncio.sleep(0)
     assert story.target.under_way == 0
     assert not story.bench.finished
@@ -410,7 +410,7 @@ async def test_giving_back_does_not_wait_for_what_was_not_sent() -> None:
     await asyncio.sleep(1)
     assert len(story.target.posts) == 2
     began = asyncio.get_running_loop().time()
-    await story.bench.dispatcher.drain(drain_seconds=0, attempt_seconds=1000)
+    await story.bench.dispatcher.drain(attempt_seconds=1000)
     assert asyncio.get_running_loop().time() - began < 1
     assert len(story.target.posts) == 2
     assert story.bench.observer.abandoned_records == [25]

@@ -72,7 +72,7 @@ async def test_the_breaker_does_not_hold_a_duplicate_up() -> None:
     await bench.until_finished(1, within_seconds=4.0)
 
     assert bench.finished == [twin]
-    await bench.dispatcher.drain(drain_seconds=0, attempt_seconds=0)
+    await bench.dispatcher.drain(attempt_seconds=0)
 
 
 @virtual_time

@@ -14,34 +14,39 @@ DOWN = answer(503)
 
 
 @virtual_time
-async def test_everything_finishes_within_the_grace() -> None:
-    """Draining lets attempts, backoffs and queued records end; then nothing is given up."""
-    bench = Bench()
+async def test_attempts_under_way_end_and_nothing_new_is_sent() -> None:
+    """Attempts and dead letters under way end; what was not sent, or is in backoff, is given up."""
+    bench = Bench(max_in_flight=3)
     slow, failing = record(0, "a"), record(1, "b")
     bench.target.plan(slow, Step(answer(200), seconds=4.0))
-    bench.target.plan(failing, DOWN, DOWN)
-    await bench.submit(slow, failing, record(2, "b"), record(3, "c", value=b"{"))
+    bench.target.plan(failing, DOWN)
+    refused = bench.target.plan(record(3, "c"), Step(answer(422), seconds=2.0))
+    await bench.submit(slow, failing, record(2, "a"), refused)
+    await asyncio.sleep(0.5)
 
-    await bench.dispatcher.drain(drain_seconds=30.0, attempt_seconds=0.0)
+    await bench.dispatcher.drain(attempt_seconds=30.0)
 
-    assert sorted(bench.finished_offsets) == [0, 1, 2, 3]
     assert asyncio.get_running_loop().time() == 4.0
-    assert bench.observer.abandoned_records == []
+    assert bench.finished_offsets == [3, 0]
+    assert len(bench.dead_letters.letters) == 1
+    assert bench.target.times(failing) == [0.0]
+    assert bench.observer.abandoned_records == [2]
 
 
 @virtual_time
 async def test_what_does_not_finish_in_time_is_given_up() -> None:
-    """After the drain period attempts get their last seconds; the rest stays unfinished."""
+    """Attempts get so many seconds; what is not answered by then stays unfinished."""
     bench = Bench()
     ends, hangs = record(0, "ends"), record(1, "hangs")
     bench.target.plan(ends, Step(answer(200), seconds=12.0))
     bench.target.plan(hangs, Step(answer(200), seconds=FOR_EVER))
     waits = bench.target.plan(record(2, "waits"), answer(429, retry_after_seconds=60.0))
     await bench.submit(ends, hangs, waits, record(3, "waits"), record(4, "ends"))
+    await asyncio.sleep(0.5)
 
-    await bench.dispatcher.drain(drain_seconds=10.0, attempt_seconds=5.0)
+    await bench.dispatcher.drain(attempt_seconds=15.0)
 
-    assert asyncio.get_running_loop().time() == 15.0
+    assert asyncio.get_running_loop().time() == 15.5
     assert bench.finished_offsets == [0]
     assert bench.observer.abandoned_records == [4]
     assert (bench.dispatcher.queued, bench.dispatcher.in_flight) == (0, 0)
@@ -60,7 +65,7 @@ async def test_nothing_finishes_after_it_was_given_back() -> None:
     await asyncio.sleep(0.1)
     await bench.submit(fails)
     await asyncio.sleep(0.1)
-    await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=1.0)
+    await bench.dispatcher.drain(attempt_seconds=1.0)
     attempts, calls = len(bench.target.attempts), len(bench.dead_letters.calls)
 
     await asyncio.sleep(1000)
@@ -79,7 +84,7 @@ async def test_a_failure_within_the_last_seconds_is_given_up() -> None:
     await bench.submit(one)
     await asyncio.sleep(1.0)
 
-    await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=30.0)
+    await bench.dispatcher.drain(attempt_seconds=30.0)
 
     assert asyncio.get_running_loop().time() == 2.0
     assert bench.finished == []
@@ -91,8 +96,8 @@ async def test_giving_back_nothing_is_quick() -> None:
     """An idle dispatcher drains at once, however often it is asked."""
     bench = Bench()
 
-    await bench.dispatcher.drain(drain_seconds=30.0, attempt_seconds=10.0)
-    await bench.dispatcher.drain(drain_seconds=30.0, attempt_seconds=10.0)
+    await bench.dispatcher.drain(attempt_seconds=10.0)
+    await bench.dispatcher.drain(attempt_seconds=10.0)
 
     assert asyncio.get_running_loop().time() == 0.0
     assert bench.observer.abandoned_records == []
@@ -107,7 +112,7 @@ async def test_a_record_that_waits_for_room_is_not_taken_any_more() -> None:
     waiting = asyncio.create_task(bench.dispatcher.submit(record(1, "b")))
     await asyncio.sleep(1)
 
-    await bench.dispatcher.drain(drain_seconds=30.0, attempt_seconds=0.0)
+    await bench.dispatcher.drain(attempt_seconds=5.0)
 
     assert waiting.done()
     await asyncio.sleep(100)
@@ -127,9 +132,7 @@ async def test_a_record_of_before_is_not_delivered_after(moment: str) -> None:
     bench = Bench()
     hangs = bench.target.plan(record(0, "hangs"), Step(answer(200), seconds=FOR_EVER))
     await bench.submit(hangs)
-    giving_back = asyncio.create_task(
-        bench.dispatcher.drain(drain_seconds=5.0, attempt_seconds=0.0)
-    )
+    giving_back = asyncio.create_task(bench.dispatcher.drain(attempt_seconds=5.0))
     await asyncio.sleep(1.0 if moment == "while draining" else 6.0)
     taking = asyncio.create_task(bench.dispatcher.submit(record(5, "a")))
     await asyncio.sleep(10.0)
@@ -151,7 +154,7 @@ async def test_it_goes_on_as_before_after_resuming() -> None:
     one = bench.target.plan(record(0, "a"), DOWN, DOWN, *[DOWN] * 4)
     await bench.submit(one)
     await asyncio.sleep(1.5)
-    await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=0.0)
+    await bench.dispatcher.drain(attempt_seconds=5.0)
     bench.dispatcher.resume()
 
     await bench.deliver(one, record(1, "a"), record(2, "b"))
@@ -183,36 +186,18 @@ async def test_activity_is_told_for_liveness() -> None:
 
 
 @virtual_time
-async def test_an_open_breaker_ends_the_draining() -> None:
-    """In an outage nothing can finish: giving back does not wait for it."""
+async def test_records_at_the_gate_do_not_hold_up_the_end() -> None:
+    """In an outage nothing is under way: giving back does not wait."""
     bench = Bench(breaker_threshold=2)
     bench.target.default = Step(DOWN)
     await bench.submit(record(0, "a"), record(1, "b"), record(2, "b"))
     await asyncio.sleep(1)
 
-    await bench.dispatcher.drain(drain_seconds=30.0, attempt_seconds=11.0)
+    await bench.dispatcher.drain(attempt_seconds=11.0)
 
     assert asyncio.get_running_loop().time() == pytest.approx(1.0, abs=0.25)
     assert bench.observer.abandoned_records == [3]
     assert bench.finished == []
-
-
-@virtual_time
-async def test_a_pause_ends_the_draining_once_no_attempt_is_under_way() -> None:
-    """What was sent before the pause may end; giving back the rest does not wait."""
-    bench = Bench()
-    slow = record(0, "a")
-    bench.target.plan(slow, Step(answer(200), seconds=4.0))
-    await bench.submit(slow)
-    await asyncio.sleep(1)
-    bench.dispatcher.pause(True)
-    await bench.submit(record(1, "b"), record(2, "a"))
-
-    await bench.dispatcher.drain(drain_seconds=30.0, attempt_seconds=0.0)
-
-    assert asyncio.get_running_loop().time() == pytest.approx(4.0, abs=0.25)
-    assert bench.finished_offsets == [0]
-    assert bench.observer.abandoned_records == [2]
 
 
 @virtual_time
@@ -242,7 +227,7 @@ async def test_after_a_rebalance_in_an_outage_a_record_probes() -> None:
     bench.target.default = Step(DOWN)
     await bench.submit(record(0, "a"))
     await asyncio.sleep(0.5)
-    await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=1.0)
+    await bench.dispatcher.drain(attempt_seconds=1.0)
     bench.dispatcher.resume()
 
     await bench.submit(record(0, "a"), record(1, "b"))
@@ -264,7 +249,7 @@ async def test_a_probe_that_is_given_back_does_not_stop_the_probing() -> None:
     await asyncio.sleep(6)
     assert bench.dispatcher.breaker.state is BreakerState.HALF_OPEN
 
-    await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=2.0)
+    await bench.dispatcher.drain(attempt_seconds=2.0)
     bench.dispatcher.resume()
     await bench.deliver(one)
 
@@ -282,7 +267,7 @@ async def test_a_dead_letter_that_kafka_refuses_does_not_stop_the_probing(
     good = bench.target.plan(record(1, "good"), DOWN)
     await bench.submit(good)
     await asyncio.sleep(1)
-    await bench.dispatcher.drain(drain_seconds=0.0, attempt_seconds=1.0)
+    await bench.dispatcher.drain(attempt_seconds=1.0)
     bench.dispatcher.resume()
     bench.dead_letters.refusals.extend([PublishRefused("dlq", "no such topic")] * 1000)
 
