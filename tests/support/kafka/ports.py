@@ -12,6 +12,8 @@ FOR_BROKERS = range(LOWEST, LOWEST + 2_000)
 
 
 _GIVEN: set[int] = set()
+# UDP sockets, which keep nobody from listening by TCP: other test runs leave their ports alone.
+_RESERVED: list[socket.socket] = []
 
 
 def free_ports(count: int, *, for_brokers: bool = False) -> list[int]:
@@ -31,7 +33,7 @@ def free_ports(count: int, *, for_brokers: bool = False) -> list[int]:
     candidates.sort(key=_GIVEN.__contains__)  # those that were given come last
     free: list[int] = []
     for port in candidates:
-        if _is_free(port):
+        if _is_free(port) and (not for_brokers or _reserve(port)):
             free.append(port)
             if len(free) == count:
                 _GIVEN.update(free)
@@ -59,6 +61,18 @@ def _is_free(port: int) -> bool:
             probe.bind((LOOPBACK, port))
         except OSError:
             return False
+    return True
+
+
+def _reserve(port: int) -> bool:
+    """Reserve a port until this process ends; return False if another one has done so."""
+    reserved = socket.socket(type=socket.SOCK_DGRAM)
+    try:
+        reserved.bind((LOOPBACK, port))
+    except OSError:
+        reserved.close()
+        return False
+    _RESERVED.append(reserved)
     return True
 
 
