@@ -196,8 +196,6 @@ class Collector:
                 "group.id": f"demo-ledger-{uuid.uuid4()}",
                 "enable.auto.commit": False,
                 "log_level": 0,
-                # After an outage it is there again at once.
-                "reconnect.backoff.max.ms": 500,
             }
         )
 
