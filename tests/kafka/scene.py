@@ -43,6 +43,7 @@ OF_THE_GROUP = (
     "eartbeat",
     "changes late",
     "Signal",
+    "[ERROR]",
 )
 # The logger answers from the test's own event loop: late, on a busy machine.
 ANSWERED: dict[str, Any] = {"external_logger_timeout_seconds": LIMIT_SECONDS}
@@ -354,12 +355,17 @@ class Scene:
         return "\n".join([*found, self.log_of_the_group()])
 
     def log_of_the_group(self) -> str:
-        """What the workers logged of rebalances and commits, the last lines of each."""
+        """What the workers logged of rebalances, commits and errors, the last lines of each."""
         return "\n".join(
             f"{worker.name}: {line[:200]}"
             for worker in self._workers
             for line in [line for phrase in OF_THE_GROUP for line in worker.log_lines(phrase)][-25:]
         )
+
+    def assert_nothing_repeated(self) -> None:
+        """No record was accepted twice."""
+        repeated = self.repeats()
+        assert not repeated, self.told(repeated)
 
     def assert_repeats_are_recent(self, since: float) -> None:
         """Only what was in flight at a fault, or finished lately before it, was repeated.

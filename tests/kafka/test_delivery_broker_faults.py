@@ -63,7 +63,7 @@ async def test_brokers_restarted_one_by_one(kafka: RealKafka, tmp_path: Path) ->
             await asyncio.to_thread(kafka.elect_preferred_leaders)
         assert await revoking.wait() == 0
         await scene.close_books()
-        assert scene.repeats() == {}
+        scene.assert_nothing_repeated()
 
 
 async def test_the_coordinator_killed_while_partitions_are_given_back(
@@ -115,4 +115,4 @@ async def see_that_nothing_is_repeated(scene: Scene, kafka: RealKafka, broker: i
     await scene.until_sent_by("b", RATE)
     await asyncio.to_thread(kafka.revive, broker)
     await scene.close_books()
-    assert scene.repeats() == {}
+    scene.assert_nothing_repeated()

@@ -51,7 +51,7 @@ async def test_a_record_whose_dead_letter_nobody_takes_stays_unfinished(
         scene.dead_lettered.add(second)
         await asyncio.to_thread(kafka.revive)
         await scene.close_books()
-        assert scene.repeats() == {}
+        scene.assert_nothing_repeated()
 
 
 async def refused_letter(scene: Scene, worker: WorkerProcess, key: str) -> Place:

@@ -106,7 +106,7 @@ async def come_and_go(kafka: RealKafka, directory: Path, rounds: int) -> None:
             await scene.until_accepted(len(scene.accepted) + 594)
         scene.failing = set()
         await scene.close_books()
-        assert scene.repeats() == {}
+        scene.assert_nothing_repeated()
         assert scene.overlaps() == []
 
 

@@ -294,7 +294,7 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
         await asyncio.to_thread(open_one.abort_transaction, 60)
         await scene.until_accepted(accepted + len(behind))
         await scene.until_all_committed()
-        assert scene.repeats() == {}
+        scene.assert_nothing_repeated()
         (told,) = worker.log_lines("Records were deleted before they were delivered")
         assert f"topic={stage.topic} partition=1 first=2 last=5 count=4" in told
         assert (await worker.metrics())["order_relay_deleted_records_total"] == 4

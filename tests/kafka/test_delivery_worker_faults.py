@@ -130,7 +130,7 @@ async def stopped_under_load(scene: Scene) -> None:
     scene.latency_seconds = 0.02
     scene.worker("b")
     await scene.close_books()
-    assert scene.repeats() == {}
+    scene.assert_nothing_repeated()
 
 
 async def held_records(scene: Scene) -> None:
@@ -154,7 +154,7 @@ async def held_records(scene: Scene) -> None:
         scene.answer_hanging()
         await scene.until_all_committed()
     await scene.close_books()
-    assert scene.repeats() == {}
+    scene.assert_nothing_repeated()
 
 
 async def until_committed_around(scene: Scene, worker: WorkerProcess, held: dict[int, int]) -> None:
@@ -198,7 +198,7 @@ async def long_metadata(scene: Scene) -> None:
     await worker.wait_until(committed, what="to commit what is finished, and what fits")
     scene.answer_hanging()
     await scene.close_books()
-    assert scene.repeats() == {}
+    scene.assert_nothing_repeated()
 
 
 async def logger_away(scene: Scene) -> None:
@@ -222,7 +222,7 @@ async def logger_away(scene: Scene) -> None:
     # The group itself may have moved to another broker, which is none of its members' business.
     assert (await scene.admin.settled_group(1)).members == group.members
     assert (await worker.metrics())["faust_total_rebalances"] == rebalances
-    assert scene.repeats() == {}
+    scene.assert_nothing_repeated()
 
 
 KILLS: tuple[Story, ...] = (

@@ -39,7 +39,7 @@ async def test_a_key_with_more_records_than_may_be_left(kafka: RealKafka, tmp_pa
 
         await worker.wait_until(paused, what="to leave as much as it may")
         assert (await worker.metrics())["order_relay_held_records"] == HOT_HELD
-        assert scene.repeats() == {}
+        scene.assert_nothing_repeated()
 
         # In hand are its first 1,000; of what is left most is deleted.
         scene.deleted = {(0, offset) for offset in range(HOT_HELD + OTHERS // 2, HOT_DELETED)}

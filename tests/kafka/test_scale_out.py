@@ -33,7 +33,7 @@ async def test_workers_share_the_partitions(kafka: RealKafka, tmp_path: Path, co
         scene.load.publish(ORDERS)
         await scene.close_books()
         assert len(scene.accepted_orders) == ORDERS
-        assert scene.repeats() == {}
+        scene.assert_nothing_repeated()
         assert scene.overlaps() == []
 
         figures = [await worker.metrics() for worker in workers]
@@ -69,7 +69,7 @@ async def test_one_worker_more_takes_its_part(kafka: RealKafka, tmp_path: Path) 
         assert await second.wait() == 0
         await until_shared([first], PARTITIONS)
         await scene.close_books()
-        assert scene.repeats() == {}
+        scene.assert_nothing_repeated()
 
 
 async def test_three_workers_replay_one_table(
