@@ -112,6 +112,8 @@ class Batches:
         self._queues: dict[FailedBatch | int, _Queue] = {}
         self._ready: deque[list[_Item]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self.draining = False
+        """Whether nothing new is sent."""
 
     async def post(
         self,
@@ -134,7 +136,8 @@ class Batches:
             alone: Whether it is sent at once and alone, as a probe.
 
         Raises:
-            CancelledError: ``drain`` was called before the record was sent.
+            CancelledError: ``drain`` was called before the record was sent, or before its rejected
+                batch was halved.
         """
         item = _Item(value, key, trace, self._clock() + self._batching.linger_seconds)
         size = self._batching.size
@@ -158,6 +161,7 @@ class Batches:
 
     def drain(self) -> None:
         """Abandon all records that were not sent yet: their ``post`` is cancelled."""
+        self.draining = True
         for items in (*(queue.items for queue in self._queues.values()), *self._ready):
             for item in items:
                 item.answer.cancel()
@@ -270,6 +274,8 @@ class Batches:
         if count > 1 and answer.verdict is Verdict.REJECTED:
             middle = (count + 1) // 2
             self._ready.extendleft((items[middle:], items[:middle]))
+            if self.draining:
+                self.drain()
             return
         if count > 1 and answers[0] is answers[-1]:
             answers = _shared_answers(answers[0], count)

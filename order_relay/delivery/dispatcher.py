@@ -310,6 +310,8 @@ class Dispatcher:
         """Accept records again."""
         self._accepting = True
         self.last_activity = self._clock()
+        if self._batches is not None:
+            self._batches.draining = False
         self._lanes.open()
 
     @property
@@ -479,6 +481,8 @@ class Dispatcher:
         self._log_throttling(answer, wait)
         # One line for a batch.
         self._retrying(record, answer, attempts, wait, logged=not answer.batch_index)
+        if self._lanes.closed:
+            raise asyncio.CancelledError  # the gate may be open
 
     async def _is_gone_for_this_key(self, lane: Lane, answer: Answer) -> bool:
         """Whether a 404 is about this record's key alone."""

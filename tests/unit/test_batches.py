@@ -418,3 +418,21 @@ async def test_giving_back_does_not_wait_for_what_was_not_sent() -> None:
     story.target._answers = lambda post: OK
     await story.submit(25)
     await story.bench.until_finished(25, 1000)
+
+
+@virtual_time
+@pytest.mark.parametrize("said", [answer(429, retry_after_seconds=5), answer(422)])
+async def test_giving_back_ends_with_the_answers_to_what_is_under_way(said: Answer) -> None:
+    """A throttled batch is not sent again, and a rejected one is not halved."""
+    story = Story(lambda post: said, size=10)
+    story.target._seconds = 2.0
+    await story.submit(10)
+    await asyncio.sleep(1)
+    await story.bench.dispatcher.drain(attempt_seconds=1000)
+    assert asyncio.get_running_loop().time() == 2.0
+    assert len(story.target.posts) == 1
+    assert story.bench.observer.abandoned_records == [10]
+    story.bench.dispatcher.resume()
+    story.target._answers = lambda post: OK if len(post.orders) < 10 else answer(422)
+    await story.submit(10)
+    await story.bench.until_finished(10, 1000)
