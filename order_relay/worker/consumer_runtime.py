@@ -298,7 +298,7 @@ class ConsumerRuntime:
         The rest stays unfinished, and is delivered by whoever has its partition next.
         """
         CONSUMER.set(self.name)
-        self._reader.stop_intake()
+        self._reader.end_intake()
         await self.dispatcher.drain(attempt_seconds=grace_seconds)
 
     async def commit(self) -> None:

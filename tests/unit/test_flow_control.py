@@ -10,7 +10,7 @@ from mode.utils.queues import FlowControlQueue
 
 from order_relay.settings import load_settings
 from order_relay.worker.consumer_app import FlowControl, ForeignChangelogs
-from tests.support.runtimes import app_of_a_consumer
+from tests.support.runtimes import app_of_a_consumer, runtime
 from tests.support.virtual_time import virtual_time
 
 SEEK_SECONDS = 40.0
@@ -92,3 +92,13 @@ async def test_a_stop_or_a_rebalance_breaks_off_a_seek(stops: bool, error: type[
     asyncio.get_running_loop().call_later(1.0, event.set)
     with pytest.raises(error):
         await recovery._wait(asyncio.Event().wait(), timeout=SEEK_SECONDS)
+
+
+async def test_a_rebalance_does_not_start_the_intake_of_a_worker_that_stops() -> None:
+    """Its attempts in flight may take longer than the rebalance, after which Faust resumes."""
+    with runtime(load_settings()) as made:
+        made.app.reader.resume_flow()
+        assert made.app.reader.flow_active
+        await made.drain(0)
+        made.app.reader.resume_flow()
+        assert not made.app.reader.flow_active

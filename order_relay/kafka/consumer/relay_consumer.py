@@ -71,7 +71,7 @@ class RelayConsumer(driver.Consumer):
         self._pending_seeks: dict[TP, tuple[int | None, bool]] = {}
         # The offsets of backward seeks, until a record was fetched there.
         self._moved_back_to: dict[TP, int] = {}
-        self._final_commit_started = False
+        self._intake_ended = self._final_commit_started = False
         self._stops = 0
         self._fetch_was_dropped = False
         self._has_room = asyncio.Event()
@@ -328,6 +328,16 @@ class RelayConsumer(driver.Consumer):
         self.stop_flow()
         self.app.flow_control.suspend()
         self.app.flow_control.clear()
+
+    def end_intake(self) -> None:
+        """Stop the intake for the last time: the worker stops."""
+        self._intake_ended = True
+        self.stop_intake()
+
+    def resume_flow(self) -> None:
+        """Pass records to the streams again; not after ``end_intake``, whatever is assigned."""
+        if not self._intake_ended:
+            super().resume_flow()
 
     def on_buffer_drop(self, tp: TP) -> None:
         """Note that the stream has room for a partition again."""
