@@ -138,6 +138,15 @@ def test_what_a_restart_would_not_speed_up_is_no_standstill(
     assert not watched.live
 
 
+async def test_the_end_of_the_intake_is_no_standstill() -> None:
+    """At a stop attempts in flight may take as long as the grace."""
+    with runtime(load_settings()) as made:
+        reader = made.app.reader
+        assert [reader.standstill(), reader.standstill()] == [None, "no assignment"]
+        await made.drain(0)
+        assert reader.standstill() is None
+
+
 async def test_a_worker_knows_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kafka for dead letters, the table's changelog, and a function that hangs in its thread."""
     refunds = Consumer("refunds", topic="orders", group="refunds", event=bytes)

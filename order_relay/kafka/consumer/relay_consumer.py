@@ -216,7 +216,7 @@ class RelayConsumer(driver.Consumer):
                 ready=set(self._progress),
             ),
         )
-        if before is None or self.app.should_stop:
+        if before is None or self._intake_ended or self.app.should_stop:
             return None
         return standstill(before, self._intake)
 
