@@ -52,6 +52,8 @@ MAX_READ_AHEAD = 1000
 THROTTLING_LOG_SECONDS = 60.0
 # Wait after a 404 before the record is given up.
 GONE_CONFIRM_SECONDS = 1.0
+# After this many refusals of a record, more are its own, if others are accepted meanwhile.
+MAX_REFUSALS = 2
 MAX_DETAIL_LENGTH = 200  # in log lines
 
 # Finished without an attempt: delivered before, or for another consumer.
@@ -404,7 +406,8 @@ class Dispatcher:
         idempotency_key = record.idempotency_key()
         trace = of_record(record.headers) if record.headers else None
         number = next(self._numbers)
-        attempts = failures = own_failures = counted = 0
+        attempts = failures = own_failures = counted = refusals = 0
+        refused_at = float("inf")
         last: Answer | None = None
         while True:
             ticket = NO_PROBE
@@ -442,7 +445,13 @@ class Dispatcher:
             last = answer
             self._failing[record] = FailureState(attempts, answer.detail, answer.status)
             if answer.verdict is Verdict.THROTTLED:
-                self._on_throttled(record, answer, ticket, sent_at, attempts)
+                refusals += 1
+                own = refusals > MAX_REFUSALS and self.health.accepted_others(lane.key, refused_at)
+                refused_at = self.last_activity
+                await self._on_throttled(
+                    record, answer, ticket, sent_at, lane, refusals=refusals, own=own
+                )
+                number = next(self._numbers)  # behind all that wait
                 continue
             if answer.verdict is Verdict.LOCAL:
                 self._on_local_failure(answer, ticket)
@@ -469,10 +478,25 @@ class Dispatcher:
                 return
             await self._wait_for_retry(record, answer, failures, lane)
 
-    def _on_throttled(
-        self, record: Record, answer: Answer, ticket: int, sent_at: float, attempts: int
+    async def _on_throttled(
+        self,
+        record: Record,
+        answer: Answer,
+        ticket: int,
+        sent_at: float,
+        lane: Lane,
+        *,
+        refusals: int,
+        own: bool,
     ) -> None:
-        """Slow down; the record is sent again at the target's pace."""
+        """Slow down; the record is sent again at the target's pace.
+
+        A limit of the record's ``own``, such as a user's quota, slows down its key alone.
+        """
+        if own:
+            self.health.throttled(answer, ticket)
+            await self._wait_for_retry(record, answer, refusals, lane)
+            return
         if self._batches is None:
             under_way = self._lanes.in_flight - 1
             self.pace.refused(sent_at, answer.retry_after_seconds, under_way)
@@ -480,7 +504,7 @@ class Dispatcher:
         wait = self.pace.wait_seconds()
         self._log_throttling(answer, wait)
         # One line for a batch.
-        self._retrying(record, answer, attempts, wait, logged=not answer.batch_index)
+        self._retrying(record, answer, refusals, wait, logged=not answer.batch_index)
         if self._lanes.closed:
             raise asyncio.CancelledError  # the gate may be open
 

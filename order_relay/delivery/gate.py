@@ -27,10 +27,10 @@ _number = itemgetter(0)
 class Gate:
     """Holds the records that may not be sent yet.
 
-    While the target throttles, they are sent in order of arrival, at its pace. While the breaker is
-    not closed, they are probes. Records that were never sent come first, alternating between the
-    newest and the oldest, since either end may be full of hopeless ones. Then comes the record with
-    the fewest failures.
+    While the target throttles, they are sent in order of arrival, at its pace; one that was refused
+    arrives anew, since it may be refused again. While the breaker is not closed, they are probes.
+    Records that were never sent come first, alternating between the newest and the oldest, since
+    either end may be full of hopeless ones. Then comes the record with the fewest failures.
     """
 
     def __init__(

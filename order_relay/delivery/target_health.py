@@ -459,6 +459,10 @@ class TargetHealth:
         share = self._first_attempts.share_failed(now, key) or 0.0
         return succeeded_at > self._failures.of_others(key) and share <= MAX_SHARE_FAILED_FOR_GONE
 
+    def accepted_others(self, key: Hashable, since: float) -> bool:
+        """Whether a record of another key succeeded since then."""
+        return self._successes.of_others(key) > since
+
     @property
     def share_failed(self) -> float:
         """The share of the last minute's first attempts that failed."""

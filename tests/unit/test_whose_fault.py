@@ -239,6 +239,22 @@ async def test_a_logger_that_throttles_for_ever(retry_after_seconds: float) -> N
 
 
 @virtual_time
+async def test_keys_that_are_throttled_for_ever_hold_up_no_others() -> None:
+    """As by a user's own quota; they are sent again now and then, and not given up."""
+    refusal = Step(answer(429, retry_after_seconds=5.0), seconds=0.02)
+    ok = Step(answer(200), seconds=0.02)
+    topic = VirtualTopic(lambda one, at, n: refusal if is_bad(one) and at < 600.0 else ok)
+    topic.publish(*(f"{'good' if number % 200 else 'bad'}-{number}" for number in range(4000)))
+    await asyncio.sleep(599.0)
+
+    assert max(topic.delays("good")) <= 120.0
+    assert len(topic.delays("good")) == 3980
+    assert len(topic.bench.target.attempts) <= 4000 + 256 + 20 * 600 / 5.0
+    await topic.until_finished()
+    assert topic.given_up == []
+
+
+@virtual_time
 async def test_a_rate_that_is_set() -> None:
     """EXTERNAL_LOGGER_MAX_RATE is kept to, whatever the target would bear."""
     topic = VirtualTopic(lambda one, at, n: OK, max_rate=20.0)
