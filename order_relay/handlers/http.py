@@ -17,7 +17,7 @@ from yarl import URL
 
 from order_relay.delivery.answer import JSON, Answer, Verdict, judge, parse_retry_after
 from order_relay.delivery.dead_letters import full_name
-from order_relay.handlers.http_client.addresses import proxy_for
+from order_relay.handlers.http_client.addresses import ProxyRefusal, proxy_for
 from order_relay.handlers.http_client.client import ConnectionNotMade, HttpClient
 from order_relay.handlers.http_client.connection import NotHttp, Response
 from order_relay.model.trace_context import TraceContext
@@ -188,6 +188,8 @@ class HttpHandler:
                 verdict = Verdict.OUTAGE
         elif isinstance(error, ConnectionNotMade):
             failure = "connect"
+            if isinstance(cause, ProxyRefusal) and judge(cause.status) is Verdict.OUTAGE:
+                verdict = Verdict.OUTAGE
         elif isinstance(error, TimeoutError):
             failure = "timeout"
         limit = f"no answer within {self._timeout_seconds:g} s"

@@ -108,25 +108,26 @@ async def test_without_tls_the_proxy_is_asked_for_the_whole_url(sink: ScriptedSi
 
 
 @pytest.mark.parametrize(
-    ("refusal", "said"),
+    ("refusal", "said", "verdict"),
     [
-        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "407 Proxy Authentication"),
-        (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", "502 Bad Gateway"),
-        (b"SSH-2.0-OpenSSH\r\n\r\n", "SSH-2.0"),
-        (b"HTTP/1.1 200", "no answer to CONNECT"),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "407 Proxy", Verdict.OUTAGE),
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "403 Forbidden", Verdict.OUTAGE),
+        (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", "502 Bad Gateway", Verdict.RETRYABLE),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "SSH-2.0", Verdict.RETRYABLE),
+        (b"HTTP/1.1 200", "no answer to CONNECT", Verdict.RETRYABLE),
     ],
-    ids=["407", "502", "no proxy", "half"],
+    ids=["407", "403", "502", "no proxy", "half"],
 )
 async def test_a_proxy_that_does_not_connect_is_a_failed_connection(
-    refusal: bytes, said: str
+    refusal: bytes, said: str, verdict: Verdict
 ) -> None:
-    """The proxy's answer is in the error; its password is not."""
+    """The proxy's answer is in the error; its password is not. A refusal is no order's fault."""
     async with (
         ConnectingProxy(refusal).running() as address,
         client("https://logger.test/logs", proxy=f"http://us:s3cret@{address}") as http,
     ):
         answer = await http.post(BODY, "key")
-    assert (answer.verdict, answer.failure) == (Verdict.RETRYABLE, "connect")
+    assert (answer.verdict, answer.failure) == (verdict, "connect")
     assert said in answer.detail
     assert "s3cret" not in repr(answer)
 

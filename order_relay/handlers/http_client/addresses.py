@@ -20,7 +20,16 @@ KNOWN_SECONDS = 10.0
 # RFC 8305: the delay before the next address is tried as well.
 HAPPY_EYEBALLS_SECONDS = 0.25
 MAX_HEAD_BYTES = 16 * 1024
-_TUNNEL = re.compile(rb"HTTP/1\.[01] 2[0-9][0-9][ \r]")
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])[ \r]")
+
+
+class ProxyRefusal(ConnectionError):
+    """The proxy's answer to CONNECT has a ``status`` that is not 2xx."""
+
+    def __init__(self, text: str, status: int) -> None:
+        """Keep the status."""
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +89,12 @@ async def tunnel(
         head += data
         if not data or len(head) > MAX_HEAD_BYTES:
             raise ConnectionError(f"proxy {proxy.host}:{proxy.port}: no answer to CONNECT")
-    if not _TUNNEL.match(head):
+    found = _STATUS.match(head)
+    status = int(found[1]) if found else 0
+    if not 200 <= status < 300:
         line = head.split(b"\r\n", 1)[0][:80].decode("latin-1")
-        raise ConnectionError(f"proxy {proxy.host}:{proxy.port} answered CONNECT with {line!r}")
+        text = f"proxy {proxy.host}:{proxy.port} answered CONNECT with {line!r}"
+        raise ProxyRefusal(text, status)
 
 
 class Addresses:
