@@ -1,6 +1,7 @@
 """The client of the target against a real HTTP server: what it sends, and where."""
 
 import asyncio
+import gc
 import socket
 from base64 import b64decode, b64encode
 from datetime import UTC, datetime, timedelta
@@ -187,11 +188,14 @@ class Names:
         self.ports = list(ports)
         self.asked = 0
         self.fails = False
+        self.hangs: asyncio.Event | None = None
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", self._find)
 
     async def _find(self, host: str, port: int, **kwargs: Any) -> list[Any]:
         self.asked += 1
         await asyncio.sleep(0)
+        if self.hangs is not None:
+            await self.hangs.wait()
         if self.fails:
             raise socket.gaierror(socket.EAI_AGAIN, "no name server")
         kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
@@ -244,3 +248,39 @@ async def test_what_is_known_serves_while_no_name_server_answers(
                 await post(http)
         assert len(server.requests) == 4
         assert names.asked == 4
+
+
+async def test_what_is_known_serves_while_a_name_server_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is awaited for a moment, far less than a connection may take."""
+    monkeypatch.setattr(http_client, "LIFE_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(addresses, "KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr(addresses, "REFRESH_SECONDS", 0.01)
+    async with RawServer(replies(OK)) as server:
+        names = Names(monkeypatch, port_of(server))
+        async with patient_client("http://logger.test/logs") as http:
+            await post(http)
+            names.hangs = asyncio.Event()
+            for _ in range(3):
+                await post(http)
+            names.hangs.set()
+        assert len(server.requests) == 4
+
+
+async def test_a_name_server_that_hangs_is_a_fault_of_this_host(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that is unreachable; and what it says when nobody waits any more is not logged."""
+    names = Names(monkeypatch)
+    names.hangs, names.fails = asyncio.Event(), True
+    async with client("http://logger.test/logs", connect_timeout_seconds=0.1) as http:
+        answer = await post(http)
+        assert (answer.verdict, answer.failure) == (Verdict.LOCAL, "local")
+        assert "name server" in answer.detail
+        names.hangs.set()
+        await asyncio.sleep(0)
+        answer = await post(http)
+    gc.collect()
+    assert "no name server" in answer.detail
+    assert not caplog.records

@@ -17,6 +17,8 @@ from yarl import URL
 # How long addresses are cached: many connections start together, but a host that moves must be
 # followed soon.
 KNOWN_SECONDS = 10.0
+# How long a name server is awaited while there are old addresses to use.
+REFRESH_SECONDS = 1.0
 # RFC 8305: the delay before the next address is tried as well.
 HAPPY_EYEBALLS_SECONDS = 0.25
 MAX_HEAD_BYTES = 16 * 1024
@@ -108,6 +110,11 @@ class Addresses:
         self._known_until = float("-inf")
         self._asking: asyncio.Task[None] | None = None
 
+    @property
+    def are_known(self) -> bool:
+        """Whether the name was resolved once."""
+        return bool(self._known)
+
     async def connect(self) -> socket.socket:
         """Return a socket connected to the first address that answers.
 
@@ -118,7 +125,12 @@ class Addresses:
         if loop.time() >= self._known_until:
             if self._asking is None or self._asking.done():
                 self._asking = asyncio.create_task(self._ask())
-            await asyncio.shield(self._asking)
+                # Retrieved, or asyncio logs it if all that waited have given up.
+                self._asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+            await asyncio.wait({self._asking}, timeout=REFRESH_SECONDS if self._known else None)
+            if not self._known:
+                self._asking.result()
+            self._known_until = max(self._known_until, loop.time() + KNOWN_SECONDS)
         # Each connection starts with the next address, so that all of them are used.
         self._known.append(self._known.pop(0))
         return await aiohappyeyeballs.start_connection(
@@ -135,4 +147,3 @@ class Addresses:
                 raise
         else:
             self._known = list(found)
-        self._known_until = loop.time() + KNOWN_SECONDS

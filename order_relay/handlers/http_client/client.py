@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 import ssl
 
 from order_relay.handlers.http_client.addresses import Addresses, Proxy, tunnel
@@ -186,7 +187,12 @@ class HttpClient:
                 connection = await self._open()
         except TimeoutError as error:
             limit = min(self._connect_timeout_seconds, self._timeout_seconds)
-            raise ConnectionNotMade(f"no connection within {limit:g} s") from error
+            text = f"no connection within {limit:g} s"
+            if self._addresses.are_known:
+                raise ConnectionNotMade(text) from error
+            # The resolver gives up later than we do.
+            cause = socket.gaierror(socket.EAI_AGAIN, "no answer from a name server")
+            raise ConnectionNotMade(f"{text}: {cause}") from cause
         except OSError as error:
             raise ConnectionNotMade(
                 f"no connection to {self._host}:{self._port}: {error}"
