@@ -366,7 +366,7 @@ class TargetHealth:
         self._first_attempts = FirstAttempts()
         self._successes = _LatestByKey()
         self._failures = _LatestByKey()
-        self._refused_us = False
+        self._refused_us = self._failed_locally = False
         self._state = TargetState.WORKS
         self._state_since = clock()
         self.breaker = Breaker(
@@ -380,6 +380,7 @@ class TargetHealth:
     def succeeded(self, key: Hashable, *, first: bool, now: float | None = None) -> None:
         """Report a success; ``now`` is the injected clock's time, if the caller knows it."""
         now = self._clock() if now is None else now
+        self._failed_locally = False
         self._successes.add(key, now)
         if first:
             self._first_attempts.add(key, False, now)
@@ -476,6 +477,8 @@ class TargetHealth:
         now = self._clock()
         if not self.breaker.closed:
             state = TargetState.REFUSES_US if self._refused_us else TargetState.DOWN
+        elif self._failed_locally:
+            state = TargetState.DOWN  # as seen from here
         elif throttles:
             state = TargetState.THROTTLES
         elif self.share_failed:
@@ -487,6 +490,7 @@ class TargetHealth:
         return state, now - self._state_since
 
     def _note(self, answer: Answer) -> None:
+        self._failed_locally = answer.verdict is Verdict.LOCAL
         self.last_failure, self.last_failure_at = answer, self._clock()
 
 

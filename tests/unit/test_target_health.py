@@ -215,6 +215,10 @@ def test_the_states_and_since_when() -> None:
     assert health.state(throttles=True)[0] is TargetState.THROTTLES
     clock.now += 61.0
     assert health.state(throttles=False) == (TargetState.WORKS, 0.0)
+    health.failed_locally(Answer(Verdict.LOCAL, detail="no name server"), NO_PROBE)
+    assert health.state(throttles=False) == (TargetState.DOWN, 0.0), "as far as we can tell"
+    health.succeeded("a", first=True)
+    assert health.state(throttles=False) == (TargetState.WORKS, 0.0)
     assert math.isclose(health.share_failed, 0.0)
 
 
