@@ -7,7 +7,7 @@ import json
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_relay.errors import DatabaseReplaced, DatabaseUnavailable, PermanentError, RelayError
-from order_relay.fallback.sql.engine import OPENED_FILE, OpenedFile, make_engine, translated
+from order_relay.fallback.sql.engine import (
+    OPENED_FILE,
+    SQLITE_BUSY_TIMEOUT_SECONDS,
+    OpenedFile,
+    make_engine,
+    translated,
+)
 from order_relay.fallback.sql.migrate import (
     VERSION_TABLE,
     Revisions,
@@ -399,12 +405,31 @@ class FallbackTable:
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         """A transaction: committed at the end, rolled back by an error."""
-        async with self._write_lock or nullcontext(), self._reading() as plain:
+        async with self._writing(), self._reading() as plain:
             connection = await plain.execution_options(relay_begin="IMMEDIATE")
             async with connection.begin():
                 yield connection
             # A commit into a file that was deleted would be lost at the next restart.
             self._check_file(connection.info.get(OPENED_FILE))
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[None]:
+        """Hold SQLite's write lock; wait for it as long as SQLite waits for another program.
+
+        Without this limit, while another program locks the file, writers wait one after another.
+        """
+        if self._write_lock is None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(SQLITE_BUSY_TIMEOUT_SECONDS):
+                await self._write_lock.acquire()
+        except TimeoutError:
+            raise DatabaseUnavailable("database is locked") from None
+        try:
+            yield
+        finally:
+            self._write_lock.release()
 
     def _check_file(self, opened: OpenedFile | None) -> None:
         try:

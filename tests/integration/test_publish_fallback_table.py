@@ -18,6 +18,7 @@ from order_relay.errors import (
     InvalidDatabaseUrl,
 )
 from order_relay.fallback import table as fallback_table
+from order_relay.fallback.sql import engine
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog, now
 from order_relay.fallback.sql.migrate import VERSION_TABLE, Revisions, migrate
 from order_relay.fallback.store import RowFilter
@@ -190,6 +191,32 @@ async def test_a_full_disk(tmp_path: Path, write: str) -> None:
     with pytest.raises(DatabaseUnavailable, match="is full"):
         await table.check_writes()
     await table.check_writes()
+    await table.close()
+
+
+async def test_a_file_that_another_program_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers wait side by side, not each in turn: all are refused before a second wait ends."""
+    for module in (engine, fallback_table):
+        monkeypatch.setattr(module, "SQLITE_BUSY_TIMEOUT_SECONDS", 1.0)
+    table = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/relay.db")
+    await table.open()
+    begun: list[str] = []
+    sa.event.listen(
+        table.engine.sync_engine,
+        "before_cursor_execute",
+        lambda _connection, _cursor, statement, *_: begun.append(statement),
+    )
+    other = sqlite3.connect(tmp_path / "relay.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    writes = (table.save(message()), *(table.requeue([1]) for _ in range(5)))
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    assert [str(one) for one in results] == ["the database refused: database is locked"] * 6
+    assert begun.count("BEGIN IMMEDIATE") <= 2
+    other.execute("ROLLBACK")
+    other.close()
+    assert await table.save(message()) == 1
     await table.close()
 
 
