@@ -101,7 +101,8 @@ def describe(error: ValidationError, settings_cls: type[BaseModel]) -> str:
     parts = []
     for item in error.errors():
         message = item["msg"].removeprefix("Value error, ").removeprefix("Path ")
-        message = message.replace("Input should be", "must be")
+        message = message.replace("Input should be", "must be").partition(", unable to ")[0]
+        message = message.replace("a valid boolean", "true or false")
         value = item["input"]
         if item["loc"] and message != getattr(value, "problem", ""):
             name = str(item["loc"][0])

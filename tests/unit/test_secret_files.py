@@ -182,7 +182,7 @@ def test_mistakes_of_files_stand_beside_the_others(monkeypatch: pytest.MonkeyPat
 
     assert "API_TOKEN_FILE='missing' cannot be used" in text
     assert "EXTERNAL_LOGGER_TOKEN must be visible ASCII characters only" in text
-    assert "MAX_IN_FLIGHT='many' must be a valid integer" in text
+    assert "MAX_IN_FLIGHT='many' must be a valid integer;" in text
 
 
 def test_what_sasl_needs_may_come_from_files(monkeypatch: pytest.MonkeyPatch) -> None:
