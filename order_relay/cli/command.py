@@ -68,6 +68,16 @@ class Parsed(click.ParamType):
         return self._metavar
 
 
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("must not be empty: it would find everything")
+    return text
+
+
+# Text to find: an unset shell variable must not select all.
+PART = Parsed("text", _not_empty)
+
+
 class RelayCommand(click.Command):
     """A command whose options must be UTF-8 text. Arguments may be any bytes, as files' names."""
 

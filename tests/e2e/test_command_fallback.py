@@ -203,6 +203,7 @@ async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
         "requeue 1 --error-contains x": "--error-contains can only go with --all",
         "requeue --all --topic \udcff": "--topic '\\udcff' must be UTF-8",
         "list --error-contains x\udcff": "--error-contains",
+        "discard --all --yes --error-contains=": "must not be empty",
         "discard 1 --status PENDING": "--status can only go with --all",
         "discard --all --status PUBLISHED --yes": "FAILED or PENDING",
     }

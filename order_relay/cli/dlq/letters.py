@@ -29,7 +29,7 @@ FILTERS: Sequence[Callable[[Any], Any]] = (
     ),
     click.option("--key", help="Only of this key or order."),
     click.option("--event-id", help="Only of this event."),
-    click.option("--message", help="Only with this text in the message."),
+    click.option("--message", type=command.PART, help="Only with this text in the message."),
     click.option(
         "--since",
         type=TIME,

@@ -32,7 +32,9 @@ SELECTION = (
     click.argument("ids", nargs=-1, type=ROW_ID, metavar="[ID]..."),
     command.ALL,
     click.option("--topic", help="With --all: only of this topic."),
-    click.option("--error-contains", help="With --all: only with this text in the error."),
+    click.option(
+        "--error-contains", type=command.PART, help="With --all: only with this text in the error."
+    ),
     command.DRY_RUN,
 )
 

@@ -58,7 +58,7 @@ STATUS = status_type(*Status)
 @command.define(
     click.option("--status", type=STATUS, help="Only of this status."),
     click.option("--topic", help="Only of this topic."),
-    click.option("--error-contains", help="Only with this text in the error."),
+    click.option("--error-contains", type=command.PART, help="Only with this text in the error."),
     click.option(
         "--limit", type=click.IntRange(1, 1_000_000), default=100, help="At most so many."
     ),

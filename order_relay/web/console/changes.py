@@ -440,8 +440,10 @@ def _text(body: Mapping[str, Any], name: str) -> str:
 
 def _filter(body: Mapping[str, Any], fields: Sequence[str]) -> dict[str, str]:
     value = body.get("filter", {})
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise BadQuery("filter must be an object of texts")
+    if not isinstance(value, dict) or not all(
+        isinstance(text, str) and text for text in value.values()
+    ):
+        raise BadQuery("filter must be an object of texts, none of them empty")
     _check_names("filter", value, fields)
     return value
 
