@@ -1,4 +1,4 @@
-"""Hand in a paid order over HTTP: ``python pay.py ORDER_ID``. Needs nothing but Python."""
+"""Publish a paid order over HTTP: ``python pay.py ORDER_ID``. Needs nothing but Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ URL = os.environ.get("RELAY_URL", "http://127.0.0.1:6066") + "/order-paid"
 ATTEMPTS = 5
 # While Kafka is down an answer takes up to PRODUCER_DELIVERY_TIMEOUT_MS, 2 minutes.
 TIMEOUT_SECONDS = 150.0
-# The same request may succeed later; whatever else is refused is wrong, and stays wrong.
+# The same request may succeed later. Any other refusal is final.
 TRY_AGAIN = {408, 429, 503}
 
 
@@ -23,7 +23,7 @@ def publish(event: dict[str, Any], event_id: str) -> dict[str, Any]:
     """Post an event until it is durable, always with the same id.
 
     Raises:
-        urllib.error.URLError: The relay refused it for good, or for too long. Keep the event.
+        urllib.error.URLError: The relay refused it, or did not answer. Keep the event.
     """
     headers = {"Content-Type": "application/json", "event-id": event_id}
     if token := os.environ.get("API_TOKEN"):
@@ -50,6 +50,8 @@ def publish(event: dict[str, Any], event_id: str) -> dict[str, Any]:
 
 def main() -> None:
     """Pay one order."""
+    if len(sys.argv) != 2 or not sys.argv[1].isdecimal():
+        sys.exit("usage: python pay.py ORDER_ID, a whole number")
     order_id = int(sys.argv[1])
     event = {
         "eventType": "ORDER_PAID",

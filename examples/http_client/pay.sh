@@ -1,11 +1,11 @@
 #!/bin/sh
-# Hand in a paid order over HTTP: sh pay.sh ORDER_ID
+# Publish a paid order over HTTP: sh pay.sh ORDER_ID
 #
 # curl tries again on 408, 429, 503 and refused connections, and waits as long as Retry-After says; what
 # it takes for final is a connection that was lost, after which the event may be nowhere: hence the loop.
 # The event-id is made from the order, so that every attempt, also of another run, has the same.
 set -eu
-order_id=$1
+order_id=${1:?usage: sh pay.sh ORDER_ID}
 
 set -- --request POST "${RELAY_URL:-http://127.0.0.1:6066}/order-paid" \
 	--header 'Content-Type: application/json' \

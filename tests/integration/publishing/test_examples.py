@@ -113,6 +113,15 @@ async def test_http_client_whose_connection_is_lost(client: str) -> None:
     assert all(b"order-123-paid" in request.head for request in server.requests)
 
 
+@pytest.mark.parametrize("client", HTTP_CLIENTS)
+async def test_http_client_without_an_order(client: str) -> None:
+    """One line says how to call it."""
+    status, _, err = await run(*HTTP_CLIENTS[client])
+    assert status != 0
+    assert "usage:" in err.rstrip()
+    assert "\n" not in err.rstrip()
+
+
 @pytest.mark.parametrize(
     "example", ["after_commit/pay_after_commit.py", "outbox/pay_with_outbox.py"]
 )
