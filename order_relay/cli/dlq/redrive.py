@@ -68,8 +68,8 @@ async def redrive(**given: Any) -> int:
 async def discard(**given: Any) -> int:
     """Close dead letters without delivering them: by position, by filters, or --all.
 
-    They stay in the topic until they are purged. Exit status: 1 if one that you named was not
-    discarded.
+    It needs --because. They stay in the topic until they are purged. Exit status: 1 if one that you
+    named was not discarded.
     """
     return await _change(RedriveResult.DISCARDED, max_redrives=None, rate=None, **given)
 
