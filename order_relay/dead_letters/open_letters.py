@@ -115,27 +115,28 @@ class OpenLetters:
     async def run(self) -> None:
         """Look regularly, until cancelled. Never raises."""
         logged = ""
-        try:
-            while True:
-                try:
-                    async with self._open_log() as log:
-                        while True:
-                            await self.refresh(log)
-                            logged = ""
-                            await self._wait()
-                except RelayError as error:
-                    self._set_figures(None)
-                    problem = str(error)
-                    if problem != logged:  # an outage is said once, and a topic may not exist yet
-                        logger.info(LogLine("Open dead letters are not known now", error=problem))
-                    logged = problem
-                except Exception:
-                    self._set_figures(None)
-                    logger.exception("Counting open dead letters failed with an unexpected error")
-                await self._wait()
-        finally:
-            self._thread.submit(self._index.close)
-            self._thread.shutdown(wait=False)
+        while True:
+            try:
+                async with self._open_log() as log:
+                    while True:
+                        await self.refresh(log)
+                        logged = ""
+                        await self._wait()
+            except RelayError as error:
+                self._set_figures(None)
+                problem = str(error)
+                if problem != logged:  # an outage is said once, and a topic may not exist yet
+                    logger.info(LogLine("Open dead letters are not known now", error=problem))
+                logged = problem
+            except Exception:
+                self._set_figures(None)
+                logger.exception("Counting open dead letters failed with an unexpected error")
+            await self._wait()
+
+    def close(self) -> None:
+        """Close the index; call it after ``run`` has ended, and ``ask`` nothing after it."""
+        self._thread.submit(self._index.close)
+        self._thread.shutdown(wait=False)
 
     async def refresh(self, log: LetterLog) -> None:
         """Read what is new, and count.

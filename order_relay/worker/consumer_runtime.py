@@ -311,13 +311,17 @@ class ConsumerRuntime:
             watch.cancel()
 
     async def stop(self) -> None:
-        """Leave the group, and close all clients of this consumer."""
+        """Leave the group, and stop all clients of this consumer."""
         CONSUMER.set(self.name)
         await self.app.stop()
         if isinstance(self._target, HttpHandler):
             await self._target.stop()
         else:
             self._target.stop()
+
+    async def close(self) -> None:
+        """Close what the web server's pages use; call it when they are no longer served."""
+        self.open_letters.close()
         if self.lookup is not None:
             await self.lookup.close()
 

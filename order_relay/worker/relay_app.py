@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -334,15 +334,12 @@ class RelayApp(faust.App):
             starting.cancel()
         if self._starting:  # a consumer must not start and stop at the same time
             await asyncio.wait(self._starting)
-        await self._of_each(runtime.drain(grace) for runtime in self._runtimes)
-        self._shutdown_watch.allow(SHUTDOWN_TAIL_SECONDS)
-        await self._of_each(runtime.commit() for runtime in self._runtimes)
+        await asyncio.gather(*(self._stop_runtime(one, grace) for one in self._runtimes))
         await replay_stopped
         for task in self._background_tasks:
             task.cancel()
         # Before the producer stops. Events that arrive by HTTP after this are saved.
         await self.fallback.stop_publishing(grace)
-        await self._of_each(runtime.stop() for runtime in self._runtimes)
         await super().on_stop()
         # Only changes of the deliveries table can still be in flight, and nothing waits for them.
         await self._producer_of_events.stop(PRODUCER_STOP_SECONDS)
@@ -351,18 +348,26 @@ class RelayApp(faust.App):
         """Stop the web server and close the database; everything else has stopped in time."""
         if self._web_server is not None:
             await self._web_server.stop()
+        for runtime in self._runtimes:
+            await runtime.close()
         await self.fallback.close()
         if self.tracing is not None:
             await self.tracing.stop()
         self._shutdown_watch.cancel()
         await super().on_shutdown()
 
-    @staticmethod
-    async def _of_each(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-        """Wait for a step of all consumers; an error of one does not affect the others."""
-        for result in await asyncio.gather(*work, return_exceptions=True):
-            if isinstance(result, Exception):
-                logger.error("Consumer was not stopped cleanly", exc_info=result)
+    async def _stop_runtime(self, runtime: ConsumerRuntime, grace_seconds: float) -> None:
+        """Stop a consumer. It waits for no other, so that its partitions have a new owner soon."""
+        for step in (partial(self._drain, runtime, grace_seconds), runtime.commit, runtime.stop):
+            try:
+                await step()
+            except Exception:
+                logger.exception("Consumer was not stopped cleanly")
+
+    async def _drain(self, runtime: ConsumerRuntime, grace_seconds: float) -> None:
+        await runtime.drain(grace_seconds)
+        if not any(one.dispatcher.queued for one in self._runtimes):
+            self._shutdown_watch.allow(SHUTDOWN_TAIL_SECONDS)
 
     async def _end(self, fault: StandsStill) -> None:
         """End the worker with status 1, also if the fault blocks its shutdown."""

@@ -9,6 +9,7 @@ import pytest
 
 from agents.fallback_replay import register
 from order_relay import Consumer, Delivery, OrderPaid
+from order_relay.dead_letters.index import LetterIndex
 from order_relay.settings import Settings
 from order_relay.settings.consumers import configure
 from order_relay.worker.relay_app import RelayApp, make_app
@@ -115,6 +116,31 @@ async def test_a_crash_ends_the_worker_though_another_consumer_is_still_starting
     await asyncio.wait_for(topics.consumers_asked.wait(), 60)
     await application._runtimes[1].app.reader.crash(RuntimeError("Kafka's client ended"))
     await asyncio.wait_for(starting, 60)
+
+
+async def test_a_consumer_leaves_its_group_though_another_one_still_waits_for_attempts(
+    application: RelayApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other workers take over its partitions meanwhile, and its pages still answer."""
+    _, starting = await begin(application)
+    slow, quick = application._runtimes
+    answered, left = asyncio.Event(), asyncio.Event()
+
+    async def drain(grace_seconds: float) -> None:
+        await answered.wait()
+
+    async def stop() -> None:
+        left.set()
+
+    monkeypatch.setattr(slow, "drain", drain)
+    monkeypatch.setattr(quick, "stop", stop)
+    stopping = asyncio.create_task(application.stop())
+    await asyncio.wait_for(left.wait(), 60)
+    assert not stopping.done()
+    assert await quick.open_letters.ask(LetterIndex.by_reason) == []
+    answered.set()
+    await asyncio.wait_for(stopping, 60)
+    starting.cancel()
 
 
 async def test_a_task_beside_the_consumers_fails_alone(

@@ -318,3 +318,6 @@ async def test_while_kafka_does_not_answer_nothing_is_known() -> None:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert figures.total == 1
+    # While the worker stops, its pages still answer.
+    assert len(await watch.ask(LetterIndex.by_reason)) == 1
+    watch.close()

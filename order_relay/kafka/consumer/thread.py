@@ -133,7 +133,12 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         Faust's ``call_thread`` has two workers for all calls, and continues cancelled calls.
         Requests to a broker that hangs would delay commits.
         """
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self.thread_loop))
+        try:
+            future = asyncio.run_coroutine_threadsafe(call, self.thread_loop)
+        except RuntimeError:  # the thread has ended
+            call.close()
+            raise
+        return await asyncio.wrap_future(future)
 
     @_in_thread
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
