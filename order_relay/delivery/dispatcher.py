@@ -1,4 +1,4 @@
-"""Delivers records: each one ends delivered, dead-lettered, or abandoned for redelivery."""
+"""Delivers records: each one ends delivered, dead-lettered, or left to the next owner."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ class Dispatcher:
         self._failing.clear()
         if abandoned:
             self._observer.abandoned(abandoned)
-            logger.info("Gave back %d unfinished records: they will be redelivered", abandoned)
+            logger.info("Gave back %d unfinished records to the next owner", abandoned)
 
     def resume(self) -> None:
         """Accept records again."""
@@ -505,8 +505,6 @@ class Dispatcher:
         self._log_throttling(answer, wait)
         # One line for a batch.
         self._retrying(record, answer, refusals, wait, logged=not answer.batch_index)
-        if self._lanes.closed:
-            raise asyncio.CancelledError  # the gate may be open
 
     async def _is_gone_for_this_key(self, lane: Lane, answer: Answer) -> bool:
         """Whether a 404 is about this record's key alone."""
@@ -674,6 +672,8 @@ class Dispatcher:
         *,
         logged: bool = True,
     ) -> None:
+        if self._lanes.closed:
+            raise asyncio.CancelledError  # the partition's next owner sends it again
         self._observer.retrying()
         if logged:
             logger.warning(

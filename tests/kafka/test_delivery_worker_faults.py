@@ -77,7 +77,6 @@ async def killed_in_the_drain_of_a_stop(scene: Scene) -> None:
     worker.sigterm()
     await worker.wait_log("Signal received")
     scene.let_go(MAX_IN_FLIGHT // 2)
-    # Not by open requests: a key's next record is sent when its first one is delivered.
     await scene.until_accepted(MAX_IN_FLIGHT + MAX_IN_FLIGHT // 2)
     await kill_and_see(scene, worker)
 
@@ -247,7 +246,7 @@ async def test_kill_9_loses_nothing(stories: Stories, story: Story) -> None:
 
 
 async def test_a_stop_under_load_repeats_nothing(stories: Stories) -> None:
-    """SIGTERM drains within the grace, commits, ends with 0, and the next worker repeats nothing.
+    """SIGTERM ends what is in flight, commits, ends with 0, and the next worker repeats nothing.
 
     Not even what finished behind the records that stayed in backoff.
     """
