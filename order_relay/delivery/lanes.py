@@ -107,7 +107,6 @@ class Lanes:
         self._changed: asyncio.Future[None] | None = None
         self.closed = False
         """Whether the lanes accept no records."""
-        self._finished = 0
         self.in_flight = 0
         self.queued = 0
         self.on_record_done: Callable[[Hashable, int], None] | None = None
@@ -181,10 +180,9 @@ class Lanes:
         Attempts are cancelled after ``seconds``. When this returns, no lane runs.
 
         Returns:
-            How many records were abandoned.
+            How many records were abandoned. Of two calls at a time only the first one counts them.
         """
         self.closed = True
-        queued, finished = self.queued, self._finished
         self.notify()
         for lane in self._lanes.values():
             while len(lane.queue) > 1:
@@ -200,9 +198,9 @@ class Lanes:
         # A task that was cancelled before its first step has not cleaned up its lane.
         self._lanes.clear()
         self._slot_queue.clear()
-        self.in_flight = self.queued = 0
+        abandoned, self.in_flight, self.queued = self.queued, 0, 0
         self.notify()
-        return queued - (self._finished - finished)
+        return abandoned
 
     def open(self) -> None:
         """Accept records again after ``close``."""
@@ -268,13 +266,11 @@ class Lanes:
                 lane.seconds, lane.since = now - lane.since, now
                 queue.popleft()
                 self.queued -= 1
-                self._finished += 1
                 if self.on_record_done is not None:
                     self.on_record_done(lane.key, len(queue))
                 if self.queued == self._max_queued - 1:
                     self.notify()  # intake waited for just this
         finally:
-            self.queued -= len(queue)
             # No await since the queue was seen empty: a record put later starts a new lane.
             self._lanes.pop(lane.key, None)
             self.free_slot(lane)

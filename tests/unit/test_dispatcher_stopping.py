@@ -92,6 +92,22 @@ async def test_a_failure_within_the_last_seconds_is_given_up() -> None:
 
 
 @virtual_time
+async def test_a_stop_during_a_rebalance_gives_back_once() -> None:
+    """What is given back is counted and logged once, though both wait for the attempts."""
+    bench = Bench()
+    fails = bench.target.plan(record(0, "a"), Step(DOWN, seconds=2.0))
+    ends = bench.target.plan(record(1, "b"), Step(answer(200), seconds=2.0))
+    await bench.submit(fails, ends, record(2, "a"), record(3, "b"))
+    await asyncio.sleep(1.0)
+
+    await asyncio.gather(*(bench.dispatcher.drain(attempt_seconds=n) for n in (10.0, 30.0)))
+
+    assert bench.finished_offsets == [1]
+    assert bench.observer.abandoned_records == [3]
+    assert bench.dispatcher.queued == 0
+
+
+@virtual_time
 async def test_giving_back_nothing_is_quick() -> None:
     """An idle dispatcher drains at once, however often it is asked."""
     bench = Bench()
