@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 
 from order_relay.delivery.answer import JSON, Answer, FailedBatch, PostHandler, Verdict, judge
-from order_relay.delivery.back_pressure import Pace
+from order_relay.delivery.back_pressure import LIMIT_SHARE, Pace
 from order_relay.model.trace_context import TraceContext
 
 BatchFormat = Literal["json_array", "ndjson"]
@@ -262,7 +262,8 @@ class Batches:
         if answer.verdict is Verdict.SUCCESS:
             answers = item_answers(answer, count, self._poster.redact)
         throttled = [one for one in answers if one.verdict is Verdict.THROTTLED]
-        if throttled:
+        # A few records' own limit is not the target's: they alone are sent again.
+        if len(throttled) >= LIMIT_SHARE * count:
             wait = max(one.retry_after_seconds for one in throttled)
             if len(throttled) < count:  # or it would count as one that accepts nothing
                 self._pace.accepted(sent_at)
@@ -309,7 +310,7 @@ class _Results(msgspec.Struct):
     results: list[_Result]
 
 
-_decoder = msgspec.json.Decoder(list[_Result] | _Results)
+_decoder = msgspec.json.Decoder(list[_Result] | _Results, strict=False)  # also "422"
 _encoder = msgspec.json.Encoder()
 
 

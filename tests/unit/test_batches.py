@@ -343,6 +343,25 @@ async def test_throttled_records_of_batches_that_are_accepted_otherwise() -> Non
     assert asyncio.get_running_loop().time() < 100
 
 
+@virtual_time
+async def test_records_that_are_throttled_for_ever_hold_up_no_others() -> None:
+    """As by a user's own quota: all others are delivered at once, and these are not given up."""
+
+    def results(post: Post) -> Answer:
+        said = [{"status": 429 if order % 50 == 0 else 200} for order in post.orders]
+        return Answer(Verdict.SUCCESS, 207, body=json.dumps(said).encode())
+
+    story = Story(results, size=100)
+    intake = asyncio.create_task(story.submit(3000))
+    await asyncio.sleep(60)
+    posts = story.target.posts
+    assert max(post.at for post in posts if any(order % 50 for order in post.orders)) <= 2.0
+    assert len(posts) <= 30 + 60 * 10
+    assert not story.given_up
+    await intake
+    await story.bench.dispatcher.drain(attempt_seconds=1)
+
+
 @pytest.mark.parametrize(
     ("status", "body", "verdicts"),
     [
@@ -354,7 +373,8 @@ async def test_throttled_records_of_batches_that_are_accepted_otherwise() -> Non
         (207, b'[{"status":204,"id":7},{"status":401}]', "success outage"),
         (207, b'[{"status":200}]', "retryable retryable"),
         (207, b'[{"status":200},{"status":200},{"status":200}]', "retryable retryable"),
-        (207, b'[{"status":200},{"status":"200"}]', "retryable retryable"),
+        (200, b'[{"status":"200"},{"status":"422"}]', "success rejected"),
+        (207, b'[{"status":200},{"status":"ok"}]', "retryable retryable"),
         (207, b'{"results":', "retryable retryable"),
         (207, b"\xff", "retryable retryable"),
         (207, b"", "retryable retryable"),
