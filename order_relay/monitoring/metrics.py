@@ -56,9 +56,9 @@ CLOSED_REASONS = ("silent", "crowded")
 # Every result of an attempt (``Verdict``), and its possible status classes.
 ATTEMPT_RESULTS = {
     "success": ("2xx", "function"),
-    "retryable": ("4xx", "5xx", "timeout", "connect", "reset", "tls", "other", "function"),
+    "retryable": ("2xx", "4xx", "5xx", "timeout", "connect", "reset", "tls", "other", "function"),
     "throttled": ("429", "5xx", "function"),
-    "outage": ("3xx", "4xx", "tls", "function"),
+    "outage": ("3xx", "4xx", "connect", "tls", "function"),
     "gone": ("4xx",),
     "rejected": ("4xx", "function"),
     "local": ("local",),

@@ -11,6 +11,7 @@ import pytest
 import trustme
 
 from order_relay.delivery.answer import Verdict
+from order_relay.monitoring.metrics import ATTEMPT_RESULTS
 from tests.integration.http_client import BODY, client
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.sink import ScriptedSink
@@ -128,6 +129,7 @@ async def test_a_proxy_that_does_not_connect_is_a_failed_connection(
     ):
         answer = await http.post(BODY, "key")
     assert (answer.verdict, answer.failure) == (verdict, "connect")
+    assert answer.status_class in ATTEMPT_RESULTS[verdict]
     assert said in answer.detail
     assert "s3cret" not in repr(answer)
 

@@ -10,6 +10,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from order_relay.delivery.answer import STATUS_CLASSES, Answer, Verdict, judge
+from order_relay.delivery.batches import item_answers
 from order_relay.delivery.outcome import DeliveryObserver
 from order_relay.delivery.target_health import Target, TargetState
 from order_relay.fallback.store import FallbackStats
@@ -143,6 +144,7 @@ def test_every_status_has_its_class() -> None:
         for status in range(100, 1000)
         for retry_after in (False, True)
     ]
+    answers += item_answers(Answer(Verdict.SUCCESS, 207), 2, str)  # no results
     assert [one for one in answers if one.status_class not in ATTEMPT_RESULTS[one.verdict]] == []
     assert {one for statuses in ATTEMPT_RESULTS.values() for one in statuses} == set(STATUS_CLASSES)
 
