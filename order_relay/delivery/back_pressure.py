@@ -64,6 +64,10 @@ BURST_SECONDS = 0.01
 TIMEOUT_FACTOR = 0.5
 # Without another time-out for this long, the full concurrency is allowed again.
 RECOVERED_SECONDS = 30.0
+# Time-outs do not come from the concurrency if more than MAX_USELESS_CUTS in a row leave their
+# share at this or more: one of two backends hangs, say. Then it is full for so long.
+USELESS_SHARE = 0.05
+USELESS_SECONDS = 300.0
 
 
 class Pace:
@@ -307,22 +311,39 @@ class Concurrency:
         self._lanes = lanes
         self._maximum = lanes.limit
         self._limit = float(lanes.limit)
-        self._lowered_at = float("-inf")
+        self._lowered_at = self._full_until = float("-inf")
+        # Since the last reduction.
+        self._answers = self._timeouts = 0
+        self._useless_cuts = 0
 
     def answered(self) -> None:
         """Report an answer in time."""
         if self._lanes.limit == self._maximum:
             return
+        self._answers += 1
         self._limit += 1.0 / self._limit
         if self._clock() - self._lowered_at >= RECOVERED_SECONDS:
             self._limit = float(self._maximum)
         if (limit := min(int(self._limit), self._maximum)) != self._lanes.limit:
             self._lanes.limit = limit
 
-    def timed_out(self, sent_at: float) -> None:
-        """Report a time-out; attempts sent before the last reduction do not count."""
-        if sent_at < self._lowered_at:
+    def timed_out(self, sent_at: float, *, outage: bool = False) -> None:
+        """Report a time-out; attempts sent before the last reduction do not count.
+
+        An ``outage`` shows nothing about the concurrency, but after it sending begins slowly.
+        """
+        now = self._clock()
+        self._timeouts += 1
+        if sent_at < self._lowered_at or now < self._full_until:
             return
-        self._lowered_at = self._clock()
+        if not outage:
+            share = self._timeouts / (self._timeouts + self._answers)
+            self._useless_cuts = self._useless_cuts + 1 if share >= USELESS_SHARE else 0
+        self._lowered_at = now
+        self._answers = self._timeouts = 0
         self._limit = max(self._limit * TIMEOUT_FACTOR, 1.0)
+        if self._useless_cuts > MAX_USELESS_CUTS:
+            self._useless_cuts = 0
+            self._full_until = now + USELESS_SECONDS
+            self._limit = float(self._maximum)
         self._lanes.limit = int(self._limit)

@@ -620,7 +620,7 @@ class Dispatcher:
         self, lane: Lane, answer: Answer, ticket: int, sent_at: float, *, first: bool
     ) -> None:
         if answer.failure == "timeout":
-            self.concurrency.timed_out(sent_at)
+            self.concurrency.timed_out(sent_at, outage=not self.breaker.closed)
         else:
             self.concurrency.answered()
         self.health.failed(lane.key, answer, ticket, first=first)

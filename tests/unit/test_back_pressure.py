@@ -262,8 +262,24 @@ def test_a_time_out_halves_the_concurrency() -> None:
     assert lanes.limit == 128
     for _ in range(20):
         clock.now += 10.0
-        concurrency.timed_out(clock.now)
+        concurrency.timed_out(clock.now, outage=True)
     assert lanes.limit == 1
+
+
+def test_time_outs_at_any_concurrency_do_not_come_from_it() -> None:
+    """If eight reductions do not help, it is full for five minutes, then they count again."""
+    clock = StandingClock()
+    lanes = Slots()
+    concurrency = Concurrency(clock, lanes)
+
+    def time_out() -> int:
+        clock.now += 10.0
+        concurrency.timed_out(clock.now)
+        return lanes.limit
+
+    assert [time_out() for _ in range(8)] == [128, 64, 32, 16, 8, 4, 2, 1]
+    assert {time_out() for _ in range(30)} == {256}
+    assert time_out() == 128
 
 
 def test_the_concurrency_grows_by_one_a_round() -> None:

@@ -285,6 +285,18 @@ async def test_time_outs_lower_the_concurrency() -> None:
     assert len(topic.bench.target.attempts) <= 10_000 * 1.1
 
 
+@virtual_time
+async def test_time_outs_that_a_lower_concurrency_does_not_prevent() -> None:
+    """One of two backends hangs: the other is used, and nothing is given up."""
+    chance = random.Random(1)
+    ok = Step(answer(200), seconds=0.02)
+    topic = VirtualTopic(lambda one, at, n: TIME_OUT if chance.random() < 0.5 else ok)
+    topic.publish(*(f"order-{number}" for number in range(3000)))
+    await topic.until_finished(within_seconds=600.0)
+
+    assert topic.given_up == []
+
+
 @pytest.mark.parametrize("records", [300, 12_000, 70_000])
 @virtual_time
 async def test_a_hopeless_order_with_many_behind_it(records: int) -> None:
