@@ -101,7 +101,7 @@ class Replay:
         """Claim no more rows, and give those in flight ``grace_seconds`` to be acknowledged.
 
         Rows that were not sent are released; those sent and not acknowledged become due when
-        their lease runs out. Nothing runs when this returns.
+        their lease runs out. Nothing runs when this returns, unless the database hangs.
         """
         self._stopping.set()
         if self._running:

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 # Short, so that a killed worker repeats few rows; long enough for a commit to carry many rows.
 SETTLE_INTERVAL_SECONDS = 0.1
 DATABASE_RETRY_SECONDS = 1.0
+CANCEL_SECONDS = 2.0
 PING_INTERVAL_SECONDS = 5.0
 # Rows of one batch fail at the same moment. One ping is enough for all of them.
 FRESH_SECONDS = 1.0
@@ -317,11 +318,15 @@ class Sweeper:
 
 
 async def cancel_tasks(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks and wait for them; a second cancellation would interrupt their clean-up."""
+    """Cancel tasks and wait for them, 2 s at most: longer only takes a database that hangs.
+
+    A second cancellation would interrupt their clean-up.
+    """
     for task in tasks:
         if not task.cancelling():
             task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    ended = asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.wait([ended], timeout=CANCEL_SECONDS)
 
 
 def with_event_id(row: FallbackRow) -> tuple[Header, ...]:

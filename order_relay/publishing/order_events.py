@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asyncc
 from dataclasses import dataclass
 
 from order_relay.fallback.replay import Replay
+from order_relay.fallback.sweep import cancel_tasks
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.publishing.after_commit import AfterCommit
@@ -97,7 +98,7 @@ async def _opened(
         watching = asyncio.create_task(publisher.watch())
         stack.callback(watching.cancel)
         sweeping = asyncio.create_task(replay.run())
-        stack.push_async_callback(asyncio.wait, [sweeping])
+        stack.push_async_callback(cancel_tasks, sweeping)
         stack.push_async_callback(replay.stop, grace_seconds)
         stack.push_async_callback(after_commit.close, grace_seconds)
         outbox = Outbox(topic, replay=replay, max_retry=max_retry, tracing=tracing)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from order_relay.errors import RelayError
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.store import FallbackStats
-from order_relay.fallback.sweep import ReplayProducer
+from order_relay.fallback.sweep import ReplayProducer, cancel_tasks
 from order_relay.fallback.table import FallbackTable
 from order_relay.monitoring.metrics import Metrics
 from order_relay.publishing.publisher import Publisher
@@ -108,9 +108,7 @@ class Fallback:
     async def close(self) -> None:
         """Close the database. May be called twice, and without ``start``."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_tasks(*tasks)
         try:
             await self.store.close()
         except RelayError as error:

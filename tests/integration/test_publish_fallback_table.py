@@ -1,6 +1,8 @@
 """The worker's fallback table on a real SQLite file: opened first, or nothing is written."""
 
 import asyncio
+import os
+import signal
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -218,6 +220,25 @@ async def test_a_file_that_another_program_locks(
     other.close()
     assert await table.save(message()) == 1
     await table.close()
+
+
+async def test_closing_does_not_wait_for_a_server_that_hangs(
+    postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    """The driver would wait for an answer on each connection."""
+    table = FallbackTable(postgres_url)
+    await table.open()
+    await table.stats()
+    used = f"datname = '{table.engine.url.database}' AND application_name = 'order-relay'"
+    pids = postgres_server.execute(f"SELECT pid FROM pg_stat_activity WHERE {used}")  # noqa: S608 - the test's own name
+    assert pids
+    for (pid,) in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        await asyncio.wait_for(table.close(), 30)
+    finally:
+        for (pid,) in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def _take_its_place(other: Path, path: Path) -> None:

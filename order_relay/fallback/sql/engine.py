@@ -188,6 +188,7 @@ def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEng
             },
         )
         sa.event.listen(engine.sync_engine, "connect", _prepare_postgresql)
+        sa.event.listen(engine.sync_engine, "close", _close_postgresql)
         return engine
     if sqlite3.sqlite_version_info < SQLITE_MINIMUM:
         raise InvalidDatabaseUrl(
@@ -217,6 +218,11 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
             format="tuple",
         )
     )
+
+
+def _close_postgresql(connection: Any, _record: object) -> None:
+    """Close without asking the server, which may hang."""
+    connection.driver_connection.terminate()
 
 
 def _microseconds(moment: datetime) -> tuple[int]:

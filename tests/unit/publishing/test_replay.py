@@ -1,6 +1,7 @@
 """Sweeps: every due row, in order, once, and nothing spent on an outage."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -256,6 +257,31 @@ async def test_stop_releases_what_was_not_sent() -> None:
     assert bench.row(1).lease_token is not None
     assert bench.row(2).lease_token is None
     assert payloads(bench.producer.sent) == [b"0"]
+
+
+@virtual_time
+async def test_stop_does_not_wait_for_a_database_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Even if it ends no call that is cancelled, as a locked SQLite file does for 30 s."""
+    bench = Bench()
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def hang(*_: object) -> set[int]:
+        asked.set()
+        while not answers.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await answers.wait()
+        return set()
+
+    monkeypatch.setattr(bench.store, "settle", hang)
+    await bench.save(1)
+    running = asyncio.create_task(bench.replay.run())
+    await asked.wait()
+    await asyncio.wait_for(bench.replay.stop(), 20)
+    assert not running.done()
+    answers.set()
+    await running
 
 
 @virtual_time
