@@ -222,6 +222,17 @@ async def test_a_file_that_another_program_locks(
     await table.close()
 
 
+async def test_a_server_that_closes_the_connection() -> None:
+    """As a proxy does whose database is down: the reason is not a function of the driver."""
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    table = FallbackTable(f"postgresql://{USER}@127.0.0.1:{port}/orders")
+    async with server:
+        with pytest.raises(DatabaseUnavailable, match="the server closed the connection"):
+            await table.open()
+    await table.close()
+
+
 async def test_closing_does_not_wait_for_a_server_that_hangs(
     postgres_server: PostgresServer, postgres_url: str
 ) -> None:

@@ -304,6 +304,8 @@ def describe(error: BaseException) -> str:
     text = " ".join(str(cause).split()) or (
         "no answer in time" if isinstance(cause, TimeoutError) else type(cause).__name__
     )
+    if "connection_lost()" in text:  # asyncpg's text for this
+        return "the server closed the connection"
     # SQLAlchemy puts the class of asyncpg's errors in front.
     return text.rpartition(">: ")[2] if text.startswith("<class") else text
 
