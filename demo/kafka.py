@@ -11,7 +11,7 @@ import sys
 
 from confluent_kafka import cimpl
 
-from demo.command_line import CannotRun, run_until_stopped
+from demo.command_line import CannotRun, OneLineParser, run_until_stopped
 
 BROKERS = 3
 PARTITIONS = 4
@@ -137,4 +137,5 @@ async def _hold() -> None:
 
 
 if __name__ == "__main__":
+    OneLineParser(prog="python -m demo.kafka", description=LIMITS).parse_args()
     sys.exit(run_until_stopped(_hold()))

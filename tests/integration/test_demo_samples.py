@@ -145,6 +145,7 @@ async def test_the_embedded_kafka_by_itself(tmp_path: Path) -> None:
         (["demo.logger", "--logger-port", "0"], {}, 2, "--logger-port: must be a whole number"),
         (["demo.logger"], {"LOGGER_PORT": "x"}, 2, "--logger-port: must be a whole number"),
         (["demo.shop", "--rate", "0"], {}, 2, "--rate: must be a number from 0.1 to 1,000"),
+        (["demo.kafka", "--port=1"], {}, 2, "unrecognized arguments: --port=1"),
         (["demo.shop"], {"DATABASE_URL": "oracle://x"}, 1, "has the unknown driver 'oracle'"),
     ],
 )
