@@ -43,6 +43,8 @@ async def test_listing_letters(stage: Stage, tmp_path: Path) -> None:
     commands = relay_on(stage, tmp_path)
     none = await commands.in_new_interpreter("dlq", "list")
     assert (none.out, none.err) == ("", "No letters\n")
+    mistyped = await commands("dlq", "list", "--reason", "rejectd")
+    assert (mistyped.out, mistyped.err) == ("", "No letters match\n")
     later = (("dlq-failed-at", b"2025-12-20T10:30:00.000+00:00"),)
     await put_letters(
         stage,

@@ -113,7 +113,7 @@ async def test_listing_rows(tmp_path: Path) -> None:
     words = await commands("fallback", "list", "--error-contains", "31M4", "--json")
     assert [row["id"] for row in words.objects] == [4]
     none = await commands("fallback", "list", "--topic", "nothing")
-    assert (none.out, none.err) == ("", "No rows\n")
+    assert (none.out, none.err) == ("", "No rows match\n")
 
 
 async def test_requeueing_failed_rows(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ async def list_letters(
     if shown:
         output.stdout_console().print(letters_table(shown, with_state=everything))
     if not total and (count or not as_json):
-        output.stderr_console().print("No letters")
+        output.stderr_console().print("No letters match" if wanted else "No letters")
     elif shown and total > limit:
         output.stderr_console().print(
             f"{limit:,} of {output.count_of(total, 'letter')}; --limit shows more"

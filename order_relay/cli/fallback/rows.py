@@ -78,7 +78,7 @@ async def list_rows(*, limit: int, after_id: int | None, as_json: bool, **filter
     if found:
         output.stdout_console().print(rows_table(found, now.timestamp()))
     if not total:
-        output.stderr_console().print("No rows")
+        output.stderr_console().print("No rows" if rows == RowFilter() else "No rows match")
     elif len(found) < total:
         output.stderr_console().print(
             f"{len(found):,} of {output.count_of(total, 'row')}"
