@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -13,6 +13,7 @@ from confluent_kafka import KafkaException
 
 from order_relay.cli import command, output
 from order_relay.cli.fallback.rows import file_can_be_made, file_exists
+from order_relay.dead_letters.redrive_group import RedriveGroup
 from order_relay.errors import (
     AccessTokenUnavailable,
     InvalidDatabaseUrl,
@@ -51,6 +52,8 @@ class Finding:
 
 
 Findings = AsyncIterator[Finding]
+Rights = Mapping[str, Result]
+"""The result for each right, such as READ, if it is missing."""
 
 
 @command.define(command.JSON)
@@ -116,23 +119,45 @@ async def _kafka(settings: Settings, consumers: Sequence[ConfiguredConsumer]) ->
     yield Finding(
         Result.OK, "kafka", f"{brokers} at {settings.kafka_bootstrap_servers}, answer in {took}"
     )
-    needed = {name: rights for one in consumers for name, rights in _rights(one.settings)}
-    allowed = await topics.allowed([name for name in needed if name in cluster.topics])
-    for name, rights in needed.items():
+    topic_rights = {name: rights for one in consumers for name, rights in _rights(one.settings)}
+    group_rights = {
+        name: rights for one in consumers for name, rights in _group_rights(one.settings)
+    }
+    allowed = await topics.allowed(list(topic_rights), list(group_rights))
+    for name, rights in topic_rights.items():
         yield topic_finding(name, rights, cluster.topics.get(name), allowed.get(name), settings)
+    for name, rights in group_rights.items():
+        if name in allowed:
+            missing = {right: rights[right] for right in rights.keys() - allowed[name]}
+            text = "; ".join(map(_no_right, sorted(missing))) or "its rights are there"
+            yield Finding(_worst(missing.values()), f"group {name}", text)
 
 
-def _rights(settings: Settings) -> Iterator[tuple[str, set[str]]]:
+def _rights(settings: Settings) -> Iterator[tuple[str, Rights]]:
     """Yield the topics of a consumer, each with what a worker must be allowed to do there."""
-    yield settings.order_paid_topic, {"READ"}
-    yield settings.dlq_topic, {"WRITE"}
+    yield settings.order_paid_topic, {"READ": Result.FAIL, "DESCRIBE_CONFIGS": Result.WARN}
+    yield settings.dlq_topic, {"WRITE": Result.FAIL, "READ": Result.WARN}
     if settings.deliveries_store != "off":
-        yield settings.deliveries_changelog_topic, {"READ", "WRITE"}
+        yield settings.deliveries_changelog_topic, {"READ": Result.FAIL, "WRITE": Result.FAIL}
+
+
+def _group_rights(settings: Settings) -> Iterator[tuple[str, Rights]]:
+    """Yield the groups of a consumer, as ``_rights``."""
+    yield settings.consumer_group_id, {"READ": Result.FAIL}
+    yield RedriveGroup(settings).group_id, {"READ": Result.WARN}
+
+
+def _no_right(right: str) -> str:
+    return f"no right to {right}"
+
+
+def _worst(results: Iterable[Result]) -> Result:
+    return max(results, key=list(Result).index, default=Result.OK)
 
 
 def topic_finding(
     name: str,
-    rights: set[str],
+    rights: Rights,
     topic: Any,
     allowed: set[str] | None,
     settings: Settings,
@@ -142,11 +167,13 @@ def topic_finding(
     Args:
         name: Its name.
         rights: What a worker must be allowed to do.
-        topic: Its metadata; None: it does not exist.
+        topic: Its metadata; None: it does not exist, or may not be seen.
         allowed: What Kafka lets us do; None: it does not tell.
         settings: The worker's.
     """
     part = f"topic {name}"
+    if topic is None and allowed is not None:
+        return Finding(Result.FAIL, part, _no_right("DESCRIBE"))
     if topic is None and settings.kafka_declare_topics:
         return Finding(Result.WARN, part, "it does not exist yet, a worker makes it")
     if topic is None or topic.error is not None:
@@ -154,21 +181,22 @@ def topic_finding(
         return Finding(Result.FAIL, part, text)
     partitions = topic.partitions.values()
     replication = min((len(one.replicas) for one in partitions), default=0)
-    failures = [
-        f"no right to {right}"
-        for right in sorted(rights - (rights if allowed is None else allowed))
-    ]
+    missing = {} if allowed is None else {right: rights[right] for right in rights.keys() - allowed}
+    results = list(missing.values())
+    problems = [_no_right(right) for right in sorted(missing)]
     if any(one.leader < 0 for one in partitions):
-        failures.append("a partition has no leader")
-    warnings = []
+        results.append(Result.FAIL)
+        problems.append("a partition has no leader")
     if len(partitions) < settings.topic_partitions:
-        warnings.append(f"fewer than TOPIC_PARTITIONS={settings.topic_partitions}")
+        results.append(Result.WARN)
+        problems.append(f"fewer than TOPIC_PARTITIONS={settings.topic_partitions}")
     if replication < settings.topic_replication_factor:
-        warnings.append(f"less than TOPIC_REPLICATION_FACTOR={settings.topic_replication_factor}")
-    notes = ["Kafka does not tell our rights"] if allowed is None else []
+        results.append(Result.WARN)
+        problems.append(f"less than TOPIC_REPLICATION_FACTOR={settings.topic_replication_factor}")
+    if allowed is None:
+        problems.append("Kafka does not tell our rights")
     text = f"{output.count_of(len(partitions), 'partition')}, replication {replication}"
-    result = Result.FAIL if failures else Result.WARN if warnings else Result.OK
-    return Finding(result, part, "; ".join([text, *failures, *warnings, *notes]))
+    return Finding(_worst(results), part, "; ".join([text, *problems]))
 
 
 async def _database(settings: Settings) -> Findings:

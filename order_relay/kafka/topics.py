@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -29,6 +28,7 @@ logger = logging.getLogger(__name__)
 PROBE_SECONDS = 5.0
 RIGHTS_SECONDS = 3.0
 RETRY_SECONDS = 1.0
+REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
 # A dead letter is its record plus headers, so it needs more room than the record. Kafka's default
 # limit is 1,048,588 bytes.
 DLQ_CONFIG = {"max.message.bytes": str(2 * 1024 * 1024)}
@@ -181,19 +181,28 @@ class Topics:
         """Return the brokers and topics; raises as ``partition_counts``."""
         return await asyncio.to_thread(self._metadata)
 
-    async def allowed(self, names: Sequence[str]) -> dict[str, set[str]]:
-        """Return our rights on topics, such as READ; without those that Kafka does not tell."""
+    async def allowed(self, topics: Sequence[str], groups: Sequence[str]) -> dict[str, set[str]]:
+        """Return our rights on topics and groups, such as READ, by name.
+
+        Those that Kafka does not tell are left out.
+        """
         asked = self._client().describe_topics(
-            TopicCollection(list(names)),
+            TopicCollection(list(topics)),
             include_authorized_operations=True,
             request_timeout=RIGHTS_SECONDS,
+        ) | self._client().describe_consumer_groups(
+            list(groups), include_authorized_operations=True, request_timeout=RIGHTS_SECONDS
         )
-        found = {}
+        found: dict[str, set[str]] = {}
         for name, future in asked.items():
-            with contextlib.suppress(KafkaException):
+            try:
                 operations = (await asyncio.wrap_future(future)).authorized_operations
-                if operations is not None:
-                    found[name] = {operation.name for operation in operations}
+            except KafkaException as error:
+                if error.args[0].code() in REFUSED:
+                    found[name] = set()
+                continue
+            if operations is not None:
+                found[name] = {operation.name for operation in operations}
         return found
 
     def _metadata(self) -> ClusterMetadata:

@@ -75,13 +75,20 @@ class Secrets:
     def cluster(self) -> RealKafka:
         """A cluster, not started, that can be reached in every way; the tests themselves use none.
 
-        The plain listener stays as it is. Of the further ones CLEAR is without TLS, and SCRAM
-        knows one mechanism only.
+        By the plain listener everything is allowed, by the further ones where no ACL is set. Of
+        those CLEAR is without TLS, and SCRAM knows one mechanism only.
         """
         jwks = self._folder / "jwks.json"
         jwks.write_text(key_set(self.signing_key), encoding="ascii")
         tls, sasl = self._tls(), _sasl(jwks.as_uri())
         return RealKafka(
+            properties={
+                "authorizer.class.name": (
+                    "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+                ),
+                "super.users": "User:ANONYMOUS",  # by the plain listener
+                "allow.everyone.if.no.acl.found": "true",
+            },
             listeners={
                 "SASL": Listener("SASL_SSL", tls | sasl),
                 "CLEAR": Listener("SASL_PLAINTEXT", sasl),

@@ -12,6 +12,7 @@ from order_relay.settings import Settings
 from order_relay.settings.consumers import ConfiguredConsumer
 
 BOTH = {"READ", "WRITE"}
+RIGHTS = {"READ": Result.WARN, "WRITE": Result.FAIL}
 
 
 def topic(partitions: int = 3, replicas: int = 3, leader: int = 1) -> SimpleNamespace:
@@ -26,6 +27,8 @@ def topic(partitions: int = 3, replicas: int = 3, leader: int = 1) -> SimpleName
         (topic(), BOTH, Result.OK, "3 partitions, replication 3"),
         (topic(), None, Result.OK, "; Kafka does not tell our rights"),
         (topic(), {"READ"}, Result.FAIL, "; no right to WRITE"),
+        (topic(), {"WRITE"}, Result.WARN, "; no right to READ"),
+        (None, set(), Result.FAIL, "no right to DESCRIBE"),
         (topic(leader=-1), BOTH, Result.FAIL, "; a partition has no leader"),
         (
             topic(partitions=1),
@@ -45,9 +48,9 @@ def topic(partitions: int = 3, replicas: int = 3, leader: int = 1) -> SimpleName
 def test_a_topic(
     given: SimpleNamespace | None, allowed: set[str] | None, result: Result, text: str
 ) -> None:
-    """Rights that are missing fail; a topic that is smaller than the settings say is a warning."""
+    """A missing right fails or warns; a topic smaller than the settings say is a warning."""
     found = topic_finding(
-        "orders", BOTH, given, allowed, Settings(topic_partitions=3, topic_replication_factor=3)
+        "orders", RIGHTS, given, allowed, Settings(topic_partitions=3, topic_replication_factor=3)
     )
     assert (found.result, found.part) == (result, "topic orders")
     assert found.text.endswith(text)
@@ -55,7 +58,7 @@ def test_a_topic(
 
 def test_a_topic_that_nothing_makes() -> None:
     """Without KAFKA_DECLARE_TOPICS a person must make it."""
-    found = topic_finding("orders", BOTH, None, None, Settings(kafka_declare_topics=False))
+    found = topic_finding("orders", RIGHTS, None, None, Settings(kafka_declare_topics=False))
     assert found.result is Result.FAIL
     assert "KAFKA_DECLARE_TOPICS=false" in found.text
 

@@ -6,12 +6,21 @@ from typing import Any
 
 import pytest
 import trustme
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, not re-exported
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from order_relay.kafka.topics import Topics
 from tests.kafka.security.whole_way import well_behaved
+from tests.support.dead_letter_commands import redriving, relay_on
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import order
-from tests.support.secure_kafka import SecureKafka
+from tests.support.secure_kafka import USER, SecureKafka
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
 from tests.support.worker import WorkerProcess
@@ -123,3 +132,48 @@ async def test_a_provider_that_comes_later_is_waited_for(
         secure.provider.start()
     assert len(worker.log_lines("Kafka works at")) == 1
     well_behaved(worker)
+
+
+async def test_the_check_names_each_right_that_is_missing(
+    secure: SecureKafka, stage: Stage, tmp_path: Path
+) -> None:
+    """Of topics and groups: what stops the worker fails, and what it can do without is a warning.
+
+    A topic that may not be seen is not taken for one that does not exist.
+    """
+    redrives = redriving(stage).group_id
+    changelog = f"{stage.group_id}-deliveries-changelog"
+    for topic in (stage.topic, stage.dlq_topic, changelog):
+        secure.kafka.create_topic(topic)
+    allow(secure, ResourceType.TOPIC, stage.topic, AclOperation.READ)
+    allow(secure, ResourceType.TOPIC, stage.dlq_topic, AclOperation.WRITE)
+    allow(secure, ResourceType.TOPIC, changelog, None)
+    allow(secure, ResourceType.GROUP, stage.group_id, AclOperation.DESCRIBE)
+    allow(secure, ResourceType.GROUP, redrives, None)
+    commands = relay_on(stage, tmp_path, **secure.password("PLAIN"))
+
+    told = (await commands("check", "--json", statuses=(1,))).objects
+    found = {one["part"]: (one["result"], one["text"]) for one in told}
+    whole = "3 partitions, replication 3; "
+    assert found[f"topic {stage.topic}"] == ("warn", f"{whole}no right to DESCRIBE_CONFIGS")
+    assert found[f"topic {stage.dlq_topic}"] == ("warn", f"{whole}no right to READ")
+    assert found[f"topic {changelog}"] == ("FAIL", "no right to DESCRIBE")
+    assert found[f"group {stage.group_id}"] == ("FAIL", "no right to READ")
+    assert found[f"group {redrives}"] == ("warn", "no right to READ")
+
+
+def allow(
+    secure: SecureKafka, kind: ResourceType, name: str, operation: AclOperation | None
+) -> None:
+    """Allow the user one operation on a topic or a group, or none, in place of all."""
+    binding = AclBinding(
+        kind,
+        name,
+        ResourcePatternType.LITERAL,
+        f"User:{USER}",
+        "*",
+        operation or AclOperation.ALL,
+        AclPermissionType.ALLOW if operation else AclPermissionType.DENY,
+    )
+    admin = AdminClient({"bootstrap.servers": secure.kafka.bootstrap_servers, "log_level": 0})
+    admin.create_acls([binding])[binding].result(30)
