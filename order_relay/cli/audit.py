@@ -288,9 +288,9 @@ async def _start(reader: TopicReader, partition: int, extent: Extent, since_ms: 
 
 
 async def _oldest_ms(reader: TopicReader, partition: int, extent: Extent) -> float:
-    """Return the time of a partition's first record, 0 without one."""
+    """Return the time of a partition's first record, 0 without one; now if it is in the future."""
     async for message in reader.messages(partition, extent.low, extent.end):
-        return max(message.timestamp()[1], 0)
+        return min(max(message.timestamp()[1], 0), time.time() * 1000)
     return 0
 
 

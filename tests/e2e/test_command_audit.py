@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
 from tests.support.dead_letter_commands import relay_on
 from tests.support.orders import Order, order, orders
@@ -113,6 +114,17 @@ async def test_entries_that_left_the_changelog_are_no_loss(
     ended = await relay_on(stage, tmp_path)("audit", "--json")
     assert counts(ended) == {"finished": 6}
     assert "The deliveries table begins at" in "".join(ended.objects[-1]["remarks"])
+
+
+async def test_a_time_that_no_calendar_has(stage: Stage, tmp_path: Path) -> None:
+    """A producer may give its records any time; the oldest ones that Kafka has are such."""
+    producer = Producer({"bootstrap.servers": stage.bootstrap_servers})
+    for _ in range(8):
+        producer.produce(stage.topic, b"x" * 900_000, partition=0, timestamp=2**62)
+        assert producer.flush(30) == 0
+    ended = await relay_on(stage, tmp_path, deliveries_store="off")("audit", "--json")
+    assert set(counts(ended)) == {"waiting"}
+    assert "Kafka keeps records from" in "".join(ended.objects[-1]["remarks"])
 
 
 @pytest.mark.parametrize(
