@@ -3,7 +3,7 @@
 import asyncio
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from tests.kafka.commit_watch import Place
 from tests.kafka.scene import Scene
 from tests.support.kafka_cluster import RealKafka
 from tests.support.odd_records import OddName, produce_odd
-from tests.support.orders import Order, order, order_value
+from tests.support.orders import Order, order, order_value, orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Row, Stage
 from tests.support.waiting import eventually
@@ -306,3 +306,37 @@ def commit(stage: Stage, place: TopicPartition) -> None:
     consumer = Consumer({"bootstrap.servers": stage.bootstrap_servers, "group.id": stage.group_id})
     consumer.commit(offsets=[place], asynchronous=False)
     consumer.close()
+
+
+async def test_a_topic_that_is_deleted_and_made_again(
+    kafka: RealKafka, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    """What was not delivered of the old one is told as lost; of the new one nothing is skipped.
+
+    Deliveries of the old one that end when the new one has records at their offsets commit nothing.
+    """
+    topic = unique("order-paid")
+    stage = Stage(kafka.bootstrap_servers, topic, f"{topic}.DLQ", unique("group"), True)
+    admin = Administration(stage)
+    kafka.create_topic(topic, 1)
+    gate = asyncio.Semaphore(0)
+    async with ScriptedSink() as sink:
+        sink.script = lambda request: Answer(gate=gate if (request.order_id or 0) <= 30 else None)
+        settings: dict[str, Any] = {"max_in_flight": 10, "external_logger_timeout_seconds": 60}
+        async with WorkerProcess(tmp_path, stage, sink.url, **settings) as worker:
+            await worker.wait_ready()
+            await stage.publish(orders(30))
+            await sink.wait_for(lambda s: s.open_requests == 10, timeout=60)
+            await admin.delete_topic(topic)
+            await worker.wait_log("Revoking previously assigned partitions")
+            await asyncio.to_thread(kafka.create_topic, topic, 1)
+            new = orders(50, first=100)
+            await stage.publish(new)
+            for _ in range(10):
+                gate.release()
+            await worker.wait_until(stage.all_committed, what="to commit everything")
+
+            assert {one.value for one in new} <= set(sink.accepted_bodies)
+            (told,) = worker.log_lines("Records were deleted before they were delivered")
+            assert f"topic={topic} partition=0 first=10 last=29 count=20" in told
+            assert (await worker.metrics())["order_relay_deleted_records_total"] == 20

@@ -63,6 +63,8 @@ class RelayConsumer(driver.Consumer):
         self.offsets_at = self._thread.offsets_at
         self._progress: dict[TP, PartitionProgress] = {}
         self._last_commits: dict[TP, Commit | None] = {}
+        # The partitions that were deleted with their topic, and their ends.
+        self._gone: dict[TP, int] = {}
         # The offset after the last fetched record. aiokafka returns a lower one only after the
         # partition was truncated.
         self._read_to: dict[TP, int] = {}
@@ -237,6 +239,7 @@ class RelayConsumer(driver.Consumer):
             for tp, progress in self._progress.items()
             if (commit := progress.commit(longest)) is not None
             and commit != self._last_commits.get(tp)
+            and tp not in self._gone
         }
         if not commits:
             return False
@@ -279,11 +282,14 @@ class RelayConsumer(driver.Consumer):
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """End deliveries, and commit them before the partitions are revoked.
 
-        Faust would drop its acks first, and then wait.
+        Faust would drop its acks first, and then wait. Of a topic that was deleted nothing may be
+        committed: it may have been made again meanwhile, with other records at these offsets.
         """
         self.stop_intake()
+        self._gone = self._thread.deleted()
         try:
             await self._deliveries.revoking()
+            self._report_gone()
             await self.commit_before_leaving()
         finally:
             self._forget_progress()
@@ -296,9 +302,21 @@ class RelayConsumer(driver.Consumer):
         self._deliveries.assigned([tp.partition for tp in assigned])
         await super().on_partitions_assigned(assigned, generation_id)
 
+    def _report_gone(self) -> None:
+        """Report the records that were deleted with their topic before they were finished."""
+        for tp, end in self._gone.items():
+            progress = self._progress.get(tp)
+            if progress is None or progress.position is None:
+                continue
+            unread = max(end - progress.position, 0)
+            if lost := progress.unfinished + unread:
+                last = progress.position + unread - 1
+                self._report_deleted(tp, progress.finished_to or 0, last, lost)
+
     def _forget_progress(self) -> None:
         self._progress = {}
         self._last_commits = {}
+        self._gone = {}
         self._pending_seeks.clear()
         self._moved_back_to.clear()
 

@@ -403,5 +403,19 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
             if state is not None and state.has_valid_position
         }
 
+    def deleted(self) -> dict[TP, int]:
+        """Return the assigned partitions that no longer exist, each with its last known end.
+
+        May be called from another thread, as ``positions``.
+        """
+        consumer = self._ensure_consumer()
+        cluster = consumer._client.cluster
+        return {
+            TP(tp.topic, tp.partition): consumer.highwater(tp) or 0
+            for tp in consumer.assignment()
+            if tp.topic not in cluster.unauthorized_topics
+            and tp.partition not in (cluster.partitions_for_topic(tp.topic) or ())
+        }
+
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Do nothing: Faust would log a livelock while the intake is paused."""
