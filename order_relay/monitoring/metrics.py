@@ -123,7 +123,7 @@ GAUGES: dict[tuple[str, ...], dict[str, str]] = {
         "breaker_state": "0 closed, 1 half-open, 2 open.",
         "oldest_unfinished_seconds": "Age of the oldest record read and not finished.",
         "assigned_partitions": "Partitions of the source topic that this worker owns.",
-        "topic_partitions": "Partitions of the source topic; 0 until Kafka was asked.",
+        "topic_partitions": "Partitions of the source topic; 0: not found, or not asked for yet.",
         "kafka_up": "1 if Kafka answered this worker in the last 30 s, else 0.",
         "intake_stopped_seconds": "How long the intake has stood still while Kafka answers.",
         "table_recovering": "1 while the table is read from its changelog, else 0.",
