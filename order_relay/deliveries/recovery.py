@@ -153,6 +153,8 @@ class Recovery:
                 error = message.error()
                 if error is not None and error.code() not in (ENDED, OUT_OF_RANGE):
                     problem = error.str()
+                    if error.code() in REFUSALS:
+                        raise ChangelogUnreadable(problem)
                     continue
                 partition = message.partition() or 0
                 if error is not None and error.code() == ENDED:

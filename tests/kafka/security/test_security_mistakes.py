@@ -162,6 +162,25 @@ async def test_the_check_names_each_right_that_is_missing(
     assert found[f"group {redrives}"] == ("warn", "no right to READ")
 
 
+async def test_a_table_that_may_not_be_read_does_not_hold_up_orders(
+    secure: SecureKafka, stage: Stage, tmp_path: Path
+) -> None:
+    """The worker says so at once, and delivers without what was known before."""
+    changelog = f"{stage.group_id}-deliveries-changelog"
+    secure.kafka.create_topic(changelog)
+    allow(secure, ResourceType.TOPIC, changelog, AclOperation.WRITE)
+    async with (
+        ScriptedSink() as sink,
+        WorkerProcess(tmp_path, stage, sink.url, **secure.password("PLAIN")) as worker,
+    ):
+        await worker.wait_ready()
+        await stage.publish([order(1)])
+        # A changelog that does not answer is given up after a minute.
+        await sink.wait_for(lambda s: len(s.accepted) == 1, timeout=40)
+        (line,) = worker.log_lines("its changelog cannot be read")
+        assert "authorization failed" in line
+
+
 def allow(
     secure: SecureKafka, kind: ResourceType, name: str, operation: AclOperation | None
 ) -> None:
