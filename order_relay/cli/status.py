@@ -131,13 +131,14 @@ def _deleted(figures: Figures) -> Iterator[str]:
 
 
 def _print(rows: Sequence[Figures]) -> None:
-    counts = ("lag", "in flight", "open dead letters", "FAILED rows")
+    counts = ("partitions", "lag", "in flight", "open dead letters", "FAILED rows")
     table = output.make_table(("worker", "consumer", "target", *counts), right=counts)
     for row in rows:
         table.add_row(
             output.plain(row["url"]),
             output.plain(row["consumer"]),
             output.plain(row["said"]),
+            _count(row["partitions"]),
             _count(row["lag"]),
             f"{row['in_flight'] or 0:,}",
             _count(row["open_dead_letters"]),

@@ -47,7 +47,9 @@ async def test_a_worker_that_is_well_and_one_that_is_not(
         assert row["oldest_dead_letter_seconds"] == 0
         assert row["since_seconds"] > 0
         shown = (await commands.in_new_interpreter("status")).out.splitlines()
-        assert shown[0].split()[:3] == ["worker", "consumer", "target"]
+        # A worker without a partition delivers nothing, whatever the target does.
+        assert shown[0].split()[:5] == ["worker", "consumer", "target", "partitions", "lag"]
+        assert shown[1].split()[-5:-3] == [str(row["partitions"]), "0"]
         assert shown[1].split()[:4] == [url, "order_logging", "works", "for"]
         both = await commands("status", "--url", url, "--url", "http://127.0.0.1:1", statuses=(1,))
         assert "no worker answers at http://127.0.0.1:1" in both.err
@@ -108,7 +110,7 @@ async def test_a_lag_that_is_not_known_is_not_zero(tmp_path: Path) -> None:
     async with TestServer(application) as server:
         commands = Commands(tmp_path, web_port=server.port)
         assert (await commands("status", "--json")).objects[0]["lag"] is None
-        assert re.search(r"works for 1 s +\? +0 +0", (await commands("status")).out)
+        assert re.search(r"works for 1 s +2 +\? +0 +0", (await commands("status")).out)
 
 
 async def test_no_worker_is_one_line(tmp_path: Path, sink: ScriptedSink) -> None:
