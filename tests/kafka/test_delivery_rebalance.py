@@ -62,7 +62,7 @@ async def test_two_workers_share_and_part_with_256_in_flight(
 async def test_a_worker_leaves_its_group_though_it_rebalances_meanwhile(
     kafka: RealKafka, tmp_path: Path
 ) -> None:
-    """Another worker joins while its last attempts end: after its end the group does not wait for it."""
+    """Another worker joins while its last attempts end: then the group does not wait for it."""
     async with Scene(kafka, tmp_path) as scene:
         scene.latency_seconds = 8.0
         revoking = await scene.ready_worker("leaving", shutdown_grace_seconds=20)
