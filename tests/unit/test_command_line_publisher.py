@@ -141,6 +141,18 @@ async def test_without_kafka_nothing_waits_for_it() -> None:
 
 
 @virtual_time
+async def test_no_event_overtakes_one_of_its_key_that_failed() -> None:
+    """Lines begun behind it fail too, also if Kafka is back: the file is published again."""
+    run = Run()
+    run.producer.refuse = lambda _: None if run.results else refusal()
+    run.store.error = DatabaseUnavailable("the disk is full")
+    ended = await run.publish(line(1, 7), line(2, 7), line(3, 7))
+    assert ended == {LineStatus.FAILED: [1, 2, 3]}
+    assert not run.producer.acknowledged
+    forgive()
+
+
+@virtual_time
 async def test_when_kafka_and_the_database_refuse_nothing_more_is_begun() -> None:
     """The first event that is nowhere ends the run; every line begun is accounted for."""
     run = Run(max_in_flight=2)

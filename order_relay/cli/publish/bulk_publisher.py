@@ -18,6 +18,7 @@ MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024
 # After Ctrl-C or SIGTERM: what Kafka has not answered by then is saved.
 STOP_GRACE_SECONDS = 5.0
 BEHIND = "an earlier event of its key is in the fallback table"
+BEHIND_FAILED = "an earlier event of its key is neither in Kafka nor in the database"
 
 _NAMESPACE = uuid.UUID("7c0c3b0a-5f5e-4f3d-8a37-3d2e0cbb7a11")
 
@@ -67,6 +68,7 @@ class BulkPublisher:
     """Publishes lines through ``Publisher``; each ends as one of ``LineStatus``.
 
     Once an event of a key is saved, later ones of this key are saved as well, to keep their order.
+    Once one has failed, later ones of its key fail as well.
 
     Attributes:
         stopped_at: The first line that neither Kafka nor the database took; no line is begun
@@ -100,6 +102,7 @@ class BulkPublisher:
         self._max_bytes = max_bytes
         self._last_of_key: dict[str, asyncio.Task[None]] = {}
         self._saved_keys: set[str] = set()
+        self._failed_keys: set[str] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._bytes = 0
         self._ended = asyncio.Event()
@@ -168,13 +171,16 @@ class BulkPublisher:
         result = await self._publish(publisher, line, key)
         if result.result is LineStatus.SAVED:
             self._saved_keys.add(key)
-        elif result.result is LineStatus.FAILED and self.stopped_at is None:
-            self.stopped_at = line.number
+        elif result.result is LineStatus.FAILED:
+            self._failed_keys.add(key)
+            self.stopped_at = self.stopped_at or line.number
         self._on_result(result)
 
     async def _publish(self, publisher: Publisher, line: Line, key: str) -> LineResult:
         number = line.number
         event_id = str(uuid.uuid4() if self._new_ids else _event_id(line.value))
+        if key in self._failed_keys:
+            return LineResult(number, LineStatus.FAILED, event_id, reason=BEHIND_FAILED)
         behind = BEHIND if key in self._saved_keys else None
         try:
             outcome = await publisher.publish(line.value, event_id=event_id, save_because=behind)
