@@ -9,6 +9,7 @@ A service without asyncio has it in a thread of its own: ``order_events_thread``
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ from order_relay.fallback.replay import Replay
 from order_relay.fallback.sweep import cancel_tasks
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import KafkaProducer
+from order_relay.logs.rate_limit import RepeatFilter
 from order_relay.publishing.after_commit import AfterCommit
 from order_relay.publishing.outbox import Outbox
 from order_relay.publishing.publisher import Publisher
@@ -83,6 +85,10 @@ async def _opened(
         after_commit = AfterCommit(publisher, tracing=tracing)
         if loop_ends:  # other threads may commit up to now
             stack.push_async_callback(after_commit.end)
+        producer_logger = logging.getLogger(KafkaProducer.__module__)
+        repeats = RepeatFilter()  # librdkafka logs every attempt to connect
+        producer_logger.addFilter(repeats)
+        stack.callback(producer_logger.removeFilter, repeats)
         await producer.start()
         stack.push_async_callback(producer.stop, grace_seconds)
         stack.push_async_callback(publisher.close, grace_seconds)

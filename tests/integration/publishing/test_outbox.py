@@ -231,6 +231,18 @@ async def test_kafka_away(shop: AsyncEngine, sqlite_url: str) -> None:
     await store.close()
 
 
+async def test_an_outage_does_not_flood_the_service_s_log(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Librdkafka's line for each attempt to connect passes once in a while, as in a worker."""
+    log = logging.getLogger("order_relay.kafka.producer")
+    async with open_order_events(publish_settings("127.0.0.1:1", sqlite_url)):
+        for broker in range(10):
+            log.error("%s [%s] %s", "FAIL", f"broker {broker}", "Connection refused")
+    assert len([one for one in caplog.records if one.name == log.name]) == 1
+    assert not log.filters
+
+
 def test_a_commit_after_the_loop_has_ended(
     sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
