@@ -251,6 +251,16 @@ def test_lines_left_out_are_counted_in_a_field_of_our_own_line() -> None:
     assert log.fields == {"attempt": 2, "left_out": 1}
 
 
+def test_each_partition_that_lost_records_is_told() -> None:
+    """Its line has the offsets, by which somebody must find the orders."""
+    log = Log()
+    lost = "Records were deleted topic=%s partition=%d first=%d last=%d count=%d"
+    for partition in range(3):
+        log.say("order_relay.kafka.consumer.relay_consumer", lost, "t", partition, 0, 9, 10)
+
+    assert len(log.lines) == 3
+
+
 def test_different_complaints_do_not_hide_each_other() -> None:
     """Each text, level and logger is limited for itself."""
     log = Log()
