@@ -65,6 +65,7 @@ class Client:
         self.asked: list[str] = []
         self.cluster = ClusterMetadata()
         self.cluster._brokers = {1: OLD}
+        self.cluster._partitions = {"orders": {0: None}}
 
     async def ask(self, host: str) -> bool:
         """Ask a host."""
@@ -78,6 +79,7 @@ class Client:
         if not await self.ask("front"):
             raise KafkaConnectionError("Unable to bootstrap")
         self.cluster._brokers = {1: NEW if "new" in self.answering else OLD}
+        self.cluster._partitions = {}
 
 
 async def ask_known(client: Client, metadata: ClusterMetadata, topics: set[str]) -> bool:
@@ -107,7 +109,7 @@ async def test_the_bootstrap_servers_say_where_brokers_are_now(
     answered: bool,
     seconds: float,
 ) -> None:
-    """They are asked if no known broker answers, and known brokers stay known in an outage."""
+    """They are asked if no known broker answers; known brokers and topics stay known."""
     # Whatever the levels of loggers are that tests before this one have left.
     warnings: list[str] = []
     monkeypatch.setattr(aiokafka_patches.logger, "warning", warnings.append)
@@ -116,6 +118,7 @@ async def test_the_bootstrap_servers_say_where_brokers_are_now(
     assert await aiokafka_patches.update_metadata(client, client.cluster, set()) is answered
     assert client.asked == asked
     assert client.cluster.brokers() == {NEW if "new" in asked else OLD}
+    assert client.cluster.topics() == {"orders"}  # else it would be taken for deleted
     assert asyncio.get_running_loop().time() == started + seconds
     told = "No known broker answered, the bootstrap servers named others"
     assert warnings == [told] * ("new" in asked)

@@ -76,7 +76,9 @@ async def update_metadata(client: Any, metadata: Any, topics: Any) -> bool:
         pass
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            await client.bootstrap()  # asks for brokers, and not for topics
+            partitions = client.cluster._partitions
+            await client.bootstrap()  # asks for brokers, not for topics, and forgets those
+            client.cluster._partitions = partitions
             answered = bool(await _metadata_update(client, metadata, topics))
     except (KafkaConnectionError, TimeoutError):
         return False
