@@ -96,6 +96,7 @@ class Pace:
         # accepts. Both are infinite without a limit.
         self._start = self._target = math.inf
         self._is_guess = False
+        self._last_target = 0.0
         self._useless_cuts = 0
         self._accepted = 0
         self._accepted_at: deque[float] = deque()
@@ -222,9 +223,10 @@ class Pace:
         pause = min(hold, MEASURED_SECONDS)  # a target that counts by the second starts anew in it
         if rate == math.inf:
             seconds = now - self._second_began + MEASURED_SECONDS * bool(self._second_before)
-            self._target = (self._this_second + self._second_before) / (seconds + pause)
+            accepted = self._this_second + self._second_before
+            self._target = accepted / (seconds + pause) if accepted else self._last_target
             self._start, self._is_guess = self._target, True
-        else:
+        elif self._accepted > self._under_way_accepted:  # else it refuses everything at any rate
             seconds = now - self._held_until
             average = self._accepted / (seconds + pause)
             soon = not self._is_guess and seconds < SOON_SECONDS
@@ -258,6 +260,7 @@ class Pace:
         self.free = False
 
     def _remove_limit(self) -> None:
+        self._last_target = self._target
         self._start = self._target = math.inf
         self._is_guess = False
         self._useless_cuts = 0

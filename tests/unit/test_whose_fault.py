@@ -132,6 +132,27 @@ async def test_down_for_70_seconds(failure: Step) -> None:
     assert len(while_open) <= 5 + 58 / 5 + 1
 
 
+@pytest.mark.parametrize(("works", "limit"), [(4.0, 400.0), (8.0, 60.0)])
+@virtual_time
+async def test_a_target_that_refuses_all_now_and_then(works: float, limit: float) -> None:
+    """For 4 s each 8 or 12 s, under load: that is no rate limit, and does not lower the rate.
+
+    (It did, wave by wave: the last order was delivered after 7,600 and 1,200 s.)
+    """
+    refused = Step(answer(429), seconds=0.02)
+    accepted = Step(answer(200), seconds=0.02)
+    topic = VirtualTopic(
+        lambda one, at, n: accepted if at % (works + 4.0) < works else refused, max_queued=10_000
+    )
+    for number in range(3000):
+        topic.publish(f"order-{number}")
+        await asyncio.sleep(1 / 85)
+    await topic.until_finished()
+
+    assert topic.given_up == []
+    assert max(topic.finished_at.values()) <= limit
+
+
 @virtual_time
 async def test_an_outage_of_a_quiet_topic() -> None:
     """An order each 10 s, no target for an hour: what others were told explains the failures.
