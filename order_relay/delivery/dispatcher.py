@@ -619,6 +619,7 @@ class Dispatcher:
     def _failed(
         self, lane: Lane, answer: Answer, ticket: int, sent_at: float, *, first: bool
     ) -> None:
+        lane.failing = True
         if answer.failure == "timeout":
             self.concurrency.timed_out(sent_at, outage=not self.breaker.closed)
         else:

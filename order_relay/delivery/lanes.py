@@ -3,7 +3,8 @@
 A lane holds the queued records of one key in offset order and works on the first one. It has a
 *slot* while it makes an attempt; at most ``max_in_flight`` lanes have one. A lane that waits for
 its backoff or at the gate frees its slot, so a failing key delays only itself. A lane that wants
-its slot back comes before new records.
+its slot back comes before new records; but records that have failed before get half of the slots at
+most. Else those that hang, time and again, would leave none for the others.
 
 Three bounds limit the records in memory: for all of them, for each key, and for all that wait
 behind the first one of their key. So neither one key nor several can take the room of the others.
@@ -27,6 +28,8 @@ MAX_QUEUED_RECORDS = 10_000
 # that half, each key may still have a few.
 KEY_SHARE = 10
 BEHIND_SHARE = 2
+# At most half of the slots are for records that have failed before.
+RETRY_SHARE = 2
 MIN_QUEUE_OF_KEY = 50
 # The half does not bind a key that finishes its records this soon: reading them again later would
 # cost more than waiting.
@@ -40,13 +43,27 @@ logger = logging.getLogger(__name__)
 class Lane:
     """One key's records, and the task that works on them."""
 
-    __slots__ = ("_lanes", "has_slot", "key", "queue", "seconds", "since", "task")
+    __slots__ = (
+        "_lanes",
+        "failing",
+        "has_slot",
+        "key",
+        "queue",
+        "retries",
+        "seconds",
+        "since",
+        "task",
+    )
 
     def __init__(self, lanes: Lanes, key: Hashable, record: Record) -> None:
         self._lanes = lanes
         self.key = key
         self.queue: deque[Record] = deque((record,))
         self.has_slot = True
+        self.failing = False
+        """Whether the first record has failed before; ``deliver`` sets it."""
+        # Whether its slot is one of those for retries.
+        self.retries = False
         self.task = lanes.loop.create_task(lanes.run(self))
         # How long the last record took, and when the current one began.
         self.seconds = math.inf
@@ -104,6 +121,9 @@ class Lanes:
         self._max_behind = self._max_queued // BEHIND_SHARE
         self._lanes: dict[Hashable, Lane] = {}
         self._slot_queue: deque[tuple[Lane, asyncio.Future[None]]] = deque()
+        # Of lanes whose record has failed, and how many of them have a slot.
+        self._retry_queue: deque[tuple[Lane, asyncio.Future[None]]] = deque()
+        self._retrying = 0
         self._changed: asyncio.Future[None] | None = None
         self.closed = False
         """Whether the lanes accept no records."""
@@ -224,29 +244,38 @@ class Lanes:
         if lane.has_slot:
             lane.has_slot = False
             self.in_flight -= 1
+            self._end_retry(lane)
             self._hand_out_slots()
 
+    def _end_retry(self, lane: Lane) -> None:
+        if lane.retries:
+            lane.retries = False
+            self._retrying -= 1
+
     def _hand_out_slots(self) -> None:
-        """Give free slots to the lanes that have waited longest."""
+        """Give free slots to the lanes that have waited longest; half at most to retries."""
         while self.in_flight < self._limit:
-            if not self._slot_queue:
+            if self._slot_queue:
+                queue = self._slot_queue
+            elif self._retry_queue and self._retrying < max(self._limit // RETRY_SHARE, 1):
+                queue = self._retry_queue
+            else:
                 self.notify()
                 return
-            lane, turn = self._slot_queue.popleft()
+            lane, turn = queue.popleft()
             if not turn.done():  # otherwise it was cancelled
                 self.in_flight += 1
                 lane.has_slot = True
+                lane.retries = lane.failing
+                self._retrying += lane.failing
                 turn.set_result(None)
 
     async def take_slot(self, lane: Lane) -> None:
         """Wait for a slot."""
-        if self.in_flight < self._limit:
-            self.in_flight += 1
-            lane.has_slot = True
-        else:
-            turn: asyncio.Future[None] = self.loop.create_future()
-            self._slot_queue.append((lane, turn))
-            await turn
+        turn: asyncio.Future[None] = self.loop.create_future()
+        (self._retry_queue if lane.failing else self._slot_queue).append((lane, turn))
+        self._hand_out_slots()
+        await turn
         if self.closed:
             raise asyncio.CancelledError
 
@@ -270,6 +299,10 @@ class Lanes:
                     self.on_record_done(lane.key, len(queue))
                 if self.queued == self._max_queued - 1:
                     self.notify()  # intake waited for just this
+                if lane.failing:
+                    lane.failing = False
+                    self._end_retry(lane)
+                    self._hand_out_slots()
         finally:
             # No await since the queue was seen empty: a record put later starts a new lane.
             self._lanes.pop(lane.key, None)

@@ -19,7 +19,8 @@ Arrivals = list[tuple[str, tuple[float, ...], float]]
 class Work:
     """Lanes, and what became of the records that were put in.
 
-    A step of a script is the seconds of an attempt; a negative one pauses for that long.
+    A step of a script is the seconds of an attempt; a negative one pauses for that long, after a
+    failed attempt unless it is one second.
     """
 
     def __init__(self, max_in_flight: int, max_queued: int = 1000) -> None:
@@ -51,6 +52,7 @@ class Work:
         try:
             for seconds in self.scripts[one.offset]:
                 if seconds < 0:
+                    lane.failing = lane.failing or seconds < -1.0
                     await lane.pause(-seconds)
                 else:
                     await self._attempt(one.offset, seconds)
