@@ -606,7 +606,7 @@ class Dispatcher:
 
     def _succeeded(self, lane: Lane, sent_at: float, *, first: bool) -> None:
         now = self.last_activity
-        self.health.succeeded(lane.key, first=first, now=now)
+        self.health.succeeded(lane.key, first=first, sent_at=sent_at, now=now)
         if self._batches is None:
             self.pace.accepted(sent_at, now)
         if self._lanes.limit < self._max_in_flight:
@@ -624,7 +624,7 @@ class Dispatcher:
             self.concurrency.timed_out(sent_at, outage=not self.breaker.closed)
         else:
             self.concurrency.answered()
-        self.health.failed(lane.key, answer, ticket, first=first)
+        self.health.failed(lane.key, answer, ticket, first=first, sent_at=sent_at)
 
     def _log_throttling(self, answer: Answer, wait_seconds: float) -> None:
         """Log that throttling begins; ``_succeeded`` logs its end."""

@@ -367,6 +367,8 @@ class TargetHealth:
         self._successes = _LatestByKey()
         self._failures = _LatestByKey()
         self._refused_us = self._failed_locally = False
+        # When the latest of the attempts that succeeded was sent.
+        self._worked_at = float("-inf")
         self._state = TargetState.WORKS
         self._state_since = clock()
         self.breaker = Breaker(
@@ -377,9 +379,17 @@ class TargetHealth:
 
     # --- results of attempts ---------------------------------------------------------------------
 
-    def succeeded(self, key: Hashable, *, first: bool, now: float | None = None) -> None:
+    def succeeded(
+        self,
+        key: Hashable,
+        *,
+        first: bool,
+        sent_at: float = float("-inf"),
+        now: float | None = None,
+    ) -> None:
         """Report a success; ``now`` is the injected clock's time, if the caller knows it."""
         now = self._clock() if now is None else now
+        self._worked_at = max(self._worked_at, sent_at)
         self._failed_locally = False
         self._successes.add(key, now)
         if first:
@@ -398,8 +408,20 @@ class TargetHealth:
         self._note(answer)
         self._failures.add(key, self._clock())
 
-    def failed(self, key: Hashable, answer: Answer, ticket: int, *, first: bool) -> None:
-        """Report a failed attempt, whether the target or the record is at fault."""
+    def failed(
+        self,
+        key: Hashable,
+        answer: Answer,
+        ticket: int,
+        *,
+        first: bool,
+        sent_at: float = math.inf,
+    ) -> None:
+        """Report a failed attempt, whether the target or the record is at fault.
+
+        If one that was sent later has succeeded, it does not show an outage: records that hang end
+        long after all others, and all at once.
+        """
         self._note(answer)
         self._refused_us = answer.verdict is Verdict.OUTAGE
         now = self._clock()
@@ -408,7 +430,8 @@ class TargetHealth:
             return
         if first:
             self._first_attempts.add(key, failed=True, now=now)
-        self.breaker.failed(ticket, first=first)
+        if ticket or sent_at > self._worked_at:
+            self.breaker.failed(ticket, first=first)
 
     def throttled(self, answer: Answer, ticket: int) -> None:
         """Report a throttled attempt: it counts against neither the target nor the record."""
