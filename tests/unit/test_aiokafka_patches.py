@@ -66,6 +66,8 @@ class Client:
         self.cluster = ClusterMetadata()
         self.cluster._brokers = {1: OLD}
         self.cluster._partitions = {"orders": {0: None}}
+        self.told: list[set[str]] = []
+        self.cluster.add_listener(lambda cluster: self.told.append(cluster.topics()))
 
     async def ask(self, host: str) -> bool:
         """Ask a host."""
@@ -80,6 +82,8 @@ class Client:
             raise KafkaConnectionError("Unable to bootstrap")
         self.cluster._brokers = {1: NEW if "new" in self.answering else OLD}
         self.cluster._partitions = {}
+        for listener in self.cluster._listeners:
+            listener(self.cluster)
 
 
 async def ask_known(client: Client, metadata: ClusterMetadata, topics: set[str]) -> bool:
@@ -118,7 +122,10 @@ async def test_the_bootstrap_servers_say_where_brokers_are_now(
     assert await aiokafka_patches.update_metadata(client, client.cluster, set()) is answered
     assert client.asked == asked
     assert client.cluster.brokers() == {NEW if "new" in asked else OLD}
-    assert client.cluster.topics() == {"orders"}  # else it would be taken for deleted
+    # Else the topic would be taken for deleted, and the group would rebalance.
+    assert client.cluster.topics() == {"orders"}
+    assert client.told == []
+    assert len(client.cluster._listeners) == 1
     assert asyncio.get_running_loop().time() == started + seconds
     told = "No known broker answered, the bootstrap servers named others"
     assert warnings == [told] * ("new" in asked)

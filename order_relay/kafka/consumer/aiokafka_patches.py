@@ -76,15 +76,27 @@ async def update_metadata(client: Any, metadata: Any, topics: Any) -> bool:
         pass
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            partitions = client.cluster._partitions
-            await client.bootstrap()  # asks for brokers, not for topics, and forgets those
-            client.cluster._partitions = partitions
+            await _bootstrap(client)
             answered = bool(await _metadata_update(client, metadata, topics))
     except (KafkaConnectionError, TimeoutError):
         return False
     if _addresses(client) != known:
         logger.warning("No known broker answered, the bootstrap servers named others")
     return answered
+
+
+async def _bootstrap(client: Any) -> None:
+    """Ask the bootstrap servers for the brokers. aiokafka forgets all topics by that.
+
+    The coordinator would see that, take them for deleted, and begin a rebalance.
+    """
+    cluster = client.cluster
+    partitions, listeners = cluster._partitions, cluster._listeners
+    cluster._listeners = set()
+    try:
+        await client.bootstrap()
+    finally:
+        cluster._partitions, cluster._listeners = partitions, listeners
 
 
 def _addresses(client: Any) -> set[tuple[str, int]]:
