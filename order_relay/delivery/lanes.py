@@ -218,7 +218,8 @@ class Lanes:
         # A task that was cancelled before its first step has not cleaned up its lane.
         self._lanes.clear()
         self._slot_queue.clear()
-        abandoned, self.in_flight, self.queued = self.queued, 0, 0
+        self._retry_queue.clear()
+        abandoned, self.in_flight, self.queued, self._retrying = self.queued, 0, 0, 0
         self.notify()
         return abandoned
 
