@@ -295,7 +295,7 @@ class ConsumerRuntime:
     async def drain(self, grace_seconds: float) -> None:
         """Stop the intake, and give attempts under way ``grace_seconds`` to end.
 
-        The rest stays unfinished, and is delivered by whoever has its partition next.
+        The rest stays unfinished: the partitions' next worker delivers it.
         """
         CONSUMER.set(self.name)
         self._reader.end_intake()

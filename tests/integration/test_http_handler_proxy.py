@@ -122,7 +122,7 @@ async def test_without_tls_the_proxy_is_asked_for_the_whole_url(sink: ScriptedSi
 async def test_a_proxy_that_does_not_connect_is_a_failed_connection(
     refusal: bytes, said: str, verdict: Verdict
 ) -> None:
-    """The proxy's answer is in the error; its password is not. A refusal is no order's fault."""
+    """The error has the proxy's answer and not its password; no order is given up for it."""
     async with (
         ConnectingProxy(refusal).running() as address,
         client("https://logger.test/logs", proxy=f"http://us:s3cret@{address}") as http,

@@ -156,7 +156,7 @@ async def test_a_tenth_of_all_keys_hangs() -> None:
 @pytest.mark.parametrize(("works", "limit"), [(4.0, 400.0), (8.0, 60.0)])
 @virtual_time
 async def test_a_target_that_refuses_all_now_and_then(works: float, limit: float) -> None:
-    """For 4 s each 8 or 12 s, under load: that is no rate limit, and does not lower the rate.
+    """Refusing everything for 4 of every 8 or 12 s is no rate limit, and does not lower the rate.
 
     (It did, wave by wave: the last order was delivered after 7,600 and 1,200 s.)
     """
