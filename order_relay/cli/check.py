@@ -28,7 +28,7 @@ from order_relay.handlers.http_client.client import ConnectionNotMade
 from order_relay.kafka.topics import Topics
 from order_relay.model.consumer import HttpPost
 from order_relay.settings import Settings, load_settings
-from order_relay.settings.consumers import ConfiguredConsumer
+from order_relay.settings.consumers import ConfiguredConsumer, misspelled
 
 # Twice what asking Kafka takes: it is asked again why it cannot be reached.
 LIMIT_SECONDS = 12.0
@@ -84,12 +84,16 @@ def _load() -> tuple[Settings | None, Sequence[ConfiguredConsumer], list[Finding
     except (InvalidSettings, InvalidDatabaseUrl) as error:
         return None, (), [Finding(Result.FAIL, "settings", str(error))]
     try:
-        consumers = command.load_application().consumers
+        application = command.load_application()
     except SystemExit as end:  # as the worker would end; with LOG_FORMAT=json the text is logged
         text = end.code if isinstance(end.code, str) else "see the log"
         return settings, (), [Finding(Result.FAIL, "consumers", text)]
+    consumers = application.consumers
     names = ", ".join(one.name for one in consumers)
-    return settings, consumers, [Finding(Result.OK, "settings", f"the consumers are {names}")]
+    found = [Finding(Result.OK, "settings", f"the consumers are {names}")]
+    for name, meant in misspelled(application.declared).items():
+        found.append(Finding(Result.WARN, "settings", f"{name} is unknown, perhaps {meant}"))
+    return settings, consumers, found
 
 
 async def _run(part: str, findings: Findings) -> list[Finding]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import permutations
 from typing import Annotated, Any, cast
 
@@ -12,7 +13,12 @@ from pydantic import Field, ValidationError, create_model
 from order_relay.errors import InvalidConsumer
 from order_relay.model.consumer import Consumer, HttpPost
 from order_relay.settings.rules import split
-from order_relay.settings.secret_files import EnvironmentSettings, describe
+from order_relay.settings.secret_files import (
+    EnvironmentSettings,
+    describe,
+    secret_fields,
+    variable_names,
+)
 from order_relay.settings.settings import Settings
 
 ORDER_LOGGING = "order_logging"
@@ -46,6 +52,9 @@ HTTP_OPTIONS = {
     for field in Settings.model_fields
     if field.startswith(_HTTP_PREFIX) and field not in OPTIONS.values()
 }
+# A variable whose name is so similar to that of a setting is probably a mistake.
+SIMILAR = 0.9
+UNITS = ("seconds", "ms", "hours", "days")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +167,21 @@ def settings_of(consumer: Consumer, settings: Settings) -> Settings:
             text = text.replace(OPTIONS[option].upper(), variables[option].upper())
         raise InvalidConsumer(f"consumer {name}: {text}") from None
     return merged
+
+
+def misspelled(consumers: Iterable[ConfiguredConsumer]) -> dict[str, str]:
+    """Return variables that are no settings, but almost, each with the setting that is not set."""
+    known = {*Settings.model_fields, *(f"{name}_file" for name in secret_fields(Settings))}
+    for consumer in consumers:
+        known.update(f"{consumer.name}_{option}".lower() for option in OPTIONS | HTTP_OPTIONS)
+    given = variable_names()
+    missing = sorted(known - given)
+    found = {}
+    for name in sorted(given - known):
+        without_unit = [one for unit in UNITS if (one := f"{name}_{unit}") in missing]
+        if near := without_unit or get_close_matches(name, missing, 1, SIMILAR):
+            found[name.upper()] = near[0].upper()
+    return found
 
 
 def _variables(name: str, fields: Mapping[str, tuple[str, Any]]) -> type[EnvironmentSettings]:

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
     EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
@@ -84,6 +85,12 @@ class EnvironmentSettings(BaseSettings):
         if problem := getattr(value, "problem", ""):
             raise ValueError(problem)
         return value
+
+
+def variable_names() -> set[str]:
+    """Return the names of all variables of the environment and ``.env``, in lower case."""
+    sources = EnvSettingsSource(EnvironmentSettings), DotEnvSettingsSource(EnvironmentSettings)
+    return {name for source in sources for name in source.env_vars}
 
 
 def secret_fields(settings_cls: type[BaseModel]) -> tuple[str, ...]:

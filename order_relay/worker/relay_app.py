@@ -38,7 +38,7 @@ from order_relay.monitoring.measurements import watch_event_loop
 from order_relay.monitoring.metrics import Metrics
 from order_relay.settings import Settings as RelaySettings
 from order_relay.settings import load_settings
-from order_relay.settings.consumers import ConfiguredConsumer, choose, configure
+from order_relay.settings.consumers import ConfiguredConsumer, choose, configure, misspelled
 from order_relay.settings.settings import load_log_format
 from order_relay.tracing.switch import make_tracing
 from order_relay.web.access import Access
@@ -169,6 +169,8 @@ class RelayApp(faust.App):
         rate_limit.install(several_consumers=len(self.consumers) > 1)
         if self.conf.web_enabled:
             CONSOLE_URL.set(str(self.settings.own_url).rstrip("/"))
+        for name, meant in misspelled(self.declared).items():
+            logger.warning(LogLine("Unknown setting", name=name, perhaps=meant))
         if self.tracing is not None:
             with _errors_in_one_line():
                 self.tracing.start()

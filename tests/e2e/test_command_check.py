@@ -76,6 +76,15 @@ async def test_everything_that_a_worker_needs(
     assert again[f"topic {stage.topic}.points.DLQ"] == missing
 
 
+async def test_a_misspelled_setting(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
+    """It is a warning, which names the setting that is probably meant."""
+    commands = relay_on(stage, tmp_path, external_logger_url=sink.url, data_dirs="data")
+    told = (await commands("check", "--json", statuses=(0, 1))).objects
+
+    said = {"result": "warn", "part": "settings", "text": "DATA_DIRS is unknown, perhaps DATA_DIR"}
+    assert said in told
+
+
 async def test_what_fails_hides_nothing_else(tmp_path: Path) -> None:
     """Neither Kafka nor a database nor the target: each has its line, and the status is 1."""
     commands = Commands(

@@ -14,7 +14,7 @@ import pytest
 from agents.order_logging import order_logging
 from order_relay import Consumer, Delivery, HttpPost, InvalidConsumer
 from order_relay.settings import load_settings
-from order_relay.settings.consumers import ConfiguredConsumer, choose, configure
+from order_relay.settings.consumers import ConfiguredConsumer, choose, configure, misspelled
 from order_relay.worker.discovery import find_consumers, import_modules
 
 ROOT = Path(__file__).parents[2]
@@ -302,6 +302,47 @@ def test_consumers_that_clash(second: dict[str, Any], said: str) -> None:
     """Each needs its own group and dead-letter topic; also those that CONSUMERS leaves out."""
     with pytest.raises(InvalidConsumer, match=said):
         configured(consumer(), consumer("points", **second), consumers="points")
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("EXTERNAL_LOGER_URL", "EXTERNAL_LOGGER_URL"),
+        ("EXTERNAL_LOGGER_TIMEOUT", "EXTERNAL_LOGGER_TIMEOUT_SECONDS"),
+        ("MAX_INFLIGHT", "MAX_IN_FLIGHT"),
+        ("API_TOKEN_FILES", "API_TOKEN_FILE"),
+        ("COUPONS_MAX_INFLIGHT", "COUPONS_MAX_IN_FLIGHT"),
+        # Other programs' variables.
+        ("APP_TOKEN", None),
+        ("KAFKA_HEAP_OPTS", None),
+        ("EXTERNAL_LOGGER_PORT", None),
+        ("EXTERNAL_LOGGER_SERVICE_HOST", None),
+        # Settings.
+        ("KAFKA_SASL_PASSWORD_FILE", None),
+        ("COUPONS_MAX_IN_FLIGHT", None),
+    ],
+)
+@pytest.mark.parametrize("in_file", [False, True])
+def test_variables_that_are_almost_settings(
+    variable: str, meant: str | None, in_file: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A misspelled setting is told; variables of other programs are not."""
+    coupons = configured(consumer())
+    monkeypatch.chdir(tmp_path)
+    if in_file:
+        Path(".env").write_text(f"{variable}=1\n", encoding="utf-8")
+    else:
+        monkeypatch.setenv(variable, "1")
+
+    assert misspelled(coupons) == ({} if meant is None else {variable: meant})
+
+
+def test_a_setting_that_is_set_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A similar variable beside it is of another program."""
+    monkeypatch.setenv("MAX_IN_FLIGHT", "2")
+    monkeypatch.setenv("MAX_INFLIGHT", "1")
+
+    assert misspelled(configured(consumer())) == {}
 
 
 def test_consumers_of_one_worker() -> None:
