@@ -104,8 +104,8 @@ def _at_risk(board: Dashboard) -> Dashboard:
         .with_panel(
             figure(
                 "Partitions without a worker",
-                "Nobody delivers their orders, and nobody reports their lag. For some seconds in "
-                "a rebalance it is all of them.",
+                "No worker delivers their orders or reports their lag. In a rebalance these are "
+                "all partitions, for some seconds.",
                 f"clamp_min({added(largest(relay('topic_partitions'), 'consumer'))} - "
                 f"{added(relay('assigned_partitions'))}, 0)",
                 unit="short",

@@ -48,7 +48,7 @@ TARGETS: Mapping[str, Mapping[str, str]] = {
         "Retries, and dead letters that Kafka refused": "/dead-letters",
     },
     "order-relay-publishing": {
-        "Orders that nobody took": "OrderRelayPublishFailed",
+        "Posted orders refused": "OrderRelayPublishFailed",
         "Kafka": "OrderRelayKafkaUnreachable",
         "Database": "OrderRelayFallbackDatabaseDown",
         "Rows pending": "/fallback OrderRelayPendingRowTooOld",

@@ -31,9 +31,9 @@ def _at_risk(board: Dashboard) -> Dashboard:
         board.with_row(Row("Is anything at risk?"))
         .with_panel(
             figure(
-                "Orders that nobody took",
+                "Posted orders refused",
                 "Orders posted to a worker in the time shown that neither Kafka nor the table "
-                "took. Their senders got an error and must send them again.",
+                "accepted. Their senders got an error and must send them again.",
                 total(relay("published_total", 'result="failed"')),
                 unit="short",
                 decimals=0,

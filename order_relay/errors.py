@@ -21,7 +21,7 @@ What a handler raises to say more than "it failed" is no failure of the relay:
 
     HandlerSignal
     ├── Reject          the record is at fault: dead letter at once
-    ├── RetryLater      the target is busy: counts against nobody
+    ├── RetryLater      the target is busy: neither its fault nor the record's
     └── Unavailable     the target refuses us: an outage, counts against the target only
 
 Any other exception of a handler is a failed attempt, which is retried.

@@ -170,7 +170,7 @@ def settings_of(consumer: Consumer, settings: Settings) -> Settings:
 
 
 def misspelled(consumers: Iterable[ConfiguredConsumer]) -> dict[str, str]:
-    """Return variables that are no settings, but almost, each with the setting that is not set."""
+    """Return variables spelled almost like a setting that is not set, each with that setting."""
     known = {*Settings.model_fields, *(f"{name}_file" for name in secret_fields(Settings))}
     for consumer in consumers:
         known.update(f"{consumer.name}_{option}".lower() for option in OPTIONS | HTTP_OPTIONS)

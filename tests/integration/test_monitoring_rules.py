@@ -92,7 +92,7 @@ FIGURES = {
     "Kafka": 0,
     "Records waiting": 15,
     "Open dead letters": 6,
-    "Orders that nobody took": 5,
+    "Posted orders refused": 5,
 }
 
 
