@@ -31,8 +31,19 @@ LATE_SECONDS = 5.0
 LIMIT_SHARE = 0.3
 REFUSALS_IN_A_ROW = 5
 MAX_ACCEPTED_BETWEEN = 20
-# There is no limit if this many cuts of the rate in a row do not help for SOON_SECONDS each.
+# Refusals do not come from the rate if this many cuts in a row do not help for SOON_SECONDS each.
 MAX_USELESS_CUTS = 8
+# Nor do they if, after this many refusals of a lower and lower rate, the share of refusals is still
+# this part of what it was: one of three instances refuses, say. Then there is no limit for
+# USELESS_SECONDS, unless more is refused now: of this many attempts a share halfway to all. If more
+# than MAX_REFUSED is refused at any rate, the target is spared nevertheless.
+JUDGED_REFUSALS = 6
+STILL_REFUSED = 0.33
+MAX_REFUSED = 0.75
+JUDGED_ATTEMPTS = 50
+USELESS_SECONDS = 300.0
+# A cut never goes below what the target accepted on average in this time.
+AVERAGE_SECONDS = 16.0
 
 # Shares of the rate that the target accepts: where the rate settles, and where it restarts after a
 # refusal.
@@ -67,7 +78,6 @@ RECOVERED_SECONDS = 30.0
 # Time-outs do not come from the concurrency if more than MAX_USELESS_CUTS in a row leave their
 # share at this or more: one of two backends hangs, say. Then it is full for so long.
 USELESS_SHARE = 0.05
-USELESS_SECONDS = 300.0
 
 
 class Pace:
@@ -91,13 +101,21 @@ class Pace:
         self._judging = False
         self._awaited = 0
         self._judged_by = 0.0
-        self._refusals_in_a_row = 0
+        self._refusals_in_a_row = self._accepted_in_a_row = 0
         # The learned limit: the rate just after the last refusal, and the rate that the target
         # accepts. Both are infinite without a limit.
         self._start = self._target = math.inf
         self._is_guess = False
         self._last_target = 0.0
+        self._before_cut = 0.0
         self._useless_cuts = 0
+        # The share of refusals when the limit was learned, and what was seen since then.
+        self._share_at_first = 0.0
+        self._seen_refused = self._seen_accepted = 0
+        # Until then that share shows no limit.
+        self._no_limit_until = float("-inf")
+        # When sending began after each pause, and what was accepted until the next one.
+        self._periods: deque[tuple[float, int]] = deque()
         self._accepted = 0
         self._accepted_at: deque[float] = deque()
         # Records accepted in this second and in the one before; counted only without a limit.
@@ -184,6 +202,7 @@ class Pace:
         self._advance(now)
         soon = self._accepted <= MAX_ACCEPTED_BETWEEN
         self._refusals_in_a_row = self._refusals_in_a_row + 1 if soon else 1
+        self._accepted_in_a_row = self._accepted_in_a_row + self._accepted if soon else 0
         self._asked_hold = retry_after_seconds
         self._under_way_refused = self._under_way_accepted = 0
         if self._start == math.inf:
@@ -205,9 +224,21 @@ class Pace:
         under_way = self._under_way_refused + self._under_way_accepted
         if under_way >= UNDER_WAY:
             is_limit = self._under_way_refused >= LIMIT_SHARE * under_way
+            share = (self._under_way_refused + 1) / (under_way + 1)
         else:
             is_limit = self._refusals_in_a_row >= REFUSALS_IN_A_ROW
+            share = self._refusals_in_a_row / (self._refusals_in_a_row + self._accepted_in_a_row)
+        if self._clock() < self._no_limit_until:
+            self._seen_refused += 1 + self._under_way_refused
+            self._seen_accepted += self._accepted
+            seen = self._seen_refused + self._seen_accepted
+            is_limit = False
+            if seen >= JUDGED_ATTEMPTS:
+                is_limit = self._seen_refused > (1.0 + self._share_at_first) / 2.0 * seen
+                self._seen_refused = self._seen_accepted = 0
         if is_limit:
+            self._share_at_first = share
+            self._no_limit_until = float("-inf")
             self._learn(self._refused_at)
         else:
             self._accepted = 0
@@ -225,12 +256,13 @@ class Pace:
             seconds = now - self._second_began + MEASURED_SECONDS * bool(self._second_before)
             accepted = self._this_second + self._second_before
             self._target = accepted / (seconds + pause) if accepted else self._last_target
+            self._periods.append((now - seconds, accepted))
             self._start, self._is_guess = self._target, True
         elif self._accepted > self._under_way_accepted:  # else it refuses everything at any rate
             seconds = now - self._held_until
-            average = self._accepted / (seconds + pause)
-            soon = not self._is_guess and seconds < SOON_SECONDS
-            self._useless_cuts = self._useless_cuts + 1 if soon else 0
+            average = max(self._accepted / (seconds + pause), self._long_average(now))
+            self._useless_cuts = self._useless_cuts + 1 if seconds < SOON_SECONDS else 0
+            self._before_cut = rate
             if seconds < AT_ONCE_SECONDS:
                 self._target = self._start = max(average, DEEP_CUT_FACTOR * rate)
                 self._is_guess = True
@@ -244,12 +276,32 @@ class Pace:
                 self._target = max(min(rate, measured), average)
                 self._start = RESTART_SHARE * self._target
                 self._is_guess = False
+        elif not self._accepted:  # nor did the last cut help
+            self._target = self._start = max(self._start, self._before_cut)
         self._target = max(self._target, MIN_RATE)
         self._start = max(self._start, MIN_RATE)
+        if rate < math.inf:
+            self._seen_refused += 1
+            self._seen_accepted += self._accepted
         self._refused_at = now
         self._hold(now, hold)
         if self._useless_cuts >= MAX_USELESS_CUTS:
-            self._remove_limit()  # it refuses at any rate; a real limit shows at the next burst
+            self._remove_limit()  # a real limit shows at the next burst
+        elif self._seen_refused >= JUDGED_REFUSALS and self._seen_accepted:
+            share = self._seen_refused / (self._seen_refused + self._seen_accepted)
+            self._seen_refused = self._seen_accepted = 0
+            if STILL_REFUSED * self._share_at_first <= share <= MAX_REFUSED:
+                self._remove_limit()
+                self._share_at_first = share
+                self._no_limit_until = now + USELESS_SECONDS
+
+    def _long_average(self, now: float) -> float:
+        """Return how many attempts a second were accepted in the last AVERAGE_SECONDS."""
+        periods = self._periods
+        periods.append((self._held_until, self._accepted))
+        while len(periods) > 1 and periods[1][0] <= now - AVERAGE_SECONDS:
+            periods.popleft()
+        return sum(accepted for _, accepted in periods) / (now - periods[0][0] + HOLD_SECONDS)
 
     def _hold(self, now: float, seconds: float) -> None:
         self._accepted_at.clear()
@@ -264,6 +316,9 @@ class Pace:
         self._start = self._target = math.inf
         self._is_guess = False
         self._useless_cuts = 0
+        self._before_cut = 0.0
+        self._seen_refused = self._seen_accepted = 0
+        self._periods.clear()
         self._second_began = self._clock()
         self._this_second = self._second_before = 0
 

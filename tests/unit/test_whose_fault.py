@@ -174,6 +174,39 @@ async def test_a_target_that_refuses_all_now_and_then(works: float, limit: float
     assert max(topic.finished_at.values()) <= limit
 
 
+@pytest.mark.parametrize("retry_after_seconds", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("share", "good_seconds", "limit"),
+    [(0.05, 0.0, 45.0), (0.3, 0.0, 100.0), (0.5, 0.0, 150.0), (0.5, 4.0, 100.0), (0.9, 4.0, 400.0)],
+)
+@virtual_time
+async def test_a_target_that_refuses_a_share_at_any_rate(
+    share: float, good_seconds: float, limit: float, retry_after_seconds: float
+) -> None:
+    """As if one of its instances throttled, always or every other 4 s: that is no rate limit.
+
+    (It was sent less and less: after 4,000 s 2,600 of 3,000 were delivered if 3 of 10 were refused,
+    and 1,200 if half were. The waves took up to 1,500 s.)
+    """
+    chance = random.Random(1)
+    refused = Step(answer(429, retry_after_seconds=retry_after_seconds), seconds=0.02)
+    accepted = Step(answer(200), seconds=0.02)
+
+    def answers(one: Record, at: float, attempt: int) -> Step:
+        good = at % (good_seconds + 4.0) < good_seconds
+        return refused if not good and chance.random() < share else accepted
+
+    topic = VirtualTopic(answers, max_queued=10_000)
+    for number in range(3000):
+        topic.publish(f"order-{number}")
+        await asyncio.sleep(1 / 85)
+    await topic.until_finished()
+
+    assert topic.given_up == []
+    assert max(topic.finished_at.values()) <= limit
+    assert len(topic.bench.target.attempts) <= 3000 / (1.0 - share) * 1.1
+
+
 @virtual_time
 async def test_an_outage_of_a_quiet_topic() -> None:
     """An order each 10 s, no target for an hour: what others were told explains the failures.
