@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import os
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class PendingPublish:
 class AfterCommit:
     """Publishes events after the commit of their session.
 
-    Create it in the publisher's loop. ``publish`` may be called from any thread.
+    Create it in the publisher's loop. ``publish`` may be called from any thread of that process.
     """
 
     def __init__(self, publisher: Publisher, *, tracing: Tracing | None = None) -> None:
@@ -97,6 +98,7 @@ class AfterCommit:
         self._publisher = publisher
         self._tracing = tracing
         self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
         self._thread = threading.get_ident()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = threading.Lock()
@@ -129,7 +131,10 @@ class AfterCommit:
 
         Raises:
             InvalidEvent: It is not an ORDER_PAID event. The order can still be rolled back.
+            RuntimeError: This process is a fork, which does not have the publisher's loop.
         """
+        if os.getpid() != self._process:
+            raise RuntimeError("a fork cannot publish: open the order events after the fork")
         if self._tracing is not None:
             headers = self._tracing.with_caller_context(headers)
         checked = order_event(event, event_id=event_id, key=key, headers=headers)

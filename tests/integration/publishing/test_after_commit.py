@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,25 @@ from tests.support.publish_ways import (
     read_topic,
     until,
 )
+
+ROOT = Path(__file__).parents[3]
+FORK = """
+import asyncio, os
+from tests.integration.publishing.test_after_commit import Service
+
+async def main():
+    service = Service()
+    if os.fork():
+        os.wait()
+        return
+    try:
+        service.pay()
+    except RuntimeError as error:
+        print(error, flush=True)
+    os._exit(0)
+
+asyncio.run(main())
+"""
 
 
 class Service:
@@ -133,6 +154,14 @@ async def test_a_wrong_event_is_refused_before_the_commit() -> None:
         with pytest.raises(InvalidEvent, match="orderId"):
             service.after_commit.publish(session, paid(orderId=None))
         assert not session.in_transaction()
+
+
+def test_a_fork_is_told_before_its_commit() -> None:
+    """A fork has no thread that could publish, so that its event would vanish without a word."""
+    ended = subprocess.run(
+        [sys.executable, "-c", FORK], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "a fork cannot publish: open the order events after the fork\n"
 
 
 async def test_what_was_given_is_published() -> None:
