@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import click
+try:
+    import click
+except ModuleNotFoundError:
+    sys.exit("order-relay: its commands need pip install 'order-relay[worker]'")
 from click.shell_completion import CompletionItem, get_completion_class
 
 from order_relay.version import VERSION

@@ -98,6 +98,16 @@ def test_the_wheel_has_the_engine_alone(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_command_without_the_workers_packages_says_what_to_install() -> None:
+    """An order service's installation has the command, too, but not what it is made of."""
+    code = "import sys; sys.modules['click'] = None; import order_relay.__main__"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    line = "order-relay: its commands need pip install 'order-relay[worker]'\n"
+    assert (ended.returncode, ended.stderr) == (1, line)
+
+
 @pytest.mark.timeout(LIMIT_SECONDS)
 def test_publishing_works_with_the_oldest_sqlalchemy(tmp_path: Path) -> None:
     """Outbox, after-commit and the examples, on the first version that pyproject.toml allows."""
