@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from order_relay.fallback.sql.engine import translated
 from order_relay.fallback.sql.migrate import ADVISORY_LOCK
 from order_relay.fallback.sql.schema import UtcDateTime
+from order_relay.logs.log_line import printable
 
 TEXT_LENGTH = 1000
 PAUSED, RESUMED = "consumer: pause", "consumer: resume"
@@ -64,24 +65,18 @@ class AuditLog:
     def __init__(self, engine: AsyncEngine) -> None:
         """Use the database of the fallback table."""
         self._engine = engine
-        self._made = False
 
     async def write(self, entry: AuditEntry) -> None:
-        """Add an entry; long texts are cut."""
+        """Add an entry; long texts are cut, characters that a database refuses are escaped."""
+        texts = {
+            name: printable(getattr(entry, name))[:TEXT_LENGTH]
+            for name in ("actor", "action", "subject", "detail")
+        }
+        values = _audit.insert().values(at=entry.at, changed=entry.changed, **texts)
         async with self._writing() as connection:
-            if not self._made:
-                await connection.run_sync(_make_table)
-                self._made = True
-            await connection.execute(
-                _audit.insert().values(
-                    at=entry.at,
-                    actor=entry.actor[:TEXT_LENGTH],
-                    action=entry.action[:TEXT_LENGTH],
-                    subject=entry.subject[:TEXT_LENGTH],
-                    changed=entry.changed,
-                    detail=entry.detail[:TEXT_LENGTH],
-                )
-            )
+            # Not only once: what made it may be rolled back, or an older backup be restored.
+            await connection.run_sync(_make_table)
+            await connection.execute(values)
 
     async def make_table(self) -> None:
         """Make the table if there is none, for workers that may not make tables."""

@@ -4,6 +4,10 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from order_relay.errors import DatabaseUnavailable
 from order_relay.fallback.sql.audit_log import (
     PAUSED,
     RESUMED,
@@ -51,3 +55,27 @@ async def test_two_workers_may_write_the_first_entry(store: FallbackTable) -> No
     logs = [AuditLog(store.engine) for _ in range(4)]
     await asyncio.gather(*(log.write(entry(number)) for number, log in enumerate(logs)))
     assert {one.changed for one in await logs[0].latest(10)} == {0, 1, 2, 3}
+
+
+async def test_an_entry_that_failed_does_not_break_the_next_one(
+    store: FallbackTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first entry that is rolled back takes the table with it; the next one makes it again."""
+    log = AuditLog(store.engine)
+
+    async def cut_off(*_: object) -> None:
+        raise ConnectionResetError("cut off")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(AsyncConnection, "execute", cut_off)
+        with pytest.raises(DatabaseUnavailable, match="cut off"):
+            await log.write(entry(1))
+    await log.write(entry(2))
+    assert await log.latest(10) == [entry(2)]
+
+
+async def test_text_that_databases_refuse_is_escaped(store: FallbackTable) -> None:
+    """Zeros, which PostgreSQL refuses, and lone surrogates, as of an argument that is not UTF-8."""
+    log = AuditLog(store.engine)
+    await log.write(entry(1, detail="a\0b\udcff"))
+    assert (await log.latest(1))[0].detail == "a\\x00b\\udcff"
