@@ -6,7 +6,6 @@ again, with the same ``event-id`` or ``Idempotency-Key`` header, so that duplica
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 
 from order_relay.errors import InvalidEvent, PublishFailed, RecordTooLarge
 from order_relay.logs.log_line import LogLine
@@ -23,6 +21,7 @@ from order_relay.model.headers import EVENT_ID_HEADER, Header
 from order_relay.model.trace_context import TRACEPARENT, TRACESTATE, of_request
 from order_relay.publishing.publisher import Published, Publisher, PublishResult
 from order_relay.web.access import Access
+from order_relay.web.request_body import BODY_SECONDS, BodyRefused, read_body
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class Limits:
     body_bytes: int = 1024 * 1024
     requests: int = 2000
     total_bytes: int = 64 * 1024 * 1024
-    body_seconds: float = 10.0
+    body_seconds: float = BODY_SECONDS
 
 
 class OrderPaidPage:
@@ -113,27 +112,16 @@ class OrderPaidPage:
         return web.json_response(_result_fields(outcome), status=202)
 
     async def _read(self, request: web.Request, take_bytes: Callable[[int], None]) -> bytes:
-        body = bytearray()
+        limits = self._limits
         try:
-            async with asyncio.timeout(self._limits.body_seconds):
-                async for chunk in request.content.iter_any():
-                    if len(body) + len(chunk) > self._limits.body_bytes:
-                        raise self._too_large()
-                    take_bytes(len(chunk))
-                    body += chunk
-        except TimeoutError:
-            raise _Refused(
-                408, f"the body was not received within {self._limits.body_seconds:g} s"
-            ) from None
-        except (
-            ConnectionError,
-            web.RequestPayloadError,
-            HttpProcessingError,
-            RuntimeError,  # from aiohttp if the connection ended before the first read
-        ) as error:
-            # Mostly the client is gone and does not read this.
-            raise _Refused(400, "the body ended early", field=None) from error
-        return bytes(body)
+            return await read_body(
+                request, limits.body_bytes, seconds=limits.body_seconds, on_chunk=take_bytes
+            )
+        except BodyRefused as refused:
+            if refused.status == 413:
+                raise self._too_large() from None
+            fields = {"field": None} if refused.status == 400 else {}
+            raise _Refused(refused.status, str(refused), **fields) from refused
 
     def _too_large(self) -> _Refused:
         self._on_rejected("too_large")

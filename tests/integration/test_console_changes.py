@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,7 @@ from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog
 from order_relay.fallback.store import NewMessage
 from order_relay.fallback.table import FallbackTable
 from order_relay.web.access import SIGNATURE_HEADER, Access
+from order_relay.web.console import changes
 from order_relay.web.console.changes import ChangeableConsumer, Changes
 from order_relay.web.console.cluster import Cluster
 from order_relay.web.console.pages import Console, ConsoleConsumer
@@ -28,6 +30,7 @@ from tests.support.publish_fakes import gave_up
 from tests.support.waiting import eventually
 from tests.unit.test_open_letters import Topic, letter
 
+WAIT_SECONDS = 10.0
 TOKEN = "s3cret"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -57,7 +60,7 @@ class Served:
             return self.opens()
 
         cluster = Cluster(URL("http://127.0.0.1:1/"), {}, members, self.access.sign)
-        changes = Changes(
+        served_changes = Changes(
             {
                 "order_logging": ChangeableConsumer(
                     no_topic, self.letters, "orders", lambda: "", self.paused.append, is_paused
@@ -75,7 +78,7 @@ class Served:
             0,
             CollectorRegistry(),
             {},
-            console=Console(cluster, shown, table, self.audit, changes),
+            console=Console(cluster, shown, table, self.audit, served_changes),
             access=self.access,
         )
 
@@ -154,6 +157,10 @@ async def test_the_page_of_an_order_says_that_open_letters_are_not_known(served:
     [
         ("/dead-letters/redrive", b"{", "the body must be a JSON object"),
         ("/dead-letters/redrive", [], "the body must be a JSON object"),
+        ("/dead-letters/redrive", b'{"consumer": "order_logging", "filter": {"key": "\\ud800"}}',
+         "the body must be a JSON object"),
+        ("/fallback/requeue", b'{"filter": {"status": "FAILED", "error": "\\ud800"}}',
+         "the body must be a JSON object"),
         ("/dead-letters/redrive", {"consumer": "nobody"}, "must be one of this worker's"),
         ("/dead-letters/redrive", {"consumer": 7}, "must be one of this worker's"),
         ("/dead-letters/redrive", {"consumer": "order_logging"}, "say which letters"),
@@ -197,6 +204,42 @@ async def test_a_wrong_request_changes_nothing(
     assert "\n" not in answer["error"]
     assert (served.paused, await served.audit.latest(10)) == ([], [])
     assert (await served.table.stats()).failed == 2
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"Content-Length: 9\r\n\r\n{", 408),
+        (b"Content-Length: 1048577\r\n\r\n" + b" " * 1048577, 413),
+    ],
+    ids=["slow", "large"],
+)
+async def test_a_body_that_does_not_come(
+    served: Served, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: int
+) -> None:
+    """It is refused, and holds the connection for a limited time."""
+    monkeypatch.setattr(changes, "BODY_SECONDS", 0.05)
+    reader, writer = await asyncio.open_connection(LOOPBACK, served.server.port)
+    writer.write(b"POST /consumers/pause HTTP/1.1\r\nHost: localhost\r\n" + sent)
+    line = await asyncio.wait_for(reader.readline(), WAIT_SECONDS)
+    assert line.split()[1] == b"%d" % status
+    writer.close()
+
+
+async def test_a_client_that_leaves_in_its_body(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It leaves no stack trace in the log."""
+    reader, writer = await asyncio.open_connection(LOOPBACK, served.server.port)
+    writer.write(
+        b"POST /consumers/pause HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+        b"Expect: 100-continue\r\n\r\n{"
+    )
+    assert await asyncio.wait_for(reader.readline(), WAIT_SECONDS)  # the body is being read
+    writer.close()
+    await writer.wait_closed()
+    await served.server.stop()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize("path", ["/dead-letters/discard", "/fallback/discard", "/consumers/pause"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -15,6 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -38,6 +38,7 @@ from order_relay.web.console.queries import (
     letter_filter,
     row_filter,
 )
+from order_relay.web.request_body import BODY_SECONDS, BodyRefused, read_body
 
 if TYPE_CHECKING:
     from order_relay.dead_letters.open_topic import OpenTopic
@@ -181,6 +182,8 @@ class Changes:
                 if refusal := check(request):
                     return refusal.response()
                 return web.json_response(await change(request, body))
+            except BodyRefused as refused:
+                return web.json_response({"error": str(refused)}, status=refused.status)
             except BadQuery as error:
                 return web.json_response({"error": str(error)}, status=400)
             except RelayError as error:
@@ -411,14 +414,12 @@ async def _body(request: web.Request) -> dict[str, Any]:
 
     Raises:
         BadQuery: It is not one.
+        BodyRefused: It does not come, or is too large.
     """
-    content = b""
-    async for chunk in request.content.iter_any():
-        content += chunk
-        if len(content) > MAX_BODY_BYTES:
-            raise BadQuery(f"the body must be at most {MAX_BODY_BYTES:,} bytes")
+    content = await read_body(request, MAX_BODY_BYTES, seconds=BODY_SECONDS)
     try:
-        body = json.loads(content)
+        # Unlike json, it refuses lone surrogates, which cannot be searched for.
+        body = msgspec.json.decode(content)
     except (ValueError, RecursionError):
         raise BadQuery("the body must be a JSON object") from None
     if not isinstance(body, dict):
