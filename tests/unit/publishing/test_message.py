@@ -67,6 +67,22 @@ def test_names_of_headers_that_cannot_be(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"key": "1"}, "the key"),
+        ({"key": 1}, "the key"),
+        ({"headers": [("fine", b"1"), ("x", "y")]}, "the header 'x'"),
+        ({"headers": [("event-id", "7")]}, "the header 'event-id'"),
+    ],
+    ids=str,
+)
+def test_a_key_and_headers_of_text(given: dict[str, Any], name: str) -> None:
+    """Kafka would take them, and the fallback table not: they are refused before an outage."""
+    with pytest.raises(InvalidEvent, match=f"^{name} must be bytes, not (str|int)$"):
+        order_event(body(), **given)
+
+
+@pytest.mark.parametrize(
     "event",
     [{}, paid(orderId=""), paid(userId={1: object()}), b"no"],
     ids=["empty", "an empty id", "no JSON value", "no JSON"],
