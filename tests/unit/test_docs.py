@@ -31,6 +31,7 @@ from tests.support.dashboard_panels import boards
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+NOTES = sorted(ROOT.glob("deploy/**/NOTES.txt"))
 READMES = sorted([*ROOT.glob("examples/**/README.md"), *ROOT.glob("deploy/**/README.md")])
 DECISIONS = sorted(ROOT.glob("docs/decisions/[0-9]*.md"))
 ADD_A_CONSUMER = "docs/how-to/add-a-consumer.md"
@@ -350,7 +351,7 @@ def pages_of_the_navigation(entry: object) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "document", DOCUMENTS + READMES, ids=lambda path: str(path.relative_to(ROOT))
+    "document", DOCUMENTS + READMES + NOTES, ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_commands_that_are_named_exist(document: Path) -> None:
     """Whatever a document runs with ``order-relay`` can be run; Faust runs the worker alone."""
