@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+import json
 import logging
 import re
 import time
@@ -27,7 +28,9 @@ from order_relay.web.console.pages import Console, ConsoleConsumer
 from order_relay.web.server import WebServer
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.publish_fakes import gave_up
+from tests.support.raw_server import Peer, RawServer
 from tests.support.waiting import eventually
+from tests.unit.test_console import stats
 from tests.unit.test_open_letters import Topic, letter
 
 WAIT_SECONDS = 10.0
@@ -142,6 +145,23 @@ async def test_a_group_links_to_its_own_letters(served: Served) -> None:
         assert f"<p>{count} letters match." in await served.page(
             f"/dead-letters{html.unescape(link)}"
         )
+
+
+async def test_another_workers_figures_may_come_in_many_packets(served: Served) -> None:
+    """As six hours of history do between two machines: the worker has answered."""
+
+    async def script(peer: Peer) -> None:
+        for figures in (stats(uptime_seconds=9), dict[str, Any](minutes=[], target=[])):
+            await peer.head()
+            body = json.dumps(figures).encode()
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+            await peer.send(head, body[:9], body[9:])
+
+    async with RawServer(script) as server:
+        served.members = {"order_logging": {server.url}}
+        overview = await served.page("/")
+    assert "works for 9 s" in overview
+    assert "does not answer" not in overview
 
 
 async def test_the_page_of_an_order_says_that_open_letters_are_not_known(served: Served) -> None:

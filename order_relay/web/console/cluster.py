@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from order_relay.deliveries.lookup import make_client
+from order_relay.deliveries.lookup import get_object, make_client
 
 logger = logging.getLogger(__name__)
 
@@ -301,14 +300,11 @@ class Cluster:
     async def _get(self, page: URL, name: str) -> dict[str, Any]:
         if self._client is None:
             raise RuntimeError("closed")
-        async with self._client.get(
-            page.with_query(consumer=name), allow_redirects=False
-        ) as response:
-            content = await response.content.read(MAX_ANSWER_BYTES)
-            if response.status != 200 or not response.content.at_eof():
-                raise ValueError(f"status {response.status}")
-            body = json.loads(content)
-        return dict(body)
+        page = page.with_query(consumer=name)
+        answer = await get_object(self._client, page, {}, MAX_ANSWER_BYTES)
+        if isinstance(answer, str) or answer.status != 200:
+            raise ValueError(answer if isinstance(answer, str) else f"status {answer.status}")
+        return answer.body
 
 
 def span(seconds: float | None) -> str:
