@@ -151,11 +151,17 @@ class _OrderEventsThread(AbstractContextManager[OrderEvents]):
                 ).result()
             )
             self._stack = stack.pop_all()
-        _close_at_exit(self._stack)
+        self._process = os.getpid()
+        # Closes it when the main thread has ended. A WSGI server calls a factory and never a
+        # function at its end. Without this the interpreter waits for the database driver's threads,
+        # and does not end. ``atexit`` runs too late: after the executors, which the clients need to
+        # close, have shut down (CPython issue 86813).
+        threading._register_atexit(self.__exit__)  # type: ignore[attr-defined]
         return events
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        if os.getpid() == self._process:  # a fork has no thread that could close it
+            self._stack.close()
 
 
 def _started_executor() -> ThreadPoolExecutor:
@@ -173,19 +179,3 @@ def _end_loop(
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
-
-
-def _close_at_exit(stack: ExitStack) -> None:
-    """Close the stack when the main thread has ended, if it is open then; not in a fork.
-
-    A WSGI server calls a factory and never a function at its end. Without this the interpreter
-    waits for the database driver's threads, and does not end. ``atexit`` runs too late: after the
-    executors, which the clients need to close, have shut down (CPython issue 86813).
-    """
-    process = os.getpid()
-
-    def close() -> None:
-        if os.getpid() == process:
-            stack.close()
-
-    threading._register_atexit(close)  # type: ignore[attr-defined]

@@ -36,6 +36,33 @@ with orm.Session(engine) as session:
     events.after_commit.publish(session, paid(2), event_id="after-commit")
     session.commit()
 """
+FORK = """
+import os
+import sys
+
+from order_relay.publishing import order_events_thread
+from order_relay.settings import load_settings
+
+settings = load_settings(
+    database_url=f"sqlite:///{sys.argv[1]}", kafka_bootstrap_servers=sys.argv[2]
+)
+with order_events_thread(settings, grace_seconds=0.1):
+    child = os.fork()
+    if not child:
+        sys.exit(7)
+    _, status = os.waitpid(child, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+async def test_a_fork_may_leave_it(cluster: str, tmp_path: Path) -> None:
+    """It closes nothing, since it has no thread for that, and ends."""
+    process = await asyncio.create_subprocess_exec(
+        *on_leash(sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path / "relay.db"), cluster),
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
+    assert await asyncio.wait_for(process.wait(), END_SECONDS) == 7
 
 
 async def test_a_process_that_never_closes_it_ends_and_loses_nothing(
