@@ -71,7 +71,7 @@ PublishResult: TypeAlias = Published | Saved
 
 
 class Publisher:
-    """Publishes ORDER_PAID events. Safe to use from many tasks of one loop.
+    """Publishes ORDER_PAID events. Safe to use from many tasks of one loop: that of the producer.
 
     The caller starts the producer and the store before, and stops them after ``close``. With
     ``watch`` running, events of an outage are saved at once instead of after the producer's
@@ -112,6 +112,9 @@ class Publisher:
         self._ping_now = asyncio.Event()
         self._tracing = tracing
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        with contextlib.suppress(RuntimeError):  # made before its loop runs
+            self._loop = asyncio.get_running_loop()
         self.outage = ""
 
     @property
@@ -148,7 +151,12 @@ class Publisher:
             InvalidEvent: It is not an ORDER_PAID event; nothing was done.
             RecordTooLarge: It exceeds Kafka's limit and was not saved either.
             PublishFailed: Kafka and the database both refused; the event is not saved anywhere.
+            RuntimeError: This is not the loop that the publisher was made in.
         """
+        if self._loop not in (None, asyncio.get_running_loop()):
+            raise RuntimeError(
+                "the publisher belongs to another event loop: elsewhere use after_commit or outbox"
+            )
         try:
             checked = order_event(event, event_id=event_id, key=key, headers=headers)
         except InvalidEvent:

@@ -147,6 +147,17 @@ def test_a_service_without_asyncio(cluster: str, topic: str, tmp_path: Path) -> 
     assert "order-events" not in {thread.name for thread in threading.enumerate()}
 
 
+async def test_a_publisher_in_another_loop() -> None:
+    """An error at once; it waited for ever for Kafka's answer, which wakes only its own loop."""
+    publisher = Service().publisher
+
+    def publish() -> None:
+        asyncio.run(publisher.publish(paid(1)))
+
+    with pytest.raises(RuntimeError, match="belongs to another event loop"):
+        await asyncio.to_thread(publish)
+
+
 async def test_a_wrong_event_is_refused_before_the_commit() -> None:
     """The order can still be rolled back."""
     service = Service()
