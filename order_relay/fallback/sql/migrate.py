@@ -197,6 +197,8 @@ async def _prepare(database_url: str) -> Revisions:
 
 def main() -> None:
     """Migrate the database of the settings; print one line."""
+    if sys.argv[1:]:  # such as --help, --dry-run, or a URL, which must not be repeated
+        sys.exit("this takes no arguments: it migrates the database that DATABASE_URL names")
     try:
         migrated = asyncio.run(_prepare(load_settings().database_url.get_secret_value()))
     except RelayError as error:

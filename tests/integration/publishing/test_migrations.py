@@ -124,6 +124,16 @@ def test_one_line_for_a_wrong_url(url: str, words: str, tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+def test_arguments_are_refused(tmp_path: Path) -> None:
+    """Whoever asks for help, or for a dry run, has migrated nothing."""
+    asked = ("-m", "order_relay.fallback.sql.migrate", "--help")
+    worker = _start(f"sqlite:///{tmp_path}/relay.db", tmp_path, *asked)
+    stdout, stderr = worker.communicate(timeout=120)
+    line = "this takes no arguments: it migrates the database that DATABASE_URL names\n"
+    assert (worker.returncode, stdout, stderr) == (1, "", line)
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "url",
     [
