@@ -158,7 +158,14 @@ TARGET_GAUGES = {
 
 
 class Metrics:
-    """The metrics of one worker."""
+    """The metrics of one worker.
+
+    Attributes:
+        registry: All of them.
+        counters: Those of ``COUNTERS`` by name.
+        gauges: Those of ``GAUGES`` by name.
+        loop_lag: How much later than asked the event loop woke a task, in seconds.
+    """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         """Register the whole catalogue, every known label at 0; consumers follow with ``of``."""
@@ -204,7 +211,7 @@ class Metrics:
             DELIVERY_BUCKETS,
             self.registry,
         )
-        self._loop_lag = Histogram(
+        self.loop_lag = Histogram(
             f"{PREFIX}_event_loop_lag_seconds",
             "How late the event loop is, measured four times a second.",
             registry=self.registry,
@@ -237,17 +244,9 @@ class Metrics:
         for collector in (ProcessCollector, GCCollector, PlatformCollector):
             collector(registry=self.registry)
 
-    def loop_lagged(self, seconds: float) -> None:
-        """Count how much later than asked the event loop woke a task."""
-        self._loop_lag.observe(seconds)
-
     def web_connection_closed(self, reason: str) -> None:
         """Count a connection that the web server closed, see ``CLOSED_REASONS``."""
         self.counters["web_connections_closed"].labels(reason).inc()
-
-    def log_line_left_out(self) -> None:
-        """Count a log line that was left out; called in any thread."""
-        self.counters["log_lines_left_out"].inc()
 
     # --- publishing, and the fallback table's figures -------------------------------------------
 
@@ -258,10 +257,6 @@ class Metrics:
     def replayed(self, result: str) -> None:
         """A claimed row was tried; see ``Replay``."""
         self.counters["fallback_replayed"].labels(REPLAY_RESULTS.get(result, "failed")).inc()
-
-    def fallback_replaced(self) -> None:
-        """Count that the fallback table's file was deleted or replaced."""
-        self.counters["fallback_files_replaced"].inc()
 
     def counted(self, stats: FallbackStats | None, *, works: bool) -> None:
         """Show the figures of the fallback table (``None``: unknown), and whether it works."""
@@ -310,6 +305,8 @@ class ConsumerMetrics:
     Attributes:
         registry: The worker's registry.
         consumer: The consumer's name.
+        counters: Those of ``COUNTERS`` that have only the label of the consumer, by name.
+        gauges: Those of ``GAUGES``, likewise.
     """
 
     def __init__(self, metrics: Metrics, consumer: str) -> None:
@@ -325,11 +322,11 @@ class ConsumerMetrics:
             self._dead_letters.labels(consumer, reason)
         self._targets = metrics.targets.targets
         self._targets[consumer] = None
-        self._counters = {
+        self.counters = {
             name: metrics.counters[name].labels(consumer) for name in COUNTERS[CONSUMER,]
         }
-        self._gauges = {name: metrics.gauges[name].labels(consumer) for name in GAUGES[CONSUMER,]}
-        self._gauges["table_entries"] = metrics.gauges["table_entries"].labels(
+        self.gauges = {name: metrics.gauges[name].labels(consumer) for name in GAUGES[CONSUMER,]}
+        self.gauges["table_entries"] = metrics.gauges["table_entries"].labels(
             consumer, "deliveries"
         )
         self._of_partitions = metrics.gauges
@@ -343,7 +340,7 @@ class ConsumerMetrics:
             gauges: Functions by the names of ``GAUGES`` of a consumer.
         """
         for name, function in gauges.items():
-            self._gauges[name].set_function(function)
+            self.gauges[name].set_function(function)
 
     def watch_target(self, target: Callable[[], Target]) -> None:
         """Read the state of the target from this function at every scrape."""
@@ -357,10 +354,6 @@ class ConsumerMetrics:
         else:
             self._of_partitions[name].labels(*labels).set(value)
 
-    def topic_partitions(self, partitions: int) -> None:
-        """Show the number of partitions of the source topic."""
-        self._gauges["topic_partitions"].set(partitions)
-
     def open_letters(self, figures: OpenFigures | None) -> None:
         """Show the open dead letters; ``None``: they are not known now."""
         by_reason = dict.fromkeys((*DEAD_LETTER_REASONS, OTHER_REASON), 0)
@@ -372,19 +365,7 @@ class ConsumerMetrics:
         age = 0.0 if figures else math.nan
         if figures and figures.oldest is not None:
             age = max(time.time() - figures.oldest, 0.0)
-        self._gauges["dead_letters_open_oldest_seconds"].set(age)
-
-    def open_letters_deleted(self, letters: int) -> None:
-        """Count open dead letters that left their topic."""
-        self._counters["dead_letters_open_deleted"].inc(letters)
-
-    def auto_redriven(self, letters: int) -> None:
-        """Count dead letters that were redriven without a person."""
-        self._counters["dead_letters_auto_redriven"].inc(letters)
-
-    def recovered(self, seconds: float) -> None:
-        """Show how long the table was read from its changelog."""
-        self._gauges["table_recovery_seconds"].set(seconds)
+        self.gauges["dead_letters_open_oldest_seconds"].set(age)
 
     # --- DeliveryObserver -----------------------------------------------------------------------
 
@@ -395,7 +376,7 @@ class ConsumerMetrics:
 
     def retrying(self) -> None:
         """See ``DeliveryObserver``."""
-        self._counters["delivery_retries"].inc()
+        self.counters["delivery_retries"].inc()
 
     def delivered(self, paid_to_delivered_seconds: float) -> None:
         """See ``DeliveryObserver``."""
@@ -418,11 +399,3 @@ class ConsumerMetrics:
     def abandoned(self, records: int) -> None:
         """See ``DeliveryObserver``."""
         self._deliveries[_ABANDONED] += records
-
-    def deleted(self, records: int) -> None:
-        """Count records that Kafka deleted before they were delivered."""
-        self._counters["deleted_records"].inc(records)
-
-    def dead_letter_saved(self) -> None:
-        """Count a dead letter that Kafka refused and the fallback table keeps."""
-        self._counters["dead_letters_saved"].inc()

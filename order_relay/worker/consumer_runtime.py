@@ -176,13 +176,14 @@ class ConsumerRuntime:
             partial(TopicLog, settings),
             RedriveGroup(settings).commits,
             self.metrics.open_letters,
-            self.metrics.open_letters_deleted,
+            self.metrics.counters["dead_letters_open_deleted"].inc,
             topic=settings.dlq_topic,
         )
         self._register_metrics()
         self._watches: list[asyncio.Task[None]] = []
         read_topic(self.app, self.name, settings.order_paid_topic, self.submit)
-        self._reader.deliver_with(self, self.dispatcher.left, self.metrics.deleted)
+        deleted = self.metrics.counters["deleted_records"].inc
+        self._reader.deliver_with(self, self.dispatcher.left, deleted)
 
     def _traced_target(self) -> PostHandler | FunctionHandler:
         target = self._target
@@ -200,7 +201,7 @@ class ConsumerRuntime:
             consumer=self.name,
             max_retry=settings.fallback_max_retry,
             outage=lambda: fallback.publisher.outage,
-            on_saved=self.metrics.dead_letter_saved,
+            on_saved=self.metrics.counters["dead_letters_saved"].inc,
         )
         return sink if tracing is None else tracing.dead_letters(sink, settings.dlq_topic)
 
@@ -214,7 +215,7 @@ class ConsumerRuntime:
             Recovery(client_config(settings), changelog.topic, make_topic=True),
             lambda partition: MemoryStore() if in_memory else RocksStore(folder / str(partition)),
             self._reader.finished,
-            self.metrics.recovered,
+            self.metrics.gauges["table_recovery_seconds"].set,
             retention_seconds=settings.deliveries_retention_hours * 3600,
             max_entries=settings.deliveries_max_entries if in_memory else None,
         )
@@ -283,7 +284,7 @@ class ConsumerRuntime:
             watch_lag(self._reader, self._producer, self.metrics, self.health),
             end_at_standstill(self.health, end),
             watch_retention(self._reader, retention, self.metrics),
-            watch_partition_count(partitions, self.metrics.topic_partitions),
+            watch_partition_count(partitions, self.metrics.gauges["topic_partitions"].set),
             self.open_letters.run(),
         )
         if waits := parse_waits(self.settings.dlq_auto_redrive):
@@ -338,7 +339,7 @@ class ConsumerRuntime:
             waits_seconds=waits_seconds,
             rate=self.settings.dlq_auto_redrive_rate,
             target_works=self._target_works,
-            on_redriven=self.metrics.auto_redriven,
+            on_redriven=self.metrics.counters["dead_letters_auto_redriven"].inc,
             tracing=self._tracing,
         )
 

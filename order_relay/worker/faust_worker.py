@@ -61,7 +61,7 @@ class Worker(faust.Worker):
             if type(handler) is not logging.FileHandler and isinstance(
                 handler, logging.StreamHandler
             ):
-                on_left_out = cast(Any, self.app).metrics.log_line_left_out
+                on_left_out = cast(Any, self.app).metrics.counters["log_lines_left_out"].inc
                 handler.setStream(NonBlockingStream(handler.stream, on_left_out=on_left_out))
         if self._logs_json:
             logger.info(_starting(cast(faust.App, self.app)))

@@ -117,7 +117,8 @@ class RelayApp(faust.App):
         self._topics = Topics(settings)
         self._producer_of_events = KafkaProducer(settings)
         table = FallbackTable(
-            settings.database_url.get_secret_value(), on_replaced=self.metrics.fallback_replaced
+            settings.database_url.get_secret_value(),
+            on_replaced=self.metrics.counters["fallback_files_replaced"].inc,
         )
         self.fallback = Fallback(
             settings, table, self._producer_of_events, self.metrics, tracing=self.tracing
@@ -176,7 +177,9 @@ class RelayApp(faust.App):
                 self.tracing.start()
         self._shares = file_descriptors.obtain([one.settings for one in self.consumers])
         self._make_consumers()
-        self._background_tasks = [asyncio.create_task(watch_event_loop(self.metrics.loop_lagged))]
+        self._background_tasks = [
+            asyncio.create_task(watch_event_loop(self.metrics.loop_lag.observe))
+        ]
         # Before Kafka is available: health checks get an answer meanwhile, and orders that arrive
         # by HTTP are saved.
         await self._start_web_server()

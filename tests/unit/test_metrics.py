@@ -184,11 +184,11 @@ def test_what_is_measured_is_shown() -> None:
     """Partitions of the topic, the table's reading, and what the event loop was late."""
     worker = Metrics()
     metrics = worker.of("order_logging")
-    metrics.topic_partitions(3)
-    metrics.recovered(1.5)
-    metrics.deleted(5)
-    metrics.dead_letter_saved()
-    worker.loop_lagged(0.3)
+    metrics.gauges["topic_partitions"].set(3)
+    metrics.gauges["table_recovery_seconds"].set(1.5)
+    metrics.counters["deleted_records"].inc(5)
+    metrics.counters["dead_letters_saved"].inc()
+    worker.loop_lag.observe(0.3)
 
     assert _value(metrics, "topic_partitions") == 3
     assert _value(metrics, "table_recovery_seconds") == 1.5
