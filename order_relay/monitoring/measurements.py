@@ -1,4 +1,4 @@
-"""What is measured at intervals beside the deliveries: lag, retention, the target, the loop."""
+"""What is measured at intervals beside the deliveries: lag, retention, partitions, the loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOP_INTERVAL_SECONDS = 0.25
-TARGET_INTERVAL_SECONDS = 1.0
 LAG_INTERVAL_SECONDS = 2.0
 RETENTION_INTERVAL_SECONDS = 10.0
 COUNT_INTERVAL_SECONDS = 30.0
@@ -60,17 +59,6 @@ class Offsets(Protocol):
         """Ask Kafka for the first record of each that was made at this time or later."""
 
 
-class Reachable(Protocol):
-    """Sends Kafka a small request."""
-
-    async def ping(self) -> None:
-        """Return when a broker answered.
-
-        Raises:
-            KafkaUnavailable: No broker did.
-        """
-
-
 async def _measure_every(
     seconds: float, measure: Callable[[], Awaitable[None]], on_problem: Callable[[str], None]
 ) -> None:
@@ -99,7 +87,7 @@ async def _measure_every(
 
 async def watch_lag(
     offsets: Offsets,
-    kafka: Reachable,
+    ping: Callable[[], Awaitable[None]],
     metrics: ConsumerMetrics,
     health: Health,
     clock: Callable[[], float] = time.monotonic,
@@ -108,7 +96,7 @@ async def watch_lag(
 
     Args:
         offsets: The consumer.
-        kafka: Checks whether Kafka can be reached.
+        ping: Returns when a broker has answered; raises ``KafkaUnavailable`` if none does.
         metrics: Shows the lag.
         health: The consumer's health.
         clock: Monotonic seconds, the same as that of ``health``.
@@ -116,12 +104,16 @@ async def watch_lag(
     seen: dict[TP, Seen] = {}
 
     async def measure() -> None:
-        nonlocal seen
         try:
             fault, consumer_answered = await _check_intake(offsets)
-            await _ping(kafka, health, clock)
+            try:
+                await ping()
+            except BaseException:
+                health.note_intake(None)  # without Kafka the intake has nothing to do
+                raise
+            health.kafka_seen_at = clock()
             health.note_intake(fault, consumer_answered=consumer_answered)
-            seen = await _measure_lag(offsets, metrics, health, seen, clock)
+            await _measure_lag(offsets, metrics, health, seen, clock)
         except Exception:
             health.unfinished = 0
             raise
@@ -129,15 +121,6 @@ async def watch_lag(
     await _measure_every(
         LAG_INTERVAL_SECONDS, measure, lambda problem: logger.info("Lag not measured: %s", problem)
     )
-
-
-async def _ping(kafka: Reachable, health: Health, clock: Callable[[], float]) -> None:
-    try:
-        await kafka.ping()
-    except BaseException:
-        health.note_intake(None)  # without Kafka the intake has nothing to do
-        raise
-    health.kafka_seen_at = clock()
 
 
 async def _check_intake(offsets: Offsets) -> tuple[str | None, bool]:
@@ -176,7 +159,8 @@ async def _measure_lag(
     health: Health,
     seen: dict[TP, Seen],
     clock: Callable[[], float],
-) -> dict[TP, Seen]:
+) -> None:
+    """Show the lag; ``seen`` is kept from one round to the next."""
     committed = offsets.committed_offsets()
     finished_to = offsets.finished_to()
     ends: Mapping[TP, int] = {}
@@ -190,11 +174,11 @@ async def _measure_lag(
         if uncommitted := [p for p, offset in committed.items() if offset is None]:
             starts = await offsets.earliest_offsets(*uncommitted)
     for gone in seen.keys() - committed.keys():
+        del seen[gone]
         metrics.of_partition("consumer_lag", *gone, None)
         metrics.of_partition("transaction_open_seconds", *gone, None)
     now = clock()
     unfinished = 0
-    found = {}
     for partition, offset in committed.items():
         start = starts.get(partition, 0) if offset is None else offset
         to = readable.get(partition, start)
@@ -202,14 +186,13 @@ async def _measure_lag(
         # Unreadable records are not work for this worker: a restart would not help.
         finished = finished_to.get(partition)
         unfinished += max(to - (start if finished is None else finished), 0)
-        before = seen.get(partition)
-        blocked = before is not None and before.readable_to == to < end
-        found[partition] = before if before is not None and blocked else Seen(to, now)
+        blocked = partition in seen and seen[partition].readable_to == to < end
+        if not blocked:
+            seen[partition] = Seen(to, now)
         metrics.of_partition("consumer_lag", *partition, max(end - start, 0))
-        open_seconds = now - found[partition].since
+        open_seconds = now - seen[partition].since
         metrics.of_partition("transaction_open_seconds", *partition, open_seconds)
     health.unfinished = unfinished
-    return found
 
 
 # --- retention ----------------------------------------------------------------------------------
@@ -232,9 +215,7 @@ async def watch_retention(
     shown: set[TP] = set()
 
     async def measure() -> None:
-        nonlocal shown
-        retention = await retention_seconds()
-        shown = await _measure_retention(offsets, retention, metrics, shown, clock)
+        await _measure_retention(offsets, await retention_seconds(), metrics, shown, clock)
 
     def warn(problem: str) -> None:
         logger.warning(
@@ -250,7 +231,8 @@ async def _measure_retention(
     metrics: ConsumerMetrics,
     shown: set[TP],
     clock: Callable[[], float],
-) -> set[TP]:
+) -> None:
+    """Show the count of each partition; ``shown`` is kept from one round to the next."""
     finished_to = {p: offset for p, offset in offsets.finished_to().items() if offset is not None}
     old_to: dict[TP, int] = {}
     if finished_to and retention is not None:
@@ -259,11 +241,12 @@ async def _measure_retention(
             young = await offsets.offsets_at(clock() - NEAR * retention, *finished_to)
         old_to = {**ends, **young}
     for gone in shown - finished_to.keys():
+        shown.remove(gone)
         metrics.of_partition("near_deletion_records", *gone, None)
     for partition, finished in finished_to.items():
+        shown.add(partition)
         near = max(old_to.get(partition, finished) - finished, 0)
         metrics.of_partition("near_deletion_records", *partition, near)
-    return set(finished_to)
 
 
 # --- number of partitions -----------------------------------------------------------------------

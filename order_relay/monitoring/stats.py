@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from prometheus_client import CollectorRegistry
 from yarl import URL
 
-from order_relay.delivery.target_health import BreakerState, Target
+from order_relay.delivery.target_health import Breaker, BreakerState, Target
 from order_relay.logs.log_line import FiguresLine
 from order_relay.monitoring.metrics import CONSUMER, PREFIX, ConsumerMetrics
 from order_relay.version import VERSION
@@ -42,16 +42,6 @@ class Partitions(Protocol):
         """Return the next offset to read of every assigned partition; ``None`` before the first."""
 
 
-class BreakerFigures(Protocol):
-    """The part of the breaker that is shown."""
-
-    failed_probes: int
-
-    @property
-    def probe_in_seconds(self) -> float | None:
-        """See ``Breaker.probe_in_seconds``."""
-
-
 class Stats:
     """Figures of one consumer and its worker since the start."""
 
@@ -62,7 +52,7 @@ class Stats:
         group: str,
         url: URL,
         partitions: Partitions,
-        breaker: BreakerFigures,
+        breaker: Breaker,
         target: Callable[[], Target],
         paused: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,

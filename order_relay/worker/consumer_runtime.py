@@ -281,7 +281,7 @@ class ConsumerRuntime:
         retention = partial(self._topics.retention_seconds, topic)
         partitions = partial(self._producer.partition_count, topic)
         self._watch(
-            watch_lag(self._reader, self._producer, self.metrics, self.health),
+            watch_lag(self._reader, self._producer.ping, self.metrics, self.health),
             end_at_standstill(self.health, end),
             watch_retention(self._reader, retention, self.metrics),
             watch_partition_count(partitions, self.metrics.gauges["topic_partitions"].set),

@@ -106,7 +106,7 @@ class Watched:
         clock = asyncio.get_running_loop().time
         self.health = standing_health(attempt_timeout_seconds=1.0, clock=clock)
         self.task = asyncio.create_task(
-            watch_lag(self.kafka, self.kafka, self.metrics, self.health, clock)
+            watch_lag(self.kafka, self.kafka.ping, self.metrics, self.health, clock)
         )
 
     def lag(self, *partitions: TP) -> list[float | None]:
