@@ -8,7 +8,7 @@ order, of an answer's text, or of a URL beyond host and port.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -73,20 +73,15 @@ class SentSpan:
 
 
 class Tracing:
-    """Makes spans. Safe to use in any thread."""
+    """Makes spans. Safe to use in any thread.
+
+    Attributes:
+        export: Sends the spans, from its start on.
+    """
 
     def __init__(self, export: SpanExport) -> None:
-        """Send the spans by ``export``, from ``start`` on."""
-        self._export = export
-        self._tracer = export.tracer
-
-    def start(self) -> None:
-        """Send spans in the background; raises ``InvalidSettings``."""
-        self._export.start()
-
-    async def stop(self) -> None:
-        """Send the spans that are left, within two seconds; never raises."""
-        await self._export.stop()
+        """Send the spans by ``export``; the caller starts and stops it."""
+        self.export = export
 
     @contextmanager
     def sending(
@@ -132,7 +127,7 @@ class Tracing:
     ) -> Iterator[Span]:
         """Make a span that is the current one within the block."""
         context = None if parent is None and by_caller else _parent(parent)
-        span = self._tracer.start_span(name, context, kind, attributes)
+        span = self.export.tracer.start_span(name, context, kind, attributes)
         with otel.use_span(
             span, end_on_exit=True, record_exception=False, set_status_on_exception=False
         ):
@@ -162,21 +157,6 @@ class Tracing:
         """Return a sink that sends letters to ``topic`` with a span for each."""
         return TracedDeadLetters(sink, self, topic)
 
-    def receive(self, record: Record, attributes: Attributes) -> Record:
-        """Return the record with a trace context; one without gets the span ``receive``."""
-        if of_record(record.headers) is not None:
-            return record
-        name = f"receive {record.topic}"
-        operation: Attributes = {
-            "messaging.operation.name": "receive",
-            "messaging.operation.type": "receive",
-        }
-        with self.span(name, SpanKind.CLIENT, None, attributes | operation) as span:
-            own = _context_of(span)
-        if own is None:
-            return record
-        return msgspec.structs.replace(record, headers=with_trace_context(record.headers, own))
-
 
 class ConsumerSpans:
     """The spans of one consumer's deliveries. It is an ``AttemptTracer``."""
@@ -188,8 +168,14 @@ class ConsumerSpans:
         self._group = group
 
     def received(self, record: Record) -> Record:
-        """Return a record with a trace context: its own, or that of a new trace."""
-        return self._tracing.receive(record, self._attributes(record))
+        """Return the record with a trace context; one without gets the span ``receive``."""
+        if of_record(record.headers) is not None:
+            return record
+        with self._span("receive", SpanKind.CLIENT, record, None) as span:
+            own = _context_of(span)
+        if own is None:
+            return record
+        return msgspec.structs.replace(record, headers=with_trace_context(record.headers, own))
 
     async def attempt(
         self,
@@ -199,28 +185,34 @@ class ConsumerSpans:
         make: Callable[[TraceContext | None], Awaitable[Answer]],
     ) -> Answer:
         """See ``AttemptTracer.attempt``."""
-        attributes = self._attributes(record) | {
-            "messaging.operation.name": "process",
-            "messaging.operation.type": "process",
-            "order_relay.attempt": number,
-        }
-        name = f"process {record.topic}"
-        with self._tracing.span(name, SpanKind.CONSUMER, trace, attributes) as span:
+        attempt: Attributes = {"order_relay.attempt": number}
+        with self._span("process", SpanKind.CONSUMER, record, trace, attempt) as span:
             answer = await make(_context_of(span) or trace)
             _note_answer(span, answer)
             span.set_attribute("order_relay.verdict", answer.verdict.value)
             return answer
 
-    def _attributes(self, record: Record) -> Attributes:
-        return {
+    def _span(
+        self,
+        operation: str,
+        kind: SpanKind,
+        record: Record,
+        parent: TraceContext | None,
+        more: Attributes | None = None,
+    ) -> AbstractContextManager[Span]:
+        attributes: Attributes = {
             "messaging.system": "kafka",
+            "messaging.operation.name": operation,
+            "messaging.operation.type": operation,
             "messaging.destination.name": record.topic,
             "messaging.destination.partition.id": str(record.partition),
             "messaging.kafka.offset": record.offset,
             "messaging.consumer.group.name": self._group,
             "messaging.message.id": record.idempotency_key(),
             "order_relay.consumer": self._consumer,
+            **(more or {}),
         }
+        return self._tracing.span(f"{operation} {record.topic}", kind, parent, attributes)
 
 
 class TracedPosts:
@@ -287,13 +279,10 @@ class TracedDeadLetters:
 def _note_answer(span: Span, answer: Answer) -> None:
     if answer.status is not None:
         span.set_attribute("http.response.status_code", answer.status)
-    if answer.verdict is Verdict.SUCCESS:
-        return
     # A 2xx may contain a failure of its own: the result of one record of a batch.
-    if answer.status is not None:
-        _fail(span, str(answer.status))
-    else:
-        _fail(span, answer.error_type or answer.failure)
+    if answer.verdict is not Verdict.SUCCESS:
+        why = answer.error_type or answer.failure if answer.status is None else answer.status
+        _fail(span, str(why))
 
 
 def _fail(span: Span, error: BaseException | str) -> None:

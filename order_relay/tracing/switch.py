@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from order_relay.errors import InvalidSettings
@@ -12,13 +11,6 @@ from order_relay.settings import Settings
 
 if TYPE_CHECKING:
     from order_relay.tracing.spans import Tracing
-
-# One module of each package of the extra.
-PACKAGES = (
-    "opentelemetry.trace",
-    "opentelemetry.sdk.trace",
-    "opentelemetry.exporter.otlp.proto.http",
-)
 
 
 def make_tracing(settings: Settings) -> Tracing | None:
@@ -30,13 +22,13 @@ def make_tracing(settings: Settings) -> Tracing | None:
     """
     if settings.tracing == "off":
         return None
-    if not all(map(_is_installed, PACKAGES)):
-        raise InvalidSettings("TRACING=otlp needs: pip install 'order-relay[otel]'")
-    from order_relay.tracing.export import SpanExport  # noqa: PLC0415 - loads OpenTelemetry
-    from order_relay.tracing.spans import Tracing  # noqa: PLC0415 - loads OpenTelemetry
-
     try:
+        from order_relay.tracing.export import SpanExport  # noqa: PLC0415 - loads OpenTelemetry
+        from order_relay.tracing.spans import Tracing  # noqa: PLC0415 - loads OpenTelemetry
+
         return Tracing(SpanExport())
+    except ModuleNotFoundError as error:
+        raise InvalidSettings("TRACING=otlp needs: pip install 'order-relay[otel]'") from error
     except Exception as error:
         raise InvalidSettings(f"TRACING=otlp: OpenTelemetry cannot start: {error}") from error
 
@@ -48,15 +40,8 @@ async def running_tracing(settings: Settings) -> AsyncIterator[Tracing | None]:
     if tracing is None:
         yield None
         return
-    tracing.start()
+    tracing.export.start()
     try:
         yield tracing
     finally:
-        await tracing.stop()
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # its parent package is missing
-        return False
+        await tracing.export.stop()

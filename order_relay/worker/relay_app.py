@@ -174,7 +174,7 @@ class RelayApp(faust.App):
             logger.warning(LogLine("Unknown setting", name=name, perhaps=meant))
         if self.tracing is not None:
             with _errors_in_one_line():
-                self.tracing.start()
+                self.tracing.export.start()
         self._shares = file_descriptors.obtain([one.settings for one in self.consumers])
         self._make_consumers()
         self._background_tasks = [
@@ -357,7 +357,7 @@ class RelayApp(faust.App):
             await runtime.close()
         await self.fallback.close()
         if self.tracing is not None:
-            await self.tracing.stop()
+            await self.tracing.export.stop()
         self._shutdown_watch.cancel()
         await super().on_shutdown()
 

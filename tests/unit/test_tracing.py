@@ -227,7 +227,7 @@ def test_a_variable_that_opentelemetry_refuses_is_one_line(monkeypatch: pytest.M
     tracing = make_tracing(load_settings(tracing="otlp"))
     assert tracing is not None
     with pytest.raises(InvalidSettings, match=r"^TRACING=otlp: OTEL_BSP_...: max_export_batch"):
-        tracing.start()
+        tracing.export.start()
 
 
 def test_opentelemetry_s_own_variables_count(monkeypatch: pytest.MonkeyPatch) -> None:
