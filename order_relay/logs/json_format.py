@@ -11,7 +11,7 @@ import logging
 import math
 import sys
 import threading
-from datetime import UTC, datetime
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,10 @@ NAMES = {
 class JsonLines(JsonFormatter):
     """Formats all log records as JSON: those of the relay and those of libraries."""
 
+    converter = staticmethod(time.gmtime)  # UTC
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
     def __init__(self) -> None:
         super().__init__(
             "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s",
@@ -41,11 +45,6 @@ class JsonLines(JsonFormatter):
             reserved_attrs=[*RESERVED_ATTRS, *NAMES.values()],
             json_default=str,
         )
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        """Return the time in UTC, with milliseconds."""
-        moment = datetime.fromtimestamp(record.created, UTC)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
@@ -73,17 +72,12 @@ def set_up() -> None:
     if sys.excepthook is _uncaught:
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(formatter())
+    handler.setFormatter(JsonLines())
     logging.getLogger().addHandler(handler)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
     sys.unraisablehook = _unraisable
-
-
-def formatter() -> logging.Formatter:
-    """Return a formatter for any ``logging`` handler."""
-    return JsonLines()
 
 
 def faust_logging() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 from order_relay.logs.log_line import CONSUMER, LogLine, printable
 
@@ -57,22 +58,17 @@ class RepeatFilter(logging.Filter):
         return True
 
 
-class ConsumerFilter(logging.Filter):
-    """Adds to each record the consumer that it is about."""
+def name_consumer(record: logging.LogRecord, *, in_text: bool) -> bool:
+    """Add the consumer that a record is about; a filter that passes all.
 
-    def __init__(self, *, in_text: bool) -> None:
-        """Add it to the text of our own lines, too, if ``in_text``: the worker runs several."""
-        super().__init__()
-        self._in_text = in_text
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Pass every record."""
-        consumer = CONSUMER.get(None)
-        if consumer is not None and not hasattr(record, "consumer"):
-            record.consumer = consumer
-            if self._in_text and record.name.startswith(OURS):
-                _add(record, f"consumer={consumer}", consumer=consumer)
-        return True
+    With ``in_text`` the text of our own lines has it, too: the worker runs several.
+    """
+    consumer = CONSUMER.get(None)
+    if consumer is not None and not hasattr(record, "consumer"):
+        record.consumer = consumer
+        if in_text and record.name.startswith(OURS):
+            _add(record, f"consumer={consumer}", consumer=consumer)
+    return True
 
 
 def escape_controls(record: logging.LogRecord) -> bool:
@@ -92,8 +88,9 @@ def install(*, several_consumers: bool = False) -> None:
     logging.getLogger("aiokafka.conn").setLevel(logging.WARNING)
     repeat_filter = RepeatFilter()
     for handler in logging.getLogger().handlers:
-        for one in (repeat_filter, ConsumerFilter(in_text=several_consumers), escape_controls):
-            handler.addFilter(one)
+        handler.addFilter(repeat_filter)
+        handler.addFilter(partial(name_consumer, in_text=several_consumers))
+        handler.addFilter(escape_controls)
 
 
 def _template(record: logging.LogRecord) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from order_relay.logs.json_format import NAMES, formatter
+from order_relay.logs.json_format import NAMES, JsonLines
 from order_relay.logs.log_line import CONSOLE_URL, FiguresLine, LogLine
 from order_relay.logs.rate_limit import INTERVAL_SECONDS, RepeatFilter, escape_controls
 from tests.support.child import run_python
@@ -87,8 +87,8 @@ def record(message: Any, *args: object, error: BaseException | None = None, **ex
     """The line of a record, which is one line."""
     trace = (type(error), error, error.__traceback__) if error is not None else None
     made = logging.LogRecord("app.test", logging.WARNING, "file.py", 1, message, args, trace)
-    vars(made).update(extra, created=1_766_140_200.1239)
-    line = formatter().format(made)
+    vars(made).update(extra, created=1_766_140_200.1239, msecs=123.9)
+    line = JsonLines().format(made)
     assert "\n" not in line
     return line
 
