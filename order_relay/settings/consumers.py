@@ -87,13 +87,24 @@ def configure(consumers: Sequence[Consumer], settings: Settings) -> list[Configu
     """Return all consumers, each with its settings.
 
     Raises:
-        InvalidConsumer: There is no consumer, a setting is wrong, or two consumers have the same
-            group or dead-letter topic; one line.
+        InvalidConsumer: There is no consumer, a setting is wrong, two consumers share a group or a
+            dead-letter topic, or one reads another's dead letters; one line.
     """
     if not consumers:
         raise InvalidConsumer("no consumer is declared: add one to agents/")
     configured = [ConfiguredConsumer(one, settings_of(one, settings)) for one in consumers]
-    _check_apart(configured)
+    for one, other in permutations(configured, 2):
+        for what, field in (("group", "consumer_group_id"), ("dead-letter topic", "dlq_topic")):
+            if (shared := getattr(one.settings, field)) == getattr(other.settings, field):
+                raise InvalidConsumer(
+                    f"consumers {one.name} and {other.name} have the same {what} {shared!r}: each "
+                    "needs its own"
+                )
+        if one.settings.dlq_topic == other.settings.order_paid_topic:
+            raise InvalidConsumer(
+                f"consumer {other.name} reads {one.settings.dlq_topic!r}, which is the dead-letter "
+                f"topic of {one.name}"
+            )
     return configured
 
 
@@ -192,24 +203,3 @@ def _variables(name: str, fields: Mapping[str, tuple[str, Any]]) -> type[Environ
         kind = cast(Any, Annotated)[setting.annotation, Field(), *setting.metadata]
         definitions[variable] = kind, setting.default if given is None else given
     return create_model(name, __base__=EnvironmentSettings, **definitions)
-
-
-def _check_apart(consumers: Sequence[ConfiguredConsumer]) -> None:
-    """Check that consumers do not share a group or a dead-letter topic.
-
-    Raises:
-        InvalidConsumer: Two share a group or a dead-letter topic, or one reads another's dead
-            letters.
-    """
-    for one, other in permutations(consumers, 2):
-        for what, field in (("group", "consumer_group_id"), ("dead-letter topic", "dlq_topic")):
-            if (shared := getattr(one.settings, field)) == getattr(other.settings, field):
-                raise InvalidConsumer(
-                    f"consumers {one.name} and {other.name} have the same {what} {shared!r}: each "
-                    "needs its own"
-                )
-        if one.settings.dlq_topic == other.settings.order_paid_topic:
-            raise InvalidConsumer(
-                f"consumer {other.name} reads {one.settings.dlq_topic!r}, which is the dead-letter "
-                f"topic of {one.name}"
-            )

@@ -11,7 +11,7 @@ from base64 import b64decode
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, FilePath, SecretStr
 from sqlalchemy import make_url
@@ -55,18 +55,17 @@ MAX_WAITS = 20
 def matching(pattern: str, allowed: str) -> AfterValidator:
     """Return a check that all of a text matches ``pattern``; ``allowed`` says what that means."""
 
-    def check(value: str) -> str:
+    def check(value: str) -> None:
         if not re.fullmatch(pattern, value):
             raise ValueError(allowed)
-        return value
 
-    return AfterValidator(check)
+    return parsing(check)
 
 
-def parsing(parse: Callable[[SecretStr], object]) -> AfterValidator:
-    """Return a check that ``parse`` accepts a secret."""
+def parsing(parse: Callable[[Any], object]) -> AfterValidator:
+    """Return a check that ``parse`` accepts a value, which stays as it is."""
 
-    def check(value: SecretStr) -> SecretStr:
+    def check(value: object) -> object:
         parse(value)
         return value
 
@@ -92,7 +91,7 @@ def check_servers(value: str) -> str:
     return ",".join(servers)
 
 
-def check_host(value: str) -> str:
+def check_host(value: str) -> None:
     """Check an IP address or a host name to listen on."""
     if not _is_address(value) and (
         not re.fullmatch(HOST_NAME, value) or re.fullmatch(r"[0-9.]+", value)
@@ -101,25 +100,22 @@ def check_host(value: str) -> str:
             "must be an IP address, an IPv6 one without brackets, or a host name; the port is "
             "WEB_PORT"
         )
-    return value
 
 
-def check_url(value: str) -> str:
+def check_url(value: str) -> None:
     """Check an http:// or https:// URL without credentials."""
     url = _http_url(value)
     if url is None:
         raise ValueError("must be an http:// or https:// URL with a host")
     if url.user is not None or url.password is not None:
         raise ValueError("must hold no user or password: there are settings for secrets")
-    return value
 
 
-def check_proxy(value: SecretStr) -> SecretStr:
+def check_proxy(value: SecretStr) -> None:
     """Check the http:// URL of a proxy, which may contain a user and a password."""
     url = _http_url(value.get_secret_value())
     if url is None or url.scheme != "http" or url.raw_path_qs != "/":
         raise ValueError("must be a URL like http://[user:password@]host:port")
-    return value
 
 
 def check_token(value: SecretStr) -> SecretStr:
@@ -194,19 +190,12 @@ def parse_waits(value: str | None) -> tuple[float, ...]:
     return tuple(waits)
 
 
-def check_waits(value: str) -> str:
-    """Check the waits of DLQ_AUTO_REDRIVE; see ``parse_waits``."""
-    parse_waits(value)
-    return value
-
-
-def check_authorities(value: Path) -> Path:
+def check_authorities(value: Path) -> None:
     """Check a PEM file of certificates."""
     try:
         ssl.create_default_context(cafile=str(value))
     except OSError as error:
         raise ValueError("must be a PEM file of certificates") from error
-    return value
 
 
 def check_client_certificate(
@@ -300,7 +289,7 @@ Name = Annotated[
     ),
 ]
 Servers = Annotated[str, AfterValidator(check_servers)]
-Host = Annotated[str, AfterValidator(check_host)]
+Host = Annotated[str, parsing(check_host)]
 HostNames = Annotated[
     str,
     matching(
@@ -308,8 +297,8 @@ HostNames = Annotated[
         "must be host names without ports, several separated by commas",
     ),
 ]
-HttpUrl = Annotated[str, AfterValidator(check_url)]
-ProxyUrl = Annotated[SecretStr, AfterValidator(check_proxy)]
+HttpUrl = Annotated[str, parsing(check_url)]
+ProxyUrl = Annotated[SecretStr, parsing(check_proxy)]
 Token = Annotated[SecretStr, AfterValidator(check_token)]
 RequestHeaders = Annotated[SecretStr, parsing(parse_headers)]
 SigningSecrets = Annotated[SecretStr, parsing(parse_signing_secrets)]
@@ -327,5 +316,5 @@ Extensions = Annotated[
         "must be name=value, several separated by commas, the names letters only, not auth",
     ),
 ]
-Waits = Annotated[str, AfterValidator(check_waits)]
-Authorities = Annotated[FilePath, AfterValidator(check_authorities)]
+Waits = Annotated[str, parsing(parse_waits)]
+Authorities = Annotated[FilePath, parsing(check_authorities)]

@@ -187,12 +187,7 @@ class Settings(EnvironmentSettings):
         files = {name: str(file) for name in rules.LIBPQ_NAMES if (file := info.data.get(name))}
         return SecretStr(rules.complete_database_url(_text(value), _text(password), files))
 
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        self.check_together()
-        return self
-
-    def check_together(self) -> None:
+    def check_together(self) -> Self:
         """Check settings that depend on each other.
 
         Raises:
@@ -218,6 +213,9 @@ class Settings(EnvironmentSettings):
             )
         if self.dlq_topic == self.order_paid_topic:
             raise ValueError(f"DLQ_TOPIC={self.dlq_topic!r} must differ from ORDER_PAID_TOPIC")
+        return self
+
+    _check_together = model_validator(mode="after")(check_together)
 
     @property
     def target_headers(self) -> tuple[tuple[str, str], ...]:
