@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from order_relay.fallback.sql.engine import translated
+from order_relay.fallback.sql.engine import immediate, translated
 from order_relay.fallback.sql.migrate import ADVISORY_LOCK
 from order_relay.fallback.sql.schema import UtcDateTime
 from order_relay.logs.log_line import printable
@@ -68,15 +68,14 @@ class AuditLog:
 
     async def write(self, entry: AuditEntry) -> None:
         """Add an entry; long texts are cut, characters that a database refuses are escaped."""
-        texts = {
-            name: printable(getattr(entry, name))[:TEXT_LENGTH]
-            for name in ("actor", "action", "subject", "detail")
+        values = {
+            name: printable(value)[:TEXT_LENGTH] if isinstance(value, str) else value
+            for name, value in asdict(entry).items()
         }
-        values = _audit.insert().values(at=entry.at, changed=entry.changed, **texts)
         async with self._writing() as connection:
             # Not only once: what made it may be rolled back, or an older backup be restored.
             await connection.run_sync(_make_table)
-            await connection.execute(values)
+            await connection.execute(_audit.insert().values(values))
 
     async def make_table(self) -> None:
         """Make the table if there is none, for workers that may not make tables."""
@@ -104,11 +103,8 @@ class AuditLog:
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
         with translated():
-            async with self._engine.connect() as plain:
-                # SQLite refuses a transaction that reads first while another one writes.
-                connection = await plain.execution_options(relay_begin="IMMEDIATE")
-                async with connection.begin():
-                    yield connection
+            async with immediate(self._engine).begin() as connection:
+                yield connection
 
     async def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         """Return the rows of a query; none before the first entry."""

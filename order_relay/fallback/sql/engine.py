@@ -142,8 +142,8 @@ def make_engine(
 ) -> AsyncEngine:
     """Make an engine; nothing is connected yet.
 
-    A transaction on SQLite begins as DEFERRED, or as the execution option ``relay_begin`` says:
-    IMMEDIATE makes writers wait instead of failing half-way; None begins no transaction.
+    A transaction on SQLite begins as DEFERRED, or as the execution option ``relay_begin`` says;
+    None begins no transaction.
 
     Args:
         database_url: The database.
@@ -206,6 +206,11 @@ def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEng
     sa.event.listen(engine.sync_engine, "connect", partial(_prepare_sqlite, path))
     sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+def immediate(engine: AsyncEngine) -> AsyncEngine:
+    """Return the engine for writers: on SQLite they wait instead of failing half-way."""
+    return engine.execution_options(relay_begin="IMMEDIATE")
 
 
 def _prepare_postgresql(connection: Any, _record: object) -> None:

@@ -20,7 +20,12 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from order_relay.errors import DatabaseTooNew, DatabaseUnavailable, RelayError
-from order_relay.fallback.sql.engine import SQLITE_BUSY_TIMEOUT_SECONDS, make_engine, translated
+from order_relay.fallback.sql.engine import (
+    SQLITE_BUSY_TIMEOUT_SECONDS,
+    immediate,
+    make_engine,
+    translated,
+)
 from order_relay.settings import load_settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -77,13 +82,11 @@ async def _migrate(database_url: str, *, keep: bool = True) -> Revisions:
         with translated():
             if keep and engine.dialect.name == "sqlite":
                 await _use_wal(engine)
-            async with engine.connect() as plain:
-                connection = await plain.execution_options(relay_begin="IMMEDIATE")
-                async with connection.begin() as transaction, _alembic():
-                    revisions = await connection.run_sync(_upgrade)
-                    if not keep:
-                        await transaction.rollback()
-                    return revisions
+            async with immediate(engine).begin() as connection, _alembic():
+                revisions = await connection.run_sync(_upgrade)
+                if not keep:
+                    await connection.rollback()
+                return revisions
     finally:
         await engine.dispose()
 
@@ -114,24 +117,10 @@ def read_revisions(connection: sa.Connection) -> Revisions:
     Raises:
         DatabaseTooNew: A newer version has migrated it.
     """
-    found = revision_of(connection)
-    check_revision(found)
-    return Revisions(found, newest_revision())
-
-
-def newest_revision() -> str:
-    """Return the revision that this version migrates to."""
-    return max(_revisions())
-
-
-def check_revision(found: str | None) -> None:
-    """Check that this version knows a database's revision.
-
-    Raises:
-        DatabaseTooNew: A newer version has migrated the database.
-    """
-    if found is not None and found not in _revisions():
-        raise DatabaseTooNew(found, newest_revision())
+    found, known = revision_of(connection), known_revisions()
+    if found is not None and found not in known:
+        raise DatabaseTooNew(found, max(known))
+    return Revisions(found, max(known))
 
 
 def revision_of(connection: sa.Connection) -> str | None:
@@ -141,8 +130,8 @@ def revision_of(connection: sa.Connection) -> str | None:
     return connection.scalar(sa.select(_VERSION.c.version_num))
 
 
-def _revisions() -> set[str]:
-    """All revisions, read from the modules' names: r<revision>_<what>.py."""
+def known_revisions() -> set[str]:
+    """Return all revisions, read from the modules' names: r<revision>_<what>.py."""
     modules = (MIGRATIONS / "versions").glob("r*_*.py")
     return {module.stem[1:].split("_")[0] for module in modules}
 
@@ -170,8 +159,7 @@ async def _use_wal(engine: AsyncEngine) -> None:
     deadline = loop.time() + SQLITE_BUSY_TIMEOUT_SECONDS
     while True:
         try:
-            async with engine.connect() as plain:
-                connection = await plain.execution_options(relay_begin=None)
+            async with engine.execution_options(relay_begin=None).connect() as connection:
                 await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
                 return
         except OperationalError as error:
