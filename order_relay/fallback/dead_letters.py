@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from order_relay.delivery.dead_letters import (
     DeadLetter,
@@ -13,6 +14,7 @@ from order_relay.delivery.dead_letters import (
 )
 from order_relay.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
 from order_relay.fallback.store import NewMessage
+from order_relay.fallback.sweep import send_to_partition
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import RecordProducer
 from order_relay.logs.log_line import LogLine
@@ -79,18 +81,11 @@ class DeadLetters:
             await self._save(letter.record, headers, str(error))
 
     async def _publish(self, record: Record, headers: Headers) -> None:
-        """Send to the record's partition, if it exists: a key's letters keep their order."""
         if reason := self._outage():
             raise PublishRefused(self._topic, reason)
-        send, key, value = self._producer.send, record.key, record.value
-        try:
-            await send(
-                self._topic, key=key, value=value, headers=headers, partition=record.partition
-            )
-        except PublishRefused as error:
-            if error.code != "_UNKNOWN_PARTITION":
-                raise
-            await send(self._topic, key=key, value=value, headers=headers)
+        send = self._producer.send
+        letter = partial(send, self._topic, key=record.key, value=record.value, headers=headers)
+        await send_to_partition(letter, record.partition)
 
     async def _save(self, record: Record, headers: Headers, reason: str) -> None:
         row_id = await self._store.save(

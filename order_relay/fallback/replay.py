@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable
-from order_relay.fallback.store import FallbackStats
 from order_relay.fallback.sweep import (
     ReplayProducer,
     Sweep,
@@ -90,7 +89,7 @@ class Replay:
         """Sweep, purge and log figures until ``stop``; never raises for Kafka or the database."""
         loops = [
             asyncio.create_task(self._every(self._interval, self._sweep_by_interval, at_once=True)),
-            asyncio.create_task(self._every(self._stats_interval, self.log_stats)),
+            asyncio.create_task(self._every(self._stats_interval, self._log_stats)),
             asyncio.create_task(self._every(PURGE_INTERVAL_SECONDS, self.purge, at_once=True)),
         ]
         self._running.update(loops)
@@ -139,12 +138,7 @@ class Replay:
             logger.info(LogLine("Purged published fallback messages", count=purged))
         return purged
 
-    async def log_stats(self) -> FallbackStats:
-        """Log how many rows there are, and return it.
-
-        Raises:
-            DatabaseUnavailable: The database refused.
-        """
+    async def _log_stats(self) -> None:
         stats = await self._store.stats()
         logger.info(
             FiguresLine(
@@ -154,7 +148,6 @@ class Replay:
                 failed=stats.failed,
             )
         )
-        return stats
 
     async def _sweep(self) -> Sweep:
         """Sweep in a task of its own, which ``stop`` waits for."""

@@ -6,7 +6,7 @@ before it publishes them. A claim is a lease: it runs out by itself if the worke
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -81,6 +81,14 @@ class FallbackRow:
     def lane(self) -> object:
         """Equal for rows that must be published in order: those of one topic and key."""
         return self.id if self.key is None else (self.topic, self.key)
+
+
+def lanes_of(rows: Iterable[FallbackRow]) -> list[list[FallbackRow]]:
+    """Group rows by lane; the order within a lane is kept."""
+    lanes: dict[object, list[FallbackRow]] = {}
+    for row in rows:
+        lanes.setdefault(row.lane, []).append(row)
+    return list(lanes.values())
 
 
 @dataclass(frozen=True, slots=True, order=True)

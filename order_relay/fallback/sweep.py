@@ -6,14 +6,15 @@ import asyncio
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable, PublishRefused
 from order_relay.fallback.retry_schedule import after_refusal, is_local, is_unanswered
-from order_relay.fallback.store import Claim, FallbackRow, Outcome, Position, Status
+from order_relay.fallback.store import Claim, FallbackRow, Outcome, Position, Status, lanes_of
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import Acknowledged, RecordProducer
 from order_relay.logs.log_line import LogLine
@@ -60,11 +61,6 @@ class Sweep:
     failed: int = 0
     released: int = 0
     skipped: str = ""
-
-    @property
-    def settled(self) -> int:
-        """Rows that were answered."""
-        return self.published + self.retried + self.failed
 
 
 @dataclass(kw_only=True)
@@ -121,7 +117,7 @@ class Sweeper:
         """Go through the due rows once; return whether Kafka answered for any."""
         answered = self._answered
         problem: DatabaseUnavailable | None = None
-        async with asyncio.TaskGroup() as lanes:
+        async with asyncio.TaskGroup() as publishing:
             position: Position | None = None
             while self._goes_on:
                 try:
@@ -129,8 +125,8 @@ class Sweeper:
                 except DatabaseUnavailable as error:
                     problem = error  # raised when the rows in flight are settled
                     break
-                for lane in _lanes(claim.rows):
-                    lanes.create_task(self._publish_lane(lane))
+                for lane in lanes_of(claim.rows):
+                    publishing.create_task(self._publish_lane(lane))
                 position = claim.position
                 if position is None:
                     break
@@ -208,7 +204,11 @@ class Sweeper:
 
     async def _publish_sound_row(self, row: FallbackRow, span: SentSpan | None = None) -> Outcome:
         try:
-            acknowledged = await self._send(row)
+            headers = with_event_id(row)
+            send = partial(
+                self.producer.send, row.topic, key=row.key, value=row.payload, headers=headers
+            )
+            acknowledged = await send_to_partition(send, row.partition)
         except Exception as error:  # noqa: BLE001 - every row gets an outcome, whatever the error
             if span is not None:
                 span.failed(error)
@@ -232,20 +232,6 @@ class Sweeper:
             )
         )
         return Outcome(row.id, Status.PUBLISHED)
-
-    async def _send(self, row: FallbackRow) -> Acknowledged:
-        headers = with_event_id(row)
-        try:
-            return await self.producer.send(
-                row.topic, key=row.key, value=row.payload, headers=headers, partition=row.partition
-            )
-        except PublishRefused as error:
-            if row.partition is None or error.code != "_UNKNOWN_PARTITION":
-                raise
-            # The topic has fewer partitions than the record's own: the key decides.
-            return await self.producer.send(
-                row.topic, key=row.key, value=row.payload, headers=headers
-            )
 
     # --- the brokers ----------------------------------------------------------------------------
 
@@ -329,6 +315,21 @@ async def cancel_tasks(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.wait([ended], timeout=CANCEL_SECONDS)
 
 
+async def send_to_partition(
+    send: Callable[..., Awaitable[Acknowledged]], partition: int | None
+) -> Acknowledged:
+    """Send to a partition if the topic has it, so that a key's records keep their order.
+
+    Otherwise, and without a partition, the key decides. ``send`` lacks only the partition.
+    """
+    try:
+        return await send(partition=partition)
+    except PublishRefused as error:
+        if error.code != "_UNKNOWN_PARTITION":
+            raise
+        return await send()
+
+
 def with_event_id(row: FallbackRow) -> tuple[Header, ...]:
     """Return a row's headers with an ``event-id``, the same at every attempt.
 
@@ -386,11 +387,3 @@ def _refused(row: FallbackRow, outcome: Outcome) -> Outcome:
             )
         )
     return outcome
-
-
-def _lanes(rows: Iterable[FallbackRow]) -> list[list[FallbackRow]]:
-    """Group rows by lane; the order within a lane is kept."""
-    lanes: dict[object, list[FallbackRow]] = {}
-    for row in rows:
-        lanes.setdefault(row.lane, []).append(row)
-    return list(lanes.values())

@@ -6,9 +6,10 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ from order_relay.fallback.store import (
     Position,
     RowFilter,
     Status,
+    lanes_of,
 )
 from order_relay.logs.log_line import LogLine
 from order_relay.model.byte_text import clean_text, to_text
@@ -105,7 +107,9 @@ class FallbackTable:
         self._dialect = engine.dialect.name
         self._clock = clock
         if clock is None and self._dialect == "sqlite":
-            self._clock = _utc_now  # all users of a file share the machine's clock
+            self._clock = partial(
+                datetime.now, UTC
+            )  # all users of a file share the machine's clock
         # SQLite allows one writer; this lock is fairer and cheaper than its busy loop.
         self._write_lock = asyncio.Lock() if self._dialect == "sqlite" else None
         self._waiting: list[tuple[NewMessage, asyncio.Future[int]]] = []
@@ -220,7 +224,7 @@ class FallbackTable:
             rows = sorted(
                 (row_from(dict(row)) for row in result.mappings()), key=lambda row: row.id
             )
-        heads = _heads(rows)
+        heads = [lane[0] for lane in lanes_of(rows)]
         more = len(heads) >= limit
         position = max(Position(row.next_retry_at, row.id) for row in heads) if more else None
         return Claim(token, until, tuple(rows), position)
@@ -558,15 +562,3 @@ def _conditions(rows: RowFilter) -> list[sa.ColumnElement[bool]]:
     if rows.error_contains is not None:
         conditions.append(_COLUMNS.error_message.icontains(rows.error_contains, autoescape=True))
     return conditions
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _heads(rows: Iterable[FallbackRow]) -> list[FallbackRow]:
-    """Return the first row of each key, of rows in the order of their ids."""
-    first: dict[object, FallbackRow] = {}
-    for row in rows:
-        first.setdefault(row.lane, row)
-    return list(first.values())

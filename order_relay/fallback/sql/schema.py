@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from order_relay.fallback.store import FallbackRow, NewMessage, Status
@@ -149,11 +150,8 @@ def _readable(value: str | bytes | None) -> str | None:
 
 def headers_to_text(headers: tuple[Header, ...]) -> str:
     """Return headers as JSON pairs of name and value; an object could not repeat names."""
-    return json.dumps(
-        [[clean_text(name), to_text(value)] for name, value in headers],
-        ensure_ascii=False,
-        separators=(",", ":"),
-    )
+    pairs = [(clean_text(name), to_text(value)) for name, value in headers]
+    return msgspec.json.encode(pairs).decode()
 
 
 def headers_from_text(text: str | bytes | None) -> tuple[Header, ...]:
