@@ -26,7 +26,6 @@ from order_relay.delivery.answer import PostHandler, RetryPolicy
 from order_relay.delivery.batches import Batching
 from order_relay.delivery.dead_letters import DeadLetterSink
 from order_relay.delivery.dispatcher import Dispatcher
-from order_relay.delivery.outcome import Outcome
 from order_relay.delivery.target_health import TargetState
 from order_relay.fallback.dead_letters import DeadLetters
 from order_relay.handlers.function import FunctionHandler
@@ -38,7 +37,6 @@ from order_relay.kafka.topics import Topics
 from order_relay.logs.log_line import CONSUMER
 from order_relay.model.consumer import HttpPost
 from order_relay.model.events import Events
-from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
 from order_relay.monitoring.health import Health, StandsStill, end_at_standstill
 from order_relay.monitoring.history import History
@@ -122,16 +120,17 @@ class ConsumerRuntime:
         self._spans = (
             tracing.of_consumer(self.name, settings.consumer_group_id) if tracing else None
         )
-        self.deliveries = self._deliveries_table() if settings.deliveries_store != "off" else None
+        table = self._deliveries_table() if settings.deliveries_store != "off" else None
+        self.deliveries = table
         self.dispatcher = Dispatcher(
             self._traced_target(),
             self._dead_letters(fallback),
             self.metrics,
-            self._on_finished,
+            table.finished if table else lambda record, _: self._reader.finished(record),
             consumer=self.name,
             events=self._events,
             key=declaration.key,
-            is_delivered=self._is_delivered,
+            is_delivered=table.is_delivered if table else lambda record, order_id: False,
             is_finished=self._reader.is_finished,
             policy=RetryPolicy(
                 max_retries=settings.consumer_retry_max_attempts,
@@ -384,20 +383,11 @@ class ConsumerRuntime:
         if not await self.dispatcher.submit(record):
             self._reader.leave(record)
 
-    def _on_finished(self, record: Record, outcome: Outcome) -> None:
-        if self.deliveries is None:
-            self._reader.finished(record)
-        else:
-            self.deliveries.finished(record, outcome)
-
     def _excused(self) -> bool:
         recovering = self.deliveries is not None and self.deliveries.recovering
         # They may take any time. A restart would end other consumers' work, and they hang again.
         in_threads = isinstance(self._target, FunctionHandler) and self._target.in_threads
         return bool(self.dispatcher.dead_lettering or recovering or in_threads)
-
-    def _is_delivered(self, record: Record, order_id: OrderId | None) -> bool:
-        return self.deliveries is not None and self.deliveries.is_delivered(record, order_id)
 
     async def revoking(self) -> None:
         """See ``DeliverySide``. Attempts in flight may finish; records in backoff are left."""

@@ -49,7 +49,6 @@ class Fallback:
         producer: ReplayProducer,
         metrics: Metrics,
         *,
-        open_retry_seconds: float = OPEN_RETRY_SECONDS,
         tracing: Tracing | None = None,
     ) -> None:
         """Prepare. Starts and connects nothing. The caller starts and stops ``producer``."""
@@ -73,7 +72,6 @@ class Fallback:
             tracing=tracing,
         )
         self._metrics = metrics
-        self._open_retry_seconds = open_retry_seconds
         self._opened = asyncio.Event()
         self._problem = ""
         self.replaying = False
@@ -132,12 +130,10 @@ class Fallback:
         while True:
             try:
                 migrated = await self.store.open()
-            except RelayError as error:
-                problem = str(error)
             except Exception as error:
                 # A driver may raise any exception. Deliveries go on.
                 logger.debug("The fallback table was not opened", exc_info=True)
-                problem = repr(error)
+                problem = _text_of(error)
             else:
                 break
             if problem != logged:
@@ -148,7 +144,7 @@ class Fallback:
                     problem,
                 )
             logged = problem
-            await asyncio.sleep(self._open_retry_seconds)
+            await asyncio.sleep(OPEN_RETRY_SECONDS)
         if migrated.found == migrated.wanted:
             logger.info("Fallback table opened at %s", self.store.location)
         else:
@@ -165,11 +161,13 @@ class Fallback:
         try:
             stats = await self.store.stats()
             await self.store.check_writes()
-        except RelayError as error:
-            problem = str(error)
         except Exception as error:  # noqa: BLE001 - drivers raise anything; the next refresh retries
-            problem = repr(error)
+            problem = _text_of(error)
         if problem and problem != self._problem:
             logger.warning("Fallback table takes no rows: %s", problem)
         self._problem = problem
         self._metrics.counted(stats, works=not problem)
+
+
+def _text_of(error: Exception) -> str:
+    return str(error) if isinstance(error, RelayError) else repr(error)

@@ -396,12 +396,6 @@ async def _logged(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         logger.exception(LogLine("Task beside the consumers failed, it stays ended", task=name))
 
 
-def make_app(settings: RelaySettings) -> RelayApp:
-    """Make the application without its consumers. Starts and connects nothing."""
-    mode.loop.use("uvloop")
-    return RelayApp(settings)
-
-
 def create_app() -> RelayApp:
     """Make the app that ``faust -A <module> worker`` runs, with settings from the environment.
 
@@ -423,9 +417,10 @@ def create_app() -> RelayApp:
     os.umask(OWNER_ONLY)  # SQLite's and RocksDB's files contain orders
     if load_log_format() == "json":
         json_format.set_up()
+    mode.loop.use("uvloop")
     with _errors_in_one_line():
         settings = load_settings()
-        app = make_app(settings)
+        app = RelayApp(settings)
     use_worker(app, settings)
     return app
 

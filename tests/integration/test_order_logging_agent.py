@@ -48,8 +48,6 @@ async def consumer(
 ) -> AsyncIterator[ConsumerRuntime]:
     """A fresh consumer in the running loop, with fakes behind its agent."""
     monkeypatch.chdir(tmp_path)
-    # The loop runs already: it is too late to choose uvloop for it.
-    monkeypatch.setattr("mode.loop.use", lambda loop: None)
     with runtime(load_settings(kafka_declare_topics=False, deliveries_store="off")) as made:
         made.app.finalize()
         monkeypatch.setattr(made, "_reader", Claims())

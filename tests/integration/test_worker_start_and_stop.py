@@ -12,7 +12,7 @@ from order_relay import Consumer, Delivery, OrderPaid
 from order_relay.dead_letters.index import LetterIndex
 from order_relay.settings import Settings
 from order_relay.settings.consumers import configure
-from order_relay.worker.relay_app import RelayApp, make_app
+from order_relay.worker.relay_app import RelayApp
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import free_ports
 from tests.support.waiting import eventually
@@ -48,13 +48,11 @@ async def application(
 ) -> AsyncIterator[RelayApp]:
     """An application with two consumers; stopped in the end."""
     monkeypatch.chdir(tmp_path)
-    # The loop runs already: it is too late to choose uvloop for it.
-    monkeypatch.setattr("mode.loop.use", lambda loop: None)
     stage = embedded.stage()
     settings = stage.settings(
         web_port=free_ports(1)[0], database_url=f"sqlite+aiosqlite:///{tmp_path}/relay.db"
     )
-    app = make_app(settings)
+    app = RelayApp(settings)
     consumers = configure(
         [
             Consumer(

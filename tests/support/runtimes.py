@@ -14,13 +14,13 @@ from order_relay.settings import Settings
 from order_relay.settings.consumers import configure
 from order_relay.worker.consumer_app import ConsumerApp, consumer_app
 from order_relay.worker.consumer_runtime import ConsumerRuntime
-from order_relay.worker.relay_app import make_app
+from order_relay.worker.relay_app import RelayApp
 
 
 @contextmanager
 def runtime(settings: Settings, consumer: Consumer = order_logging) -> Iterator[ConsumerRuntime]:
     """Make one; within a running loop."""
-    app = make_app(settings)
+    app = RelayApp(settings)
     (configured,) = configure([consumer], settings)
     made = ConsumerRuntime(
         configured,

@@ -51,11 +51,8 @@ def test_resetting_removes_what_is_on_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("store", "shown"), [("memory", ["deliveries"]), ("off", [])])
-async def test_it_is_in_the_app_of_its_consumer(
-    store: str, shown: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_it_is_in_the_app_of_its_consumer(store: str, shown: list[str]) -> None:
     """Unless it is switched off. Faust has nothing to recover: changelogs are not the group's."""
-    monkeypatch.setattr("mode.loop.use", lambda loop: None)
     with runtime(load_settings(deliveries_store=store)) as consumer:
         show(consumer)
         found = consumer.app.tables

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from order_relay.settings import Settings, load_settings
-from order_relay.worker.relay_app import make_app
+from order_relay.worker.relay_app import RelayApp
 
 SECRETS = (
     "API_TOKEN",
@@ -167,7 +167,7 @@ def test_every_address_makes_an_application(host: str, in_a_url: str) -> None:
 
     other = socket.gethostname() if every else in_a_url
     assert str(settings.own_url) == f"http://{other}:6066"
-    assert str(make_app(settings).conf.canonical_url) == f"http://{in_a_url}:6066"
+    assert str(RelayApp(settings).conf.canonical_url) == f"http://{in_a_url}:6066"
 
 
 def test_the_names_of_the_server() -> None:

@@ -163,16 +163,15 @@ async def test_what_does_not_match_is_refused(url: str, ca_file: Path, tmp_path:
 
 
 async def test_a_wrong_authority_is_said_once_at_the_start(
-    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker goes on without the table, and one line says why, however often it tries."""
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(str(other))
     settings = load_settings(database_url=url, database_ssl_ca_file=other)
     table = CountingTable(settings.database_url.get_secret_value())
-    fallback = Fallback(
-        settings, table, KafkaProducer(settings), Metrics(), open_retry_seconds=0.01
-    )
+    monkeypatch.setattr("order_relay.worker.fallback_service.OPEN_RETRY_SECONDS", 0.01)
+    fallback = Fallback(settings, table, KafkaProducer(settings), Metrics())
     with caplog.at_level(logging.INFO):
         await fallback.start()
         await eventually(lambda: table.tries > 3, 30, lambda: "not tried again")
