@@ -79,13 +79,9 @@ class Entry(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults
         return self.event_id
 
 
-_encoder = msgspec.json.Encoder()
+encode_entry = msgspec.json.Encoder().encode
+"""Returns an entry as it is in the changelog and the stores."""
 _decoder = msgspec.json.Decoder(Entry)
-
-
-def encode_entry(entry: Entry) -> bytes:
-    """Return an entry as it is in the changelog and the stores."""
-    return _encoder.encode(entry)
 
 
 def decode_entry(value: bytes) -> Entry | None:
@@ -133,13 +129,8 @@ def make_entry(
     )
     if before is None:
         return entry
-    return msgspec.structs.replace(
-        entry, earlier_event_ids=_delivered_ids(before, entry.lasting_event_id)
-    )
-
-
-def _delivered_ids(before: Entry, event_id: str) -> tuple[str, ...]:
-    ids = before.earlier_event_ids
+    own, ids = entry.lasting_event_id, before.earlier_event_ids
     if before.state == "delivered":
         ids = (*ids, before.lasting_event_id)
-    return tuple(one for one in ids if one != event_id)[-MAX_EARLIER_EVENT_IDS:]
+    ids = tuple(one for one in ids if one != own)[-MAX_EARLIER_EVENT_IDS:]
+    return msgspec.structs.replace(entry, earlier_event_ids=ids)

@@ -20,7 +20,6 @@ from order_relay.delivery.outcome import FailureState, Outcome
 from order_relay.errors import DatabaseUnavailable, InvalidEvent, KafkaUnavailable
 from order_relay.fallback.store import FallbackRow
 from order_relay.model.events import ORDER_PAID, Events, paid_at_of
-from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
 
 # The worker that asks. The worker that is asked must then answer for itself only.
@@ -136,9 +135,12 @@ class OrderLookup:
         def is_wanted(record: Record) -> bool:
             value = record.value or b""
             # Decode only candidates. With an escape in the value, the key may not appear as it is.
-            return (key in value or b"\\" in value) and str(
-                _order_id(record, self.events)
-            ) == order_id
+            if key not in value and b"\\" not in value:
+                return False
+            try:
+                return str(self.events.subject(self.events.decode(record.value))) == order_id
+            except InvalidEvent:
+                return False
 
         if (found := self.in_hand(is_wanted)) is not None:
             return {**_in_hand_fields(*found, self.events), "worker": self.own_url}
@@ -184,7 +186,7 @@ class OrderLookup:
     def _reasons_here(self, owners: Mapping[int, str], view: str | None) -> list[str]:
         """Return why this worker may lack an order that it should have."""
         reasons = []
-        if view is not None and view != self._view(self.own_url, owners):
+        if view is not None and view != _view(self.own_url, owners):
             reasons.append("partitions have moved, or the address asked is another worker's")
         if not self.deliveries.ready:
             return ["this worker is reading its table", *reasons]
@@ -234,17 +236,17 @@ class OrderLookup:
         unowned = [partition for partition in range(count) if partition not in known]
         return [f"which worker has {_names_of(unowned)} is not known"] if unowned else []
 
-    def _view(self, asked_url: str, owners: Mapping[int, str]) -> str:
-        return f"{zlib.crc32(json.dumps([asked_url, sorted(owners.items())]).encode()):08x}"
-
     def _likely_partition(self, order_id: str, owners: Mapping[int, str]) -> int:
         return self.partition_of(entry_key(order_id), max(owners, default=0) + 1)
 
     async def _ask(self, url: str, order_id: str, owners: Mapping[int, str]) -> Answer | str:
-        if self._client is None:
-            self._client = make_client(ASK_SECONDS)
-        headers = {ROUTED_HEADER: self.own_url, VIEW_HEADER: self._view(url, owners)}
+        self._client = self._client or make_client(ASK_SECONDS)
+        headers = {ROUTED_HEADER: self.own_url, VIEW_HEADER: _view(url, owners)}
         return await ask_worker(self._client, url, order_id, headers, self.consumer)
+
+
+def _view(asked_url: str, owners: Mapping[int, str]) -> str:
+    return f"{zlib.crc32(json.dumps([asked_url, sorted(owners.items())]).encode()):08x}"
 
 
 def _names_of(partitions: Collection[int]) -> str:
@@ -269,12 +271,11 @@ async def ask_worker(
 ) -> Answer | str:
     """Ask a worker about an order of a consumer (None: its first); see ``get_object``."""
     try:
-        page = order_page(URL(url), order_id)
+        page = URL(url).joinpath(f"orders/{quote(order_id, safe='')}", encoded=True)
     except ValueError as error:
         return str(error)
-    return await get_object(
-        client, page.with_query(consumer=consumer) if consumer else page, headers
-    )
+    query = {"consumer": consumer} if consumer else {}
+    return await get_object(client, page.with_query(query), headers)
 
 
 async def get_object(
@@ -309,18 +310,6 @@ async def get_object(
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-def order_page(worker: URL, order_id: str) -> URL:
-    """Return the URL of an order's page on a worker."""
-    return worker.joinpath(f"orders/{quote(order_id, safe='')}", encoded=True)
-
-
-def _order_id(record: Record, events: Events) -> OrderId | None:
-    try:
-        return events.subject(events.decode(record.value))
-    except InvalidEvent:
-        return None
 
 
 def entry_fields(entry: Entry) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import gzip
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -14,7 +15,7 @@ from aiohttp.typedefs import Handler
 from yarl import URL
 
 from order_relay.deliveries.entries import Entry
-from order_relay.deliveries.lookup import OrderLookup, order_page
+from order_relay.deliveries.lookup import OrderLookup
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable
 from order_relay.fallback.store import FallbackRow, NewMessage, RowFilter
 from order_relay.model.order_paid import OrderId
@@ -91,9 +92,10 @@ class Worker:
 
     async def get(self, order_id: OrderId) -> tuple[int, dict[str, object]]:
         """What it answers about an order."""
+        page = URL(f"{self.url}/orders/{quote(str(order_id), safe='')}", encoded=True)
         async with (
             aiohttp.ClientSession() as session,
-            session.get(order_page(URL(self.url), str(order_id))) as response,
+            session.get(page) as response,
         ):
             return response.status, await response.json()
 
