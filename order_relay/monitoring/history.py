@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from order_relay.delivery.target_health import Target
 
@@ -16,57 +16,27 @@ LOOK_SECONDS = 1.0
 STATES_KEPT = 100
 
 
-class Minute(NamedTuple):
-    """Figures at the end of a minute.
-
-    Attributes:
-        at: Seconds since the epoch.
-        lag: Records not committed, of this worker's partitions.
-        oldest_seconds: Age of the oldest unfinished record.
-        delivered: Records delivered since the worker's start.
-    """
-
-    at: float
-    lag: float
-    oldest_seconds: float
-    delivered: float
-
-
-class StateChange(NamedTuple):
-    """The target began to do something else.
-
-    Attributes:
-        at: Seconds since the epoch.
-        state: What it does now.
-        said: The same as one line, with the last answer.
-    """
-
-    at: float
-    state: str
-    said: str
-
-
 class History:
     """Keeps the last six hours in memory; it begins with the worker."""
 
     def __init__(
         self,
         target: Callable[[], Target],
-        figures: Callable[[], tuple[float, float, float]],
+        figures: Callable[[], Mapping[str, float]],
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Prepare; ``run`` looks.
 
         Args:
             target: Returns the state of the target.
-            figures: Returns lag, age of the oldest record in seconds, and records delivered.
+            figures: Returns the figures of a minute; see ``Stats.minute``.
             clock: Seconds since the epoch.
         """
         self._target = target
         self._figures = figures
         self._clock = clock
-        self._minutes: deque[Minute] = deque(maxlen=int(HOURS * 3600 / MINUTE_SECONDS))
-        self._states: deque[StateChange] = deque(maxlen=STATES_KEPT)
+        self._minutes: deque[dict[str, float]] = deque(maxlen=int(HOURS * 3600 / MINUTE_SECONDS))
+        self._states: deque[dict[str, Any]] = deque(maxlen=STATES_KEPT)
 
     async def run(self) -> None:
         """Look every second until cancelled; the dispatcher notes a new state when it is read."""
@@ -79,14 +49,11 @@ class History:
         now = self._clock()
         target = self._target()
         state = target.state.name.lower()
-        if not self._states or self._states[-1].state != state:
-            self._states.append(StateChange(now, state, str(target)))
-        if not self._minutes or now - self._minutes[-1].at >= MINUTE_SECONDS:
-            self._minutes.append(Minute(now, *self._figures()))
+        if not self._states or self._states[-1]["state"] != state:
+            self._states.append({"at": now, "state": state, "said": str(target)})
+        if not self._minutes or now - self._minutes[-1]["at"] >= MINUTE_SECONDS:
+            self._minutes.append({"at": now, **self._figures()})
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything that is kept, the oldest first."""
-        return {
-            "minutes": [one._asdict() for one in self._minutes],
-            "target": [one._asdict() for one in self._states],
-        }
+        """Return everything that is kept, the oldest first; docs/reference/web.md explains it."""
+        return {"minutes": list(self._minutes), "target": list(self._states)}

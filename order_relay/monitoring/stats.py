@@ -174,15 +174,15 @@ class Stats:
             "logged_at": _iso(self._logged_at),
         }
 
-    def minute(self) -> tuple[float, float, float]:
+    def minute(self) -> dict[str, float]:
         """Return lag, age of the oldest unfinished record, and records delivered."""
         samples = self._samples()
         lag = samples.by_label("consumer_lag", "partition")
-        return (
-            sum(part or 0 for part in lag.values()),
-            samples.number("oldest_unfinished_seconds") or 0,
-            samples.number("deliveries_total", outcome="delivered") or 0,
-        )
+        return {
+            "lag": sum(part or 0 for part in lag.values()),
+            "oldest_seconds": samples.number("oldest_unfinished_seconds") or 0,
+            "delivered": samples.number("deliveries_total", outcome="delivered") or 0,
+        }
 
     def _samples(self) -> Samples:
         return Samples(self._metrics.registry, self._metrics.consumer)

@@ -148,7 +148,7 @@ class Watched:
     def __init__(self) -> None:
         self.now = 1000.0
         self.target = target()
-        self.figures = (0.0, 0.0, 0.0)
+        self.figures: dict[str, float] = {}
         self.history = History(lambda: self.target, lambda: self.figures, lambda: self.now)
 
     def look(self, seconds: float = 1.0) -> None:
@@ -161,7 +161,7 @@ def test_figures_are_kept_once_a_minute_for_six_hours() -> None:
     """A sample a minute; the oldest go."""
     watched = Watched()
     for second in range(150):
-        watched.figures = (float(second), 0.5, 7.0)
+        watched.figures = {"lag": second, "oldest_seconds": 0.5, "delivered": 7}
         watched.look()
     minutes = watched.history.as_json()["minutes"]
     assert [one["lag"] for one in minutes] == [0, 60, 120]
