@@ -94,13 +94,8 @@ def _file_id(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def parse_database_url(database_url: str) -> sa.URL:
-    """Return the URL with the driver that will be used.
-
-    Raises:
-        InvalidDatabaseUrl: It cannot be parsed, has another driver, or names no database; the
-            message does not contain the password.
-    """
+def _parsed(database_url: str) -> sa.URL:
+    """Return the URL with the driver that will be used."""
     try:
         url = sa.make_url(complete_database_url(database_url, None, {}))
     except ValueError as error:
@@ -150,10 +145,11 @@ def make_engine(
         command_timeout_seconds: Time-out of one statement on PostgreSQL; None: no limit.
 
     Raises:
-        InvalidDatabaseUrl: See ``parse_database_url`` and ``split_tls``; or the driver cannot use
-            a part of the URL.
+        InvalidDatabaseUrl: The URL cannot be parsed, has another driver or an unknown parameter,
+            names no database, or has a part that cannot be used. The message does not contain the
+            password.
     """
-    url = parse_database_url(database_url)
+    url = _parsed(database_url)
     try:
         engine = _make_engine(url, command_timeout_seconds)
         _, options = engine.dialect.create_connect_args(engine.url)
@@ -170,7 +166,7 @@ def make_engine(
 
 def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEngine:
     if url.get_backend_name() == "postgresql":
-        url, tls = split_tls(url)
+        url, tls = _split_tls(url)
         engine = create_async_engine(
             url,
             pool_pre_ping=True,  # so that a restart of the database causes no error
@@ -319,12 +315,8 @@ def describe(error: BaseException) -> str:
 # SQLAlchemy passes only the mode to asyncpg, which then trusts only the home folder's certificates.
 
 
-def split_tls(url: sa.URL) -> tuple[sa.URL, ssl.SSLContext | str | None]:
-    """Return a PostgreSQL URL without its TLS parameters, and these as asyncpg's ``ssl``.
-
-    Raises:
-        InvalidDatabaseUrl: A parameter is wrong; the message names it and what is allowed.
-    """
+def _split_tls(url: sa.URL) -> tuple[sa.URL, ssl.SSLContext | str | None]:
+    """Return a PostgreSQL URL without its TLS parameters, and these as asyncpg's ``ssl``."""
     query = dict(url.query)
     mode = _last(query.pop("sslmode", None) or query.pop("ssl", None))
     files = {name: _last(query.pop(name, None)) for name in TLS_FILES}

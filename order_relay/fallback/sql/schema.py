@@ -31,14 +31,8 @@ metadata = sa.MetaData()
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
     """A time in UTC: TIMESTAMPTZ on PostgreSQL; on SQLite text that sorts by time."""
 
-    impl = sa.DateTime
+    impl = sa.DateTime(timezone=True).with_variant(sa.Text(), "sqlite")
     cache_ok = True
-
-    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
-        """Return the column's type."""
-        if dialect.name == "sqlite":
-            return dialect.type_descriptor(sa.Text())
-        return dialect.type_descriptor(sa.DateTime(timezone=True))
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
         """Return a time as the database stores it."""
@@ -86,7 +80,6 @@ fallback_message = sa.Table(
     sa.Column("published_at", UtcDateTime),
     sa.Column("lease_token", sa.Text),
     sa.Column("lease_until", UtcDateTime),
-    implicit_returning=True,
 )
 
 
