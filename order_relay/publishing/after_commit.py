@@ -146,8 +146,8 @@ class AfterCommit:
         )
         return pending
 
-    async def close(self, grace_seconds: float = 5.0) -> None:
-        """Wait for the events of committed transactions, ``grace_seconds`` at most.
+    async def close(self, grace_seconds: float | None = 5.0) -> None:
+        """Wait for the events of committed transactions, ``grace_seconds`` at most; None: no limit.
 
         Then close the publisher, which saves the events that Kafka has not acknowledged.
         """
@@ -164,9 +164,7 @@ class AfterCommit:
         """
         with self._ending:
             self._ended = True
-        await asyncio.sleep(0)  # every callback was scheduled before
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self.close(None)
 
     def _committed(self, event: OrderEvent, pending: PendingPublish) -> None:
         error = RuntimeError("the event loop has ended")
