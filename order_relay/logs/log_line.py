@@ -50,12 +50,6 @@ class LogLine:
         if trace_id is not None:
             fields["trace_id"] = trace_id
 
-    def with_fields(self, **fields: object) -> LogLine:
-        """Return the same line with more fields at its end."""
-        line = type(self)(self.phrase)
-        line.fields = self.fields | fields
-        return line
-
     @property
     def message(self) -> str:
         """The message of the JSON line."""

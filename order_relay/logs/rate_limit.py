@@ -104,6 +104,6 @@ def _template(record: logging.LogRecord) -> str:
 def _add(record: logging.LogRecord, text: str, **fields: object) -> None:
     """Add to a record's message: ``fields`` to a ``LogLine``, else ``text``."""
     if isinstance(record.msg, LogLine):
-        record.msg = record.msg.with_fields(**fields)
+        record.msg.fields.update(fields)
     else:
         record.msg, record.args = f"{record.getMessage()} {text}", ()

@@ -175,6 +175,7 @@ async def end_at_standstill(health: Health, end: Callable[[StandsStill], Awaitab
         if not report.ok:
             break
         await asyncio.sleep(STANDSTILL_INTERVAL_SECONDS)
-    line = LogLine("Worker stands still, it ends to be started again").with_fields(**report.reasons)
+    line = LogLine("Worker stands still, it ends to be started again")
+    line.fields.update(report.reasons)
     logger.error(line)
     await end(StandsStill(str(line)))
