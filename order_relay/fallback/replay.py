@@ -11,12 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable
-from order_relay.fallback.sweep import (
-    ReplayProducer,
-    Sweep,
-    Sweeper,
-    cancel_tasks,
-)
+from order_relay.fallback.sweep import ReplayProducer, Sweep, Sweeper, cancel_tasks
 from order_relay.fallback.table import FallbackTable
 from order_relay.logs.log_line import FiguresLine, LogLine
 

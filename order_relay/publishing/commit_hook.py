@@ -51,7 +51,8 @@ def when_committed(
         sync.begin()
     transaction = sync.get_nested_transaction() or sync.get_transaction()
     assert transaction is not None  # noqa: S101 - there is one now
-    _callbacks(sync).setdefault(transaction, []).append((committed, dropped))
+    callbacks: _Callbacks = sync.info.setdefault(_KEY, {})
+    callbacks.setdefault(transaction, []).append((committed, dropped))
 
 
 def sync_session(session: AnySession) -> Session:
@@ -76,16 +77,11 @@ def _listen() -> None:
     sa.event.listen(Session, "after_transaction_end", _after_transaction_end)
 
 
-def _callbacks(session: Session) -> _Callbacks:
-    callbacks: _Callbacks = session.info.setdefault(_KEY, {})
-    return callbacks
-
-
 def _after_commit(session: Session) -> None:
     """A savepoint was released, or the outermost transaction has committed."""
-    if not session.info.get(_KEY):
+    callbacks: _Callbacks | None = session.info.get(_KEY)
+    if not callbacks:
         return
-    callbacks = _callbacks(session)
     transaction = session.get_nested_transaction() or session.get_transaction()
     if transaction is None or transaction not in callbacks:
         return
@@ -107,9 +103,9 @@ def _after_commit(session: Session) -> None:
 
 def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
     """Callbacks that a transaction still has at its end were not committed."""
-    if session.info.get(_KEY):
-        for _, dropped in _callbacks(session).pop(transaction, ()):
-            _call(dropped)
+    callbacks: _Callbacks = session.info.get(_KEY, {})
+    for _, dropped in callbacks.pop(transaction, ()):
+        _call(dropped)
 
 
 def _in_outer_transaction(session: Session) -> bool:

@@ -144,12 +144,9 @@ class _OrderEventsThread(AbstractContextManager[OrderEvents]):
         with ExitStack() as stack:
             stack.callback(_end_loop, loop, thread, executor)
             # Entered and left by one task each: nothing in it is bound to the task.
-            events = asyncio.run_coroutine_threadsafe(opened.__aenter__(), loop).result()
-            stack.callback(
-                lambda: asyncio.run_coroutine_threadsafe(
-                    opened.__aexit__(None, None, None), loop
-                ).result()
-            )
+            run = asyncio.run_coroutine_threadsafe
+            events = run(opened.__aenter__(), loop).result()
+            stack.callback(lambda: run(opened.__aexit__(None, None, None), loop).result())
             self._stack = stack.pop_all()
         self._process = os.getpid()
         # Closes it when the main thread has ended. A WSGI server calls a factory and never a
