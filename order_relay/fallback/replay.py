@@ -85,7 +85,7 @@ class Replay:
         loops = [
             asyncio.create_task(self._every(self._interval, self._sweep_by_interval, at_once=True)),
             asyncio.create_task(self._every(self._stats_interval, self._log_stats)),
-            asyncio.create_task(self._every(PURGE_INTERVAL_SECONDS, self.purge, at_once=True)),
+            asyncio.create_task(self._every(PURGE_INTERVAL_SECONDS, self._purge, at_once=True)),
         ]
         self._running.update(loops)
         await asyncio.gather(*loops, return_exceptions=True)
@@ -116,14 +116,17 @@ class Replay:
             await self._producer.ping()
         except KafkaUnavailable as error:
             return Sweep(skipped=str(error))
-        return await self._sweep()
+        task = asyncio.create_task(self._new_sweeper().run())
+        self._running.add(task)  # ``stop`` waits for it
+        task.add_done_callback(self._running.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await cancel_tasks(task)
+            raise
 
-    async def purge(self) -> int:
-        """Delete PUBLISHED rows that are older than the retention; return how many.
-
-        Raises:
-            DatabaseUnavailable: The database refused.
-        """
+    async def _purge(self) -> None:
+        """Delete PUBLISHED rows that are older than the retention."""
         before = await self._store.now() - self._retention
         purged, count = 0, PURGE_BATCH
         while count == PURGE_BATCH and not self._stopping.is_set():
@@ -131,7 +134,6 @@ class Replay:
             purged += count
         if purged:
             logger.info(LogLine("Purged published fallback messages", count=purged))
-        return purged
 
     async def _log_stats(self) -> None:
         stats = await self._store.stats()
@@ -143,18 +145,6 @@ class Replay:
                 failed=stats.failed,
             )
         )
-
-    async def _sweep(self) -> Sweep:
-        """Sweep in a task of its own, which ``stop`` waits for."""
-        sweeper = self._new_sweeper()
-        task = asyncio.create_task(sweeper.run())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await cancel_tasks(task)
-            raise
 
     async def _sweep_by_interval(self) -> None:
         swept = await self.run_once()
