@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
-
-import msgspec
+from typing import Any, Literal
 
 from order_relay.delivery.answer import JSON, Answer, FailedBatch, PostHandler, Verdict, judge
 from order_relay.delivery.back_pressure import LIMIT_SHARE, Pace
@@ -301,39 +300,33 @@ def batch_key(keys: Sequence[str]) -> str:
     return f"batch-{hashlib.sha256(' '.join(keys).encode()).hexdigest()[:32]}"
 
 
-class _Result(msgspec.Struct):
-    status: int
-    error: object = ""
-
-
-class _Results(msgspec.Struct):
-    results: list[_Result]
-
-
-_decoder = msgspec.json.Decoder(list[_Result] | _Results, strict=False)  # also "422"
-_encoder = msgspec.json.Encoder()
-
-
 def item_answers(answer: Answer, count: int, redact: Callable[[str], str]) -> list[Answer]:
     """Return the answer for each record of a batch that got a 2xx, in their order.
 
     The body may be ``{"results": [{"status": 200}, {"status": 422, "error": "..."}]}``, or that
     list alone, with one entry for each record. Any other body of a 2xx means success for all, with
     these exceptions. It is a failed attempt for all if it is a 207, if its body was cut off and
-    may have been results, or if it has results that are not all 2xx for another number of records.
+    may have been results, or if it has a status that is not 2xx, but not one for each record.
 
     Secrets are removed from the texts only, not from the whole body: a secret such as ``2`` may
     occur in a status, too.
     """
+    entries: list[Any] = []
+    may_be_cut = False
     try:
-        decoded = _decoder.decode(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        decoded = []
-    results = decoded.results if isinstance(decoded, _Results) else decoded
-    if len(results) == count:
-        return [_item_answer(result, redact) for result in results]
-    all_taken = all(judge(result.status) is Verdict.SUCCESS for result in results)
-    if answer.status != 207 and all_taken and not _results_may_be_cut(answer):
+        # json reads what msgspec does not, for example half of a surrogate pair in a text.
+        decoded = json.loads(answer.body)
+        results = decoded.get("results") if isinstance(decoded, dict) else decoded
+        entries = results if isinstance(results, list) else []
+        objects = (entry for entry in entries if isinstance(entry, dict))
+        answers = [one for entry in objects if (one := _item_answer(entry, redact)) is not None]
+    except (ValueError, RecursionError):
+        answers = []
+        may_be_cut = answer.is_cut and answer.body.lstrip()[:1] in b"[{"  # also an empty one
+    if len(answers) == len(entries) == count:
+        return answers
+    all_taken = all(one.verdict is Verdict.SUCCESS for one in answers)
+    if answer.status != 207 and all_taken and not may_be_cut:
         return [answer] * count
     text = redact(answer.body.decode("utf-8", "replace"))[:200]
     cut = ", its body was cut off" if answer.is_cut else ""
@@ -341,20 +334,17 @@ def item_answers(answer: Answer, count: int, redact: Callable[[str], str]) -> li
     return [Answer(Verdict.RETRYABLE, answer.status, detail)] * count
 
 
-def _results_may_be_cut(answer: Answer) -> bool:
-    if not answer.is_cut:
-        return False
+def _item_answer(entry: dict[str, Any], redact: Callable[[str], str]) -> Answer | None:
+    """Return the answer that an entry is; ``None`` if its status cannot be read."""
     try:
-        msgspec.json.decode(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return answer.body.lstrip()[:1] in b"[{"  # also an empty one
-    return False
-
-
-def _item_answer(result: _Result, redact: Callable[[str], str]) -> Answer:
-    verdict = judge(result.status)
+        status = max(0, min(int(float(str(entry["status"]))), 999))  # also "422"
+    except (KeyError, ValueError, OverflowError):
+        return None
+    verdict = judge(status)
     if verdict is Verdict.SUCCESS:
-        return Answer(verdict, result.status)
-    error = result.error
-    text = error if isinstance(error, str) else _encoder.encode(error).decode()
-    return Answer(verdict, result.status, redact(text)[:MAX_ERROR_LENGTH])
+        return Answer(verdict, status)
+    error = entry.get("error", "")
+    if not isinstance(error, str):
+        error = json.dumps(error, ensure_ascii=False, separators=(",", ":"))
+    text = error.encode("utf-8", "replace").decode()
+    return Answer(verdict, status, redact(text)[:MAX_ERROR_LENGTH])

@@ -381,12 +381,32 @@ async def test_records_that_are_throttled_for_ever_hold_up_no_others() -> None:
         (200, b'[{"status":200}]', "success success"),
         (200, b'[{"status":422}]', "retryable retryable"),
         (200, b'{"results":[{"status":200},{"status":500},{"status":200}]}', "retryable retryable"),
+        (200, b'[{"status":422},{"status":null}]', "retryable retryable"),
+        (200, b'[null,{"status":422}]', "retryable retryable"),
+        (200, b'[{"orderId":1},{"status":true}]', "success success"),
+        (200, b'[{"status":422.0},{"status":"200"}]', "rejected success"),
+        (200, b'[{"status":%d},{"status":200}]' % 10**30, "retryable success"),
+        (200, b'[{"status":422,"error":"\\ud83d"},{"status":200}]', "rejected success"),
+        (200, b'[{"status":422,"error":%d},{"status":200}]' % 10**30, "rejected success"),
+        (200, b'[{"status":422,"error":NaN},{"status":200}]', "rejected success"),
+        (200, b'\xef\xbb\xbf[{"status":200},{"status":422}]', "success rejected"),
     ],
 )
 def test_what_a_2xx_says_of_each(status: int, body: bytes, verdicts: str) -> None:
     """Results in the known shape count; otherwise a 2xx is for all, but a 207 for none."""
     found = item_answers(Answer(Verdict.SUCCESS, status, body=body), 2, str)
     assert " ".join(one.verdict for one in found) == verdicts
+    for one in found:
+        assert 0 <= (one.status or 0) <= 999
+        one.detail.encode()  # other text cannot be stored
+
+
+@pytest.mark.parametrize("start", [b"", b'[{"status":422,"error":'], ids=["results", "error"])
+def test_results_that_are_nested_too_deeply(start: bytes) -> None:
+    """They are unreadable, as other bodies are that are no results."""
+    body = start + b"[" * 100_000
+    found = item_answers(Answer(Verdict.SUCCESS, 207, body=body), 2, str)
+    assert [one.verdict for one in found] == [Verdict.RETRYABLE] * 2
 
 
 @pytest.mark.parametrize(
