@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -227,3 +229,26 @@ async def test_an_address_that_does_not_answer_holds_up_none(name: Callable[...,
             async with patient_client(f"http://{host}:{server.port}/logs") as http:
                 assert (await post(http)).verdict is Verdict.SUCCESS
     assert server.connections == [0]
+
+
+class SocketOfIPv6(socket.socket):
+    """Where the process has no file descriptor left for IPv4."""
+
+    def __init__(self, family: int, *more: Any, **named: Any) -> None:
+        if family == socket.AF_INET:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        super().__init__(family, *more, **named)
+
+
+async def test_one_of_two_addresses_gets_no_file_descriptor(
+    name: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a fault of this host, even if the other address refuses the connection."""
+    with socket.socket(socket.AF_INET6) as unused:
+        unused.bind((LOOPBACK_6, 0))
+        url = f"http://{name(LOOPBACK_6, LOOPBACK)}:{unused.getsockname()[1]}/logs"
+        async with patient_client(url) as http:
+            monkeypatch.setattr(socket, "socket", SocketOfIPv6)
+            answer = await post(http)
+    assert (answer.verdict, answer.failure) == (Verdict.LOCAL, "local")
+    assert os.strerror(errno.EMFILE) in answer.detail

@@ -133,9 +133,27 @@ class Addresses:
             self._known_until = max(self._known_until, loop.time() + KNOWN_SECONDS)
         # Each connection starts with the next address, so that all of them are used.
         self._known.append(self._known.pop(0))
-        return await aiohappyeyeballs.start_connection(
-            list(self._known), happy_eyeballs_delay=HAPPY_EYEBALLS_SECONDS, interleave=1, loop=loop
-        )
+        no_socket: list[OSError] = []
+
+        def new_socket(address: AddrInfoType) -> socket.socket:
+            try:
+                return socket.socket(*address[:3])
+            except OSError as error:
+                no_socket.append(error)
+                raise
+
+        try:
+            return await aiohappyeyeballs.start_connection(
+                list(self._known),
+                happy_eyeballs_delay=HAPPY_EYEBALLS_SECONDS,
+                interleave=1,
+                loop=loop,
+                socket_factory=new_socket,
+            )
+        except OSError as error:
+            if no_socket and error.errno is None:  # the error of several addresses
+                raise error from no_socket[0]
+            raise
 
     async def _ask(self) -> None:
         loop = asyncio.get_running_loop()
