@@ -17,7 +17,7 @@ from yarl import URL
 
 from order_relay.delivery.answer import JSON, Answer, Verdict, judge, parse_retry_after
 from order_relay.delivery.dead_letters import full_name
-from order_relay.handlers.http_client.addresses import ProxyRefusal, proxy_for
+from order_relay.handlers.http_client.addresses import ProxyRefusal, host_of, proxy_for
 from order_relay.handlers.http_client.client import ConnectionNotMade, HttpClient
 from order_relay.handlers.http_client.connection import NotHttp, Response
 from order_relay.model.trace_context import TraceContext
@@ -76,7 +76,7 @@ class HttpHandler:
         through = proxy_for(target, proxy)
         self._new_client = partial(
             HttpClient,
-            target.host or "",
+            host_of(target),
             target.port or 80,
             timeout_seconds=timeout_seconds,
             connect_timeout_seconds=connect_timeout_seconds,

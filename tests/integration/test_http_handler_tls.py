@@ -1,10 +1,12 @@
 """The client of the target over TLS, with certificates made for the test."""
 
+import asyncio
 import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -69,6 +71,38 @@ async def test_the_host_name_is_checked(tls_sink: ScriptedSink, ca_file: Path) -
     assert (answer.verdict, answer.status, answer.failure) == (Verdict.OUTAGE, None, "tls")
     assert "certificate" in answer.detail.lower()
     assert not tls_sink.requests
+
+
+@pytest.mark.parametrize(
+    ("host", "certified"),
+    [
+        ("straße.test", "xn--strae-oqa.test"),
+        ("xn--strae-oqa.test", "xn--strae-oqa.test"),
+        ("logger.test.", "logger.test"),
+    ],
+    ids=["letters", "ASCII", "dot"],
+)
+async def test_a_name_with_other_letters_or_a_dot_at_its_end(
+    authority: trustme.CA,
+    ca_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    certified: str,
+) -> None:
+    """The name looked up is by IDNA 2008, and its certificate has no dot at the end."""
+
+    async def find(name: str, port: int, **more: Any) -> list[Any]:
+        asked.append(name)
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (LOOPBACK, port))]
+
+    asked: list[str] = []
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", find)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(certified).configure_cert(context)
+    async with ScriptedSink(tls=context) as server:
+        answer = await _post(f"https://{host}:{server.port}/logs", ca_file)
+    assert (answer.verdict, answer.detail) == (Verdict.SUCCESS, "")
+    assert [name.rstrip(".") for name in asked] == [certified]
 
 
 def _serve_with_certificates(listener: socket.socket, context: ssl.SSLContext) -> None:

@@ -8,6 +8,7 @@ import re
 import socket
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
 import aiohappyeyeballs
@@ -49,12 +50,20 @@ class Proxy:
     headers: str = field(default="", repr=False)
 
 
+def host_of(url: URL) -> str:
+    """Return the host to look up, in ASCII: Python would encode other letters by IDNA 2003.
+
+    For ``straße.test`` that is ``strasse.test``, another host.
+    """
+    return unquote(url.raw_host or "")  # the zone of an IPv6 address
+
+
 def proxy_for(target: URL, given: str | None) -> Proxy | None:
     """Return the given proxy, or that of HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 
     The variables are ignored for a target on this host.
     """
-    text, host = given, target.host or ""
+    text, host = given, host_of(target)
     if text is None and not _is_this_machine(host) and not proxy_bypass(host):
         text = getproxies().get(target.scheme)
     if not text:
@@ -64,7 +73,7 @@ def proxy_for(target: URL, given: str | None) -> Proxy | None:
     if url.user is not None:
         credentials = f"{url.user}:{url.password or ''}".encode()
         headers = f"Proxy-Authorization: Basic {base64.b64encode(credentials).decode()}\r\n"
-    return Proxy(url.host or "", url.port or 80, headers)
+    return Proxy(host_of(url), url.port or 80, headers)
 
 
 def _is_this_machine(host: str) -> bool:

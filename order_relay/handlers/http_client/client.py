@@ -216,7 +216,8 @@ class HttpClient:
                 lambda: connection,
                 sock=sock,
                 ssl=self._tls,
-                server_hostname=self._host if self._tls else None,
+                # Certificates have no dot at the end of a name (RFC 6066, 3).
+                server_hostname=self._host.rstrip(".") if self._tls else None,
             )
         except BaseException:
             sock.close()
