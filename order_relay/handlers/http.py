@@ -92,7 +92,7 @@ class HttpHandler:
             lines.append(("Authorization", f"Bearer {token}"))
         is_forwarded = through is not None and not is_https
         self._head = (
-            f"POST {target if is_forwarded else target.raw_path_qs} HTTP/1.1\r\n"
+            f"POST {target.origin() if is_forwarded else ''}{target.raw_path_qs} HTTP/1.1\r\n"
             + "".join(f"{name}: {text}\r\n" for name, text in lines)
             + (through.headers if through is not None and is_forwarded else "")
         )
