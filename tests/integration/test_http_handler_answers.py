@@ -164,6 +164,14 @@ async def test_results_that_do_not_arrive_are_no_success(sink: ScriptedSink) -> 
             assert {one.verdict for one in found} == {verdict}
 
 
+async def test_results_behind_a_malformed_head_are_read() -> None:
+    """A record's own status counts, even if a header of the answer is invalid."""
+    head = b"HTTP/1.1 200 OK\r\nX-Name: one\r\n two\r\nContent-Length: 31\r\n\r\n"
+    async with talking(head + b'[{"status":201},{"status":500}]', keep_bodies=True) as (_, http):
+        found = item_answers(await post(http), 2, http.redact)
+    assert [one.status for one in found] == [201, 500]
+
+
 async def test_results_of_many_records_are_read(sink: ScriptedSink) -> None:
     """Those of 10,000 records with a text each are far longer than other answers may be."""
     said = [{"status": 422 if n == 9_999 else 201, "error": "x" * 100} for n in range(10_000)]

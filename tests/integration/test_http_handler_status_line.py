@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from order_relay.delivery.answer import Verdict
+from order_relay.delivery.batches import item_answers
 from order_relay.handlers.http import MAX_KEPT_BODY_LENGTH
 from order_relay.settings.secret_files import redact
 from tests.integration.http_client import client, patient_client, post, talking
@@ -170,6 +172,17 @@ async def test_200_is_a_success_whatever_follows(name: str) -> None:
 async def test_204_is_a_success_whatever_follows(name: str) -> None:
     """A 204 that has a body is a success, and the body is never taken for the next answer."""
     await _succeeds(WITHOUT_BODY[name], 204)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in FLAWS if not re.search("breaks? off|without end|too short", name)],
+)
+async def test_200_is_a_success_for_a_batch_whatever_follows(name: str) -> None:
+    """Where an answer is malformed, as opposed to late, no results are missing."""
+    async with talking(FLAWS[name].answer, keep_bodies=True) as (_, http):
+        found = item_answers(await post(http, "200"), 2, str)
+    assert [one.verdict for one in found] == [Verdict.SUCCESS] * 2
 
 
 async def _succeeds(fault: Flaw, status: int) -> None:

@@ -115,6 +115,13 @@ class _Content(_Framing):
         if not self.complete:
             self.body += body
 
+    def break_off(self) -> None:
+        """Take what came behind an invalid head as the content; without any nothing is missing."""
+        if not self.body:
+            end = _END_OF_HEAD.search(self.raw)
+            self.body += self.raw[end.end() :] if end else b""
+            self.complete = not self.body
+
 
 class Connection(asyncio.Protocol):
     """A connection of an ``HttpClient``.
@@ -221,6 +228,8 @@ class Connection(asyncio.Protocol):
             framing.feed(data)
         except (HttpParserError, HttpParserUpgrade):
             # The status decides, even if the rest is invalid.
+            if self._is_wanted and isinstance(framing, _Content):
+                framing.break_off()
             self._finish(keep=False)
             return
         if framing.complete:
