@@ -242,7 +242,7 @@ async def _target(consumer: ConfiguredConsumer) -> Findings:
     if not isinstance(consumer.declaration.handled_by(), HttpPost):
         yield Finding(Result.OK, part, f"the function {consumer.target}, nothing to connect to")
         return
-    proxy = settings.external_logger_proxy
+    proxy = settings.target_proxy
     handler = HttpHandler(
         settings.external_logger_url,
         timeout_seconds=LIMIT_SECONDS,

@@ -17,7 +17,7 @@ from yarl import URL
 
 from order_relay.delivery.answer import JSON, Answer, Verdict, judge, parse_retry_after
 from order_relay.delivery.dead_letters import full_name
-from order_relay.handlers.http_client.addresses import ProxyRefusal, host_of, proxy_for
+from order_relay.handlers.http_client.addresses import ProxyRefusal, host_of, parse_proxy
 from order_relay.handlers.http_client.client import ConnectionNotMade, HttpClient
 from order_relay.handlers.http_client.connection import NotHttp, Response
 from order_relay.model.trace_context import TraceContext
@@ -67,13 +67,13 @@ class HttpHandler:
             ca_file: PEM file of the authorities to trust instead of the system's.
             certificate_file: PEM file of our own certificate, for a target that asks for one.
             key_file: PEM file of its key.
-            proxy: URL of an HTTP proxy; ``None``: by HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+            proxy: URL of an HTTP proxy.
             keep_bodies: Whether to keep the body of a 2xx, for the results of single records.
             redact: Removes secrets from text that the target sends.
         """
         target = URL(url)
         is_https = target.scheme == "https"
-        through = proxy_for(target, proxy)
+        through = parse_proxy(proxy) if proxy is not None else None
         self._new_client = partial(
             HttpClient,
             host_of(target),

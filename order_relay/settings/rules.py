@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.request import getproxies, proxy_bypass
 
 from pydantic import AfterValidator, FilePath, SecretStr
 from sqlalchemy import make_url
@@ -116,6 +117,27 @@ def check_proxy(value: SecretStr) -> None:
     url = _http_url(value.get_secret_value())
     if url is None or url.scheme != "http" or url.raw_path_qs != "/":
         raise ValueError("must be a URL like http://[user:password@]host:port")
+
+
+def proxy_of_environment(target: str) -> SecretStr | None:
+    """Return the proxy of HTTPS_PROXY or HTTP_PROXY for a URL.
+
+    There is none for a host on this machine, or in NO_PROXY.
+
+    Raises:
+        ValueError: The variable is wrong. The message does not contain its value.
+    """
+    url = URL(target)
+    host = url.raw_host or ""
+    text = getproxies().get(url.scheme)
+    if not text or _is_this_machine(host) or proxy_bypass(host):
+        return None
+    proxy = SecretStr(text if "://" in text else f"http://{text}")
+    try:
+        check_proxy(proxy)
+    except ValueError as error:
+        raise ValueError(f"{url.scheme.upper()}_PROXY {error}") from None
+    return proxy
 
 
 def check_token(value: SecretStr) -> SecretStr:
@@ -259,6 +281,13 @@ def complete_database_url(value: str, password: str | None, files: Mapping[str, 
 def is_every_address(host: str) -> bool:
     """Return whether a server at ``host`` listens on all addresses: ``0.0.0.0`` or ``::``."""
     return _is_address(host) and ip_address(host).is_unspecified
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _is_address(text: str) -> bool:

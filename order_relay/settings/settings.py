@@ -213,9 +213,16 @@ class Settings(EnvironmentSettings):
             )
         if self.dlq_topic == self.order_paid_topic:
             raise ValueError(f"DLQ_TOPIC={self.dlq_topic!r} must differ from ORDER_PAID_TOPIC")
+        _ = self.target_proxy  # it raises
         return self
 
     _check_together = model_validator(mode="after")(check_together)
+
+    @property
+    def target_proxy(self) -> SecretStr | None:
+        """The proxy for POSTs to the target: EXTERNAL_LOGGER_PROXY, or the environment's."""
+        given = self.external_logger_proxy
+        return given or rules.proxy_of_environment(self.external_logger_url)
 
     @property
     def target_headers(self) -> tuple[tuple[str, str], ...]:
@@ -262,9 +269,10 @@ class Settings(EnvironmentSettings):
         whole = {name: _text(getattr(self, name)) for name in secret_fields(type(self))}
         # Of these only parts are secret.
         database = make_url(whole.pop("database_url") or "")
-        proxy = URL(whole.pop("external_logger_proxy") or "")
+        proxy = URL(_text(self.target_proxy))
         signing = rules.parse_signing_secrets(self.external_logger_signing_secrets)
-        del whole["external_logger_signing_secrets"], whole["external_logger_headers"]
+        for name in ("proxy", "signing_secrets", "headers"):
+            del whole[f"external_logger_{name}"]
         secrets = [*whole.values(), database.password, proxy.password, *signing]
         if proxy.user is not None:
             secrets.append(b64encode(f"{proxy.user}:{proxy.password}".encode()).decode())

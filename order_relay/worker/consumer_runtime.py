@@ -420,7 +420,7 @@ def _target(consumer: ConfiguredConsumer, max_in_flight: int) -> HttpHandler | F
             max_in_flight=max_in_flight,
             redact=lambda text: redact(text, secrets),
         )
-    token, proxy = settings.external_logger_token, settings.external_logger_proxy
+    token, proxy = settings.external_logger_token, settings.target_proxy
     return HttpHandler(
         settings.external_logger_url,
         timeout_seconds=settings.external_logger_timeout_seconds,

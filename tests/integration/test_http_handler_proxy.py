@@ -132,22 +132,3 @@ async def test_a_proxy_that_does_not_connect_is_a_failed_connection(
     assert answer.status_class in ATTEMPT_RESULTS[verdict]
     assert said in answer.detail
     assert "s3cret" not in repr(answer)
-
-
-async def test_the_environment_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTPS_PROXY counts, unless NO_PROXY names the host, or the host is this machine."""
-    proxy = ConnectingProxy(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
-    async with proxy.running() as address:
-        monkeypatch.setenv("HTTPS_PROXY", f"http://{address}")
-        for url, asked in (
-            ("https://logger.test/logs", 1),
-            ("https://localhost:9/logs", 1),
-            ("https://127.0.0.1:9/logs", 1),
-        ):
-            async with client(url) as http:
-                await http.post(BODY, "key")
-            assert len(proxy.heads) == asked, url
-        monkeypatch.setenv("NO_PROXY", "example.com,.test")
-        async with client("https://logger.test/logs", connect_timeout_seconds=0.5) as http:
-            await http.post(BODY, "key")
-        assert len(proxy.heads) == 1

@@ -56,6 +56,27 @@ def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+@pytest.mark.parametrize("proxy", ["http://us:s3cret@proxy:3128", "us:s3cret@proxy:3128"])
+def test_the_environment_names_the_proxy(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTPS_PROXY counts, unless NO_PROXY names the host, or the host is this machine."""
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    monkeypatch.setenv("NO_PROXY", "example.com,.internal")
+    for url, found in (
+        ("https://logger.test/logs", "http://us:s3cret@proxy:3128"),
+        ("https://logger.internal/logs", None),
+        ("https://localhost:9/logs", None),
+        ("https://127.0.0.1:9/logs", None),
+        ("https://[::1]:9/logs", None),
+    ):
+        monkeypatch.setenv("EXTERNAL_LOGGER_URL", url)
+        settings = load_settings()
+        assert (settings.target_proxy and settings.target_proxy.get_secret_value()) == found
+        assert ("s3cret" in settings.secrets) == (found is not None)
+    monkeypatch.setenv("EXTERNAL_LOGGER_URL", "https://logger.test/logs")
+    monkeypatch.setenv("EXTERNAL_LOGGER_PROXY", "http://other:3128")
+    assert load_settings().target_proxy == SecretStr("http://other:3128")
+
+
 def test_a_token_from_a_file_loses_its_line_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Space around the token is a slip that nobody means."""
     monkeypatch.setenv("EXTERNAL_LOGGER_TOKEN", "  hunter2\n")

@@ -336,6 +336,23 @@ def test_a_database_password_needs_a_url_without_one(
     assert line in _complaint()
 
 
+@pytest.mark.parametrize(
+    "proxy",
+    ["http://us:hunter2@proxy:port", "http://us:hunter2@[::1", "socks5://us:hunter2@proxy:1080"],
+)
+def test_a_proxy_of_the_environment_that_cannot_be_used(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named, without its password."""
+    monkeypatch.setenv("EXTERNAL_LOGGER_URL", "https://logger.test/logs")
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+
+    complaint = _complaint()
+
+    assert "HTTPS_PROXY must be a URL like http://[user:password@]host:port" in complaint
+    assert "hunter2" not in complaint
+
+
 def test_a_file_of_tls_beside_one_in_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which one is meant is unknown."""
     trustme.CA().cert_pem.write_to_path("ca.pem")

@@ -7,9 +7,7 @@ import base64
 import re
 import socket
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from urllib.parse import unquote
-from urllib.request import getproxies, proxy_bypass
 
 import aiohappyeyeballs
 from aiohappyeyeballs import AddrInfoType
@@ -58,29 +56,14 @@ def host_of(url: URL) -> str:
     return unquote(url.raw_host or "")  # the zone of an IPv6 address
 
 
-def proxy_for(target: URL, given: str | None) -> Proxy | None:
-    """Return the given proxy, or that of HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
-
-    The variables are ignored for a target on this host.
-    """
-    text, host = given, host_of(target)
-    if text is None and not _is_this_machine(host) and not proxy_bypass(host):
-        text = getproxies().get(target.scheme)
-    if not text:
-        return None
-    url = URL(text if "://" in text else f"http://{text}")
+def parse_proxy(text: str) -> Proxy:
+    """Return the proxy of a URL that ``rules.check_proxy`` accepts."""
+    url = URL(text)
     headers = ""
     if url.user is not None:
         credentials = f"{url.user}:{url.password or ''}".encode()
         headers = f"Proxy-Authorization: Basic {base64.b64encode(credentials).decode()}\r\n"
     return Proxy(host_of(url), url.port or 80, headers)
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 async def tunnel(
