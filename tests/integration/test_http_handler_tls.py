@@ -189,3 +189,18 @@ async def test_a_port_without_tls() -> None:
         answer = await post(http)
     assert (answer.verdict, answer.status, answer.failure) == (Verdict.RETRYABLE, None, "tls")
     assert not server.requests
+
+
+async def test_a_handshake_that_is_broken_off() -> None:
+    """The error says what was broken off, as the library's has no text."""
+
+    async def script(peer: Peer) -> None:
+        await peer.some()
+
+    async with (
+        RawServer(script) as server,
+        patient_client(server.url.replace("http:", "https:")) as http,
+    ):
+        answer = await post(http)
+    assert (answer.verdict, answer.failure) == (Verdict.RETRYABLE, "connect")
+    assert answer.detail.endswith(f":{server.port}: closed during the TLS handshake")

@@ -194,8 +194,9 @@ class HttpClient:
             cause = socket.gaierror(socket.EAI_AGAIN, "no answer from a name server")
             raise ConnectionNotMade(f"{text}: {cause}") from cause
         except OSError as error:
+            text = str(error) or "closed during the TLS handshake"
             raise ConnectionNotMade(
-                f"no connection to {self._host}:{self._port}: {error}"
+                f"no connection to {self._host}:{self._port}: {text}"
             ) from error
         if connection.is_open:  # otherwise it was lost already
             self._connections.add(connection)
