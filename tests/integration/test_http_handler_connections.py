@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from order_relay.delivery.answer import Verdict
+from order_relay.delivery.answer import Answer, Verdict
+from order_relay.handlers.http_client.client import HttpClient
+from order_relay.handlers.http_client.connection import Connection
 from tests.integration.http_client import BODY, patient_client, post, talking
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.raw_server import OK, Peer, RawServer, replies, unanswered
@@ -134,6 +136,28 @@ async def test_a_cancelled_post_closes_its_connection(body: bytes) -> None:
         await server.ended(0)
         assert (await post(http, "next")).verdict is Verdict.SUCCESS
     assert server.connections == [0, 1]
+
+
+async def test_a_post_cancelled_just_as_its_answer_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection may carry the next post by then, which gets its answer all the same."""
+
+    def free_and_tell(self: HttpClient, connection: Connection) -> None:
+        free(self, connection)
+        freed.set()  # so that the next post goes on before the first one does
+
+    async def cancel_and_post() -> Answer:
+        await freed.wait()
+        first.cancel()
+        return await post(http, "second")
+
+    free, freed = HttpClient.free, asyncio.Event()
+    monkeypatch.setattr(HttpClient, "free", free_and_tell)
+    async with talking(replies(OK)) as (server, http):
+        first = asyncio.create_task(post(http, "first"))
+        assert (await cancel_and_post()).verdict is Verdict.SUCCESS
+        await asyncio.gather(first, return_exceptions=True)
+        assert first.cancelled()
+    assert server.connections == [0, 0]
 
 
 async def test_a_post_cancelled_while_it_waits_for_a_connection() -> None:

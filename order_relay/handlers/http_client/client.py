@@ -112,7 +112,7 @@ class HttpClient:
             return await connection.send(request, deadline)
         except asyncio.CancelledError:
             if connection is not None:
-                connection.close()
+                connection.abandon()
             raise
         finally:
             self._requests -= 1

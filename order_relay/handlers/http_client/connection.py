@@ -180,8 +180,8 @@ class Connection(asyncio.Protocol):
     def send(self, request: bytes, deadline: float) -> asyncio.Future[Response]:
         """Send a request and return the future of its answer, which must come by ``deadline``.
 
-        The future may raise ``UnusableConnection``, ``NotHttp`` or OSError. Use ``close`` to cancel
-        the request.
+        The future may raise ``UnusableConnection``, ``NotHttp`` or OSError. Call ``abandon`` after
+        its cancellation.
         """
         waiter: asyncio.Future[Response] = self._loop.create_future()
         if not self.is_open:  # since it was made
@@ -198,6 +198,11 @@ class Connection(asyncio.Protocol):
             self._finish(keep=False)
         else:
             self._fail(TimeoutError())
+
+    def abandon(self) -> None:
+        """Close it, unless the request had its answer: it may carry another request by now."""
+        if self._waiter is not None and self._waiter.cancelled():
+            self.close()
 
     def close(self) -> None:
         """Close it at once; the future of a pending request stays pending."""
