@@ -7,8 +7,8 @@ import contextvars
 import functools
 import inspect
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from order_relay.delivery.answer import MAX_RETRY_AFTER_SECONDS, Answer, Verdict
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 MAX_TEXT_LENGTH = 1024
 # How long a cancelled call may take to end.
 CANCEL_SECONDS = 1.0
+# Returned by a function that only prepared its work; awaitables are others.
+WORK = (Generator, AsyncGenerator, Future)
 # asyncio does not pass these on through a task or a thread's future.
 EXITS = (SystemExit, KeyboardInterrupt, StopIteration)
 FUNCTION = "function"
@@ -80,20 +82,15 @@ class FunctionHandler:
 
     async def _run_async(self, event: Any, delivery: Delivery) -> None:
         try:
-            await self._function(event, delivery)
+            _check_done(await self._function(event, delivery))
         except EXITS as error:  # it would stop the event loop
             raise HandlerExited(repr(error)) from error
 
     def _run_in_thread(self, event: Any, delivery: Delivery) -> None:
         try:
-            returned = self._function(event, delivery)
+            _check_done(self._function(event, delivery))
         except EXITS as error:
             raise HandlerExited(repr(error)) from error
-        if inspect.isawaitable(returned):
-            # For example a lambda around an async function, which cannot run in this thread.
-            if inspect.iscoroutine(returned):
-                returned.close()
-            raise TypeError("the handler is a plain function that returned an awaitable")
 
     async def _result(self, call: asyncio.Future[None], *, limited: bool = True) -> Answer:
         """Return the result of a call; cancels it after the time-out, or with the attempt."""
@@ -154,6 +151,21 @@ class FunctionHandler:
         # The deliveries table accepts UTF-8 only.
         text = text.encode("utf-8", "backslashreplace").decode()
         return self._redact(text or name)[:MAX_TEXT_LENGTH]
+
+
+def _check_done(returned: object) -> None:
+    """Check that a handler did its work, and did not return it for others to run or await.
+
+    Raises:
+        TypeError: It returned work, for example a coroutine that it does not await.
+    """
+    if inspect.isawaitable(returned) or isinstance(returned, WORK):
+        if inspect.iscoroutine(returned):
+            returned.close()  # otherwise Python warns that it was never awaited
+        raise TypeError(
+            f"the handler returned work that is not done, of type {type(returned).__name__}: "
+            "finish the work before the handler returns"
+        )
 
 
 def _seconds(wanted: Any) -> float:

@@ -3,7 +3,8 @@
 import asyncio
 import errno
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -238,15 +239,48 @@ async def test_a_thread_cannot_be_ended(attempt: Attempt, handlers: list[Functio
     await eventually(returned.is_set, 5, "the thread to return")
 
 
-async def test_a_plain_function_around_an_async_one(attempt: Attempt) -> None:
-    """Such as a lambda: it is not a handler, and the answer says why."""
+async def in_loop(event: Any, delivery: Delivery) -> None:
+    """Work that is never done."""
+    raise AssertionError
 
-    async def in_loop(event: Any, delivery: Delivery) -> None:
-        raise AssertionError("it is never run")
 
-    def around(event: Any, delivery: Delivery) -> Any:
-        return in_loop(event, delivery)
+async def yields(event: Any, delivery: Delivery) -> AsyncIterator[None]:
+    """The same, as a generator."""
+    yield
 
-    answer = await attempt(around)
+
+def around(function: Callable[[Any, Delivery], Any]) -> Callable[[Any, Delivery], Any]:
+    """Hide what a function is, as a decorator may."""
+    return lambda event, delivery: function(event, delivery)  # noqa: PLW0108 - hides it
+
+
+async def without_await(event: Any, delivery: Delivery) -> Any:
+    """Forgets to await."""
+    return in_loop(event, delivery)
+
+
+class Yields:
+    """Its method is a generator, which a declaration does not see."""
+
+    def __call__(self, event: Any, delivery: Delivery) -> Iterator[None]:
+        """Do nothing."""
+        yield
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (around(in_loop), "coroutine"),
+        (around(yields), "async_generator"),
+        (without_await, "coroutine"),
+        (Yields(), "generator"),
+        (lambda event, delivery: Future(), "Future"),
+    ],
+)
+async def test_work_that_is_returned_is_not_done(
+    attempt: Attempt, function: Callable[[Any, Delivery], Any], kind: str
+) -> None:
+    """A handler that returns its work, undone, has failed, and the answer says why."""
+    answer = await attempt(function)
     assert answer.verdict is Verdict.RETRYABLE
-    assert "returned an awaitable" in answer.detail
+    assert f"returned work that is not done, of type {kind}:" in answer.detail
