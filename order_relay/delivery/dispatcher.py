@@ -278,7 +278,7 @@ class Dispatcher:
         """Return the lane of the key that the consumer's own function gives."""
         try:
             found = str(key(self._decode(record.value)))
-        except (Exception, SystemExit):  # noqa: BLE001 - a wrong value is reported in its delivery
+        except BaseException:  # noqa: BLE001 - a wrong value is reported in its delivery
             return lane_of(record)
         return record.topic, record.partition, found.encode("utf-8", "replace")
 

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from order_relay.errors import InvalidEvent
 from order_relay.model.order_paid import OrderId, OrderPaid, is_order_id
+
+T = TypeVar("T")
 
 # In JSON: a surrogate pair, a lone surrogate, any other escape.
 _ESCAPES = re.compile(
@@ -91,12 +93,7 @@ class Events:
             detail = _other_form(value) or f"the value is not UTF-8: {error}"
             raise InvalidEvent("invalid_utf8", detail) from error
         try:
-            try:
-                return self._decoder.decode(value)
-            except msgspec.ValidationError:
-                raise
-            except msgspec.DecodeError:
-                return self._decoder.decode(without_lone_surrogates(value))
+            return _decode(self._decoder, value)
         except msgspec.ValidationError as error:
             raise InvalidEvent("invalid_event", f"not {self._name}: {error}") from error
         except RecursionError as error:
@@ -104,6 +101,19 @@ class Events:
         except msgspec.DecodeError as error:
             detail = _other_form(value) or f"the value is not JSON: {error}"
             raise InvalidEvent("invalid_json", detail) from error
+        except MemoryError:
+            raise  # not the record's fault
+        except BaseException as error:  # of the struct's own code, such as its __post_init__
+            raise InvalidEvent("invalid_event", f"not {self._name}: {error!r}") from error
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], value: bytes) -> Any:
+    try:
+        return decoder.decode(value)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        return decoder.decode(without_lone_surrogates(value))
 
 
 ORDER_PAID = Events(OrderPaid)
@@ -117,7 +127,7 @@ def decode_order_paid(value: bytes | None) -> OrderPaid:
 
 def paid_at_of(event: object) -> str:
     """Return an event's ``paidAt`` as text; empty if there is none."""
-    given = getattr(event, "paidAt", "")
+    given = _found(attrgetter("paidAt"), event)
     return given if isinstance(given, str) else ""
 
 
@@ -126,10 +136,8 @@ def paid_moment(event: object) -> datetime | None:
 
     A time without a zone is the order service's local time, which we do not know.
     """
-    if not isinstance(event, OrderPaid):
-        return None
-    moment = event.paid_at()
-    return moment if moment.tzinfo is not None else None
+    moment = _found(OrderPaid.paid_at, event) if isinstance(event, OrderPaid) else None
+    return moment if moment is not None and moment.tzinfo is not None else None
 
 
 def _order_id(event: object) -> OrderId | None:
@@ -138,13 +146,19 @@ def _order_id(event: object) -> OrderId | None:
 
 def _checked(subject: Callable[[Any], Any], event: object) -> OrderId | None:
     """Return an event's id, if it is a valid one."""
-    try:
-        found = subject(event)
-    except (Exception, SystemExit):  # noqa: BLE001 - a consumer's own function must not fail a delivery
-        return None
+    found = _found(subject, event)
     if isinstance(found, str):
-        return found if is_order_id(found) else None
-    return found if type(found) is int else None
+        return str.__str__(found) if is_order_id(found) else None  # of a subclass: the plain text
+    # Text of a huge number cannot be made.
+    return found if type(found) is int and _found(str, found) is not None else None
+
+
+def _found(find: Callable[[Any], T], event: object) -> T | None:
+    """Return what a consumer's own code finds; if it fails, that must not fail a delivery."""
+    try:
+        return find(event)
+    except BaseException:  # noqa: BLE001 - such as a panic of an extension in Rust
+        return None
 
 
 def without_lone_surrogates(value: bytes) -> bytes:

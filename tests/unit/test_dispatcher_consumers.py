@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from order_relay import Delivery
+from order_relay import Delivery, OrderPaid
 from order_relay.delivery.answer import Answer, Verdict
 from order_relay.model.events import Events
 from tests.support.fakes import Bench, record
+from tests.support.orders import order_value
 from tests.support.virtual_time import virtual_time
 
 OK = Answer(Verdict.SUCCESS, failure="function")
@@ -22,6 +23,46 @@ class Refund(msgspec.Struct):
 
     refundId: int  # noqa: N815
     orderId: int = 0  # noqa: N815
+
+
+class Panic(BaseException):
+    """As an extension in Rust raises it."""
+
+
+def panic(event: Any) -> Any:
+    """Raise it."""
+    raise Panic
+
+
+class FailsWhenMade(Refund):
+    """Its own code accepts no event."""
+
+    def __post_init__(self) -> None:
+        raise KeyError("no such refund")
+
+
+class PaidLater(OrderPaid, frozen=True):
+    """Its own code accepts an event without a time."""
+
+    def __post_init__(self) -> None:
+        """Check nothing."""
+
+
+class PaidBy(msgspec.Struct):
+    """Its time is not always there."""
+
+    payments: list[str]
+
+    @property
+    def paidAt(self) -> str:  # noqa: N802
+        """The time of the first payment."""
+        return self.payments[0]
+
+
+class Text(str):
+    """Text of a class of its own."""
+
+    __slots__ = ()
 
 
 class NoText:
@@ -83,6 +124,29 @@ async def test_what_is_no_event_of_the_consumer(kind: Any) -> None:
 
 
 @virtual_time
+async def test_an_event_whose_own_check_fails_is_a_dead_letter() -> None:
+    """Whatever it raises: the letter says what."""
+    consumer = consumer_of(calls := Calls(), Events(FailsWhenMade))
+    await consumer.deliver(record(0, "a", value=b'{"refundId":1}'))
+    (letter,) = consumer.dead_letters.letters
+    assert letter.reason == "invalid_event"
+    assert letter.message == "not a FailsWhenMade: KeyError('no such refund')"
+    assert not calls.seen
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("kind", "value"), [(PaidBy, b'{"payments":[]}'), (PaidLater, order_value(7, paidAt="later"))]
+)
+async def test_an_event_whose_time_fails_is_handled_once(kind: Any, value: bytes) -> None:
+    """The relay only measures with it."""
+    consumer = consumer_of(calls := Calls(), Events(kind))
+    await consumer.deliver(record(0, "a", value=value))
+    assert len(calls.seen) == 1
+    assert consumer.outcomes[0].delivered
+
+
+@virtual_time
 async def test_a_redriven_letter_of_another_consumer_is_skipped() -> None:
     """It is finished, and not handled; one's own is handled."""
     consumer = consumer_of(calls := Calls(), Events(bytes))
@@ -114,6 +178,7 @@ async def test_a_key_of_the_consumers_own_orders_events() -> None:
         (lambda refund: refund.nothing, ["0 begins", "1 begins", "0 ends", "1 ends"]),
         (lambda refund: sys.exit(3), ["0 begins", "1 begins", "0 ends", "1 ends"]),
         (lambda refund: NoText(), ["0 begins", "1 begins", "0 ends", "1 ends"]),
+        (panic, ["0 begins", "1 begins", "0 ends", "1 ends"]),
     ]:
         order.clear()
         consumer = consumer_of(Slow(), Events(Refund), key=key)
@@ -131,6 +196,8 @@ async def test_a_key_of_the_consumers_own_orders_events() -> None:
         (lambda refund: f"refund {refund.refundId}", "refund 9"),
         (lambda refund: refund.nothing, None),
         (lambda refund: sys.exit(3), None),
+        (panic, None),
+        (lambda refund: 10**5000, None),  # Python does not print it
         (lambda refund: 7.5, None),
         (lambda refund: True, None),
         (lambda refund: "", None),
@@ -140,3 +207,8 @@ def test_what_an_event_is_about(subject: Callable[[Any], Any] | None, found: obj
     """An id, or nothing: a consumer's own function cannot harm a delivery."""
     assert Events(Refund, subject=subject).subject(Refund(9, 7)) == found
     assert Events(bytes).subject(b"7") is None
+
+
+def test_an_id_is_plain_text() -> None:
+    """The deliveries table stores no text of other classes."""
+    assert type(Events(Refund, subject=lambda refund: Text("r-9")).subject(Refund(9))) is str
