@@ -553,6 +553,8 @@ class Dispatcher:
             elif self._poster is not None:
                 answer = await self._poster.post(record.value or b"", idempotency_key, trace)
             else:
+                if attempts:
+                    event = self._decode(record.value)  # the last attempt may have changed it
                 delivery = Delivery(
                     self._consumer,
                     idempotency_key,

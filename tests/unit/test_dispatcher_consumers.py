@@ -108,6 +108,21 @@ async def test_a_function_gets_event_and_delivery() -> None:
 
 
 @virtual_time
+async def test_an_attempt_sees_no_changes_of_the_last_one() -> None:
+    """A handler that takes items out of its event and then fails has all of them again."""
+    taken: list[str] = []
+
+    class Takes(Calls):
+        async def handle(self, event: Any, delivery: Delivery) -> Answer:
+            taken.append(event.payments.pop())
+            return await super().handle(event, delivery)
+
+    consumer = consumer_of(Takes(Answer(Verdict.RETRYABLE)), Events(PaidBy))
+    await consumer.deliver(record(0, "a", value=b'{"payments":["card"]}'))
+    assert taken == ["card", "card"]
+
+
+@virtual_time
 @pytest.mark.parametrize("kind", [Refund, bytes])
 async def test_what_is_no_event_of_the_consumer(kind: Any) -> None:
     """Its letter says what it should have been; bytes are always an event, but for a tombstone."""
