@@ -38,7 +38,7 @@ from order_relay.delivery.outcome import DeliveryObserver, FailureState, Outcome
 from order_relay.delivery.target_health import BreakerState, Target, TargetHealth, TargetState
 from order_relay.errors import InvalidEvent, RelayError
 from order_relay.logs.log_line import CONSUMER, LogLine
-from order_relay.model.consumer import Delivery
+from order_relay.model.consumer import Delivery, EventKey
 from order_relay.model.events import ORDER_PAID, Events, paid_at_of, paid_moment
 from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
@@ -80,11 +80,11 @@ def _line(phrase: str, record: Record, **fields: Any) -> LogLine:
     )
 
 
-def lane_of(record: Record) -> LaneKey:
-    """Return the lane of a record's key. A record without a key has a lane of its own."""
-    if record.key is None:
+def lane_of(record: Record, key: bytes | None) -> LaneKey:
+    """Return the lane of a key. A record without a key has a lane of its own."""
+    if key is None:
         return record.topic, record.partition, None, record.offset
-    return record.topic, record.partition, record.key
+    return record.topic, record.partition, key
 
 
 class Dispatcher:
@@ -105,7 +105,7 @@ class Dispatcher:
         *,
         consumer: str = "order_logging",
         events: Events = ORDER_PAID,
-        key: Callable[[Any], str | bytes | int] | None = None,
+        key: EventKey | None = None,
         is_delivered: Callable[[Record, OrderId | None], bool] = lambda record, order_id: False,
         is_finished: Callable[[str, int, int], bool] = lambda topic, partition, offset: True,
         policy: RetryPolicy,
@@ -256,7 +256,7 @@ class Dispatcher:
         """
         if not self._accepting:
             return True
-        lane = lane_of(record) if self._key is None else self._lane_by_key(record, self._key)
+        lane = lane_of(record, record.key if self._key is None else self._key_of(record, self._key))
         epoch = self._epoch
         while True:
             full = self._lanes.is_full(lane)
@@ -274,13 +274,13 @@ class Dispatcher:
         self._lanes.put(lane, record)
         return True
 
-    def _lane_by_key(self, record: Record, key: Callable[[Any], str | bytes | int]) -> LaneKey:
-        """Return the lane of the key that the consumer's own function gives."""
+    def _key_of(self, record: Record, key: EventKey) -> bytes | None:
+        """Return the key that the consumer's own function gives."""
         try:
-            found = str(key(self._decode(record.value)))
+            found = key(self._decode(record.value))
+            return None if found is None else str(found).encode("utf-8", "replace")
         except BaseException:  # noqa: BLE001 - a wrong value is reported in its delivery
-            return lane_of(record)
-        return record.topic, record.partition, found.encode("utf-8", "replace")
+            return record.key
 
     def _on_record_done(self, lane: Hashable, remaining: int) -> None:
         if not self.left.lanes:

@@ -22,6 +22,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _NOT_OPTIONS = {"self", "name", "event", "handler", "key", "subject"}
 
 Handler = Callable[[Any, "Delivery"], Any]
+EventKey = Callable[[Any], str | bytes | int | None]
 F = TypeVar("F", bound=Handler)
 
 
@@ -121,7 +122,7 @@ class Consumer:
         event: type[msgspec.Struct] | type[bytes] = OrderPaid,
         handler: HttpPost | Handler | None = None,
         dead_letter_topic: str | None = None,
-        key: Callable[[Any], str | bytes | int] | None = None,
+        key: EventKey | None = None,
         subject: Callable[[Any], OrderId | None] | None = None,
         max_in_flight: int | None = None,
         max_rate: float | None = None,
@@ -150,7 +151,8 @@ class Consumer:
             event: The msgspec Struct that each value is decoded to; ``bytes``: no decoding.
             handler: ``HttpPost(...)`` or a function; or decorate a function with ``.handler``.
             dead_letter_topic: The topic for records given up; ``<topic>.<name>.DLQ``.
-            key: Returns what orders the events of a partition, in place of the record's key.
+            key: Returns what orders the events of a partition, in place of the record's key;
+                ``None``: nothing does.
             subject: Returns an event's id in ``/orders/<id>`` and the deliveries table.
             max_in_flight: Maximum concurrent records in one worker; 256.
             max_rate: Maximum attempts a second in one worker; as many as the target accepts.

@@ -189,6 +189,8 @@ async def test_a_key_of_the_consumers_own_orders_events() -> None:
     for key, expected in [
         (lambda refund: refund.orderId, ["0 begins", "0 ends", "1 begins", "1 ends"]),
         (lambda refund: refund.refundId, ["0 begins", "1 begins", "0 ends", "1 ends"]),
+        # Nothing orders them, as records without a key.
+        (lambda refund: None, ["0 begins", "1 begins", "0 ends", "1 ends"]),
         # Its error counts nowhere: the records' own keys order them.
         (lambda refund: refund.nothing, ["0 begins", "1 begins", "0 ends", "1 ends"]),
         (lambda refund: sys.exit(3), ["0 begins", "1 begins", "0 ends", "1 ends"]),
