@@ -194,6 +194,8 @@ class RetryLater(HandlerSignal):
         seconds: How long to wait; 0: as long as the consumer thinks best.
     """
 
+    seconds: float = 0.0  # also of a subclass that does not call ours
+
     def __init__(self, seconds: float = 0.0, reason: str = "") -> None:
         """Come again after ``seconds``, 60 at most."""
         super().__init__(reason or "the handler asked to retry later")

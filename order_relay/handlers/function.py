@@ -121,17 +121,18 @@ class FunctionHandler:
         call.add_done_callback(_retrieve_exception)
 
     def _judge(self, error: BaseException) -> Answer:
+        logger.debug("A handler raised", exc_info=error)
         verdict, failure, seconds = Verdict.RETRYABLE, FUNCTION, 0.0
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]  # the others are often its consequences
         if isinstance(error, Reject):
             verdict = Verdict.REJECTED
         elif isinstance(error, RetryLater):
             verdict, seconds = Verdict.THROTTLED, _seconds(error.seconds)
         elif isinstance(error, Unavailable):
             verdict = Verdict.OUTAGE
-        else:
-            logger.debug("A handler raised", exc_info=error)
-            if is_local_failure(error):
-                verdict, failure = Verdict.LOCAL, "local"
+        elif is_local_failure(error):
+            verdict, failure = Verdict.LOCAL, "local"
         return Answer(verdict, None, self._text(error), seconds, full_name(error), failure)
 
     def stop(self) -> None:

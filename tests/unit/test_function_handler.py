@@ -84,6 +84,13 @@ async def test_it_is_called_with_event_and_delivery(attempt: Attempt) -> None:
     assert [in_main for _, _, in_main in seen] == [True, False, True, True]
 
 
+class OwnRetryLater(RetryLater):
+    """Forgets to call ours."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "too many")
+
+
 @pytest.mark.parametrize("way", [raising, raising_plainly])
 @pytest.mark.parametrize(
     ("error", "verdict", "detail"),
@@ -91,6 +98,12 @@ async def test_it_is_called_with_event_and_delivery(attempt: Attempt) -> None:
         (Reject("no such user"), Verdict.REJECTED, "no such user"),
         (Unavailable("our credentials"), Verdict.OUTAGE, "our credentials"),
         (RetryLater(5), Verdict.THROTTLED, "the handler asked to retry later"),
+        (OwnRetryLater(), Verdict.THROTTLED, "too many"),
+        (
+            ExceptionGroup("of a TaskGroup", [ExceptionGroup("", [Reject("no user")]), OSError()]),
+            Verdict.REJECTED,
+            "no user",
+        ),
         (ValueError("no s3cret for you"), Verdict.RETRYABLE, "ValueError: no [redacted] for you"),
         (TimeoutError(), Verdict.RETRYABLE, "TimeoutError"),
         (OSError(errno.EMFILE, "too many open files"), Verdict.LOCAL, "too many open files"),
@@ -113,7 +126,7 @@ async def test_what_it_raises_is_an_answer(
     answer = await attempt(way(error))
     assert answer.verdict is verdict
     assert detail in answer.detail
-    assert answer.retry_after_seconds == (5 if isinstance(error, RetryLater) else 0)
+    assert answer.retry_after_seconds == getattr(error, "seconds", 0)
 
 
 class NoText(Exception):
