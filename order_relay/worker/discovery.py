@@ -18,6 +18,7 @@ from order_relay.errors import InvalidConsumer
 from order_relay.model.consumer import Consumer
 from order_relay.model.events import Events
 from order_relay.settings.consumers import ORDER_LOGGING
+from order_relay.settings.rules import split
 
 T = TypeVar("T")
 
@@ -36,10 +37,10 @@ def import_modules(packages: Sequence[str], folders: str | None = None) -> list[
         path = getattr(imported[-1], "__path__", ())
         names = [one.name for one in pkgutil.iter_modules(path) if not one.name.startswith("_")]
         imported += [_import_module(f"{package}.{name}") for name in names]
-    for folder in folders.split(",") if folders else ():
-        path = Path(folder.strip())
+    for folder in (split(folders) or [folders]) if folders else ():
+        path = Path(folder)
         if not path.is_dir():
-            raise InvalidConsumer(f"CONSUMER_FOLDERS={folder.strip()!r} must be a folder")
+            raise InvalidConsumer(f"CONSUMER_FOLDERS={folder!r} must be a folder")
         files = [file for file in sorted(path.glob("*.py")) if not file.name.startswith("_")]
         imported += [_in_one_line(str(file), partial(_import_file, file)) for file in files]
     return imported
@@ -51,6 +52,8 @@ def _import_module(name: str) -> ModuleType:
 
 def _import_file(file: Path) -> ModuleType:
     name = f"order_relay_consumers.{file.stem}"
+    while name in sys.modules:  # of another folder: annotations must find their own module
+        name += "_"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ImportError(f"not a Python file: {file}")

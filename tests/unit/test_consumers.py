@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +13,7 @@ import pytest
 
 from agents.order_logging import order_logging
 from order_relay import Consumer, Delivery, HttpPost, InvalidConsumer
+from order_relay.model.events import Events
 from order_relay.settings import load_settings
 from order_relay.settings.consumers import ConfiguredConsumer, choose, configure, misspelled
 from order_relay.worker.discovery import find_consumers, import_modules
@@ -148,20 +149,53 @@ def test_a_file_that_does_not_import(source: str, said: str, tmp_path: Path) -> 
     assert "\n" not in str(raised.value)
 
 
-def test_files_of_folders(tmp_path: Path) -> None:
+@pytest.fixture
+def forget_files() -> Iterator[None]:
+    """Forget the files that a test has imported."""
+    yield
+    for name in [name for name in sys.modules if name.startswith("order_relay_consumers.")]:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("forget_files")
+def test_files_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CONSUMER_FOLDERS: every Python file but those that begin with an underscore."""
     (tmp_path / "extra.py").write_text(
         "from order_relay import Consumer, HttpPost\n"
         "extra = Consumer('extra', topic='t', group='g', handler=HttpPost('http://extra'))\n"
     )
     (tmp_path / "_helper.py").write_text("1 / 0")
-    try:
-        found = find_consumers(import_modules(["agents"], f"{tmp_path}"))
-    finally:
-        sys.modules.pop("order_relay_consumers.extra", None)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "setup.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path / "elsewhere")  # an empty part names no folder, not this one
+    found = find_consumers(import_modules(["agents"], f" {tmp_path} , "))
     assert [one.name for one in found] == ["order_logging", "extra"]
-    with pytest.raises(InvalidConsumer, match="CONSUMER_FOLDERS='/nowhere' must be a folder"):
-        import_modules(["agents"], "/nowhere")
+
+
+@pytest.mark.parametrize("folders", ["/nowhere", ",", " "])
+def test_a_folder_that_does_not_exist(folders: str) -> None:
+    """The line says what was given."""
+    with pytest.raises(InvalidConsumer, match=f"CONSUMER_FOLDERS='{folders}' must be a folder"):
+        import_modules(["agents"], folders)
+
+
+@pytest.mark.usefixtures("forget_files")
+def test_files_of_one_name(tmp_path: Path) -> None:
+    """In two folders: the annotations of each mean the classes of their own file."""
+    for number, kind in enumerate(["int", "str"]):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "orders.py").write_text(
+            "from __future__ import annotations\n"
+            "import msgspec\n"
+            "from order_relay import Consumer, HttpPost\n"
+            f"class Item(msgspec.Struct):\n    sku: {kind}\n"
+            "class Paid(msgspec.Struct):\n    items: list[Item]\n"
+            f"one = Consumer('one{number}', topic='t', group='g{number}', event=Paid,\n"
+            "    handler=HttpPost('http://one'))\n"
+        )
+    found = find_consumers(import_modules([], f"{tmp_path}/int,{tmp_path}/str"))
+    for consumer, sku in zip(found, (b"7", b'"A"'), strict=True):
+        assert Events(consumer.event).decode(b'{"items":[{"sku":%s}]}' % sku)
 
 
 def test_files_of_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
