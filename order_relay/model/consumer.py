@@ -181,6 +181,9 @@ class Consumer:
                 f"consumer {str(name)[:80]!r}: a name has small letters, digits and underscores, "
                 "at most 63, and begins with a letter"
             )
+        for argument, given in (("topic", topic), ("group", group)):
+            if given is None:  # such as a variable that is not set
+                raise InvalidConsumer(f"consumer {name}: {argument}=None must be a name")
         if event is not bytes and not _is_struct(event):
             raise InvalidConsumer(
                 f"consumer {name}: event={event!r} must be a msgspec.Struct class, or bytes"

@@ -64,6 +64,9 @@ def configured(*consumers: Consumer, **settings: Any) -> list[ConfiguredConsumer
             (partial(consumer, name), f"consumer '{name}': a name has small letters, .*at most 63")
             for name in ["Coupons", "2coupons", "coupons-eu", "c" * 64]
         ),
+        # It would read order_logging's topic, or join its group.
+        (lambda: consumer(topic=None), "consumer coupons: topic=None must be a name"),
+        (lambda: consumer(group=None), "consumer coupons: group=None must be a name"),
         (lambda: consumer(event=dict), "event=<class 'dict'> must be a msgspec.Struct class"),
         (lambda: consumer(event=RefundPaid(1)), "must be a msgspec.Struct class, or bytes"),
         (
