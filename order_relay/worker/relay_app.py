@@ -391,7 +391,9 @@ async def _logged(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a background function. An error is logged, and ends only this function."""
     try:
         await work()
-    except Exception:
+    except asyncio.CancelledError:
+        raise
+    except BaseException:  # sys.exit would end the worker
         name = getattr(work, "__name__", type(work).__name__)
         logger.exception(LogLine("Task beside the consumers failed, it stays ended", task=name))
 

@@ -141,13 +141,14 @@ async def test_a_consumer_leaves_its_group_though_another_one_still_waits_for_at
     starting.cancel()
 
 
+@pytest.mark.parametrize("error", [OSError("no session"), SystemExit("no session")])
 async def test_a_task_beside_the_consumers_fails_alone(
-    application: RelayApp, caplog: pytest.LogCaptureFixture
+    application: RelayApp, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     """Its error is told with its name, and the worker goes on."""
 
     async def hold_session() -> None:
-        raise OSError("no session")
+        raise error
 
     application.background.append(hold_session)
     await application.start()
