@@ -16,7 +16,7 @@ from order_relay.delivery.dead_letters import full_name
 from order_relay.errors import Reject, RetryLater, Unavailable
 from order_relay.handlers.http import is_local_failure
 from order_relay.logs.log_line import LogLine
-from order_relay.model.consumer import Delivery
+from order_relay.model.consumer import Delivery, runs
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class FunctionHandler:
         self._max_in_flight = max_in_flight
         self._redact = redact
         self._threads: ThreadPoolExecutor | None = None
-        self._in_loop = _is_async(function)
+        self._in_loop = runs(function, inspect.iscoroutinefunction)
         self.in_threads = 0
         """Calls in threads whose result is awaited."""
 
@@ -182,11 +182,3 @@ def _retrieve_exception(call: asyncio.Future[None]) -> None:
     """Retrieve a call's exception, so that asyncio does not log that it was never retrieved."""
     if not call.cancelled():
         call.exception()
-
-
-def _is_async(function: object) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - the method itself is needed
-    )

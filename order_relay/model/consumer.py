@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from order_relay.model.order_paid import OrderId, OrderPaid
 # The name is used in metrics, log lines and environment variables.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
+YIELDS = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+ASYNC_OR_YIELDS = (inspect.iscoroutinefunction, *YIELDS)
 # Arguments of a consumer that no variable sets.
 _NOT_OPTIONS = {"self", "name", "event", "handler", "key", "subject"}
 
@@ -191,7 +194,7 @@ class Consumer:
         for argument, function in (("key", key), ("subject", subject)):
             if function is not None:
                 _check_function(name, f"{argument}=", function, 1)
-                if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+                if runs(function, *ASYNC_OR_YIELDS):
                     raise InvalidConsumer(
                         f"consumer {name}: {argument}= must be a function without async or yield"
                     )
@@ -217,7 +220,7 @@ class Consumer:
         """
         if self._handler is not None:
             raise InvalidConsumer(f"consumer {self.name} has a handler already")
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        if runs(function, *YIELDS):
             raise InvalidConsumer(
                 f"consumer {self.name}: its handler must be a function without yield"
             )
@@ -240,6 +243,15 @@ class Consumer:
 
     def __repr__(self) -> str:
         return f"<Consumer {self.name}>"
+
+
+def runs(function: object, *kinds: Callable[[object], bool]) -> bool:
+    """Whether a call of a function or an object runs a function of these kinds of ``inspect``."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    # Of a static method, and of an object that can be called.
+    called = (function, *(getattr(function, name, None) for name in ("__func__", "__call__")))
+    return any(kind(one) for one in called for kind in kinds)
 
 
 def _is_struct(event: object) -> bool:

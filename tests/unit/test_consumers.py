@@ -42,6 +42,14 @@ async def yields(event: Any, delivery: Delivery) -> Any:
     yield
 
 
+class Called:
+    """The same as an object, with one argument or two."""
+
+    async def __call__(self, event: Any, delivery: Delivery | None = None) -> Any:
+        """Handle nothing."""
+        yield
+
+
 def consumer(name: str = "coupons", **options: Any) -> Consumer:
     """A consumer of the orders' topic."""
     given = {"topic": "order-paid-events", "group": f"{name}-group", "handler": handle, **options}
@@ -82,6 +90,8 @@ def configured(*consumers: Consumer, **settings: Any) -> list[ConfiguredConsumer
         (lambda: consumer(handler=HttpPost), r"must be a function .*, or HttpPost\(\.\.\.\)$"),
         # Their code would never run.
         (lambda: consumer(handler=yields), "its handler must be a function without yield"),
+        (lambda: consumer(handler=Called()), "its handler must be a function without yield"),
+        (lambda: consumer(key=Called()), "key= must be a function without async or yield"),
     ],
 )
 def test_a_wrong_declaration_is_one_line(make: Callable[[], Consumer], said: str) -> None:

@@ -78,10 +78,10 @@ async def test_it_is_called_with_event_and_delivery(attempt: Attempt) -> None:
         async def __call__(self, event: Any, delivery: Delivery) -> None:
             await in_loop(event, delivery)
 
-    for function in (in_loop, in_thread, partial(in_loop), CallableObject()):
+    for function in (in_loop, in_thread, partial(in_loop), CallableObject(), staticmethod(in_loop)):
         assert (await attempt(function)).verdict is Verdict.SUCCESS
-    assert [(event, delivery) for event, delivery, _ in seen] == [({"orderId": 7}, DELIVERY)] * 4
-    assert [in_main for _, _, in_main in seen] == [True, False, True, True]
+    assert [(event, delivery) for event, delivery, _ in seen] == [({"orderId": 7}, DELIVERY)] * 5
+    assert [in_main for _, _, in_main in seen] == [True, False, True, True, True]
 
 
 class OwnRetryLater(RetryLater):
