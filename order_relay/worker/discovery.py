@@ -83,7 +83,9 @@ def _in_one_line(file: str, call: Callable[[], T], failed: str = " cannot be imp
         return call()
     except InvalidConsumer as error:
         raise InvalidConsumer(f"{file}: {error}") from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # such as of a test's pytest.skip
         raise InvalidConsumer(f"{file}{failed}: {_describe(error, file)}") from error
 
 

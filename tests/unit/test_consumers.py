@@ -148,6 +148,7 @@ def test_one_without_a_handler() -> None:
             "ModuleNotFoundError: No module named 'nowhere_to_be_found' ",
         ),
         ("\n\nraise SystemExit(0)", r"SystemExit: 0 \(line 3\)"),
+        ("\nraise GeneratorExit", r"GeneratorExit:  \(line 2\)"),
         ("def (", "SyntaxError"),
         ("from order_relay import Consumer\nConsumer('A', topic='t', group='g')", "small letters"),
         ("1 / 0", r"ZeroDivisionError: division by zero \(line 1\)"),
