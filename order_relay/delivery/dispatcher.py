@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Hashable
 from datetime import UTC, datetime
 from itertools import count
@@ -190,6 +191,7 @@ class Dispatcher:
             max_in_flight = max(min(max_in_flight * batching.size, max_queued // 2), max_in_flight)
         # Conditions whose start was logged and whose end was not.
         self._outage_logged = self._throttling_logged = self._local_failure_logged = False
+        self._key_failure_logged = False
         self._throttling_logged_at = float("-inf")
         self._max_in_flight = max_in_flight
         self._numbers = count()
@@ -279,8 +281,19 @@ class Dispatcher:
         try:
             found = key(self._decode(record.value))
             return None if found is None else str(found).encode("utf-8", "replace")
-        except BaseException:  # noqa: BLE001 - a wrong value is reported in its delivery
-            return record.key
+        except InvalidEvent:
+            pass  # reported in its delivery
+        except BaseException as error:  # noqa: BLE001 - the consumer's own code
+            if not self._key_failure_logged:
+                self._key_failure_logged = True
+                logger.warning(
+                    _line(
+                        "Consumer's key= failed, the record's own key is used instead",
+                        record,
+                        detail=traceback.format_exception_only(error)[-1].strip(),
+                    )
+                )
+        return record.key
 
     def _on_record_done(self, lane: Hashable, remaining: int) -> None:
         if not self.left.lanes:

@@ -175,6 +175,17 @@ async def test_a_redriven_letter_of_another_consumer_is_skipped() -> None:
 
 
 @virtual_time
+async def test_a_key_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Its order does not hold; a value that is no event is told by its letter alone."""
+    consumer = consumer_of(Calls(), Events(Refund), key=lambda refund: refund.nothing)
+    await consumer.deliver(record(0, "a", value=b"{}"))
+    assert "key=" not in caplog.text
+    await consumer.deliver(*(record(n, "a", value=b'{"refundId":1}') for n in (1, 2)))
+    assert caplog.text.count("Consumer's key= failed") == 1
+    assert "detail=\"AttributeError: 'Refund' object has no attribute 'nothing'\"" in caplog.text
+
+
+@virtual_time
 async def test_a_key_of_the_consumers_own_orders_events() -> None:
     """Two records with keys of their own go one after another where ``key`` gives them one."""
     order: list[str] = []
