@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from order_relay.delivery.answer import JSON, Answer, FailedBatch, PostHandler, Verdict, judge
 from order_relay.delivery.back_pressure import LIMIT_SHARE, Pace
+from order_relay.model.events import is_json
 from order_relay.model.trace_context import TraceContext
 
 BatchFormat = Literal["json_array", "ndjson"]
@@ -44,12 +45,14 @@ class Batching:
         max_bytes: Maximum size of a body with several records.
         linger_seconds: How long a record waits for others.
         form: A JSON array of the values, or one value a line.
+        raw: Whether values may be other than JSON, which are sent alone.
     """
 
     size: int = 1
     max_bytes: int = 1_000_000
     linger_seconds: float = 0.02
     form: BatchFormat = "json_array"
+    raw: bool = False
 
 
 class _Item:
@@ -140,7 +143,7 @@ class Batches:
         """
         item = _Item(value, key, trace, self._clock() + self._batching.linger_seconds)
         size = self._batching.size
-        if alone or failures > FAILURES_IN_LARGE_BATCH or self._has_lines(value):
+        if alone or failures > FAILURES_IN_LARGE_BATCH or self._goes_alone(value):
             self._ready.append([item])
         elif failures == FAILURES_IN_LARGE_BATCH:
             self._append(max(size // SMALL_BATCH_DIVISOR, 1), item)
@@ -174,9 +177,10 @@ class Batches:
         queue.bytes += len(item.value) + 1
         return queue
 
-    def _has_lines(self, value: bytes) -> bool:
+    def _goes_alone(self, value: bytes) -> bool:
         # Line breaks between JSON tokens are part of the record's bytes, and are not removed.
-        return self._batching.form == "ndjson" and (b"\n" in value or b"\r" in value)
+        has_lines = self._batching.form == "ndjson" and (b"\n" in value or b"\r" in value)
+        return has_lines or (self._batching.raw and not is_json(value))
 
     # --- the next batch -------------------------------------------------------------------------
 
@@ -241,7 +245,7 @@ class Batches:
 
     async def _post(self, items: list[_Item]) -> Answer:
         first = items[0]
-        if len(items) == 1 and self._has_lines(first.value):
+        if len(items) == 1 and self._goes_alone(first.value):
             return await self._poster.post(first.value, first.key, first.trace)
         values = [item.value for item in items]
         if self._batching.form == "ndjson":

@@ -116,6 +116,17 @@ def _decode(decoder: msgspec.json.Decoder[Any], value: bytes) -> Any:
         return decoder.decode(without_lone_surrogates(value))
 
 
+def is_json(value: bytes) -> bool:
+    """Whether a value is UTF-8 JSON."""
+    try:
+        value.decode()
+        _decode(_ANY_JSON, value)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+_ANY_JSON = msgspec.json.Decoder(msgspec.Raw)
 ORDER_PAID = Events(OrderPaid)
 
 

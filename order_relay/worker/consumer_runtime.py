@@ -148,6 +148,7 @@ class ConsumerRuntime:
                 settings.external_logger_batch_bytes,
                 settings.external_logger_batch_linger_ms / 1000,
                 settings.external_logger_batch_format,
+                raw=declaration.event is bytes,
             ),
             tracer=self._spans,
         )

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 
 from order_relay.delivery.answer import JSON, Answer, Verdict
 from order_relay.delivery.batches import NDJSON, Batching, batch_key, item_answers
+from order_relay.model.events import Events
 from order_relay.model.record import Record
 from order_relay.model.trace_context import TraceContext
 from tests.support.fakes import NO_ANSWER, Bench, answer, record
@@ -151,6 +153,44 @@ async def test_a_value_a_line() -> None:
     assert lines.content_type == NDJSON
     assert lines.body.endswith(b"\n")
     assert lines.orders == (0, 1, 3, 4)
+
+
+class Bodies:
+    """A ``PostHandler`` that accepts all bodies."""
+
+    def __init__(self) -> None:
+        self.posts: list[bytes] = []
+
+    async def post(
+        self, body: bytes, key: str, trace: TraceContext | None = None, *, content_type: str = JSON
+    ) -> Answer:
+        self.posts.append(body)
+        return OK
+
+    def redact(self, text: str) -> str:
+        return text
+
+
+@pytest.mark.parametrize("form", ["json_array", "ndjson"])
+@virtual_time
+async def test_a_value_that_is_not_json_goes_alone(form: Any) -> None:
+    """In an array ``1,2`` would be two values, and an empty one none."""
+    target, batching = Bodies(), Batching(9, form=form, raw=True)
+    bench = Bench(target=target, batching=batching, events=Events(bytes), max_in_flight=99)
+    json_values = [b"7", rb'"\ud800"', b"[1,2]"]
+    others = [b"1,2", b"", b"text", b'"\xff"', b"[" * 10_000]
+    made = (record(n, f"key-{n}", value=None) for n in range(99))
+    await bench.deliver(
+        *(
+            msgspec.structs.replace(one, value=value)
+            for one, value in zip(made, [*json_values, *others], strict=False)
+        )
+    )
+    assert sorted(target.posts[:-1]) == sorted(others)
+    assert target.posts[-1] in (
+        b"[" + b",".join(json_values) + b"]",
+        b"\n".join([*json_values, b""]),
+    )
 
 
 @virtual_time
