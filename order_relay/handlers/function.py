@@ -70,10 +70,18 @@ class FunctionHandler:
             return await self._result(asyncio.ensure_future(self._run_async(event, delivery)))
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._max_in_flight, "handler")
+        done: Future[None] = Future()
         call = functools.partial(
-            contextvars.copy_context().run, self._run_in_thread, event, delivery
+            contextvars.copy_context().run, self._run_in_thread, done, event, delivery
         )
-        in_thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        try:
+            self._threads.submit(call)
+        except RuntimeError as error:
+            # No thread can be started. The executor keeps the call, and would run it later.
+            if done.cancel():
+                local = Verdict.LOCAL
+                return Answer(local, None, self._text(error), 0.0, full_name(error), "local")
+        in_thread = asyncio.wrap_future(done)
         self.in_threads += 1
         try:
             return await self._result(in_thread, limited=False)
@@ -86,7 +94,16 @@ class FunctionHandler:
         except EXITS as error:  # it would stop the event loop
             raise HandlerExited(repr(error)) from error
 
-    def _run_in_thread(self, event: Any, delivery: Delivery) -> None:
+    def _run_in_thread(self, done: Future[None], event: Any, delivery: Delivery) -> None:
+        if done.set_running_or_notify_cancel():
+            try:
+                self._run_plain(event, delivery)
+            except BaseException as error:  # noqa: BLE001 - it is the call's result
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+    def _run_plain(self, event: Any, delivery: Delivery) -> None:
         try:
             _check_done(self._function(event, delivery))
         except EXITS as error:

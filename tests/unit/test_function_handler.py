@@ -1,6 +1,7 @@
 """A consumer's function as a target: what it returns and raises, and what an attempt is then."""
 
 import asyncio
+import dataclasses
 import errno
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -250,6 +251,34 @@ async def test_a_thread_cannot_be_ended(attempt: Attempt, handlers: list[Functio
     assert handlers[-1].in_threads == 0
     release.set()
     await eventually(returned.is_set, 5, "the thread to return")
+
+
+async def test_a_call_without_a_thread_is_not_made(
+    handlers: list[FunctionHandler], attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host lacks threads: that is no attempt, and no other thread makes the call later."""
+    began, release, made = threading.Event(), threading.Event(), []
+
+    def waits(event: Any, delivery: Delivery) -> None:
+        made.append(delivery.attempt)
+        began.set()
+        release.wait(30)
+
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    first = asyncio.ensure_future(attempt(waits))
+    await eventually(began.is_set, 5, "the handler to begin")
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    second, third = (dataclasses.replace(DELIVERY, attempt=number) for number in (2, 3))
+    answer = await handlers[0].handle({}, second)
+    assert (answer.verdict, answer.failure) == (Verdict.LOCAL, "local")
+    assert answer.detail == "RuntimeError: can't start new thread"
+    monkeypatch.undo()
+    release.set()
+    await first
+    assert (await handlers[0].handle({}, third)).verdict is Verdict.SUCCESS
+    assert made == [1, 3]
 
 
 async def in_loop(event: Any, delivery: Delivery) -> None:
