@@ -164,7 +164,8 @@ class ShutdownWatch:
         self.cancel()
         self._timer = threading.Timer(seconds, _end_process, (seconds,))
         self._timer.daemon = True
-        self._timer.start()
+        with suppress(RuntimeError):  # at a limit of threads the worker stops without a deadline
+            self._timer.start()
 
     def cancel(self) -> None:
         """Remove the deadline."""
@@ -191,7 +192,10 @@ def exit_soon(status: int) -> None:
     _exit_status = status
     timer = threading.Timer(THREADS_SECONDS, _exit_despite_threads, (status,))
     timer.daemon = True
-    timer.start()
+    try:
+        timer.start()
+    except RuntimeError:  # at a limit of threads
+        _exit_despite_threads(status)
 
 
 @atexit.register
