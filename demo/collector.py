@@ -6,29 +6,29 @@ import asyncio
 import logging
 import math
 import time
-import uuid
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from typing import Any, NoReturn
 
 import aiohttp
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Message
 
 from demo.command_line import ORDER_LOGGING, Options
 from demo.ledger import ConsumerLedger, Ledger
 from demo.logger import SampleLogger
 from demo.shop import Order, ShopDatabase
-from order_relay.errors import DatabaseUnavailable
-from order_relay.kafka.client_config import client_config
+from order_relay.errors import DatabaseUnavailable, KafkaUnavailable, TopicUnusable
+from order_relay.kafka.topic_reader import TopicReader, headers_of
+from order_relay.model.headers import EVENT_ID_HEADER
 from order_relay.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 # Every event is a row for a moment; one is saved when publishing it at once has failed.
 SAVED_AFTER_SECONDS = 1.0
-TABLE_EVERY_SECONDS = 0.5
+LOOK_EVERY_SECONDS = 0.5
 WORKER_EVERY_SECONDS = 1.0
 ORDER_TOPIC = Settings.model_fields["order_paid_topic"].default
 # Enough for exact percentiles of a counted run; older ones make room.
@@ -36,7 +36,6 @@ KEPT_TIMES = 10_000
 READY = "ready"
 # The longest start of the worker.
 START_SECONDS = 60.0
-_LAST_LOOK_SECONDS = 10.0
 
 
 class Phase(StrEnum):
@@ -133,36 +132,62 @@ class Collector:
     def dead_lettered(self, letter: Message) -> None:
         """A record was read from order_logging's dead-letter topic."""
         self._moved()
-        headers = dict(letter.headers() or [])
-        place = f"{letter.partition()}/{letter.offset()}"
-        event_id = _text(headers.get("event-id")) or f"dead letter {place} without event-id"
-        self.ledger.dead_lettered(event_id, _text(headers.get("dlq-reason")) or "no reason given")
+        headers = dict(headers_of(letter) or ())
+        unnamed = f"dead letter {letter.partition()}/{letter.offset()} without event-id"
+        event_id = (headers.get(EVENT_ID_HEADER) or b"").decode(errors="replace") or unnamed
+        reason = headers.get("dlq-reason") or b"no reason given"
+        self.ledger.dead_lettered(event_id, reason.decode(errors="replace"))
         self._paid_at.pop(event_id, None)
 
     def finish(self) -> None:
         """Let ``watch_table`` and ``read_dead_letters`` take a last look and return."""
         self._closing.set()
 
+    async def _until_finished(self, look: Callable[[], Awaitable[None]]) -> None:
+        while not self._closing.is_set():
+            await look()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), LOOK_EVERY_SECONDS)
+        await look()
+
     async def watch_table(self, table: ShopDatabase) -> None:
         """Count the events that wait in the shop's database, until ``finish``.
 
         The last look takes in every order and every waiting row.
         """
-        while not self._closing.is_set():
-            await self._look(table, SAVED_AFTER_SECONDS)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), TABLE_EVERY_SECONDS)
-        await self._look(table, 0.0, orders=True)
 
-    async def _look(self, table: ShopDatabase, seconds: float, *, orders: bool = False) -> None:
-        try:
-            for event_id in await table.orders() if orders else ():
-                self.ledger.paid(event_id)
-            event_ids, self.pending = await table.waiting(seconds)
-        except DatabaseUnavailable as error:
-            logger.warning("The rows in the shop's database were not counted: %s", error)
-        else:
-            self.ledger.saved_for_replay(event_ids)
+        async def look() -> None:
+            last = self._closing.is_set()
+            try:
+                for event_id in await table.orders() if last else ():
+                    self.ledger.paid(event_id)
+                event_ids, self.pending = await table.waiting(0.0 if last else SAVED_AFTER_SECONDS)
+            except DatabaseUnavailable as error:
+                logger.warning("The rows in the shop's database were not counted: %s", error)
+            else:
+                self.ledger.saved_for_replay(event_ids)
+
+        await self._until_finished(look)
+
+    async def read_dead_letters(self, settings: Settings) -> None:
+        """Read order_logging's dead-letter topic, from the first record on, until ``finish``.
+
+        It joins no group and commits nothing: the worker does not notice it.
+        """
+        offsets: Counter[int] = Counter()  # where to read on, by partition
+
+        async def look() -> None:
+            try:
+                for partition, extent in (await reader.extents()).items():
+                    async for letter in reader.messages(partition, offsets[partition], extent.end):
+                        self.dead_lettered(letter)
+                        offsets[partition] = (letter.offset() or 0) + 1
+            except (KafkaUnavailable, TopicUnusable) as error:
+                # If this was the last look, the ledger misses records and says so.
+                logger.warning("Dead letters were not read: %s", error)
+
+        async with TopicReader(settings, settings.dlq_topic) as reader:
+            await self._until_finished(look)
 
     async def ask_worker(self, url: str) -> NoReturn:
         """Ask the worker over HTTP how it is, every second, until this is cancelled."""
@@ -183,51 +208,3 @@ class Collector:
                     if self.phase is not Phase.STOPPING:
                         self.stats.clear()
                 await asyncio.sleep(WORKER_EVERY_SECONDS)
-
-    async def read_dead_letters(self, settings: Settings) -> None:
-        """Read order_logging's dead-letter topic, from the first record on, until ``finish``.
-
-        It joins no group and commits nothing: the worker does not notice it.
-        """
-        consumer = Consumer(
-            client_config(settings)
-            | {
-                # A consumer must name a group even if it never joins it.
-                "group.id": f"demo-ledger-{uuid.uuid4()}",
-                "enable.auto.commit": False,
-                "log_level": 0,
-            }
-        )
-
-        async def take() -> None:
-            for record in await asyncio.to_thread(consumer.consume, 500, 0.2):
-                if record.error() is None:
-                    self.dead_lettered(record)
-
-        try:
-            topic = settings.dlq_topic
-            found = (await asyncio.to_thread(consumer.list_topics, topic, 10)).topics[topic]
-            partitions = [TopicPartition(topic, one, OFFSET_BEGINNING) for one in found.partitions]
-            consumer.assign(partitions)
-            while not self._closing.is_set():
-                await take()
-            ends = [
-                (await asyncio.to_thread(consumer.get_watermark_offsets, one, 5))[1]
-                for one in partitions
-            ]
-            async with asyncio.timeout(_LAST_LOOK_SECONDS):
-                # The position is negative before the first record of a partition.
-                while any(
-                    max(position.offset, 0) < end
-                    for position, end in zip(consumer.position(partitions), ends, strict=True)
-                ):
-                    await take()
-        except (KafkaException, TimeoutError):
-            # The ledger will miss records and say so.
-            logger.exception("Reading dead letters failed")
-        finally:
-            consumer.close()
-
-
-def _text(value: str | bytes | None) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
