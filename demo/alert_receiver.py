@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
 
+import click
 from aiohttp import web
 
-from demo.command_line import PORT, OneLineParser, listening, run_until_stopped
-
-RECEIVER_PORT = 5001
+from demo.command_line import LISTEN_ON, PORT, listening, run_command, run_until_stopped
 
 
 async def receive(request: web.Request) -> web.Response:
@@ -40,26 +38,20 @@ async def ready(_: web.Request) -> web.Response:
     return web.Response(text="ready\n")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Serve until SIGTERM or Ctrl-C; returns the exit status."""
-    parser = OneLineParser(
-        prog="python -m demo.alert_receiver",
-        description="A sample receiver of alerts: prints a line for each that Alertmanager sends.",
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=PORT, default=RECEIVER_PORT, help="default 5001")
-    given = parser.parse_args(arguments)
+@click.command()
+@LISTEN_ON
+@click.option("--port", type=PORT, default=5001, show_default=True, help="Port to listen on.")
+def main(host: str, port: int) -> None:
+    """Print a line for each alert that Alertmanager sends, until SIGTERM or Ctrl-C."""
 
     async def serve_alerts() -> None:
         application = web.Application()
         application.add_routes([web.post("/alerts", receive), web.get("/", ready)])
-        async with listening(
-            application, given.host, given.port, "the receiver of alerts", "--port"
-        ):
+        async with listening(application, host, port, "the receiver of alerts", "--port"):
             await asyncio.Event().wait()
 
-    return run_until_stopped(serve_alerts())
+    run_until_stopped(serve_alerts())
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import errno
-import math
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import click
 from aiohttp import web
 
 from order_relay.errors import PermanentError, RelayError
+from order_relay.logs.standard_streams import escape_unencodable
 
 HOST = "127.0.0.1"
-LOGGER_PORT = 3000
-WEB_PORT = 6066
 LIVE_RATE = 20.0
 COUNTED_RATE = 100.0
-GIVE_UP_AFTER_SECONDS = 120.0
-SEED = 1
 ORDER_LOGGING = "order_logging"  # the consumer that the ledger is about
+
+PORT = click.IntRange(1, 65_535)
+RATE = click.FloatRange(0.1, 1000)
+LISTEN_ON = click.option("--host", default=HOST, show_default=True, help="Address to listen on.")
+
+
+def environment_option(variable: str, **how: Any) -> Callable[[Any], Any]:
+    """Return an option of a command that an environment variable sets, too."""
+    name = f"--{variable.lower().replace('_', '-')}"
+    return click.option(name, envvar=variable, show_envvar=True, show_default=True, **how)
+
+
+LOGGER_PORT = environment_option(
+    "LOGGER_PORT", type=PORT, default=3000, help="Port of the sample logger."
+)
 
 
 class CannotRun(PermanentError):
@@ -38,8 +49,21 @@ def on_stop_signal(call: Callable[[], object]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, call)
 
 
-def run_until_stopped(work: Coroutine[Any, Any, None]) -> int:
-    """Run a command until Ctrl-C or SIGTERM cancels it; returns the exit status."""
+def run_command(command: click.Command) -> NoReturn:
+    """Run a command and end the process with its exit status; an error is one line on stderr."""
+    escape_unencodable()
+    try:
+        sys.exit(command.main(standalone_mode=False))
+    except click.ClickException as error:
+        message, status = error.format_message(), error.exit_code
+    except RelayError as error:
+        message, status = str(error), 1
+    click.echo(f"quickstart: {message}", err=True)
+    sys.exit(status)
+
+
+def run_until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Run a command's work until Ctrl-C or SIGTERM cancels it."""
 
     async def run() -> None:
         task = asyncio.create_task(work)
@@ -47,12 +71,7 @@ def run_until_stopped(work: Coroutine[Any, Any, None]) -> int:
         with suppress(asyncio.CancelledError):
             await task
 
-    try:
-        asyncio.run(run())
-    except RelayError as error:
-        sys.stderr.write(f"quickstart: {error}\n")
-        return 1
-    return 0
+    asyncio.run(run())
 
 
 def check_port(port: int, server: str, variable: str, host: str = HOST) -> None:
@@ -96,92 +115,15 @@ async def listening(
         await runner.cleanup()
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage is there for ``--help``."""
-
-    def __init__(self, *, prog: str, description: str, name: str = "quickstart") -> None:
-        super().__init__(
-            prog=prog,
-            description=description,
-            allow_abbrev=False,
-        )
-        self._name = name
-
-    def error(self, message: str) -> NoReturn:
-        """End the process with status 2."""
-        self.exit(2, f"{self._name}: {message.removeprefix('argument ')}\n")
-
-
-def number(low: float, high: float, kind: type[float] = float) -> Callable[[str], float]:
-    """Return a type for argparse: a number within these bounds, a whole one for ``kind=int``."""
-
-    def read(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        # Python's numbers may have underscores; a typo should not pass. Not-a-number fails, too.
-        if "_" in text or not low <= value <= high:
-            name = "whole number" if issubclass(kind, int) else "number"
-            raise argparse.ArgumentTypeError(
-                f"must be a {name} from {low:,} to {high:,}, not {text[:40]!r}"
-            )
-        return value
-
-    return read
-
-
-PORT = number(1, 65_535, int)
-WHOLE_SEED = number(0, 2**31 - 1, int)
-RATE = number(0.1, 1000)
-
-
 @dataclass(frozen=True)
 class Options:
     """How the demo is to run."""
 
     orders: int | None = None  # to pay before it ends; None goes on until Ctrl-C
     rate: float = LIVE_RATE  # payments a second
-    seed: int = SEED  # the same seed gives the same orders and the same failures
-    give_up_after: float = GIVE_UP_AFTER_SECONDS  # longest wait without any progress
-    logger_port: int = LOGGER_PORT
-    web_port: int = WEB_PORT
+    seed: int = 1  # the same seed gives the same orders and the same failures
+    give_up_after: float = 120.0  # longest wait without any progress
+    logger_port: int = 3000
+    web_port: int = 6066
     consumers: Sequence[str] = (ORDER_LOGGING,)  # this one is always among them
     consumer_folders: str = ""  # with commas; where their files are besides agents/
-
-
-def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
-    """Read the options; ends the process with status 2 and one line when one is wrong."""
-    parser = OneLineParser(
-        prog="python -m demo",
-        description="Run the order relay with an embedded Kafka cluster, a sample order shop and "
-        "a sample external logger, and watch it live. Nothing is kept afterwards. LOGGER_PORT and "
-        "WEB_PORT choose other ports, CONSUMERS further consumers.",
-    )
-    parser.argument_default = argparse.SUPPRESS  # Options has the defaults
-
-    add = parser.add_argument
-    # The embedded cluster keeps its records in memory. More than this would not fit.
-    add("--orders", type=number(1, 1_000_000, int), metavar="N", help="pay N orders, wait until "
-        "each is accounted for, print the ledger; status 0 only if it closes (default: go on "
-        "until Ctrl-C)")  # fmt: skip
-    add("--rate", type=RATE, metavar="R",
-        help=f"payments a second (default {LIVE_RATE:g}, {COUNTED_RATE:g} with "
-        "--orders)")  # fmt: skip
-    add("--seed", type=WHOLE_SEED, metavar="S",
-        help=f"another seed gives other orders and failures (default {SEED})")  # fmt: skip
-    add("--give-up-after", type=number(1, 86_400), metavar="SECONDS", help="with --orders: "
-        f"longest wait without any progress (default {GIVE_UP_AFTER_SECONDS:g})")  # fmt: skip
-    given = vars(parser.parse_args(arguments))
-    if "orders" in given:
-        given.setdefault("rate", COUNTED_RATE)
-    for variable in ("LOGGER_PORT", "WEB_PORT"):
-        if text := environment.get(variable, "").strip():
-            try:
-                given[variable.lower()] = PORT(text)
-            except argparse.ArgumentTypeError as error:
-                parser.error(f"{variable} {error}")
-    names = (name.strip() for name in environment.get("CONSUMERS", "").split(","))
-    consumers = dict.fromkeys((ORDER_LOGGING, *filter(None, names)))
-    folders = environment.get("CONSUMER_FOLDERS", "").strip()
-    return Options(**given, consumers=tuple(consumers), consumer_folders=folders)

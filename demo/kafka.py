@@ -9,9 +9,10 @@ import asyncio
 import ctypes
 import sys
 
+import click
 from confluent_kafka import cimpl
 
-from demo.command_line import CannotRun, OneLineParser, run_until_stopped
+from demo.command_line import CannotRun, run_command, run_until_stopped
 
 BROKERS = 3
 PARTITIONS = 4
@@ -136,6 +137,11 @@ async def _hold() -> None:
         cluster.stop()
 
 
+@click.command(help=LIMITS)
+def main() -> None:
+    """Run the brokers until SIGTERM or Ctrl-C."""
+    run_until_stopped(_hold())
+
+
 if __name__ == "__main__":
-    OneLineParser(prog="python -m demo.kafka", description=LIMITS).parse_args()
-    sys.exit(run_until_stopped(_hold()))
+    run_command(main)

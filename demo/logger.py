@@ -7,25 +7,23 @@ itself, until SIGTERM or Ctrl-C.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 
+import click
 from aiohttp import web
 
 from demo.command_line import (
     HOST,
+    LISTEN_ON,
     LOGGER_PORT,
-    PORT,
-    SEED,
-    WHOLE_SEED,
-    OneLineParser,
+    Options,
     listening,
+    run_command,
     run_until_stopped,
 )
 
@@ -186,27 +184,21 @@ class SampleLogger:
         )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Serve until SIGTERM or Ctrl-C; returns the exit status."""
-    parser = OneLineParser(
-        prog="python -m demo.logger",
-        description="A sample external logger: POST /logs is mostly fine, sometimes slow, refusing "
-        "or down; GET / says what it did so far.",
-    )
-    parser.add_argument("--host", default=HOST, help=f"address to listen on (default {HOST})")
-    port = os.environ.get("LOGGER_PORT") or str(LOGGER_PORT)
-    parser.add_argument("--logger-port", type=PORT, default=port, help=f"default {port}")
-    parser.add_argument(
-        "--seed", type=WHOLE_SEED, default=SEED, help="another seed, other failures"
-    )
-    given = parser.parse_args(arguments)
+@click.command()
+@LISTEN_ON
+@LOGGER_PORT
+def main(host: str, logger_port: int) -> None:
+    """Run a sample external logger until SIGTERM or Ctrl-C.
+
+    POST /logs is mostly fine, sometimes slow, refusing or down; GET / says what it did so far.
+    """
 
     async def log() -> None:
-        async with SampleLogger(given.seed).listening(given.logger_port, given.host):
+        async with SampleLogger(Options.seed).listening(logger_port, host):
             await asyncio.Event().wait()
 
-    return run_until_stopped(log())
+    run_until_stopped(log())
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import logging
 import random
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,11 +17,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import click
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from demo.command_line import LIVE_RATE, RATE, OneLineParser, run_until_stopped
+from demo.command_line import LIVE_RATE, RATE, run_command, run_until_stopped
 from order_relay.errors import DatabaseUnavailable
 from order_relay.fallback.sql.engine import make_engine, translated
 from order_relay.fallback.sql.schema import fallback_message, headers_from_text, insert_values
@@ -237,16 +237,13 @@ def _event_id(headers: str | None) -> str:
     return (value or b"a row without event-id").decode("utf-8", "replace")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Sell until SIGTERM or Ctrl-C; returns the exit status."""
-    parser = OneLineParser(
-        prog="python -m demo.shop",
-        description="A sample order shop: pays orders at a steady rate, each with its event in an "
-        "outbox; one in a hundred is not a valid event.",
-    )
-    text = f"payments a second (default {LIVE_RATE:g})"
-    parser.add_argument("--rate", type=RATE, default=LIVE_RATE, metavar="R", help=text)
-    given = parser.parse_args(arguments)
+@click.command()
+@click.option("--rate", type=RATE, default=LIVE_RATE, show_default=True, help="Payments a second.")
+def main(rate: float) -> None:
+    """Pay orders at a steady rate, each with its event in an outbox, until SIGTERM or Ctrl-C.
+
+    One in a hundred is not a valid event.
+    """
     logging.basicConfig(level=logging.WARNING, format="[%(asctime)s] [%(levelname)s] %(message)s")
 
     async def sell() -> None:
@@ -255,13 +252,13 @@ def main(arguments: Sequence[str]) -> int:
         orders = OrderGenerator(seed=now, first_order_id=now * _IDS_A_SECOND)
         try:
             async with database.publishing():
-                async for _ in payments(orders, database.pay, rate=given.rate):
+                async for _ in payments(orders, database.pay, rate=rate):
                     pass
         finally:
             await database.close()
 
-    return run_until_stopped(sell())
+    run_until_stopped(sell())
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

@@ -142,10 +142,10 @@ async def test_the_embedded_kafka_by_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "environment", "status", "complaint"),
     [
-        (["demo.logger", "--logger-port", "0"], {}, 2, "--logger-port: must be a whole number"),
-        (["demo.logger"], {"LOGGER_PORT": "x"}, 2, "--logger-port: must be a whole number"),
-        (["demo.shop", "--rate", "0"], {}, 2, "--rate: must be a number from 0.1 to 1,000"),
-        (["demo.kafka", "--port=1"], {}, 2, "unrecognized arguments: --port=1"),
+        (["demo.logger", "--logger-port", "0"], {}, 2, "0 is not in the range 1<=x<=65535"),
+        (["demo.logger"], {"LOGGER_PORT": "x"}, 2, "(env var: 'LOGGER_PORT'): 'x' is not"),
+        (["demo.shop", "--rate", "0"], {}, 2, "0.0 is not in the range 0.1<=x<=1000"),
+        (["demo.kafka", "--port=1"], {}, 2, "No such option: --port"),
         (["demo.shop"], {"DATABASE_URL": "oracle://x"}, 1, "has the unknown driver 'oracle'"),
     ],
 )
