@@ -7,18 +7,16 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from aiokafka.partitioner import murmur2
 from rich.console import Console
 
 from demo.collector import READY, Collector, Phase
 from demo.command_line import HOST, ORDER_LOGGING, Options, check_port, on_stop_signal
 from demo.kafka import LIMITS, PARTITIONS, SAFE_BACKLOG, EmbeddedCluster
 from demo.logger import SampleLogger, first_outage_after
-from demo.shop import BROKEN_EVERY, OrderGenerator, ShopDatabase, payments
+from demo.shop import OrderGenerator, ShopDatabase, payments
 from demo.view import closes, consumer_report, print_lines, report, view_on
 from demo.worker import (
     WorkerProcess,
@@ -62,8 +60,6 @@ class Scenario:
         async with AsyncExitStack() as stack:
             await self._start(stack)
             worker = self._worker
-            print_lines(console, LIMITS, f"The worker's log: {worker.log_path}")
-            print_lines(console, "In another terminal, while this runs:", *self._hints)
             with view_on(console) as (show, every_seconds):
                 ending = await self._until_stopped(show, every_seconds)
         if ending == "worker ended":
@@ -79,9 +75,8 @@ class Scenario:
         if ending == "stalled":
             seconds = self._options.give_up_after
             print_lines(console, f"Given up: nothing has moved for {seconds:g} s.")
-        hint = "While it runs, these work in another terminal; each run prints its own:"
         interrupted = ending == "interrupted"
-        print_lines(console, hint, *self._hints, *report(collector, interrupted=interrupted))
+        print_lines(console, *report(collector, interrupted=interrupted))
         for one in collector.consumers:
             print_lines(console, *consumer_report(one, interrupted=interrupted))
         if closes(collector) and not collector.open:
@@ -117,15 +112,20 @@ class Scenario:
         await self._worker.start()
 
         consumer = ORDER_LOGGING if len(options.consumers) > 1 else ""
-        letter = _first_dead_letter(options.seed)
-        commands = write_commands(folder, environment, consumer, letter)
+        commands = write_commands(folder, environment, consumer)
         collector.places = {
             "Worker's log": str(self._worker.log_path),
             "Its console": f"{settings.own_url}/",
             "Its commands": commands[0],
         }
-        self._hints = [f"  {command}" for command in commands]
-        self._hints.append(f"The console: {settings.own_url}/")
+        print_lines(
+            self._console,
+            LIMITS,
+            f"The worker's log: {self._worker.log_path}",
+            "In another terminal, while this runs:",
+            *(f"  {command}" for command in commands),
+            f"The console: {settings.own_url}/",
+        )
 
     async def _until_stopped(self, show: Callable[[Collector], None], every_seconds: float) -> End:
         """Let the shop sell, and stop all parties when one of the ends has come."""
@@ -196,15 +196,6 @@ class Scenario:
                 return "accounted"
             if collector.is_stalled():
                 return "stalled"
-
-
-def _first_dead_letter(seed: int) -> str:
-    """Return partition and offset of a dead letter there will be: the shop's broken message."""
-    orders = OrderGenerator(seed)
-    made = (orders.next_order(datetime.now(UTC)) for _ in range(BROKEN_EVERY))
-    key = next(order.key for order in made if order.broken)
-    # A dead letter keeps the partition of its record; this is the partition's first one.
-    return f"{(murmur2(key) & 0x7FFFFFFF) % PARTITIONS}:0"
 
 
 def outage_plan(orders: int | None) -> tuple[int, int]:

@@ -100,16 +100,13 @@ def worker_environment(settings: Settings, surroundings: Mapping[str, str]) -> d
     return environment
 
 
-def write_commands(
-    folder: Path, environment: Mapping[str, str], consumer: str, dead_letter: str
-) -> list[str]:
+def write_commands(folder: Path, environment: Mapping[str, str], consumer: str) -> list[str]:
     """Write a file that gives another shell the worker's settings.
 
     Args:
         folder: Where the file is written.
         environment: The worker's.
         consumer: Its orders and dead letters are meant; empty if there is only one.
-        dead_letter: Partition and offset of a dead letter to come.
 
     Returns:
         Commands to be pasted one after the other; the first one reads the file.
@@ -127,7 +124,6 @@ def write_commands(
         f". {shlex.quote(str(path))}",
         f"order-relay order{option} {FIRST_ORDER_ID}",
         f"order-relay dlq list{option}",
-        f"order-relay dlq show{option} {dead_letter}",
         f"order-relay dlq redrive{option} --all --yes",
         f"order-relay audit{option} --since 1h",
         "order-relay status",

@@ -166,8 +166,8 @@ def try_commands(text: str, folder: Path) -> None:
     assert "The console: http://127.0.0.1:" in text
     commands = re.findall(r"^  (\. .+|order-relay .+)$", text, re.MULTILINE)
     names = [command.split()[1:3] for command in commands if command.startswith("order-relay")]
-    assert [name[0] for name in names] == ["order", "dlq", "dlq", "dlq", "audit", "status"]
-    assert [name[1] for name in names[1:4]] == ["list", "show", "redrive"]
+    assert [name[0] for name in names] == ["order", "dlq", "dlq", "audit", "status"]
+    assert [name[1] for name in names[1:3]] == ["list", "redrive"]
     # What is redriven may come back, and then the status is 1: a person is needed.
     assert commands[-1] == "order-relay status"
     commands[-1] += " || test $? = 1"
@@ -204,7 +204,6 @@ async def test_ctrl_c_ends_everything_and_prints_the_ledger(
     assert await demo.ended() == 0, demo.text()
     text = demo.text()
     assert "Traceback" not in text
-    assert text.count("  order-relay dlq list\n") == 2  # at the start, and in the closing words
     assert "Ledger after" in text
     paid = demo.figure("paid, in the shop's database")
     assert paid >= demo.figure("= delivered, the logger said 2xx") > 0
