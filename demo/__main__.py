@@ -69,7 +69,6 @@ def read_options(params: Mapping[str, Any]) -> Options:
 @LOGGER_PORT
 @environment_option("WEB_PORT", type=PORT, help="Port of the worker's web server.")
 @environment_option("CONSUMERS", help="Further consumers, with commas.")
-@environment_option("CONSUMER_FOLDERS", help="Folders of further consumers, with commas.")
 def main(**given: Any) -> int:
     """Run the order relay with an embedded Kafka cluster, a sample shop and a sample logger.
 

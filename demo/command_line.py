@@ -126,4 +126,3 @@ class Options:
     logger_port: int = 3000
     web_port: int = 6066
     consumers: Sequence[str] = (ORDER_LOGGING,)  # this one is always among them
-    consumer_folders: str = ""  # with commas; where their files are besides agents/

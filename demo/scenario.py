@@ -87,7 +87,7 @@ class Scenario:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         options, collector, folder = self._options, self._collector, self._folder
-        if len(options.consumers) > 1 or options.consumer_folders:
+        if len(options.consumers) > 1:
             unstarted = demo_settings(options, folder, f"{HOST}:1")
             await check_consumers(worker_environment(unstarted, os.environ), folder)
         await stack.enter_async_context(self._logger.listening(options.logger_port))

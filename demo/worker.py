@@ -45,15 +45,10 @@ class DemoSettings(Settings):
 
 def demo_settings(options: Options, folder: Path, servers: str) -> Settings:
     """Return the worker's settings; the shop's database is in ``folder``."""
-    folders = None
-    if options.consumer_folders:
-        given = options.consumer_folders.split(",")
-        folders = ",".join(str(Path(name.strip()).resolve()) for name in given)
-    elif len(options.consumers) > 1:
-        folders = str(_PROJECT / "examples" / "consumers")
+    examples = str(_PROJECT / "examples" / "consumers")
     return DemoSettings(
         consumers=",".join(options.consumers),
-        consumer_folders=folders,
+        consumer_folders=examples if len(options.consumers) > 1 else None,
         kafka_bootstrap_servers=servers,
         kafka_declare_topics=False,
         external_logger_url=f"http://127.0.0.1:{options.logger_port}/logs",

@@ -299,21 +299,11 @@ def test_a_port_in_use_gets_one_line(tmp_path: Path, variable: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("given", "complaint"),
-    [
-        ({"CONSUMERS": "order_logging,coupon"}, "CONSUMERS='order_logging,coupon' must name"),
-        ({"CONSUMER_FOLDERS": "nowhere"}, "nowhere' must be a folder"),
-    ],
-)
-def test_consumers_that_are_not_there_get_one_line(
-    tmp_path: Path, given: dict[str, str], complaint: str
-) -> None:
+def test_consumers_that_are_not_there_get_one_line(tmp_path: Path) -> None:
     """The worker's own line, with the names there are; nothing was started."""
-    done = ended(tmp_path, **given)
+    done = ended(tmp_path, CONSUMERS="order_logging,coupon")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("quickstart: CONSUMER")
-    assert complaint in done.stderr
-    assert ("notifications" in done.stderr) == ("CONSUMERS" in given)
+    assert done.stderr.startswith("quickstart: CONSUMERS='order_logging,coupon' must name")
+    assert "notifications" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -43,12 +43,10 @@ def test_ports_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_further_consumers_come_from_the_environment(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CONSUMERS names those that run beside order_logging, CONSUMER_FOLDERS where they are."""
+    """CONSUMERS names those that run beside order_logging."""
     monkeypatch.setenv("CONSUMERS", text)
-    monkeypatch.setenv("CONSUMER_FOLDERS", "mine")
     options = parse_options([])
     assert options.consumers == ("order_logging", *["coupons"] * ("coupons" in text))
-    assert options.consumer_folders == "mine"
 
 
 @pytest.mark.parametrize(

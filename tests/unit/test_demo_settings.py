@@ -21,14 +21,9 @@ USERS = {
 DATABASE = "sqlite+aiosqlite:////a/folder/shop.db"
 
 
-def settings_at(servers: str, *others: str, folders: str = "") -> Settings:
+def settings_at(servers: str, *others: str) -> Settings:
     """The demonstration's settings, with further consumers."""
-    options = Options(
-        logger_port=3001,
-        web_port=7001,
-        consumers=("order_logging", *others),
-        consumer_folders=folders,
-    )
+    options = Options(logger_port=3001, web_port=7001, consumers=("order_logging", *others))
     return demo_settings(options, Path("/a/folder"), servers)
 
 
@@ -86,8 +81,6 @@ def test_further_consumers_keep_variables_of_their_names() -> None:
     assert environment["KAFKA_BOOTSTRAP_SERVERS"] == "127.0.0.1:1"
     assert "ORDER_LOGGING_URL" not in environment
     assert Path(environment["CONSUMER_FOLDERS"]).parts[-2:] == ("examples", "consumers")
-    folders = settings_at("127.0.0.1:1", "coupons", folders="mine, /theirs").consumer_folders
-    assert folders == f"{Path.cwd() / 'mine'},/theirs"
     alone = worker_environment(settings_at("127.0.0.1:1"), surroundings)
     assert "CONSUMER_FOLDERS" not in alone
     assert "COUPONS_URL" not in alone
