@@ -19,9 +19,11 @@ from demo.logger import SampleLogger, first_outage_after
 from demo.shop import OrderGenerator, ShopDatabase, payments
 from demo.view import closes, consumer_report, print_lines, report, view_on
 from demo.worker import (
-    WorkerProcess,
     check_consumers,
     demo_settings,
+    kill_worker,
+    start_worker,
+    stop_worker,
     worker_environment,
     write_commands,
 )
@@ -43,6 +45,7 @@ class Scenario:
         self._options = options
         self._console = console
         self._folder = folder
+        self._log_path = folder / "worker.log"
         self._logger = SampleLogger(options.seed, first_outage_after(options.orders))
         self._collector = Collector(options, self._logger)
 
@@ -59,18 +62,19 @@ class Scenario:
         collector, console = self._collector, self._console
         async with AsyncExitStack() as stack:
             await self._start(stack)
-            worker = self._worker
             with view_on(console) as (show, every_seconds):
                 ending = await self._until_stopped(show, every_seconds)
+        status = self._worker.returncode
         if ending == "worker ended":
+            log = self._log_path.read_text("utf-8", "replace")
             print_lines(
                 console,
-                f"The worker ended unexpectedly with status {worker.exit_code}. "
-                f"The end of its log, {worker.log_path}:",
-                *worker.log_tail(),
+                f"The worker ended unexpectedly with status {status}. "
+                f"The end of its log, {self._log_path}:",
+                *(f"  {line}" for line in log.splitlines()[-15:]),
             )
             return 1
-        if worker.exit_code == -signal.SIGKILL:
+        if status == -signal.SIGKILL:
             print_lines(console, "The worker was killed before it had finished what it had begun.")
         if ending == "stalled":
             seconds = self._options.give_up_after
@@ -87,15 +91,14 @@ class Scenario:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         options, collector, folder = self._options, self._collector, self._folder
-        if len(options.consumers) > 1:
-            unstarted = demo_settings(options, folder, f"{HOST}:1")
-            await check_consumers(worker_environment(unstarted, os.environ), folder)
         await stack.enter_async_context(self._logger.listening(options.logger_port))
         check_port(options.web_port, "the worker's web server", "WEB_PORT")
         self._cluster = EmbeddedCluster()
         stack.callback(self._cluster.stop)
         self._settings = settings = demo_settings(options, folder, self._cluster.servers)
         environment = worker_environment(settings, os.environ)
+        if len(options.consumers) > 1:
+            await check_consumers(environment, folder)
         for topic in (settings.order_paid_topic, settings.dlq_topic):
             self._cluster.make_topic(topic, PARTITIONS)
         if "notifications" in options.consumers:  # of the examples; it calls a service
@@ -107,21 +110,20 @@ class Scenario:
         stack.push_async_callback(self._database.close)
         self._publishing = await stack.enter_async_context(AsyncExitStack())
         await self._publishing.enter_async_context(self._database.publishing())
-        self._worker = WorkerProcess(folder / "worker.log", environment)
-        stack.push_async_callback(self._worker.stop)
-        await self._worker.start()
+        self._worker = await start_worker(self._log_path, environment)
+        stack.push_async_callback(stop_worker, self._worker)
 
         consumer = ORDER_LOGGING if len(options.consumers) > 1 else ""
         commands = write_commands(folder, environment, consumer)
         collector.places = {
-            "Worker's log": str(self._worker.log_path),
+            "Worker's log": str(self._log_path),
             "Its console": f"{settings.own_url}/",
             "Its commands": commands[0],
         }
         print_lines(
             self._console,
             LIMITS,
-            f"The worker's log: {self._worker.log_path}",
+            f"The worker's log: {self._log_path}",
             "In another terminal, while this runs:",
             *(f"  {command}" for command in commands),
             f"The console: {settings.own_url}/",
@@ -134,7 +136,7 @@ class Scenario:
 
         def interrupt() -> None:
             if collector.phase is Phase.STOPPING:
-                worker.kill()
+                kill_worker(worker)
             interrupted.set()
 
         async def showing() -> NoReturn:
@@ -158,7 +160,7 @@ class Scenario:
             collector.phase = Phase.STOPPING
             selling.cancel()
             outages.cancel()
-            await worker.stop(self._settings.shutdown_grace_seconds + _STOP_MARGIN_SECONDS)
+            await stop_worker(worker, self._settings.shutdown_grace_seconds + _STOP_MARGIN_SECONDS)
             await self._publishing.aclose()
             collector.finish()
             await asyncio.wait(watching)
@@ -188,7 +190,7 @@ class Scenario:
         collector = self._collector
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            if self._worker.exit_code is not None:
+            if self._worker.returncode is not None:
                 return "worker ended"
             if interrupted.is_set():
                 return "interrupted"

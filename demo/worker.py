@@ -9,6 +9,7 @@ import asyncio
 import os
 import shlex
 import sys
+from asyncio.subprocess import Process
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -144,48 +145,32 @@ async def check_consumers(environment: Mapping[str, str], folder: Path) -> None:
         raise CannotRun(errors.decode(errors="replace").strip().rpartition("\n")[2])
 
 
-class WorkerProcess:
-    """Starts the worker, and makes sure that it ends."""
+async def start_worker(log_path: Path, environment: Mapping[str, str]) -> Process:
+    """Start the worker, in the folder of its log."""
+    with log_path.open("ab") as log:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, die_with_parent.__file__, str(os.getpid())),
+            *(sys.executable, *_COMMAND),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=log_path.parent,
+            env=environment,
+            # Ctrl-C reaches the whole group; the worker is stopped after the shop.
+            start_new_session=True,
+        )
 
-    def __init__(self, log_path: Path, environment: Mapping[str, str]) -> None:
-        self.log_path = log_path
-        self._environment = environment
-        self._process: asyncio.subprocess.Process | None = None
 
-    @property
-    def exit_code(self) -> int | None:
-        """Its exit status, negative for a signal; ``None`` while it runs or before."""
-        return None if self._process is None else self._process.returncode
+def kill_worker(worker: Process) -> None:
+    """End it at once. May be called at any time, also twice."""
+    if worker.returncode is None:
+        worker.kill()
 
-    def log_tail(self) -> list[str]:
-        """Return the last lines of its log, indented."""
-        text = self.log_path.read_text("utf-8", "replace")
-        return [f"  {line}" for line in text.splitlines()[-15:]]
 
-    async def start(self) -> None:
-        """Start it, in the folder of its log."""
-        with self.log_path.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, die_with_parent.__file__, str(os.getpid())),
-                *(sys.executable, *_COMMAND),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.log_path.parent,
-                env=self._environment,
-                # Ctrl-C reaches the whole group; the worker is stopped after the shop.
-                start_new_session=True,
-            )
-
-    def kill(self) -> None:
-        """End it at once. May be called at any time, also twice."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-
-    async def stop(self, grace_seconds: float = 0.0) -> None:
-        """Send SIGTERM and wait; after this time it is killed. May be called twice."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.terminate()
-            killing = asyncio.get_running_loop().call_later(grace_seconds, self.kill)
-            await self._process.wait()
-            killing.cancel()
+async def stop_worker(worker: Process, grace_seconds: float = 0.0) -> None:
+    """Send SIGTERM and wait; after this time it is killed. May be called twice."""
+    if worker.returncode is None:
+        worker.terminate()
+        killing = asyncio.get_running_loop().call_later(grace_seconds, kill_worker, worker)
+        await worker.wait()
+        killing.cancel()
