@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 SAVED_AFTER_SECONDS = 1.0
 LOOK_EVERY_SECONDS = 0.5
 WORKER_EVERY_SECONDS = 1.0
-ORDER_TOPIC = Settings.model_fields["order_paid_topic"].default
 # Enough for exact percentiles of a counted run; older ones make room.
 KEPT_TIMES = 10_000
 READY = "ready"
@@ -201,7 +200,7 @@ class Collector:
                             if response.ok:  # else it has no figures yet
                                 self.stats[name] = await response.json()
                     for one in self.consumers:
-                        if one.name in self.stats and one.tell(self.stats[one.name], ORDER_TOPIC):
+                        if one.name in self.stats and one.tell(self.stats[one.name]):
                             self._moved()
                 except (aiohttp.ClientError, OSError):
                     self.answer = "does not answer"

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any
+
+from order_relay.settings import Settings
+
+ORDER_TOPIC = Settings.model_fields["order_paid_topic"].default
 
 
 class Fate(IntFlag):
@@ -152,32 +156,21 @@ class ConsumerLedger:
 
     name: str
     orders: Ledger
-    outcomes: Mapping[str, int] = field(default_factory=dict)
+    handled: int = 0  # its handler returned
+    not_handled_again: int = 0  # duplicates, and redriven dead letters of other consumers
+    dead_lettered: int = 0
     reads_orders: bool = True  # the topic of the shop's orders, not another one
 
-    def tell(self, stats: Mapping[str, Any], order_topic: str) -> bool:
+    def tell(self, stats: Mapping[str, Any]) -> bool:
         """Take in what the worker says at ``/stats``; returns whether more is finished."""
         before = self.finished
-        self.outcomes = stats["deliveries"]
-        if topics := {row["topic"] for row in stats["partitions"]}:
-            self.reads_orders = order_topic in topics
-        return self.finished != before
-
-    @property
-    def handled(self) -> int:
-        """Its handler returned."""
-        return self.outcomes.get("delivered", 0)
-
-    @property
-    def not_handled_again(self) -> int:
-        """Duplicates, and redriven dead letters of other consumers."""
         # What was abandoned at a stop comes again, so it is not finished.
-        return self.outcomes.get("duplicate", 0) + self.outcomes.get("skipped", 0)
-
-    @property
-    def dead_lettered(self) -> int:
-        """Its dead letters."""
-        return self.outcomes.get("dead_lettered", 0)
+        outcomes = Counter[str](stats["deliveries"])
+        self.handled, self.dead_lettered = outcomes["delivered"], outcomes["dead_lettered"]
+        self.not_handled_again = outcomes["duplicate"] + outcomes["skipped"]
+        if topics := {row["topic"] for row in stats["partitions"]}:
+            self.reads_orders = ORDER_TOPIC in topics
+        return self.finished != before
 
     @property
     def finished(self) -> int:

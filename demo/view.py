@@ -22,6 +22,8 @@ LINE_SECONDS = 2.0
 # A list longer than this is cut on the terminal; the count still tells all.
 SHOWN_IDS = 100
 HEIGHT = 24
+# What the orders are that are not accounted for, by whether the run was interrupted.
+_STILL_OPEN = {False: "  NOT ACCOUNTED FOR", True: "+ waiting in Kafka"}
 
 
 @contextmanager
@@ -161,7 +163,7 @@ def report(now: Collector, *, interrupted: bool) -> list[str]:
     stopped = interrupted and not balance.wrong
     return [
         f"Ledger after {duration(now.elapsed_seconds)}",
-        *figures(now, _still_open(interrupted=interrupted)),
+        *figures(now, _STILL_OPEN[interrupted]),
         *_ids("not accounted for", [] if interrupted else now.ledger.missing()),
         *_ids("never paid, or delivered though broken", now.ledger.wrong()),
         f"{_verdict('', closes=closes(now), interrupted=stopped)}: "
@@ -178,13 +180,9 @@ def consumer_report(ledger: ConsumerLedger, *, interrupted: bool) -> list[str]:
         _row("= handled", ledger.handled),
         _row("+ not handled again", ledger.not_handled_again),
         _row("+ dead-lettered", ledger.dead_lettered),
-        *_if_any(_still_open(interrupted=interrupted), ledger.open),
+        *_if_any(_STILL_OPEN[interrupted], ledger.open),
         f"{verdict}: {ledger.published:,} in Kafka, {ledger.finished:,} accounted for.",
     ]
-
-
-def _still_open(*, interrupted: bool) -> str:
-    return "+ waiting in Kafka" if interrupted else "  NOT ACCOUNTED FOR"
 
 
 def _verdict(of: str, *, closes: bool, interrupted: bool) -> str:

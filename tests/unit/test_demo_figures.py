@@ -85,8 +85,8 @@ def test_a_run_waits_for_its_slowest_consumer() -> None:
     run.logged_at("a", 1101.0)
     (coupons,) = run.consumers
     assert run.open == 1
-    assert not coupons.tell({"deliveries": {"delivered": 0}, "partitions": []}, "orders")
-    assert coupons.tell({"deliveries": {"delivered": 1}, "partitions": []}, "orders")
+    assert not coupons.tell({"deliveries": {"delivered": 0}, "partitions": []})
+    assert coupons.tell({"deliveries": {"delivered": 1}, "partitions": []})
     assert run.open == 0
 
 

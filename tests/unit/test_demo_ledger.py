@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from demo.ledger import ConsumerLedger, Ledger
 from demo.view import consumer_report
 
-TOPIC = "order-paid-events"
-
 IDS = st.sampled_from(["a", "b", "c", "d"])
 FACTS = st.lists(
     st.tuples(
@@ -130,7 +128,7 @@ def ledger_of(paid: int, **outcomes: int) -> ConsumerLedger:
     orders = Ledger()
     pay(orders, *map(str, range(paid)))
     ledger = ConsumerLedger("coupons", orders)
-    ledger.tell({"deliveries": outcomes, "partitions": [{"topic": TOPIC}]}, TOPIC)
+    ledger.tell({"deliveries": outcomes, "partitions": [{"topic": "order-paid-events"}]})
     return ledger
 
 
@@ -165,5 +163,5 @@ def test_what_is_missing_keeps_a_consumers_ledger_open() -> None:
 def test_a_consumer_of_another_topic_need_not_account_for_orders() -> None:
     """Its ledger closes with what it has."""
     ledger = ledger_of(3)
-    ledger.tell({"deliveries": {"delivered": 1}, "partitions": [{"topic": "refunds"}]}, TOPIC)
+    ledger.tell({"deliveries": {"delivered": 1}, "partitions": [{"topic": "refunds"}]})
     assert (ledger.published, ledger.open) == (1, 0)

@@ -95,8 +95,10 @@ def busy(*consumers: str) -> Collector:
         "Its commands": ". /tmp/order-relay-abcdefgh/commands.sh",
     }
     in_kafka = now.ledger.balance().paid - now.ledger.balance().saved
-    ends = {"delivered": in_kafka - 341, "dead_lettered": 7}
-    now.consumers = [ConsumerLedger(name, now.ledger, ends) for name in consumers]
+    now.consumers = [
+        ConsumerLedger(name, now.ledger, handled=in_kafka - 341, dead_lettered=7)
+        for name in consumers
+    ]
     return now
 
 
