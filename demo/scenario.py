@@ -16,7 +16,7 @@ from demo.collector import READY, Collector, Phase
 from demo.command_line import HOST, ORDER_LOGGING, Options, check_port, on_stop_signal
 from demo.kafka import LIMITS, PARTITIONS, SAFE_BACKLOG, EmbeddedCluster
 from demo.logger import SampleLogger, first_outage_after
-from demo.shop import OrderGenerator, ShopDatabase, payments
+from demo.shop import ShopDatabase, payments, sample_orders
 from demo.view import closes, consumer_report, print_lines, report, view_on
 from demo.worker import (
     check_consumers,
@@ -176,7 +176,7 @@ class Scenario:
             await asyncio.sleep(_LOOK_SECONDS)
         collector.open_shop()
         async for order in payments(
-            OrderGenerator(options.seed),
+            sample_orders(options.seed),
             self._database.pay,
             rate=options.rate,
             number=options.orders,

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -68,44 +68,40 @@ class Order:
         return str(self.order_id).encode()
 
 
-class OrderGenerator:
-    """Makes up orders; the same seed makes the same ones."""
-
-    def __init__(self, seed: int, first_order_id: int = FIRST_ORDER_ID) -> None:
-        self._random = random.Random(f"{seed}:orders")  # noqa: S311 - sample data
-        self._first_order_id = first_order_id
-        self._made = 0
-        self._broken_at = 0
-
-    def next_order(self, paid_at: datetime) -> Order:
-        """Make the next order, paid at a time with a zone."""
-        if self._made % BROKEN_EVERY == 0:
-            self._broken_at = self._made + self._random.randrange(BROKEN_EVERY // 2)
-        broken = self._made == self._broken_at
-        order_id = self._first_order_id + self._made
-        self._made += 1
-        draw = self._random.randint
+def sample_orders(
+    seed: int,
+    first_order_id: int = FIRST_ORDER_ID,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Iterator[Order]:
+    """Make up orders without end, each paid at the moment; the same seed makes the same ones."""
+    source = random.Random(f"{seed}:orders")  # noqa: S311 - sample data
+    draw = source.randint
+    broken_id = 0
+    for order_id in itertools.count(first_order_id):
+        if (order_id - first_order_id) % BROKEN_EVERY == 0:
+            broken_id = order_id + source.randrange(BROKEN_EVERY // 2)
         items = [
             {"productId": draw(1, 500), "orderQuantity": draw(1, 4)} for _ in range(draw(1, 3))
         ]
-        time_paid = paid_at.isoformat(timespec="milliseconds")
+        paid_at = clock().isoformat(timespec="milliseconds")
         value = msgspec.json.encode(
             {
                 "eventType": "ORDER_PAID",
                 "orderId": order_id,
                 "userId": draw(1, 9_999),
-                "paidAt": time_paid,
+                "paidAt": paid_at,
                 "orderItems": items,
             }
         )
-        event_id = uuid.UUID(int=self._random.getrandbits(128), version=4)
+        event_id = uuid.UUID(int=source.getrandbits(128), version=4)
+        broken = order_id == broken_id
         if broken:
             value = value[: len(value) // 2]
-        return Order(str(event_id), order_id, time_paid, value, broken)
+        yield Order(str(event_id), order_id, paid_at, value, broken)
 
 
 async def payments(
-    orders: OrderGenerator,
+    orders: Iterator[Order],
     pay: Callable[[Order], Awaitable[None]],
     *,
     rate: float,
@@ -118,7 +114,7 @@ async def payments(
     whether the last one is.
 
     Args:
-        orders: Makes the orders.
+        orders: Endless.
         pay: ``ShopDatabase.pay``.
         rate: Payments a second.
         number: Orders to pay; ``None`` goes on without end.
@@ -130,7 +126,7 @@ async def payments(
         await asyncio.sleep(max(0.0, due - now()))
         while not may_pay():  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(1 / rate)
-        order = orders.next_order(datetime.now(UTC))
+        order = next(orders)
         while True:
             try:
                 await pay(order)
@@ -249,7 +245,7 @@ def main(rate: float) -> None:
     async def sell() -> None:
         database = ShopDatabase(load_settings())
         now = int(time.time())
-        orders = OrderGenerator(seed=now, first_order_id=now * _IDS_A_SECOND)
+        orders = sample_orders(seed=now, first_order_id=now * _IDS_A_SECOND)
         try:
             async with database.publishing():
                 async for _ in payments(orders, database.pay, rate=rate):

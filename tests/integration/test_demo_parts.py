@@ -6,8 +6,8 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -21,7 +21,7 @@ from demo.command_line import CannotRun, Options
 from demo.kafka import PARTITIONS, EmbeddedCluster
 from demo.logger import RETRY_AFTER_SECONDS, Kind, SampleLogger
 from demo.scenario import outage_plan, run_outages
-from demo.shop import Order, OrderGenerator, ShopDatabase
+from demo.shop import Order, ShopDatabase, sample_orders
 from demo.worker import demo_settings
 from order_relay.errors import DatabaseUnavailable
 from order_relay.fallback.store import NewMessage
@@ -156,8 +156,7 @@ async def test_every_dead_letter_is_read_to_the_very_end(
 
 def orders(number: int) -> list[Order]:
     """The first orders of a seed, the first broken one among them."""
-    generator = OrderGenerator(1)
-    return [generator.next_order(datetime.now(UTC)) for _ in range(number)]
+    return list(islice(sample_orders(1), number))
 
 
 @asynccontextmanager

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import uuid
 from datetime import UTC, datetime
+from itertools import islice
 
 import pytest
 
-from demo.shop import Order, OrderGenerator, payments
+from demo.shop import Order, payments, sample_orders
 from order_relay.errors import DatabaseUnavailable, InvalidEvent
 from order_relay.model.events import decode_order_paid
 from tests.support.virtual_time import virtual_time
@@ -18,8 +19,7 @@ NOON = datetime(2025, 12, 19, 12, 0, tzinfo=UTC)
 
 def orders(seed: int, number: int) -> list[Order]:
     """The first orders of a seed."""
-    generator = OrderGenerator(seed)
-    return [generator.next_order(NOON) for _ in range(number)]
+    return list(islice(sample_orders(seed, clock=lambda: NOON), number))
 
 
 def test_the_same_seed_makes_the_same_orders() -> None:
@@ -66,7 +66,7 @@ class Database:
 async def test_pays_at_the_rate_and_ends_with_the_last_commit() -> None:
     """Ten orders at 5 a second take 1.8 s, and all of them are committed by then."""
     database = Database()
-    paid = [one async for one in payments(OrderGenerator(1), database.pay, rate=5, number=10)]
+    paid = [one async for one in payments(sample_orders(1), database.pay, rate=5, number=10)]
     assert [round(at, 3) for at, _ in database.orders] == [round(n / 5, 3) for n in range(10)]
     assert [order for _, order in database.orders] == paid
     assert [order.event_id for order in paid] == [order.event_id for order in orders(1, 10)]
@@ -76,7 +76,7 @@ async def test_pays_at_the_rate_and_ends_with_the_last_commit() -> None:
 async def test_tries_until_the_order_is_committed() -> None:
     """A refused order is tried again a second later, and only then counts as paid."""
     database = Database(refusals=2)
-    paid = [one async for one in payments(OrderGenerator(1), database.pay, rate=1, number=1)]
+    paid = [one async for one in payments(sample_orders(1), database.pay, rate=1, number=1)]
     assert [(at, order) for at, order in database.orders] == [(pytest.approx(2.0), *paid)]
 
 
@@ -87,7 +87,7 @@ async def test_nothing_is_paid_while_too_much_is_waiting() -> None:
 
     async def sell() -> None:
         async for order in payments(
-            OrderGenerator(1),
+            sample_orders(1),
             Database().pay,
             rate=10,
             number=5,
