@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -17,7 +16,7 @@ from demo.command_line import HOST, ORDER_LOGGING, Options, check_port, on_stop_
 from demo.kafka import LIMITS, PARTITIONS, SAFE_BACKLOG, EmbeddedCluster
 from demo.logger import SampleLogger, first_outage_after
 from demo.shop import ShopDatabase, payments, sample_orders
-from demo.view import closes, consumer_report, print_lines, report, view_on
+from demo.view import closes, consumer_report, print_lines, report, show
 from demo.worker import (
     check_consumers,
     demo_settings,
@@ -62,8 +61,7 @@ class Scenario:
         collector, console = self._collector, self._console
         async with AsyncExitStack() as stack:
             await self._start(stack)
-            with view_on(console) as (show, every_seconds):
-                ending = await self._until_stopped(show, every_seconds)
+            ending = await self._until_stopped()
         status = self._worker.returncode
         if ending == "worker ended":
             log = self._log_path.read_text("utf-8", "replace")
@@ -129,7 +127,7 @@ class Scenario:
             f"The console: {settings.own_url}/",
         )
 
-    async def _until_stopped(self, show: Callable[[Collector], None], every_seconds: float) -> End:
+    async def _until_stopped(self) -> End:
         """Let the shop sell, and stop all parties when one of the ends has come."""
         collector, worker = self._collector, self._worker
         interrupted = asyncio.Event()
@@ -139,11 +137,6 @@ class Scenario:
                 kill_worker(worker)
             interrupted.set()
 
-        async def showing() -> NoReturn:
-            while True:
-                show(collector)
-                await asyncio.sleep(every_seconds)
-
         on_stop_signal(interrupt)
         # A failure of one of these is a mistake of the demo, and ends it.
         async with asyncio.TaskGroup() as tasks:
@@ -151,7 +144,10 @@ class Scenario:
             plan = outage_plan(self._options.orders)
             outages = tasks.create_task(run_outages(self._cluster, collector, plan))
             url = str(self._settings.own_url)
-            looking = [tasks.create_task(one) for one in (collector.ask_worker(url), showing())]
+            looking = [
+                tasks.create_task(collector.ask_worker(url)),
+                tasks.create_task(show(collector, self._console)),
+            ]
             watching = [
                 tasks.create_task(collector.watch_table(self._database)),
                 tasks.create_task(collector.read_dead_letters(self._settings)),

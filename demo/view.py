@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import asyncio
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from operator import itemgetter
+from typing import NoReturn
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -26,15 +27,17 @@ HEIGHT = 24
 _STILL_OPEN = {False: "  NOT ACCOUNTED FOR", True: "+ waiting in Kafka"}
 
 
-@contextmanager
-def view_on(console: Console) -> Iterator[tuple[Callable[[Collector], None], float]]:
-    """Give a function that shows one moment, and the seconds between calls of it."""
+async def show(now: Collector, console: Console) -> NoReturn:
+    """Show how things are, again and again, until this is cancelled."""
     if console.is_terminal and not console.is_dumb_terminal:
         # On the terminal's other screen, typed keys and a new window size leave no traces.
         with Live(console=console, auto_refresh=False, screen=True) as live:
-            yield lambda now: live.update(render(now), refresh=True), FRAME_SECONDS
-    else:
-        yield lambda now: print_lines(console, plain_line(now)), LINE_SECONDS
+            while True:
+                live.update(render(now), refresh=True)
+                await asyncio.sleep(FRAME_SECONDS)
+    while True:
+        print_lines(console, plain_line(now))
+        await asyncio.sleep(LINE_SECONDS)
 
 
 def print_lines(console: Console, *lines: str) -> None:
