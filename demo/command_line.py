@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import signal
 import socket
 import sys
@@ -86,10 +85,9 @@ def check_port(port: int, server: str, variable: str, host: str = HOST) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            reasons = {errno.EADDRINUSE: "is in use", errno.EACCES: "is not allowed for this user"}
-            reason = reasons.get(error.errno or 0, f"cannot be used ({error.strerror})")
             raise CannotRun(
-                f"port {port} {reason}, needed for {server}: choose another with {variable}"
+                f"port {port}, needed for {server}, cannot be used ({error.strerror}): "
+                f"choose another with {variable}"
             ) from error
 
 

@@ -294,7 +294,8 @@ def test_a_port_in_use_gets_one_line(tmp_path: Path, variable: str) -> None:
         done = ended(tmp_path, **{variable: str(port)})
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
-    assert f"port {port} is in use" in done.stderr
+    assert f"port {port}, needed for " in done.stderr
+    assert "Address already in use" in done.stderr
     assert f"choose another with {variable}" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
