@@ -12,13 +12,12 @@ from typing import Literal, NoReturn
 from rich.console import Console
 
 from demo.collector import READY, Collector, Phase
-from demo.command_line import HOST, ORDER_LOGGING, Options, check_port, on_stop_signal
+from demo.command_line import HOST, Options, check_port, on_stop_signal
 from demo.kafka import LIMITS, PARTITIONS, SAFE_BACKLOG, EmbeddedCluster
 from demo.logger import SampleLogger, first_outage_after
 from demo.shop import ShopDatabase, payments, sample_orders
 from demo.view import closes, consumer_report, print_lines, report, show
 from demo.worker import (
-    check_consumers,
     demo_settings,
     kill_worker,
     start_worker,
@@ -55,8 +54,7 @@ class Scenario:
             The exit status: 0 only if each ledger closes or the user stopped an endless run.
 
         Raises:
-            RelayError: A port is in use, a consumer is wrong, or the embedded cluster does not
-                start.
+            RelayError: A port is in use, or the embedded cluster does not start.
         """
         collector, console = self._collector, self._console
         async with AsyncExitStack() as stack:
@@ -95,8 +93,6 @@ class Scenario:
         stack.callback(self._cluster.stop)
         self._settings = settings = demo_settings(options, folder, self._cluster.servers)
         environment = worker_environment(settings, os.environ)
-        if len(options.consumers) > 1:
-            await check_consumers(environment, folder)
         for topic in (settings.order_paid_topic, settings.dlq_topic):
             self._cluster.make_topic(topic, PARTITIONS)
         if "notifications" in options.consumers:  # of the examples; it calls a service
@@ -111,8 +107,7 @@ class Scenario:
         self._worker = await start_worker(self._log_path, environment)
         stack.push_async_callback(stop_worker, self._worker)
 
-        consumer = ORDER_LOGGING if len(options.consumers) > 1 else ""
-        commands = write_commands(folder, environment, consumer)
+        commands = write_commands(folder, environment)
         collector.places = {
             "Worker's log": str(self._log_path),
             "Its console": f"{settings.own_url}/",

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from pydantic_settings import PydanticBaseSettingsSource
 
 from demo import die_with_parent
-from demo.command_line import ORDER_LOGGING, CannotRun, Options
+from demo.command_line import ORDER_LOGGING, Options
 from demo.shop import FIRST_ORDER_ID
 from order_relay.settings import Settings
 
@@ -63,7 +63,6 @@ def demo_settings(options: Options, folder: Path, servers: str) -> Settings:
         database_url=SecretStr(f"sqlite+aiosqlite:///{folder / 'shop.db'}"),
         fallback_replay_interval_seconds=1.0,
         fallback_backoff_base_seconds=1.0,
-        web_host="127.0.0.1",
         web_port=options.web_port,
     )
 
@@ -96,13 +95,8 @@ def worker_environment(settings: Settings, surroundings: Mapping[str, str]) -> d
     return environment
 
 
-def write_commands(folder: Path, environment: Mapping[str, str], consumer: str) -> list[str]:
+def write_commands(folder: Path, environment: Mapping[str, str]) -> list[str]:
     """Write a file that gives another shell the worker's settings.
-
-    Args:
-        folder: Where the file is written.
-        environment: The worker's.
-        consumer: Its orders and dead letters are meant; empty if there is only one.
 
     Returns:
         Commands to be pasted one after the other; the first one reads the file.
@@ -115,7 +109,7 @@ def write_commands(folder: Path, environment: Mapping[str, str], consumer: str) 
     programs = shlex.quote(str(Path(sys.executable).parent))
     path = folder / "commands.sh"
     path.write_text("".join(exports) + f'export PATH={programs}:"$PATH"\n')
-    option = f" --consumer {consumer}" if consumer else ""
+    option = f" --consumer {ORDER_LOGGING}" if "," in environment["CONSUMERS"] else ""
     return [
         f". {shlex.quote(str(path))}",
         f"order-relay order{option} {FIRST_ORDER_ID}",
@@ -124,25 +118,6 @@ def write_commands(folder: Path, environment: Mapping[str, str], consumer: str) 
         f"order-relay audit{option} --since 1h",
         "order-relay status",
     ]
-
-
-async def check_consumers(environment: Mapping[str, str], folder: Path) -> None:
-    """Check that a worker with this environment finds its consumers; starts none.
-
-    Raises:
-        CannotRun: It does not; the message is the worker's own line.
-    """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from app import app"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=folder,
-        env=environment,
-    )
-    _, errors = await process.communicate()
-    if process.returncode:
-        raise CannotRun(errors.decode(errors="replace").strip().rpartition("\n")[2])
 
 
 async def start_worker(log_path: Path, environment: Mapping[str, str]) -> Process:
