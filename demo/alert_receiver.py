@@ -45,9 +45,8 @@ def main(host: str, port: int) -> None:
     """Print a line for each alert that Alertmanager sends, until SIGTERM or Ctrl-C."""
 
     async def serve_alerts() -> None:
-        application = web.Application()
-        application.add_routes([web.post("/alerts", receive), web.get("/", ready)])
-        async with listening(application, host, port, "the receiver of alerts", "--port"):
+        routes = [web.post("/alerts", receive), web.get("/", ready)]
+        async with listening(routes, host, port, "the receiver of alerts", "--port"):
             await asyncio.Event().wait()
 
     run_until_stopped(serve_alerts())

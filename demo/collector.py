@@ -90,11 +90,11 @@ class Collector:
         words = {Phase.STARTING: "starting", Phase.STOPPING: "finishing"}
         return words.get(self.phase, self.answer)
 
-    def percentiles(self) -> list[float]:
+    def percentiles(self) -> dict[str, float]:
         """Return p50, p95 and p99 (nearest rank) of the last delivery times, or nothing."""
-        seconds = sorted(self._took)
-        ranks = [math.ceil(share * len(seconds)) - 1 for share in (0.50, 0.95, 0.99)]
-        return [seconds[rank] for rank in ranks] if seconds else []
+        times = sorted(self._took)
+        shares = (50, 95, 99) if times else ()
+        return {f"p{share}": times[math.ceil(share * len(times) / 100) - 1] for share in shares}
 
     @property
     def open(self) -> int:

@@ -93,14 +93,16 @@ def check_port(port: int, server: str, variable: str, host: str = HOST) -> None:
 
 @asynccontextmanager
 async def listening(
-    application: web.Application, host: str, port: int, server: str, variable: str
+    routes: Sequence[web.RouteDef], host: str, port: int, server: str, variable: str
 ) -> AsyncIterator[int]:
-    """Serve an application; gives the port, a free one for 0. The end closes every connection.
+    """Serve these routes; gives the port, a free one for 0. The end closes every connection.
 
     Raises:
         CannotRun: The port is in use or not allowed.
     """
     check_port(port, server, variable, host)
+    application = web.Application()
+    application.add_routes(routes)
     # A request whose client has gone must not be counted as answered later.
     runner = web.AppRunner(
         application, access_log=None, handler_cancellation=True, shutdown_timeout=0.2

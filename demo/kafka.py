@@ -44,19 +44,17 @@ class EmbeddedCluster:
         Raises:
             CannotRun: This librdkafka has no mock cluster, or it does not start.
         """
-        self._handle: int | None = None
         self._brokers = range(1, brokers + 1)
         try:
             self._lib = _librdkafka()
             self._handle = _start(self._lib, brokers)
-            self._cluster = self._lib.rd_kafka_handle_mock_cluster(self._handle)
-            self.servers = self._lib.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
         except OSError as error:
-            self.stop()
             raise CannotRun(
                 f"the embedded Kafka cluster does not start ({error}): "
                 "install confluent-kafka from PyPI's wheel, which has one in it"
             ) from error
+        self._cluster = self._lib.rd_kafka_handle_mock_cluster(self._handle)
+        self.servers = self._lib.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
 
     def make_topic(self, name: str, partitions: int) -> None:
         """Make a topic with a replica on every broker.
@@ -81,10 +79,8 @@ class EmbeddedCluster:
             self._lib.rd_kafka_mock_broker_set_up(self._cluster, number)
 
     def stop(self) -> None:
-        """End the brokers and all that they hold. May be called twice."""
-        handle, self._handle = self._handle, None
-        if handle:
-            self._lib.rd_kafka_destroy(handle)
+        """End the brokers and all that they hold."""
+        self._lib.rd_kafka_destroy(self._handle)
 
 
 def _start(lib: ctypes.CDLL, brokers: int) -> int:

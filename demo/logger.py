@@ -152,9 +152,8 @@ class SampleLogger:
         Raises:
             CannotRun: The port is in use or not allowed.
         """
-        application = web.Application()
-        application.add_routes([web.post("/logs", self._take), web.get("/", self._show)])
-        return listening(application, host, port, "the sample logger", "LOGGER_PORT")
+        routes = [web.post("/logs", self._take), web.get("/", self._show)]
+        return listening(routes, host, port, "the sample logger", "LOGGER_PORT")
 
     async def _take(self, request: web.Request) -> web.StreamResponse:
         event_id = request.headers.get("Idempotency-Key", "")

@@ -138,9 +138,8 @@ class Scenario:
             selling = tasks.create_task(self._sell())
             plan = outage_plan(self._options.orders)
             outages = tasks.create_task(run_outages(self._cluster, collector, plan))
-            url = str(self._settings.own_url)
             looking = [
-                tasks.create_task(collector.ask_worker(url)),
+                tasks.create_task(collector.ask_worker(str(self._settings.own_url))),
                 tasks.create_task(show(collector, self._console)),
             ]
             watching = [

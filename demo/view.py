@@ -132,8 +132,7 @@ def figures(now: Collector, still_open: str) -> list[str]:
     balance, script = now.ledger.balance(), now.logger
     failed = sum(script.failures.values())
     accepted, refused = script.answers[Kind.ACCEPTED], script.answers[Kind.REFUSED]
-    names = ("p50", "p95", "p99")
-    times = zip(names, now.percentiles(), strict=False)
+    times = now.percentiles().items()
     return [
         _row("paid, in the shop's database", balance.paid, f"of them broken: {balance.broken:,}"),
         _row("= delivered, the logger said 2xx", balance.delivered),

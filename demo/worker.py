@@ -82,12 +82,9 @@ def worker_environment(settings: Settings, surroundings: Mapping[str, str]) -> d
         or name.upper().startswith(_KEPT_PREFIXES)
         or (name.upper().startswith(own) and name.lower() not in Settings.model_fields)
     }
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, SecretStr):
-            value = value.get_secret_value()
-        if value is not None:
-            environment[name.upper()] = str(value)
+    database_url = settings.database_url.get_secret_value()  # the only secret there is
+    values = settings.model_dump(exclude_none=True) | {"database_url": database_url}
+    environment |= {name.upper(): str(value) for name, value in values.items()}
     # The worker runs in another folder, and this package need not be installed.
     paths = [str(_PROJECT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)

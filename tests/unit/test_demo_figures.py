@@ -35,11 +35,11 @@ class Run(Collector):
 def test_percentiles_are_nearest_ranks() -> None:
     """Out of 1 to 100 seconds the 50th, 95th and 99th; nothing at first."""
     run = Run()
-    assert run.percentiles() == []
+    assert run.percentiles() == {}
     for seconds in range(1, 101):
         run.paid_at(f"{seconds}", 1000.0 - seconds)
         run.logged_at(f"{seconds}", 1000.0)
-    assert run.percentiles() == [50, 95, 99]
+    assert run.percentiles() == {"p50": 50, "p95": 95, "p99": 99}
 
 
 def test_only_the_first_answer_ends_the_delivery_time() -> None:
@@ -52,7 +52,7 @@ def test_only_the_first_answer_ends_the_delivery_time() -> None:
     run.logged_at("a", 12.5)
     for event_id in ("a", "dead", "unknown"):
         run.logged_at(event_id, 20.0)
-    assert run.percentiles() == [2.5, 2.5, 2.5]
+    assert run.percentiles() == {"p50": 2.5, "p95": 2.5, "p99": 2.5}
 
 
 @pytest.mark.parametrize("hands", ["in_flight", "held"])
