@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 
 import click
 from aiohttp import web
@@ -22,14 +21,13 @@ async def receive(request: web.Request) -> web.Response:
     try:
         for alert in (await request.json())["alerts"]:
             labels, notes = alert["labels"], alert["annotations"]
-            sys.stdout.write(
+            click.echo(
                 f"{alert['status'].upper()} {labels.get('severity', 'unknown')} "
                 f"{labels['alertname']}: {notes.get('summary', '')} "
-                f"({notes.get('runbook_url')}, {notes.get('console_url')})\n"
+                f"({notes.get('runbook_url')}, {notes.get('console_url')})"
             )
     except (ValueError, KeyError, TypeError, AttributeError):
         return web.Response(status=400, text="not a message of Alertmanager\n")
-    sys.stdout.flush()
     return web.Response()
 
 

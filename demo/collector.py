@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import aiohttp
 from confluent_kafka import Message
 
-from demo.command_line import ORDER_LOGGING, Options
+from demo.command_line import Options
 from demo.ledger import ConsumerLedger, Ledger
 from demo.logger import SampleLogger
 from demo.shop import Order, ShopDatabase
@@ -63,8 +63,7 @@ class Collector:
         logger.on_accepted = self.logged
         self.phase = Phase.STARTING
         self.ledger = Ledger()
-        names = [name for name in options.consumers if name != ORDER_LOGGING]
-        self.consumers = [ConsumerLedger(name, self.ledger) for name in names]
+        self.consumers = [ConsumerLedger(name, self.ledger) for name in options.consumers[1:]]
         self.pending = 0  # saved rows that replay will publish; failed ones wait for a person
         self.answer = ""  # how the worker answers when it is asked whether it is ready
         # What it says at /stats, by consumer; empty while it does not answer.

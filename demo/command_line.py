@@ -61,7 +61,7 @@ def run_command(command: click.Command) -> NoReturn:
     sys.exit(status)
 
 
-def run_until_stopped(work: Coroutine[Any, Any, None]) -> None:
+def run_until_stopped(work: Coroutine[Any, Any, object]) -> None:
     """Run a command's work until Ctrl-C or SIGTERM cancels it."""
 
     async def run() -> None:
@@ -125,4 +125,4 @@ class Options:
     give_up_after: float = 120.0  # longest wait without any progress
     logger_port: int = 3000
     web_port: int = 6066
-    consumers: Sequence[str] = (ORDER_LOGGING,)  # this one is always among them
+    consumers: Sequence[str] = (ORDER_LOGGING,)  # this one is always the first

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import sys
 
 import click
 from confluent_kafka import cimpl
@@ -119,24 +118,17 @@ def _librdkafka() -> ctypes.CDLL:
     return lib
 
 
-async def _hold() -> None:
-    cluster = EmbeddedCluster()
-    sys.stdout.write(
-        f"{LIMITS}\nIn other terminals, for workers and commands:\n\n"
-        f"export KAFKA_BOOTSTRAP_SERVERS={cluster.servers}\n"
-        f"export KAFKA_DECLARE_TOPICS=false KAFKA_SESSION_TIMEOUT_MS={SESSION_TIMEOUT_MS}\n"
-    )
-    sys.stdout.flush()
-    try:
-        await asyncio.Event().wait()
-    finally:
-        cluster.stop()
-
-
 @click.command(help=LIMITS)
 def main() -> None:
     """Run the brokers until SIGTERM or Ctrl-C."""
-    run_until_stopped(_hold())
+    cluster = EmbeddedCluster()
+    click.echo(
+        f"{LIMITS}\nIn other terminals, for workers and commands:\n\n"
+        f"export KAFKA_BOOTSTRAP_SERVERS={cluster.servers}\n"
+        f"export KAFKA_DECLARE_TOPICS=false KAFKA_SESSION_TIMEOUT_MS={SESSION_TIMEOUT_MS}"
+    )
+    run_until_stopped(asyncio.Event().wait())
+    cluster.stop()
 
 
 if __name__ == "__main__":

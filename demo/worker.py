@@ -22,7 +22,6 @@ from demo.command_line import ORDER_LOGGING, Options
 from demo.shop import FIRST_ORDER_ID
 from order_relay.settings import Settings
 
-_COMMAND = ("-m", "faust", "-A", "app", "worker", "-l", "info")
 # What a Python process may need from its surroundings. Everything else stays out: variables of
 # this project, and Faust's own (BROKER_URL, APP_DATADIR, ...), would change the demo.
 _KEPT = frozenset(
@@ -122,7 +121,7 @@ async def start_worker(log_path: Path, environment: Mapping[str, str]) -> Proces
     with log_path.open("ab") as log:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, die_with_parent.__file__, str(os.getpid())),
-            *(sys.executable, *_COMMAND),
+            *(sys.executable, "-m", "faust", "-A", "app", "worker", "-l", "info"),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
