@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import LetterPosition
 from order_relay.dead_letters.open_letters import OpenLetters
-from order_relay.dead_letters.redrive import AnotherRedrive, RedriveResult, Selection
+from order_relay.dead_letters.redrive import AnotherRedrive, Redrive, RedriveResult, Selection
 from order_relay.errors import RelayError
-from order_relay.kafka.producer import KafkaProducer
 from order_relay.logs.log_line import LogLine
 
 if TYPE_CHECKING:
     from order_relay.dead_letters.open_topic import OpenTopic
-    from order_relay.tracing.spans import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +38,12 @@ class AutoRedrive:
         self,
         letters: OpenLetters,
         open_topic: Callable[[], AbstractAsyncContextManager[OpenTopic]],
-        producer: KafkaProducer,
+        new_redrive: Callable[[], Redrive],
         *,
-        topic: str,
-        consumer: str,
         waits_seconds: Sequence[float],
         rate: float,
         target_works: Callable[[], bool],
         on_redriven: Callable[[int], None] = lambda _: None,
-        tracing: Tracing | None = None,
         interval_seconds: float = INTERVAL_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -57,27 +52,21 @@ class AutoRedrive:
         Args:
             letters: The open letters.
             open_topic: Opens the dead-letter topic.
-            producer: Publishes the letters.
-            topic: The source topic.
-            consumer: The consumer that gave them up.
+            new_redrive: Prepares a redrive at the rate.
             waits_seconds: The wait before the first redrive of a letter, the second, and so on.
             rate: Letters a second at most.
             target_works: Returns whether the target works now.
             on_redriven: Called with the number of letters after each round.
-            tracing: Makes a span of each redriven letter; ``None``: none.
             interval_seconds: Seconds between two rounds, on average.
             clock: Seconds since the epoch.
         """
         self._letters = letters
         self._open_topic = open_topic
-        self._producer = producer
-        self._topic = topic
-        self._consumer = consumer
+        self._new_redrive = new_redrive
         self._waits_seconds = waits_seconds
         self._rate = rate
         self._target_works = target_works
         self._on_redriven = on_redriven
-        self._tracing = tracing
         self._interval_seconds = interval_seconds
         self._clock = clock
 
@@ -116,18 +105,12 @@ class AutoRedrive:
             await selection.read(topic)
             if not selection.count:
                 return 0
-            async with topic.redriving(
-                selection,
-                self._producer,
-                topic=self._topic,
-                consumer=self._consumer,
-                rate=self._rate,
-                tracing=self._tracing,
-            ) as (running, results):
+            redrive = self._new_redrive()
+            async with topic.redriving(selection, redrive) as results:
                 async for result in results:
                     redriven += result.result is RedriveResult.REDRIVEN
                     if not self._target_works():
-                        running.stop("the target does not work")
+                        redrive.stop("the target does not work")
         if redriven:
             logger.warning(LogLine("Dead letters redriven automatically", letters=redriven))
             self._on_redriven(redriven)

@@ -14,12 +14,11 @@ from order_relay.dead_letters.redrive import LetterResult, Redrive, Selection
 from order_relay.dead_letters.redrive_group import RedriveGroup
 from order_relay.dead_letters.redriven import Redriven, RedriveProgress
 from order_relay.errors import RelayError, TopicUnusable
-from order_relay.kafka.producer import KafkaProducer
 from order_relay.kafka.topic_reader import Extent, TopicReader, bytes_of, headers_of
 from order_relay.settings import Settings
 
 if TYPE_CHECKING:
-    from order_relay.tracing.spans import Tracing
+    pass
 
 
 class TopicLog(TopicReader):
@@ -135,37 +134,24 @@ class OpenTopic:
 
     @asynccontextmanager
     async def redriving(
-        self,
-        selection: Selection,
-        producer: KafkaProducer,
-        *,
-        topic: str,
-        consumer: str,
-        rate: float | None = None,
-        discard: bool = False,
-        tracing: Tracing | None = None,
-    ) -> AsyncIterator[tuple[Redrive, AsyncIterator[LetterResult]]]:
+        self, selection: Selection, redrive: Redrive
+    ) -> AsyncIterator[AsyncIterator[LetterResult]]:
         """Prepare to redrive what was selected; no other redrive can begin until the end.
 
-        Yields the redrive, by which it can be stopped, and its results, which are to be read.
+        Yields the results, which are to be read.
 
         Args:
             selection: The letters. Those that another run has redriven meanwhile are skipped.
-            producer: Publishes them.
-            topic: The source topic.
-            consumer: The consumer that the redriven records are for; others skip them.
-            rate: Letters a second at most; None: no limit.
-            discard: Publish nothing: the letters are only no longer open.
-            tracing: Makes a span of each redriven letter; None: none.
+            redrive: Publishes them.
 
         Raises:
             TopicUnusable: Another redrive runs, or one of both topics cannot be used.
             KafkaUnavailable: Kafka did not answer in time.
         """
         async with self.group.membership(self.extents) as membership:
-            partitions = await producer.partition_count(topic)
+            partitions = await redrive.producer.partition_count(redrive.topic)
             if not partitions:
-                raise TopicUnusable(topic, "it does not exist")
+                raise TopicUnusable(redrive.topic, "it does not exist")
             # Read again: another redrive may have ended since.
             extents, redriven = await _read_redriven(self.log, self.group)
             self.check_same(extents)
@@ -176,28 +162,19 @@ class OpenTopic:
                 )
                 for partition, extent in self.extents.items()
             }
-            redrive = Redrive(
-                self.log.letters,
-                producer,
-                membership,
-                topic=topic,
-                partitions=partitions,
-                consumer=consumer,
-                rate=rate,
-                discard=discard,
-                tracing=tracing,
-            )
 
             async def results() -> AsyncIterator[LetterResult]:
                 for result in skipped:
                     yield result
                 try:
-                    async for result in redrive.run(selection.chosen, progress):
+                    async for result in redrive.run(
+                        self.log.letters, membership, partitions, selection.chosen, progress
+                    ):
                         yield result
                 except RelayError as error:
                     redrive.stop(f"stopped: {error}")
 
-            yield redrive, results()
+            yield results()
 
     def check_same(self, extents: Mapping[int, Extent]) -> None:
         """Check by what the topic holds now that it was not recreated since it was read.

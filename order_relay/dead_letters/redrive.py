@@ -16,7 +16,7 @@ from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import Letter, LetterPosition
 from order_relay.dead_letters.redriven import Redriven, RedriveProgress
 from order_relay.errors import PublishRefused, RecordTooLarge, RelayError, TopicUnusable
-from order_relay.kafka.producer import Acknowledged, RecordProducer
+from order_relay.kafka.producer import Acknowledged, KafkaProducer
 from order_relay.model.headers import Headers
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ class Selection:
         wanted: LetterFilter,
         *,
         limit: int | None = None,
-        max_redrives: int = 3,
-        discard: bool = False,
+        max_redrives: int | None,
     ) -> None:
         """Select the letters at ``positions``; if there are none, those that match ``wanted``.
 
@@ -102,8 +101,8 @@ class Selection:
             positions: Letters by their position.
             wanted: The conditions.
             limit: Only the first so many.
-            max_redrives: Letters that were redriven so often are skipped.
-            discard: They are to be discarded, for which nothing is skipped.
+            max_redrives: Letters that were redriven so often are skipped; None: they are to be
+                discarded, for which nothing is skipped.
         """
         self.count = 0
         self.first: list[Letter] = []
@@ -114,7 +113,6 @@ class Selection:
         self._wanted = wanted
         self._limit = limit
         self._max_redrives = max_redrives
-        self._discard = discard
 
     async def read(self, topic: OpenTopic) -> None:
         """Read the topic, and select."""
@@ -158,7 +156,7 @@ class Selection:
         return self._wanted.finds(letter)
 
     def _choose(self, letter: Letter) -> None:
-        if not self._discard and (reason := self._objection(letter)):
+        if reason := self._objection(letter):
             self._skip(letter.position, reason)
             return
         if self._limit is not None and self.count >= self._limit:
@@ -172,6 +170,8 @@ class Selection:
         self.skipped.append(LetterResult(*position, RedriveResult.SKIPPED, reason))
 
     def _objection(self, letter: Letter) -> str:
+        if self._max_redrives is None:
+            return ""
         if letter.headers_unreadable:
             return (
                 "its headers cannot be read because a name is not UTF-8: it would lose its event-id"
@@ -194,38 +194,29 @@ class Redrive:
 
     def __init__(
         self,
-        letters: Callable[[int, int, int], AsyncIterator[Letter]],
-        producer: RecordProducer,
-        membership: Membership,
+        producer: KafkaProducer,
         *,
         topic: str,
-        partitions: int,
         consumer: str,
         rate: float | None = None,
         discard: bool = False,
         tracing: Tracing | None = None,
     ) -> None:
-        """Prepare a redrive; nothing is published yet.
+        """Prepare one redrive; nothing is published yet.
 
         Args:
-            letters: Reads a partition of the dead-letter topic, see ``TopicLog.letters``.
             producer: Publishes the letters.
-            membership: Commits what was redriven.
             topic: The source topic.
-            partitions: How many partitions the source topic has.
             consumer: The consumer that the redriven records are for; others skip them.
-            rate: Letters a second at most; ``None``: no limit.
+            rate: Letters a second at most; None: no limit.
             discard: Publish nothing: the letters are only no longer open.
-            tracing: Makes a span of each redriven letter; ``None``: none.
+            tracing: Makes a span of each redriven letter; None: none.
         """
         self.remark = ""
-        self._letters = letters
-        self._producer = producer
-        self._membership = membership
-        self._topic = topic
-        self._partitions = partitions
+        self.producer = producer
+        self.topic = topic
+        self.rate = rate
         self._consumer = consumer
-        self._rate = rate
         self._discard = discard
         self._tracing = tracing
         self._batch = BATCH if rate is None else max(1, min(BATCH, math.floor(rate / 4)))
@@ -238,22 +229,35 @@ class Redrive:
         self._stopped.set()
 
     async def run(
-        self, chosen: Mapping[int, Sequence[int]], progress: Mapping[int, RedriveProgress]
+        self,
+        letters: Callable[[int, int, int], AsyncIterator[Letter]],
+        membership: Membership,
+        partitions: int,
+        chosen: Mapping[int, Sequence[int]],
+        progress: Mapping[int, RedriveProgress],
     ) -> AsyncIterator[LetterResult]:
         """Redrive letters.
 
         Args:
-            chosen: Their offsets by partition, ascending.
+            letters: Reads a partition of the dead-letter topic, see ``TopicLog.letters``.
+            membership: Commits what was redriven.
+            partitions: How many partitions the source topic has.
+            chosen: The letters' offsets by partition, ascending.
             progress: What has been redriven of each partition; updated.
 
         Yields:
             The result for each letter, until ``stop`` or until something fails.
         """
         for partition, offsets in chosen.items():
+            if not offsets:
+                continue
             missing = set(offsets)
-            async for batch in self._batches(partition, offsets):
+            found = letters(partition, offsets[0], offsets[-1] + 1)
+            async for batch in self._batches(found, frozenset(offsets)):
                 missing.difference_update(letter.offset for letter in batch)
-                for result in await self._redrive(batch, progress[partition]):
+                for result in await self._redrive(
+                    batch, membership, partitions, progress[partition]
+                ):
                     yield result
                 if self._stopped.is_set():
                     return
@@ -262,12 +266,11 @@ class Redrive:
                     partition, offset, RedriveResult.FAILED, "it is no longer in the topic"
                 )
 
-    async def _batches(self, partition: int, offsets: Sequence[int]) -> AsyncIterator[list[Letter]]:
-        if not offsets:
-            return
-        wanted = frozenset(offsets)
+    async def _batches(
+        self, letters: AsyncIterator[Letter], wanted: Collection[int]
+    ) -> AsyncIterator[list[Letter]]:
         batch: list[Letter] = []
-        async for letter in self._letters(partition, offsets[0], offsets[-1] + 1):
+        async for letter in letters:
             if letter.offset in wanted:
                 batch.append(letter)
             if len(batch) == self._batch:
@@ -277,7 +280,11 @@ class Redrive:
             yield batch
 
     async def _redrive(
-        self, batch: Sequence[Letter], progress: RedriveProgress
+        self,
+        batch: Sequence[Letter],
+        membership: Membership,
+        partitions: int,
+        progress: RedriveProgress,
     ) -> list[LetterResult]:
         """Publish and commit one batch of one partition."""
         await self._wait_for_turn(len(batch))
@@ -285,16 +292,16 @@ class Redrive:
             return []
         if not progress.can_remember([letter.offset for letter in batch]):
             return [_result(letter, RedriveResult.FAILED, NO_ROOM) for letter in batch]
-        async with self._membership.busy:
-            if self._membership.lost:
+        async with membership.busy:
+            if membership.lost:
                 self.stop("stopped: another dlq redrive joined, or Kafka was away; run it again")
                 return []
-            results = await asyncio.gather(*(self._publish(letter) for letter in batch))
+            results = await asyncio.gather(*(self._publish(letter, partitions) for letter in batch))
             for result in results:
                 if result.result in (RedriveResult.REDRIVEN, RedriveResult.DISCARDED):
                     progress.finish(result.offset)
             try:
-                await self._membership.commit(batch[0].partition, progress.commit())
+                await membership.commit(batch[0].partition, progress.commit())
             except RelayError as error:
                 self.stop(
                     f"stopped: {error}; the last {len(batch)} letters may be redriven once more "
@@ -302,30 +309,30 @@ class Redrive:
                 )
         return list(results)
 
-    async def _publish(self, letter: Letter) -> LetterResult:
+    async def _publish(self, letter: Letter, partitions: int) -> LetterResult:
         if self._discard:
             return _result(letter, RedriveResult.DISCARDED)
         headers = letter.redriven_headers(self._consumer)
         if self._tracing is None:
-            return await self._send(letter, headers)
-        with self._tracing.sending("redrive", self._topic, headers) as span:
-            result = await self._send(letter, span.headers)
+            return await self._send(letter, headers, partitions)
+        with self._tracing.sending("redrive", self.topic, headers) as span:
+            result = await self._send(letter, span.headers, partitions)
             if result.position is not None:
                 span.acknowledged(result.position)
             else:
                 span.failed("refused")
             return result
 
-    async def _send(self, letter: Letter, headers: Headers) -> LetterResult:
+    async def _send(self, letter: Letter, headers: Headers, partitions: int) -> LetterResult:
         number = letter.home_partition
         try:
             # Nothing is awaited before the client has the record, so letters keep their order.
-            position = await self._producer.send(
-                self._topic,
+            position = await self.producer.send(
+                self.topic,
                 key=letter.key,
                 value=letter.value,
                 headers=headers,
-                partition=number if number < self._partitions else None,
+                partition=number if number < partitions else None,
             )
         except RecordTooLarge as error:
             return _result(letter, RedriveResult.FAILED, str(error))
@@ -335,13 +342,13 @@ class Redrive:
         return _result(letter, RedriveResult.REDRIVEN, position=position)
 
     async def _wait_for_turn(self, letters: int) -> None:
-        if self._rate is None:
+        if self.rate is None:
             return
         wait = self._next_at - time.monotonic()
         if wait > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), wait)
-        self._next_at = max(self._next_at, time.monotonic()) + letters / self._rate
+        self._next_at = max(self._next_at, time.monotonic()) + letters / self.rate
 
 
 def _result(

@@ -16,6 +16,7 @@ from faust.sensors.prometheus import FaustMetrics
 from order_relay.dead_letters.auto_redrive import AutoRedrive
 from order_relay.dead_letters.open_letters import OpenLetters
 from order_relay.dead_letters.open_topic import TopicLog, open_topic
+from order_relay.dead_letters.redrive import Redrive
 from order_relay.dead_letters.redrive_group import RedriveGroup
 from order_relay.deliveries.changelog import Changelog
 from order_relay.deliveries.lookup import OrderLookup
@@ -330,17 +331,22 @@ class ConsumerRuntime:
         self._watches += map(asyncio.create_task, works)
 
     def _auto_redrive(self, waits_seconds: Sequence[float]) -> AutoRedrive:
+        rate = self.settings.dlq_auto_redrive_rate
         return AutoRedrive(
             self.open_letters,
             partial(open_topic, self.settings),
-            self._producer,
-            topic=self.settings.order_paid_topic,
-            consumer=self.name,
+            partial(
+                Redrive,
+                self._producer,
+                topic=self.settings.order_paid_topic,
+                consumer=self.name,
+                rate=rate,
+                tracing=self._tracing,
+            ),
             waits_seconds=waits_seconds,
-            rate=self.settings.dlq_auto_redrive_rate,
+            rate=rate,
             target_works=self._target_works,
             on_redriven=self.metrics.counters["dead_letters_auto_redriven"].inc,
-            tracing=self._tracing,
         )
 
     def _target_works(self) -> bool:

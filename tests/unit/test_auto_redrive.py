@@ -9,7 +9,7 @@ import pytest
 
 from order_relay.dead_letters.auto_redrive import AutoRedrive
 from order_relay.dead_letters.letter import Letter
-from order_relay.dead_letters.redrive import LetterResult, RedriveResult
+from order_relay.dead_letters.redrive import LetterResult, Redrive, RedriveResult
 from tests.unit.test_open_letters import MOMENT, Topic, indexed, letter
 
 WAITS = (600.0, 3600.0)
@@ -72,21 +72,19 @@ class OpenedTopic:
         for one in self.topic.letters_there:
             yield one, False
 
-    def stop(self, remark: str) -> None:
-        self.stopped = remark
-
     @asynccontextmanager
-    async def redriving(self, selection: Any, producer: Any, **options: Any) -> AsyncIterator[Any]:
-        self.rate = options["rate"]
+    async def redriving(self, selection: Any, redrive: Redrive) -> AsyncIterator[Any]:
+        self.rate = redrive.rate
 
         async def results() -> AsyncIterator[LetterResult]:
             for offset in selection.chosen[0]:
-                if self.stopped:
+                if redrive.remark:
+                    self.stopped = redrive.remark
                     return
                 self.asked.append(offset)
                 yield LetterResult(0, offset, RedriveResult.REDRIVEN)
 
-        yield self, results()
+        yield results()
 
 
 async def rounds(works: list[bool]) -> tuple[OpenedTopic, list[int]]:
@@ -104,9 +102,8 @@ async def rounds(works: list[bool]) -> tuple[OpenedTopic, list[int]]:
     redrive = AutoRedrive(
         letters,
         open_topic,
-        None,  # type: ignore[arg-type] # the fake topic publishes nothing
-        topic="orders",
-        consumer="order_logging",
+        # The fake topic publishes nothing.
+        lambda: Redrive(None, topic="orders", consumer="order_logging", rate=5.0),  # type: ignore[arg-type]
         waits_seconds=WAITS,
         rate=5.0,
         target_works=lambda: works.pop(0) if works else True,

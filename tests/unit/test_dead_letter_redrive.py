@@ -72,20 +72,18 @@ def progress_of(topics: Topics) -> RedriveProgress:
 
 
 async def redriven(
-    redrive: Redrive, progress: RedriveProgress, chosen: Sequence[int]
+    redrive: Redrive, topics: Topics, membership: Membership, chosen: Sequence[int]
 ) -> list[LetterResult]:
-    """Redrive letters of partition 0."""
-    return [one async for one in redrive.run({0: chosen}, {0: progress})]
+    """Redrive letters of partition 0 to three partitions."""
+    run = redrive.run(topics.letters, membership, 3, {0: chosen}, {0: progress_of(topics)})
+    return [one async for one in run]
 
 
-def prepared(topics: Topics, membership: FakeMembership, rate: float | None = None) -> Redrive:
-    """A redrive to three partitions."""
+def prepared(topics: Topics, rate: float | None = None) -> Redrive:
+    """A redrive."""
     return Redrive(
-        topics.letters,
-        topics,
-        membership,
+        topics,  # type: ignore[arg-type] # it only sends
         topic="orders",
-        partitions=3,
         consumer="order_logging",
         rate=rate,
     )
@@ -95,8 +93,8 @@ async def test_batches_are_published_in_order_and_remembered() -> None:
     """Each batch is remembered once; what was not chosen stays open."""
     topics, membership = Topics(*range(2 * BATCH + 10)), FakeMembership()
     chosen = [letter.offset for letter in topics.held if letter.offset != 3]
-    redrive, progress = prepared(topics, membership), progress_of(topics)
-    results = await redriven(redrive, progress, chosen)
+    redrive = prepared(topics)
+    results = await redriven(redrive, topics, membership, chosen)
     assert [one.offset for one in results] == chosen
     assert {one.result for one in results} == {RedriveResult.REDRIVEN}
     assert [value for value, _ in topics.published] == [b"%d" % offset for offset in chosen]
@@ -110,9 +108,10 @@ async def test_the_partition_is_the_records_own_where_there_is_one() -> None:
     """A number that the topic does not have is left to the key."""
     topics = Topics()
     topics.held = [Letter("dlq", number, 0, b"k", b"0") for number in (2, 3)]
-    redrive = prepared(topics, FakeMembership())
+    redrive = prepared(topics)
     both = {number: RedriveProgress(Redriven(), [0], 1) for number in (2, 3)}
-    assert len([one async for one in redrive.run({2: [0], 3: [0]}, both)]) == 2
+    run = redrive.run(topics.letters, FakeMembership(), 3, {2: [0], 3: [0]}, both)
+    assert len([one async for one in run]) == 2
     assert topics.published == [(b"0", 2), (b"0", None)]
 
 
@@ -120,8 +119,8 @@ async def test_what_kafka_refuses_ends_it_and_stays_open() -> None:
     """The rest of the batch is remembered; the next batch does not begin."""
     topics, membership = Topics(*range(2 * BATCH)), FakeMembership()
     topics.errors[1] = PublishRefused("orders", "timed out")
-    redrive, progress = prepared(topics, membership), progress_of(topics)
-    results = await redriven(redrive, progress, range(2 * BATCH))
+    redrive = prepared(topics)
+    results = await redriven(redrive, topics, membership, range(2 * BATCH))
     assert len(results) == BATCH
     assert [one.offset for one in results if one.result is RedriveResult.FAILED] == [1]
     assert "timed out" in redrive.remark
@@ -133,8 +132,8 @@ async def test_a_letter_that_is_too_large_holds_nothing_up() -> None:
     """It fails alone."""
     topics, membership = Topics(*range(BATCH + 1)), FakeMembership()
     topics.errors[1] = RecordTooLarge("orders", 7)
-    redrive, progress = prepared(topics, membership), progress_of(topics)
-    results = await redriven(redrive, progress, range(BATCH + 1))
+    redrive = prepared(topics)
+    results = await redriven(redrive, topics, membership, range(BATCH + 1))
     assert [one.offset for one in results if one.result is RedriveResult.FAILED] == [1]
     assert (len(topics.published), redrive.remark) == (BATCH, "")
 
@@ -143,15 +142,15 @@ async def test_nothing_is_published_that_is_not_ours_any_more() -> None:
     """Once another member has joined, or a commit was refused, no batch begins."""
     topics, membership = Topics(*range(2 * BATCH)), FakeMembership()
     membership.lost = True
-    redrive = prepared(topics, membership)
-    assert await redriven(redrive, progress_of(topics), range(2 * BATCH)) == []
+    redrive = prepared(topics)
+    assert await redriven(redrive, topics, membership, range(2 * BATCH)) == []
     assert topics.published == []
     assert "another dlq redrive" in redrive.remark
 
     membership = FakeMembership()
     membership.error = TopicUnusable("dlq", "the group rebalances")
-    redrive = prepared(topics, membership)
-    assert len(await redriven(redrive, progress_of(topics), range(2 * BATCH))) == BATCH
+    redrive = prepared(topics)
+    assert len(await redriven(redrive, topics, membership, range(2 * BATCH))) == BATCH
     assert len(topics.published) == BATCH
     assert "may be redriven once more by the next run, with the same event-ids" in redrive.remark
 
@@ -159,9 +158,9 @@ async def test_nothing_is_published_that_is_not_ours_any_more() -> None:
 async def test_stopping_ends_it_after_the_batch_under_way() -> None:
     """Also while it waits for its turn at a rate: the first words stay."""
     topics, membership = Topics(*range(100)), FakeMembership()
-    redrive, progress = prepared(topics, membership, rate=0.01), progress_of(topics)
+    redrive, progress = prepared(topics, rate=0.01), progress_of(topics)
     results = []
-    async for one in redrive.run({0: range(100)}, {0: progress}):
+    async for one in redrive.run(topics.letters, membership, 3, {0: range(100)}, {0: progress}):
         results.append(one)
         redrive.stop("stopped by a signal")
         redrive.stop("twice")
@@ -173,7 +172,7 @@ async def test_stopping_ends_it_after_the_batch_under_way() -> None:
 async def test_letters_that_are_gone_or_cannot_be_remembered_are_left() -> None:
     """Retention took one; of others a commit could not tell."""
     topics, membership = Topics(0, 2), FakeMembership()
-    results = await redriven(prepared(topics, membership), progress_of(topics), [0, 1, 2])
+    results = await redriven(prepared(topics), topics, membership, [0, 1, 2])
     (gone,) = [one for one in results if one.result is not RedriveResult.REDRIVEN]
     assert (gone.offset, gone.result) == (1, RedriveResult.FAILED)
     assert gone.reason == "it is no longer in the topic"
@@ -183,7 +182,9 @@ async def test_letters_that_are_gone_or_cannot_be_remembered_are_left() -> None:
             return False
 
     topics = Topics(0, 2)
-    results = await redriven(prepared(topics, membership), NoRoom(Redriven(), [0, 2], 3), [2])
+    no_room = NoRoom(Redriven(), [0, 2], 3)
+    run = prepared(topics).run(topics.letters, membership, 3, {0: [2]}, {0: no_room})
+    results = [one async for one in run]
     assert [(one.result, one.reason) for one in results] == [(RedriveResult.FAILED, NO_ROOM)]
     assert topics.published == []
     for named in (True, False):

@@ -21,7 +21,7 @@ from order_relay.cli.dlq.letters import (
 from order_relay.cli.fallback.rows import write_entry
 from order_relay.dead_letters.letter import LetterPosition
 from order_relay.dead_letters.open_topic import OpenTopic, open_topic
-from order_relay.dead_letters.redrive import LetterResult, RedriveResult, Selection
+from order_relay.dead_letters.redrive import LetterResult, Redrive, RedriveResult, Selection
 from order_relay.model.byte_text import to_text
 from order_relay.tracing.switch import running_tracing
 
@@ -99,9 +99,7 @@ async def _change(
     asks = command.must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
     chosen = command.consumer_named(consumer)
     to = "" if discards else f"to {chosen.settings.order_paid_topic}"
-    selection = Selection(
-        positions, wanted, limit=limit, max_redrives=max_redrives or 0, discard=discards
-    )
+    selection = Selection(positions, wanted, limit=limit, max_redrives=max_redrives)
     report = output.ChangeReport(
         "letter", done.value, named=bool(positions), as_json=as_json, dry_run=dry_run
     )
@@ -151,24 +149,24 @@ async def _run(
         async with (
             running_tracing(chosen.settings) as tracing,
             command.open_producer(chosen.settings) as producer,
-            topic.redriving(
-                selection,
+        ):
+            running = Redrive(
                 producer,
                 topic=chosen.settings.order_paid_topic,
                 consumer=chosen.name,
                 rate=rate,
                 discard=done is RedriveResult.DISCARDED,
                 tracing=tracing,
-            ) as (running, results),
-        ):
+            )
 
             def stop(number: signal.Signals) -> None:
                 received.append(number)
                 running.stop("stopped by a signal; run it again for the rest")
 
-            with command.handling_signals(stop), report.showing_progress(selection.count):
-                async for result in results:
-                    add_result(report, result)
+            async with topic.redriving(selection, running) as results:
+                with command.handling_signals(stop), report.showing_progress(selection.count):
+                    async for result in results:
+                        add_result(report, result)
             report.remark = running.remark
     finally:
         if report.done:

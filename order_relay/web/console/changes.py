@@ -22,7 +22,7 @@ from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.index import LetterIndex
 from order_relay.dead_letters.letter import LetterPosition
 from order_relay.dead_letters.open_letters import OpenLetters
-from order_relay.dead_letters.redrive import RedriveResult, Selection
+from order_relay.dead_letters.redrive import Redrive, RedriveResult, Selection
 from order_relay.errors import DatabaseUnavailable, RelayError
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog, now
 from order_relay.fallback.store import RowFilter, Status
@@ -211,7 +211,9 @@ class Changes:
             return {"text": await _letters_text(consumer, action, positions, wanted)}
         actor, reason = _actor(request, body), _text(body, "reason")
         selection = Selection(
-            positions or (), wanted, max_redrives=MAX_REDRIVES, discard=action == "discard"
+            positions or (),
+            wanted,
+            max_redrives=None if action == "discard" else MAX_REDRIVES,
         )
         job = Job("Redriving" if action == "redrive" else "Discarding")
         job_id = uuid.uuid4().hex
@@ -256,22 +258,22 @@ class Changes:
                 job.total = selection.count
                 if not selection.count:
                     return
-                async with topic.redriving(
-                    selection,
+                redrive = Redrive(
                     self._producer,
                     topic=consumer.order_topic,
                     consumer=name,
                     rate=rate,
                     discard=discard,
                     tracing=self._tracing,
-                ) as (running, results):
+                )
+                async with topic.redriving(selection, redrive) as results:
                     async for result in results:
                         if result.result is done:
                             job.done += 1
                         else:
                             job.left += 1
                             job.remark = result.reason
-                    job.remark = running.remark or job.remark
+                    job.remark = redrive.remark or job.remark
         except RelayError as error:
             job.remark = str(error)
         except asyncio.CancelledError:
