@@ -85,10 +85,12 @@ async def test_letters_are_redriven_and_discarded(
         await page.goto(f"{base}/dead-letters")
         await page.get_by_label("letters a second").fill("0,5")
         await page.get_by_role("button", name="Redrive all").click()
-        await expect(dialog.locator("#confirm-answer")).to_contain_text("rate must be a number")
+        await expect(dialog.locator("#confirm-answer")).to_contain_text("rate: Expected")
         await confirm(page)
         await expect(dialog).to_be_visible()
-        await expect(dialog.locator("#confirm-answer")).to_contain_text("Not done: rate must be")
+        await expect(dialog.locator("#confirm-answer")).to_contain_text(
+            "Not done: rate: Expected `float"
+        )
     # Over the restart, and for the commands, too: what was discarded is not open any more.
     left = (await relay_on(stage, tmp_path)("dlq", "list", "--json")).objects
     assert {one["order_id"] for one in left} == {0, 2}

@@ -12,11 +12,12 @@ import uuid
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from msgspec import Meta
 
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.index import LetterIndex
@@ -37,6 +38,7 @@ from order_relay.web.console.queries import (
     BadQuery,
     letter_filter,
     row_filter,
+    whole_number,
 )
 from order_relay.web.request_body import BODY_SECONDS, BodyRefused, read_body
 
@@ -53,7 +55,29 @@ MAX_RATE = 1_000_000
 PAGE = 500
 JOBS_KEPT = 50
 NAMED = 5  # letters or rows in a text
-FIELDS = ("consumer", "positions", "filter", "rate", "dry_run", "actor", "reason")
+
+
+Text = Annotated[str, Meta(max_length=500)]
+
+
+class Body(msgspec.Struct, forbid_unknown_fields=True):
+    """What a request asks for."""
+
+    consumer: str = ""
+    positions: Annotated[list[str | int], Meta(min_length=1, max_length=MAX_POSITIONS)] | None = (
+        None
+    )
+    filter: dict[str, Annotated[str, Meta(min_length=1)]] | None = None
+    rate: Annotated[float, Meta(gt=0, le=MAX_RATE)] | None = None  # letters a second
+    dry_run: bool = True
+    actor: Text = ""
+    reason: Text = ""
+
+    def __post_init__(self) -> None:
+        if self.positions is not None and self.filter is not None:
+            raise ValueError("give either positions or filter")
+        if not (self.actor + self.reason).isprintable():
+            raise ValueError("actor and reason must be printable characters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +195,13 @@ class Changes:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _change(
-        self, change: Callable[[web.Request, dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
+        self, change: Callable[[web.Request, Body], Coroutine[Any, Any, dict[str, Any]]]
     ) -> Handler:
         async def answer(request: web.Request) -> web.Response:
             try:
-                body = await _body(request)
+                body = await _read_body(request)
                 # A dry run only reads, as the pages do.
-                dry_run = body.get("dry_run", True)
-                check = self._access.wrong_name if dry_run else self._access.refusal
+                check = self._access.wrong_name if body.dry_run else self._access.refusal
                 if refusal := check(request):
                     return refusal.response()
                 return web.json_response(await change(request, body))
@@ -199,17 +222,16 @@ class Changes:
 
     # --- dead letters ---------------------------------------------------------------------------
 
-    async def _letters(self, request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
+    async def _letters(self, request: web.Request, body: Body) -> dict[str, Any]:
         action = request.match_info["action"]
         name, consumer = self._named(body)
         positions = _positions(body)
         wanted = letter_filter(_filter(body, LETTER_QUERY))
-        rate = _rate(body)
-        if positions is None and "filter" not in body:
+        if positions is None and body.filter is None:
             raise BadQuery("say which letters: positions, or filter ({} for all)")
-        if body.get("dry_run", True):
+        if body.dry_run:
             return {"text": await _letters_text(consumer, action, positions, wanted)}
-        actor, reason = _actor(request, body), _text(body, "reason")
+        actor, reason = _actor(request, body), body.reason.strip()
         selection = Selection(
             positions or (),
             wanted,
@@ -228,7 +250,7 @@ class Changes:
                 selection,
                 name=name,
                 discard=action == "discard",
-                rate=rate,
+                rate=body.rate,
                 actor=actor,
                 detail=detail,
             )
@@ -292,7 +314,7 @@ class Changes:
 
     # --- rows -----------------------------------------------------------------------------------
 
-    async def _of_rows(self, request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
+    async def _of_rows(self, request: web.Request, body: Body) -> dict[str, Any]:
         action = request.match_info["action"]
         ids = _ids(body)
         wanted = RowFilter(ids=ids) if ids is not None else row_filter(_filter(body, ROW_QUERY))
@@ -300,10 +322,10 @@ class Changes:
             raise BadQuery("a filter must have the status FAILED; other rows are named by their id")
         count = await self._rows.count(wanted)
         verb = "requeued" if action == "requeue" else "discarded"
-        if body.get("dry_run", True):
+        if body.dry_run:
             lost = "" if action == "requeue" else " They are nowhere else."
             return {"text": f"{count:,} rows will be {verb}.{lost}"}
-        actor, reason = _actor(request, body), _text(body, "reason")
+        actor, reason = _actor(request, body), body.reason.strip()
         apply = self._rows.requeue if action == "requeue" else self._rows.discard
         changed = after_id = 0
         while page := await self._rows.find(wanted, after_id=after_id, limit=PAGE):
@@ -323,12 +345,12 @@ class Changes:
 
     # --- consumers ------------------------------------------------------------------------------
 
-    async def _consumer(self, request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
+    async def _consumer(self, request: web.Request, body: Body) -> dict[str, Any]:
         action = request.match_info["action"]
         name, consumer = self._named(body)
         if action == "probe" and consumer.paused():
             raise BadQuery(f"{name} is paused, nothing is sent: resume it first")
-        if body.get("dry_run", True):
+        if body.dry_run:
             return {
                 "text": {
                     "pause": "Nothing is sent to the target until it is resumed, by workers that "
@@ -337,7 +359,7 @@ class Changes:
                     "probe": "The next probe goes at once.",
                 }[action]
             }
-        actor, reason = _actor(request, body), _text(body, "reason")
+        actor, reason = _actor(request, body), body.reason.strip()
         consumer.do(action)
         saved = await self._write(AuditEntry(actor, f"consumer: {action}", name, 1, reason, now()))
         problems = await self._cluster.tell(name, f"/here/{action}?consumer={name}")
@@ -367,12 +389,11 @@ class Changes:
                 await self._write(told)
         return web.json_response({})
 
-    def _named(self, body: Mapping[str, Any]) -> tuple[str, ChangeableConsumer]:
-        name = body.get("consumer")
-        if not isinstance(name, str) or name not in self._consumers:
+    def _named(self, body: Body) -> tuple[str, ChangeableConsumer]:
+        if body.consumer not in self._consumers:
             known = ", ".join(self._consumers)
             raise BadQuery(f"consumer must be one of this worker's: {known}")
-        return name, self._consumers[name]
+        return body.consumer, self._consumers[body.consumer]
 
     async def _write(self, entry: AuditEntry) -> bool:
         """Log a change, and write it to the audit log; returns whether that was possible."""
@@ -411,90 +432,47 @@ async def _letters_text(
     return f"{number:,} open letters will not be delivered: they count as dealt with."
 
 
-async def _body(request: web.Request) -> dict[str, Any]:
-    """Read a request's JSON object.
+async def _read_body(request: web.Request) -> Body:
+    """Read what a request asks for.
 
     Raises:
-        BadQuery: It is not one.
+        BadQuery: It is not that.
         BodyRefused: It does not come, or is too large.
     """
     content = await read_body(request, MAX_BODY_BYTES, seconds=BODY_SECONDS)
     try:
         # Unlike json, it refuses lone surrogates, which cannot be searched for.
-        body = msgspec.json.decode(content)
-    except (ValueError, RecursionError):
+        return msgspec.json.decode(content, type=Body)
+    except msgspec.ValidationError as error:
+        wrong, _, place = str(error).partition(" - at ")
+        raise BadQuery(f"{place.strip('`').removeprefix('$.') or 'the body'}: {wrong}") from None
+    except ValueError:
         raise BadQuery("the body must be a JSON object") from None
-    if not isinstance(body, dict):
-        raise BadQuery("the body must be a JSON object")
-    _check_names("the body", body, FIELDS)
-    if body.get("positions") is not None and "filter" in body:
-        raise BadQuery("give either positions or filter")
-    if not isinstance(body.get("dry_run", True), bool):
-        raise BadQuery("dry_run must be true or false")
-    return body
 
 
-def _text(body: Mapping[str, Any], name: str) -> str:
-    value = body.get(name, "")
-    if not isinstance(value, str) or len(value) > 500 or not value.isprintable():
-        raise BadQuery(f"{name} must be at most 500 printable characters")
-    return value.strip()
-
-
-def _filter(body: Mapping[str, Any], fields: Sequence[str]) -> dict[str, str]:
-    value = body.get("filter", {})
-    if not isinstance(value, dict) or not all(
-        isinstance(text, str) and text for text in value.values()
-    ):
-        raise BadQuery("filter must be an object of texts, none of them empty")
-    _check_names("filter", value, fields)
-    return value
-
-
-def _check_names(what: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+def _filter(body: Body, fields: Sequence[str]) -> dict[str, str]:
+    found = body.filter or {}
     # Without a condition that was mistyped, a filter would find too much.
-    for name in given:
-        if name not in known:
-            raise BadQuery(f"{what} has no field {name[:40]!r}, but {', '.join(known)}")
+    for name in found:
+        if name not in fields:
+            raise BadQuery(f"filter has no field {name[:40]!r}, but {', '.join(fields)}")
+    return found
 
 
-def _actor(request: web.Request, body: Mapping[str, Any]) -> str:
-    name = _text(body, "actor")
-    if not name:
+def _actor(request: web.Request, body: Body) -> str:
+    if not (name := body.actor.strip()):
         raise BadQuery("actor must be your name, for the audit log")
     return f"{name} ({request.remote})"
 
 
-def _rate(body: Mapping[str, Any]) -> float | None:
-    rate = body.get("rate")
-    if rate is None:
-        return None
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= MAX_RATE:
-        raise BadQuery(f"rate must be a number of letters a second, up to {MAX_RATE:,}")
-    return float(rate)
-
-
-def _listed(body: Mapping[str, Any]) -> list[str] | None:
-    listed = body.get("positions")
-    if listed is None:
-        return None
-    if not isinstance(listed, list) or not 0 < len(listed) <= MAX_POSITIONS:
-        raise BadQuery(f"positions must be a list of 1 to {MAX_POSITIONS:,}")
-    return [str(one) for one in listed]
-
-
-def _positions(body: Mapping[str, Any]) -> tuple[LetterPosition, ...] | None:
-    listed = _listed(body) or ()
+def _positions(body: Body) -> tuple[LetterPosition, ...] | None:
     try:
-        return tuple(map(LetterPosition.parse, listed)) or None
+        return tuple(LetterPosition.parse(str(one)) for one in body.positions or ()) or None
     except ValueError as error:
         raise BadQuery(f"position {error}") from None
 
 
-def _ids(body: Mapping[str, Any]) -> Collection[int] | None:
-    listed = _listed(body)
-    if listed is None:
+def _ids(body: Body) -> Collection[int] | None:
+    if body.positions is None:
         return None
-    if not all(text.isascii() and text.isdigit() and len(text) <= 18 for text in listed):
-        raise BadQuery("positions must be ids of rows: whole numbers")
-    return {int(text) for text in listed}
+    return {whole_number("positions: the id", str(one)) for one in body.positions}
