@@ -89,7 +89,9 @@ class LetterIndex:
         )
         self._database.executescript(_SCHEMA)
         # SQLite knows upper and lower case of ASCII only.
-        self._database.create_function("lowered", 1, _lowered, deterministic=True)
+        self._database.create_function(
+            "lowered", 1, lambda text: text and text.lower(), deterministic=True
+        )
         self._kinds: dict[str, int] = {}
 
     def close(self) -> None:
@@ -107,7 +109,7 @@ class LetterIndex:
 
     def close_redriven(self, partition: int, redriven: Redriven) -> None:
         """Remove letters that were redriven or discarded."""
-        self._remove_below(partition, redriven.below)
+        self.remove_below(partition, redriven.below)
         self._database.execute("BEGIN")
         self._database.executemany(
             'DELETE FROM letters WHERE partition = ? AND "offset" = ?',
@@ -115,14 +117,11 @@ class LetterIndex:
         )
         self._database.execute("COMMIT")
 
-    def remove_deleted(self, partition: int, low: int) -> int:
-        """Remove letters that Kafka has deleted, and return how many of them were open.
-
-        Args:
-            partition: The partition.
-            low: The first offset that Kafka still has.
-        """
-        return self._remove_below(partition, low)
+    def remove_below(self, partition: int, offset: int) -> int:
+        """Remove the letters before an offset, and return how many there were."""
+        return self._database.execute(
+            'DELETE FROM letters WHERE partition = ? AND "offset" < ?', (partition, offset)
+        ).rowcount
 
     def clear(self, partition: int) -> None:
         """Remove all letters of a partition."""
@@ -218,11 +217,6 @@ class LetterIndex:
             (*given, *values),
         )
 
-    def _remove_below(self, partition: int, offset: int) -> int:
-        return self._database.execute(
-            'DELETE FROM letters WHERE partition = ? AND "offset" < ?', (partition, offset)
-        ).rowcount
-
     def _row(self, letter: Letter) -> tuple[object, ...]:
         failed_at = letter.failed_at
         order_id = letter.order_id
@@ -254,11 +248,7 @@ class LetterIndex:
 
 
 def _cut(text: str | None) -> str | None:
-    return text if text is None else text[:TEXT_LENGTH]
-
-
-def _lowered(text: str | None) -> str | None:
-    return text if text is None else text.lower()
+    return text and text[:TEXT_LENGTH]
 
 
 def _needs_table(wanted: LetterFilter) -> bool:

@@ -173,7 +173,7 @@ class OpenLetters:
             await self.ask(lambda index: index.close_redriven(partition, redriven))
             self._known_commits[partition] = commit
         if before is not None and extent.low > before.low:
-            deleted = await self.ask(lambda index: index.remove_deleted(partition, extent.low))
+            deleted = await self.ask(lambda index: index.remove_below(partition, extent.low))
             if deleted:
                 self._on_deleted(deleted)
                 logger.error(

@@ -163,7 +163,7 @@ def test_what_is_open_is_what_was_neither_redriven_nor_deleted(
     index.close_redriven(0, Redriven(progress.commit(), end=61))
     still_open = written - redriven
     assert set(offsets(index, OPEN_ENDED)) == still_open
-    assert index.remove_deleted(0, low) == len({one for one in still_open if one < low})
+    assert index.remove_below(0, low) == len({one for one in still_open if one < low})
     assert set(offsets(index, OPEN_ENDED)) == {one for one in still_open if one >= low}
 
 
