@@ -11,7 +11,6 @@ import hmac
 import ipaddress
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -22,24 +21,6 @@ SIGNATURE_HEADER = "X-Order-Relay-Signature"
 SIGNATURE_SECONDS = 60
 # Reserved for private networks (RFC 6761, RFC 6762, ICANN): no public page has such a name.
 PRIVATE_SUFFIXES = (".localhost", ".local", ".internal")
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A refused request.
-
-    Attributes:
-        status: 401 or 403.
-        error: The reason, on one line.
-    """
-
-    status: int
-    error: str
-
-    def response(self) -> web.Response:
-        """Return the answer."""
-        headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
-        return web.json_response({"error": self.error}, status=self.status, headers=headers)
 
 
 class Access:
@@ -55,8 +36,8 @@ class Access:
         self._token = token.encode() if token else None
         self._names = frozenset(name.lower().rstrip(".") for name in names)
 
-    def wrong_name(self, request: web.Request) -> Refusal | None:
-        """Return why the Host header is refused; None: it is allowed.
+    def wrong_name(self, request: web.Request) -> web.Response | None:
+        """Return the answer if the Host header is refused; None: it is allowed.
 
         Allowed are addresses, names without a dot and private suffixes, which no public page can
         have, and every name if the request has the token.
@@ -66,11 +47,11 @@ class Access:
         if host is None:
             return None
         name = _host_name(host).lower().rstrip(".")
-        if _is_address(name) or "." not in name or name.endswith(PRIVATE_SUFFIXES):
+        if _address(name) is not None or "." not in name or name.endswith(PRIVATE_SUFFIXES):
             return None
         if name in self._names or (self._token is not None and self.refusal(request) is None):
             return None
-        return Refusal(
+        return _refused(
             403,
             f"{name[:80]!r} is not known as a name of this worker: ask by its address, or add the "
             "name to WEB_ALLOWED_HOSTS",
@@ -100,8 +81,8 @@ class Access:
     def _signature(self, moment: str, path: str) -> str:
         return hmac.new(self._token or b"", f"{moment}\n{path}".encode(), "sha256").hexdigest()
 
-    def refusal(self, request: web.Request) -> Refusal | None:
-        """Return why a request that changes something is refused; None: it is allowed."""
+    def refusal(self, request: web.Request) -> web.Response | None:
+        """Return the answer if a request may change nothing; None: it may."""
         if self._token is None:
             return _unless_local(request)
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
@@ -109,25 +90,30 @@ class Access:
             given.strip().encode("utf-8", "surrogateescape"), self._token
         ):
             return None
-        return Refusal(401, "needs the header Authorization: Bearer with the API_TOKEN")
+        return _refused(401, "needs the header Authorization: Bearer with the API_TOKEN")
 
 
-def _unless_local(request: web.Request) -> Refusal | None:
+def _refused(status: int, error: str) -> web.Response:
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return web.json_response({"error": error}, status=status, headers=headers)
+
+
+def _unless_local(request: web.Request) -> web.Response | None:
     advice = "set API_TOKEN to let others in"
     if not is_loopback(request.remote or ""):
-        return Refusal(403, f"without API_TOKEN this is served on loopback only: {advice}")
+        return _refused(403, f"without API_TOKEN this is served on loopback only: {advice}")
     if any(name in request.headers for name in FORWARDING_HEADERS):
-        return Refusal(403, f"without API_TOKEN this is not served through a proxy: {advice}")
+        return _refused(403, f"without API_TOKEN this is not served through a proxy: {advice}")
     # DNS rebinding: a page in a local browser, whose name was made to resolve to this machine.
     host = request.headers.get("Host")
     if host is not None and not is_loopback(_host_name(host)):
-        return Refusal(
+        return _refused(
             403, f"without API_TOKEN the host must be localhost or its address: {advice}"
         )
     # A page of another site in a local browser: it could post, though not read the answer.
     origin = request.headers.get("Origin")
     if origin is not None and origin.partition("://")[2] != host:
-        return Refusal(403, f"without API_TOKEN pages of other sites may not post: {advice}")
+        return _refused(403, f"without API_TOKEN pages of other sites may not post: {advice}")
     return None
 
 
@@ -135,20 +121,16 @@ def is_loopback(host: str) -> bool:
     """Return whether this is a loopback address, or the name localhost."""
     if host.lower().rstrip(".") == "localhost":
         return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
+    address = _address(host)
     mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
+    return address is not None and bool((mapped or address).is_loopback)
 
 
-def _is_address(text: str) -> bool:
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(text)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _host_name(host: str) -> str:

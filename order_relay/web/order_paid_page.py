@@ -6,6 +6,7 @@ again, with the same ``event-id`` or ``Idempotency-Key`` header, so that duplica
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -75,18 +76,12 @@ class OrderPaidPage:
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Serve the page."""
-        router.add_post(PATH, self._post)
-
-    async def _post(self, request: web.Request) -> web.Response:
-        try:
-            return await self._publish(request)
-        except _Refused as refused:
-            return refused.response
+        router.add_post(PATH, self._publish)
 
     async def _publish(self, request: web.Request) -> web.Response:
         # The head is checked before any of the body is read.
         if refusal := self._access.refusal(request):
-            return refusal.response()
+            return refusal
         _check_type(request)
         event_id = _event_id(request)
         length = request.content_length
@@ -173,16 +168,17 @@ class OrderPaidPage:
         raise _Refused(429, "too many paid orders at once", retry_after=BUSY_RETRY_SECONDS)
 
 
-class _Refused(Exception):
-    """Ends a request with an error; has the answer."""
+class _Refused(web.HTTPException):
+    """Ends a request with an error."""
 
     def __init__(
         self, status: int, error: str, *, retry_after: int | None = None, **fields: Any
     ) -> None:
-        super().__init__(error)
-        headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
-        self.response = web.json_response(
-            {"error": error, **fields}, status=status, headers=headers
+        self.status_code = status
+        super().__init__(
+            headers={"Retry-After": str(retry_after)} if retry_after is not None else {},
+            text=json.dumps({"error": error, **fields}),
+            content_type="application/json",
         )
 
 

@@ -123,8 +123,8 @@ class WebServer:
         app = web.Application(middlewares=[self._connections.middleware, self._check_name])
         app.on_response_prepare.append(_add_headers)
         app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/health/live", self._live)
-        app.router.add_get("/health/ready", self._ready)
+        app.router.add_get("/health/live", partial(self._health, Health.live))
+        app.router.add_get("/health/ready", partial(self._health, Health.ready))
         app.router.add_get("/orders/{order_id:.*}", self._order)
         if any(one.stats for one in self._consumers.values()):
             app.router.add_get("/stats", self._stats)
@@ -177,7 +177,7 @@ class WebServer:
         # Health checks use any name, and show no data. Pages to post to check access themselves.
         any_name = request.method == "POST" or request.path.startswith("/health/")
         if not any_name and (refusal := self._access.wrong_name(request)):
-            return refusal.response()
+            return refusal
         return await handler(request)
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -185,13 +185,7 @@ class WebServer:
             body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
-    async def _live(self, request: web.Request) -> web.Response:
-        return self._health(request, Health.live)
-
-    async def _ready(self, request: web.Request) -> web.Response:
-        return self._health(request, Health.ready)
-
-    def _health(self, request: web.Request, ask: Callable[[Health], Report]) -> web.Response:
+    async def _health(self, ask: Callable[[Health], Report], request: web.Request) -> web.Response:
         """Answer for the selected consumer, or for all; if one fails, the worker fails."""
         if CONSUMER in request.query or len(self._consumers) == 1:
             report = ask(self._selected(request).health)
@@ -232,7 +226,7 @@ class WebServer:
 
     async def _probe(self, request: web.Request) -> web.Response:
         if refusal := self._access.refusal(request):
-            return refusal.response()
+            return refusal
         probe_now = self._selected(request).probe_now
         if refused := probe_now() if probe_now is not None else "nothing to probe":
             return web.json_response({"error": refused}, status=409)

@@ -203,7 +203,7 @@ class Changes:
                 # A dry run only reads, as the pages do.
                 check = self._access.wrong_name if body.dry_run else self._access.refusal
                 if refusal := check(request):
-                    return refusal.response()
+                    return refusal
                 return web.json_response(await change(request, body))
             except BodyRefused as refused:
                 return web.json_response({"error": str(refused)}, status=refused.status)
