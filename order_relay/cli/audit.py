@@ -12,7 +12,7 @@ import click
 from confluent_kafka import Message
 
 from order_relay.cli.audit_ledger import MEANINGS, Evidence, Ledger, State
-from order_relay.cli.command import CONSUMER, JSON, consumer_named, define, usage_error
+from order_relay.cli.command import CONSUMER, JSON, consumer_named, define
 from order_relay.cli.dlq.letters import TIME
 from order_relay.cli.fallback.rows import open_table
 from order_relay.cli.output import (
@@ -81,7 +81,7 @@ async def audit(
     trace.
     """
     if until is not None and until <= since:
-        raise usage_error("--since must be before --until")
+        raise click.UsageError("--since must be before --until")
     chosen = consumer_named(consumer)
     states = frozenset({State.UNACCOUNTED, *map(State, listed)})
     events = Events(chosen.declaration.event, subject=chosen.declaration.subject)

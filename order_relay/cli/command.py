@@ -90,15 +90,10 @@ class RelayCommand(click.Command):
                 try:
                     value.encode()
                 except UnicodeEncodeError:  # Python passes other bytes as surrogates
-                    raise usage_error(
+                    raise click.UsageError(
                         f"{param.opts[0]} {value[:40]!r} must be UTF-8 text"
                     ) from None
         return rest
-
-
-def usage_error(message: str) -> click.UsageError:
-    """Return the error for a wrong argument: one line on stderr, exit status 2."""
-    return click.UsageError(message)
 
 
 def define(*options: Callable[[Any], Any]) -> Callable[[Work], click.Command]:
@@ -193,7 +188,7 @@ def import_application() -> ModuleType:
     try:
         return importlib.import_module(name.partition(":")[0])
     except Exception as error:  # noqa: BLE001 - whatever a module of the user's raises
-        raise usage_error(
+        raise click.UsageError(
             f"the application -A {name[:80]} cannot be imported: {type(error).__name__}: {error}; "
             "run this in its folder, or name its module with -A"
         ) from None
@@ -223,7 +218,9 @@ def load_application() -> Application:
     module, name = import_application(), application_name()
     found = getattr(module, name.partition(":")[2] or "app", None)
     if not hasattr(found, "declared"):
-        raise usage_error(f"-A {name[:80]}: its attribute app is not an application of the relay")
+        raise click.UsageError(
+            f"-A {name[:80]}: its attribute app is not an application of the relay"
+        )
     return cast(Application, found)
 
 
@@ -249,7 +246,7 @@ def choose_consumer(app: Application, name: str | None) -> ConfiguredConsumer:
 def consumer_error(name: str | None, known: Sequence[str]) -> click.UsageError:
     """Return the error for ``--consumer`` that is missing or wrong."""
     given = f"--consumer {name[:80]!r}" if name is not None else "--consumer"
-    return usage_error(f"{given} must name one of: {', '.join(known)}")
+    return click.UsageError(f"{given} must name one of: {', '.join(known)}")
 
 
 def check_urls(*urls: str) -> None:
@@ -258,7 +255,7 @@ def check_urls(*urls: str) -> None:
         try:
             check_url(url)
         except ValueError as error:
-            raise usage_error(f"--url={url[:80]!r} {error}") from None
+            raise click.UsageError(f"--url={url[:80]!r} {error}") from None
 
 
 @asynccontextmanager
@@ -304,7 +301,7 @@ def must_confirm(*, yes: bool, dry_run: bool, needs_yes: str = "") -> bool:
     if yes or dry_run:
         return False
     if needs_yes and not sys.stdin.isatty():
-        raise usage_error(
+        raise click.UsageError(
             f"{needs_yes} --yes where stdin is not a terminal, or --dry-run to only look"
         )
     return sys.stdin.isatty()

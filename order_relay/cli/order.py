@@ -49,9 +49,9 @@ async def order(
     fallback table. Exit status: 1 if the order is unknown.
     """
     if order_id is None:
-        raise command.usage_error("ORDER_ID is missing: give an order's id")
+        raise click.UsageError("ORDER_ID is missing: give an order's id")
     if not is_order_id(order_id):
-        raise command.usage_error(f"ORDER_ID={order_id[:40]!r} {NOT_AN_ID}")
+        raise click.UsageError(f"ORDER_ID={order_id[:40]!r} {NOT_AN_ID}")
     if url is not None:
         command.check_urls(url)
     found = await _ask(url or str(command.worker_settings().own_url), order_id, consumer)

@@ -46,7 +46,7 @@ async def status(*, urls: Sequence[str], as_json: bool) -> int:
         if isinstance(answer, str)
     ]
     if len(silent) == len(urls):
-        raise command.usage_error("; ".join(silent))
+        raise click.UsageError("; ".join(silent))
     rows = [row for answer in answers if not isinstance(answer, str) for row in answer]
     if as_json:
         for row in rows:

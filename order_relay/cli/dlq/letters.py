@@ -47,7 +47,7 @@ def letter_filter(**filters: Any) -> LetterFilter:
     """
     found = LetterFilter(**filters)
     if found.since is not None and found.until is not None and found.since >= found.until:
-        raise command.usage_error("--since must be before --until")
+        raise click.UsageError("--since must be before --until")
     return found
 
 
@@ -60,11 +60,9 @@ def check_selection(
         UsageError: They are not selected, or by positions and filters both.
     """
     if positions and (everything or filters):
-        raise command.usage_error(
-            "give positions (PARTITION:OFFSET), or --all and filters, not both"
-        )
+        raise click.UsageError("give positions (PARTITION:OFFSET), or --all and filters, not both")
     if not positions and not everything and not filters:
-        raise command.usage_error(
+        raise click.UsageError(
             "say which letters: their positions (PARTITION:OFFSET), filters such as --reason or "
             "--since, or --all"
         )
@@ -142,7 +140,7 @@ async def show_letter(
     Bytes that are not UTF-8 text are shown in hexadecimal digits after \x.
     """
     if only_value and as_json:
-        raise command.usage_error("give --value or --json, not both")
+        raise click.UsageError("give --value or --json, not both")
     async with open_topic(command.consumer_named(consumer).settings) as topic:
         letter = await topic.letter(*position)
         if letter is None:

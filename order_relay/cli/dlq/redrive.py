@@ -94,7 +94,7 @@ async def _change(
     wanted = letter_filter(**filters)
     check_selection(positions, everything, wanted)
     if discards and not because and not dry_run:
-        raise command.usage_error("say why, for the audit log: --because TEXT")
+        raise click.UsageError("say why, for the audit log: --because TEXT")
     needs_yes = "" if positions else "filters and --all need"
     asks = command.must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
     chosen = command.consumer_named(consumer)
@@ -224,7 +224,7 @@ async def purge(
     and --all delete open letters, too: their events are lost.
     """
     if before is not None and everything:
-        raise command.usage_error("give --before or --all, not both")
+        raise click.UsageError("give --before or --all, not both")
     asks = command.must_confirm(yes=yes, dry_run=dry_run, needs_yes="it needs")
     chosen = command.consumer_named(consumer)
     async with open_topic(chosen.settings) as topic:

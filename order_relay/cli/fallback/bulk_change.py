@@ -54,15 +54,15 @@ def selected_rows(ids: Sequence[int], everything: bool, filters: RowFilter) -> R
     }
     given = [name for name, value in options.items() if value is not None]
     if everything and ids:
-        raise command.usage_error("give row ids or --all, not both")
+        raise click.UsageError("give row ids or --all, not both")
     if everything:
         return replace(filters, status=filters.status or Status.FAILED)
     if not ids:
-        raise command.usage_error(
+        raise click.UsageError(
             "say which rows: their ids, or --all, narrowed by --topic and --error-contains"
         )
     if given:
-        raise command.usage_error(f"{' and '.join(given)} can only go with --all, not with row ids")
+        raise click.UsageError(f"{' and '.join(given)} can only go with --all, not with row ids")
     return RowFilter(ids=frozenset(ids))
 
 

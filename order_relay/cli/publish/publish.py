@@ -50,7 +50,7 @@ async def publish(*, file: str | None, new_ids: bool, dry_run: bool, as_json: bo
     interruption. Exit status: 0 if every event is in Kafka or saved in the database, else 1.
     """
     if file is None:
-        raise command.usage_error("FILE is missing: give a file of JSON lines, or - for stdin")
+        raise click.UsageError("FILE is missing: give a file of JSON lines, or - for stdin")
     settings = command.worker_settings()
     report = PublishReport(settings.order_paid_topic, as_json=as_json, dry_run=dry_run)
     with _opened(file) as descriptor:
@@ -155,7 +155,7 @@ def _opened(file: str) -> Iterator[int]:
             os.close(descriptor)
             raise IsADirectoryError(0, "Is a directory")
     except OSError as error:
-        raise command.usage_error(
+        raise click.UsageError(
             f"FILE {file!r} cannot be read: {error.strerror}; give a file of JSON lines, "
             "or - for stdin"
         ) from None
