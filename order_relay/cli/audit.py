@@ -36,7 +36,6 @@ from order_relay.settings import Settings
 
 # Letters and entries are written after their record; a producer's clock may be ahead of Kafka's.
 CLOCK_MS = 3_600_000
-PAGE = 500
 # `--since 24h` began a moment before a table of 24 hours does.
 TOLD_FROM_SECONDS = 60.0
 # Workers commit before Kafka has every entry of the table, and write refused ones again after 5 s.
@@ -185,9 +184,7 @@ class _Reading:
             async with open_table(settings) as table:
                 for status in (Status.PENDING, Status.FAILED):
                     wanted = RowFilter(status=status, topic=settings.dlq_topic)
-                    after_id = 0
-                    while page := await table.find(wanted, after_id=after_id, limit=PAGE):
-                        after_id = page[-1].id
+                    async for page in table.pages(wanted):
                         for row in page:
                             letter = Letter(
                                 settings.dlq_topic, 0, 0, row.key, row.payload, row.headers

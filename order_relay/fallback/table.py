@@ -60,6 +60,7 @@ from order_relay.model.byte_text import clean_text, to_text
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 200
+PAGE = 500
 _COLUMNS = fallback_message.c
 # The first writes, the others only need the rights that a worker needs.
 _CHECKED_WRITES = (
@@ -316,6 +317,14 @@ class FallbackTable:
         async with self._reading() as connection:
             result = await connection.execute(statement.order_by(_COLUMNS.id).limit(limit))
             return [row_from(dict(row)) for row in result.mappings()]
+
+    async def pages(
+        self, rows: RowFilter, *, after_id: int = 0
+    ) -> AsyncIterator[list[FallbackRow]]:
+        """Read matching rows page by page, by their ids; they may be changed meanwhile."""
+        while page := await self.find(rows, after_id=after_id, limit=PAGE):
+            after_id = page[-1].id
+            yield page
 
     async def find_saved(self, topic: str, key: bytes) -> FallbackRow | None:
         """Return a row of a topic and key that is PENDING, else one that is FAILED."""

@@ -11,7 +11,6 @@ import click
 
 from order_relay.cli import command, output
 from order_relay.cli.fallback.rows import (
-    PAGE,
     ROW_ID,
     open_table,
     rows_table,
@@ -107,7 +106,7 @@ async def _change(
     async with open_table(settings) as table:
         confirmed: Collection[int] | None = None
         if asks:
-            confirmed = await matching_ids(table, rows)
+            confirmed = {row.id async for page in table.pages(rows) for row in page}
             count = output.count_of(len(confirmed), "row")
             question = f"Discard {count}? Kafka does not have these events"
             if confirmed and (no := command.refused(question, "Nothing was discarded")):
@@ -133,16 +132,6 @@ def objection(verb: str, row: FallbackRow, now: datetime) -> str:
     return ""
 
 
-async def matching_ids(store: FallbackTable, rows: RowFilter) -> set[int]:
-    """Return the ids of the rows that match now."""
-    ids: set[int] = set()
-    after_id = 0
-    while page := await store.find(rows, after_id=after_id, limit=PAGE):
-        after_id = page[-1].id
-        ids.update(row.id for row in page)
-    return ids
-
-
 async def changed_rows(
     store: FallbackTable,
     rows: RowFilter,
@@ -161,10 +150,8 @@ async def changed_rows(
         confirmed: Ids that a person has confirmed; other rows are left out.
     """
     apply = store.requeue if verb == "requeued" else store.discard
-    after_id = 0
     missing = {*(rows.ids or ()), *(confirmed or ())}
-    while found := await store.find(rows, after_id=after_id, limit=PAGE):
-        after_id = found[-1].id
+    async for found in store.pages(rows):
         page = [row for row in found if confirmed is None or row.id in confirmed]
         now = await store.now()
         objections = {row.id: objection(verb, row, now) for row in page}

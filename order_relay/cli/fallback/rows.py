@@ -24,7 +24,6 @@ from order_relay.fallback.table import FallbackTable
 from order_relay.model.byte_text import to_text
 from order_relay.settings import Settings
 
-PAGE = 500
 WRITE_SECONDS = 10.0
 ERROR_LENGTH = 200
 MAX_ID = 2**63 - 1  # of a BIGINT
@@ -89,14 +88,12 @@ async def list_rows(*, limit: int, after_id: int | None, as_json: bool, **filter
 
 async def _print_json(table: FallbackTable, rows: RowFilter, limit: int, after_id: int) -> None:
     """Print page by page, so that only one page is in memory."""
-    while limit > 0:
-        page = await table.find(rows, after_id=after_id, limit=min(limit, PAGE))
-        for row in page:
+    async for page in table.pages(rows, after_id=after_id):
+        for row in page[:limit]:
             output.json_line(row_fields(row))
-        if len(page) < min(limit, PAGE):
-            return
         limit -= len(page)
-        after_id = page[-1].id
+        if limit <= 0:
+            return
 
 
 @command.define(command.JSON)

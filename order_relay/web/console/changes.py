@@ -52,7 +52,6 @@ MAX_BODY_BYTES = 1024 * 1024
 MAX_POSITIONS = 10_000
 MAX_REDRIVES = 1000
 MAX_RATE = 1_000_000
-PAGE = 500
 JOBS_KEPT = 50
 NAMED = 5  # letters or rows in a text
 
@@ -327,9 +326,8 @@ class Changes:
             return {"text": f"{count:,} rows will be {verb}.{lost}"}
         actor, reason = _actor(request, body), body.reason.strip()
         apply = self._rows.requeue if action == "requeue" else self._rows.discard
-        changed = after_id = 0
-        while page := await self._rows.find(wanted, after_id=after_id, limit=PAGE):
-            after_id = page[-1].id
+        changed = 0
+        async for page in self._rows.pages(wanted):
             changed += len(await apply({row.id for row in page}))
         fields = _filter(body, ROW_QUERY).items()
         those = ", ".join(f"{name} {value}" for name, value in fields if value)
