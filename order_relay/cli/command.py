@@ -76,6 +76,7 @@ def _not_empty(text: str) -> str:
 
 # Text to find: an unset shell variable must not select all.
 PART = Parsed("text", _not_empty)
+URL = Parsed("url", check_url)
 
 
 class RelayCommand(click.Command):
@@ -247,15 +248,6 @@ def consumer_error(name: str | None, known: Sequence[str]) -> click.UsageError:
     """Return the error for ``--consumer`` that is missing or wrong."""
     given = f"--consumer {name[:80]!r}" if name is not None else "--consumer"
     return click.UsageError(f"{given} must name one of: {', '.join(known)}")
-
-
-def check_urls(*urls: str) -> None:
-    """Check values of ``--url``; raises ``UsageError``."""
-    for url in urls:
-        try:
-            check_url(url)
-        except ValueError as error:
-            raise click.UsageError(f"--url={url[:80]!r} {error}") from None
 
 
 @asynccontextmanager

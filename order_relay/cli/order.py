@@ -34,7 +34,7 @@ READ_SECONDS = 60.0
     click.argument("order_id", metavar="ORDER_ID", required=False),
     click.option(
         "--url",
-        metavar="URL",
+        type=command.URL,
         help="A worker's URL; by default ADVERTISED_URL, else WEB_HOST:WEB_PORT.",
     ),
     command.CONSUMER,
@@ -52,8 +52,6 @@ async def order(
         raise click.UsageError("ORDER_ID is missing: give an order's id")
     if not is_order_id(order_id):
         raise click.UsageError(f"ORDER_ID={order_id[:40]!r} {NOT_AN_ID}")
-    if url is not None:
-        command.check_urls(url)
     found = await _ask(url or str(command.worker_settings().own_url), order_id, consumer)
     if "error" in found:
         raise click.ClickException(str(found["error"]))

@@ -25,7 +25,7 @@ Figures = dict[str, Any]
         "--url",
         "urls",
         multiple=True,
-        metavar="URL",
+        type=command.URL,
         help="A worker's URL, may be repeated; by default ADVERTISED_URL, else WEB_HOST:WEB_PORT.",
     ),
     command.JSON,
@@ -36,7 +36,6 @@ async def status(*, urls: Sequence[str], as_json: bool) -> int:
     Exit status: 0 if all is well; 1 if something needs a person, such as an open dead letter or a
     FAILED row, or if one of several workers does not answer; 2 if none answers.
     """
-    command.check_urls(*urls)
     urls = urls or (str(command.worker_settings().own_url),)
     async with make_client(ASK_SECONDS) as client:
         answers = await asyncio.gather(*(_ask(client, URL(url)) for url in urls))
