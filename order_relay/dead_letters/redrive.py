@@ -189,6 +189,7 @@ class Redrive:
     between the two the next run publishes the batch once more, with the same event ids.
 
     Attributes:
+        done: The result of a letter that needs nothing more.
         remark: Why the redrive ended early; empty if it did not.
     """
 
@@ -217,7 +218,7 @@ class Redrive:
         self.topic = topic
         self.rate = rate
         self._consumer = consumer
-        self._discard = discard
+        self.done = RedriveResult.DISCARDED if discard else RedriveResult.REDRIVEN
         self._tracing = tracing
         self._batch = BATCH if rate is None else max(1, min(BATCH, math.floor(rate / 4)))
         self._stopped = asyncio.Event()
@@ -298,7 +299,7 @@ class Redrive:
                 return []
             results = await asyncio.gather(*(self._publish(letter, partitions) for letter in batch))
             for result in results:
-                if result.result in (RedriveResult.REDRIVEN, RedriveResult.DISCARDED):
+                if result.result is self.done:
                     progress.finish(result.offset)
             try:
                 await membership.commit(batch[0].partition, progress.commit())
@@ -310,8 +311,8 @@ class Redrive:
         return list(results)
 
     async def _publish(self, letter: Letter, partitions: int) -> LetterResult:
-        if self._discard:
-            return _result(letter, RedriveResult.DISCARDED)
+        if self.done is RedriveResult.DISCARDED:
+            return _result(letter, self.done)
         headers = letter.redriven_headers(self._consumer)
         if self._tracing is None:
             return await self._send(letter, headers, partitions)

@@ -23,7 +23,7 @@ from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.index import LetterIndex
 from order_relay.dead_letters.letter import LetterPosition
 from order_relay.dead_letters.open_letters import OpenLetters
-from order_relay.dead_letters.redrive import Redrive, RedriveResult, Selection
+from order_relay.dead_letters.redrive import Redrive, Selection
 from order_relay.errors import DatabaseUnavailable, RelayError
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog, now
 from order_relay.fallback.store import RowFilter, Status
@@ -243,17 +243,16 @@ class Changes:
             self._jobs.pop(next(iter(self._jobs)))
         of = ", ".join(map(str, (positions or ())[:NAMED])) or str(wanted)
         detail = f"{of}{f'; reason: {reason}' if reason else ''}"
-        task = asyncio.create_task(
-            self._run(
-                job,
-                selection,
-                name=name,
-                discard=action == "discard",
-                rate=body.rate,
-                actor=actor,
-                detail=detail,
-            )
+        redrive = Redrive(
+            self._producer,
+            topic=consumer.order_topic,
+            consumer=name,
+            rate=body.rate,
+            discard=action == "discard",
+            tracing=self._tracing,
         )
+        run = self._run(job, selection, redrive, name, actor=actor, detail=detail)
+        task = asyncio.create_task(run)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return {"text": f"{job.name} has begun.", "job": job_id}
@@ -262,15 +261,13 @@ class Changes:
         self,
         job: Job,
         selection: Selection,
-        *,
+        redrive: Redrive,
         name: str,
-        discard: bool,
-        rate: float | None,
+        *,
         actor: str,
         detail: str,
     ) -> None:
         consumer = self._consumers[name]
-        done = RedriveResult.DISCARDED if discard else RedriveResult.REDRIVEN
         try:
             async with consumer.one_job, consumer.open_topic() as topic:
                 await selection.read(topic)
@@ -279,17 +276,9 @@ class Changes:
                 job.total = selection.count
                 if not selection.count:
                     return
-                redrive = Redrive(
-                    self._producer,
-                    topic=consumer.order_topic,
-                    consumer=name,
-                    rate=rate,
-                    discard=discard,
-                    tracing=self._tracing,
-                )
                 async with topic.redriving(selection, redrive) as results:
                     async for result in results:
-                        if result.result is done:
+                        if result.result is redrive.done:
                             job.done += 1
                         else:
                             job.left += 1
@@ -308,7 +297,7 @@ class Changes:
             job.ended = True
             consumer.letters.refresh_soon()
             text = f"{detail}; {job.remark}" if job.remark else detail
-            what = f"dead letters {done.value}"
+            what = f"dead letters {redrive.done.value}"
             await self._write(AuditEntry(actor, what, name, job.done, text, now()))
 
     # --- rows -----------------------------------------------------------------------------------
