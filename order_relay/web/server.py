@@ -47,18 +47,17 @@ class ConsumerPages:
 
     Attributes:
         health: Shown by ``/health``.
-        stats: Shown by ``/stats`` and the console; None: without these pages.
+        stats: Shown by ``/stats`` and the console.
         history: Shown by ``/history``.
         orders: Finds orders; None: the deliveries table is switched off.
-        probe_now: Sends the next probe at once; returns why none can go, or an empty text. None:
-            without the page ``/probe``.
+        probe_now: Sends the next probe at once; returns why none can go, or an empty text.
     """
 
     health: Health
-    stats: Stats | None = None
-    history: History | None = None
-    orders: OrderLookup | None = None
-    probe_now: Callable[[], str] | None = None
+    stats: Stats
+    history: History
+    orders: OrderLookup | None
+    probe_now: Callable[[], str]
 
 
 class WebServer:
@@ -126,15 +125,13 @@ class WebServer:
         app.router.add_get("/health/live", partial(self._health, Health.live))
         app.router.add_get("/health/ready", partial(self._health, Health.ready))
         app.router.add_get("/orders/{order_id:.*}", self._order)
-        if any(one.stats for one in self._consumers.values()):
-            app.router.add_get("/stats", self._stats)
-            app.router.add_get("/history", self._history)
+        app.router.add_get("/stats", self._stats)
+        app.router.add_get("/history", self._history)
+        app.router.add_post("/probe", self._probe)
         if self._console is not None:
             self._console.add_to(app.router)
         if self._order_paid is not None:
             self._order_paid.add_to(app.router)
-        if any(one.probe_now for one in self._consumers.values()):
-            app.router.add_post("/probe", self._probe)
         self._runner = web.AppRunner(app, shutdown_timeout=STOP_SECONDS)
         await self._runner.setup()
         loop = asyncio.get_running_loop()
@@ -200,13 +197,11 @@ class WebServer:
         )
 
     async def _stats(self, request: web.Request) -> web.Response:
-        stats = self._selected(request).stats
-        figures = stats.figures() if stats is not None else {}
+        figures = self._selected(request).stats.figures()
         return web.json_response({**figures, "consumers": list(self._consumers)})
 
     async def _history(self, request: web.Request) -> web.Response:
-        history = self._selected(request).history
-        return web.json_response(history.as_json() if history is not None else {})
+        return web.json_response(self._selected(request).history.as_json())
 
     async def _order(self, request: web.Request) -> web.Response:
         order_id = request.match_info["order_id"]
@@ -227,8 +222,7 @@ class WebServer:
     async def _probe(self, request: web.Request) -> web.Response:
         if refusal := self._access.refusal(request):
             return refusal
-        probe_now = self._selected(request).probe_now
-        if refused := probe_now() if probe_now is not None else "nothing to probe":
+        if refused := self._selected(request).probe_now():
             return web.json_response({"error": refused}, status=409)
         logger.info("Probe asked for, it goes at once")
         return web.json_response({"probing": True}, status=202)

@@ -21,11 +21,11 @@ from order_relay.fallback.store import FallbackRow, NewMessage, RowFilter
 from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
 from order_relay.monitoring.metrics import Metrics
-from order_relay.web.server import ConsumerPages, WebServer
+from order_relay.web.server import WebServer
 from tests.support.deliveries_fakes import TableBench
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.memory_store import MemoryFallbackStore
-from tests.support.standing_health import standing_health
+from tests.support.standing_health import consumer_pages, standing_health
 from tests.support.waiting import eventually
 
 
@@ -65,7 +65,7 @@ class Worker:
             LOOPBACK,
             self.port,
             Metrics().registry,
-            {"order_logging": ConsumerPages(standing_health(), orders=table_of)},
+            {"order_logging": consumer_pages(standing_health(), orders=table_of)},
         )
 
     async def _partition_count(self) -> int:

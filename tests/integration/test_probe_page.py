@@ -9,9 +9,9 @@ import pytest
 from order_relay.delivery.target_health import Breaker
 from order_relay.monitoring.metrics import Metrics
 from order_relay.web.access import Access
-from order_relay.web.server import ConsumerPages, WebServer
+from order_relay.web.server import WebServer
 from tests.support.kafka.ports import LOOPBACK
-from tests.support.standing_health import standing_health
+from tests.support.standing_health import consumer_pages, standing_health
 
 TOKEN = "s3cret"
 
@@ -26,7 +26,7 @@ class Served:
             LOOPBACK,
             0,
             Metrics().registry,
-            {"order_logging": ConsumerPages(health, probe_now=self.probe_now)},
+            {"order_logging": consumer_pages(health, probe_now=self.probe_now)},
             access=Access(token),
         )
 

@@ -9,9 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from order_relay.monitoring.metrics import Metrics
 from order_relay.web.access import Access
-from order_relay.web.server import ConsumerPages, WebServer
+from order_relay.web.server import WebServer
 from tests.support.kafka.ports import LOOPBACK, free_ports
-from tests.support.standing_health import StandingDeliveries, standing_health
+from tests.support.standing_health import StandingDeliveries, consumer_pages, standing_health
 
 
 class Served:
@@ -27,7 +27,7 @@ class Served:
             LOOPBACK,
             self.port,
             self.metrics.registry,
-            {"order_logging": ConsumerPages(self.health)},
+            {"order_logging": consumer_pages(self.health)},
             access=Access("s3cret", ["relay.example.org"]),
         )
 
@@ -121,7 +121,7 @@ async def test_pages_are_not_read_under_a_foreign_name(served: Served, method: s
 
 async def test_a_port_in_use_is_said(served: Served) -> None:
     """A second server on the same port raises, and the first one goes on."""
-    pages = {"order_logging": ConsumerPages(served.health)}
+    pages = {"order_logging": consumer_pages(served.health)}
     second = WebServer(LOOPBACK, served.port, served.metrics.registry, pages)
     with pytest.raises(OSError, match=str(served.port)):
         await second.start()

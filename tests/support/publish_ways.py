@@ -15,10 +15,10 @@ from order_relay.settings import Settings
 from order_relay.web.access import Access
 from order_relay.web.connections import ConnectionLimits
 from order_relay.web.order_paid_page import Limits
-from order_relay.web.server import ConsumerPages, WebServer
+from order_relay.web.server import WebServer
 from tests.support.publish_fakes import Sent
 from tests.support.stage import Stage
-from tests.support.standing_health import standing_health
+from tests.support.standing_health import consumer_pages, standing_health
 
 LOOPBACK = "127.0.0.1"
 TOPIC = "order-paid-events"
@@ -56,7 +56,7 @@ async def serving(
         LOOPBACK,
         0,
         Metrics().registry,
-        {"order_logging": ConsumerPages(standing_health())},
+        {"order_logging": consumer_pages(standing_health())},
         publisher=publisher,
         access=Access(token),
         limits=limits,

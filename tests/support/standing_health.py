@@ -1,8 +1,11 @@
 """Health of a worker whose deliveries stand where a test puts them."""
 
+from collections.abc import Callable
 from typing import Any
 
+from order_relay.deliveries.lookup import OrderLookup
 from order_relay.monitoring.health import Health
+from order_relay.web.server import ConsumerPages
 
 
 class StandingDeliveries:
@@ -20,3 +23,11 @@ def standing_health(deliveries: StandingDeliveries | None = None, **options: Any
         "clock": lambda: 0.0,
     }
     return Health(deliveries or StandingDeliveries(), **(given | options))
+
+
+def consumer_pages(
+    health: Health, orders: OrderLookup | None = None, probe_now: Callable[[], str] = lambda: ""
+) -> ConsumerPages:
+    """The pages of a consumer; there are no figures to ask for."""
+    nothing: Any = None
+    return ConsumerPages(health, nothing, nothing, orders, probe_now)
