@@ -171,7 +171,7 @@ class RelayApp(faust.App):
         if self.conf.web_enabled:
             CONSOLE_URL.set(str(self.settings.own_url).rstrip("/"))
         for name, meant in misspelled(self.declared).items():
-            logger.warning(LogLine("Unknown setting", name=name, perhaps=meant))
+            logger.warning(LogLine("Unknown setting", variable=name, perhaps=meant))
         if self.tracing is not None:
             with _errors_in_one_line():
                 self.tracing.export.start()
