@@ -253,7 +253,9 @@ class Pace:
         rate = self._learned_rate(now)
         pause = min(hold, MEASURED_SECONDS)  # a target that counts by the second starts anew in it
         if rate == math.inf:
-            seconds = now - self._second_began + MEASURED_SECONDS * bool(self._second_before)
+            # What came while the refusal was judged may have begun the second.
+            seconds = max(now - self._second_began, 0.0)
+            seconds += MEASURED_SECONDS * bool(self._second_before)
             accepted = self._this_second + self._second_before
             self._target = accepted / (seconds + pause) if accepted else self._last_target
             self._periods.append((now - seconds, accepted))

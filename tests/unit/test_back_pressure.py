@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from order_relay.delivery.back_pressure import (
@@ -224,6 +224,16 @@ def test_a_rate_that_is_set_stays() -> None:
         ),
         max_size=60,
     )
+)
+@example(
+    [
+        *[("refused", 0.0)] * 4,
+        ("refused", 2.0),
+        ("wait", 1.0),
+        ("accepted", 0.0),
+        ("refused", 0.0),
+        ("wait", 1.0),
+    ]
 )
 def test_waits_are_bounded_whatever_happens(events: list[tuple[str, float]]) -> None:
     """Never longer than the longest Retry-After, or the slowest rate, allows; never negative."""
