@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.letter import Letter
@@ -16,9 +15,6 @@ from order_relay.dead_letters.redriven import Redriven, RedriveProgress
 from order_relay.errors import RelayError, TopicUnusable
 from order_relay.kafka.topic_reader import Extent, TopicReader, bytes_of, headers_of
 from order_relay.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 
 class TopicLog(TopicReader):
