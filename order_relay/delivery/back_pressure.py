@@ -144,6 +144,11 @@ class Pace:
         self._advance(now)
         return min(self._learned_rate(now), self._max_rate)
 
+    @property
+    def probing(self) -> bool:
+        """Whether nothing was accepted since the last refusal."""
+        return not self._accepted and math.isfinite(self._refused_at)
+
     def wait_seconds(self) -> float:
         """Return the seconds until the next attempt may be made; 0 for now."""
         if self.free:

@@ -425,7 +425,7 @@ class Dispatcher:
         while True:
             ticket = NO_PROBE
             if not self._gate.is_open:
-                ticket = await self._wait_at_gate(lane, number, failures)
+                ticket = await self._wait_at_gate(lane, number, failures + refusals)
             sent_at = self._clock()
             if not attempts:
                 failing_since = sent_at
@@ -506,6 +506,7 @@ class Dispatcher:
 
         A limit of the record's ``own``, such as a user's quota, slows down its key alone.
         """
+        lane.failing = lane.failing or refusals > MAX_REFUSALS
         if own:
             self.health.throttled(answer, ticket)
             await self._wait_for_retry(record, answer, refusals, lane)

@@ -28,9 +28,11 @@ class Gate:
     """Holds the records that may not be sent yet.
 
     While the target throttles, they are sent in order of arrival, at its pace; one that was refused
-    arrives anew, since it may be refused again. While the breaker is not closed, they are probes.
-    Records that were never sent come first, alternating between the newest and the oldest, since
-    either end may be full of hopeless ones. Then comes the record with the fewest failures.
+    arrives anew, since it may be refused again. The first after a refusal is one that was never
+    sent, if there is one: the others may be refused for ever. While the breaker is not closed, they
+    are probes. Records that were never sent come first, alternating between the newest and the
+    oldest, since either end may be full of hopeless ones. Then comes the record with the fewest
+    failures.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class Gate:
         self.paused = False
         """A person has paused the consumer: nothing is sent, probes neither."""
         self.never_sent = 0
-        """Waiting records without a failed attempt."""
+        """Waiting records without an attempt."""
 
     @property
     def is_open(self) -> bool:
@@ -65,7 +67,7 @@ class Gate:
 
         Args:
             number: Its number in order of arrival.
-            failures: Its failed attempts.
+            failures: Its attempts so far that failed or were refused.
 
         Returns:
             A future that is done when the record may be sent. Its result is the ticket of the
@@ -117,7 +119,10 @@ class Gate:
         """Return the record that is sent next."""
         waiting = (waiter for waiter in self._waiters if not waiter.turn.done())
         if self._breaker.closed:
-            return next(waiting, None)
+            first = next(waiting, None)
+            if first is None or not first.failures or not self._pace.probing:
+                return first
+            return next((one for one in waiting if not one.failures), first)
         return min(waiting, key=self._probe_order, default=None)
 
     def _probe_order(self, waiter: _Waiter) -> tuple[int, int]:

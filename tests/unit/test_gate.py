@@ -91,6 +91,23 @@ async def test_in_order_at_the_pace() -> None:
 
 
 @virtual_time
+async def test_the_first_after_a_refusal_was_never_sent() -> None:
+    """Those that were refused before may be refused for ever; then all go in order again."""
+    guarded = Guarded(max_rate=2.0)
+    guarded.pace.refused(0.0, 1.0)
+    gone: list[int] = []
+
+    async def go(number: int, failures: int) -> None:
+        await guarded.gate.join(number, failures)
+        gone.append(number)
+        guarded.pace.accepted(asyncio.get_running_loop().time())
+
+    await asyncio.gather(*(go(number, failures) for number, failures in ((1, 2), (2, 1), (3, 0))))
+
+    assert gone == [3, 1, 2]
+
+
+@virtual_time
 async def test_a_hold_holds_probes_back_too() -> None:
     """Retry-After is for everything that is sent."""
     guarded = Guarded()

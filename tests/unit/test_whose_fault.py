@@ -329,6 +329,33 @@ async def test_keys_that_are_throttled_for_ever_hold_up_no_others() -> None:
     assert topic.given_up == []
 
 
+@pytest.mark.parametrize(
+    ("one_in", "retry_after_seconds", "limit"),
+    [(100, 0.0, 1.0), (10, 0.0, 15.0), (10, 5.0, 6.0), (3, 0.0, 20.0), (3, 1.0, 10.0)],
+)
+@virtual_time
+async def test_good_orders_are_not_behind_those_that_are_throttled_for_ever(
+    one_in: int, retry_after_seconds: float, limit: float
+) -> None:
+    """The first attempt after a refusal is an order that was never sent.
+
+    (It was one that was refused before, and so the next one, too: with 1 in 3 always refused the
+    others waited for 90 s in the median, and with 1 in 10 for 3 to 16 s.)
+    """
+    refusal = Step(answer(429, retry_after_seconds=retry_after_seconds), seconds=0.02)
+    ok = Step(answer(200), seconds=0.02)
+    topic = VirtualTopic(lambda one, at, n: refusal if is_bad(one) else ok, max_queued=10_000)
+    for number in range(6000):
+        topic.publish(f"{'good' if number % one_in else 'bad'}-{number}")
+        await asyncio.sleep(1 / 50)
+    await asyncio.sleep(60.0)
+
+    delays = topic.delays("good")
+    assert len(delays) == 6000 - 6000 // one_in
+    assert delays[-1] <= limit
+    await topic.stop()
+
+
 @virtual_time
 async def test_a_rate_that_is_set() -> None:
     """EXTERNAL_LOGGER_MAX_RATE is kept to, whatever the target would bear."""
