@@ -74,9 +74,14 @@ def _not_empty(text: str) -> str:
     return text
 
 
+def _url(text: str) -> str:
+    check_url(text)
+    return text
+
+
 # Text to find: an unset shell variable must not select all.
 PART = Parsed("text", _not_empty)
-URL = Parsed("url", check_url)
+URL = Parsed("url", _url)
 
 
 class RelayCommand(click.Command):
