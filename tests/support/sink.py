@@ -205,7 +205,9 @@ class ScriptedSink:
             server.close()
             await web_server.shutdown(CLOSE_SECONDS)
             await server.wait_closed()
-            # What was accepted meanwhile becomes a connection in tasks of asyncio.
+            # What came meanwhile is accepted in the loop's next round (nothing above needs to have
+            # waited), and becomes a connection in tasks of asyncio.
+            await asyncio.sleep(0)
             tasks = [one for one in asyncio.all_tasks() if "_accept_connection2" in repr(one)]
             if tasks:
                 await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
