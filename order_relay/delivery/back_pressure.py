@@ -34,7 +34,7 @@ MAX_ACCEPTED_BETWEEN = 20
 # Refusals do not come from the rate if this many cuts in a row do not help for SOON_SECONDS each.
 MAX_USELESS_CUTS = 8
 # Nor do they if, after this many refusals of a lower and lower rate, the share of refusals is still
-# this part of what it was: one of three instances refuses, say. Then there is no limit for
+# this part of what it was: one of three instances refuses, say. Then the rate is not limited for
 # USELESS_SECONDS, unless more is refused now: of this many attempts a share halfway to all. If more
 # than MAX_REFUSED is refused at any rate, the target is spared nevertheless.
 JUDGED_REFUSALS = 6

@@ -176,7 +176,7 @@ async def test_a_redriven_letter_of_another_consumer_is_skipped() -> None:
 
 @virtual_time
 async def test_a_key_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Its order does not hold; a value that is no event is told by its letter alone."""
+    """The record's own key orders it, with a warning; a value that is not an event gets none."""
     consumer = consumer_of(Calls(), Events(Refund), key=lambda refund: refund.nothing)
     await consumer.deliver(record(0, "a", value=b"{}"))
     assert "key=" not in caplog.text

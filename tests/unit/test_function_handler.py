@@ -256,7 +256,7 @@ async def test_a_thread_cannot_be_ended(attempt: Attempt, handlers: list[Functio
 async def test_a_call_without_a_thread_is_not_made(
     handlers: list[FunctionHandler], attempt: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host lacks threads: that is no attempt, and no other thread makes the call later."""
+    """The host lacks threads: no attempt counts, and no other thread makes the call later."""
     began, release, made = threading.Event(), threading.Event(), []
 
     def waits(event: Any, delivery: Delivery) -> None:

@@ -153,6 +153,14 @@ async def test_a_tenth_of_all_keys_hangs() -> None:
     await topic.stop()
 
 
+async def deliver_3000(topic: VirtualTopic) -> None:
+    """Publish 85 orders a second, 3,000 in all, and wait until all are finished."""
+    for number in range(3000):
+        topic.publish(f"order-{number}")
+        await asyncio.sleep(1 / 85)
+    await topic.until_finished()
+
+
 @pytest.mark.parametrize(("works", "limit"), [(4.0, 400.0), (8.0, 60.0)])
 @virtual_time
 async def test_a_target_that_refuses_all_now_and_then(works: float, limit: float) -> None:
@@ -165,10 +173,7 @@ async def test_a_target_that_refuses_all_now_and_then(works: float, limit: float
     topic = VirtualTopic(
         lambda one, at, n: accepted if at % (works + 4.0) < works else refused, max_queued=10_000
     )
-    for number in range(3000):
-        topic.publish(f"order-{number}")
-        await asyncio.sleep(1 / 85)
-    await topic.until_finished()
+    await deliver_3000(topic)
 
     assert topic.given_up == []
     assert max(topic.finished_at.values()) <= limit
@@ -183,7 +188,7 @@ async def test_a_target_that_refuses_all_now_and_then(works: float, limit: float
 async def test_a_target_that_refuses_a_share_at_any_rate(
     share: float, good_seconds: float, limit: float, retry_after_seconds: float
 ) -> None:
-    """As if one of its instances throttled, always or every other 4 s: that is no rate limit.
+    """One of its instances throttles, always or every other 4 s: the rate is not lowered for it.
 
     (It was sent less and less: after 4,000 s 2,600 of 3,000 were delivered if 3 of 10 were refused,
     and 1,200 if half were. The waves took up to 1,500 s.)
@@ -197,10 +202,7 @@ async def test_a_target_that_refuses_a_share_at_any_rate(
         return refused if not good and chance.random() < share else accepted
 
     topic = VirtualTopic(answers, max_queued=10_000)
-    for number in range(3000):
-        topic.publish(f"order-{number}")
-        await asyncio.sleep(1 / 85)
-    await topic.until_finished()
+    await deliver_3000(topic)
 
     assert topic.given_up == []
     assert max(topic.finished_at.values()) <= limit
