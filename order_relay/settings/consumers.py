@@ -174,7 +174,7 @@ def settings_of(consumer: Consumer, settings: Settings) -> Settings:
         merged.check_together()
     except ValueError as error:
         text = str(error).replace("EXTERNAL_LOGGER", prefix)
-        for option in ("topic", "dead_letter_topic") if name != ORDER_LOGGING else ():
+        for option in ("topic", "dead_letter_topic", "group") if name != ORDER_LOGGING else ():
             text = text.replace(OPTIONS[option].upper(), variables[option].upper())
         raise InvalidConsumer(f"consumer {name}: {text}") from None
     return merged

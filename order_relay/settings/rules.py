@@ -308,6 +308,7 @@ def _http_url(value: str) -> URL | None:
     return url if usable and not re.search(r"\s", value) else None
 
 
+MAX_TOPIC_LENGTH = 249
 # By Apache Kafka's rule for topics. Kafka allows any name for a group, but other names are hard to
 # use on a command line.
 Name = Annotated[

@@ -213,6 +213,16 @@ class Settings(EnvironmentSettings):
             )
         if self.dlq_topic == self.order_paid_topic:
             raise ValueError(f"DLQ_TOPIC={self.dlq_topic!r} must differ from ORDER_PAID_TOPIC")
+        derived = (
+            ("DLQ_TOPIC", self.dlq_topic),
+            ("CONSUMER_GROUP_ID", self.deliveries_changelog_topic),
+        )
+        for name, topic in derived:
+            if len(topic) > rules.MAX_TOPIC_LENGTH:
+                raise ValueError(
+                    f"{name}: the topic {topic!r} would have {len(topic)} characters, and Kafka "
+                    f"allows {rules.MAX_TOPIC_LENGTH}"
+                )
         _ = self.target_proxy  # it raises
         return self
 

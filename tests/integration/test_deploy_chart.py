@@ -112,7 +112,7 @@ def test_settings_are_valid(
             for name, value in rendered.environment(consumer).items():
                 if name == "POD_IP":
                     continue
-                given = value.replace("$(POD_IP)", "10.0.0.1")
+                given = value.replace("$(POD_IP)", "fd00::7" if values == "claim" else "10.0.0.1")
                 if name.endswith("_FILE") and value.startswith(str(SECRETS)):
                     assert name.removesuffix("_FILE") in secrets
                     given = str(tmp_path / Path(value).name)
@@ -126,6 +126,9 @@ def test_settings_are_valid(
                 patch.setenv(name, given)
             settings = load_settings()
             assert settings.consumers == consumer
+            if values == "claim":
+                assert str(settings.own_url) == "http://[fd00::7]:6066"
+                assert settings.web_host == "::"
             assert settings.database_url.get_secret_value().startswith("postgresql+asyncpg://")
             if (values, consumer) == ("everything", "order_logging"):
                 assert settings.kafka_session_timeout_ms == 1_800_000

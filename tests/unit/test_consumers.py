@@ -318,6 +318,10 @@ POSTS = partial(consumer, handler=HttpPost("http://x"))
         (partial(consumer, dead_letter_topic="order-paid-events"), {}, "must differ from|reads"),
         (partial(consumer, dead_letter_topic="order-paid-events"), {},
          "COUPONS_DEAD_LETTER_TOPIC='order-paid-events' must differ from COUPONS_TOPIC"),
+        (partial(consumer, topic="x" * 239), {},
+         "consumer coupons: COUPONS_DEAD_LETTER_TOPIC: the topic 'x+.coupons.DLQ' would have 251"),
+        (partial(consumer, group="g" * 229), {},
+         "consumer coupons: COUPONS_GROUP: the topic 'g+-deliveries-changelog' would have 250"),
         (partial(POSTS, "order_logging", max_in_flight=0), {}, "MAX_IN_FLIGHT='?0'? must be great"),
     ],
 )  # fmt: skip
