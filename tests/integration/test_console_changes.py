@@ -30,11 +30,12 @@ from tests.support.kafka.ports import LOOPBACK
 from tests.support.publish_fakes import gave_up
 from tests.support.raw_server import Peer, RawServer
 from tests.support.waiting import eventually
-from tests.unit.test_console import stats
+from tests.unit.test_console import all_figures, stats
 from tests.unit.test_open_letters import Topic, letter
 
 WAIT_SECONDS = 10.0
 TOKEN = "s3cret"
+NO_HISTORY: dict[str, Any] = {"minutes": [], "target": []}
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -151,7 +152,7 @@ async def test_another_workers_figures_may_come_in_many_packets(served: Served) 
     """As six hours of history do between two machines: the worker has answered."""
 
     async def script(peer: Peer) -> None:
-        for figures in (stats(uptime_seconds=9), dict[str, Any](minutes=[], target=[])):
+        for figures in (all_figures() | stats(), NO_HISTORY):
             await peer.head()
             body = json.dumps(figures).encode()
             head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -162,6 +163,33 @@ async def test_another_workers_figures_may_come_in_many_packets(served: Served) 
         overview = await served.page("/")
     assert "works for 9 s" in overview
     assert "does not answer" not in overview
+
+
+async def test_another_worker_of_another_version_has_other_figures(served: Served) -> None:
+    """During an upgrade: the pages show what it says, or why they cannot."""
+    minute = {"at": 60, "lag": 1, "oldest_seconds": 0.5}
+    history = NO_HISTORY | {"minutes": [minute]}
+    whole = all_figures() | stats()
+    others = [(whole, history | {"minutes": [{"at": 60}]})]
+    others += [({k: v for k, v in whole.items() if k != name}, history) for name in whole]
+    others += [(whole | {name: None}, history) for name in whole]
+    others += [(whole | {"partitions": [{"number": 0}]}, history)]
+    answers: list[dict[str, Any]] = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.head()
+            body = json.dumps(answers.pop(0)).encode()
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+
+    async with RawServer(script) as server:
+        served.members = {"order_logging": {server.url}}
+        for other in others:
+            for page in ("/", "/consumers"):
+                answers[:] = other
+                await served.page(page)
+        answers[:] = {k: v for k, v in whole.items() if k != "partitions"}, history
+        assert "another version, its figures lack &#39;partitions&#39;" in await served.page("/")
 
 
 async def test_the_page_of_an_order_says_that_open_letters_are_not_known(served: Served) -> None:

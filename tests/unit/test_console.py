@@ -40,8 +40,7 @@ class NoConsumer:
     positions = committed_offsets
 
 
-@pytest.fixture
-def figures() -> dict[str, Any]:
+def all_figures() -> dict[str, Any]:
     """What ``/stats`` has."""
     stats = Stats(
         Metrics(CollectorRegistry()).of("order_logging"),
@@ -52,6 +51,12 @@ def figures() -> dict[str, Any]:
         target=target,
     )
     return stats.figures()
+
+
+@pytest.fixture
+def figures() -> dict[str, Any]:
+    """What ``/stats`` has."""
+    return all_figures()
 
 
 def has(figures: Any, path: str) -> bool:

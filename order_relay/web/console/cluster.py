@@ -20,6 +20,8 @@ MAX_ANSWER_BYTES = 1024 * 1024
 TABLE = " of the fallback table"
 # The worst first.
 STATES = ("refuses_us", "down", "fails_for_some", "throttles", "works")
+# What the overview shows by the minute.
+HISTORY = ("lag", "oldest_seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,8 +293,9 @@ class Cluster:
             stats = await self._get(URL(url) / "stats", name)
             history = await self._get(URL(url) / "history", name)
             answer = WorkerAnswer(url, stats, history)
-            # Another program may answer there: what is shown must be there.
-            answer.stats["target"]["state"], answer.stats["partitions"], answer.stats["kafka_up"]
+            _check(ConsumerView(name, [answer]))
+        except KeyError as error:
+            return WorkerAnswer(url, problem=f"another version, its figures lack {error}")
         except Exception as error:  # noqa: BLE001 - any error means no answer
             return WorkerAnswer(url, problem=str(error) or type(error).__name__)
         return answer
@@ -305,6 +308,19 @@ class Cluster:
         if isinstance(answer, str) or answer.status != 200:
             raise ValueError(answer if isinstance(answer, str) else f"status {answer.status}")
         return answer.body
+
+
+def _check(view: ConsumerView) -> None:
+    """Raise an error if a page could not show this view: another program may have answered."""
+    for one in view.answers:
+        _ = one.stats["uptime_seconds"], one.stats["in_flight"], one.stats["version"]
+        _ = (
+            one.stats["deliveries"]["delivered"],
+            [part["partition"] for part in one.stats["partitions"]],
+        )
+    _ = view.said, view.lag, view.verdicts(), view.outages()
+    for name in HISTORY:
+        view.minutes(name, add=True)
 
 
 def span(seconds: float | None) -> str:
