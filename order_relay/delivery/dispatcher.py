@@ -55,6 +55,8 @@ THROTTLING_LOG_SECONDS = 60.0
 GONE_CONFIRM_SECONDS = 1.0
 # After this many refusals of a record, more are its own, if others are accepted meanwhile.
 MAX_REFUSALS = 2
+# After a time-out, everything hangs if there was no success for this long.
+HANGING_SECONDS = 1.0
 MAX_DETAIL_LENGTH = 200  # in log lines
 
 # Finished without an attempt: delivered before, or for another consumer.
@@ -419,7 +421,8 @@ class Dispatcher:
         idempotency_key = record.idempotency_key()
         trace = of_record(record.headers) if record.headers else None
         number = next(self._numbers)
-        attempts = failures = own_failures = counted = refusals = 0
+        attempts = failures = own_failures = refusals = 0
+        counted: list[float] = []  # when the attempts that count against the record were sent
         refused_at = float("inf")
         last: Answer | None = None
         while True:
@@ -473,20 +476,16 @@ class Dispatcher:
             first, reason = not own_failures, ""
             if answer.verdict is Verdict.REJECTED or await self._is_gone_for_this_key(lane, answer):
                 self.health.rejected(lane.key, answer, first=first)
-                counted, reason = counted + 1, "rejected"
+                counted.append(sent_at)
+                reason = "rejected"
             else:
                 self._failed(lane, answer, ticket, sent_at, first=first)
                 failures += 1
                 own_failures += not answer.failed_batch
-                # Other failures do not count against the record: those that are never its fault,
-                # that another record of the batch may have caused, and those during an outage.
-                counts = not (answer.verdict is Verdict.OUTAGE or answer.failed_batch)
-                counts = counts and self.breaker.closed
-                counted += counts
-                if counts and self.health.gives_up(lane.key, counted, failing_since):
+                if self._gives_up(lane, answer, failing_since, counted, sent_at):
                     reason = "retries_exhausted"
             if reason:
-                letter = refused_letter(record, reason, answer, counted, self._now())
+                letter = refused_letter(record, reason, answer, len(counted), self._now())
                 await self._dead_letter(letter, event, started_ms, lane, attempts=attempts)
                 return
             await self._wait_for_retry(record, answer, failures, lane)
@@ -627,6 +626,8 @@ class Dispatcher:
             self.pace.accepted(sent_at, now)
         if self._lanes.limit < self._max_in_flight:
             self.concurrency.answered()
+        if self._lanes.starts_slowly:
+            self._lanes.succeeded()
         if self._throttling_logged and not self.pace.throttled:
             self._throttling_logged = False
             logger.warning("Throttling is over: the target takes everything again")
@@ -638,9 +639,27 @@ class Dispatcher:
         lane.failing = True
         if answer.failure == "timeout":
             self.concurrency.timed_out(sent_at, outage=not self.breaker.closed)
+            if self.last_activity - self.breaker.succeeded_at >= HANGING_SECONDS:
+                self._lanes.start_slowly(self.last_activity - sent_at)
         else:
             self.concurrency.answered()
         self.health.failed(lane.key, answer, ticket, first=first, sent_at=sent_at)
+
+    def _gives_up(
+        self,
+        lane: Lane,
+        answer: Answer,
+        failing_since: float,
+        counted: list[float],
+        sent_at: float,
+    ) -> bool:
+        """Whether a record is given up after this failure, which is added to those that count."""
+        # Those do not count that are never the record's fault, that another record of the batch may
+        # have caused, and those during an outage.
+        if answer.verdict is Verdict.OUTAGE or answer.failed_batch or not self.breaker.closed:
+            return False
+        counted.append(sent_at)
+        return self.health.gives_up(lane.key, len(counted), failing_since, counted)
 
     def _log_throttling(self, answer: Answer, wait_seconds: float) -> None:
         """Log that throttling begins; ``_succeeded`` logs its end."""

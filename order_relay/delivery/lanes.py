@@ -4,7 +4,9 @@ A lane holds the queued records of one key in offset order and works on the firs
 *slot* while it makes an attempt; at most ``max_in_flight`` lanes have one. A lane that waits for
 its backoff or at the gate frees its slot, so a failing key delays only itself. A lane that wants
 its slot back comes before new records; but records that have failed before get half of the slots at
-most. Else those that hang, time and again, would leave none for the others.
+most. Else those that hang, time and again, would leave none for the others. While everything hangs,
+slots that time-outs free are handed out one after another, see ``start_slowly``: else all records
+would be sent at once, and hang at once, whenever the target hangs for as long as it works between.
 
 Three bounds limit the records in memory: for all of them, for each key, and for all that wait
 behind the first one of their key. So neither one key nor several can take the room of the others.
@@ -34,6 +36,10 @@ MIN_QUEUE_OF_KEY = 50
 # The half does not bind a key that finishes its records this soon: reading them again later would
 # cost more than waiting.
 SOON_SECONDS = 2.0
+# While everything hangs, one more slot is handed out in this time, or sooner. Each success allows
+# so many more, as in the slow start of TCP (RFC 5681).
+SLOW_START_SECONDS = 1.0
+SLOW_START_GROWTH = 2
 # Wait after an unexpected error.
 ERROR_PAUSE_SECONDS = 10.0
 
@@ -124,6 +130,10 @@ class Lanes:
         # Of lanes whose record has failed, and how many of them have a slot.
         self._retry_queue: deque[tuple[Lane, asyncio.Future[None]]] = deque()
         self._retrying = 0
+        # Seconds between two slots in a slow start, and how many may be handed out now.
+        self._slot_seconds = 0.0
+        self._allowed = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._changed: asyncio.Future[None] | None = None
         self.closed = False
         """Whether the lanes accept no records."""
@@ -138,7 +148,7 @@ class Lanes:
         """Whether ``put`` may be called now for this lane."""
         if self.closed or self.queued >= self._max_queued:
             return False
-        return key in self._lanes or (self.in_flight < self._limit and not self._slot_queue)
+        return key in self._lanes or (self._has_slot and not self._slot_queue)
 
     def is_full(self, key: Hashable) -> bool:
         """Whether a lane has its maximum of records."""
@@ -172,7 +182,7 @@ class Lanes:
             lane.queue.append(record)
             return
         self._lanes[key] = Lane(self, key, record)
-        self.in_flight += 1
+        self._count_slot()
 
     def records(self) -> list[Record]:
         """Return every record in memory."""
@@ -203,6 +213,7 @@ class Lanes:
             How many records were abandoned. Of two calls at a time only the first one counts them.
         """
         self.closed = True
+        self._end_slow_start()
         self.notify()
         for lane in self._lanes.values():
             while len(lane.queue) > 1:
@@ -240,6 +251,49 @@ class Lanes:
         self._limit = limit
         self._hand_out_slots()
 
+    @property
+    def starts_slowly(self) -> bool:
+        """Whether slots are handed out one after another."""
+        return self._timer is not None
+
+    def start_slowly(self, seconds: float) -> None:
+        """Hand out slots one after another until attempts succeed: everything hangs.
+
+        Args:
+            seconds: How long an attempt hung. All slots are handed out in this time.
+        """
+        if not self.starts_slowly and not self.closed:
+            self._slot_seconds = min(seconds / self._limit, SLOW_START_SECONDS)
+            self._allowed = 0
+            self._timer = self.loop.call_later(self._slot_seconds, self._allow_one)
+
+    def succeeded(self) -> None:
+        """Report a success in a slow start, which allows more slots."""
+        self._allow(SLOW_START_GROWTH)
+
+    def _allow_one(self) -> None:
+        self._timer = self.loop.call_later(self._slot_seconds, self._allow_one)
+        self._allow(1)
+
+    def _allow(self, slots: int) -> None:
+        self._allowed += slots
+        if self._allowed >= self._limit:
+            self._end_slow_start()
+        self._hand_out_slots()
+
+    def _end_slow_start(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    @property
+    def _has_slot(self) -> bool:
+        return self.in_flight < self._limit and (self._timer is None or self._allowed > 0)
+
+    def _count_slot(self) -> None:
+        self.in_flight += 1
+        self._allowed -= 1
+
     def free_slot(self, lane: Lane) -> None:
         """Pass a lane's slot to the next lane that waits for one."""
         if lane.has_slot:
@@ -255,7 +309,7 @@ class Lanes:
 
     def _hand_out_slots(self) -> None:
         """Give free slots to the lanes that have waited longest; half at most to retries."""
-        while self.in_flight < self._limit:
+        while self._has_slot:
             if self._slot_queue:
                 queue = self._slot_queue
             elif self._retry_queue and self._retrying < max(self._limit // RETRY_SHARE, 1):
@@ -265,7 +319,7 @@ class Lanes:
                 return
             lane, turn = queue.popleft()
             if not turn.done():  # otherwise it was cancelled
-                self.in_flight += 1
+                self._count_slot()
                 lane.has_slot = True
                 lane.retries = lane.failing
                 self._retrying += lane.failing

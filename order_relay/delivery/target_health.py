@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
@@ -26,10 +26,15 @@ MAX_EVIDENCE_SECONDS = 600
 # The most recent attempts decide where they are worse, and at least this many.
 RECENT_SECONDS = 10
 RECENT_ATTEMPTS = 5
+# For a single failure, the attempts sent in the same second and in so many before and after it
+# decide where they are worse, and so many of them failed.
+NEARBY_SECONDS = 1
+NEARBY_FAILURES = 5
 # Up to this share no standard error is added: four failures are evidence enough.
 EXACT_SHARE = 0.1
 # A record is given up once its failures are less likely than this for a good one.
 GIVE_UP_PROBABILITY = 1e-4
+MAX_EXPLAINED = GIVE_UP_PROBABILITY * (1.0 + 1e-9)  # rounding
 # A 404 is the record's own fault only if at most this share of other keys' first attempts fails.
 MAX_SHARE_FAILED_FOR_GONE = 0.2
 # Keys counted separately in each second. A second with more keys has enough evidence anyway.
@@ -54,8 +59,10 @@ class FirstAttempts:
     def __init__(self) -> None:
         self._seconds: deque[_Second] = deque(maxlen=MAX_EVIDENCE_SECONDS + 1)
         self._latest = _Second(-1)
+        # Failures by the second in which they were sent: time-outs end long after that.
+        self._failures_sent: dict[int, dict[Hashable, int]] = {}
 
-    def add(self, key: Hashable, failed: bool, now: float) -> None:
+    def add(self, key: Hashable, failed: bool, now: float, sent_at: float = math.inf) -> None:
         """Count an attempt that ended now; ``now`` must not decrease."""
         second = self._latest
         if now >= second.number + 1:
@@ -69,6 +76,42 @@ class FirstAttempts:
             of_key[1] += failed
         elif len(second.of_keys) < KEYS_EACH_SECOND:
             second.of_keys[key] = [1, int(failed)]
+        if failed:
+            self._add_sent(key, int(min(sent_at, now)))
+
+    def _add_sent(self, key: Hashable, number: int) -> None:
+        of_keys = self._failures_sent.get(number)
+        if of_keys is None:
+            of_keys = self._failures_sent[number] = {}
+            if len(self._failures_sent) > MAX_EVIDENCE_SECONDS:
+                del self._failures_sent[next(iter(self._failures_sent))]
+        if key not in of_keys and len(of_keys) >= KEYS_EACH_SECOND:
+            key = _OTHER_KEYS
+        of_keys[key] = of_keys.get(key, 0) + 1
+
+    def share_nearby(self, sent_at: float, without: Hashable = None) -> float:
+        """Return the share of the attempts sent at about the same time that failed.
+
+        Two standard errors less, since a few attempts are a rough measure. 0 if few failed.
+        """
+        first = int(sent_at) - NEARBY_SECONDS
+        last = first + 2 * NEARBY_SECONDS
+        failures = 0
+        for number in range(first, last + 1):
+            of_keys = self._failures_sent.get(number, {})
+            failures += sum(of_keys.values()) - of_keys.get(without, 0)
+        if failures < NEARBY_FAILURES:
+            return 0.0
+        successes = 0  # they end soon after they were sent
+        for second in reversed(self._seconds):
+            if second.number < first:
+                break
+            if second.number <= last:
+                own_attempts, own_failures = second.of_keys.get(without, (0, 0))
+                successes += second.attempts - second.failures - own_attempts + own_failures
+        attempts = failures + successes
+        share = failures / attempts
+        return max(share - 2.0 * math.sqrt(share * (1.0 - share) / attempts), 0.0)
 
     def count(self, seconds: float, now: float, without: Hashable = None) -> tuple[int, int]:
         """Return attempts and failures of the last ``seconds``, excluding one key."""
@@ -105,6 +148,10 @@ def _share(attempts: int, failures: int) -> float:
     if share > EXACT_SHARE:
         share += math.sqrt(share * (1.0 - share) / attempts)
     return min(share, 1.0)
+
+
+# Keys that are counted together.
+_OTHER_KEYS = object()
 
 
 class _Second:
@@ -156,7 +203,8 @@ class Breaker:
         self._on_change = on_change
         self._first_failures = 0
         self._failures = 0
-        self._succeeded_at = clock()
+        self.succeeded_at = clock()
+        """When an attempt succeeded last, or the start."""
         self._probe_at = 0.0
         self._never_sent_probe_at = 0.0
         self._never_sent_probes = 0
@@ -215,7 +263,7 @@ class Breaker:
 
     def succeeded(self, now: float | None = None) -> None:
         """Report that the target works: it accepted a message, or rejected it for its content."""
-        self._succeeded_at = self._clock() if now is None else now
+        self.succeeded_at = self._clock() if now is None else now
         self._first_failures = self._failures = 0
         if not self.closed:
             self.failed_probes = self._never_sent_probes = 0
@@ -255,7 +303,7 @@ class Breaker:
         return not self.closed and ticket == self._outage
 
     def _open_if_due(self) -> None:
-        since = self._clock() - self._succeeded_at
+        since = self._clock() - self.succeeded_at
         if not 0 < self._threshold <= self._failures:
             return
         if self._first_failures >= self._threshold:
@@ -429,7 +477,7 @@ class TargetHealth:
         if answer.batch_index:
             return
         if first:
-            self._first_attempts.add(key, failed=True, now=now)
+            self._first_attempts.add(key, failed=True, now=now, sent_at=sent_at)
         if ticket or sent_at > self._worked_at:
             self.breaker.failed(ticket, first=first)
 
@@ -446,20 +494,29 @@ class TargetHealth:
 
     # --- whose fault is it? ----------------------------------------------------------------------
 
-    def gives_up(self, key: Hashable, failures: int, failing_since: float) -> bool:
+    def gives_up(
+        self,
+        key: Hashable,
+        failures: int,
+        failing_since: float,
+        sent_at: Sequence[float] = (),
+    ) -> bool:
         """Whether a record whose attempts all failed is given up.
 
         Let p be the share of other keys' first attempts that failed. It is taken over the last
         minute (or since this record began to fail, if that is longer), or over the last ten
         seconds if that is worse. Above 0.1 one standard error is added. The target explains the
         record's failures as long as p to the power of their number is above 1 in 10,000: p = 0.1
-        explains up to three, p = 0.5 up to 13, and p = 1 any number. Without attempts of other
-        keys, the retries alone decide.
+        explains up to three, p = 0.5 up to 13, and p = 1 any number. A failure whose attempt was
+        sent while the share was larger counts with that share: the target may fail in waves, and
+        few others may be sent while it does. Without attempts of other keys, the retries alone
+        decide.
 
         Args:
             key: The record's key.
             failures: Its failed attempts in a row.
             failing_since: When its first attempt was made, by the injected clock.
+            sent_at: When the attempts that failed were sent, as far as it is known.
         """
         if not self._policy.exhausted(failures):
             return False
@@ -468,7 +525,13 @@ class TargetHealth:
         now = self._clock()
         seconds = max(EVIDENCE_SECONDS, now - failing_since)
         share = self._first_attempts.share_failed(now, key, seconds)
-        return share is None or share**failures <= GIVE_UP_PROBABILITY * (1.0 + 1e-9)
+        if share is None:
+            return True
+        explained = share**failures
+        if explained <= MAX_EXPLAINED and share > 0.0:
+            for at in sent_at:
+                explained *= max(self._first_attempts.share_nearby(at, key) / share, 1.0)
+        return explained <= MAX_EXPLAINED
 
     def works_for_other_keys(self, key: Hashable) -> bool:
         """Whether a 404, 405 or 410 is about this key alone.

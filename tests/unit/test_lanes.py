@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ class Work:
     """Lanes, and what became of the records that were put in.
 
     A step of a script is the seconds of an attempt; a negative one pauses for that long, after a
-    failed attempt unless it is one second.
+    failed attempt unless it is one second. Attempts of 5 s time out while everything hangs.
     """
 
     def __init__(self, max_in_flight: int, max_queued: int = 1000) -> None:
@@ -65,6 +66,10 @@ class Work:
         must(len(self.at_attempt) <= self.lanes.in_flight <= self.max_in_flight, "too many")
         try:
             await asyncio.sleep(seconds)
+            if seconds == 5.0:
+                self.lanes.start_slowly(seconds)
+            elif self.lanes.starts_slowly:
+                self.lanes.succeeded()
         finally:
             self.at_attempt.remove(offset)
 
@@ -82,6 +87,22 @@ async def test_closing_lets_attempts_end_and_gives_up_the_rest() -> None:
     assert await work.lanes.close(5.0) == 3
     assert asyncio.get_running_loop().time() == 2.0
     assert work.finished == [0]
+
+
+@virtual_time
+async def test_a_slow_start_hands_out_slot_by_slot() -> None:
+    """After a time-out of 5 s each of ten slots waits half a second; a success allows two more."""
+    work = Work(max_in_flight=10)
+    work.put(0, "hangs", 5.0)
+    await work.until_empty()
+    started: list[float] = []
+    for offset in range(1, 10):
+        await work.put_when_there_is_room(
+            offset, f"key-{offset}", *([0.2] if offset == 3 else [9.0])
+        )
+        started.append(asyncio.get_running_loop().time() - 5.0)
+
+    assert started == pytest.approx([0.5, 1.0, 1.5, 1.7, 1.7, 2.0, 2.5, 3.0, 3.5])
 
 
 @given(RECORDS, st.integers(1, 3), st.integers(1, 8))

@@ -124,6 +124,24 @@ def test_a_switched_off_breaker_gives_up_without_evidence(status: bool, given_up
     assert health.gives_up(ME, 4, clock.now) is given_up
 
 
+def test_a_wave_explains_what_was_sent_in_it() -> None:
+    """A failure counts with the share of those sent at about the same time, if that is larger."""
+    health, clock = health_after([(295, False, f"key-{number}") for number in range(1000)])
+    wave = clock.now - 20.0
+    for number in range(20):
+        key = f"late-{number}"
+        if number < 18:
+            health.failed(key, DOWN, NO_PROBE, first=True, sent_at=wave + number / 20)
+        else:
+            health.succeeded(key, first=True)
+    before = wave - 10.0
+
+    assert health.gives_up(ME, 4, clock.now, [before] * 4)
+    assert health.gives_up(ME, 4, clock.now, [wave, before, before, before])
+    assert not health.gives_up(ME, 4, clock.now, [wave] * 4)
+    assert health.gives_up(ME, 8, clock.now, [wave, before] * 4)
+
+
 def test_only_first_attempts_are_evidence() -> None:
     """Retries of hopeless records do not speak against the target."""
     health, clock = health_after([(290, False, f"key-{number}") for number in range(10)])
@@ -157,6 +175,8 @@ def test_memory_is_bounded() -> None:
     assert first.count(60, now) == (61 * 3 * KEYS_EACH_SECOND, 61 * KEYS_EACH_SECOND)
     assert len(first._seconds) <= MAX_EVIDENCE_SECONDS + 1
     assert all(len(one.of_keys) <= KEYS_EACH_SECOND for one in first._seconds)
+    assert len(first._failures_sent) <= MAX_EVIDENCE_SECONDS
+    assert all(len(one) <= KEYS_EACH_SECOND + 1 for one in first._failures_sent.values())
 
 
 # --- nothing at the address -------------------------------------------------------------------
