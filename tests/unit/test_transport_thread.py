@@ -105,6 +105,28 @@ async def test_the_client_starts_once_brokers_answer(
     assert len(lines) == (1 if stops else 2)
 
 
+async def test_a_process_that_stood_still_logs_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A busy machine, or SIGSTOP and SIGCONT: nothing is left for a person to do."""
+    thread = thread_of(Client(None), monkeypatch)
+    now = {"seconds": 100.0, "rounds": 0}
+    monkeypatch.setattr("mode.threads.monotonic", lambda: now["seconds"])
+    monkeypatch.setattr(RelayConsumerThread, "should_stop", property(lambda _: now["rounds"] == 3))
+    monkeypatch.setattr(thread, "log", logging.getLogger("thread"), raising=False)
+    thread.parent_loop = asyncio.get_running_loop()
+
+    async def sleep(seconds: float) -> None:
+        if seconds:
+            now["seconds"] += 10.0
+            now["rounds"] += 1
+
+    monkeypatch.setattr(thread, "sleep", sleep)
+    await thread._keepalive2()
+    assert now["rounds"] == 3
+    assert caplog.messages == []
+
+
 async def test_a_seek_waits_until_no_fetch_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fetch that ends after the seek would skip what it read: its records are dropped."""
     client = Client(OffsetAndMetadata(7, "relay2:7:3:0"))

@@ -95,6 +95,15 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
                 await self.sleep(CONNECT_AGAIN_SECONDS)
         return None
 
+    async def _wakeup_timer_in_thread(self) -> None:
+        """Wake the thread's and the worker's loop, and forget when.
+
+        Otherwise mode logs "Thread keepalive is not responding" as an error whenever the process
+        had no processor for 3 s. ``standstill`` detects a thread that is really stuck.
+        """
+        await super()._wakeup_timer_in_thread()
+        self.last_wakeup_at = 0.0
+
     def owners(self, topic: str) -> dict[int, str]:
         """Return the base URL of each partition's worker, as far as it is known."""
         if self._consumer is None:
