@@ -88,6 +88,7 @@ class Health:
         self._intake_fault: str | None = None
         self._intake_stopped_at = float("inf")
         self._consumer_silent_at = float("inf")
+        self._nothing_due_at = clock()
         self.assigned_partitions = 0
         self.unfinished = 0
         self.kafka_seen_at = float("-inf")
@@ -112,20 +113,22 @@ class Health:
         every unfinished record, read or not; finished records that wait for their commit are not.
         While Kafka does not answer, only records already read count: a restart would not bring
         Kafka back.
+
+        Call it every few seconds. The time counts from the last call that saw nothing to do, or a
+        reason to wait: the first order after a quiet hour has all of it.
         """
+        now = self._clock()
         waiting = self._deliveries.queued or (self.unfinished if self.kafka_answers() else 0)
-        idle_seconds = self._clock() - self._deliveries.last_activity
-        stalled = (
-            waiting > 0
-            and self._breaker_closed()
-            and not self._excused()
-            and idle_seconds > self.stall_seconds
-        )
+        breaker_closed = self._breaker_closed()
+        if not waiting or not breaker_closed or self._excused():
+            self._nothing_due_at = now
+        idle_seconds = now - max(self._deliveries.last_activity, self._nothing_due_at)
+        stalled = idle_seconds > self.stall_seconds
         reasons: dict[str, object] = {
             "work_waiting": waiting,
             "idle_seconds": round(idle_seconds, 1),
             "stalled_after_seconds": self.stall_seconds,
-            "breaker_closed": self._breaker_closed(),
+            "breaker_closed": breaker_closed,
         }
         intake_idle_seconds = self.intake_stopped_seconds()
         if self._intake_fault is not None:

@@ -135,6 +135,39 @@ def test_what_a_restart_would_not_speed_up_is_no_standstill(
     watched.pass_time(1_000_000)
     assert watched.live
     setattr(watched, reason, not value)
+    watched.pass_time(STALL)
+    assert watched.live
+    watched.pass_time(1)
+    assert not watched.live
+
+
+@pytest.mark.parametrize("work", ["held", "unfinished"])
+def test_the_first_order_after_a_quiet_time_has_as_long_as_any_other(work: str) -> None:
+    """The last attempt ended hours ago; the next one has just begun, and the target is slow."""
+    watched = Watched()
+    watched.pass_time(1_000_000)
+    assert watched.live
+    watched.pass_time(2)
+    watched.deliveries.queued = work == "held"
+    watched.health.unfinished = work == "unfinished"
+    assert watched.live
+    watched.pass_time(STALL - 2)
+    assert watched.live
+    watched.pass_time(3)
+    assert not watched.live
+
+
+def test_the_first_order_after_an_outage_of_kafka_has_as_long_as_any_other() -> None:
+    """What waited in Kafka meanwhile must be read first."""
+    watched = Watched()
+    watched.health.unfinished = 3
+    watched.pass_time(1_000_000, kafka_answers=False)
+    assert watched.live
+    watched.pass_time(2)
+    assert watched.live
+    watched.pass_time(STALL - 2)
+    assert watched.live
+    watched.pass_time(3)
     assert not watched.live
 
 
@@ -172,6 +205,9 @@ def test_unfinished_records_count_only_while_kafka_answers() -> None:
     watched.pass_time(STALL + 1, kafka_answers=False)
     assert watched.live
     watched.deliveries.queued = 1
+    watched.pass_time(STALL, kafka_answers=False)
+    assert watched.live
+    watched.pass_time(1, kafka_answers=False)
     assert not watched.live
 
 
