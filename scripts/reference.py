@@ -5,8 +5,11 @@ A page keeps its own text. The tables stand between two markers, and only they a
 
 from __future__ import annotations
 
+import inspect
 import re
+import textwrap
 import typing
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,15 +82,15 @@ def settings_tables() -> str:
                 rows.append(_setting_row(name, said))
             else:
                 lines += [said, ""]
-        pages += [*lines, "| Variable | Default | Meaning |", "| --- | --- | --- |", *rows, ""]
+        pages += [*lines, "| Variable | Default | Meaning |", "|---|---|---|", *rows, ""]
     return "\n".join(pages)
 
 
 def _setting_row(name: str, meaning: str) -> str:
     field = Settings.model_fields[name.lower()]
-    default = "none" if field.default is None else f"`{default_text(field, '')}`"
+    default = "" if field.default is None else f"`{default_text(field, '')}`"
     if "SecretStr" in str(field.annotation):
-        meaning += f" Secret, or a file: `{name}_FILE`."
+        meaning += " Secret."
     if name in MORE:
         meaning += f" [More]({MORE[name]})."
     return f"| `{name}` | {default} | {meaning} |"
@@ -117,27 +120,38 @@ def _literals(annotation: object) -> Iterator[str]:
 
 
 def metrics_tables() -> str:
-    """Return the tables of the catalogue: the metrics, and the values that labels may have."""
+    """Return the tables of the catalogue, one for each kind of metric."""
     metrics = Metrics()
     consumer = metrics.of("order_logging")
     for name in GAUGES[OF_PARTITION]:
         consumer.of_partition(name, "order-paid-events", 0, 0)  # else they have no labels to show
-    rows = ["| Metric | Kind | Labels | Meaning |", "| --- | --- | --- | --- |"]
-    values = ["| Label | of | Values |", "| --- | --- | --- |"]
+    rows: dict[str, list[str]] = {}
     for family in metrics.registry.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
-        labels = _labels(family)
-        shown = ", ".join(f"`{label}`" for label in labels)
+        labels = ",".join(labels_of(family))
+        shown = f"{name}{{{labels}}}" if labels else name
         meaning = family.documentation.replace("|", "\\|")
-        rows.append(f"| `{name}` | {family.type} | {shown} | {meaning} |")
-        for label in labels.keys() - OF_THE_RUN:
-            known = ", ".join(f"`{value}`" for value in labels[label])
-            values.append(f"| `{label}` | `{name}` | {known} |")
-    return "\n".join([*rows, "", *values[:2], *sorted(values[2:]), ""])
+        rows.setdefault(family.type, []).append(f"| `{shown}` | {meaning} |")
+    parts = []
+    for kind, of_kind in sorted(rows.items()):
+        parts += [f"## {kind.capitalize()}s", "", "| Metric | Meaning |", "|---|---|", *of_kind, ""]
+    return "\n".join(parts)
 
 
-def _labels(family: Metric) -> dict[str, list[str]]:
-    """Return the labels of a family, each with its values in the code's order."""
+def label_values() -> dict[str, set[str]]:
+    """Return the values that the code gives each label."""
+    metrics = Metrics()
+    metrics.of("order_logging")
+    values: dict[str, set[str]] = {}
+    for family in metrics.registry.collect():
+        for label, known in labels_of(family).items():
+            if label not in OF_THE_RUN:
+                values.setdefault(label, set()).update(known)
+    return values
+
+
+def labels_of(family: Metric) -> dict[str, list[str]]:
+    """Return the labels of a metric, each with its values in the code's order."""
     labels: dict[str, list[str]] = {}
     for sample in family.samples:
         for label, value in sample.labels.items():
@@ -162,18 +176,48 @@ def all_commands(
 
 
 def commands() -> str:
-    """Return the table of commands, and the help of each."""
-    rows = ["| Command | |", "| --- | --- |"]
+    """Return the help of each command; options that several have are explained once."""
+    options = Counter(record for _, command in all_commands() for record in _records(command))
+    shared = [record for record, count in options.items() if count > 1]
     sections = [f"## {NAME}", "", "```text", _help(group, NAME), "```", ""]
+    sections += ["## Shared options", "", "```text", _listed(shared), "```", ""]
     for name, command in all_commands():
-        summary = " ".join((command.help or "").split("\n\n")[0].split())
-        rows.append(f"| `{name}` | {summary.replace('``', '`')} |")
-        sections += [f"## {name}", "", "```text", _help(command, f"{NAME} {name}"), "```", ""]
-    return "\n".join([*rows, "", *sections])
+        own = [record for record in _records(command) if record not in shared]
+        others = [record[0].split()[0] for record in _records(command) if record in shared]
+        lines = [command.get_usage(_context(command, f"{NAME} {name}")).removeprefix("Usage: "), ""]
+        lines += textwrap.indent(inspect.cleandoc(command.help or ""), "  ").splitlines()
+        lines += ["", _listed(own)] if own else []
+        lines += ["", _wrapped(f"Shared: {' '.join(others)}")] if others else []
+        sections += [f"## {name}", "", "```text", *lines, "```", ""]
+    return "\n".join(sections)
+
+
+def _records(command: click.Command) -> list[tuple[str, str]]:
+    """Return the options of a command, each with its help; not ``--help``, which all have."""
+    context = _context(command, "")
+    records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
+    return [record for record in records if record is not None and record[0] != "--help"]
+
+
+def _listed(records: list[tuple[str, str]]) -> str:
+    formatter = click.HelpFormatter(width=HELP_WIDTH)
+    formatter.indent()
+    formatter.write_dl(records)
+    return formatter.getvalue().rstrip("\n")
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(
+        text, HELP_WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+    )
+
+
+def _context(command: click.Command, name: str) -> click.Context:
+    return click.Context(command, info_name=name, terminal_width=HELP_WIDTH)
 
 
 def _help(command: click.Command, name: str) -> str:
-    return command.get_help(click.Context(command, info_name=name, terminal_width=HELP_WIDTH))
+    return command.get_help(_context(command, name))
 
 
 def pages() -> dict[Path, str]:

@@ -78,19 +78,18 @@ OF_PARTITION = (CONSUMER, "topic", "partition")
 COUNTERS: dict[tuple[str, ...], dict[str, str]] = {
     (): {
         "fallback_files_replaced": "Times that the fallback table's SQLite file was deleted or "
-        "replaced while it was open: its rows are lost.",
+        "replaced: its rows are lost.",
         "log_lines_left_out": "Log lines left out because the log was not read.",
     },
     ("result",): {
-        "published": "Events given to this worker to publish: published (in Kafka), saved (in the "
-        "fallback table), refused (invalid or too large), busy (answered with 429), failed "
-        "(neither has it).",
-        "fallback_replayed": "Rows of the fallback table that this worker tried: published, retry "
-        "(refused, tried again later), failed (waits for a person).",
+        "published": "Events to publish: published (in Kafka), saved (in the fallback table), "
+        "refused (invalid or too large), busy (answered with 429), failed (in neither).",
+        "fallback_replayed": "Rows that this worker tried: published, retry (refused, tried again "
+        "later), failed (waits for a person).",
     },
     ("reason",): {
-        "web_connections_closed": "Connections that the web server closed: silent (no whole "
-        "request in time), crowded (too many).",
+        "web_connections_closed": "Connections closed: silent (no whole request in time), "
+        "crowded (too many).",
     },
     (CONSUMER,): {
         "delivery_retries": "Failed attempts that are tried again.",
@@ -100,15 +99,14 @@ COUNTERS: dict[tuple[str, ...], dict[str, str]] = {
         "dead_letters_open_deleted": "Open dead letters deleted by retention or a purge.",
     },
     (CONSUMER, "reason"): {
-        "dead_letters": "Records that became dead letters, also those saved in the fallback table.",
+        "dead_letters": "Records that became dead letters, also saved ones.",
     },
 }
 GAUGES: dict[tuple[str, ...], dict[str, str]] = {
     (): {
-        "fallback_oldest_pending_seconds": "Age of the oldest PENDING row of the fallback table.",
-        "fallback_oldest_failed_seconds": "How long the oldest FAILED row of the fallback table "
-        "has waited.",
-        "fallback_database_up": "1 if the fallback table's database took the last write, else 0.",
+        "fallback_oldest_pending_seconds": "Age of the oldest PENDING row.",
+        "fallback_oldest_failed_seconds": "How long the oldest FAILED row has waited.",
+        "fallback_database_up": "1 if the database took the last write, else 0.",
     },
     ("version", "python"): {
         "build_info": "Always 1.",
@@ -118,12 +116,12 @@ GAUGES: dict[tuple[str, ...], dict[str, str]] = {
     },
     (CONSUMER,): {
         "in_flight": "Attempts and dead letters in flight.",
-        "held_records": "Records read and not finished: in flight, in backoff or queued.",
-        "left_in_kafka_records": "Records read without room in memory: they are read again later.",
+        "held_records": "Records read and not finished.",
+        "left_in_kafka_records": "Records without room in memory: read again later.",
         "breaker_state": "0 closed, 1 half-open, 2 open.",
-        "oldest_unfinished_seconds": "Age of the oldest record read and not finished.",
-        "assigned_partitions": "Partitions of the source topic that this worker owns.",
-        "topic_partitions": "Partitions of the source topic; 0: not found, or not asked for yet.",
+        "oldest_unfinished_seconds": "Age of the oldest held record.",
+        "assigned_partitions": "Source partitions that this worker owns.",
+        "topic_partitions": "Source partitions; 0: not found, or not asked for yet.",
         "kafka_up": "1 if Kafka answered this worker in the last 30 s, else 0.",
         "intake_stopped_seconds": "How long the intake has stood still while Kafka answers.",
         "table_recovering": "1 while the table is read from its changelog, else 0.",

@@ -25,7 +25,7 @@ from order_relay.settings import Settings
 from order_relay.settings.consumers import HTTP_OPTIONS, OPTIONS
 from order_relay.worker.discovery import find_consumers
 from order_relay.worker.relay_app import SHUTDOWN_TAIL_SECONDS
-from scripts.reference import all_commands, pages
+from scripts.reference import all_commands, label_values, pages
 from tests.support.alert_rules import rules
 from tests.support.dashboard_panels import boards
 
@@ -215,6 +215,16 @@ def test_metrics_that_are_named_exist(document: Path) -> None:
     """Whatever looks like one of our metrics in a document is in the catalogue."""
     named = set(re.findall(rf"\b{PREFIX}_[a-z_]+", document.read_text(encoding="utf-8")))
     assert named <= catalogue()
+
+
+def test_every_value_of_a_label_is_explained() -> None:
+    """Each stands on the page of metrics, between backticks or in the text of its metric."""
+    text = read("docs/reference/metrics.md")
+    known = code_spans(ROOT / "docs/reference/metrics.md")
+    known |= set(re.findall(r"(\w+) \(", text))
+    values = label_values()
+    assert len(values) > 5  # else they were not found
+    assert {label: of - known for label, of in values.items() if of - known} == {}
 
 
 def test_log_phrases_that_are_explained_are_logged() -> None:
