@@ -2,7 +2,7 @@
 
 One broker of Apache Kafka serves them all; each run has a topic, a sink and a process of its own.
 Every record has to arrive, and the second half of them is measured.
-docs/explanation/performance.md says how to read the table.
+docs/explanation/comparison.md says how to read the table.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m benchmarks.peers",
         description="Measure the relay beside others of its kind, on one broker of Apache Kafka. "
         "They are installed into ~/.cache/order-relay/peers first. "
-        "docs/explanation/performance.md says how to read the result.",
+        "docs/explanation/comparison.md says how to read the result.",
         allow_abbrev=False,
     )
     parser.add_argument("--repeat", type=int, default=3, help="rounds; medians are shown (3)")

@@ -61,7 +61,7 @@ SHUTDOWN_TAIL_SECONDS = 15.0
 PRODUCER_STOP_SECONDS = 1.0
 AUDIT_SECONDS = 5.0
 # With Python's default of 700 new objects the garbage collector takes a fifth of the CPU time of a
-# worker with hundreds of deliveries in flight (docs/explanation/performance.md).
+# worker with hundreds of deliveries in flight.
 GC_THRESHOLDS = (10_000, 20, 20)
 # Only the owner may read the files that the worker creates.
 OWNER_ONLY = 0o077
