@@ -176,20 +176,26 @@ def all_commands(
 
 
 def commands() -> str:
-    """Return the help of each command; options that several have are explained once."""
+    """Return what each command does; options that several have are explained once."""
     options = Counter(record for _, command in all_commands() for record in _records(command))
     shared = [record for record, count in options.items() if count > 1]
-    sections = [f"## {NAME}", "", "```text", _help(group, NAME), "```", ""]
-    sections += ["## Shared options", "", "```text", _listed(shared), "```", ""]
+    blocks = {NAME: [f"{_usage(group, NAME)}\n{_listed(_records(group))}"]}
     for name, command in all_commands():
+        first, _, rest = name.partition(" ")
         own = [record for record in _records(command) if record not in shared]
         others = [record[0].split()[0] for record in _records(command) if record in shared]
-        lines = [command.get_usage(_context(command, f"{NAME} {name}")).removeprefix("Usage: "), ""]
-        lines += textwrap.indent(inspect.cleandoc(command.help or ""), "  ").splitlines()
-        lines += ["", _listed(own)] if own else []
-        lines += ["", _wrapped(f"Shared: {' '.join(others)}")] if others else []
-        sections += [f"## {name}", "", "```text", *lines, "```", ""]
-    return "\n".join(sections)
+        parts = [_usage(command, f"{NAME} {name}")]
+        parts += [textwrap.indent(inspect.cleandoc(command.help or ""), "  ").replace("\n\n", "\n")]
+        parts += [_listed(own)] if own else []
+        parts += [_wrapped(f"Shared: {' '.join(others)}")] if others else []
+        blocks.setdefault(f"{NAME} {first}" if rest else NAME, []).append("\n".join(parts))
+    blocks["Shared options"] = [_listed(shared)]
+    texts = {title: "\n\n".join(parts) for title, parts in blocks.items()}
+    return "\n".join(f"## {title}\n\n```text\n{text}\n```\n" for title, text in texts.items())
+
+
+def _usage(command: click.Command, name: str) -> str:
+    return command.get_usage(_context(command, name)).removeprefix("Usage: ")
 
 
 def _records(command: click.Command) -> list[tuple[str, str]]:
@@ -214,10 +220,6 @@ def _wrapped(text: str) -> str:
 
 def _context(command: click.Command, name: str) -> click.Context:
     return click.Context(command, info_name=name, terminal_width=HELP_WIDTH)
-
-
-def _help(command: click.Command, name: str) -> str:
-    return command.get_help(_context(command, name))
 
 
 def pages() -> dict[Path, str]:
