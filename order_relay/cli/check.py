@@ -242,17 +242,8 @@ async def _target(consumer: ConfiguredConsumer) -> Findings:
     if not isinstance(consumer.declaration.handled_by(), HttpPost):
         yield Finding(Result.OK, part, f"the function {consumer.target}, nothing to connect to")
         return
-    proxy = settings.target_proxy
-    handler = HttpHandler(
-        settings.external_logger_url,
-        timeout_seconds=LIMIT_SECONDS,
-        connect_timeout_seconds=settings.external_logger_connect_timeout_seconds,
-        max_connections=1,
-        ca_file=settings.external_logger_ca_file,
-        certificate_file=settings.external_logger_cert_file,
-        key_file=settings.external_logger_key_file,
-        proxy=proxy.get_secret_value() if proxy else None,
-    )
+    limit = {"external_logger_timeout_seconds": LIMIT_SECONDS}
+    handler = HttpHandler(settings.model_copy(update=limit), max_connections=1)
     began = time.monotonic()
     await handler.start()
     try:

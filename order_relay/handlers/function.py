@@ -17,6 +17,8 @@ from order_relay.errors import Reject, RetryLater, Unavailable
 from order_relay.handlers.http import is_local_failure
 from order_relay.logs.log_line import LogLine
 from order_relay.model.consumer import Delivery, runs
+from order_relay.settings import Settings
+from order_relay.settings.secret_files import redact
 
 logger = logging.getLogger(__name__)
 
@@ -39,26 +41,20 @@ class FunctionHandler:
     """Calls a function with each event: an async one in the event loop, a plain one in a thread."""
 
     def __init__(
-        self,
-        function: Callable[[Any, Delivery], Any],
-        *,
-        timeout_seconds: float,
-        max_in_flight: int,
-        redact: Callable[[str], str] = lambda text: text,
+        self, function: Callable[[Any, Delivery], Any], settings: Settings, max_in_flight: int
     ) -> None:
         """Create a handler; no thread is started.
 
         Args:
             function: The consumer's function.
-            timeout_seconds: Maximum time of an async function. A thread cannot be stopped, so an
-                attempt of a plain function lasts until it returns.
+            settings: The consumer's settings. Their time-out is for async functions: a thread
+                cannot be stopped, so an attempt of a plain function lasts until it returns.
             max_in_flight: Maximum concurrent calls.
-            redact: Removes secrets from error texts.
         """
         self._function = function
-        self._timeout_seconds = timeout_seconds
+        self._timeout_seconds = settings.external_logger_timeout_seconds
+        self._secrets = settings.secrets
         self._max_in_flight = max_in_flight
-        self._redact = redact
         self._threads: ThreadPoolExecutor | None = None
         self._in_loop = runs(function, inspect.iscoroutinefunction)
         self.in_threads = 0
@@ -168,7 +164,7 @@ class FunctionHandler:
             text = f"{name}: {text}" if text else name
         # The deliveries table accepts UTF-8 only.
         text = text.encode("utf-8", "backslashreplace").decode()
-        return self._redact(text or name)[:MAX_TEXT_LENGTH]
+        return redact(text or name, self._secrets)[:MAX_TEXT_LENGTH]
 
 
 def _check_done(returned: object) -> None:

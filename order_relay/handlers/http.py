@@ -8,10 +8,8 @@ import socket
 import ssl
 import time
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
 
 from yarl import URL
 
@@ -21,6 +19,8 @@ from order_relay.handlers.http_client.addresses import ProxyRefusal, host_of, pa
 from order_relay.handlers.http_client.client import ConnectionNotMade, HttpClient
 from order_relay.handlers.http_client.connection import NotHttp, Response
 from order_relay.model.trace_context import TraceContext
+from order_relay.settings import Settings
+from order_relay.settings.secret_files import redact
 
 MAX_KEPT_BODY_LENGTH = 1024
 # Errors that are this host's fault: no file descriptor, memory or port left; no name server.
@@ -32,80 +32,42 @@ SUCCESS = {status: Answer(Verdict.SUCCESS, status) for status in (200, 201, 202,
 
 
 class HttpHandler:
-    """Posts records to a URL, over connections that are kept open."""
+    """Posts records to a consumer's URL, over connections that are kept open."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        timeout_seconds: float,
-        connect_timeout_seconds: float,
-        max_connections: int,
-        content_type: str | None = None,
-        token: str | None = None,
-        headers: Sequence[tuple[str, str]] = (),
-        signing_keys: Sequence[bytes] = (),
-        ca_file: Path | None = None,
-        certificate_file: Path | None = None,
-        key_file: Path | None = None,
-        proxy: str | None = None,
-        keep_bodies: bool = False,
-        redact: Callable[[str], str] = lambda text: text,
-    ) -> None:
+    def __init__(self, settings: Settings, max_connections: int) -> None:
         """Prepare; ``start`` creates the client.
 
         Args:
-            url: Where to POST.
-            timeout_seconds: Maximum time of an attempt.
-            connect_timeout_seconds: Maximum time for a new connection.
+            settings: The consumer's settings.
             max_connections: Maximum concurrent requests.
-            content_type: Content type of every body; overrides that of ``post``.
-            token: Sent as ``Authorization: Bearer``.
-            headers: Names and values of further headers, checked by ``parse_headers``.
-            signing_keys: Keys that sign every POST by Standard Webhooks. During a rotation there
-                are two: receivers may know either.
-            ca_file: PEM file of the authorities to trust instead of the system's.
-            certificate_file: PEM file of our own certificate, for a target that asks for one.
-            key_file: PEM file of its key.
-            proxy: URL of an HTTP proxy.
-            keep_bodies: Whether to keep the body of a 2xx, for the results of single records.
-            redact: Removes secrets from text that the target sends.
         """
-        target = URL(url)
-        is_https = target.scheme == "https"
-        through = parse_proxy(proxy) if proxy is not None else None
-        self._new_client = partial(
-            HttpClient,
-            host_of(target),
-            target.port or 80,
-            timeout_seconds=timeout_seconds,
-            connect_timeout_seconds=connect_timeout_seconds,
-            max_connections=max_connections,
-            proxy=through,
-            keep_bodies=keep_bodies,
-        )
-        self._tls_files = (ca_file, certificate_file, key_file) if is_https else None
+        self._settings = settings
+        self._max_connections = max_connections
+        self._secrets = settings.secrets
+        target = self._target = URL(settings.external_logger_url)
+        proxy, token = settings.target_proxy, settings.external_logger_token
+        self._proxy = parse_proxy(proxy.get_secret_value()) if proxy is not None else None
+        headers = settings.target_headers
         given = {name.lower() for name, _ in headers}
         lines = [("Host", target.host_port_subcomponent), *headers]
         lines += [(name, text) for name, text in DEFAULTS if name.lower() not in given]
         if token is not None:
-            lines.append(("Authorization", f"Bearer {token}"))
-        is_forwarded = through is not None and not is_https
+            lines.append(("Authorization", f"Bearer {token.get_secret_value()}"))
+        forwarding = self._proxy if target.scheme != "https" else None
         self._head = (
-            f"POST {target.origin() if is_forwarded else ''}{target.raw_path_qs} HTTP/1.1\r\n"
+            f"POST {target.origin() if forwarding else ''}{target.raw_path_qs} HTTP/1.1\r\n"
             + "".join(f"{name}: {text}\r\n" for name, text in lines)
-            + (through.headers if through is not None and is_forwarded else "")
+            + (forwarding.headers if forwarding else "")
         )
-        self._timeout_seconds = timeout_seconds
-        self._content_type = content_type
-        self._signing_keys = signing_keys
-        self._keep_bodies = keep_bodies
-        self._redact = redact
+        self._content_type = settings.external_logger_content_type
+        self._signing_keys = settings.signing_keys
+        # A 2xx of a batch has the results of its records.
+        self._keep_bodies = settings.external_logger_batch_size > 1
         self._client: HttpClient | None = None
 
     def redact(self, text: str) -> str:
         """See ``PostHandler.redact``."""
-        return self._redact(text)
+        return redact(text, self._secrets)
 
     async def start(self) -> None:
         """Create the client; it does not connect yet.
@@ -113,13 +75,21 @@ class HttpHandler:
         Raises:
             OSError: A file for TLS cannot be used.
         """
-        tls = None
-        if self._tls_files is not None:
-            ca_file, certificate_file, key_file = self._tls_files
-            tls = ssl.create_default_context(cafile=ca_file)
-            if certificate_file is not None:
-                tls.load_cert_chain(certificate_file, key_file)
-        self._client = self._new_client(tls=tls)
+        settings, tls = self._settings, None
+        if self._target.scheme == "https":
+            tls = ssl.create_default_context(cafile=settings.external_logger_ca_file)
+            if (certificate := settings.external_logger_cert_file) is not None:
+                tls.load_cert_chain(certificate, settings.external_logger_key_file)
+        self._client = HttpClient(
+            host_of(self._target),
+            self._target.port or 80,
+            timeout_seconds=settings.external_logger_timeout_seconds,
+            connect_timeout_seconds=settings.external_logger_connect_timeout_seconds,
+            max_connections=self._max_connections,
+            tls=tls,
+            proxy=self._proxy,
+            keep_bodies=self._keep_bodies,
+        )
 
     async def connect(self) -> None:
         """Connect once and post nothing; to be called between ``start`` and ``stop``.
@@ -169,7 +139,7 @@ class HttpHandler:
         if verdict is Verdict.SUCCESS:
             return Answer(verdict, response.status, body=text.encode(), is_cut=response.is_cut)
         # Redacted before it is cut: a cut could leave half of a secret.
-        text = self._redact(text).strip()
+        text = self.redact(text).strip()
         return Answer(
             verdict,
             response.status,
@@ -192,12 +162,12 @@ class HttpHandler:
                 verdict = Verdict.OUTAGE
         elif isinstance(error, TimeoutError):
             failure = "timeout"
-        limit = f"no answer within {self._timeout_seconds:g} s"
+        limit = f"no answer within {self._settings.external_logger_timeout_seconds:g} s"
         text = str(error) or (limit if failure == "timeout" else type(error).__name__)
         return Answer(
             verdict,
             # It may quote the target. Redacted before it is cut, too.
-            detail=self._redact(text)[:MAX_KEPT_BODY_LENGTH],
+            detail=self.redact(text)[:MAX_KEPT_BODY_LENGTH],
             error_type=full_name(cause),
             failure=failure,
         )

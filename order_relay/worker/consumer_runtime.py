@@ -47,7 +47,6 @@ from order_relay.monitoring.stats import Stats
 from order_relay.settings import Settings
 from order_relay.settings.consumers import ConfiguredConsumer
 from order_relay.settings.rules import parse_waits
-from order_relay.settings.secret_files import redact
 from order_relay.web.console.changes import ChangeableConsumer
 from order_relay.web.console.pages import ConsoleConsumer
 from order_relay.worker.consumer_app import (
@@ -116,7 +115,12 @@ class ConsumerRuntime:
         self.metrics = metrics.of(self.name)
         self.app = consumer_app(settings, faust_metrics)
         self._reader = self.app.reader
-        self._target = _target(consumer, max_in_flight)
+        handler = declaration.handled_by()
+        self._target = (
+            HttpHandler(settings, max_in_flight)
+            if isinstance(handler, HttpPost)
+            else FunctionHandler(handler, settings, max_in_flight)
+        )
         self._tracing = tracing
         self._spans = (
             tracing.of_consumer(self.name, settings.consumer_group_id) if tracing else None
@@ -414,36 +418,6 @@ class ConsumerRuntime:
         if self.deliveries is not None:
             self.deliveries.assigned(partitions)
         self.dispatcher.resume()
-
-
-def _target(consumer: ConfiguredConsumer, max_in_flight: int) -> HttpHandler | FunctionHandler:
-    """Make the handler that a consumer delivers to."""
-    settings, handler = consumer.settings, consumer.declaration.handled_by()
-    secrets = settings.secrets
-    if not isinstance(handler, HttpPost):
-        return FunctionHandler(
-            handler,
-            timeout_seconds=settings.external_logger_timeout_seconds,
-            max_in_flight=max_in_flight,
-            redact=lambda text: redact(text, secrets),
-        )
-    token, proxy = settings.external_logger_token, settings.target_proxy
-    return HttpHandler(
-        settings.external_logger_url,
-        timeout_seconds=settings.external_logger_timeout_seconds,
-        connect_timeout_seconds=settings.external_logger_connect_timeout_seconds,
-        max_connections=max_in_flight,
-        content_type=settings.external_logger_content_type,
-        headers=settings.target_headers,
-        signing_keys=settings.signing_keys,
-        token=token.get_secret_value() if token else None,
-        ca_file=settings.external_logger_ca_file,
-        certificate_file=settings.external_logger_cert_file,
-        key_file=settings.external_logger_key_file,
-        proxy=proxy.get_secret_value() if proxy else None,
-        keep_bodies=settings.external_logger_batch_size > 1,
-        redact=lambda text: redact(text, secrets),
-    )
 
 
 def table_folder(settings: Settings) -> Path:

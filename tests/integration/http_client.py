@@ -7,6 +7,7 @@ from typing import Any
 
 from order_relay.delivery.answer import Answer
 from order_relay.handlers.http import HttpHandler
+from order_relay.settings import load_settings
 from tests.support.raw_server import RawServer, Script
 
 BODY = b'{"eventType":"ORDER_PAID","orderId":1}'
@@ -15,10 +16,13 @@ POST_SECONDS = 20.0
 
 
 @asynccontextmanager
-async def client(url: str, **options: Any) -> AsyncIterator[HttpHandler]:
-    """A started client with short limits."""
-    limits = {"timeout_seconds": 5.0, "connect_timeout_seconds": 2.0, "max_connections": 10}
-    http = HttpHandler(url, **(limits | options))
+async def client(
+    url: str, *, max_connections: int = 10, **options: Any
+) -> AsyncIterator[HttpHandler]:
+    """A started client with short limits; options are settings without EXTERNAL_LOGGER."""
+    given = {"url": url, "timeout_seconds": 5.0, "connect_timeout_seconds": 2.0} | options
+    settings = load_settings(**{f"external_logger_{name}": value for name, value in given.items()})
+    http = HttpHandler(settings, max_connections)
     await http.start()
     try:
         yield http

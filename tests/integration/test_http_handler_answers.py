@@ -8,7 +8,6 @@ import pytest
 from order_relay.delivery.answer import Verdict
 from order_relay.delivery.batches import item_answers
 from order_relay.handlers.http import MAX_KEPT_BODY_LENGTH
-from order_relay.settings.secret_files import redact
 from tests.integration.http_client import BODY, client, patient_client, post, talking
 from tests.support.raw_server import Peer, RawServer
 from tests.support.sink import Answer, Fault, ScriptedSink
@@ -46,7 +45,7 @@ async def test_the_token_is_sent_and_kept_out_of_what_is_kept(sink: ScriptedSink
     sink.script = lambda request: Answer(
         403, body=f"denied: {request.headers['authorization']}".encode()
     )
-    async with client(sink.url, token=TOKEN, redact=lambda text: redact(text, (TOKEN,))) as http:
+    async with client(sink.url, token=TOKEN) as http:
         answer = await http.post(BODY, "key")
     assert sink.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
     assert answer.detail == "denied: Bearer [redacted]"
@@ -85,9 +84,7 @@ async def test_a_token_in_chunks_is_redacted() -> None:
     """No part of a token remains, even if it comes in pieces across the end of the kept text."""
     body = b"x" * (MAX_KEPT_BODY_LENGTH - 12) + TOKEN.encode() + b"x" * 100
     chunks = b"".join(b"5\r\n%s\r\n" % body[at : at + 5] for at in range(0, len(body) - 5, 5))
-    async with talking(
-        CHUNKED + chunks + b"0\r\n\r\n", redact=lambda text: redact(text, (TOKEN,))
-    ) as (_, http):
+    async with talking(CHUNKED + chunks + b"0\r\n\r\n", token=TOKEN) as (_, http):
         detail = (await post(http)).detail
     assert detail.startswith("x" * (MAX_KEPT_BODY_LENGTH - 12))
     assert len(detail) <= MAX_KEPT_BODY_LENGTH
@@ -125,9 +122,7 @@ async def test_a_secret_that_stands_in_results_changes_none_of_them(
     """Results of single records are read before redaction; the kept texts have no secret."""
     said = json.dumps([{"status": 201}, {"status": 422, "error": f"reason: {secret}."}]).encode()
     sink.script = lambda request: Answer(207, body=said)
-    async with client(
-        sink.url, keep_bodies=True, redact=lambda text: redact(text, (secret,))
-    ) as http:
+    async with client(sink.url, batch_size=2, token=secret) as http:
         found = item_answers(await http.post(BODY, "key"), 2, http.redact)
         unread = item_answers(await http.post(BODY, "key"), 3, http.redact)
     assert [one.status for one in found] == [201, 422]
@@ -138,7 +133,7 @@ async def test_a_secret_that_stands_in_results_changes_none_of_them(
 async def test_results_with_text_in_another_encoding_are_read(sink: ScriptedSink) -> None:
     """A rejected record among the results counts, even if its text is Latin-1."""
     sink.fail_next(1, 207, body=b'[{"status":201},{"status":422,"error":"caf\xe9"}]')
-    async with client(sink.url, keep_bodies=True) as http:
+    async with client(sink.url, batch_size=2) as http:
         found = item_answers(await http.post(BODY, "key"), 2, http.redact)
     assert [(one.status, one.detail) for one in found] == [(201, ""), (422, "caf\ufffd")]
 
@@ -147,7 +142,7 @@ async def test_results_that_come_slowly_are_awaited(sink: ScriptedSink) -> None:
     """A target may send the head of a 2xx first, and the results while it handles the batch."""
     body = b'[{"status":201},{"status":500}]'
     sink.fail_next(1, 200, body=body, drip_seconds=0.05)  # longer than the rest of others may take
-    async with client(sink.url, keep_bodies=True) as http:
+    async with client(sink.url, batch_size=2) as http:
         found = item_answers(await http.post(BODY, "key"), 2, http.redact)
     assert [one.status for one in found] == [201, 500]
 
@@ -158,7 +153,7 @@ async def test_results_that_do_not_arrive_are_no_success(sink: ScriptedSink) -> 
     sink.fail_next(1, 200, body=b'[{"status":201},{"status":500}]', fault=Fault.CUT)
     sink.fail_next(1, 200, body=b"", fault=Fault.CUT)
     sink.fail_next(1, 200, fault=Fault.ENDLESS)
-    async with client(sink.url, keep_bodies=True, timeout_seconds=1.0) as http:
+    async with client(sink.url, batch_size=2, timeout_seconds=1.0) as http:
         for verdict in ("retryable", "retryable", "success", "success"):
             found = item_answers(await http.post(BODY, "key"), 2, http.redact)
             assert {one.verdict for one in found} == {verdict}
@@ -167,7 +162,7 @@ async def test_results_that_do_not_arrive_are_no_success(sink: ScriptedSink) -> 
 async def test_results_behind_a_malformed_head_are_read() -> None:
     """A record's own status counts, even if a header of the answer is invalid."""
     head = b"HTTP/1.1 200 OK\r\nX-Name: one\r\n two\r\nContent-Length: 31\r\n\r\n"
-    async with talking(head + b'[{"status":201},{"status":500}]', keep_bodies=True) as (_, http):
+    async with talking(head + b'[{"status":201},{"status":500}]', batch_size=2) as (_, http):
         found = item_answers(await post(http), 2, http.redact)
     assert [one.status for one in found] == [201, 500]
 
@@ -176,7 +171,7 @@ async def test_results_of_many_records_are_read(sink: ScriptedSink) -> None:
     """Those of 10,000 records with a text each are far longer than other answers may be."""
     said = [{"status": 422 if n == 9_999 else 201, "error": "x" * 100} for n in range(10_000)]
     sink.fail_next(1, 200, body=json.dumps(said).encode())
-    async with client(sink.url, keep_bodies=True) as http:
+    async with client(sink.url, batch_size=2) as http:
         found = item_answers(await http.post(BODY, "key"), 10_000, http.redact)
     assert [one.status for one in found] == [one["status"] for one in said]
 
@@ -186,7 +181,7 @@ async def test_results_up_to_the_end_of_the_connection(body: bytes) -> None:
     """Without a length the end of the connection is the end of the results, as in HTTP/1.0."""
     async with (
         RawServer(b"HTTP/1.0 200 OK\r\n\r\n" + body) as server,
-        patient_client(server.url, keep_bodies=True) as http,
+        patient_client(server.url, batch_size=2) as http,
     ):
         answer = await post(http)
     assert (answer.body, answer.is_cut) == (body, False)

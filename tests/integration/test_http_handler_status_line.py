@@ -13,7 +13,6 @@ import pytest
 from order_relay.delivery.answer import Verdict
 from order_relay.delivery.batches import item_answers
 from order_relay.handlers.http import MAX_KEPT_BODY_LENGTH
-from order_relay.settings.secret_files import redact
 from tests.integration.http_client import client, patient_client, post, talking
 from tests.support.raw_server import FLOOD_BYTES, OK, Peer, RawServer, replies
 
@@ -180,7 +179,7 @@ async def test_204_is_a_success_whatever_follows(name: str) -> None:
 )
 async def test_200_is_a_success_for_a_batch_whatever_follows(name: str) -> None:
     """Where an answer is malformed, as opposed to late, no results are missing."""
-    async with talking(FLAWS[name].answer, keep_bodies=True) as (_, http):
+    async with talking(FLAWS[name].answer, batch_size=2) as (_, http):
         found = item_answers(await post(http, "200"), 2, str)
     assert [one.verdict for one in found] == [Verdict.SUCCESS] * 2
 
@@ -272,7 +271,7 @@ async def test_a_line_without_end_is_a_failed_attempt(start: bytes) -> None:
 )  # fmt: skip
 async def test_what_came_in_place_of_an_answer_is_redacted(status: int | None, came: str) -> None:
     """Wherever the quoted bytes are cut, no part of a token is shown; a status before it counts."""
-    async with talking(came.encode(), redact=lambda text: redact(text, (TOKEN,))) as (_, http):
+    async with talking(came.encode(), token=TOKEN) as (_, http):
         answer = await post(http)
     assert answer.status == status
     assert answer.detail or status is not None

@@ -155,7 +155,7 @@ async def test_our_certificate_is_shown_to_a_logger_that_asks(
                 async with client(
                     f"https://{LOOPBACK}:{listener.getsockname()[1]}/logs",
                     ca_file=files["authority"],
-                    certificate_file=file,
+                    cert_file=file,
                 ) as http:
                     answer = await http.post(BODY, "key")
                     assert (answer.verdict, file) == (verdict, file), answer

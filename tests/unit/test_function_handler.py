@@ -14,6 +14,7 @@ import pytest
 from order_relay import Delivery, Reject, RetryLater, Unavailable
 from order_relay.delivery.answer import Answer, Verdict
 from order_relay.handlers.function import FunctionHandler
+from order_relay.settings import load_settings
 from tests.support.waiting import eventually
 
 DELIVERY = Delivery("coupons", "paid-7", 1, "orders", 0, 41, b"7", b"{}", (), 1000)
@@ -32,12 +33,10 @@ async def attempt(handlers: list[FunctionHandler]) -> AsyncIterator[Attempt]:
     """Makes one attempt with a function; what it used is stopped in the end."""
 
     async def one(function: Callable[[Any, Delivery], Any], *, seconds: float = 30) -> Answer:
-        handler = FunctionHandler(
-            function,
-            timeout_seconds=seconds,
-            max_in_flight=2,
-            redact=lambda text: text.replace("s3cret", "[redacted]"),
+        settings = load_settings(
+            external_logger_timeout_seconds=seconds, external_logger_token="s3cret"
         )
+        handler = FunctionHandler(function, settings, max_in_flight=2)
         handlers.append(handler)
         return await handler.handle({"orderId": 7}, DELIVERY)
 

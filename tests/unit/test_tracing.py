@@ -81,7 +81,7 @@ async def test_a_function_runs_within_the_span_of_its_attempt() -> None:
 
     for offset, function in enumerate((handle, handle_in_thread)):
         bench = Bench(
-            target=FunctionHandler(function, timeout_seconds=5, max_in_flight=2),
+            target=FunctionHandler(function, load_settings(), max_in_flight=2),
             tracer=spans.tracing.of_consumer("coupons", "group"),
         )
         await bench.deliver(record(offset, "a", headers=HEADERS))
