@@ -33,7 +33,6 @@ from order_relay.deliveries.recovery import Recovery
 from order_relay.deliveries.stores import MemoryStore, RocksStore, Store
 from order_relay.deliveries.table import DeliveriesTable
 from order_relay.delivery.outcome import Outcome
-from order_relay.kafka.client_config import client_config
 from order_relay.kafka.producer import KafkaProducer, producer_config
 from order_relay.model.record import Record
 from order_relay.settings import load_settings
@@ -190,7 +189,7 @@ async def _table_run(
     finished: list[Record] = []
     table = DeliveriesTable(
         Changelog(producer, topic),
-        Recovery(client_config(settings), topic, make_topic=True),
+        Recovery(settings, topic, producer.ping),
         open_store,
         finished.append,
         lambda seconds: None,

@@ -149,6 +149,7 @@ class TopicUnusable(PermanentError):
 
     topic: str
     reason: str  # Kafka's own words
+    code: str = ""  # the name of Kafka's error code, if there is one
 
     def __str__(self) -> str:
         return f"topic {self.topic} cannot be used: {self.reason}"

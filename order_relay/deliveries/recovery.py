@@ -2,190 +2,126 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
-from confluent_kafka import (
-    OFFSET_BEGINNING,
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Message,
-    TopicPartition,
-)
+from confluent_kafka import Message
 
 from order_relay.deliveries.entries import decode_entry
 from order_relay.deliveries.stores import Store
+from order_relay.errors import KafkaUnavailable, RetryableError, TopicUnusable
+from order_relay.kafka.topic_reader import TopicReader
+from order_relay.settings import Settings
 
-BATCH = 1000
-POLL_SECONDS = 0.5
-ASK_SECONDS = 5.0
-# After this time without progress, though Kafka answers, the partition starts without entries.
+RETRY_SECONDS = 0.5
+# After this time without progress, though Kafka answers, the table starts without entries.
 GIVE_UP_SECONDS = 60.0
 # How long a topic may be unknown: one that was just made is not known to every broker.
 UNKNOWN_SECONDS = 3.0
-ENDED, OUT_OF_RANGE = KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET
-REFUSALS = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.TOPIC_EXCEPTION)
-
-
-class ChangelogUnreadable(Exception):
-    """Kafka answers, but the changelog cannot be read."""
+UNKNOWN = "UNKNOWN_TOPIC_OR_PART"
+REFUSALS = ("TOPIC_AUTHORIZATION_FAILED", "TOPIC_EXCEPTION")
 
 
 class Recovery:
-    """Brings stores up to date with the changelog. All calls block: run them in a thread.
+    """Brings stores up to date with the changelog.
 
     It reads with a consumer of its own instead of the group's: other partitions go on meanwhile,
     and an error of the changelog stays an error of the table.
     """
 
-    def __init__(self, config: Mapping[str, Any], topic: str, *, make_topic: bool = False) -> None:
+    def __init__(self, settings: Settings, topic: str, ping: Callable[[], Awaitable[None]]) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
-            config: The client's configuration, by librdkafka's names.
-            topic: The changelog.
-            make_topic: Let brokers create the topic on first use, if they do so.
+            settings: How to connect to Kafka.
+            topic: The changelog. Brokers that create topics on first use create it.
+            ping: Returns when a broker has answered; raises ``KafkaUnavailable`` if none does.
         """
+        self._settings = settings
         self._topic = topic
-        self._config = {
-            **config,
-            # The client demands one. Partitions are assigned by hand; nothing is committed.
-            "group.id": f"{topic}-reader",
-            "enable.auto.commit": False,
-            "auto.offset.reset": "error",
-            "enable.partition.eof": True,
-            "allow.auto.create.topics": make_topic,
-            "log_level": 0,  # the group's consumer logs the same about the same brokers
-            "fetch.wait.max.ms": 50,
-        }
+        self._ping = ping
+        self._moved_at = 0.0
 
-    def read(
-        self,
-        stores: Mapping[int, Store],
-        stop: threading.Event,
-        after_batch: Callable[[], None] = lambda: None,
+    async def read(
+        self, stores: Mapping[int, Store], after_batch: Callable[[], None] = lambda: None
     ) -> int:
         """Bring the stores, by partition of the source topic, up to the changelog's end.
 
+        Waits for Kafka for as long as it takes; cancel it to end early.
+
         Args:
-            stores: The stores to fill; nothing else may write to them meanwhile.
-            stop: Set it to end early.
-            after_batch: Called after every batch, in this thread.
+            stores: The stores to fill, in a thread; nothing else may write to them meanwhile.
+            after_batch: Called after every batch, in that thread.
 
         Returns:
-            How many partitions the changelog has; 0 when it does not exist yet.
+            How many partitions the changelog has.
 
         Raises:
-            ChangelogUnreadable: There was no progress for ``GIVE_UP_SECONDS``, or Kafka refuses.
+            RelayError: There was no progress for ``GIVE_UP_SECONDS``, or Kafka refuses.
         """
-        with self._consumer(stop) as consumer:
-            count = self._partition_count(consumer, stop)
-            if not count:
-                return 0
-            stores_of: dict[int, dict[int, Store]] = {}
-            for partition, store in stores.items():
-                stores_of.setdefault(partition % count, {})[partition] = store
-            starts = {
-                partition: min(store.next_offset or OFFSET_BEGINNING for store in of.values())
-                for partition, of in stores_of.items()
-            }
-            for messages in self._read_to_end(consumer, starts, stop):
-                for message in messages:
-                    _apply(message, stores_of[message.partition() or 0])
-                after_batch()
-            return count
-
-    @contextmanager
-    def _consumer(self, stop: threading.Event) -> Iterator[Consumer]:
+        self._moved_at = time.monotonic()
         while True:
             try:
-                consumer = Consumer(self._config)
-                break
-            except KafkaException as error:
-                # There is no access token yet.
-                if stop.wait(1.0):
-                    raise ChangelogUnreadable(error.args[0].str()) from error
+                async with TopicReader(self._settings, self._topic, make_topic=True) as reader:
+                    return await self._read_to_end(reader, stores, after_batch)
+            except TopicUnusable as error:
+                limit = UNKNOWN_SECONDS if error.code == UNKNOWN else GIVE_UP_SECONDS
+                if error.code in REFUSALS or time.monotonic() - self._moved_at > limit:
+                    raise
+            except RetryableError:
+                if time.monotonic() - self._moved_at > GIVE_UP_SECONDS and await self._answers():
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _answers(self) -> bool:
+        """Return whether Kafka answers: an outage is not a fault of the changelog."""
         try:
-            yield consumer
-        finally:
-            consumer.close()
+            await self._ping()
+        except KafkaUnavailable:
+            self._moved_at = time.monotonic()
+            return False
+        return True
 
-    def _partition_count(self, consumer: Consumer, stop: threading.Event) -> int:
-        """Ask until Kafka answers, ``UNKNOWN_SECONDS`` longer for a topic that is being made."""
-        answered_at: float | None = None
-        while True:
-            try:
-                found = consumer.list_topics(self._topic, ASK_SECONDS).topics[self._topic]
-            except KafkaException:
-                if stop.wait(1.0):
-                    return 0
-                continue
-            if found.error is None:
-                return len(found.partitions)
-            now = time.monotonic()
-            waited = now - (answered_at := answered_at or now)
-            unknown = found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
-            if unknown and waited > UNKNOWN_SECONDS:
-                return 0
-            if waited > GIVE_UP_SECONDS or found.error.code() in REFUSALS:
-                raise ChangelogUnreadable(found.error.str())
-            if stop.wait(0.2):
-                return 0
-
-    def _read_to_end(
-        self, consumer: Consumer, starts: Mapping[int, int], stop: threading.Event
-    ) -> Iterator[list[Message]]:
-        """Read partitions from these offsets to their ends, or until ``stop``, in batches.
-
-        A batch also has a message for each end, and for each partition that is read from its
-        beginning, because it has not got the offset.
-        """
-        consumer.assign([TopicPartition(self._topic, *start) for start in starts.items()])
-        unfinished = set(starts)
-        moved_at, problem = time.monotonic(), "no answer"
-        while unfinished and not stop.is_set():
-            batch = []
-            for message in consumer.consume(BATCH, POLL_SECONDS):
-                error = message.error()
-                if error is not None and error.code() not in (ENDED, OUT_OF_RANGE):
-                    problem = error.str()
-                    if error.code() in REFUSALS:
-                        raise ChangelogUnreadable(problem)
-                    continue
-                partition = message.partition() or 0
-                if error is not None and error.code() == ENDED:
-                    unfinished.discard(partition)
-                elif error is not None:
-                    consumer.incremental_unassign([TopicPartition(self._topic, partition)])
-                    consumer.incremental_assign(
-                        [TopicPartition(self._topic, partition, OFFSET_BEGINNING)]
-                    )
-                batch.append(message)
-                moved_at = time.monotonic()
-            yield batch
-            if time.monotonic() - moved_at > GIVE_UP_SECONDS:
-                moved_at = time.monotonic()
-                with suppress(KafkaException):  # an outage is not a fault of the changelog
-                    consumer.list_topics(self._topic, ASK_SECONDS)
-                    raise ChangelogUnreadable(problem)
+    async def _read_to_end(
+        self, reader: TopicReader, stores: Mapping[int, Store], after_batch: Callable[[], None]
+    ) -> int:
+        extents = await reader.extents()
+        stores_of: dict[int, dict[int, Store]] = {}
+        for partition, store in stores.items():
+            stores_of.setdefault(partition % len(extents), {})[partition] = store
+        for number, of in stores_of.items():
+            low, end = extents[number]
+            if any(not low <= (store.next_offset or low) <= end for store in of.values()):
+                for store in of.values():
+                    store.clear()  # the topic was made anew
+            start = min(store.next_offset or low for store in of.values())
+            async for batch in reader.batches(number, start, end):
+                await reader.run(partial(_apply, batch, of, after_batch))
+                self._moved_at = time.monotonic()
+            _read_up_to(end, of)
+        return len(extents)
 
 
-def _apply(message: Message, stores: Mapping[int, Store]) -> None:
-    """Bring a message into the stores of its partition, by partition of the source topic."""
-    error, key, value = message.error(), message.key(), message.value()
-    if error is None and value is not None:
-        entry = decode_entry(bytes(value))
-        if entry is not None and isinstance(key, bytes) and entry.partition in stores:
+def _apply(
+    batch: Sequence[Message], stores: Mapping[int, Store], after_batch: Callable[[], None]
+) -> None:
+    """Bring messages into the stores of their partition, by partition of the source topic."""
+    for message in batch:
+        key, value = message.key(), message.value()
+        if not isinstance(key, bytes):
+            continue
+        if value is None:
+            for store in stores.values():
+                store.remove(key)
+        elif (entry := decode_entry(bytes(value))) is not None and entry.partition in stores:
             stores[entry.partition].put(key, entry.finished_ms, bytes(value))
-        return
+    after_batch()
+    _read_up_to((batch[-1].offset() or 0) + 1, stores)
+
+
+def _read_up_to(offset: int, stores: Mapping[int, Store]) -> None:
     for store in stores.values():
-        if error is None and isinstance(key, bytes):
-            store.remove(key)
-        elif error is not None and error.code() == ENDED:
-            store.read_up_to(message.offset() or 0)
-        elif error is not None:
-            store.clear()  # the topic was made anew
+        if offset > (store.next_offset or 0) or not offset:
+            store.read_up_to(offset)

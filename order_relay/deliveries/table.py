@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from functools import partial
 
 from order_relay.deliveries.changelog import Changelog
@@ -18,9 +18,10 @@ from order_relay.deliveries.entries import (
     make_entry,
     order_of_key,
 )
-from order_relay.deliveries.recovery import ChangelogUnreadable, Recovery
+from order_relay.deliveries.recovery import Recovery
 from order_relay.deliveries.stores import Store, log_failure
 from order_relay.delivery.outcome import Outcome
+from order_relay.errors import RelayError
 from order_relay.logs.log_line import LogLine
 from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
@@ -89,8 +90,8 @@ class DeliveriesTable:
         self._changelog_partitions = 0
         self._recovered = self._full = False
         self._settled = asyncio.Event()  # ready, or the partitions are revoked
-        self._stop_reading = threading.Event()
         self._reading: asyncio.Task[None] | None = None
+        self._taking_over = asyncio.Lock()  # held until a cancelled reading has ended
 
     @property
     def off(self) -> int:
@@ -117,13 +118,10 @@ class DeliveriesTable:
 
     def assigned(self, partitions: Collection[int]) -> None:
         """Take over these partitions; entries of others are dropped, ``until_ready`` waits."""
-        self._stop_reading.set()
-        self._stop_reading = threading.Event()
+        self._stop_reading()
         self.ready = False
         self._settled.clear()
-        self._reading = asyncio.create_task(
-            self._take_over(frozenset(partitions), self._reading, self._stop_reading)
-        )
+        self._reading = asyncio.create_task(self._take_over(frozenset(partitions)))
 
     async def revoking(self) -> None:
         """Stop reading, and give Kafka ``LEAVING_SECONDS`` to acknowledge entries.
@@ -134,7 +132,7 @@ class DeliveriesTable:
         """
         self.ready = False
         self._settled.set()
-        self._stop_reading.set()
+        self._stop_reading()
         await self._changelog.drain(LEAVING_SECONDS)
         self._changelog.release_waiters()
 
@@ -146,26 +144,23 @@ class DeliveriesTable:
     async def close(self) -> None:
         """Stop reading, and close the stores. May be called twice."""
         await self.revoking()
-        if self._reading is not None:
-            await asyncio.wait([self._reading], timeout=CLOSE_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS), self._taking_over:
+                pass
         self._note_offsets()
         while self._stores:
             self._stores.popitem()[1].close()
 
-    async def _take_over(
-        self,
-        partitions: frozenset[int],
-        before: asyncio.Task[None] | None,
-        stop: threading.Event,
-    ) -> None:
-        if before is not None:
-            await asyncio.wait([before])
-        if stop.is_set():
-            return
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _take_over(self, partitions: frozenset[int]) -> None:
         started = time.monotonic()
         try:
-            await self._fill(partitions, stop)
-        except ChangelogUnreadable as error:
+            async with self._taking_over:
+                await self._fill(partitions)
+        except RelayError as error:
             logger.error(
                 LogLine(
                     "Table deliveries: its changelog cannot be read; deliveries go on without what "
@@ -174,10 +169,7 @@ class DeliveriesTable:
                 )
             )
         except Exception:
-            if not stop.is_set():
-                logger.exception("Table deliveries: recovery failed with an unexpected error")
-        if stop.is_set():
-            return
+            logger.exception("Table deliveries: recovery failed with an unexpected error")
         seconds = time.monotonic() - started
         logger.info(
             LogLine(
@@ -191,7 +183,7 @@ class DeliveriesTable:
         self.ready = True
         self._settled.set()
 
-    async def _fill(self, partitions: frozenset[int], stop: threading.Event) -> None:
+    async def _fill(self, partitions: frozenset[int]) -> None:
         self._note_offsets()
         self._changelog.next_offsets = {}
         self._recovered = False
@@ -199,24 +191,23 @@ class DeliveriesTable:
         for partition, store in list(self._stores.items()):
             if partition not in partitions or store.failed:
                 self._stores.pop(partition).close()
-        await self._open(sorted(partitions - self._stores.keys()), stop)
-        self._changelog_partitions = await asyncio.to_thread(
-            self._recovery.read, dict(self._stores), stop, self._forget_excess
+        await self._open(sorted(partitions - self._stores.keys()))
+        self._changelog_partitions = await self._recovery.read(
+            dict(self._stores), self._forget_excess
         )
-        if not stop.is_set():
-            self._recovered = True
-            self._changelog.next_offsets = {
-                self._changelog_partition(partition): store.next_offset
-                for partition, store in self._stores.items()
-                if store.next_offset is not None
-            }
+        self._recovered = True
+        self._changelog.next_offsets = {
+            self._changelog_partition(partition): store.next_offset
+            for partition, store in self._stores.items()
+            if store.next_offset is not None
+        }
 
-    async def _open(self, partitions: Collection[int], stop: threading.Event) -> None:
+    async def _open(self, partitions: Collection[int]) -> None:
         """Open stores; one that cannot be opened within ``OPEN_SECONDS`` is left out."""
         deadline = time.monotonic() + OPEN_SECONDS
         retried = None
         for partition in partitions:
-            while not stop.is_set():
+            while True:
                 try:
                     self._stores[partition] = self._open_store(partition)
                     break

@@ -44,19 +44,23 @@ class TopicReader:
     Every call may raise ``KafkaUnavailable`` or ``TopicUnusable``.
     """
 
-    def __init__(self, settings: Settings, topic: str) -> None:
-        """Read ``topic``, one partition at a time."""
+    def __init__(self, settings: Settings, topic: str, *, make_topic: bool = False) -> None:
+        """Read ``topic``, one partition at a time.
+
+        ``make_topic`` lets brokers create it on first use, if they do so.
+        """
         self.topic = topic
         self._settings = settings
+        self._make_topic = make_topic
         # One thread of its own makes all calls: the client is not safe to use from several.
         self._thread = ThreadPoolExecutor(1, "topic-reader")
         self._consumer: Consumer | None = None
 
     async def __aenter__(self) -> Self:
         try:
-            self._consumer = await self._call(self._connect)
+            self._consumer = await self.run(self._connect)
         except BaseException:
-            self._thread.shutdown()
+            self._thread.shutdown(wait=False)
             raise
         return self
 
@@ -67,52 +71,99 @@ class TopicReader:
         trace: TracebackType | None,
     ) -> None:
         if self._consumer is not None:
-            await self._call(self._consumer.close)
+            await self.run(self._consumer.close)
         self._thread.shutdown()
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Run a function in the reader's thread; the reader closes only after it has returned."""
+
+        def translating() -> T:
+            try:
+                return function()
+            except KafkaException as error:
+                raise self._translated(error) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, translating)
 
     async def extents(self) -> dict[int, Extent]:
         """Return the offsets that each partition holds now, by its number."""
-        return await self._call(self._ask_extents)
+        consumer = self._client()
+
+        def ask() -> dict[int, Extent]:
+            found = consumer.list_topics(self.topic, ASK_SECONDS).topics[self.topic]
+            if found.error is not None:
+                raise TopicUnusable(self.topic, found.error.str(), found.error.name())
+            return {
+                number: Extent(
+                    *consumer.get_watermark_offsets(TopicPartition(self.topic, number), ASK_SECONDS)
+                )
+                for number in sorted(found.partitions)
+            }
+
+        return await self.run(ask)
 
     async def offset_at(self, partition: int, moment_ms: int) -> int | None:
         """Return the offset of the first record of a time or later; None: there is none."""
-        return await self._call(lambda: self._ask_offset_at(partition, moment_ms))
+        position = TopicPartition(self.topic, partition, max(moment_ms, 0))
+        consumer = self._client()
+        (found,) = await self.run(lambda: consumer.offsets_for_times([position], ASK_SECONDS))
+        if found.error is not None:
+            raise TopicUnusable(self.topic, found.error.str())
+        return found.offset if found.offset >= 0 else None
 
     async def messages(self, partition: int, start: int, end: int) -> AsyncIterator[Message]:
         """Read the messages of a partition from offset ``start`` to before ``end``."""
+        async for batch in self.batches(partition, start, end):
+            for message in batch:
+                yield message
+
+    async def batches(self, partition: int, start: int, end: int) -> AsyncIterator[list[Message]]:
+        """Read messages as ``messages``, in batches."""
         if start >= end:
             return
         consumer = self._client()
         position = TopicPartition(self.topic, partition, start)
-        await self._call(lambda: consumer.assign([position]))
+        await self.run(lambda: consumer.assign([position]))
         moved_at = time.monotonic()
         problem = "no answer"
-        while True:
-            for message in await self._call(lambda: _next_messages(consumer)):
-                error = message.error()
-                if error is not None:
-                    if error.code() == KafkaError._PARTITION_EOF:
-                        return
+        ended = False
+        while not ended:
+            batch = []
+            for message in await self.run(lambda: _next_messages(consumer)):
+                error, offset = message.error(), message.offset() or 0
+                if error is None and offset < end:
+                    batch.append(message)
+                elif error is not None and error.code() != KafkaError._PARTITION_EOF:
                     problem = error.str()
                     continue
+                if error is not None or offset >= end - 1:
+                    ended = True
+                    break
+            if batch:
+                yield batch
                 moved_at = time.monotonic()
-                offset = message.offset() or 0
-                if offset >= end:
-                    return
-                yield message
-                if offset == end - 1:
-                    return
-            if time.monotonic() - moved_at > GIVE_UP_SECONDS:
+            elif not ended and time.monotonic() - moved_at > GIVE_UP_SECONDS:
                 raise self._unavailable(f"{self.topic} partition {partition}: {problem}")
 
     async def delete_before(self, offsets: Mapping[int, int]) -> None:
         """Delete the records before an offset, by partition (Kafka's DeleteRecords)."""
-        await self._call(lambda: self._delete_before(offsets))
 
-    # --- in the thread --------------------------------------------------------------------------
+        def delete() -> None:
+            admin = AdminClient(client_config(self._settings) | {"log_level": 0})
+            positions = [TopicPartition(self.topic, number, at) for number, at in offsets.items()]
+            asked = admin.delete_records(
+                positions, request_timeout=ASK_SECONDS, operation_timeout=ASK_SECONDS
+            )
+            try:
+                for future in asked.values():
+                    future.result()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._UNSUPPORTED_FEATURE:
+                    raise
+                text = "these brokers cannot delete records (the embedded cluster's cannot)"
+                raise TopicUnusable(self.topic, text) from error
 
-    async def _call(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        await self.run(delete)
 
     def _connect(self) -> Consumer:
         if self._settings.uses_access_tokens:
@@ -127,6 +178,7 @@ class TopicReader:
                     "enable.auto.commit": False,
                     "auto.offset.reset": "earliest",
                     "enable.partition.eof": True,
+                    "allow.auto.create.topics": self._make_topic,
                     "fetch.wait.max.ms": 50,
                     "log_level": 0,
                 }
@@ -139,53 +191,11 @@ class TopicReader:
             raise self._unavailable("the reader is not open")
         return self._consumer
 
-    def _ask_extents(self) -> dict[int, Extent]:
-        consumer = self._client()
-        try:
-            found = consumer.list_topics(self.topic, ASK_SECONDS).topics[self.topic]
-            if found.error is not None:
-                raise TopicUnusable(self.topic, found.error.str())
-            return {
-                number: Extent(
-                    *consumer.get_watermark_offsets(TopicPartition(self.topic, number), ASK_SECONDS)
-                )
-                for number in sorted(found.partitions)
-            }
-        except KafkaException as error:
-            raise self._translated(error) from error
-
-    def _ask_offset_at(self, partition: int, moment_ms: int) -> int | None:
-        position = TopicPartition(self.topic, partition, max(moment_ms, 0))
-        try:
-            (found,) = self._client().offsets_for_times([position], ASK_SECONDS)
-        except KafkaException as error:
-            raise self._translated(error) from error
-        if found.error is not None:
-            raise TopicUnusable(self.topic, found.error.str())
-        return found.offset if found.offset >= 0 else None
-
-    def _delete_before(self, offsets: Mapping[int, int]) -> None:
-        admin = AdminClient(client_config(self._settings) | {"log_level": 0})
-        positions = [TopicPartition(self.topic, number, at) for number, at in offsets.items()]
-        try:
-            asked = admin.delete_records(
-                positions, request_timeout=ASK_SECONDS, operation_timeout=ASK_SECONDS
-            )
-            for future in asked.values():
-                future.result()
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
-                raise TopicUnusable(
-                    self.topic,
-                    "these brokers cannot delete records (the embedded cluster's cannot)",
-                ) from error
-            raise self._translated(error) from error
-
     def _translated(self, error: KafkaException) -> KafkaUnavailable | TopicUnusable:
         kafka_error = error.args[0]
         if kafka_error.code() in UNREACHABLE:
             return self._unavailable(kafka_error.str())
-        return TopicUnusable(self.topic, kafka_error.str())
+        return TopicUnusable(self.topic, kafka_error.str(), kafka_error.name())
 
     def _unavailable(self, reason: str) -> KafkaUnavailable:
         return KafkaUnavailable(self._settings.kafka_bootstrap_servers, reason)

@@ -31,7 +31,6 @@ from order_relay.delivery.target_health import TargetState
 from order_relay.fallback.dead_letters import DeadLetters
 from order_relay.handlers.function import FunctionHandler
 from order_relay.handlers.http import HttpHandler
-from order_relay.kafka.client_config import client_config
 from order_relay.kafka.consumer import partition_of
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.kafka.topics import Topics
@@ -217,7 +216,7 @@ class ConsumerRuntime:
         folder = table_folder(settings)
         return DeliveriesTable(
             changelog,
-            Recovery(client_config(settings), changelog.topic, make_topic=True),
+            Recovery(settings, changelog.topic, self._producer.ping),
             lambda partition: MemoryStore() if in_memory else RocksStore(folder / str(partition)),
             self._reader.finished,
             self.metrics.gauges["table_recovery_seconds"].set,

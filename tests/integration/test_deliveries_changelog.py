@@ -1,7 +1,6 @@
 """The table's changelog on brokers: written, read back, and asked by order-relay order."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,16 +11,14 @@ from confluent_kafka.admin import AdminClient
 
 from order_relay.cli import order
 from order_relay.cli.order import newest_entry
-from order_relay.deliveries import recovery as recovery_module
 from order_relay.deliveries.changelog import Changelog
 from order_relay.deliveries.entries import Entry, decode_entry, encode_entry, entry_key
-from order_relay.deliveries.recovery import ChangelogUnreadable, Recovery
+from order_relay.deliveries.recovery import Recovery
 from order_relay.deliveries.stores import MemoryStore
 from order_relay.deliveries.table import DeliveriesTable
 from order_relay.delivery.outcome import Outcome
 from order_relay.errors import TopicUnusable
 from order_relay.kafka import topic_reader
-from order_relay.kafka.client_config import client_config
 from tests.support.embedded import EmbeddedKafka
 from tests.support.fakes import record
 from tests.support.producing import producing
@@ -58,19 +55,19 @@ async def write(changelog: Changelog, *entries: Entry, partition: int | None = N
     await changelog.drain(LIMIT_SECONDS)
 
 
-def recovery_of(stage: Stage, *, make_topic: bool = False) -> Recovery:
+async def answer() -> None:
+    """A broker that answers."""
+
+
+def recovery_of(stage: Stage) -> Recovery:
     """What reads the stage's changelog."""
     settings = stage.settings()
-    topic = settings.deliveries_changelog_topic
-    return Recovery(client_config(settings), topic, make_topic=make_topic)
+    return Recovery(settings, settings.deliveries_changelog_topic, answer)
 
 
-async def read(stage: Stage, stores: dict[int, MemoryStore], *, make_topic: bool = False) -> int:
+async def read(stage: Stage, stores: dict[int, MemoryStore]) -> int:
     """Bring stores up to date; returns the changelog's partitions."""
-    reading = recovery_of(stage, make_topic=make_topic).read
-    return await asyncio.wait_for(
-        asyncio.to_thread(reading, dict(stores), threading.Event()), LIMIT_SECONDS
-    )
+    return await asyncio.wait_for(recovery_of(stage).read(dict(stores)), LIMIT_SECONDS)
 
 
 async def read_order(stage: Stage, order_id: int, *, likely: int = 0) -> Entry | None:
@@ -160,7 +157,7 @@ async def test_a_worker_that_declares_no_topics_has_its_changelog(
     embedded: EmbeddedKafka, stage: Stage
 ) -> None:
     """Brokers that make topics on first use make it, before the first entry is written."""
-    assert await read(stage, {0: MemoryStore()}, make_topic=True) > 0
+    assert await read(stage, {0: MemoryStore()}) > 0
 
 
 async def test_what_another_wrote_meanwhile_is_read(changelog: Changelog, stage: Stage) -> None:
@@ -208,16 +205,14 @@ async def test_reading_waits_for_brokers_and_ends_when_told(
     fragile: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While no broker answers a recovery neither fails nor hangs a rebalance."""
-    monkeypatch.setattr(recovery_module, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(topic_reader, "ASK_SECONDS", 0.2)
     fragile.down()
-    stop = threading.Event()
-    reading = asyncio.create_task(
-        asyncio.to_thread(recovery_of(fragile.stage()).read, {0: MemoryStore()}, stop)
-    )
+    reading = asyncio.create_task(recovery_of(fragile.stage()).read({0: MemoryStore()}))
     done, _ = await asyncio.wait([reading], timeout=1.0)
     assert not done
-    stop.set()
-    await asyncio.wait_for(reading, LIMIT_SECONDS)
+    reading.cancel()
+    done, _ = await asyncio.wait([reading], timeout=LIMIT_SECONDS)
+    assert done
 
 
 async def test_a_changelog_that_we_may_not_read_is_told_at_once(fragile: EmbeddedKafka) -> None:
@@ -226,7 +221,7 @@ async def test_a_changelog_that_we_may_not_read_is_told_at_once(fragile: Embedde
     topic = stage.settings().deliveries_changelog_topic
     fragile.create_topic(topic)
     fragile.set_topic_error(topic, KafkaError.TOPIC_AUTHORIZATION_FAILED)
-    with pytest.raises(ChangelogUnreadable, match=r"(?i)author"):
+    with pytest.raises(TopicUnusable, match=r"(?i)author"):
         await read(stage, {0: MemoryStore()})
 
 

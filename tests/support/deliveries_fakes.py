@@ -1,14 +1,15 @@
 """Fakes of what the deliveries table uses."""
 
-import threading
+import asyncio
 from collections.abc import Callable, Mapping
 
 from order_relay.deliveries.changelog import Changelog
 from order_relay.deliveries.entries import Entry, decode_entry, encode_entry, entry_key
-from order_relay.deliveries.recovery import ChangelogUnreadable, Recovery
+from order_relay.deliveries.recovery import Recovery
 from order_relay.deliveries.stores import MemoryStore, Store
 from order_relay.deliveries.table import DeliveriesTable
 from order_relay.delivery.outcome import Outcome
+from order_relay.errors import TopicUnusable
 from order_relay.model.record import Record
 from tests.support.fakes import START_SECONDS, record
 
@@ -89,21 +90,16 @@ class FakeRecovery(Recovery):
         self.end = 100
         self.most_entries = 0
         self.reads: list[tuple[int, ...]] = []
-        self.released = threading.Event()
+        self.released = asyncio.Event()
         self.released.set()
 
-    def read(
-        self,
-        stores: Mapping[int, Store],
-        stop: threading.Event,
-        after_batch: Callable[[], None] = lambda: None,
+    async def read(
+        self, stores: Mapping[int, Store], after_batch: Callable[[], None] = lambda: None
     ) -> int:
         self.reads.append(tuple(sorted(stores)))
-        while not self.released.wait(0.01):
-            if stop.is_set():
-                return self.partitions
+        await self.released.wait()
         if self.unreadable:
-            raise ChangelogUnreadable("not authorized")
+            raise TopicUnusable("changelog", "not authorized")
         for partition, store in stores.items():
             for entry in self.known.get(partition, []):
                 store.put(entry_key(entry.order_id), entry.finished_ms, encode_entry(entry))
