@@ -1,4 +1,4 @@
-"""What is measured at intervals beside the deliveries: lag, retention, partitions, the loop."""
+"""What is measured at intervals beside the deliveries: lag, retention, the event loop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from order_relay.errors import RetryableError
 from order_relay.logs.log_line import LogLine
@@ -16,47 +16,17 @@ from order_relay.monitoring.metrics import ConsumerMetrics
 if TYPE_CHECKING:
     from faust.types import TP
 
+    from order_relay.kafka.consumer import RelayConsumer
+
 logger = logging.getLogger(__name__)
 
 LOOP_INTERVAL_SECONDS = 0.25
 LAG_INTERVAL_SECONDS = 2.0
 RETENTION_INTERVAL_SECONDS = 10.0
-COUNT_INTERVAL_SECONDS = 30.0
 # A request may take longer than an interval; the next round starts after it.
 TIMEOUT_SECONDS = 5.0
 # From this share of the topic's retention on, a record is near its deletion.
 NEAR = 0.75
-
-
-class Offsets(Protocol):
-    """The offsets and the intake of the consumer. Requests to Kafka may hang or raise."""
-
-    async def check_group(self) -> None:
-        """Restart the group's coordination after an error."""
-
-    async def kafka_answers(self) -> bool:
-        """Return whether a broker answers the consumer's own client."""
-
-    def standstill(self) -> str | None:
-        """Return which step of the intake has not moved since the last call, or ``None``."""
-
-    def committed_offsets(self) -> dict[TP, int | None]:
-        """Return the committed offset of every assigned partition; ``None`` without one."""
-
-    def finished_to(self) -> dict[TP, int | None]:
-        """Return for each partition the first unfinished offset; ``None``: not known yet."""
-
-    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
-        """Ask Kafka how far these partitions can be read: up to the first open transaction."""
-
-    async def log_ends(self, *partitions: TP) -> Mapping[TP, int]:
-        """Ask Kafka for the end of these partitions, open transactions included."""
-
-    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
-        """Ask Kafka for the beginning of these partitions."""
-
-    async def offsets_at(self, moment: float, *partitions: TP) -> Mapping[TP, int]:
-        """Ask Kafka for the first record of each that was made at this time or later."""
 
 
 async def _measure_every(
@@ -86,18 +56,21 @@ async def _measure_every(
 
 
 async def watch_lag(
-    offsets: Offsets,
-    ping: Callable[[], Awaitable[None]],
+    reader: RelayConsumer,
+    count_partitions: Callable[[], Awaitable[int]],
     metrics: ConsumerMetrics,
     health: Health,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Measure lag, and pass the state of Kafka and the intake to health, until cancelled.
 
+    While no broker answers, the number of partitions stays: they still exist.
+
     Args:
-        offsets: The consumer.
-        ping: Returns when a broker has answered; raises ``KafkaUnavailable`` if none does.
-        metrics: Shows the lag.
+        reader: The consumer. Requests to Kafka may hang or raise.
+        count_partitions: Asks a broker for the topic's number of partitions; raises
+            ``KafkaUnavailable`` if none answers.
+        metrics: Shows the lag and the number of partitions.
         health: The consumer's health.
         clock: Monotonic seconds, the same as that of ``health``.
     """
@@ -105,15 +78,16 @@ async def watch_lag(
 
     async def measure() -> None:
         try:
-            fault, consumer_answered = await _check_intake(offsets)
+            fault, consumer_answered = await _check_intake(reader)
             try:
-                await ping()
+                count = await count_partitions()
             except BaseException:
                 health.note_intake(None)  # without Kafka the intake has nothing to do
                 raise
+            metrics.gauges["topic_partitions"].set(count)
             health.kafka_seen_at = clock()
             health.note_intake(fault, consumer_answered=consumer_answered)
-            await _measure_lag(offsets, metrics, health, seen, clock)
+            await _measure_lag(reader, metrics, health, seen, clock)
         except Exception:
             health.unfinished = 0
             raise
@@ -123,21 +97,21 @@ async def watch_lag(
     )
 
 
-async def _check_intake(offsets: Offsets) -> tuple[str | None, bool]:
+async def _check_intake(reader: RelayConsumer) -> tuple[str | None, bool]:
     """Return what of the intake stands still, and whether Kafka answers the consumer's client."""
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            await offsets.check_group()
+            await reader.check_group()
     except TimeoutError:
         return "the thread of Kafka's client does not answer", False
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            answered = await offsets.kafka_answers()
+            answered = await reader.kafka_answers()
     except Exception as error:  # noqa: BLE001 - any error means no answer
         logger.debug("No answer to the consumer's client: %r", error)
         answered = False
     # Called in any case: each answer is about the time since the last call.
-    fault = offsets.standstill()
+    fault = reader.standstill()
     return (fault, True) if answered else ("no broker answers the consumer's client", False)
 
 
@@ -154,25 +128,25 @@ class Seen(NamedTuple):
 
 
 async def _measure_lag(
-    offsets: Offsets,
+    reader: RelayConsumer,
     metrics: ConsumerMetrics,
     health: Health,
     seen: dict[TP, Seen],
     clock: Callable[[], float],
 ) -> None:
     """Show the lag; ``seen`` is kept from one round to the next."""
-    committed = offsets.committed_offsets()
-    finished_to = offsets.finished_to()
+    committed = reader.committed_offsets()
+    finished_to = reader.finished_to()
     ends: Mapping[TP, int] = {}
     readable: Mapping[TP, int] = {}
     starts: Mapping[TP, int] = {}
     async with asyncio.timeout(TIMEOUT_SECONDS):
         if committed:
             # In this order: a record written in between does not look like an open transaction.
-            ends = await offsets.log_ends(*committed)
-            readable = await offsets.highwaters(*committed)
+            ends = await reader.log_ends(*committed)
+            readable = await reader.highwaters(*committed)
         if uncommitted := [p for p, offset in committed.items() if offset is None]:
-            starts = await offsets.earliest_offsets(*uncommitted)
+            starts = await reader.earliest_offsets(*uncommitted)
     for gone in seen.keys() - committed.keys():
         del seen[gone]
         metrics.of_partition("consumer_lag", *gone, None)
@@ -199,7 +173,7 @@ async def _measure_lag(
 
 
 async def watch_retention(
-    offsets: Offsets,
+    reader: RelayConsumer,
     retention_seconds: Callable[[], Awaitable[float | None]],
     metrics: ConsumerMetrics,
     clock: Callable[[], float] = time.time,
@@ -207,7 +181,7 @@ async def watch_retention(
     """Count every ten seconds the unfinished records near their deletion, until cancelled.
 
     Args:
-        offsets: The consumer.
+        reader: The consumer. Requests to Kafka may hang or raise.
         retention_seconds: Asks how long Kafka keeps records; ``None``: without limit.
         metrics: Shows the count.
         clock: Seconds since the epoch.
@@ -215,7 +189,7 @@ async def watch_retention(
     shown: set[TP] = set()
 
     async def measure() -> None:
-        await _measure_retention(offsets, await retention_seconds(), metrics, shown, clock)
+        await _measure_retention(reader, await retention_seconds(), metrics, shown, clock)
 
     def warn(problem: str) -> None:
         logger.warning(
@@ -226,19 +200,19 @@ async def watch_retention(
 
 
 async def _measure_retention(
-    offsets: Offsets,
+    reader: RelayConsumer,
     retention: float | None,
     metrics: ConsumerMetrics,
     shown: set[TP],
     clock: Callable[[], float],
 ) -> None:
     """Show the count of each partition; ``shown`` is kept from one round to the next."""
-    finished_to = {p: offset for p, offset in offsets.finished_to().items() if offset is not None}
+    finished_to = {p: offset for p, offset in reader.finished_to().items() if offset is not None}
     old_to: dict[TP, int] = {}
     if finished_to and retention is not None:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            ends = await offsets.log_ends(*finished_to)
-            young = await offsets.offsets_at(clock() - NEAR * retention, *finished_to)
+            ends = await reader.log_ends(*finished_to)
+            young = await reader.offsets_at(clock() - NEAR * retention, *finished_to)
         old_to = {**ends, **young}
     for gone in shown - finished_to.keys():
         shown.remove(gone)
@@ -247,31 +221,6 @@ async def _measure_retention(
         shown.add(partition)
         near = max(old_to.get(partition, finished) - finished, 0)
         metrics.of_partition("near_deletion_records", *partition, near)
-
-
-# --- number of partitions -----------------------------------------------------------------------
-
-
-async def watch_partition_count(
-    ask: Callable[[], Awaitable[int]], counted: Callable[[int], None]
-) -> None:
-    """Ask Kafka every half minute for the topic's number of partitions, until cancelled.
-
-    While no broker answers, the last number stays: the partitions still exist.
-
-    Args:
-        ask: Asks Kafka; raises ``KafkaUnavailable`` when no broker answers.
-        counted: Called with the number.
-    """
-
-    async def measure() -> None:
-        counted(await ask())
-
-    await _measure_every(
-        COUNT_INTERVAL_SECONDS,
-        measure,
-        lambda problem: logger.info("Partitions not counted: %s", problem),
-    )
 
 
 # --- the event loop -------------------------------------------------------------------------------

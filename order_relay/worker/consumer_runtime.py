@@ -40,7 +40,7 @@ from order_relay.model.events import Events
 from order_relay.model.record import Record
 from order_relay.monitoring.health import Health, StandsStill, end_at_standstill
 from order_relay.monitoring.history import History
-from order_relay.monitoring.measurements import watch_lag, watch_partition_count, watch_retention
+from order_relay.monitoring.measurements import watch_lag, watch_retention
 from order_relay.monitoring.metrics import Metrics
 from order_relay.monitoring.stats import Stats
 from order_relay.settings import Settings
@@ -285,10 +285,9 @@ class ConsumerRuntime:
         retention = partial(self._topics.retention_seconds, topic)
         partitions = partial(self._producer.partition_count, topic)
         self._watch(
-            watch_lag(self._reader, self._producer.ping, self.metrics, self.health),
+            watch_lag(self._reader, partitions, self.metrics, self.health),
             end_at_standstill(self.health, end),
             watch_retention(self._reader, retention, self.metrics),
-            watch_partition_count(partitions, self.metrics.gauges["topic_partitions"].set),
             self.open_letters.run(),
         )
         if waits := parse_waits(self.settings.dlq_auto_redrive):

@@ -3,11 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from typing import cast
 
 import pytest
 from faust.types import TP
 
 from order_relay.errors import KafkaUnavailable
+from order_relay.kafka.consumer import RelayConsumer
 from order_relay.monitoring.health import INTAKE_STALL_SECONDS, end_at_standstill
 from order_relay.monitoring.measurements import (
     LAG_INTERVAL_SECONDS,
@@ -39,6 +41,7 @@ class FakeKafka:
         self.held_back: dict[TP, int] = {}
         self.starts: dict[TP, int] = {}
         self.errors: list[Exception] = []
+        self.partitions = 3
         self.hangs = False
         self.rounds = 0
         self.group_hangs = False
@@ -60,9 +63,10 @@ class FakeKafka:
     def standstill(self) -> str | None:
         return self.stands_still
 
-    async def ping(self) -> None:
+    async def count_partitions(self) -> int:
         if self.errors:
             raise self.errors.pop(0)
+        return self.partitions
 
     def committed_offsets(self) -> dict[TP, int | None]:
         return dict(self.committed)
@@ -106,7 +110,13 @@ class Watched:
         clock = asyncio.get_running_loop().time
         self.health = standing_health(attempt_timeout_seconds=1.0, clock=clock)
         self.task = asyncio.create_task(
-            watch_lag(self.kafka, self.kafka.ping, self.metrics, self.health, clock)
+            watch_lag(
+                cast(RelayConsumer, self.kafka),
+                self.kafka.count_partitions,
+                self.metrics,
+                self.health,
+                clock,
+            )
         )
 
     def lag(self, *partitions: TP) -> list[float | None]:
@@ -119,6 +129,23 @@ class Watched:
         before = self.kafka.rounds
         await asyncio.sleep(LAG_INTERVAL_SECONDS + 0.5)
         assert self.kafka.rounds > before
+
+
+@virtual_time
+async def test_new_partitions_are_seen() -> None:
+    """While Kafka does not answer, and whatever a client raises, the last number stays."""
+    watched = Watched()
+    found = []
+    for partitions, error in (
+        (3, None), (6, KafkaUnavailable("a:1", "down")), (6, ZeroDivisionError()), (6, None),
+    ):  # fmt: skip
+        watched.kafka.partitions = partitions
+        watched.kafka.errors = [error] if error is not None else []
+        await watched.another_round()
+        labels = {"consumer": "order_logging"}
+        gauge = "order_relay_topic_partitions"
+        found.append(watched.metrics.registry.get_sample_value(gauge, labels))
+    assert found == [3, 3, 3, 6]
 
 
 @virtual_time
@@ -298,7 +325,12 @@ class Kept:
         self.kafka.ends = {ONE: 100 * DAY, TWO: 100 * DAY}
         self.metrics = Metrics().of("order_logging")
         self.task = asyncio.create_task(
-            watch_retention(self.kafka, self.retention_seconds, self.metrics, lambda: self.now)
+            watch_retention(
+                cast(RelayConsumer, self.kafka),
+                self.retention_seconds,
+                self.metrics,
+                lambda: self.now,
+            )
         )
 
     async def retention_seconds(self) -> float | None:

@@ -15,14 +15,11 @@ from prometheus_client import (
 )
 
 from order_relay.delivery.target_health import TargetState
-from order_relay.errors import KafkaUnavailable
 from order_relay.monitoring.history import HOURS, STATES_KEPT, History
 from order_relay.monitoring.loop_metrics import LoopCounter, LoopHistogram
 from order_relay.monitoring.measurements import (
-    COUNT_INTERVAL_SECONDS,
     LOOP_INTERVAL_SECONDS,
     watch_event_loop,
-    watch_partition_count,
 )
 from order_relay.monitoring.metrics import Metrics
 from tests.support.targets import target
@@ -67,29 +64,6 @@ async def test_what_blocks_the_loop_is_seen() -> None:
     watch.cancel()
 
     assert late >= LOOP_INTERVAL_SECONDS * 0.9
-
-
-@virtual_time
-async def test_partitions_are_asked_for_again_and_again() -> None:
-    """New partitions are seen; while Kafka does not answer, and whatever a client raises, none."""
-    answers: list[int | Exception] = [3, KafkaUnavailable("a:1", "down"), ZeroDivisionError(), 6]
-    told: list[int] = []
-
-    async def ask() -> int:
-        answer = answers.pop(0) if answers else 6
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    watch = asyncio.create_task(watch_partition_count(ask, told.append))
-    await asyncio.sleep(COUNT_INTERVAL_SECONDS / 2)
-    assert told == [3]
-    await asyncio.sleep(2 * COUNT_INTERVAL_SECONDS)
-    assert told == [3]
-    await asyncio.sleep(COUNT_INTERVAL_SECONDS)
-    assert told == [3, 6]
-    assert not watch.done()
-    watch.cancel()
 
 
 BOUNDS = (0.01, 0.25, 1.0, 14400.0)
