@@ -12,34 +12,25 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
-from yarl import URL
 
-from order_relay.delivery.target_health import Breaker, BreakerState, Target
+from order_relay.delivery.target_health import BreakerState, Target
 from order_relay.logs.log_line import FiguresLine
 from order_relay.monitoring.metrics import CONSUMER, PREFIX, ConsumerMetrics
+from order_relay.settings import Settings
 from order_relay.version import VERSION
 
 if TYPE_CHECKING:
-    from faust.types import TP
+    from order_relay.delivery.dispatcher import Dispatcher
+    from order_relay.kafka.consumer import RelayConsumer
 
 logger = logging.getLogger(__name__)
 
 QUANTILES = {"p50_seconds": 0.5, "p95_seconds": 0.95, "p99_seconds": 0.99}
-
-
-class Partitions(Protocol):
-    """The consumer's partitions, without asking Kafka."""
-
-    def committed_offsets(self) -> Mapping[TP, int | None]:
-        """Return the committed offset of every assigned partition; ``None`` without one."""
-
-    def positions(self) -> Mapping[TP, int | None]:
-        """Return the next offset to read of every assigned partition; ``None`` before the first."""
 
 
 class Stats:
@@ -48,13 +39,10 @@ class Stats:
     def __init__(
         self,
         metrics: ConsumerMetrics,
+        settings: Settings,
+        reader: RelayConsumer,
+        dispatcher: Dispatcher,
         *,
-        group: str,
-        url: URL,
-        partitions: Partitions,
-        breaker: Breaker,
-        target: Callable[[], Target],
-        paused: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -62,22 +50,16 @@ class Stats:
 
         Args:
             metrics: The consumer's metrics.
-            group: The consumer group.
-            url: The URL of this worker for others.
-            partitions: The consumer's partitions.
-            breaker: The consumer's breaker.
-            target: Returns the state of the target.
-            paused: Returns whether a person has paused the consumer.
+            settings: Its settings.
+            reader: Its partitions.
+            dispatcher: The state of its target.
             clock: Monotonic seconds.
             wall_clock: Seconds since the epoch.
         """
         self._metrics = metrics
-        self._group = group
-        self._url = str(url)
-        self._partitions = partitions
-        self._breaker = breaker
-        self._target = target
-        self._paused = paused
+        self._settings = settings
+        self._reader = reader
+        self._dispatcher = dispatcher
         self._clock = clock
         self._wall_clock = wall_clock
         self._started = clock()
@@ -106,7 +88,7 @@ class Stats:
                 lag=sum(partition["lag"] or 0 for partition in self._of_partitions(samples)),
                 oldest_unfinished_seconds=_rounded(samples.number("oldest_unfinished_seconds")),
                 breaker=_state(samples),
-                target=str(self._target()),
+                target=str(self._dispatcher.target()),
             )
         )
 
@@ -124,9 +106,13 @@ class Stats:
             "time": _iso(self._wall_clock()),
             "uptime_seconds": round(self._clock() - self._started, 1),
             "consumer": self._metrics.consumer,
-            "group": self._group,
-            "worker": {"url": self._url, "host": socket.gethostname(), "pid": os.getpid()},
-            "paused": self._paused(),
+            "group": self._settings.consumer_group_id,
+            "worker": {
+                "url": str(self._settings.own_url),
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+            },
+            "paused": self._dispatcher.paused,
             "kafka_up": bool(number("kafka_up")),
             "partitions": self._of_partitions(samples),
             "deleted_records": number("deleted_records_total"),
@@ -143,10 +129,10 @@ class Stats:
             "oldest_unfinished_seconds": _rounded(number("oldest_unfinished_seconds")),
             "breaker": {
                 "state": _state(samples),
-                "failed_probes": self._breaker.failed_probes,
-                "next_probe_seconds": _rounded(self._breaker.probe_in_seconds),
+                "failed_probes": self._dispatcher.breaker.failed_probes,
+                "next_probe_seconds": _rounded(self._dispatcher.breaker.probe_in_seconds),
             },
-            "target": _target_figures(self._target()),
+            "target": _target_figures(self._dispatcher.target()),
             "dead_letters": by_label("dead_letters_total", "reason"),
             "dead_letters_saved": number("dead_letters_saved_total"),
             "open_dead_letters": {
@@ -188,9 +174,8 @@ class Stats:
         return Samples(self._metrics.registry, self._metrics.consumer)
 
     def _of_partitions(self, samples: Samples) -> list[dict[str, Any]]:
-        consumer = self._partitions
-        positions = consumer.positions()
-        committed = consumer.committed_offsets()
+        positions = self._reader.positions()
+        committed = self._reader.committed_offsets()
         return [
             {
                 "topic": one.topic,

@@ -165,15 +165,7 @@ class ConsumerRuntime:
             intake_stall_seconds=longest_rebalance(settings) + 2 * longest_request(settings),
             clock=time.monotonic,
         )
-        self.stats = Stats(
-            self.metrics,
-            group=settings.consumer_group_id,
-            url=settings.own_url,
-            partitions=self._reader,
-            breaker=self.dispatcher.breaker,
-            target=self.dispatcher.target,
-            paused=lambda: self.dispatcher.paused,
-        )
+        self.stats = Stats(self.metrics, settings, self._reader, self.dispatcher)
         self.history = History(self.dispatcher.target, self.stats.minute)
         self.lookup = None if self.deliveries is None else self._lookup(self.deliveries, fallback)
         self.open_letters = OpenLetters(

@@ -1,9 +1,12 @@
 """What a target does, as the relay would say it."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
-from order_relay.delivery.target_health import Target, TargetState
+from order_relay.delivery.dispatcher import Dispatcher
+from order_relay.delivery.target_health import Breaker, Target, TargetState
 
 WORKS = Target(TargetState.WORKS, 75.0, None, 0.0, 256, None, "", None, None, "")
 
@@ -11,3 +14,8 @@ WORKS = Target(TargetState.WORKS, 75.0, None, 0.0, 256, None, "", None, None, ""
 def target(state: TargetState = TargetState.WORKS, **others: Any) -> Target:
     """A target that works, unless told otherwise."""
     return replace(WORKS, state=state, **others)
+
+
+def standing_dispatcher(breaker: Breaker, look: Callable[[], Target] = target) -> Dispatcher:
+    """A dispatcher that sends nothing, and tells this of its target."""
+    return cast(Dispatcher, SimpleNamespace(breaker=breaker, target=look, paused=False))

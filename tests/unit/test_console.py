@@ -6,19 +6,21 @@ from collections.abc import Mapping
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
 from yarl import URL
 
 from order_relay.delivery.target_health import Breaker
+from order_relay.kafka.consumer import RelayConsumer
 from order_relay.monitoring.metrics import Metrics
 from order_relay.monitoring.stats import Stats
+from order_relay.settings import load_settings
 from order_relay.web import console
 from order_relay.web.console.cluster import Cluster, ConsumerView, WorkerAnswer, span
 from order_relay.web.console.pages import chart
-from tests.support.targets import target
+from tests.support.targets import standing_dispatcher
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = files(console).joinpath("worker.js").read_text("utf-8")
@@ -44,11 +46,9 @@ def all_figures() -> dict[str, Any]:
     """What ``/stats`` has."""
     stats = Stats(
         Metrics(CollectorRegistry()).of("order_logging"),
-        group="g",
-        url=URL("http://127.0.0.1:6066"),
-        partitions=NoConsumer(),
-        breaker=Breaker(20, 5.0, time.monotonic),
-        target=target,
+        load_settings(),
+        cast(RelayConsumer, NoConsumer()),
+        standing_dispatcher(Breaker(20, 5.0, time.monotonic)),
     )
     return stats.figures()
 

@@ -7,20 +7,21 @@ import logging
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from faust.types import TP
 from prometheus_client import CollectorRegistry, Histogram
-from yarl import URL
 
 from order_relay.delivery.target_health import Breaker, TargetState
 from order_relay.fallback.store import FallbackStats
+from order_relay.kafka.consumer import RelayConsumer
 from order_relay.monitoring.metrics import PREFIX, Metrics
 from order_relay.monitoring.stats import Samples, Stats, quantile
+from order_relay.settings import load_settings
 from order_relay.version import VERSION
 from tests.support.metric_catalogue import catalogue
-from tests.support.targets import target
+from tests.support.targets import standing_dispatcher, target
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -55,11 +56,9 @@ class Bench:
         self.metrics.watch_target(lambda: self.target)
         self.stats = Stats(
             self.metrics,
-            group="g",
-            url=URL("http://10.0.0.1:6066"),
-            partitions=FakeConsumer(),
-            breaker=self.breaker,
-            target=lambda: self.target,
+            load_settings(consumer_group_id="g", advertised_url="http://10.0.0.1:6066"),
+            cast(RelayConsumer, FakeConsumer()),
+            standing_dispatcher(self.breaker, lambda: self.target),
             clock=lambda: self.now,
             wall_clock=lambda: 1_766_140_200.0 + self.now - 1000.0,
         )
