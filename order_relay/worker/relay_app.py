@@ -27,7 +27,7 @@ from order_relay.errors import (
 from order_relay.fallback.sql.audit_log import AuditLog
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.consumer import partition_of
-from order_relay.kafka.group_members import group_members
+from order_relay.kafka.group_members import GroupMembers
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.kafka.topics import Topics
 from order_relay.logs import json_format, rate_limit
@@ -239,7 +239,7 @@ class RelayApp(faust.App):
             return runtime.stats.figures(), runtime.history.as_json()
 
         groups = {one.name: one.settings.consumer_group_id for one in self.declared}
-        of_groups = group_members(self.settings, tuple(groups.values()))
+        of_groups = GroupMembers(self.settings, tuple(groups.values()))
 
         async def members() -> dict[str, set[str] | None]:
             urls: Mapping[str, Collection[str]] = {}

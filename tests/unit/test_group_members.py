@@ -1,7 +1,7 @@
 """Which workers are in a consumer group, and which partitions each has."""
 
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,14 +11,17 @@ from aiokafka.coordinator.protocol import (
     ConsumerProtocolMemberMetadata,
 )
 from aiokafka.errors import (
+    BrokerResponseError,
     GroupAuthorizationFailedError,
     IncompatibleBrokerVersion,
     KafkaConnectionError,
 )
 from faust.types import TP
 
+from order_relay.kafka import group_members
 from order_relay.kafka.consumer.assignor import OwnersAssignor, partition_of
 from order_relay.kafka.group_members import KEEP_SECONDS, NOT_SUPPORTED_SECONDS, GroupMembers
+from order_relay.settings import load_settings
 
 
 class Admin:
@@ -26,22 +29,42 @@ class Admin:
 
     def __init__(self, **groups: Collection[bytes] | Exception) -> None:
         self.groups = groups
-        self.connections = 0
+        self.connections = self.closed = 0
         self.now = 0.0
 
-    @asynccontextmanager
-    async def connect(self) -> AsyncIterator["Admin"]:
-        self.connections += 1
-        yield self
+    def __call__(self, **options: Any) -> "Admin":
+        return self
 
-    async def members(self, group: str) -> Collection[bytes]:
+    async def start(self) -> None:
+        self.connections += 1
+
+    async def close(self) -> None:
+        self.closed += 1
+
+    async def describe_consumer_groups(self, group_ids: list[str]) -> list[Any]:
+        """One group a request, with what aiokafka makes of its answer."""
+        (group,) = group_ids
         found = self.groups[group]
+        if isinstance(found, BrokerResponseError):
+            return [SimpleNamespace(groups=[(found.errno, group, "", "", "", [])])]
         if isinstance(found, Exception):
             raise found
-        return found
+        members = [("id", "client", "host", metadata, b"") for metadata in found]
+        return [SimpleNamespace(groups=[(0, group, "Stable", "consumer", "roundrobin", members)])]
 
-    def asked(self) -> GroupMembers:
-        return GroupMembers(tuple(self.groups), self.connect, clock=lambda: self.now)
+
+Asked = Callable[[Admin], GroupMembers]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """The members of the groups of a client of Kafka."""
+
+    def ask(admin: Admin) -> GroupMembers:
+        monkeypatch.setattr(group_members, "AIOKafkaAdminClient", admin)
+        return GroupMembers(load_settings(), tuple(admin.groups), clock=lambda: admin.now)
+
+    return ask
 
 
 def member(url: str) -> bytes:
@@ -51,23 +74,23 @@ def member(url: str) -> bytes:
     return encoded
 
 
-async def test_all_members_are_found_and_kept_for_a_while() -> None:
+async def test_all_members_are_found_and_kept_for_a_while(asked: Asked) -> None:
     """Those without a partition, too; members that are no workers are left out."""
     admin = Admin(a=[member("http://w1/"), member("http://w2/"), b"", b"\x00\x01x"], b=[])
-    members = admin.asked()
+    members = asked(admin)
     assert await members.urls() == {"a": {"http://w1/", "http://w2/"}, "b": set()}
     admin.groups["b"] = [member("http://w3/")]
     admin.now += KEEP_SECONDS - 0.1
     assert (await members.urls())["b"] == set()
     admin.now += 0.1
     assert (await members.urls())["b"] == {"http://w3/"}
-    assert admin.connections == 2
+    assert admin.connections == admin.closed == 2
 
 
-async def test_a_refused_group_is_left_out() -> None:
+async def test_a_refused_group_is_left_out(asked: Asked) -> None:
     """The right to describe one group says nothing of another."""
     admin = Admin(a=GroupAuthorizationFailedError("a"), b=[member("http://w1/")])
-    assert await admin.asked().urls() == {"b": {"http://w1/"}}
+    assert await asked(admin).urls() == {"b": {"http://w1/"}}
 
 
 @pytest.mark.parametrize(
@@ -79,10 +102,12 @@ async def test_a_refused_group_is_left_out() -> None:
         (OSError("gone"), KEEP_SECONDS),
     ],
 )
-async def test_without_an_answer_nothing_is_known(error: Exception, seconds: float) -> None:
+async def test_without_an_answer_nothing_is_known(
+    error: Exception, seconds: float, asked: Asked
+) -> None:
     """It is asked again after some time, and after a longer one where brokers cannot answer."""
     admin = Admin(a=error)
-    members = admin.asked()
+    members = asked(admin)
     assert await members.urls() == {}
     admin.groups["a"] = [member("http://w1/")]
     admin.now += seconds - 0.1
