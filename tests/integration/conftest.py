@@ -6,7 +6,6 @@ import pytest
 
 # None of these is a limit: what they wait for is asked for more often, or sooner again.
 MAX_SHORT_WAITS = {
-    "order_relay.deliveries.recovery.POLL_SECONDS": 0.05,
     "order_relay.kafka.producer.RESTART_SECONDS": 0.2,
     "order_relay.kafka.producer.POLL_SECONDS": 0.05,
 }
