@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,13 +23,18 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from order_relay.dead_letters.open_letters import OpenFigures
 from order_relay.delivery.target_health import Target, TargetState
 from order_relay.fallback.store import FallbackStats
-from order_relay.monitoring.loop_metrics import LoopCounter, LoopHistogram
 from order_relay.version import VERSION
 
 PREFIX = "order_relay"
@@ -144,6 +151,26 @@ GAUGES: dict[tuple[str, ...], dict[str, str]] = {
         "retention.ms.",
     },
 }
+# Every record changes these, in the event loop's thread alone, so they need no lock. Each is its
+# comment, its labels beside the consumer's, and their values.
+DELIVERY_COUNTERS: dict[str, tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = {
+    "deliveries": (
+        "Records by their final result.", ("outcome",), [(outcome,) for outcome in OUTCOMES]
+    ),
+    "delivery_attempts": (
+        "Attempts by result, and by class of status or kind of failure.",
+        ("result", "status"),
+        [(result, status) for result, of in ATTEMPT_RESULTS.items() for status in of],
+    ),
+}  # fmt: skip
+# Likewise: comment and buckets.
+DELIVERY_HISTOGRAMS = {
+    "delivery_attempt_seconds": ("Time from POST to answer.", ATTEMPT_BUCKETS),
+    "paid_to_delivered_seconds": (
+        "Time from paidAt (the record's timestamp if it has no zone) to the 2xx.",
+        DELIVERY_BUCKETS,
+    ),
+}
 # Of the target of a consumer.
 TARGET_GAUGES = {
     "target_state": "1 for the state of the target, 0 for the others.",
@@ -180,44 +207,14 @@ class Metrics:
             for labels, texts in GAUGES.items()
             for name, text in texts.items()
         }
-        # Every record changes these; only the event loop's thread does so.
-        self.deliveries = LoopCounter(
-            f"{PREFIX}_deliveries",
-            "Records by their final result.",
-            (CONSUMER, "outcome"),
-            [(outcome,) for outcome in OUTCOMES],
-            self.registry,
-        )
-        self.attempts = LoopCounter(
-            f"{PREFIX}_delivery_attempts",
-            "Attempts by result, and by class of status or kind of failure.",
-            (CONSUMER, "result", "status"),
-            [(result, status) for result, of in ATTEMPT_RESULTS.items() for status in of],
-            self.registry,
-        )
-        self.attempt_seconds = LoopHistogram(
-            f"{PREFIX}_delivery_attempt_seconds",
-            "Time from POST to answer.",
-            CONSUMER,
-            ATTEMPT_BUCKETS,
-            self.registry,
-        )
-        self.paid_to_delivered = LoopHistogram(
-            f"{PREFIX}_paid_to_delivered_seconds",
-            "Time from paidAt (the record's timestamp if it has no zone) to the 2xx.",
-            CONSUMER,
-            DELIVERY_BUCKETS,
-            self.registry,
-        )
         self.loop_lag = Histogram(
             f"{PREFIX}_event_loop_lag_seconds",
             "How late the event loop is, measured four times a second.",
             registry=self.registry,
             buckets=LOOP_LAG_BUCKETS,
         )
-        self.targets = _TargetCollector()
-        self.registry.register(self.targets)
         self._consumers: dict[str, ConsumerMetrics] = {}
+        self.registry.register(_DeliveryCollector(self._consumers))
         for name, values in (
             ("web_connections_closed", CLOSED_REASONS),
             ("published", PUBLISH_RESULTS.values()),
@@ -266,16 +263,57 @@ class Metrics:
             self.gauges[f"fallback_{age}"].set(math.nan if stats is None else getattr(stats, age))
 
 
-class _TargetCollector(Collector):
-    """The gauges of targets, read together at a scrape: one state is 1, the others are 0."""
+class Observations:
+    """The observations of a histogram.
 
-    def __init__(self) -> None:
-        self.targets: dict[
-            str, Callable[[], Target] | None
-        ] = {}  # by consumer; None: not known yet
+    Attributes:
+        sum: Their sum.
+    """
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Read the targets."""
+    def __init__(self, bounds: Sequence[float]) -> None:
+        """Begin with none; ``bounds`` are upper bounds in ascending order."""
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, amount: float) -> None:
+        """Add an observation."""
+        self.sum += amount
+        self._counts[bisect_left(self._bounds, amount)] += 1
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return the number of observations up to each bound."""
+        bounds = map(floatToGoString, (*self._bounds, math.inf))
+        return list(zip(bounds, accumulate(self._counts), strict=True))
+
+
+class _DeliveryCollector(Collector):
+    """What every record changes, and the targets, each of which is asked once in a scrape.
+
+    prometheus-client's own counters and histograms take a lock for each change and search the
+    buckets one by one: 2.6 us a delivery, here 0.5.
+    """
+
+    def __init__(self, consumers: Mapping[str, ConsumerMetrics]) -> None:
+        self._consumers = consumers
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the present values."""
+        for name, (text, labels, _) in DELIVERY_COUNTERS.items():
+            counter = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=(CONSUMER, *labels))
+            for consumer, metrics in self._consumers.items():
+                for values, count in metrics.counts[name].items():
+                    counter.add_metric((consumer, *values), count)
+            yield counter
+        for name, (text, _) in DELIVERY_HISTOGRAMS.items():
+            histogram = HistogramMetricFamily(f"{PREFIX}_{name}", text, labels=(CONSUMER,))
+            for consumer, metrics in self._consumers.items():
+                seen = metrics.observed[name]
+                histogram.add_metric((consumer,), seen.buckets(), seen.sum)
+            yield histogram
+        yield from self._targets()
+
+    def _targets(self) -> Iterator[Metric]:
         families = {
             name: GaugeMetricFamily(
                 f"{PREFIX}_{name}", text, labels=(CONSUMER, *["state"] * (name == "target_state"))
@@ -283,8 +321,8 @@ class _TargetCollector(Collector):
             for name, text in TARGET_GAUGES.items()
         }
         states, rate, concurrency, failed = families.values()
-        for consumer, ask in self.targets.items():
-            target = ask() if ask is not None else None
+        for consumer, metrics in self._consumers.items():
+            target = metrics.target() if metrics.target is not None else None
             for state in TargetState:
                 is_this = target is not None and target.state is state
                 states.add_metric((consumer, state.name.lower()), is_this)
@@ -305,21 +343,29 @@ class ConsumerMetrics:
         consumer: The consumer's name.
         counters: Those of ``COUNTERS`` that have only the label of the consumer, by name.
         gauges: Those of ``GAUGES``, likewise.
+        counts: The numbers of ``DELIVERY_COUNTERS``.
+        observed: The observations of ``DELIVERY_HISTOGRAMS``.
+        target: Returns the state of the target; None: not known yet.
     """
 
     def __init__(self, metrics: Metrics, consumer: str) -> None:
         """Show every known label at 0."""
         self.registry = metrics.registry
         self.consumer = consumer
-        self._deliveries = metrics.deliveries.of(consumer)
-        self._attempts = metrics.attempts.of(consumer)
-        self._attempt_seconds = metrics.attempt_seconds.of(consumer)
-        self._paid_to_delivered = metrics.paid_to_delivered.of(consumer)
+        self.counts = {
+            name: dict.fromkeys(values, 0) for name, (_, _, values) in DELIVERY_COUNTERS.items()
+        }
+        self.observed = {
+            name: Observations(bounds) for name, (_, bounds) in DELIVERY_HISTOGRAMS.items()
+        }
+        self.target: Callable[[], Target] | None = None
+        self._deliveries = self.counts["deliveries"]
+        self._attempts = self.counts["delivery_attempts"]
+        self._attempt_seconds = self.observed["delivery_attempt_seconds"]
+        self._paid_to_delivered = self.observed["paid_to_delivered_seconds"]
         self._dead_letters = metrics.counters["dead_letters"]
         for reason in DEAD_LETTER_REASONS:
             self._dead_letters.labels(consumer, reason)
-        self._targets = metrics.targets.targets
-        self._targets[consumer] = None
         self.counters = {
             name: metrics.counters[name].labels(consumer) for name in COUNTERS[CONSUMER,]
         }
@@ -339,10 +385,6 @@ class ConsumerMetrics:
         """
         for name, function in gauges.items():
             self.gauges[name].set_function(function)
-
-    def watch_target(self, target: Callable[[], Target]) -> None:
-        """Read the state of the target from this function at every scrape."""
-        self._targets[self.consumer] = target
 
     def of_partition(self, name: str, topic: str, partition: int, value: float | None) -> None:
         """Show one of ``GAUGES[OF_PARTITION]``; ``None``: show it no more."""

@@ -243,7 +243,7 @@ class ConsumerRuntime:
             kafka_up=self.health.kafka_answers,
             intake_stopped_seconds=self.health.intake_stopped_seconds,
         )
-        self.metrics.watch_target(self.dispatcher.target)
+        self.metrics.target = self.dispatcher.target
         if (deliveries := self.deliveries) is not None:
             self.metrics.watch(
                 table_entries=lambda: deliveries.entries,

@@ -204,7 +204,7 @@ def test_the_target_is_in_one_state(metrics: ConsumerMetrics, state: TargetState
 
     Without a limit its rate is not a number: no sum, no axis and no alert is misled by it.
     """
-    metrics.watch_target(lambda: target(state, rate=None))
+    metrics.target = lambda: target(state, rate=None)
     assert {
         one: _value(metrics, "target_state", state=one.name.lower()) for one in TargetState
     } == {one: one is state for one in TargetState}
@@ -219,7 +219,7 @@ def test_the_target_is_looked_at_once_in_a_scrape(metrics: ConsumerMetrics) -> N
         looks.append("one")
         return target(TargetState.THROTTLES, rate=48.5, share_failed=0.25, concurrency=17)
 
-    metrics.watch_target(look)
+    metrics.target = look
     metrics.watch(left_in_kafka_records=lambda: 2_060)
     found = {
         sample.name.removeprefix("order_relay_"): sample.value
@@ -251,7 +251,7 @@ def test_consumers_of_one_worker_do_not_mix() -> None:
     one.attempted("success", "function", 0.03)
     one.dead_lettered("rejected")
     one.of_partition("consumer_lag", "orders", 0, 7)
-    one.watch_target(lambda: target(TargetState.DOWN))
+    one.target = lambda: target(TargetState.DOWN)
     one.watch(left_in_kafka_records=lambda: 3)
 
     for consumer, expected in ((one, 1), (two, 0)):

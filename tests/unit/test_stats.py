@@ -53,7 +53,7 @@ class Bench:
             oldest_unfinished_seconds=lambda: 2.26,
         )
         self.target = target()
-        self.metrics.watch_target(lambda: self.target)
+        self.metrics.target = lambda: self.target
         self.stats = Stats(
             self.metrics,
             load_settings(consumer_group_id="g", advertised_url="http://10.0.0.1:6066"),

@@ -10,13 +10,12 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Histogram,
-    disable_created_metrics,
     generate_latest,
 )
 
 from order_relay.delivery.target_health import TargetState
+from order_relay.monitoring import metrics
 from order_relay.monitoring.history import HOURS, STATES_KEPT, History
-from order_relay.monitoring.loop_metrics import LoopCounter, LoopHistogram
 from order_relay.monitoring.measurements import (
     LOOP_INTERVAL_SECONDS,
     watch_event_loop,
@@ -66,54 +65,50 @@ async def test_what_blocks_the_loop_is_seen() -> None:
     assert late >= LOOP_INTERVAL_SECONDS * 0.9
 
 
-BOUNDS = (0.01, 0.25, 1.0, 14400.0)
-VALUES = [("success", "2xx"), ("retryable", "5xx"), ("outage", "4xx")]
+BOUNDS = metrics.ATTEMPT_BUCKETS
+VALUES = metrics.DELIVERY_COUNTERS["delivery_attempts"][2]
 
 
 @given(
-    st.lists(st.sampled_from(VALUES)),
-    st.lists(st.sampled_from([0.0, *BOUNDS, 1e9]) | st.floats(0.0, 20_000.0)),
+    st.lists(
+        st.tuples(
+            st.sampled_from(VALUES), st.sampled_from([0.0, *BOUNDS, 1e9]) | st.floats(0.0, 20_000.0)
+        )
+    )
 )
 def test_what_is_scraped_is_what_the_clients_own_metrics_show(
-    counted: list[tuple[str, str]], observed: list[float]
+    attempts: list[tuple[tuple[str, ...], float]],
 ) -> None:
     """Names, types, comments, labels, the order of all, and each value."""
-    disable_created_metrics()  # type: ignore[no-untyped-call]
-    ours, theirs = CollectorRegistry(), CollectorRegistry()
-    names = ("consumer", "result", "status")
-    counter = LoopCounter("results", "Results.", names, VALUES, ours)
-    histogram = LoopHistogram("wait_seconds", "Waits.", "consumer", BOUNDS, ours)
-    their_counter = Counter("results", "Results.", names, registry=theirs)
-    their_histogram = Histogram(
-        "wait_seconds", "Waits.", ("consumer",), buckets=BOUNDS, registry=theirs
-    )
+    ours, theirs = Metrics(), CollectorRegistry()
+    name = "order_relay_delivery_attempt"
+    text, labels, _ = metrics.DELIVERY_COUNTERS["delivery_attempts"]
+    counter = Counter(f"{name}s", text, ("consumer", *labels), registry=theirs)
+    text, bounds = metrics.DELIVERY_HISTOGRAMS["delivery_attempt_seconds"]
+    histogram = Histogram(f"{name}_seconds", text, ("consumer",), buckets=bounds, registry=theirs)
     for consumer in ("coupons", "points"):
-        counts, waits = counter.of(consumer), histogram.of(consumer)
-        their_waits = their_histogram.labels(consumer)
+        observer, waits = ours.of(consumer), histogram.labels(consumer)
         for values in VALUES:
-            their_counter.labels(consumer, *values)
-        for values in counted:
-            counts[values] += 1
-            their_counter.labels(consumer, *values).inc()
-        for amount in observed:
-            waits.observe(amount)
-            their_waits.observe(amount)
+            counter.labels(consumer, *values)
+        for values, seconds in attempts:
+            observer.attempted(values[0], values[1], seconds)
+            counter.labels(consumer, *values).inc()
+            waits.observe(seconds)
 
-    assert generate_latest(ours) == generate_latest(theirs)
+    names = [f"{name}{part}" for part in ("s_total", "_seconds_bucket", "_seconds_count")]
+    alone = ours.registry.restricted_registry([*names, f"{name}_seconds_sum"])
+    assert generate_latest(alone) == generate_latest(theirs)
 
 
 def test_one_of_them_can_be_asked_for_alone() -> None:
-    """A look at some metrics does not collect the others."""
-    registry = CollectorRegistry()
-    counter = LoopCounter("results", "Results.", ("of", "result"), [("success",)], registry)
-    LoopHistogram("wait_seconds", "Waits.", "of", BOUNDS, registry).of("coupons")
-    counter.of("coupons")["success",] += 3
-
-    (family,) = registry.restricted_registry(["results_total"]).collect()
-    assert [(sample.labels, sample.value) for sample in family.samples] == [
-        ({"of": "coupons", "result": "success"}, 3)
+    """A look at some metrics returns no others."""
+    worker = Metrics()
+    worker.of("coupons").delivered(0.1)
+    registry = worker.registry
+    (family,) = registry.restricted_registry(["order_relay_deliveries_total"]).collect()
+    assert ({"consumer": "coupons", "outcome": "delivered"}, 1) in [
+        (sample.labels, sample.value) for sample in family.samples
     ]
-    assert registry.get_sample_value("wait_seconds_count", {"of": "coupons"}) == 0
 
 
 class Watched:
