@@ -16,7 +16,7 @@ from order_relay.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
 from order_relay.fallback.store import NewMessage
 from order_relay.fallback.sweep import send_to_partition
 from order_relay.fallback.table import FallbackTable
-from order_relay.kafka.producer import RecordProducer
+from order_relay.kafka.producer import KafkaProducer
 from order_relay.logs.log_line import LogLine
 from order_relay.model.record import Record
 from order_relay.model.trace_context import trace_id
@@ -32,7 +32,7 @@ class DeadLetters:
 
     def __init__(
         self,
-        producer: RecordProducer,
+        producer: KafkaProducer,
         store: FallbackTable,
         topic: str,
         *,

@@ -11,8 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable
-from order_relay.fallback.sweep import ReplayProducer, Sweep, Sweeper, cancel_tasks
+from order_relay.fallback.sweep import Sweep, Sweeper, cancel_tasks
 from order_relay.fallback.table import FallbackTable
+from order_relay.kafka.producer import KafkaProducer
 from order_relay.logs.log_line import FiguresLine, LogLine
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Replay:
     def __init__(
         self,
         store: FallbackTable,
-        producer: ReplayProducer,
+        producer: KafkaProducer,
         *,
         interval_seconds: float = 60.0,
         stats_interval_seconds: float = 3600.0,

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from order_relay.errors import DatabaseUnavailable, KafkaUnavailable, PublishRefused
 from order_relay.fallback.retry_schedule import after_refusal, is_local, is_unanswered
 from order_relay.fallback.store import Claim, FallbackRow, Outcome, Position, Status, lanes_of
 from order_relay.fallback.table import FallbackTable
-from order_relay.kafka.producer import Acknowledged, RecordProducer
+from order_relay.kafka.producer import Acknowledged, KafkaProducer
 from order_relay.logs.log_line import LogLine
 from order_relay.model.headers import EVENT_ID_HEADER, Header
 from order_relay.model.trace_context import trace_id
@@ -35,13 +35,6 @@ PING_INTERVAL_SECONDS = 5.0
 FRESH_SECONDS = 1.0
 
 _EVENT_ID_NAMESPACE = uuid.UUID("8f1d2f0e-3a5e-4d0c-9b55-0d5f2c1b7a6e")
-
-
-class ReplayProducer(RecordProducer, Protocol):
-    """The part of ``KafkaProducer`` that replay needs."""
-
-    async def ping(self, timeout_seconds: float = 5.0) -> None:
-        """See ``KafkaProducer.ping``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +61,7 @@ class Sweeper:
     """Claims rows, publishes and settles them. Runs once; see ``Replay`` for the attributes."""
 
     store: FallbackTable
-    producer: ReplayProducer
+    producer: KafkaProducer
     stopping: Callable[[], bool]
     on_result: Callable[[str], None]
     backoff_base_seconds: float

@@ -93,17 +93,13 @@ class FunctionHandler:
     def _run_in_thread(self, done: Future[None], event: Any, delivery: Delivery) -> None:
         if done.set_running_or_notify_cancel():
             try:
-                self._run_plain(event, delivery)
+                _check_done(self._function(event, delivery))
+            except EXITS as error:
+                done.set_exception(HandlerExited(repr(error)))
             except BaseException as error:  # noqa: BLE001 - it is the call's result
                 done.set_exception(error)
             else:
                 done.set_result(None)
-
-    def _run_plain(self, event: Any, delivery: Delivery) -> None:
-        try:
-            _check_done(self._function(event, delivery))
-        except EXITS as error:
-            raise HandlerExited(repr(error)) from error
 
     async def _result(self, call: asyncio.Future[None], *, limited: bool = True) -> Answer:
         """Return the result of a call; cancels it after the time-out, or with the attempt."""

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -80,22 +80,6 @@ def producer_config(settings: Settings) -> dict[str, Any]:
         # The Java clients' hash, so that a key has the same partition as with a Java client.
         "partitioner": "murmur2_random",
     }
-
-
-class RecordProducer(Protocol):
-    """The part of ``KafkaProducer`` that publishing and replay use."""
-
-    async def send(
-        self,
-        topic: str,
-        *,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers = (),
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-    ) -> Acknowledged:
-        """See ``KafkaProducer.send``."""
 
 
 class KafkaProducer:

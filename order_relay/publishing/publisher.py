@@ -17,9 +17,8 @@ from order_relay.errors import (
     RecordTooLarge,
 )
 from order_relay.fallback.store import NewMessage
-from order_relay.fallback.sweep import ReplayProducer
 from order_relay.fallback.table import FallbackTable
-from order_relay.kafka.producer import Acknowledged
+from order_relay.kafka.producer import Acknowledged, KafkaProducer
 from order_relay.logs.log_line import LogLine
 from order_relay.model.headers import Header
 from order_relay.model.trace_context import trace_id
@@ -83,7 +82,7 @@ class Publisher:
 
     def __init__(
         self,
-        producer: ReplayProducer,
+        producer: KafkaProducer,
         store: FallbackTable,
         topic: str,
         *,

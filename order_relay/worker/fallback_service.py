@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from order_relay.errors import RelayError
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.store import FallbackStats
-from order_relay.fallback.sweep import ReplayProducer, cancel_tasks
+from order_relay.fallback.sweep import cancel_tasks
 from order_relay.fallback.table import FallbackTable
+from order_relay.kafka.producer import KafkaProducer
 from order_relay.monitoring.metrics import Metrics
 from order_relay.publishing.publisher import Publisher
 from order_relay.settings import Settings
@@ -46,7 +47,7 @@ class Fallback:
         self,
         settings: Settings,
         store: FallbackTable,
-        producer: ReplayProducer,
+        producer: KafkaProducer,
         metrics: Metrics,
         *,
         tracing: Tracing | None = None,

@@ -56,7 +56,7 @@ def _set_event() -> asyncio.Event:
 
 
 @dataclass
-class FakeProducer:
+class FakeProducer(KafkaProducer):
     """A producer that answers as told.
 
     Attributes:
