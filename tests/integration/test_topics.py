@@ -1,11 +1,15 @@
 """Waiting for Kafka and looking at its topics, on the embedded cluster."""
 
+import asyncio
 import logging
 
 import pytest
 
+from order_relay.kafka import topic_reader
+from order_relay.kafka.topic_reader import TopicReader
 from order_relay.kafka.topics import Topics
 from tests.support.embedded import EmbeddedKafka
+from tests.support.producing import producing
 from tests.support.stage import Stage
 
 
@@ -106,3 +110,20 @@ async def test_fewer_partitions_than_configured_is_a_warning(
         (line,) = [text for _, text in told if f" {topic} " in text]
         assert "3 partitions" in line
         assert "TOPIC_PARTITIONS=5" in line
+
+
+async def test_a_slow_reader_of_a_topic_is_no_silence_of_kafka(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A redrive that waits for its rate, or for a broker, reads on after that."""
+    monkeypatch.setattr(topic_reader, "BATCH", 2)
+    monkeypatch.setattr(topic_reader, "GIVE_UP_SECONDS", 0.05)
+    async with producing(stage) as producer:
+        for number in range(6):
+            await producer.send(stage.topic, key=b"1", value=b"%d" % number, partition=0)
+    read = []
+    async with TopicReader(stage.settings(), stage.topic) as reader:
+        async for message in reader.messages(0, 0, 6):
+            await asyncio.sleep(0.1)
+            read.append(message.value())
+    assert read == [b"%d" % number for number in range(6)]
