@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 from order_relay.errors import RelayError
@@ -51,7 +52,6 @@ class Changelog:
         self._unanswered: set[_Batch] = set()  # these, and all that were sent
         self._refused_changes: dict[tuple[int, bytes], bytes | None] = {}
         self._retry: asyncio.TimerHandle | None = None
-        self._ownership = object()
 
     def write(
         self,
@@ -96,7 +96,7 @@ class Changelog:
 
     def release_waiters(self) -> None:
         """Call back for all changes; writes in flight continue, and are not written again."""
-        self._ownership = object()
+        self.next_offsets = dict(self.next_offsets)
         self._refused_changes = {}
         for batch in list(self._unanswered):
             batch.release()
@@ -107,7 +107,7 @@ class Changelog:
         if not self._gathered:
             asyncio.get_running_loop().call_later(GATHER_SECONDS, self._send)
         self._drained.clear()
-        batch = self._gathered[partition] = _Batch(partition, self.next_offsets, self._ownership)
+        batch = self._gathered[partition] = _Batch(partition, self.next_offsets)
         self._unanswered.add(batch)
         return batch
 
@@ -143,7 +143,7 @@ class Changelog:
                 LogLine("Table deliveries: Kafka takes its changelog again", topic=self.topic)
             )
         self._refused = refusal is not None
-        if first_offset is None and batch.ownership is self._ownership:
+        if first_offset is None and batch.next_offsets is self.next_offsets:
             self._keep(batch)
         batch.release()
 
@@ -171,24 +171,23 @@ class Changelog:
             self.write(partition, key, value)
 
 
+@dataclass(eq=False)
 class _Batch:
     """Changes of one partition, which are sent and answered together.
 
     Attributes:
         partition: Partition of the changelog.
-        next_offsets: ``Changelog.next_offsets`` when the changes were written. A later reading
-            may have missed the changes, so they must not move its offsets.
-        ownership: Identifies the time between two calls of ``release_waiters``.
+        next_offsets: ``Changelog.next_offsets`` when the changes were written. A later reading, or
+            another owner of the partition, has its own; then the changes must neither move its
+            offsets nor be written again.
         changes: Keys and values.
         waiting: The callbacks that are due when nothing needs to wait any more.
     """
 
-    def __init__(self, partition: int, next_offsets: dict[int, int], ownership: object) -> None:
-        self.partition = partition
-        self.next_offsets = next_offsets
-        self.ownership = ownership
-        self.changes: list[KeyAndValue] = []
-        self.waiting: list[Callable[[], None]] = []
+    partition: int
+    next_offsets: dict[int, int]
+    changes: list[KeyAndValue] = field(default_factory=list)
+    waiting: list[Callable[[], None]] = field(default_factory=list)
 
     def release(self) -> None:
         """Call back, once."""
