@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, for_code
+from aiokafka.errors import KafkaError, for_code
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from order_relay.kafka.auth import faust_credentials
@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 ASK_SECONDS = 3.0
 KEEP_SECONDS = 10.0
-# A broker that knows no DescribeGroups is asked again after this time: it may be upgraded.
-NOT_SUPPORTED_SECONDS = 600.0
 
 
 class GroupMembers:
@@ -61,18 +59,14 @@ class GroupMembers:
         """
         async with self._asking:
             if self._clock() >= self._ask_again_at:
-                keep_seconds = KEEP_SECONDS
-                problem = ""
                 try:
                     self._found, problem = await self._ask()
                 except (KafkaError, OSError, TimeoutError, NotImplementedError) as error:
                     self._found, problem = {}, str(error) or type(error).__name__
-                    if isinstance(error, IncompatibleBrokerVersion | NotImplementedError):
-                        keep_seconds = NOT_SUPPORTED_SECONDS
                 if problem and problem != self._logged:
                     logger.info(LogLine("Members of consumer groups are not known", error=problem))
                 self._logged = problem
-                self._ask_again_at = self._clock() + keep_seconds
+                self._ask_again_at = self._clock() + KEEP_SECONDS
         return self._found
 
     async def _ask(self) -> tuple[dict[str, frozenset[str]], str]:
@@ -89,8 +83,6 @@ class GroupMembers:
                 for group in self._groups:
                     try:
                         found[group] = await _ask_group(client, group)
-                    except IncompatibleBrokerVersion:
-                        raise
                     except KafkaError as error:  # one group may be refused, and another not
                         problem = str(error) or type(error).__name__
         finally:

@@ -179,7 +179,8 @@ class Topics:
 
     async def cluster(self) -> ClusterMetadata:
         """Return the brokers and topics; raises as ``partition_counts``."""
-        return await asyncio.to_thread(self._metadata)
+        self._refusal = ""
+        return await asyncio.to_thread(lambda: self._client().list_topics(timeout=PROBE_SECONDS))
 
     async def allowed(self, topics: Sequence[str], groups: Sequence[str]) -> dict[str, set[str]]:
         """Return our rights on topics and groups, such as READ, by name.
@@ -204,10 +205,6 @@ class Topics:
             if operations is not None:
                 found[name] = {operation.name for operation in operations}
         return found
-
-    def _metadata(self) -> ClusterMetadata:
-        self._refusal = ""
-        return self._client().list_topics(timeout=PROBE_SECONDS)
 
     def _client(self) -> AdminClient:
         if self._admin is None:
