@@ -6,10 +6,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from order_relay.delivery.answer import MAX_RETRY_AFTER_SECONDS
 from order_relay.logs.log_line import LogLine
+from order_relay.settings import Settings
+
+if TYPE_CHECKING:
+    from order_relay.delivery.dispatcher import Dispatcher
 
 logger = logging.getLogger(__name__)
 
@@ -17,16 +21,6 @@ KAFKA_FRESH_SECONDS = 30.0
 # The longest pause of a working intake: a rebalance, an unanswered request, and its repetition.
 INTAKE_STALL_SECONDS = 140.0
 STANDSTILL_INTERVAL_SECONDS = 2.0
-
-
-class Activity(Protocol):
-    """The part of the dispatcher that health needs."""
-
-    last_activity: float
-
-    @property
-    def queued(self) -> int:
-        """Records taken and not finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,34 +49,29 @@ class Health:
 
     def __init__(
         self,
-        deliveries: Activity,
+        dispatcher: Dispatcher,
+        settings: Settings,
         *,
-        breaker_closed: Callable[[], bool],
-        excused: Callable[[], bool] = lambda: False,
-        attempt_timeout_seconds: float,
-        longest_backoff_seconds: float = 0.0,
+        excused: Callable[[], bool],
         intake_stall_seconds: float = INTAKE_STALL_SECONDS,
         clock: Callable[[], float],
     ) -> None:
-        """Watch ``deliveries``.
+        """Watch a consumer.
 
         Args:
-            deliveries: The deliveries, which must make progress.
-            breaker_closed: Whether deliveries can make progress.
+            dispatcher: Its deliveries, which must make progress.
+            settings: Its settings.
             excused: Whether deliveries wait for something that a restart would not speed up.
-            attempt_timeout_seconds: Longest attempt.
-            longest_backoff_seconds: Longest wait between two attempts that the target did not
-                ask for.
             intake_stall_seconds: How long a working intake may pause while Kafka answers.
-            clock: Monotonic seconds, the same as that of ``deliveries``.
+            clock: Monotonic seconds, the same as that of ``dispatcher``.
         """
-        self._deliveries = deliveries
-        self._breaker_closed = breaker_closed
+        self._dispatcher = dispatcher
         self._excused = excused
         # The longest pause of working deliveries: a single record waits for the longest backoff or
         # Retry-After, and its next attempt times out.
+        longest_backoff_seconds = settings.consumer_retry_max_interval_ms / 1000
         longest_wait = max(MAX_RETRY_AFTER_SECONDS, longest_backoff_seconds)
-        self.stall_seconds = longest_wait + attempt_timeout_seconds + 30.0
+        self.stall_seconds = longest_wait + settings.external_logger_timeout_seconds + 30.0
         self.intake_stall_seconds = intake_stall_seconds
         self._clock = clock
         self._intake_fault: str | None = None
@@ -118,17 +107,17 @@ class Health:
         reason to wait: the first order after a quiet hour has all of it.
         """
         now = self._clock()
-        waiting = self._deliveries.queued or (self.unfinished if self.kafka_answers() else 0)
-        breaker_closed = self._breaker_closed()
-        if not waiting or not breaker_closed or self._excused():
+        waiting = self._dispatcher.queued or (self.unfinished if self.kafka_answers() else 0)
+        sends = self._dispatcher.breaker.closed and not self._dispatcher.paused
+        if not waiting or not sends or self._excused():
             self._nothing_due_at = now
-        idle_seconds = now - max(self._deliveries.last_activity, self._nothing_due_at)
+        idle_seconds = now - max(self._dispatcher.last_activity, self._nothing_due_at)
         stalled = idle_seconds > self.stall_seconds
         reasons: dict[str, object] = {
             "work_waiting": waiting,
             "idle_seconds": round(idle_seconds, 1),
             "stalled_after_seconds": self.stall_seconds,
-            "breaker_closed": breaker_closed,
+            "breaker_closed": sends,
         }
         intake_idle_seconds = self.intake_stopped_seconds()
         if self._intake_fault is not None:

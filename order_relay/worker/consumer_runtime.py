@@ -158,10 +158,8 @@ class ConsumerRuntime:
         )
         self.health = Health(
             self.dispatcher,
-            breaker_closed=lambda: self.dispatcher.breaker.closed and not self.dispatcher.paused,
+            settings,
             excused=self._excused,
-            attempt_timeout_seconds=settings.external_logger_timeout_seconds,
-            longest_backoff_seconds=settings.consumer_retry_max_interval_ms / 1000,
             intake_stall_seconds=longest_rebalance(settings) + 2 * longest_request(settings),
             clock=time.monotonic,
         )

@@ -11,7 +11,7 @@ from order_relay.monitoring.metrics import Metrics
 from order_relay.web.access import Access
 from order_relay.web.server import WebServer
 from tests.support.kafka.ports import LOOPBACK
-from tests.support.standing_health import consumer_pages, standing_health
+from tests.support.standing_health import StandingDeliveries, consumer_pages, standing_health
 
 TOKEN = "s3cret"
 
@@ -21,7 +21,7 @@ class Served:
 
     def __init__(self, token: str | None) -> None:
         self.breaker = Breaker(1, 600.0, lambda: 100.0)
-        health = standing_health(breaker_closed=lambda: self.breaker.closed)
+        health = standing_health(StandingDeliveries(self.breaker))
         self.server = WebServer(
             LOOPBACK,
             0,

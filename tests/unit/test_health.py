@@ -6,19 +6,12 @@ from agents.order_logging import order_logging
 from order_relay import Consumer
 from order_relay.deliveries.table import DeliveriesTable
 from order_relay.handlers.function import FunctionHandler
-from order_relay.monitoring.health import INTAKE_STALL_SECONDS, Health
+from order_relay.monitoring.health import INTAKE_STALL_SECONDS
 from order_relay.settings import load_settings
 from tests.support.runtimes import runtime
+from tests.support.standing_health import StandingDeliveries, standing_health
 
 STALL = 100.0  # 60 s of Retry-After, an attempt of 10 s, and 30 s to spare
-
-
-class Deliveries:
-    """What health sees of the relay."""
-
-    def __init__(self) -> None:
-        self.last_activity = 0.0
-        self.queued = 0
 
 
 class Watched:
@@ -26,17 +19,30 @@ class Watched:
 
     def __init__(self, longest_backoff_seconds: float = 10.0) -> None:
         self.now = 0.0
-        self.breaker_closed = True
         self.excused = False
-        self.deliveries = Deliveries()
-        self.health = Health(
+        self.deliveries = StandingDeliveries()
+        self.health = standing_health(
             self.deliveries,
-            breaker_closed=lambda: self.breaker_closed,
-            excused=lambda: self.excused,
-            attempt_timeout_seconds=10.0,
-            longest_backoff_seconds=longest_backoff_seconds,
             clock=lambda: self.now,
+            excused=lambda: self.excused,
+            consumer_retry_max_interval_ms=int(longest_backoff_seconds * 1000),
         )
+
+    @property
+    def breaker_closed(self) -> bool:
+        return bool(self.deliveries.breaker.closed)
+
+    @breaker_closed.setter
+    def breaker_closed(self, closed: bool) -> None:
+        self.deliveries.breaker.closed = closed
+
+    @property
+    def paused(self) -> bool:
+        return self.deliveries.paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self.deliveries.paused = paused
 
     def pass_time(self, seconds: float, *, kafka_answers: bool = True) -> None:
         self.now += seconds
@@ -122,12 +128,14 @@ async def test_the_workers_health_knows_its_settings() -> None:
         assert made.health.intake_stall_seconds == 600 + 2 * 310
 
 
-@pytest.mark.parametrize(("reason", "value"), [("breaker_closed", False), ("excused", True)])
+@pytest.mark.parametrize(
+    ("reason", "value"), [("breaker_closed", False), ("paused", True), ("excused", True)]
+)
 @pytest.mark.parametrize("work", ["held", "unfinished"])
 def test_what_a_restart_would_not_speed_up_is_no_standstill(
     reason: str, value: bool, work: str
 ) -> None:
-    """The target is down, or Kafka, the table or a function is waited for."""
+    """The target is down, a person paused it, or Kafka, the table or a function is waited for."""
     watched = Watched()
     watched.deliveries.queued = 3 * (work == "held")
     watched.health.unfinished = 3 * (work == "unfinished")

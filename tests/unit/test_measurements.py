@@ -108,7 +108,7 @@ class Watched:
         self.kafka.ends = dict(ends or {})
         self.metrics = Metrics().of("order_logging")
         clock = asyncio.get_running_loop().time
-        self.health = standing_health(attempt_timeout_seconds=1.0, clock=clock)
+        self.health = standing_health(clock=clock, external_logger_timeout_seconds=1.0)
         self.task = asyncio.create_task(
             watch_lag(
                 cast(RelayConsumer, self.kafka),
