@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, cast
 
+import click
 import faust
 import mode
+from faust.cli.base import cli as faust_cli
 from faust.cli.worker import worker as worker_command
 from mode.utils.logging import cry
 
@@ -31,6 +33,13 @@ logger = logging.getLogger(__name__)
 
 # How long threads may run after the shutdown.
 THREADS_SECONDS = 3.0
+# Commands that were Faust's until they became those of ``order-relay``.
+MOVED = {
+    **{f"dlq-{name}": f"dlq {name}" for name in ("list", "show", "redrive", "purge")},
+    **{f"fallback-{name}": f"fallback {name}" for name in ("list", "stats", "requeue", "discard")},
+    "order-status": "order",
+    "publish": "publish",
+}
 
 
 class Worker(faust.Worker):
@@ -96,9 +105,23 @@ class Worker(faust.Worker):
         logger.warning(LogLine("Stacks of all threads", stacks=stacks.getvalue()))
 
 
+class MovedCommand(click.Command):
+    """Names the command of today on one line of stderr, and ends with status 2."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> NoReturn:
+        """See ``click.Command``."""
+        app = ctx.find_root().params.get("app") or "app"
+        option = "" if app == "app" else f"-A {app} "
+        now = f"order-relay {option}{MOVED[self.name or '']}"
+        click.echo(f"faust -A {app} {self.name} is now: {now}", err=True)
+        ctx.exit(2)
+
+
 def use_worker(app: faust.App, settings: Settings) -> None:
     """Make ``faust worker`` run this app in our worker, with one line in place of its banner."""
     app.conf.Worker = cast(Any, Worker)
+    for name in MOVED:
+        faust_cli.add_command(MovedCommand(name, hidden=True))
     if settings.log_format == "json":
         app.conf.logging_config = json_format.faust_logging()
     worker_command.on_worker_created = _print_banner  # type: ignore[method-assign, assignment]

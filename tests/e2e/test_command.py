@@ -127,6 +127,27 @@ async def test_an_application_that_is_missing_or_broken_is_one_line(tmp_path: Pa
     assert "'missing'; run this in its folder" in await commands.refused("-A", "missing", "worker")
 
 
+def test_what_were_commands_of_faust_name_those_of_today(tmp_path: Path) -> None:
+    """One line, whatever the arguments; the status is 2."""
+    moved = {
+        "dlq-list": "dlq list", "fallback-requeue": "fallback requeue", "publish": "publish",
+        "order-status": "order",
+    }  # fmt: skip
+    for old, new in moved.items():
+        ended = subprocess.run(
+            [sys.executable, "-m", "faust", "-A", "app", old, "--all", "x"],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ended.stderr == f"faust -A app {old} is now: order-relay {new}\n"
+        assert (ended.returncode, ended.stdout) == (2, "")
+    assert nothing_in(tmp_path)
+
+
 def test_the_script_of_faust_finds_the_consumers_of_its_folder(tmp_path: Path) -> None:
     """``.venv/bin/faust`` does, without a PYTHONPATH that names it."""
     (tmp_path / "order_relay").symlink_to(ROOT / "order_relay")
