@@ -5,9 +5,10 @@ good orders.
 """
 
 import asyncio
+import logging
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,14 @@ from tests.support.virtual_topic import OK, VirtualTopic
 
 DOWN = Step(answer(500))
 TIME_OUT = Step(Answer(NO_ANSWER.verdict, detail="no answer", failure="timeout"), seconds=10.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_log() -> Iterator[None]:
+    """Of hundreds of thousands of retries none is logged: that would take a third of the time."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
 
 
 def is_bad(one: Record) -> bool:
