@@ -9,7 +9,9 @@ import pytest
 import agents
 import app
 import tables
+from order_relay.settings import load_settings
 from tests.support.child import run_python
+from tests.support.runtimes import app_of_a_consumer
 
 ROOT = Path(app.__file__).parents[1]
 REDRIVING = ("order_relay.dead_letters.redrive_group", "order_relay.dead_letters.open_topic")
@@ -39,17 +41,6 @@ PURE = [
 FAUST = {"faust", "mode", "aiokafka"}
 
 
-# As the worker makes it of a consumer's settings.
-CONSUMER_APP = (
-    "import json, app; from faust.sensors.prometheus import FaustMetrics; "
-    "from prometheus_client import CollectorRegistry; "
-    "from order_relay.worker.consumer_app import consumer_app; "
-    "from order_relay.settings.settings import load_settings; "
-    "made = consumer_app(load_settings(), "
-    "FaustMetrics.create(CollectorRegistry(), 'faust'))"
-)
-
-
 def test_agents_and_tables_are_ours() -> None:
     """Packages of these names are on PyPI too (openai-agents, PyTables): ours are imported."""
     for package in (agents, tables):
@@ -58,49 +49,38 @@ def test_agents_and_tables_are_ours() -> None:
 
 @pytest.mark.parametrize(
     ("session_ms", "heartbeat", "rebalance", "request_"),
-    [("6000", 0.6, 60.0, 40.0), ("30000", 3.0, 60.0, 40.0), ("60000", 6.0, 120.0, 70.0)],
+    [(6000, 0.6, 60.0, 40.0), (30_000, 3.0, 60.0, 40.0), (60_000, 6.0, 120.0, 70.0)],
 )
 def test_times_of_the_group_follow_its_session(
-    tmp_path: Path, session_ms: str, heartbeat: float, rebalance: float, request_: float
+    session_ms: int, heartbeat: float, rebalance: float, request_: float
 ) -> None:
     """Ten heartbeats a session; rebalances and requests get longer, never shorter than usual."""
-    result = run_python(
-        f"{CONSUMER_APP}; c = made.conf; print(json.dumps([c.broker_session_timeout, "
-        "c.broker_heartbeat_interval, c.broker_rebalance_timeout, c.broker_request_timeout]))",
-        tmp_path,
-        KAFKA_SESSION_TIMEOUT_MS=session_ms,
-    )
-    session = int(session_ms) / 1000
-    assert json.loads(result.stdout) == [session, heartbeat, rebalance, request_]
+    conf = app_of_a_consumer(load_settings(kafka_session_timeout_ms=session_ms)).conf
+    assert conf.broker_session_timeout == session_ms / 1000
+    assert conf.broker_heartbeat_interval == heartbeat
+    assert (conf.broker_rebalance_timeout, conf.broker_request_timeout) == (rebalance, request_)
 
 
-def test_every_agent_is_registered(tmp_path: Path) -> None:
-    """Each module in agents/ has its consumer or task in the app."""
-    modules = {found.name for found in pkgutil.iter_modules(agents.__path__)}
+def test_every_agent_and_every_table_is_registered_in_the_one_app(tmp_path: Path) -> None:
+    """Each module in agents/ has its consumer or task in it, each in tables/ shows its table."""
     result = run_python(
-        "import json, app; a = app.app; tasks = [work.__name__ for work in a.background]; "
-        "print(json.dumps([[one.name for one in a.consumers], tasks]))",
+        "import json, sys, app\na = app.app\nfrom app import app as again\n"
+        "assert a is again is sys.modules['app'].app\n"
+        "assert not hasattr(sys.modules['app'], 'nonsense')\n"
+        "print(json.dumps([[one.name for one in a.consumers], [work.__name__ for work in "
+        "a.background], [show.__module__ for show in a.on_consumer]]))",
         tmp_path,
     )
 
     assert result.returncode == 0, result.stderr
-    registered, tasks = json.loads(result.stdout)
+    registered, tasks, shown = json.loads(result.stdout)
     assert registered == ["order_logging"]
     assert tasks == ["fallback_replay"]
+    modules = {found.name for found in pkgutil.iter_modules(agents.__path__)}
     assert modules == {*registered, *tasks}
-
-
-def test_every_table_is_registered(tmp_path: Path) -> None:
-    """Each module in tables/ shows its table in the apps of consumers."""
-    result = run_python(
-        "import json, app; print(json.dumps([show.__module__ for show in app.app.on_consumer]))",
-        tmp_path,
-    )
-
-    assert result.returncode == 0, result.stderr
     assert [found.name for found in pkgutil.iter_modules(tables.__path__)] == ["deliveries"]
-    assert json.loads(result.stdout) == ["tables.deliveries"]
-    assert list(tmp_path.iterdir()) == []
+    assert shown == ["tables.deliveries"]
+    assert list(tmp_path.iterdir()) == [], "no data folder where there are no tables"
 
 
 @pytest.mark.parametrize("together", ["each", "all"])
@@ -151,8 +131,10 @@ def test_importing_the_app_reads_and_starts_nothing(tmp_path: Path) -> None:
 def test_nothing_else_in_the_environment_configures_faust(tmp_path: Path) -> None:
     """Faust's own variables change nothing: a stray one could skip records or read elsewhere."""
     result = run_python(
-        f"{CONSUMER_APP}; conf = made.conf; print(json.dumps([conf.id, app.app.conf.web_port,"
-        " conf.consumer_auto_offset_reset, [str(url) for url in conf.broker]]))",
+        "import json, app; from order_relay.settings import load_settings; "
+        "from tests.support.runtimes import app_of_a_consumer; "
+        "conf = app_of_a_consumer(load_settings()).conf; print(json.dumps([conf.id, "
+        "app.app.conf.web_port, conf.consumer_auto_offset_reset, [*map(str, conf.broker)]]))",
         tmp_path,
         APP_ID="other",
         BROKER_URL="kafka://elsewhere:1",
@@ -166,16 +148,3 @@ def test_nothing_else_in_the_environment_configures_faust(tmp_path: Path) -> Non
     assert json.loads(result.stdout) == [
         "logging-consumer-group", 7000, "earliest", ["aiokafka://here:9092"],
     ]  # fmt: skip
-
-
-def test_the_app_is_made_once(tmp_path: Path) -> None:
-    """Whoever asks gets the same application; other names are refused as ever."""
-    result = run_python(
-        "import app\nassert app.app is app.app\nfrom app import app as again\n"
-        "import sys\nassert again is sys.modules['app'].app\n"
-        "assert not hasattr(sys.modules['app'], 'nonsense')",
-        tmp_path,
-    )
-
-    assert result.returncode == 0, result.stderr
-    assert list(tmp_path.iterdir()) == [], "no data folder where there are no tables"
