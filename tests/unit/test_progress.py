@@ -22,20 +22,6 @@ def _taken(*offsets: int, committed: Commit | None = None) -> PartitionProgress:
     return progress
 
 
-def test_the_first_record_after_an_assignment_holds_the_commit() -> None:
-    """Offset 0 unfinished and 1 to 5 finished commits 0: where stock Faust commits 6."""
-    progress = _taken(0, 1, 2, 3, 4, 5)
-    for offset in range(1, 6):
-        progress.finish(offset)
-    commit = progress.commit()
-
-    assert commit is not None
-    assert commit.offset == 0
-
-    progress.finish(0)
-    assert progress.commit() == Commit(6, "")
-
-
 def test_a_record_is_finished_once_it_was_read_and_ended() -> None:
     """Nothing that is under way, or still to be read, counts; what the last owner finished does."""
     assert not PartitionProgress(1).is_finished(0)

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 from faust.types import TP
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry
 
 from order_relay.delivery.target_health import Breaker, TargetState
 from order_relay.fallback.store import FallbackStats
@@ -262,18 +262,6 @@ def test_a_quantile_is_estimated_within_its_bucket() -> None:
     assert quantile(buckets, 0.99) == 4.0
     assert quantile([], 0.5) is None
     assert quantile([(1.0, 0.0)], 0.5) is None
-
-
-def test_a_distribution_has_its_average() -> None:
-    """Sum by count, to a tenth of a millisecond."""
-    registry = CollectorRegistry()
-    histogram = Histogram(f"{PREFIX}_x_seconds", "X", buckets=(1.0, 2.0), registry=registry)
-    histogram.observe(0.5)
-    histogram.observe(1.0)
-    found = Samples(registry, "order_logging").distribution("x_seconds")
-    assert found["count"] == 2
-    assert found["average_seconds"] == 0.75
-    assert found["p50_seconds"] == 0.5
 
 
 def test_the_version_is_the_project_s() -> None:
