@@ -1,6 +1,5 @@
-"""The shipped worker with a consumer of a folder: one that is wrong, or leaves things behind."""
+"""The shipped worker with a consumer of a folder: one that leaves things behind, or redrives."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,28 +70,6 @@ async def test_a_thread_that_never_returns_does_not_keep_a_worker_from_ending(
     assert worker.log_lines("Process ends beside threads that do not return threads=handler_0")
     assert await stage.all_committed()
     assert not await replace(stage, group_id=group).all_committed()
-
-
-async def test_a_wrong_consumer_ends_the_start_with_one_line(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """It names the file; the status is 1, also where the log is JSON; nothing is delivered."""
-    await stage.publish(orders(1))
-    folder = tmp_path / "consumers"
-    folder.mkdir()
-    (folder / "broken.py").write_text("import no_such_module", encoding="utf-8")
-    for name in ("text", "json"):
-        async with WorkerProcess(
-            tmp_path, stage, sink.url, name=name, consumer_folders=folder, log_format=name
-        ) as worker:
-            assert await worker.wait(60) == 1
-        (line,) = worker.log_text().splitlines()
-        said = json.loads(line)["message"] if name == "json" else line
-        assert said == (
-            f"{folder}/broken.py cannot be imported: ModuleNotFoundError: "
-            "No module named 'no_such_module' (line 1)"
-        )
-    assert not sink.requests
 
 
 async def test_a_letter_is_redriven_for_the_consumer_that_gave_it_up(

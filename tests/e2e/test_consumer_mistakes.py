@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.child import run_python
+from tests.support.stage import Stage
+from tests.support.worker import WorkerProcess
 
+pytestmark = pytest.mark.e2e
+
+NO_KAFKA = Stage("127.0.0.1:1", "order-paid-events", "order-paid-events.DLQ", "group")
 CONSUMER = """
 from order_relay import Consumer, OrderPaid
 coupons = Consumer("coupons", topic="orders", group="coupon-group", event=OrderPaid)
@@ -51,16 +55,16 @@ points = Consumer("points", topic="orders", group="points", event=Paid, handler=
     ids=["import", "no handler", "event", "async register", "form of register", "register",
          "agent", "consumers", "setting"],
 )  # fmt: skip
-def test_a_mistake_ends_the_start_with_one_line(
+async def test_a_mistake_ends_the_start_with_one_line(
     file: str, environment: dict[str, str], said: str, log_format: str, tmp_path: Path
 ) -> None:
     """It says what is wrong and where, as JSON where the log is; there is no stack trace."""
     (tmp_path / "consumers").mkdir()
     (tmp_path / "consumers" / "a.py").write_text(file, encoding="utf-8")
-    settings = {"CONSUMER_FOLDERS": "consumers", "LOG_FORMAT": log_format, **environment}
-    ended = run_python("import app; app.app", tmp_path, **settings)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    (line,) = ended.stderr.splitlines()
+    settings = {"consumer_folders": "consumers", "log_format": log_format, **environment}
+    async with WorkerProcess(tmp_path, NO_KAFKA, "http://127.0.0.1:1", **settings) as worker:
+        assert await worker.wait() == 1
+    (line,) = worker.log_text().splitlines()
     if log_format == "json":
         fields = json.loads(line)
         assert fields["level"] == "CRITICAL"
