@@ -146,7 +146,7 @@ async def test_a_paused_consumer_sends_nothing_on_any_worker(
         await sink.wait_for(lambda s: len(s.accepted) == 30, timeout=60)
         await expect(page.locator("#job")).to_contain_text("on all others", timeout=SEEN_MS)
         await page.goto("about:blank")
-        one.kill9()
+        await one.stop()
         await one.start().wait_ready()
         assert not await paused(one)
         assert errors == []

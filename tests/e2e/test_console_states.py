@@ -38,9 +38,9 @@ NAMELESS = re.compile(
 )
 
 
-async def look_at(page: Page, base: str, state: str, folder: Path, *more: str) -> None:
+async def look_at(page: Page, base: str, state: str, *more: str) -> None:
     """Open each page on a phone in the dark, and look at it on a wide screen in the light, too."""
-    for number, path in enumerate((*PAGES, *more)):
+    for path in (*PAGES, *more):
         await page.set_viewport_size({"width": 390, "height": 900})
         await page.goto(base + path)
         if path == "/worker":
@@ -54,7 +54,6 @@ async def look_at(page: Page, base: str, state: str, folder: Path, *more: str) -
             assert await page.locator("h1").count() == 1, shown
             snapshot = await page.locator("body").aria_snapshot()
             assert NAMELESS.findall(snapshot) == [], shown
-            await page.screenshot(path=folder / f"{state}-{number}-{width}.png")
 
 
 async def test_pages_in_each_state(
@@ -76,19 +75,19 @@ async def test_pages_in_each_state(
         await worker.wait_ready()
         base = f"http://127.0.0.1:{worker.web_port}"
         content = page.locator("#content")
-        await look_at(page, base, "empty", tmp_path)
+        await look_at(page, base, "empty")
 
         await stage.publish(orders(20))
         await sink.wait_for(lambda s: len(s.accepted) == 20, timeout=60)
         await page.goto(base)
         await expect(content).to_contain_text("nothing waits for a person", timeout=SEEN_MS)
-        await look_at(page, base, "well", tmp_path)
+        await look_at(page, base, "well")
 
         sink.script = lambda request: Answer(429, headers={"Retry-After": "2"}, body=b"slow down")
         await stage.publish(orders(20, first=100))
         await page.goto(base)
         await expect(content).to_contain_text("The target throttles", timeout=SEEN_MS)
-        await look_at(page, base, "throttled", tmp_path)
+        await look_at(page, base, "throttled")
 
         sink.script = lambda request: Answer(500, body=("<b>no</b>" * 60).encode())
         await page.goto(base)
@@ -101,14 +100,14 @@ async def test_pages_in_each_state(
         await page.evaluate("document.querySelector('.target').textContent = 'old'; refresh()")
         await expect(page.locator(".target")).to_contain_text("is down")
         assert await page.evaluate(FOCUSED) == "OrderRelayBreakerOpen"
-        await look_at(page, base, "outage", tmp_path)
+        await look_at(page, base, "outage")
 
         await page.goto(f"{base}/dead-letters")
         fragile.down()
         await page.goto(base)
         await expect(content).to_contain_text("Kafka does not answer", timeout=SEEN_MS)
         assert errors == []
-        await look_at(page, base, "no-kafka", tmp_path)
+        await look_at(page, base, "no-kafka")
         assert [text for text in errors if "503" not in text] == []
 
 
@@ -133,7 +132,7 @@ async def test_ten_thousand_letters_without_a_database(
         content = page.locator("#content")
         await expect(content).to_contain_text("10,000 dead letters wait", timeout=SEEN_MS)
         await expect(content).to_contain_text("The database of the fallback table", timeout=SEEN_MS)
-        await look_at(page, base, "letters", tmp_path, "/dead-letters/order_logging/2:7")
+        await look_at(page, base, "letters", "/dead-letters/order_logging/2:7")
 
         await page.goto(f"{base}/dead-letters/order_logging/2:7")
         await expect(page.locator("h1")).to_have_text("Dead letter 2:7")
