@@ -24,6 +24,7 @@ from aiohttp import web
 from tests.support.kafka.ports import LOOPBACK, free_ports
 
 CLOSE_SECONDS = 0.05
+ACCEPTING = "_accept_connection2"  # of asyncio
 # Conditions are asked at most this often: they may look at thousands of requests.
 COALESCE_SECONDS = 0.01
 
@@ -202,16 +203,14 @@ class ScriptedSink:
         self._server = self._web_server = None
         self._going_down.set()
         if server is not None and web_server is not None:
+            # What was accepted becomes a connection in tasks of asyncio, and nobody closes the
+            # sockets of those that begin after the close. None comes between this look and that.
+            while tasks := [one for one in asyncio.all_tasks() if ACCEPTING in repr(one)]:
+                if (await asyncio.wait(tasks, timeout=CLOSE_SECONDS))[1]:
+                    break  # a handshake that takes its time
             server.close()
             await web_server.shutdown(CLOSE_SECONDS)
             await server.wait_closed()
-            # What came meanwhile is accepted in the loop's next round (nothing above needs to have
-            # waited), and becomes a connection in tasks of asyncio.
-            await asyncio.sleep(0)
-            tasks = [one for one in asyncio.all_tasks() if "_accept_connection2" in repr(one)]
-            if tasks:
-                await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
-            await web_server.shutdown(CLOSE_SECONDS)
 
     async def wait_for(
         self, condition: Callable[["ScriptedSink"], object], timeout: float = 30.0
