@@ -56,22 +56,3 @@ async def test_a_letter_gets_its_chances_and_no_more(
         await eventually(left, 60, "the second letter of order 2 had its chance")
     assert sink.accepted_keys == ["paid-1"]
     assert len(worker.log_lines("Dead letters redriven automatically")) == 1
-
-
-async def test_nothing_is_redriven_while_the_target_is_down(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """It would use up the chance; the letter is redriven when the target works again."""
-    sink.script = lambda request: Answer(503)
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, dlq_auto_redrive="1s", breaker_failure_threshold=1
-    ) as worker:
-        await worker.wait_ready()
-        await stage.publish([order(9)])
-        await worker.wait_log("Breaker open: the target fails")
-        await put_letters(stage, [given_up(1)])
-        # More than one round of redriving; that nothing happens cannot be awaited.
-        await sink.wait_for(lambda s: len(s.requests) >= 100, timeout=120)
-        assert not worker.log_lines("Dead letters redriven automatically")
-        sink.script = lambda request: Answer(200)
-        await sink.wait_for(lambda s: "paid-1" in s.accepted_keys, timeout=90)

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from order_relay.fallback.sql.migrate import VERSION_TABLE
 from order_relay.fallback.sql.schema import TABLE_NAME
 from order_relay.fallback.store import NewMessage
 from order_relay.fallback.table import FallbackTable
-from tests.support.publish_command import Commands, asked, end_by_signal, nothing_in
+from tests.support.publish_command import Commands, asked, nothing_in
 
 pytestmark = pytest.mark.e2e
 
@@ -177,16 +176,6 @@ async def test_only_what_was_asked_about_is_discarded(tmp_path: Path) -> None:
         assert b"1 row was discarded" in out
         assert b"changed or deleted meanwhile" in out
     assert statuses(commands) == {2: "PENDING", 3: "FAILED", 4: "PENDING"}
-
-
-async def test_ctrl_c_at_the_question(tmp_path: Path) -> None:
-    """Once is enough: nothing is discarded, no stack trace, the status of a signal."""
-    commands = await recovered_all(tmp_path)
-    async with asked(commands, "fallback", "discard", "3") as question:
-        ended = await end_by_signal(question.process, signal.SIGINT)
-    assert ended.status == 128 + signal.SIGINT
-    assert ended.err.split("\n", 1)[1] == "Nothing was discarded\n"
-    assert len(statuses(commands)) == 5
 
 
 async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:

@@ -67,7 +67,6 @@ async def test_the_console_shows_what_is_delivered_and_what_became_of_an_order(
         await worker.wait_ready()
         await page.goto(f"http://127.0.0.1:{worker.web_port}/worker")
         await says(page, "nothing here is at risk")
-        await says(page, "nothing here is at risk")
         await stage.publish([order(7), *orders(40, first=100), Order(b"8", b"no JSON")])
         await sink.wait_for(lambda s: len(s.accepted) == 40, timeout=60)
         await eventually(stage.all_committed, 20, "everything is committed")
@@ -288,5 +287,6 @@ async def test_a_probe_from_the_console(stage: Stage, sink: ScriptedSink, tmp_pa
         await expect(page.locator("#target")).to_be_focused()
         await does(page, "first attempts fail")
         assert "s3cret" not in await page.content()
+        assert len(worker.log_lines("Probe asked for, it goes at once")) == 1
         worker.kill9()
         await says(page, "This worker does not answer")

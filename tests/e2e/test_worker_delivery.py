@@ -242,18 +242,6 @@ async def test_what_cannot_be_delivered_is_dead_lettered_and_blocks_nothing(
     assert metrics['order_relay_dead_letters_total{reason="retries_exhausted"}'] == 1
 
 
-async def test_no_more_in_flight_than_allowed(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """MAX_IN_FLIGHT is reached and never passed, however many keys wait."""
-    sink.script = lambda request: Answer(delay_seconds=0.02)
-    published = await stage.publish(orders(400))
-    async with WorkerProcess(tmp_path, stage, sink.url, max_in_flight=7):
-        await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=60)
-    assert sink.most_open_requests == 7
-    assert sorted(sink.accepted_keys) == sorted(event_ids(published))
-
-
 async def test_a_partition_that_is_shorter_than_what_was_committed(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:

@@ -1,19 +1,17 @@
-"""The shipped worker with its fallback table: outages of Kafka, of the database, a newer table."""
+"""The shipped worker with its fallback table: outages of Kafka and of the database."""
 
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from order_relay.fallback.sql.migrate import VERSION_TABLE, migrate
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import event_ids, order_value, orders
 from tests.support.publish_command import Commands
-from tests.support.sink import Answer, ScriptedSink
+from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
 from tests.support.worker import WorkerProcess
 
@@ -27,14 +25,18 @@ QUICK: dict[str, Any] = {
 }
 
 
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACE = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01", "tracestate": "rojo=1,congo=2"}
+
+
 async def post(worker: WorkerProcess, body: bytes) -> tuple[int, dict[str, object]]:
-    """POST a paid order: status and answer."""
+    """POST a paid order with a trace context: status and answer."""
     async with (
         aiohttp.ClientSession() as session,
         session.post(
             f"http://{LOOPBACK}:{worker.web_port}/order-paid",
             data=body,
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", **TRACE},
         ) as response,
     ):
         return response.status, await response.json()
@@ -56,7 +58,8 @@ async def test_an_order_paid_while_kafka_is_down_arrives_when_it_is_back(
 ) -> None:
     """Saved, told in log, metrics and commands; then published and delivered with its event id.
 
-    Also where the table's file was deleted before: the worker makes another, and says so.
+    It keeps its trace. Also where the table's file was deleted before: the worker makes another,
+    and says so.
     """
     stage = fragile.stage()
     async with WorkerProcess(tmp_path, stage, sink.url, **QUICK, **database(tmp_path)) as worker:
@@ -85,46 +88,15 @@ async def test_an_order_paid_while_kafka_is_down_arrives_when_it_is_back(
         await sink.wait_for(lambda s: len(s.accepted) == 2, timeout=60)
         await worker.wait_log("Fallback message stats - pending: 0, published: 1, failed: 0")
         assert await worker.stop() == 0
+    for request in sink.requests:
+        assert {name: request.headers[name] for name in TRACE} == TRACE
+    for phrase in ("Saved fallback message", "Fallback message published successfully"):
+        (line,) = worker.log_lines(phrase)
+        assert line.rstrip().endswith(f" trace_id={TRACE_ID}")
     # Two orders are two keys: either may come first.
     assert len(sink.accepted_keys) == 2
     assert set(sink.accepted_keys) == {published["eventId"], saved["eventId"]}
     assert "Traceback" not in worker.log_text()
-
-
-async def test_a_dead_letter_that_kafka_refuses_is_kept_and_comes_back(
-    fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """Its row keeps partition and headers; its record is finished; Kafka gets it later."""
-    stage = fragile.stage()
-    hold: dict[str, Any] = {
-        "consumer_retry_initial_interval_ms": 3000,
-        "consumer_retry_max_attempts": 1,
-    }
-    sink.script = lambda _: Answer(500)
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, breaker_failure_threshold=0, **hold, **QUICK,
-        **database(tmp_path),
-    ) as worker:  # fmt: skip
-        await worker.wait_ready()
-        (published,) = await stage.publish(orders(1))
-        await sink.wait_for(lambda s: len(s.requests) == 1, timeout=60)
-        fragile.down()
-        await worker.wait_log("Saved fallback message")
-        assert (await worker.metrics())["order_relay_dead_letters_saved_total"] == 1
-        commands = Commands(tmp_path, **database(tmp_path))
-        (row,) = (await commands("fallback", "list", "--json")).objects
-        assert row["topic"] == stage.dlq_topic
-        assert row["message_partition"] == published.partition
-        fragile.up()
-        await worker.wait_log("Fallback message published successfully")
-        await worker.wait_until(stage.all_committed, 60, "to commit the record")
-        assert await worker.stop() == 0
-    (letter,) = await stage.dead_letters()
-    assert letter.partition == published.partition
-    assert (letter.key, letter.value) == (published.key, published.value)
-    assert letter.source == (published.partition, published.offset)
-    assert letter.text("event-id") == published.event_id
-    assert letter.text("dlq-reason") == "retries_exhausted"
 
 
 async def test_a_database_that_is_down_does_not_stop_deliveries(
@@ -144,30 +116,3 @@ async def test_a_database_that_is_down_does_not_stop_deliveries(
     assert set(event_ids(published)) < set(sink.accepted_keys)
     assert len(worker.log_lines("Fallback table unusable")) == 1
     assert "hush" not in worker.log_text()
-
-
-async def test_a_table_of_a_newer_version_is_not_touched(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """The worker says so in one line, delivers, and writes nothing into it."""
-    settings = database(tmp_path)
-    await migrate(settings["database_url"])
-    _set_revision(tmp_path / "relay.db", "9999")
-    async with WorkerProcess(tmp_path, stage, sink.url, **settings, **QUICK) as worker:
-        await worker.wait_ready()
-        await worker.wait_log("Fallback table unusable")
-        await stage.publish(orders(3))
-        await sink.wait_for(lambda s: len(s.accepted) == 3, timeout=60)
-        # Somebody restores it: the worker goes on by itself.
-        _set_revision(tmp_path / "relay.db", "0001")
-        await worker.wait_log("Fallback table opened")
-        assert await worker.stop() == 0
-    (line,) = worker.log_lines("Fallback table unusable")
-    assert "9999" in line
-
-
-def _set_revision(path: Path, revision: str) -> None:
-    connection = sqlite3.connect(path)
-    with connection:
-        connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = ?", (revision,))  # noqa: S608 - our own name
-    connection.close()

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 
 from tests.support.embedded import EmbeddedKafka
-from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import order, order_value, orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
@@ -121,20 +119,6 @@ async def test_a_kafka_outage_is_told_in_json(
     ]
     assert complaints
     assert len(complaints) < 100
-
-
-async def test_what_ends_the_start_is_a_line_of_json(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """A port in use: one line of JSON that says it, and status 1."""
-    with socket.create_server((LOOPBACK, 0)) as taken:
-        port = taken.getsockname()[1]
-        async with WorkerProcess(
-            tmp_path, stage, sink.url, name="taken", log_format="json", web_port=port
-        ) as worker:
-            assert await worker.wait(60) == 1
-    (line,) = saying(parsed(worker.log_text()), f"WEB_PORT={port}")
-    assert line["level"] == "CRITICAL"
 
 
 async def test_a_command_prints_what_it_always_prints_and_logs_in_json(

@@ -21,13 +21,15 @@ from tests.support.worker import WorkerProcess
 pytestmark = pytest.mark.e2e
 
 
-async def post(worker: WorkerProcess, number: int, **headers: str) -> tuple[int, dict[str, Any]]:
-    """Hand in an order; give status and answer."""
+async def post(
+    worker: WorkerProcess, number: int, data: Any = None, **headers: str
+) -> tuple[int, dict[str, Any]]:
+    """Hand in an order, or other data; give status and answer."""
     url = f"http://{LOOPBACK}:{worker.web_port}/order-paid"
     given = {"Content-Type": "application/json", "event-id": f"order-{number}"} | headers
     async with (
         aiohttp.ClientSession() as http,
-        http.post(url, data=body(number), headers=given) as answer,
+        http.post(url, data=data or body(number), headers=given) as answer,
     ):
         return answer.status, json.loads(await answer.text())
 
@@ -35,7 +37,10 @@ async def post(worker: WorkerProcess, number: int, **headers: str) -> tuple[int,
 async def test_from_the_client_to_the_logger(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Every accepted order reaches the logger byte for byte, under the id that the client gave."""
+    """Every accepted order reaches the logger byte for byte, under the id that the client gave.
+
+    A body that is refused for its size, before anything looks at it, is counted as refused.
+    """
     database = f"sqlite:///{tmp_path}/relay.db"
     async with WorkerProcess(
         tmp_path, stage, sink.url, database_url=database, api_token="s3cret"
@@ -43,29 +48,14 @@ async def test_from_the_client_to_the_logger(
         await worker.wait_ready()
         bearer = {"Authorization": "Bearer s3cret"}
         assert (await post(worker, 0))[0] == 401
+        assert (await post(worker, 0, BytesIO(b" " * 1_100_000), **bearer))[0] == 413
+        counted = await worker.metrics()
+        assert counted['order_relay_published_total{result="refused"}'] == 1
+        assert counted['order_relay_published_total{result="busy"}'] == 0
         answers = await asyncio.gather(*(post(worker, number, **bearer) for number in range(200)))
         assert {(status, answer["status"]) for status, answer in answers} == {(202, "published")}
         await sink.wait_for(lambda s: len(s.accepted) == 200, timeout=60)
         assert set(sink.accepted) == {(f"order-{number}", body(number)) for number in range(200)}
-        assert await worker.stop() == 0
-
-
-async def test_what_is_turned_away_is_in_the_metrics(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """A body that is refused for its size, before anything looks at it, is counted as refused."""
-    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
-        await worker.wait_ready()
-        url = f"http://{LOOPBACK}:{worker.web_port}/order-paid"
-        given = {"Content-Type": "application/json"}
-        async with (
-            aiohttp.ClientSession() as http,
-            http.post(url, data=BytesIO(b" " * 1_100_000), headers=given) as answer,
-        ):
-            assert answer.status == 413
-        counted = await worker.metrics()
-        assert counted['order_relay_published_total{result="refused"}'] == 1
-        assert counted['order_relay_published_total{result="busy"}'] == 0
         assert await worker.stop() == 0
 
 

@@ -1,16 +1,14 @@
 """The shipped worker during outages of the external logger, and of Kafka."""
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaError
 
 from order_relay.delivery.dispatcher import MAX_READ_AHEAD
 from tests.support.embedded import EmbeddedKafka
 from tests.support.front_door import FrontDoor
-from tests.support.orders import event_ids, order, orders
+from tests.support.orders import event_ids, orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
@@ -117,96 +115,6 @@ async def test_wrong_credentials_are_an_outage(
     }
 
 
-async def test_without_a_breaker_a_dead_logger_dead_letters(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """BREAKER_FAILURE_THRESHOLD=0: every record spends its retries and becomes a dead letter."""
-    await sink.down()
-    published = await stage.publish(orders(60))
-    async with WorkerProcess(
-        tmp_path,
-        stage,
-        sink.url,
-        breaker_failure_threshold=0,
-        consumer_retry_initial_interval_ms=10,
-    ) as worker:
-
-        async def all_dead() -> bool:
-            metrics = await worker.metrics()
-            return metrics.get('order_relay_dead_letters_total{reason="retries_exhausted"}') == len(
-                published
-            )
-
-        await worker.wait_until(all_dead, 60, "to dead-letter everything")
-        await eventually(stage.all_committed, 20, "everything is committed")
-    letters = await stage.dead_letters()
-    assert sorted(row.source for row in letters) == sorted(
-        (r.partition, r.offset) for r in published
-    )
-    assert {row.text("dlq-attempts") for row in letters} == {"4"}
-    assert {row.text("dlq-http-status") for row in letters} == {None}
-    assert all(row.text("kafka_dlt-exception-cause-fqcn") for row in letters)
-    assert not sink.accepted
-
-
-async def test_a_refused_dead_letter_holds_its_record_back(
-    fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """While Kafka and the database refuse a dead letter its record is unfinished; others go on."""
-    stage = fragile.stage()
-    fragile.set_topic_error(stage.dlq_topic, KafkaError.UNKNOWN_TOPIC_OR_PART)
-    sink.script = lambda request: Answer(422 if request.order_id == 1 else 200)
-    bad = order(1, key="bad", partition=0)
-    rest = [order(n, key=f"k-{n}", partition=0) for n in range(2, 50)]
-    behind = order(100, key="bad", partition=0)
-    await stage.publish([bad, *rest, behind])
-    # A database that cannot be used: the table would take the letter, and the record be finished.
-    nowhere = f"sqlite+aiosqlite:///{tmp_path / 'no-such-folder' / 'relay.db'}"
-    async with WorkerProcess(tmp_path, stage, sink.url, database_url=nowhere) as worker:
-        await sink.wait_for(lambda s: len(s.accepted) == len(rest), timeout=60)
-        await worker.wait_log("Dead letter refused")
-
-        async def rest_is_noted() -> bool:
-            committed = (await stage.committed()).get(0)
-            # Nothing before the bad record may be committed; what is finished beyond it is noted.
-            assert committed is None or committed.offset == 0
-            return committed is not None and committed.metadata != ""
-
-        await eventually(rest_is_noted, 20, "what is finished is noted beside the offset")
-        assert behind.value not in sink.accepted_bodies
-        fragile.set_topic_error(stage.dlq_topic, 0)
-        await sink.wait_for(lambda s: behind.value in s.accepted_bodies, timeout=60)
-        await eventually(stage.all_committed, 20, "everything is committed")
-        assert await worker.stop() == 0
-    (letter,) = await stage.dead_letters()
-    assert letter.value == bad.value
-    assert len(sink.accepted) == len(rest) + 1
-
-
-async def test_kafka_gone_under_load_and_back(
-    fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """All brokers vanish during deliveries and come back: the worker goes on by itself."""
-    stage = fragile.stage()
-    sink.script = lambda request: Answer(delay_seconds=0.01)
-    first = await stage.publish(orders(600, keys=60))
-    async with WorkerProcess(tmp_path, stage, sink.url, max_in_flight=20) as worker:
-        await sink.wait_for(lambda s: len(s.accepted) > 50, timeout=60)
-        fragile.down()
-        delivered = len(sink.accepted)
-        # What it holds is delivered without Kafka; then it waits.
-        await sink.wait_for(lambda s: len(s.accepted) > delivered, timeout=30)
-        await asyncio.to_thread(fragile.up)
-        second = await stage.publish(orders(300, keys=60, first=10_000))
-        await sink.wait_for(
-            lambda s: set(event_ids([*first, *second])) <= set(s.accepted_keys), timeout=90
-        )
-        await eventually(stage.all_committed, 60, "everything is committed")
-        assert worker.running
-        assert await worker.stop() == 0
-    assert not await stage.dead_letters()
-
-
 async def test_brokers_that_come_back_under_other_addresses(
     fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
 ) -> None:
@@ -238,32 +146,3 @@ async def test_brokers_that_come_back_under_other_addresses(
                 await worker.wait_until(intake_moves, 60, "to say that its intake moves")
                 await worker.wait_log("No known broker answered, the bootstrap servers named")
                 assert await worker.stop() == 0
-
-
-async def test_one_hopeless_record_does_not_keep_the_breaker_open(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """A record that always fails opens the breaker; healthy ones close it, and it is given up."""
-    sink.script = lambda request: Answer(500 if request.order_id == 1 else 200)
-    published = await stage.publish([order(1), *orders(20, first=2)])
-    async with WorkerProcess(
-        tmp_path,
-        stage,
-        sink.url,
-        breaker_failure_threshold=2,
-        breaker_probe_interval_seconds=0.1,
-        max_in_flight=1,
-        consumer_retry_initial_interval_ms=10,
-    ):
-        await sink.wait_for(lambda s: len(s.accepted) == len(published) - 1, timeout=60)
-
-        async def given_up() -> bool:
-            # As in a shop that goes on selling: each success closes the breaker for a while.
-            published.extend(await stage.publish([order(len(published) + 1)]))
-            return len(await stage.dead_letters()) == 1
-
-        await eventually(given_up, 60, "the hopeless record is given up")
-        await eventually(stage.all_committed, 30, "everything is committed")
-    (letter,) = await stage.dead_letters()
-    assert letter.text("dlq-reason") == "retries_exhausted"
-    assert len(sink.accepted) == len(published) - 1

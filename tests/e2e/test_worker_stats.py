@@ -51,6 +51,7 @@ async def test_the_figures_under_traffic_are_those_of_the_metrics(
         found, metrics = await figures(worker), await worker.metrics()
         await worker.wait_log("Delivery stats - delivered: 60, dead lettered: 1, duplicates: 0, ")
         assert await worker.stop() == 0
+    assert not worker.log_lines("Breaker open")  # the threshold is 0, and 61 in a row failed
     assert found["group"] == stage.group_id
     assert found["worker"]["pid"] > 0
     assert str(worker.web_port) in found["worker"]["url"]

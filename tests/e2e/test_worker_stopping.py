@@ -1,13 +1,10 @@
-"""The shipped worker ends: told to, killed, in an outage; and what the next one does then."""
+"""The shipped worker is told to end, and what the next one does then; on Kafka: tests/kafka."""
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.support import forks
-from tests.support.embedded import SESSION_TIMEOUT_MS, EmbeddedKafka
 from tests.support.orders import event_ids, orders
 from tests.support.sink import Answer, Fault, ScriptedSink
 from tests.support.stage import Stage
@@ -15,13 +12,6 @@ from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(autouse=True)
-def from_the_first_import_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers are started as users start them, not as forks."""
-    monkeypatch.setattr(forks, "POSSIBLE", False)
-
 
 GRACE_SECONDS = 5
 # What leaving the group and closing connections may take beside the grace.
@@ -33,17 +23,19 @@ COMMITS_ALONE = {"deliveries_store": "off"}
 async def test_sigterm_lets_deliveries_end_and_commits_them(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Deliveries in flight end within the grace; what is committed is not delivered again."""
+    """MAX_IN_FLIGHT deliveries end within the grace; what is committed is not delivered again."""
     sink.script = lambda request: Answer(delay_seconds=1.0)
-    published = await stage.publish(orders(40, keys=10))
-    async with WorkerProcess(
+    published = await stage.publish(orders(40, keys=20))
+    new = WorkerProcess(
         tmp_path, stage, sink.url, max_in_flight=10, shutdown_grace_seconds=GRACE_SECONDS * 4
-    ) as worker:
+    )
+    async with new.in_new_interpreter() as worker:
         await sink.wait_for(lambda s: s.open_requests == 10, timeout=60)
         begun = {request.idempotency_key for request in sink.requests}
         worker.sigterm()
         assert await worker.wait(GRACE_SECONDS * 4 + TAIL_SECONDS) == 0
         assert "Traceback" not in worker.log_text()
+    assert sink.most_open_requests == 10
     # Everything that it had begun was finished.
     assert begun <= set(sink.accepted_keys)
     assert len(sink.requests) == len(sink.accepted)
@@ -130,44 +122,3 @@ async def test_sigterm_does_not_wait_for_a_long_backoff(
     sink.script = lambda request: Answer()
     async with WorkerProcess(tmp_path, stage, sink.url, name="second"):
         await sink.wait_for(lambda s: set(s.accepted_keys) == set(event_ids(published)), timeout=60)
-
-
-async def test_kill_9_loses_nothing(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
-    """Killed again and again under load, the workers deliver everything, each key in order."""
-    sink.script = lambda request: Answer(delay_seconds=0.01)
-    published = await stage.publish(orders(1500, keys=100))
-    everything = set(event_ids(published))
-    for life in range(3):
-        async with WorkerProcess(
-            tmp_path, stage, sink.url, name=f"life-{life}", max_in_flight=30
-        ) as worker:
-            goal = len(sink.accepted) + 200
-            await sink.wait_for(lambda s, goal=goal: len(s.accepted) >= goal, timeout=60)  # type: ignore[misc]
-            worker.kill9()
-    async with WorkerProcess(tmp_path, stage, sink.url, name="last"):
-        await sink.wait_for(lambda s: set(s.accepted_keys) >= everything, timeout=90)
-        await eventually(stage.all_committed, 20, "everything is committed")
-    assert not await stage.dead_letters()
-    for key, requests in sink.by_key().items():
-        firsts = list(dict.fromkeys(request.order_id or 0 for request in requests))
-        assert firsts == sorted(firsts), f"{key} out of order"
-
-
-async def test_sigterm_while_kafka_is_gone(
-    fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """Without brokers to commit to, the worker still ends, and what it could not commit repeats."""
-    # It cannot leave the group: the next one waits until it is taken for dead.
-    stage = replace(fragile.stage(), session_timeout_ms=SESSION_TIMEOUT_MS)
-    sink.script = lambda request: Answer(delay_seconds=0.05)
-    published = await stage.publish(orders(500, keys=50))
-    async with WorkerProcess(tmp_path, stage, sink.url, max_in_flight=10) as worker:
-        await sink.wait_for(lambda s: len(s.accepted) > 30, timeout=60)
-        fragile.down()
-        worker.sigterm()
-        assert await worker.wait(10 + TAIL_SECONDS * 2) == 0
-    fragile.up()
-    async with WorkerProcess(tmp_path, stage, sink.url, name="second"):
-        everything = set(event_ids(published))
-        await sink.wait_for(lambda s: set(s.accepted_keys) >= everything, timeout=60)
-        await eventually(stage.all_committed, 30, "everything is committed")

@@ -1,15 +1,11 @@
-"""A trace from the order's request to the logger, through whatever lies between."""
+"""A record's trace at the logger and at its dead letter; in an outage: test_worker_fallback."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
 
-from tests.support.embedded import EmbeddedKafka
-from tests.support.kafka.ports import LOOPBACK
-from tests.support.orders import order, order_value
+from tests.support.orders import order
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
@@ -20,11 +16,6 @@ pytestmark = pytest.mark.e2e
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
 STATE = "rojo=1,congo=2"
-QUICK: dict[str, Any] = {
-    "fallback_replay_interval_seconds": 1,
-    "producer_delivery_timeout_ms": 3000,
-    "producer_request_timeout_ms": 1000,
-}
 
 
 async def test_a_trace_reaches_the_logger_and_the_dead_letters(
@@ -62,38 +53,3 @@ async def test_a_trace_reaches_the_logger_and_the_dead_letters(
         traced = [line.rstrip() for line in worker.log_lines(phrase) if "trace_id" in line]
         assert len(traced) == times
         assert all(line.endswith(f" trace_id={TRACE_ID}") for line in traced)
-
-
-async def test_a_posted_order_keeps_its_trace_through_an_outage(
-    fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """Saved in the fallback table while Kafka is away, and with the logger in the end."""
-    stage = fragile.stage()
-    async with WorkerProcess(tmp_path, stage, sink.url, **QUICK) as worker:
-        await worker.wait_ready()
-        fragile.down()
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(
-                f"http://{LOOPBACK}:{worker.web_port}/order-paid",
-                data=order_value(1),
-                headers={
-                    "Content-Type": "application/json",
-                    "traceparent": TRACEPARENT,
-                    "tracestate": STATE,
-                },
-            ) as answer,
-        ):
-            assert (await answer.json())["status"] == "saved"
-        await worker.wait_log("Saved fallback message")
-        (saved,) = worker.log_lines("Saved fallback message")
-        assert saved.rstrip().endswith(f" trace_id={TRACE_ID}")
-        fragile.up()
-        await sink.wait_for(lambda s: len(s.accepted) == 1, timeout=60)
-        await worker.wait_log("Fallback message published successfully")
-        assert await worker.stop() == 0
-    (request,) = sink.requests
-    assert request.headers["traceparent"] == TRACEPARENT
-    assert request.headers["tracestate"] == STATE
-    (published,) = worker.log_lines("Fallback message published successfully")
-    assert published.rstrip().endswith(f" trace_id={TRACE_ID}")

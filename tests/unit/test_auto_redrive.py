@@ -10,6 +10,9 @@ import pytest
 from order_relay.dead_letters.auto_redrive import AutoRedrive
 from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.redrive import LetterResult, Redrive, RedriveResult
+from order_relay.delivery.gate import NO_PROBE
+from order_relay.settings import load_settings
+from tests.support.runtimes import runtime
 from tests.unit.test_open_letters import MOMENT, Topic, indexed, letter
 
 WAITS = (600.0, 3600.0)
@@ -134,3 +137,16 @@ async def test_a_round_ends_when_the_target_begins_to_fail() -> None:
     assert opened.asked == [0, 1]
     assert opened.stopped == "the target does not work"
     assert counted == [2]
+
+
+async def test_a_worker_asks_whether_its_target_works() -> None:
+    """It does not while the breaker is open, nor while a person has paused the consumer."""
+    with runtime(load_settings(breaker_failure_threshold=1)) as made:
+        works = made._auto_redrive(WAITS)._target_works
+        assert works()
+        made.dispatcher.pause(True)
+        assert not works()
+        made.dispatcher.pause(False)
+        assert works()
+        made.dispatcher.breaker.failed(NO_PROBE, first=True)
+        assert not works()
