@@ -72,19 +72,6 @@ async def test_a_letter_is_read_back_with_all_its_headers(stage: Stage) -> None:
     assert list(row.headers) == dead_letter_headers(LETTER, stage.group_id, "order_logging")
 
 
-async def test_letters_keep_their_partitions_and_order(stage: Stage) -> None:
-    """Each letter goes to the partition its record came from, whatever the key would say."""
-    async with dead_letter_topic(stage) as topic:
-        for offset in range(12):
-            record = msgspec.structs.replace(RECORD, partition=offset % 3, offset=offset)
-            await topic.send(replace(LETTER, record=record))
-    rows = await stage.dead_letters()
-    assert [row.source for row in rows] == [
-        (partition, offset) for partition in range(3) for offset in range(partition, 12, 3)
-    ]
-    assert all(row.partition == row.source[0] for row in rows)
-
-
 async def test_a_partition_that_the_topic_lacks(stage: Stage) -> None:
     """A record of a partition that the dead-letter topic does not have goes where its key says."""
     async with dead_letter_topic(stage) as topic:

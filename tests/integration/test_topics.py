@@ -42,16 +42,6 @@ def _told(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
     ]
 
 
-async def test_kafka_that_is_there_is_not_waited_for(
-    stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
-    """With a broker there is nothing to wait for and nothing to say."""
-    pauses = Pauses()
-    assert await Topics(stage.settings()).wait_until_ready(pauses)
-    assert not pauses.lasted
-    assert not _told(caplog)
-
-
 async def test_kafka_that_comes_later_is_waited_for(
     fragile: EmbeddedKafka, caplog: pytest.LogCaptureFixture
 ) -> None:

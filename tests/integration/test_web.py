@@ -119,16 +119,6 @@ async def test_pages_are_not_read_under_a_foreign_name(served: Served, method: s
         assert await status_under("proxy.example", "/metrics", **token) in (200, 405)
 
 
-async def test_a_port_in_use_is_said(served: Served) -> None:
-    """A second server on the same port raises, and the first one goes on."""
-    pages = {"order_logging": consumer_pages(served.health)}
-    second = WebServer(LOOPBACK, served.port, served.metrics.registry, pages)
-    with pytest.raises(OSError, match=str(served.port)):
-        await second.start()
-    await second.stop()
-    assert (await served.get("/health/live"))[0] == 200
-
-
 async def test_stopping_frees_the_port() -> None:
     """After its stop the port can be bound again, and a second stop does nothing."""
     one = Served()

@@ -47,6 +47,8 @@ async def test_letters_refused_for_want_of_a_replica(
         assert {row.event_id for row in saved} == set(event_ids(rejected))
         assert {(row.topic, row.status) for row in saved} == {(topic, Status.PENDING)}
         assert len(saved) == REJECTED
+        metrics = await worker.metrics()
+        assert metrics["order_relay_dead_letters_saved_total"] == REJECTED
         assert await scene.stage.dead_letters() == []
 
         await scene.revive_brokers()

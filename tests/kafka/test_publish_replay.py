@@ -22,13 +22,12 @@ KEYS = 2_500
 INSERT_CHUNK = 1_000
 
 
-@pytest.mark.parametrize("database", ["sqlite_url", "postgres_url"])
-async def test_two_workers_at_once(
-    kafka: RealKafka, tmp_path: Path, request: pytest.FixtureRequest, database: str
-) -> None:
-    """Both publish, no row twice, and those of a key in their order although both have some."""
-    url: str = request.getfixturevalue(database)
-    async with PublishScene(kafka, tmp_path, url, **PATIENT) as scene:
+async def test_two_workers_at_once(kafka: RealKafka, tmp_path: Path, sqlite_url: str) -> None:
+    """Both publish, no row twice, and those of a key in their order although both have some.
+
+    On PostgreSQL: test_scale_out.
+    """
+    async with PublishScene(kafka, tmp_path, sqlite_url, **PATIENT) as scene:
         workers = [scene.worker(name) for name in ("a", "b")]
         for worker in workers:
             await worker.wait_log("Fallback table opened")

@@ -95,10 +95,6 @@ class EmbeddedKafka:
         """Answer the next ``count`` requests of a kind, from whomever, with an error."""
         self._tell("refuse", api_key, code, count)
 
-    def relent(self, api_key: int = PRODUCE) -> None:
-        """Forget what is left of ``refuse``."""
-        self._tell("relent", api_key)
-
     def freeze(self) -> None:
         """Stop the brokers in their tracks: connections stay open, nothing answers."""
         self._process.send_signal(signal.SIGSTOP)

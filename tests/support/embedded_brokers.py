@@ -28,7 +28,6 @@ class ScriptedBrokers(EmbeddedCluster):
                 "push_request_errors_array",
                 (pointer, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(number)),
             ),
-            ("clear_request_errors", (pointer, ctypes.c_int16)),
         ):
             function = getattr(self._lib, f"rd_kafka_mock_{name}")
             function.restype, function.argtypes = None, arguments
@@ -55,10 +54,6 @@ class ScriptedBrokers(EmbeddedCluster):
         errors = (ctypes.c_int * count)(*[code] * count)
         self._lib.rd_kafka_mock_push_request_errors_array(self._cluster, api_key, count, errors)
 
-    def relent(self, api_key: int) -> None:
-        """Forget the errors that ``refuse`` has left over."""
-        self._lib.rd_kafka_mock_clear_request_errors(self._cluster, api_key)
-
 
 COMMANDS = {
     "broker_down",
@@ -66,7 +61,6 @@ COMMANDS = {
     "first_join_delay",
     "make_topic",
     "refuse",
-    "relent",
     "topic_error",
 }
 

@@ -82,25 +82,6 @@ async def test_sqlite_refuses_other_times(store: FallbackTable, moment: str) -> 
     assert (await Replay(store, FakeProducer()).run_once()).published == 1
 
 
-async def test_workers_of_one_database(database_url: str) -> None:
-    """Several stores on one database, each with its own connections, publish every row once."""
-    stores = [FallbackTable(database_url) for _ in range(3)]
-    producer = FakeProducer(latency_seconds=0.002)
-    await stores[0].open()
-    for number in range(300):
-        await stores[0].save(message(b"%d" % number, b"%d" % (number % 40)))
-    workers = [Replay(store, producer, batch_size=25) for store in stores]
-    sweeps = await asyncio.gather(*(worker.run_once() for worker in workers))
-    assert sum(sweep.published for sweep in sweeps) == 300
-    assert len(producer.sent) == 300
-    by_key: dict[bytes | None, list[int]] = {}
-    for sent in producer.acknowledged:
-        by_key.setdefault(sent.key, []).append(int(sent.value or b""))
-    assert all(numbers == sorted(numbers) for numbers in by_key.values())
-    for store in stores:
-        await store.close()
-
-
 async def test_a_database_that_is_gone(postgres_url: str) -> None:
     """A database that does not exist is DatabaseUnavailable, with the driver's words."""
     store = FallbackTable(postgres_url + "_gone")

@@ -1,10 +1,6 @@
 """Publishing through librdkafka to brokers that vanish, refuse and come back."""
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
@@ -160,56 +156,6 @@ async def test_refused_dead_letters_come_back(shop: Shop) -> None:
     assert headers["event-id"] == f"{shop.stage.topic}-2-7".encode()
     await shop.dead_letters.send(letter)  # straight to the topic now
     assert await shop.store.count(RowFilter()) == 1
-
-
-WORKER = """
-import asyncio, sys
-from order_relay.kafka.producer import KafkaProducer, producer_config
-from order_relay.fallback.replay import Replay
-from order_relay.fallback.table import FallbackTable
-from order_relay.settings.settings import load_settings
-
-async def main():
-    producer = KafkaProducer(load_settings(kafka_bootstrap_servers=sys.argv[1]))
-    producer.ping = lambda timeout_seconds=5.0: asyncio.sleep(0)
-    await producer.start()
-    store = FallbackTable(sys.argv[2])
-    await Replay(store, producer, lease_seconds=2).run_once()
-
-asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize("database", ["sqlite_url", "postgres_url"])
-async def test_a_worker_killed_in_the_middle(
-    fragile: EmbeddedKafka, database: str, request: pytest.FixtureRequest
-) -> None:
-    """Rows that a killed worker had claimed and sent are published by another worker."""
-    url: str = request.getfixturevalue(database)
-    shop = Shop(fragile, url)
-    await shop.store.open()
-    for number in range(50):
-        await shop.store.save(NewMessage(shop.stage.topic, b"%d" % number, order_value(number)))
-    fragile.freeze()
-    worker = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
-        [sys.executable, "-c", WORKER, fragile.bootstrap_servers, url],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-    async def all_claimed() -> bool:
-        rows = await shop.store.find(RowFilter(), limit=100)
-        return all(row.lease_token for row in rows)
-
-    await eventually(all_claimed)
-    worker.send_signal(signal.SIGKILL)
-    await asyncio.to_thread(worker.wait)
-    fragile.thaw()
-    await shop.producer.start()
-    await eventually(_published(shop, 50))
-    values = {row.value for row in await shop.stage.records()}
-    assert values == {order_value(number) for number in range(50)}
-    await shop.producer.stop()
-    await shop.store.close()
 
 
 def _published(shop: Shop, count: int) -> Callable[[], Coroutine[None, None, bool]]:
