@@ -19,7 +19,6 @@ pytestmark = [
     pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason())),
 ]
 
-# Of Kafka a worker says after half a minute that it does not answer.
 SEEN_MS = 60_000
 SCRIPT = "<img src=x onerror=\"document.title='broken'\">"
 INJECT = """() => {
@@ -94,29 +93,6 @@ async def test_the_console_shows_what_is_delivered_and_what_became_of_an_order(
         await page.evaluate(INJECT)
         assert any("Content Security Policy" in text for text in errors)
         await expect(page).to_have_title("Worker · Order relay")
-
-
-async def test_the_console_tells_what_is_wrong(
-    fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """An outage of the logger, of Kafka, and the end of the worker; and that they are over."""
-    stage = fragile.stage()
-    await stage.publish(orders(30))
-    await sink.down()
-    async with (
-        WorkerProcess(tmp_path, stage, sink.url, breaker_failure_threshold=3) as worker,
-        browser_page() as (page, _),
-    ):
-        await worker.wait_log("Breaker open")
-        await page.goto(f"http://127.0.0.1:{worker.web_port}/worker")
-        await says(page, "The target fails: events wait in Kafka, none is given up.")
-        await sink.up()
-        await shows(page, "deliveries.delivered", "30")
-        await says(page, "nothing here is at risk")
-        fragile.down()
-        await says(page, "Kafka does not answer this worker. OrderRelayKafkaUnreachable")
-        worker.kill9()
-        await says(page, "This worker does not answer")
 
 
 COUPONS = """

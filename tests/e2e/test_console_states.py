@@ -107,6 +107,10 @@ async def test_pages_in_each_state(
         await page.goto(base)
         await expect(content).to_contain_text("Kafka does not answer", timeout=SEEN_MS)
         assert errors == []
+        await page.goto(f"{base}/worker")
+        await expect(page.locator("#verdicts")).to_contain_text(
+            "Kafka does not answer this worker. OrderRelayKafkaUnreachable", timeout=SEEN_MS
+        )
         await look_at(page, base, "no-kafka")
         assert [text for text in errors if "503" not in text] == []
 

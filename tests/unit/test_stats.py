@@ -5,6 +5,7 @@ import asyncio
 import json
 import logging
 import re
+import time
 import tomllib
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ import pytest
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
+from order_relay.dead_letters.open_letters import OpenFigures
 from order_relay.delivery.target_health import Breaker, TargetState
 from order_relay.fallback.store import FallbackStats
 from order_relay.kafka.consumer import RelayConsumer
@@ -200,6 +202,20 @@ def test_the_target_is_said(bench: Bench) -> None:
     bench.target = target(TargetState.THROTTLES, rate=0.2468, concurrency=3)
     assert bench.figures()["target"]["rate_limit"] == 0.247
     assert bench.figures()["target"]["concurrency_limit"] == 3
+
+
+def test_open_letters_are_those_of_the_metrics(bench: Bench) -> None:
+    """By reason, those of other programs under "other"; null while they are not known."""
+    by_reason = {"rejected": 2, "tombstone": 1, "of_others": 1}
+    bench.metrics.open_letters(OpenFigures(by_reason, time.time() - 90_000))
+    found = bench.figures()["open_dead_letters"]
+    assert (found["total"], found["by_reason"]["retries_exhausted"]) == (4, 0)
+    assert {name: n for name, n in found["by_reason"].items() if n} == {
+        "rejected": 2, "tombstone": 1, "other": 1
+    }  # fmt: skip
+    assert 90_000 <= found["oldest_seconds"] < 90_100
+    bench.metrics.open_letters(None)
+    assert bench.figures()["open_dead_letters"]["total"] is None
 
 
 @pytest.mark.parametrize("state", TargetState)
