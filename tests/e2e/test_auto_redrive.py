@@ -31,8 +31,7 @@ async def test_a_letter_gets_its_chances_and_no_more(
     """What is due is delivered; what had its chances, or was refused, waits for a person."""
     sink.script = lambda request: Answer(500 if request.order_id == 2 else 200)
     await put_letters(
-        stage,
-        [given_up(1), given_up(2), given_up(3, redrives=1), given_up(4, reason="rejected")],
+        stage, [given_up(1), given_up(2), given_up(3, redrives=1), given_up(4, reason="rejected")]
     )
     async with WorkerProcess(
         tmp_path, stage, sink.url, dlq_auto_redrive="1s", consumer_retry_max_attempts=1

@@ -119,7 +119,7 @@ async def test_a_dry_run_publishes_nothing(tmp_path: Path) -> None:
     good = lines([order_value(1), order_value(2)])
     people = await commands("publish", "-", "--dry-run", stdin=good + b"{bad\n", statuses=(1,))
     assert people.out.splitlines()[0].split() == [
-        *("would", "be", "published", "2", "to", "topic", "order-paid-events"),
+        *("would", "be", "published", "2", "to", "topic", "order-paid-events")
     ]
     assert "line 3 would be refused: the value is not JSON" in people.out
     assert people.out.endswith("nothing was published\n")

@@ -163,10 +163,7 @@ async def test_the_pages_of_an_order_a_row_and_a_letter(
 ) -> None:
     """Deep links: what became of an order, its dead letter with headers; and pages that are not."""
     sink.script = lambda request: Answer(422, body=b"<i>no</i>")
-    async with (
-        WorkerProcess(tmp_path, stage, sink.url) as worker,
-        browser_page() as (page, _),
-    ):
+    async with WorkerProcess(tmp_path, stage, sink.url) as worker, browser_page() as (page, _):
         await worker.wait_ready()
         await stage.publish([order(7)])
         base = f"http://127.0.0.1:{worker.web_port}"

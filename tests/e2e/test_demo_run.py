@@ -48,10 +48,7 @@ class Demo:
                 [sys.executable, "-m", "demo", *arguments],
                 cwd=ROOT,
                 env=environment(
-                    folder,
-                    LOGGER_PORT=str(self.logger_port),
-                    WEB_PORT=str(self.web_port),
-                    **given,
+                    folder, LOGGER_PORT=str(self.logger_port), WEB_PORT=str(self.web_port), **given
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -238,9 +235,7 @@ async def test_it_gives_up_when_nothing_moves_and_names_what_is_missing(
     demo = Demo(tmp_path, "--orders", "60", "--rate", "20", "--give-up-after", "4")
     started.append(demo)
     await eventually(
-        lambda: re.search(r"  delivered [1-9]", demo.text()),
-        LIMIT_SECONDS,
-        describe=demo.text,
+        lambda: re.search(r"  delivered [1-9]", demo.text()), LIMIT_SECONDS, describe=demo.text
     )
     worker = demo.worker()
     os.kill(worker, signal.SIGSTOP)

@@ -87,11 +87,7 @@ async def test_its_worker_runs_its_consumers(
     embedded.create_topic(dlq_topic)
     coupons = replace(stage, dlq_topic=dlq_topic, group_id=f"{stage.group_id}-coupons")
     worker = WorkerProcess(
-        repository,
-        stage,
-        sink.url,
-        coupons_topic=coupons.topic,
-        coupons_group=coupons.group_id,
+        repository, stage, sink.url, coupons_topic=coupons.topic, coupons_group=coupons.group_id
     )
     worker.environment["PYTHONPATH"] = str(installed)
     await stage.publish([order(1), order(2, userId=0), order(3)])

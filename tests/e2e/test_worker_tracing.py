@@ -23,10 +23,7 @@ pytestmark = pytest.mark.e2e
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
-TRACE_HEADERS = (
-    ("traceparent", f"00-{TRACE_ID}-{CALLER}-01".encode()),
-    ("tracestate", b"rojo=1"),
-)
+TRACE_HEADERS = (("traceparent", f"00-{TRACE_ID}-{CALLER}-01".encode()), ("tracestate", b"rojo=1"))
 # What must be in no span: it is in the event, the answer or the settings.
 SECRETS = ("Bearer", "t0ken", "no such product", "productX", "orderItems", "/logs")
 
@@ -43,11 +40,7 @@ async def receiver(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OtlpReceive
 
 def traced(url: str) -> dict[str, Any]:
     """Settings that send spans there soon."""
-    return {
-        "tracing": "otlp",
-        "otel_exporter_otlp_endpoint": url,
-        "otel_bsp_schedule_delay": 100,
-    }
+    return {"tracing": "otlp", "otel_exporter_otlp_endpoint": url, "otel_bsp_schedule_delay": 100}
 
 
 def only(spans: list[ReceivedSpan], name: str, parent: str, **attributes: object) -> ReceivedSpan:

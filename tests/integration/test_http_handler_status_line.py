@@ -174,8 +174,7 @@ async def test_204_is_a_success_whatever_follows(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [name for name in FLAWS if not re.search("breaks? off|without end|too short", name)],
+    "name", [name for name in FLAWS if not re.search("breaks? off|without end|too short", name)]
 )
 async def test_200_is_a_success_for_a_batch_whatever_follows(name: str) -> None:
     """Where an answer is malformed, as opposed to late, no results are missing."""

@@ -83,11 +83,7 @@ async def test_the_host_name_is_checked(tls_sink: ScriptedSink, ca_file: Path) -
     ids=["letters", "ASCII", "dot"],
 )
 async def test_a_name_with_other_letters_or_a_dot_at_its_end(
-    authority: trustme.CA,
-    ca_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    host: str,
-    certified: str,
+    authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch, host: str, certified: str
 ) -> None:
     """The name looked up is by IDNA 2008, and its certificate has no dot at the end."""
 

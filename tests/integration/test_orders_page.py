@@ -93,10 +93,7 @@ class Worker:
     async def get(self, order_id: OrderId) -> tuple[int, dict[str, object]]:
         """What it answers about an order."""
         page = URL(f"{self.url}/orders/{quote(str(order_id), safe='')}", encoded=True)
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(page) as response,
-        ):
+        async with aiohttp.ClientSession() as session, session.get(page) as response:
             return response.status, await response.json()
 
     async def take_over(self, *entries: Entry) -> None:
@@ -250,8 +247,7 @@ async def test_a_time_beyond_all_years_is_left_out(workers: list[Worker]) -> Non
 
 
 @pytest.mark.parametrize(
-    "order_id",
-    ["7f3a5c1e-0d7e-4b57-9a53-0c1d6a2b9e01", "a/b?c #%2F", "주문", int("9" * 4300)],
+    "order_id", ["7f3a5c1e-0d7e-4b57-9a53-0c1d6a2b9e01", "a/b?c #%2F", "주문", int("9" * 4300)]
 )
 async def test_an_id_may_be_text_or_a_long_number(workers: list[Worker], order_id: OrderId) -> None:
     """Whatever events may hold, the owner is asked for this order and no other page."""

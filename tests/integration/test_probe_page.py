@@ -84,10 +84,7 @@ async def test_with_a_closed_breaker_there_is_nothing_to_probe() -> None:
     """409, with one line that says so."""
     async with serving() as served:
         status, body, _ = await served.request()
-        assert (status, body) == (
-            409,
-            {"error": "nothing to probe: the breaker is closed"},
-        )
+        assert (status, body) == (409, {"error": "nothing to probe: the breaker is closed"})
 
 
 async def test_with_a_token_only_who_brings_it_may_probe() -> None:

@@ -167,10 +167,7 @@ async def test_a_record_that_kafka_has_already_is_acknowledged_without_a_place(
 
 @pytest.mark.parametrize(
     ("code", "error"),
-    [
-        (KafkaError.MSG_SIZE_TOO_LARGE, RecordTooLarge),
-        (KafkaError.INVALID_RECORD, PublishRefused),
-    ],
+    [(KafkaError.MSG_SIZE_TOO_LARGE, RecordTooLarge), (KafkaError.INVALID_RECORD, PublishRefused)],
 )
 async def test_a_refused_record_does_not_harm_the_next(
     embedded: EmbeddedKafka, stage: Stage, code: int, error: type[Exception]

@@ -43,11 +43,7 @@ async def test_idle_workers_and_consumers_of_other_processes_are_shown(
     (folder / "mood").write_text("well", encoding="utf-8")
     async with ScriptedSink() as sink, AsyncExitStack() as running:
         workers = []
-        for name, consumers in (
-            ("a", "order_logging"),
-            ("b", "order_logging"),
-            ("c", "coupons"),
-        ):
+        for name, consumers in (("a", "order_logging"), ("b", "order_logging"), ("c", "coupons")):
             directory = tmp_path / name
             directory.mkdir()
             worker = WorkerProcess(

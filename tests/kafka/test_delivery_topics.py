@@ -121,11 +121,7 @@ async def test_a_worker_with_its_defaults_on_a_new_cluster(
             ]
             large = order(4, partition=2, filler="x" * (LARGE_BYTES - 200))
             trace: tuple[tuple[str, bytes | None], ...] = (("trace", b"\x00\xff"), ("trace", None))
-            bad = [
-                Order(b"k1", b"\xff\x00 not json", trace, 1),
-                Order(b"k2", None, (), 2),
-                large,
-            ]
+            bad = [Order(b"k1", b"\xff\x00 not json", trace, 1), Order(b"k2", None, (), 2), large]
             await asyncio.to_thread(
                 produce, kafka, good + bad, stage.topic, None, {"message.max.bytes": 2_000_000}
             )

@@ -18,10 +18,7 @@ from tests.support.kafka.broker import MAX_METADATA_BYTES
 from tests.support.kafka_cluster import RealKafka
 from tests.support.worker import WorkerProcess
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.xdist_group("worker_faults"),
-]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("worker_faults")]
 
 PATIENT = {
     "consumer_retry_max_attempts": 1000,
@@ -230,13 +227,7 @@ KILLS: tuple[Story, ...] = (
     killed_in_the_drain_of_a_stop,
     killed_in_a_rebalance,
 )
-STORIES: tuple[Story, ...] = (
-    *KILLS,
-    stopped_under_load,
-    held_records,
-    long_metadata,
-    logger_away,
-)
+STORIES: tuple[Story, ...] = (*KILLS, stopped_under_load, held_records, long_metadata, logger_away)
 
 
 @pytest.mark.parametrize("story", KILLS, ids=lambda story: story.__name__)

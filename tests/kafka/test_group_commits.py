@@ -17,10 +17,7 @@ async def test_the_group_has_moved_to_another_broker(
     kafka.create_topic(topic, partitions=2)
     committed, other = TopicPartition(topic, 0), TopicPartition(topic, 1)
     async with AIOKafkaConsumer(
-        topic,
-        bootstrap_servers=kafka.bootstrap_servers,
-        group_id=group,
-        enable_auto_commit=False,
+        topic, bootstrap_servers=kafka.bootstrap_servers, group_id=group, enable_auto_commit=False
     ) as consumer:
         await consumer.commit({committed: OffsetAndMetadata(7, "relay2:7:3:0")})
         coordinator = consumer._coordinator

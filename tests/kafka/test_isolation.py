@@ -13,10 +13,7 @@ from tests.kafka.scene import Scene
 from tests.kafka.stories import Stories, Story, told
 from tests.support.kafka_cluster import RealKafka
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.xdist_group("isolation"),
-]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("isolation")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -55,14 +55,7 @@ class ScriptedBrokers(EmbeddedCluster):
         self._lib.rd_kafka_mock_push_request_errors_array(self._cluster, api_key, count, errors)
 
 
-COMMANDS = {
-    "broker_down",
-    "broker_up",
-    "first_join_delay",
-    "make_topic",
-    "refuse",
-    "topic_error",
-}
+COMMANDS = {"broker_down", "broker_up", "first_join_delay", "make_topic", "refuse", "topic_error"}
 
 
 def main() -> None:

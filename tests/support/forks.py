@@ -80,11 +80,7 @@ def _started() -> str:
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(path)],
         # As a command's: what Python makes of its streams depends on it.
-        env={
-            "PATH": os.environ.get("PATH", ""),
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
-        },
+        env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

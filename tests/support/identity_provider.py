@@ -116,11 +116,7 @@ class IdentityProvider:
         self.scopes.append(fields.get("scope", [None])[0])
         token = self._token(client)
         self.tokens.append(token)
-        grant = {
-            "access_token": token,
-            "token_type": "Bearer",
-            "expires_in": self.lifetime_seconds,
-        }
+        grant = {"access_token": token, "token_type": "Bearer", "expires_in": self.lifetime_seconds}
         return 200, json.dumps(grant).encode()
 
     def _token(self, subject: str) -> str:

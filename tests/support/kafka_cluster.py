@@ -20,11 +20,7 @@ import threading
 from collections.abc import Sequence
 
 from tests.support.kafka.cluster import BROKERS, RealKafka
-from tests.support.kafka.distribution import (
-    KafkaUnavailable,
-    kafka_version,
-    unavailable_reason,
-)
+from tests.support.kafka.distribution import KafkaUnavailable, kafka_version, unavailable_reason
 
 __all__ = ["KafkaUnavailable", "RealKafka", "unavailable_reason"]
 

@@ -8,12 +8,7 @@ from typing import Any, TypeAlias
 
 from hypothesis import strategies as st
 
-from order_relay.fallback.store import (
-    Claim,
-    FallbackRow,
-    Outcome,
-    Status,
-)
+from order_relay.fallback.store import Claim, FallbackRow, Outcome, Status
 from order_relay.fallback.table import FallbackTable
 from tests.support.publish_fakes import Clock, acked, gave_up, message, retried
 

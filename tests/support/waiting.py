@@ -20,14 +20,10 @@ async def eventually(
 ) -> T: ...
 @overload
 async def eventually(
-    condition: Callable[[], T],
-    timeout: float = ...,
-    describe: str | Callable[[], object] = ...,
+    condition: Callable[[], T], timeout: float = ..., describe: str | Callable[[], object] = ...
 ) -> T: ...
 async def eventually(
-    condition: Callable[[], Any],
-    timeout: float = 30.0,
-    describe: str | Callable[[], object] = "",
+    condition: Callable[[], Any], timeout: float = 30.0, describe: str | Callable[[], object] = ""
 ) -> Any:
     """Ask again and again until the answer is true, and return it; the loop runs meanwhile.
 

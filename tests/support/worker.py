@@ -232,10 +232,7 @@ class WorkerProcess:
         await self.wait_until(self.ready, timeout, "to be ready")
 
     async def wait_until(
-        self,
-        condition: Callable[[], object],
-        timeout: float = LIMIT_SECONDS,
-        what: str = "",
+        self, condition: Callable[[], object], timeout: float = LIMIT_SECONDS, what: str = ""
     ) -> None:
         """Wait for a condition, as ``eventually`` does, and no longer than the worker runs.
 

@@ -7,12 +7,7 @@ import pytest
 import trustme
 
 from order_relay.errors import AccessTokenUnavailable
-from order_relay.kafka.access_tokens import (
-    PAUSE_SECONDS,
-    AccessToken,
-    AccessTokens,
-    request_token,
-)
+from order_relay.kafka.access_tokens import PAUSE_SECONDS, AccessToken, AccessTokens, request_token
 from order_relay.settings import load_settings
 from tests.support.identity_provider import IdentityProvider
 
@@ -55,9 +50,7 @@ def test_a_token_is_used_until_it_is_to_be_renewed() -> None:
     assert provider.asked == 2
 
 
-def test_the_last_token_is_kept_while_there_is_no_other(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_the_last_token_is_kept_while_there_is_no_other(caplog: pytest.LogCaptureFixture) -> None:
     """While the provider is away the last token serves to its end; each turn is said once."""
     provider = Provider()
     provider.at(1000)

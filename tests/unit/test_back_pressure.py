@@ -219,8 +219,7 @@ def test_a_rate_that_is_set_stays() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["accepted", "refused", "late refusal", "wait"]),
-            st.floats(0.0, 100.0),
+            st.sampled_from(["accepted", "refused", "late refusal", "wait"]), st.floats(0.0, 100.0)
         ),
         max_size=60,
     )

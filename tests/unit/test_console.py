@@ -269,10 +269,7 @@ def test_outages_have_a_beginning_an_end_and_a_reason() -> None:
     whole = view(
         stats(), target=[{"at": at, "state": state, "said": state} for at, state in changes]
     )
-    assert whole.outages() == [
-        (400, None, "http://w0/", "down"),
-        (200, 300, "http://w0/", "down"),
-    ]
+    assert whole.outages() == [(400, None, "http://w0/", "down"), (200, 300, "http://w0/", "down")]
 
 
 def test_minutes_are_summed_over_workers_by_the_minute() -> None:

@@ -53,10 +53,7 @@ def test_all_headers_of_a_letter() -> None:
         ("kafka_dlt-exception-fqcn", b"order_relay.RetriesExhausted"),
         ("kafka_dlt-exception-cause-fqcn", b"aiohttp.ClientOSError"),
         ("kafka_dlt-exception-message", b"HTTP 503: try later"),
-        (
-            "kafka_dlt-exception-stacktrace",
-            b"order_relay.RetriesExhausted: HTTP 503: try later",
-        ),
+        ("kafka_dlt-exception-stacktrace", b"order_relay.RetriesExhausted: HTTP 503: try later"),
         ("dlq-consumer", b"order_logging"),
         ("dlq-reason", b"retries_exhausted"),
         ("dlq-attempts", b"4"),

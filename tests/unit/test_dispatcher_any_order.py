@@ -20,8 +20,7 @@ OUTCOMES = [
 ]
 VALID = b""  # tests.support.fakes.record writes an order
 FATES = st.lists(
-    st.builds(Step, st.sampled_from(OUTCOMES), st.sampled_from([0.0, 0.5, 3.0, 10.0])),
-    max_size=6,
+    st.builds(Step, st.sampled_from(OUTCOMES), st.sampled_from([0.0, 0.5, 3.0, 10.0])), max_size=6
 )
 
 

@@ -17,10 +17,7 @@ from pydantic.fields import FieldInfo
 from sqlalchemy import make_url
 
 from order_relay import Consumer, HttpPost
-from order_relay.monitoring.metrics import (
-    PREFIX,
-    Metrics,
-)
+from order_relay.monitoring.metrics import PREFIX, Metrics
 from order_relay.settings import Settings
 from order_relay.settings.consumers import HTTP_OPTIONS, OPTIONS
 from order_relay.worker.discovery import find_consumers

@@ -84,8 +84,7 @@ async def test_what_passes_is_waited_for(passing: OffsetFetchResponse_v3 | Kafka
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [refused(GroupAuthorizationFailedError), refused_topic(TopicAuthorizationFailedError)],
+    "answer", [refused(GroupAuthorizationFailedError), refused_topic(TopicAuthorizationFailedError)]
 )
 async def test_what_does_not_pass_is_an_error(answer: OffsetFetchResponse_v3) -> None:
     """The worker says so, and begins nowhere."""

@@ -137,10 +137,7 @@ def test_any_interleaving_keeps_the_rules(
 )
 @settings(max_examples=200)
 def test_a_close_at_any_moment_is_clean(
-    arrivals: Arrivals,
-    max_in_flight: int,
-    close_at: float,
-    seconds: float,
+    arrivals: Arrivals, max_in_flight: int, close_at: float, seconds: float
 ) -> None:
     """Whenever it comes: the count is right, nothing runs on, what was given up can come again."""
 

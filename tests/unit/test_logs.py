@@ -154,8 +154,7 @@ def endless() -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "value",
-    [object(), b"\xff", {1, 2}, {(1, 2): 3}, endless(), "\udcff \u2028 \x00"],
+    "value", [object(), b"\xff", {1, 2}, {(1, 2): 3}, endless(), "\udcff \u2028 \x00"]
 )
 def test_whatever_a_line_holds_it_is_written(value: object) -> None:
     """A log line is never lost for its data, and stays one line of ASCII."""

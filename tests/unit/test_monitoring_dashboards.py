@@ -102,10 +102,9 @@ def test_the_addresses_behind_the_links_are_variables() -> None:
             for one in board["templating"]["list"]
             if one["type"] == "textbox"
         }
-        assert typed == {
-            "console": "http://localhost:6066",
-            "runbook": "docs/how-to/runbook.md",
-        }, name
+        assert typed == {"console": "http://localhost:6066", "runbook": "docs/how-to/runbook.md"}, (
+            name
+        )
 
 
 def test_no_link_is_of_a_panel_that_is_gone() -> None:

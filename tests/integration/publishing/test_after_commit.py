@@ -19,13 +19,7 @@ from order_relay.publishing.publisher import Published, Publisher, Saved
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import FakeProducer
 from tests.support.publish_orders import Order, make_orders, order_ids, sync_engine
-from tests.support.publish_ways import (
-    TOPIC,
-    paid,
-    publish_settings,
-    read_topic,
-    until,
-)
+from tests.support.publish_ways import TOPIC, paid, publish_settings, read_topic, until
 
 ROOT = Path(__file__).parents[3]
 FORK = """
@@ -240,9 +234,7 @@ async def test_closing_right_after_a_commit(from_thread: bool) -> None:
     assert len(service.store.rows) == 1
 
 
-async def test_the_end_comes_after_all_commits_before_it(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_the_end_comes_after_all_commits_before_it(caplog: pytest.LogCaptureFixture) -> None:
     """An event of an earlier commit is safe when ``end`` returns; a later one is lost, and told."""
     service = Service()
     service.kafka.answers.clear()

@@ -8,13 +8,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_relay.errors import DatabaseUnavailable
-from order_relay.fallback.sql.audit_log import (
-    PAUSED,
-    RESUMED,
-    TEXT_LENGTH,
-    AuditEntry,
-    AuditLog,
-)
+from order_relay.fallback.sql.audit_log import PAUSED, RESUMED, TEXT_LENGTH, AuditEntry, AuditLog
 from order_relay.fallback.table import FallbackTable
 
 MOMENT = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)

@@ -46,9 +46,7 @@ class Diary:
     def ask(self, session: AnySession, number: int) -> None:
         """Ask to be told about the transaction that a session is in."""
         when_committed(
-            session,
-            lambda: self.committed.append(number),
-            lambda: self.dropped.append(number),
+            session, lambda: self.committed.append(number), lambda: self.dropped.append(number)
         )
 
 

@@ -38,10 +38,7 @@ CLEAN = {
 async def run(*command: object, **environment: str) -> tuple[int, str, str]:
     """Run a command; give its status, stdout and stderr."""
     process = await asyncio.create_subprocess_exec(
-        *map(str, command),
-        env=CLEAN | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        *map(str, command), env=CLEAN | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     out, err = await asyncio.wait_for(process.communicate(), RUN_SECONDS)
     return process.returncode or 0, out.decode(), err.decode()
@@ -53,10 +50,7 @@ async def worker(
 ) -> AsyncIterator[str]:
     """The page of a worker on a real cluster and a real database; gives its address."""
     settings = publish_settings(cluster, database, order_paid_topic=topic)
-    async with (
-        open_order_events(settings) as events,
-        serving(events.publisher, token=token) as url,
-    ):
+    async with open_order_events(settings) as events, serving(events.publisher, token=token) as url:
         yield url
 
 

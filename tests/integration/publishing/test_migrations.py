@@ -13,12 +13,7 @@ from sqlalchemy import text
 
 from order_relay.errors import DatabaseTooNew, DatabaseUnavailable, InvalidDatabaseUrl
 from order_relay.fallback.sql.engine import make_engine
-from order_relay.fallback.sql.migrate import (
-    MIGRATIONS,
-    Revisions,
-    known_revisions,
-    migrate,
-)
+from order_relay.fallback.sql.migrate import MIGRATIONS, Revisions, known_revisions, migrate
 from tests.support.publish_postgres import PostgresServer
 
 ROOT = Path(__file__).parents[3]

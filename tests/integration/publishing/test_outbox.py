@@ -18,14 +18,7 @@ from order_relay.publishing.order_events import open_order_events
 from order_relay.publishing.outbox import Outbox
 from tests.support.publish_fakes import FakeProducer
 from tests.support.publish_orders import Order, make_orders, order_ids, statuses, sync_engine
-from tests.support.publish_ways import (
-    TOPIC,
-    body,
-    paid,
-    publish_settings,
-    read_topic,
-    until,
-)
+from tests.support.publish_ways import TOPIC, body, paid, publish_settings, read_topic, until
 
 
 class Sweeps(Replay):

@@ -5,14 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from order_relay.fallback.store import (
-    Claim,
-    FallbackStats,
-    Outcome,
-    Position,
-    RowFilter,
-    Status,
-)
+from order_relay.fallback.store import Claim, FallbackStats, Outcome, Position, RowFilter, Status
 from tests.integration.publishing.conftest import Table
 from tests.support.publish_fakes import START, acked, gave_up, message, retried
 

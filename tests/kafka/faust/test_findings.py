@@ -140,9 +140,7 @@ def test_a_acks_out_of_order_commit_past_an_unfinished_record(
     assert [note.offset for note in second.noted("started")] == [6]  # the unfinished is lost
 
 
-def test_b_an_exception_that_leaves_an_agent_commits_the_event(
-    bench: Callable[..., Bench],
-) -> None:
+def test_b_an_exception_that_leaves_an_agent_commits_the_event(bench: Callable[..., Bench]) -> None:
     """(B) A record whose handling raised is acked, committed and never seen again.
 
     The agent restarts behind it. In our agent nothing is acked by leaving the loop (`noack`), and
@@ -190,9 +188,7 @@ def test_d_without_stream_wait_empty_a_stop_commits_the_cancelled_event(
     assert d.committed() == {0: 1}
 
 
-def test_e_a_record_that_cannot_be_decoded_is_committed_unseen(
-    bench: Callable[..., Bench],
-) -> None:
+def test_e_a_record_that_cannot_be_decoded_is_committed_unseen(bench: Callable[..., Bench]) -> None:
     """(E) With a serializer on the topic, a poison record is committed and no agent ever gets it.
 
     Our topics are raw bytes, decoded inside of the agent, where a dead letter can be made of it.

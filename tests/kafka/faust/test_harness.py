@@ -164,9 +164,7 @@ def by_hand(kafka: RealKafka, tmp_path: Path) -> Iterator[Callable[..., subproce
 @pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux tells a child of its parent's death"
 )
-def test_no_broker_outlives_a_killed_harness(
-    by_hand: Callable[..., subprocess.Popen[str]],
-) -> None:
+def test_no_broker_outlives_a_killed_harness(by_hand: Callable[..., subprocess.Popen[str]]) -> None:
     """The command serves on its ports, and after a kill -9 of it nothing listens there."""
     process = by_hand()
     assert process.stdout is not None

@@ -28,11 +28,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", ["PLAIN", "SCRAM-SHA-512", "OAUTHBEARER"])
 async def test_a_worker_that_logs_everything_shows_no_secret(
-    secure: SecureKafka,
-    stage: Stage,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    way: str,
+    secure: SecureKafka, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """With ``-l debug``, too, neither password nor token is in the log."""
     command = ("-m", "faust", "-A", "app", "worker", "-l", "debug")

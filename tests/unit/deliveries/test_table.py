@@ -295,9 +295,7 @@ async def test_a_partition_may_have_the_room_that_another_leaves() -> None:
     assert await bench.deliveries.sweep() == 10
 
 
-async def test_memory_is_bounded_while_the_table_is_read(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_memory_is_bounded_while_the_table_is_read(caplog: pytest.LogCaptureFixture) -> None:
     """A worker that takes over more than it may keep has the newest; Kafka keeps the others."""
     bench = TableBench(max_entries=10)
     bench.recovery.known = {

@@ -61,9 +61,7 @@ def test_a_refusal_sets_the_next_attempt() -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
-    [*map(refusal, sorted(PERMANENT_CODES)), RecordTooLarge("orders", 2_000_000)],
-    ids=str,
+    "error", [*map(refusal, sorted(PERMANENT_CODES)), RecordTooLarge("orders", 2_000_000)], ids=str
 )
 def test_what_kafka_never_takes_fails_at_once(error: Exception) -> None:
     """Unknown topics, missing rights and oversized records spend no retries."""

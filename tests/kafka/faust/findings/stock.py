@@ -36,10 +36,7 @@ def stock_app(*, stream_wait_empty: bool = True) -> faust.App:
 def raw_topic(app: faust.App) -> TopicT:
     """The test's topic, as bytes."""
     return app.topic(
-        os.environ[TOPIC],
-        key_serializer="raw",
-        value_serializer="raw",
-        value_type=bytes,
+        os.environ[TOPIC], key_serializer="raw", value_serializer="raw", value_type=bytes
     )
 
 
