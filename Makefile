@@ -42,7 +42,7 @@ test-quick: ## the same without real Kafka and without the shipped commands: uni
 	@scripts/venv dev
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/integration $(ARGS)
 
-test-faust: ## what Faust itself does, and the harness: when a pinned version has moved
+test-faust: ## what Faust itself does, and what the harness needs: when a pinned version has moved
 	@scripts/venv dev
 	@$(BIN)/python -m pytest tests/kafka/faust
 	@$(BIN)/python -m tests.kafka.faust.versions write

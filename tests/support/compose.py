@@ -1,7 +1,6 @@
 """docker-compose.yml as it is on disk, and its brokers with every address where it is here."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +58,13 @@ class ComposeSettings:
     """The file's brokers on free ports of this machine; they need not run.
 
     Args:
-        client_ports: Where clients reach them; free ones by default.
         further: How many more ports each broker shall have.
 
     Attributes:
         further: Those, by service.
     """
 
-    def __init__(self, client_ports: Sequence[int] | None = None, *, further: int = 0) -> None:
+    def __init__(self, *, further: int = 0) -> None:
         self._compose = Compose()
         places = [
             (service, port)
@@ -77,8 +75,6 @@ class ComposeSettings:
         free = iter(free_ports(len(places) + further * len(services), for_brokers=True))
         self._moved = {place: next(free) for place in places}
         self.further = {service: [next(free) for _ in range(further)] for service in services}
-        for service, given in zip(self._compose.brokers, client_ports or (), strict=False):
-            self._moved[service, CLIENT_PORT] = given
 
     def port(self, service: str, port: str = CLIENT_PORT) -> int:
         """Where a port of a service is here."""

@@ -134,11 +134,6 @@ class Broker:
         """Whether it was frozen and not yet thawed."""
         return self.running and self._frozen
 
-    @property
-    def pid(self) -> int | None:
-        """The process id of the JVM, or None if there is none."""
-        return self._process.pid if self._process is not None and self.running else None
-
     def format(self, cluster_id: str, scram_users: Mapping[str, str]) -> None:
         """Make its storage ready for a cluster, once, before the first start.
 

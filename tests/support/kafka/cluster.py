@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.support.compose import ComposeSettings
 from tests.support.kafka.broker import JVM_OPTIONS, Broker, Listener
 from tests.support.kafka.distribution import fetch_jars, java_executable
-from tests.support.kafka.ports import LOOPBACK, ensure_free
+from tests.support.kafka.ports import LOOPBACK
 from tests.support.kafka.view import ClusterView
 from tests.support.waiting import wait_until
 
@@ -29,7 +29,6 @@ class RealKafka:
     outlives the death of brokers, and goes with `close`.
 
     Args:
-        ports: The three ports for clients; free ones by default.
         properties: Further server properties for every broker, or others in place of the
             harness's own (see `tests.support.kafka.broker.PROPERTIES`).
         jvm_options: JVM options in place of those for a quick start.
@@ -40,15 +39,11 @@ class RealKafka:
     def __init__(
         self,
         *,
-        ports: Sequence[int] | None = None,
         properties: Mapping[str, str] | None = None,
         jvm_options: Sequence[str] = JVM_OPTIONS,
         listeners: Mapping[str, Listener] | None = None,
         scram_users: Mapping[str, str] | None = None,
     ) -> None:
-        if ports is not None and len(set(ports)) != BROKERS:
-            raise ValueError(f"ports: {BROKERS} different ones are needed, not {list(ports)}")
-        self._ports = list(ports) if ports is not None else None
         self._properties = dict(properties or {})
         self._listeners = dict(listeners or {})
         self._scram_users = dict(scram_users or {})
@@ -94,16 +89,6 @@ class RealKafka:
         """Ids of the brokers whose process runs and is not frozen."""
         return frozenset(b.id for b in self._brokers.values() if b.running and not b.frozen)
 
-    @property
-    def pids(self) -> dict[int, int]:
-        """Process ids of the JVMs there are, frozen ones too, by broker id."""
-        return {b.id: b.pid for b in self._brokers.values() if b.pid is not None}
-
-    @property
-    def logs(self) -> dict[int, Path]:
-        """The log file of each broker."""
-        return {broker.id: broker.log for broker in self._brokers.values()}
-
     def start(self, broker_id: int | None = None) -> None:
         """Start a broker, or all that do not run, and wait until they serve.
 
@@ -113,7 +98,7 @@ class RealKafka:
         Raises:
             KafkaUnavailable: Java or Maven is missing, or Kafka could not be fetched.
             TimeoutError: The cluster is not ready within two minutes.
-            RuntimeError: A port is in use, or a broker ended by itself.
+            RuntimeError: A broker ended by itself.
         """
         with self._lock:
             new = not self._brokers
@@ -248,9 +233,7 @@ class RealKafka:
 
     def _make_cluster(self) -> None:
         jars = fetch_jars()
-        for port in self._ports or ():
-            ensure_free(port)
-        compose = self._compose = ComposeSettings(self._ports, further=len(self._listeners))
+        compose = self._compose = ComposeSettings(further=len(self._listeners))
         java = [str(java_executable()), *compose.heap, *self._jvm_options, "-cp", f"{jars}/*"]
         self._directory = Path(tempfile.mkdtemp(prefix="order-relay-kafka-"))
         atexit.register(self.close)

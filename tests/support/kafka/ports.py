@@ -47,12 +47,6 @@ def _is_ours(port: int) -> bool:
     return port % int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) == int(worker)
 
 
-def ensure_free(port: int) -> None:
-    """Raise RuntimeError with one line when something listens on `port`."""
-    if not _is_free(port):
-        raise RuntimeError(f"port {port} on {LOOPBACK} is in use")
-
-
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         # As the JVM does it: a port whose last connections are in TIME_WAIT counts as free.
