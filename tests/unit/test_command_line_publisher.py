@@ -1,7 +1,7 @@
 """Publishing many lines: every one accounted for, in order within a key, bounded."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,21 +24,17 @@ def line(number: int, order_id: int | None = None, **fields: object) -> Line:
 class Run:
     """A run over a store in memory and a producer by hand."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self) -> None:
         self.producer = FakeProducer()
         self.store = MemoryFallbackStore()
         self.results: list[LineResult] = []
         self.publisher = Publisher(self.producer, self.store, "orders", max_retry=5)
-        self.bulk = BulkPublisher(self.publisher, self.results.append, **options)  # type: ignore[arg-type]
+        self.bulk = BulkPublisher(self.publisher, self.results.append)
 
-    async def publish(self, *lines: Line) -> dict[LineStatus, list[int]]:
-        """Publish the lines; the numbers of the lines by how they ended."""
-        return await self.publish_from(one_by_one(lines))
-
-    async def publish_from(self, lines: AsyncIterator[Line]) -> dict[LineStatus, list[int]]:
-        """Publish what a reader hands out, and watch for outages."""
+    async def publish(self, *lines: Line, batch_size: int = 100) -> dict[LineStatus, list[int]]:
+        """Publish lines, and watch for outages; the numbers of the lines by how they ended."""
         watching = asyncio.create_task(self.publisher.watch())
-        await self.bulk.publish(lines)
+        await self.bulk.publish(in_batches(lines, batch_size))
         watching.cancel()
         return {
             result: sorted(one.number for one in self.results if one.result is result)
@@ -46,10 +42,10 @@ class Run:
         }
 
 
-async def one_by_one(lines: Iterable[Line]) -> AsyncIterator[Line]:
+async def in_batches(lines: Sequence[Line], size: int) -> AsyncIterator[list[Line]]:
     """The lines as a reader hands them out."""
-    for one in lines:
-        yield one
+    for begin in range(0, len(lines), size):
+        yield list(lines[begin : begin + size])
 
 
 @virtual_time
@@ -86,7 +82,7 @@ def test_order_within_a_key(keys: list[int], slow: set[int], refused: set[int]) 
     """Kafka and then the table have each key's events in the order of the lines, none missing."""
 
     async def scenario() -> None:
-        run = Run(max_in_flight=8)
+        run = Run()
 
         def refuse(sent: Sent) -> Exception | None:
             number = int((sent.value or b"").rpartition(b":")[2].rstrip(b"}"))
@@ -94,7 +90,7 @@ def test_order_within_a_key(keys: list[int], slow: set[int], refused: set[int]) 
 
         run.producer.refuse = refuse
         run.producer.latency_seconds = 0.01 * len(slow)
-        await run.publish(*[line(number, key) for number, key in enumerate(keys)])
+        await run.publish(*[line(n, key) for n, key in enumerate(keys)], batch_size=8)
         assert run.producer.most_at_once <= 8
         for key in set(keys):
             mine = [line(n, k).value for n, k in enumerate(keys) if k == key]
@@ -106,25 +102,12 @@ def test_order_within_a_key(keys: list[int], slow: set[int], refused: set[int]) 
 
 
 @virtual_time
-async def test_never_more_in_flight_than_allowed() -> None:
-    """The number of lines under way is bounded, and so is their size."""
-    run = Run(max_in_flight=10)
+async def test_never_more_in_flight_than_a_batch() -> None:
+    """The next batch begins when every line of the one before has ended."""
+    run = Run()
     run.producer.latency_seconds = 1
-    await run.publish(*[line(n) for n in range(35)])
+    await run.publish(*[line(n) for n in range(35)], batch_size=10)
     assert run.producer.most_at_once == 10
-    large = Run(max_bytes=len(line(1).value) * 3)
-    large.producer.latency_seconds = 1
-    await large.publish(*[line(n) for n in range(1, 9)])
-    assert large.producer.most_at_once == 3
-
-
-@virtual_time
-async def test_a_line_over_all_bounds_goes_alone() -> None:
-    """It is let in when nothing else is under way, rather than never."""
-    run = Run(max_bytes=10)
-    run.producer.latency_seconds = 1
-    assert await run.publish(line(1), line(2)) == {LineStatus.PUBLISHED: [1, 2]}
-    assert run.producer.most_at_once == 1
 
 
 @virtual_time
@@ -154,14 +137,13 @@ async def test_no_event_overtakes_one_of_its_key_that_failed() -> None:
 
 @virtual_time
 async def test_when_kafka_and_the_database_refuse_nothing_more_is_begun() -> None:
-    """The first event that is nowhere ends the run; every line begun is accounted for."""
-    run = Run(max_in_flight=2)
+    """The batch of the first event that is nowhere is the last; its lines are accounted for."""
+    run = Run()
     run.producer.refuse = lambda _: refusal()
     run.store.error = DatabaseUnavailable("the disk is full")
-    ended = await run.publish(*[line(n) for n in range(1, 50)])
-    assert set(ended) == {LineStatus.FAILED}
+    ended = await run.publish(*[line(n) for n in range(1, 50)], batch_size=3)
+    assert ended == {LineStatus.FAILED: [1, 2, 3]}
     assert run.bulk.stopped_at == 1
-    assert len(ended[LineStatus.FAILED]) < 5
     assert "NOT_ENOUGH_REPLICAS" in run.results[0].reason
     assert "the disk is full" in run.results[0].reason
     forgive()

@@ -19,7 +19,7 @@ async def read_all(descriptor: int, *, max_line_bytes: int = 1000) -> list[Line]
     """Every line of a descriptor."""
     async with asyncio.timeout(LIMIT_SECONDS):
         reader = LineReader(descriptor, max_line_bytes=max_line_bytes)
-        return [line async for line in reader.lines()]
+        return [line async for batch in reader.batches() for line in batch]
 
 
 def read_bytes(content: bytes, tmp_path: Path, *, max_line_bytes: int = 1000) -> list[Line]:
@@ -81,13 +81,12 @@ def pipe() -> Iterator[tuple[int, int]]:
 async def test_a_line_is_there_as_soon_as_it_is_written(pipe: tuple[int, int]) -> None:
     """A pipe that stays open holds back nothing that it has given."""
     reading, writing = pipe
-    found = LineReader(reading, max_line_bytes=1000).lines()
+    found = LineReader(reading, max_line_bytes=1000).batches()
     async with asyncio.timeout(LIMIT_SECONDS):
         os.write(writing, b"one\ntwo\nthr")
-        assert await anext(found) == Line(1, b"one")
-        assert await anext(found) == Line(2, b"two")
+        assert await anext(found) == [Line(1, b"one"), Line(2, b"two")]
         os.write(writing, b"ee\n")
-        assert await anext(found) == Line(3, b"three")
+        assert await anext(found) == [Line(3, b"three")]
 
 
 async def test_stopping_while_nothing_comes(pipe: tuple[int, int]) -> None:
@@ -104,7 +103,7 @@ async def test_stopping_while_nothing_comes(pipe: tuple[int, int]) -> None:
 
 async def collect(reader: LineReader) -> list[Line]:
     """Every line until the end."""
-    return [line async for line in reader.lines()]
+    return [line async for batch in reader.batches() for line in batch]
 
 
 async def test_what_cannot_be_read(tmp_path: Path) -> None:

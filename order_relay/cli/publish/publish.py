@@ -87,7 +87,7 @@ async def _publish(
     remark = ""
     try:
         with command.handling_signals(stop):
-            await bulk.publish(reader.lines())
+            await bulk.publish(reader.batches())
     except OSError as error:
         remark = f"the input cannot be read further: {error.strerror or error}"
     report.on_unwritable = None
