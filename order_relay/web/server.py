@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -19,15 +19,14 @@ from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from order_relay.deliveries.lookup import ROUTED_HEADER, VIEW_HEADER, OrderLookup
+from order_relay.deliveries.lookup import ROUTED_HEADER, VIEW_HEADER
 from order_relay.model.order_paid import MAX_TEXT_ID_LENGTH, is_order_id
 from order_relay.monitoring.health import Health, Report
-from order_relay.monitoring.history import History
-from order_relay.monitoring.stats import Stats
 from order_relay.publishing.publisher import Publisher
 from order_relay.web.access import Access
 from order_relay.web.connections import Connection, ConnectionLimits, Connections
 from order_relay.web.console.pages import Console
+from order_relay.web.consumer import ServedConsumer
 from order_relay.web.order_paid_page import Limits, OrderPaidPage
 
 logger = logging.getLogger(__name__)
@@ -41,25 +40,6 @@ SHARE_OF_ORDERS = 0.9
 NOT_AN_ID = f"must be a whole number, or 1 to {MAX_TEXT_ID_LENGTH} printable characters"
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumerPages:
-    """What the server shows of one consumer.
-
-    Attributes:
-        health: Shown by ``/health``.
-        stats: Shown by ``/stats`` and the console.
-        history: Shown by ``/history``.
-        orders: Finds orders; None: the deliveries table is switched off.
-        probe_now: Sends the next probe at once; returns why none can go, or an empty text.
-    """
-
-    health: Health
-    stats: Stats
-    history: History
-    orders: OrderLookup | None
-    probe_now: Callable[[], str]
-
-
 class WebServer:
     """Serves the pages."""
 
@@ -68,7 +48,7 @@ class WebServer:
         host: str,
         port: int,
         registry: CollectorRegistry,
-        consumers: Mapping[str, ConsumerPages],
+        consumers: Mapping[str, ServedConsumer],
         *,
         console: Console | None = None,
         publisher: Publisher | None = None,
@@ -222,12 +202,12 @@ class WebServer:
     async def _probe(self, request: web.Request) -> web.Response:
         if refusal := self._access.refusal(request):
             return refusal
-        if refused := self._selected(request).probe_now():
+        if refused := self._selected(request).dispatcher.probe_now():
             return web.json_response({"error": refused}, status=409)
         logger.info("Probe asked for, it goes at once")
         return web.json_response({"probing": True}, status=202)
 
-    def _selected(self, request: web.Request) -> ConsumerPages:
+    def _selected(self, request: web.Request) -> ServedConsumer:
         """Return the consumer that the request names, or the first.
 
         Raises:

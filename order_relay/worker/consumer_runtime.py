@@ -46,8 +46,7 @@ from order_relay.monitoring.stats import Stats
 from order_relay.settings import Settings
 from order_relay.settings.consumers import ConfiguredConsumer
 from order_relay.settings.rules import parse_waits
-from order_relay.web.console.changes import ChangeableConsumer
-from order_relay.web.console.pages import ConsoleConsumer
+from order_relay.web.consumer import ServedConsumer
 from order_relay.worker.consumer_app import (
     consumer_app,
     longest_rebalance,
@@ -344,24 +343,17 @@ class ConsumerRuntime:
     def _target_works(self) -> bool:
         return self.dispatcher.target().state is TargetState.WORKS and not self.dispatcher.paused
 
-    def shown(self) -> ConsoleConsumer:
-        """Return what the console shows."""
-        return ConsoleConsumer(
-            self.open_letters,
-            partial(open_topic, self.settings),
-            self.settings.dlq_topic,
+    def served(self) -> ServedConsumer:
+        """Return what the web server shows and changes."""
+        return ServedConsumer(
+            self.settings,
+            self.health,
+            self.stats,
+            self.history,
             self.lookup,
-        )
-
-    def changeable(self) -> ChangeableConsumer:
-        """Return what the console can change."""
-        return ChangeableConsumer(
-            partial(open_topic, self.settings),
             self.open_letters,
-            self.settings.order_paid_topic,
-            self.dispatcher.probe_now,
-            self.dispatcher.pause,
-            lambda: self.dispatcher.paused,
+            partial(open_topic, self.settings),
+            self.dispatcher,
         )
 
     def workers(self) -> set[str]:

@@ -46,7 +46,8 @@ from order_relay.web.connections import ConnectionLimits
 from order_relay.web.console.changes import Changes
 from order_relay.web.console.cluster import Cluster
 from order_relay.web.console.pages import Console
-from order_relay.web.server import ConsumerPages, WebServer
+from order_relay.web.consumer import ServedConsumer
+from order_relay.web.server import WebServer
 from order_relay.worker import file_descriptors
 from order_relay.worker.consumer_app import FaustSettings, faust_options
 from order_relay.worker.consumer_runtime import ConsumerRuntime, prepare_folder
@@ -205,21 +206,13 @@ class RelayApp(faust.App):
             return
         settings, token = self.settings, self.settings.api_token
         access = Access(token.get_secret_value() if token else None, settings.web_names)
+        served = {one.name: one.served() for one in self._runtimes}
         self._web_server = WebServer(
             settings.web_host,
             settings.web_port,
             self.metrics.registry,
-            {
-                one.name: ConsumerPages(
-                    one.health,
-                    one.stats,
-                    one.history,
-                    one.lookup,
-                    one.dispatcher.probe_now,
-                )
-                for one in self._runtimes
-            },
-            console=self._console(access),
+            served,
+            console=self._console(access, served),
             publisher=self.fallback.publisher,
             access=access,
             on_rejected=self.metrics.published,
@@ -234,10 +227,7 @@ class RelayApp(faust.App):
                 f"{error.strerror or error}"
             ) from None
 
-    def _console(self, access: Access) -> Console:
-        def here(runtime: ConsumerRuntime) -> tuple[dict[str, Any], dict[str, Any]]:
-            return runtime.stats.figures(), runtime.history.as_json()
-
+    def _console(self, access: Access, served: Mapping[str, ServedConsumer]) -> Console:
         groups = {one.name: one.settings.consumer_group_id for one in self.declared}
         of_groups = GroupMembers(self.settings, tuple(groups.values()))
 
@@ -253,14 +243,9 @@ class RelayApp(faust.App):
                 found[runtime.name] = runtime.workers() | (found.get(runtime.name) or set())
             return found
 
-        cluster = Cluster(
-            self.settings.own_url,
-            {one.name: partial(here, one) for one in self._runtimes},
-            members,
-            access.sign,
-        )
+        cluster = Cluster(self.settings.own_url, served, members, access.sign)
         changes = Changes(
-            {one.name: one.changeable() for one in self._runtimes},
+            served,
             self.fallback.store,
             self._audit,
             producer=self._producer_of_events,
@@ -268,10 +253,9 @@ class RelayApp(faust.App):
             cluster=cluster,
             tracing=self.tracing,
         )
-        shown = {one.name: one.shown() for one in self._runtimes}
         return Console(
             cluster,
-            shown,
+            served,
             self.fallback.store,
             self._audit,
             changes,

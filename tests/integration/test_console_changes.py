@@ -20,15 +20,17 @@ from order_relay.errors import DatabaseUnavailable, TopicUnusable
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog
 from order_relay.fallback.store import NewMessage
 from order_relay.fallback.table import FallbackTable
+from order_relay.settings import Settings
 from order_relay.web.access import SIGNATURE_HEADER, Access
 from order_relay.web.console import changes
-from order_relay.web.console.changes import ChangeableConsumer, Changes
+from order_relay.web.console.changes import Changes
 from order_relay.web.console.cluster import Cluster
-from order_relay.web.console.pages import Console, ConsoleConsumer
+from order_relay.web.console.pages import Console
 from order_relay.web.server import WebServer
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.publish_fakes import gave_up
 from tests.support.raw_server import Peer, RawServer
+from tests.support.standing_health import StandingDispatcher, served_consumer
 from tests.support.waiting import eventually
 from tests.unit.test_console import all_figures, stats
 from tests.unit.test_open_letters import Topic, letter
@@ -48,11 +50,9 @@ class Served:
         self.topic = Topic(*(letter(n) for n in range(3)))
         self.letters = self.topic.watched()
         self.access = Access(TOKEN)
-        self.paused: list[bool] = []
+        dispatcher = StandingDispatcher()
+        self.paused = dispatcher.pauses
         self.members: dict[str, set[str]] = {}
-
-        def is_paused() -> bool:
-            return self.paused[-1:] == [True]
 
         self.opens: Callable[[], Any] | None = None
 
@@ -64,25 +64,28 @@ class Served:
             return self.opens()
 
         cluster = Cluster(URL("http://127.0.0.1:1/"), {}, members, self.access.sign)
+        consumers = {
+            "order_logging": served_consumer(
+                settings=Settings(order_paid_topic="orders", dlq_topic="orders.DLQ"),
+                letters=self.letters,
+                open_topic=no_topic,
+                dispatcher=dispatcher,
+            )
+        }
         served_changes = Changes(
-            {
-                "order_logging": ChangeableConsumer(
-                    no_topic, self.letters, "orders", lambda: "", self.paused.append, is_paused
-                )
-            },
+            consumers,
             table,
             self.audit,
             producer=None,  # type: ignore[arg-type] # nothing is published here
             access=self.access,
             cluster=cluster,
         )
-        shown = {"order_logging": ConsoleConsumer(self.letters, no_topic, "orders.DLQ", None)}
         self.server = WebServer(
             LOOPBACK,
             0,
             CollectorRegistry(),
             {},
-            console=Console(cluster, shown, table, self.audit, served_changes),
+            console=Console(cluster, consumers, table, self.audit, served_changes),
             access=self.access,
         )
 

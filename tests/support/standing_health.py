@@ -1,6 +1,7 @@
 """Health of a worker whose deliveries stand where a test puts them."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -8,7 +9,7 @@ from order_relay.deliveries.lookup import OrderLookup
 from order_relay.delivery.dispatcher import Dispatcher
 from order_relay.monitoring.health import Health
 from order_relay.settings import load_settings
-from order_relay.web.server import ConsumerPages
+from order_relay.web.consumer import ServedConsumer
 
 
 class StandingDeliveries:
@@ -33,9 +34,33 @@ def standing_health(
     return Health(dispatcher, load_settings(**settings), excused=excused, clock=clock)
 
 
+class StandingDispatcher:
+    """Sends nothing; notes what it is told."""
+
+    def __init__(self, probe_now: Callable[[], str] = lambda: "") -> None:
+        self.probe_now = probe_now
+        self.pauses: list[bool] = []
+
+    @property
+    def paused(self) -> bool:
+        """Whether the last word was to pause."""
+        return self.pauses[-1:] == [True]
+
+    def pause(self, paused: bool) -> None:
+        """See ``Dispatcher.pause``."""
+        self.pauses.append(paused)
+
+
+def served_consumer(**parts: Any) -> ServedConsumer:
+    """A consumer that is served; what is not given must not be asked for."""
+    given: dict[str, Any] = {"dispatcher": StandingDispatcher(), "orders": None} | parts
+    names = [one.name for one in fields(ServedConsumer) if one.name != "one_job"]
+    values: dict[str, Any] = {name: given.get(name) for name in names}
+    return ServedConsumer(**values)
+
+
 def consumer_pages(
     health: Health, orders: OrderLookup | None = None, probe_now: Callable[[], str] = lambda: ""
-) -> ConsumerPages:
+) -> ServedConsumer:
     """The pages of a consumer; there are no figures to ask for."""
-    nothing: Any = None
-    return ConsumerPages(health, nothing, nothing, orders, probe_now)
+    return served_consumer(health=health, orders=orders, dispatcher=StandingDispatcher(probe_now))

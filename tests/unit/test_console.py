@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -20,6 +21,7 @@ from order_relay.settings import load_settings
 from order_relay.web import console
 from order_relay.web.console.cluster import Cluster, ConsumerView, WorkerAnswer, span
 from order_relay.web.console.pages import chart
+from tests.support.standing_health import served_consumer
 from tests.support.targets import standing_dispatcher
 
 ROOT = Path(__file__).parents[2]
@@ -249,7 +251,10 @@ async def test_a_consumer_of_other_workers_is_linked_to_one_of_them() -> None:
         return {"here": {OWN, "http://127.0.0.1:9/"}, "there": {"javascript:x", "http://127.0.0.1:9/"},
                 "unknown": None, "nowhere": set()}  # fmt: skip
 
-    cluster = Cluster(URL(OWN), {"here": lambda: (stats(), {})}, members)
+    here_figures = SimpleNamespace(figures=stats)
+    here_history = SimpleNamespace(as_json=dict)
+    own = {"here": served_consumer(stats=here_figures, history=here_history)}
+    cluster = Cluster(URL(OWN), own, members)
     try:
         here, there, unknown, nowhere = await cluster.look()
         assert await cluster.elsewhere() == {"there": "http://127.0.0.1:9"}

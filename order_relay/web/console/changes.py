@@ -10,8 +10,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -22,7 +21,6 @@ from msgspec import Meta
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.index import LetterIndex
 from order_relay.dead_letters.letter import LetterPosition
-from order_relay.dead_letters.open_letters import OpenLetters
 from order_relay.dead_letters.redrive import Redrive, Selection
 from order_relay.errors import DatabaseUnavailable, RelayError
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog, now
@@ -40,10 +38,10 @@ from order_relay.web.console.queries import (
     row_filter,
     whole_number,
 )
+from order_relay.web.consumer import ServedConsumer
 from order_relay.web.request_body import BODY_SECONDS, BodyRefused, read_body
 
 if TYPE_CHECKING:
-    from order_relay.dead_letters.open_topic import OpenTopic
     from order_relay.tracing.spans import Tracing
 
 logger = logging.getLogger(__name__)
@@ -77,36 +75,6 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError("give either positions or filter")
         if not (self.actor + self.reason).isprintable():
             raise ValueError("actor and reason must be printable characters")
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeableConsumer:
-    """What can be changed of one consumer of this worker.
-
-    Attributes:
-        open_topic: Opens its dead-letter topic.
-        letters: Its open dead letters.
-        order_topic: Where its letters are redriven to.
-        probe_now: Sends the next probe at once; returns why none can go, or an empty text.
-        pause: Stops sending (True), or goes on (False).
-        paused: Whether a person has paused it.
-        one_job: Held while a job changes letters: the next one waits, instead of being refused.
-    """
-
-    open_topic: Callable[[], AbstractAsyncContextManager[OpenTopic]]
-    letters: OpenLetters
-    order_topic: str
-    probe_now: Callable[[], str]
-    pause: Callable[[bool], None]
-    paused: Callable[[], bool]
-    one_job: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def do(self, action: str) -> None:
-        """Pause, resume or probe."""
-        if action == "probe":
-            self.probe_now()
-        else:
-            self.pause(action == "pause")
 
 
 @dataclass(slots=True)
@@ -149,7 +117,7 @@ class Changes:
 
     def __init__(
         self,
-        consumers: Mapping[str, ChangeableConsumer],
+        consumers: Mapping[str, ServedConsumer],
         rows: FallbackTable,
         audit: AuditLog,
         *,
@@ -245,7 +213,7 @@ class Changes:
         detail = f"{of}{f'; reason: {reason}' if reason else ''}"
         redrive = Redrive(
             self._producer,
-            topic=consumer.order_topic,
+            topic=consumer.settings.order_paid_topic,
             consumer=name,
             rate=body.rate,
             discard=action == "discard",
@@ -335,7 +303,7 @@ class Changes:
     async def _consumer(self, request: web.Request, body: Body) -> dict[str, Any]:
         action = request.match_info["action"]
         name, consumer = self._named(body)
-        if action == "probe" and consumer.paused():
+        if action == "probe" and consumer.dispatcher.paused:
             raise BadQuery(f"{name} is paused, nothing is sent: resume it first")
         if body.dry_run:
             return {
@@ -376,7 +344,7 @@ class Changes:
                 await self._write(told)
         return web.json_response({})
 
-    def _named(self, body: Body) -> tuple[str, ChangeableConsumer]:
+    def _named(self, body: Body) -> tuple[str, ServedConsumer]:
         if body.consumer not in self._consumers:
             known = ", ".join(self._consumers)
             raise BadQuery(f"consumer must be one of this worker's: {known}")
@@ -403,7 +371,7 @@ class Changes:
 
 
 async def _letters_text(
-    consumer: ChangeableConsumer,
+    consumer: ServedConsumer,
     action: str,
     positions: tuple[LetterPosition, ...] | None,
     wanted: LetterFilter,
@@ -415,7 +383,8 @@ async def _letters_text(
 
     number = await consumer.letters.ask(count)
     if action == "redrive":
-        return f"{number:,} open letters will be published to {consumer.order_topic} again."
+        topic = consumer.settings.order_paid_topic
+        return f"{number:,} open letters will be published to {topic} again."
     return f"{number:,} open letters will not be delivered: they count as dealt with."
 
 

@@ -12,6 +12,7 @@ import aiohttp
 from yarl import URL
 
 from order_relay.deliveries.lookup import get_object, make_client
+from order_relay.web.consumer import ServedConsumer
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ class Cluster:
     def __init__(
         self,
         own_url: URL,
-        own: Mapping[str, Callable[[], tuple[dict[str, Any], dict[str, Any]]]],
+        own: Mapping[str, ServedConsumer],
         members: Callable[[], Awaitable[Mapping[str, Collection[str] | None]]],
         sign: Callable[[str], Mapping[str, str]] = lambda path: {},
     ) -> None:
@@ -221,7 +222,7 @@ class Cluster:
 
         Args:
             own_url: The URL of this worker.
-            own: For each consumer of this worker a function that returns its stats and history.
+            own: The consumers of this worker.
             members: Returns the workers of each declared consumer, by its name; None: unknown.
             sign: Returns the headers that let a request change something; see ``Access.sign``.
         """
@@ -283,8 +284,8 @@ class Cluster:
             await client.close()
 
     def _here(self, name: str) -> WorkerAnswer:
-        stats, history = self._own[name]()
-        return WorkerAnswer(self._own_url, stats, history)
+        own = self._own[name]
+        return WorkerAnswer(self._own_url, own.stats.figures(), own.history.as_json())
 
     async def _ask(self, url: str, name: str) -> WorkerAnswer:
         if self._client is None:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 from aiohttp import web
@@ -20,8 +18,6 @@ from aiohttp.typedefs import Handler
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.index import LetterGroup, LetterIndex
 from order_relay.dead_letters.letter import Letter, header_value
-from order_relay.dead_letters.open_letters import OpenLetters
-from order_relay.deliveries.lookup import OrderLookup
 from order_relay.errors import RelayError
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
@@ -41,9 +37,7 @@ from order_relay.web.console.queries import (
     row_filter,
     whole_number,
 )
-
-if TYPE_CHECKING:
-    from order_relay.dead_letters.open_topic import OpenTopic
+from order_relay.web.consumer import ServedConsumer
 
 PAGE_LENGTH = 50
 GROUPS = 50
@@ -67,30 +61,13 @@ NOT_KNOWN = "-"
 CHART_WIDTH, CHART_HEIGHT = 240, 48
 
 
-@dataclass(frozen=True, slots=True)
-class ConsoleConsumer:
-    """What the console shows of one consumer of this worker, beside its figures.
-
-    Attributes:
-        letters: Its open dead letters.
-        open_topic: Opens its dead-letter topic.
-        dlq_topic: The name of its dead-letter topic.
-        orders: Finds orders; None: the deliveries table is switched off.
-    """
-
-    letters: OpenLetters
-    open_topic: Callable[[], AbstractAsyncContextManager[OpenTopic]]
-    dlq_topic: str
-    orders: OrderLookup | None
-
-
 class Console:
     """Serves the console."""
 
     def __init__(
         self,
         cluster: Cluster,
-        consumers: Mapping[str, ConsoleConsumer],
+        consumers: Mapping[str, ServedConsumer],
         rows: FallbackTable,
         audit: AuditLog,
         changes: Changes,
@@ -201,7 +178,7 @@ class Console:
             names=tuple(self._consumers),
             elsewhere=elsewhere,
             figures=consumer.letters.figures,
-            topic=consumer.dlq_topic,
+            topic=consumer.settings.dlq_topic,
             query={key: query.get(key, "") for key in LETTER_QUERY},
             grouped=grouped,
             filtered=bool(wanted),
@@ -220,7 +197,7 @@ class Console:
             letter = await opened.letter(partition, offset)
         if letter is None:
             raise LookupError(
-                f"there is no letter {partition}:{offset} in topic {consumer.dlq_topic}"
+                f"there is no letter {partition}:{offset} in topic {consumer.settings.dlq_topic}"
             )
         still_open = await consumer.letters.ask(lambda index: index.is_open(partition, offset))
         headers = [(header, header_value(header, value)) for header, value in letter.headers]
@@ -270,7 +247,9 @@ class Console:
             closed, unread = await _closed_letters(consumer, wanted) if everything else ((), "")
             problems += [unread] if unread else []
             if consumer.letters.figures is None:
-                problems.append(f"The open letters of {consumer.dlq_topic} are not known now")
+                problems.append(
+                    f"The open letters of {consumer.settings.dlq_topic} are not known now"
+                )
             stories.append((name, found, letters, closed))
         rows: Sequence[FallbackRow] = ()
         try:
@@ -295,7 +274,7 @@ class Console:
 
     def _consumer(
         self, name: str, elsewhere: Mapping[str, str], request: web.Request
-    ) -> ConsoleConsumer:
+    ) -> ServedConsumer:
         """Return a consumer of this worker; redirects to a worker that runs another one."""
         if name in elsewhere:
             raise web.HTTPFound(elsewhere[name] + request.path_qs)
@@ -318,7 +297,7 @@ def _group_link(query: Mapping[str, str], consumer: str, group: LetterGroup) -> 
 
 
 async def _closed_letters(
-    consumer: ConsoleConsumer, wanted: LetterFilter
+    consumer: ServedConsumer, wanted: LetterFilter
 ) -> tuple[list[Letter], str]:
     """Read the letters that were dealt with; and say why some may be missing."""
     found: list[Letter] = []
@@ -328,7 +307,10 @@ async def _closed_letters(
                 if closed:
                     found.append(letter)
     except TimeoutError:
-        return found, f"{consumer.dlq_topic} was not read to its end within {TOPIC_SECONDS:g} s"
+        return (
+            found,
+            f"{consumer.settings.dlq_topic} was not read to its end within {TOPIC_SECONDS:g} s",
+        )
     except RelayError as error:
         return found, str(error)
     return found, ""
