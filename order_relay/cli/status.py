@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -12,6 +12,7 @@ from yarl import URL
 
 from order_relay.cli import command, output
 from order_relay.deliveries.lookup import get_object, make_client
+from order_relay.web.console.cluster import ConsumerView, WorkerAnswer
 
 ASK_SECONDS = 10.0
 # Some ten thousand partitions.
@@ -77,56 +78,27 @@ async def _ask(client: aiohttp.ClientSession, url: URL) -> list[Figures] | str:
 
 
 def _summary(url: str, figures: Figures) -> Figures:
+    view = ConsumerView(figures["consumer"], [WorkerAnswer(url, figures)])
     target, letters = figures["target"], figures["open_dead_letters"]
-    lags = [one["lag"] for one in figures["partitions"]]
+    bad = [one for one in view.verdicts() if one.level == "bad"]
+    problems = [f"{one.text} {url.rstrip('/')}{one.link}" if one.link else one.text for one in bad]
+    if figures["paused"]:
+        problems.append("Paused: nothing is sent until a person resumes it on the console.")
     return {
         "url": url,
-        "consumer": figures["consumer"],
+        "consumer": view.name,
         "version": figures["version"],
-        "target": target["state"],
+        "target": view.state,
         "since_seconds": target["since_seconds"],
-        "said": target["said"],
-        "lag": None if None in lags else sum(lags),
+        "said": view.said,
+        "lag": view.lag,
         "partitions": len(figures["partitions"]),
         "in_flight": figures["in_flight"],
         "open_dead_letters": letters["total"],
         "oldest_dead_letter_seconds": letters["oldest_seconds"],
         "failed_rows": figures["fallback"].get("failed"),
-        "problems": list(_problems(figures)),
+        "problems": problems,
     }
-
-
-def _problems(figures: Figures) -> Iterator[str]:
-    """Yield what needs a person."""
-    target, fallback = figures["target"], figures["fallback"]
-    letters = figures["open_dead_letters"]
-    if target["state"] in {"down", "refuses_us"}:
-        yield f"the target: {target['said']}"
-    if figures["paused"]:
-        yield "paused: nothing is sent until a person resumes it on the console"
-    if not figures["kafka_up"]:
-        yield "Kafka does not answer the worker"
-    if not fallback["database_up"]:
-        yield "the database does not answer the worker"
-    if letters["total"]:
-        oldest = output.age(letters["oldest_seconds"] or 0)
-        count = f"{letters['total']:,}, the oldest {oldest}"
-        command = f"order-relay dlq list --consumer {figures['consumer']}"
-        yield f"open dead letters: {count}; see {command}"
-    if letters["deleted"]:
-        yield f"open dead letters that left their topic: {letters['deleted']:,}"
-    if fallback.get("failed"):
-        yield f"FAILED rows: {fallback['failed']:,}; see order-relay fallback list --status FAILED"
-    if fallback["files_replaced"]:
-        yield "the fallback table's file was deleted or replaced while it was open"
-    yield from _deleted(figures)
-
-
-def _deleted(figures: Figures) -> Iterator[str]:
-    if figures["deleted_records"]:
-        yield f"Kafka deleted {figures['deleted_records']:,} records before they were read"
-    if figures["near_deletion_records"]:
-        yield f"Kafka deletes {figures['near_deletion_records']:,} unread records soon"
 
 
 def _print(rows: Sequence[Figures]) -> None:

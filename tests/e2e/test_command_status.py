@@ -66,8 +66,8 @@ async def test_a_worker_that_is_well_and_one_that_is_not(
         await eventually(letter_noticed, 60, "to say that a letter is open")
         told = (await commands("status", statuses=(1,))).out
         assert re.search(
-            rf"order_logging at {url}: open dead letters: 1, the oldest \d+ s; "
-            "see order-relay dlq list --consumer order_logging",
+            rf"order_logging at {url}: 1 dead letter waits for a person, the oldest for \d+ s\. "
+            rf"{url}/dead-letters\?consumer=order_logging",
             told,
         )
 
@@ -87,8 +87,9 @@ async def test_a_worker_that_is_well_and_one_that_is_not(
 
         await eventually(noticed, 60, "to say all three")
         told = (await commands("status", statuses=(1,))).out
-        assert f"order_logging at {url}: the target: refuses us" in told
-        assert "FAILED rows: 1; see order-relay fallback list --status FAILED" in told
+        assert f"order_logging at {url}: The target refuses our token, URL or certificate" in told
+        row_told = "1 row of the fallback table waits for a person."
+        assert f"{row_told} {url}/fallback?status=FAILED" in told
 
 
 async def test_a_lag_that_is_not_known_is_not_zero(tmp_path: Path) -> None:
