@@ -55,19 +55,6 @@ class Connections:
         # removed when it is found here, and added again when it waits for its client.
         self._waiting: OrderedDict[Connection, None] = OrderedDict()
         self._crowded = False
-        self._timer: asyncio.TimerHandle | None = None
-
-    def start(self) -> None:
-        """Close overdue connections from now on."""
-        loop = asyncio.get_running_loop()
-        for connection in [one for one in self._open if one.is_overdue(loop.time())]:
-            self._close(connection, "silent")
-        self._timer = loop.call_later(self.limits.head_seconds / 10, self.start)
-
-    def stop(self) -> None:
-        """Stop closing them; open connections stay."""
-        if self._timer is not None:
-            self._timer.cancel()
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -111,27 +98,29 @@ class Connections:
         while True:  # ends at the newest at the latest: it waits for its client
             oldest = next(iter(self._waiting))
             if oldest.waits_for_client:
-                self._close(oldest, "crowded")
+                self.close(oldest, "crowded")
                 return
             del self._waiting[oldest]
 
-    def _close(self, connection: Connection, reason: str) -> None:
+    def close(self, connection: Connection, reason: str) -> None:
+        """Close a connection at once, for one of ``CLOSED_REASONS``."""
         self.lost(connection)
         self._on_closed(reason)
-        connection.abort()
+        if connection.transport is not None:
+            connection.transport.abort()  # also if an answer is not read
 
 
 class Connection(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ("_body", "_connections", "_deadline", "_idle")
+    __slots__ = ("_body", "_connections", "_idle", "_limit")
 
     def __init__(self, connections: Connections, server: web.Server, **options: Any) -> None:
         """Make a connection of ``server``; the options are aiohttp's."""
         super().__init__(server, **options)
         self._connections = connections
         self._body: StreamReader | None = None
-        self._deadline: float | None = None
+        self._limit: asyncio.TimerHandle | None = None
         self._idle = False
 
     @property
@@ -139,43 +128,44 @@ class Connection(web.RequestHandler):
         """Whether the client must send, or read an answer, before the server can go on."""
         return self._body is None or not self._body.is_eof()
 
-    def is_overdue(self, now: float) -> bool:
-        """Return whether the head of a request is late; bodies have their own deadline."""
-        return self._deadline is not None and now >= self._deadline
-
-    def abort(self) -> None:
-        """Close at once, even if an answer is not read."""
-        if self.transport is not None:
-            self.transport.abort()
+    def _wait(self, seconds: float) -> None:
+        """Limit the wait for the client from now on; 0: a body has a limit of its own."""
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+        if seconds and self.transport is not None:  # else the client left before its answer
+            close = self._connections.close
+            self._limit = self._loop.call_later(seconds, close, self, "silent")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See ``asyncio.Protocol``."""
         super().connection_made(transport)
-        self._deadline = self._loop.time() + self._connections.limits.head_seconds
+        self._wait(self._connections.limits.head_seconds)
         self._connections.opened(self)
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
         if self._idle:
             self._idle = False
-            self._deadline = self._loop.time() + self._connections.limits.head_seconds
+            self._wait(self._connections.limits.head_seconds)
         super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See ``asyncio.Protocol``."""
+        self._wait(0)
         self._connections.lost(self)
         super().connection_lost(exc)
 
     def request_began(self, body: StreamReader) -> None:
         """Note that the head of a request has come; ``body`` may follow."""
         self._idle = False
-        self._deadline = None
+        self._wait(0)
         self._body = body
         self._connections.waits_anew(self)
 
     def request_ended(self) -> None:
         """Note that the request is handled; its answer goes out now."""
         self._idle = True
-        self._deadline = self._loop.time() + self._connections.limits.idle_seconds
+        self._wait(self._connections.limits.idle_seconds)
         self._body = None
         self._connections.waits_anew(self)

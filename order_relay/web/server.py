@@ -125,7 +125,6 @@ class WebServer:
             auto_decompress=False,  # compressed bodies are refused
         )
         self._listener = await loop.create_server(connect, self.host, self._port)
-        self._connections.start()
 
     @property
     def port(self) -> int:
@@ -139,7 +138,6 @@ class WebServer:
 
         After that an event that is being published is still published, without an answer.
         """
-        self._connections.stop()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
