@@ -19,7 +19,6 @@ from order_relay.cli.fallback.rows import (
 )
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.table import FallbackTable
-from order_relay.settings import Settings
 
 NAMED = 5  # rows in the audit log
 # Rows of these statuses can be changed.
@@ -103,6 +102,8 @@ async def _change(
     needs_yes = "--all needs" if everything else ""
     asks = command.must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
     settings = command.worker_settings()
+    report = output.ChangeReport("row", verb, named=bool(ids), as_json=as_json, dry_run=dry_run)
+    first: list[FallbackRow] = []
     async with open_table(settings) as table:
         confirmed: Collection[int] | None = None
         if asks:
@@ -111,15 +112,26 @@ async def _change(
             question = f"Discard {count}? Kafka does not have these events"
             if confirmed and (no := command.refused(question, "Nothing was discarded")):
                 return no
-        return await run_change(
-            table,
-            rows,
-            verb,
-            dry_run=dry_run,
-            as_json=as_json,
-            confirmed=confirmed,
-            audit=settings,
-        )
+        total = await table.count(rows) if confirmed is None else len(confirmed)
+        try:
+            with report.showing_progress(total):
+                async for row_id, row, reason in changed_rows(
+                    table, rows, verb, dry_run=dry_run, confirmed=confirmed
+                ):
+                    fields: dict[str, object] = {"id": row_id, "result": verb, "dry_run": dry_run}
+                    if reason:
+                        fields = {"id": row_id, "result": "skipped", "reason": reason}
+                    report.add(str(row_id), fields, reason)
+                    if dry_run and row and not reason and len(first) < output.SHOWN:
+                        first.append(row)
+        finally:
+            if report.done and not dry_run:
+                given = ", ".join(filter(None, (rows.status, rows.topic, rows.error_contains)))
+                which = ", ".join(map(str, sorted(ids)[:NAMED])) or f"all with {given}"
+                await write_entry(settings, f"rows {verb}", "fallback table", report.done, which)
+        if not as_json:
+            report.print(rows_table(first, (await table.now()).timestamp()))
+    return report.status
 
 
 def objection(verb: str, row: FallbackRow, now: datetime) -> str:
@@ -166,46 +178,3 @@ async def changed_rows(
         gone = confirmed is not None and row_id in confirmed
         reason = "it was changed or deleted meanwhile" if gone else "there is no such row"
         yield row_id, None, reason
-
-
-async def run_change(
-    store: FallbackTable,
-    rows: RowFilter,
-    verb: str,
-    *,
-    dry_run: bool,
-    as_json: bool,
-    confirmed: Collection[int] | None = None,
-    audit: Settings | None = None,
-) -> int:
-    """Change rows as ``changed_rows``, print the results, and return the exit status.
-
-    With ``audit``, the settings of the database, the change is written to the audit log.
-
-    The status is 1 when a row that was named by its id was not changed.
-    """
-    report = output.ChangeReport(
-        "row", verb, named=rows.ids is not None, as_json=as_json, dry_run=dry_run
-    )
-    first: list[FallbackRow] = []
-    total = await store.count(rows) if confirmed is None else len(confirmed)
-    results = changed_rows(store, rows, verb, dry_run=dry_run, confirmed=confirmed)
-    try:
-        with report.showing_progress(total):
-            async for row_id, row, reason in results:
-                fields: dict[str, object] = {"id": row_id, "result": verb, "dry_run": dry_run}
-                if reason:
-                    fields = {"id": row_id, "result": "skipped", "reason": reason}
-                report.add(str(row_id), fields, reason)
-                if dry_run and row and not reason and len(first) < output.SHOWN:
-                    first.append(row)
-    finally:
-        if audit is not None and report.done and not dry_run:
-            given = (rows.status, rows.topic, rows.error_contains)
-            which = f"all with {', '.join(text for text in given if text)}"
-            if rows.ids:
-                which = ", ".join(map(str, sorted(rows.ids)[:NAMED]))
-            await write_entry(audit, f"rows {verb}", "fallback table", report.done, which)
-    if not as_json:
-        report.print(rows_table(first, (await store.now()).timestamp()))
-    return report.status
