@@ -25,7 +25,6 @@ from order_relay.cli.output import (
 from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.open_topic import open_topic
 from order_relay.deliveries.entries import Entry, decode_entry
-from order_relay.delivery.progress import Commit
 from order_relay.errors import RelayError, TopicUnusable
 from order_relay.fallback.store import RowFilter, Status
 from order_relay.kafka.committed_offsets import group_commits
@@ -140,9 +139,8 @@ class _Reading:
                 settings, settings.consumer_group_id, settings.order_paid_topic, list(ranges)
             )
             for partition, extent in ranges.items():
-                commit = commits.get(partition)
                 evidence = Evidence(
-                    Commit(commit.offset, commit.metadata) if commit is not None else None,
+                    commits.get(partition),
                     letters=letters.get(partition, {}),
                     saved=saved.get(partition, set()),
                     entries_since_ms=self.table_begins_ms,

@@ -166,12 +166,6 @@ class LetterIndex:
         )
         return found.fetchone() is not None
 
-    def positions(self, wanted: LetterFilter) -> list[tuple[int, int]]:
-        """Return partition and offset of all letters that match, ascending."""
-        return self._select(
-            'partition, "offset" FROM letters', wanted, 'ORDER BY partition, "offset"', scan=True
-        ).fetchall()
-
     def due(
         self, waits_seconds: Sequence[float], now: float, *, limit: int
     ) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ import msgspec
 from order_relay.delivery.dead_letters import CONSUMER_HEADER
 from order_relay.model.byte_text import to_text
 from order_relay.model.events import without_lone_surrogates
-from order_relay.model.headers import EVENT_ID_HEADER, Header
+from order_relay.model.headers import EVENT_ID_HEADER, Header, last_value
 
 REDRIVES_HEADER = "dlq-redrives"
 # Headers that describe the failure; all others are the record's own.
@@ -76,11 +76,8 @@ class Letter:
         return LetterPosition(self.partition, self.offset)
 
     def header(self, name: str) -> bytes | None:
-        """Return the last header of a name: Kafka's rule for duplicates."""
-        for key, value in reversed(self.headers):
-            if key == name:
-                return value
-        return None
+        """Return a header; see ``last_value``."""
+        return last_value(self.headers, name)
 
     def text(self, name: str) -> str | None:
         """Return a header as text, see ``header_value``."""

@@ -16,7 +16,8 @@ from typing import Protocol, TypeVar
 
 from order_relay.dead_letters.index import LetterIndex
 from order_relay.dead_letters.letter import Letter
-from order_relay.dead_letters.redriven import RedriveCommit, Redriven
+from order_relay.dead_letters.redriven import Redriven
+from order_relay.delivery.progress import Commit
 from order_relay.errors import RelayError
 from order_relay.kafka.topic_reader import Extent
 from order_relay.logs.log_line import LogLine
@@ -72,7 +73,7 @@ class OpenLetters:
     def __init__(
         self,
         open_log: Callable[[], AbstractAsyncContextManager[LetterLog]],
-        commits: Callable[[Collection[int]], Awaitable[Mapping[int, RedriveCommit]]],
+        commits: Callable[[Collection[int]], Awaitable[Mapping[int, Commit]]],
         on_figures: Callable[[OpenFigures | None], None] = lambda _: None,
         on_deleted: Callable[[int], None] = lambda _: None,
         *,
@@ -100,7 +101,7 @@ class OpenLetters:
         # SQLite blocks: one thread makes all calls, one after another.
         self._thread = ThreadPoolExecutor(1, "open-letters")
         self._extents: dict[int, Extent] = {}
-        self._known_commits: dict[int, RedriveCommit] = {}
+        self._known_commits: dict[int, Commit] = {}
         self._look_now = asyncio.Event()
 
     def refresh_soon(self) -> None:
@@ -161,7 +162,7 @@ class OpenLetters:
         )
 
     async def _read(
-        self, log: LetterLog, partition: int, extent: Extent, commit: RedriveCommit | None
+        self, log: LetterLog, partition: int, extent: Extent, commit: Commit | None
     ) -> None:
         before = self._extents.get(partition)
         if before is not None and (extent.low < before.low or extent.end < before.end):

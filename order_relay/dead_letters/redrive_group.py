@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
@@ -18,10 +18,15 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from order_relay.dead_letters.redrive import AnotherRedrive
-from order_relay.dead_letters.redriven import RedriveCommit
-from order_relay.errors import KafkaUnavailable, TopicUnusable
+from order_relay.delivery.progress import Commit
+from order_relay.errors import TopicUnusable
 from order_relay.kafka.client_config import client_config
-from order_relay.kafka.committed_offsets import group_commits, group_consumer
+from order_relay.kafka.committed_offsets import (
+    description,
+    group_commits,
+    group_consumer,
+    translated,
+)
 from order_relay.settings import Settings
 
 ASK_SECONDS = 10.0
@@ -52,10 +57,9 @@ class RedriveGroup:
         self._settings = settings
         self._topic = settings.dlq_topic
 
-    async def commits(self, partitions: Collection[int]) -> dict[int, RedriveCommit]:
+    async def commits(self, partitions: Collection[int]) -> dict[int, Commit]:
         """Return the last commit of each partition that has one; raises as ``group_commits``."""
-        found = await group_commits(self._settings, self.group_id, self._topic, partitions)
-        return {number: RedriveCommit(one.offset, one.metadata) for number, one in found.items()}
+        return await group_commits(self._settings, self.group_id, self._topic, partitions)
 
     @asynccontextmanager
     async def membership(self, partitions: Collection[int]) -> AsyncIterator[Membership]:
@@ -77,21 +81,15 @@ class RedriveGroup:
         )
         membership = Membership(self._topic, consumer)
         try:
-            try:
+            with translated(self._settings, self.group_id, self._topic):
                 async with asyncio.timeout(ASK_SECONDS):
                     await consumer.start()
-            except (ClientError, OSError, TimeoutError) as error:
-                raise self._translated(error) from error
-            # Only now: start() would wait for the assignment, too.
-            consumer.subscribe([self._topic], listener=membership)
-            try:
-                async with asyncio.timeout(JOIN_SECONDS):
-                    while not membership.joined.is_set():
-                        await consumer.getmany(timeout_ms=LOOK_MS)  # raises what Kafka refuses
-            except (ClientError, OSError) as error:
-                raise self._translated(error) from error
-            except TimeoutError:
-                raise another from None
+                # Only now: start() would wait for the assignment, too.
+                consumer.subscribe([self._topic], listener=membership)
+                with suppress(TimeoutError):  # without partitions: another member has them
+                    async with asyncio.timeout(JOIN_SECONDS):
+                        while not membership.joined.is_set():
+                            await consumer.getmany(timeout_ms=LOOK_MS)  # raises what Kafka refuses
             if membership.partitions != set(partitions):
                 raise another
             yield membership
@@ -117,11 +115,6 @@ class RedriveGroup:
                 return bool(members)
             await asyncio.sleep(0.5)
 
-    def _translated(self, error: BaseException) -> KafkaUnavailable | TopicUnusable:
-        if isinstance(error, ClientError) and not getattr(error, "retriable", False):
-            return TopicUnusable(self._topic, f"the group {self.group_id}: {_description(error)}")
-        return KafkaUnavailable(self._settings.kafka_bootstrap_servers, _description(error))
-
 
 class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types
     """The membership of the only member.
@@ -144,7 +137,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka sh
         self._consumer = consumer
         self._topic = topic
 
-    async def commit(self, partition: int, commit: RedriveCommit) -> None:
+    async def commit(self, partition: int, commit: Commit) -> None:
         """Store what was redriven.
 
         Raises:
@@ -156,8 +149,11 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka sh
                 await self._consumer.commit({position: OffsetAndMetadata(*commit)})
         except (ClientError, OSError, TimeoutError) as error:
             self.lost = True
+            reason = description(error)
+            if isinstance(error, CommitFailedError):
+                reason = "Kafka does not count this dlq redrive as a member of its group any more"
             raise TopicUnusable(
-                self._topic, f"what was redriven cannot be committed: {_description(error)}"
+                self._topic, f"what was redriven cannot be committed: {reason}"
             ) from error
 
     async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
@@ -174,11 +170,3 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka sh
         if not self.joined.is_set():
             self.partitions = {position.partition for position in assigned}
             self.joined.set()
-
-
-def _description(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, CommitFailedError):
-        return "Kafka does not count this dlq redrive as a member of its group any more"
-    return " ".join(str(error).split()) or type(error).__name__

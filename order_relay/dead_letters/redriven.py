@@ -13,7 +13,8 @@ import copy
 import re
 import zlib
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
+
+from order_relay.delivery.progress import Commit
 
 # The broker's default for offset.metadata.max.bytes is 4,096. A batch is redriven only if its
 # commit fits into this; the rest is reserve for a batch of which Kafka refuses some letters.
@@ -24,22 +25,10 @@ _METADATA = re.compile(r"redriven2:(?P<offset>\d{1,19}):(?P<bits>[\x21-\x7e]+)",
 _MAX_BITMAP_BYTES = 16 * 1024 * 1024
 
 
-class RedriveCommit(NamedTuple):
-    """What the group commits for a partition.
-
-    Attributes:
-        offset: All letters before it were redriven.
-        metadata: The letters redriven beyond it; empty if none were.
-    """
-
-    offset: int
-    metadata: str
-
-
 class Redriven:
     """The letters of one partition that were redriven."""
 
-    def __init__(self, commit: RedriveCommit | None = None, *, end: int | None = None) -> None:
+    def __init__(self, commit: Commit | None = None, *, end: int | None = None) -> None:
         """Read a commit.
 
         Args:
@@ -48,7 +37,7 @@ class Redriven:
                 of this name.
         """
         if commit is None or commit.offset < 0 or (end is not None and commit.offset > end):
-            commit = RedriveCommit(0, "")
+            commit = Commit(0, "")
         self.below = commit.offset
         self._bits = _decoded(commit)
 
@@ -108,24 +97,24 @@ class RedriveProgress:
             then.finish(offset)
         return len(then.commit().metadata) <= MAX_PLANNED_LENGTH
 
-    def commit(self) -> RedriveCommit:
+    def commit(self) -> Commit:
         """Return what may be committed now."""
         while self._next_open < len(self._open) and self._open[self._next_open] in self:
             self._next_open += 1
         position = self._open[self._next_open] if self._next_open < len(self._open) else self._end
         if self._redriven_below <= position:
-            return RedriveCommit(position, "")
+            return Commit(position, "")
         first = (_base(position) - self._base) // 8
         last = (self._redriven_below - 1 - self._base) // 8
         packed = zlib.compress(bytes(self._bits[first : last + 1]), 9)
-        return RedriveCommit(position, f"redriven2:{position}:{base64.b85encode(packed).decode()}")
+        return Commit(position, f"redriven2:{position}:{base64.b85encode(packed).decode()}")
 
 
 def _base(offset: int) -> int:
     return offset - offset % 8
 
 
-def _decoded(commit: RedriveCommit) -> bytes:
+def _decoded(commit: Commit) -> bytes:
     match = _METADATA.fullmatch(commit.metadata)
     if match is None or int(match["offset"]) != commit.offset:
         return b""  # another tool wrote it, or it was copied from another cluster

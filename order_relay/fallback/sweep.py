@@ -18,7 +18,7 @@ from order_relay.fallback.store import Claim, FallbackRow, Outcome, Position, St
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import Acknowledged, KafkaProducer
 from order_relay.logs.log_line import LogLine
-from order_relay.model.headers import EVENT_ID_HEADER, Header
+from order_relay.model.headers import EVENT_ID_HEADER, Header, last_value
 from order_relay.model.trace_context import trace_id
 
 if TYPE_CHECKING:
@@ -329,8 +329,7 @@ def with_event_id(row: FallbackRow) -> tuple[Header, ...]:
     Rows written by plain SQL need not have one. It is then made from what never changes in the
     row; the time and the record are part of it, since two databases give out the same row ids.
     """
-    given = [value for name, value in row.headers if name == EVENT_ID_HEADER]
-    if given and given[-1]:  # the last one counts
+    if last_value(row.headers, EVENT_ID_HEADER):
         return row.headers
     others = tuple(header for header in row.headers if header[0] != EVENT_ID_HEADER)
     parts = (

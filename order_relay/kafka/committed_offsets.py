@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -17,6 +18,7 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
+from order_relay.delivery.progress import Commit
 from order_relay.errors import KafkaUnavailable, TopicUnusable
 from order_relay.kafka.auth import faust_credentials
 from order_relay.settings import Settings
@@ -77,7 +79,7 @@ def group_consumer(settings: Settings, group_id: str, **options: int) -> Any:
 
 async def group_commits(
     settings: Settings, group_id: str, topic: str, partitions: Collection[int]
-) -> dict[int, OffsetAndMetadata]:
+) -> dict[int, Commit]:
     """Fetch the last commit of each partition that has one, without joining the group.
 
     Raises:
@@ -86,20 +88,34 @@ async def group_commits(
     """
     consumer = group_consumer(settings, group_id)
     try:
-        async with asyncio.timeout(ASK_SECONDS):
-            await consumer.start()
-            found = await fetch_commits(
-                consumer._coordinator, [TopicPartition(topic, number) for number in partitions]
-            )
-    except (KafkaError, OSError, TimeoutError) as error:
-        text = "no answer in time" if isinstance(error, TimeoutError) else str(error)
-        text = " ".join(text.split()) or type(error).__name__
-        if isinstance(error, KafkaError) and not getattr(error, "retriable", False):
-            raise TopicUnusable(topic, f"the group {group_id}: {text}") from error
-        raise KafkaUnavailable(settings.kafka_bootstrap_servers, text) from error
+        with translated(settings, group_id, topic):
+            async with asyncio.timeout(ASK_SECONDS):
+                await consumer.start()
+                found = await fetch_commits(
+                    consumer._coordinator, [TopicPartition(topic, number) for number in partitions]
+                )
     finally:
         await consumer.stop()
-    return {one.partition: commit for one, commit in found.items() if commit is not None}
+    return {one.partition: Commit(*last) for one, last in found.items() if last is not None}
+
+
+@contextmanager
+def translated(settings: Settings, group_id: str, topic: str) -> Iterator[None]:
+    """Raise ``KafkaUnavailable`` or ``TopicUnusable`` for errors of aiokafka."""
+    try:
+        yield
+    except (KafkaError, OSError, TimeoutError) as error:
+        if isinstance(error, KafkaError) and not getattr(error, "retriable", False):
+            text = f"the group {group_id}: {description(error)}"
+            raise TopicUnusable(topic, text) from error
+        raise KafkaUnavailable(settings.kafka_bootstrap_servers, description(error)) from error
+
+
+def description(error: BaseException) -> str:
+    """Return an error of aiokafka on one line."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _commits(

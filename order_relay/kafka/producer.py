@@ -141,7 +141,6 @@ class KafkaProducer:
         value: bytes | None,
         headers: Headers = (),
         partition: int | None = None,
-        timestamp_ms: int | None = None,
     ) -> Acknowledged:
         """Publish one record, and wait until all in-sync replicas have it.
 
@@ -178,8 +177,6 @@ class KafkaProducer:
         options: dict[str, Any] = {"headers": list(headers), "on_delivery": on_delivery}
         if partition is not None:
             options["partition"] = partition
-        if timestamp_ms is not None:
-            options["timestamp"] = timestamp_ms
         try:
             producer.produce(topic, value=value, key=key, **options)
         except _PRODUCE_ERRORS as error:

@@ -12,6 +12,11 @@ Header: TypeAlias = tuple[str, bytes | None]
 Headers: TypeAlias = Sequence[Header]
 
 
+def last_value(headers: Headers, name: str) -> bytes | None:
+    """Return the last header of a name: Kafka's rule for duplicates (``lastHeader``)."""
+    return next((value for given, value in reversed(headers) if given == name), None)
+
+
 def name_problem(name: str) -> str:
     """Return why a header name is invalid; empty if it is valid."""
     if "\0" in name:

@@ -8,7 +8,7 @@ from urllib.parse import quote_from_bytes
 
 import msgspec
 
-from order_relay.model.headers import EVENT_ID_HEADER
+from order_relay.model.headers import EVENT_ID_HEADER, last_value
 
 # Visible ASCII except "%", and short enough for every HTTP server's header limit.
 _PLAIN_ID = re.compile(rb"[!-$&-~]{1,256}")
@@ -45,11 +45,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     timestamp_type: int = 0
 
     def header(self, name: str) -> bytes | None:
-        """Return the last header of that name: Kafka's rule for duplicates (``lastHeader``)."""
-        for key, value in reversed(self.headers):
-            if key == name:
-                return value
-        return None
+        """Return a header; see ``last_value``."""
+        return last_value(self.headers, name)
 
     def event_id(self) -> bytes:
         """Return the id that all attempts, redrives and replays of this event share.

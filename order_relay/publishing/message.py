@@ -13,7 +13,7 @@ import msgspec
 from order_relay.errors import InvalidEvent
 from order_relay.fallback.store import NewMessage
 from order_relay.model.events import decode_order_paid
-from order_relay.model.headers import EVENT_ID_HEADER, Header, name_problem
+from order_relay.model.headers import EVENT_ID_HEADER, Header, last_value, name_problem
 
 MAX_EVENT_ID_LENGTH = 255
 
@@ -67,8 +67,7 @@ def order_event(
             raise InvalidEvent("invalid_event", f"{name} must be bytes, not {type(part).__name__}")
     payload = event if isinstance(event, bytes) else encode_event(event)
     order = decode_order_paid(payload)
-    # The last one counts, as everywhere in Kafka.
-    given = next((v for name, v in reversed(headers) if name == EVENT_ID_HEADER), None)
+    given = last_value(headers, EVENT_ID_HEADER)
     chosen = event_id or (given.decode("utf-8", "replace") if given else str(uuid.uuid4()))
     if len(chosen) > MAX_EVENT_ID_LENGTH or not chosen.isprintable():
         raise InvalidEvent(

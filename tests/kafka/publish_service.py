@@ -67,7 +67,6 @@ class WatchedProducer(KafkaProducer):
         value: bytes | None,
         headers: Headers = (),
         partition: int | None = None,
-        timestamp_ms: int | None = None,
     ) -> Acknowledged:
         """See ``KafkaProducer.send``."""
         event_id = (dict(headers)["event-id"] or b"").decode()
@@ -79,7 +78,6 @@ class WatchedProducer(KafkaProducer):
                 value=value,
                 headers=headers,
                 partition=partition,
-                timestamp_ms=timestamp_ms,
             )
         except BaseException:
             print("refused", event_id, self.refused - refused_before)

@@ -88,7 +88,6 @@ class FakeProducer(KafkaProducer):
         value: bytes | None,
         headers: Sequence[Header] = (),
         partition: int | None = None,
-        timestamp_ms: int | None = None,
     ) -> Acknowledged:
         record = Sent(topic, key, value, tuple(headers), partition)
         self.sent.append(record)

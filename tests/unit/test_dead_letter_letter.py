@@ -14,12 +14,12 @@ from order_relay.dead_letters.filters import LetterFilter, parse_moment
 from order_relay.dead_letters.letter import Letter, header_value
 from order_relay.dead_letters.redriven import (
     MAX_PLANNED_LENGTH,
-    RedriveCommit,
     Redriven,
     RedriveProgress,
 )
 from order_relay.delivery.answer import Answer, Verdict
 from order_relay.delivery.dead_letters import dead_letter_headers, refused_letter
+from order_relay.delivery.progress import Commit
 from order_relay.model.headers import Header
 from order_relay.model.record import Record
 
@@ -190,7 +190,7 @@ def test_whatever_was_redriven_is_remembered(data: st.DataObject) -> None:
     letters = [first + sum(steps[: n + 1]) for n in range(len(steps))]
     end = (letters[-1] if letters else first) + data.draw(st.integers(1, 5))
     redriven: set[int] = set()
-    commit: RedriveCommit | None = None
+    commit: Commit | None = None
     for _ in range(data.draw(st.integers(1, 4))):
         known = Redriven(commit, end=end)
         assert {offset for offset in letters if offset in known} == redriven
@@ -240,18 +240,18 @@ def test_what_cannot_be_remembered_is_told_before() -> None:
     chosen = [offset for offset in range(1, 100_000) if chance.random() < 0.5]
     before = progress.commit()
     assert not progress.can_remember(chosen)
-    assert progress.commit() == before == RedriveCommit(0, "")
+    assert progress.commit() == before == Commit(0, "")
     assert progress.can_remember(chosen[:5_000])
 
 
 def test_commits_that_are_none_of_ours() -> None:
     """Metadata of another tool tells nothing; an offset beyond the end is of an earlier topic."""
-    progress = RedriveProgress(Redriven(RedriveCommit(4, "")), range(4, 10), 10)
+    progress = RedriveProgress(Redriven(Commit(4, "")), range(4, 10), 10)
     progress.finish(8)
     elsewhere = progress.commit().metadata
-    assert 8 in Redriven(RedriveCommit(4, elsewhere), end=10)
+    assert 8 in Redriven(Commit(4, elsewhere), end=10)
     for metadata in ("", "relay2:5:7:1,2", "redriven2:5:", "redriven2:5:~~~~", "\0", elsewhere):
-        known = Redriven(RedriveCommit(5, metadata), end=10)
+        known = Redriven(Commit(5, metadata), end=10)
         assert [n for n in range(10) if n in known] == [0, 1, 2, 3, 4], metadata
-    assert 0 not in Redriven(RedriveCommit(11, ""), end=10)
-    assert 0 not in Redriven(RedriveCommit(-1, ""), end=10)
+    assert 0 not in Redriven(Commit(11, ""), end=10)
+    assert 0 not in Redriven(Commit(-1, ""), end=10)

@@ -13,7 +13,8 @@ from order_relay.dead_letters.letter import Letter, LetterPosition
 from order_relay.dead_letters.open_topic import OpenTopic, TopicLog
 from order_relay.dead_letters.redrive import BATCH, NO_ROOM, LetterResult, Redrive, RedriveResult
 from order_relay.dead_letters.redrive_group import Membership, RedriveGroup
-from order_relay.dead_letters.redriven import RedriveCommit, Redriven, RedriveProgress
+from order_relay.dead_letters.redriven import Redriven, RedriveProgress
+from order_relay.delivery.progress import Commit
 from order_relay.errors import PublishRefused, RecordTooLarge, TopicUnusable
 from order_relay.kafka.producer import Acknowledged
 from order_relay.kafka.topic_reader import Extent
@@ -42,7 +43,6 @@ class Topics:
         value: bytes | None,
         headers: Headers = (),
         partition: int | None = None,
-        timestamp_ms: int | None = None,
     ) -> Acknowledged:
         if (error := self.errors.get(int(value or b""))) is not None:
             raise error
@@ -56,9 +56,9 @@ class FakeMembership(Membership):
     def __init__(self) -> None:
         super().__init__("dlq", consumer=None)
         self.error: TopicUnusable | None = None
-        self.commits: list[RedriveCommit] = []
+        self.commits: list[Commit] = []
 
-    async def commit(self, partition: int, commit: RedriveCommit) -> None:
+    async def commit(self, partition: int, commit: Commit) -> None:
         assert self.busy.locked()
         if self.error is not None:
             raise self.error
@@ -166,7 +166,7 @@ async def test_stopping_ends_it_after_the_batch_under_way() -> None:
         redrive.stop("twice")
     assert [one.offset for one in results] == [0]
     assert (len(topics.published), redrive.remark) == (1, "stopped by a signal")
-    assert membership.commits == [RedriveCommit(1, "")]
+    assert membership.commits == [Commit(1, "")]
 
 
 async def test_letters_that_are_gone_or_cannot_be_remembered_are_left() -> None:
