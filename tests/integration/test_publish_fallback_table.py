@@ -21,7 +21,7 @@ from order_relay.errors import (
 )
 from order_relay.fallback import table as fallback_table
 from order_relay.fallback.sql import engine
-from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog, now
+from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog
 from order_relay.fallback.sql.migrate import VERSION_TABLE, Revisions, migrate
 from order_relay.fallback.store import RowFilter
 from order_relay.fallback.table import FallbackTable
@@ -163,7 +163,7 @@ async def test_the_rights_that_a_worker_needs(
         await table.check_writes()
         assert await table.save(message()) == 1
         assert await table.discard([1]) == {1}
-        entry = AuditEntry("Ada", "rows discarded", "fallback table", 1, "1", now())
+        entry = AuditEntry("Ada", "rows discarded", "fallback table", 1, "1")
         await AuditLog(table.engine).write(entry)
     else:
         with pytest.raises(DatabaseUnavailable, match="permission denied for table"):

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from order_relay.cli import command, output
 from order_relay.errors import RelayError
-from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog, now
+from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog
 from order_relay.fallback.sql.migrate import Revisions
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.table import FallbackTable
@@ -155,7 +155,7 @@ async def write_entry(
         changed: How many letters or rows were changed.
         detail: Which ones, and why.
     """
-    entry = AuditEntry(actor(), action, subject, changed, detail, now())
+    entry = AuditEntry(actor(), action, subject, changed, detail)
     try:
         async with asyncio.timeout(WRITE_SECONDS), open_table(settings) as table:
             await AuditLog(table.engine).write(entry)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,7 +48,7 @@ class AuditEntry:
         subject: Of what: a consumer, or the fallback table.
         changed: How many letters or rows were changed.
         detail: Which ones, and the reason that was given.
-        at: When; with a time zone.
+        at: When; with a time zone, by default now.
     """
 
     actor: str
@@ -56,7 +56,7 @@ class AuditEntry:
     subject: str
     changed: int
     detail: str
-    at: datetime
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 class AuditLog:
@@ -120,8 +120,3 @@ def _make_table(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":  # its IF NOT EXISTS fails for two at once
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
     _metadata.create_all(connection)
-
-
-def now() -> datetime:
-    """Return the time of an entry that is made now."""
-    return datetime.now(UTC)

@@ -23,7 +23,7 @@ from order_relay.dead_letters.index import LetterIndex
 from order_relay.dead_letters.letter import LetterPosition
 from order_relay.dead_letters.redrive import Redrive, Selection
 from order_relay.errors import DatabaseUnavailable, RelayError
-from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog, now
+from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog
 from order_relay.fallback.store import RowFilter, Status
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import KafkaProducer
@@ -266,7 +266,7 @@ class Changes:
             consumer.letters.refresh_soon()
             text = f"{detail}; {job.remark}" if job.remark else detail
             what = f"dead letters {redrive.done.value}"
-            await self._write(AuditEntry(actor, what, name, job.done, text, now()))
+            await self._write(AuditEntry(actor, what, name, job.done, text))
 
     # --- rows -----------------------------------------------------------------------------------
 
@@ -290,9 +290,7 @@ class Changes:
         those = ", ".join(f"{name} {value}" for name, value in fields if value)
         of = ", ".join(map(str, sorted(ids or ())[:NAMED])) or f"those with {those}"
         detail = f"{of}{f'; reason: {reason}' if reason else ''}"
-        await self._write(
-            AuditEntry(actor, f"rows {verb}", "fallback table", changed, detail, now())
-        )
+        await self._write(AuditEntry(actor, f"rows {verb}", "fallback table", changed, detail))
         left = f" {count - changed:,} were left: their status allows it no more." * (
             changed < count
         )
@@ -316,10 +314,10 @@ class Changes:
             }
         actor, reason = _actor(request, body), body.reason.strip()
         consumer.do(action)
-        saved = await self._write(AuditEntry(actor, f"consumer: {action}", name, 1, reason, now()))
+        saved = await self._write(AuditEntry(actor, f"consumer: {action}", name, 1, reason))
         problems = await self._cluster.tell(name, f"/here/{action}?consumer={name}")
         if problems:
-            told = AuditEntry(actor, f"not told: {action}", name, 0, "; ".join(problems), now())
+            told = AuditEntry(actor, f"not told: {action}", name, 0, "; ".join(problems))
             await self._write(told)
         text = f"{name}: {action} was done on this worker and on all others."
         if problems:
@@ -340,7 +338,7 @@ class Changes:
         with contextlib.suppress(DatabaseUnavailable):
             # A worker with a database of its own must know it after a restart, too.
             if action != "probe" and (name in await self._audit.paused()) != (action == "pause"):
-                told = AuditEntry("another worker", f"consumer: {action}", name, 1, "", now())
+                told = AuditEntry("another worker", f"consumer: {action}", name, 1, "")
                 await self._write(told)
         return web.json_response({})
 
