@@ -6,7 +6,6 @@ again, with the same ``event-id`` or ``Idempotency-Key`` header, so that duplica
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from order_relay.model.headers import EVENT_ID_HEADER, Header
 from order_relay.model.trace_context import TRACEPARENT, TRACESTATE, of_request
 from order_relay.publishing.publisher import Published, Publisher, PublishResult
 from order_relay.web.access import Access
-from order_relay.web.request_body import BODY_SECONDS, BodyRefused, read_body
+from order_relay.web.request_body import BODY_SECONDS, Refused, read_body
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +83,20 @@ class OrderPaidPage:
             return refusal
         _check_type(request)
         event_id = _event_id(request)
-        length = request.content_length
-        if length is not None and length > self._limits.body_bytes:
-            raise self._too_large()
-        self._check_room(requests=1, size=length or 0)
+        limits = self._limits
+        self._check_room(requests=1, size=min(request.content_length or 0, limits.body_bytes))
         with self._room() as take:
-            body = await self._read(request, lambda size: take(0, size))
+            try:
+                body = await read_body(
+                    request,
+                    limits.body_bytes,
+                    seconds=limits.body_seconds,
+                    on_chunk=lambda size: take(0, size),
+                )
+            except Refused as refused:
+                if refused.status == 413:
+                    self._on_rejected("too_large")
+                raise
             take(1, 0)
             try:
                 # From here on the event is published even if the client disconnects.
@@ -97,36 +104,20 @@ class OrderPaidPage:
                     body, event_id=event_id, headers=_trace_headers(request)
                 )
             except InvalidEvent as error:
-                raise _Refused(400, error.detail, field=_field(error.detail)) from error
+                raise Refused(400, error.detail, field=_field(error.detail)) from error
             except RecordTooLarge as error:
-                raise _Refused(413, str(error)) from error
+                raise Refused(413, str(error)) from error
             except PublishFailed as error:
-                raise _Refused(
+                raise Refused(
                     503, str(error), retry_after=FAILED_RETRY_SECONDS, eventId=error.event_id
                 ) from error
         return web.json_response(_result_fields(outcome), status=202)
-
-    async def _read(self, request: web.Request, take_bytes: Callable[[int], None]) -> bytes:
-        limits = self._limits
-        try:
-            return await read_body(
-                request, limits.body_bytes, seconds=limits.body_seconds, on_chunk=take_bytes
-            )
-        except BodyRefused as refused:
-            if refused.status == 413:
-                raise self._too_large() from None
-            fields = {"field": None} if refused.status == 400 else {}
-            raise _Refused(refused.status, str(refused), **fields) from refused
-
-    def _too_large(self) -> _Refused:
-        self._on_rejected("too_large")
-        return _Refused(413, f"the body must be at most {self._limits.body_bytes} bytes")
 
     @contextmanager
     def _room(self) -> Iterator[Callable[[int, int], None]]:
         """Reserve room until the event is durable, even if the client disconnects.
 
-        Yields a function that reserves room for events and bytes, or raises ``_Refused``. Only
+        Yields a function that reserves room for events and bytes, or raises ``Refused``. Only
         received bytes take room: a slow or silent client does not block others.
         """
         limits = self._limits
@@ -165,40 +156,26 @@ class OrderPaidPage:
             )
         self._full = True
         self._on_rejected("busy")
-        raise _Refused(429, "too many paid orders at once", retry_after=BUSY_RETRY_SECONDS)
-
-
-class _Refused(web.HTTPException):
-    """Ends a request with an error."""
-
-    def __init__(
-        self, status: int, error: str, *, retry_after: int | None = None, **fields: Any
-    ) -> None:
-        self.status_code = status
-        super().__init__(
-            headers={"Retry-After": str(retry_after)} if retry_after is not None else {},
-            text=json.dumps({"error": error, **fields}),
-            content_type="application/json",
-        )
+        raise Refused(429, "too many paid orders at once", retry_after=BUSY_RETRY_SECONDS)
 
 
 def _check_type(request: web.Request) -> None:
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if request.content_type != "application/json":
-        raise _Refused(415, "Content-Type must be application/json")
+        raise Refused(415, "Content-Type must be application/json")
     if (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
-        raise _Refused(415, "the charset must be utf-8")
+        raise Refused(415, "the charset must be utf-8")
     if encoding != "identity":
-        raise _Refused(415, "Content-Encoding must be identity: the body is published as it is")
+        raise Refused(415, "Content-Encoding must be identity: the body is published as it is")
 
 
 def _event_id(request: web.Request) -> str | None:
-    """Return the client's event id; raises ``_Refused`` if its headers differ."""
+    """Return the client's event id; raises ``Refused`` if its headers differ."""
     given = {value for name in ID_HEADERS for value in request.headers.getall(name, ())}
     if len(given) > 1:
-        raise _Refused(400, f"{' and '.join(ID_HEADERS)} differ", field=EVENT_ID_HEADER)
+        raise Refused(400, f"{' and '.join(ID_HEADERS)} differ", field=EVENT_ID_HEADER)
     if "" in given:
-        raise _Refused(400, "event-id is empty", field=EVENT_ID_HEADER)
+        raise Refused(400, "event-id is empty", field=EVENT_ID_HEADER)
     return next(iter(given), None)
 
 

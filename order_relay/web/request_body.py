@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -11,13 +13,19 @@ from aiohttp.http import HttpProcessingError
 BODY_SECONDS = 10.0
 
 
-class BodyRefused(Exception):
-    """A body that is too large (413), too slow (408) or not whole (400)."""
+class Refused(web.HTTPException):
+    """Ends a request with an error in JSON."""
 
-    def __init__(self, status: int, error: str) -> None:
-        """Answer with ``status``; ``error`` is the reason."""
-        super().__init__(error)
-        self.status = status
+    def __init__(
+        self, status: int, error: str, *, retry_after: int | None = None, **fields: Any
+    ) -> None:
+        """Answer with ``status``; ``fields`` stand beside ``error``."""
+        self.status_code = status
+        super().__init__(
+            headers={"Retry-After": str(retry_after)} if retry_after is not None else {},
+            text=json.dumps({"error": error, **fields}),
+            content_type="application/json",
+        )
 
 
 async def read_body(
@@ -36,18 +44,21 @@ async def read_body(
         on_chunk: Called with the size of each part before it is kept. What it raises ends the read.
 
     Raises:
-        BodyRefused: There is no such body.
+        Refused: The body is too large (413), too slow (408) or not whole (400).
     """
+    too_large = Refused(413, f"the body must be at most {max_bytes} bytes")
+    if (request.content_length or 0) > max_bytes:
+        raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.content.iter_any():
                 if len(body) + len(chunk) > max_bytes:
-                    raise BodyRefused(413, f"the body must be at most {max_bytes} bytes")
+                    raise too_large
                 on_chunk(len(chunk))
                 body += chunk
     except TimeoutError:
-        raise BodyRefused(408, f"the body was not received within {seconds:g} s") from None
+        raise Refused(408, f"the body was not received within {seconds:g} s") from None
     except (
         ConnectionError,
         web.RequestPayloadError,
@@ -55,5 +66,5 @@ async def read_body(
         RuntimeError,  # from aiohttp if the connection ended before the first read
     ) as error:
         # Mostly the client is gone and does not read this.
-        raise BodyRefused(400, "the body ended early") from error
+        raise Refused(400, "the body ended early", field=None) from error
     return bytes(body)

@@ -6,7 +6,6 @@ It runs also while Kafka does not answer.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,6 +27,7 @@ from order_relay.web.connections import Connection, ConnectionLimits, Connection
 from order_relay.web.console.pages import Console
 from order_relay.web.consumer import ServedConsumer
 from order_relay.web.order_paid_page import Limits, OrderPaidPage
+from order_relay.web.request_body import Refused
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ class WebServer:
         """Return the consumer that the request names, or the first.
 
         Raises:
-            HTTPNotFound: No consumer of this worker has that name.
+            Refused: No consumer of this worker has that name.
         """
         name = request.query.get(CONSUMER)
         if name is None:
@@ -219,9 +219,7 @@ class WebServer:
         except KeyError:
             known = ", ".join(self._consumers)
             text = f"consumer {name[:80]!r} is not one of this worker's: {known}"
-            raise web.HTTPNotFound(
-                text=json.dumps({"error": text}), content_type="application/json"
-            ) from None
+            raise Refused(404, text) from None
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -39,7 +39,7 @@ from order_relay.web.console.queries import (
     whole_number,
 )
 from order_relay.web.consumer import ServedConsumer
-from order_relay.web.request_body import BODY_SECONDS, BodyRefused, read_body
+from order_relay.web.request_body import BODY_SECONDS, read_body
 
 if TYPE_CHECKING:
     from order_relay.tracing.spans import Tracing
@@ -172,8 +172,6 @@ class Changes:
                 if refusal := check(request):
                     return refusal
                 return web.json_response(await change(request, body))
-            except BodyRefused as refused:
-                return web.json_response({"error": str(refused)}, status=refused.status)
             except BadQuery as error:
                 return web.json_response({"error": str(error)}, status=400)
             except RelayError as error:
@@ -391,7 +389,7 @@ async def _read_body(request: web.Request) -> Body:
 
     Raises:
         BadQuery: It is not that.
-        BodyRefused: It does not come, or is too large.
+        Refused: It does not come, or is too large.
     """
     content = await read_body(request, MAX_BODY_BYTES, seconds=BODY_SECONDS)
     try:
