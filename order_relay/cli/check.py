@@ -205,35 +205,30 @@ def topic_finding(
 
 async def _database(settings: Settings) -> Findings:
     table = FallbackTable(settings.database_url.get_secret_value())
-    where = f"DATABASE_URL={table.location}"
     try:
-        if not file_exists(table):
-            if file_can_be_made(table):
-                text = f"{where} does not exist yet, a worker makes it"
-                yield Finding(Result.WARN, "database", text)
-            else:
-                text = f"{where} cannot be made: the folder does not exist or may not be written"
-                yield Finding(Result.FAIL, "database", text)
-            return
-        try:
-            found = await table.look()
-            if found.found == found.wanted:
-                await table.find(RowFilter(), limit=1)
-                await table.check_writes()
-            else:
-                await try_migration(settings.database_url.get_secret_value())
-        except RelayError as error:
-            yield Finding(Result.FAIL, "database", f"{where}: {error}")
-            return
-        if found.found is None:
-            yield Finding(Result.WARN, "database", f"{where} has no table yet, a worker makes it")
-        elif found.found != found.wanted:
-            text = f"{where} is at revision {found.found}, a worker migrates it to {found.wanted}"
-            yield Finding(Result.WARN, "database", text)
-        else:
-            yield Finding(Result.OK, "database", f"{where} is at revision {found.found}")
+        result, text = await _database_state(settings, table)
+    except RelayError as error:
+        result, text = Result.FAIL, f": {error}"
     finally:
         await table.close()
+    yield Finding(result, "database", f"DATABASE_URL={table.location}{text}")
+
+
+async def _database_state(settings: Settings, table: FallbackTable) -> tuple[Result, str]:
+    if not file_exists(table):
+        if file_can_be_made(table):
+            return Result.WARN, " does not exist yet, a worker makes it"
+        text = " cannot be made: the folder does not exist or may not be written"
+        return Result.FAIL, text
+    found = await table.look()
+    if found.found == found.wanted:
+        await table.find(RowFilter(), limit=1)
+        await table.check_writes()
+        return Result.OK, f" is at revision {found.found}"
+    await try_migration(settings.database_url.get_secret_value())
+    if found.found is None:
+        return Result.WARN, " has no table yet, a worker makes it"
+    return Result.WARN, f" is at revision {found.found}, a worker migrates it to {found.wanted}"
 
 
 async def _target(consumer: ConfiguredConsumer) -> Findings:

@@ -267,15 +267,18 @@ class Cluster:
         return sorted({*urls} - {self._own_url})
 
     async def _tell(self, url: str, path: str) -> str:
-        if self._client is None:
-            self._client = make_client(ASK_SECONDS)
         try:
-            async with self._client.post(
+            async with self._connected().post(
                 URL(url).join(URL(path)), headers=self._sign(path), allow_redirects=False
             ) as response:
                 return "" if response.status == 200 else f"status {response.status}"
         except Exception as error:  # noqa: BLE001 - any error means that it was not told
             return str(error) or type(error).__name__
+
+    def _connected(self) -> aiohttp.ClientSession:
+        if self._client is None:
+            self._client = make_client(ASK_SECONDS)
+        return self._client
 
     async def close(self) -> None:
         """Close connections."""
@@ -288,8 +291,6 @@ class Cluster:
         return WorkerAnswer(self._own_url, own.stats.figures(), own.history.as_json())
 
     async def _ask(self, url: str, name: str) -> WorkerAnswer:
-        if self._client is None:
-            self._client = make_client(ASK_SECONDS)
         try:
             stats = await self._get(URL(url) / "stats", name)
             history = await self._get(URL(url) / "history", name)
@@ -302,10 +303,8 @@ class Cluster:
         return answer
 
     async def _get(self, page: URL, name: str) -> dict[str, Any]:
-        if self._client is None:
-            raise RuntimeError("closed")
         page = page.with_query(consumer=name)
-        answer = await get_object(self._client, page, {}, MAX_ANSWER_BYTES)
+        answer = await get_object(self._connected(), page, {}, MAX_ANSWER_BYTES)
         if isinstance(answer, str) or answer.status != 200:
             raise ValueError(answer if isinstance(answer, str) else f"status {answer.status}")
         return answer.body
