@@ -7,7 +7,6 @@ are stored in PostgreSQL's hexadecimal notation: ``\x`` and two digits a byte.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -141,6 +140,9 @@ def _readable(value: str | bytes | None) -> str | None:
 # --- headers as text ----------------------------------------------------------------------------
 
 
+_Pair = tuple[str, str | None]
+
+
 def headers_to_text(headers: tuple[Header, ...]) -> str:
     """Return headers as JSON pairs of name and value; an object could not repeat names."""
     pairs = [(clean_text(name), to_text(value)) for name, value in headers]
@@ -153,23 +155,14 @@ def headers_from_text(text: str | bytes | None) -> tuple[Header, ...]:
     Raises:
         ValueError: The text is neither; the message says what is wrong.
     """
-    if text is None or text in ("", b""):
+    if not text:
         return ()
     try:
-        parsed = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    pairs = list(parsed.items()) if isinstance(parsed, dict) else parsed
-    if not isinstance(pairs, list):
-        raise ValueError("must be a JSON object, or an array of pairs")  # noqa: TRY004 - documented
-    headers: list[Header] = []
-    for pair in pairs:
-        match pair:
-            case [str(name), None | str()] | (str(name), None | str()):
-                headers.append((name, from_text(pair[1])))
-            case _:
-                raise ValueError("every header must be a name and a text, or null")
-    return tuple(headers)
+        stored = msgspec.json.decode(text, type=dict[str, str | None] | list[_Pair])
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{error}; must be a JSON object, or an array of pairs") from error
+    pairs = stored.items() if isinstance(stored, dict) else stored
+    return tuple((name, from_text(value)) for name, value in pairs)
 
 
 # --- claiming and settling, in each database's dialect -----------------------------------------
