@@ -20,7 +20,7 @@ import click
 from order_relay.cli.output import StdoutLost, flush_stdout
 from order_relay.errors import InvalidDatabaseUrl, InvalidSettings, RelayError
 from order_relay.logs import rate_limit
-from order_relay.logs.standard_streams import escape_unencodable, open_closed_streams
+from order_relay.logs.standard_streams import escape_unencodable
 from order_relay.settings import Settings, load_settings
 from order_relay.settings.rules import check_url
 from order_relay.settings.settings import load_log_format
@@ -142,7 +142,6 @@ def _run(work: Coroutine[Any, Any, int], *, changes: bool) -> int:
 
 def _prepare_process(level: str | None) -> None:
     """Log errors only, unless ``--loglevel`` asks for more: the command prints its results."""
-    open_closed_streams()
     escape_unencodable()
     os.umask(OWNER_ONLY)
     if load_log_format() == "json":

@@ -18,6 +18,7 @@ except ModuleNotFoundError:
     sys.exit("order-relay: its commands need pip install 'order-relay[worker]'")
 from click.shell_completion import CompletionItem, get_completion_class
 
+from order_relay.logs.standard_streams import open_closed_streams
 from order_relay.version import VERSION
 
 NAME = "order-relay"
@@ -135,6 +136,7 @@ click.version_option(VERSION, message="%(prog)s %(version)s", prog_name=NAME)(gr
 
 def main() -> NoReturn:
     """Run the command that ``sys.argv`` names, and end the process with its exit status."""
+    open_closed_streams()
     here = str(Path.cwd())
     if here not in sys.path:  # as Faust does, so that it finds the application
         sys.path.insert(0, here)

@@ -4,13 +4,16 @@ import io
 import logging
 import os
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from order_relay.logs.standard_streams import NonBlockingStream, escape_unencodable
+from tests.support.child import ROOT
 from tests.support.waiting import eventually
 
 LIMIT_SECONDS = 30.0
@@ -96,3 +99,21 @@ def test_what_an_encoding_does_not_have_is_escaped(monkeypatch: pytest.MonkeyPat
     print("주문 …")
     print("\udc80", file=sys.stderr)
     assert written.getvalue() == rb"\uc8fc\ubb38 \u2026" + b"\n" + rb"\udc80" + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "status"), [("publish --dry-run -", 0), ("fallback discard --all", 2)]
+)
+def test_a_stdin_that_was_closed_is_empty(command: str, status: int, tmp_path: Path) -> None:
+    """A command that is started without stdin reads nothing, and asks nothing."""
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -m order_relay {command} <&-', sys.executable],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == status
+    assert "Traceback" not in ended.stderr
