@@ -179,6 +179,6 @@ async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
     """No file, a folder, no argument: one line, status 2, and no database is made."""
     commands = Commands(tmp_path)
     for arguments in (("publish",), ("publish", "missing.jsonl"), ("publish", str(tmp_path))):
-        assert "- for stdin" in await commands.refused(*arguments)
+        assert "FILE" in await commands.refused(*arguments)
     assert "--json" in await commands.refused("publish", "-", "--jsn")
     assert nothing_in(tmp_path)

@@ -6,11 +6,11 @@ import asyncio
 import os
 import signal
 import stat
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from dataclasses import asdict
+from typing import Any, BinaryIO
 
 import click
 from rich.progress import Progress
@@ -34,7 +34,7 @@ SHOW_EVERY_SECONDS = 0.2
 
 
 @command.define(
-    click.argument("file", metavar="FILE", required=False),
+    click.argument("file", type=click.File("rb")),
     click.option(
         "--new-ids",
         is_flag=True,
@@ -43,22 +43,21 @@ SHOW_EVERY_SECONDS = 0.2
     command.DRY_RUN,
     command.JSON,
 )
-async def publish(*, file: str | None, new_ids: bool, dry_run: bool, as_json: bool) -> int:
+async def publish(*, file: BinaryIO, new_ids: bool, dry_run: bool, as_json: bool) -> int:
     """Publish ORDER_PAID events: one JSON object a line, from FILE or - (stdin).
 
     The same line always gets the same event-id, so a file may be published again after an
     interruption. Exit status: 0 if every event is in Kafka or saved in the database, else 1.
     """
-    if file is None:
-        raise click.UsageError("FILE is missing: give a file of JSON lines, or - for stdin")
     settings = command.worker_settings()
     report = PublishReport(settings.order_paid_topic, as_json=as_json, dry_run=dry_run)
-    with _opened(file) as descriptor:
-        reader = LineReader(descriptor, max_line_bytes=MAX_MESSAGE_BYTES)
-        with _showing(reader, report, descriptor):
-            async with _open_publisher(settings, report, dry_run=dry_run) as publisher:
-                bulk = BulkPublisher(publisher, report.add, new_ids=new_ids)
-                number, remark = await _publish(bulk, reader, report, dry_run=dry_run)
+    reader = LineReader(file.fileno(), max_line_bytes=MAX_MESSAGE_BYTES)
+    if file.isatty():
+        _remark("reading events from the terminal, one a line, until Ctrl-D")
+    with _showing(reader, report, file.fileno()):
+        async with _open_publisher(settings, report, dry_run=dry_run) as publisher:
+            bulk = BulkPublisher(publisher, report.add, new_ids=new_ids)
+            number, remark = await _publish(bulk, reader, report, dry_run=dry_run)
     report.close(remark)
     if report.unwritable:
         error = f"stdout cannot be written: {report.unwritable}; {report.counts()}"
@@ -140,29 +139,6 @@ async def _open_table(settings: Settings) -> AsyncIterator[FallbackTable]:
         yield table
     finally:
         await table.close()
-
-
-@contextmanager
-def _opened(file: str) -> Iterator[int]:
-    if file == "-":
-        if sys.stdin.isatty():
-            _remark("reading events from the terminal, one a line, until Ctrl-D")
-        yield sys.stdin.fileno()
-        return
-    try:
-        descriptor = os.open(file, os.O_RDONLY)
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise IsADirectoryError(0, "Is a directory")
-    except OSError as error:
-        raise click.UsageError(
-            f"FILE {file!r} cannot be read: {error.strerror}; give a file of JSON lines, "
-            "or - for stdin"
-        ) from None
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -309,15 +285,8 @@ def _fields(result: LineResult) -> dict[str, Any]:
         "line": result.number,
         "result": result.result.value,
         "event_id": result.event_id,
+        **(asdict(result.position) if result.position is not None else {}),
+        "row_id": result.row_id,
+        "reason": result.reason or None,
     }
-    if result.position is not None:
-        fields |= {
-            "topic": result.position.topic,
-            "partition": result.position.partition,
-            "offset": result.position.offset,
-        }
-    if result.row_id is not None:
-        fields["row_id"] = result.row_id
-    if result.reason:
-        fields["reason"] = result.reason
-    return fields
+    return {name: value for name, value in fields.items() if value is not None}
