@@ -116,11 +116,9 @@ async def test_an_application_that_is_missing_or_broken_is_one_line(tmp_path: Pa
     (tmp_path / "other.py").write_text("app = 1", encoding="utf-8")
     commands = Commands(tmp_path)
     told = {
-        "missing": "No module named 'missing'",
-        "broken": "ZeroDivisionError",
-        "other": "is not an application of the relay",
-        "": "cannot be imported",
-    }
+        "missing": "No module named 'missing'", "broken": "ZeroDivisionError",
+        "other": "is not an application of the relay", "": "cannot be imported",
+    }  # fmt: skip
     for name, said in told.items():
         for command in (("dlq", "list"), ("check",)):
             assert said in await commands.refused("-A", name, *command)

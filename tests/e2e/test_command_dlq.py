@@ -57,22 +57,11 @@ async def test_listing_letters(stage: Stage, tmp_path: Path) -> None:
     assert "elsewhere-2-77" in people.out
     (first,) = (await commands("dlq", "list", "--json", "--key", "1")).objects
     assert first == {
-        "partition": 0,
-        "offset": 0,
-        "state": "open",
-        "failed_at": "2025-12-19T10:30:00.000Z",
-        "reason": "rejected",
-        "http_status": "422",
-        "attempts": None,
-        "redrives": 0,
-        "key": "1",
-        "order_id": 1,
-        "event_id": "paid-1",
-        "message": "no such product",
-        "original_topic": None,
-        "original_partition": None,
-        "original_offset": None,
-    }
+        "partition": 0, "offset": 0, "state": "open", "failed_at": "2025-12-19T10:30:00.000Z",
+        "reason": "rejected", "http_status": "422", "attempts": None, "redrives": 0, "key": "1",
+        "order_id": 1, "event_id": "paid-1", "message": "no such product", "original_topic": None,
+        "original_partition": None, "original_offset": None,
+    }  # fmt: skip
     assert await positions(commands, "--reason", "rejected") == ["0:0", "2:0"]
     assert await positions(commands, "--until", "2025-12-20", "--since", "2025-12-19") == [
         "0:0",
@@ -96,11 +85,9 @@ async def test_showing_a_letter(stage: Stage, tmp_path: Path) -> None:
     await put_letters(stage, [FOREIGN, letter(1), Order(b"k", None, (), 0)])
     (shown,) = (await commands("dlq", "show", "1:0", "--json")).objects
     assert shown["headers"] == [
-        ["kafka_dlt-original-topic", "elsewhere"],
-        ["kafka_dlt-original-partition", 2],
-        ["kafka_dlt-original-offset", 77],
-        ["nothing", None],
-    ]
+        ["kafka_dlt-original-topic", "elsewhere"], ["kafka_dlt-original-partition", 2],
+        ["kafka_dlt-original-offset", 77], ["nothing", None],
+    ]  # fmt: skip
     assert (shown["value"], shown["key"]) == ("\\xff00", None)
     assert shown["event_id"] == "elsewhere-2-77"
     people = (await commands("dlq", "show", "0:0")).out

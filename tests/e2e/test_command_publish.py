@@ -33,11 +33,8 @@ async def test_publishing_a_file(stage: Stage, tmp_path: Path) -> None:
     commands = relay_on(stage, tmp_path)
     ended = await commands.in_new_interpreter("publish", "orders.jsonl", statuses=(1,))
     assert [line.split()[:2] for line in ended.out.splitlines()[:4]] == [
-        ["published", "500"],
-        ["saved", "0"],
-        ["refused", "2"],
-        ["failed", "0"],
-    ]
+        ["published", "500"], ["saved", "0"], ["refused", "2"], ["failed", "0"],
+    ]  # fmt: skip
     assert "line 102 refused: the value is not JSON" in ended.out
     assert "line 103 refused" in ended.out
     assert not ended.err

@@ -24,12 +24,10 @@ ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 240.0
 # A user's settings for something else; none of them may reach the demonstration.
 USERS = {
-    "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
-    "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
-    "CONSUMER_RETRY_MAX_ATTEMPTS": "many",
-    "BROKER_URL": "kafka://127.0.0.1:1",
+    "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+    "CONSUMER_RETRY_MAX_ATTEMPTS": "many", "BROKER_URL": "kafka://127.0.0.1:1",
     "DATABASE_URL": "postgresql://127.0.0.1:1/orders",
-}
+}  # fmt: skip
 
 
 def environment(folder: Path, **given: str) -> dict[str, str]:

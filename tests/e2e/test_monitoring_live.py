@@ -32,11 +32,9 @@ LIMIT_SECONDS = 60.0
 UNKNOWN_HERE = ["Records near their deletion"]
 REJECTED, HOPELESS = 901, 902
 POISON = [
-    Order(b"t", None),
-    Order(b"u", b"\xff\xfe"),
-    Order(b"j", b"{"),
+    Order(b"t", None), Order(b"u", b"\xff\xfe"), Order(b"j", b"{"),
     Order(b"e", b'{"eventType":"ORDER_PAID"}'),
-]
+]  # fmt: skip
 # What the story below makes happen, as the panels' series know it.
 HAPPENED = [
     *(f'order_relay_deliveries_total{{outcome="{outcome}"}}'
@@ -76,15 +74,10 @@ class Story:
         self.sink = sink
         self.database = folder / "relay.db"
         self.worker = WorkerProcess(
-            folder,
-            stage,
-            sink.url,
-            breaker_failure_threshold=8,
-            fallback_replay_interval_seconds=1,
-            producer_delivery_timeout_ms=3000,
-            producer_request_timeout_ms=1000,
-            database_url=f"sqlite+aiosqlite:///{self.database}",
-        )
+            folder, stage, sink.url, breaker_failure_threshold=8,
+            fallback_replay_interval_seconds=1, producer_delivery_timeout_ms=3000,
+            producer_request_timeout_ms=1000, database_url=f"sqlite+aiosqlite:///{self.database}",
+        )  # fmt: skip
         sink.script = self._answer
 
     def _answer(self, request: Received) -> Answer:
@@ -237,13 +230,9 @@ async def variables_have_values(prometheus: PrometheusServer, target: str) -> No
 async def panels_have_data(prometheus: PrometheusServer, target: str) -> None:
     """Every query of every panel returns a series with a number, but where none can be known."""
     variables = {
-        "job": JOB,
-        "worker": f"({target}|another:6066)",
-        "consumer": ".*",
-        "__rate_interval": "10s",
-        "__range": "10m",
-        "__range_s": "600",
-    }
+        "job": JOB, "worker": f"({target}|another:6066)", "consumer": ".*",
+        "__rate_interval": "10s", "__range": "10m", "__range_s": "600",
+    }  # fmt: skip
     assert len(list(questions())) > 60
     empty: list[str] = []
 

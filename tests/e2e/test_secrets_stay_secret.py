@@ -116,11 +116,9 @@ async def test_no_secret_shows(
     sink = ScriptedSink()
     # It is its own proxy, and gives back what only a proxy should see.
     given = _given(way, tmp_path, postgres.url(database), sink.port) | {
-        "log_format": log_format,
-        "fallback_replay_interval_seconds": 1,
-        "producer_delivery_timeout_ms": 2000,
-        "shutdown_grace_seconds": 2,
-    }
+        "log_format": log_format, "fallback_replay_interval_seconds": 1,
+        "producer_delivery_timeout_ms": 2000, "shutdown_grace_seconds": 2,
+    }  # fmt: skip
     async with sink:
         sink.script = _echo
         new = WorkerProcess(tmp_path, stage, sink.url, **given).in_new_interpreter()

@@ -55,14 +55,9 @@ async def test_a_thread_that_never_returns_does_not_keep_a_worker_from_ending(
     group = f"{stage.group_id}-stuck"
     await stage.publish(orders(20))
     async with WorkerProcess(
-        tmp_path,
-        stage,
-        sink.url,
-        consumer_folders=folder,
-        stuck_topic=stage.topic,
-        stuck_group=group,
-        shutdown_grace_seconds=1,
-    ) as worker:
+        tmp_path, stage, sink.url, consumer_folders=folder, stuck_topic=stage.topic,
+        stuck_group=group, shutdown_grace_seconds=1,
+    ) as worker:  # fmt: skip
         await sink.wait_for(lambda s: len(s.accepted) == 20, timeout=60)
         await worker.wait_until((tmp_path / "called").exists, what="to call the function")
         worker.sigterm()
@@ -150,13 +145,9 @@ async def test_tasks_of_a_handlers_own_neither_keep_a_worker_nor_end_it_with_0(
     folder.mkdir()
     (folder / "leaves.py").write_text(LEAVES_TASKS, encoding="utf-8")
     async with WorkerProcess(
-        tmp_path,
-        stage,
-        sink.url,
-        consumer_folders=folder,
-        leaves_topic=stage.topic,
+        tmp_path, stage, sink.url, consumer_folders=folder, leaves_topic=stage.topic,
         leaves_group=f"{stage.group_id}-leaves",
-    ) as worker:
+    ) as worker:  # fmt: skip
         await stage.publish(orders(3))
         await sink.wait_for(lambda s: len(s.accepted) == 3, timeout=60)
         await stage.publish(orders(1, first=99))

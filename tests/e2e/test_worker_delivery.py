@@ -31,11 +31,9 @@ async def test_every_record_arrives_byte_for_byte(
     What Faust would read from the environment by itself changes nothing.
     """
     strays = {
-        "broker_url": "kafka://127.0.0.1:1",
-        "consumer_auto_offset_reset": "latest",
-        "processing_guarantee": "exactly_once",
-        "web_enabled": "false",
-    }
+        "broker_url": "kafka://127.0.0.1:1", "consumer_auto_offset_reset": "latest",
+        "processing_guarantee": "exactly_once", "web_enabled": "false",
+    }  # fmt: skip
     plain = order_value(1)
     odd = [
         Order(
@@ -109,14 +107,10 @@ async def test_a_failing_key_keeps_its_order_and_holds_up_only_itself(
     sink.script = script
     published = await stage.publish(orders(count, keys=keys))
     async with WorkerProcess(
-        tmp_path,
-        stage,
-        sink.url,
-        consumer_retry_max_attempts=1000,
-        consumer_retry_initial_interval_ms=20,
-        consumer_retry_max_interval_ms=100,
+        tmp_path, stage, sink.url, consumer_retry_max_attempts=1000,
+        consumer_retry_initial_interval_ms=20, consumer_retry_max_interval_ms=100,
         breaker_failure_threshold=100_000,
-    ) as worker:
+    ) as worker:  # fmt: skip
         await sink.wait_for(lambda s: len(s.accepted) == count, timeout=60)
         metrics = await worker.metrics()
     assert sorted(sink.accepted_keys) == sorted(event_ids(published))
@@ -152,12 +146,9 @@ async def test_retries_wait_longer_each_time_and_as_the_logger_asks(
     sink.script = script
     first, second = await stage.publish([order(1), order(2)])
     async with WorkerProcess(
-        tmp_path,
-        stage,
-        sink.url,
-        consumer_retry_initial_interval_ms=200,
+        tmp_path, stage, sink.url, consumer_retry_initial_interval_ms=200,
         consumer_retry_max_interval_ms=500,
-    ):
+    ):  # fmt: skip
         await sink.wait_for(lambda s: len(s.accepted) == 2, timeout=60)
     attempts = sink.attempts(first.event_id)
     assert len(attempts) == 4
@@ -173,12 +164,10 @@ async def test_what_cannot_be_delivered_is_dead_lettered_and_blocks_nothing(
 ) -> None:
     """Poison, tombstones, rejected and hopeless records are dead letters; the rest arrives."""
     poison = {
-        "invalid_utf8": b'{"eventType":"ORDER_PAID","note":"\xff"}',
-        "invalid_json": b"{not json",
+        "invalid_utf8": b'{"eventType":"ORDER_PAID","note":"\xff"}', "invalid_json": b"{not json",
         "invalid_event": b'{"eventType":"ORDER_PAID","orderId":"one"}',
-        "deep": b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
-        "empty": b"",
-    }
+        "deep": b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}", "empty": b"",
+    }  # fmt: skip
 
     def script(request: Received) -> Answer:
         if request.order_id == 400:
@@ -210,15 +199,9 @@ async def test_what_cannot_be_delivered_is_dead_lettered_and_blocks_nothing(
     assert [row.source for row in letters] == [(r.partition, r.offset) for r in records]
     assert {row.partition for row in letters} == {0}
     assert [row.text("dlq-reason") for row in letters] == [
-        "invalid_utf8",
-        "invalid_json",
-        "invalid_event",
-        "invalid_json",
-        "invalid_json",
-        "tombstone",
-        "rejected",
-        "retries_exhausted",
-    ]
+        "invalid_utf8", "invalid_json", "invalid_event", "invalid_json", "invalid_json",
+        "tombstone", "rejected", "retries_exhausted",
+    ]  # fmt: skip
     assert [row.text("dlq-attempts") for row in letters] == ["0"] * 6 + ["1", "4"]
     assert [row.text("dlq-http-status") for row in letters] == [None] * 6 + ["422", "503"]
     assert [row.text("event-id") for row in letters] == event_ids(records)

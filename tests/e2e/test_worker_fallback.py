@@ -18,11 +18,9 @@ from tests.support.worker import WorkerProcess
 pytestmark = pytest.mark.e2e
 
 QUICK: dict[str, Any] = {
-    "fallback_replay_interval_seconds": 1,
-    "fallback_stats_interval_seconds": 1,
-    "producer_delivery_timeout_ms": 3000,
-    "producer_request_timeout_ms": 1000,
-}
+    "fallback_replay_interval_seconds": 1, "fallback_stats_interval_seconds": 1,
+    "producer_delivery_timeout_ms": 3000, "producer_request_timeout_ms": 1000,
+}  # fmt: skip
 
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"

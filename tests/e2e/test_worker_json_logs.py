@@ -128,12 +128,10 @@ async def test_a_command_prints_what_it_always_prints_and_logs_in_json(
     stage = fragile.stage()
     fragile.down()
     environment = {
-        "PATH": os.environ.get("PATH", ""),
-        "PYTHONPATH": str(ROOT),
-        "KAFKA_BOOTSTRAP_SERVERS": stage.bootstrap_servers,
-        "ORDER_PAID_TOPIC": stage.topic,
+        "PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT),
+        "KAFKA_BOOTSTRAP_SERVERS": stage.bootstrap_servers, "ORDER_PAID_TOPIC": stage.topic,
         "LOG_FORMAT": "json",
-    }
+    }  # fmt: skip
     command = [sys.executable, "-m", "order_relay", "-l", "warn", "publish", "-"]
     ended = await asyncio.to_thread(
         subprocess.run,

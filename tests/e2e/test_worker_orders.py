@@ -60,13 +60,9 @@ async def test_what_became_of_each_order(stage: Stage, sink: ScriptedSink, tmp_p
     """Delivered, delivered late, in backoff, dead-lettered, in flight, broken: each is told."""
     sink.script = by_id
     async with WorkerProcess(
-        tmp_path,
-        stage,
-        sink.url,
-        consumer_retry_max_attempts=1000,
-        consumer_retry_initial_interval_ms=300,
-        breaker_failure_threshold=0,
-    ) as worker:
+        tmp_path, stage, sink.url, consumer_retry_max_attempts=1000,
+        consumer_retry_initial_interval_ms=300, breaker_failure_threshold=0,
+    ) as worker:  # fmt: skip
         await worker.wait_ready()
         (one,) = await stage.publish([order(1, event_id="paid-1")])
         first = await until_state(worker, 1, "delivered")
@@ -84,19 +80,11 @@ async def test_what_became_of_each_order(stage: Stage, sink: ScriptedSink, tmp_p
         times = [first.pop(name) for name in ("publishedAt", "startedAt", "finishedAt")]
         assert times == sorted(times)
         assert first == {
-            "orderId": 1,
-            "state": "delivered",
-            "attempts": 1,
-            "eventId": "paid-1",
-            "topic": stage.topic,
-            "partition": one.partition,
-            "offset": one.offset,
-            "paidAt": "2025-12-19T10:30:00",
-            "lastError": None,
-            "httpStatus": None,
-            "deadLetterReason": None,
-            "worker": f"http://127.0.0.1:{worker.web_port}",
-        }
+            "orderId": 1, "state": "delivered", "attempts": 1, "eventId": "paid-1",
+            "topic": stage.topic, "partition": one.partition, "offset": one.offset,
+            "paidAt": "2025-12-19T10:30:00", "lastError": None, "httpStatus": None,
+            "deadLetterReason": None, "worker": f"http://127.0.0.1:{worker.web_port}",
+        }  # fmt: skip
         assert (second["attempts"], second["httpStatus"]) == (2, 503)
         assert third["attempts"] >= 1
         assert (third["lastError"], third["httpStatus"]) == ("try later", 503)
@@ -137,13 +125,9 @@ async def test_old_orders_are_forgotten(
     changelog = stage.settings().deliveries_changelog_topic
     embedded.create_topic(changelog)
     async with WorkerProcess(
-        tmp_path,
-        stage,
-        sink.url,
-        deliveries_store=store,
-        deliveries_retention_hours=6 / 3600,
+        tmp_path, stage, sink.url, deliveries_store=store, deliveries_retention_hours=6 / 3600,
         data_dir=tmp_path / "data",
-    ) as worker:
+    ) as worker:  # fmt: skip
         await worker.wait_ready()
         await stage.publish([order(1)])
         await until_state(worker, 1, "delivered")

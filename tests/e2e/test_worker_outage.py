@@ -29,13 +29,9 @@ async def test_an_outage_dead_letters_nothing_and_keeps_the_membership(
     """A logger that is down opens the breaker; intake waits in the group; then all is delivered."""
     before = await stage.publish(orders(100, keys=10))
     async with WorkerProcess(
-        tmp_path,
-        stage,
-        sink.url,
-        breaker_failure_threshold=5,
-        max_in_flight=8,
+        tmp_path, stage, sink.url, breaker_failure_threshold=5, max_in_flight=8,
         consumer_retry_max_attempts=3,
-    ) as worker:
+    ) as worker:  # fmt: skip
         await sink.wait_for(lambda s: len(s.accepted) == len(before), timeout=60)
         await worker.wait_ready()
         await sink.down()
@@ -94,14 +90,9 @@ async def test_wrong_credentials_are_an_outage(
     refusals = [Answer(401), Answer(403), Answer(307, {"Location": "http://127.0.0.1:1/"})]
     sink.script = lambda request: refusals[len(sink.requests) % 3]
     async with WorkerProcess(
-        tmp_path,
-        stage,
-        sink.url,
-        breaker_failure_threshold=3,
-        breaker_probe_interval_seconds=0.1,
-        consumer_retry_max_attempts=0,
-        external_logger_token="a-token-of-ours",
-    ) as worker:
+        tmp_path, stage, sink.url, breaker_failure_threshold=3, breaker_probe_interval_seconds=0.1,
+        consumer_retry_max_attempts=0, external_logger_token="a-token-of-ours",
+    ) as worker:  # fmt: skip
         await worker.wait_log("Breaker open")
         # However many were under way when it opened: a few probes fail after them.
         await sink.wait_for(lambda s: len(s.requests) >= 9, timeout=30)

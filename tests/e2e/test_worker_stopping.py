@@ -82,13 +82,9 @@ async def test_sigterm_does_not_wait_for_an_outage_to_end(
     await sink.down()
     published = await stage.publish(orders(50))
     async with WorkerProcess(
-        tmp_path,
-        stage,
-        sink.url,
-        breaker_failure_threshold=3,
-        breaker_probe_interval_seconds=60,
+        tmp_path, stage, sink.url, breaker_failure_threshold=3, breaker_probe_interval_seconds=60,
         shutdown_grace_seconds=600,
-    ) as worker:
+    ) as worker:  # fmt: skip
         await worker.wait_log("Breaker open")
         worker.sigterm()
         assert await worker.wait(TAIL_SECONDS) == 0

@@ -112,24 +112,17 @@ async def test_an_order_s_trace_from_the_shop_to_the_logger(
         )
         assert (process.kind, process.service) == ("consumer", "order-relay")
         assert process.attributes == place | error | {
-            "messaging.operation.name": "process",
-            "messaging.operation.type": "process",
-            "messaging.consumer.group.name": stage.group_id,
-            "messaging.message.id": first.event_id,
-            "http.response.status_code": status,
-            "order_relay.consumer": "order_logging",
-            "order_relay.attempt": attempt,
-            "order_relay.verdict": verdict,
-        }
+            "messaging.operation.name": "process", "messaging.operation.type": "process",
+            "messaging.consumer.group.name": stage.group_id, "messaging.message.id": first.event_id,
+            "http.response.status_code": status, "order_relay.consumer": "order_logging",
+            "order_relay.attempt": attempt, "order_relay.verdict": verdict,
+        }  # fmt: skip
         post = only(spans, "POST", process.span_id)
         assert post.kind == "client"
         assert post.attributes == error | {
-            "http.request.method": "POST",
-            "http.response.status_code": status,
-            "server.address": LOOPBACK,
-            "server.port": sink.port,
-            "url.scheme": "http",
-        }
+            "http.request.method": "POST", "http.response.status_code": status,
+            "server.address": LOOPBACK, "server.port": sink.port, "url.scheme": "http",
+        }  # fmt: skip
         assert process.failed is post.failed is bool(error)
         sent = [one for one in sink.requests if one.order_id == 1][attempt - 1]
         assert post.is_parent_in(sent.headers["traceparent"])

@@ -171,12 +171,9 @@ def test_any_call_may_be_the_one_that_fails(tmp_path: Path, call: str) -> None:
     store.put(b"7", 100, b"x")
     store._database.close()
     calls: dict[str, Callable[[], object]] = {
-        "get": lambda: store.get(b"8"),
-        "next_offset": lambda: store.next_offset,
-        "older_than": lambda: store.older_than(999, 9),
-        "len": lambda: len(store),
-        "read_up_to": lambda: store.read_up_to(1),
-        "close": store.close,
-    }
+        "get": lambda: store.get(b"8"), "next_offset": lambda: store.next_offset,
+        "older_than": lambda: store.older_than(999, 9), "len": lambda: len(store),
+        "read_up_to": lambda: store.read_up_to(1), "close": store.close,
+    }  # fmt: skip
     calls[call]()
     assert store.failed

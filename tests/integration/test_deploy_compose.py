@@ -18,15 +18,9 @@ SECRETS_FOLDER = "/run/secrets/"
 WORKERS_AT_MOST = 32
 OUR_IMAGE = "order-relay:"
 PORTS = {
-    "kafka-1": "19092",
-    "kafka-2": "29092",
-    "kafka-3": "39092",
-    "kafka-ui": "8081",
-    "sample-logger": "3000",
-    "prometheus": "9090",
-    "alertmanager": "9093",
-    "grafana": "3001",
-}
+    "kafka-1": "19092", "kafka-2": "29092", "kafka-3": "39092", "kafka-ui": "8081",
+    "sample-logger": "3000", "prometheus": "9090", "alertmanager": "9093", "grafana": "3001",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -255,11 +249,9 @@ def test_what_prometheus_scrapes_is_there(compose: Compose) -> None:
         for target in group["targets"]
     }
     served = {
-        "prometheus": "localhost:9090",
-        "alertmanager": "alertmanager:9093",
-        "kafka": "kafka-exporter:9308",
-        "postgres": "postgres-exporter:9187",
-    }
+        "prometheus": "localhost:9090", "alertmanager": "alertmanager:9093",
+        "kafka": "kafka-exporter:9308", "postgres": "postgres-exporter:9187",
+    }  # fmt: skip
     assert targets == served
     for target in served.values():
         name, _, port = target.partition(":")

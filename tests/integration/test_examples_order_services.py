@@ -149,13 +149,11 @@ async def service(
     database = tmp_path / "shop.db"
     # As users have it: no settings of the run.
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | {
-        "PYTHONPATH": installed(tmp_path),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": installed(tmp_path), "PYTHONDONTWRITEBYTECODE": "1",
         "DATABASE_URL": f"{example.database}:///{database}",
-        "KAFKA_BOOTSTRAP_SERVERS": stage.bootstrap_servers,
-        "ORDER_PAID_TOPIC": stage.topic,
+        "KAFKA_BOOTSTRAP_SERVERS": stage.bootstrap_servers, "ORDER_PAID_TOPIC": stage.topic,
         "FALLBACK_REPLAY_INTERVAL_SECONDS": "0.5",
-    }
+    }  # fmt: skip
     folder = ROOT / "examples" / example.name
     if example.prepare:
         log = tmp_path / "prepare.log"

@@ -122,11 +122,9 @@ async def test_a_content_type_of_ours_is_that_of_every_body(sink: ScriptedSink) 
         await http.post(BODY, "key")
         await http.post(BODY, "key", content_type=NDJSON)
     assert [request.headers["content-type"] for request in sink.requests] == [
-        "application/x.orders+json; v=2",
-        "application/x.orders+json; v=2",
-        "application/json",
+        "application/x.orders+json; v=2", "application/x.orders+json; v=2", "application/json",
         NDJSON,
-    ]
+    ]  # fmt: skip
 
 
 async def test_a_trace_context_goes_along(sink: ScriptedSink) -> None:

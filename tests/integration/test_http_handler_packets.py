@@ -100,12 +100,10 @@ async def test_switching_protocols_is_a_failed_attempt() -> None:
 
 
 UNSOLICITED = [
-    pytest.param(OK, id="an answer"),
-    pytest.param(OK[:12], id="part of an answer"),
+    pytest.param(OK, id="an answer"), pytest.param(OK[:12], id="part of an answer"),
     pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n", id="an interim answer"),
-    pytest.param(b"\x00\xff garbage", id="garbage"),
-    pytest.param(b"\r\n", id="an empty line"),
-]
+    pytest.param(b"\x00\xff garbage", id="garbage"), pytest.param(b"\r\n", id="an empty line"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("unsolicited", UNSOLICITED)

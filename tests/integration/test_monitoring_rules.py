@@ -135,13 +135,9 @@ def test_an_event_is_in_one_bar(tmp_path: Path) -> None:
 def test_figures_of_several_workers_are_right(tmp_path: Path) -> None:
     """What workers share counts once, what each has of its own is added, the worst one shows."""
     variables = {
-        "job": JOB,
-        "worker": "(a|b|c)",
-        "consumer": "order_logging",
-        "__range": "15m",
-        "__range_s": "900",
-        "__rate_interval": "1m",
-    }
+        "job": JOB, "worker": "(a|b|c)", "consumer": "order_logging", "__range": "15m",
+        "__range_s": "900", "__rate_interval": "1m",
+    }  # fmt: skip
     cases: list[dict[str, Any]] = [
         {
             "expr": question.asked(variables),

@@ -85,12 +85,9 @@ def test_everything_is_built_with_its_sum(dist: Path) -> None:
     """Wheel, source, chart and bill of materials, and a file of sums that match."""
     names = {path.name for path in dist.iterdir()}
     assert names == {
-        "SHA256SUMS",
-        f"order-relay-{VERSION}.cdx.json",
-        f"order-relay-{VERSION}.tgz",
-        f"order_relay-{VERSION}-py3-none-any.whl",
-        f"order_relay-{VERSION}.tar.gz",
-    }
+        "SHA256SUMS", f"order-relay-{VERSION}.cdx.json", f"order-relay-{VERSION}.tgz",
+        f"order_relay-{VERSION}-py3-none-any.whl", f"order_relay-{VERSION}.tar.gz",
+    }  # fmt: skip
     done = _run("sha256sum", "--check", "--strict", "SHA256SUMS", folder=dist)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count(": OK") == len(names) - 1

@@ -25,13 +25,9 @@ async def test_a_wrong_certificate_is_an_outage(embedded: EmbeddedKafka, tmp_pat
     await stage.publish([order(1)])
     async with ScriptedSink(tls=context) as sink:
         async with WorkerProcess(
-            tmp_path,
-            stage,
-            sink.url,
-            external_logger_ca_file=other,
-            consumer_retry_max_attempts=0,
+            tmp_path, stage, sink.url, external_logger_ca_file=other, consumer_retry_max_attempts=0,
             breaker_failure_threshold=3,
-        ) as worker:
+        ) as worker:  # fmt: skip
             await worker.wait_log("Breaker open: the target fails")
             assert await worker.stop() == 0
         for line in worker.log_lines("Retrying message"):

@@ -42,12 +42,10 @@ LIMIT_SECONDS = 120.0
 DELIVERY_TIMEOUT_SECONDS = 3.0
 QUICK: Mapping[str, object] = {
     **{name.upper(): value for name, value in SESSION.items()},
-    "FALLBACK_REPLAY_INTERVAL_SECONDS": 0.5,
-    "FALLBACK_BACKOFF_BASE_SECONDS": 1,
+    "FALLBACK_REPLAY_INTERVAL_SECONDS": 0.5, "FALLBACK_BACKOFF_BASE_SECONDS": 1,
     "PRODUCER_DELIVERY_TIMEOUT_MS": round(DELIVERY_TIMEOUT_SECONDS * 1000),
-    "PRODUCER_REQUEST_TIMEOUT_MS": 2000,
-    "PRODUCER_RETRY_BACKOFF_MS": 100,
-}
+    "PRODUCER_REQUEST_TIMEOUT_MS": 2000, "PRODUCER_RETRY_BACKOFF_MS": 100,
+}  # fmt: skip
 """Refusals come quickly and saved rows are soon tried again; by default that takes minutes."""
 PATIENT: Mapping[str, Any] = {
     name: Settings.model_fields[name].default
@@ -223,13 +221,10 @@ class PublishScene:
     def service(self, way: str) -> Service:
         """Start an order service."""
         given = {
-            "PATH": os.environ.get("PATH", ""),
-            "PYTHONPATH": ROOT,
-            "PYTHONUNBUFFERED": 1,
+            "PATH": os.environ.get("PATH", ""), "PYTHONPATH": ROOT, "PYTHONUNBUFFERED": 1,
             "KAFKA_BOOTSTRAP_SERVERS": self.stage.bootstrap_servers,
-            "ORDER_PAID_TOPIC": self.stage.topic,
-            **self._settings,
-        }
+            "ORDER_PAID_TOPIC": self.stage.topic, **self._settings,
+        }  # fmt: skip
         environment = {key: str(value) for key, value in given.items()}
         service = Service(self._directory, way, environment)
         self._everything.callback(service.kill9)

@@ -37,14 +37,9 @@ LIMIT_SECONDS = 120.0
 SESSION_SECONDS = 6.0
 GIVES_BACK = "Revoking previously assigned partitions"
 OF_THE_GROUP = (
-    GIVES_BACK,
-    "Setting newly assigned",
-    "Commit ",
-    "eartbeat",
-    "changes late",
-    "Signal",
+    GIVES_BACK, "Setting newly assigned", "Commit ", "eartbeat", "changes late", "Signal",
     "[ERROR]",
-)
+)  # fmt: skip
 # The logger answers from the test's own event loop: late, on a busy machine.
 ANSWERED: dict[str, Any] = {"external_logger_timeout_seconds": LIMIT_SECONDS}
 SESSION: dict[str, Any] = {"kafka_session_timeout_ms": round(SESSION_SECONDS * 1000)}
@@ -150,12 +145,9 @@ class Scene:
     def worker(self, name: str, **settings: object) -> WorkerProcess:
         """Start a worker; its name is the last part of the path that it posts to."""
         worker = WorkerProcess(
-            self._directory,
-            self.stage,
-            f"{self.sink.url}/{name}",
-            name=name,
+            self._directory, self.stage, f"{self.sink.url}/{name}", name=name,
             **(SESSION | ANSWERED | settings),
-        )
+        )  # fmt: skip
         self._everything.callback(worker.kill9)
         self._workers.append(worker)
         return worker.start()
@@ -394,12 +386,9 @@ class Scene:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "at": round(time.monotonic()),
-            "produced": self.load.produced,
-            "acknowledged": len(self.load.event_ids),
-            "accepted": len(self.accepted),
-            "sink": self.sink.summary(),
-            "committed": self.commits.last,
+            "at": round(time.monotonic()), "produced": self.load.produced,
+            "acknowledged": len(self.load.event_ids), "accepted": len(self.accepted),
+            "sink": self.sink.summary(), "committed": self.commits.last,
             "faults": self.commits.faults[:10],
             "workers": {worker.name: worker.last_words(15) for worker in self._workers},
-        }
+        }  # fmt: skip

@@ -47,16 +47,10 @@ async def test_idle_workers_and_consumers_of_other_processes_are_shown(
             directory = tmp_path / name
             directory.mkdir()
             worker = WorkerProcess(
-                directory,
-                stage,
-                sink.url,
-                name=name,
-                consumers=consumers,
-                consumer_folders=folder,
-                coupons_topic=stage.topic,
-                coupons_group=f"{stage.group_id}-coupons",
+                directory, stage, sink.url, name=name, consumers=consumers, consumer_folders=folder,
+                coupons_topic=stage.topic, coupons_group=f"{stage.group_id}-coupons",
                 api_token=TOKEN,
-            )
+            )  # fmt: skip
             workers.append(await running.enter_async_context(worker))
         *pair, three = workers
         await three.wait_ready()

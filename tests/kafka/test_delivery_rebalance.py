@@ -15,12 +15,10 @@ from tests.support.waiting import eventually
 ROUNDS = 3
 RAPID_ROUNDS = 5
 PATIENT = {
-    "shutdown_grace_seconds": 4,
-    "consumer_retry_max_attempts": 1000,
-    "consumer_retry_initial_interval_ms": 500,
-    "consumer_retry_max_interval_ms": 500,
+    "shutdown_grace_seconds": 4, "consumer_retry_max_attempts": 1000,
+    "consumer_retry_initial_interval_ms": 500, "consumer_retry_max_interval_ms": 500,
     "breaker_failure_threshold": 0,
-}
+}  # fmt: skip
 """Settings of a worker that neither gives a record up nor takes a few keys for an outage."""
 
 

@@ -22,11 +22,9 @@ from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
 DEFAULTS: dict[str, Any] = {
-    "kafka_declare_topics": None,
-    "order_paid_topic": None,
-    "dlq_topic": None,
+    "kafka_declare_topics": None, "order_paid_topic": None, "dlq_topic": None,
     "consumer_group_id": None,
-}
+}  # fmt: skip
 """Settings that are left to the product."""
 OLD_MS = 1000
 # Just under Kafka's default limit for a record with its framing, 1,048,588 bytes.

@@ -21,11 +21,9 @@ from tests.support.worker import WorkerProcess
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("worker_faults")]
 
 PATIENT = {
-    "consumer_retry_max_attempts": 1000,
-    "consumer_retry_initial_interval_ms": 500,
-    "consumer_retry_max_interval_ms": 500,
-    "breaker_failure_threshold": 0,
-}
+    "consumer_retry_max_attempts": 1000, "consumer_retry_initial_interval_ms": 500,
+    "consumer_retry_max_interval_ms": 500, "breaker_failure_threshold": 0,
+}  # fmt: skip
 """Settings of a worker that neither gives a record up nor takes a few keys for an outage."""
 
 
@@ -222,11 +220,9 @@ async def logger_away(scene: Scene) -> None:
 
 
 KILLS: tuple[Story, ...] = (
-    killed_before_its_first_commit,
-    killed_with_keys_in_backoff,
-    killed_in_the_drain_of_a_stop,
+    killed_before_its_first_commit, killed_with_keys_in_backoff, killed_in_the_drain_of_a_stop,
     killed_in_a_rebalance,
-)
+)  # fmt: skip
 STORIES: tuple[Story, ...] = (*KILLS, stopped_under_load, held_records, long_metadata, logger_away)
 
 

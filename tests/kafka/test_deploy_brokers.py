@@ -269,12 +269,9 @@ def start_logger(compose: Compose, port: int, directory: Path) -> subprocess.Pop
 async def post(worker: WorkerProcess, order_id: int, token: str) -> tuple[int, str | None]:
     """Hand an order in at the worker's page; return the status, and what became of it."""
     event: dict[str, Any] = {
-        "eventType": "ORDER_PAID",
-        "orderId": order_id,
-        "userId": 456,
-        "paidAt": "2025-12-19T10:30:00",
-        "orderItems": [{"productId": 1, "orderQuantity": 2}],
-    }
+        "eventType": "ORDER_PAID", "orderId": order_id, "userId": 456,
+        "paidAt": "2025-12-19T10:30:00", "orderItems": [{"productId": 1, "orderQuantity": 2}],
+    }  # fmt: skip
     headers = {"Authorization": f"Bearer {token}", "event-id": f"order-{order_id}-paid"}
     async with (
         aiohttp.ClientSession() as session,

@@ -192,11 +192,9 @@ class Build:
         # Docker runs them as root; a test may not be.
         owned = "" if os.geteuid() == 0 else re.sub(r" -[og] \d+", "", command)
         environment = {
-            "PATH": f"{self._base}/bin:{os.environ['PATH']}",
-            "HOME": str(self._folder),
-            "LANG": "C.UTF-8",
-            **self.surroundings,
-        }
+            "PATH": f"{self._base}/bin:{os.environ['PATH']}", "HOME": str(self._folder),
+            "LANG": "C.UTF-8", **self.surroundings,
+        }  # fmt: skip
         # Where packages come from is this machine's business.
         environment |= {
             name: value

@@ -35,12 +35,9 @@ class ForkedProcess:
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(fork_server())
         request = {
-            "module": f"{command[0]}.__main__",
-            "arguments": [*command[1:]],
-            "folder": str(cwd),
-            "environment": dict(environment),
-            "log": str(log),
-        }
+            "module": f"{command[0]}.__main__", "arguments": [*command[1:]], "folder": str(cwd),
+            "environment": dict(environment), "log": str(log),
+        }  # fmt: skip
         self._connection.sendall(json.dumps(request).encode() + b"\n")
         self._lines = self._connection.makefile("rb")
         self.pid = int(self._lines.readline())

@@ -122,12 +122,9 @@ class IdentityProvider:
     def _token(self, subject: str) -> str:
         now = time.time()
         claims = {
-            "sub": subject,
-            "iss": ISSUER,
-            "aud": AUDIENCE,
-            "iat": int(now),
+            "sub": subject, "iss": ISSUER, "aud": AUDIENCE, "iat": int(now),
             "exp": now + self.lifetime_seconds,
-        }
+        }  # fmt: skip
         header = {"alg": "RS256", "typ": "JWT", "kid": KEY_ID}
         signed = ".".join(_encoded(json.dumps(part).encode()) for part in (header, claims))
         signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
@@ -143,13 +140,9 @@ def key_set(key: rsa.RSAPrivateKey) -> str:
     """The public key that tokens are checked with, as a JSON Web Key Set."""
     numbers = key.public_key().public_numbers()
     public = {
-        "kty": "RSA",
-        "use": "sig",
-        "alg": "RS256",
-        "kid": KEY_ID,
-        "n": _encoded(numbers.n.to_bytes(256, "big")),
-        "e": _encoded(numbers.e.to_bytes(3, "big")),
-    }
+        "kty": "RSA", "use": "sig", "alg": "RS256", "kid": KEY_ID,
+        "n": _encoded(numbers.n.to_bytes(256, "big")), "e": _encoded(numbers.e.to_bytes(3, "big")),
+    }  # fmt: skip
     return json.dumps({"keys": [public]})
 
 

@@ -10,13 +10,10 @@ Headers = tuple[tuple[str, bytes | None], ...]
 def order_value(order_id: int, **fields: object) -> bytes:
     """An ORDER_PAID event as the order service writes it, with further fields or others."""
     event = {
-        "eventType": "ORDER_PAID",
-        "orderId": order_id,
-        "userId": 1000 + order_id % 97,
-        "paidAt": "2025-12-19T10:30:00",
-        "orderItems": [{"productId": 1, "orderQuantity": 2}],
+        "eventType": "ORDER_PAID", "orderId": order_id, "userId": 1000 + order_id % 97,
+        "paidAt": "2025-12-19T10:30:00", "orderItems": [{"productId": 1, "orderQuantity": 2}],
         **fields,
-    }
+    }  # fmt: skip
     return json.dumps(event, separators=(",", ":")).encode()
 
 

@@ -96,12 +96,9 @@ class Commands:
         if not forks.POSSIBLE:
             return await self.in_new_interpreter(*arguments, stdin=stdin, statuses=statuses)
         request = {
-            "module": "order_relay.__main__",
-            "arguments": [*arguments],
-            "folder": str(self.folder),
-            "environment": self.environment,
-            "stdin": stdin.decode("latin-1"),
-        }
+            "module": "order_relay.__main__", "arguments": [*arguments], "folder": str(self.folder),
+            "environment": self.environment, "stdin": stdin.decode("latin-1"),
+        }  # fmt: skip
         server = await asyncio.to_thread(forks.fork_server)
         return _expected(await _run_there(server, request), statuses)
 

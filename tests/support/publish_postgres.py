@@ -148,12 +148,9 @@ class PostgresServer(_Server):
             user=self._user,
         )
         options = {
-            "listen_addresses": "127.0.0.1",
-            "port": str(self.port),
-            "unix_socket_directories": "",
-            "fsync": "on" if durable else "off",
-            "max_connections": "200",
-        }
+            "listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": "",
+            "fsync": "on" if durable else "off", "max_connections": "200",
+        }  # fmt: skip
         if authority is not None:
             options |= self._secure(authority)
         given = (f"--{name}={value}" for name, value in options.items())

@@ -28,12 +28,9 @@ READ_SECONDS = 30.0
 def paid(order_id: int = 123, **changes: Any) -> dict[str, Any]:
     """An ORDER_PAID event."""
     return {
-        "eventType": "ORDER_PAID",
-        "orderId": order_id,
-        "userId": 456,
-        "paidAt": "2025-12-19T10:30:00",
-        "orderItems": [{"productId": 1, "orderQuantity": 2}],
-    } | changes
+        "eventType": "ORDER_PAID", "orderId": order_id, "userId": 456,
+        "paidAt": "2025-12-19T10:30:00", "orderItems": [{"productId": 1, "orderQuantity": 2}],
+    } | changes  # fmt: skip
 
 
 def body(order_id: int = 123, **changes: Any) -> bytes:
@@ -85,11 +82,9 @@ def publish_settings(servers: str, database: Path | str, **changes: Any) -> Sett
     """Settings of a test: this cluster, this database, short waits."""
     url = f"sqlite+aiosqlite:///{database}" if isinstance(database, Path) else database
     values: dict[str, Any] = {
-        "kafka_bootstrap_servers": servers,
-        "database_url": url,
-        "producer_delivery_timeout_ms": 10_000,
-        "producer_request_timeout_ms": 5_000,
-    }
+        "kafka_bootstrap_servers": servers, "database_url": url,
+        "producer_delivery_timeout_ms": 10_000, "producer_request_timeout_ms": 5_000,
+    }  # fmt: skip
     return Settings(_env_file=None, **(values | changes))  # type: ignore[call-arg]
 
 

@@ -110,11 +110,9 @@ class Secrets:
         keystore = self._folder / "broker.pem"
         keystore.write_bytes(_pkcs8(issued.private_key_pem.bytes()) + chain)
         return {
-            "ssl.keystore.type": "PEM",
-            "ssl.keystore.location": str(keystore),
-            "ssl.truststore.type": "PEM",
-            "ssl.truststore.location": str(self.ca_file),
-        }
+            "ssl.keystore.type": "PEM", "ssl.keystore.location": str(keystore),
+            "ssl.truststore.type": "PEM", "ssl.truststore.location": str(self.ca_file),
+        }  # fmt: skip
 
 
 class SecureKafka:
@@ -152,28 +150,23 @@ class SecureKafka:
         """A worker's settings for access tokens."""
         return {
             "kafka_bootstrap_servers": self.kafka.servers("SASL"),
-            "kafka_security_protocol": "SASL_SSL",
-            "kafka_sasl_mechanism": "OAUTHBEARER",
+            "kafka_security_protocol": "SASL_SSL", "kafka_sasl_mechanism": "OAUTHBEARER",
             "kafka_sasl_oauth_token_url": self.provider.url,
             "kafka_sasl_oauth_client_id": CLIENT_ID,
-            "kafka_sasl_oauth_client_secret": CLIENT_SECRET,
-            "kafka_sasl_oauth_scope": "kafka read",
+            "kafka_sasl_oauth_client_secret": CLIENT_SECRET, "kafka_sasl_oauth_scope": "kafka read",
             "kafka_sasl_oauth_extensions": "logicalCluster=lkc-1, identityPoolId=pool-1",
             "kafka_sasl_oauth_ca_file": self.secrets.ca_file,
             "kafka_ssl_ca_file": self.secrets.ca_file,
-        }
+        }  # fmt: skip
 
     def certificate(self) -> dict[str, Any]:
         """A worker's settings for a certificate whose key has a password."""
         cert, key = self.client_certificate("client", KEY_PASSWORD)
         return {
-            "kafka_bootstrap_servers": self.kafka.servers("MTLS"),
-            "kafka_security_protocol": "SSL",
-            "kafka_ssl_ca_file": self.secrets.ca_file,
-            "kafka_ssl_cert_file": cert,
-            "kafka_ssl_key_file": key,
-            "kafka_ssl_key_password": KEY_PASSWORD,
-        }
+            "kafka_bootstrap_servers": self.kafka.servers("MTLS"), "kafka_security_protocol": "SSL",
+            "kafka_ssl_ca_file": self.secrets.ca_file, "kafka_ssl_cert_file": cert,
+            "kafka_ssl_key_file": key, "kafka_ssl_key_password": KEY_PASSWORD,
+        }  # fmt: skip
 
     def certificate_with_key(self) -> dict[str, Any]:
         """The same for a certificate whose key stands in its file, without a password."""

@@ -86,11 +86,9 @@ class Stage:
         """The product's settings for this stage, whatever the environment says of these names."""
         given: dict[str, Any] = {
             "kafka_bootstrap_servers": self.bootstrap_servers,
-            "kafka_declare_topics": self.declare_topics,
-            "order_paid_topic": self.topic,
-            "dlq_topic": self.dlq_topic,
-            "consumer_group_id": self.group_id,
-        }
+            "kafka_declare_topics": self.declare_topics, "order_paid_topic": self.topic,
+            "dlq_topic": self.dlq_topic, "consumer_group_id": self.group_id,
+        }  # fmt: skip
         return load_settings(**(given | others))
 
     async def publish(self, orders: Iterable[Order]) -> list[Published]:

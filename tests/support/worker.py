@@ -38,12 +38,10 @@ COMMAND = ("-m", "faust", "-A", "app", "worker", "-l", "info")
 # On two busy cores a worker needs many seconds to import Faust and join its group.
 LIMIT_SECONDS = 90.0
 QUICK = {
-    "CONSUMER_RETRY_INITIAL_INTERVAL_MS": "50",
-    "CONSUMER_RETRY_MAX_INTERVAL_MS": "200",
-    "BREAKER_PROBE_INTERVAL_SECONDS": "0.2",
-    "EXTERNAL_LOGGER_TIMEOUT_SECONDS": "10",
+    "CONSUMER_RETRY_INITIAL_INTERVAL_MS": "50", "CONSUMER_RETRY_MAX_INTERVAL_MS": "200",
+    "BREAKER_PROBE_INTERVAL_SECONDS": "0.2", "EXTERNAL_LOGGER_TIMEOUT_SECONDS": "10",
     "SHUTDOWN_GRACE_SECONDS": "10",
-}
+}  # fmt: skip
 """Shorter waits than the product's own, so that tests are quick."""
 
 
@@ -84,22 +82,16 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | forks.ForkedProcess | None = None
         given = {
             "KAFKA_BOOTSTRAP_SERVERS": stage.bootstrap_servers,
-            "KAFKA_DECLARE_TOPICS": stage.declare_topics,
-            "ORDER_PAID_TOPIC": stage.topic,
-            "DLQ_TOPIC": stage.dlq_topic,
-            "CONSUMER_GROUP_ID": stage.group_id,
-            "KAFKA_SESSION_TIMEOUT_MS": stage.session_timeout_ms,
-            "EXTERNAL_LOGGER_URL": logger_url,
-            "WEB_PORT": self.web_port,
-            **QUICK,
+            "KAFKA_DECLARE_TOPICS": stage.declare_topics, "ORDER_PAID_TOPIC": stage.topic,
+            "DLQ_TOPIC": stage.dlq_topic, "CONSUMER_GROUP_ID": stage.group_id,
+            "KAFKA_SESSION_TIMEOUT_MS": stage.session_timeout_ms, "EXTERNAL_LOGGER_URL": logger_url,
+            "WEB_PORT": self.web_port, **QUICK,
             **{key.upper(): value for key, value in settings.items()},
-        }
+        }  # fmt: skip
         self.environment = {
-            "PATH": os.environ.get("PATH", ""),
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
+            "PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
             **{key: str(value) for key, value in given.items() if value is not None},
-        }
+        }  # fmt: skip
 
     async def __aenter__(self) -> Self:
         self.start()

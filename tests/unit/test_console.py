@@ -83,12 +83,8 @@ def test_every_figure_of_the_script_is_in_stats(figures: dict[str, Any]) -> None
     script = re.sub(r"(?<![\w.])target\.(?!className|focus)", "figures.target.", script)
     paths = set(re.findall(r"(?<!\w)figures\.([a-z_]+(?:\.[a-z_]+)?)\b(?!\()", script))
     assert {
-        "fallback.failed",
-        "breaker.state",
-        "target.state",
-        "target.share_failed",
-        "kafka_up",
-    } <= paths
+        "fallback.failed", "breaker.state", "target.state", "target.share_failed", "kafka_up",
+    } <= paths  # fmt: skip
     assert "published.failed" in paths
     owned = {path.removesuffix(".length").removesuffix(".map") for path in paths}
     assert [path for path in sorted(owned) if not has(figures, path)] == []
@@ -147,14 +143,11 @@ def stats(state: str = "works", *, lag: int | None = 0, **others: Any) -> dict[s
     """The ``/stats`` of a worker that is well, but for what is said."""
     return {
         "target": {"state": state, "said": f"{state} for 9 s"},
-        "partitions": [{"partition": 0, "lag": lag}],
-        "kafka_up": True,
-        "in_flight": 1,
+        "partitions": [{"partition": 0, "lag": lag}], "kafka_up": True, "in_flight": 1,
         "oldest_unfinished_seconds": 0.5,
         "open_dead_letters": {"total": 0, "oldest_seconds": 0.0, "deleted": 0},
-        "fallback": {"failed": 0, "pending": 0, "database_up": True},
-        **others,
-    }
+        "fallback": {"failed": 0, "pending": 0, "database_up": True}, **others,
+    }  # fmt: skip
 
 
 def view(*answers: Mapping[str, Any], **history: Any) -> ConsumerView:

@@ -66,12 +66,9 @@ def test_it_goes_out_as_the_record_came() -> None:
     """The record's own headers, its event id, whom it is for, and one redrive more."""
     letter = relayed(("traceparent", b"00-1"), ("event-id", b"paid-7"), ("a", None), redrives=b"1")
     assert letter.redriven_headers("order_logging") == [
-        ("traceparent", b"00-1"),
-        ("a", None),
-        ("event-id", b"paid-7"),
-        ("dlq-consumer", b"order_logging"),
-        ("dlq-redrives", b"2"),
-    ]
+        ("traceparent", b"00-1"), ("a", None), ("event-id", b"paid-7"),
+        ("dlq-consumer", b"order_logging"), ("dlq-redrives", b"2"),
+    ]  # fmt: skip
 
 
 def test_the_event_id_of_a_letter_without_one() -> None:

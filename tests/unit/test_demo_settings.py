@@ -11,13 +11,10 @@ from demo.worker import demo_settings, worker_environment
 from order_relay.settings import Settings, load_settings
 
 USERS = {
-    "KAFKA_BOOTSTRAP_SERVERS": "kafka.example.com:9093",
-    "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
-    "EXTERNAL_LOGGER_TOKEN": "secret",
-    "CONSUMER_RETRY_MAX_ATTEMPTS": "many",
-    "max_in_flight": "1",
+    "KAFKA_BOOTSTRAP_SERVERS": "kafka.example.com:9093", "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+    "EXTERNAL_LOGGER_TOKEN": "secret", "CONSUMER_RETRY_MAX_ATTEMPTS": "many", "max_in_flight": "1",
     "DATABASE_URL": "postgresql://orders.example.com/orders",
-}
+}  # fmt: skip
 DATABASE = "sqlite+aiosqlite:////a/folder/shop.db"
 
 
@@ -68,11 +65,9 @@ def test_a_worker_reads_back_the_same_settings(
 def test_further_consumers_keep_variables_of_their_names() -> None:
     """Theirs are handed on, but for settings of the worker; only they are looked for in folders."""
     surroundings = {
-        "COUPONS_URL": "http://127.0.0.1:4000/",
-        "kafka_key": "k",
-        "KAFKA_BOOTSTRAP_SERVERS": "elsewhere:9092",
-        "ORDER_LOGGING_URL": "http://elsewhere/",
-    }
+        "COUPONS_URL": "http://127.0.0.1:4000/", "kafka_key": "k",
+        "KAFKA_BOOTSTRAP_SERVERS": "elsewhere:9092", "ORDER_LOGGING_URL": "http://elsewhere/",
+    }  # fmt: skip
     settings = settings_at("127.0.0.1:1", "coupons", "kafka")
     environment = worker_environment(settings, surroundings)
     assert environment["CONSUMERS"] == "order_logging,coupons,kafka"
@@ -90,14 +85,9 @@ def test_only_what_a_process_needs_is_handed_on() -> None:
     """Settings of this project and of Faust stay out; paths, language and time zone stay in."""
     settings = settings_at("127.0.0.1:1")
     surroundings = USERS | {
-        "BROKER_URL": "kafka://elsewhere",
-        "APP_DATADIR": "/data",
-        "FAUST_LOOP": "gevent",
-        "PATH": "/usr/bin",
-        "LC_ALL": "C.UTF-8",
-        "TZ": "UTC",
-        "PYTHONPATH": "/else",
-    }
+        "BROKER_URL": "kafka://elsewhere", "APP_DATADIR": "/data", "FAUST_LOOP": "gevent",
+        "PATH": "/usr/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONPATH": "/else",
+    }  # fmt: skip
     environment = worker_environment(settings, surroundings)
     assert {"BROKER_URL", "APP_DATADIR", "FAUST_LOOP", "max_in_flight"}.isdisjoint(environment)
     assert "EXTERNAL_LOGGER_TOKEN" not in environment

@@ -14,10 +14,8 @@ from tests.support.virtual_time import run_virtual
 
 OUTCOMES = [
     *(answer(status) for status in (200, 204, 302, 400, 401, 404, 500, 503)),
-    answer(429, retry_after_seconds=7.0),
-    NO_ANSWER,
-    ValueError("unexpected"),
-]
+    answer(429, retry_after_seconds=7.0), NO_ANSWER, ValueError("unexpected"),
+]  # fmt: skip
 VALID = b""  # tests.support.fakes.record writes an order
 FATES = st.lists(
     st.builds(Step, st.sampled_from(OUTCOMES), st.sampled_from([0.0, 0.5, 3.0, 10.0])), max_size=6

@@ -82,11 +82,9 @@ def test_it_fails_when_deliveries_stand_still(work: str) -> None:
 
     assert not report.ok
     assert report.reasons == {
-        "work_waiting": 3,
-        "idle_seconds": STALL + 1,
-        "stalled_after_seconds": STALL,
+        "work_waiting": 3, "idle_seconds": STALL + 1, "stalled_after_seconds": STALL,
         "breaker_closed": True,
-    }
+    }  # fmt: skip
 
 
 def test_any_sign_of_life_counts() -> None:

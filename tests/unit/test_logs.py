@@ -107,15 +107,10 @@ def test_a_line_s_data_are_fields_of_their_kind() -> None:
     )
     assert found.pop("process") is not None
     assert found == {
-        "timestamp": "2025-12-19T10:30:00.123Z",
-        "level": "WARNING",
-        "logger": "app.test",
-        "message": "Retrying message",
-        "offset": 41,
-        "wait_seconds": 1.5,
-        "status": None,
+        "timestamp": "2025-12-19T10:30:00.123Z", "level": "WARNING", "logger": "app.test",
+        "message": "Retrying message", "offset": 41, "wait_seconds": 1.5, "status": None,
         "detail": "x",
-    }
+    }  # fmt: skip
 
 
 def test_figures_are_in_the_message_and_beside_it() -> None:

@@ -34,12 +34,10 @@ def letter(
 ) -> Letter:
     """A dead letter as the relay writes it."""
     headers = {
-        "dlq-reason": reason,
-        "dlq-http-status": str(status),
-        "dlq-failed-at": failed_at.isoformat(),
-        "kafka_dlt-exception-message": message,
+        "dlq-reason": reason, "dlq-http-status": str(status),
+        "dlq-failed-at": failed_at.isoformat(), "kafka_dlt-exception-message": message,
         "event-id": f"event-{partition}-{offset}",
-    }
+    }  # fmt: skip
     return Letter(
         "orders.DLQ",
         partition,

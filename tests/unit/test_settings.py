@@ -11,12 +11,9 @@ from order_relay.settings import Settings, load_settings
 from order_relay.worker.relay_app import RelayApp
 
 SECRETS = (
-    "API_TOKEN",
-    "EXTERNAL_LOGGER_TOKEN",
-    "KAFKA_SASL_OAUTH_CLIENT_SECRET",
-    "KAFKA_SASL_PASSWORD",
+    "API_TOKEN", "EXTERNAL_LOGGER_TOKEN", "KAFKA_SASL_OAUTH_CLIENT_SECRET", "KAFKA_SASL_PASSWORD",
     "KAFKA_SSL_KEY_PASSWORD",
-)
+)  # fmt: skip
 pytestmark = pytest.mark.usefixtures("empty_environment")
 
 
@@ -47,13 +44,9 @@ def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     kinds = {field: str(info.annotation) for field, info in Settings.model_fields.items()}
     assert {field.upper() for field, kind in kinds.items() if SecretStr.__name__ in kind} == {
-        *SECRETS,
-        "DATABASE_PASSWORD",
-        "DATABASE_URL",
-        "EXTERNAL_LOGGER_HEADERS",
-        "EXTERNAL_LOGGER_PROXY",
-        "EXTERNAL_LOGGER_SIGNING_SECRETS",
-    }
+        *SECRETS, "DATABASE_PASSWORD", "DATABASE_URL", "EXTERNAL_LOGGER_HEADERS",
+        "EXTERNAL_LOGGER_PROXY", "EXTERNAL_LOGGER_SIGNING_SECRETS",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("proxy", ["http://us:s3cret@proxy:3128", "us:s3cret@proxy:3128"])

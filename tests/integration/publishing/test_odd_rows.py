@@ -12,11 +12,9 @@ from tests.integration.publishing.conftest import ON_POSTGRESQL, ON_SQLITE
 from tests.support.publish_fakes import START, FakeProducer, message, refusal
 
 IMPOSSIBLE = [
-    "2026-02-31 10:00:00",
-    "2026-02-20 24:00:00",
-    "0000-12-31 10:00:00",
+    "2026-02-31 10:00:00", "2026-02-20 24:00:00", "0000-12-31 10:00:00",
     "0001-01-01 00:00:00+14:00",
-]
+]  # fmt: skip
 
 
 async def change(store: FallbackTable, row_id: int, **columns: str | bytes | int) -> None:

@@ -91,12 +91,9 @@ async def test_published(intake: Intake) -> None:
     (record,) = intake.kafka.sent
     assert answer.status == 202
     assert answer.json == {
-        "status": "published",
-        "topic": TOPIC,
-        "partition": 0,
-        "offset": 0,
+        "status": "published", "topic": TOPIC, "partition": 0, "offset": 0,
         "eventId": record.event_id,
-    }
+    }  # fmt: skip
     assert (record.key, record.value) == (b"77", sent)
 
 

@@ -29,14 +29,8 @@ LATER = timedelta(minutes=10)
 def kill_service(way: str, url: str, topic: str, servers: str, *, after: int) -> None:
     """Run an order service until it has paid ``after`` orders, and kill it; 0: it kills itself."""
     command = [
-        sys.executable,
-        "-m",
-        "tests.support.publish_order_service",
-        way,
-        url,
-        topic,
-        servers,
-    ]
+        sys.executable, "-m", "tests.support.publish_order_service", way, url, topic, servers,
+    ]  # fmt: skip
     with subprocess.Popen(
         command + ([] if after else ["die"]),
         cwd=ROOT,

@@ -200,11 +200,9 @@ def test_commands_use_the_same(url: str, ca_file: Path, tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text(f"{PASSWORD}\n")
     environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "DATABASE_URL": url.replace(f"{USER}@", f"{WITH_PASSWORD}@"),
-        "DATABASE_PASSWORD_FILE": str(secret),
-        "DATABASE_SSL_CA_FILE": str(ca_file),
-    }
+        "PYTHONPATH": str(ROOT), "DATABASE_URL": url.replace(f"{USER}@", f"{WITH_PASSWORD}@"),
+        "DATABASE_PASSWORD_FILE": str(secret), "DATABASE_SSL_CA_FILE": str(ca_file),
+    }  # fmt: skip
     for command, answer in (
         (["order_relay.fallback.sql.migrate"], "The database was migrated from nothing"),
         (["order_relay", "fallback", "stats"], "PENDING"),

@@ -126,11 +126,8 @@ async def test_every_outcome(table: Table) -> None:
     table.clock.advance(5)
     later = table.clock() + timedelta(minutes=2)
     outcomes: list[Outcome] = [
-        acked(1),
-        retried(2, 1, later, "re\0fused"),
-        gave_up(3, 3, "néver"),
-        Outcome(4),
-    ]
+        acked(1), retried(2, 1, later, "re\0fused"), gave_up(3, 3, "néver"), Outcome(4),
+    ]  # fmt: skip
     assert await table.store.settle(claim.token, outcomes) == {1, 2, 3, 4}
     one, two, three, four = await table.store.find(RowFilter())
     assert (one.status, one.published_at) == (Status.PUBLISHED, table.clock())

@@ -71,11 +71,8 @@ def test_a_delivered_event_stays_known_after_others_of_its_order() -> None:
     """Whatever comes later for an order, what was delivered is not forgotten."""
     entry = _after(("a", DELIVERED), ("b", BURIED), ("c", DELIVERED))
     assert [entry.has_delivered(_named(event_id)) for event_id in "abcd"] == [
-        True,
-        False,
-        True,
-        False,
-    ]
+        True, False, True, False,
+    ]  # fmt: skip
 
 
 def test_a_dead_lettered_event_is_not_delivered_until_it_is() -> None:
