@@ -1,4 +1,4 @@
-"""The figures of the shipped worker: under traffic, and while Kafka is down."""
+"""The figures of the shipped worker under traffic; while Kafka is missing: test_worker_start."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.embedded import EmbeddedKafka
 from tests.support.orders import order, orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
@@ -81,35 +80,3 @@ async def test_the_figures_under_traffic_are_those_of_the_metrics(
     assert (found["in_flight"], found["held"]) == (0, 0)
     assert found["fallback"]["database_up"] is True
     assert not {"hush-hush", "whisper"} & set(json.dumps(found).split('"'))
-
-
-async def test_the_figures_are_there_while_kafka_and_the_logger_are_down(
-    fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """Before Kafka first answers, and when it is gone again; the breaker says when it probes."""
-    stage = fragile.stage()
-    await stage.publish(orders(30))
-    fragile.down()
-    await sink.down()
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, breaker_failure_threshold=3, breaker_probe_interval_seconds=30
-    ) as worker:
-        await worker.wait_log("Kafka cannot be reached")
-        found = await figures(worker)
-        assert found["kafka_up"] is False
-        assert found["partitions"] == []
-        assert found["deliveries"]["delivered"] == 0
-        fragile.up()
-        await worker.wait_log("Breaker open")
-        fragile.down()
-        found = await figures(worker)
-        assert found["breaker"]["state"] == "open"
-        assert 0 < found["breaker"]["next_probe_seconds"] <= 30
-        target = found["target"]
-        assert target["state"] == "down"
-        assert 0 < target["next_probe_seconds"] <= 30
-        assert target["last_status"] is None
-        assert target["last_text"] in found["target"]["said"]
-        assert "in a row failed" in target["opened_because"]
-        assert found["held"] > 0
-        assert found["oldest_unfinished_seconds"] > 0

@@ -107,37 +107,6 @@ async def test_a_stop_during_a_rebalance_gives_back_once() -> None:
     assert bench.dispatcher.queued == 0
 
 
-@virtual_time
-async def test_giving_back_nothing_is_quick() -> None:
-    """An idle dispatcher drains at once, however often it is asked."""
-    bench = Bench()
-
-    await bench.dispatcher.drain(attempt_seconds=10.0)
-    await bench.dispatcher.drain(attempt_seconds=10.0)
-
-    assert asyncio.get_running_loop().time() == 0.0
-    assert bench.observer.abandoned_records == []
-
-
-@virtual_time
-async def test_a_record_that_waits_for_room_is_not_taken_any_more() -> None:
-    """A task that waits to submit a record returns without it; it is read again later."""
-    bench = Bench(max_in_flight=1)
-    bench.target.default = Step(answer(200), seconds=5.0)
-    await bench.submit(record(0, "a"))
-    waiting = asyncio.create_task(bench.dispatcher.submit(record(1, "b")))
-    await asyncio.sleep(1)
-
-    await bench.dispatcher.drain(attempt_seconds=5.0)
-
-    assert waiting.done()
-    await asyncio.sleep(100)
-    bench.dispatcher.resume()
-    await asyncio.sleep(100)
-    assert bench.finished_offsets == [0]
-    assert len(bench.target.attempts) == 1
-
-
 @pytest.mark.parametrize("moment", ["while draining", "when closed"])
 @virtual_time
 async def test_a_record_of_before_is_not_delivered_after(moment: str) -> None:

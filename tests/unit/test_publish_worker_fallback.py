@@ -211,22 +211,6 @@ async def test_publishing_needs_no_database_while_kafka_answers() -> None:
 
 
 @virtual_time
-async def test_stopping_saves_what_kafka_has_not_answered() -> None:
-    """Publishes under way get their grace, then a row; later ones go straight to the table."""
-    worker = Worker()
-    await worker.fallback.start()
-    await asyncio.sleep(0.1)
-    worker.producer.answers.clear()
-    under_way = asyncio.create_task(worker.fallback.publisher.publish(EVENT))
-    await asyncio.sleep(0.1)
-    await worker.fallback.stop_publishing(30)
-    assert isinstance(await under_way, Saved)
-    assert isinstance(await worker.fallback.publisher.publish(EVENT), Saved)
-    assert len(worker.producer.sent) == 1
-    await worker.fallback.close()
-
-
-@virtual_time
 async def test_closing_what_was_never_started() -> None:
     """A start that ended early is cleaned up all the same, twice if need be."""
     worker = Worker()

@@ -284,13 +284,6 @@ async def test_bodies_of_no_said_length_hold_room_for_what_they_are() -> None:
         assert [answer.status for answer in await asyncio.gather(*taken)] == [202] * 4
 
 
-async def test_a_large_burst_is_answered(intake: Intake) -> None:
-    """Each of 500 posts at once gets its answer; every accepted event was sent exactly once."""
-    answers = await asyncio.gather(*(intake.post(body(n), event_id=str(n)) for n in range(500)))
-    assert {answer.status for answer in answers} == {202}
-    assert sorted(int(record.event_id) for record in intake.kafka.sent) == list(range(500))
-
-
 def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     """The errors in the log."""
     return [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -437,18 +430,6 @@ async def test_requests_that_no_client_library_sends(
     writer.close()
     assert len(intake.kafka.sent) == (1 if status == 202 else 0)
     assert not errors(caplog)
-
-
-async def test_closing_the_publisher_answers_who_waits(intake: Intake) -> None:
-    """When the worker stops while Kafka says nothing, waiting posts are saved and answered."""
-    intake.kafka.answers.clear()
-    waiting = asyncio.create_task(intake.post(body()))
-    await until(lambda: intake.kafka.sent)
-    await intake.publisher.close(grace_seconds=0)
-    answer = await waiting
-    assert (answer.status, answer.json["status"]) == (202, "saved")
-    late = await intake.post(body(2))
-    assert (late.status, late.json["status"]) == (202, "saved")
 
 
 async def test_other_methods_and_workers_without_a_publisher(intake: Intake) -> None:
