@@ -162,9 +162,12 @@ async def end_at_standstill(health: Health, end: Callable[[StandsStill], Awaitab
         health: Answers ``/health/live``.
         end: Ends the worker, with status 1.
     """
+    failed = 0
     while True:
         report = health.live()
-        if not report.ok:
+        failed = 0 if report.ok else failed + 1
+        # Twice in a row: after SIGSTOP and SIGCONT, what ended meanwhile is seen after the first.
+        if failed > 1:
             break
         await asyncio.sleep(STANDSTILL_INTERVAL_SECONDS)
     line = LogLine("Worker stands still, it ends to be started again")

@@ -314,6 +314,27 @@ async def test_a_worker_that_stands_still_is_ended() -> None:
     assert watch.done()
 
 
+@virtual_time
+async def test_a_process_that_was_stopped_and_goes_on_does_not_end() -> None:
+    """The first look after SIGCONT comes before the time-outs of the attempts in flight."""
+    health = standing_health()
+    looks = [True, False, True, False, True, True]
+    ended: list[Exception] = []
+
+    def live() -> Report:
+        return Report(looks.pop(0), {})
+
+    async def end(fault: Exception) -> None:
+        ended.append(fault)
+
+    with patch.object(health, "live", live):
+        watch = asyncio.create_task(end_at_standstill(health, end))
+        await asyncio.sleep(9)
+        assert not ended
+        assert len(looks) == 1
+    watch.cancel()
+
+
 class Kept:
     """A watch over a topic of a hundred days, of which Kafka keeps four."""
 
