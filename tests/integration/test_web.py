@@ -78,6 +78,8 @@ async def test_health_is_a_status_with_its_reasons(served: Served) -> None:
     served.now = 10_000.0
     assert (await served.get("/health/live"))[0] == 200
     served.deliveries.queued = 4
+    assert (await served.get("/health/live"))[0] == 200
+    served.now = 20_000.0
     status, _, body = await served.get("/health/live")
     assert status == 503
     assert '"work_waiting": 4' in body
