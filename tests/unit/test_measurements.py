@@ -4,13 +4,14 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from typing import cast
+from unittest.mock import patch
 
 import pytest
 from faust.types import TP
 
 from order_relay.errors import KafkaUnavailable
 from order_relay.kafka.consumer import RelayConsumer
-from order_relay.monitoring.health import INTAKE_STALL_SECONDS, end_at_standstill
+from order_relay.monitoring.health import INTAKE_STALL_SECONDS, Report, end_at_standstill
 from order_relay.monitoring.measurements import (
     LAG_INTERVAL_SECONDS,
     RETENTION_INTERVAL_SECONDS,
