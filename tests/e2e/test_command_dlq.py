@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.dead_letter_commands import letter, put_letters, redriving, relay_on
+from tests.support.dead_letter_commands import letter, positions, put_letters, redriving, relay_on
 from tests.support.odd_records import OddName, produce_odd
 from tests.support.orders import Order, order
 from tests.support.publish_command import Commands, asked, end_by_signal, nothing_in
@@ -30,12 +30,6 @@ FOREIGN = Order(
     ),
     partition=1,
 )
-
-
-async def positions(commands: Commands, *arguments: str) -> list[str]:
-    """The places of the letters that are listed."""
-    listed = (await commands("dlq", "list", "--json", *arguments)).objects
-    return [f"{one['partition']}:{one['offset']}" for one in listed]
 
 
 async def test_listing_letters(stage: Stage, tmp_path: Path) -> None:

@@ -291,12 +291,3 @@ def test_a_port_in_use_gets_one_line(tmp_path: Path, variable: str) -> None:
     assert "Address already in use" in done.stderr
     assert f"choose another with {variable}" in done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_consumers_that_are_not_there_are_told_in_the_workers_words(tmp_path: Path) -> None:
-    """The end of the worker's log names the wrong consumer and those there are."""
-    done = ended(tmp_path, CONSUMERS="order_logging,coupon")
-    assert done.returncode == 1
-    last = done.stdout.splitlines()[-1]
-    assert last.startswith("  CONSUMERS='order_logging,coupon' must name")
-    assert "notifications" in last

@@ -99,24 +99,6 @@ async def test_what_became_of_each_order(stage: Stage, sink: ScriptedSink, tmp_p
             assert (status, list(body)) == (400, ["error"]), malformed
 
 
-async def test_an_event_that_was_delivered_is_not_sent_again(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """It is counted and committed; other events of the order, and failed ones, are sent."""
-    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
-        await worker.wait_ready()
-        sink.fail_next(1, 422)
-        for event_id in ("refused", "a", "b", "a", "b", "refused", "a"):
-            await stage.publish([order(1, event_id=event_id)])
-        await eventually(stage.all_committed, 30, "everything is committed")
-        assert [r.idempotency_key for r in sink.requests] == ["refused", "a", "b", "refused"]
-        assert sink.accepted_keys == ["a", "b", "refused"]
-        metrics = await worker.metrics()
-        assert metrics['order_relay_deliveries_total{outcome="duplicate"}'] == 3
-        assert metrics['order_relay_deliveries_total{outcome="delivered"}'] == 3
-        assert metrics['order_relay_table_entries{table="deliveries"}'] == 1
-
-
 @pytest.mark.parametrize("store", ["memory", "rocksdb"])
 async def test_old_orders_are_forgotten(
     stage: Stage, embedded: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path, store: str

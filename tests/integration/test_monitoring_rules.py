@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.support.dashboard_panels import questions
-from tests.support.prometheus_server import ALERTS, FOLDER, JOB, promtool, unavailable_reason
+from tests.support.prometheus_server import FOLDER, JOB, promtool, unavailable_reason
 
 REASON = unavailable_reason()
 
@@ -18,14 +18,8 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 SUITES = sorted((FOLDER / "tests").glob("*.yml"))
 
 
-def test_the_rules_are_rules() -> None:
-    """Prometheus can read every alert."""
-    done = promtool("check", "rules", ALERTS)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_the_configuration_is_one() -> None:
-    """Prometheus can read its configuration, and finds the alerts from where it stands."""
+    """Prometheus can read its configuration, and the alerts from where it stands."""
     done = promtool("check", "config", "prometheus.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 rule files found" in done.stdout

@@ -80,13 +80,6 @@ async def test_a_probe_is_let_go_while_the_breaker_is_open() -> None:
         assert not served.waits
 
 
-async def test_with_a_closed_breaker_there_is_nothing_to_probe() -> None:
-    """409, with one line that says so."""
-    async with serving() as served:
-        status, body, _ = await served.request()
-        assert (status, body) == (409, {"error": "nothing to probe: the breaker is closed"})
-
-
 async def test_with_a_token_only_who_brings_it_may_probe() -> None:
     """401 for all others, also while nothing is to be probed; the answer has no token."""
     async with serving(TOKEN) as served:

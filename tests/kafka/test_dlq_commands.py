@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.kafka.administration import Administration
-from tests.support.dead_letter_commands import letter, put_letters, redriving, relay_on
+from tests.support.dead_letter_commands import letter, positions, put_letters, redriving, relay_on
 from tests.support.kafka_cluster import RealKafka
 from tests.support.publish_command import Commands, Ended, end_by_signal
 from tests.support.stage import Stage
@@ -26,12 +26,6 @@ def stage(kafka: RealKafka, unique: Callable[[str], str]) -> Stage:
     kafka.create_topic(made.topic, 3)
     kafka.create_topic(made.dlq_topic, 3)
     return made
-
-
-async def positions(commands: Commands, *arguments: str) -> list[str]:
-    """The places of the letters that are listed."""
-    listed = (await commands("dlq", "list", "--json", *arguments)).objects
-    return [f"{one['partition']}:{one['offset']}" for one in listed]
 
 
 async def redriven(stage: Stage) -> Counter[str]:

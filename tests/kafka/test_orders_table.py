@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,13 +25,6 @@ def stage(kafka: RealKafka, unique: Callable[[str], str]) -> Stage:
     """Names of this test's own; a worker declares the topics."""
     topic = unique("order-paid")
     return Stage(kafka.bootstrap_servers, topic, f"{topic}.DLQ", unique("group"), True)
-
-
-@pytest.fixture
-async def sink() -> AsyncIterator[ScriptedSink]:
-    """A scripted external logger in the test's loop."""
-    async with ScriptedSink() as scripted:
-        yield scripted
 
 
 def paid(first: int, last: int) -> list[Order]:

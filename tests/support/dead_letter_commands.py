@@ -49,3 +49,9 @@ def letter(
 async def put_letters(stage: Stage, letters: Sequence[Order]) -> None:
     """Write letters to the dead-letter topic."""
     await replace(stage, topic=stage.dlq_topic).publish(letters)
+
+
+async def positions(commands: Commands, *arguments: str) -> list[str]:
+    """The places of the letters that are listed."""
+    listed = (await commands("dlq", "list", "--json", *arguments)).objects
+    return [f"{one['partition']}:{one['offset']}" for one in listed]

@@ -5,6 +5,7 @@ import pytest
 from agents.order_logging import order_logging
 from order_relay import Consumer
 from order_relay.deliveries.table import DeliveriesTable
+from order_relay.delivery.answer import RetryPolicy
 from order_relay.handlers.function import FunctionHandler
 from order_relay.monitoring.health import INTAKE_STALL_SECONDS
 from order_relay.settings import load_settings
@@ -112,16 +113,19 @@ def test_a_long_backoff_is_no_standstill(backoff_seconds: float, stall_seconds: 
     assert not watched.live
 
 
-async def test_the_workers_health_knows_its_settings() -> None:
-    """Where a backoff is longer than Retry-After may be; long sessions make rebalances longer."""
+async def test_a_worker_knows_its_settings() -> None:
+    """Retries; a backoff longer than Retry-After may be; a long session, so longer rebalances."""
     settings = load_settings(
+        consumer_retry_max_attempts=5,
         consumer_retry_initial_interval_ms=180_000,
+        consumer_retry_multiplier=3,
         consumer_retry_max_interval_ms=600_000,
         external_logger_timeout_seconds=20,
         kafka_session_timeout_ms=300_000,
     )
 
     with runtime(settings) as made:
+        assert made.dispatcher._policy == RetryPolicy(5, 180.0, 3.0, 600.0)
         assert made.health.stall_seconds == 600 + 20 + 30
         assert made.health.intake_stall_seconds == 600 + 2 * 310
 

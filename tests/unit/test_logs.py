@@ -52,13 +52,6 @@ def test_the_page_of_the_console_is_told_where_there_is_one() -> None:
     assert str(line) == f"Given up offset=1 console={url}"
 
 
-def test_without_a_trace_nothing_is_said_of_it() -> None:
-    """Most records have none."""
-    assert (
-        str(LogLine("Retrying message", offset=41, trace_id=None)) == "Retrying message offset=41"
-    )
-
-
 def test_figures_read_as_a_sentence() -> None:
     """The phrase that people grep holds the figures, in JSON too."""
     line = FiguresLine("Fallback message stats", pending=2, published=45, failed=1)

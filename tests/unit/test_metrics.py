@@ -180,24 +180,6 @@ def test_gauges_are_read_when_they_are_scraped(metrics: ConsumerMetrics) -> None
         assert _value(metrics, name, **(of_table if name == "table_entries" else {})) == value
 
 
-def test_what_is_measured_is_shown() -> None:
-    """Partitions of the topic, the table's reading, and what the event loop was late."""
-    worker = Metrics()
-    metrics = worker.of("order_logging")
-    metrics.gauges["topic_partitions"].set(3)
-    metrics.gauges["table_recovery_seconds"].set(1.5)
-    metrics.counters["deleted_records"].inc(5)
-    metrics.counters["dead_letters_saved"].inc()
-    worker.loop_lag.observe(0.3)
-
-    assert _value(metrics, "topic_partitions") == 3
-    assert _value(metrics, "table_recovery_seconds") == 1.5
-    assert _value(metrics, "deleted_records_total") == 5
-    assert _value(metrics, "dead_letters_saved_total") == 1
-    late = _by_label(worker, "event_loop_lag_seconds_bucket", "le")
-    assert (late["0.25"], late["0.5"]) == (0, 1)
-
-
 @pytest.mark.parametrize("state", TargetState)
 def test_the_target_is_in_one_state(metrics: ConsumerMetrics, state: TargetState) -> None:
     """The state that the target is in is 1, the others are 0.

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from order_relay.errors import InvalidSettings
 from order_relay.settings import Settings, load_settings
 from order_relay.settings.secret_files import MAX_SECRET_BYTES, secret_fields
+from tests.unit.test_settings_mistakes import complaint
 
 pytestmark = pytest.mark.usefixtures("empty_environment")
 
@@ -24,16 +24,6 @@ ALLOWED = "it must name a file of UTF-8 text that holds the secret and nothing e
 def _value(settings: Settings, name: str) -> str:
     value: str = getattr(settings, name).get_secret_value()
     return value
-
-
-def _complaint() -> str:
-    with pytest.raises(InvalidSettings) as caught:
-        load_settings()
-    text = str(caught.value)
-    assert text.startswith("invalid settings: ")
-    assert "\n" not in text
-    assert "hunter2" not in text
-    return text
 
 
 def test_no_setting_is_called_like_the_file_of_a_secret() -> None:
@@ -121,7 +111,7 @@ def test_a_secret_and_its_file_together_are_a_mistake(
             else:
                 monkeypatch.setenv(name, value)
 
-    assert _complaint() == (
+    assert complaint() == (
         "invalid settings: API_TOKEN and API_TOKEN_FILE are both set: set one of them"
     )
 
@@ -148,7 +138,7 @@ def test_a_file_that_cannot_be_used(
     variable = f"{name.upper()}_FILE"
     monkeypatch.setenv(variable, "the secret")
 
-    assert _complaint() == (
+    assert complaint() == (
         f"invalid settings: {variable}='the secret' cannot be used ({why}): {ALLOWED}"
     )
 
@@ -168,7 +158,7 @@ def test_paths_that_are_no_files(path: str, why: str, monkeypatch: pytest.Monkey
     Path("file").write_text("hunter2")
     monkeypatch.setenv("API_TOKEN_FILE", path)
 
-    assert f"API_TOKEN_FILE={path[:200]!r} cannot be used ({why})" in _complaint()
+    assert f"API_TOKEN_FILE={path[:200]!r} cannot be used ({why})" in complaint()
 
 
 def test_mistakes_of_files_stand_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +168,7 @@ def test_mistakes_of_files_stand_beside_the_others(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("EXTERNAL_LOGGER_TOKEN_FILE", "token")
     monkeypatch.setenv("MAX_IN_FLIGHT", "many")
 
-    text = _complaint()
+    text = complaint()
 
     assert "API_TOKEN_FILE='missing' cannot be used" in text
     assert "EXTERNAL_LOGGER_TOKEN must be visible ASCII characters only" in text
@@ -190,7 +180,7 @@ def test_what_sasl_needs_may_come_from_files(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
     monkeypatch.setenv("KAFKA_SASL_USERNAME", "relay")
     monkeypatch.setenv("KAFKA_SASL_PASSWORD_FILE", "missing")
-    assert "needs" not in _complaint()
+    assert "needs" not in complaint()
 
     Path("missing").write_text("hunter2\n")
     assert load_settings().secrets == ("hunter2",)

@@ -56,7 +56,8 @@ URLS = (
 pytestmark = pytest.mark.usefixtures("empty_environment")
 
 
-def _complaint() -> str:
+def complaint() -> str:
+    """The one line that says what is wrong with the settings; it tells no secret."""
     with pytest.raises(InvalidSettings) as caught:
         load_settings()
     text = str(caught.value)
@@ -69,7 +70,7 @@ def _complaint() -> str:
 
 def _check(name: str, value: str, allowed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
-    text = _complaint()
+    text = complaint()
     assert f"{name}={value[:200]!r}" in text
     assert allowed in text
     assert len(text) < 700
@@ -182,7 +183,7 @@ def test_sasl_needs_credentials(
     load_settings()
     for missing, value in needed.items():
         monkeypatch.delenv(missing)
-        assert _complaint() == f"invalid settings: {line}"
+        assert complaint() == f"invalid settings: {line}"
         monkeypatch.setenv(missing, value)
 
 
@@ -195,11 +196,11 @@ def test_a_key_that_belongs_to_another_certificate(monkeypatch: pytest.MonkeyPat
     for prefix in ("KAFKA_SSL", "DATABASE_SSL", "EXTERNAL_LOGGER"):
         monkeypatch.setenv(f"{prefix}_CERT_FILE", "one.pem")
         monkeypatch.setenv(f"{prefix}_KEY_FILE", "two.key")
-        text = _complaint()
+        text = complaint()
         assert f"{prefix}_CERT_FILE='one.pem' with {prefix}_KEY_FILE" in text
         assert "KEY_VALUES_MISMATCH" in text
         monkeypatch.delenv(f"{prefix}_CERT_FILE")
-        assert f"{prefix}_KEY_FILE='two.key' needs {prefix}_CERT_FILE" in _complaint()
+        assert f"{prefix}_KEY_FILE='two.key' needs {prefix}_CERT_FILE" in complaint()
         monkeypatch.delenv(f"{prefix}_KEY_FILE")
 
 
@@ -209,7 +210,7 @@ def test_several_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("EXTERNAL_LOGGER_URL", "logger")
     monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "TLS")
 
-    assert re.findall(r"[A-Z_]+='\w+'", _complaint()) == [
+    assert re.findall(r"[A-Z_]+='\w+'", complaint()) == [
         "KAFKA_SECURITY_PROTOCOL='TLS'",
         "EXTERNAL_LOGGER_URL='logger'",
         "MAX_IN_FLIGHT='0'",
@@ -242,7 +243,7 @@ def test_a_mistake_in_the_file_of_headers_is_told_by_its_line(
     monkeypatch.setenv("EXTERNAL_LOGGER_TOKEN", "token")
     monkeypatch.setenv("EXTERNAL_LOGGER_HEADERS_FILE", "headers")
 
-    text = _complaint()
+    text = complaint()
 
     assert problem in text
     assert "EXTERNAL_LOGGER_HEADERS_FILE='headers'" in text
@@ -299,7 +300,7 @@ def test_no_secret_is_told(
     """What is wrong with a secret is told without it, also where a URL holds one."""
     for value in values:
         monkeypatch.setenv(name, value)
-        text = _complaint()
+        text = complaint()
         assert name in text
         assert said in text
         assert "hunter" not in text
@@ -320,7 +321,7 @@ def test_a_database_password_needs_a_url_without_one(
     monkeypatch.setenv("DATABASE_PASSWORD", "hunter2")
     monkeypatch.setenv("DATABASE_URL", url)
 
-    assert line in _complaint()
+    assert line in complaint()
 
 
 @pytest.mark.parametrize(
@@ -334,10 +335,10 @@ def test_a_proxy_of_the_environment_that_cannot_be_used(
     monkeypatch.setenv("EXTERNAL_LOGGER_URL", "https://logger.test/logs")
     monkeypatch.setenv("HTTPS_PROXY", proxy)
 
-    complaint = _complaint()
+    told = complaint()
 
-    assert "HTTPS_PROXY must be a URL like http://[user:password@]host:port" in complaint
-    assert "hunter2" not in complaint
+    assert "HTTPS_PROXY must be a URL like http://[user:password@]host:port" in told
+    assert "hunter2" not in told
 
 
 def test_a_file_of_tls_beside_one_in_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +347,7 @@ def test_a_file_of_tls_beside_one_in_the_url(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("DATABASE_SSL_CA_FILE", "ca.pem")
     monkeypatch.setenv("DATABASE_URL", "postgresql://u@h/d?sslrootcert=other.pem")
 
-    assert "must not have sslrootcert, as DATABASE_SSL_CA_FILE is set" in _complaint()
+    assert "must not have sslrootcert, as DATABASE_SSL_CA_FILE is set" in complaint()
 
 
 def test_a_dot_env_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,7 +359,7 @@ def test_a_dot_env_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "is_file", refuse)
 
     assert load_log_format() == "text"
-    assert _complaint() == "invalid settings: .env cannot be read: Permission denied"
+    assert complaint() == "invalid settings: .env cannot be read: Permission denied"
 
 
 @pytest.mark.parametrize(
@@ -372,4 +373,4 @@ def test_a_mistake_in_dot_env(content: bytes, said: str) -> None:
     """A bad value in the file is told like one in the environment, and what is no text is told."""
     Path(".env").write_bytes(content)
 
-    assert said in _complaint()
+    assert said in complaint()
