@@ -162,12 +162,10 @@ def _prepare_process(level: str | None) -> None:
 
 
 class Application(Protocol):
-    """The part of ``RelayApp`` that commands use: its consumers, and how keys get partitions."""
+    """The part of ``RelayApp`` that commands use."""
 
-    settings: Settings
     consumers: Sequence[ConfiguredConsumer]
     declared: Sequence[ConfiguredConsumer]
-    partition_of: Callable[[bytes, int], int]
 
 
 def worker_settings() -> Settings:

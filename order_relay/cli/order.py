@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -31,7 +30,7 @@ READ_SECONDS = 60.0
 
 
 @command.define(
-    click.argument("order_id", metavar="ORDER_ID", required=False),
+    click.argument("order_id"),
     click.option(
         "--url",
         type=command.URL,
@@ -40,16 +39,12 @@ READ_SECONDS = 60.0
     command.CONSUMER,
     command.JSON,
 )
-async def order(
-    *, order_id: str | None, url: str | None, consumer: str | None, as_json: bool
-) -> int:
+async def order(*, order_id: str, url: str | None, consumer: str | None, as_json: bool) -> int:
     """Show the state of an order.
 
     If no worker answers, it reads the changelog in Kafka, which has finished records only, then the
     fallback table. Exit status: 1 if the order is unknown.
     """
-    if order_id is None:
-        raise click.UsageError("ORDER_ID is missing: give an order's id")
     if not is_order_id(order_id):
         raise click.UsageError(f"ORDER_ID={order_id[:40]!r} {NOT_AN_ID}")
     found = await _ask(url or str(command.worker_settings().own_url), order_id, consumer)
@@ -76,8 +71,7 @@ async def _ask(url: str, order_id: str, consumer: str | None) -> dict[str, Any]:
         return answer.body
     else:
         problem = "it is not an order relay"
-    app = command.load_application()
-    settings = command.choose_consumer(app, consumer).settings
+    settings = command.consumer_named(consumer).settings
     if settings.deliveries_store == "off":
         found = {"error": f"no worker answers at {url}: {problem}"}
     else:
@@ -85,7 +79,7 @@ async def _ask(url: str, order_id: str, consumer: str | None) -> dict[str, Any]:
             f"No worker answers at {url} ({problem}): reading "
             f"{settings.deliveries_changelog_topic} in Kafka"
         )
-        found = await read_changelog(settings, app.partition_of, order_id)
+        found = await read_changelog(settings, order_id)
     if "error" in found:
         return await _saved(settings, order_id) or found
     return found
@@ -102,13 +96,11 @@ async def _saved(settings: Settings, order_id: str) -> dict[str, Any] | None:
     return saved_fields(order_id, row) if row is not None else None
 
 
-async def read_changelog(
-    settings: Settings, partition_of: Callable[[bytes, int], int], order_id: str
-) -> dict[str, Any]:
+async def read_changelog(settings: Settings, order_id: str) -> dict[str, Any]:
     """Return the fields of a finished order by the table's changelog, or ``error``."""
     try:
         async with asyncio.timeout(READ_SECONDS):
-            entry = await newest_entry(settings, partition_of, entry_key(order_id))
+            entry = await newest_entry(settings, entry_key(order_id))
     except TimeoutError:  # an entry that was read by then may be an old one
         return {
             "error": f"the changelog could not be read to its end in {READ_SECONDS:.0f} s: "
@@ -124,25 +116,16 @@ async def read_changelog(
     }
 
 
-async def newest_entry(
-    settings: Settings, partition_of: Callable[[bytes, int], int], key: bytes
-) -> Entry | None:
-    """Return the newest entry of a key: in the partition of its key, else in any other.
+async def newest_entry(settings: Settings, key: bytes) -> Entry | None:
+    """Return the newest entry of a key.
 
     Raises:
         RelayError: Kafka did not answer in time, or there is no such topic.
     """
-    async with TopicReader(settings, settings.order_paid_topic) as source:
-        likely = partition_of(key, len(await source.extents()))
     async with TopicReader(settings, settings.deliveries_changelog_topic) as changelog:
         extents = await changelog.extents()
-        likely %= len(extents)
-        newest = await _last_entry(changelog, likely, extents.pop(likely), key)
-        for partition, extent in extents.items() if newest is None else ():
-            found = await _last_entry(changelog, partition, extent, key)
-            if found and (newest is None or found.finished_ms > newest.finished_ms):
-                newest = found
-    return newest
+        entries = [await _last_entry(changelog, *one, key) for one in extents.items()]
+    return max(filter(None, entries), key=lambda entry: entry.finished_ms, default=None)
 
 
 async def _last_entry(

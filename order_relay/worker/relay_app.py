@@ -26,7 +26,6 @@ from order_relay.errors import (
 )
 from order_relay.fallback.sql.audit_log import AuditLog
 from order_relay.fallback.table import FallbackTable
-from order_relay.kafka.consumer import partition_of
 from order_relay.kafka.group_members import GroupMembers
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.kafka.topics import Topics
@@ -88,13 +87,10 @@ class RelayApp(faust.App):
         on_consumer: Functions that are called with each consumer's runtime before it starts.
         metrics: All metrics.
         tracing: Makes the worker's spans; ``None``: tracing is off.
-        partition_of: Returns the partition that Kafka's clients choose for a key.
     """
 
     Settings = FaustSettings
     BootStrategy = WithoutKafka
-
-    partition_of = staticmethod(partition_of)
 
     def __init__(self, settings: RelaySettings) -> None:
         """Make what consumers share. Starts and connects nothing."""

@@ -70,9 +70,9 @@ async def read(stage: Stage, stores: dict[int, MemoryStore]) -> int:
     return await asyncio.wait_for(recovery_of(stage).read(dict(stores)), LIMIT_SECONDS)
 
 
-async def read_order(stage: Stage, order_id: int, *, likely: int = 0) -> Entry | None:
-    """What the changelog has of an order, the likely partition first."""
-    return await newest_entry(stage.settings(), lambda key, count: likely, entry_key(order_id))
+async def read_order(stage: Stage, order_id: int) -> Entry | None:
+    """What the changelog has of an order."""
+    return await newest_entry(stage.settings(), entry_key(order_id))
 
 
 def known(store: MemoryStore, *order_ids: int) -> list[bool]:
@@ -134,11 +134,10 @@ async def test_partitions_beyond_the_changelogs_share_one(
 
 
 async def test_one_order_is_found_in_any_partition(changelog: Changelog, stage: Stage) -> None:
-    """For the command: that of the partition of its key, else the latest of all others."""
+    """For the command: the latest of all partitions."""
     late = entry(1, partition=2, finished_ms=5000)
     await write(changelog, late, entry(1), entry(2))
-    assert await read_order(stage, 1, likely=1) == late
-    assert await read_order(stage, 1, likely=0) == entry(1)
+    assert await read_order(stage, 1) == late
     assert await read_order(stage, 77) is None
 
 
@@ -227,7 +226,7 @@ async def test_a_changelog_that_we_may_not_read_is_told_at_once(fragile: Embedde
 
 async def told(stage: Stage) -> str:
     """What it says of an order that it does not find."""
-    found = await order.read_changelog(stage.settings(), lambda key, partitions: 0, "1")
+    found = await order.read_changelog(stage.settings(), "1")
     assert list(found) == ["error"]
     return str(found["error"])
 
