@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -178,24 +179,19 @@ async def _run(
 
 def add_result(report: output.ChangeReport, result: LetterResult) -> None:
     """Report the result of one letter."""
+    done = result.result in (RedriveResult.REDRIVEN, RedriveResult.DISCARDED)
     fields: dict[str, Any] = {
         "type": "letter",
         "partition": result.partition,
         "offset": result.offset,
         "result": result.result.value,
+        "event_id": to_text(result.event_id) or None,
+        "reason": result.reason or None,
+        "dry_run": (report.dry_run and done) or None,
     }
-    if result.event_id:
-        fields["event_id"] = to_text(result.event_id)
     if result.position is not None:
-        fields |= {
-            "to_topic": result.position.topic,
-            "to_partition": result.position.partition,
-            "to_offset": result.position.offset,
-        }
-    if result.reason:
-        fields["reason"] = result.reason
-    if report.dry_run and result.result in (RedriveResult.REDRIVEN, RedriveResult.DISCARDED):
-        fields["dry_run"] = True
+        fields |= {f"to_{name}": value for name, value in asdict(result.position).items()}
+    fields = {name: value for name, value in fields.items() if value is not None}
     failed = result.result is RedriveResult.FAILED
     report.add(f"{result.partition}:{result.offset}", fields, result.reason, failed=failed)
 
