@@ -12,10 +12,13 @@ gives up a record, and before it sends while the breaker is not closed.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from itertools import islice
+from operator import attrgetter
 
 from order_relay.delivery.answer import Answer, RetryPolicy, Verdict
 
@@ -103,9 +106,8 @@ class FirstAttempts:
         if failures < NEARBY_FAILURES:
             return 0.0
         successes = 0  # they end soon after they were sent
-        for second in reversed(self._seconds):
-            if second.number < first:
-                break
+        begin = bisect_left(self._seconds, first, key=_number)
+        for second in islice(self._seconds, begin, begin + last + 1 - first):
             if second.number <= last:
                 own_attempts, own_failures = second.of_keys.get(without, (0, 0))
                 successes += second.attempts - second.failures - own_attempts + own_failures
@@ -152,6 +154,7 @@ def _share(attempts: int, failures: int) -> float:
 
 # Keys that are counted together.
 _OTHER_KEYS = object()
+_number = attrgetter("number")
 
 
 class _Second:
