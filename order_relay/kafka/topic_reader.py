@@ -81,7 +81,7 @@ class TopicReader:
             try:
                 return function()
             except KafkaException as error:
-                raise self._translated(error) from error
+                raise self._translated(error.args[0]) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, translating)
 
@@ -134,6 +134,8 @@ class TopicReader:
                 if error is None and offset < end:
                     batch.append(message)
                 elif error is not None and error.code() != KafkaError._PARTITION_EOF:
+                    if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                        raise self._translated(error)
                     problem = error.str()
                     continue
                 if error is not None or offset >= end - 1:
@@ -191,11 +193,10 @@ class TopicReader:
             raise self._unavailable("the reader is not open")
         return self._consumer
 
-    def _translated(self, error: KafkaException) -> KafkaUnavailable | TopicUnusable:
-        kafka_error = error.args[0]
-        if kafka_error.code() in UNREACHABLE:
-            return self._unavailable(kafka_error.str())
-        return TopicUnusable(self.topic, kafka_error.str(), kafka_error.name())
+    def _translated(self, error: KafkaError) -> KafkaUnavailable | TopicUnusable:
+        if error.code() in UNREACHABLE:
+            return self._unavailable(error.str())
+        return TopicUnusable(self.topic, error.str(), error.name())
 
     def _unavailable(self, reason: str) -> KafkaUnavailable:
         return KafkaUnavailable(self._settings.kafka_bootstrap_servers, reason)

@@ -136,7 +136,7 @@ async def test_a_paused_consumer_sends_nothing_on_any_worker(
         await eventually(lambda: in_hand(one, two, 30), 60)
         assert sink.accepted == []
         told = await relay_on(stage, tmp_path, web_port=two.web_port)("status", statuses=(1,))
-        assert "paused: nothing is sent until a person resumes it" in told.out
+        assert "Paused: nothing is sent until a person resumes it" in told.out
         await page.goto(f"http://127.0.0.1:{two.web_port}/worker")
         await expect(page.locator("#verdicts")).to_contain_text("Paused: nothing is sent")
         await page.goto(f"http://127.0.0.1:{two.web_port}/consumers")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trustme
+from confluent_kafka import Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, not re-exported
     AclBinding,
     AclOperation,
@@ -168,6 +169,10 @@ async def test_a_table_that_may_not_be_read_does_not_hold_up_orders(
     """The worker says so at once, and delivers without what was known before."""
     changelog = f"{stage.group_id}-deliveries-changelog"
     secure.kafka.create_topic(changelog)
+    admin = Producer({"bootstrap.servers": secure.kafka.bootstrap_servers})
+    for partition in range(3):
+        admin.produce(changelog, b"an entry", b"0", partition)
+    assert admin.flush(30) == 0
     allow(secure, ResourceType.TOPIC, changelog, AclOperation.WRITE)
     async with (
         ScriptedSink() as sink,
