@@ -526,8 +526,12 @@ class Dispatcher:
         self.health.gone(lane.key, answer)
         if not self.health.works_for_other_keys(lane.key):
             return False
-        # The whole address may be disappearing: the answers to other keys decide.
+        # The whole address may be disappearing: the answers to other keys decide. They are late if
+        # this process or the target has stood still.
+        answered_at = self.last_activity
         await lane.pause(GONE_CONFIRM_SECONDS)
+        while self.last_activity == answered_at and self._lanes.in_flight > 1:
+            await lane.pause(GONE_CONFIRM_SECONDS)
         return self.health.works_for_other_keys(lane.key)
 
     async def _wait_at_gate(self, lane: Lane, number: int, failures: int) -> int:

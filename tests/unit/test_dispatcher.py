@@ -171,6 +171,21 @@ async def test_nothing_at_the_address_for_one_record(
     assert asyncio.get_running_loop().time() == ends_at
 
 
+@virtual_time
+async def test_nothing_at_the_address_while_others_are_in_flight() -> None:
+    """Their answers decide, also where they are late: the address may be gone for all of them."""
+    bench = Bench(breaker_threshold=20)
+    await bench.deliver(record(0, "good"))
+    first = bench.target.plan(record(1, "one"), answer(404))
+    late = bench.target.plan(record(2, "two"), Step(answer(404), seconds=2.5))
+
+    await bench.submit(first, late)
+    await bench.until_finished(3)
+
+    assert bench.dead_letters.letters == []
+    assert bench.target.times(first) == [0.0, 4.0]
+
+
 @pytest.mark.parametrize("status", [401, 403, 301, 302, 307, 308])
 @virtual_time
 async def test_an_outage_is_never_held_against_the_message(status: int) -> None:
