@@ -134,6 +134,8 @@ class Lanes:
         self._slot_seconds = 0.0
         self._allowed = 0
         self._timer: asyncio.TimerHandle | None = None
+        self.starts_slowly = False
+        """Whether slots are handed out one after another."""
         self._changed: asyncio.Future[None] | None = None
         self.closed = False
         """Whether the lanes accept no records."""
@@ -182,7 +184,8 @@ class Lanes:
             lane.queue.append(record)
             return
         self._lanes[key] = Lane(self, key, record)
-        self._count_slot()
+        self.in_flight += 1
+        self._allowed -= 1
 
     def records(self) -> list[Record]:
         """Return every record in memory."""
@@ -251,11 +254,6 @@ class Lanes:
         self._limit = limit
         self._hand_out_slots()
 
-    @property
-    def starts_slowly(self) -> bool:
-        """Whether slots are handed out one after another."""
-        return self._timer is not None
-
     def start_slowly(self, seconds: float) -> None:
         """Hand out slots one after another until attempts succeed: everything hangs.
 
@@ -265,6 +263,7 @@ class Lanes:
         if not self.starts_slowly and not self.closed:
             self._slot_seconds = min(seconds / self._limit, SLOW_START_SECONDS)
             self._allowed = 0
+            self.starts_slowly = True
             self._timer = self.loop.call_later(self._slot_seconds, self._allow_one)
 
     def succeeded(self) -> None:
@@ -285,14 +284,11 @@ class Lanes:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self.starts_slowly = False
 
     @property
     def _has_slot(self) -> bool:
-        return self.in_flight < self._limit and (self._timer is None or self._allowed > 0)
-
-    def _count_slot(self) -> None:
-        self.in_flight += 1
-        self._allowed -= 1
+        return self.in_flight < self._limit and (self._allowed > 0 or not self.starts_slowly)
 
     def free_slot(self, lane: Lane) -> None:
         """Pass a lane's slot to the next lane that waits for one."""
@@ -319,7 +315,8 @@ class Lanes:
                 return
             lane, turn = queue.popleft()
             if not turn.done():  # otherwise it was cancelled
-                self._count_slot()
+                self.in_flight += 1
+                self._allowed -= 1
                 lane.has_slot = True
                 lane.retries = lane.failing
                 self._retrying += lane.failing
