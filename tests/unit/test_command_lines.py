@@ -101,6 +101,18 @@ async def test_stopping_while_nothing_comes(pipe: tuple[int, int]) -> None:
         assert len(await waiting) <= 1
 
 
+async def test_stopping_while_a_batch_is_in_use(pipe: tuple[int, int]) -> None:
+    """The next wait does not begin: nothing may come for ever."""
+    reading, writing = pipe
+    reader = LineReader(reading, max_line_bytes=1000)
+    found = reader.batches()
+    os.write(writing, b"one\n")
+    async with asyncio.timeout(LIMIT_SECONDS):
+        assert await anext(found) == [Line(1, b"one")]
+        reader.stop()
+        assert await anext(found, None) is None
+
+
 async def collect(reader: LineReader) -> list[Line]:
     """Every line until the end."""
     return [line async for batch in reader.batches() for line in batch]

@@ -59,7 +59,7 @@ class LineReader:
             OSError: Reading failed.
         """
         number, rest, chunk = 0, b"", b"?"
-        while chunk:
+        while chunk and not self._stopped:
             chunk = await self._next_chunk()
             if self._stopped:
                 return
