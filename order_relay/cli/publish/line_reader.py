@@ -59,7 +59,7 @@ class LineReader:
             OSError: Reading failed.
         """
         number, rest, chunk = 0, b"", b"?"
-        while chunk and not self._stopped:
+        while chunk:
             chunk = await self._next_chunk()
             if self._stopped:
                 return
@@ -80,6 +80,8 @@ class LineReader:
         return Line(number, content.strip(b" \t\r"))
 
     async def _next_chunk(self) -> bytes:
+        if self._stopped:  # while the last batch was in use
+            return b""
         loop = asyncio.get_running_loop()
         chunk: asyncio.Future[bytes] = loop.create_future()
         self._chunk = chunk
