@@ -52,10 +52,10 @@ class PartitionProgress:
         self._unfinished: dict[int, float] = {}
         self._claimed: set[int] = set()
         # Below it, all records but the unfinished ones are finished.
-        self._finished_below = self._next or 0
+        self._finished_below = 0
         self._restored_unfinished: set[int] = set()
         self._restored_below = 0
-        if committed and committed.metadata:
+        if committed:
             self._restore(committed)
 
     def add(self, offset: int, record_time: float) -> bool:
@@ -176,8 +176,6 @@ class PartitionProgress:
 
     def _metadata(self, position: int, max_length: int) -> str:
         below = max(self._finished_below, self._restored_below)
-        if below <= position:
-            return ""
         parts: list[str] = []
         length = 0
         last = position
@@ -198,10 +196,10 @@ class PartitionProgress:
             if offset >= below:
                 return
             yield offset
-        if self._next is not None and self._next < self._restored_below:
-            yield from sorted(
-                offset for offset in self._restored_unfinished if self._next <= offset < below
-            )
+        unread_from = self._next or 0
+        yield from sorted(
+            offset for offset in self._restored_unfinished if unread_from <= offset < below
+        )
 
     def _restore(self, committed: Commit) -> None:
         match = _METADATA.fullmatch(committed.metadata)

@@ -140,6 +140,14 @@ def test_metadata_is_bounded_and_truncation_skips_nothing(widest_gap: int, seed:
     assert len(delivered) < len(read_again), "the part that fits is used"
 
 
+def test_metadata_ends_with_the_last_finished_record() -> None:
+    """What is unfinished behind it takes no room."""
+    progress = _taken(100, 101, 102, 103)
+    assert progress.commit() == Commit(100, "")
+    progress.finish(101)
+    assert progress.commit() == Commit(100, "relay2:100:2:0")
+
+
 def test_what_was_deleted_unread_is_passed_over_and_counted() -> None:
     """What is in hand stays unfinished, and the next owner does not count the rest once more."""
     progress = _taken(10, 11, 12)
