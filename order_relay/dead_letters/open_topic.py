@@ -93,13 +93,17 @@ class OpenTopic:
             if (everything or not redriven) and wanted.finds(letter):
                 yield letter, redriven
 
-    async def letter(self, partition: int, offset: int) -> Letter | None:
-        """Read the letter at a position; None: there is none."""
+    async def letter(self, partition: int, offset: int) -> Letter:
+        """Read the letter at a position.
+
+        Raises:
+            LookupError: There is none.
+        """
         extent = self.extents.get(partition)
         if extent is not None and extent.low <= offset < extent.end:
             async for letter in self.log.letters(partition, offset, offset + 1):
                 return letter
-        return None
+        raise LookupError(f"there is no letter {partition}:{offset} in topic {self.log.topic}")
 
     async def deletable(self, before: datetime | None, *, everything: bool) -> list[Purge]:
         """Return what may be deleted of each partition: what was redriven, up to an open letter.

@@ -142,9 +142,10 @@ async def show_letter(
     if only_value and as_json:
         raise click.UsageError("give --value or --json, not both")
     async with open_topic(command.consumer_named(consumer).settings) as topic:
-        letter = await topic.letter(*position)
-        if letter is None:
-            raise click.ClickException(f"there is no letter {position} in topic {topic.log.topic}")
+        try:
+            letter = await topic.letter(*position)
+        except LookupError as error:
+            raise click.ClickException(str(error)) from None
         redriven = position.offset in topic.redriven[position.partition]
     fields = {
         **letter_fields(letter, redriven=redriven),

@@ -195,10 +195,6 @@ class Console:
         partition, offset = (int(request.match_info[part]) for part in ("partition", "offset"))
         async with consumer.open_topic() as opened:
             letter = await opened.letter(partition, offset)
-        if letter is None:
-            raise LookupError(
-                f"there is no letter {partition}:{offset} in topic {consumer.settings.dlq_topic}"
-            )
         still_open = await consumer.letters.ask(lambda index: index.is_open(partition, offset))
         headers = [(header, header_value(header, value)) for header, value in letter.headers]
         return self._render(
