@@ -192,7 +192,7 @@ class Lanes:
         return [record for lane in self._lanes.values() for record in lane.queue]
 
     def changed(self) -> asyncio.Future[None]:
-        """Return a future that ends when there may be room, or the lanes are closed or opened.
+        """Return a future that ends when there may be room, or the lanes are closed.
 
         All callers share it. It is cancelled if one of them is.
         """
@@ -234,13 +234,11 @@ class Lanes:
         self._slot_queue.clear()
         self._retry_queue.clear()
         abandoned, self.in_flight, self.queued, self._retrying = self.queued, 0, 0, 0
-        self.notify()
         return abandoned
 
     def open(self) -> None:
         """Accept records again after ``close``."""
         self.closed = False
-        self.notify()
 
     # --- slots --------------------------------------------------------------------------------
 

@@ -105,6 +105,27 @@ async def test_a_slow_start_hands_out_slot_by_slot() -> None:
     assert started == pytest.approx([0.5, 1.0, 1.5, 1.7, 1.7, 2.0, 2.5, 3.0, 3.5])
 
 
+@virtual_time
+async def test_after_a_close_in_a_slow_start_all_slots_are_free() -> None:
+    """What waited for a slot when everything hung does not stand before the next records."""
+    work = Work(max_in_flight=4)
+    work.put(0, "hangs", 5.0)
+    for offset in range(1, 4):
+        work.put(offset, f"key-{offset}", 4.9, -0.2, 9.0)
+    await asyncio.sleep(5.2)
+    assert work.lanes.starts_slowly
+    assert work.at_attempt == []
+    waits_for_room = work.lanes.changed()
+    assert await work.lanes.close(0.0) == 3
+    assert waits_for_room.done()
+
+    work.lanes.open()
+    for offset in range(4, 8):
+        work.put(offset, f"key-{offset}", 1.0)
+    await work.until_empty()
+    assert sorted(work.finished) == [0, 4, 5, 6, 7]
+
+
 @given(RECORDS, st.integers(1, 3), st.integers(1, 8))
 def test_any_interleaving_keeps_the_rules(
     arrivals: Arrivals, max_in_flight: int, max_queued: int
