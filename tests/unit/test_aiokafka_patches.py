@@ -1,7 +1,9 @@
-"""What is patched in aiokafka: closed connections, moved brokers, names of headers."""
+"""What is patched in aiokafka: connections that are closed or refused, brokers, header names."""
 
 import asyncio
 from collections.abc import Iterator
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from aiokafka.structs import BrokerMetadata
 
 from order_relay.kafka.consumer import aiokafka_patches
 from order_relay.kafka.consumer.aiokafka_patches import Batches, read_any_header_name
+from tests.support.fakes import StandingClock
 from tests.support.odd_records import OddName, batch_of
 from tests.support.virtual_time import virtual_time
 
@@ -52,6 +55,48 @@ async def closed_under_way() -> None:
 def test_it_is_a_broken_connection() -> None:
     """Which is what the tasks of Kafka's client know: anything else ends them."""
     uvloop.run(closed_under_way())
+
+
+# --- refused connections --------------------------------------------------------------------------
+
+
+async def test_a_broker_that_refuses_is_tried_less_and_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After 50 ms, 100 ms and so on, once a second in the end; and at once after a success."""
+    clock = StandingClock()
+    refused: list[float] = []
+    up = False
+
+    async def create_conn(host: str, port: int, **options: object) -> str:
+        if up:
+            return "connected"
+        refused.append(clock.now)
+        raise ConnectionRefusedError("refused")
+
+    async def tries(seconds: float) -> None:
+        for _ in range(round(seconds / 0.01)):
+            with pytest.raises((KafkaConnectionError, ConnectionRefusedError), match="refused"):
+                await aiokafka_patches.connect("broker", 9092)
+            clock.now += 0.01
+
+    monkeypatch.setattr(aiokafka_patches, "create_conn", create_conn)
+    monkeypatch.setattr(aiokafka_patches, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(aiokafka_patches, "_failures", {})
+    await tries(10.0)
+    waits = [after - before for before, after in pairwise(refused)]
+    for wait, wanted in zip(waits, [0.05, 0.1, 0.2, 0.4, 0.8, *[1.0] * 20], strict=False):
+        assert 0.8 * wanted <= wait + 0.001
+        assert wait <= 1.2 * wanted + 0.011
+    assert len(waits) >= 11
+
+    up = True
+    clock.now += 1.2
+    assert await aiokafka_patches.connect("broker", 9092) == "connected"
+    up = False
+    refused.clear()
+    await tries(0.2)
+    assert len(refused) == 3
 
 
 # --- moved brokers --------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ r"""Patches of aiokafka for faults that would stop the consumer.
   for it for ever.
 - Brokers that all moved to other addresses: once aiokafka knows brokers, it asks no others for
   metadata (aio-libs/aiokafka#456), unlike Kafka's own client (KIP-899) and librdkafka.
+- Brokers that refuse connections: aiokafka tries again at once, 200 times a second. A firewall may
+  take that for an attack. Kafka's own client waits (KIP-144).
 - Records with a header whose name is not UTF-8: Kafka allows any bytes, and clients in C or Go send
   them. aiokafka's parser raises at such a record, and its partition would wait for ever. After the
   first one the process parses with aiokafka's slower Python code, and writes such names as in a
@@ -16,10 +18,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import time
 from typing import Any
 
+from aiokafka import client as aiokafka_client
 from aiokafka.client import AIOKafkaClient
-from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.conn import AIOKafkaConnection, CloseReason, create_conn
 from aiokafka.consumer import fetcher
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
@@ -29,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 # For all known brokers, and for all bootstrap servers. A broker that drops packets would take 40 s.
 ANSWER_SECONDS = 30.0
+# Kafka's reconnect.backoff.ms and reconnect.backoff.max.ms; doubled with each failure.
+RECONNECT_SECONDS = 0.05
+MAX_RECONNECT_SECONDS = 1.0
 
 _send = AIOKafkaConnection.send
 _metadata_update = AIOKafkaClient._metadata_update
@@ -38,6 +46,7 @@ def patch_aiokafka() -> None:
     """Apply the patches of connections and metadata to all clients of this process."""
     AIOKafkaConnection.send = send
     AIOKafkaClient._metadata_update = update_metadata
+    aiokafka_client.create_conn = connect
 
 
 # --- closed connections -------------------------------------------------------------------------
@@ -56,6 +65,33 @@ def send(connection: Any, request: Any, expect_response: bool = True) -> Any:
         raise KafkaConnectionError(
             f"Connection at {connection.host}:{connection.port} closed: {error}"
         ) from error
+
+
+# --- refused connections ------------------------------------------------------------------------
+
+# By address: when it may be tried again, the last wait, and why it failed.
+_failures: dict[tuple[str, int], tuple[float, float, str]] = {}
+
+
+async def connect(host: str, port: int, **options: Any) -> Any:
+    """Connect as aiokafka does, but not again at once to an address that has just failed.
+
+    Raises:
+        KafkaConnectionError: It failed a moment ago; the text is that of its last failure.
+        OSError: It failed.
+    """
+    retry_at, waited, reason = _failures.get((host, port), (0.0, RECONNECT_SECONDS / 2.0, ""))
+    if time.monotonic() < retry_at:
+        raise KafkaConnectionError(reason)
+    try:
+        connection = await create_conn(host, port, **options)
+    except OSError as error:
+        wait = min(2.0 * waited, MAX_RECONNECT_SECONDS)
+        retry_at = time.monotonic() + wait * random.uniform(0.8, 1.2)  # noqa: S311
+        _failures[host, port] = (retry_at, wait, str(error))
+        raise
+    _failures.pop((host, port), None)
+    return connection
 
 
 # --- moved brokers ------------------------------------------------------------------------------
