@@ -34,7 +34,8 @@ BEHIND_SHARE = 2
 RETRY_SHARE = 2
 MIN_QUEUE_OF_KEY = 50
 # The half does not bind a key that finishes its records this soon: reading them again later would
-# cost more than waiting.
+# cost more than waiting. It may then have as many as all lanes on average when memory is full, so
+# that there is always room for a lane that runs empty.
 SOON_SECONDS = 2.0
 # While everything hangs, one more slot is handed out in this time, or sooner. Each success allows
 # so many more, as in the slow start of TCP (RFC 5681).
@@ -163,7 +164,7 @@ class Lanes:
         over = self.queued - len(self._lanes) - self._max_behind
         if over < 0 or (count < MIN_QUEUE_OF_KEY and over < self._max_behind // 2):
             return False
-        return not lane.finishes_soon()
+        return not lane.finishes_soon() or count * len(self._lanes) >= self._max_queued
 
     def has_room_for_more(self, remaining: int) -> bool:
         """Whether to fetch more records for a lane with this many left."""

@@ -18,6 +18,7 @@ class VirtualTopic:
         published_at: When each record was published, by offset; seconds of the loop.
         finished_at: When each finished.
         attempts: Attempts so far, by event id.
+        records_read: How many were read, some of them again.
     """
 
     def __init__(self, answers: Callable[[Record, float, int], Step], **settings: Any) -> None:
@@ -31,6 +32,7 @@ class VirtualTopic:
         self.published_at: list[float] = []
         self.finished_at: dict[int, float] = {}
         self.attempts: dict[str, int] = {}
+        self.records_read = 0
         self._answers = answers
         self._log: list[Record] = []
         self._by_id: dict[str, Record] = {}
@@ -92,6 +94,7 @@ class VirtualTopic:
                 continue
             one = self._log[self._position]
             self._position += 1
+            self.records_read += 1
             if not self._progress.add(one.offset, 0.0) or not self._progress.claim(one.offset):
                 continue
             if not await self.bench.dispatcher.submit(one):

@@ -1,6 +1,7 @@
 """What flows into the streams: nothing is dropped on the way, and it does begin to flow."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -8,6 +9,7 @@ from faust.tables.recovery import RebalanceAgain, ServiceStopped
 from faust.types import TP
 from mode.utils.queues import FlowControlQueue
 
+from order_relay.kafka.consumer.relay_consumer import RelayConsumer
 from order_relay.settings import load_settings
 from order_relay.worker.consumer_app import FlowControl, ForeignChangelogs
 from tests.support.runtimes import app_of_a_consumer, runtime
@@ -102,3 +104,29 @@ async def test_a_rebalance_does_not_start_the_intake_of_a_worker_that_stops() ->
         await made.drain(0)
         made.app.reader.resume_flow()
         assert not made.app.reader.flow_active
+
+
+@pytest.mark.parametrize(
+    ("without_room", "left", "longest_seconds"),
+    [(set(), {}, 1.0), ({TP("orders", 1)}, {}, 0.02), (set(), {"key": [7]}, 0.1)],
+    ids=["all flows", "a partition has no room", "a key's records are left in Kafka"],
+)
+async def test_a_fetch_is_short_while_something_may_change(
+    without_room: set[TP], left: dict[str, list[int]], longest_seconds: float
+) -> None:
+    """A fetch that waits for new records lets no partition be read again meanwhile."""
+    waits: list[float] = []
+
+    async def getmany(active_partitions: set[TP], timeout: float) -> dict[TP, list[Any]]:
+        waits.append(timeout)
+        return {}
+
+    consumer = SimpleNamespace(
+        flow_active=True,
+        _get_active_partitions=lambda: {TP("orders", 0)},
+        _buffered_partitions=without_room,
+        _left=SimpleNamespace(lanes=left),
+        _getmany=getmany,
+    )
+    await RelayConsumer._wait_next_records(cast(RelayConsumer, consumer), timeout=1.0)
+    assert waits == [longest_seconds]

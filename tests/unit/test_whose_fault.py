@@ -464,16 +464,19 @@ async def test_a_slow_key_with_many_orders() -> None:
 
     assert topic.delays("other")[-1] <= 0.5
     assert max(topic.finished_at.values()) <= 12_400 * 0.05 * 1.02
+    assert len(topic.bench.reading.asked) <= 100
 
 
+@pytest.mark.parametrize(("keys", "max_queued"), [(9, 1000), (30, 1000), (150, 10_000)])
 @virtual_time
-async def test_many_keys_with_many_orders() -> None:
-    """A few keys have everything there is: reading goes back for each, and all is delivered."""
-    topic = VirtualTopic(
-        lambda one, at, n: Step(answer(200), seconds=0.001 * (1 + one.offset % 7)), max_queued=1000
-    )
-    topic.publish(*(f"key-{number % 9}" for number in range(20_000)))
+async def test_keys_with_many_orders(keys: int, max_queued: int) -> None:
+    """More than there is room for: it is read again a few times, and all of it is delivered."""
+    topic = VirtualTopic(lambda one, at, n: Step(answer(200), seconds=0.02), max_queued=max_queued)
+    chance = random.Random(1)
+    topic.publish(*(f"key-{chance.randrange(keys)}" for _ in range(30_000)))
     await topic.until_finished()
 
     assert topic.bench.dispatcher.queued == 0
     assert topic.bench.dispatcher.left.count == 0
+    assert topic.records_read <= 30_000 * 8
+    assert len(topic.bench.reading.asked) <= 30_000 // 10

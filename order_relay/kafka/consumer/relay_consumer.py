@@ -30,6 +30,7 @@ from order_relay.model.record import Record
 # The longest wait for a commit in flight before another commit.
 PENDING_COMMIT_SECONDS = 1.0
 SHORT_FETCH_SECONDS = 0.02
+FETCH_WITH_RECORDS_LEFT_SECONDS = 0.1
 # How long to retry before partitions are revoked, until a dead coordinator is replaced: Kafka takes
 # 9 s to notice, and then loads the group. Together with the end of deliveries this is well within
 # the rebalance time-out (60 s).
@@ -366,7 +367,8 @@ class RelayConsumer(driver.Consumer):
         """Fetch, or wait until the stream has room for a partition.
 
         Faust sleeps for a second if no partition has room. If only some have none, the fetch from
-        the others is short, since it does not notice when there is room again.
+        the others is short, since it does not notice when there is room again; nor when records
+        that were left in Kafka are to be read again.
         """
         if not self.flow_active:
             await self.wait(self.can_resume_flow.wait())
@@ -377,6 +379,8 @@ class RelayConsumer(driver.Consumer):
             return {}, active
         if self._buffered_partitions:
             timeout = SHORT_FETCH_SECONDS
+        elif self._left.lanes:
+            timeout = FETCH_WITH_RECORDS_LEFT_SECONDS
         return await self._getmany(active_partitions=active, timeout=timeout), active
 
     async def _drain_messages(self, fetcher: ServiceT) -> None:
