@@ -343,7 +343,6 @@ class Dispatcher:
         """
         self._gate.paused = paused
         self._gate.serve()
-        self._lanes.notify()
 
     def probe_now(self) -> str:
         """Allow the next probe at once; returns why none can go, or an empty text."""

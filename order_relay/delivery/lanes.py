@@ -149,7 +149,7 @@ class Lanes:
 
     def has_room(self, key: Hashable) -> bool:
         """Whether ``put`` may be called now for this lane."""
-        if self.closed or self.queued >= self._max_queued:
+        if self.queued >= self._max_queued:
             return False
         return key in self._lanes or (self._has_slot and not self._slot_queue)
 
@@ -220,8 +220,6 @@ class Lanes:
         self._end_slow_start()
         self.notify()
         for lane in self._lanes.values():
-            while len(lane.queue) > 1:
-                lane.queue.pop()
             if not lane.has_slot:
                 lane.task.cancel()
         if tasks := [lane.task for lane in self._lanes.values()]:

@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 import pytest
 from msgspec import structs
 
-from order_relay.delivery.answer import Answer
+from order_relay.delivery.answer import Answer, Verdict
+from order_relay.delivery.dispatcher import THROTTLING_LOG_SECONDS
+from order_relay.delivery.target_health import TargetState
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record
 from tests.support.orders import order_value
 from tests.support.virtual_time import virtual_time
 
 DOWN = answer(503, "try later")
+LACK = Answer(Verdict.LOCAL, detail="too many open files", failure="local")
 
 
 # --- one attempt ------------------------------------------------------------------------------
@@ -281,3 +284,28 @@ async def test_the_log_phrases(caplog: pytest.LogCaptureFixture) -> None:
     )
     assert lines[3][1].startswith(f"Publishing failed message to DLQ {batch_index} ")
     assert not [text for _, text in lines if "\n" in text]
+
+
+@virtual_time
+async def test_throttling_and_lacks_of_ours_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Where each begins, and where throttling ends; not with each attempt, and again next time."""
+    bench = Bench()
+
+    def told(phrase: str) -> int:
+        return sum(entry.getMessage().startswith(phrase) for entry in caplog.records)
+
+    for times in (1, 2):
+        refusal = answer(429, retry_after_seconds=5.0)
+        throttled = bench.target.plan(record(10 * times), refusal, refusal)
+        lacking = bench.target.plan(record(10 * times + 1, "other"), *[LACK] * 3)
+        await bench.submit(throttled)
+        await asyncio.sleep(7.0)
+        assert bench.dispatcher.target().state is TargetState.THROTTLES
+        await asyncio.sleep(10.0)
+        await bench.deliver(lacking)
+        await asyncio.sleep(THROTTLING_LOG_SECONDS)
+        await bench.deliver(record(10 * times + 2))
+        assert bench.dispatcher.target().state is TargetState.WORKS
+        assert told("Target throttles") == times
+        assert told("Throttling is over") == times
+        assert told("This host lacks something to send with") == times

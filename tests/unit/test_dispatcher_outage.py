@@ -156,6 +156,22 @@ async def test_a_probe_that_is_refused_for_its_own_fault_ends_the_outage() -> No
 
 
 @virtual_time
+async def test_a_probe_that_is_throttled_ends_the_outage() -> None:
+    """The target works again, and says how fast it may be asked."""
+    bench = Bench(breaker_threshold=2)
+    one, other = record(0, "a"), record(1, "b")
+    bench.target.plan(one, DOWN, answer(429))
+    bench.target.plan(other, DOWN)
+    await bench.submit(one, other)
+    await asyncio.sleep(1.05)
+
+    assert bench.dispatcher.breaker.closed
+    assert bench.dispatcher.target().last_status == 429
+    await bench.until_finished(2)
+    assert bench.dead_letters.letters == []
+
+
+@virtual_time
 async def test_late_failures_do_not_lengthen_the_outage() -> None:
     """Attempts that began before the breaker opened say nothing new when they fail."""
     bench = Bench(breaker_threshold=1)

@@ -97,6 +97,26 @@ async def test_a_record_in_hand_is_found_with_its_trouble() -> None:
     assert bench.dispatcher.find(lambda one: True) is None
 
 
+@pytest.mark.parametrize("ends", ["finished", "given back"])
+@virtual_time
+async def test_trouble_of_before_is_forgotten(ends: str) -> None:
+    """A record that is read again, after it finished or was given back, begins without failures."""
+    bench = Bench()
+    again = bench.target.plan(record(1), DOWN, *[Step(answer(200), seconds=5.0)] * 2)
+    await bench.submit(again)
+    if ends == "finished":
+        await bench.until_finished(1)
+    else:
+        await asyncio.sleep(0.5)
+        await bench.dispatcher.drain(attempt_seconds=0.0)
+        bench.dispatcher.resume()
+
+    await bench.submit(again)
+    await asyncio.sleep(0.5)
+    assert bench.dispatcher.find(lambda _: True) == (again, None)
+    await bench.until_finished(2 if ends == "finished" else 1)
+
+
 @pytest.mark.parametrize("status", [503, 401])
 @virtual_time
 async def test_trouble_counts_every_failed_attempt(status: int) -> None:

@@ -151,7 +151,7 @@ async def test_it_goes_on_as_before_after_resuming() -> None:
 
 @virtual_time
 async def test_activity_is_told_for_liveness() -> None:
-    """The time of the last sign of life is that of the last attempt, dead letter or resumption."""
+    """The last sign of life: an attempt, a dead letter, a resumption, a record that is skipped."""
     bench = Bench()
     one = bench.target.plan(record(0), Step(answer(400), seconds=3.0))
     bench.dead_letters.refusals.append(PublishRefused("dlq", "down"))
@@ -165,6 +165,29 @@ async def test_activity_is_told_for_liveness() -> None:
     await asyncio.sleep(10)
     bench.dispatcher.resume()
     assert bench.dispatcher.last_activity == 14.0
+    await asyncio.sleep(10)
+    duplicate = record(1)
+    bench.delivered_before.add(duplicate.idempotency_key())
+    await bench.deliver(duplicate)
+    assert bench.dispatcher.last_activity == 24.0
+
+
+@virtual_time
+async def test_a_pause_sends_nothing_and_its_end_sends_at_once() -> None:
+    """Records are taken in up to the limit meanwhile; a wait for room ends, too."""
+    bench = Bench(max_in_flight=2)
+    bench.dispatcher.pause(True)
+    await bench.submit(record(0, "a"), record(1, "b"))
+    waiting = asyncio.create_task(bench.dispatcher.submit(record(2, "c")))
+    await asyncio.sleep(100.0)
+    assert bench.target.attempts == []
+    assert not waiting.done()
+    assert bench.dispatcher.probe_now()
+
+    bench.dispatcher.pause(False)
+    await bench.until_finished(3)
+    assert asyncio.get_running_loop().time() == 100.0
+    assert await waiting
 
 
 # --- an outage and a rebalance ----------------------------------------------------------------

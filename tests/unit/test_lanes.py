@@ -1,6 +1,7 @@
 """Lanes with any records, at any moment; the dispatcher's tests show each of their rules alone."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -31,6 +32,8 @@ class Work:
         self.finished: list[int] = []
         self.keys_at_work: list[bytes | None] = []
         self.at_attempt: list[int] = []
+        self.retries = 0
+        self.on_finished: Callable[[], object] = lambda: None
 
     def put(self, offset: int, key: str, *script: float) -> None:
         self.scripts[offset] = script
@@ -55,14 +58,18 @@ class Work:
                 if seconds < 0:
                     lane.failing = lane.failing or seconds < -1.0
                     await lane.pause(-seconds)
+                    must(not self.lanes.closed, "it went on after the close")
                 else:
-                    await self._attempt(one.offset, seconds)
+                    await self._attempt(one.offset, seconds, retries=lane.failing)
         finally:
             self.keys_at_work.remove(one.key)
         self.finished.append(one.offset)
+        self.on_finished()
 
-    async def _attempt(self, offset: int, seconds: float) -> None:
+    async def _attempt(self, offset: int, seconds: float, *, retries: bool) -> None:
         self.at_attempt.append(offset)
+        self.retries += retries
+        must(self.retries <= max(self.max_in_flight // 2, 1), "too many retries")
         must(len(self.at_attempt) <= self.lanes.in_flight <= self.max_in_flight, "too many")
         try:
             await asyncio.sleep(seconds)
@@ -72,6 +79,7 @@ class Work:
                 self.lanes.succeeded()
         finally:
             self.at_attempt.remove(offset)
+            self.retries -= retries
 
 
 @virtual_time
@@ -82,27 +90,84 @@ async def test_closing_lets_attempts_end_and_gives_up_the_rest() -> None:
     work.put(1, "running", 0.0)
     work.put(2, "waiting", -100.0)
     work.put(3, "pauses next", 1.0, -100.0, 0.0)
+    work.put(4, "running", 0.0)  # every slot is in use; it needs none
     await asyncio.sleep(0.5)
 
-    assert await work.lanes.close(5.0) == 3
+    assert await work.lanes.close(5.0) == 4
     assert asyncio.get_running_loop().time() == 2.0
     assert work.finished == [0]
 
 
 @virtual_time
-async def test_a_slow_start_hands_out_slot_by_slot() -> None:
-    """After a time-out of 5 s each of ten slots waits half a second; a success allows two more."""
-    work = Work(max_in_flight=10)
-    work.put(0, "hangs", 5.0)
-    await work.until_empty()
-    started: list[float] = []
-    for offset in range(1, 10):
-        await work.put_when_there_is_room(
-            offset, f"key-{offset}", *([0.2] if offset == 3 else [9.0])
-        )
-        started.append(asyncio.get_running_loop().time() - 5.0)
+async def test_a_slot_that_comes_with_the_close_is_not_used() -> None:
+    """The lane that waited for it sends nothing more."""
+    work = Work(max_in_flight=1)
+    work.put(0, "waits", -0.5, 9.0)
+    await asyncio.sleep(0.0)
+    work.put(1, "running", 1.0)
+    closing: list[asyncio.Task[int]] = []
+    work.on_finished = lambda: closing.append(asyncio.create_task(work.lanes.close(5.0)))
+    await asyncio.sleep(2.0)
 
-    assert started == pytest.approx([0.5, 1.0, 1.5, 1.7, 1.7, 2.0, 2.5, 3.0, 3.5])
+    assert work.finished == [1]
+    assert closing[0].result() == 1
+
+
+@virtual_time
+async def test_how_much_is_kept_of_keys_that_stand_still() -> None:
+    """1,000 of one key; in all half of the memory, then 50 a key up to three quarters."""
+
+    async def never(one: Record, lane: Lane) -> None:
+        await asyncio.sleep(10_000_000.0)
+
+    def fill(*keys: int) -> int:
+        """Put a record of each in turn, until each lane is full; return how many."""
+        before = lanes.queued
+        open_keys = set(keys)
+        while open_keys:
+            for key in sorted(open_keys):
+                one = record(lanes.queued, f"key-{key}")
+                if lanes.is_full(one.key):
+                    open_keys.discard(key)
+                else:
+                    assert lanes.has_room(one.key)
+                    lanes.put(one.key, one)
+        return lanes.queued - before
+
+    lanes = Lanes(never, max_in_flight=256)
+    assert fill(0) == 1000
+    assert fill(*range(1, 21)) == 5000 + 21 - 1000
+    assert fill(*range(100, 120)) == 20 * 50
+    assert fill(*range(200, 300)) == 7500 + 21 + 20 + 100 - 5000 - 21 - 20 * 50
+    assert fill(0, *range(300, 310)) == 10
+    assert not lanes.has_room_for_more(999)
+    assert lanes.has_room_for_more(0)
+    await lanes.close(0.0)
+
+
+@virtual_time
+async def test_a_slow_start_hands_out_slot_by_slot() -> None:
+    """After a time-out of 5 s each of ten slots waits half a second; a success allows two more.
+
+    A second time-out then changes nothing; and it is the same the next time.
+    """
+    loop = asyncio.get_running_loop()
+    work = Work(max_in_flight=10)
+    for first in (0, 20):
+        begin = loop.time()
+        work.put(first, "hangs", 5.0)
+        work.put(first + 1, "hangs, too", 0.2, 5.0)
+        await work.until_empty()
+        started: list[float] = []
+        for offset in range(2, 11):
+            await work.put_when_there_is_room(
+                first + offset, f"key-{offset}", *([0.2] if offset == 4 else [9.0])
+            )
+            started.append(loop.time() - begin - 5.0)
+        assert started == pytest.approx([0.5, 1.0, 1.5, 1.7, 1.7, 2.0, 2.5, 3.0, 3.5])
+        await work.until_empty()
+        await asyncio.sleep(100.0)
+        assert not work.lanes.starts_slowly
 
 
 @virtual_time
@@ -124,6 +189,17 @@ async def test_after_a_close_in_a_slow_start_all_slots_are_free() -> None:
         work.put(offset, f"key-{offset}", 1.0)
     await work.until_empty()
     assert sorted(work.finished) == [0, 4, 5, 6, 7]
+
+
+@virtual_time
+async def test_a_time_out_while_closing_begins_no_slow_start() -> None:
+    """What is delivered after the close has nothing to do with it."""
+    work = Work(max_in_flight=4)
+    work.put(0, "hangs", 5.0)
+    await asyncio.sleep(1.0)
+    assert await work.lanes.close(10.0) == 0
+    work.lanes.open()
+    assert not work.lanes.starts_slowly
 
 
 @given(RECORDS, st.integers(1, 3), st.integers(1, 8))

@@ -421,6 +421,24 @@ async def test_time_outs_lower_the_concurrency() -> None:
 
 
 @virtual_time
+async def test_the_concurrency_grows_again_after_time_outs() -> None:
+    """Some hang for half a minute; then all slots are used again."""
+    chance = random.Random(1)
+    slow = Step(answer(200), seconds=0.5)
+    topic = VirtualTopic(
+        lambda one, at, n: TIME_OUT if at < 30.0 and chance.random() < 0.3 else slow,
+        max_in_flight=64,
+    )
+    topic.publish(*(f"order-{number}" for number in range(20_000)))
+    await asyncio.sleep(35.0)
+    assert topic.bench.dispatcher.target().concurrency < 64
+    await asyncio.sleep(65.0)
+    assert topic.bench.dispatcher.target().concurrency == 64
+    assert topic.bench.dispatcher.in_flight == 64
+    await topic.until_finished()
+
+
+@virtual_time
 async def test_time_outs_that_a_lower_concurrency_does_not_prevent() -> None:
     """One of two backends hangs: the other is used, and nothing is given up."""
     chance = random.Random(1)
