@@ -99,6 +99,20 @@ async def test_a_broker_that_refuses_is_tried_less_and_less(
     assert len(refused) == 3
 
 
+async def test_a_time_out_has_a_reason_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no text of its own."""
+
+    async def create_conn(host: str, port: int, **options: object) -> str:
+        raise TimeoutError
+
+    monkeypatch.setattr(aiokafka_patches, "create_conn", create_conn)
+    monkeypatch.setattr(aiokafka_patches, "_failures", {})
+    with pytest.raises(TimeoutError):
+        await aiokafka_patches.connect("broker", 9092)
+    with pytest.raises(KafkaConnectionError, match="TimeoutError"):
+        await aiokafka_patches.connect("broker", 9092)
+
+
 # --- moved brokers --------------------------------------------------------------------------------
 
 

@@ -88,7 +88,7 @@ async def connect(host: str, port: int, **options: Any) -> Any:
     except OSError as error:
         wait = min(2.0 * waited, MAX_RECONNECT_SECONDS)
         retry_at = time.monotonic() + wait * random.uniform(0.8, 1.2)  # noqa: S311
-        _failures[host, port] = (retry_at, wait, str(error))
+        _failures[host, port] = (retry_at, wait, str(error) or repr(error))
         raise
     _failures.pop((host, port), None)
     return connection
