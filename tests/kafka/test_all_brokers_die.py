@@ -271,8 +271,7 @@ async def through_an_outage(scene: PublishScene, buyers: Buyers | Service, outag
 
 
 def check_copies(records: Records, service: Service) -> None:
-    """Nothing is there more often than sending it explains, and some of it was refused."""
-    assert service.said("refused")
+    """Nothing is there more often than sending it explains."""
     most = service.most_copies()
     assert {one: n for one, n in records.copies.items() if n > most[one]} == {}
 
@@ -319,6 +318,7 @@ async def after_commit(scene: PublishScene, outage: Part) -> None:
     records = await scene.records()
     records.check_orders(ORDERS)
     records.check_acknowledged(published, service.most_copies().__getitem__)
+    assert service.said("refused")
     check_copies(records, service)
     saved = await scene.saved()
     assert len(saved) == ORDERS - len(published)
@@ -335,6 +335,8 @@ async def with_an_outbox(scene: PublishScene, outage: Part) -> None:
     records = await scene.records()
     records.check_orders(ORDERS)
     check_copies(records, service)
+    # Rows are refused only if some were on their way when the brokers died; later ones wait.
+    assert "Fallback replay skipped, no retry was spent" in service.log.read_text()
     saved = await scene.saved()
     assert len(saved) == ORDERS
     records.check_order(saved, first=True)
