@@ -33,12 +33,9 @@ async def test_workers_share_the_partitions(kafka: RealKafka, tmp_path: Path) ->
         scene.assert_nothing_repeated()
         assert scene.overlaps() == []
 
-        figures = [await worker.metrics() for worker in workers]
-        delivered = [outcomes(one)["delivered"] for one in figures]
-        assert delivered == [scene.sent_by(worker.name) for worker in workers]
-        assert sum(delivered) == ORDERS
-        assert min(delivered) > 0
-        assert sum(map(outcomes, figures), Counter()) == {"delivered": ORDERS}
+        counted = await counted_outcomes(workers, ORDERS)
+        assert counted == [{"delivered": scene.sent_by(worker.name)} for worker in workers]
+        assert all(counted)
 
         async def caught_up() -> bool:
             lags = [lag(await worker.metrics(), scene.stage.topic) for worker in workers]
@@ -71,11 +68,11 @@ async def test_three_workers_replay_one_table(
 
         await eventually(lambda: len(scene.sink.accepted) >= saved, LIMIT_SECONDS)
         assert set(Counter(scene.sink.accepted_keys).values()) == {1}
-        figures = [await worker.metrics() for worker in workers]
-        replayed = [one[name] for one in figures]
+        replayed = [(await worker.metrics())[name] for worker in workers]
         assert sum(replayed) == saved
         assert min(replayed) > 0
-        assert sum(map(outcomes, figures), Counter()) == {"delivered": saved}
+        counted = await counted_outcomes(workers, saved)
+        assert sum(counted, Counter()) == {"delivered": saved}
 
 
 async def until_shared(workers: list[WorkerProcess], partitions: int) -> None:
@@ -92,6 +89,18 @@ async def until_shared(workers: list[WorkerProcess], partitions: int) -> None:
         LIMIT_SECONDS,
         lambda: {"shares": shares, "logs": [worker.last_words() for worker in workers]},
     )
+
+
+async def counted_outcomes(workers: list[WorkerProcess], records: int) -> list[Counter[str]]:
+    """What each worker has finished, once they have counted all records: after the sink has."""
+    counted: list[Counter[str]] = []
+
+    async def all_counted() -> bool:
+        counted[:] = [outcomes(await worker.metrics()) for worker in workers]
+        return sum(one.total() for one in counted) >= records
+
+    await eventually(all_counted, LIMIT_SECONDS, lambda: counted)
+    return counted
 
 
 def outcomes(metrics: Mapping[str, float]) -> Counter[str]:
