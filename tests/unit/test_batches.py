@@ -210,7 +210,7 @@ async def test_records_wait_for_others_no_longer_than_they_may() -> None:
 
 @virtual_time
 async def test_a_batch_has_no_more_bytes_than_it_may() -> None:
-    """The body's bytes are bounded; a record that has more alone still goes."""
+    """The body's bytes are bounded, and what fills it goes at once; so does one that has more."""
     value = len(order_value(0))
     story = Story(lambda post: OK, size=100, max_bytes=3 * (value + 1) + 1)
     await story.submit(9)
@@ -220,6 +220,7 @@ async def test_a_batch_has_no_more_bytes_than_it_may() -> None:
     await story.end()
     assert story.sizes == [3, 3, 3, 1]
     assert max(len(post.body) for post in story.target.posts[:3]) <= 3 * (value + 1) + 1
+    assert {post.at for post in story.target.posts} == {0.0}
 
 
 @virtual_time
