@@ -275,6 +275,23 @@ async def test_one_record_that_fails_its_batch_does_not_take_the_others_along(
 
 
 @virtual_time
+async def test_a_batch_that_fails_goes_once_more_then_in_tenths_then_each_alone() -> None:
+    """So one that nobody can take costs the others of its batch three requests more at most."""
+    story = Story(lambda post: answer(500) if 42 in post.orders else OK, size=100, max_queued=10**4)
+    await story.submit(100)
+    for _ in range(100):  # and others are taken meanwhile
+        await asyncio.sleep(0.5)
+        await story.submit(20)
+    await story.end()
+    assert story.given_up == [42]
+    assert story.target.accepted == Counter(set(range(2100)) - {42})
+    posts = [[n for n in post.orders if n < 100] for post in story.target.posts]
+    first = [orders for orders in posts if orders]
+    assert [len(orders) for orders in first if 42 in orders] == [100, 100, 10, 1, 1, 1, 1]
+    assert max(Counter(n for orders in first for n in orders if n != 42).values()) == 4
+
+
+@virtual_time
 async def test_a_batch_without_an_answer_is_repeated_as_it_was() -> None:
     """The target may have taken it: the same records in the same order, under the same key."""
     story = Story(lambda post: NO_ANSWER if post.at < 0.5 else OK, size=10)
