@@ -130,6 +130,7 @@ async def test_values_go_byte_for_byte_in_their_order() -> None:
     assert story.sizes == [3, 3, 1]
     first = records[:3]
     assert story.target.posts[0].body == b"[" + b",".join(one.value or b"" for one in first) + b"]"
+    assert story.target.posts[2].body == b"[" + (records[6].value or b"") + b"]"
     keys = [one.idempotency_key() for one in records]
     assert [post.key for post in story.target.posts] == [
         batch_key(keys[:3]), batch_key(keys[3:6]), keys[6]
@@ -138,11 +139,12 @@ async def test_values_go_byte_for_byte_in_their_order() -> None:
     assert {post.content_type for post in story.target.posts} == {JSON}
 
 
+@pytest.mark.parametrize("line_end", [b"\n", b"\r"])
 @virtual_time
-async def test_a_value_a_line() -> None:
+async def test_a_value_a_line(line_end: bytes) -> None:
     """In NDJSON each value is a line; a value with several lines is sent alone, unchanged."""
     story = Story(lambda post: OK, form="ndjson")
-    pretty = json.dumps(json.loads(order_value(100)), indent=1).encode()
+    pretty = json.dumps(json.loads(order_value(100)), indent=1).encode().replace(b"\n", line_end)
     await story.submit(2)
     await story.bench.dispatcher.submit(record(2, "pretty", value=pretty))
     story.taken = 3
@@ -206,6 +208,16 @@ async def test_records_wait_for_others_no_longer_than_they_may() -> None:
     assert [(round(post.at, 3), len(post.orders)) for post in story.target.posts] == [
         (0.5, 2), (0.52, 5)
     ]  # fmt: skip
+
+
+@virtual_time
+async def test_a_batch_has_no_more_orders_than_it_may() -> None:
+    """However many wait while all requests are under way."""
+    story = Story(lambda post: OK, size=10)
+    await story.submit(995)
+    await story.end()
+    assert max(story.sizes) == 10
+    assert story.sizes.count(10) == 99
 
 
 @virtual_time
