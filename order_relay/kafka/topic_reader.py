@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from operator import methodcaller
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar, cast
 
@@ -209,10 +210,15 @@ def _next_messages(consumer: Consumer) -> list[Message]:
     return first + consumer.consume(BATCH - 1, 0) if first else []
 
 
+# The client returns None and leaves the error behind. A call that CPython has specialised, after a
+# few times, does not notice, and some later line raises it.
+_headers = methodcaller("headers")
+
+
 def headers_of(message: Message) -> tuple[Header, ...] | None:
     """Return the headers of a message; None: a name is not UTF-8, and none can be read."""
     try:
-        headers = cast(list[tuple[str, object]], message.headers() or [])
+        headers = cast(list[tuple[str, object]], _headers(message) or [])
     except (SystemError, UnicodeDecodeError):  # the client raises these
         return None
     return tuple((name, bytes_of(value)) for name, value in headers)

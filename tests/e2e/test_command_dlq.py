@@ -97,20 +97,25 @@ async def test_showing_a_letter(stage: Stage, tmp_path: Path) -> None:
 
 
 async def test_a_letter_whose_headers_cannot_be_read(stage: Stage, tmp_path: Path) -> None:
-    """It is listed and shown without them, and stays: sent again it would have another event-id."""
+    """It is listed and shown without them, and stays: sent again it would have another event-id.
+
+    Kafka's client leaves an error behind, which CPython overlooks after some calls without one.
+    """
     commands = relay_on(stage, tmp_path)
-    odd = (b"k", b'{"orderId":9}', [(OddName(b"\xff"), b"v"), ("event-id", b"paid-9")])
+    before = [letter(n) for n in range(20)]
+    await put_letters(stage, before)
+    odd = (b"k", b'{"orderId":99}', [(OddName(b"\xff"), b"v"), ("event-id", b"paid-99")])
     await produce_odd(stage.bootstrap_servers, stage.dlq_topic, [odd])
-    await put_letters(stage, [letter(1)])
-    assert await positions(commands) == ["0:0", "0:1"]
-    (shown,) = (await commands("dlq", "show", "0:0", "--json")).objects
+    await put_letters(stage, [letter(20)])
+    assert await positions(commands) == [f"0:{offset}" for offset in range(22)]
+    (shown,) = (await commands("dlq", "show", "0:20", "--json")).objects
     assert (shown["headers_unreadable"], shown["headers"]) == (True, [])
-    assert (shown["key"], shown["order_id"]) == ("k", 9)
-    assert "headers_unreadable" in (await commands("dlq", "show", "0:0")).out
+    assert (shown["key"], shown["order_id"]) == ("k", 99)
+    assert "headers_unreadable" in (await commands("dlq", "show", "0:20")).out
     redriven = await commands("dlq", "redrive", "--all", "--yes")
     assert "its headers cannot be read" in redriven.out
-    assert "1 letter was redriven" in redriven.out
-    assert await positions(commands) == ["0:0"]
+    assert "21 letters were redriven" in redriven.out
+    assert await positions(commands) == ["0:20"]
 
 
 async def test_what_was_redriven_is_not_redriven_again(stage: Stage, tmp_path: Path) -> None:
