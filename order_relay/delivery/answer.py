@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -17,6 +18,8 @@ RETRYABLE_STATUSES = frozenset({408, 425})
 OUTAGE_STATUSES = frozenset({401, 403, 407})
 GONE_STATUSES = frozenset({404, 405, 410})
 MAX_RETRY_AFTER_SECONDS = 60.0
+# The share of a wait by which it is shorter or longer.
+JITTER = 0.2
 
 
 class Verdict(StrEnum):
@@ -111,6 +114,15 @@ class Answer:
         return f"{self.status // 100}xx" if 200 <= self.status < 600 else "other"
 
 
+def vary(seconds: float) -> float:
+    """Return a wait that is up to a fifth shorter or longer.
+
+    Retries and probes after whole seconds would meet a target that fails for a part of each second
+    in the same part again and again.
+    """
+    return seconds * random.uniform(1.0 - JITTER, 1.0 + JITTER)  # noqa: S311
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """Exponential backoff with a cap: ``min(initial * multiplier ** (n - 1), maximum)``.
@@ -120,12 +132,14 @@ class RetryPolicy:
         initial_seconds: Wait before the first retry; 0, or at least a millisecond.
         multiplier: Factor from one wait to the next.
         max_seconds: Longest wait of the formula; a longer Retry-After overrides it.
+        vary: Changes each wait, and that between probes, such as by chance. By default not.
     """
 
     max_retries: int = 3
     initial_seconds: float = 1.0
     multiplier: float = 2.0
     max_seconds: float = 10.0
+    vary: Callable[[float], float] = field(default=float, compare=False)
 
     def exhausted(self, attempts: int) -> bool:
         """Whether ``attempts`` attempts use up the policy's retries."""
@@ -141,7 +155,7 @@ class RetryPolicy:
             backoff = self.initial_seconds * self.multiplier ** (failures - 1)
         except OverflowError:
             backoff = self.max_seconds if self.initial_seconds else 0.0
-        return max(min(backoff, self.max_seconds), retry_after_seconds)
+        return max(min(self.vary(backoff), self.max_seconds), retry_after_seconds)
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float:

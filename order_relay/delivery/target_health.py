@@ -189,6 +189,7 @@ class Breaker:
         probe_interval_seconds: float,
         clock: Callable[[], float],
         on_change: Callable[[BreakerState], None] = lambda state: None,
+        vary: Callable[[float], float] = float,
     ) -> None:
         """Create a closed breaker.
 
@@ -198,12 +199,14 @@ class Breaker:
             probe_interval_seconds: Time between two probes, however long the outage lasts.
             clock: Monotonic seconds.
             on_change: Called after each change of what may be sent.
+            vary: See ``RetryPolicy``.
         """
         self._threshold = threshold
         self._interval_seconds = probe_interval_seconds
         self._short_wait_seconds = min(SHORT_WAIT_SECONDS, probe_interval_seconds)
         self._clock = clock
         self._on_change = on_change
+        self._vary = vary
         self._first_failures = 0
         self._failures = 0
         self.succeeded_at = clock()
@@ -241,10 +244,11 @@ class Breaker:
         The caller must report ``succeeded``, ``failed``, ``ended`` or ``withdrawn``, once.
         """
         now = self._clock()
-        self._probe_at = now + self._interval_seconds
+        self._probe_at = now + self._vary(self._interval_seconds)
         self._never_sent_probes += never_sent
         short = self._never_sent_probes <= MAX_SHORT_WAITS
-        self._never_sent_probe_at = now + self._short_wait_seconds if short else self._probe_at
+        short_wait_seconds = self._vary(self._short_wait_seconds)
+        self._never_sent_probe_at = now + short_wait_seconds if short else self._probe_at
         self._probes_out += 1
         self._move(BreakerState.HALF_OPEN)
         return self._outage
@@ -319,7 +323,7 @@ class Breaker:
             return
         self._first_failures = self._failures = 0
         self._outage += 1
-        self._probe_at = self._clock() + self._short_wait_seconds
+        self._probe_at = self._clock() + self._vary(self._short_wait_seconds)
         self._never_sent_probe_at = self._probe_at
         self._move(BreakerState.OPEN)
 
@@ -423,7 +427,7 @@ class TargetHealth:
         self._state = TargetState.WORKS
         self._state_since = clock()
         self.breaker = Breaker(
-            breaker_threshold, breaker_probe_interval_seconds, clock, on_breaker_change
+            breaker_threshold, breaker_probe_interval_seconds, clock, on_breaker_change, policy.vary
         )
         self.last_failure: Answer | None = None
         self.last_failure_at = 0.0

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from order_relay.delivery.answer import Answer
+from order_relay.delivery.answer import Answer, RetryPolicy, vary
 from order_relay.model.record import Record
 from tests.support.fakes import NO_ANSWER, Step, answer
 from tests.support.limiters import FixedWindow, SlidingWindow, TokenBucket
@@ -498,3 +498,26 @@ async def test_keys_with_many_orders(keys: int, max_queued: int) -> None:
     assert topic.bench.dispatcher.left.count == 0
     assert topic.records_read <= 30_000 * 8
     assert len(topic.bench.reading.asked) <= 30_000 // 10
+
+
+@pytest.mark.parametrize("down_seconds", [0.1, 0.2])
+@pytest.mark.parametrize(("rate", "seconds"), [(30, 60), (50, 60), (150, 30)])
+@virtual_time
+async def test_a_part_of_each_second_in_which_the_target_fails(
+    monkeypatch: pytest.MonkeyPatch, rate: int, seconds: int, down_seconds: float
+) -> None:
+    """As with a quota by the second: retries and probes meet any part of it, not the same again."""
+    chance = random.Random(1)
+    monkeypatch.setattr("order_relay.delivery.answer.random", chance)
+    topic = VirtualTopic(
+        lambda one, at, n: DOWN if at % 1.0 > 1.0 - down_seconds else OK,
+        policy=RetryPolicy(vary=vary),
+    )
+    for number in range(rate * seconds):
+        topic.publish(f"good-{number}")
+        await asyncio.sleep(1.0 / rate)
+    await topic.until_finished(within_seconds=120.0)
+
+    # Without chance 1 in 10, or all wait for ever; see docs/explanation/giving-up.md.
+    assert len(topic.given_up) <= rate * seconds / 500
+    assert topic.delays("good")[rate * seconds // 2] <= 5.0
