@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -90,6 +91,8 @@ class ChangeReport:
         skipped: How many were not.
         failed: How many of these because something failed.
         remark: Why the command ended early; empty if it did not.
+        ended: The error after which no more is begun, such as that stdout takes no more lines.
+            What was under way is still counted.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class ChangeReport:
             dry_run: The option --dry-run.
         """
         self.done = self.skipped = self.failed = 0
-        self.remark = ""
+        self.remark = self.ended = ""
         self.as_json = as_json
         self.dry_run = dry_run
         self._unit = unit
@@ -120,9 +123,12 @@ class ChangeReport:
     ) -> None:
         """Count one; ``reason`` says why it was not changed, and ``fields`` all that is printed."""
         self._progress.advance(self._task)
-        if self.as_json:
-            json_line(fields)
-            flush_stdout()  # also at a slow rate its reader sees each line at once
+        if self.as_json and not self.ended:
+            try:
+                json_line(fields)
+                flush_stdout()  # also at a slow rate its reader sees each line at once
+            except StdoutLost as error:
+                self.ended = f"stdout cannot be written: {error.strerror}"
         self.failed += failed
         if not reason:
             self.done += 1
@@ -135,6 +141,15 @@ class ChangeReport:
     def status(self) -> int:
         """The exit status."""
         return 1 if (self._named and self.skipped) or self.failed or self.remark else 0
+
+    def check(self) -> None:
+        """Raise ``ended``, with what was changed before."""
+        if self.ended:
+            raise click.ClickException(f"{self.ended}; {self._counted()}")
+
+    def _counted(self) -> str:
+        verb = "would be" if self.dry_run else "was" if self.done == 1 else "were"
+        return f"{count_of(self.done, self._unit)} {verb} {self._verb}"
 
     @contextmanager
     def showing_progress(self, total: int) -> Iterator[None]:
@@ -152,7 +167,12 @@ class ChangeReport:
             changed: The first that would be changed, in a dry run.
             to: Where they went, such as ``to orders``.
         """
-        console = stdout_console()
+        try:
+            self._print(stdout_console(), changed, to)
+        except StdoutLost as error:
+            self.ended = f"stdout cannot be written: {error.strerror}"
+
+    def _print(self, console: Console, changed: Table, to: str) -> None:
         if changed.row_count:
             console.print(changed)
             _print_more(console, self.done - changed.row_count)
@@ -163,11 +183,8 @@ class ChangeReport:
                 table.add_row(row_name, plain(reason))
             console.print(table)
             _print_more(console, self.skipped - len(self._reasons))
-        verb = "would be" if self.dry_run else "was" if self.done == 1 else "were"
         end = "; nothing was changed" if self.dry_run else ""
-        console.print(
-            f"{count_of(self.done, self._unit)} {verb} {self._verb}{to and ' ' + to}{end}"
-        )
+        console.print(f"{self._counted()}{to and ' ' + to}{end}")
         if self.remark:
             console.print(plain(self.remark))
 

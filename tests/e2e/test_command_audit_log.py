@@ -1,6 +1,8 @@
 """What commands change stands in the audit log, as what people change in the console does."""
 
+import asyncio
 import getpass
+import os
 import socket
 from pathlib import Path
 
@@ -94,13 +96,7 @@ async def test_without_the_database_the_change_is_made_and_one_line_says_so(
 async def test_changes_of_rows_are_logged(tmp_path: Path) -> None:
     """Rows by id and by filters; a dry run and a change of nothing are not."""
     commands = Commands(tmp_path)
-    table = FallbackTable(commands.database_url)
-    await table.open()
-    for number in range(3):
-        await table.save(NewMessage("orders", b"%d" % number, b"{}"))
-    claim = await table.claim(limit=3, lease_seconds=60)
-    await table.settle(claim.token, [gave_up(row.id, 3, "refused") for row in claim.rows])
-    await table.close()
+    await failed_rows(commands, 3)
     await commands("fallback", "requeue", "1", "--dry-run")
     await commands("fallback", "requeue", "1")
     await commands("fallback", "requeue", "1", statuses=(1,))
@@ -109,3 +105,49 @@ async def test_changes_of_rows_are_logged(tmp_path: Path) -> None:
         ("rows requeued", 1, "1"),
         ("rows discarded", 2, "all with FAILED, orders"),
     ]
+
+
+async def failed_rows(commands: Commands, count: int) -> None:
+    """Put FAILED rows into the table."""
+    table = FallbackTable(commands.database_url)
+    await table.open()
+    for number in range(count):
+        await table.save(NewMessage("orders", b"%d" % number, b"{}"))
+    claim = await table.claim(limit=count, lease_seconds=60)
+    await table.settle(claim.token, [gave_up(row.id, 3, "refused") for row in claim.rows])
+    await table.close()
+
+
+async def into_a_full_disk(commands: Commands, *arguments: str) -> str:
+    """What a command says whose stdout takes nothing; its status is 1."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        process = await commands.start(*arguments, stdout=full)
+    finally:
+        os.close(full)
+    async with asyncio.timeout(60):
+        _, err = await process.communicate()
+    assert process.returncode == 1
+    (line,) = err.decode().splitlines()
+    return line
+
+
+@pytest.mark.parametrize("as_json", [("--json",), ()], ids=["json", "text"])
+async def test_a_report_that_cannot_be_written_does_not_hide_what_was_changed(
+    stage: Stage, tmp_path: Path, as_json: tuple[str, ...]
+) -> None:
+    """Letters and rows that were changed by then are counted, in the line and in the audit log."""
+    commands = relay_on(stage, tmp_path)
+    await failed_rows(commands, 30)
+    await put_letters(stage, [letter(n) for n in range(30)])
+    lost = "Error: stdout cannot be written: No space left on device; 30 "
+    discard = ("--reason", "rejected", "--because", "x", "--yes", *as_json)
+    told = await into_a_full_disk(commands, "dlq", "discard", *discard)
+    assert told == f"{lost}letters were discarded"
+    told = await into_a_full_disk(commands, "fallback", "requeue", "--all", *as_json)
+    assert told == f"{lost}rows were requeued"
+    assert [(one.action, one.changed) for one in await entries(commands)] == [
+        ("dead letters discarded", 30),
+        ("rows requeued", 30),
+    ]
+    assert (await commands("dlq", "list", "--json")).out == ""

@@ -277,6 +277,7 @@ async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
         "redrive 0:1 --all": "not both",
         "redrive --all": "--yes",
         "redrive --all --yes --rate 0": "--rate",
+        "redrive --all --yes --rate nan": "--rate",
         "redrive --yes --message=": "must not be empty",
         "purge": "--yes",
         "purge --all --before 1h --yes": "not both",

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from yarl import URL
 
 from order_relay.errors import DatabaseUnavailable, TopicUnusable
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog
-from order_relay.fallback.store import NewMessage
+from order_relay.fallback.store import FallbackRow, NewMessage, RowFilter
 from order_relay.fallback.table import FallbackTable
 from order_relay.settings import Settings
 from order_relay.web.access import SIGNATURE_HEADER, Access
@@ -366,6 +366,36 @@ async def test_rows_are_changed_and_audited(served: Served) -> None:
     assert (requeued.action, requeued.changed) == ("rows requeued", 1)
     assert requeued.actor == f"Ada ({LOOPBACK})"
     assert requeued.detail == "1, 3; reason: the topic is there again"
+
+
+async def test_rows_that_were_changed_before_the_database_failed_are_audited(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer says how many, and why not all."""
+    pages, discard = served.table.pages, served.table.discard
+    discarded: set[int] = set()
+
+    async def row_by_row(wanted: RowFilter) -> AsyncIterator[list[FallbackRow]]:
+        async for page in pages(wanted):
+            for row in page:
+                yield [row]
+
+    async def fail_later(ids: Collection[int]) -> set[int]:
+        if discarded:
+            raise DatabaseUnavailable("database is locked")
+        discarded.update(await discard(ids))
+        return discarded
+
+    monkeypatch.setattr(served.table, "pages", row_by_row)
+    monkeypatch.setattr(served.table, "discard", fail_later)
+    wanted = {"filter": {"status": "FAILED"}, "dry_run": False, "actor": "Ada"}
+    status, answer = await served.ask("/fallback/discard", wanted)
+    assert (status, answer["changed"]) == (200, 1)
+    assert answer["text"].startswith("1 rows were discarded, then ")
+    assert "database is locked" in answer["text"]
+    (entry,) = await served.audit.latest(10)
+    assert (entry.action, entry.changed) == ("rows discarded", 1)
+    assert "database is locked" in entry.detail
 
 
 async def test_another_worker_may_pause_by_its_signature_only(served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from dataclasses import asdict
 from datetime import datetime
@@ -37,6 +38,19 @@ SELECTION = (
     click.option("--limit", type=LIMIT_RANGE, help="At most so many."),
 )
 BECAUSE = click.option("--because", default="", help="Why, for the audit log.")
+
+
+class Rate(click.FloatRange):
+    """A number in a range; ``nan`` is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See ``click.FloatRange``."""
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return found
+
+
 HOW = (command.DRY_RUN, command.YES, command.CONSUMER, command.JSON)
 
 
@@ -50,7 +64,7 @@ HOW = (command.DRY_RUN, command.YES, command.CONSUMER, command.JSON)
     ),
     click.option(
         "--rate",
-        type=click.FloatRange(0, 1_000_000, min_open=True),
+        type=Rate(0, 1_000_000, min_open=True),
         help="At most so many letters a second.",
     ),
     BECAUSE,
@@ -111,6 +125,7 @@ async def _change(
             add_result(report, result)
         for position in selection.positions() if dry_run else ():
             add_result(report, LetterResult(*position, done))
+        report.check()
         if selection.count and not dry_run:
             question = f"{'Discard' if discards else 'Redrive'} "
             question += f"{output.count_of(selection.count, 'letter')}{to and ' ' + to}?"
@@ -131,6 +146,7 @@ async def _change(
             RedriveResult.FAILED.value: report.failed,
         }
         output.json_line({"type": "summary", **counts, "stopped": report.remark or None})
+    report.check()
     return 128 + received[0] if received else report.status
 
 
@@ -168,6 +184,8 @@ async def _run(
                 with command.handling_signals(stop), report.showing_progress(selection.count):
                     async for result in results:
                         add_result(report, result)
+                        if report.ended:
+                            running.stop(report.ended)
             report.remark = running.remark
     finally:
         if report.done:

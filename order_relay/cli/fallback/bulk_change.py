@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from order_relay.cli.fallback.rows import (
     status_type,
     write_entry,
 )
+from order_relay.errors import RelayError
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.table import FallbackTable
 
@@ -116,7 +117,12 @@ async def _change(
         try:
             with report.showing_progress(total):
                 async for row_id, row, reason in changed_rows(
-                    table, rows, verb, dry_run=dry_run, confirmed=confirmed
+                    table,
+                    rows,
+                    verb,
+                    dry_run=dry_run,
+                    confirmed=confirmed,
+                    stopped=lambda: bool(report.ended),
                 ):
                     fields: dict[str, object] = {"id": row_id, "result": verb, "dry_run": dry_run}
                     if reason:
@@ -124,13 +130,17 @@ async def _change(
                     report.add(str(row_id), fields, reason)
                     if dry_run and row and not reason and len(first) < output.SHOWN:
                         first.append(row)
+        except RelayError as error:
+            report.ended = str(error)
         finally:
             if report.done and not dry_run:
                 given = ", ".join(filter(None, (rows.status, rows.topic, rows.error_contains)))
                 which = ", ".join(map(str, sorted(ids)[:NAMED])) or f"all with {given}"
                 await write_entry(settings, f"rows {verb}", "fallback table", report.done, which)
+        report.check()
         if not as_json:
             report.print(rows_table(first, (await table.now()).timestamp()))
+            report.check()
     return report.status
 
 
@@ -151,6 +161,7 @@ async def changed_rows(
     *,
     dry_run: bool,
     confirmed: Collection[int] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[tuple[int, FallbackRow | None, str]]:
     """Change rows page by page, in the order of ids; yields why each was not changed, or "".
 
@@ -160,10 +171,13 @@ async def changed_rows(
         verb: ``requeued`` or ``discarded``.
         dry_run: Whether to change nothing.
         confirmed: Ids that a person has confirmed; other rows are left out.
+        stopped: Whether to end, before each page.
     """
     apply = store.requeue if verb == "requeued" else store.discard
     missing = {*(rows.ids or ()), *(confirmed or ())}
     async for found in store.pages(rows):
+        if stopped():
+            return
         page = [row for row in found if confirmed is None or row.id in confirmed]
         now = await store.now()
         objections = {row.id: objection(verb, row, now) for row in page}

@@ -282,13 +282,21 @@ class Changes:
         actor, reason = _actor(request, body), body.reason.strip()
         apply = self._rows.requeue if action == "requeue" else self._rows.discard
         changed = 0
-        async for page in self._rows.pages(wanted):
-            changed += len(await apply({row.id for row in page}))
+        refused = ""
+        try:
+            async for page in self._rows.pages(wanted):
+                changed += len(await apply({row.id for row in page}))
+        except RelayError as error:
+            if not changed:
+                raise
+            refused = str(error)
         fields = _filter(body, ROW_QUERY).items()
         those = ", ".join(f"{name} {value}" for name, value in fields if value)
         of = ", ".join(map(str, sorted(ids or ())[:NAMED])) or f"those with {those}"
-        detail = f"{of}{f'; reason: {reason}' if reason else ''}"
+        detail = f"{of}{f'; reason: {reason}' if reason else ''}{refused and '; ' + refused}"
         await self._write(AuditEntry(actor, f"rows {verb}", "fallback table", changed, detail))
+        if refused:
+            return {"text": f"{changed:,} rows were {verb}, then {refused}.", "changed": changed}
         left = f" {count - changed:,} were left: their status allows it no more." * (
             changed < count
         )
