@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from order_relay.delivery.answer import Answer, Verdict
-from order_relay.handlers.http_client.client import HttpClient
+from order_relay.handlers.http_client import client
+from order_relay.handlers.http_client.client import REPLACE_SECONDS, HttpClient
 from order_relay.handlers.http_client.connection import Connection
 from tests.integration.http_client import BODY, patient_client, post, talking
 from tests.support.kafka.ports import LOOPBACK
-from tests.support.raw_server import OK, Peer, RawServer, replies, unanswered
+from tests.support.raw_server import BUSY, OK, Peer, RawServer, replies, unanswered
+from tests.support.waiting import eventually
 
 LOOPBACK_6 = "::1"
 # More than the system takes from a sender whose receiver does not read.
@@ -56,6 +58,60 @@ async def test_the_answer_says_whether_its_connection_is_kept(answer: bytes, kep
         if not kept:
             await server.ended(0)
     assert server.connections == ([0, 0, 0] if kept else [0, 1, 2])
+
+
+async def test_the_next_request_goes_elsewhere_after_a_failure() -> None:
+    """Behind a balancer a connection is one instance, and the one that failed may be broken."""
+
+    async def instances(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(BUSY if peer.number == 0 else OK)
+
+    async with talking(instances) as (server, http):
+        verdicts = [(await post(http)).verdict for _ in range(5)]
+    assert verdicts == [Verdict.RETRYABLE, *[Verdict.SUCCESS] * 4]
+    assert server.connections == [0, 1, 1, 1, 1]
+
+
+async def test_connections_are_not_made_anew_for_each_failure() -> None:
+    """One in a tenth of a second: in a storm of 5xx a handshake for each would do more harm."""
+    async with talking(replies(BUSY)) as (server, http):
+        begun = time.monotonic()
+        for _ in range(200):
+            await post(http)
+        seconds = time.monotonic() - begun
+    assert 2 <= len(set(server.connections)) <= 2 + seconds / REPLACE_SECONDS
+
+
+async def test_one_that_worked_is_used_before_one_that_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also if the failed one is kept, and came back later."""
+    monkeypatch.setattr(client, "REPLACE_SECONDS", 60.0)
+    may_answer = asyncio.Event()
+
+    async def instances(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            if peer.number == 1:
+                await peer.send(OK)
+            else:
+                await may_answer.wait()
+                await peer.send(BUSY)
+
+    async with talking(instances) as (server, http):
+        may_answer.set()
+        await post(http)  # fails, and its connection is replaced
+        may_answer.clear()
+        assert (await post(http)).verdict is Verdict.SUCCESS
+        both = asyncio.gather(post(http, "one"), post(http, "two"))
+        await eventually(lambda: len(server.requests) == 4)
+        await asyncio.sleep(0)
+        may_answer.set()
+        await both  # the one that fails comes back last
+        assert [(await post(http)).verdict for _ in range(4)] == [Verdict.SUCCESS] * 4
+    assert server.connections[-4:] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -141,8 +197,8 @@ async def test_a_cancelled_post_closes_its_connection(body: bytes) -> None:
 async def test_a_post_cancelled_just_as_its_answer_came(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connection may carry the next post by then, which gets its answer all the same."""
 
-    def free_and_tell(self: HttpClient, connection: Connection) -> None:
-        free(self, connection)
+    def free_and_tell(self: HttpClient, connection: Connection, status: int) -> None:
+        free(self, connection, status)
         freed.set()  # so that the next post goes on before the first one does
 
     async def cancel_and_post() -> Answer:

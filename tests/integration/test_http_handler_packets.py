@@ -6,6 +6,7 @@ from asyncio import Event
 import pytest
 
 from order_relay.delivery.answer import Verdict
+from order_relay.handlers.http_client import client
 from tests.integration.http_client import patient_client, post, talking
 from tests.support.raw_server import BUSY, FLOOD_BYTES, OK, TIMED_OUT, Peer, RawServer, replies
 
@@ -16,6 +17,12 @@ INTERIM = {
     "no reason phrase": b"HTTP/1.1 100\r\n\r\n",
 }
 ALL = b"".join(INTERIM.values())
+
+
+@pytest.fixture(autouse=True)
+def any_answer_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next request on it shows that no byte of the answer was left."""
+    monkeypatch.setattr(client, "INSTANCE_STATUSES", frozenset())
 
 
 @pytest.mark.parametrize("interim", [*INTERIM.values(), ALL], ids=[*INTERIM, "all"])

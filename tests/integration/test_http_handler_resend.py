@@ -6,10 +6,17 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from order_relay.delivery.answer import Verdict
+from order_relay.handlers.http_client import client
 from tests.integration.http_client import BODY, post, talking
 from tests.support.raw_server import BUSY, OK, TIMED_OUT, Peer, Script, replies
 
 Ending = Callable[[Peer], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def any_answer_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next request on it shows that no byte of the answer was left."""
+    monkeypatch.setattr(client, "INSTANCE_STATUSES", frozenset())
 
 
 async def fin(peer: Peer) -> None:

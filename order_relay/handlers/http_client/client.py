@@ -21,6 +21,10 @@ LIFE_SECONDS = (30.0, 45.0)
 # How long connections are not reused after unsolicited bytes, which could have been taken for the
 # answer to the next request.
 USE_ONCE_SECONDS = 60.0
+# Answers that one of several instances behind a balancer may give, while the others work. The next
+# request then goes elsewhere: such a connection is closed, one in this time, or is used last.
+INSTANCE_STATUSES = frozenset({401, 403, 404, 408, 429, *range(500, 600)})
+REPLACE_SECONDS = 0.1
 # Interval at which the deadlines of all requests are checked.
 SWEEP_SECONDS = 0.25
 # After the process or its event loop stood still for this long, answers that have arrived meanwhile
@@ -81,6 +85,7 @@ class HttpClient:
         self._freed = asyncio.Event()
         self._connections: set[Connection] = set()
         self._free: list[Connection] = []
+        self._replaced_at = float("-inf")
         self._use_once_until = float("-inf")
         self._sweep_seconds = min(timeout_seconds / 20, SWEEP_SECONDS)
         self._sweeping = False
@@ -131,14 +136,20 @@ class HttpClient:
 
     # --- what connections call ------------------------------------------------------------------
 
-    def free(self, connection: Connection) -> None:
-        """Take back a connection whose answer was read to its end."""
+    def free(self, connection: Connection, status: int) -> None:
+        """Take back a connection whose answer, of this status, was read to its end."""
         now = self._loop.time()
-        if now < self._use_once_until:
+        suspicious = status >= 400 and status in INSTANCE_STATUSES
+        replaced = suspicious and now >= self._replaced_at + REPLACE_SECONDS
+        if now < self._use_once_until or replaced:
+            self._replaced_at = now if replaced else self._replaced_at
             connection.close()
             return
         connection.free_since = now
-        self._free.append(connection)
+        if suspicious:
+            self._free.insert(0, connection)
+        else:
+            self._free.append(connection)
 
     def lost(self, connection: Connection) -> None:
         """Forget a connection."""
@@ -164,7 +175,7 @@ class HttpClient:
     # --- connections ----------------------------------------------------------------------------
 
     def _take(self) -> Connection | None:
-        """Return a usable free connection, the most recently used first."""
+        """Return a usable free connection, the one that worked last first."""
         free = self._free
         while free:
             connection = free.pop()

@@ -320,7 +320,7 @@ class Connection(asyncio.Protocol):
             self._rest_timer = None
         if keep and not self._transport.get_write_buffer_size():
             self._answers_read += 1
-            self._client.free(self)
+            self._client.free(self, status)
         else:
             self.close()
             # RFC 9110, 15.5.9: the server timed out while idle, and did not read our request.
