@@ -53,7 +53,8 @@ MAX_READ_AHEAD = 1000
 THROTTLING_LOG_SECONDS = 60.0
 # Wait after a 404 before the record is given up.
 GONE_CONFIRM_SECONDS = 1.0
-# After this many refusals of a record, more are its own, if others are accepted meanwhile.
+# After this many refusals of a key, none of whose records was taken at its first attempt since,
+# more are its own, if others are accepted meanwhile.
 MAX_REFUSALS = 2
 # After a time-out, everything hangs if there was no success for this long.
 HANGING_SECONDS = 1.0
@@ -422,7 +423,6 @@ class Dispatcher:
         number = next(self._numbers)
         attempts = failures = own_failures = refusals = 0
         counted: list[float] = []  # when the attempts that count against the record were sent
-        refused_at = float("inf")
         last: Answer | None = None
         while True:
             ticket = NO_PROBE
@@ -455,17 +455,14 @@ class Dispatcher:
                     http_status=last.status if last else None,
                     last_error=last.detail if last else "",
                 )
+                lane.refusals = lane.refusals if refusals else 0
                 self._finish(record, outcome)
                 return
             last = answer
             self._failing[record] = FailureState(attempts, answer.detail, answer.status)
             if answer.verdict is Verdict.THROTTLED:
                 refusals += 1
-                own = refusals > MAX_REFUSALS and self.health.accepted_others(lane.key, refused_at)
-                refused_at = self.last_activity
-                await self._on_throttled(
-                    record, answer, ticket, sent_at, lane, refusals=refusals, own=own
-                )
+                await self._on_throttled(record, answer, ticket, sent_at, lane, refusals=refusals)
                 number = next(self._numbers)  # behind all that wait
                 continue
             if answer.verdict is Verdict.LOCAL:
@@ -498,13 +495,15 @@ class Dispatcher:
         lane: Lane,
         *,
         refusals: int,
-        own: bool,
     ) -> None:
         """Slow down; the record is sent again at the target's pace.
 
-        A limit of the record's ``own``, such as a user's quota, slows down its key alone.
+        A limit of the key's own, such as a user's quota, slows down this key alone.
         """
-        lane.failing = lane.failing or refusals > MAX_REFUSALS
+        lane.refusals += 1
+        before, lane.refused_at = lane.refused_at, self.last_activity
+        own = lane.refusals > MAX_REFUSALS and self.health.accepted_others(lane.key, before)
+        lane.failing = lane.failing or lane.refusals > MAX_REFUSALS
         if own:
             self.health.throttled(answer, ticket)
             await self._wait_for_retry(record, answer, refusals, lane)

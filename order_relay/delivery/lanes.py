@@ -56,6 +56,8 @@ class Lane:
         "has_slot",
         "key",
         "queue",
+        "refusals",
+        "refused_at",
         "retries",
         "seconds",
         "since",
@@ -69,6 +71,9 @@ class Lane:
         self.has_slot = True
         self.failing = False
         """Whether the first record has failed before; ``deliver`` sets it."""
+        self.refusals = 0
+        """Refusals since a record was taken at its first attempt, and when the last one came."""
+        self.refused_at = math.inf
         # Whether its slot is one of those for retries.
         self.retries = False
         self.task = lanes.loop.create_task(lanes.run(self))

@@ -521,3 +521,28 @@ async def test_a_part_of_each_second_in_which_the_target_fails(
     # Without chance 1 in 10, or all wait for ever; see docs/explanation/giving-up.md.
     assert len(topic.given_up) <= rate * seconds / 500
     assert topic.delays("good")[rate * seconds // 2] <= 5.0
+
+
+@virtual_time
+async def test_a_users_quota_holds_up_others_for_two_of_its_waits() -> None:
+    """Each of its orders is refused once, and then taken: from the third on they wait alone."""
+    taken_at = float("-inf")
+
+    def answers(one: Record, at: float, n: int) -> Step:
+        nonlocal taken_at
+        if one.key == b"user-7":
+            if at < taken_at + 5.0:
+                return Step(answer(429, retry_after_seconds=5.0))
+            taken_at = at
+        return OK
+
+    topic = VirtualTopic(answers, max_queued=10_000)
+    topic.publish(*["user-7"] * 20)
+    for number in range(6000):
+        topic.publish(f"good-{number % 200}")
+        await asyncio.sleep(0.01)
+    delays = topic.delays("good")
+    assert delays[-1] <= 11.0
+    assert delays[len(delays) * 80 // 100] <= 0.5
+    await topic.until_finished()
+    assert topic.given_up == []
