@@ -58,7 +58,17 @@ class Batching:
 class _Item:
     """A record that waits to be sent, or for its answer."""
 
-    __slots__ = ("answer", "batch", "batch_index", "due", "key", "task", "trace", "value")
+    __slots__ = (
+        "answer",
+        "batch",
+        "batch_index",
+        "due",
+        "has_own_limit",
+        "key",
+        "task",
+        "trace",
+        "value",
+    )
 
     def __init__(self, value: bytes, key: str, trace: TraceContext | None, due: float) -> None:
         self.value = value
@@ -66,6 +76,7 @@ class _Item:
         self.trace = trace
         self.due = due
         self.batch_index = 0
+        self.has_own_limit = False
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         # The records under way with it, and the task that sends them.
         self.batch: list[_Item] = []
@@ -126,6 +137,7 @@ class Batches:
         failures: int = 0,
         last: Answer | None = None,
         alone: bool = False,
+        has_own_limit: bool = False,
     ) -> Answer:
         """Send a record, in a batch or alone, and return its answer.
 
@@ -136,12 +148,16 @@ class Batches:
             failures: Its failed attempts.
             last: The answer to its last attempt.
             alone: Whether it is sent at once and alone, as a probe.
+            has_own_limit: Whether its key is refused while others are accepted: it is sent alone,
+                and a refusal says nothing about the target.
 
         Raises:
             CancelledError: ``drain`` was called before the record was sent, or before its rejected
                 batch was halved.
         """
         item = _Item(value, key, trace, self._clock() + self._batching.linger_seconds)
+        item.has_own_limit = has_own_limit
+        alone = alone or has_own_limit
         size = self._batching.size
         if alone or failures > FAILURES_IN_LARGE_BATCH or self._goes_alone(value):
             self._ready.append([item])
@@ -217,7 +233,9 @@ class Batches:
         queue = self._queues[batch]
         items: list[_Item] = []
         room = self._batching.max_bytes - 1
-        while queue.items and len(items) < queue.size:
+        # Perhaps each batch has a record that is refused for its own limit.
+        size = 1 if self._pace.probing else queue.size
+        while queue.items and len(items) < size:
             length = len(queue.items[0].value) + 1
             room -= length
             if items and room < 0:
@@ -266,7 +284,7 @@ class Batches:
             answers = item_answers(answer, count, self._poster.redact)
         throttled = [one for one in answers if one.verdict is Verdict.THROTTLED]
         # A few records' own limit is not the target's: they alone are sent again.
-        if len(throttled) >= LIMIT_SHARE * count:
+        if len(throttled) >= LIMIT_SHARE * count and not items[0].has_own_limit:
             wait = max(one.retry_after_seconds for one in throttled)
             if len(throttled) < count:  # or it would count as one that accepts nothing
                 self._pace.accepted(sent_at)

@@ -422,6 +422,7 @@ class Dispatcher:
         trace = of_record(record.headers) if record.headers else None
         number = next(self._numbers)
         attempts = failures = own_failures = refusals = 0
+        has_own_limit = lane.refusals > MAX_REFUSALS
         counted: list[float] = []  # when the attempts that count against the record were sent
         last: Answer | None = None
         while True:
@@ -441,6 +442,7 @@ class Dispatcher:
                 attempts=attempts,
                 failures=failures,
                 last=last,
+                has_own_limit=has_own_limit,
             )
             attempts += 1
             if answer.verdict is Verdict.SUCCESS:
@@ -462,7 +464,9 @@ class Dispatcher:
             self._failing[record] = FailureState(attempts, answer.detail, answer.status)
             if answer.verdict is Verdict.THROTTLED:
                 refusals += 1
-                await self._on_throttled(record, answer, ticket, sent_at, lane, refusals=refusals)
+                has_own_limit = await self._on_throttled(
+                    record, answer, ticket, sent_at, lane, refusals=refusals
+                )
                 number = next(self._numbers)  # behind all that wait
                 continue
             if answer.verdict is Verdict.LOCAL:
@@ -495,10 +499,13 @@ class Dispatcher:
         lane: Lane,
         *,
         refusals: int,
-    ) -> None:
+    ) -> bool:
         """Slow down; the record is sent again at the target's pace.
 
         A limit of the key's own, such as a user's quota, slows down this key alone.
+
+        Returns:
+            Whether it is the key's own limit.
         """
         lane.refusals += 1
         before, lane.refused_at = lane.refused_at, self.last_activity
@@ -507,7 +514,7 @@ class Dispatcher:
         if own:
             self.health.throttled(answer, ticket)
             await self._wait_for_retry(record, answer, refusals, lane)
-            return
+            return True
         if self._batches is None:
             under_way = self._lanes.in_flight - 1
             self.pace.refused(sent_at, answer.retry_after_seconds, under_way)
@@ -516,6 +523,7 @@ class Dispatcher:
         self._log_throttling(answer, wait)
         # One line for a batch.
         self._retrying(record, answer, refusals, wait, logged=not answer.batch_index)
+        return False
 
     async def _is_gone_for_this_key(self, lane: Lane, answer: Answer) -> bool:
         """Whether a 404 is about this record's key alone."""
@@ -554,6 +562,7 @@ class Dispatcher:
         attempts: int,
         failures: int,
         last: Answer | None,
+        has_own_limit: bool,
     ) -> Answer:
         try:
             if self._batches is not None:
@@ -564,6 +573,7 @@ class Dispatcher:
                     failures=failures,
                     last=last,
                     alone=ticket != NO_PROBE,
+                    has_own_limit=has_own_limit,
                 )
             elif self._poster is not None:
                 answer = await self._poster.post(record.value or b"", idempotency_key, trace)

@@ -413,6 +413,33 @@ async def test_throttled_records_of_batches_that_are_accepted_otherwise() -> Non
     assert asyncio.get_running_loop().time() < 100
 
 
+@pytest.mark.parametrize("retry_after_seconds", [0.0, 3.0])
+@virtual_time
+async def test_a_batch_that_is_refused_for_one_user_does_not_stop_the_others(
+    retry_after_seconds: float,
+) -> None:
+    """As nearly each batch is here: single orders show it, and those users' orders go alone."""
+    users = [(n * 7919) % 100 for n in range(2000)]
+    story = Story(
+        lambda post: (
+            answer(429, retry_after_seconds=retry_after_seconds)
+            if any(users[n] < 10 for n in post.orders)
+            else OK
+        ),
+        size=50,
+        max_in_flight=256,
+        max_queued=10_000,
+    )
+    for number, user in enumerate(users):
+        await story.bench.dispatcher.submit(record(number, f"user-{user}"))
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(100.0)
+    assert story.target.accepted == Counter(n for n in range(2000) if users[n] >= 10)
+    assert not story.given_up
+    assert max(story.sizes) > 10
+    await story.bench.dispatcher.drain(attempt_seconds=1)
+
+
 @virtual_time
 async def test_records_that_are_throttled_for_ever_hold_up_no_others() -> None:
     """As by a user's own quota: all others are delivered at once, and these are not given up."""
