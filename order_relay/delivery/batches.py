@@ -359,8 +359,9 @@ def item_answers(answer: Answer, count: int, redact: Callable[[str], str]) -> li
 def _item_answer(entry: dict[str, Any], redact: Callable[[str], str]) -> Answer | None:
     """Return the answer that an entry is; ``None`` if its status cannot be read."""
     try:
-        status = max(0, min(int(float(str(entry["status"]))), 999))  # also "422"
-    except (KeyError, ValueError, OverflowError):
+        text = str(entry["status"]).split()[0]  # also "422" and "422 Unprocessable Content"
+        status = max(0, min(int(float(text)), 999))
+    except (IndexError, KeyError, ValueError, OverflowError):
         return None
     verdict = judge(status)
     if verdict is Verdict.SUCCESS:

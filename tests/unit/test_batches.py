@@ -471,6 +471,8 @@ async def test_records_that_are_throttled_for_ever_hold_up_no_others() -> None:
         (207, b'[{"status":200}]', "retryable retryable"),
         (207, b'[{"status":200},{"status":200},{"status":200}]', "retryable retryable"),
         (200, b'[{"status":"200"},{"status":"422"}]', "success rejected"),
+        (200, b'[{"status":"200 OK"},{"status":" 422 No"}]', "success rejected"),
+        (207, b'[{"status":200},{"status":" "}]', "retryable retryable"),
         (207, b'[{"status":200},{"status":"ok"}]', "retryable retryable"),
         (207, b'{"results":', "retryable retryable"),
         (207, b"\xff", "retryable retryable"),
