@@ -18,8 +18,8 @@ RETRYABLE_STATUSES = frozenset({408, 425})
 OUTAGE_STATUSES = frozenset({401, 403, 407})
 GONE_STATUSES = frozenset({404, 405, 410})
 MAX_RETRY_AFTER_SECONDS = 60.0
-# The share of a wait by which it is shorter or longer.
-JITTER = 0.2
+# The share of a wait by which it may be shorter, by chance.
+JITTER = 0.25
 
 
 class Verdict(StrEnum):
@@ -114,13 +114,13 @@ class Answer:
         return f"{self.status // 100}xx" if 200 <= self.status < 600 else "other"
 
 
-def vary(seconds: float) -> float:
-    """Return a wait that is up to a fifth shorter or longer.
+def earlier(seconds: float) -> float:
+    """Return a wait that is up to a quarter shorter, by chance.
 
     Retries and probes after whole seconds would meet a target that fails for a part of each second
     in the same part again and again.
     """
-    return seconds * random.uniform(1.0 - JITTER, 1.0 + JITTER)  # noqa: S311
+    return seconds * random.uniform(1.0 - JITTER, 1.0)  # noqa: S311
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class RetryPolicy:
         initial_seconds: Wait before the first retry; 0, or at least a millisecond.
         multiplier: Factor from one wait to the next.
         max_seconds: Longest wait of the formula; a longer Retry-After overrides it.
-        vary: Changes each wait, and that between probes, such as by chance. By default not.
+        vary: Changes waits while others fail, too, and those between probes. By default not.
     """
 
     max_retries: int = 3
@@ -145,17 +145,21 @@ class RetryPolicy:
         """Whether ``attempts`` attempts use up the policy's retries."""
         return attempts > self.max_retries
 
-    def wait_seconds(self, failures: int, retry_after_seconds: float = 0.0) -> float:
+    def wait_seconds(
+        self, failures: int, retry_after_seconds: float = 0.0, *, varies: bool = False
+    ) -> float:
         """Return the wait after ``failures`` failures in a row (1 or more).
 
         It grows to ``max_seconds``, and stays there for records that go on after their retries.
-        ``retry_after_seconds`` can lengthen it, but never shorten it.
+        ``retry_after_seconds`` can lengthen it, but never shorten it. If it ``varies``, ``vary``
+        changes it.
         """
         try:
             backoff = self.initial_seconds * self.multiplier ** (failures - 1)
         except OverflowError:
             backoff = self.max_seconds if self.initial_seconds else 0.0
-        return max(min(self.vary(backoff), self.max_seconds), retry_after_seconds)
+        backoff = min(backoff, self.max_seconds)
+        return max(self.vary(backoff) if varies else backoff, retry_after_seconds)
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float:

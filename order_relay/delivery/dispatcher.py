@@ -707,7 +707,8 @@ class Dispatcher:
     ) -> None:
         wait = answer.retry_after_seconds
         if self.breaker.closed:  # otherwise the breaker decides when it is sent
-            wait = self._policy.wait_seconds(failures, wait)
+            varies = self.health.fails_for_others(lane.key)
+            wait = self._policy.wait_seconds(failures, wait, varies=varies)
         self._retrying(record, answer, failures, wait)
         await lane.pause(wait)
 

@@ -553,6 +553,10 @@ class TargetHealth:
         share = self._first_attempts.share_failed(now, key) or 0.0
         return succeeded_at > self._failures.of_others(key) and share <= MAX_SHARE_FAILED_FOR_GONE
 
+    def fails_for_others(self, key: Hashable) -> bool:
+        """Whether first attempts of other keys failed in the last minute, too."""
+        return bool(self._first_attempts.share_failed(self._clock(), key))
+
     def accepted_others(self, key: Hashable, since: float) -> bool:
         """Whether a record of another key succeeded since then."""
         return self._successes.of_others(key) > since

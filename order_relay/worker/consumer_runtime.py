@@ -23,7 +23,7 @@ from order_relay.deliveries.lookup import OrderLookup
 from order_relay.deliveries.recovery import Recovery
 from order_relay.deliveries.stores import MemoryStore, RocksStore
 from order_relay.deliveries.table import DeliveriesTable
-from order_relay.delivery.answer import PostHandler, RetryPolicy, vary
+from order_relay.delivery.answer import PostHandler, RetryPolicy, earlier
 from order_relay.delivery.batches import Batching
 from order_relay.delivery.dead_letters import DeadLetterSink
 from order_relay.delivery.dispatcher import Dispatcher
@@ -140,7 +140,7 @@ class ConsumerRuntime:
                 initial_seconds=settings.consumer_retry_initial_interval_ms / 1000,
                 multiplier=settings.consumer_retry_multiplier,
                 max_seconds=settings.consumer_retry_max_interval_ms / 1000,
-                vary=vary,
+                vary=earlier,
             ),
             breaker_threshold=settings.breaker_failure_threshold,
             breaker_probe_interval_seconds=settings.breaker_probe_interval_seconds,

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from order_relay.delivery.answer import Answer, RetryPolicy, vary
+from order_relay.delivery.answer import Answer, RetryPolicy, earlier
 from order_relay.model.record import Record
 from tests.support.fakes import NO_ANSWER, Step, answer
 from tests.support.limiters import FixedWindow, SlidingWindow, TokenBucket
@@ -511,7 +511,7 @@ async def test_a_part_of_each_second_in_which_the_target_fails(
     monkeypatch.setattr("order_relay.delivery.answer.random", chance)
     topic = VirtualTopic(
         lambda one, at, n: DOWN if at % 1.0 > 1.0 - down_seconds else OK,
-        policy=RetryPolicy(vary=vary),
+        policy=RetryPolicy(vary=earlier),
     )
     for number in range(rate * seconds):
         topic.publish(f"good-{number}")
