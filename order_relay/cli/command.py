@@ -136,7 +136,7 @@ def _run(work: Coroutine[Any, Any, int], *, changes: bool) -> int:
         # an error: the command has stopped before its end.
         if error.errno == errno.EPIPE and not changes:
             return 1
-        raise click.ClickException(f"stdout cannot be written: {error.strerror}") from None
+        raise click.ClickException(str(error)) from None
     return status
 
 

@@ -30,6 +30,9 @@ LONG = 500
 class StdoutLost(OSError):
     """Stdout takes no more: a pipe whose reader is gone, or a full disk."""
 
+    def __str__(self) -> str:
+        return f"stdout cannot be written: {self.strerror}"
+
 
 @contextmanager
 def writing_stdout() -> Iterator[None]:
@@ -128,7 +131,7 @@ class ChangeReport:
                 json_line(fields)
                 flush_stdout()  # also at a slow rate its reader sees each line at once
             except StdoutLost as error:
-                self.ended = f"stdout cannot be written: {error.strerror}"
+                self.ended = str(error)
         self.failed += failed
         if not reason:
             self.done += 1
@@ -170,7 +173,7 @@ class ChangeReport:
         try:
             self._print(stdout_console(), changed, to)
         except StdoutLost as error:
-            self.ended = f"stdout cannot be written: {error.strerror}"
+            self.ended = str(error)
 
     def _print(self, console: Console, changed: Table, to: str) -> None:
         if changed.row_count:

@@ -72,8 +72,9 @@ class Lane:
         self.failing = False
         """Whether the first record has failed before; ``deliver`` sets it."""
         self.refusals = 0
-        """Refusals since a record was taken at its first attempt, and when the last one came."""
+        """Refusals since a record was taken at its first attempt; ``deliver`` counts them."""
         self.refused_at = math.inf
+        """When the last one came."""
         # Whether its slot is one of those for retries.
         self.retries = False
         self.task = lanes.loop.create_task(lanes.run(self))

@@ -60,7 +60,7 @@ async def publish(*, file: BinaryIO, new_ids: bool, dry_run: bool, as_json: bool
             number, remark = await _publish(bulk, reader, report, dry_run=dry_run)
     report.close(remark)
     if report.unwritable:
-        error = f"stdout cannot be written: {report.unwritable}; {report.counts()}"
+        error = f"{report.unwritable}; {report.counts()}"
         _remark(f"{error}; {remark}" if remark else error)
     if number:
         return 128 + number
@@ -271,7 +271,7 @@ class PublishReport:
         try:
             yield
         except output.StdoutLost as error:
-            self.unwritable = error.strerror or str(error)
+            self.unwritable = str(error)
             if self.on_unwritable is not None:
                 self.on_unwritable()
 

@@ -85,7 +85,7 @@ class HttpClient:
         self._freed = asyncio.Event()
         self._connections: set[Connection] = set()
         self._free: list[Connection] = []
-        self._replaced_at = float("-inf")
+        self._replace_at = float("-inf")
         self._use_once_until = float("-inf")
         self._sweep_seconds = min(timeout_seconds / 20, SWEEP_SECONDS)
         self._sweeping = False
@@ -139,14 +139,16 @@ class HttpClient:
     def free(self, connection: Connection, status: int) -> None:
         """Take back a connection whose answer, of this status, was read to its end."""
         now = self._loop.time()
-        suspicious = status >= 400 and status in INSTANCE_STATUSES
-        replaced = suspicious and now >= self._replaced_at + REPLACE_SECONDS
-        if now < self._use_once_until or replaced:
-            self._replaced_at = now if replaced else self._replaced_at
+        failed = status in INSTANCE_STATUSES
+        if failed and now >= self._replace_at:
+            self._replace_at = now + REPLACE_SECONDS
+            connection.close()
+            return
+        if now < self._use_once_until:
             connection.close()
             return
         connection.free_since = now
-        if suspicious:
+        if failed:
             self._free.insert(0, connection)
         else:
             self._free.append(connection)
