@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
@@ -86,16 +86,19 @@ class RedriveGroup:
                     await consumer.start()
                 # Only now: start() would wait for the assignment, too.
                 consumer.subscribe([self._topic], listener=membership)
-                with suppress(TimeoutError):  # without partitions: another member has them
-                    async with asyncio.timeout(JOIN_SECONDS):
-                        while not membership.joined.is_set():
-                            await consumer.getmany(timeout_ms=LOOK_MS)  # raises what Kafka refuses
+                async with asyncio.timeout(JOIN_SECONDS):
+                    while not membership.joined.is_set():
+                        await consumer.getmany(timeout_ms=LOOK_MS)  # raises what Kafka refuses
             if membership.partitions != set(partitions):
                 raise another
             yield membership
         finally:
             membership.revoking = True
-            await consumer.stop()
+            stopping = asyncio.create_task(consumer.stop())
+            if not membership.joined.is_set():
+                await asyncio.sleep(0)
+                await consumer._client.close()  # otherwise stop() waits 40 s for the answer to join
+            await stopping
 
     async def _stays_occupied(self) -> bool:
         """Wait until the group has no member, for as long as Kafka keeps a killed one.
