@@ -1,0 +1,154 @@
+"""What is left in Kafka, by lane: when a partition is read again, and when reading pauses."""
+
+import pytest
+
+from order_relay.delivery import left_in_kafka
+from order_relay.delivery.left_in_kafka import LaneKey, LeftInKafka
+
+A: LaneKey = ("orders", 0, b"a")
+B: LaneKey = ("orders", 0, b"b")
+OTHER: LaneKey = ("orders", 1, b"a")
+
+
+class Moves:
+    """A ``Reading`` that notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[int, int | str]] = []
+
+    def read_again(self, topic: str, partition: int, offset: int) -> None:
+        self.made.append((partition, offset))
+
+    def read_on(self, topic: str, partition: int, *, paused: bool) -> None:
+        self.made.append((partition, "paused" if paused else "on"))
+
+    def new(self) -> list[tuple[int, int | str]]:
+        """Return what was asked since the last call."""
+        made, self.made = self.made, []
+        return made
+
+
+@pytest.fixture
+def moves() -> Moves:
+    """No move so far."""
+    return Moves()
+
+
+@pytest.fixture
+def left(moves: Moves) -> LeftInKafka:
+    """Nothing is left."""
+    return LeftInKafka(moves)
+
+
+def leave(left: LeftInKafka, lane: LaneKey, *offsets: int) -> None:
+    """Leave records of a lane that is full."""
+    for offset in offsets:
+        left.leave(lane, offset, full=True)
+
+
+def test_a_lane_is_read_again_until_nothing_of_it_is_left(left: LeftInKafka, moves: Moves) -> None:
+    """From its first record; then reading continues where it was."""
+    leave(left, A, 5, 7)
+    assert moves.new() == []
+    left.has_room(A)
+    assert moves.new() == [(0, 5)]
+    left.submitted(A, 5)
+    assert moves.new() == []
+    left.submitted(A, 7)
+    assert moves.new() == [(0, "on")]
+    assert (left.count, left.lanes) == (0, {})
+
+
+def test_two_lanes_are_read_again_together(left: LeftInKafka, moves: Moves) -> None:
+    """From the first record of both; one that is full again does not end it for the other."""
+    leave(left, A, 5, 9)
+    leave(left, B, 6)
+    left.has_room(B)
+    left.has_room(A)
+    left.has_room(A)
+    assert moves.new() == [(0, 6), (0, 5)]
+    left.leave(A, 5, full=True)
+    assert moves.new() == []
+    left.submitted(B, 6)
+    assert moves.new() == [(0, "on")]
+    left.has_room(A)
+    assert moves.new() == [(0, 5)]
+
+
+def test_a_later_record_of_a_full_lane_does_not_end_the_reading(
+    left: LeftInKafka, moves: Moves
+) -> None:
+    """Its first record is still to come: only that one tells that there is no room for it."""
+    leave(left, A, 5)
+    left.has_room(A)
+    moves.new()
+    left.leave(A, 8, full=True)
+    assert moves.new() == []
+    left.leave(A, 5, full=False)
+    assert moves.new() == []
+    left.leave(A, 5, full=True)
+    assert moves.new() == [(0, "on")]
+    assert left.count == 2
+
+
+def test_order_within_a_key_holds(left: LeftInKafka) -> None:
+    """While an earlier record is left, a later one comes too early, whatever room there is."""
+    leave(left, A, 5)
+    assert left.comes_too_early(A, 6)
+    assert not left.comes_too_early(A, 5)
+    assert not left.comes_too_early(B, 6)
+    left.submitted(A, 4)  # accepted before, and never left
+    assert left.count == 1
+
+
+def test_a_partition_with_too_many_pauses(
+    left: LeftInKafka, moves: Moves, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays paused after each reading, as long as there are too many."""
+    monkeypatch.setattr(left_in_kafka, "MAX_LEFT", 3)
+    leave(left, A, 1, 2)
+    leave(left, OTHER, 1)
+    assert moves.new() == []
+    leave(left, B, 3)
+    assert moves.new() == [(0, "paused")]
+    left.has_room(A)
+    leave(left, B, 3)  # read again on the way: nothing is paused meanwhile, and it is not counted
+    assert moves.new() == [(0, 1)]
+    left.leave(A, 1, full=True)
+    assert moves.new() == [(0, "paused")]
+    left.has_room(A)
+    left.submitted(A, 1)
+    left.leave(A, 2, full=True)
+    assert moves.new() == [(0, 1), (0, "on")]
+
+
+def test_deleted_records_are_forgotten(left: LeftInKafka, moves: Moves) -> None:
+    """Those before the offset, of this partition; a lane without any wants nothing any more."""
+    leave(left, A, 5, 7)
+    leave(left, B, 6)
+    leave(left, OTHER, 5)
+    left.has_room(A)
+    left.has_room(B)
+    moves.new()
+    assert sorted(left.forget("orders", 0, before=7)) == [5, 6]
+    assert left.count == 2
+    left.submitted(A, 7)  # the last one that is awaited
+    assert moves.new() == [(0, "on")]
+    assert left.forget("orders", 0) == []
+    assert left.forget("orders", 1) == [5]
+    assert (left.count, left.lanes) == (0, {})
+
+
+def test_clearing_forgets_everything(left: LeftInKafka, moves: Moves) -> None:
+    """The next owner, or the next assignment, begins anew."""
+    leave(left, A, 5)
+    left.has_room(A)
+    left.clear()
+    assert (left.count, left.lanes) == (0, {})
+    moves.new()
+    left.has_room(A)  # nothing of it is left
+    assert moves.new() == []
+    leave(left, A, 5)
+    assert moves.new() == []
+    left.has_room(A)
+    assert moves.new() == [(0, 5)]
