@@ -1,14 +1,17 @@
 """``order-relay dlq …`` as a user types them, on the embedded cluster."""
 
 import asyncio
+import json
 import os
 import signal
 import struct
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaError
 
 from tests.support.dead_letter_commands import letter, positions, put_letters, redriving, relay_on
+from tests.support.embedded import EmbeddedKafka
 from tests.support.odd_records import OddName, produce_odd
 from tests.support.orders import Order, order
 from tests.support.publish_command import Commands, asked, end_by_signal, nothing_in
@@ -18,6 +21,8 @@ from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
 pytestmark = pytest.mark.e2e
+
+FETCH = 1  # the API key
 
 FOREIGN = Order(
     None,
@@ -299,3 +304,22 @@ async def test_kafka_that_cannot_be_used_gets_one_line(tmp_path: Path) -> None:
     )
     for ended in told:
         assert "Kafka cannot be reached at 127.0.0.1:1" in ended.only_line
+
+
+async def test_a_topic_that_cannot_be_read_any_more(tmp_path: Path) -> None:
+    """What was redriven before is counted, and the summary says why the rest was not."""
+    with EmbeddedKafka() as kafka:
+        stage = kafka.stage()
+        commands = relay_on(stage, tmp_path)
+        await put_letters(stage, [letter(n, partition=n % 2) for n in range(8)])
+        arguments = ("--all", "--yes", "--rate", "4", "--json")
+        process = await commands.start("dlq", "redrive", *arguments)
+        assert process.stdout is not None
+        first = await process.stdout.readline()
+        kafka.refuse(KafkaError.TOPIC_AUTHORIZATION_FAILED, count=1_000, api_key=FETCH)
+        out, _ = await process.communicate()
+    *lines, summary = (json.loads(line) for line in (first + out).splitlines())
+    assert process.returncode == 1
+    assert [one["result"] for one in lines] == ["redriven"] * len(lines)
+    assert summary["redriven"] == len(lines) < 8
+    assert f"{stage.dlq_topic} cannot be used" in summary["stopped"]

@@ -24,7 +24,6 @@ from order_relay.cli.fallback.rows import write_entry
 from order_relay.dead_letters.letter import LetterPosition
 from order_relay.dead_letters.open_topic import OpenTopic, open_topic
 from order_relay.dead_letters.redrive import LetterResult, Redrive, RedriveResult, Selection
-from order_relay.errors import RelayError
 from order_relay.model.byte_text import to_text
 from order_relay.tracing.switch import running_tracing
 
@@ -137,7 +136,6 @@ async def _change(
             received = await _run(
                 report, topic, selection, chosen, done=done, rate=rate, detail=detail
             )
-            report.check()
     if not as_json:
         first = [(letter, False) for letter in selection.first if dry_run]
         report.print(letters_table(first, with_state=False), to=to)
@@ -189,8 +187,6 @@ async def _run(
                         if report.ended:
                             running.stop(report.ended)
             report.remark = running.remark
-    except RelayError as error:
-        report.ended = report.ended or str(error)
     finally:
         if report.done:
             text = f"{detail}; {report.remark}" if report.remark else detail
