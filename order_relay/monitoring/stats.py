@@ -127,6 +127,7 @@ class Stats:
             "held": number("held_records"),
             "left_in_kafka": number("left_in_kafka_records"),
             "oldest_unfinished_seconds": _rounded(number("oldest_unfinished_seconds")),
+            "intake_stopped_seconds": _rounded(number("intake_stopped_seconds")),
             "breaker": {
                 "state": _state(samples),
                 "failed_probes": self._dispatcher.breaker.failed_probes,

@@ -138,7 +138,7 @@ async def test_a_paused_consumer_sends_nothing_on_any_worker(
         told = await relay_on(stage, tmp_path, web_port=two.web_port)("status", statuses=(1,))
         assert "Paused: nothing is sent until a person resumes it" in told.out
         await page.goto(f"http://127.0.0.1:{two.web_port}/worker")
-        await expect(page.locator("#verdicts")).to_contain_text("Paused: nothing is sent")
+        await expect(page.locator(".verdicts")).to_contain_text("Paused: nothing is sent")
         await page.goto(f"http://127.0.0.1:{two.web_port}/consumers")
         await expect(page.locator("#content")).to_contain_text("Paused: nothing is sent")
         await page.get_by_role("button", name="Resume").click()

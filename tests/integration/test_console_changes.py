@@ -27,12 +27,13 @@ from order_relay.web.console.changes import Changes
 from order_relay.web.console.cluster import Cluster
 from order_relay.web.console.pages import Console
 from order_relay.web.server import WebServer
+from tests.support.figures import all_figures
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.publish_fakes import gave_up
 from tests.support.raw_server import Peer, RawServer
 from tests.support.standing_health import StandingDispatcher, served_consumer
 from tests.support.waiting import eventually
-from tests.unit.test_console import all_figures, stats
+from tests.unit.test_console import stats
 from tests.unit.test_open_letters import Topic, letter
 
 WAIT_SECONDS = 10.0

@@ -3,114 +3,37 @@
 import re
 import time
 from collections.abc import Mapping
-from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 from yarl import URL
 
-from order_relay.delivery.target_health import Breaker
-from order_relay.kafka.consumer import RelayConsumer
-from order_relay.monitoring.metrics import Metrics
-from order_relay.monitoring.stats import Stats
-from order_relay.settings import load_settings
 from order_relay.web import console
 from order_relay.web.console.cluster import Cluster, ConsumerView, WorkerAnswer, span
 from order_relay.web.console.pages import chart
 from tests.support.standing_health import served_consumer
-from tests.support.targets import standing_dispatcher
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = files(console).joinpath("worker.js").read_text("utf-8")
-PAGE = files(console).joinpath("templates/worker.html").read_text("utf-8")
 TEMPLATES = {
     path.name: path.read_text("utf-8")
     for path in files(console).joinpath("templates").iterdir()
     if path.name.endswith(".html")
 }
-ALL_PAGES_SCRIPT = files(console).joinpath("console.js").read_text("utf-8")
+SCRIPT = files(console).joinpath("console.js").read_text("utf-8")
 
 
-class NoConsumer:
-    """A consumer without partitions."""
-
-    def committed_offsets(self) -> dict[Any, int | None]:
-        return {}
-
-    positions = committed_offsets
-
-
-def all_figures() -> dict[str, Any]:
-    """What ``/stats`` has."""
-    stats = Stats(
-        Metrics(CollectorRegistry()).of("order_logging"),
-        load_settings(),
-        cast(RelayConsumer, NoConsumer()),
-        standing_dispatcher(Breaker(20, 5.0, time.monotonic)),
-    )
-    return stats.figures()
-
-
-@pytest.fixture
-def figures() -> dict[str, Any]:
-    """What ``/stats`` has."""
-    return all_figures()
-
-
-def has(figures: Any, path: str) -> bool:
-    """Whether a path leads to a figure."""
-    for key in path.split("."):
-        if not isinstance(figures, dict) or key not in figures:
-            return False
-        figures = figures[key]
-    return True
-
-
-def test_every_figure_of_the_page_is_in_stats(figures: dict[str, Any]) -> None:
-    """A figure that was renamed would stand there as a dash for ever."""
-    paths = re.findall(r'data-figure="([^"]+)"', PAGE)
-    assert len(paths) > 30
-    assert [path for path in paths if not has(figures, path)] == []
-
-
-def test_every_figure_of_the_script_is_in_stats(figures: dict[str, Any]) -> None:
-    """What the verdicts depend on, too."""
-    script = re.sub(r"(?<![\w.])(fallback|breaker)\.", r"figures.\1.", SCRIPT)
-    script = re.sub(r"(?<![\w.])target\.(?!className|focus)", "figures.target.", script)
-    paths = set(re.findall(r"(?<!\w)figures\.([a-z_]+(?:\.[a-z_]+)?)\b(?!\()", script))
-    assert {
-        "fallback.failed", "breaker.state", "target.state", "target.share_failed", "kafka_up",
-    } <= paths  # fmt: skip
-    assert "published.failed" in paths
-    owned = {path.removesuffix(".length").removesuffix(".map") for path in paths}
-    assert [path for path in sorted(owned) if not has(figures, path)] == []
-
-
-def test_every_alert_of_the_script_has_its_section_in_the_runbook() -> None:
-    """The verdicts send people there, those of the overview too."""
+def test_every_alert_of_a_verdict_has_its_section_in_the_runbook() -> None:
+    """The verdicts send people there."""
     sections = set(
         re.findall(r"^### (\w+)$", (ROOT / "docs/how-to/runbook.md").read_text(), re.MULTILINE)
     )
-    overview = files(console).joinpath("cluster.py").read_text("utf-8")
-    named = set(re.findall(r'"(OrderRelay\w+)"', SCRIPT + overview))
+    verdicts = files(console).joinpath("cluster.py").read_text("utf-8")
+    named = set(re.findall(r'"(OrderRelay\w+)"', verdicts))
     assert len(named) > 8
     assert named <= sections
-
-
-def test_the_script_finds_what_it_looks_for_in_the_page() -> None:
-    """Ids that it asks for are there, once."""
-    ids: list[str] = []
-
-    class Ids(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            ids.extend(value or "" for name, value in attrs if name == "id")
-
-    Ids().feed(PAGE)
-    assert sorted(set(re.findall(r'byId\("([^"]+)"\)', SCRIPT))) == sorted(ids)
 
 
 @pytest.mark.parametrize("page", sorted(TEMPLATES))
@@ -124,14 +47,14 @@ def test_a_page_holds_nothing_that_its_policy_refuses(page: str) -> None:
 
 def test_scripts_write_text_only_and_load_nothing_from_elsewhere() -> None:
     """What a target answered never becomes HTML."""
-    for text in (SCRIPT, ALL_PAGES_SCRIPT, files(console).joinpath("console.css").read_text()):
+    for text in (SCRIPT, files(console).joinpath("console.css").read_text()):
         assert re.findall(r"https?://|innerHTML|insertAdjacentHTML|document\.write", text) == []
 
 
-def test_the_script_of_all_pages_finds_what_it_looks_for() -> None:
+def test_the_script_finds_what_it_looks_for() -> None:
     """Ids that it asks for are in the layout."""
     layout = TEMPLATES["layout.html"]
-    wanted = set(re.findall(r'byId\("([^"]+)"\)', ALL_PAGES_SCRIPT))
+    wanted = set(re.findall(r'byId\("([^"]+)"\)', SCRIPT))
     assert len(wanted) > 5
     assert [name for name in wanted if f'id="{name}"' not in layout] == []
 
@@ -188,6 +111,9 @@ def test_one_worker_that_is_well_is_well() -> None:
         (stats(open_dead_letters={"total": 0, "oldest_seconds": 0, "deleted": 1}),
          "OrderRelayOpenDeadLettersDeleted", "bad"),
         (stats(paused=True), "", "warn"),
+        (stats(intake_stopped_seconds=101), "OrderRelayIntakeStandsStill", "bad"),
+        (stats(deliveries_table={"recovering": True}), "OrderRelayTableRecovering", "warn"),
+        (stats(published={"failed": 1}), "OrderRelayPublishFailed", "note"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -278,6 +204,16 @@ def test_minutes_are_summed_over_workers_by_the_minute() -> None:
     assert whole.minutes("oldest_seconds", add=False) == [(60.0, 1.0), (120.0, 121 / 60)]
 
 
+def test_a_rate_is_that_of_the_last_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the last minute but one until now; unknown in the first second."""
+    monkeypatch.setattr(time, "time", lambda: 230.0)
+    minutes = [{"at": at, "delivered": at} for at in (60, 120, 180)]
+    now = stats(deliveries={"delivered": 670})
+    assert WorkerAnswer(OWN, now, {"minutes": minutes}).rate == 5.0
+    assert WorkerAnswer(OWN, now, {"minutes": [{"at": 229.5, "delivered": 0}]}).rate is None
+    assert WorkerAnswer(OWN, now).rate is None
+
+
 def test_a_chart_fits_its_box() -> None:
     """From 0 to the largest value; without two points there is nothing to draw."""
     assert chart([(0, 1)]) == ""
@@ -290,7 +226,7 @@ def test_a_chart_fits_its_box() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7300, "2.0 h"), (200_000, "2 d"),
+    [(0, "0 s"), (0.02, "20 ms"), (119, "119 s"), (120, "2 min"), (7300, "2.0 h"), (200_000, "2 d"),
      (None, "an unknown time")],
 )  # fmt: skip
 def test_spans_are_in_one_unit(seconds: float | None, text: str) -> None:

@@ -312,8 +312,8 @@ class Changes:
         if body.dry_run:
             return {
                 "text": {
-                    "pause": "Nothing is sent to the target until it is resumed, by workers that "
-                    "start meanwhile neither. Records wait in Kafka.",
+                    "pause": "No worker sends anything until it is resumed, also one that starts "
+                    "meanwhile. Records wait in Kafka.",
                     "resume": "Records are sent again.",
                     "probe": "The next probe goes at once.",
                 }[action]

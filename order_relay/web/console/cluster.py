@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 ASK_SECONDS = 3.0
 MAX_ANSWER_BYTES = 1024 * 1024
 TABLE = " of the fallback table"
+# As the alert.
+INTAKE_STOPPED_SECONDS = 100.0
 # The worst first.
 STATES = ("refuses_us", "down", "fails_for_some", "throttles", "works")
 # What the overview shows by the minute.
@@ -40,6 +43,15 @@ class WorkerAnswer:
     stats: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
+
+    @property
+    def rate(self) -> float | None:
+        """Records delivered a second since the last minute but one; None: it has just started."""
+        minutes = self.history.get("minutes", ())[-2:]
+        seconds = time.time() - minutes[0]["at"] if minutes else 0.0
+        if seconds < 1.0:
+            return None
+        return float(self.stats["deliveries"]["delivered"] - minutes[0]["delivered"]) / seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +168,9 @@ class ConsumerView:
         rows = "/fallback?status="
         silent = [one.url for one in self.answers if not one.stats["kafka_up"]]
         checks: list[tuple[object, Verdict]] = [
+            ((self.largest("intake_stopped_seconds") or 0) > INTAKE_STOPPED_SECONDS,
+             Verdict("bad", "Nothing is read from Kafka though it answers: the worker ends itself, "
+                     "to be started again.", "OrderRelayIntakeStandsStill")),
             (silent, Verdict("bad", f"Kafka does not answer {_names(silent)}.",
                              "OrderRelayKafkaUnreachable")),
             (self.largest("near_deletion_records"),
@@ -191,8 +206,11 @@ class ConsumerView:
              Verdict("warn", "An open transaction of a producer holds back records.",
                      "OrderRelayTransactionOpen")),
             (not any(one.stats["partitions"] for one in self.answers),
-             Verdict("warn", "No worker has a partition: the group rebalances, or workers start.",
-                     "OrderRelayPartitionsUnassigned")),
+             Verdict("warn", "No partitions: workers start, the group rebalances, or there are too "
+                     "many workers.", "OrderRelayPartitionsUnassigned")),
+            (self.largest("deliveries_table", "recovering"),
+             Verdict("warn", "The deliveries table is being read; deliveries begin after it.",
+                     "OrderRelayTableRecovering")),
             (self.state == "throttles",
              Verdict("warn", "The target throttles: records are sent at the rate that it bears.",
                      "OrderRelayTargetThrottles")),
@@ -201,6 +219,9 @@ class ConsumerView:
             (self.state == "fails_for_some",
              Verdict("note", "The target fails for some records; they are tried again.",
                      "OrderRelayTargetFailsForMany")),
+            (self.largest("published", "failed"),
+             Verdict("note", "Kafka and the database refused posted orders; their clients got 503.",
+                     "OrderRelayPublishFailed")),
         ]  # fmt: skip
         found += [verdict for holds, verdict in checks if holds]
         if any(one.level in ("bad", "warn") for one in found):
@@ -286,6 +307,10 @@ class Cluster:
         if client is not None:
             await client.close()
 
+    def here(self, name: str) -> ConsumerView:
+        """Return a consumer of this worker, as this worker alone sees it."""
+        return ConsumerView(name, [self._here(name)])
+
     def _here(self, name: str) -> WorkerAnswer:
         own = self._own[name]
         return WorkerAnswer(self._own_url, own.stats.figures(), own.history.as_json())
@@ -324,9 +349,11 @@ def _check(view: ConsumerView) -> None:
 
 
 def span(seconds: float | None) -> str:
-    """Return a time span for people: ``45 s``, ``12 min``, ``3.4 h``, ``9 d``."""
+    """Return a time span for people: ``20 ms``, ``45 s``, ``12 min``, ``3.4 h``, ``9 d``."""
     if seconds is None:
         return "an unknown time"
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
     for size, unit in ((172_800, "d"), (7200, "h"), (120, "min")):
         if seconds >= size:
             part = seconds / {"d": 86_400, "h": 3600, "min": 60}[unit]

@@ -31,6 +31,7 @@ async function refresh() {
   } catch {
     fresh = null;
   }
+  byId("stale").hidden = fresh !== null;
   document.body.classList.toggle("stale", fresh === null);
   if (fresh === null || busy()) return;
   const opened = [...content().querySelectorAll("details")].map((one) => one.open);

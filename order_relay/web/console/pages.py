@@ -47,7 +47,6 @@ TOPIC_SECONDS = 10.0
 FILES = {
     "/console.css": "text/css",
     "/console.js": "text/javascript",
-    "/worker.js": "text/javascript",
 }
 HEADERS = {
     # Pages show answers of a target as text. If one failed to, no script in them would run.
@@ -97,7 +96,7 @@ class Console:
             lstrip_blocks=True,
         )
         self._templates.filters |= {
-            "span": span, "moment": moment, "number": number, "text": to_text, "chart": chart,
+            "span": time_span, "moment": moment, "number": number, "text": to_text, "chart": chart,
         }  # fmt: skip
         self._templates.globals |= {"version": VERSION, "runbook_url": runbook_url or ""}
 
@@ -154,7 +153,9 @@ class Console:
         return self._render("consumers.html", views=views, here=tuple(self._consumers))
 
     async def _worker(self, request: web.Request) -> str:
-        return self._render("worker.html")
+        name = request.query.get("consumer") or next(iter(self._consumers))
+        self._consumer(name, {}, request)
+        return self._render("worker.html", view=self._cluster.here(name), here=[*self._consumers])
 
     async def _letters(self, request: web.Request) -> str:
         elsewhere = await self._cluster.elsewhere()
@@ -322,6 +323,11 @@ def moment(value: datetime | float | None) -> str:
     if not isinstance(value, datetime):
         value = datetime.fromtimestamp(value, UTC)
     return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def time_span(seconds: float | None) -> str:
+    """Return a time span for people, a dash if it is not known."""
+    return NOT_KNOWN if seconds is None else span(seconds)
 
 
 def number(value: float | None) -> str:
