@@ -90,7 +90,7 @@ class Commands:
         """Run a command to its end; the status must be one of those.
 
         On Linux it is a fork of a process that has imported the libraries, which saves a second;
-        ``in_new_interpreter`` and ``start`` are no forks. Each command's tests use one of those.
+        ``in_new_interpreter`` and ``start`` do not fork. Each command's tests use one of those.
         """
         if not forks.POSSIBLE:
             return await self.in_new_interpreter(*arguments, stdin=stdin, statuses=statuses)

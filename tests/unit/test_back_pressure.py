@@ -276,7 +276,7 @@ def test_a_time_out_halves_the_concurrency() -> None:
 
 
 def test_time_outs_at_any_concurrency_do_not_come_from_it() -> None:
-    """If eight reductions do not help, all slots are used for five minutes; then they count."""
+    """If eight reductions do not help, all slots are used for five minutes, then fewer."""
     clock = StandingClock()
     lanes = Slots()
     concurrency = Concurrency(clock, lanes)

@@ -378,7 +378,7 @@ def test_consumers_that_clash(second: dict[str, Any], said: str) -> None:
 def test_variables_that_are_almost_settings(
     variable: str, meant: str | None, in_file: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A misspelled setting is found; variables of other programs are not."""
+    """A misspelled setting is found; other programs' variables are not."""
     coupons = configured(consumer())
     monkeypatch.chdir(tmp_path)
     if in_file:

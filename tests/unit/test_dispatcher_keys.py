@@ -43,7 +43,7 @@ async def test_a_refused_dead_letter_is_tried_until_it_is_kept(error: Exception)
 async def test_the_id_of_a_record_that_waits_is_not_anothers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A target that drops known ids would drop the one that waits; later copies keep it."""
+    """A target that drops known ids would drop the one that waits; copies keep it."""
     bench = Bench()
     ids_of_the_first = [("event-id", b"order-paid-events-0-0")]
     waiting = bench.target.plan(record(0, "a"), DOWN)

@@ -127,7 +127,7 @@ class Watched:
 
 
 def test_figures_are_kept_once_a_minute_for_six_hours() -> None:
-    """One a minute; the oldest are dropped."""
+    """One a minute, up to six hours."""
     watched = Watched()
     for second in range(150):
         watched.figures = {"lag": second, "oldest_seconds": 0.5, "delivered": 7}

@@ -182,7 +182,7 @@ async def test_a_store_that_fails_switches_its_partition_off(
 async def test_a_store_that_is_still_open_elsewhere_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Workers of one machine hand a partition's files over; one line says so."""
+    """Workers of one machine hand a partition's files over; logged once."""
     monkeypatch.setattr(table, "OPEN_AGAIN_SECONDS", 0.0)
     bench = TableBench()
     bench.open_refusals = [OSError("lock"), OSError("lock")]
@@ -271,7 +271,7 @@ async def test_many_old_entries_go_in_chunks() -> None:
 
 
 async def test_too_many_entries_go_the_oldest_first(caplog: pytest.LogCaptureFixture) -> None:
-    """Memory is bounded also if orders come faster than they expire; one line says so."""
+    """Memory is bounded also if orders come faster than they expire; logged once."""
     bench = TableBench(max_entries=10)
     await bench.arrive(0, 1)
     for number in range(20):
