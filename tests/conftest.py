@@ -1,4 +1,4 @@
-"""What every test runs under: required mode, several processes, and how Hypothesis searches."""
+"""Set-up of every test: required mode, parallel processes, and how Hypothesis searches."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ FIRST = pytest.StashKey[FirstProcess]()
 REQUIRED = os.environ.get("RELAY_REQUIRE_ALL") == "1"
 """CI sets this: a test that cannot run there is a failure, never a quiet skip."""
 
-# The same commit must give the same answer twice; `make fuzz` searches at random (tests/fuzz.py).
-# How long an example takes to make says nothing on a machine that is busy.
+# Two runs of one commit must agree; `make fuzz` searches at random (tests/fuzz.py).
+# On a busy machine the time that an example takes says nothing.
 hypothesis.settings.register_profile(
     "suite",
     deadline=None,
@@ -57,7 +57,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin what the processes of this run share, in the process that begins the run."""
+    """Create what the processes of this run share, in the first process."""
     if not hasattr(config, "workerinput"):
         config.stash[FIRST] = FirstProcess()
 
@@ -70,7 +70,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a process of pytest-xdist where it is."""
+    """Pass it to a process of pytest-xdist."""
     node.workerinput["shared"] = node.config.stash[FIRST].shared
 
 
@@ -83,5 +83,5 @@ def test_run(pytestconfig: pytest.Config) -> TestRun:
 
 
 def pytest_report_header() -> str:
-    """Say which mode this is."""
+    """Show the mode."""
     return f"relay: {'every test is required' if REQUIRED else 'tests may skip, with a reason'}"

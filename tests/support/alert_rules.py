@@ -1,4 +1,4 @@
-"""The alerts as they stand in the files: Prometheus' rules, and the one of Grafana's own."""
+"""The alerts in the files: Prometheus' rules, and Grafana's own alert."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ def groups() -> list[dict[str, Any]]:
 
 
 def rules() -> dict[str, dict[str, Any]]:
-    """Prometheus' rules by the alert's name, in their order."""
+    """Prometheus' rules by alert name, in file order."""
     return {rule["alert"]: rule for rule in _all() if "alert" in rule}
 
 
 def recorded() -> dict[str, dict[str, Any]]:
-    """Prometheus' recording rules by the name of the series, in their order."""
+    """Prometheus' recording rules by series name, in file order."""
     return {rule["record"]: rule for rule in _all() if "record" in rule}
 
 
@@ -30,7 +30,7 @@ def _all() -> list[dict[str, Any]]:
 
 
 def relinked_groups(runbook: str, console: str) -> list[dict[str, Any]]:
-    """Prometheus' groups of rules with links to a runbook and a console of one's own."""
+    """Prometheus' groups of rules with links to another runbook and console."""
     found = groups()
     for rule in (one for group in found for one in group["rules"] if "alert" in one):
         notes = rule["annotations"]

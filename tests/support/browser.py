@@ -14,7 +14,7 @@ PROGRAMS = (
 
 
 def program() -> str | None:
-    """Where the browser is; ``None`` without one."""
+    """Path of the browser; ``None`` without one."""
     return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
 
 
@@ -24,7 +24,7 @@ def unavailable_reason() -> str | None:
 
 
 class Complaints(list[str]):
-    """What the browser said of a page: errors of its scripts, what its policy refused to load."""
+    """A browser's messages about a page: script errors, and loads that its policy refused."""
 
 
 @asynccontextmanager
@@ -34,7 +34,7 @@ async def browser_page() -> AsyncIterator[tuple[Page, Complaints]]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=program(),
-            # Chromium's sandbox does not start as root, as in containers; it shows our page alone.
+            # Chromium's sandbox does not start as root (containers); only our page is shown.
             chromium_sandbox=False,
             args=["--disable-dev-shm-usage"],
         )

@@ -17,7 +17,7 @@ VALUES = Path(__file__).with_name("charts")
 KUBERNETES = ("1.27.0", "1.34.0")
 NAMESPACE = "orders"
 RELEASE = "relay"
-# Models that the projects' CRDs were turned into, in packages of cloudcoil.
+# Models generated from the projects' CRDs, in cloudcoil's packages.
 CUSTOM = {
     ("monitoring.coreos.com/v1", "ServiceMonitor"): "cloudcoil.models.prometheus_operator.v1",
     ("monitoring.coreos.com/v1", "PrometheusRule"): "cloudcoil.models.prometheus_operator.v1",
@@ -33,7 +33,7 @@ def unavailable_reason() -> str | None:
 
 
 def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run Helm, whatever it says."""
+    """Run Helm; any status is OK."""
     return subprocess.run([HELM or "helm", *arguments], capture_output=True, text=True, check=False)
 
 
@@ -91,7 +91,7 @@ class Rendered:
 
 
 def notes_of(values: str, folder: Path) -> str:
-    """What Helm prints after an installation; in a copy of the chart, as a template."""
+    """What Helm prints after an install, rendered as a template of a chart copy."""
     copy = folder / CHART.name
     shutil.copytree(CHART, copy)
     notes = (copy / "templates" / "NOTES.txt").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Processes of the tests' own: that end with this one, or run to their end."""
+"""Child processes of tests: killed with this one, or run to their end."""
 
 import os
 import subprocess
@@ -13,15 +13,15 @@ ROOT = Path(__file__).parents[2]
 def on_leash(*command: object) -> list[str]:
     """A command for ``subprocess.Popen`` that the kernel kills when this process dies (Linux).
 
-    A test run that is killed with SIGKILL runs no cleanup of its own, and its JVMs and workers
-    would stay. The kernel goes by the thread that starts the process: it must live as long.
+    A test run that is killed with SIGKILL cannot clean up, and its JVMs and workers would stay.
+    The kernel watches the thread that starts the process: it must live as long.
     """
     leash_script = [sys.executable, "-I", "-S", die_with_parent.__file__, os.getpid()]
     return [str(word) for word in (*leash_script, *command)]
 
 
 def run_python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter, in a folder of the test's; its status may be any."""
+    """Run code in a new interpreter, in the test's folder; any exit status is OK."""
     return subprocess.run(
         [sys.executable, "-W", "error::ImportWarning", "-c", code],
         cwd=folder,

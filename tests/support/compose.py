@@ -1,4 +1,4 @@
-"""docker-compose.yml as it is on disk, and its brokers with every address where it is here."""
+"""docker-compose.yml as it is on disk, and its brokers on addresses of this machine."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ Service = dict[str, Any]
 
 
 class Compose:
-    """What the file says, variables being replaced by the defaults that it names."""
+    """The file's content, with variables replaced by their defaults."""
 
     def __init__(self) -> None:
         text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", FILE.read_text(encoding="utf-8"))
@@ -27,7 +27,7 @@ class Compose:
         }
 
     def environment(self, service: str) -> dict[str, str]:
-        """What a service's containers get, by name."""
+        """A service's environment variables."""
         return dict(self.services[service].get("environment", {}))
 
     @property
@@ -41,7 +41,7 @@ class Compose:
         return [(address, outside, inside) for address, outside, inside in ports]
 
     def bind_mounts(self, service: str) -> list[tuple[Path, str, str]]:
-        """What a service mounts from this folder: the path here, the one there, the options."""
+        """A service's mounts from this folder: path here, path there, and options."""
         volumes = [volume.split(":") for volume in self.services[service].get("volumes", [])]
         return [
             (ROOT / volume[0], volume[1], volume[2] if len(volume) > 2 else "")
@@ -58,7 +58,7 @@ class ComposeSettings:
     """The file's brokers on free ports of this machine; they need not run.
 
     Args:
-        further: How many more ports each broker shall have.
+        further: How many more ports each broker gets.
 
     Attributes:
         further: Those, by service.
@@ -81,11 +81,11 @@ class ComposeSettings:
         return self._moved[service, port]
 
     def moved(self, text: str, service: str = "") -> str:
-        """A text with every address of the brokers replaced by where they are here.
+        """Text with every broker address replaced by the one on this machine.
 
         Args:
             text: Such as a list of servers.
-            service: Whose own addresses those without a name are.
+            service: The service of addresses without a name.
         """
 
         def place(found: re.Match[str]) -> str:

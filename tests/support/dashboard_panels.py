@@ -1,4 +1,4 @@
-"""What the committed dashboards ask Prometheus, as Grafana would."""
+"""The queries of the committed dashboards, as Grafana sends them."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def boards() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def panels(board: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The panels of a dashboard, without its rows' titles; none may hide in a collapsed row."""
+    """A dashboard's panels, without row titles; no panel may be in a collapsed row."""
     for panel in board["panels"]:
         assert not panel.get("panels"), panel["title"]
         if panel["type"] != "row":

@@ -1,4 +1,4 @@
-"""Typing ``order-relay dlq …`` for a stage, and letters to type it about."""
+"""Runs ``order-relay dlq …`` for a stage, and makes letters for it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from tests.support.stage import Stage
 
 
 def relay_on(stage: Stage, folder: Path, **settings: object) -> Commands:
-    """A folder to type commands in, with the settings of a stage's workers, and others."""
+    """A folder to run commands in, with the settings of a stage's workers, and more."""
     given: dict[str, object] = {
         "kafka_bootstrap_servers": stage.bootstrap_servers,
         "kafka_declare_topics": stage.declare_topics, "order_paid_topic": stage.topic,
@@ -22,14 +22,14 @@ def relay_on(stage: Stage, folder: Path, **settings: object) -> Commands:
 
 
 def redriving(stage: Stage) -> Stage:
-    """The group that remembers what was redriven, and the topic that it is about."""
+    """The group that stores what was redriven, and its dead-letter topic."""
     return replace(stage, topic=stage.dlq_topic, group_id=f"{stage.group_id}-dlq-redrive")
 
 
 def letter(
     number: int, *, reason: str = "rejected", partition: int = 0, headers: Headers = ()
 ) -> Order:
-    """A letter as the relay writes it, but for what Spring's headers tell."""
+    """A letter as the relay writes it, without Spring's headers."""
     return Order(
         b"%d" % number,
         b'{"orderId":%d}' % number,
@@ -52,6 +52,6 @@ async def put_letters(stage: Stage, letters: Sequence[Order]) -> None:
 
 
 async def positions(commands: Commands, *arguments: str) -> list[str]:
-    """The places of the letters that are listed."""
+    """The positions of the listed letters."""
     listed = (await commands("dlq", "list", "--json", *arguments)).objects
     return [f"{one['partition']}:{one['offset']}" for one in listed]

@@ -20,7 +20,7 @@ class FakeChangelog(Changelog):
     Attributes:
         changes: What was written: partition, key and value.
         holding: Whether acknowledgements wait for ``acknowledge``.
-        away: Whether ``drain`` waits in vain.
+        away: Whether ``drain`` times out.
         drains: How often ``drain`` was called.
     """
 
@@ -58,7 +58,7 @@ class FakeChangelog(Changelog):
         self.acknowledge()
 
     def acknowledge(self) -> None:
-        """Say of everything that Kafka has it."""
+        """Acknowledge every change."""
         queued, self._held = self._held, []
         for on_done in queued:
             on_done()
@@ -68,19 +68,19 @@ class FakeChangelog(Changelog):
         return [entry for _, _, value in self.changes if value and (entry := decode_entry(value))]
 
     def tombstones(self) -> list[tuple[int, bytes]]:
-        """Partition and key of what was removed."""
+        """Partition and key of each tombstone."""
         return [(partition, key) for partition, key, value in self.changes if value is None]
 
 
 class FakeRecovery(Recovery):
-    """Fills stores with the entries of ``known``, by partition; may be held up or broken.
+    """Fills stores with the entries of ``known``, by partition; may wait or fail.
 
     Attributes:
         partitions: Of the changelog.
         end: The offset at which its partitions end.
-        most_entries: That were in the stores at a time, between two batches.
-        reads: The partitions that were asked for, read by read.
-        released: While it is not set, reads wait.
+        most_entries: The most in the stores at one time, between batches.
+        reads: The partitions of each read.
+        released: Reads wait until it is set.
     """
 
     def __init__(self, partitions: int = 3) -> None:
@@ -159,7 +159,7 @@ class TableBench:
         )
 
     async def arrive(self, *partitions: int) -> None:
-        """Take partitions over, and wait until they are ready."""
+        """Assign partitions, and wait until they are ready."""
         self.deliveries.assigned(partitions)
         assert await self.deliveries.until_ready()
 

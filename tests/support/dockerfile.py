@@ -1,4 +1,4 @@
-"""The Dockerfile, read and carried out without an engine: what it copies, and what it runs.
+"""Runs the Dockerfile without a container engine: what it copies, and what it runs.
 
 Its absolute paths are moved under a folder of the test's own. The base image is a fresh virtual
 environment of this Python, with this one's pip, in place of the one that the Dockerfile names.
@@ -35,7 +35,7 @@ class Instruction:
 
     @property
     def words(self) -> list[str]:
-        """The rest, in words; of the JSON form what is in it."""
+        """The rest, split into words or read as JSON."""
         if self.rest.startswith("["):
             return [str(word) for word in json.loads(self.rest)]
         return self.rest.split()
@@ -70,12 +70,12 @@ class Dockerfile:
                 self.stages[-1].append(Instruction(word, tuple(flags), rest.strip()))
 
     def last(self, word: str) -> Instruction:
-        """The last instruction of that word in the stage that runs."""
+        """The last such instruction of the final stage."""
         return [one for one in self.stages[-1] if one.word == word][-1]
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the stage that runs sets, by name."""
+        """Variables of the final stage."""
         pairs = (word.partition("=") for word in self.last("ENV").words)
         return {name: value for name, _, value in pairs}
 
@@ -91,7 +91,7 @@ class BuildContext:
         self.folder = folder
 
     def lets_through(self, path: str) -> bool:
-        """Whether a path, relative to the folder, is in: the last rule that fits decides."""
+        """Whether a relative path is in the context: the last matching rule decides."""
         allowed = True
         for rule in self._rules:
             pattern = rule.removeprefix("!").removeprefix("/")
@@ -100,10 +100,10 @@ class BuildContext:
         return allowed
 
     def copy(self, source: str, target: Path) -> None:
-        """Copy a file, or a folder with what is in, as COPY does.
+        """Copy a file, or a folder's content, as COPY does.
 
         Raises:
-            FileNotFoundError: There is nothing of that name to copy.
+            FileNotFoundError: There is no such file or folder.
         """
         start = self.folder / source
         files = [start] if start.is_file() else [one for one in start.rglob("*") if one.is_file()]
@@ -117,7 +117,7 @@ class BuildContext:
 
 
 def _fits(path: str, pattern: str) -> bool:
-    """Whether a path, or a folder above it, fits; ``**/`` stands for any folders, or none."""
+    """Whether a path, or a parent folder, matches; ``**/`` is any number of folders."""
     parts = path.split("/")
     above = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
     if pattern.startswith("**/"):
@@ -128,10 +128,10 @@ def _fits(path: str, pattern: str) -> bool:
 
 
 class Build:
-    """Carries the file out under a folder.
+    """Runs the file under a folder.
 
     Attributes:
-        commands: The RUN lines that were carried out.
+        commands: The RUN lines that ran.
         surroundings: Variables that this Python needs in place of the image's.
     """
 
@@ -144,17 +144,17 @@ class Build:
         self._base = folder / "base"
 
     def moved(self, text: str) -> str:
-        """A text with the image's paths replaced by those under the folder."""
+        """Text with the image's paths replaced by those under the folder."""
         for path in MOVED:
             text = re.sub(rf"(?<![\w/]){path}(?![\w-])", f"{self._folder}{path}", text)
         return text
 
     def run(self) -> None:
-        """Carry out every stage."""
+        """Run every stage."""
         python = _python_for_all(self._folder / "python")
         subprocess.run([python, "-m", "venv", "--without-pip", self._base], check=True)
         (packages,) = self._base.glob("lib/python3*/site-packages")
-        # Installing it anew, as venv would, takes longer than all else that is done here by hand.
+        # A new installation by venv takes longer than the rest of this build.
         shutil.copytree(Path(pip.__file__).parent, packages / "pip")
         for stage in self._dockerfile.stages:
             here = self._folder
@@ -168,7 +168,7 @@ class Build:
                     self._run(one.rest, here)
 
     def extend(self, dockerfile: Dockerfile, context: Path) -> None:
-        """Carry out a file that begins with this image, in a build context of its own."""
+        """Run a file that starts from this image, in its own build context."""
         self._context = BuildContext(context)
         for one in dockerfile.stages[-1]:
             if one.word == "COPY":
@@ -177,7 +177,7 @@ class Build:
     def _copy(self, one: Instruction, here: Path) -> None:
         *sources, target = one.words
         if any(flag.startswith("--from=") for flag in one.flags):
-            # From the stage before, to the same place: there it is already.
+            # Copied from an earlier stage to the same path: it is there already.
             assert sources == [target], one
             assert Path(self.moved(target)).is_dir(), one
             return
@@ -195,7 +195,7 @@ class Build:
             "PATH": f"{self._base}/bin:{os.environ['PATH']}", "HOME": str(self._folder),
             "LANG": "C.UTF-8", **self.surroundings,
         }  # fmt: skip
-        # Where packages come from is this machine's business.
+        # The package index and its proxy are settings of this machine.
         environment |= {
             name: value
             for name, value in os.environ.items()
@@ -217,7 +217,7 @@ class Build:
 
 
 def _python_for_all(folder: Path) -> Path:
-    """This Python, or a copy in a folder if it is at home with somebody, where others cannot go."""
+    """This Python, or a copy if it is in a home folder that other users cannot read."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     home = Path(sys.base_prefix)
     if all(one.stat().st_mode & 0o001 for one in (home, *home.parents)):

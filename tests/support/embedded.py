@@ -1,7 +1,7 @@
 """The embedded cluster for tests: the quickstart's mock brokers, in a process of their own.
 
 Memory only, no CreateTopics (topics are made here, or by their first use with four partitions),
-no size limits of its own. Brokers can be taken down and up with what they hold, and be told to
+no size limits of its own. Brokers can be stopped and started with their data, and be told to
 answer with errors. A separate process, so that it can also be frozen or killed.
 """
 
@@ -56,7 +56,7 @@ class EmbeddedKafka:
         self.close()
 
     def stage(self, *, partitions: int = PARTITIONS) -> Stage:
-        """Make topics of a test's own, and the name of a group."""
+        """Make a test's own topics and group name."""
         name = uuid.uuid4().hex[:8]
         stage = Stage(
             self.bootstrap_servers,
@@ -74,11 +74,11 @@ class EmbeddedKafka:
         self._tell("make_topic", name, partitions)
 
     def set_topic_error(self, name: str, code: int) -> None:
-        """Answer questions about a topic with an error (``KafkaError``'s codes); 0 ends that."""
+        """Answer requests about a topic with an error (a ``KafkaError`` code); 0 ends that."""
         self._tell("topic_error", name, code)
 
     def first_join_delay(self, milliseconds: int) -> None:
-        """Let the first member of a new group wait so long for others."""
+        """Set how long a new group's first member waits for others."""
         self._tell("first_join_delay", milliseconds)
 
     def down(self, *brokers: int) -> None:
@@ -87,24 +87,24 @@ class EmbeddedKafka:
             self._tell("broker_down", broker)
 
     def up(self, *brokers: int) -> None:
-        """Let these brokers (all, if none is named) be reached again, with what they held."""
+        """Make these brokers (all, if none is named) reachable again, with their data."""
         for broker in brokers or range(1, BROKERS + 1):
             self._tell("broker_up", broker)
 
     def refuse(self, code: int, count: int, api_key: int = PRODUCE) -> None:
-        """Answer the next ``count`` requests of a kind, from whomever, with an error."""
+        """Answer the next ``count`` requests of a kind, by any client, with an error."""
         self._tell("refuse", api_key, code, count)
 
     def freeze(self) -> None:
-        """Stop the brokers in their tracks: connections stay open, nothing answers."""
+        """Freeze the brokers: connections stay open, nothing answers."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let frozen brokers go on."""
+        """Resume frozen brokers."""
         self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End the brokers and all that they hold. May be called twice."""
+        """Stop the brokers and drop their data. May be called twice."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

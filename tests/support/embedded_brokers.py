@@ -1,7 +1,7 @@
-"""The embedded cluster's process: it writes where its brokers listen, then does what it is told.
+"""The embedded cluster's process: it prints its brokers' addresses, then executes commands.
 
-One JSON list a line on stdin: a command and its arguments; one line of JSON back for each, 0 or
-what went wrong. It ends with its stdin.
+Each line on stdin is a JSON list: a command and its arguments. The answer is a line of JSON: 0
+or the error. It ends with its stdin.
 """
 
 import ctypes
@@ -11,12 +11,12 @@ from typing import Any
 
 from demo.kafka import EmbeddedCluster
 
-# librdkafka's own 3 s: a worker alone has nobody to wait for.
+# librdkafka's default is 3 s; a single worker has no other to wait for.
 FIRST_JOIN_DELAY_MS = 100
 
 
 class ScriptedBrokers(EmbeddedCluster):
-    """The quickstart's brokers, and what only tests do to them: errors, and one broker alone."""
+    """The quickstart's brokers, with faults for tests: errors, and one broker down."""
 
     def __init__(self, brokers: int) -> None:
         super().__init__(brokers=brokers)
@@ -34,19 +34,19 @@ class ScriptedBrokers(EmbeddedCluster):
         self.first_join_delay(FIRST_JOIN_DELAY_MS)
 
     def first_join_delay(self, milliseconds: int) -> None:
-        """Let the first member of a new group wait so long for others."""
+        """Set how long a new group's first member waits for others."""
         self._lib.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, milliseconds)
 
     def topic_error(self, name: str, code: int) -> None:
-        """Answer questions about a topic with an error; 0 ends that."""
+        """Answer requests about a topic with an error; 0 ends that."""
         self._lib.rd_kafka_mock_topic_set_error(self._cluster, name.encode(), code)
 
     def broker_down(self, number: int) -> None:
-        """Refuse connections to a broker and cut the open ones; what it holds stays."""
+        """Refuse connections to a broker and cut the open ones; its data stays."""
         self._lib.rd_kafka_mock_broker_set_down(self._cluster, number)
 
     def broker_up(self, number: int) -> None:
-        """Let a broker be reached again."""
+        """Make a broker reachable again."""
         self._lib.rd_kafka_mock_broker_set_up(self._cluster, number)
 
     def refuse(self, api_key: int, code: int, count: int) -> None:
@@ -59,7 +59,7 @@ COMMANDS = {"broker_down", "broker_up", "first_join_delay", "make_topic", "refus
 
 
 def main() -> None:
-    """Hold the cluster open until stdin ends."""
+    """Run the cluster until stdin ends."""
     brokers = ScriptedBrokers(int(sys.argv[1]))
     print(json.dumps(brokers.servers), flush=True)
     for line in sys.stdin:

@@ -28,7 +28,7 @@ START_SECONDS = 1_766_140_200.0
 
 
 class StandingClock:
-    """A clock that stands until it is told to go."""
+    """A clock that stands until it is moved."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -151,7 +151,7 @@ class FakeTarget:
         return text
 
     def times(self, of: Record | None = None) -> list[float]:
-        """When attempts began: at one record, or at all."""
+        """When attempts began: of one record, or of all."""
         return [
             attempt.at
             for attempt in self.attempts
@@ -250,7 +250,7 @@ class Bench:
         target: PostHandler | EventHandler | None = None,
         **options: Any,
     ) -> None:
-        """Make it; further options are the dispatcher's own."""
+        """Make it; other options go to the dispatcher."""
         clock = asyncio.get_running_loop().time
         self.target = FakeTarget()
         self.dead_letters = FakeDeadLetters()

@@ -15,7 +15,7 @@ from tests.support.stage import Stage
 
 @pytest.fixture(scope="session")
 def embedded() -> Iterator[EmbeddedKafka]:
-    """One embedded cluster for the whole run; a test that hurts its cluster makes its own."""
+    """One embedded cluster for the whole run; a test that harms it makes its own."""
     with EmbeddedKafka() as cluster:
         yield cluster
 

@@ -55,7 +55,7 @@ def main() -> None:
     server.bind(sys.argv[1])
     server.listen()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    # What is there stays: forks neither look through it nor copy its pages.
+    # The collector of a fork then neither scans these objects nor copies their pages.
     gc.freeze()
     print("listening", flush=True)
     while True:
@@ -98,7 +98,7 @@ def run_worker(connection: socket.socket, request: Request) -> NoReturn:
 
 
 def run_command(connection: socket.socket, request: Request) -> NoReturn:
-    """Run a command, and answer with what it said."""
+    """Run a command, and answer with its output."""
     pipes = [os.pipe() for _ in range(3)]
     pid = os.fork()
     if pid == 0:

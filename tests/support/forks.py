@@ -20,9 +20,9 @@ _STARTING = Lock()
 
 
 class ForkedProcess:
-    """A worker as ``subprocess.Popen`` would start it, about a second of processor time cheaper.
+    """A worker like one of ``subprocess.Popen``, about a second of processor time cheaper.
 
-    It stands in for ``Popen`` with what ``WorkerProcess`` uses of it.
+    It has what ``WorkerProcess`` uses of ``Popen``.
     """
 
     stdout = None
@@ -76,7 +76,7 @@ def _started() -> str:
     path = Path(folder.name) / "socket"
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(path)],
-        # As a command's: what Python makes of its streams depends on it.
+        # A command's environment: Python sets up its streams by it.
         env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

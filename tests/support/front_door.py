@@ -1,4 +1,4 @@
-"""An address that stays while what stands behind it moves, as a load balancer's does.
+"""An address that stays while the servers behind it change, as of a load balancer.
 
     async with FrontDoor(cluster.bootstrap_servers) as door:
         ...                                  # door.address
@@ -24,7 +24,7 @@ class FrontDoor:
     """
 
     def __init__(self, servers: str) -> None:
-        """Lead to ``servers``, ``host:port`` with commas between them."""
+        """Forward to ``servers``: ``host:port``, comma-separated."""
         self.leads_to(servers)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -41,7 +41,7 @@ class FrontDoor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def leads_to(self, servers: str) -> None:
-        """Lead there from now on; open connections stay where they are."""
+        """Forward new connections there; open ones stay."""
         self._host, _, self._port = servers.partition(",")[0].rpartition(":")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -28,9 +28,9 @@ class IdentityProvider:
 
     Attributes:
         lifetime_seconds: Of the tokens from now on.
-        answer: Status and body in place of a token, for whoever asks from now on.
+        answer: Status and body to send in place of a token, from now on.
         scopes: The scope of each request that got a token.
-        tokens: All tokens that were given out.
+        tokens: All tokens that were issued.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class IdentityProvider:
                 self.wfile.write(content)
 
             def log_message(self, *args: Any) -> None:
-                """Say nothing."""
+                """Do not log."""
 
         class Server(ThreadingHTTPServer):
             def handle_error(self, request: Any, client_address: Any) -> None:
-                """Say nothing of clients that do not trust the certificate."""
+                """Ignore clients that do not trust the certificate."""
 
         self._server = Server((LOOPBACK, self.port), Handler)
         if self._tls is not None:
@@ -95,7 +95,7 @@ class IdentityProvider:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
-        """Be away. May be called twice."""
+        """Stop. May be called twice."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()

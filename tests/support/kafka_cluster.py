@@ -1,4 +1,4 @@
-"""A real Apache Kafka cluster for tests: three KRaft brokers on loopback, and ways to hurt them.
+"""A real Apache Kafka cluster for tests: three KRaft brokers on loopback, and their faults.
 
     with RealKafka() as kafka:
         kafka.create_topic("orders", partitions=3)
@@ -8,7 +8,7 @@
 
 Every method blocks its thread, some for seconds, and may be called from any thread: a coroutine
 calls `await asyncio.to_thread(kafka.revive, 2)`. No JVM outlives the process that started it,
-whichever way that ends (on Linux; elsewhere only a SIGKILL of that process leaves them).
+however that ends (on Linux; elsewhere only a SIGKILL of that process leaves them).
 """
 
 from tests.support.kafka.cluster import RealKafka

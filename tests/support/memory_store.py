@@ -22,7 +22,7 @@ from order_relay.fallback.table import FallbackTable
 
 
 class MemoryFallbackStore(FallbackTable):
-    """A fallback table whose rows are gone with the object.
+    """A fallback table that exists only in memory.
 
     Attributes:
         rows: Every row by id.

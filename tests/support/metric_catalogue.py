@@ -1,4 +1,4 @@
-"""Every series that a worker can have, and what of a query is none of them."""
+"""Every series that a worker can have, and a check of queries."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -28,9 +28,9 @@ GROUPING = re.compile(
 
 @cache
 def catalogue() -> dict[str, dict[str, set[str]]]:
-    """Every series by its name: its labels, and of each the values it has from the start.
+    """Every series by name: its labels, and the values of each label at the start.
 
-    A label without values is one that only the run brings: topics, partitions.
+    A label without values gets them at run time: topics, partitions.
     """
     worker = Metrics()
     worker.add_process()
@@ -53,7 +53,7 @@ def catalogue() -> dict[str, dict[str, set[str]]]:
 
 @cache
 def recorded_series() -> dict[str, dict[str, set[str]]]:
-    """Every series that a recording rule makes: of each job and consumer, or one alone."""
+    """Every series that a recording rule makes: per job and consumer, or a single one."""
     return {
         name: {} if rule["expr"].startswith("vector") else {"consumer": set()}
         for name, rule in recorded().items()
@@ -61,7 +61,7 @@ def recorded_series() -> dict[str, dict[str, set[str]]]:
 
 
 def unknown_in(expr: str) -> list[str]:
-    """Name each metric, label and label value of an expression that there is not."""
+    """Name each unknown metric, label and label value of an expression."""
     return list(_unknown(expr))
 
 

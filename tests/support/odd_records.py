@@ -1,4 +1,4 @@
-"""Records as no Java client writes them: names of headers that are not UTF-8, broken batches."""
+"""Records that no Java client writes: header names that are not UTF-8, broken batches."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +14,7 @@ Row = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
 
 
 class OddName(str):
-    """A header's name of these bytes; aiokafka's producer asks it to encode itself."""
+    """A header name of any bytes; aiokafka's producer calls its ``encode``."""
 
     _name: bytes
 
@@ -45,9 +45,9 @@ def batch_of(rows: Iterable[Row], codec: int = 0) -> bytes:
 async def produce_odd(
     bootstrap_servers: str, topic: str, rows: Iterable[Row], *, partition: int = 0
 ) -> list[int]:
-    """Publish records, with names of headers of any bytes; return their offsets."""
+    """Publish records, with header names of any bytes; return their offsets."""
     with pytest.MonkeyPatch.context() as patch:
-        # Its compiled builder does not ask the name.
+        # Its compiled builder does not call ``encode``.
         for module in (message_accumulator, producer_module):
             patch.setattr(module, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
         producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, acks="all")
@@ -66,7 +66,7 @@ async def produce_odd(
 
 
 async def produce_broken(bootstrap_servers: str, topic: str, partition: int) -> None:
-    """Put a batch into a partition whose checksum is wrong; only embedded brokers take it."""
+    """Publish a batch with a wrong checksum; only embedded brokers accept it."""
     batch = bytearray(batch_of([(b"k", b"v", [])]))
     batch[-1] ^= 0xFF
     client = AIOKafkaClient(bootstrap_servers=bootstrap_servers)

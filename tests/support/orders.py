@@ -25,7 +25,7 @@ class Order:
         key: Its key.
         value: Its value.
         headers: Its headers.
-        partition: Where it goes; ``None``: where its key says.
+        partition: Where it goes; ``None``: by its key.
     """
 
     key: bytes | None

@@ -48,7 +48,7 @@ class ReceivedSpan:
     failed: bool
 
     def is_parent_in(self, traceparent: str | None) -> bool:
-        """Whether a traceparent names it as the parent, of a trace that is recorded."""
+        """Whether a traceparent names it as the parent, and is sampled."""
         _, trace_id, span_id, flags = (traceparent or "---").split("-")
         return (trace_id, span_id) == (self.trace_id, self.span_id) and int(flags, 16) % 2 == 1
 

@@ -1,4 +1,4 @@
-"""The product's producer, started, with limits of moments in place of minutes."""
+"""The product's producer, started, with short limits."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

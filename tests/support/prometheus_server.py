@@ -1,4 +1,4 @@
-"""A real Prometheus of the test's own: the project's configuration, but for targets and haste.
+"""A real Prometheus for a test: the project's configuration, with other targets and intervals.
 
 async with PrometheusServer(tmp_path, [f"127.0.0.1:{worker.web_port}"]) as prometheus:
     await eventually(lambda: prometheus.values("up == 1"))
@@ -37,7 +37,7 @@ def unavailable_reason() -> str | None:
 
 
 def promtool(*arguments: str | Path, folder: Path = FOLDER) -> subprocess.CompletedProcess[str]:
-    """Run Prometheus' tool in a folder, whatever it says."""
+    """Run promtool in a folder; any exit status is OK."""
     return subprocess.run(
         ["promtool", *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -72,7 +72,7 @@ class PrometheusServer:
             self._process.wait()
 
     async def values(self, expr: str) -> list[Series]:
-        """Ask what an expression is now.
+        """Evaluate an expression now.
 
         Raises:
             RuntimeError: Prometheus refuses the expression; the text says why.
@@ -83,7 +83,7 @@ class PrometheusServer:
         return [Series(one["metric"], _numbers([one["value"]])) for one in found["result"]]
 
     async def history(self, expr: str) -> list[Series]:
-        """Ask what an expression was at every second since the server was started.
+        """Evaluate an expression for every second since the server started.
 
         Raises:
             RuntimeError: Prometheus refuses the expression; the text says why.
@@ -102,7 +102,7 @@ class PrometheusServer:
         return set(await self._get(f"label/{label}/values", **{"match[]": series}))
 
     async def rules(self) -> list[dict[str, Any]]:
-        """Ask how each alert is."""
+        """Ask for all alerts."""
         found = await self._get("rules")
         return [rule for group in found["groups"] for rule in group["rules"]]
 
@@ -159,7 +159,7 @@ class PrometheusServer:
             "evaluation_interval": seconds,
         }
         config["rule_files"] = [str(ALERTS)]
-        # What else docker-compose.yml runs is not there.
+        # The other services of docker-compose.yml do not run.
         del config["alerting"]
         config["scrape_configs"] = [
             scraped

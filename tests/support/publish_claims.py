@@ -1,4 +1,4 @@
-"""Random lives of a fallback table, for property tests: what workers may do to it."""
+"""Random operations on a fallback table by its workers, for property tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.publish_fakes import Clock, acked, gave_up, message, retried
 LEASE_SECONDS = 60
 
 
-# What happens, and its details:
+# A step, and its details:
 #   ("save", key)                    a message of a key (None: without one) is saved
 #   ("take", worker, limit, go_on)   a worker claims; maybe from its last claim's position
 #   ("settle", worker, letters)      a worker settles its oldest claim, one letter a row:

@@ -21,7 +21,7 @@ ANSWER_BYTES = 1 << 28
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended, and all it said."""
+    """A command's exit status and output."""
 
     status: int
     out: str
@@ -42,14 +42,14 @@ class Ended:
 
 
 class Commands:
-    """A folder to type commands in, with settings of its own."""
+    """A folder to run commands in, with its own settings."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         """Settings by their names in lower case; the database is a file in the folder."""
         self.folder = folder
         self.database = folder / "relay.db"
         given = {
-            # Nothing listens there: commands that need no Kafka must not miss it.
+            # Nothing listens there: some commands must work without Kafka.
             "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
             "DATABASE_URL": f"sqlite+aiosqlite:///{self.database}",
             **{name.upper(): value for name, value in settings.items()},
@@ -89,9 +89,8 @@ class Commands:
     ) -> Ended:
         """Run a command to its end; the status must be one of those.
 
-        On Linux it is a fork of a process that has imported the libraries already, a second less
-        a command; ``in_new_interpreter`` and ``start`` do without. Each command's tests have one of
-        those.
+        On Linux it is a fork of a process that has imported the libraries, which saves a second;
+        ``in_new_interpreter`` and ``start`` do not fork. Each command's tests use one of those.
         """
         if not forks.POSSIBLE:
             return await self.in_new_interpreter(*arguments, stdin=stdin, statuses=statuses)
@@ -105,7 +104,7 @@ class Commands:
     async def in_new_interpreter(
         self, *arguments: str, stdin: bytes = b"", statuses: Collection[int] = (0,)
     ) -> Ended:
-        """Run a command to its end as calling does, from the first import on."""
+        """Run a command to its end, in a new interpreter."""
         process = await self.start(*arguments)
         try:
             async with asyncio.timeout(LIMIT_SECONDS):
@@ -147,7 +146,7 @@ async def _run_there(server: str, request: dict[str, Any]) -> Ended:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A command that asks: its words, and the terminal to answer on."""
+    """A command's question, and the terminal to answer on."""
 
     process: asyncio.subprocess.Process
     terminal: int
@@ -156,7 +155,7 @@ class Question:
 
 @asynccontextmanager
 async def asked(commands: Commands, *arguments: str) -> AsyncIterator[Question]:
-    """A command on a terminal, standing at its question."""
+    """A command on a terminal, waiting for an answer."""
     leader, follower = pty.openpty()
     process = await commands.start(*arguments, stdin=follower)
     try:

@@ -18,7 +18,7 @@ START = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)
 
 
 class Clock:
-    """A clock that stands still until told; give it a loop's time to let it run along."""
+    """A clock that stands until it is moved; with a loop's time it runs along."""
 
     def __init__(self, follows: Callable[[], float] | None = None) -> None:
         self._follows = follows
@@ -117,10 +117,10 @@ class FakeProducer(KafkaProducer):
 
 
 class ImpatientProducer(KafkaProducer):
-    """As the product's, but it takes brokers for away as soon as the test says.
+    """The product's, with a shorter wait before a broker counts as away.
 
     Attributes:
-        patience_seconds: The longest wait for an answer to a question.
+        patience_seconds: The longest wait for a broker's answer.
     """
 
     patience_seconds = 30.0
@@ -131,7 +131,7 @@ class ImpatientProducer(KafkaProducer):
 
 
 def refusal(code: str = "NOT_ENOUGH_REPLICAS", topic: str = "orders") -> PublishRefused:
-    """What Kafka says: by default something that may pass."""
+    """Kafka's error: by default a temporary one."""
     return PublishRefused(topic, f"Broker: {code}", code)
 
 
@@ -158,7 +158,7 @@ def gave_up(row_id: int, refusals: int, why: str) -> Outcome:
 
 
 def forgive() -> None:
-    """In virtual time: tasks that have ended in an error until now were meant to."""
+    """In virtual time: accept the errors in which tasks have ended until now."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
     loop.failures.clear()

@@ -1,7 +1,7 @@
-"""An order service as a process, to be killed: it pays orders for ever and writes each one's id.
+"""An order service as a process, to be killed: it pays orders and writes each one's id.
 
 Arguments: the way (outbox or after-commit), DATABASE_URL, the topic, the servers, and optionally
-``die``: then it kills itself with SIGKILL in the moment after its first commit.
+``die``: then it kills itself with SIGKILL right after its first commit.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ def die(_session: orm.Session) -> None:
 
 
 def publish(way: str, events: OrderEvents, session: AsyncSession, number: int) -> None:
-    """Hand in an order's event in this way."""
+    """Publish an order's event in this way."""
     if way == "outbox":
         events.outbox.add(session, paid(number), event_id=f"order-{number}")
     else:

@@ -1,4 +1,4 @@
-"""An order service's own tables and sessions, for the tests of the ways in."""
+"""An order service's own tables and sessions, for tests of publishing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +41,7 @@ async def make_orders(url: str) -> AsyncEngine:
 
 @contextmanager
 def sync_engine(path: str) -> Iterator[sa.Engine]:
-    """An engine of SQLAlchemy's blocking half on a SQLite file, as services use it."""
+    """A synchronous SQLAlchemy engine on a SQLite file, as services use it."""
     engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
     metadata.create_all(engine)
     try:

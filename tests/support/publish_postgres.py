@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: a free port, a temporary folder, gone at the end."""
+"""A PostgreSQL server for tests: a free port, a temporary folder, removed at the end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ hostssl all {USER} all trust
 """
 STOP_SECONDS = 10.0
 START_SECONDS = 60.0
-# All that a database has but for its rows, as one text.
+# The schema of a database, as one text.
 SCHEMA = """
 SELECT string_agg(line, E'\\n' ORDER BY line) FROM (
     SELECT concat_ws(' ', table_name, column_name, data_type, column_default, is_nullable) AS line
@@ -191,21 +191,21 @@ class PostgresServer(_Server):
         return name
 
     def drop_database(self, name: str) -> None:
-        """Take a database away, whoever uses it. Blocks, also inside a loop."""
+        """Drop a database, even in use. Blocks, also inside a loop."""
         self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def empty_database(self, name: str, template: str, keep: str) -> bool:
-        """Make a copy of a template as it was, but for the rows of the tables that keep theirs.
+        """Make a used copy equal to its template again, by emptying its tables.
 
         Much cheaper than another copy. Blocks, also inside a loop.
 
         Args:
-            name: The copy. Whoever still uses it is thrown out.
+            name: The copy. Its open connections are closed.
             template: What it is a copy of.
             keep: A table whose rows stay, to be compared with the template's.
 
         Returns:
-            Whether it is like the template now; it is not where more than rows was changed.
+            Whether it equals the template now; not if more than rows was changed.
         """
         return blocking(self._empty(name, template, keep))
 
@@ -268,7 +268,7 @@ class PgBouncer(_Server):
 
 
 def blocking(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, from anywhere: in a loop and a thread of its own."""
+    """Run a coroutine to its end, from anywhere: in its own loop and thread."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()
 

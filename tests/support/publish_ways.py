@@ -1,4 +1,4 @@
-"""Events, a web server for the tests of the ways in, and reading a topic back."""
+"""Events, a web server, and reading a topic back, for tests of publishing."""
 
 import asyncio
 import inspect
@@ -69,7 +69,7 @@ async def serving(
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the loop run until something is so, with a limit; the question may be a coroutine's."""
+    """Let the loop run until a condition holds, with a limit; it may be a coroutine function."""
     async with asyncio.timeout(READ_SECONDS):
         while True:
             answer = condition()

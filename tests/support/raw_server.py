@@ -1,4 +1,4 @@
-r"""A server of scripted bytes, for what no HTTP server would say.
+r"""A server of scripted bytes, for answers no HTTP server sends.
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -39,7 +39,7 @@ FLOOD_BYTES = 256 * 1024 * 1024
 TURNS = 2
 READ_BYTES = 65_536
 END_SECONDS = 20.0
-# SO_LINGER with no time: closing resets the connection.
+# SO_LINGER of 0: closing resets the connection.
 NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -135,7 +135,7 @@ class Peer:
     async def flood(self, chunk: bytes, limit: int, *, pause_seconds: float = 0.0) -> None:
         """Send a chunk again and again: ``limit`` bytes, or until the client ends the connection.
 
-        ``sent_bytes`` is ahead of what the client has read by what the system buffers.
+        ``sent_bytes`` includes what the system buffers and the client has not read.
         """
         with contextlib.suppress(ConnectionError):
             while self.sent_bytes < limit and not self._reader.at_eof():
@@ -243,7 +243,7 @@ class RawServer:
         """Wait until the client has ended a connection whose script reads from it.
 
         Raises:
-            TimeoutError: It keeps it.
+            TimeoutError: It has not.
         """
         try:
             async with asyncio.timeout(END_SECONDS):
@@ -287,7 +287,7 @@ class RawServer:
             pass
         except asyncio.CancelledError:  # the test is over
             writer.transport.abort()
-        except Exception as error:  # noqa: BLE001 - told to the test when the server goes
+        except Exception as error:  # noqa: BLE001 - reported to the test when the server closes
             self._errors.append(error)
         finally:
             writer.close()

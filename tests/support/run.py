@@ -1,6 +1,6 @@
 """What the processes of one test run share: a folder, and the real Kafka cluster.
 
-With pytest-xdist tests run in several processes; one more begins the run, and has what is shared.
+With pytest-xdist tests run in several processes; one more starts first, and owns what is shared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Shared(TypedDict):
 
 
 class FirstProcess:
-    """What the process that begins the run has, from construction to ``close``."""
+    """What the first process of the run owns, from construction to ``close``."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="order-relay-tests-")
@@ -43,7 +43,7 @@ class TestRun:
     """The run as a process that runs tests sees it.
 
     Attributes:
-        secrets: Keys and certificates of the cluster, once somebody has asked for that.
+        secrets: Keys and certificates of the cluster, once they were asked for.
     """
 
     __test__ = False
@@ -59,9 +59,9 @@ class TestRun:
 
     @contextmanager
     def brokers(self, *, alone: bool = False) -> Iterator[None]:
-        """Have the brokers as others have them, too; if ``alone``, have them alone, to harm them.
+        """Share the brokers with other tests; if ``alone``, have them alone, to harm them.
 
-        Waits for as long as the other tests take that are in the way.
+        Waits until other tests no longer use them.
         """
         with self._lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)

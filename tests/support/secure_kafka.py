@@ -30,12 +30,12 @@ CLIENT_ID, CLIENT_SECRET = "relay:client", "client secret+/%1"
 KEY_PASSWORD = "key-password-1"
 MECHANISMS = "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER"
 MODULES = "org.apache.kafka.common.security"
-# Longer than a broker's pause between two looks at an idle connection.
+# Longer than a broker's interval between checks of idle connections.
 REAUTHENTICATION_MS = 15_000
 
 
 class Secrets:
-    """Keys and certificates in a folder, for brokers and for all that prove to them who they are.
+    """Keys and certificates in a folder, for brokers and for clients that authenticate.
 
     Attributes:
         ca_file: The authority of the brokers, of identity providers, and of clients.
@@ -50,7 +50,7 @@ class Secrets:
         self._signing_key = folder / "signing.key"
 
     def make(self) -> Self:
-        """Write them, once for the brokers and everybody else."""
+        """Write them, once for brokers and clients."""
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(self.ca_file))
         authority.private_key_pem.write_to_path(str(self._ca_key))
@@ -67,16 +67,16 @@ class Secrets:
 
     @cached_property
     def signing_key(self) -> RSAPrivateKey:
-        """What the tokens are signed with that the brokers take."""
+        """The key of the tokens that the brokers accept."""
         key = load_pem_private_key(self._signing_key.read_bytes(), None)
         assert isinstance(key, RSAPrivateKey)
         return key
 
     def cluster(self) -> RealKafka:
-        """A cluster, not started, that can be reached in every way; the tests themselves use none.
+        """A cluster, not started, with all kinds of listeners; tests themselves use the plain one.
 
-        By the plain listener everything is allowed, by the further ones where no ACL is set. Of
-        those CLEAR is without TLS, and SCRAM knows one mechanism only.
+        The plain listener allows everything, the others what no ACL forbids. Of those, CLEAR is
+        without TLS, and SCRAM has one mechanism only.
         """
         jwks = self._folder / "jwks.json"
         jwks.write_text(key_set(self.signing_key), encoding="ascii")
@@ -121,7 +121,7 @@ class SecureKafka:
     Attributes:
         kafka: The cluster.
         secrets: Its keys and certificates.
-        provider: Whose tokens it takes; not started by this.
+        provider: The issuer of its tokens; not started.
     """
 
     def __init__(self, kafka: RealKafka, secrets: Secrets, folder: Path) -> None:
@@ -169,7 +169,7 @@ class SecureKafka:
         }  # fmt: skip
 
     def certificate_with_key(self) -> dict[str, Any]:
-        """The same for a certificate whose key stands in its file, without a password."""
+        """The same for a certificate whose key is in its file, without a password."""
         cert, key = self.client_certificate("both")
         cert.write_bytes(key.read_bytes() + cert.read_bytes())
         key.unlink()

@@ -53,7 +53,7 @@ class Answer:
         gate: Take one from it before anything is answered.
         delay_seconds: Wait before anything is answered.
         drip_seconds: Wait before each byte of the body.
-        fault: How it goes wrong, if it does.
+        fault: How it fails, if it does.
     """
 
     status: int = 200
@@ -72,7 +72,7 @@ class Answer:
 
 @dataclass(eq=False)
 class Received:
-    """One request as it arrived, and what became of it.
+    """One request as it arrived, and its result.
 
     Attributes:
         arrived_at: Monotonic seconds.
@@ -203,11 +203,11 @@ class ScriptedSink:
         self._server = self._web_server = None
         self._going_down.set()
         if server is not None and web_server is not None:
-            # What was accepted becomes a connection in tasks of asyncio, and nobody closes the
-            # sockets of those that begin after the close. None comes between this look and that.
+            # Tasks of asyncio turn accepted sockets into connections; a task that begins after
+            # the close would leave its socket open. None begins between this check and that.
             while tasks := [one for one in asyncio.all_tasks() if ACCEPTING in repr(one)]:
                 if (await asyncio.wait(tasks, timeout=CLOSE_SECONDS))[1]:
-                    break  # a handshake that takes its time
+                    break  # a slow handshake
             server.close()
             await web_server.shutdown(CLOSE_SECONDS)
             await server.wait_closed()
@@ -294,7 +294,7 @@ class ScriptedSink:
         try:
             await response.prepare(request)
             await self._write_body(response, received, answer)
-        except ConnectionError:  # the client has had enough
+        except ConnectionError:  # the client has closed the connection
             return response
         if answer.fault is Fault.CUT:
             _abort(request)

@@ -1,4 +1,4 @@
-"""One test's topics and consumer group on a cluster: publishing, and reading what came of it."""
+"""One test's topics and consumer group on a cluster: publishing, and reading the results."""
 
 import asyncio
 import struct
@@ -24,7 +24,7 @@ from order_relay.settings import Settings, load_settings
 from tests.support.orders import Headers, Order, Published
 
 CALL_SECONDS = 30.0
-PARTITION_UA = -1  # librdkafka's word for: the partitioner decides
+PARTITION_UA = -1  # librdkafka's value for: the partitioner decides
 READ_SECONDS = 60.0
 
 
@@ -83,7 +83,7 @@ class Stage:
     session_timeout_ms: int | None = None
 
     def settings(self, **others: Any) -> Settings:
-        """The product's settings for this stage, whatever the environment says of these names."""
+        """The product's settings for this stage, which win over the environment."""
         given: dict[str, Any] = {
             "kafka_bootstrap_servers": self.bootstrap_servers,
             "kafka_declare_topics": self.declare_topics, "order_paid_topic": self.topic,
@@ -203,7 +203,7 @@ class Stage:
             while left:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{topic} cannot be read to its end, {left}")
-                # It waits this long whenever there are fewer than so many.
+                # It waits this long if there are fewer records.
                 for message in consumer.consume(1000, 0.1):
                     if (error := message.error()) is not None:
                         raise KafkaException(error)

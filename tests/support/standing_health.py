@@ -1,4 +1,4 @@
-"""Health of a worker whose deliveries stand where a test puts them."""
+"""Health of a worker whose deliveries stay as a test sets them."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -35,7 +35,7 @@ def standing_health(
 
 
 class StandingDispatcher:
-    """Sends nothing; notes what it is told."""
+    """Sends nothing; records its calls."""
 
     def __init__(self, probe_now: Callable[[], str] = lambda: "") -> None:
         self.probe_now = probe_now
@@ -43,7 +43,7 @@ class StandingDispatcher:
 
     @property
     def paused(self) -> bool:
-        """Whether the last word was to pause."""
+        """Whether the last call paused it."""
         return self.pauses[-1:] == [True]
 
     def pause(self, paused: bool) -> None:
@@ -62,5 +62,5 @@ def served_consumer(**parts: Any) -> ServedConsumer:
 def consumer_pages(
     health: Health, orders: OrderLookup | None = None, probe_now: Callable[[], str] = lambda: ""
 ) -> ServedConsumer:
-    """The pages of a consumer; there are no figures to ask for."""
+    """The pages of a consumer, without figures."""
     return served_consumer(health=health, orders=orders, dispatcher=StandingDispatcher(probe_now))

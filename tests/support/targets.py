@@ -1,4 +1,4 @@
-"""What a target does, as the relay would say it."""
+"""A target's state, as the relay reports it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,5 +17,5 @@ def target(state: TargetState = TargetState.WORKS, **others: Any) -> Target:
 
 
 def standing_dispatcher(breaker: Breaker, look: Callable[[], Target] = target) -> Dispatcher:
-    """A dispatcher that sends nothing, and tells this of its target."""
+    """A dispatcher that sends nothing, and reports this target."""
     return cast(Dispatcher, SimpleNamespace(breaker=breaker, target=look, paused=False))

@@ -2,7 +2,7 @@
 
 Whenever nothing is ready to run, the loop's clock goes forward to the next timer at once. When
 nothing is ready and no timer is set, nothing can ever happen again: the test fails instead of
-hanging. It also fails after two days: something goes round for ever.
+hanging. It also fails after two days: something loops endlessly.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class NothingLeftToHappen(Exception):
-    """Every task waits for what nobody will ever do, or goes round for ever."""
+    """Every task waits for what cannot happen, or loops endlessly."""
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -73,7 +73,7 @@ def run_virtual(main: Coroutine[Any, Any, T]) -> T:
         try:
             result = runner.run(main)
         except Exception as error:
-            # What a task died of says more than that others waited for it in vain.
+            # The error of a task says more than the time-out of those that waited for it.
             if loop.failures and loop.failures[0] is not error:
                 raise loop.failures[0] from error
             raise

@@ -25,7 +25,7 @@ class VirtualTopic:
         """Read into a relay whose target answers as told.
 
         Args:
-            answers: What an attempt comes to: of this record, at this second, its n-th from 1.
+            answers: The result of an attempt at this record, at this second, its n-th from 1.
             settings: Of ``Bench``.
         """
         self.bench = Bench(**{"breaker_threshold": 20, "max_in_flight": 256, **settings})
@@ -59,7 +59,7 @@ class VirtualTopic:
         self._changed.set()
 
     def delays(self, key: str) -> list[float]:
-        """How long records whose key begins so took from published to finished, in ascending order.
+        """Seconds from published to finished of records whose key begins so, in ascending order.
 
         Unfinished ones took until now.
         """

@@ -40,7 +40,7 @@ def _folder(locks: Sequence[Path]) -> Path:
 
 
 def _fetch(folder: Path, locks: Sequence[Path]) -> None:
-    """Fetch beside the folder and move it into place in one step: a killed run leaves no half."""
+    """Fetch beside the folder and move it into place in one step, in case the run is killed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="wheels-", dir=folder.parent) as temporary:
         fetched = Path(temporary) / "fetched"

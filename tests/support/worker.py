@@ -10,8 +10,8 @@ redirections.
         worker.sigterm()
         assert await worker.wait() == 0
 
-Its working directory is the test's, not the project's; its environment is only what stands here.
-Whichever way the test ends, the process ends with it.
+Its working directory is the test's, not the project's; its environment is only what is set here.
+The process ends with the test, however that ends.
 """
 
 import inspect
@@ -101,7 +101,7 @@ class WorkerProcess:
         self.kill9()
 
     def in_new_interpreter(self) -> Self:
-        """Start it from the first import on."""
+        """Start it in a new interpreter."""
         self._forked = False
         return self
 
@@ -117,7 +117,7 @@ class WorkerProcess:
         return self
 
     def log_into_pipe(self) -> Self:
-        """Let its log go into a pipe, which nobody reads before ``read_log``."""
+        """Let its log go into a pipe that is not read before ``read_log``."""
         self._pipe = True
         return self
 
@@ -188,11 +188,11 @@ class WorkerProcess:
         threading.Thread(target=read, daemon=True).start()
 
     def freeze(self) -> None:
-        """Stop it in its tracks (SIGSTOP)."""
+        """Freeze it (SIGSTOP)."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on after ``freeze``."""
+        """Resume it after ``freeze``."""
         self._signal(signal.SIGCONT)
 
     async def wait(self, timeout: float = LIMIT_SECONDS) -> int:

@@ -31,9 +31,9 @@ def request_from(peer: str | None, **headers: str) -> web.Request:
         *(("s3cret", peer, {}, 401) for peer in [*ELSEWHERE, "127.0.0.1"]),
         *(("s3cret", "127.0.0.1", {"Authorization": given}, 401)
           for given in ["Bearer", "Bearer s3cre", "Bearer s3cret2", "Basic s3cret", "s3cret"]),
-        # An empty token opens nothing: it counts as not set.
+        # An empty token gives no access: it counts as not set.
         ("", "10.0.0.9", {"Authorization": "Bearer "}, 403),
-        # Through a proxy, by a foreign name, from another site's page.
+        # Through a proxy, or from another site's page.
         *((None, "127.0.0.1", headers, 403)
           for headers in [{"X-Forwarded-For": "10.0.0.9"}, {"Forwarded": "for=10.0.0.9"},
                           {"Origin": "http://evil.example"}, {"Origin": "http://127.0.0.1:1"},
@@ -47,6 +47,6 @@ def request_from(peer: str | None, **headers: str) -> web.Request:
 def test_who_may_change_something(
     token: str | None, peer: str | None, headers: dict[str, str], status: int | None
 ) -> None:
-    """Who has the token, from anywhere; without one this machine alone."""
+    """With the token, from anywhere; without one, from this machine."""
     refusal = Access(token).refusal(request_from(peer, **headers))
     assert (refusal and refusal.status) == status

@@ -1,4 +1,4 @@
-"""Access tokens: kept while they are good, renewed in time, asked for in peace."""
+"""Access tokens: kept while valid, renewed in time, requested at intervals."""
 
 import logging
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ class Provider:
 
 
 def test_a_token_is_used_until_it_is_to_be_renewed() -> None:
-    """Everybody gets the same token for three quarters of its lifetime, then a new one."""
+    """A token is used for three quarters of its lifetime, then a new one."""
     provider = Provider()
 
     assert [provider.at(now) for now in (1000, 1001, 1074.9)] == ["token 1"] * 3
@@ -51,7 +51,7 @@ def test_a_token_is_used_until_it_is_to_be_renewed() -> None:
 
 
 def test_the_last_token_is_kept_while_there_is_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    """While the provider is away the last token serves to its end; each turn is said once."""
+    """In an outage the last token is used until it expires; each change is logged once."""
     provider = Provider()
     provider.at(1000)
     provider.away = True
@@ -69,8 +69,8 @@ def test_the_last_token_is_kept_while_there_is_no_other(caplog: pytest.LogCaptur
     assert "token 1" not in caplog.text
 
 
-def test_a_provider_that_refuses_has_peace() -> None:
-    """However many connections are tried, it is asked once in a while; all get its words."""
+def test_a_provider_that_refuses_is_asked_once_in_a_while() -> None:
+    """One request per interval for all connections; all get its error."""
     provider = Provider()
     provider.away = True
     for _ in range(3):
@@ -82,7 +82,7 @@ def test_a_provider_that_refuses_has_peace() -> None:
 
 
 def test_a_token_does_not_print() -> None:
-    """A token that is logged by mistake shows nothing of itself."""
+    """A token that is logged by mistake is not shown."""
     assert "hunter2" not in repr(AccessToken("hunter2", 1.0))
 
 
@@ -129,7 +129,7 @@ def test_a_token_is_granted(provider: IdentityProvider) -> None:
 
 
 def test_a_wrong_secret_is_told_without_it(provider: IdentityProvider) -> None:
-    """The provider's words are passed on, without the secret that this one repeats in them."""
+    """The provider's text is passed on, without the secret that it repeats."""
     reason = _refusal(provider, "hunter2")
     assert reason == "answered 401 (invalid_client: not [redacted])"
 
@@ -150,7 +150,7 @@ def test_a_wrong_secret_is_told_without_it(provider: IdentityProvider) -> None:
 def test_an_answer_without_a_token(
     provider: IdentityProvider, status: int, body: bytes, reason: str
 ) -> None:
-    """Whatever it answers instead of a token is told in a line, with nothing of the token."""
+    """Any other answer is reported in one line, without parts of the token."""
     provider.answer = (status, body)
     assert _refusal(provider) == reason
 
@@ -160,13 +160,13 @@ def test_an_answer_without_a_token(
     [(b"7200", 7200.0), (b'"7200"', 7200.0), (b"null", 300.0), (b"-1", 300.0), (b'"x"', 300.0)],
 )
 def test_lifetimes(provider: IdentityProvider, expires_in: bytes, lifetime: float) -> None:
-    """Numbers may be text; where none is told, five minutes are taken."""
+    """Numbers may be text; the default is five minutes."""
     provider.answer = (200, b'{"access_token": "abc", "expires_in": %s}' % expires_in)
     assert _request(provider) == ("abc", lifetime)
 
 
 def test_a_provider_that_is_away(provider: IdentityProvider) -> None:
-    """Nobody there is told as what it is."""
+    """The system's error is reported."""
     provider.stop()
     assert _refusal(provider) == "Connection refused"
 

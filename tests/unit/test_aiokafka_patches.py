@@ -53,7 +53,7 @@ async def closed_under_way() -> None:
 
 
 def test_it_is_a_broken_connection() -> None:
-    """Which is what the tasks of Kafka's client know: anything else ends them."""
+    """The tasks of Kafka's client handle that error: any other ends them."""
     uvloop.run(closed_under_way())
 
 
@@ -63,7 +63,7 @@ def test_it_is_a_broken_connection() -> None:
 async def test_a_broker_that_refuses_is_tried_less_and_less(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After 50 ms, 100 ms and so on, once a second in the end; and at once after a success."""
+    """After 50 ms, 100 ms and so on, up to a second; after a success, at once."""
     clock = StandingClock()
     refused: list[float] = []
     up = False
@@ -100,7 +100,7 @@ async def test_a_broker_that_refuses_is_tried_less_and_less(
 
 
 async def test_a_time_out_has_a_reason_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no text of its own."""
+    """TimeoutError has no text."""
 
     async def create_conn(host: str, port: int, **options: object) -> str:
         raise TimeoutError
@@ -173,7 +173,7 @@ async def test_the_bootstrap_servers_say_where_brokers_are_now(
     seconds: float,
 ) -> None:
     """They are asked if no known broker answers; known brokers and topics stay known."""
-    # Whatever the levels of loggers are that tests before this one have left.
+    # Independent of the log levels that earlier tests have set.
     warnings: list[str] = []
     monkeypatch.setattr(aiokafka_patches.logger, "warning", warnings.append)
     monkeypatch.setattr(aiokafka_patches, "_metadata_update", ask_known)
@@ -181,7 +181,7 @@ async def test_the_bootstrap_servers_say_where_brokers_are_now(
     assert await aiokafka_patches.update_metadata(client, client.cluster, set()) is answered
     assert client.asked == asked
     assert client.cluster.brokers() == {NEW if "new" in asked else OLD}
-    # Else the topic would be taken for deleted, and the group would rebalance.
+    # Otherwise the topic would count as deleted, and the group would rebalance.
     assert client.cluster.topics() == {"orders"}
     assert client.told == []
     assert len(client.cluster._listeners) == 1
@@ -215,7 +215,7 @@ def parsed(records: Any) -> list[list[Any]]:
 
 @pytest.mark.parametrize("codec", [NONE, GZIP, SNAPPY, LZ4, ZSTD])
 def test_any_name_is_read_and_nothing_else_changes(codec: int) -> None:
-    """Bytes that are not UTF-8 are escaped in the name; values and other records are unchanged."""
+    """In names, bytes that are not UTF-8 are escaped; values and other records are unchanged."""
     odd = [(OddName(b"caf\xc3\xa9-\xff\xfe"), b"\xff"), ("event-id", b"7"), ("none", None)]
     data = batch_of([(b"k", b"\xff\x00v", odd), (None, None, []), (b"", b"", [("h", b"")])], codec)
     with pytest.raises(UnicodeDecodeError):
@@ -248,6 +248,6 @@ def test_older_formats_are_left_to_aiokafka() -> None:
 
 @pytest.mark.usefixtures("parser_as_it_was")
 def test_the_parser_is_the_one_that_fetches_use() -> None:
-    """What is put in place is what aiokafka calls."""
+    """The patch replaces what aiokafka calls."""
     read_any_header_name()
     assert fetcher.MemoryRecords is Batches

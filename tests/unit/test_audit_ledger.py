@@ -14,7 +14,7 @@ BROKEN = b"no JSON"
 
 
 def test_broken_records_are_accounted_for_after_their_letters_were_purged() -> None:
-    """The table has them under their key; without one it has none, and they are not missing."""
+    """The table has them under their key; those without a key are not missing."""
     with_key, without = record(0, "7", value=BROKEN), record(1, None, value=BROKEN)
     order_id = order_of_key(with_key)
     assert order_id == 7
@@ -26,7 +26,7 @@ def test_broken_records_are_accounted_for_after_their_letters_were_purged() -> N
     assert ledger.counts == Counter({State.LETTER_GONE: 1, State.FINISHED: 1})
     assert ledger.closes
 
-    ledger.add(record(2, "8", value=BROKEN), evidence)  # finished, and the table should have it
+    ledger.add(record(2, "8", value=BROKEN), evidence)  # finished, but not in the table
     ledger.add(record(3, "9"), evidence)
     assert ledger.counts[State.UNACCOUNTED] == 2
     assert not ledger.closes

@@ -1,4 +1,4 @@
-"""Second chances: which letters are due, and when none is redriven."""
+"""Auto-redrive: which letters are due, and when none is redriven."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -49,13 +49,13 @@ def test_a_letter_is_due_after_the_wait_of_its_redrive(one: Letter, due: bool) -
 
 
 def test_a_round_has_a_bound() -> None:
-    """Not more letters than the rate allows in a round; the rest is due later."""
+    """A round has no more letters than its limit; the rest is due later."""
     index = indexed(*(given_up(n, minutes=20) for n in range(9)))
     assert index.due(WAITS, NOW, limit=4) == [(0, n) for n in range(4)]
 
 
 class OpenedTopic:
-    """A dead-letter topic that is redriven from; remembers what was."""
+    """A dead-letter topic that records what was redriven."""
 
     def __init__(self, topic: Topic) -> None:
         self.topic = topic
@@ -91,7 +91,7 @@ class OpenedTopic:
 
 
 async def rounds(works: list[bool]) -> tuple[OpenedTopic, list[int]]:
-    """A round over three due letters, while the target answers so to each question."""
+    """A round over three due letters; ``works`` is the target's state before each."""
     topic = Topic(*(given_up(n, minutes=20) for n in range(3)), letter(3))
     letters = topic.watched()
     await letters.refresh(topic)
@@ -118,7 +118,7 @@ async def rounds(works: list[bool]) -> tuple[OpenedTopic, list[int]]:
 
 
 async def test_what_is_due_is_redriven_at_the_rate() -> None:
-    """The due letters and no other, with the rate, counted."""
+    """Only the due letters, at the rate, and counted."""
     opened, counted = await rounds([])
     assert opened.asked == [0, 1, 2]
     assert opened.rate == 5.0
@@ -126,13 +126,13 @@ async def test_what_is_due_is_redriven_at_the_rate() -> None:
 
 
 async def test_nothing_is_redriven_while_the_target_fails() -> None:
-    """It would use up the letter's chances."""
+    """It would use up a letter's redrives."""
     opened, counted = await rounds([False])
     assert (opened.asked, counted) == ([], [])
 
 
 async def test_a_round_ends_when_the_target_begins_to_fail() -> None:
-    """After the letter that was under way."""
+    """After the letter in progress."""
     opened, counted = await rounds([True, True, False])
     assert opened.asked == [0, 1]
     assert opened.stopped == "the target does not work"

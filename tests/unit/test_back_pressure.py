@@ -1,4 +1,4 @@
-"""How fast a target is sent to: the rules alone; with a target that limits: test_whose_fault."""
+"""How fast the relay sends: the rules alone; for targets with limits see test_whose_fault."""
 
 import math
 
@@ -30,7 +30,7 @@ def pace(clock: StandingClock) -> Pace:
 
 
 def send(pace: Pace, clock: StandingClock, seconds: float) -> int:
-    """Send as much as may be sent for so long, all of it accepted; returns how much it was."""
+    """Send as much as allowed for so long, all of it accepted; return how much it was."""
     end = clock.now + seconds
     count = 0
     while (wait := pace.wait_seconds()) + clock.now < end:
@@ -53,7 +53,7 @@ def test_without_a_limit_nothing_waits(clock: StandingClock, pace: Pace) -> None
 
 
 def refuse(pace: Pace, seconds: float, under_way: int = 10) -> None:
-    """Refuse all of what is under way now; with Retry-After unless it is 0."""
+    """Refuse all that is in flight now; with Retry-After unless it is 0."""
     sent_at = pace._clock()
     for _ in range(under_way):
         pace.refused(sent_at, seconds)
@@ -72,8 +72,8 @@ def test_refusals_hold_everything_back(clock: StandingClock, pace: Pace) -> None
     assert 45 <= send(pace, clock, 1.0) <= 60
 
 
-def test_a_refusal_among_many_answers_is_no_limit(clock: StandingClock, pace: Pace) -> None:
-    """One of 256 under way was unlucky: Retry-After is waited for, and all goes on as before."""
+def test_a_refusal_among_many_answers_is_not_a_limit(clock: StandingClock, pace: Pace) -> None:
+    """If one of 256 in flight is refused, only Retry-After is waited for."""
     for _ in range(100):
         sent_at = clock.now
         pace.refused(sent_at, 1.0)
@@ -87,7 +87,7 @@ def test_a_refusal_among_many_answers_is_no_limit(clock: StandingClock, pace: Pa
 
 
 def test_late_answers_of_what_is_under_way_are_waited_for(clock: StandingClock, pace: Pace) -> None:
-    """Whether it is a limit is judged by them, for some seconds at most."""
+    """They decide whether a refusal is a rate limit."""
     send(pace, clock, 0.05)
     sent_at = clock.now
     pace.refused(sent_at, 1.0, under_way=200)
@@ -102,7 +102,7 @@ def test_late_answers_of_what_is_under_way_are_waited_for(clock: StandingClock, 
 
 
 def test_answers_that_never_come_hold_nothing_up(clock: StandingClock, pace: Pace) -> None:
-    """Those under way may hang: after some seconds all goes on."""
+    """They may hang: after some seconds sending resumes."""
     pace.refused(clock.now, 1.0, under_way=200)
     clock.now += 1.0 + LATE_SECONDS
 
@@ -111,7 +111,7 @@ def test_answers_that_never_come_hold_nothing_up(clock: StandingClock, pace: Pac
 
 
 def test_refusals_of_what_was_under_way_are_one() -> None:
-    """256 in flight are refused at once: that is one refusal."""
+    """256 refusals at once count as one refusal."""
     clock = StandingClock()
     few, many = Pace(clock), Pace(clock)
     send(few, clock, 0.05)
@@ -126,7 +126,7 @@ def test_refusals_of_what_was_under_way_are_one() -> None:
 
 
 def test_a_longer_retry_after_among_them_counts(clock: StandingClock, pace: Pace) -> None:
-    """What asks for most is waited for, and no burst follows."""
+    """The longest wait holds, and no burst follows."""
     send(pace, clock, 0.05)
     refuse(pace, 1.0)
     refuse(pace, 30.0)
@@ -137,10 +137,10 @@ def test_a_longer_retry_after_among_them_counts(clock: StandingClock, pace: Pace
 
 
 def test_holds_of_our_own_grow(clock: StandingClock, pace: Pace) -> None:
-    """Without Retry-After: 1, 2, 4, 8, 10, 10 s, as long as nothing at all is accepted."""
+    """Without Retry-After: 1, 2, 4, 8, 10, 10 s, as long as nothing is accepted."""
     pace.accepted(clock.now)
     refuse(pace, 0.0)
-    clock.now += pace.wait_seconds()  # a moment, until it is clear that all are refused
+    clock.now += pace.wait_seconds()  # until it is clear that all are refused
     holds = []
     for _ in range(6):
         holds.append(pace.wait_seconds())
@@ -155,7 +155,7 @@ def test_holds_of_our_own_grow(clock: StandingClock, pace: Pace) -> None:
 
 
 def test_cuts_that_do_not_help_end(clock: StandingClock, pace: Pace) -> None:
-    """A target that refuses one in 50 at any rate is not sent less and less."""
+    """If a target refuses one in 50 at any rate, the rate stops falling."""
     send(pace, clock, 0.5)
     refuse(pace, 1.0)
     rates = []
@@ -189,7 +189,7 @@ def test_the_limit_is_forgotten_in_time(clock: StandingClock, pace: Pace) -> Non
 
 
 def test_a_rate_that_no_worker_reaches_is_not_known(clock: StandingClock, pace: Pace) -> None:
-    """The growing limit is not told as what the target accepts: it grows to billions a second."""
+    """The growing limit is not shown as the target's rate: it grows to billions a second."""
     send(pace, clock, 0.05)
     refuse(pace, 1.0)
     clock.now += 1.0
@@ -203,7 +203,7 @@ def test_a_rate_that_no_worker_reaches_is_not_known(clock: StandingClock, pace: 
 
 
 def test_a_rate_that_is_set_stays() -> None:
-    """Whatever the target bears; and a learned one below it counts."""
+    """Neither a faster target nor an old refusal changes it."""
     clock = StandingClock()
     pace = Pace(clock, max_rate=20.0)
 
@@ -235,7 +235,7 @@ def test_a_rate_that_is_set_stays() -> None:
     ]
 )
 def test_waits_are_bounded_whatever_happens(events: list[tuple[str, float]]) -> None:
-    """Never longer than the longest Retry-After, or the slowest rate, allows; never negative."""
+    """Never longer than the longest Retry-After, and never negative."""
     clock = StandingClock()
     pace = Pace(clock)
     for event, number in events:
@@ -259,7 +259,7 @@ class Slots:
 
 
 def test_a_time_out_halves_the_concurrency() -> None:
-    """Once, however many that were under way come too late with it; at least 1 is left."""
+    """Once, however many attempts in flight time out with it; at least 1 is left."""
     clock = StandingClock()
     lanes = Slots()
     concurrency = Concurrency(clock, lanes)
@@ -276,7 +276,7 @@ def test_a_time_out_halves_the_concurrency() -> None:
 
 
 def test_time_outs_at_any_concurrency_do_not_come_from_it() -> None:
-    """If eight reductions do not help, it is full for five minutes, then they count again."""
+    """If eight reductions do not help, all slots are used for five minutes, then fewer."""
     clock = StandingClock()
     lanes = Slots()
     concurrency = Concurrency(clock, lanes)
@@ -292,7 +292,7 @@ def test_time_outs_at_any_concurrency_do_not_come_from_it() -> None:
 
 
 def test_the_concurrency_grows_by_one_a_round() -> None:
-    """As many answers as there may be attempts allow one more; after a while all are allowed."""
+    """One round of answers allows one more attempt; after a while all are allowed."""
     clock = StandingClock()
     lanes = Slots()
     concurrency = Concurrency(clock, lanes)

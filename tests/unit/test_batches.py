@@ -1,4 +1,4 @@
-"""Several records in one POST: which records share it, and what the answer means for each.
+"""Several records in one POST: which records share it, and each one's result.
 
 In virtual time, through the relay, with a target that takes batches.
 """
@@ -99,7 +99,7 @@ class Story:
         self.taken = 0
 
     async def submit(self, count: int) -> list[Record]:
-        """Take orders, each with a key of its own."""
+        """Submit orders, each with its own key."""
         records = [record(n, f"key-{n}") for n in range(self.taken, self.taken + count)]
         self.taken += count
         for one in records:
@@ -107,7 +107,7 @@ class Story:
         return records
 
     async def end(self, within_seconds: float = 1000.0) -> None:
-        """Wait until all that was taken is finished."""
+        """Wait until all orders are finished."""
         await self.bench.until_finished(self.taken, within_seconds)
 
     @property
@@ -123,7 +123,7 @@ class Story:
 
 @virtual_time
 async def test_values_go_byte_for_byte_in_their_order() -> None:
-    """A batch is an array of the values as they are; its key is made from the records' keys."""
+    """A batch is an array of the unchanged values; its key is made from the records' keys."""
     story = Story(lambda post: OK, size=3)
     records = await story.submit(7)
     await story.end()
@@ -141,7 +141,7 @@ async def test_values_go_byte_for_byte_in_their_order() -> None:
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r"])
 @virtual_time
-async def test_a_value_a_line(line_end: bytes) -> None:
+async def test_ndjson_has_a_value_per_line(line_end: bytes) -> None:
     """In NDJSON each value is a line; a value with several lines is sent alone, unchanged."""
     story = Story(lambda post: OK, form="ndjson")
     pretty = json.dumps(json.loads(order_value(100)), indent=1).encode().replace(b"\n", line_end)
@@ -176,7 +176,7 @@ class Bodies:
 @pytest.mark.parametrize("form", ["json_array", "ndjson"])
 @virtual_time
 async def test_a_value_that_is_not_json_goes_alone(form: Any) -> None:
-    """In an array ``1,2`` would be two values, and an empty one none."""
+    """In an array ``1,2`` would be two values, and "" none."""
     target, batching = Bodies(), Batching(9, form=form, raw=True)
     bench = Bench(target=target, batching=batching, events=Events(bytes), max_in_flight=99)
     json_values = [b"7", rb'"\ud800"', b"[1,2]"]
@@ -197,7 +197,7 @@ async def test_a_value_that_is_not_json_goes_alone(form: Any) -> None:
 
 @virtual_time
 async def test_records_wait_for_others_no_longer_than_they_may() -> None:
-    """A record that comes alone goes after the linger; a full batch at once."""
+    """A single record is sent after the linger; a full batch at once."""
     story = Story(lambda post: OK, size=5, linger_seconds=0.5)
     await story.submit(1)
     await asyncio.sleep(0.4)
@@ -212,7 +212,7 @@ async def test_records_wait_for_others_no_longer_than_they_may() -> None:
 
 @virtual_time
 async def test_a_batch_has_no_more_orders_than_it_may() -> None:
-    """However many wait while all requests are under way."""
+    """Even if many wait while all requests are in flight."""
     story = Story(lambda post: OK, size=10)
     await story.submit(995)
     await story.end()
@@ -222,7 +222,7 @@ async def test_a_batch_has_no_more_orders_than_it_may() -> None:
 
 @virtual_time
 async def test_a_batch_has_no_more_bytes_than_it_may() -> None:
-    """The body's bytes are bounded, and what fills it goes at once; so does one that has more."""
+    """The body is bounded; a full batch is sent at once, and so is a larger record."""
     value = len(order_value(0))
     story = Story(lambda post: OK, size=100, max_bytes=3 * (value + 1) + 1)
     await story.submit(9)
@@ -274,7 +274,7 @@ async def test_a_refused_batch_is_halved_until_the_bad_ones_are_alone(
 async def test_one_record_that_fails_its_batch_does_not_take_the_others_along(
     failure: Answer, alone: int
 ) -> None:
-    """A batch's failure counts against no record: alone the bad one is given up, the others go."""
+    """A batch's failure counts against no record; sent alone, only the bad one is given up."""
     story = Story(lambda post: failure if 7 in post.orders else OK, size=10)
     for _ in range(10):
         await story.submit(100)
@@ -282,16 +282,16 @@ async def test_one_record_that_fails_its_batch_does_not_take_the_others_along(
     await story.end()
     assert story.given_up == [7]
     assert story.target.accepted == Counter(set(range(1000)) - {7})
-    # An attempt and three retries that are its own; a 404 needs one, as others are taken.
+    # Alone, an attempt and three retries; a 404 needs one attempt, as others are accepted.
     assert len([post for post in story.target.posts if post.orders == (7,)]) == alone
 
 
 @virtual_time
 async def test_a_batch_that_fails_goes_once_more_then_in_tenths_then_each_alone() -> None:
-    """So one that nobody can take costs the others of its batch three requests more at most."""
+    """So a bad record causes at most three more requests for the others of its batch."""
     story = Story(lambda post: answer(500) if 42 in post.orders else OK, size=100, max_queued=10**4)
     await story.submit(100)
-    for _ in range(100):  # and others are taken meanwhile
+    for _ in range(100):  # others are accepted meanwhile
         await asyncio.sleep(0.5)
         await story.submit(20)
     await story.end()
@@ -305,7 +305,7 @@ async def test_a_batch_that_fails_goes_once_more_then_in_tenths_then_each_alone(
 
 @virtual_time
 async def test_a_batch_without_an_answer_is_repeated_as_it_was() -> None:
-    """The target may have taken it: the same records in the same order, under the same key."""
+    """The target may have accepted it: same records, same order, same key."""
     story = Story(lambda post: NO_ANSWER if post.at < 0.5 else OK, size=10)
     await story.submit(25)
     await asyncio.sleep(0.9)
@@ -320,7 +320,7 @@ async def test_a_batch_without_an_answer_is_repeated_as_it_was() -> None:
 
 @virtual_time
 async def test_an_outage_is_one_attempt_a_batch_and_spends_nothing() -> None:
-    """The breaker opens after as many batches as attempts; probes are single; nothing is lost."""
+    """Probes have one record each, and nothing is given up."""
     story = Story(lambda post: answer(503) if post.at < 60 else OK, size=10)
     await story.submit(400)
     await story.end()
@@ -338,7 +338,7 @@ async def test_an_outage_is_one_attempt_a_batch_and_spends_nothing() -> None:
     ids=lambda limiter: type(limiter).__name__,
 )
 @virtual_time
-async def test_a_limit_of_requests_is_no_limit_of_orders(
+async def test_a_limit_of_requests_is_not_a_limit_of_orders(
     limiter: TokenBucket | FixedWindow | SlidingWindow,
 ) -> None:
     """With 50 requests a second, batches of 20 deliver more than 800 orders; nothing is lost."""
@@ -361,7 +361,7 @@ async def test_a_limit_of_requests_is_no_limit_of_orders(
 
 @virtual_time
 async def test_half_of_all_batches_fail() -> None:
-    """No record is given up for it, whatever batch it was in."""
+    """No record is given up for its batches."""
     count = iter(range(10**6))
     story = Story(lambda post: answer(500) if next(count) % 2 else OK, size=20)
     for _ in range(50):
@@ -397,7 +397,7 @@ async def test_results_of_single_records() -> None:
 
 @virtual_time
 async def test_throttled_records_of_batches_that_are_accepted_otherwise() -> None:
-    """Where one record of each batch is told 429, the target still takes a batch a second."""
+    """If one record of each batch gets 429, the target still takes a batch a second."""
     told: set[int] = set()
 
     def results(post: Post) -> Answer:
@@ -418,7 +418,7 @@ async def test_throttled_records_of_batches_that_are_accepted_otherwise() -> Non
 async def test_a_batch_that_is_refused_for_one_user_does_not_stop_the_others(
     retry_after_seconds: float,
 ) -> None:
-    """As nearly each batch is here: single orders show it, and those users' orders go alone."""
+    """Nearly every batch is: single orders show it, and those users' orders are sent alone."""
     users = [(n * 7919) % 100 for n in range(2000)]
     story = Story(
         lambda post: (
@@ -442,7 +442,7 @@ async def test_a_batch_that_is_refused_for_one_user_does_not_stop_the_others(
 
 @virtual_time
 async def test_records_that_are_throttled_for_ever_hold_up_no_others() -> None:
-    """As by a user's own quota: all others are delivered at once, and these are not given up."""
+    """As with a user's quota: all others are delivered at once, and these are not given up."""
 
     def results(post: Post) -> Answer:
         said = [{"status": 429 if order % 50 == 0 else 200} for order in post.orders]
@@ -492,7 +492,7 @@ async def test_records_that_are_throttled_for_ever_hold_up_no_others() -> None:
     ],
 )
 def test_what_a_2xx_says_of_each(status: int, body: bytes, verdicts: str) -> None:
-    """Results in the known shape count; otherwise a 2xx is for all, but a 207 for none."""
+    """Results in the known shape count; otherwise a 2xx accepts all, and a 207 none."""
     found = item_answers(Answer(Verdict.SUCCESS, status, body=body), 2, str)
     assert " ".join(one.verdict for one in found) == verdicts
     for one in found:
@@ -502,7 +502,7 @@ def test_what_a_2xx_says_of_each(status: int, body: bytes, verdicts: str) -> Non
 
 @pytest.mark.parametrize("start", [b"", b'[{"status":422,"error":'], ids=["results", "error"])
 def test_results_that_are_nested_too_deeply(start: bytes) -> None:
-    """They are unreadable, as other bodies are that are no results."""
+    """They count as unreadable, as other bodies do."""
     body = start + b"[" * 100_000
     found = item_answers(Answer(Verdict.SUCCESS, 207, body=body), 2, str)
     assert [one.verdict for one in found] == [Verdict.RETRYABLE] * 2
@@ -521,14 +521,14 @@ def test_results_that_are_nested_too_deeply(start: bytes) -> None:
     ],
 )
 def test_what_a_2xx_says_that_was_cut_off(body: bytes, verdicts: str) -> None:
-    """Where results may be missing none counts as delivered; what is whole counts."""
+    """If results may be missing, none counts as delivered; a whole body counts."""
     answer = Answer(Verdict.SUCCESS, 200, body=body, is_cut=True)
     assert " ".join(one.verdict for one in item_answers(answer, 2, str)) == verdicts
 
 
 @virtual_time
 async def test_giving_back_ends_requests_whose_records_are_all_given_back() -> None:
-    """After a drain no abandoned batch is sent any more."""
+    """After a drain no abandoned batch is in flight."""
     story = Story(lambda post: OK, size=10)
     story.target._seconds = 1000.0
     await story.submit(30)
@@ -542,7 +542,7 @@ async def test_giving_back_ends_requests_whose_records_are_all_given_back() -> N
 
 @virtual_time
 async def test_giving_back_does_not_wait_for_what_was_not_sent() -> None:
-    """Records that wait for others, or for a target that throttles, are given back at once."""
+    """Records that wait for others, or for a throttling target, are given back at once."""
     throttled = answer(429, retry_after_seconds=60)
     story = Story(lambda post: throttled, size=10, linger_seconds=100.0)
     await story.submit(25)

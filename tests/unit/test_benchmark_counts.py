@@ -17,14 +17,14 @@ PARTITION = TopicPartition("orders", 0)
 @pytest.mark.parametrize(
     ("orders", "repeated", "reordered"),
     [
-        ([(1, 1), (2, 1), (1, 1)], 1, 0),  # comes again: repeated and nothing else
-        ([(1, 1), (3, 1), (2, 1), (1_000, 2), (999, 2), (4, 3)], 0, 2),  # keys are told apart
+        ([(1, 1), (2, 1), (1, 1)], 1, 0),  # comes again: only repeated
+        ([(1, 1), (3, 1), (2, 1), (1_000, 2), (999, 2), (4, 3)], 0, 2),  # keys are independent
     ],
 )
 def test_orders_that_come_again_or_late(
     orders: list[tuple[int, int]], repeated: int, reordered: int
 ) -> None:
-    """Each is counted once, as what it is; one after another none overlaps."""
+    """Each is counted once; sequential orders do not overlap."""
     counts = Counts()
     for order_id, key in orders:
         counts.left(counts.arrived(order(order_id, key)))
@@ -34,7 +34,7 @@ def test_orders_that_come_again_or_late(
 
 
 def test_an_order_while_another_of_its_key_waits_overlaps() -> None:
-    """A key's next order before the answer to the last one is a break of order, too."""
+    """A key's next order before the answer to the last one breaks the order, too."""
     counts = Counts()
     first = counts.arrived(order(1, 7))
     counts.arrived(order(2, 7))
@@ -50,7 +50,7 @@ def record(offset: int) -> ConsumerRecord[bytes, bytes]:
 
 
 def test_the_plain_loop_commits_up_to_the_first_unanswered_record() -> None:
-    """Answers beyond a gap are not committed before the gap is closed."""
+    """Answers beyond a gap are committed once the gap is closed."""
     progress = Progress()
     records = [record(offset) for offset in (5, 6, 9)]
     for one in records:
@@ -65,12 +65,12 @@ def test_the_plain_loop_commits_up_to_the_first_unanswered_record() -> None:
 
 
 def test_every_peer_names_its_version() -> None:
-    """Each row of the table says what was measured, from the peer's own files."""
+    """Each row of the table names the peer's version, from its own files."""
     assert all(peer.version[0].isdigit() for peer in PEERS)
 
 
 def test_the_delivery_benchmark_runs_without_options() -> None:
-    """Each option has its default: 0 to 100 ms, the loops compared."""
+    """Each option has its default, such as 0 to 100 ms."""
     options = parse_options([])
 
     assert options.latency_ms == (0.0, 5.0, 20.0, 100.0)

@@ -1,4 +1,4 @@
-"""The circuit breaker: attempts that begin and end in any order beside a model, and its words."""
+"""The circuit breaker: attempts in any order beside a model, and its texts."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ CLOSED, HALF_OPEN, OPEN = BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerSt
 
 
 class Watched:
-    """A breaker with its clock, and what it said about its changes."""
+    """A breaker with its clock, and the changes that it reported."""
 
     def __init__(self, threshold: int, probe_interval_seconds: float = 5.0) -> None:
         self.clock = StandingClock()
@@ -48,7 +48,7 @@ def test_the_numbers_of_the_states() -> None:
 
 
 def test_it_says_why_it_opened() -> None:
-    """First attempts in a row, or attempts of any kind where none succeeds for ten seconds."""
+    """First attempts in a row failed, or all attempts of ten seconds and more."""
     watched = Watched(threshold=3)
     watched.fail(3)
     assert watched.changes == [OPEN]
@@ -69,7 +69,7 @@ def test_an_interval_under_a_second_is_the_longest_wait() -> None:
 
 
 def test_a_probe_on_demand() -> None:
-    """It may go at once, whatever the interval; with the breaker closed there is none."""
+    """It is sent at once, whatever the interval; a closed breaker has none."""
     watched = Watched(threshold=1, probe_interval_seconds=600.0)
     assert not watched.breaker.probe_now()
     watched.fail()
@@ -92,7 +92,7 @@ class Sent:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Attempts that begin and end in any order, beside a model of what the design says."""
+    """Attempts that begin and end in any order, beside a model of the design."""
 
     @initialize(threshold=st.sampled_from([0, 1, 2, 4]))
     def start(self, threshold: int) -> None:

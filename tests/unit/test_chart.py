@@ -1,4 +1,4 @@
-"""The Helm chart's files, as far as no Helm is needed: one source for each thing."""
+"""The Helm chart's files, without Helm: one source for each thing."""
 
 import json
 
@@ -27,21 +27,21 @@ def test_copies_are_those_that_the_script_makes() -> None:
 
 
 def test_each_value_is_in_the_schema() -> None:
-    """The schema names every value of values.yaml, and no other, so that a typo is refused."""
+    """The schema names exactly the values of values.yaml, so that a typo is refused."""
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     assert schema["properties"].keys() - {"global"} == values.keys()
 
 
 def test_the_chart_knows_the_secret_settings() -> None:
-    """It refuses just those settings in its ConfigMap that the product takes as secrets."""
+    """Its ConfigMap refuses exactly the settings that are secrets of the product."""
     text = (CHART / "templates" / "_refusals.tpl").read_text()
     named = text.partition('"order-relay.secretSettings" -}}')[2].partition("{{")[0].split()
     assert named == sorted(name.upper() for name in secret_fields(Settings))
 
 
 def test_links_of_alerts_lead_to_a_runbook_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
-    """The script prints the rules with links of one's own; without a URL it changes nothing."""
+    """The script prints the rules with the user's links; without a URL it changes nothing."""
     alerts.main(["--runbook-base-url", RUNBOOK, "--console-base-url", f"{CONSOLE}/"])
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed == {"groups": relinked_groups(RUNBOOK, CONSOLE)}
@@ -50,7 +50,7 @@ def test_links_of_alerts_lead_to_a_runbook_of_ones_own(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("url", ["docs/runbook.md", "ftp://docs", "https://", "https://docs/#x"])
-def test_a_link_that_is_none_is_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_link_is_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The last line names the option and what it must be."""
     with pytest.raises(SystemExit):
         alerts.main(["--runbook-base-url", url])

@@ -1,4 +1,4 @@
-"""What commands make of their arguments: consumers, and what check finds of a topic."""
+"""Arguments of commands: the consumer; and what check finds about a topic."""
 
 from types import SimpleNamespace
 from typing import cast
@@ -78,14 +78,14 @@ def chosen(given: str | None, runs: str, declared: str) -> ConfiguredConsumer:
         (None, "order_logging", "order_logging", "order_logging"),
         (None, "coupons", "order_logging coupons", "coupons"),
         ("coupons", "order_logging coupons", "order_logging coupons", "coupons"),
-        # Also one that this worker does not run.
+        # This worker does not run it.
         ("order_logging", "coupons", "order_logging coupons", "order_logging"),
     ],
 )
 def test_the_consumer_of_a_command(
     given: str | None, runs: str, declared: str, expected: str
 ) -> None:
-    """The one that is named; where one alone runs, none has to be."""
+    """The one that is named, or the only one that runs."""
     assert chosen(given, runs, declared).name == expected
 
 

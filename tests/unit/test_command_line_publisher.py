@@ -1,4 +1,4 @@
-"""Publishing many lines: every one accounted for, in order within a key, bounded."""
+"""Publishing many lines: all accounted for, in order within a key, bounded."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -22,7 +22,7 @@ def line(number: int, order_id: int | None = None, **fields: object) -> Line:
 
 
 class Run:
-    """A run over a store in memory and a producer by hand."""
+    """A run over a store in memory and a fake producer."""
 
     def __init__(self) -> None:
         self.producer = FakeProducer()
@@ -32,7 +32,7 @@ class Run:
         self.bulk = BulkPublisher(self.publisher, self.results.append)
 
     async def publish(self, *lines: Line, batch_size: int = 100) -> dict[LineStatus, list[int]]:
-        """Publish lines, and watch for outages; the numbers of the lines by how they ended."""
+        """Publish lines, and watch for outages; return line numbers by result."""
         watching = asyncio.create_task(self.publisher.watch())
         await self.bulk.publish(in_batches(lines, batch_size))
         watching.cancel()
@@ -79,7 +79,7 @@ async def test_what_kafka_refuses_is_saved() -> None:
     refused=st.sets(st.integers(0, 40), max_size=5),
 )
 def test_order_within_a_key(keys: list[int], slow: set[int], refused: set[int]) -> None:
-    """Kafka and then the table have each key's events in the order of the lines, none missing."""
+    """Kafka, then the table, have each key's events in the order of the lines, none missing."""
 
     async def scenario() -> None:
         run = Run()
@@ -125,7 +125,7 @@ async def test_without_kafka_nothing_waits_for_it() -> None:
 
 @virtual_time
 async def test_no_event_overtakes_one_of_its_key_that_failed() -> None:
-    """Lines begun behind it fail too, also if Kafka is back: the file is published again."""
+    """Later lines of its key fail too, even if Kafka is back; the file is sent again."""
     run = Run()
     run.producer.refuse = lambda _: None if run.results else refusal()
     run.store.error = DatabaseUnavailable("the disk is full")
@@ -137,7 +137,7 @@ async def test_no_event_overtakes_one_of_its_key_that_failed() -> None:
 
 @virtual_time
 async def test_when_kafka_and_the_database_refuse_nothing_more_is_begun() -> None:
-    """The batch of the first event that is nowhere is the last; its lines are accounted for."""
+    """The batch of the first lost event is the last; its lines are accounted for."""
     run = Run()
     run.producer.refuse = lambda _: refusal()
     run.store.error = DatabaseUnavailable("the disk is full")
@@ -151,7 +151,7 @@ async def test_when_kafka_and_the_database_refuse_nothing_more_is_begun() -> Non
 
 @virtual_time
 async def test_closing_saves_what_kafka_does_not_answer() -> None:
-    """After a signal what is under way ends within the grace: as published, or saved."""
+    """After a signal, events that Kafka does not acknowledge are saved."""
     run = Run()
     run.producer.answers.clear()
     publishing = asyncio.create_task(run.publish(line(1), line(2)))

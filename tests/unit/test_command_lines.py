@@ -34,7 +34,7 @@ def read_bytes(content: bytes, tmp_path: Path, *, max_line_bytes: int = 1000) ->
 
 
 def test_blank_lines_count_and_are_left_out(tmp_path: Path) -> None:
-    """Numbers are those an editor shows; ends of lines of any system are no part of a line."""
+    """Numbers are those an editor shows; line ends of any system are not part of a line."""
     content = b"\xef\xbb\xbffirst\r\n\n   \n  second \nlast without an end"
     assert read_bytes(content, tmp_path) == [
         Line(1, b"first"),
@@ -44,7 +44,7 @@ def test_blank_lines_count_and_are_left_out(tmp_path: Path) -> None:
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
-    """There is nothing in it."""
+    """It has no lines."""
     assert read_bytes(b"", tmp_path) == []
 
 
@@ -55,7 +55,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
 def test_chunks_do_not_matter(
     pieces: list[bytes], chunk: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """However the system hands the bytes out, lines over the limit are known and not kept."""
+    """With any chunks, lines over the limit are reported without their bytes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(line_reader, "CHUNK_BYTES", chunk)
         content = b"x\n" + b"\n".join(pieces)
@@ -79,7 +79,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 async def test_a_line_is_there_as_soon_as_it_is_written(pipe: tuple[int, int]) -> None:
-    """A pipe that stays open holds back nothing that it has given."""
+    """A pipe that stays open does not delay its complete lines."""
     reading, writing = pipe
     found = LineReader(reading, max_line_bytes=1000).batches()
     async with asyncio.timeout(LIMIT_SECONDS):
@@ -102,7 +102,7 @@ async def test_stopping_while_nothing_comes(pipe: tuple[int, int]) -> None:
 
 
 async def test_stopping_while_a_batch_is_in_use(pipe: tuple[int, int]) -> None:
-    """The next wait does not begin: nothing may come for ever."""
+    """The next wait does not begin: it might never end."""
     reading, writing = pipe
     reader = LineReader(reading, max_line_bytes=1000)
     found = reader.batches()
@@ -119,7 +119,7 @@ async def collect(reader: LineReader) -> list[Line]:
 
 
 async def test_what_cannot_be_read(tmp_path: Path) -> None:
-    """The system's error comes out where the lines are used."""
+    """The system's error is raised where the lines are used."""
     descriptor = os.open(tmp_path, os.O_RDONLY)  # a folder
     try:
         with pytest.raises(IsADirectoryError):

@@ -1,4 +1,4 @@
-"""Choosing rows, changing them, and what is said of each; on a table in memory."""
+"""Selecting and changing rows, and the result of each; on a table in memory."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ async def test_discarding_leaves_rows_alone_that_are_on_their_way() -> None:
 
 
 async def test_a_dry_run_says_the_same_and_changes_nothing() -> None:
-    """What would be done is what is done afterwards."""
+    """A dry run shows what the real run does."""
     store = await recovered_all(Status.FAILED, Status.PENDING, Status.FAILED, Status.PUBLISHED)
     rows = RowFilter(ids={1, 2, 3, 4, 5})
     before = dict(store.rows)
@@ -62,7 +62,7 @@ async def test_more_rows_than_a_page() -> None:
 
 
 async def test_only_rows_that_were_agreed_to_are_changed() -> None:
-    """Rows that the filter finds later stay, and so do those that it does not find any more."""
+    """Rows that match the filter later stay, and so do those that no longer match."""
     store = await recovered_all(*[Status.FAILED] * (PAGE + 2), Status.PENDING)
     rows = RowFilter(status=Status.FAILED)
     confirmed = set(range(1, PAGE + 3))
@@ -83,7 +83,7 @@ async def test_only_rows_that_were_agreed_to_are_changed() -> None:
 
 
 def test_choices() -> None:
-    """Ids select rows of any status, so that the reason can be given; --all selects by filter."""
+    """Ids select rows of any status, so that a reason can be given; --all selects by filter."""
     assert selected_rows((3, 1, 3), False, RowFilter()) == RowFilter(ids={1, 3})
     failed = RowFilter(status=Status.FAILED, topic="orders")
     assert selected_rows((), True, RowFilter(topic="orders")) == failed
@@ -107,8 +107,8 @@ def test_choices() -> None:
         "0" * 20 + "1" * 4999,
     ],
 )
-def test_what_is_no_row_id(text: str) -> None:
-    """Only what can be an id is one."""
+def test_invalid_row_ids(text: str) -> None:
+    """Only whole numbers are ids."""
     with pytest.raises(click.BadParameter, match="whole numbers from 1"):
         ROW_ID.convert(text, None, None)
 
@@ -119,7 +119,7 @@ def test_zeros_before_a_row_id() -> None:
 
 
 def test_status_in_any_case_of_letters() -> None:
-    """FAILED and failed are the same; the error for another word names the allowed ones."""
+    """FAILED and failed are the same; the error for other words names the allowed ones."""
     assert STATUS.convert("failed", None, None) is Status.FAILED
     with pytest.raises(click.BadParameter, match="PENDING or PUBLISHED or FAILED"):
         STATUS.convert("LOST", None, None)

@@ -1,4 +1,4 @@
-"""The console: what its files read and name is there, and a consumer over all of its workers."""
+"""The console: all that its files name exists; and a consumer over all of its workers."""
 
 import re
 import time
@@ -38,7 +38,7 @@ def test_every_alert_of_a_verdict_has_its_section_in_the_runbook() -> None:
 
 @pytest.mark.parametrize("page", sorted(TEMPLATES))
 def test_a_page_holds_nothing_that_its_policy_refuses(page: str) -> None:
-    """No script or style in the page, no handler in an attribute, no text that is not escaped."""
+    """No inline script, style or event handler, and no text that is not escaped."""
     text = TEMPLATES[page]
     assert "<style" not in text
     assert re.findall(r"<script(?! src=)", text) == []
@@ -63,7 +63,7 @@ OWN = "http://127.0.0.1:1/"
 
 
 def stats(state: str = "works", *, lag: int | None = 0, **others: Any) -> dict[str, Any]:
-    """The ``/stats`` of a worker that is well, but for what is said."""
+    """The ``/stats`` of a healthy worker, except for the arguments."""
     return {
         "target": {"state": state, "said": f"{state} for 9 s"},
         "partitions": [{"partition": 0, "lag": lag}], "kafka_up": True, "in_flight": 1,
@@ -74,7 +74,7 @@ def stats(state: str = "works", *, lag: int | None = 0, **others: Any) -> dict[s
 
 
 def view(*answers: Mapping[str, Any], **history: Any) -> ConsumerView:
-    """A consumer whose workers answer this."""
+    """A consumer with these workers."""
     return ConsumerView(
         "coupons", [WorkerAnswer(f"http://w{n}/", one, history) for n, one in enumerate(answers)]
     )
@@ -120,7 +120,7 @@ def test_one_worker_that_is_well_is_well() -> None:
 def test_what_one_worker_sees_is_told_beside_one_that_is_well(
     worker: dict[str, Any], alert: str, level: str
 ) -> None:
-    """Whatever is wrong on any worker has a line, with the section of the runbook."""
+    """Each problem of any worker has a line, with its section of the runbook."""
     whole = view(stats(), worker) if worker["partitions"] else view(worker)
     told = [(one.alert, one.level) for one in whole.verdicts() if one.level != "good"]
     assert told == [(alert, level)]
@@ -145,14 +145,14 @@ def test_open_letters_are_one_topics_not_summed() -> None:
 
 
 def test_lag_is_summed_and_unknown_if_a_part_is() -> None:
-    """A lag that one worker does not know yet is not a small one."""
+    """The lag is unknown while one worker does not know its part."""
     assert view(stats(lag=3), stats(lag=4)).lag == 7
     assert view(stats(lag=3), stats(lag=None)).lag is None
     assert view(stats(), stats()).total("in_flight") == 2
 
 
 def test_a_worker_that_does_not_answer_is_told() -> None:
-    """The others are shown, and it is named."""
+    """It is named, and the others are shown."""
     whole = ConsumerView(
         "coupons",
         [WorkerAnswer("http://a/", stats("down")), WorkerAnswer("http://b/", problem="refused")],
@@ -164,7 +164,7 @@ def test_a_worker_that_does_not_answer_is_told() -> None:
 
 
 async def test_a_consumer_of_other_workers_is_linked_to_one_of_them() -> None:
-    """Only to what can be a worker's address; without Kafka's answer nothing is wrong."""
+    """Only to valid addresses of workers; without Kafka's answer nothing is wrong."""
 
     async def members() -> dict[str, set[str] | None]:
         return {"here": {OWN, "http://127.0.0.1:9/"}, "there": {"javascript:x", "http://127.0.0.1:9/"},
@@ -186,7 +186,7 @@ async def test_a_consumer_of_other_workers_is_linked_to_one_of_them() -> None:
 
 
 def test_outages_have_a_beginning_an_end_and_a_reason() -> None:
-    """From the first failing state to the first that is none; the newest first."""
+    """From the first failing state to the next that is not; the newest first."""
     changes = [
         (100, "works"), (200, "down"), (250, "refuses_us"), (300, "works"), (400, "down"),
     ]  # fmt: skip
@@ -197,7 +197,7 @@ def test_outages_have_a_beginning_an_end_and_a_reason() -> None:
 
 
 def test_minutes_are_summed_over_workers_by_the_minute() -> None:
-    """Lag adds up, the oldest is the oldest."""
+    """Lag is summed; ages are not."""
     minutes = [{"at": at, "lag": 5, "oldest_seconds": at / 60} for at in (60, 121)]
     whole = view(stats(), stats(), minutes=minutes)
     assert whole.minutes("lag", add=True) == [(60.0, 10.0), (120.0, 10.0)]
@@ -215,7 +215,7 @@ def test_a_rate_is_that_of_the_last_minute(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_chart_fits_its_box() -> None:
-    """From 0 to the largest value; without two points there is nothing to draw."""
+    """From 0 to the largest value; with one point there is nothing to draw."""
     assert chart([(0, 1)]) == ""
     points = [
         tuple(map(float, one.split(","))) for one in chart([(0, 0), (60, 5), (120, 10)]).split()

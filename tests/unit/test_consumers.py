@@ -1,4 +1,4 @@
-"""Consumers as their files declare them, and the settings that they get."""
+"""How files declare consumers, and the settings that these get."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ async def yields(event: Any, delivery: Delivery) -> Any:
 
 
 class Called:
-    """The same as an object, with one argument or two."""
+    """A callable object, with one argument or two."""
 
     async def __call__(self, event: Any, delivery: Delivery | None = None) -> Any:
         """Handle nothing."""
@@ -102,7 +102,7 @@ def test_a_wrong_declaration_is_one_line(make: Callable[[], Consumer], said: str
 
 
 def test_the_decorator_returns_the_function() -> None:
-    """So that it can be called and tested as it is."""
+    """So it can be called and tested directly."""
     made = Consumer("coupons", topic="orders", group="coupons")
     assert made.handler(handle) is handle
     assert made.handled_by() is handle
@@ -116,7 +116,7 @@ def module(name: str, **values: Any) -> ModuleType:
 
 
 def test_consumers_are_found_in_modules() -> None:
-    """order_logging first, then by name; one that is imported by another module is one."""
+    """order_logging first, then by name; one that two modules import counts once."""
     coupons = consumer()
     found = find_consumers(
         [
@@ -135,7 +135,7 @@ def test_two_of_one_name() -> None:
 
 
 def test_one_without_a_handler() -> None:
-    """It would do nothing with what it reads."""
+    """It could not deliver its records."""
     with pytest.raises(InvalidConsumer, match="consumer coupons has no handler: give it handler="):
         find_consumers([module("agents.a", a=Consumer("coupons", topic="t", group="g"))])
 
@@ -181,7 +181,7 @@ def test_files_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "_helper.py").write_text("1 / 0")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "setup.py").write_text("1 / 0")
-    monkeypatch.chdir(tmp_path / "elsewhere")  # an empty part names no folder, not this one
+    monkeypatch.chdir(tmp_path / "elsewhere")  # an empty part names no folder, not even this one
     found = find_consumers(import_modules(["agents"], f" {tmp_path} , "))
     assert [one.name for one in found] == ["order_logging", "extra"]
 
@@ -195,7 +195,7 @@ def test_a_folder_that_does_not_exist(folders: str) -> None:
 
 @pytest.mark.usefixtures("forget_files")
 def test_files_of_one_name(tmp_path: Path) -> None:
-    """In two folders: the annotations of each mean the classes of their own file."""
+    """In two folders: annotations refer to the classes of their own file."""
     for number, kind in enumerate(["int", "str"]):
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "orders.py").write_text(
@@ -226,7 +226,7 @@ def test_files_of_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_defaults_of_a_consumer_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is set for order_logging is not taken over; what is the worker's is."""
+    """Settings of order_logging do not apply to it; those of the worker do."""
     monkeypatch.setenv("MAX_IN_FLIGHT", "7")
     monkeypatch.setenv("EXTERNAL_LOGGER_TOKEN", "s3cret")
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "kafka:9092")
@@ -242,7 +242,7 @@ def test_defaults_of_a_consumer_are_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_variables_win_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Every argument has its variable; a secret may be in a file."""
+    """Every argument has a variable; a secret may be in a file."""
     (tmp_path / "token").write_text("s3cret\n")
     expected = {
         "order_paid_topic": ("TOPIC", "refunds-2"),
@@ -274,7 +274,7 @@ def test_variables_win_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_the_file_wins_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of order_logging, too; its variables have no prefix. What code gives wins over all."""
+    """Also for order_logging, whose variables have no prefix. Values in code win."""
     ours = Consumer(
         "order_logging",
         topic="paid",
@@ -378,7 +378,7 @@ def test_consumers_that_clash(second: dict[str, Any], said: str) -> None:
 def test_variables_that_are_almost_settings(
     variable: str, meant: str | None, in_file: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A misspelled setting is told; variables of other programs are not."""
+    """A misspelled setting is found; other programs' variables are not."""
     coupons = configured(consumer())
     monkeypatch.chdir(tmp_path)
     if in_file:
@@ -390,7 +390,7 @@ def test_variables_that_are_almost_settings(
 
 
 def test_a_setting_that_is_set_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A similar variable beside it is of another program."""
+    """A similar variable then belongs to another program."""
     monkeypatch.setenv("MAX_IN_FLIGHT", "2")
     monkeypatch.setenv("MAX_INFLIGHT", "1")
 

@@ -1,4 +1,4 @@
-"""Dead letters of ours and of others, and what a commit remembers of those redriven."""
+"""Letters of the relay and of others, and how a commit stores the redriven ones."""
 
 import random
 import struct
@@ -27,7 +27,7 @@ NOW = datetime(2025, 12, 19, 12, tzinfo=UTC)
 
 
 def relayed(*headers: tuple[str, bytes | None], redrives: bytes | None = None) -> Letter:
-    """The letter that the relay writes of a rejected record."""
+    """The relay's letter of a rejected record."""
     own = [*headers, *([("dlq-redrives", redrives)] if redrives is not None else [])]
     record = Record(
         "orders", 2, 41, 0, b"7", b'{"orderId":7}', headers=tuple(own), timestamp_ms=1000
@@ -63,7 +63,7 @@ def test_a_letter_of_ours_tells_everything() -> None:
 
 
 def test_it_goes_out_as_the_record_came() -> None:
-    """The record's own headers, its event id, whom it is for, and one redrive more."""
+    """The record's own headers, its event id, its consumer, and one redrive more."""
     letter = relayed(("traceparent", b"00-1"), ("event-id", b"paid-7"), ("a", None), redrives=b"1")
     assert letter.redriven_headers("order_logging") == [
         ("traceparent", b"00-1"), ("a", None), ("event-id", b"paid-7"),
@@ -72,7 +72,7 @@ def test_it_goes_out_as_the_record_came() -> None:
 
 
 def test_the_event_id_of_a_letter_without_one() -> None:
-    """Where the record stood first; where that is not told, the place of the letter."""
+    """The record's first position; if that is unknown, the letter's position."""
     spring: tuple[Header, ...] = (
         ("kafka_dlt-original-topic", b"orders"),
         ("kafka_dlt-original-partition", struct.pack(">i", 3)),
@@ -90,7 +90,7 @@ def test_the_event_id_of_a_letter_without_one() -> None:
 
 @pytest.mark.parametrize("value", [None, b"", b"[1]", b"\xff", b'{"orderId":{}}', b"[" * 5000])
 def test_letters_of_others_are_shown_as_they_are(value: bytes | None) -> None:
-    """Nothing in a letter can make reading it fail."""
+    """No content of a letter makes reading it fail."""
     letter = foreign(
         ("dlq-redrives", b"many"),
         ("dlq-failed-at", b"yesterday"),
@@ -111,7 +111,7 @@ def test_letters_of_others_are_shown_as_they_are(value: bytes | None) -> None:
 )
 @pytest.mark.parametrize("timestamp_ms", [-1, 1_734_600_000_000_000, 2**62, 2**63 - 1])
 def test_times_that_no_calendar_has(failed_at: bytes, timestamp_ms: int) -> None:
-    """A moment that Python cannot tell is none; filters and lists go on."""
+    """A time that Python cannot express is None; filters and lists work."""
     letter = replace(foreign(("dlq-failed-at", failed_at)), timestamp_ms=timestamp_ms)
     assert letter.failed_at is None
     assert not LetterFilter(since=NOW).finds(letter)
@@ -129,7 +129,7 @@ def test_header_values() -> None:
 
 
 def test_filters() -> None:
-    """Each narrows down, and all together."""
+    """Each works alone and combined."""
     letter = relayed(("event-id", b"paid-7"))
     hour = timedelta(hours=1)
     for fits in (
@@ -173,7 +173,7 @@ def test_moments(text: str, moment: datetime) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "-2h", "yesterday", "999999w", "2025-13-01", "2 h"])
-def test_what_is_no_moment(text: str) -> None:
+def test_invalid_moments(text: str) -> None:
     """One line says what is allowed."""
     with pytest.raises(ValueError, match=r"must be ISO 8601 such as .*, or a time span such as"):
         parse_moment(text, NOW)
@@ -181,7 +181,7 @@ def test_what_is_no_moment(text: str) -> None:
 
 @given(st.data())
 def test_whatever_was_redriven_is_remembered(data: st.DataObject) -> None:
-    """Over any number of runs, each letter is open until it is redriven, and never again."""
+    """Over any number of runs, a letter is open until it is redriven, and never again."""
     first = data.draw(st.integers(0, 1000))
     steps = data.draw(st.lists(st.integers(1, 20), max_size=60))
     letters = [first + sum(steps[: n + 1]) for n in range(len(steps))]
@@ -205,7 +205,7 @@ def test_whatever_was_redriven_is_remembered(data: st.DataObject) -> None:
 
 
 def test_letters_of_others_behind_the_end_stay_redriven() -> None:
-    """What somebody redrove of letters that came later is not forgotten by an earlier reader."""
+    """A reader that started earlier keeps what another one redrove of later letters."""
     other = RedriveProgress(Redriven(), range(20), 20)
     for offset in (12, 17):
         other.finish(offset)
@@ -217,7 +217,7 @@ def test_letters_of_others_behind_the_end_stay_redriven() -> None:
 
 
 def test_a_hundred_thousand_letters_of_alternate_reasons_fit() -> None:
-    """A flood of which every second letter is redriven is remembered."""
+    """A commit has room for them if every second one is redriven."""
     progress = RedriveProgress(Redriven(), range(100_000), 100_000)
     odd = range(1, 100_000, 2)
     assert progress.can_remember(odd)
@@ -231,7 +231,7 @@ def test_a_hundred_thousand_letters_of_alternate_reasons_fit() -> None:
 
 
 def test_what_cannot_be_remembered_is_told_before() -> None:
-    """Where a commit has no room for the pattern, the answer is no, and nothing has changed."""
+    """If a commit has no room for the pattern, the answer is no, and nothing changes."""
     chance = random.Random(1)
     progress = RedriveProgress(Redriven(), range(100_000), 100_000)
     chosen = [offset for offset in range(1, 100_000) if chance.random() < 0.5]
@@ -241,8 +241,8 @@ def test_what_cannot_be_remembered_is_told_before() -> None:
     assert progress.can_remember(chosen[:5_000])
 
 
-def test_commits_that_are_none_of_ours() -> None:
-    """Metadata of another tool tells nothing; an offset beyond the end is of an earlier topic."""
+def test_commits_of_other_tools_are_ignored() -> None:
+    """Metadata of other tools is ignored; an offset beyond the end is of an earlier topic."""
     progress = RedriveProgress(Redriven(Commit(4, "")), range(4, 10), 10)
     progress.finish(8)
     elsewhere = progress.commit().metadata

@@ -1,4 +1,4 @@
-"""Redriving in batches: what is published, what is remembered, and when it ends early."""
+"""Redriving in batches: what is published, what is committed, and when it ends early."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -51,7 +51,7 @@ class Topics:
 
 
 class FakeMembership(Membership):
-    """Remembers commits; may be lost, or refuse them."""
+    """Stores commits; may be lost, or refuse them."""
 
     def __init__(self) -> None:
         super().__init__("dlq", consumer=None)
@@ -90,7 +90,7 @@ def prepared(topics: Topics, rate: float | None = None) -> Redrive:
 
 
 async def test_batches_are_published_in_order_and_remembered() -> None:
-    """Each batch is remembered once; what was not chosen stays open."""
+    """Each batch is committed once; what was not chosen stays open."""
     topics, membership = Topics(*range(2 * BATCH + 10)), FakeMembership()
     chosen = [letter.offset for letter in topics.held if letter.offset != 3]
     redrive = prepared(topics)
@@ -105,7 +105,7 @@ async def test_batches_are_published_in_order_and_remembered() -> None:
 
 
 async def test_the_partition_is_the_records_own_where_there_is_one() -> None:
-    """A number that the topic does not have is left to the key."""
+    """If the topic lacks that partition, the key decides."""
     topics = Topics()
     topics.held = [Letter("dlq", number, 0, b"k", b"0") for number in (2, 3)]
     redrive = prepared(topics)
@@ -116,7 +116,7 @@ async def test_the_partition_is_the_records_own_where_there_is_one() -> None:
 
 
 async def test_what_kafka_refuses_ends_it_and_stays_open() -> None:
-    """The rest of the batch is remembered; the next batch does not begin."""
+    """The rest of the batch is committed; the next batch does not begin."""
     topics, membership = Topics(*range(2 * BATCH)), FakeMembership()
     topics.errors[1] = PublishRefused("orders", "timed out")
     redrive = prepared(topics)
@@ -129,7 +129,7 @@ async def test_what_kafka_refuses_ends_it_and_stays_open() -> None:
 
 
 async def test_a_letter_that_is_too_large_holds_nothing_up() -> None:
-    """It fails alone."""
+    """Only it fails."""
     topics, membership = Topics(*range(BATCH + 1)), FakeMembership()
     topics.errors[1] = RecordTooLarge("orders", 7)
     redrive = prepared(topics)
@@ -139,7 +139,7 @@ async def test_a_letter_that_is_too_large_holds_nothing_up() -> None:
 
 
 async def test_nothing_is_published_that_is_not_ours_any_more() -> None:
-    """Once another member has joined, or a commit was refused, no batch begins."""
+    """After another member joined, or a commit was refused, no batch begins."""
     topics, membership = Topics(*range(2 * BATCH)), FakeMembership()
     membership.lost = True
     redrive = prepared(topics)
@@ -156,7 +156,7 @@ async def test_nothing_is_published_that_is_not_ours_any_more() -> None:
 
 
 async def test_stopping_ends_it_after_the_batch_under_way() -> None:
-    """Also while it waits for its turn at a rate: the first words stay."""
+    """Also while it waits because of the rate; the first reason stays."""
     topics, membership = Topics(*range(100)), FakeMembership()
     redrive, progress = prepared(topics, rate=0.01), progress_of(topics)
     results = []
@@ -170,7 +170,7 @@ async def test_stopping_ends_it_after_the_batch_under_way() -> None:
 
 
 async def test_letters_that_are_gone_or_cannot_be_remembered_are_left() -> None:
-    """Retention took one; of others a commit could not tell."""
+    """One was deleted; for others a commit has no room."""
     topics, membership = Topics(0, 2), FakeMembership()
     results = await redriven(prepared(topics), topics, membership, [0, 1, 2])
     (gone,) = [one for one in results if one.result is not RedriveResult.REDRIVEN]
@@ -194,7 +194,7 @@ async def test_letters_that_are_gone_or_cannot_be_remembered_are_left() -> None:
 
 
 def test_a_topic_that_was_made_anew() -> None:
-    """Its offsets mean other letters than those that were read: nothing is done to them."""
+    """Its offsets belong to other letters than those that were read: it is refused."""
     settings = Settings(dlq_topic="dlq")
     log, group = TopicLog(settings), RedriveGroup(settings)
     opened = OpenTopic(log, group, {0: Extent(3, 9), 1: Extent(0, 0)}, {})
@@ -225,7 +225,7 @@ def test_choices_that_make_no_sense(
 
 
 def test_choices() -> None:
-    """Places, filters, all, and all that filters leave."""
+    """Positions, filters, all, and all that match."""
     check_selection((LetterPosition(0, 1),), False, LetterFilter())
     check_selection((), False, LetterFilter(reason="rejected"))
     check_selection((), True, LetterFilter())
@@ -240,8 +240,8 @@ def test_choices() -> None:
 @pytest.mark.parametrize(
     "text", ["", "7", "0:", ":1", "-1:0", "0:1:2", "²:1", "a:b", "0:" + "9" * 19]
 )
-def test_what_is_no_place(text: str) -> None:
-    """Only what can be a letter's place is one."""
+def test_invalid_positions(text: str) -> None:
+    """Only PARTITION:OFFSET is a position."""
     assert POSITION.convert("0:17", None, None) == LetterPosition(0, 17)
     with pytest.raises(click.BadParameter, match="PARTITION:OFFSET"):
         POSITION.convert(text, None, None)
@@ -251,6 +251,6 @@ def test_what_is_no_place(text: str) -> None:
 def test_a_killed_redrive_is_forgotten_after_the_session_of_the_settings(
     setting: int, session: int
 ) -> None:
-    """After 6 s, the least that brokers allow by default, or sooner if the settings say so."""
+    """After 6 s, the brokers' default minimum, or sooner if the settings say so."""
     settings = Settings(kafka_session_timeout_ms=setting)
     assert RedriveGroup(settings).session_ms == session

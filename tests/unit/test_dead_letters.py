@@ -64,7 +64,7 @@ def test_all_headers_of_a_letter() -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    """Without an answer there is no status; without an error beneath, no cause."""
+    """Without an answer there is no status; without an inner error, no cause."""
     names = [name for name, _ in _headers(replace(LETTER, http_status=None, cause_type=None))]
 
     assert "dlq-http-status" not in names
@@ -74,7 +74,7 @@ def test_what_is_not_known_is_left_out() -> None:
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, 2**63 - 1), st.integers(-1, 2**63 - 1))
 def test_numbers_are_javas(partition: int, offset: int, timestamp_ms: int) -> None:
-    """Every partition, offset and timestamp that Kafka knows has its place, big-endian."""
+    """Every partition, offset and timestamp that Kafka knows fits, big-endian."""
     position = structs.replace(
         LETTER.record, partition=partition, offset=offset, timestamp_ms=timestamp_ms
     )
@@ -98,7 +98,7 @@ def test_the_types_of_timestamps(code: int, name: bytes) -> None:
 
 
 def test_the_records_own_headers_stay() -> None:
-    """Own headers come first, in their order, duplicates and nulls included."""
+    """They come first, in their order, duplicates and nulls included."""
     own: list[tuple[str, bytes | None]] = [
         ("trace", b"1"), ("b", b"\x00\xff"), ("trace", b"2"), ("empty", b""), ("null", None),
     ]  # fmt: skip
@@ -107,15 +107,15 @@ def test_the_records_own_headers_stay() -> None:
 
 
 def test_the_events_id_is_kept() -> None:
-    """The id under which the event was sent is the letter's, once, for redrives to keep."""
+    """The letter has the event's id, once, and redrives keep it."""
     headers = _with_headers(("event-id", b"old"), ("a", b"1"), ("event-id", b"pay-7"))
 
     assert headers[0] == ("a", b"1")
     assert [value for name, value in headers if name == "event-id"] == [b"pay-7"]
 
 
-def test_headers_of_an_earlier_stay_are_replaced() -> None:
-    """A record that was dead-lettered before tells of this time only, and counts its redrives."""
+def test_headers_of_an_earlier_dead_letter_are_replaced() -> None:
+    """A record that was dead-lettered before has only the new ones, and counts its redrives."""
     earlier = [(name, b"earlier") for name, _ in _headers(LETTER)]
 
     headers = _with_headers(*earlier, ("dlq-redrives", b"2"), ("kafka_dlt-original-future", b"x"))
@@ -129,7 +129,7 @@ def test_headers_of_an_earlier_stay_are_replaced() -> None:
 
 @given(st.text() | st.text("\u20ac\U0001f600a", min_size=600, max_size=3000))
 def test_texts_are_bounded(text: str) -> None:
-    """Messages of any length fit, cut between characters, the beginning kept."""
+    """Long messages are cut between characters; the beginning is kept."""
     headers = dict(_headers(replace(LETTER, message=text)))
 
     for name in ("kafka_dlt-exception-message", "kafka_dlt-exception-stacktrace"):
@@ -140,8 +140,8 @@ def test_texts_are_bounded(text: str) -> None:
         assert told == text or len(value) > MAX_TEXT_BYTES - 4
 
 
-def test_text_that_is_no_unicode_is_told_all_the_same() -> None:
-    """A lone surrogate, as errors of the file system have them, does not stop a letter."""
+def test_text_that_is_not_unicode_is_kept() -> None:
+    """A lone surrogate, as in errors of the file system, does not stop a letter."""
     assert dict(_headers(replace(LETTER, message="a\udc80b")))["kafka_dlt-exception-message"] == (
         b"a?b"
     )
@@ -153,7 +153,7 @@ def test_a_zero_character_in_a_name_is_written_out() -> None:
 
 
 def test_the_smallest_letter_keeps_all_but_the_long_texts() -> None:
-    """For a letter that is too large everything stays that is needed to find and redrive it."""
+    """A letter that is too large keeps all that is needed to find and redrive it."""
     left = drop_long_headers(_headers(LETTER))
 
     assert {name for name, _ in _headers(LETTER)} - {name for name, _ in left} == {
@@ -163,7 +163,7 @@ def test_the_smallest_letter_keeps_all_but_the_long_texts() -> None:
 
 
 def test_the_time_is_utc() -> None:
-    """Whatever the zone, the time of failure is written in UTC, in milliseconds."""
+    """In any zone, the time of failure is written in UTC, in milliseconds."""
     seoul = datetime(2025, 12, 19, 19, 30, tzinfo=timezone(timedelta(hours=9)))
 
     assert dict(_headers(replace(LETTER, failed_at=seoul)))["dlq-failed-at"] == (

@@ -1,4 +1,4 @@
-"""The table ``deliveries`` as Faust shows it: to be read by order id, and written by nobody."""
+"""The table ``deliveries`` as Faust shows it: read by order id, and read-only."""
 
 from pathlib import Path
 from typing import cast
@@ -16,7 +16,7 @@ KNOWN = Entry(7, "delivered", "paid-7", 1, "order-paid-events", 0, 3, 1000)
 
 
 async def test_entries_are_read_by_order_id(tmp_path: Path) -> None:
-    """What this worker has of an order; a missing one is a KeyError, as of any mapping."""
+    """This worker's entry of an order; a missing one is a KeyError, as in any mapping."""
     bench = TableBench()
     bench.recovery.known = {0: [KNOWN]}
     await bench.arrive(0)
@@ -29,8 +29,8 @@ async def test_entries_are_read_by_order_id(tmp_path: Path) -> None:
         table[8]
 
 
-async def test_nobody_else_writes(tmp_path: Path) -> None:
-    """A change that the changelog does not know would be undone by the next recovery."""
+async def test_the_view_is_read_only(tmp_path: Path) -> None:
+    """A change that is not in the changelog would be undone by the next recovery."""
     bench = TableBench()
     await bench.arrive(0)
     table = DeliveriesView(app_of_a_consumer(load_settings()), bench.deliveries, tmp_path)

@@ -1,4 +1,4 @@
-"""The small figures: delivery times, a run that stands still, words for numbers."""
+"""Small figures: delivery times, a stalled run, and texts for numbers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_only_the_first_answer_ends_the_delivery_time() -> None:
 
 @pytest.mark.parametrize("hands", ["in_flight", "held"])
 def test_a_run_is_not_given_up_while_the_worker_has_records(hands: str) -> None:
-    """A hopeless order is retried for longer than a run may stand still; then the limit counts."""
+    """A hopeless order is retried for longer than a run may stall; then the limit counts."""
     run = Run(Options(orders=2, give_up_after=120.0))
     run.paid_at("hopeless", 1100.0)
     assert not run.is_stalled()

@@ -1,4 +1,4 @@
-"""The ledgers: every order must be accounted for, whatever the facts' order."""
+"""The ledgers: every order must be accounted for, in any order of facts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FACTS = st.lists(
 
 
 def pay(ledger: Ledger, *event_ids: str) -> None:
-    """Let these be paid."""
+    """Pay these orders."""
     for event_id in event_ids:
         ledger.paid(event_id)
 
@@ -83,7 +83,7 @@ def test_counts_as_sets_of_ids_do(facts: list[tuple[str, str]]) -> None:
 
 
 def ledger_of(paid: int, **outcomes: int) -> ConsumerLedger:
-    """A consumer's ledger beside so many orders, and what the worker says."""
+    """A consumer's ledger with so many orders, and the worker's figures."""
     orders = Ledger()
     pay(orders, *map(str, range(paid)))
     ledger = ConsumerLedger("coupons", orders)
@@ -105,9 +105,9 @@ def test_a_consumers_ledger_closes_when_every_order_is_somewhere() -> None:
 
 
 def test_what_is_missing_keeps_a_consumers_ledger_open() -> None:
-    """An order that is missing is told; after Ctrl-C it waits, and is not lost.
+    """A missing order is reported; after Ctrl-C it waits, and is not lost.
 
-    Records abandoned at the stop come again: they are no end.
+    Records abandoned at the stop come again: they stay open.
     """
     ledger = ledger_of(3, delivered=2, abandoned=1)
     assert (ledger.finished, ledger.open) == (2, 1)
@@ -120,7 +120,7 @@ def test_what_is_missing_keeps_a_consumers_ledger_open() -> None:
 
 
 def test_a_consumer_of_another_topic_need_not_account_for_orders() -> None:
-    """Its ledger closes with what it has."""
+    """Only its own records count."""
     ledger = ledger_of(3)
     ledger.tell({"deliveries": {"delivered": 1}, "partitions": [{"topic": "refunds"}]})
     assert (ledger.published, ledger.open) == (1, 0)

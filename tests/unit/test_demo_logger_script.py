@@ -1,4 +1,4 @@
-"""The sample logger's script: repeatable, and with every kind of failure in it."""
+"""The sample logger's script: repeatable, with every kind of failure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def without_outages(seed: int) -> SampleLogger:
 
 
 def test_the_seed_and_the_id_decide() -> None:
-    """What happens to an order does not depend on who came before."""
+    """An order's answer does not depend on the orders before it."""
     one, same, other = without_outages(7), without_outages(7), without_outages(2)
     forward = {event_id: one.answer(event_id) for event_id in IDS}
     assert forward == {event_id: same.answer(event_id) for event_id in reversed(IDS)}
@@ -46,7 +46,7 @@ def until_final(script: SampleLogger, event_id: str) -> list[tuple[Kind, float]]
 
 
 def test_every_kind_of_failure_happens_and_most_orders_are_fine() -> None:
-    """All kinds occur; over nine tenths are accepted at once, some only slowly."""
+    """All kinds occur; most are accepted at once, some only slowly."""
     script = without_outages(1)
     stories = [until_final(script, event_id) for event_id in IDS]
     kinds = Counter(kind for story in stories for kind, _ in story)
@@ -63,7 +63,7 @@ def test_every_kind_of_failure_happens_and_most_orders_are_fine() -> None:
 
 
 def test_refused_orders_are_refused_on_every_attempt() -> None:
-    """A refusal is about the order: it comes again on every attempt."""
+    """A refusal depends on the order: it repeats on every attempt."""
     script = without_outages(1)
     refused = [event_id for event_id in IDS if script.answer(event_id)[0] is Kind.REFUSED]
     assert refused
@@ -92,7 +92,7 @@ def test_an_outage_begins_by_count_and_ends_by_time() -> None:
 
 
 def test_an_outage_takes_requests_that_were_under_way() -> None:
-    """A request that would have been accepted fails when an outage has begun meanwhile."""
+    """A request that would be accepted fails if an outage has begun meanwhile."""
     clock = Clock()
     script = SampleLogger(1, 1, clock=clock)
     fine = [event_id for event_id in IDS if without_outages(1).answer(event_id)[0] is Kind.ACCEPTED]
@@ -105,7 +105,7 @@ def test_an_outage_takes_requests_that_were_under_way() -> None:
 
 
 def test_attempts_in_an_outage_count_as_the_orders_own() -> None:
-    """After two failures in an outage an order fails no more, unless it always would."""
+    """After two failures in an outage an order succeeds, unless it always fails."""
     clock = Clock()
     script = SampleLogger(1, 0, clock=clock)
     after = set()

@@ -1,4 +1,4 @@
-"""The demo's options: what is right passes, what is wrong gets one line."""
+"""The demo's options: valid ones pass, a wrong one gets one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_without_anything_it_goes_on_until_stopped() -> None:
 
 
 def test_a_counted_run_pays_faster() -> None:
-    """Who asks for a number of orders wants to see the end of it."""
+    """A number of orders sets the rate to 100 a second."""
     options = parse_options(["--orders", "500"])
     assert (options.orders, options.rate) == (500, 100)
     assert parse_options(["--orders", "500", "--rate", "7.5"]).rate == 7.5

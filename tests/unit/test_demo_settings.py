@@ -1,4 +1,4 @@
-"""The worker's settings in the demo: what the user has configured has no say."""
+"""The worker's settings in the demo: the user's configuration is ignored."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def configured(
 
 
 @pytest.mark.usefixtures("configured")
-def test_neither_environment_nor_file_has_a_say() -> None:
+def test_environment_and_file_are_ignored() -> None:
     """The demonstration's settings are the defaults and its own."""
     settings = settings_at("127.0.0.1:1")
     assert settings.kafka_bootstrap_servers == "127.0.0.1:1"
@@ -63,7 +63,7 @@ def test_a_worker_reads_back_the_same_settings(
 
 
 def test_further_consumers_keep_variables_of_their_names() -> None:
-    """Theirs are handed on, but for settings of the worker; only they are looked for in folders."""
+    """Theirs are passed on, except the worker's settings; folders are for them only."""
     surroundings = {
         "COUPONS_URL": "http://127.0.0.1:4000/", "kafka_key": "k",
         "KAFKA_BOOTSTRAP_SERVERS": "elsewhere:9092", "ORDER_LOGGING_URL": "http://elsewhere/",

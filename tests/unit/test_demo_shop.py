@@ -1,4 +1,4 @@
-"""The sample order shop: its orders, its pace, and its patience with the database."""
+"""The sample order shop: its orders, its rate, and its retries at the database."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_orders_are_events_and_a_few_are_broken() -> None:
             assert str(event.orderId).encode() == order.key
             assert event.paid_at() == NOON
     assert len({uuid.UUID(order.event_id) for order in made}) == 1000
-    # Even a short run meets one.
+    # Even a short run has one.
     assert any(order.broken for order in made[:50])
 
 

@@ -1,4 +1,4 @@
-"""What is shown: the panel fits a small terminal, the lines and the ledger say all."""
+"""Views: the panel fits a small terminal; the lines and the ledger are complete."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ledger_of(delivered: int, dead: int = 0, missing: int = 0) -> Ledger:
 
 
 def with_saved(ledger: Ledger, saved: int, replayed: int) -> Ledger:
-    """The same, with so many more orders in the table, and so many that were there."""
+    """The same, with so many more orders in the table, and so many replayed."""
     ids = [f"saved-{number}" for number in range(saved + replayed)]
     for event_id in ids:
         ledger.paid(event_id)
@@ -133,7 +133,7 @@ def test_the_panel_fits_the_terminal(now: Collector, width: int) -> None:
 
 
 def test_the_panel_cuts_no_figure_short() -> None:
-    """At 80 columns the large figures of a busy run are all there to read."""
+    """At 80 columns all large figures of a busy run are readable."""
     text = "\n".join(drawn(BUSY, 80))
     for figure in (
         "12:34:56",
@@ -192,7 +192,7 @@ def closing(ledger: Ledger, goal: int | None = None) -> Collector:
 
 
 def test_a_ledger_that_closes() -> None:
-    """The figures stand one below the other, and the last line says that it closes."""
+    """The figures are one below the other, and the last line says that it closes."""
     lines = report(closing(with_saved(ledger_of(479, 11), 4, 6)), interrupted=False)
     assert lines[0] == "Ledger after 23.4 s"
     assert lines[1].split()[-5:] == ["500", "of", "them", "broken:", "0"]
@@ -224,13 +224,13 @@ def test_a_ledger_that_does_not_close_names_the_ids() -> None:
          "THE LEDGER DOES NOT CLOSE: 10 of 12 paid, 10 accounted for.", False),
         (closing(ledger_of(12), goal=12), False,
          "The ledger closes: 12 paid, 12 accounted for.", True),
-        # What was waiting when the user stopped it is not lost.
+        # What waited when the user stopped it is not lost.
         (closing(ledger_of(10, 1, 3)), True,
          "Stopped before the end: 14 paid, 11 accounted for.", False),
     ],
 )  # fmt: skip
 def test_the_last_line(run: Collector, interrupted: bool, last: str, does_close: bool) -> None:
-    """It says whether the ledger closes; after Ctrl-C a line tells what waits."""
+    """It says whether the ledger closes; after Ctrl-C a line says what waits."""
     lines = report(run, interrupted=interrupted)
     assert lines[-1] == last
     assert ("  + waiting in Kafka                        3" in lines) == interrupted
@@ -238,7 +238,7 @@ def test_the_last_line(run: Collector, interrupted: bool, last: str, does_close:
 
 
 def test_oddities_are_told() -> None:
-    """Duplicates, strangers and events in both places have lines of their own."""
+    """Duplicates, unknown events and events in both places have own lines."""
     ledger = ledger_of(2)
     ledger.delivered("event-0")
     ledger.dead_lettered("event-1", "rejected")

@@ -39,7 +39,7 @@ async def test_a_record_is_delivered_as_it_came() -> None:
 
 @virtual_time
 async def test_a_record_is_not_finished_before_the_answer() -> None:
-    """While the target has not answered, nothing is finished."""
+    """Without the target's answer, nothing is finished."""
     bench = Bench()
     one = bench.target.plan(record(0), Step(answer(200), seconds=5.0))
 
@@ -56,7 +56,7 @@ async def test_a_record_is_not_finished_before_the_answer() -> None:
     [
         ("2025-12-19T10:29:30Z", 30.0),
         ("2025-12-19T19:29:30+09:00", 30.0),
-        ("2025-12-19T03:00:00", 5.0),  # no zone: the record's own time stands in
+        ("2025-12-19T03:00:00", 5.0),  # no zone: the record's timestamp is used
         ("2025-12-19T10:31:00Z", 0.0),  # clocks differ: never negative
     ],
 )
@@ -99,7 +99,7 @@ async def test_four_attempts_after_1_2_and_4_seconds(failure: Answer) -> None:
     [
         # The duration of a failed attempt does not shorten the wait after it.
         ([Step(NO_ANSWER, seconds=10.0), Step(DOWN, seconds=0.5)], [0.0, 11.0, 13.5]),
-        # A Retry-After over the backoff counts, one below it does not shorten anything.
+        # A Retry-After longer than the backoff counts; a shorter one does not.
         ([Step(answer(500, retry_after_seconds=30.0)), Step(answer(503, retry_after_seconds=0.5))],
          [0.0, 30.0, 32.0]),
     ],
@@ -149,8 +149,8 @@ async def test_a_message_that_is_refused_goes_to_the_dead_letters_at_once(status
 @pytest.mark.parametrize(
     ("seconds", "times", "reason", "ends_at"),
     [
-        # Another key succeeded in the last minute: its own fault, once others might have been
-        # told so meanwhile.
+        # Another key succeeded in the last minute: the record's own fault. The relay waits a
+        # second, in which others might get the same answer.
         (50, [50.0], "rejected", 51.0),
         (61, [61.0, 62.0, 64.0, 68.0], "retries_exhausted", 68.0),
     ],
@@ -159,7 +159,7 @@ async def test_a_message_that_is_refused_goes_to_the_dead_letters_at_once(status
 async def test_nothing_at_the_address_for_one_record(
     status: int, seconds: float, times: list[float], reason: str, ends_at: float
 ) -> None:
-    """Where others succeed it is dead-lettered after one attempt, else it has the usual retries."""
+    """If others succeed it is dead-lettered after one attempt, else it is retried as usual."""
     bench = Bench(breaker_threshold=20)
     one = bench.target.plan(record(1, "one"), *[answer(status, "no such order")] * 4)
 
@@ -176,7 +176,7 @@ async def test_nothing_at_the_address_for_one_record(
 
 @virtual_time
 async def test_nothing_at_the_address_while_others_are_in_flight() -> None:
-    """Their answers decide, also where they are late: the address may be gone for all of them."""
+    """Their answers decide, also late ones: the address may be gone for all."""
     bench = Bench(breaker_threshold=20)
     await bench.deliver(record(0, "good"))
     first = bench.target.plan(record(1, "one"), answer(404))
@@ -218,7 +218,7 @@ async def test_outages_spend_no_attempt() -> None:
 
 @virtual_time
 async def test_a_fault_of_ours_loses_nothing() -> None:
-    """An unexpected error is retried, and at last dead-lettered with its name."""
+    """An unexpected error is retried, and finally dead-lettered with its name."""
     bench = Bench()
     lucky, unlucky = record(0, "lucky"), record(1, "unlucky")
     bench.target.plan(lucky, ZeroDivisionError("bug"))
@@ -287,8 +287,10 @@ async def test_the_log_phrases(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @virtual_time
-async def test_throttling_and_lacks_of_ours_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Where each begins, and where throttling ends; not with each attempt, and again next time."""
+async def test_throttling_and_local_faults_are_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each start, and the end of throttling; not each attempt, and again the next time."""
     bench = Bench()
 
     def told(phrase: str) -> int:

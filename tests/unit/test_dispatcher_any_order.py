@@ -1,4 +1,4 @@
-"""The relay and the partition's progress together: any fate of any record, any rebalance."""
+"""The relay and the partition's progress together: any outcomes, any rebalances."""
 
 import asyncio
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Worker:
         self.assign()
 
     def assign(self) -> None:
-        """Begin where the group stands; what finished and was not committed comes again."""
+        """Begin at the committed offset; what finished uncommitted comes again."""
         self.progress = PartitionProgress(1, self.committed)
         self.finished = set(self.finished_at_commit)
         self.last_attempted: dict[object, int] = {}
@@ -135,7 +135,7 @@ def test_every_record_ends_once_and_in_order(
     max_in_flight: int,
     refusals: int,
 ) -> None:
-    """Whatever happens: all end, once in each ownership, in order within a key."""
+    """In any case all end, once per assignment, in order within a key."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

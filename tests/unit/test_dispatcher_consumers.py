@@ -1,4 +1,4 @@
-"""What differs from consumer to consumer: events, what orders them, functions, whose letters."""
+"""What differs between consumers: events, keys, functions, and whose letters they take."""
 
 import asyncio
 import sys
@@ -26,7 +26,7 @@ class Refund(msgspec.Struct):
 
 
 class Panic(BaseException):
-    """As an extension in Rust raises it."""
+    """As Rust extensions raise it."""
 
 
 def panic(event: Any) -> Any:
@@ -49,7 +49,7 @@ class PaidLater(OrderPaid, frozen=True):
 
 
 class PaidBy(msgspec.Struct):
-    """Its time is not always there."""
+    """Its time may be missing."""
 
     payments: list[str]
 
@@ -73,7 +73,7 @@ class NoText:
 
 
 class Calls:
-    """A handler that remembers, and answers as it is told."""
+    """A handler that records calls, and answers as told."""
 
     def __init__(self, *answers: Answer) -> None:
         self.answers = list(answers)
@@ -92,7 +92,7 @@ def consumer_of(calls: Calls, events: Events, **options: Any) -> Bench:
 
 @virtual_time
 async def test_a_function_gets_event_and_delivery() -> None:
-    """The attempt counts up, the idempotency key stays; the outcome knows what it was about."""
+    """The attempt counts up, the idempotency key stays; the outcome has the order's id."""
     failed = Answer(Verdict.RETRYABLE, detail="ValueError: no", failure="function")
     consumer = consumer_of(calls := Calls(failed, OK), Events(Refund))
     one = record(3, "7", value=b'{"refundId":9,"orderId":7}', headers=[("event-id", b"r-9")])
@@ -109,7 +109,7 @@ async def test_a_function_gets_event_and_delivery() -> None:
 
 @virtual_time
 async def test_an_attempt_sees_no_changes_of_the_last_one() -> None:
-    """A handler that takes items out of its event and then fails has all of them again."""
+    """A handler that removes items from its event and fails gets all of them again."""
     taken: list[str] = []
 
     class Takes(Calls):
@@ -124,8 +124,8 @@ async def test_an_attempt_sees_no_changes_of_the_last_one() -> None:
 
 @virtual_time
 @pytest.mark.parametrize("kind", [Refund, bytes])
-async def test_what_is_no_event_of_the_consumer(kind: Any) -> None:
-    """Its letter says what it should have been; bytes are always an event, but for a tombstone."""
+async def test_values_that_are_not_events_of_the_consumer(kind: Any) -> None:
+    """Its letter says what it should have been; bytes are always an event, except tombstones."""
     consumer = consumer_of(calls := Calls(), Events(kind))
     await consumer.deliver(record(0, "a", value=b'{"other":1}'), record(1, "b", value=None))
     reasons = sorted(letter.reason for letter in consumer.dead_letters.letters)
@@ -140,7 +140,7 @@ async def test_what_is_no_event_of_the_consumer(kind: Any) -> None:
 
 @virtual_time
 async def test_an_event_whose_own_check_fails_is_a_dead_letter() -> None:
-    """Whatever it raises: the letter says what."""
+    """The letter has the error that it raised."""
     consumer = consumer_of(calls := Calls(), Events(FailsWhenMade))
     await consumer.deliver(record(0, "a", value=b'{"refundId":1}'))
     (letter,) = consumer.dead_letters.letters
@@ -176,7 +176,7 @@ async def test_a_redriven_letter_of_another_consumer_is_skipped() -> None:
 
 @virtual_time
 async def test_a_key_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The record's own key orders it, with a warning; a value that is not an event gets none."""
+    """The record's own key is used, with one warning; there is none for an invalid event."""
     consumer = consumer_of(Calls(), Events(Refund), key=lambda refund: refund.nothing)
     await consumer.deliver(record(0, "a", value=b"{}"))
     assert "key=" not in caplog.text
@@ -187,7 +187,7 @@ async def test_a_key_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -
 
 @virtual_time
 async def test_a_key_of_the_consumers_own_orders_events() -> None:
-    """Two records with keys of their own go one after another where ``key`` gives them one."""
+    """Two records with different keys are sent in order if ``key`` gives them the same one."""
     order: list[str] = []
 
     class Slow(Calls):
@@ -200,9 +200,9 @@ async def test_a_key_of_the_consumers_own_orders_events() -> None:
     for key, expected in [
         (lambda refund: refund.orderId, ["0 begins", "0 ends", "1 begins", "1 ends"]),
         (lambda refund: refund.refundId, ["0 begins", "1 begins", "0 ends", "1 ends"]),
-        # Nothing orders them, as records without a key.
+        # No order, as for records without a key.
         (lambda refund: None, ["0 begins", "1 begins", "0 ends", "1 ends"]),
-        # Its error counts nowhere: the records' own keys order them.
+        # Its error is ignored: the records' own keys are used.
         (lambda refund: refund.nothing, ["0 begins", "1 begins", "0 ends", "1 ends"]),
         (lambda refund: sys.exit(3), ["0 begins", "1 begins", "0 ends", "1 ends"]),
         (lambda refund: NoText(), ["0 begins", "1 begins", "0 ends", "1 ends"]),
@@ -232,7 +232,7 @@ async def test_a_key_of_the_consumers_own_orders_events() -> None:
     ],
 )
 def test_what_an_event_is_about(subject: Callable[[Any], Any] | None, found: object) -> None:
-    """An id, or nothing: a consumer's own function cannot harm a delivery."""
+    """An id or None: an error of the consumer's function is harmless."""
     assert Events(Refund, subject=subject).subject(Refund(9, 7)) == found
     assert Events(bytes).subject(b"7") is None
 

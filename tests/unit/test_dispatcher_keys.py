@@ -1,4 +1,4 @@
-"""The relay's promises about keys: order, what holds up what, and how much at a time."""
+"""The relay's promises about keys: order, waiting, and bounded memory."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ DOWN = answer(503, "try later")
 @pytest.mark.parametrize("error", [PublishRefused("dlq", "down"), OSError("unexpected")])
 @virtual_time
 async def test_a_refused_dead_letter_is_tried_until_it_is_kept(error: Exception) -> None:
-    """Its record stays unfinished, its key waits, and other keys go on, in its slot."""
+    """Its record stays unfinished, its key waits, and other keys use its slot."""
     bench = Bench(max_in_flight=1)
     bench.dead_letters.refusals.extend([error] * 6)
 
@@ -43,7 +43,7 @@ async def test_a_refused_dead_letter_is_tried_until_it_is_kept(error: Exception)
 async def test_the_id_of_a_record_that_waits_is_not_anothers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A target that knows ids would drop the one that waits; later its copies have it."""
+    """A target that drops known ids would drop the one that waits; copies keep it."""
     bench = Bench()
     ids_of_the_first = [("event-id", b"order-paid-events-0-0")]
     waiting = bench.target.plan(record(0, "a"), DOWN)
@@ -60,7 +60,7 @@ async def test_the_id_of_a_record_that_waits_is_not_anothers(
 
 @virtual_time
 async def test_an_id_of_a_record_that_is_still_to_come_is_not_taken() -> None:
-    """Our ids are predictable: a record that has one too early gets the id of its own position."""
+    """Ids are predictable: a record with the id of a later one gets that of its own position."""
     bench = Bench()
     early = record(0, "a", headers=[("event-id", b"order-paid-events-0-1"), ("other", b"x")])
 
@@ -90,7 +90,7 @@ async def test_a_key_in_backoff_holds_up_only_itself() -> None:
 
 @virtual_time
 async def test_records_without_a_key_do_not_wait() -> None:
-    """No key means a lane of its own; an empty key is a key."""
+    """A record without a key has its own lane; "" is a key."""
     bench = Bench()
     for offset, key in enumerate([None, None, "", ""]):
         one = record(offset, key)
@@ -104,7 +104,7 @@ async def test_records_without_a_key_do_not_wait() -> None:
 
 @virtual_time
 async def test_memory_is_bounded_behind_a_stuck_key() -> None:
-    """A tenth of what may be held is its share; the rest of it is left in Kafka, others go on."""
+    """It gets a tenth of the room; the rest of it is left in Kafka, and other keys go on."""
     bench = Bench(max_in_flight=2, max_queued=50)
     stuck = [record(offset, "stuck") for offset in range(100)]
     bench.target.plan(stuck[0], Step(answer(200), seconds=50.0))
@@ -118,7 +118,7 @@ async def test_memory_is_bounded_behind_a_stuck_key() -> None:
     assert bench.dispatcher.left.count == 95
     assert bench.reading.asked == []
     await asyncio.sleep(60)
-    # Asked for as soon as half of its room was free; until it comes nothing later is taken.
+    # Asked for once half of its room was free; nothing later is accepted before it.
     assert bench.reading.asked == [(0, 5)]
     assert not await bench.dispatcher.submit(record(101, "stuck"))
     for one in stuck[5:]:
@@ -133,7 +133,7 @@ async def test_memory_is_bounded_behind_a_stuck_key() -> None:
 
 @virtual_time
 async def test_at_full_room_a_new_key_still_gets_in() -> None:
-    """Keys with many records that are stuck fill half of the room and a bit, never all of it."""
+    """Stuck keys with many records fill little more than half of the room, never all."""
     bench = Bench(max_in_flight=100, max_queued=100)
     bench.target.default = Step(answer(200), seconds=FOR_EVER)
     for offset in range(2000):

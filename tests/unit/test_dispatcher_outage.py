@@ -15,7 +15,7 @@ PROBES = [1.0 + 5.0 * number for number in range(1000)]  # after 1 s, then every
 
 @virtual_time
 async def test_the_breaker_opens_over_all_keys_and_probes_alone() -> None:
-    """After the threshold only one attempt at a time is made, 1 s later and then every 5 s."""
+    """After the threshold there is one attempt at a time, after 1 s and then every 5 s."""
     bench = Bench(breaker_threshold=4)
     bench.target.default = Step(DOWN)
 
@@ -44,7 +44,7 @@ async def test_what_counts_for_the_breaker(failure: Answer) -> None:
 
 @virtual_time
 async def test_refused_messages_show_that_the_logger_works() -> None:
-    """A 4xx of the message's own fault is a success for the target: failures count anew."""
+    """A 4xx about the message is a success of the target: it resets the failures."""
     bench = Bench(breaker_threshold=2)
     for offset, status in enumerate([400, 503, 400, 400, 503]):
         one = record(offset, str(offset))
@@ -58,7 +58,7 @@ async def test_refused_messages_show_that_the_logger_works() -> None:
 
 @virtual_time
 async def test_with_a_threshold_of_0_a_dead_logger_dead_letters() -> None:
-    """Switched off, the breaker stops nothing: every record ends after its retries."""
+    """Switched off, the breaker stops nothing: records are given up after retries."""
     bench = Bench(breaker_threshold=0)
     bench.target.default = Step(DOWN)
 
@@ -72,7 +72,7 @@ async def test_with_a_threshold_of_0_a_dead_logger_dead_letters() -> None:
 
 @virtual_time
 async def test_an_outage_of_any_length_dead_letters_nothing() -> None:
-    """After hours without the target everything that was taken is delivered, in key order."""
+    """After hours without the target all held records are delivered, in key order."""
     bench = Bench(breaker_threshold=3)
     bench.target.default = Step(DOWN)
     await bench.submit(*(record(offset, str(offset % 3)) for offset in range(9)))
@@ -129,7 +129,7 @@ async def test_intake_stops_while_the_breaker_is_open() -> None:
 
     taking = asyncio.create_task(take_more())
     await asyncio.sleep(400)
-    # Of them the first five probe a second after the last one.
+    # Each of the first five probes a second after the last one.
     probes = [1.0, 2.0, 3.0, 4.0, 5.0, *(6.0 + 5.0 * n for n in range(79))]
     assert let_in == [0.1] * 1000 + probes
     assert bench.target.times() == [0.0] * 3 + probes
@@ -157,7 +157,7 @@ async def test_a_probe_that_is_refused_for_its_own_fault_ends_the_outage() -> No
 
 @virtual_time
 async def test_a_probe_that_is_throttled_ends_the_outage() -> None:
-    """The target works again, and says how fast it may be asked."""
+    """The target works again, and limits the rate."""
     bench = Bench(breaker_threshold=2)
     one, other = record(0, "a"), record(1, "b")
     bench.target.plan(one, DOWN, answer(429))
@@ -173,7 +173,7 @@ async def test_a_probe_that_is_throttled_ends_the_outage() -> None:
 
 @virtual_time
 async def test_late_failures_do_not_lengthen_the_outage() -> None:
-    """Attempts that began before the breaker opened say nothing new when they fail."""
+    """Failures of attempts from before the breaker opened do not count."""
     bench = Bench(breaker_threshold=1)
     bench.target.default = Step(DOWN)
     slow = [record(offset, str(offset)) for offset in range(1, 5)]
@@ -189,7 +189,7 @@ async def test_late_failures_do_not_lengthen_the_outage() -> None:
 
 @virtual_time
 async def test_another_record_probes_while_one_is_told_to_wait() -> None:
-    """A Retry-After holds back the record that got it, not the probing."""
+    """A Retry-After delays its record, not the probes."""
     bench = Bench(breaker_threshold=2)
     bench.target.default = Step(DOWN)
     patient = bench.target.plan(record(0, "patient"), answer(503, retry_after_seconds=60.0))

@@ -1,4 +1,4 @@
-"""What the relay says of a record's end, and the trace that goes with it."""
+"""What the relay reports when a record ends, and its trace."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ DOWN = answer(503, "try later")
 
 @virtual_time
 async def test_a_delivery_is_told_with_its_attempts_and_last_error() -> None:
-    """All attempts count, also the one that worked; the error is the last one before it."""
+    """All attempts count, also the successful one; the error is the last one before it."""
     bench = Bench()
     one = bench.target.plan(record(7), answer(500, "first"), DOWN)
 
@@ -47,7 +47,7 @@ async def test_a_dead_letter_is_told_with_its_reason() -> None:
 
 @virtual_time
 async def test_an_event_that_was_delivered_is_finished_without_an_attempt() -> None:
-    """It counts as a duplicate; the next record of its key goes on."""
+    """It counts as a duplicate; the next record of its key is sent."""
     bench = Bench()
     before, after = record(1, headers=[("event-id", b"paid")]), record(2)
     bench.delivered_before = {"paid"}
@@ -76,8 +76,8 @@ async def test_the_breaker_does_not_hold_a_duplicate_up() -> None:
 
 
 @virtual_time
-async def test_a_record_in_hand_is_found_with_its_trouble() -> None:
-    """In backoff, in flight and behind its key; no more once it is finished."""
+async def test_a_held_record_is_found_with_its_failures() -> None:
+    """In backoff, in flight or behind its key; not once it is finished."""
     bench = Bench()
     failing, behind, slow = record(1, "a"), record(2, "a"), record(3, "b")
     bench.target.plan(failing, DOWN)
@@ -99,8 +99,8 @@ async def test_a_record_in_hand_is_found_with_its_trouble() -> None:
 
 @pytest.mark.parametrize("ends", ["finished", "given back"])
 @virtual_time
-async def test_trouble_of_before_is_forgotten(ends: str) -> None:
-    """A record that is read again, after it finished or was given back, begins without failures."""
+async def test_earlier_failures_are_forgotten(ends: str) -> None:
+    """A record that is read again after it finished or was given back has no failures."""
     bench = Bench()
     again = bench.target.plan(record(1), DOWN, *[Step(answer(200), seconds=5.0)] * 2)
     await bench.submit(again)
@@ -119,7 +119,7 @@ async def test_trouble_of_before_is_forgotten(ends: str) -> None:
 
 @pytest.mark.parametrize("status", [503, 401])
 @virtual_time
-async def test_trouble_counts_every_failed_attempt(status: int) -> None:
+async def test_every_failed_attempt_is_counted(status: int) -> None:
     """Also those that never count against the message."""
     bench = Bench(policy=RetryPolicy(max_retries=10))
     one = bench.target.plan(record(1), *[answer(status, "no")] * 3, Step(answer(200), seconds=5.0))
@@ -162,7 +162,7 @@ async def test_every_attempt_carries_it(caplog: pytest.LogCaptureFixture) -> Non
 
 @virtual_time
 async def test_a_malformed_one_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """The record is delivered without it, and the log says nothing of a trace."""
+    """The record is delivered without it, and the log has no trace."""
     bench = Bench()
     broken = record(0, headers=[("traceparent", b"00-\r\nX-Injected: 1"), ("tracestate", b"a=1")])
     bench.target.plan(broken, answer(503), answer(200))
@@ -176,7 +176,7 @@ async def test_a_malformed_one_harms_nothing(caplog: pytest.LogCaptureFixture) -
 async def test_a_dead_letter_keeps_its_headers_byte_for_byte(
     malformed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Both tracestates and their order, and what is malformed, stand in it as they came."""
+    """Both tracestates in their order, and malformed headers, stay as they came."""
     bench = Bench()
     headers = [("traceparent", b"\xff\r\n"), *HEADERS[1:]] if malformed else HEADERS
     given_up = bench.target.plan(record(0, headers=headers), answer(422))

@@ -15,7 +15,7 @@ DOWN = answer(503)
 
 @virtual_time
 async def test_attempts_under_way_end_and_nothing_new_is_sent() -> None:
-    """Attempts and dead letters under way end; what was not sent, or is in backoff, is given up."""
+    """Attempts and dead letters in flight end; what is queued or in backoff is given back."""
     bench = Bench(max_in_flight=3)
     slow, failing = record(0, "a"), record(1, "b")
     bench.target.plan(slow, Step(answer(200), seconds=4.0))
@@ -35,7 +35,7 @@ async def test_attempts_under_way_end_and_nothing_new_is_sent() -> None:
 
 @virtual_time
 async def test_what_does_not_finish_in_time_is_given_up() -> None:
-    """Attempts get so many seconds; what is not answered by then stays unfinished."""
+    """Attempts get so many seconds; what has no answer by then stays unfinished."""
     bench = Bench()
     ends, hangs = record(0, "ends"), record(1, "hangs")
     bench.target.plan(ends, Step(answer(200), seconds=12.0))
@@ -93,7 +93,7 @@ async def test_a_failure_within_the_last_seconds_is_given_up() -> None:
 
 @virtual_time
 async def test_a_stop_during_a_rebalance_gives_back_once() -> None:
-    """What is given back is counted and logged once, though both wait for the attempts."""
+    """What is given back is counted once, though both wait for the attempts."""
     bench = Bench()
     fails = bench.target.plan(record(0, "a"), Step(DOWN, seconds=2.0))
     ends = bench.target.plan(record(1, "b"), Step(answer(200), seconds=2.0))
@@ -109,10 +109,10 @@ async def test_a_stop_during_a_rebalance_gives_back_once() -> None:
 
 @pytest.mark.parametrize("moment", ["while draining", "when closed"])
 @virtual_time
-async def test_a_record_of_before_is_not_delivered_after(moment: str) -> None:
-    """A record that is handed in between giving back and resuming does not come in late.
+async def test_a_record_submitted_before_resuming_is_not_delivered(moment: str) -> None:
+    """A record that is submitted between drain and resume is not delivered late.
 
-    It will be read again; delivered first, it would overtake the older records of its key.
+    It is read again; delivered first, it would overtake older records of its key.
     """
     bench = Bench()
     hangs = bench.target.plan(record(0, "hangs"), Step(answer(200), seconds=FOR_EVER))
@@ -151,7 +151,7 @@ async def test_it_goes_on_as_before_after_resuming() -> None:
 
 @virtual_time
 async def test_activity_is_told_for_liveness() -> None:
-    """The last sign of life: an attempt, a dead letter, a resumption, a record that is skipped."""
+    """Activity: an attempt, a dead letter, a resumption, a record that is skipped."""
     bench = Bench()
     one = bench.target.plan(record(0), Step(answer(400), seconds=3.0))
     bench.dead_letters.refusals.append(PublishRefused("dlq", "down"))
@@ -174,7 +174,7 @@ async def test_activity_is_told_for_liveness() -> None:
 
 @virtual_time
 async def test_a_pause_sends_nothing_and_its_end_sends_at_once() -> None:
-    """Records are taken in up to the limit meanwhile; a wait for room ends, too."""
+    """Records are accepted up to the limit; a wait for room ends, too."""
     bench = Bench(max_in_flight=2)
     bench.dispatcher.pause(True)
     await bench.submit(record(0, "a"), record(1, "b"))
@@ -195,7 +195,7 @@ async def test_a_pause_sends_nothing_and_its_end_sends_at_once() -> None:
 
 @virtual_time
 async def test_records_at_the_gate_do_not_hold_up_the_end() -> None:
-    """In an outage nothing is under way: giving back does not wait."""
+    """In an outage nothing is in flight: draining does not wait."""
     bench = Bench(breaker_threshold=2)
     bench.target.default = Step(DOWN)
     await bench.submit(record(0, "a"), record(1, "b"), record(2, "b"))
@@ -210,7 +210,7 @@ async def test_records_at_the_gate_do_not_hold_up_the_end() -> None:
 
 @virtual_time
 async def test_a_probe_is_asked_for_in_an_outage_only() -> None:
-    """With the breaker closed, and while a person has paused the consumer, the reason is told."""
+    """If the breaker is closed, or the consumer paused, the reason is returned."""
     bench = Bench(breaker_threshold=1)
     closed = "nothing to probe: the breaker is closed, records are sent as they come"
     assert bench.dispatcher.probe_now() == closed
@@ -229,7 +229,7 @@ async def test_a_probe_is_asked_for_in_an_outage_only() -> None:
 
 @virtual_time
 async def test_after_a_rebalance_in_an_outage_a_record_probes() -> None:
-    """With the breaker open some records are let in, to probe; the rest follows a success."""
+    """With the breaker open some records are taken to probe; the rest follows a success."""
     loop = asyncio.get_running_loop()
     bench = Bench(breaker_threshold=1)
     bench.target.default = Step(DOWN)
@@ -250,7 +250,7 @@ async def test_after_a_rebalance_in_an_outage_a_record_probes() -> None:
 
 @virtual_time
 async def test_a_probe_that_is_given_back_does_not_stop_the_probing() -> None:
-    """A probe that was cancelled leaves its turn to the next record at once."""
+    """After a cancelled probe the next record probes at once."""
     bench = Bench(breaker_threshold=1)
     one = bench.target.plan(record(0, "a"), DOWN, Step(DOWN, seconds=float("inf")))
     await bench.submit(one)
@@ -270,7 +270,7 @@ async def test_a_probe_that_is_given_back_does_not_stop_the_probing() -> None:
 async def test_a_dead_letter_that_kafka_refuses_does_not_stop_the_probing(
     queued_behind: int,
 ) -> None:
-    """After a rebalance in an outage the first record may be broken, and Kafka may refuse it."""
+    """After a rebalance the first record may be broken, and Kafka may refuse its letter."""
     bench = Bench(breaker_threshold=1)
     good = bench.target.plan(record(1, "good"), DOWN)
     await bench.submit(good)

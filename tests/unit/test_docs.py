@@ -33,10 +33,10 @@ READMES = sorted([*ROOT.glob("examples/**/README.md"), *ROOT.glob("deploy/**/REA
 DECISIONS = sorted(ROOT.glob("docs/decisions/[0-9]*.md"))
 ADD_A_CONSUMER = "docs/how-to/add-a-consumer.md"
 COMMANDS = {name for name, _ in all_commands()}
-# What runs, apart from the demo.
+# The code that runs, apart from the demo.
 PRODUCT = ("order_relay", "app", "agents", "tables")
 FIELDS = {name.upper(): field for name, field in Settings.model_fields.items()}
-# The largest value of a client's 32-bit setting says nothing to a reader.
+# The maximum of a 32-bit client setting does not help a reader.
 BOUNDS_WORTH_TELLING = range(1_000_000)
 FLAGS = re.MULTILINE | re.DOTALL
 
@@ -99,7 +99,7 @@ def test_the_example_lists_every_setting_with_its_default() -> None:
 
 
 def test_the_example_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copied to ``.env`` as it is, the example gives the settings that hold without it."""
+    """Copied to ``.env`` as it is, the example gives the default settings."""
     for name in FIELDS:
         monkeypatch.delenv(name, raising=False)
     as_it_is = Settings(_env_file=ROOT / ".env.example")  # type: ignore[call-arg]
@@ -123,7 +123,7 @@ def test_the_example_tells_units_and_bounds() -> None:
 def test_secrets_have_no_default() -> None:
     """No secret is written down as a default; of the database's URL only its password is one."""
     secrets = {name for name, field in FIELDS.items() if "SecretStr" in str(field.annotation)}
-    assert len(secrets) >= 5  # else this looks for the wrong thing
+    assert len(secrets) >= 5  # otherwise the search is wrong
     database_url = settings_of_example()["DATABASE_URL"][0]
     assert make_url(database_url).password is None
     assert {settings_of_example()[name][0] for name in secrets - {"DATABASE_URL"}} == {""}
@@ -159,7 +159,7 @@ def arguments_of_the_page(heading: str) -> dict[str, tuple[str, str]]:
 def test_every_argument_of_a_consumer_is_explained(
     heading: str, made: Callable[..., object], fields: dict[str, str], own: dict[str, str]
 ) -> None:
-    """Each stands in the table with its variable and its default, in the code's order."""
+    """Each is in the table with its variable and its default, in the code's order."""
     names = [name for name in inspect.signature(made).parameters if name != "name"]
     expected = {
         name: (
@@ -174,7 +174,7 @@ def test_every_argument_of_a_consumer_is_explained(
 
 
 def test_secrets_of_a_consumer_are_explained() -> None:
-    """What is a variable alone is named on the page."""
+    """Each that is only a variable is on the page."""
     alone = HTTP_OPTIONS.keys() - inspect.signature(HttpPost).parameters.keys()
     assert alone
     assert {f"COUPONS_{name.upper()}" for name in alone} <= code_spans(ROOT / ADD_A_CONSUMER)
@@ -209,13 +209,13 @@ def run_as_module(name: str, code: str) -> ModuleType:
     "document", DOCUMENTS + READMES, ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_metrics_that_are_named_exist(document: Path) -> None:
-    """Whatever looks like one of our metrics in a document is in the catalogue."""
+    """Every name of one of our metrics in a document is in the catalogue."""
     named = set(re.findall(rf"\b{PREFIX}_[a-z_]+", document.read_text(encoding="utf-8")))
     assert named <= catalogue()
 
 
 def test_every_value_of_a_label_is_explained() -> None:
-    """Each stands on the page of metrics, between backticks or in the text of its metric."""
+    """Each is on the page of metrics, between backticks or in the text of its metric."""
     text = read("docs/reference/metrics.md")
     known = code_spans(ROOT / "docs/reference/metrics.md")
     known |= set(re.findall(r"(\w+) \(", text))
@@ -225,7 +225,7 @@ def test_every_value_of_a_label_is_explained() -> None:
 
 
 def test_log_phrases_that_are_explained_are_logged() -> None:
-    """A phrase that the page of log lines explains stands in the code as it is there."""
+    """Each phrase that the page of log lines explains is in the code."""
     phrases = explained_phrases()
     assert len(phrases) > 30  # else the table was not found
     texts = "\n".join(strings_of_the_code())
@@ -233,7 +233,7 @@ def test_log_phrases_that_are_explained_are_logged() -> None:
 
 
 def test_errors_that_are_logged_are_explained() -> None:
-    """Errors, and lines with data whatever their level, stand in the table of log lines."""
+    """Errors, and lines of any level with data, are in the table of log lines."""
     logged = [text for level, text in levels_of_the_code() if level in {"error", "critical"}]
     logged += [text for text, _ in fields_of_lines()]
     assert len(logged) > 10  # else they were not found
@@ -242,7 +242,7 @@ def test_errors_that_are_logged_are_explained() -> None:
 
 
 def test_levels_of_log_lines_are_those_of_the_code() -> None:
-    """A warning or worse is explained with its level, and no explained level is made up."""
+    """Warnings and worse are explained with their level; each explained level is right."""
     logged = list(levels_of_the_code())
     assert len(logged) > 80  # else they were not found
     rows = [
@@ -274,10 +274,10 @@ def levels_of_the_code() -> Iterator[tuple[str, str]]:
 
 
 def test_fields_of_log_lines_that_are_explained_are_logged() -> None:
-    """What the documents say that a line has, it has in the code."""
+    """A line has in the code what the documents say."""
     rows = [row.split(" | ") for row in log_table().splitlines() if row.startswith("| `")]
     said = [(cells[0], cells[2]) for cells in rows]
-    # Of the runbook what follows "the line has", up to the end of the sentence.
+    # In the runbook: what follows "the line has", to the end of the sentence.
     said += re.findall(
         r"^- (`.+?`) (?:(?!^- ).)*?line\s+has (.+?\.)\s", read("docs/how-to/runbook.md"), FLAGS
     )
@@ -289,7 +289,7 @@ def test_fields_of_log_lines_that_are_explained_are_logged() -> None:
                 named = set(re.findall(r"`([a-z_]+)`", text)) - {"rocksdb"}  # a setting's value
                 assert named <= set().union(*fields), phrase
                 found += len(named)
-    assert found > 10  # else this looks in the wrong place
+    assert found > 10  # otherwise the search is wrong
 
 
 def fields_of_lines() -> Iterator[tuple[str, set[str]]]:
@@ -315,13 +315,13 @@ def explained_phrases() -> list[str]:
 
 @cache
 def nodes_of_the_code() -> list[ast.AST]:
-    """What the syntax trees of the product are made of."""
+    """The nodes of the product's syntax trees."""
     texts = [path.read_text(encoding="utf-8") for path in product_files()]
     return [node for text in texts for node in ast.walk(ast.parse(text))]
 
 
 def strings_of_the_code() -> Iterator[str]:
-    """Every string of the application, those in parts put together."""
+    """Every string of the application; concatenated parts are one."""
     for node in nodes_of_the_code():
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
@@ -361,9 +361,9 @@ def pages_of_the_navigation(entry: object) -> Iterator[str]:
     "document", DOCUMENTS + READMES + NOTES, ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_commands_that_are_named_exist(document: Path) -> None:
-    """Whatever a document runs with ``order-relay`` can be run; Faust runs the worker alone."""
+    """Every ``order-relay`` command in a document exists; Faust runs only the worker."""
     text = document.read_text(encoding="utf-8")
-    if document.name != "CHANGELOG.md":  # which says what was
+    if document.name != "CHANGELOG.md":  # it tells the past
         assert set(re.findall(r"faust -A app ([a-z][a-z-]*)", text)) <= {"worker"}
     groups = {name.split()[0] for name in COMMANDS if " " in name}
     for first, second in re.findall(r"order-relay (?:-A \S+ )?([a-z]+)(?: ([a-z]+))?", text):
@@ -391,7 +391,7 @@ def anchors(document: Path) -> set[str]:
 
 
 def code_spans(document: Path) -> set[str]:
-    """What stands between backticks in a document's text."""
+    """All text between backticks in a document."""
     text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=FLAGS)
     return set(re.findall(r"`([^`\n]+)`", text))
 
@@ -427,7 +427,7 @@ def test_names_in_decisions_exist(decision: Path, words_of_the_code: set[str]) -
 
 @pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: path.stem)
 def test_a_decision_has_a_status_and_a_date(decision: Path) -> None:
-    """Both stand right under the title, and the list of decisions shows what is not accepted."""
+    """Both are right under the title, and the list of decisions shows what is superseded."""
     number = int(decision.stem[:4])
     head = re.match(
         r"# (?P<number>\d+)\. (?P<title>.+)\n\n"
@@ -446,9 +446,9 @@ def test_a_decision_has_a_status_and_a_date(decision: Path) -> None:
 
 
 def test_a_worker_is_given_the_time_that_it_takes_to_stop() -> None:
-    """All documents tell one rule: the grace and twice the tail, which is one number by default.
+    """All documents have one rule: the grace and twice the tail, which is one number by default.
 
-    The tail ends with the worker ending itself; the other one is for the end of the process.
+    In the first tail the worker ends itself; the second is for the end of the process.
     """
     tail = int(SHUTDOWN_TAIL_SECONDS)
     allowed = int(Settings.model_fields["shutdown_grace_seconds"].default) + 2 * tail
@@ -473,7 +473,7 @@ def test_a_worker_is_given_the_time_that_it_takes_to_stop() -> None:
 
 
 def test_alerts_and_dashboards_are_counted() -> None:
-    """Where a document says how many there are, so many there are."""
+    """Every number of them in a document is right."""
     words = {"two": 2, "three": 3, "four": 4, "five": 5}
     dashboards = len(list(boards()))
     for document in DOCUMENTS:
@@ -486,7 +486,7 @@ def test_alerts_and_dashboards_are_counted() -> None:
 
 
 def test_the_architecture_has_every_package() -> None:
-    """Every package of the engine stands in the table of packages."""
+    """Every package of the engine is in the table of packages."""
     table = read("docs/explanation/architecture.md").split("## Packages")[1].split("## ")[0]
     packages = {path.stem for path in (ROOT / "order_relay").glob("[!_]*/")}
     assert len(packages) > 10  # else they were not found
@@ -494,7 +494,7 @@ def test_the_architecture_has_every_package() -> None:
 
 
 def test_the_tests_of_faults_exist() -> None:
-    """Whatever fault the worker is said to survive, there is the test that would tell."""
+    """Every test that the page of faults names exists."""
     named = re.findall(
         r"`((?:e2e|kafka|integration|unit)/[\w/]+\.py)(?:::(\w+))?`",
         read("docs/explanation/faults.md"),

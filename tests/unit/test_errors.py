@@ -1,4 +1,4 @@
-"""The tree of errors: what may be tried again, and the data that errors carry."""
+"""The tree of errors: what may be retried, and the data that errors carry."""
 
 import pytest
 
@@ -41,14 +41,14 @@ def test_every_error_is_on_one_branch() -> None:
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, Exception)
     }
-    # What handlers raise to say more is no failure of the relay.
+    # The signals that handlers raise are not failures of the relay.
     named = {kind for kind in kinds if not issubclass(kind, HandlerSignal)}
     assert named == {*known, RelayError, RetryableError, PermanentError}
 
 
 @pytest.mark.parametrize("error", RETRYABLE | PERMANENT, ids=lambda error: type(error).__name__)
 def test_errors_say_what_they_are_about(error: RelayError) -> None:
-    """The text has their data, which code can read, too; the drawing shows each."""
+    """The text has their data, which are attributes; the drawing has each."""
     assert str(error) == (RETRYABLE | PERMANENT)[error]
     assert f"── {type(error).__name__} " in (errors.__doc__ or "")
     texts = [str(value) for value in vars(error).values() if not isinstance(value, bool) and value]

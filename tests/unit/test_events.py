@@ -1,4 +1,4 @@
-"""The ORDER_PAID event: what passes, and what is refused with which reason."""
+"""The ORDER_PAID event: what is accepted, and what is refused and why."""
 
 import gzip
 import json
@@ -46,7 +46,7 @@ def test_unknown_fields_pass(unknown: dict[str, object]) -> None:
 @pytest.mark.parametrize("text", [rb"\ud800", rb"\uDC00", rb"\ud83d\ud83d\ude00", rb"\\\ud800x"])
 @pytest.mark.parametrize("place", [b'"x":"%s"', b'"%s":1', b'"x":[{"y":"%s"}]'])
 def test_half_a_character_in_an_unknown_field_passes(text: bytes, place: bytes) -> None:
-    """JSON allows an escape of one half of a pair, and JavaScript writes it."""
+    """JSON allows the escape of a lone surrogate, and JavaScript writes it."""
     assert decode_order_paid(order_value(7)[:-1] + b"," + place % text + b"}").orderId == 7
 
 
@@ -54,7 +54,7 @@ def test_half_a_character_in_an_unknown_field_passes(text: bytes, place: bytes) 
     "order_id", ["1", "7f3a5c1e-0d7e-4b57-9a53-0c1d6a2b9e01", "SKU 4/7", "주문-1", "x" * 255]
 )
 def test_ids_may_be_text(order_id: str) -> None:
-    """UUIDs and the like are ids of orders, users and products as well as numbers are."""
+    """Ids of orders, users and products may be text, such as UUIDs, or numbers."""
     items = [{"productId": "SKU-1", "orderQuantity": 2}]
     event = decode_order_paid(order_value(1, orderId=order_id, userId="u-1", orderItems=items))
 
@@ -70,7 +70,7 @@ def test_space_around_the_json_passes(spaces: bytes) -> None:
 
 ORDER, DEEP = order_value(1), b"[" * 200_000
 WRONG: dict[str, list[Any]] = {
-    # Half a character: two orders must not become one.
+    # A lone surrogate: two orders must not become one.
     "eventType": ["ORDER_PAID\ud800", "ORDER_SHIPPED", None],
     "orderId": ["7\ud800", "", "a\nb", "x" * 256, "\ufffd", True, 1.5],
     "userId": [None],
@@ -101,7 +101,7 @@ REFUSED: dict[str, list[tuple[bytes | None, str]]] = {
         (ORDER.decode().encode("utf-16-be"), "UTF-16"),
         (ORDER.decode().encode("utf-32-be"), "UTF-32"),
         (b"\x00\x00\x00\x00\x2a" + ORDER, "schema registry"),
-        # JSON that nests deeper than can be read must not break the reader.
+        # JSON that nests too deeply must not break the reader.
         (b'{"x":' * 200_000, "nests too deeply"),
         (ORDER[:-1] + b',"x":' + DEEP, "nests too deeply"),
         (ORDER[:-1] + b',"x":' + b'{"x":' * 200_000, "nests too deeply"),
@@ -121,7 +121,9 @@ REFUSED: dict[str, list[tuple[bytes | None, str]]] = {
     [(value, reason, cause) for reason, values in REFUSED.items() for value, cause in values],
     ids=lambda value: repr(value)[:40],
 )
-def test_what_is_no_event_is_refused(value: bytes | None, reason: str, cause: str) -> None:
+def test_values_that_are_not_events_are_refused(
+    value: bytes | None, reason: str, cause: str
+) -> None:
     """Each has a reason for the dead letter, and a text that names what the producer wrote."""
     with pytest.raises(InvalidEvent, match=cause) as caught:
         decode_order_paid(value)
@@ -130,7 +132,7 @@ def test_what_is_no_event_is_refused(value: bytes | None, reason: str, cause: st
 
 @pytest.mark.parametrize("missing", ["eventType", "orderId", "userId", "paidAt", "orderItems"])
 def test_every_field_is_needed(missing: str) -> None:
-    """An event lacks none of the five fields, and the refusal names the one that is missing."""
+    """An event has all five fields, and the refusal names the one that is missing."""
     fields = json.loads(order_value(1))
     del fields[missing]
 
@@ -172,8 +174,8 @@ def test_paid_at_is_read_as_java_prints_it(text: str, moment: datetime) -> None:
 
 
 @given(st.binary(max_size=200) | JSON_VALUES.map(msgspec.json.encode))
-def test_nothing_but_a_refusal_is_raised(value: bytes) -> None:
-    """Whatever the bytes: an event comes back, or a refusal with one of the four reasons."""
+def test_only_refusals_are_raised(value: bytes) -> None:
+    """Any bytes give an event, or a refusal with a known reason."""
     refusals = []
     try:
         decode_order_paid(value)

@@ -1,4 +1,4 @@
-"""What the worker does with the file descriptors that it may have."""
+"""How the worker shares out the file descriptors that it may have."""
 
 import resource
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("empty_environment")
 
 
 def test_enough_of_them() -> None:
-    """With as many as the settings ask for, nothing is less than asked for."""
+    """With as many as the settings need, nothing is reduced."""
     settings = load_settings(max_in_flight=1000)
     needed = share([settings], 0).needed
     shares = share([settings], needed)
@@ -28,7 +28,7 @@ def test_enough_of_them() -> None:
 @pytest.mark.parametrize("obtainable", [104, 128, 200, 256, 1024, 2048, 4096])
 @pytest.mark.parametrize("max_in_flight", [1, 256, 100_000])
 def test_few_of_them(obtainable: int, max_in_flight: int) -> None:
-    """What is shared out is never more than there is, and each use gets some."""
+    """The shares are never more than the limit, and each use gets some."""
     shares = share([load_settings(max_in_flight=max_in_flight)], obtainable)
     (granted,) = shares.max_in_flight
     assert 1 <= granted <= max_in_flight
@@ -38,7 +38,7 @@ def test_few_of_them(obtainable: int, max_in_flight: int) -> None:
 
 
 def test_several_consumers_share_in_proportion() -> None:
-    """Each gets its part of what there is, at least one, and none more than it asks for."""
+    """Each gets its part, at least one, and none more than it asks for."""
     settings = [load_settings(max_in_flight=number) for number in (300, 100, 1)]
     enough = share(settings, 10_000)
     assert enough.max_in_flight == (300, 100, 1)
@@ -51,13 +51,13 @@ def test_several_consumers_share_in_proportion() -> None:
 
 @pytest.mark.parametrize("obtainable", [0, 20, 100])
 def test_hardly_any(obtainable: int) -> None:
-    """A worker that has too few even for Kafka tries with one connection of each kind."""
+    """A worker with too few even for Kafka uses one connection of each kind."""
     shares = share([load_settings()], obtainable)
     assert (shares.max_in_flight, shares.web_connections) == ((1,), 1)
 
 
 def test_a_limit_that_the_system_does_not_raise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a system says "unlimited", so many are asked for as macOS gives; a refusal is borne."""
+    """If the limit is "unlimited", the worker asks for macOS's maximum; a refusal is ignored."""
     asked = []
 
     def refuse(kind: int, limits: tuple[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""What flows into the streams: nothing is dropped on the way, and it does begin to flow."""
+"""The flow into the streams: nothing is dropped, and it does start."""
 
 import asyncio
 from types import SimpleNamespace
@@ -48,7 +48,7 @@ class SlowToSeek:
 
 @pytest.mark.parametrize("paused", [True, False])
 async def test_resuming_drops_what_is_older_than_a_pause(paused: bool) -> None:
-    """Faust resumes twice after a rebalance; only the first time what was queued is old."""
+    """Faust resumes twice after a rebalance; only the first time is the queue outdated."""
     flow = FlowControl()
     queue: FlowControlQueue[str] = FlowControlQueue(
         flow_control=flow,
@@ -65,7 +65,7 @@ async def test_resuming_drops_what_is_older_than_a_pause(paused: bool) -> None:
 
 @virtual_time
 async def test_a_seek_of_any_length_ends_in_flow() -> None:
-    """Brokers that hang after an assignment: Faust would end without a word after its time-out."""
+    """If brokers hang after an assignment, Faust would end silently after its time-out."""
     app = app_of_a_consumer(load_settings())
     consumer = SlowToSeek(100 * SEEK_SECONDS)
     app.consumer = cast(Any, consumer)
@@ -88,7 +88,7 @@ async def test_a_seek_of_any_length_ends_in_flow() -> None:
 @virtual_time
 @pytest.mark.parametrize(("stops", "error"), [(True, ServiceStopped), (False, RebalanceAgain)])
 async def test_a_stop_or_a_rebalance_breaks_off_a_seek(stops: bool, error: type[Exception]) -> None:
-    """The next assignment has a seek of its own; a worker that stops waits for no broker."""
+    """The next assignment has its own seek; a stopping worker does not wait for brokers."""
     recovery = cast(ForeignChangelogs, app_of_a_consumer(load_settings()).tables).recovery
     event = recovery._stopped if stops else recovery.signal_recovery_start
     asyncio.get_running_loop().call_later(1.0, event.set)
@@ -97,7 +97,7 @@ async def test_a_stop_or_a_rebalance_breaks_off_a_seek(stops: bool, error: type[
 
 
 async def test_a_rebalance_does_not_start_the_intake_of_a_worker_that_stops() -> None:
-    """Its attempts in flight may take longer than the rebalance, after which Faust resumes."""
+    """Its attempts in flight may outlast the rebalance, after which Faust resumes."""
     with runtime(load_settings()) as made:
         made.app.reader.resume_flow()
         assert made.app.reader.flow_active
@@ -114,7 +114,7 @@ async def test_a_rebalance_does_not_start_the_intake_of_a_worker_that_stops() ->
 async def test_a_fetch_is_short_while_something_may_change(
     without_room: set[TP], left: dict[str, list[int]], longest_seconds: float
 ) -> None:
-    """A fetch that waits for new records lets no partition be read again meanwhile."""
+    """No partition is read again while a fetch waits for new records."""
     waits: list[float] = []
 
     async def getmany(active_partitions: set[TP], timeout: float) -> dict[TP, list[Any]]:

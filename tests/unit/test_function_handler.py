@@ -1,4 +1,4 @@
-"""A consumer's function as a target: what it returns and raises, and what an attempt is then."""
+"""A consumer's function as a target: the result of an attempt that returns or raises."""
 
 import asyncio
 import dataclasses
@@ -24,13 +24,13 @@ Attempt = Callable[..., Awaitable[Answer]]
 
 @pytest.fixture
 def handlers() -> list[FunctionHandler]:
-    """Those that a test has made."""
+    """The handlers of a test."""
     return []
 
 
 @pytest.fixture
 async def attempt(handlers: list[FunctionHandler]) -> AsyncIterator[Attempt]:
-    """Makes one attempt with a function; what it used is stopped in the end."""
+    """Makes one attempt with a function; stops its handler at the end."""
 
     async def one(function: Callable[[Any, Delivery], Any], *, seconds: float = 30) -> Answer:
         settings = load_settings(
@@ -85,7 +85,7 @@ async def test_it_is_called_with_event_and_delivery(attempt: Attempt) -> None:
 
 
 class OwnRetryLater(RetryLater):
-    """Forgets to call ours."""
+    """Does not call ours."""
 
     def __init__(self) -> None:
         Exception.__init__(self, "too many")
@@ -130,14 +130,14 @@ async def test_what_it_raises_is_an_answer(
 
 
 class NoText(Exception):
-    """An error that cannot say what it is."""
+    """An error without a text."""
 
     def __str__(self) -> str:
         raise ValueError("no text")
 
 
 async def test_an_error_that_cannot_be_told_is_a_failed_attempt_like_any(attempt: Attempt) -> None:
-    """One whose text cannot be made is told by its class, one with half a character escaped."""
+    """Without a text its class is shown; a lone surrogate is escaped."""
     assert (await attempt(raising(NoText()))).detail == "NoText"
     for error in (ValueError("\ud800"), Reject("\ud800")):
         answer = await attempt(raising(error))
@@ -146,7 +146,7 @@ async def test_an_error_that_cannot_be_told_is_a_failed_attempt_like_any(attempt
 
 
 async def test_an_error_that_is_its_own_cause_is_a_failed_attempt(attempt: Attempt) -> None:
-    """As ``raise error from error`` makes it: looking for its cause ends."""
+    """As of ``raise error from error``: the search for its cause ends."""
 
     async def handler(event: object, delivery: Delivery) -> None:
         try:
@@ -192,7 +192,7 @@ async def test_a_hanging_handler_is_a_failed_attempt(attempt: Attempt) -> None:
 async def test_a_handler_that_does_not_end_is_told(
     attempt: Attempt, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It ignores that it is cancelled: the attempt ends all the same, and an error says so."""
+    """If it ignores the cancellation, the attempt ends, and an error is logged."""
     monkeypatch.setattr("order_relay.handlers.function.CANCEL_SECONDS", 0.01)
     release = asyncio.Event()
     ended = asyncio.Event()
@@ -231,7 +231,7 @@ async def test_an_attempt_that_is_given_up_ends_its_handler(attempt: Attempt) ->
 
 
 async def test_a_thread_cannot_be_ended(attempt: Attempt, handlers: list[FunctionHandler]) -> None:
-    """An attempt that is given up does not wait for it; its end is awaited otherwise."""
+    """Only an attempt that is given up does not wait for its end."""
     began, release, returned = threading.Event(), threading.Event(), threading.Event()
 
     def hangs(event: Any, delivery: Delivery) -> None:
@@ -255,7 +255,7 @@ async def test_a_thread_cannot_be_ended(attempt: Attempt, handlers: list[Functio
 async def test_a_call_without_a_thread_is_not_made(
     handlers: list[FunctionHandler], attempt: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host lacks threads: no attempt counts, and no other thread makes the call later."""
+    """Without threads on the host no attempt counts, and the call is not made later."""
     began, release, made = threading.Event(), threading.Event(), []
 
     def waits(event: Any, delivery: Delivery) -> None:
@@ -291,7 +291,7 @@ async def yields(event: Any, delivery: Delivery) -> AsyncIterator[None]:
 
 
 def around(function: Callable[[Any, Delivery], Any]) -> Callable[[Any, Delivery], Any]:
-    """Hide what a function is, as a decorator may."""
+    """Hide a function's kind, as a decorator may."""
     return lambda event, delivery: function(event, delivery)  # noqa: PLW0108 - hides it
 
 
@@ -321,7 +321,7 @@ class Yields:
 async def test_work_that_is_returned_is_not_done(
     attempt: Attempt, function: Callable[[Any, Delivery], Any], kind: str
 ) -> None:
-    """A handler that returns its work, undone, has failed, and the answer says why."""
+    """A handler that returns unfinished work has failed, and the answer says why."""
     answer = await attempt(function)
     assert answer.verdict is Verdict.RETRYABLE
     assert f"returned work that is not done, of type {kind}:" in answer.detail

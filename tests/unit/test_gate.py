@@ -32,7 +32,7 @@ class Guarded:
 
 @virtual_time
 async def test_the_least_hopeless_record_probes_first() -> None:
-    """Never sent: the last, the first, the last ...; then by failures, and by arrival."""
+    """Records never sent: the last, the first, and so on; then by failures."""
     guarded = Guarded()
     guarded.open_breaker()
 
@@ -46,7 +46,7 @@ async def test_the_least_hopeless_record_probes_first() -> None:
 
 @virtual_time
 async def test_a_record_that_was_never_sent_need_not_wait_for_the_interval() -> None:
-    """It goes a second after the last probe, whenever it comes."""
+    """It is sent a second after the last probe."""
     guarded = Guarded()
     guarded.open_breaker()
     await guarded.fail("probe", 1, 3)
@@ -60,7 +60,7 @@ async def test_a_record_that_was_never_sent_need_not_wait_for_the_interval() -> 
 
 @virtual_time
 async def test_a_probe_that_is_cancelled_before_it_is_sent() -> None:
-    """It leaves its turn to the next record at once."""
+    """The next record probes at once."""
     guarded = Guarded()
     guarded.open_breaker()
     turn = guarded.gate.join(1, 0)
@@ -75,7 +75,7 @@ async def test_a_probe_that_is_cancelled_before_it_is_sent() -> None:
 
 @virtual_time
 async def test_in_order_at_the_pace() -> None:
-    """With a rate all go in the order in which they came, however often they failed."""
+    """With a rate all are sent in their order, however often they failed."""
     guarded = Guarded(max_rate=2.0)
     assert not guarded.gate.is_open
     gone: list[tuple[int, float]] = []
@@ -86,13 +86,13 @@ async def test_in_order_at_the_pace() -> None:
 
     await asyncio.gather(*(go(number, failures) for number, failures in ((3, 0), (1, 2), (2, 0))))
 
-    # The first to come takes what is there; the others are in order.
+    # The first to arrive is sent at once; the others are in order.
     assert gone == [(3, 0.0), (1, 0.5), (2, 1.0)]
 
 
 @virtual_time
 async def test_the_first_after_a_refusal_was_never_sent() -> None:
-    """Those that were refused before may be refused for ever; then all go in order again."""
+    """Those refused before may always be refused; then all are sent in order again."""
     guarded = Guarded(max_rate=2.0)
     guarded.pace.refused(0.0, 1.0)
     gone: list[int] = []
@@ -109,7 +109,7 @@ async def test_the_first_after_a_refusal_was_never_sent() -> None:
 
 @virtual_time
 async def test_a_hold_holds_probes_back_too() -> None:
-    """Retry-After is for everything that is sent."""
+    """Retry-After applies to all that is sent."""
     guarded = Guarded()
     guarded.open_breaker()
     guarded.pace.refused(0.0, 30.0)

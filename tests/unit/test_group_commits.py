@@ -1,4 +1,4 @@
-"""What the worker takes for committed; the coordinator's answers are those of Kafka's protocol."""
+"""What counts as committed; the coordinator's answers are those of Kafka's protocol."""
 
 from typing import Any
 
@@ -21,12 +21,12 @@ COMMITTED = OffsetFetchResponse_v3(0, [(FIRST.topic, [(0, 7, "m", 0), (1, -1, ""
 
 
 def refused(error: type[KafkaError]) -> OffsetFetchResponse_v3:
-    """The answer of a broker that does not tell about the group: no partition is in it."""
+    """A broker's error about the group: the answer has no partitions."""
     return OffsetFetchResponse_v3(0, [], error.errno)
 
 
 def refused_topic(error: type[KafkaError]) -> OffsetFetchResponse_v3:
-    """The answer of a coordinator that does not tell about a topic."""
+    """A coordinator's error about a topic."""
     return OffsetFetchResponse_v3(0, [(FIRST.topic, [(0, -1, "", error.errno)])], 0)
 
 
@@ -60,13 +60,13 @@ class Coordinator:
 
 
 async def test_a_partition_has_a_commit_or_none() -> None:
-    """An offset of -1 is Kafka's word for none."""
+    """An offset of -1 means none."""
     commits = await fetch_commits(Coordinator(COMMITTED), [FIRST, SECOND])
     assert commits == {FIRST: OffsetAndMetadata(7, "m"), SECOND: None}
 
 
-async def test_a_broker_that_is_no_coordinator_does_not_say_that_nothing_is_committed() -> None:
-    """Its answer has no partitions; the coordinator is looked for again."""
+async def test_the_answer_of_a_broker_that_is_not_the_coordinator_is_ignored() -> None:
+    """It has no partitions; the coordinator is looked up again."""
     coordinator = Coordinator(refused(NotCoordinatorForGroupError), COMMITTED)
     commits = await fetch_commits(coordinator, [FIRST, SECOND])
     assert commits == {FIRST: OffsetAndMetadata(7, "m"), SECOND: None}
@@ -76,7 +76,7 @@ async def test_a_broker_that_is_no_coordinator_does_not_say_that_nothing_is_comm
 @pytest.mark.parametrize(
     "passing", [refused(GroupLoadInProgressError), KafkaConnectionError("closed")]
 )
-async def test_what_passes_is_waited_for(passing: OffsetFetchResponse_v3 | KafkaError) -> None:
+async def test_temporary_errors_are_retried(passing: OffsetFetchResponse_v3 | KafkaError) -> None:
     """A coordinator that loads the group after a restart, or a broken connection."""
     coordinator = Coordinator(passing, passing, COMMITTED)
     assert (await fetch_commits(coordinator, [FIRST, SECOND]))[FIRST] == OffsetAndMetadata(7, "m")
@@ -86,12 +86,12 @@ async def test_what_passes_is_waited_for(passing: OffsetFetchResponse_v3 | Kafka
 @pytest.mark.parametrize(
     "answer", [refused(GroupAuthorizationFailedError), refused_topic(TopicAuthorizationFailedError)]
 )
-async def test_what_does_not_pass_is_an_error(answer: OffsetFetchResponse_v3) -> None:
-    """The worker says so, and begins nowhere."""
+async def test_permanent_errors_are_raised(answer: OffsetFetchResponse_v3) -> None:
+    """The worker does not begin to read."""
     with pytest.raises((GroupAuthorizationFailedError, TopicAuthorizationFailedError)):
         await fetch_commits(Coordinator(answer), [FIRST, SECOND])
 
 
-async def test_without_partitions_nobody_is_asked() -> None:
-    """Which is what a member of a large group may have."""
+async def test_without_partitions_kafka_is_not_asked() -> None:
+    """A member of a large group may have none."""
     assert await fetch_commits(Coordinator(), []) == {}

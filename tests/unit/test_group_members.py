@@ -68,14 +68,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 def member(url: str) -> bytes:
-    """What a worker tells the group of itself when it joins."""
+    """What a worker tells the group when it joins."""
     metadata = OwnersAssignor(url).metadata(["orders"])
     encoded: bytes = metadata.encode()
     return encoded
 
 
 async def test_all_members_are_found_and_kept_for_a_while(asked: Asked) -> None:
-    """Those without a partition, too; members that are no workers are left out."""
+    """Also those without a partition; those that are not workers are left out."""
     admin = Admin(a=[member("http://w1/"), member("http://w2/"), b"", b"\x00\x01x"], b=[])
     members = asked(admin)
     assert await members.urls() == {"a": {"http://w1/", "http://w2/"}, "b": set()}
@@ -88,7 +88,7 @@ async def test_all_members_are_found_and_kept_for_a_while(asked: Asked) -> None:
 
 
 async def test_a_refused_group_is_left_out(asked: Asked) -> None:
-    """The right to describe one group says nothing of another."""
+    """Another group, with the right to describe it, is known."""
     admin = Admin(a=GroupAuthorizationFailedError("a"), b=[member("http://w1/")])
     assert await asked(admin).urls() == {"b": {"http://w1/"}}
 
@@ -103,7 +103,7 @@ async def test_a_refused_group_is_left_out(asked: Asked) -> None:
     ],
 )
 async def test_without_an_answer_nothing_is_known(error: Exception, asked: Asked) -> None:
-    """It is asked again after some time."""
+    """Kafka is asked again later."""
     admin = Admin(a=error)
     members = asked(admin)
     assert await members.urls() == {}
@@ -125,12 +125,12 @@ class Cluster:
 
 
 def sent(metadata: Any, kind: Any) -> Any:
-    """What arrives at another member, by way of the wire."""
+    """What another member receives."""
     return kind.decode(metadata.encode())
 
 
 def test_every_member_learns_who_has_what() -> None:
-    """The member that assigns tells all of them, itself too."""
+    """The assigning member tells all, itself included."""
     one, two = OwnersAssignor("http://one:6066"), OwnersAssignor("http://two:6066")
     members = {
         name: sent(member.metadata([TOPIC]), ConsumerProtocolMemberMetadata)
@@ -148,7 +148,7 @@ def test_every_member_learns_who_has_what() -> None:
 
 
 def test_the_partitions_are_those_of_round_robin() -> None:
-    """Members with and without URLs form one group; who says nothing is an unknown owner."""
+    """Members with and without URLs form one group; without a URL the owner is unknown."""
     new, old = OwnersAssignor("http://new:6066"), RoundRobinPartitionAssignor
     members = {"new": new.metadata([TOPIC]), "old": old.metadata([TOPIC])}
     ours, plain = new.assign(Cluster(), members), old.assign(Cluster(), members)
@@ -158,13 +158,13 @@ def test_the_partitions_are_those_of_round_robin() -> None:
     }
     new.on_assignment(ours["new"])
     assert new.owners == {TP(TOPIC, 0): "http://new:6066", TP(TOPIC, 2): "http://new:6066"}
-    # A member of an older version assigned: nothing is known, nothing breaks.
+    # A member of an older version assigned: no owner is known.
     new.on_assignment(plain["new"])
     assert new.owners == {}
 
 
-def test_bytes_of_strangers_are_no_urls() -> None:
-    """Whatever another client of the group puts there is passed over."""
+def test_bytes_of_other_clients_are_ignored() -> None:
+    """Other clients of the group may put anything there."""
     one = OwnersAssignor("http://one:6066")
     for stranger in (b"", b"\xff", b"{}", b'{"url": 5}', b"[]"):
         metadata = ConsumerProtocolMemberMetadata(0, [TOPIC], stranger)
@@ -176,7 +176,7 @@ def test_bytes_of_strangers_are_no_urls() -> None:
 
 
 def test_keys_land_where_kafkas_clients_put_them() -> None:
-    """Figures of Kafka's own test of its murmur2 (UtilsTest.testMurmur2), as partitions."""
+    """Values of Kafka's own test of murmur2 (UtilsTest.testMurmur2), as partitions."""
     assert [partition_of(key, 1 << 31) for key in (b"21", b"foobar")] == [
         -973932308 & 0x7FFFFFFF,
         -790332482 & 0x7FFFFFFF,

@@ -16,7 +16,7 @@ STALL = 100.0  # 60 s of Retry-After, an attempt of 10 s, and 30 s to spare
 
 
 class Watched:
-    """Health with everything it looks at, at rest: an idle worker that Kafka answers."""
+    """Health of an idle worker that Kafka answers, with all that it looks at."""
 
     def __init__(self, longest_backoff_seconds: float = 10.0) -> None:
         self.now = 0.0
@@ -60,7 +60,7 @@ class Watched:
 
 
 def test_an_idle_worker_lives_for_ever() -> None:
-    """Without work there is nothing to do, and nothing wrong."""
+    """Without work there is nothing wrong."""
     watched = Watched()
     watched.pass_time(1_000_000)
 
@@ -69,7 +69,7 @@ def test_an_idle_worker_lives_for_ever() -> None:
 
 @pytest.mark.parametrize("work", ["held", "unfinished"])
 def test_it_fails_when_deliveries_stand_still(work: str) -> None:
-    """Work that waits for longer than any working relay is silent fails it, and not before."""
+    """It fails once work has waited for longer than a working relay can be silent."""
     watched = Watched()
     if work == "held":
         watched.deliveries.queued = 3
@@ -89,7 +89,7 @@ def test_it_fails_when_deliveries_stand_still(work: str) -> None:
 
 
 def test_any_sign_of_life_counts() -> None:
-    """An attempt that ended, however it did, begins the time anew."""
+    """Any attempt that ended restarts the time."""
     watched = Watched()
     watched.deliveries.queued = 1
     watched.pass_time(STALL + 1)
@@ -102,8 +102,8 @@ def test_any_sign_of_life_counts() -> None:
 @pytest.mark.parametrize(
     ("backoff_seconds", "stall_seconds"), [(10.0, STALL), (60.0, STALL), (600.0, 640.0)]
 )
-def test_a_long_backoff_is_no_standstill(backoff_seconds: float, stall_seconds: float) -> None:
-    """A record that waits as long as the settings, or Retry-After, let it wait is no reason."""
+def test_a_long_backoff_is_not_a_standstill(backoff_seconds: float, stall_seconds: float) -> None:
+    """A record may wait as long as the settings, or Retry-After, allow."""
     watched = Watched(longest_backoff_seconds=backoff_seconds)
     watched.deliveries.queued = 1
     watched.pass_time(stall_seconds)
@@ -114,7 +114,7 @@ def test_a_long_backoff_is_no_standstill(backoff_seconds: float, stall_seconds: 
 
 
 async def test_a_worker_knows_its_settings() -> None:
-    """Retries; a backoff longer than Retry-After may be; a long session, so longer rebalances."""
+    """Retries; a backoff longer than Retry-After's limit; a long session and its rebalances."""
     settings = load_settings(
         consumer_retry_max_attempts=5,
         consumer_retry_initial_interval_ms=180_000,
@@ -134,10 +134,10 @@ async def test_a_worker_knows_its_settings() -> None:
     ("reason", "value"), [("breaker_closed", False), ("paused", True), ("excused", True)]
 )
 @pytest.mark.parametrize("work", ["held", "unfinished"])
-def test_what_a_restart_would_not_speed_up_is_no_standstill(
+def test_what_a_restart_would_not_speed_up_is_not_a_standstill(
     reason: str, value: bool, work: str
 ) -> None:
-    """The target is down, a person paused it, or Kafka, the table or a function is waited for."""
+    """The target is down or paused, or Kafka, the table or a function is awaited."""
     watched = Watched()
     watched.deliveries.queued = 3 * (work == "held")
     watched.health.unfinished = 3 * (work == "unfinished")
@@ -153,7 +153,7 @@ def test_what_a_restart_would_not_speed_up_is_no_standstill(
 
 @pytest.mark.parametrize("work", ["held", "unfinished"])
 def test_the_first_order_after_a_quiet_time_has_as_long_as_any_other(work: str) -> None:
-    """The last attempt ended hours ago; the next one has just begun, and the target is slow."""
+    """The last attempt ended hours ago; the next has just begun, and the target is slow."""
     watched = Watched()
     watched.pass_time(1_000_000)
     assert watched.live
@@ -168,7 +168,7 @@ def test_the_first_order_after_a_quiet_time_has_as_long_as_any_other(work: str) 
 
 
 def test_the_first_order_after_an_outage_of_kafka_has_as_long_as_any_other() -> None:
-    """What waited in Kafka meanwhile must be read first."""
+    """What waited in Kafka must be read first."""
     watched = Watched()
     watched.health.unfinished = 3
     watched.pass_time(1_000_000, kafka_answers=False)
@@ -181,7 +181,7 @@ def test_the_first_order_after_an_outage_of_kafka_has_as_long_as_any_other() -> 
     assert not watched.live
 
 
-async def test_the_end_of_the_intake_is_no_standstill() -> None:
+async def test_the_end_of_the_intake_is_not_a_standstill() -> None:
     """At a stop attempts in flight may take as long as the grace."""
     with runtime(load_settings()) as made:
         reader = made.app.reader
@@ -209,7 +209,7 @@ async def test_a_worker_knows_what_it_waits_for(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_unfinished_records_count_only_while_kafka_answers() -> None:
-    """What was measured before Kafka went away cannot be read."""
+    """Without Kafka, records measured before cannot be read."""
     watched = Watched()
     watched.health.unfinished = 3
     watched.pass_time(STALL + 1, kafka_answers=False)
@@ -225,7 +225,7 @@ FLOW = "flow is suspended"
 
 
 def test_an_intake_that_stands_still_fails_it() -> None:
-    """Without work in hand, too: what is not read cannot be in hand."""
+    """Also without held records: what is not read cannot be held."""
     watched = Watched()
     watched.health.note_intake(FLOW)
     watched.pass_time(INTAKE_STALL_SECONDS)
@@ -241,7 +241,7 @@ def test_an_intake_that_stands_still_fails_it() -> None:
 
 
 def test_an_intake_that_moves_in_between_is_alive() -> None:
-    """A rebalance, or a Kafka that does not answer, begins the time anew when it ends."""
+    """The end of a rebalance, or of an outage of Kafka, restarts the time."""
     watched = Watched()
     for _ in range(5):
         watched.health.note_intake(FLOW)
@@ -289,7 +289,7 @@ def test_ready_means_partitions_and_kafka(partitions: int, seconds_since_kafka: 
 
 
 def test_nothing_is_ready_before_kafka_answers() -> None:
-    """At the start a worker lives and is not ready."""
+    """At the start a worker is live and not ready."""
     watched = Watched()
 
     assert watched.live

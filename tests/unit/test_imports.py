@@ -15,7 +15,7 @@ from tests.support.runtimes import app_of_a_consumer
 
 ROOT = Path(app.__file__).parents[1]
 REDRIVING = ("order_relay.dead_letters.redrive_group", "order_relay.dead_letters.open_topic")
-# What an order service, the rules and the figures need: all but the worker and its clients.
+# What an order service, the rules and the figures need: all except the worker and its clients.
 PURE = [
     "app",
     "order_relay",
@@ -32,9 +32,9 @@ PURE = [
         for found in pkgutil.walk_packages(
             [str(ROOT / "order_relay" / package)], prefix=f"order_relay.{package}."
         )
-        # What Alembic runs by itself.
+        # Alembic runs these.
         if not found.name.startswith("order_relay.fallback.sql.migrations")
-        # What remembers redrives in a group, by aiokafka.
+        # These commit redrives in a group, with aiokafka.
         and found.name not in REDRIVING
     ),
 ]
@@ -62,7 +62,7 @@ def test_times_of_the_group_follow_its_session(
 
 
 def test_every_agent_and_every_table_is_registered_in_the_one_app(tmp_path: Path) -> None:
-    """Each module in agents/ has its consumer or task in it, each in tables/ shows its table."""
+    """Each module in agents/ has its consumer or task in the app; each in tables/ its table."""
     result = run_python(
         "import json, sys, app\na = app.app\nfrom app import app as again\n"
         "assert a is again is sys.modules['app'].app\n"
@@ -85,7 +85,7 @@ def test_every_agent_and_every_table_is_registered_in_the_one_app(tmp_path: Path
 
 @pytest.mark.parametrize("together", ["each", "all"])
 def test_pure_modules_do_not_import_faust(together: str, tmp_path: Path) -> None:
-    """The rules import and run without Faust and the Kafka consumer below it."""
+    """The rules import and run without Faust and its Kafka consumer."""
     assert {
         "order_relay.delivery.dispatcher",
         "order_relay.kafka.producer",
@@ -93,7 +93,7 @@ def test_pure_modules_do_not_import_faust(together: str, tmp_path: Path) -> None
     } <= set(PURE)
     lines = [f"import {name}" for name in PURE]
     if together == "each":
-        # One after another in one interpreter: the first that brings Faust in is named.
+        # One after another in one interpreter: the first that imports Faust is named.
         check = "; assert not {0} & set(sys.modules), {1!r}"
         lines = [line + check.format(FAUST, line) for line in lines]
     else:
@@ -117,7 +117,7 @@ def test_delivery_and_publishing_know_nothing_of_each_other(tmp_path: Path) -> N
 
 
 def test_importing_the_app_reads_and_starts_nothing(tmp_path: Path) -> None:
-    """A wrong setting is no matter until the application is asked for; no folder is made."""
+    """A wrong setting is ignored until the application is used; no folder is made."""
     result = run_python(
         "import threading, app, order_relay.worker.relay_app; assert threading.active_count() == 1",
         tmp_path,

@@ -1,4 +1,4 @@
-"""Lanes with any records, at any moment; the dispatcher's tests show each of their rules alone."""
+"""Lanes with any records, at any moment; the dispatcher's tests show each rule alone."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from order_relay.model.record import Record
 from tests.support.fakes import must, record
 from tests.support.virtual_time import run_virtual, virtual_time
 
-# An attempt, or a pause where negative, in seconds; a record's key, its steps, the gap before it.
+# Seconds of an attempt, or of a pause if negative; a record's key, its steps, the gap before it.
 STEPS = st.lists(st.sampled_from([0.0, 1.0, 2.0, 5.0, -1.0, -2.0, -7.0]), max_size=4).map(tuple)
 RECORDS = st.lists(st.tuples(st.sampled_from("abcd"), STEPS, st.sampled_from([0.0, 0.5, 3.0])))
 Arrivals = list[tuple[str, tuple[float, ...], float]]
 
 
 class Work:
-    """Lanes, and what became of the records that were put in.
+    """Lanes, and the results of their records.
 
     A step of a script is the seconds of an attempt; a negative one pauses for that long, after a
     failed attempt unless it is one second. Attempts of 5 s time out while everything hangs.
@@ -100,7 +100,7 @@ async def test_closing_lets_attempts_end_and_gives_up_the_rest() -> None:
 
 @virtual_time
 async def test_a_slot_that_comes_with_the_close_is_not_used() -> None:
-    """The lane that waited for it sends nothing more."""
+    """The lane that waited for it sends nothing."""
     work = Work(max_in_flight=1)
     work.put(0, "waits", -0.5, 9.0)
     await asyncio.sleep(0.0)
@@ -115,7 +115,7 @@ async def test_a_slot_that_comes_with_the_close_is_not_used() -> None:
 
 @virtual_time
 async def test_how_much_is_kept_of_keys_that_stand_still() -> None:
-    """1,000 of one key; in all half of the memory, then 50 a key up to three quarters."""
+    """1,000 of a key up to half of the memory, then 50 a key up to three quarters."""
 
     async def never(one: Record, lane: Lane) -> None:
         await asyncio.sleep(10_000_000.0)
@@ -149,7 +149,7 @@ async def test_how_much_is_kept_of_keys_that_stand_still() -> None:
 async def test_a_slow_start_hands_out_slot_by_slot() -> None:
     """After a time-out of 5 s each of ten slots waits half a second; a success allows two more.
 
-    A second time-out then changes nothing; and it is the same the next time.
+    A second time-out then changes nothing; the next slow start is the same.
     """
     loop = asyncio.get_running_loop()
     work = Work(max_in_flight=10)
@@ -172,7 +172,7 @@ async def test_a_slow_start_hands_out_slot_by_slot() -> None:
 
 @virtual_time
 async def test_after_a_close_in_a_slow_start_all_slots_are_free() -> None:
-    """What waited for a slot when everything hung does not stand before the next records."""
+    """What waited for a slot when everything hung does not delay the next records."""
     work = Work(max_in_flight=4)
     work.put(0, "hangs", 5.0)
     for offset in range(1, 4):
@@ -193,7 +193,7 @@ async def test_after_a_close_in_a_slow_start_all_slots_are_free() -> None:
 
 @virtual_time
 async def test_a_time_out_while_closing_begins_no_slow_start() -> None:
-    """What is delivered after the close has nothing to do with it."""
+    """It does not slow down deliveries after the close."""
     work = Work(max_in_flight=4)
     work.put(0, "hangs", 5.0)
     await asyncio.sleep(1.0)
@@ -206,7 +206,7 @@ async def test_a_time_out_while_closing_begins_no_slow_start() -> None:
 def test_any_interleaving_keeps_the_rules(
     arrivals: Arrivals, max_in_flight: int, max_queued: int
 ) -> None:
-    """With any arrivals and durations: all records finish, in order within a key, within bounds."""
+    """With any arrivals and durations all records finish, in order within a key, within bounds."""
 
     async def main() -> None:
         work = Work(max_in_flight, max_queued)
@@ -236,7 +236,7 @@ def test_any_interleaving_keeps_the_rules(
 def test_a_close_at_any_moment_is_clean(
     arrivals: Arrivals, max_in_flight: int, close_at: float, seconds: float
 ) -> None:
-    """Whenever it comes: the count is right, nothing runs on, what was given up can come again."""
+    """The count is right, nothing runs on, and what was given back can come again."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

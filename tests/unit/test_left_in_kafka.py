@@ -11,7 +11,7 @@ OTHER: LaneKey = ("orders", 1, b"a")
 
 
 class Moves:
-    """A ``Reading`` that notes what it was asked."""
+    """A ``Reading`` that records its calls."""
 
     def __init__(self) -> None:
         self.made: list[tuple[int, int | str]] = []
@@ -23,7 +23,7 @@ class Moves:
         self.made.append((partition, "paused" if paused else "on"))
 
     def new(self) -> list[tuple[int, int | str]]:
-        """Return what was asked since the last call."""
+        """Return the calls since the last time."""
         made, self.made = self.made, []
         return made
 
@@ -60,7 +60,7 @@ def test_a_lane_is_read_again_until_nothing_of_it_is_left(left: LeftInKafka, mov
 
 
 def test_two_lanes_are_read_again_together(left: LeftInKafka, moves: Moves) -> None:
-    """From the first record of both; one that is full again does not end it for the other."""
+    """From the first record of both; if one is full again, the other is still read."""
     leave(left, A, 5, 9)
     leave(left, B, 6)
     left.has_room(B)
@@ -78,7 +78,7 @@ def test_two_lanes_are_read_again_together(left: LeftInKafka, moves: Moves) -> N
 def test_a_later_record_of_a_full_lane_does_not_end_the_reading(
     left: LeftInKafka, moves: Moves
 ) -> None:
-    """Its first record is still to come: only that one tells that there is no room for it."""
+    """Its first record is still to come: only that one shows that there is no room."""
     leave(left, A, 5)
     left.has_room(A)
     moves.new()
@@ -92,7 +92,7 @@ def test_a_later_record_of_a_full_lane_does_not_end_the_reading(
 
 
 def test_order_within_a_key_holds(left: LeftInKafka) -> None:
-    """While an earlier record is left, a later one comes too early, whatever room there is."""
+    """While an earlier record is left, a later one comes too early, even if there is room."""
     leave(left, A, 5)
     assert left.comes_too_early(A, 6)
     assert not left.comes_too_early(A, 5)
@@ -104,7 +104,7 @@ def test_order_within_a_key_holds(left: LeftInKafka) -> None:
 def test_a_partition_with_too_many_pauses(
     left: LeftInKafka, moves: Moves, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stays paused after each reading, as long as there are too many."""
+    """It stays paused after each reading while there are too many."""
     monkeypatch.setattr(left_in_kafka, "MAX_LEFT", 3)
     leave(left, A, 1, 2)
     leave(left, OTHER, 1)
@@ -123,7 +123,7 @@ def test_a_partition_with_too_many_pauses(
 
 
 def test_deleted_records_are_forgotten(left: LeftInKafka, moves: Moves) -> None:
-    """Those before the offset, of this partition; a lane without any wants nothing any more."""
+    """Those of this partition before the offset; a lane without any is not read again."""
     leave(left, A, 5, 7)
     leave(left, B, 6)
     leave(left, OTHER, 5)
@@ -132,7 +132,7 @@ def test_deleted_records_are_forgotten(left: LeftInKafka, moves: Moves) -> None:
     moves.new()
     assert sorted(left.forget("orders", 0, before=7)) == [5, 6]
     assert left.count == 2
-    left.submitted(A, 7)  # the last one that is awaited
+    left.submitted(A, 7)  # the last awaited one
     assert moves.new() == [(0, "on")]
     assert left.forget("orders", 0) == []
     assert left.forget("orders", 1) == [5]
@@ -140,7 +140,7 @@ def test_deleted_records_are_forgotten(left: LeftInKafka, moves: Moves) -> None:
 
 
 def test_clearing_forgets_everything(left: LeftInKafka, moves: Moves) -> None:
-    """The next owner, or the next assignment, begins anew."""
+    """The next assignment starts with nothing left."""
     leave(left, A, 5)
     left.has_room(A)
     left.clear()

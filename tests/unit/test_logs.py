@@ -1,4 +1,4 @@
-"""Log lines as people and programs read them, and repeated ones that are said now and then."""
+"""Log lines for people and programs, and repeated ones, which are limited."""
 
 import ast
 import json
@@ -14,12 +14,12 @@ from order_relay.logs.rate_limit import INTERVAL_SECONDS, RepeatFilter, escape_c
 from tests.support.child import run_python
 
 ROOT = Path(__file__).parents[2]
-# The fields of every JSON line, by both their names.
+# The fields of every JSON line, by both of their names.
 TAKEN = {"process", "message", *NAMES, *NAMES.values()}
 
 
 def test_it_reads_as_a_phrase_and_its_data() -> None:
-    """Text from outside is quoted, the rest is as it is; the trace's id comes last."""
+    """External text is quoted, the rest is unchanged; the trace id comes last."""
     line = LogLine("Retrying message", trace_id="ab", offset=41, status=None, detail="a\n'b'")
     assert str(line) == "Retrying message offset=41 status=None detail=\"a\\n'b'\" trace_id=ab"
     assert line.message == "Retrying message"
@@ -28,19 +28,19 @@ def test_it_reads_as_a_phrase_and_its_data() -> None:
 
 @pytest.mark.parametrize("text", ["a\nb", "\x1b[31m", "\r", "\u2028", "\u202e", "\x00", "\udc80"])
 def test_no_value_steers_a_terminal_or_fakes_a_line(text: str) -> None:
-    """A topic of a row that was written by hand may hold anything."""
+    """The topic of a row written by hand may have any text."""
     line = str(LogLine("Fallback message refused", topic=text, detail=text))
     assert line.isprintable()
     assert ascii(text)[1:-1] in ascii(line).replace("\\\\", "\\")
 
 
 def test_stacks_are_lines() -> None:
-    """They are for people, and made by us."""
+    """They are for people, and our own."""
     assert str(LogLine("Stacks of all threads", stacks="a\nb")).splitlines()[1] == "b"
 
 
 def test_the_page_of_the_console_is_told_where_there_is_one() -> None:
-    """As a URL, whatever the id has in it."""
+    """As a URL, with any id in it."""
     page = ("/dead-letters", {"event_id": "ä &1"})
     assert str(LogLine("Given up", offset=1, page=page)) == "Given up offset=1"
     token = CONSOLE_URL.set("http://relay:6066")
@@ -53,7 +53,7 @@ def test_the_page_of_the_console_is_told_where_there_is_one() -> None:
 
 
 def test_figures_read_as_a_sentence() -> None:
-    """The phrase that people grep holds the figures, in JSON too."""
+    """The phrase that people grep has the figures, also in JSON."""
     line = FiguresLine("Fallback message stats", pending=2, published=45, failed=1)
     assert str(line) == "Fallback message stats - pending: 2, published: 45, failed: 1"
     assert line.message == str(line)
@@ -62,7 +62,7 @@ def test_figures_read_as_a_sentence() -> None:
 
 
 def test_no_line_calls_its_data_what_every_line_has() -> None:
-    """Else the JSON line would lose it."""
+    """The JSON line would lose it."""
     found = 0
     folders = ("order_relay", "app", "agents", "tables")
     for path in [path for folder in folders for path in (ROOT / folder).rglob("*.py")]:
@@ -124,7 +124,7 @@ def test_a_library_s_line_is_its_text() -> None:
 
 
 def test_a_stack_trace_is_one_field() -> None:
-    """All of it, with its line ends escaped."""
+    """The whole, with escaped line ends."""
     try:
         int("bad\nvalue")
     except ValueError as error:
@@ -135,7 +135,7 @@ def test_a_stack_trace_is_one_field() -> None:
 
 
 def endless() -> list[Any]:
-    """A list that holds itself."""
+    """A list within itself."""
     made: list[Any] = []
     made.append(made)
     return made
@@ -145,7 +145,7 @@ def endless() -> list[Any]:
     "value", [object(), b"\xff", {1, 2}, {(1, 2): 3}, endless(), "\udcff \u2028 \x00"]
 )
 def test_whatever_a_line_holds_it_is_written(value: object) -> None:
-    """A log line is never lost for its data, and stays one line of ASCII."""
+    """Data never prevent a log line, which is one line of ASCII."""
     line = record(LogLine("Odd data", value=value))
     assert json.loads(line)["message"] == "Odd data"
     assert line.isascii()
@@ -168,15 +168,15 @@ raise SystemError("the end")
 
 @pytest.fixture
 def said(tmp_path: Path) -> list[dict[str, Any]]:
-    """What a program says that warns, and fails in three ways that nobody catches."""
+    """The log of a program with a warning and three uncaught errors."""
     ended = run_python(UNCAUGHT, tmp_path)
     assert ended.returncode == 1
     assert ended.stdout == ""
     return [json.loads(line) for line in ended.stderr.splitlines()]
 
 
-def test_what_nobody_catches_is_logged(said: list[dict[str, Any]]) -> None:
-    """Warnings, errors of threads and of finalizers, and what ends the program: one line each."""
+def test_what_is_not_caught_is_logged(said: list[dict[str, Any]]) -> None:
+    """A warning, errors of a thread and a finalizer, and the fatal error: one line each."""
     warning, thread, late, end = said
     assert "mind this" in warning["message"]
     assert warning["logger"] == "py.warnings"
@@ -207,7 +207,7 @@ class Log:
     ("name", "shown"), [("order_relay.worker.fallback_service", r"no \x1b[1m\n 5%"), ("x", None)]
 )
 def test_our_own_lines_are_one_line(name: str, shown: str | None) -> None:
-    """Errors hold what rows hold; libraries' tables of several lines are theirs."""
+    """Errors may quote rows; multi-line texts of libraries stay unchanged."""
     text = "no \x1b[1m\n 5%"
     record = logging.LogRecord(name, logging.ERROR, "file.py", 1, "no %s 5%%", ("\x1b[1m\n",), None)
     assert escape_controls(record)
@@ -215,7 +215,7 @@ def test_our_own_lines_are_one_line(name: str, shown: str | None) -> None:
 
 
 def test_a_clients_complaint_passes_once_in_an_interval() -> None:
-    """The first passes; those within the interval are counted and told with the next."""
+    """The first passes; those within the interval are counted with the next."""
     log = Log()
     for second in range(int(INTERVAL_SECONDS) + 1):
         log.now = float(second)
@@ -229,7 +229,7 @@ def test_a_clients_complaint_passes_once_in_an_interval() -> None:
 
 
 def test_lines_left_out_are_counted_in_a_field_of_our_own_line() -> None:
-    """So that the JSON line has it, too."""
+    """So the JSON line has it, too."""
     log = Log()
     for attempt in range(3):
         log.say("order_relay.kafka.consumer", LogLine("Seek failed", attempt=attempt))
@@ -239,7 +239,7 @@ def test_lines_left_out_are_counted_in_a_field_of_our_own_line() -> None:
 
 
 def test_each_partition_that_lost_records_is_told() -> None:
-    """Its line has the offsets, by which somebody must find the orders."""
+    """Its line has the offsets, by which the orders are found."""
     log = Log()
     lost = "Records were deleted topic=%s partition=%d first=%d last=%d count=%d"
     for partition in range(3):
@@ -249,7 +249,7 @@ def test_each_partition_that_lost_records_is_told() -> None:
 
 
 def test_different_complaints_do_not_hide_each_other() -> None:
-    """Each text, level and logger is limited for itself."""
+    """Each text, level and logger has its own limit."""
     log = Log()
     for _ in range(3):
         log.say("aiokafka.conn", "one %s", "x")
@@ -270,7 +270,7 @@ def test_different_complaints_do_not_hide_each_other() -> None:
     ],
 )
 def test_the_relays_own_lines_always_pass(name: str) -> None:
-    """What people grep for and count is never left out."""
+    """What people grep and count is never left out."""
     log = Log()
     for _ in range(3):
         log.say(name, "Retrying message")

@@ -1,4 +1,4 @@
-"""Lag, reachability and retention: measured again and again, whatever Kafka's clients do."""
+"""Lag, reachability and retention: measured regularly, whatever Kafka's clients do."""
 
 import asyncio
 import logging
@@ -29,10 +29,10 @@ ONE, TWO = TP("orders", 0), TP("orders", 1)
 
 
 class FakeKafka:
-    """A consumer and a broker whose offsets a test sets; errors are raised one a round.
+    """A consumer and a broker whose offsets a test sets; one error is raised per round.
 
     Attributes:
-        held_back: Records behind an open transaction, the ends of what can be read not counted.
+        held_back: Records behind an open transaction, in addition to the readable ones.
     """
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class Watched:
 
 @virtual_time
 async def test_new_partitions_are_seen() -> None:
-    """While Kafka does not answer, and whatever a client raises, the last number stays."""
+    """If Kafka does not answer, or a client raises an error, the last number stays."""
     watched = Watched()
     found = []
     for partitions, error in (
@@ -151,7 +151,7 @@ async def test_new_partitions_are_seen() -> None:
 
 @virtual_time
 async def test_lag_is_what_lies_behind_the_commit() -> None:
-    """Or behind the beginning where there is none; what is finished is no work that waits."""
+    """Or behind the beginning if there is none; finished records are not waiting work."""
     watched = Watched({ONE: 40, TWO: None}, {ONE: 100, TWO: 30})
     watched.kafka.finished = {ONE: 97, TWO: None}
     watched.kafka.starts = {TWO: 10}
@@ -166,7 +166,7 @@ async def test_lag_is_what_lies_behind_the_commit() -> None:
     assert watched.lag(ONE, TWO) == [60, 20]
     assert watched.health.unfinished == 0
 
-    # Ends that were asked for a moment before the commit, or not told.
+    # Ends that were measured before the commit, or are missing.
     watched.kafka.committed, watched.kafka.ends = {ONE: 7, TWO: 7}, {ONE: 5}
     await watched.another_round()
     assert watched.lag(ONE, TWO) == [0, 0]
@@ -174,7 +174,7 @@ async def test_lag_is_what_lies_behind_the_commit() -> None:
 
 @virtual_time
 async def test_what_an_open_transaction_holds_back_is_lag_and_no_work() -> None:
-    """A gauge tells for how long; it begins anew with the next transaction.
+    """A gauge shows for how long; the next transaction resets it.
 
     Transactions that come and go, and a quiet partition before the first one, do not add up.
     """
@@ -203,7 +203,7 @@ async def test_what_an_open_transaction_holds_back_is_lag_and_no_work() -> None:
 
 @virtual_time
 async def test_what_cannot_be_measured_is_not_taken_for_work() -> None:
-    """A partition without a leader hangs the measuring of all: what was measured before is old."""
+    """A partition without a leader blocks all measuring: earlier values are outdated."""
     watched = Watched({ONE: 0}, {ONE: 5})
     await watched.another_round()
     assert watched.health.unfinished == 5
@@ -232,7 +232,7 @@ async def test_partitions_that_went_are_not_shown() -> None:
 
 @virtual_time
 async def test_the_watch_outlives_every_error() -> None:
-    """Whatever a client raises, or if it hangs, the next round measures again."""
+    """If a client raises an error or hangs, the next round measures again."""
     watched = Watched({ONE: 0}, {ONE: 5})
     watched.kafka.errors = [KafkaUnavailable("a:1", "down"), ZeroDivisionError(), TimeoutError()]
     for _ in range(3):
@@ -252,7 +252,7 @@ async def test_the_watch_outlives_every_error() -> None:
 
 @virtual_time
 async def test_health_hears_of_an_intake_that_stands_still() -> None:
-    """It does while Kafka answers, and no longer."""
+    """Only while Kafka answers."""
     watched = Watched()
     watched.kafka.stands_still = "flow is suspended"
     await watched.another_round()
@@ -268,7 +268,7 @@ async def test_health_hears_of_an_intake_that_stands_still() -> None:
 async def test_health_hears_of_a_consumer_that_gets_no_answer(
     answer: bool | Exception | None,
 ) -> None:
-    """No broker answers its own client, though one answers the producer: it is not ready."""
+    """If a broker answers only the producer, the worker is not ready."""
     watched = Watched()
     watched.health.assigned_partitions = 1
     await watched.another_round()
@@ -285,7 +285,7 @@ async def test_health_hears_of_a_consumer_that_gets_no_answer(
 
 @virtual_time
 async def test_health_hears_of_a_thread_that_does_not_answer() -> None:
-    """Nothing can be asked of it, and all other figures would stay as they were."""
+    """It cannot be asked, and all other figures would stay as they were."""
     watched = Watched()
     watched.kafka.group_hangs = True
     await asyncio.sleep(60)
@@ -295,7 +295,7 @@ async def test_health_hears_of_a_thread_that_does_not_answer() -> None:
 
 @virtual_time
 async def test_a_worker_that_stands_still_is_ended() -> None:
-    """Once, and with what stands still."""
+    """Once, with what stands still."""
     watched = Watched()
     ended: list[Exception] = []
 
@@ -317,7 +317,7 @@ async def test_a_worker_that_stands_still_is_ended() -> None:
 
 @virtual_time
 async def test_a_process_that_was_stopped_and_goes_on_does_not_end() -> None:
-    """The first look after SIGCONT comes before the time-outs of the attempts in flight."""
+    """The first check after SIGCONT comes before the time-outs of attempts in flight."""
     health = standing_health()
     looks = [True, False, True, False, True, True]
     ended: list[Exception] = []
@@ -337,7 +337,7 @@ async def test_a_process_that_was_stopped_and_goes_on_does_not_end() -> None:
 
 
 class Kept:
-    """A watch over a topic of a hundred days, of which Kafka keeps four."""
+    """A watch over a topic of a hundred days, with a retention of four."""
 
     def __init__(self) -> None:
         self.now = 100.0 * DAY
@@ -368,13 +368,13 @@ class Kept:
 
 @virtual_time
 async def test_old_records_that_are_not_finished_are_counted() -> None:
-    """Those in the last quarter of their time, and neither finished, young nor kept for ever."""
+    """Those in the last quarter of the retention, if it is limited."""
     topic = Kept()
     topic.kafka.finished = {ONE: 97 * DAY - 7, TWO: 97 * DAY}
     assert await topic.near(ONE) == 7
     assert await topic.near(TWO) == 0
     topic.now = 110 * DAY
-    assert await topic.near(TWO) == 3 * DAY  # all there is, also where nothing new came
+    assert await topic.near(TWO) == 3 * DAY  # all records, also if no new ones came
 
     topic.retention = None
     assert await topic.near(TWO) == 0
@@ -385,7 +385,7 @@ async def test_old_records_that_are_not_finished_are_counted() -> None:
 
 @virtual_time
 async def test_the_watch_says_once_that_it_cannot_know(caplog: pytest.LogCaptureFixture) -> None:
-    """A missing right is for a person; an outage has a log line of its own."""
+    """A missing right needs a person; an outage has its own log line."""
     topic = Kept()
     topic.kafka.finished = {ONE: 0}
     topic.errors = [KafkaUnavailable("a:1", "down"), TimeoutError(), *[PermissionError("no")] * 2]

@@ -1,4 +1,4 @@
-"""The catalogue of metrics: every name of the design, from the start, and the counting."""
+"""The catalogue of metrics: every name of the design exists at the start, and counts."""
 
 import math
 import platform
@@ -26,7 +26,7 @@ from order_relay.monitoring.metrics import (
 from order_relay.version import VERSION
 from tests.support.targets import target
 
-# Names, kinds and labels of the design, of its delivering half; each has the label "consumer", too.
+# Names, kinds and labels of the delivering half; each has the label "consumer", too.
 CATALOGUE = {
     "order_relay_deliveries": ("counter", {"outcome"}),
     "order_relay_delivery_attempts": ("counter", {"result", "status"}),
@@ -50,7 +50,7 @@ CATALOGUE = {
 
 @pytest.fixture
 def metrics() -> ConsumerMetrics:
-    """The metrics of the consumer of a worker that has just begun."""
+    """The metrics of a consumer of a worker that has just started."""
     return Metrics().of("order_logging")
 
 
@@ -61,7 +61,7 @@ def _value(metrics: ConsumerMetrics, name: str, **labels: str) -> float | None:
 
 
 def _by_label(metrics: ConsumerMetrics | Metrics, name: str, label: str) -> dict[str, float]:
-    """The values of a metric of the worker by its only label."""
+    """The values of a worker's metric by its only label."""
     return {
         sample.labels[label]: sample.value
         for family in metrics.registry.collect()
@@ -71,7 +71,7 @@ def _by_label(metrics: ConsumerMetrics | Metrics, name: str, label: str) -> dict
 
 
 def test_every_name_and_label_of_the_design_is_there(metrics: ConsumerMetrics) -> None:
-    """Dashboards find every metric on a new worker; labels are bounded, and as the design says."""
+    """Dashboards find every metric on a new worker; its labels are those of the design."""
     for name in GAUGES[OF_PARTITION]:
         metrics.of_partition(name, "order-paid-events", 0, 0)
     text = generate_latest(metrics.registry).decode()
@@ -138,7 +138,7 @@ def test_attempts_are_counted_and_timed(metrics: ConsumerMetrics) -> None:
 
 
 def test_every_status_has_its_class() -> None:
-    """Whatever the logger answers, its verdict and its class are in the catalogue."""
+    """The verdict and class of any answer are in the catalogue."""
     answers = [
         Answer(judge(status, retry_after=retry_after), status)
         for status in range(100, 1000)
@@ -149,8 +149,8 @@ def test_every_status_has_its_class() -> None:
     assert {one for statuses in ATTEMPT_RESULTS.values() for one in statuses} == set(STATUS_CLASSES)
 
 
-def test_ends_are_counted(metrics: ConsumerMetrics) -> None:
-    """Delivered, dead-lettered and given up records count under their outcome."""
+def test_outcomes_are_counted(metrics: ConsumerMetrics) -> None:
+    """Delivered, dead-lettered, skipped and abandoned records are counted."""
     metrics.delivered(0.2)
     metrics.delivered(7200.0)
     for reason in DEAD_LETTER_REASONS:
@@ -170,7 +170,7 @@ def test_ends_are_counted(metrics: ConsumerMetrics) -> None:
 
 
 def test_gauges_are_read_when_they_are_scraped(metrics: ConsumerMetrics) -> None:
-    """Gauges show what is at the moment of the scrape, not at that of the last event."""
+    """Gauges show the values at the scrape, not those at the last event."""
     now = dict.fromkeys((*GAUGES["consumer",], "table_entries"), 0.0)
     metrics.watch(**{name: partial(now.__getitem__, name) for name in now})
     now.update({name: number + 0.5 for number, name in enumerate(now)})
@@ -182,9 +182,9 @@ def test_gauges_are_read_when_they_are_scraped(metrics: ConsumerMetrics) -> None
 
 @pytest.mark.parametrize("state", TargetState)
 def test_the_target_is_in_one_state(metrics: ConsumerMetrics, state: TargetState) -> None:
-    """The state that the target is in is 1, the others are 0.
+    """The current state is 1, the others are 0.
 
-    Without a limit its rate is not a number: no sum, no axis and no alert is misled by it.
+    Without a limit its rate is NaN, which no sum, axis or alert uses.
     """
     metrics.target = lambda: target(state, rate=None)
     assert {
@@ -194,7 +194,7 @@ def test_the_target_is_in_one_state(metrics: ConsumerMetrics, state: TargetState
 
 
 def test_the_target_is_looked_at_once_in_a_scrape(metrics: ConsumerMetrics) -> None:
-    """All that one scrape shows of the target is of one moment, limits and shares too."""
+    """A scrape shows the target at one moment, with limits and shares."""
     looks: list[str] = []
 
     def look() -> Target:
@@ -225,7 +225,7 @@ def test_workers_in_one_process_do_not_mix() -> None:
 
 
 def test_consumers_of_one_worker_do_not_mix() -> None:
-    """Each counts under its own name, in families that are there once."""
+    """Each counts under its own name; each family exists once."""
     metrics = Metrics()
     one, two = metrics.of("coupons"), metrics.of("order_logging")
     assert metrics.of("coupons") is one
@@ -275,7 +275,7 @@ def test_results_of_publishing_and_replaying(
 
 
 def test_figures_of_the_fallback_table() -> None:
-    """What the table counted is what is shown."""
+    """The gauges show the table's counts."""
     metrics = Metrics()
     metrics.counted(FallbackStats(2, 45, 1, 61.5, 7.5), works=True)
     assert _by_label(metrics, "fallback_messages", "status") == {

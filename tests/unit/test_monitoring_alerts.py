@@ -1,4 +1,4 @@
-"""The alerts: each is explained, tested both ways, and about what there is."""
+"""The alerts: each is explained, tested both ways, and about real metrics."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from tests.unit.test_docs import strings_of_the_code
 RUNBOOK = Path(__file__).parents[2] / "docs" / "how-to" / "runbook.md"
 RULES = rules()
 FLAGS = re.MULTILINE | re.DOTALL
-# What must be told at least.
+# The least that needs an alert.
 WANTED = {
     "lag": "OrderRelayLagGrowing",
     "deleted": "OrderRelayRecordsDeleted",
@@ -65,14 +65,14 @@ def unit_tests() -> Iterator[tuple[str, bool]]:
                 yield case["alertname"], bool(case["exp_alerts"])
 
 
-def test_what_is_to_be_told_is_told() -> None:
+def test_every_risk_has_its_alert() -> None:
     """Everything that puts an order at risk has its alert."""
     assert set(WANTED.values()) <= RULES.keys()
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_every_alert_says_how_bad_it_is_and_what_to_do(name: str) -> None:
-    """A severity, one line with what is measured, what it means, and where to read on."""
+    """A severity, one line with the value, its meaning, and a link to the runbook."""
     rule = RULES[name]
     assert rule["labels"]["severity"] in {"critical", "warning"}
     notes = rule["annotations"]
@@ -83,7 +83,7 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do(name: str) -> None:
     assert notes["runbook_url"] == f"docs/how-to/runbook.md#{name.lower()}"
     page = notes["console_url"].removeprefix(f"{CONSOLE}/")
     assert page.partition("?")[0] in {"", "consumers", "worker", "dead-letters", "fallback"}
-    # Where the alert is about a consumer, so is the page.
+    # A page of one consumer needs an alert about a consumer.
     assert ("consumer=" in page) <= notes["summary"].startswith("{{ $labels.consumer }}: ")
 
 
@@ -96,13 +96,13 @@ def test_every_alert_is_about_what_exists(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "rule"), recorded().items(), ids=list(recorded()))
 def test_what_is_recorded_is_about_what_exists(name: str, rule: dict[str, Any]) -> None:
-    """Every recording rule has the project's prefix, and asks only for what there is."""
+    """Every recording rule has the project's prefix, and asks for existing series."""
     assert name.startswith("order_relay:")
     assert rule["expr"].startswith("vector") or unknown_in(rule["expr"]) == []
 
 
 def test_the_objective_is_in_one_place() -> None:
-    """One rule has the number; alerts and dashboards read it."""
+    """One rule has the number; the alerts read it."""
     assert recorded()["order_relay:objective:ratio"]["expr"] == "vector(0.999)"
     others = [
         rule["expr"]
@@ -116,7 +116,7 @@ def test_the_objective_is_in_one_place() -> None:
 
 
 def test_every_alert_about_a_consumer_names_it() -> None:
-    """Where a metric has the label consumer, the alert has it, and its summary begins with it."""
+    """If a metric has the label consumer, the alert's summary begins with it."""
     for name, rule in RULES.items():
         metrics = re.findall(r"\border_relay[_:][\w:]+", rule["expr"])
         of_consumer = [
@@ -129,18 +129,18 @@ def test_every_alert_about_a_consumer_names_it() -> None:
 
 
 def test_every_alert_is_shown_to_fire_and_not_to() -> None:
-    """Promtool's tests have both for each, and none of an alert that there is not."""
+    """Promtool's tests have both for each alert, and no unknown alert."""
     cases = set(unit_tests())
     assert cases == {(name, fires) for name in RULES for fires in (True, False)}
 
 
 def test_the_runbook_has_a_section_for_each_alert_and_no_other() -> None:
-    """In the order of the rules, under the alert's own name; last the one of Grafana's own."""
+    """In the order of the rules, under the alert's name; last that of Grafana's own."""
     assert list(sections()) == [*RULES, grafanas_own()["title"]]
 
 
 def test_the_runbook_never_posts_to_the_logger() -> None:
-    """What is typed after it goes to the worker, or opens a connection and says nothing."""
+    """Commands post only to the worker, or open a connection and send nothing."""
     code = "\n".join(re.findall(r"^```console\n(.*?)^```", RUNBOOK.read_text(), FLAGS))
     assert "external_logger_url" in code
     assert set(re.findall(r"-X POST .*?(\S+:\d+/\S*)", code)) == {"localhost:6066/probe"}
@@ -148,7 +148,7 @@ def test_the_runbook_never_posts_to_the_logger() -> None:
 
 
 def test_grafana_watches_prometheus() -> None:
-    """Its own alert fires without an answer, too, and is about the groups that there are."""
+    """Its own alert also fires without an answer, and is about the existing groups."""
     rule = grafanas_own()
     assert (rule["noDataState"], rule["execErrState"]) == ("Alerting", "Alerting")
     asked, compared = rule["data"]
@@ -162,7 +162,7 @@ def test_grafana_watches_prometheus() -> None:
 
 @pytest.mark.parametrize("name", [*RULES, grafanas_own()["title"]])
 def test_a_section_has_what_a_person_on_call_needs(name: str) -> None:
-    """How bad, whether anything is lost, panels and log phrases that exist, and when it is over."""
+    """The severity, what is lost, existing panels and log phrases, and when it is over."""
     text = sections()[name]
     severity = RULES.get(name, grafanas_own())["labels"]["severity"]
     assert text.strip().lower().startswith(severity)
@@ -178,7 +178,7 @@ def test_a_section_has_what_a_person_on_call_needs(name: str) -> None:
 
 
 def test_what_is_unknown_is_seen() -> None:
-    """The check that the others rely on finds each kind of mistake."""
+    """The check of the other tests finds each kind of mistake."""
     assert unknown_in('order_relay_deliveries_total{outcome="delivered"}') == []
     assert unknown_in("order_relay_nothing > 0") == ["order_relay_nothing"]
     assert unknown_in('order_relay_breaker_state{outcome="delivered"}') != []

@@ -1,4 +1,4 @@
-"""The dashboards: made by the code, complete, and asking only for what there is."""
+"""The dashboards: made by the code, complete, and with existing metrics only."""
 
 import inspect
 import re
@@ -17,7 +17,7 @@ from tests.support.metric_catalogue import catalogue, unknown_in
 
 PROVISIONING = FOLDER.parent / "provisioning"
 BOARDS = dict(boards())
-# Those without a part that varies, from the table of routes.
+# Those without a variable part, from the table of routes.
 CONSOLE_PAGES = set(re.findall(r'"(/[a-z-]*)": self\._', inspect.getsource(Console.add_to)))
 PANELS = [
     pytest.param(panel, id=f"{name}: {panel['title']}")
@@ -32,7 +32,7 @@ def test_the_committed_files_are_what_the_code_makes() -> None:
     assert committed == dashboards()
 
 
-def test_there_are_three_that_know_each_other() -> None:
+def test_there_are_three_that_link_to_each_other() -> None:
     """Delivery, publishing, workers: each with its own uid, and links to the others."""
     assert set(BOARDS) == {"order-relay-delivery", "order-relay-publishing", "order-relay-worker"}
     for name, board in BOARDS.items():
@@ -44,7 +44,7 @@ def test_there_are_three_that_know_each_other() -> None:
 
 @pytest.mark.parametrize("panel", PANELS)
 def test_every_panel_can_be_read(panel: dict[str, Any]) -> None:
-    """It says what it shows, in which unit, from 0 on, and its lines have names."""
+    """It has a description, a unit, a minimum of 0, and names for its lines."""
     assert panel["title"]
     assert len(panel["description"]) > 20
     defaults = panel["fieldConfig"]["defaults"]
@@ -79,7 +79,7 @@ def test_every_panel_leads_to_what_helps(panel: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("panel", PANELS)
 def test_a_series_of_a_consumer_leads_to_its_page(panel: dict[str, Any]) -> None:
-    """Where each series has a consumer, its link names the consumer; the runbook's stays."""
+    """If each series has a consumer, its link names the consumer; the runbook's stays."""
     has_page = any("console" in link["url"] for link in panel["links"])
     of_consumer = all("{{consumer}}" in target["legendFormat"] for target in panel["targets"])
     links = panel["fieldConfig"]["defaults"].get("links", [])
@@ -108,21 +108,21 @@ def test_the_addresses_behind_the_links_are_variables() -> None:
 
 
 def test_no_link_is_of_a_panel_that_is_gone() -> None:
-    """The table of links has the panels that there are, and no others."""
+    """The table of links has exactly the existing panels."""
     for name, board in BOARDS.items():
         assert set(TARGETS[name]) == {panel["title"] for panel in panels(board)}
 
 
 @pytest.mark.parametrize("panel", PANELS)
 def test_bars_are_a_minute_apart(panel: dict[str, Any]) -> None:
-    """Bars count events over four scrapes or more: nearer to each other they would share them."""
+    """Bars count events over at least four scrapes: closer bars would share them."""
     style = panel["fieldConfig"]["defaults"].get("custom", {}).get("drawStyle")
     assert panel.get("interval") == ("1m" if style == "bars" else None)
 
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_panels_do_not_lie_on_each_other(name: str) -> None:
-    """Every place of the grid has one panel at most, and none hangs over the right edge."""
+    """Every cell of the grid has one panel at most, and none crosses the right edge."""
     taken: set[tuple[int, int]] = set()
     for panel in BOARDS[name]["panels"]:
         at = panel["gridPos"]
@@ -154,7 +154,7 @@ def test_only_what_exists_is_asked_for(question: Any) -> None:
 
 
 def test_every_metric_of_the_relay_is_on_a_dashboard() -> None:
-    """Nothing is measured that nobody can see."""
+    """No metric is without a panel."""
     asked = " ".join(question.expr for question in questions())
     ours = {name for name in catalogue() if name.startswith(PREFIX)}
     stems = {re.sub(r"_(bucket|sum|count)$", "", name) for name in ours}
@@ -172,7 +172,7 @@ def test_alerts_and_starts_are_marked() -> None:
 
 
 def test_grafana_is_given_what_the_dashboards_ask_for() -> None:
-    """The source is a Prometheus that shows its alerts; the folder is the mounted one."""
+    """The source is a Prometheus with its alerts; the folder is the mounted one."""
     source = yaml.safe_load((PROVISIONING / "datasources/prometheus.yml").read_text())
     (prometheus,) = source["datasources"]
     assert (prometheus["type"], prometheus["uid"]) == ("prometheus", "prometheus")

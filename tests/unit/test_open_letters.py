@@ -1,4 +1,4 @@
-"""Open dead letters: what is counted, found and grouped, and what is read again."""
+"""Open dead letters: counting, finding, grouping, and what is read again."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -85,7 +85,7 @@ def offsets(index: LetterIndex, wanted: LetterFilter) -> list[int]:
 def test_finds_what_the_filter_of_the_commands_finds(
     wanted: LetterFilter, found: list[int]
 ) -> None:
-    """The index answers as reading every letter would."""
+    """The index finds what reading every letter would."""
     letters = [
         letter(0),
         letter(1, reason="retries_exhausted", status=503, message="HTTP 503: busy",
@@ -99,7 +99,7 @@ def test_finds_what_the_filter_of_the_commands_finds(
 
 
 def test_a_message_is_found_in_the_index_as_in_the_topic() -> None:
-    """In upper or lower case of any alphabet, and at the end of a long message."""
+    """In upper or lower case of any alphabet, and also at a long message's end."""
     letters = [
         letter(0, message="HTTP 422: Ungültig"),
         letter(1, message="HTTP 422: UNGÜLTIG"),
@@ -114,7 +114,7 @@ def test_a_message_is_found_in_the_index_as_in_the_topic() -> None:
 
 
 def test_groups_are_alike_but_for_numbers() -> None:
-    """Letters of one cause are one group, with its count and times, the largest group first."""
+    """Letters of one cause are one group with its count and times; the largest is first."""
     index = indexed(
         letter(0, message="HTTP 400: no such user 17"),
         letter(1, message="HTTP 400: no such user 4", failed_at=MOMENT + timedelta(hours=1)),
@@ -140,7 +140,7 @@ def test_pages_follow_one_another() -> None:
 
 
 def test_a_letter_of_another_program_is_found() -> None:
-    """No header, a key that is no text, a value that is no JSON: nothing breaks."""
+    """Without headers, with a key that is not text, and without a value."""
     index = indexed(Letter("orders.DLQ", 0, 7, b"\xff\x00", None))
     (found,) = index.find(OPEN_ENDED, limit=1)
     assert (found.reason, found.failed_at, found.key) == ("", None, r"\xff00")
@@ -151,7 +151,7 @@ def test_a_letter_of_another_program_is_found() -> None:
 def test_what_is_open_is_what_was_neither_redriven_nor_deleted(
     written: set[int], chosen: set[int], low: int
 ) -> None:
-    """Whatever was redriven and deleted, the index holds exactly the rest."""
+    """The index holds all but the redriven and deleted ones."""
     index = indexed(*map(letter, written))
     progress = RedriveProgress(Redriven(), sorted(written), 61)
     redriven = written & chosen
@@ -177,7 +177,7 @@ class Topic:
 
     @property
     def end(self) -> int:
-        """Where the next letter goes."""
+        """The next letter's offset."""
         return self.letters_there[-1].offset + 1 if self.letters_there else self.low
 
     async def extents(self) -> dict[int, Extent]:
@@ -212,7 +212,7 @@ class Topic:
         self.letters_there = [one for one in self.letters_there if one.offset >= low]
 
     async def looked_at(self) -> OpenLetters:
-        """What a worker that starts now knows of it after its first look."""
+        """What a worker that starts now knows after its first look."""
         watch = self.watched()
         await watch.refresh(self)
         return watch
@@ -223,7 +223,7 @@ class Topic:
         *,
         interval_seconds: float = 3600.0,
     ) -> OpenLetters:
-        """What a worker that starts now knows of it."""
+        """What a worker that starts now knows."""
 
         @asynccontextmanager
         async def opened() -> AsyncIterator[Topic]:
@@ -243,7 +243,7 @@ class Topic:
 
 
 async def test_open_letters_are_counted_over_restarts() -> None:
-    """What was not redriven is open, also for a worker that starts later."""
+    """A letter that was not redriven is open, also for a later worker."""
     topic = Topic(letter(0), letter(1), letter(2, reason="tombstone"))
     watch = await topic.looked_at()
     assert watch.figures == OpenFigures({"rejected": 2, "tombstone": 1}, MOMENT.timestamp())
@@ -258,7 +258,7 @@ async def test_open_letters_are_counted_over_restarts() -> None:
 
 
 async def test_each_letter_is_read_once() -> None:
-    """A look reads only what is new, and a new worker begins at the first open letter."""
+    """A look reads only new letters; a new worker begins at the first open one."""
     topic = Topic(*map(letter, range(5)))
     watch = await topic.looked_at()
     await watch.refresh(topic)
@@ -272,7 +272,7 @@ async def test_each_letter_is_read_once() -> None:
 
 
 async def test_open_letters_that_kafka_deletes_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    """Retention took letters that nobody had redriven: an ERROR line and a count."""
+    """If retention deletes open letters, there are an ERROR line and a count."""
     topic = Topic(*map(letter, range(4)))
     watch = await topic.looked_at()
     topic.redrive(0)
@@ -287,7 +287,7 @@ async def test_open_letters_that_kafka_deletes_are_told(caplog: pytest.LogCaptur
 
 
 async def test_a_topic_made_anew_is_read_anew() -> None:
-    """Offsets that begin again belong to other letters."""
+    """Offsets that begin again belong to new letters."""
     topic = Topic(*map(letter, range(4)))
     watch = await topic.looked_at()
     topic.redrive(0, 1, 2)
@@ -297,7 +297,7 @@ async def test_a_topic_made_anew_is_read_anew() -> None:
 
 
 async def test_while_kafka_does_not_answer_nothing_is_known() -> None:
-    """Without an answer the counts are unknown, not zero; with one they are there again."""
+    """Without an answer the counts are unknown, not zero; they return with an answer."""
     topic = Topic(letter(0))
     said: asyncio.Queue[OpenFigures | None] = asyncio.Queue()
     watch = topic.watched(said.put_nowait, interval_seconds=0.001)

@@ -29,15 +29,15 @@ def test_the_values_of_the_design() -> None:
     )
     assert config["bootstrap.servers"] == "localhost:19092,localhost:29092,localhost:39092"
     assert config["security.protocol"] == "PLAINTEXT"
-    # After 25 s without brokers, records were acknowledged 1.5 s after the brokers came back,
-    # and after 10.8 s with librdkafka's own limit of 10 s.
+    # After 25 s without brokers, records were acknowledged 1.5 s after they came back; with
+    # librdkafka's default of 10 s, after 10.8 s.
     assert config["reconnect.backoff.max.ms"] == 1000
     # As the Java clients place keys.
     assert config["partitioner"] == "murmur2_random"
 
 
 def test_every_setting_arrives() -> None:
-    """What is set is what librdkafka gets."""
+    """Each setting reaches librdkafka."""
     settings = load_settings(
         producer_retries=7,
         producer_retry_backoff_ms=2000,
@@ -66,14 +66,14 @@ def _bounds(name: str) -> list[int]:
     "name", sorted(name for name in Settings.model_fields if name.startswith("producer_"))
 )
 def test_librdkafka_takes_what_the_settings_allow(name: str) -> None:
-    """The least and the greatest value that passes as a setting makes a producer."""
+    """A producer can be made with the smallest and the largest allowed value."""
     for value in _bounds(name):
         config = producer_config(load_settings(**{name: value}))
         Producer(config | {"bootstrap.servers": "", "log_level": 0})
 
 
 def test_credentials_for_sasl() -> None:
-    """User, password and mechanism are given where the protocol is SASL, and only there."""
+    """User, password and mechanism are given only if the protocol is SASL."""
     given = {
         "kafka_sasl_mechanism": "SCRAM-SHA-512",
         "kafka_sasl_username": "relay",

@@ -1,4 +1,4 @@
-"""What may be committed for a partition, and what the next owner learns from it."""
+"""What may be committed for a partition, and what the next owner reads from it."""
 
 import random
 import re
@@ -14,7 +14,7 @@ OURS = re.compile(r"relay2:100:[0-9]+:([0-9]+(,[0-9]+)*)?", re.ASCII)
 
 
 def _taken(*offsets: int, committed: Commit | None = None) -> PartitionProgress:
-    """Progress in which these were read, and claimed for delivery where they are to be."""
+    """Progress with these records read, and claimed unless they are finished."""
     progress = PartitionProgress(1, committed)
     for offset in offsets:
         if progress.add(offset, float(offset)):
@@ -23,7 +23,7 @@ def _taken(*offsets: int, committed: Commit | None = None) -> PartitionProgress:
 
 
 def test_a_record_is_finished_once_it_was_read_and_ended() -> None:
-    """Nothing that is under way, or still to be read, counts; what the last owner finished does."""
+    """Unread records and those in flight are not; those that the last owner finished are."""
     assert not PartitionProgress(1).is_finished(0)
     before = _taken(10, 11, 12)
     before.finish(11)
@@ -36,8 +36,8 @@ def test_a_record_is_finished_once_it_was_read_and_ended() -> None:
     assert [offset for offset in range(8, 15) if progress.is_finished(offset)] == [8, 9, 11, 12]
 
 
-def test_what_is_in_no_hand_is_counted() -> None:
-    """A record that was read and not claimed waits somewhere between Kafka and the deliveries."""
+def test_unclaimed_records_are_counted() -> None:
+    """A record that was read and not claimed waits between Kafka and the deliveries."""
     progress = PartitionProgress(1)
     for offset in range(5):
         progress.add(offset, 0.0)
@@ -55,7 +55,7 @@ def test_what_was_not_taken_cannot_be_held() -> None:
 
 
 def test_memory_is_that_of_the_unfinished() -> None:
-    """Behind one slow record a million others may finish: what is kept does not grow."""
+    """Behind one slow record 100,000 others may finish: memory does not grow."""
     progress = _taken(0)
     for offset in range(1, 100_000):
         progress.add(offset, 0.0)
@@ -94,7 +94,7 @@ def test_memory_is_that_of_the_unfinished() -> None:
     ],
 )
 def test_metadata_of_other_tools_is_ignored(metadata: str) -> None:
-    """What we did not write says nothing: every record is delivered."""
+    """Foreign metadata has no effect: every record is delivered."""
     progress = PartitionProgress(2, Commit(100, metadata))
 
     assert [progress.add(offset, 0.0) for offset in range(100, 110)] == [True] * 10
@@ -102,7 +102,7 @@ def test_metadata_of_other_tools_is_ignored(metadata: str) -> None:
 
 @given(st.text() | st.from_regex(r"relay2:(100:)?[-+ _0-9:,]*", fullmatch=True))
 def test_no_metadata_breaks_or_skips(metadata: str) -> None:
-    """Whatever stands beside the commit, a record is skipped only on our own words."""
+    """With other metadata than our own, no record is skipped."""
     progress = PartitionProgress(2, Commit(100, metadata))
     to_be_delivered = [progress.add(offset, 0.0) for offset in range(100, 110)]
 
@@ -113,7 +113,7 @@ def test_no_metadata_breaks_or_skips(metadata: str) -> None:
 @given(st.integers(99, 10**9), st.integers(0, 2**32 - 1))
 @settings(max_examples=20)
 def test_metadata_is_bounded_and_truncation_skips_nothing(widest_gap: int, seed: int) -> None:
-    """However many records are unfinished, the metadata fits, and none of them is skipped."""
+    """With any number of unfinished records the metadata fits, and none is skipped."""
     chance = random.Random(seed)
     offset = chance.randrange(10**12)
     progress = PartitionProgress(1, Commit(offset, ""))
@@ -141,7 +141,7 @@ def test_metadata_is_bounded_and_truncation_skips_nothing(widest_gap: int, seed:
 
 
 def test_metadata_ends_with_the_last_finished_record() -> None:
-    """What is unfinished behind it takes no room."""
+    """Unfinished records after it take no room."""
     progress = _taken(100, 101, 102, 103)
     assert progress.commit() == Commit(100, "")
     progress.finish(101)
@@ -149,7 +149,7 @@ def test_metadata_ends_with_the_last_finished_record() -> None:
 
 
 def test_what_was_deleted_unread_is_passed_over_and_counted() -> None:
-    """What is in hand stays unfinished, and the next owner does not count the rest once more."""
+    """Held records stay unfinished, and the next owner does not count the rest again."""
     progress = _taken(10, 11, 12)
     progress.finish(10)
     progress.finish(12)
@@ -167,7 +167,7 @@ def test_what_was_deleted_unread_is_passed_over_and_counted() -> None:
 
 
 def test_what_was_finished_before_is_not_counted_as_deleted() -> None:
-    """The commit's metadata says what of the deleted was, and is still true of the rest."""
+    """The metadata has the finished ones of the deleted, and is right for the rest."""
     before = _taken(*range(100, 110))
     for offset in (101, 102, 104, 107):
         before.finish(offset)
@@ -184,7 +184,7 @@ def test_what_was_finished_before_is_not_counted_as_deleted() -> None:
 
 @pytest.mark.parametrize("limit", [0, 30, 61, 100, 500, MAX_METADATA_LENGTH])
 def test_metadata_is_as_long_as_the_brokers_take(limit: int) -> None:
-    """Where less fits, less is remembered, and what is remembered is true."""
+    """If less fits, fewer finished records are stored, and no others."""
     progress = _taken(*range(100, 1100))
     finished = set(range(101, 1100, 2))
     for offset in finished:
@@ -210,7 +210,7 @@ class OneGroup(RuleBasedStateMachine):
         self.progress = PartitionProgress(0)
         self.position = 0  # index in the log of the record that is read next
         self.seen = 0  # how much of the log this owner has read
-        self.told = -1  # where the consumer said that it stands
+        self.told = -1  # the position that the consumer reported
         self.held: list[int] = []
         self.finished: set[int] = set()
         self.committed: Commit | None = None
@@ -247,7 +247,7 @@ class OneGroup(RuleBasedStateMachine):
 
     @rule(markers=st.integers(0, 2))
     def skip_markers(self, markers: int) -> None:
-        """The consumer tells where it stands: behind markers and gaps that hold no record."""
+        """The consumer reports its position: after markers and gaps without records."""
         if self.position == len(self.log):
             self.next_offset += markers
             standing = self.next_offset

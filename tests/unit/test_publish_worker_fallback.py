@@ -28,7 +28,7 @@ EVENT = (
 
 
 class OpenableMemory(MemoryFallbackStore):
-    """A store in memory that does not open until its troubles are over."""
+    """A store in memory that opens after these errors."""
 
     location = "sqlite+aiosqlite:////srv/relay.db"
 
@@ -60,7 +60,7 @@ class OpenableMemory(MemoryFallbackStore):
 
 
 class Worker:
-    """A worker's producing half over a store in memory and a producer by hand."""
+    """A worker's producing half over a store in memory and a fake producer."""
 
     def __init__(self) -> None:
         self.store = OpenableMemory(Clock(asyncio.get_running_loop().time))
@@ -89,7 +89,7 @@ def _no_dot_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_database_that_is_down_is_tried_on_and_told_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """One line while the trouble is the same, another when it changes, and then it works."""
+    """One line per error, another when the error changes, and then it works."""
     worker = Worker()
     down = DatabaseUnavailable("Connection refused")
     worker.store.troubles.extend([down, down, down, DatabaseTooNew("0002", "0001"), OSError("?")])
@@ -153,7 +153,7 @@ async def test_rows_are_replayed_every_interval_and_counted() -> None:
 
 @virtual_time
 async def test_figures_are_unknown_while_the_database_does_not_answer() -> None:
-    """NaN and 0 instead of what was true once; true again when it answers."""
+    """NaN and 0 instead of old values; new values when it answers."""
     worker = Worker()
     assert math.isnan(worker.metric("fallback_messages", status="pending"))
     assert worker.metric("fallback_database_up") == 0
@@ -196,7 +196,7 @@ async def test_a_database_that_takes_no_writes_counts_as_down(
 
 @virtual_time
 async def test_publishing_needs_no_database_while_kafka_answers() -> None:
-    """With the table shut, what Kafka takes is published; what it refuses is told to the caller."""
+    """Without the table, what Kafka accepts is published; a refusal is raised to the caller."""
     worker = Worker()
     worker.store.troubles.extend([DatabaseUnavailable("down")] * 100)
     await worker.fallback.start()
@@ -212,7 +212,7 @@ async def test_publishing_needs_no_database_while_kafka_answers() -> None:
 
 @virtual_time
 async def test_closing_what_was_never_started() -> None:
-    """A start that ended early is cleaned up all the same, twice if need be."""
+    """It works also after a failed start, and twice."""
     worker = Worker()
     await worker.fallback.stop_replay(10)
     await worker.fallback.stop_publishing(10)

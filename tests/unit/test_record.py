@@ -1,4 +1,4 @@
-"""A record's event id, and the Idempotency-Key that is made of it."""
+"""A record's event id, and its Idempotency-Key."""
 
 import hashlib
 import string
@@ -52,7 +52,7 @@ def test_no_two_places_share_an_id(one: tuple[str, int, int], two: tuple[str, in
 
 @given(EVENT_IDS)
 def test_the_key_can_stand_in_a_header(event_id: bytes) -> None:
-    """Whatever the id, its key is visible ASCII (RFC 9110, 5.5) and not long."""
+    """The key of any id is visible ASCII (RFC 9110, 5.5) and short."""
     key = _with_id(event_id).idempotency_key()
 
     assert 0 < len(key) <= 768
@@ -61,7 +61,7 @@ def test_the_key_can_stand_in_a_header(event_id: bytes) -> None:
 
 @given(st.text(string.ascii_letters + string.digits + "-_.:/=+@", min_size=1, max_size=256))
 def test_a_usual_id_is_its_own_key(event_id: str) -> None:
-    """Ids as people make them (UUIDs, names with dashes) are sent as they are."""
+    """Usual ids (UUIDs, names with dashes) are sent as they are."""
     assert _with_id(event_id.encode()).idempotency_key() == event_id
 
 
@@ -93,7 +93,7 @@ def test_no_two_ids_share_a_key(one: bytes, two: bytes) -> None:
     ],
 )
 def test_an_id_like_ours_claims_a_place(event_id: bytes, place: tuple[int, int] | None) -> None:
-    """Only an id that the relay itself makes for a record of the topic is the id of that place."""
+    """Only an id in the relay's own form for the topic claims a position."""
     claiming = _with_id(event_id)
 
     assert claiming.claimed_position() == place
@@ -102,7 +102,7 @@ def test_an_id_like_ours_claims_a_place(event_id: bytes, place: tuple[int, int] 
 
 
 def test_all_copies_of_an_event_share_the_key() -> None:
-    """The key does not depend on where the copy stands, once the event carries its id."""
+    """The key does not depend on a copy's position if the event has its id."""
     first = record(5)
     copy = record(99, partition=2, headers=[("event-id", first.event_id())])
 

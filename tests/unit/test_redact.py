@@ -1,4 +1,4 @@
-"""Secrets are taken out of text that comes from outside."""
+"""Secrets are removed from external text."""
 
 import html
 import json
@@ -19,7 +19,7 @@ def test_every_secret_is_taken_out_wherever_it_stands() -> None:
 
 
 def test_without_secrets_nothing_changes() -> None:
-    """Where no secret is set, text passes as it is."""
+    """If no secret is set, text is unchanged."""
     assert redact("as it is", ()) == "as it is"
 
 
@@ -52,7 +52,7 @@ AROUND = '\\"'  # what JSON puts around it
     ],
 )
 def test_a_secret_is_found_however_it_is_written(written: str) -> None:
-    """As JSON (of PHP, Gson and Go too), URLs and HTML write it: nothing of it stays."""
+    """As in JSON (also of PHP, Gson and Go), URLs and HTML: nothing of it stays."""
     outside = redact(f"refused: {written.strip(AROUND)}, and so on", ("unused", SECRET))
 
     assert outside == "refused: [redacted], and so on"
@@ -61,7 +61,7 @@ def test_a_secret_is_found_however_it_is_written(written: str) -> None:
 @pytest.mark.parametrize("secret", ["\\" * 20 + "x", "\\/" * 10, "&" * 20, "%" * 20 + "x"])
 @pytest.mark.parametrize("text", ["\\", "\\/", "&#0", "%", "\\u005c", "&#x0000005"])
 def test_however_long_the_text_it_is_read_in_time(secret: str, text: str) -> None:
-    """No text that almost is the secret, again and again, keeps a worker busy."""
+    """Long repetitions of almost the secret do not keep a worker busy."""
     outside = redact(text * 20_000 + secret, (secret,))
 
     assert outside.endswith("[redacted]")
@@ -80,5 +80,5 @@ def test_backslashes_are_found_in_json_within_json(secret: str, levels: int) -> 
 
 @given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1))
 def test_any_secret_in_json(secret: str) -> None:
-    """Whatever visible characters a secret has, an echo of it in JSON is found."""
+    """A secret of any visible characters is found in JSON."""
     assert redact(json.dumps(secret)[1:-1], (secret,)) == "[redacted]"

@@ -18,7 +18,7 @@ NOW = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)
 def test_every_status_has_its_class() -> None:
     """All statuses from 100 to 599 are judged as the design says."""
     expected = {
-        **dict.fromkeys(range(100, 200), Verdict.RETRYABLE),  # no answer that ends anything
+        **dict.fromkeys(range(100, 200), Verdict.RETRYABLE),  # not a final answer
         **dict.fromkeys(range(200, 300), Verdict.SUCCESS),
         **dict.fromkeys(range(300, 400), Verdict.OUTAGE),  # the URL is wrong, not the message
         **dict.fromkeys(range(400, 500), Verdict.REJECTED),
@@ -34,7 +34,7 @@ def test_every_status_has_its_class() -> None:
 
 @pytest.mark.parametrize("status", [0, 99, 600, 999])
 def test_a_status_outside_http_says_nothing_about_the_message(status: int) -> None:
-    """A status that HTTP does not know never puts the blame on the message."""
+    """A status outside HTTP never counts against the message."""
     assert judge(status) is Verdict.RETRYABLE
 
 
@@ -67,7 +67,7 @@ def test_the_formula_of_the_waits(
     """Each wait is min(initial * multiplier^(n-1), maximum), lengthened by Retry-After."""
     policy = RetryPolicy(3, initial, multiplier, maximum)
     exponent = failures - 1
-    # Exact arithmetic, but not with numbers of a million digits: long past the maximum it stops.
+    # Exact arithmetic, but without numbers of a million digits: the exponent is limited.
     if multiplier > 1 and exponent > 2000:
         exponent = min(exponent, 2000)
         failures = exponent + 1
@@ -91,7 +91,7 @@ def test_the_formula_of_the_waits(
         ("0" * 5000 + "7", 7),
         ("Fri, 19 Dec 2025 10:30:20 GMT", 20),
         ("Fri, 19 Dec 2025 12:30:20 +0200", 20),
-        ("Friday, 19-Dec-25 10:30:20 GMT", 20),  # RFC 850: obsolete, to be read all the same
+        ("Friday, 19-Dec-25 10:30:20 GMT", 20),  # RFC 850: obsolete, but must be read
         ("Fri Dec 19 10:30:20 2025", 20),  # asctime: the same
         ("Fri, 19 Dec 2025 10:29:00 GMT", 0),
         ("Fri, 19 Dec 2098 10:30:00 GMT", 60),
@@ -108,7 +108,7 @@ def test_the_formula_of_the_waits(
     ],
 )
 def test_retry_after(value: str | None, seconds: float) -> None:
-    """Seconds and HTTP-dates are read and capped at 60 s; what says nothing usable is 0."""
+    """Seconds and HTTP-dates are read and capped at 60 s; other values are 0."""
     assert parse_retry_after(value, NOW) == seconds
 
 
@@ -126,7 +126,7 @@ def test_a_date_without_a_zone_is_utc(zone: str, monkeypatch: pytest.MonkeyPatch
 
 @given(st.integers(-10_000_000, 10_000_000))
 def test_a_retry_after_date_is_read_to_the_second(seconds: int) -> None:
-    """A date is the time from now to it, between 0 and 60 s."""
+    """The wait is the time until the date, from 0 to 60 s."""
     date = format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
 
     assert parse_retry_after(date, NOW) == min(max(seconds, 0), 60)
@@ -134,5 +134,5 @@ def test_a_retry_after_date_is_read_to_the_second(seconds: int) -> None:
 
 @given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d+ [A-Z][a-z]{2} \d+ \d+:\d+:\d+ .*"))
 def test_no_retry_after_breaks_the_reader(value: str) -> None:
-    """Whatever stands in the header, 0 to 60 s come of it."""
+    """Any header gives 0 to 60 s."""
     assert 0 <= parse_retry_after(value, NOW) <= 60

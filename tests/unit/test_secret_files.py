@@ -27,13 +27,13 @@ def _value(settings: Settings, name: str) -> str:
 
 
 def test_no_setting_is_called_like_the_file_of_a_secret() -> None:
-    """Else the file's name would be ambiguous."""
+    """The file's name would be ambiguous."""
     assert not {f"{name}_file" for name in SECRETS} & Settings.model_fields.keys()
 
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_every_secret_can_be_a_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file's text is the secret, without the line end that an editor leaves."""
+    """The file's text is the secret, without its last line end."""
     if name == "database_password":
         monkeypatch.setenv("DATABASE_URL", "postgresql+asyncpg://relay@localhost/relay")
     value = VALUES.get(name, "hunter2-\u00e9" if "password" in name else "hunter2")
@@ -46,9 +46,9 @@ def test_every_secret_can_be_a_file(name: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("content", "secret"),
     [
-        # Only one line end is stripped: space at the ends and in the middle is part of it.
+        # Only one line end is stripped: other space is part of the secret.
         (b" hun\nter2 \n\n", " hun\nter2 \n"),
-        # The byte order mark that some editors begin a file with is left out.
+        # The byte order mark of some editors is removed.
         (b"\xef\xbb\xbfhunter2\r\n", "hunter2"),
     ],
 )
@@ -56,7 +56,7 @@ def test_every_secret_can_be_a_file(name: str, monkeypatch: pytest.MonkeyPatch) 
 def test_what_is_the_secret_of_a_file(
     content: bytes, secret: str, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The variable's name may be in lower case, as that of every setting."""
+    """The variable's name may be in lower case, like that of any setting."""
     Path("secret").write_bytes(content)
     monkeypatch.setenv(variable, "secret")
 
@@ -77,7 +77,7 @@ def test_files_can_be_named_in_dot_env(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_empty_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty X or X_FILE is none, as in a compose file with a variable that is not set."""
+    """An empty X or X_FILE is not set, as in a compose file with an unset variable."""
     Path("secret").write_text("hunter2")
     monkeypatch.setenv("API_TOKEN", "")
     monkeypatch.setenv("API_TOKEN_FILE", "secret")
@@ -99,7 +99,7 @@ def test_what_is_given_in_code_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_secret_and_its_file_together_are_a_mistake(
     secret_in_dot_env: bool, file_in_dot_env: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which one is meant is unknown: neither is taken, wherever they are set."""
+    """It is unclear which is meant: neither is used, wherever they are set."""
     Path("secret").write_text("hunter2")
     with Path(".env").open("w") as dot_env:
         for name, value, there in (
@@ -147,13 +147,13 @@ def test_a_file_that_cannot_be_used(
     ("path", "why"),
     [
         (".", "not a file"),
-        ("pipe", "not a file"),  # it would hold up the start
+        ("pipe", "not a file"),  # it would block the start
         ("file/inside", "Not a directory"),
         ("x" * 300, "File name too long"),
     ],
 )
-def test_paths_that_are_no_files(path: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the system says of a path is passed on."""
+def test_paths_that_are_not_files(path: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's error is passed on."""
     os.mkfifo("pipe")
     Path("file").write_text("hunter2")
     monkeypatch.setenv("API_TOKEN_FILE", path)
@@ -162,7 +162,7 @@ def test_paths_that_are_no_files(path: str, why: str, monkeypatch: pytest.Monkey
 
 
 def test_mistakes_of_files_stand_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that is wrong is told at once; rules of a setting hold for what its file says."""
+    """All mistakes are reported at once; a file's text follows the rules of its setting."""
     Path("token").write_text("hunter2 hunter2")
     monkeypatch.setenv("API_TOKEN_FILE", "missing")
     monkeypatch.setenv("EXTERNAL_LOGGER_TOKEN_FILE", "token")
@@ -176,7 +176,7 @@ def test_mistakes_of_files_stand_beside_the_others(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_sasl_needs_may_come_from_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that cannot be read is told alone, not also as a password that is missing."""
+    """A file that cannot be read is reported alone, not also as a missing password."""
     monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
     monkeypatch.setenv("KAFKA_SASL_USERNAME", "relay")
     monkeypatch.setenv("KAFKA_SASL_PASSWORD_FILE", "missing")

@@ -1,4 +1,4 @@
-"""The settings: where they come from, what is allowed, and what is made of them."""
+"""The settings: their sources, what is allowed, and what is derived from them."""
 
 import socket
 from base64 import b64encode
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("empty_environment")
 
 
 def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings that are printed or logged show no secret; the list for redacting has them all."""
+    """Printed or logged settings show no secret; the list for redaction has all secrets."""
     for name in SECRETS:
         monkeypatch.setenv(name, f"hunter2-{name}")
     monkeypatch.setenv("EXTERNAL_LOGGER_PROXY", "http://us:hunter2-PROXY@proxy:3128")
@@ -31,7 +31,7 @@ def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings()
 
     assert "hunter2" not in f"{settings} {settings!r} {settings.model_dump()}"
-    # A proxy is told its user and password as base64 of both.
+    # A proxy gets its user and password as base64 of both.
     credentials = b64encode(b"us:hunter2-PROXY").decode()
     assert sorted(settings.secrets) == sorted(
         [
@@ -71,7 +71,7 @@ def test_the_environment_names_the_proxy(proxy: str, monkeypatch: pytest.MonkeyP
 
 
 def test_a_token_from_a_file_loses_its_line_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Space around the token is a slip that nobody means."""
+    """Space around the token is never meant."""
     monkeypatch.setenv("EXTERNAL_LOGGER_TOKEN", "  hunter2\n")
 
     assert load_settings().secrets == ("hunter2",)
@@ -116,7 +116,7 @@ def test_what_is_empty_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_database_password_is_a_secret_wherever_it_stands(
     url: str, password: str, in_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The password goes into the URL, encoded; redacting knows it as it is."""
+    """The password is encoded in the URL; the redaction has it as it is."""
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.setenv("DATABASE_PASSWORD", password)
 
@@ -131,7 +131,7 @@ def test_the_database_password_is_a_secret_wherever_it_stands(
     ("name", "text", "value"),
     [
         ("KAFKA_BOOTSTRAP_SERVERS", "k-1.example.org:9092,10.0.0.1:1,[::1]:65535", None),
-        # Lists are written in many ways; Kafka's clients get the plain one.
+        # Lists may have spaces and empty parts; Kafka's clients get neither.
         ("KAFKA_BOOTSTRAP_SERVERS", " a:1, b:2 ,", "a:1,b:2"),
         ("EXTERNAL_LOGGER_URL", "https://logger.example.org:8443/v1/logs?team=a%20b", None),
         ("EXTERNAL_LOGGER_URL", "http://[::1]:3000/logs", None),
@@ -144,14 +144,14 @@ def test_the_database_password_is_a_secret_wherever_it_stands(
 def test_what_is_allowed_passes(
     name: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Values of every form that is allowed are taken as they are."""
+    """Values of every allowed form are used as they are."""
     monkeypatch.setenv(name, text)
 
     assert getattr(load_settings(), name.lower()) == (text if value is None else value)
 
 
 def test_settings_never_change() -> None:
-    """Once read, settings are what they are."""
+    """Settings are frozen once read."""
     with pytest.raises(ValidationError, match="frozen"):
         load_settings().max_in_flight = 1
 
@@ -172,9 +172,9 @@ def test_settings_never_change() -> None:
     ],
 )
 def test_every_address_makes_an_application(host: str, in_a_url: str) -> None:
-    """Addresses of either kind and names: other workers get a URL of it, and so does Faust.
+    """IPv4, IPv6 and names: other workers get a URL of it, and so does Faust.
 
-    For an address that means all of a machine's, others get the machine's name.
+    For an address that means all interfaces, others get the machine's name.
     """
     settings = load_settings(web_host=host)
     every = host == "0.0.0.0" or not host.strip("0:")
@@ -185,7 +185,7 @@ def test_every_address_makes_an_application(host: str, in_a_url: str) -> None:
 
 
 def test_the_names_of_the_server() -> None:
-    """Pages may be read under its own names and those that are allowed."""
+    """Pages may be read under its own names and the allowed ones."""
     settings = load_settings(
         web_host="::",
         advertised_url="http://relay-1.example.com:6066",

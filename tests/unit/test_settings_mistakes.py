@@ -1,4 +1,4 @@
-"""How a mistake in the settings is told: one line, nothing half-done, no secret."""
+"""How a mistake in the settings is reported: in one line, without secrets."""
 
 import errno
 import re
@@ -57,7 +57,7 @@ pytestmark = pytest.mark.usefixtures("empty_environment")
 
 
 def complaint() -> str:
-    """The one line that says what is wrong with the settings; it tells no secret."""
+    """The one line that says what is wrong with the settings; it has no secret."""
     with pytest.raises(InvalidSettings) as caught:
         load_settings()
     text = str(caught.value)
@@ -93,7 +93,7 @@ def test_a_number_out_of_bounds_is_told_in_one_line(
         _check(name, str(below), f"greater than or equal to {smallest}", monkeypatch)
         monkeypatch.setenv(name, str(smallest))
         assert getattr(load_settings(), name.lower()) == smallest
-    if name != "DELIVERIES_MAX_ENTRIES":  # any number of them
+    if name != "DELIVERIES_MAX_ENTRIES":  # without an upper bound
         _check(name, f"{largest + 1:.0f}", f"less than or equal to {largest}", monkeypatch)
         _check(name, "9" * 400 if kind is int else "1e300", "less than or equal", monkeypatch)
     monkeypatch.setenv(name, str(largest))
@@ -165,7 +165,7 @@ def test_a_bad_setting_is_told_in_one_line(
 def test_sasl_needs_credentials(
     protocol: str, oauth: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A SASL protocol that lacks one of them is told with what it needs."""
+    """If one is missing, the line names the protocol and all it needs."""
     needed = {"KAFKA_SASL_USERNAME": "us", "KAFKA_SASL_PASSWORD": "hunter2"}
     line = f"KAFKA_SECURITY_PROTOCOL={protocol} needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
     if oauth:
@@ -188,7 +188,7 @@ def test_sasl_needs_credentials(
 
 
 def test_a_key_that_belongs_to_another_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A certificate with another one's key is told at the start."""
+    """A certificate with another one's key is refused."""
     authority = trustme.CA()
     authority.issue_cert("one").cert_chain_pems[0].write_to_path("one.pem")
     authority.issue_cert("two").private_key_pem.write_to_path("two.key")
@@ -205,7 +205,7 @@ def test_a_key_that_belongs_to_another_certificate(monkeypatch: pytest.MonkeyPat
 
 
 def test_several_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All wrong settings stand in the one line, so that nobody mends them one by one."""
+    """All wrong settings are in the one line, so that they can be fixed at once."""
     monkeypatch.setenv("MAX_IN_FLIGHT", "0")
     monkeypatch.setenv("EXTERNAL_LOGGER_URL", "logger")
     monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "TLS")
@@ -268,7 +268,7 @@ EXAMPLE = "postgresql+asyncpg://user:password@host:5432/database"
                                  "http://user:hun/hunter2@logger/", "user:hunter2@logger",
                                  "https://user:'hunter2' @logger:port/logs",
                                  f"https://user:{'hunter2' * 50}@log ger/logs"], "must be an http"),
-        # The scheme and what stands behind the password, to find the value by.
+        # The scheme and what follows the password, to find the value by.
         ("EXTERNAL_LOGGER_URL", ["https://u:hunter@2@logger/logs"],
          "EXTERNAL_LOGGER_URL='https://[redacted]@logger/logs' must hold no user"),
         ("ADVERTISED_URL", ["https://user:hunter2==@worker"], "must hold no user"),
@@ -276,7 +276,7 @@ EXAMPLE = "postgresql+asyncpg://user:password@host:5432/database"
         ("KAFKA_BOOTSTRAP_SERVERS", ["SASL_SSL://user:hunter2@kafka:9092",
                                      "user:hunter2@kafka:9092",
                                      "kafka:9092,user:hunter2==@kafka:9092"], "must be host:port"),
-        # Of our own example nothing is taken for a secret: who reads it learns the form.
+        # Nothing of our own example is redacted: it shows the form.
         ("DATABASE_URL", ["foo", "u:hunter2==@host/db", "u:hunter2@host://db",
                           "postgresql://u:hunter2@host:port/db", "mysql://u:hunter2==@host/db"],
          EXAMPLE),
@@ -297,7 +297,7 @@ EXAMPLE = "postgresql+asyncpg://user:password@host:5432/database"
 def test_no_secret_is_told(
     name: str, values: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is wrong with a secret is told without it, also where a URL holds one."""
+    """A mistake in a secret is reported without it, also if a URL has one."""
     for value in values:
         monkeypatch.setenv(name, value)
         text = complaint()
@@ -317,7 +317,7 @@ def test_no_secret_is_told(
 def test_a_database_password_needs_a_url_without_one(
     url: str, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A password that goes nowhere, or beside another one, is a mistake."""
+    """A password that is not used, or beside another one, is a mistake."""
     monkeypatch.setenv("DATABASE_PASSWORD", "hunter2")
     monkeypatch.setenv("DATABASE_URL", url)
 
@@ -331,7 +331,7 @@ def test_a_database_password_needs_a_url_without_one(
 def test_a_proxy_of_the_environment_that_cannot_be_used(
     proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is named, without its password."""
+    """It is named without its password."""
     monkeypatch.setenv("EXTERNAL_LOGGER_URL", "https://logger.test/logs")
     monkeypatch.setenv("HTTPS_PROXY", proxy)
 
@@ -342,7 +342,7 @@ def test_a_proxy_of_the_environment_that_cannot_be_used(
 
 
 def test_a_file_of_tls_beside_one_in_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which one is meant is unknown."""
+    """It is unclear which is meant."""
     trustme.CA().cert_pem.write_to_path("ca.pem")
     monkeypatch.setenv("DATABASE_SSL_CA_FILE", "ca.pem")
     monkeypatch.setenv("DATABASE_URL", "postgresql://u@h/d?sslrootcert=other.pem")
@@ -351,7 +351,7 @@ def test_a_file_of_tls_beside_one_in_the_url(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_dot_env_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of another user is told in one line, whichever way the log is written."""
+    """A file of another user is reported in one line."""
 
     def refuse(path: Path) -> bool:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
@@ -370,7 +370,7 @@ def test_a_dot_env_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_mistake_in_dot_env(content: bytes, said: str) -> None:
-    """A bad value in the file is told like one in the environment, and what is no text is told."""
+    """A bad value is reported as one of the environment is, and so is a file that is not text."""
     Path(".env").write_bytes(content)
 
     assert said in complaint()

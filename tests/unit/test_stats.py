@@ -1,4 +1,4 @@
-"""A worker's figures: they are those of the metrics, and the page shows what they mean."""
+"""A worker's figures: they are those of the metrics, and the page explains them."""
 
 import ast
 import asyncio
@@ -40,7 +40,7 @@ class FakeConsumer:
 
 
 class Bench:
-    """Figures with a clock of their own."""
+    """Figures with their own clock."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -66,7 +66,7 @@ class Bench:
         )
 
     def figures(self) -> dict[str, Any]:
-        """The page, as it goes over the wire."""
+        """The page, as decoded JSON."""
         found = json.loads(json.dumps(self.stats.figures(), allow_nan=False))
         assert isinstance(found, dict)
         return found
@@ -79,7 +79,7 @@ def bench() -> Bench:
 
 
 def test_a_new_worker_has_figures_for_everything(bench: Bench) -> None:
-    """Counts are 0, and what is not known yet is null; nothing is missing."""
+    """Counts are 0, unknown figures are null, and nothing is missing."""
     found = bench.figures()
     assert found["version"] == VERSION
     assert found["time"] == "2025-12-19T10:30:00.000Z"
@@ -98,7 +98,7 @@ def test_a_new_worker_has_figures_for_everything(bench: Bench) -> None:
 
 
 def test_the_figures_are_those_of_the_metrics(bench: Bench) -> None:
-    """What the observers counted, by the same names."""
+    """The observers' counts, by the same names."""
     metrics = bench.metrics
     for seconds in (0.02, 0.02, 0.2, 4.0):
         metrics.delivered(seconds)
@@ -181,8 +181,8 @@ def test_an_open_breaker_says_when_it_probes(bench: Bench) -> None:
     }  # fmt: skip
 
 
-def test_the_target_is_said(bench: Bench) -> None:
-    """What it does, since when, its last words and the next probe; null for what there is not."""
+def test_the_target_is_shown(bench: Bench) -> None:
+    """Its state, since when, its last text and the next probe; null for what is missing."""
     assert bench.figures()["target"] == {
         "state": "works", "since_seconds": 75.0, "said": "works for 75 s", "rate_limit": None,
         "concurrency_limit": 256, "share_failed": 0, "last_status": None, "last_text": "",
@@ -205,7 +205,7 @@ def test_the_target_is_said(bench: Bench) -> None:
 
 
 def test_open_letters_are_those_of_the_metrics(bench: Bench) -> None:
-    """By reason, those of other programs under "other"; null while they are not known."""
+    """By reason, those of other programs as "other"; null while unknown."""
     by_reason = {"rejected": 2, "tombstone": 1, "of_others": 1}
     bench.metrics.open_letters(OpenFigures(by_reason, time.time() - 90_000))
     found = bench.figures()["open_dead_letters"]
@@ -220,7 +220,7 @@ def test_open_letters_are_those_of_the_metrics(bench: Bench) -> None:
 
 @pytest.mark.parametrize("state", TargetState)
 def test_the_states_have_the_same_names_everywhere(bench: Bench, state: TargetState) -> None:
-    """What /stats calls the target's state is the metric's label."""
+    """The target's state in /stats is the metric's label."""
     bench.target = target(state)
     name = bench.figures()["target"]["state"]
     label = {"consumer": "order_logging", "state": name}
@@ -228,7 +228,7 @@ def test_the_states_have_the_same_names_everywhere(bench: Bench, state: TargetSt
 
 
 def test_the_hourly_line_of_deliveries(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    """The phrase first, then the figures, and when it was said is on the page."""
+    """The phrase, then the figures; the page has the time of the line."""
     bench.metrics.delivered(0.1)
     bench.metrics.of_partition("consumer_lag", "orders", 0, 16)
     bench.now += 3600.0
@@ -245,7 +245,7 @@ def test_the_hourly_line_of_deliveries(bench: Bench, caplog: pytest.LogCaptureFi
 async def test_the_line_comes_at_every_interval(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Until it is cancelled."""
+    """It comes repeatedly."""
     with caplog.at_level(logging.INFO):
         task = asyncio.create_task(bench.stats.log_regularly(0.001))
         await eventually(lambda: len(caplog.messages) >= 3, 10)
@@ -255,7 +255,7 @@ async def test_the_line_comes_at_every_interval(
 
 
 def test_every_metric_that_is_read_exists(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that the catalogue does not know would read as nothing."""
+    """A name that is not in the catalogue would have no value."""
     names: set[str] = set()
     read = Samples._of
 
@@ -281,13 +281,13 @@ def test_a_quantile_is_estimated_within_its_bucket() -> None:
 
 
 def test_the_version_is_the_project_s() -> None:
-    """Written in two places, which must agree."""
+    """It is in two files, which must agree."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == VERSION
 
 
 def test_the_document_describes_every_figure(bench: Bench) -> None:
-    """docs/reference/web.md has a row for each key of the page, and none that is not there."""
+    """docs/reference/web.md has a row for each key of the page, and no other."""
     text = (ROOT / "docs" / "reference" / "web.md").read_text(encoding="utf-8")
     section = text.partition("## Figures of a worker")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE)

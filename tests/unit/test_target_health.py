@@ -1,4 +1,4 @@
-"""Whose fault is it? When a record is given up, and what the target is said to do."""
+"""Whose fault is it? When a record is given up, and the target's state."""
 
 import math
 
@@ -20,7 +20,7 @@ from tests.support.fakes import StandingClock, answer
 
 DOWN = answer(500, "down")
 ME = "me"
-# Seconds, whether it failed, and its key.
+# First attempts: second, whether it failed, and key.
 HISTORY = st.lists(
     st.tuples(st.integers(0, 300), st.booleans(), st.sampled_from([ME, "a", "b", "c", "d"])),
     max_size=200,
@@ -30,7 +30,7 @@ HISTORY = st.lists(
 def health_after(
     history: list[tuple[int, bool, str]], threshold: int = 1_000_000
 ) -> tuple[TargetHealth, StandingClock]:
-    """What is known after these first attempts, none of which opened the breaker."""
+    """The health after these first attempts, none of which opened the breaker."""
     clock = StandingClock()
     start = clock.now
     health = TargetHealth(
@@ -49,7 +49,7 @@ def health_after(
 def shares(history: list[tuple[int, bool, str]], seconds: int) -> list[float]:
     """The share of others' first attempts that failed in the last seconds, and lately.
 
-    Attempts are counted by the second: one of exactly so long ago is in the last that counts.
+    Attempts are counted by the second: one of exactly so long ago still counts.
     """
     found = []
     for window, least in ((seconds, 1), (10, 5)):
@@ -63,7 +63,7 @@ def shares(history: list[tuple[int, bool, str]], seconds: int) -> list[float]:
 def test_no_record_is_given_up_while_the_target_explains_its_failures(
     history: list[tuple[int, bool, str]], failures: int, failing_for: int
 ) -> None:
-    """Whatever happened: not if p to the power of its failures is over 1 in 10,000."""
+    """It is not if p to the power of its failures is over 1 in 10,000."""
     health, clock = health_after(history)
 
     given_up = health.gives_up(ME, failures, clock.now - failing_for)
@@ -79,7 +79,7 @@ def test_no_record_is_given_up_while_the_target_explains_its_failures(
 def test_a_hopeless_record_is_given_up_once_others_succeed(
     history: list[tuple[int, bool, str]], failures: int
 ) -> None:
-    """After a minute of nothing but successes of others, whatever was before."""
+    """After a minute with only successes of others, whatever was before."""
     health, clock = health_after(history)
     for _ in range(61):
         clock.now += 1.0
@@ -93,7 +93,7 @@ def test_a_hopeless_record_is_given_up_once_others_succeed(
 def test_with_few_failures_of_others_the_retries_decide(
     history: list[tuple[int, bool, str]],
 ) -> None:
-    """With p up to 0.1, and where no other key says anything, it is the fourth attempt."""
+    """With p up to 0.1, or without attempts at other keys, it is the fourth attempt."""
     health, clock = health_after(history)
     p = shares(history, 60)
 
@@ -105,7 +105,7 @@ def test_with_few_failures_of_others_the_retries_decide(
     ("failing", "attempts"), [(0, 4), (50, 4), (100, 4), (200, 6), (500, 14), (900, 88)]
 )
 def test_the_table(failing: int, attempts: int) -> None:
-    """Attempts at a record while so many of a thousand first attempts of others fail."""
+    """Attempts at a record while so many of 1,000 first attempts of others fail."""
     history = [(290, number < failing, f"key-{number}") for number in range(1000)]
     health, clock = health_after(history)
 
@@ -125,7 +125,7 @@ def test_a_switched_off_breaker_gives_up_without_evidence(status: bool, given_up
 
 
 def test_a_wave_explains_what_was_sent_in_it() -> None:
-    """A failure counts with the share of those sent at about the same time, if that is larger."""
+    """A failure counts with the share of those sent at the same time, if that is larger."""
     health, clock = health_after([(295, False, f"key-{number}") for number in range(1000)])
     wave = clock.now - 20.0
     for number in range(20):
@@ -143,7 +143,7 @@ def test_a_wave_explains_what_was_sent_in_it() -> None:
 
 
 def test_only_first_attempts_are_evidence() -> None:
-    """Retries of hopeless records do not speak against the target."""
+    """Retries of hopeless records do not count against the target."""
     health, clock = health_after([(290, False, f"key-{number}") for number in range(10)])
     for _ in range(1000):
         health.failed("hopeless", DOWN, NO_PROBE, first=False)
@@ -152,7 +152,7 @@ def test_only_first_attempts_are_evidence() -> None:
 
 
 def test_the_evidence_of_a_record_that_fails_for_long_is_as_old() -> None:
-    """What the target did when it began to fail counts, up to ten minutes."""
+    """The target's failures since its first one count, up to ten minutes."""
     health, clock = health_after([(299, True, f"key-{number}") for number in range(10)])
     since = clock.now
     clock.now += 300.0
@@ -165,7 +165,7 @@ def test_the_evidence_of_a_record_that_fails_for_long_is_as_old() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """However many keys there are, and however long it goes on; counts stay right."""
+    """With any number of keys, over any time; the counts stay right."""
     first = FirstAttempts()
     for second in range(2 * MAX_EVIDENCE_SECONDS):
         for number in range(3 * KEYS_EACH_SECOND):
@@ -183,7 +183,7 @@ def test_memory_is_bounded() -> None:
 
 
 def test_a_404_while_others_succeed() -> None:
-    """Its record's own fault if another key succeeded in the last minute, and none failed then."""
+    """Its own fault if another key succeeded in the last minute, and none got a 404 since."""
     health, clock = health_after([(290, False, "other")])
     gone = Answer(Verdict.GONE, 404)
 
@@ -201,7 +201,7 @@ def test_a_404_while_others_succeed() -> None:
 
 
 def test_a_404_while_many_fail() -> None:
-    """Half of them do: a success says little of the target."""
+    """Half of them do: a success proves little."""
     history = [(290 + n // 10, n % 2 == 0, f"key-{n}") for n in range(100)]
     health, _ = health_after(history)
 
@@ -210,11 +210,11 @@ def test_a_404_while_many_fail() -> None:
     assert not health.works_for_other_keys(ME)
 
 
-# --- what is said -----------------------------------------------------------------------------
+# --- states -----------------------------------------------------------------------------------
 
 
 def test_the_states_and_since_when() -> None:
-    """Works, fails for some, is down, refuses us, throttles; and since when it has done so."""
+    """Works, fails for some, is down, refuses us, throttles; and since when."""
     health, clock = health_after([], threshold=2)
     assert health.state(throttles=False) == (TargetState.WORKS, 300.0)
     health.failed("a", DOWN, NO_PROBE, first=True)

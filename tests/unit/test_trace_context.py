@@ -1,4 +1,4 @@
-"""W3C trace context: what is taken over, and what breaks the rules and is left behind."""
+"""W3C trace context: what is passed on, and what breaks the rules and is dropped."""
 
 import re
 
@@ -23,7 +23,7 @@ assert len(LONGEST) == MAX_TRACESTATE_LENGTH - 1
 
 
 def from_record(traceparent: bytes | None, *states: bytes | None) -> TraceContext | None:
-    """The trace context of a record with these headers, among others."""
+    """The trace context of a record with these and other headers."""
     headers = [("event-id", b"1"), ("traceparent", traceparent)]
     return of_record([*headers, *(("tracestate", state) for state in states), ("x", None)])
 
@@ -40,7 +40,7 @@ def from_record(traceparent: bytes | None, *states: bytes | None) -> TraceContex
     ],
 )
 def test_it_is_passed_on_unchanged(traceparent: str) -> None:
-    """Any flags, later versions with further parts, and blanks around it, to request and record."""
+    """Any flags, later versions with more parts, and blanks around it, to requests and records."""
     state = "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"
     found = from_record(traceparent.encode(), state.encode())
     assert found is not None
@@ -80,7 +80,7 @@ def test_it_is_passed_on_unchanged(traceparent: str) -> None:
     ],
 )
 def test_what_breaks_the_rules_is_not_passed_on(traceparent: str) -> None:
-    """The working group's own cases, and what would end the header's line."""
+    """The working group's cases, and text that would end a header's line."""
     assert of_request([traceparent], ["foo=1"]) is None
     assert from_record(traceparent.encode(), b"foo=1") is None
     assert trace_id([("traceparent", traceparent.encode())]) is None
@@ -88,7 +88,7 @@ def test_what_breaks_the_rules_is_not_passed_on(traceparent: str) -> None:
 
 
 def test_two_in_a_request_are_not_valid_and_in_a_record_the_last_one_counts() -> None:
-    """As the working group's tests want it for HTTP, and as it is for every header in Kafka."""
+    """As in the working group's tests for HTTP, and as for every header in Kafka."""
     assert of_request([PARENT, PARENT], []) is None
     assert of_request([], ["foo=1"]) is None
     assert trace_id([("traceparent", b"?"), ("traceparent", PARENT.encode())]) == TRACE_ID
@@ -100,13 +100,13 @@ def test_two_in_a_request_are_not_valid_and_in_a_record_the_last_one_counts() ->
 @pytest.mark.parametrize(
     ("states", "passed_on"),
     [
-        # Several are put together in their order; blanks and empty members say nothing.
+        # Several are joined in their order; blanks and empty members are dropped.
         (["foo=1,bar=2", "", "rojo=1 \t, \tcongo=2 ", ",", "baz=3"],
          "foo=1,bar=2,rojo=1,congo=2,baz=3"),
         (["foo=  a b"], "foo=  a b"),
         ([LONGEST], LONGEST),
         *(([], ""), ([""], ""), ([" , "], "")),
-        # One that breaks the rules, or is too long, is left out with all others.
+        # One that breaks the rules, or is too long, drops all.
         *((["rojo=1", state], "")
           for state in ["foo", "=1", "foo=", "FOO=1", "foo =1", "foo.bar=1", "@foo=1", "foo=a=b",
                         "foo=\u00e9", "foo=1\r\nX-Injected: 1", "foo=a\tb", "foo=1,foo=2",
@@ -115,7 +115,7 @@ def test_two_in_a_request_are_not_valid_and_in_a_record_the_last_one_counts() ->
     ],
 )  # fmt: skip
 def test_tracestates(states: list[str], passed_on: str) -> None:
-    """The traceparent goes on, also without a tracestate."""
+    """The traceparent is passed on, also without one."""
     found = from_record(PARENT.encode(), *(state.encode() for state in states), None)
     assert found == of_request([PARENT], states) == TraceContext(PARENT, passed_on)
     assert len(found.headers()) == (2 if passed_on else 1)
@@ -134,7 +134,7 @@ def test_headers_to_publish_with_come_from_any_carrier() -> None:
 def test_nothing_ever_gets_into_a_header_that_could_end_it(
     parent: bytes, states: list[bytes]
 ) -> None:
-    """Whatever a record holds: visible ASCII and blanks, or nothing."""
+    """From any record: visible ASCII and blanks, or nothing."""
     for traceparent in (parent, PARENT.encode(), LATER.encode() + parent):
         found = of_record(
             [("traceparent", traceparent), *(("tracestate", b"a=" + state) for state in states)]

@@ -1,4 +1,4 @@
-"""Spans of attempts and of what is published, without a worker; and what is loaded without them."""
+"""Spans of attempts and publishes, without a worker; and what is loaded without tracing."""
 
 import json
 from dataclasses import dataclass, field
@@ -63,7 +63,7 @@ def parent_id(span: Any) -> str:
 
 
 async def test_a_function_runs_within_the_span_of_its_attempt() -> None:
-    """Its own spans are children of it, in a thread too; the headers it passes on name it."""
+    """Its own spans are children of it, in a thread too; the headers that it gets name it."""
     spans = Spans()
     seen: list[Delivery] = []
 
@@ -99,7 +99,7 @@ async def test_a_function_runs_within_the_span_of_its_attempt() -> None:
 
 @virtual_time
 async def test_each_record_of_a_batch_has_its_own_span() -> None:
-    """The POST of several has none and carries no trace context; that of one carries its own."""
+    """A POST of several records has none and no trace context; that of one has its own."""
     spans = Spans()
     bench = Bench(
         batching=Batching(2, linger_seconds=0.1), tracer=spans.tracing.of_consumer("c", "g")
@@ -115,7 +115,7 @@ async def test_each_record_of_a_batch_has_its_own_span() -> None:
 
 
 async def test_a_saved_event_has_its_publish_as_parent() -> None:
-    """The row's headers name the span, so that its replay continues there; it did not fail."""
+    """The row's headers name the span, for its replay; the span has not failed."""
     spans = Spans()
     kafka, store = FakeProducer(), MemoryFallbackStore()
     kafka.refuse = lambda _: refusal()
@@ -132,7 +132,7 @@ async def test_a_saved_event_has_its_publish_as_parent() -> None:
 
 
 async def test_a_lost_event_s_publish_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the error's class; its text, which quotes Kafka and the database, is not in it."""
+    """It has the error's class, but not its text, which quotes Kafka and the database."""
     spans = Spans()
     kafka, store = FakeProducer(), MemoryFallbackStore()
     kafka.refuse = lambda _: refusal()
@@ -151,7 +151,7 @@ async def test_a_lost_event_s_publish_has_failed(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_the_caller_s_span_is_the_parent_without_a_traceparent() -> None:
-    """Of a publish, and of headers for later; a traceparent that is given comes first."""
+    """Of a publish, and of headers for later; a given traceparent comes first."""
     spans = Spans()
     publisher = Publisher(FakeProducer(), MemoryFallbackStore(), TOPIC, tracing=spans.tracing)
     with spans.tracer.start_as_current_span("request") as request:
@@ -167,7 +167,7 @@ async def test_the_caller_s_span_is_the_parent_without_a_traceparent() -> None:
 
 
 async def test_what_reads_kafka_does_not_continue_a_span_that_is_current() -> None:
-    """A record begins its own trace, whatever runs around it; a dead letter continues that."""
+    """A record begins its own trace, and its dead letter continues that."""
     spans = Spans()
     consumer = spans.tracing.of_consumer("c", "g")
     with spans.tracer.start_as_current_span("other") as other:
@@ -184,7 +184,7 @@ async def test_what_reads_kafka_does_not_continue_a_span_that_is_current() -> No
     assert parent_id(letter) == span_id(receive)
 
 
-# Makes and uses all that can trace, with tracing off, and prints which modules that has loaded.
+# Makes and uses all that can trace, with tracing off, and prints the loaded modules of it.
 OFF = """
 import asyncio, json, sys
 import app
@@ -214,7 +214,7 @@ MISSING = ("opentelemetry.sdk.trace", "opentelemetry.exporter", "opentelemetry.t
 def test_a_start_without_the_extra_says_what_to_install(tmp_path: Path) -> None:
     """One line and status 1, whichever package of it is missing."""
     code = f"import os, sys, faust, aiokafka\nfor missing in {MISSING}:\n"
-    # In a fork each: what it imports before it fails is not there for the next one.
+    # In a fork each: what it imports before it fails does not stay for the next one.
     code += " if os.fork() == 0: sys.modules[missing] = None; import app; app.app\n"
     code += " assert os.waitstatus_to_exitcode(os.wait()[1]) == 1"
     ended = run_python(code, tmp_path, TRACING="otlp")
@@ -236,7 +236,7 @@ def test_a_variable_that_opentelemetry_refuses_is_one_line(monkeypatch: pytest.M
 
 
 def test_opentelemetry_s_own_variables_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switched off by OTEL_SDK_DISABLED, trace contexts are forwarded unchanged."""
+    """With OTEL_SDK_DISABLED, trace contexts are forwarded unchanged."""
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     tracing = make_tracing(load_settings(tracing="otlp"))
     assert tracing is not None

@@ -1,4 +1,4 @@
-"""What the consumer's thread does in which order, and what of the intake stands still."""
+"""The order of steps in the consumer's thread, and standstills of the intake."""
 
 import asyncio
 import logging
@@ -83,7 +83,7 @@ def thread_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> RelayConsumerT
 async def test_the_client_starts_once_brokers_answer(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stops: bool
 ) -> None:
-    """Brokers that go between the declaration of the topics and this do not end the worker."""
+    """Brokers that stop after the declaration of the topics do not end the worker."""
     thread = thread_of(Client(None), monkeypatch)
     state = {"stopped": False, "tries": 0}
     monkeypatch.setattr(RelayConsumerThread, "should_stop", property(lambda _: state["stopped"]))
@@ -108,7 +108,7 @@ async def test_the_client_starts_once_brokers_answer(
 async def test_a_process_that_stood_still_logs_no_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A busy machine, or SIGSTOP and SIGCONT: nothing is left for a person to do."""
+    """A busy machine, or SIGSTOP and SIGCONT: a person need not act."""
     thread = thread_of(Client(None), monkeypatch)
     now = {"seconds": 100.0, "rounds": 0}
     monkeypatch.setattr("mode.threads.monotonic", lambda: now["seconds"])
@@ -128,7 +128,7 @@ async def test_a_process_that_stood_still_logs_no_error(
 
 
 async def test_a_seek_waits_until_no_fetch_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fetch that ends after the seek would skip what it read: its records are dropped."""
+    """A fetch that ends after the seek would skip its records, which are dropped."""
     client = Client(OffsetAndMetadata(7, "relay2:7:3:0"))
     thread = thread_of(client, monkeypatch)
     waits, ends = asyncio.Event(), asyncio.Event()
@@ -158,7 +158,7 @@ async def test_a_seek_waits_until_no_fetch_is_under_way(monkeypatch: pytest.Monk
 async def test_every_partition_is_sought(
     committed: OffsetAndMetadata | None, sought: int | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where nothing, or offset 0, is committed: records may have been fetched and dropped."""
+    """Also if nothing, or offset 0, is committed: records may have been fetched and dropped."""
     client = Client(committed)
 
     await thread_of(client, monkeypatch).seek_to_committed_or_beginning()
@@ -184,7 +184,7 @@ async def test_a_fetch_before_the_seek_of_an_assignment(monkeypatch: pytest.Monk
 async def test_a_client_whose_tasks_have_ended_is_told_from_one_in_trouble(
     ended: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing would begin them again: the worker would be ready, and never deliver."""
+    """Nothing restarts them: the worker would be ready, and never deliver."""
 
     async def fails() -> None:
         raise RuntimeError("the handler is closed")
@@ -206,7 +206,7 @@ async def test_a_client_whose_tasks_have_ended_is_told_from_one_in_trouble(
 
 
 async def test_a_client_that_is_still_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where Kafka is slow at the start, asking about the group is too early, and no error."""
+    """If Kafka is slow at the start, a check of the group is not an error."""
     client: Any = Client(None)
     client._coordinator = None
     thread = thread_of(client, monkeypatch)
@@ -228,7 +228,7 @@ async def test_a_client_that_is_still_connecting(monkeypatch: pytest.MonkeyPatch
 async def test_whether_a_broker_answers_the_consumers_client(
     error: KafkaError | None, answered: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The producer's client may find brokers where the consumer's finds none; a refusal is told."""
+    """The producer's client may find brokers that the consumer's does not; a refusal is raised."""
     client: Any = Client(None)
 
     async def look_up(kind: object, group_id: str) -> int:
@@ -264,7 +264,7 @@ class Fetching:
 
 
 def test_each_fetch_leaves_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mark of a partition stays only where a fetch is due, and none is answered."""
+    """A partition's mark stays the same only if a fetch is due and not answered."""
     client = Fetching()
     thread = thread_of(cast(Any, client), monkeypatch)
 
@@ -276,10 +276,10 @@ def test_each_fetch_leaves_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
     client.state.timestamp = 1200
     assert mark() != before
     client.leader = -1
-    assert mark() != mark()  # Kafka has nobody to ask
+    assert mark() != mark()  # there is no leader to ask
     client.leader = 1
     client._records[PARTITION] = "fetched"
-    assert mark() != mark()  # nothing is asked for while records lie ready
+    assert mark() != mark()  # there is no fetch while records are ready
     client._records.clear()
     client.state.has_valid_position = False
     assert mark() is None
@@ -288,7 +288,7 @@ def test_each_fetch_leaves_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Coordinator:
-    """A group's coordination, whose commits are answered as told, and then taken."""
+    """A group's coordination, whose commits get these answers, then succeed."""
 
     def __init__(self, *answers: KafkaError) -> None:
         self.answers = list(answers)
@@ -310,7 +310,7 @@ class Coordinator:
 def committing(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[RelayConsumerThread, dict[TP, Commit]]:
-    """A thread that was never started, whose client has this coordination; and what to commit."""
+    """A thread that was never started, whose client has this coordination; and a commit."""
     client = Client(None)
     cast(Any, client)._coordinator = coordinator
     thread = thread_of(client, monkeypatch)
@@ -326,10 +326,10 @@ def committing(
         ([NotCoordinatorForGroupError(), NotCoordinatorForGroupError()], 60.0, False, 3),
         # The next commit comes within a second, and has more.
         ([NotCoordinatorForGroupError()], 0.0, False, 1),
-        # No coordinator will take it.
+        # No coordinator will accept it.
         ([TopicAuthorizationFailedError()], 60.0, False, 1),
         ([IllegalGenerationError()], 60.0, False, 1),
-        # Another member may have gone on from there meanwhile.
+        # Another member may have continued from there.
         ([NotCoordinatorForGroupError()], 60.0, True, 1),
     ],
 )
@@ -353,7 +353,7 @@ async def test_a_commit_is_repeated_in_its_generation_while_the_coordinator_move
 async def test_a_commit_goes_without_metadata_that_is_too_long(
     error: KafkaError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once, and the next ones have less; where Kafka refuses that as well it is not repeated."""
+    """At once, and later ones have less; if Kafka refuses that too, it is not repeated."""
     coordinator = Coordinator(error, error, error)
     thread, _ = committing(coordinator, monkeypatch)
     long = {TP(*PARTITION): Commit(7, "x" * 1000)}
@@ -382,12 +382,12 @@ MOVED = replace(BEFORE, rounds=12, commits=7, fetches={ONE: (7, 1200), TWO: (9, 
 
 
 def test_an_intake_that_moves_does_not_stand_still() -> None:
-    """Fetches are answered, though nothing is there to be read."""
+    """Fetches are answered, though there are no records."""
     assert standstill(BEFORE, MOVED) is None
 
 
 def test_a_worker_without_partitions_does_not_stand_still() -> None:
-    """There are more workers than partitions."""
+    """Workers may outnumber partitions."""
     assert standstill(replace(BEFORE, fetches={}), replace(MOVED, fetches={})) is None
 
 
@@ -425,5 +425,5 @@ def test_what_stands_still_is_named(now: Intake, fault: str) -> None:
     ids=["a new generation", "an error that is tried again", "full streams"],
 )
 def test_what_has_a_reason_does_not_count(now: Intake) -> None:
-    """The group moved on, the log says what is wrong, or the logger is slower than Kafka."""
+    """The group has a new generation, an error is logged, or the logger is slow."""
     assert standstill(BEFORE, now) is None

@@ -9,7 +9,7 @@ from tests.support.virtual_time import NothingLeftToHappen, run_virtual, virtual
 
 @virtual_time
 async def test_waits_are_exact_and_in_order() -> None:
-    """Timers fire at exactly their time, however far away, in the order of their times."""
+    """Timers fire at exactly their time, and in the order of their times."""
     loop = asyncio.get_running_loop()
     fired: list[tuple[str, float]] = []
 
@@ -23,13 +23,13 @@ async def test_waits_are_exact_and_in_order() -> None:
 
 
 def test_what_never_ends_fails() -> None:
-    """A test that waits for what nobody will do, or goes round for ever, fails at once."""
+    """A test that waits for what cannot happen, or loops endlessly, fails at once."""
 
     async def wait_for_ever() -> None:
         await asyncio.get_running_loop().create_future()
 
     async def go_round_for_ever() -> None:
-        while True:  # noqa: ASYNC110 - nothing to wait for, that is the point
+        while True:  # noqa: ASYNC110 - there is no event, on purpose
             await asyncio.sleep(3600)
 
     with pytest.raises(NothingLeftToHappen):
@@ -39,7 +39,7 @@ def test_what_never_ends_fails() -> None:
 
 
 def test_an_error_in_a_task_fails() -> None:
-    """A task that dies fails the test that started it, also when that waits in vain for it."""
+    """A task that fails also fails the test that started it, even if that waits forever."""
 
     async def fail() -> None:
         raise ValueError("unseen")

@@ -1,4 +1,4 @@
-"""A target that is slow, throttles or fails for some: what waits, and what is given up.
+"""A target that is slow, throttles or fails for some: what waits, what is given up.
 
 In virtual time, with the product's defaults. Each story is one that used to stall or to give up
 good orders.
@@ -27,7 +27,7 @@ TIME_OUT = Step(Answer(NO_ANSWER.verdict, detail="no answer", failure="timeout")
 
 @pytest.fixture(autouse=True, scope="module")
 def without_log() -> Iterator[None]:
-    """Of hundreds of thousands of retries none is logged: that would take a third of the time."""
+    """Disables the log: hundreds of thousands of retries would take a third of the time."""
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
@@ -41,7 +41,7 @@ def is_bad(one: Record) -> bool:
 @pytest.mark.parametrize("hopeless", [1, 6, 30, 250, 1000, 1200])
 @virtual_time
 async def test_hopeless_orders_of_a_quiet_topic(hopeless: int) -> None:
-    """A good order each second after them is delivered in a second or two; they are given up."""
+    """A good order each second after them is delivered in two seconds; they are given up."""
     topic = VirtualTopic(lambda one, at, n: DOWN if is_bad(one) else OK, max_queued=10_000)
     topic.publish(*(f"bad-{number}" for number in range(hopeless)))
     for number in range(900):
@@ -50,7 +50,7 @@ async def test_hopeless_orders_of_a_quiet_topic(hopeless: int) -> None:
     await topic.until_finished()
 
     delays = topic.delays("good")
-    # More than are read ahead, all of them hopeless, take a probe each.
+    # If more are hopeless than are read ahead, each takes a probe.
     assert delays[-1] <= (2.0 if hopeless <= 1000 else 30.0)
     assert delays[len(delays) * 95 // 100] <= 1.0
     assert sorted(topic.given_up) == sorted(f"bad-{number}" for number in range(hopeless))
@@ -64,7 +64,7 @@ BURSTS = st.lists(st.tuples(st.sampled_from([1, 6, 21, 60, 280]), st.integers(5,
 def test_no_set_of_hopeless_orders_delays_a_good_one(
     bursts: list[tuple[int, int]], seconds_between: float
 ) -> None:
-    """Whatever comes when: a good order is delivered in a second or two, however quiet it is."""
+    """With any bursts of them, a good order is delivered in seconds, even on quiet topics."""
 
     async def main() -> None:
         topic = VirtualTopic(lambda one, at, n: DOWN if is_bad(one) else OK, max_queued=10_000)
@@ -90,14 +90,14 @@ def test_no_set_of_hopeless_orders_delays_a_good_one(
 
 @virtual_time
 async def test_hopeless_orders_that_go_on_coming() -> None:
-    """Three in ten are hopeless: all of them are given up, none of the others, nor delayed."""
+    """Three in ten are hopeless: they are given up, and no other is given up or delayed."""
     chance = random.Random(1)
     topic = VirtualTopic(lambda one, at, n: DOWN if is_bad(one) else OK)
     keys = [f"bad-{n}" if chance.random() < 0.3 else f"good-{n}" for n in range(2000)]
     for key in keys:
         topic.publish(key)
         await asyncio.sleep(0.2)
-    for number in range(300):  # at last they are given up only since others succeed
+    for number in range(300):  # the last are given up only if others succeed
         topic.publish(f"good-later-{number}")
         await asyncio.sleep(0.2)
     await topic.until_finished()
@@ -110,9 +110,9 @@ async def test_hopeless_orders_that_go_on_coming() -> None:
 @pytest.mark.parametrize("seed", range(4))
 @virtual_time
 async def test_half_of_all_requests_fail(seconds_between: float, seed: int) -> None:
-    """At random, as long as there are any, all at once or one by one: no order is given up.
+    """At random, with orders all at once or one by one: no order is given up.
 
-    But for the one in 10,000 that the rule allows. (After four attempts it would be 94 of 1,500.)
+    Except one in 10,000, as the rule allows. (After four attempts it would be 94 of 1,500.)
     """
     chance = random.Random(seed)
     topic = VirtualTopic(lambda one, at, n: DOWN if chance.random() < 0.5 else OK)
@@ -127,7 +127,7 @@ async def test_half_of_all_requests_fail(seconds_between: float, seed: int) -> N
 @pytest.mark.parametrize("failure", [DOWN, TIME_OUT, Step(answer(401)), Step(answer(404))])
 @virtual_time
 async def test_down_for_70_seconds(failure: Step) -> None:
-    """Under load: nothing is given up, few requests meanwhile, and then it goes on within 5 s."""
+    """Under load: nothing is given up, few requests are sent, and delivery resumes within 5 s."""
     topic = VirtualTopic(lambda one, at, n: failure if 20.0 <= at < 90.0 else OK)
     for number in range(1200):
         topic.publish(f"order-{number}")
@@ -145,7 +145,7 @@ async def test_down_for_70_seconds(failure: Step) -> None:
 async def test_a_tenth_of_all_keys_hangs() -> None:
     """Under a backlog, with a time-out of 10 s: their retries leave half of the slots to others.
 
-    (They took all of them: after ten minutes 7,600 of the good orders were not delivered.) Though
+    (They once took all: after ten minutes 7,600 of the good orders were not delivered.) Though
     hundreds of attempts time out at once, the breaker stays closed: later ones have succeeded.
     """
     chance = random.Random(1)
@@ -175,9 +175,9 @@ async def deliver(topic: VirtualTopic, orders: int = 3000) -> None:
 async def test_a_target_that_hangs_in_waves(works: float, hangs: float) -> None:
     """Nine in ten requests hang now and then; the time-out is 10 s.
 
-    (In step with the time-out, all that had hung was sent again just when the target hung again:
-    a third of the orders was not delivered after 1,000 s. And since few first attempts are made
-    while it hangs, good orders were given up whose retries fell there.)
+    (Before, in step with the time-out, retries were sent just when the target hung again: a third
+    of the orders was not delivered after 1,000 s. And as few first attempts are made while it
+    hangs, good orders were given up if their retries fell there.)
     """
     chance = random.Random(1)
     ok = Step(answer(200), seconds=0.02)
@@ -195,9 +195,9 @@ async def test_a_target_that_hangs_in_waves(works: float, hangs: float) -> None:
 @pytest.mark.parametrize(("works", "limit"), [(4.0, 400.0), (8.0, 60.0)])
 @virtual_time
 async def test_a_target_that_refuses_all_now_and_then(works: float, limit: float) -> None:
-    """Refusing everything for 4 of every 8 or 12 s is no rate limit, and does not lower the rate.
+    """Refusing all for 4 of every 8 or 12 s is not a rate limit, and does not lower the rate.
 
-    (It did, wave by wave: the last order was delivered after 7,600 and 1,200 s.)
+    (It did before: the last order was delivered after 7,600 and 1,200 s.)
     """
     refused = Step(answer(429), seconds=0.02)
     accepted = Step(answer(200), seconds=0.02)
@@ -219,9 +219,9 @@ async def test_a_target_that_refuses_all_now_and_then(works: float, limit: float
 async def test_a_target_that_refuses_a_share_at_any_rate(
     share: float, good_seconds: float, limit: float, retry_after_seconds: float
 ) -> None:
-    """One of its instances throttles, always or every other 4 s: the rate is not lowered for it.
+    """One instance throttles, always or every other 4 s: the rate is not lowered for it.
 
-    (It was sent less and less: after 4,000 s 2,600 of 3,000 were delivered if 3 of 10 were refused,
+    (Before, the rate fell: after 4,000 s 2,600 of 3,000 were delivered if 3 of 10 were refused,
     and 1,200 if half were. The waves took up to 1,500 s.)
     """
     chance = random.Random(1)
@@ -242,9 +242,9 @@ async def test_a_target_that_refuses_a_share_at_any_rate(
 
 @virtual_time
 async def test_an_outage_of_a_quiet_topic() -> None:
-    """An order each 10 s, no target for an hour: what others were told explains the failures.
+    """An order each 10 s, no target for an hour: failures of others explain the failures.
 
-    Only the first of them has no other to compare with.
+    Only the first has no other to compare with.
     """
     topic = VirtualTopic(lambda one, at, n: DOWN if 300.0 <= at < 3900.0 else OK)
     for number in range(420):
@@ -272,7 +272,7 @@ REFUSALS = {
 @pytest.mark.parametrize("limiter", LIMITERS)
 @virtual_time
 async def test_a_logger_that_takes_50_a_second(limiter: str, refusal: str) -> None:
-    """2,000 orders at once: none is given up, most of what it bears is used, few are refused."""
+    """4,000 orders at once: none is given up, most of the limit is used, few are refused."""
     limit = LIMITERS[limiter]()
 
     def answers(one: Record, at: float, attempt: int) -> Step:
@@ -291,13 +291,13 @@ async def test_a_logger_that_takes_50_a_second(limiter: str, refusal: str) -> No
     assert rate >= 50 * (0.9 if refusal != "503, 2 s" else 0.84)
     attempts_then = sum(at >= 20.0 for at in topic.bench.target.times())
     assert attempts_then - len(settled) <= 0.05 * attempts_then
-    # The first burst is refused but for what the limit takes, and little after it.
+    # The first burst is refused beyond the limit, and little after it.
     assert len(topic.bench.target.attempts) - 4000 <= 256 + 0.05 * 4000
 
 
 @virtual_time
 async def test_full_speed_again_when_the_limit_goes() -> None:
-    """Within 30 s a target that takes everything is sent everything."""
+    """Within 30 s a target without a limit gets full speed."""
     limit = FixedWindow(50)
 
     def answers(one: Record, at: float, attempt: int) -> Step:
@@ -315,7 +315,7 @@ async def test_full_speed_again_when_the_limit_goes() -> None:
 @pytest.mark.parametrize("retry_after_seconds", [0.0, 1.0])
 @virtual_time
 async def test_a_logger_that_refuses_one_in_a_hundred(retry_after_seconds: float) -> None:
-    """At random, as one busy instance of many does: that is no limit of what it bears."""
+    """At random, as one busy instance of many does: that is not a rate limit."""
     chance = random.Random(1)
     refusal = Step(answer(429, retry_after_seconds=retry_after_seconds), seconds=0.02)
     ok = Step(answer(200), seconds=0.02)
@@ -334,7 +334,7 @@ async def test_a_logger_that_refuses_one_in_a_hundred(retry_after_seconds: float
 @pytest.mark.parametrize("retry_after_seconds", [0.0, 1.0, 60.0])
 @virtual_time
 async def test_a_logger_that_throttles_for_ever(retry_after_seconds: float) -> None:
-    """It is asked now and then, whatever Retry-After says; nothing is given up; it is said."""
+    """It gets a request now and then, and is shown as throttling; nothing is given up."""
     refusal = answer(429, retry_after_seconds=retry_after_seconds)
     topic = VirtualTopic(lambda one, at, n: Step(refusal) if at < 3600.0 else OK)
     topic.publish(*(f"order-{number}" for number in range(1000)))
@@ -348,7 +348,7 @@ async def test_a_logger_that_throttles_for_ever(retry_after_seconds: float) -> N
 
 @virtual_time
 async def test_keys_that_are_throttled_for_ever_hold_up_no_others() -> None:
-    """As by a user's own quota; they are sent again now and then, and not given up."""
+    """As with a user's quota; they are sent again now and then, and not given up."""
     refusal = Step(answer(429, retry_after_seconds=5.0), seconds=0.02)
     ok = Step(answer(200), seconds=0.02)
     topic = VirtualTopic(lambda one, at, n: refusal if is_bad(one) and at < 600.0 else ok)
@@ -372,7 +372,7 @@ async def test_good_orders_are_not_behind_those_that_are_throttled_for_ever(
 ) -> None:
     """The first attempt after a refusal is an order that was never sent.
 
-    (It was one that was refused before, and so the next one, too: with 1 in 3 always refused the
+    (It was one that was refused before, and so was the next: with 1 in 3 always refused the
     others waited for 90 s in the median, and with 1 in 10 for 3 to 16 s.)
     """
     refusal = Step(answer(429, retry_after_seconds=retry_after_seconds), seconds=0.02)
@@ -391,7 +391,7 @@ async def test_good_orders_are_not_behind_those_that_are_throttled_for_ever(
 
 @virtual_time
 async def test_a_rate_that_is_set() -> None:
-    """EXTERNAL_LOGGER_MAX_RATE is kept to, whatever the target would bear."""
+    """EXTERNAL_LOGGER_MAX_RATE holds, even if the target allows more."""
     topic = VirtualTopic(lambda one, at, n: OK, max_rate=20.0)
     topic.publish(*(f"order-{number}" for number in range(500)))
     await topic.until_finished()
@@ -403,13 +403,13 @@ async def test_a_rate_that_is_set() -> None:
 
 @virtual_time
 async def test_time_outs_lower_the_concurrency() -> None:
-    """A target that works on 20 at a time is sent about as many, and nothing is given up."""
+    """A target that times out above 60 at a time gets fewer, and nothing is given up."""
     busy = 0
 
     def answers(one: Record, at: float, attempt: int) -> Step:
         nonlocal busy
         busy = len(topic.bench.target.under_way)
-        # What comes while 60 are at work takes longer than the time-out.
+        # Beyond 60 at a time, requests take longer than the time-out.
         return TIME_OUT if busy > 60 else Step(answer(200), seconds=0.5)
 
     topic = VirtualTopic(answers)
@@ -453,7 +453,7 @@ async def test_time_outs_that_a_lower_concurrency_does_not_prevent() -> None:
 @pytest.mark.parametrize("records", [300, 12_000, 70_000])
 @virtual_time
 async def test_a_hopeless_order_with_many_behind_it(records: int) -> None:
-    """All of one key, whose first is answered 500: others flow, and it does in the end."""
+    """All of one key, whose first order gets 500: others flow, and finally so does it."""
     topic = VirtualTopic(
         lambda one, at, n: DOWN if one.offset == 0 and at < 120.0 else OK, max_queued=10_000
     )
@@ -469,7 +469,7 @@ async def test_a_hopeless_order_with_many_behind_it(records: int) -> None:
 
 @virtual_time
 async def test_a_slow_key_with_many_orders() -> None:
-    """It is healthy and slow: other keys do not wait for it, and its order stays."""
+    """It is healthy but slow: other keys do not wait, and its order is kept."""
     topic = VirtualTopic(
         lambda one, at, n: Step(answer(200), seconds=0.05 if one.key == b"hot" else 0.01),
         max_queued=10_000,
@@ -488,7 +488,7 @@ async def test_a_slow_key_with_many_orders() -> None:
 @pytest.mark.parametrize(("keys", "max_queued"), [(9, 1000), (30, 1000), (150, 10_000)])
 @virtual_time
 async def test_keys_with_many_orders(keys: int, max_queued: int) -> None:
-    """More than there is room for: it is read again a few times, and all of it is delivered."""
+    """More than there is room for: they are read again a few times, and all are delivered."""
     topic = VirtualTopic(lambda one, at, n: Step(answer(200), seconds=0.02), max_queued=max_queued)
     chance = random.Random(1)
     topic.publish(*(f"key-{chance.randrange(keys)}" for _ in range(30_000)))
@@ -506,7 +506,7 @@ async def test_keys_with_many_orders(keys: int, max_queued: int) -> None:
 async def test_a_part_of_each_second_in_which_the_target_fails(
     monkeypatch: pytest.MonkeyPatch, rate: int, seconds: int, down_seconds: float
 ) -> None:
-    """As with a quota by the second: retries and probes meet any part of it, not the same again."""
+    """As with a quota per second: retries and probes vary, and do not meet the same part again."""
     chance = random.Random(1)
     monkeypatch.setattr("order_relay.delivery.answer.random", chance)
     topic = VirtualTopic(
@@ -518,14 +518,14 @@ async def test_a_part_of_each_second_in_which_the_target_fails(
         await asyncio.sleep(1.0 / rate)
     await topic.until_finished(within_seconds=120.0)
 
-    # Without chance 1 in 10, or all wait for ever; see docs/explanation/giving-up.md.
+    # Without random waits 1 in 10, or all wait forever; see docs/explanation/giving-up.md.
     assert len(topic.given_up) <= rate * seconds / 500
     assert topic.delays("good")[rate * seconds // 2] <= 5.0
 
 
 @virtual_time
 async def test_a_users_quota_holds_up_others_for_two_of_its_waits() -> None:
-    """Each of its orders is refused once, and then taken: from the third on they wait alone."""
+    """Each of its orders is refused once, then accepted: from the third on only they wait."""
     taken_at = float("-inf")
 
     def answers(one: Record, at: float, n: int) -> Step:

@@ -1,4 +1,4 @@
-"""What the worker measures of itself, and its metrics as prometheus-client would show them."""
+"""The worker's metrics of itself, and all metrics as prometheus-client would show them."""
 
 import asyncio
 import time
@@ -43,7 +43,7 @@ def test_the_process_is_at_the_workers_own_registry() -> None:
 
 @virtual_time
 async def test_an_idle_loop_is_not_late() -> None:
-    """Each probe of a loop that nothing holds up tells 0, four times a second."""
+    """Each probe of an idle loop reports 0, four times a second."""
     told: list[float] = []
     watch = asyncio.create_task(watch_event_loop(told.append))
     await asyncio.sleep(10 * LOOP_INTERVAL_SECONDS)
@@ -54,11 +54,11 @@ async def test_an_idle_loop_is_not_late() -> None:
 
 
 async def test_what_blocks_the_loop_is_seen() -> None:
-    """A call that blocks makes the probe that it falls on late by what is left of it."""
+    """A blocking call delays the next probe by the rest of its time."""
     told: asyncio.Queue[float] = asyncio.Queue()
     watch = asyncio.create_task(watch_event_loop(told.put_nowait))
     await asyncio.sleep(0)
-    time.sleep(2 * LOOP_INTERVAL_SECONDS)  # noqa: ASYNC251 - this is what it is about
+    time.sleep(2 * LOOP_INTERVAL_SECONDS)  # noqa: ASYNC251 - the subject of this test
     late = await told.get()
     watch.cancel()
 
@@ -79,7 +79,7 @@ VALUES = metrics.DELIVERY_COUNTERS["delivery_attempts"][2]
 def test_what_is_scraped_is_what_the_clients_own_metrics_show(
     attempts: list[tuple[tuple[str, ...], float]],
 ) -> None:
-    """Names, types, comments, labels, the order of all, and each value."""
+    """Names, types, comments, labels, their order, and each value."""
     ours, theirs = Metrics(), CollectorRegistry()
     name = "order_relay_delivery_attempt"
     text, labels, _ = metrics.DELIVERY_COUNTERS["delivery_attempts"]
@@ -101,7 +101,7 @@ def test_what_is_scraped_is_what_the_clients_own_metrics_show(
 
 
 def test_one_of_them_can_be_asked_for_alone() -> None:
-    """A look at some metrics returns no others."""
+    """A query for some returns no others."""
     worker = Metrics()
     worker.of("coupons").delivered(0.1)
     registry = worker.registry
@@ -112,7 +112,7 @@ def test_one_of_them_can_be_asked_for_alone() -> None:
 
 
 class Watched:
-    """A history with a clock, a target and figures of its own."""
+    """A history with its own clock, target and figures."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -127,7 +127,7 @@ class Watched:
 
 
 def test_figures_are_kept_once_a_minute_for_six_hours() -> None:
-    """A sample a minute; the oldest go."""
+    """One a minute, up to six hours."""
     watched = Watched()
     for second in range(150):
         watched.figures = {"lag": second, "oldest_seconds": 0.5, "delivered": 7}
@@ -141,7 +141,7 @@ def test_figures_are_kept_once_a_minute_for_six_hours() -> None:
 
 
 def test_a_change_of_the_target_is_noted_once() -> None:
-    """From works to down and back: three entries, each with the line of its moment."""
+    """From works to down and back: three entries, each with its line."""
     watched = Watched()
     for state in (TargetState.WORKS, TargetState.DOWN, TargetState.WORKS):
         watched.target = target(state=state)

@@ -23,9 +23,9 @@ JVM_OPTIONS = (
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
 )  # fmt: skip
 
-# Beside what docker-compose.yml says.
+# In addition to docker-compose.yml.
 PROPERTIES: Mapping[str, str] = {
-    # Few partitions of the internal topics: they are created, and led anew, in a moment.
+    # Few partitions of internal topics: they are created, and get a new leader, quickly.
     "offsets.topic.num.partitions": "3",
     "transaction.state.log.num.partitions": "3",
     "share.coordinator.state.topic.replication.factor": "3",
@@ -35,11 +35,11 @@ PROPERTIES: Mapping[str, str] = {
     # partitions get a new leader then.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
-    # What a broker knows for certain when all of them were killed at once; every 5 s by default.
+    # Saved high watermarks are what is left when all brokers were killed; every 5 s by default.
     "replica.high.watermark.checkpoint.interval.ms": "1000",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
-    # The default, 4,096, is more than a worker ever writes: it must cope with less.
+    # The default, 4,096, is more than a worker writes: it must work with less.
     "offset.metadata.max.bytes": str(MAX_METADATA_BYTES),
     # The default is 128 MB, half of the heap.
     "log.cleaner.dedupe.buffer.size": "4194304",
@@ -157,7 +157,7 @@ class Broker:
             self._frozen = False
 
     def terminate(self) -> None:
-        """Ask it to shut down in an orderly way (SIGTERM); see `join`."""
+        """Ask it to shut down cleanly (SIGTERM); see `join`."""
         self.thaw()
         self._signal(signal.SIGTERM)
 
@@ -170,8 +170,8 @@ class Broker:
     def join(self) -> None:
         """Wait until a terminated process has ended; kill it if it does not end in time.
 
-        The last brokers of a cluster that is stopped have no controller quorum left to sign off
-        with, and would wait for one for minutes.
+        The last brokers of a stopping cluster have no controller quorum left to deregister from,
+        and would wait minutes for one.
         """
         if self._process is not None:
             try:
@@ -180,13 +180,13 @@ class Broker:
                 self.kill()
 
     def freeze(self) -> None:
-        """Stop it in its tracks (SIGSTOP): its connections stay open, and nothing answers."""
+        """Freeze it (SIGSTOP): its connections stay open, and nothing answers."""
         if self.running:
             self._signal(signal.SIGSTOP)
             self._frozen = True
 
     def thaw(self) -> None:
-        """Let a frozen process go on (SIGCONT)."""
+        """Resume a frozen process (SIGCONT)."""
         if self._frozen:
             self._signal(signal.SIGCONT)
             self._frozen = False
@@ -208,8 +208,8 @@ class Broker:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in the terminal is for us; we stop the brokers
             )
-        # Where the machine is busy with tests, brokers go first: nobody means to test one that
-        # has no processor. Only root may ask for that.
+        # On a machine that is busy with tests, brokers have priority: no test is about a broker
+        # without a processor. Only root may set it.
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpriority(os.PRIO_PROCESS, process.pid, BROKER_NICENESS)
         return process

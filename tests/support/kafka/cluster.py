@@ -26,7 +26,7 @@ class RealKafka:
 
     They are those of docker-compose.yml, on other ports and with more listeners: replication is 3,
     min.insync.replicas 2, topics are made only by `create_topic` or a client's CreateTopics. Data
-    outlives the death of brokers, and goes with `close`.
+    survives killed brokers; `close` deletes it.
 
     Args:
         properties: Further server properties for every broker, or others in place of the
@@ -81,7 +81,7 @@ class RealKafka:
 
     @property
     def broker_ids(self) -> tuple[int, ...]:
-        """The ids to name brokers by."""
+        """The ids of the brokers."""
         return tuple(self._brokers)
 
     @property
@@ -92,8 +92,8 @@ class RealKafka:
     def start(self, broker_id: int | None = None) -> None:
         """Start a broker, or all that do not run, and wait until they serve.
 
-        The first start fetches Kafka where it must and makes the cluster. A broker that has no
-        second one to form a quorum with is only launched, not waited for.
+        The first start fetches Kafka if needed and makes the cluster. A single broker, which has
+        no quorum, is only launched, not waited for.
 
         Raises:
             KafkaUnavailable: Java or Maven is missing, or Kafka could not be fetched.
@@ -109,14 +109,14 @@ class RealKafka:
                 broker.launch()
             self._wait_if_quorate()
             if new:
-                # Asking for any group makes the internal topic of the offsets, once and for all,
-                # so that no test has to wait for it.
+                # Asking for any group creates the internal topic of offsets, so that no test waits
+                # for it.
                 self.create_topic("warm-up", partitions=1)
                 self.committed("warm-up", "warm-up")
                 self.wait_until_ready()
 
     def stop(self, broker_id: int | None = None) -> None:
-        """Shut down a broker, or all, in an orderly way (SIGTERM); their data stays."""
+        """Shut down a broker, or all, cleanly (SIGTERM); their data stays."""
         with self._lock:
             chosen = self._chosen(broker_id)
             self._wanted -= {broker.id for broker in chosen}
@@ -133,7 +133,7 @@ class RealKafka:
                 broker.kill()
 
     def freeze(self, broker_id: int) -> None:
-        """Stop a broker in its tracks (SIGSTOP): its connections stay open, nothing answers."""
+        """Freeze a broker (SIGSTOP): its connections stay open, nothing answers."""
         with self._lock:
             for broker in self._chosen(broker_id):
                 broker.freeze()
@@ -141,8 +141,8 @@ class RealKafka:
     def revive(self, broker_id: int | None = None) -> None:
         """Thaw a frozen broker, start a dead one, or do so with all; wait until they are back.
 
-        Back means registered and in sync for every partition they hold. Costs a question to the
-        cluster when nothing was dead or frozen.
+        Back means registered and in sync for every partition they hold. Costs one request if
+        nothing was dead or frozen.
         """
         with self._lock:
             for broker in self._chosen(broker_id):
@@ -169,7 +169,7 @@ class RealKafka:
         one of them.
 
         Raises:
-            TimeoutError: That did not come true within `limit` seconds.
+            TimeoutError: They are not ready within `limit` seconds.
             RuntimeError: A broker ended by itself; the text has the end of its log.
         """
         missing: list[str] = []
@@ -206,7 +206,7 @@ class RealKafka:
     def elect_preferred_leaders(self) -> None:
         """Let each partition be led by the first of its replicas, as Kafka does every 5 minutes.
 
-        After the death of brokers the survivors lead all of them. All brokers must run.
+        When brokers die, the others lead all of them. All brokers must run.
         """
         self._view.elect_preferred_leaders()
 
@@ -272,7 +272,7 @@ class RealKafka:
             self.wait_until_ready()
 
     def _missing(self) -> list[str]:
-        """What stands between the cluster and being ready, one sentence each."""
+        """What the cluster lacks to be ready, one sentence each."""
         for broker in self._brokers.values():
             if broker.id in self._wanted and not broker.running:
                 raise RuntimeError(f"broker {broker.id} ended by itself: {broker.last_words()}")

@@ -96,7 +96,7 @@ def _fetch_into(cache: Path) -> None:
         _run_maven(jars)
         if (wrong := _differences(_digests_of(jars))) is not None:
             raise KafkaUnavailable(f"the jars Maven fetched are not those of {DIGESTS}: {wrong}")
-        # Whatever is there is incomplete: a set of jars from before a change of the pom.
+        # An existing set is incomplete: its jars are older than a change of the pom.
         if cache.exists():
             shutil.rmtree(cache)
         jars.rename(cache)
@@ -164,7 +164,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def write_digests() -> None:
-    """Fetch what pom.xml asks for and write jars.sha256 anew: for a change of version."""
+    """Fetch what pom.xml asks for and rewrite jars.sha256, after a version change."""
     with tempfile.TemporaryDirectory() as directory:
         jars = Path(directory)
         _run_maven(jars)

@@ -7,20 +7,20 @@ from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 LOWEST = 10_000
-# Kept for brokers: other tests must not take the port of one that is dead for a while.
+# Reserved for brokers: other tests must not take the port of a dead one.
 FOR_BROKERS = range(LOWEST, LOWEST + 2_000)
 
 
 _GIVEN: set[int] = set()
-# UDP sockets, which keep nobody from listening by TCP: other test runs leave their ports alone.
+# UDP sockets, which do not block TCP listeners, mark ports as taken for other test runs.
 _RESERVED: list[socket.socket] = []
 
 
 def free_ports(count: int, *, for_brokers: bool = False) -> list[int]:
     """Return `count` different ports that nothing listens on.
 
-    None is given twice in a test run while there are others: whoever gets one listens on it only
-    later, or not for a while.
+    None is given twice in a test run while there are others: its user may listen on it only
+    later, or stop for a while.
 
     They lie below the range the kernel takes outgoing connections from. A port inside that range
     can be lost while its broker is down: to another connection, or to a client that retries the
@@ -28,7 +28,7 @@ def free_ports(count: int, *, for_brokers: bool = False) -> list[int]:
     """
     ports = FOR_BROKERS if for_brokers else range(FOR_BROKERS.stop, _first_ephemeral_port())
     candidates = [port for port in ports if _is_ours(port)]
-    # Of the system: where the seed is fixed, test processes would all try the same ones first.
+    # The system's: with a fixed seed, all test processes would try the same ones first.
     random.SystemRandom().shuffle(candidates)
     candidates.sort(key=_GIVEN.__contains__)  # those that were given come last
     free: list[int] = []
@@ -42,7 +42,7 @@ def free_ports(count: int, *, for_brokers: bool = False) -> list[int]:
 
 
 def _is_ours(port: int) -> bool:
-    """Whether a port is for this process, of those that run the tests side by side."""
+    """Whether a port is for this one of the parallel test processes."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     return port % int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) == int(worker)
 
@@ -59,7 +59,7 @@ def _is_free(port: int) -> bool:
 
 
 def _reserve(port: int) -> bool:
-    """Reserve a port until this process ends; return False if another one has done so."""
+    """Reserve a port until this process ends; return False if another one has it."""
     reserved = socket.socket(type=socket.SOCK_DGRAM)
     try:
         reserved.bind((LOOPBACK, port))

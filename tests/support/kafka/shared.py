@@ -1,7 +1,7 @@
-"""One cluster for all processes of a test run: the process that begins the run has it.
+"""One cluster for all processes of a test run: the first process owns it.
 
-The others ask for it over a connection: what they get looks like a ``RealKafka``, and each of its
-methods runs in the process that has the brokers.
+The others connect to it, and get a proxy of ``RealKafka`` whose methods run in the process that
+owns the brokers.
 """
 
 import functools
@@ -21,13 +21,13 @@ _ATTRIBUTE = "__getattribute__"
 
 
 class _Proxy(BaseProxy):
-    """Calls methods of a cluster in the process that has it."""
+    """Calls methods of a cluster in its process."""
 
     _exposed_ = (*(name for name in vars(RealKafka) if not name.startswith("_")), _ATTRIBUTE)
 
 
 class ClusterServer:
-    """Lets other processes use a cluster, which is made when the first of them asks for it."""
+    """Serves a cluster to other processes; it is made at the first request."""
 
     def __init__(self, make: Callable[[], RealKafka]) -> None:
         self._made: RealKafka | None = None
@@ -35,7 +35,7 @@ class ClusterServer:
         self._lock = threading.Lock()
 
         class Manager(BaseManager):
-            """Has this cluster alone."""
+            """Serves this cluster."""
 
         Manager.register("cluster", self._cluster, _Proxy)
         key = os.urandom(16)
@@ -61,14 +61,14 @@ class ClusterServer:
 
 
 class _Manager(BaseManager):
-    """The other side of ``ClusterServer``."""
+    """The client of ``ClusterServer``."""
 
 
 _Manager.register("cluster", proxytype=_Proxy)
 
 
 def connect(address: Address) -> RealKafka:
-    """Return the cluster of a ``ClusterServer``; not started by this."""
+    """Return the cluster of a ``ClusterServer``; does not start it."""
     host, port, key = address
     manager = _Manager((host, port), bytes.fromhex(key))
     manager.connect()

@@ -1,4 +1,4 @@
-"""What a Kafka cluster says about itself, asked from outside of everything under test."""
+"""Asks a Kafka cluster about itself, independent of the code under test."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -35,8 +35,8 @@ class PartitionState:
 class ClusterView:
     """Questions to a cluster by Kafka's admin protocol.
 
-    A question is put again while the cluster cannot answer: brokers here are killed and frozen, and
-    any single request may meet one of those. After ANSWER_LIMIT_SECONDS a TimeoutError is raised.
+    A request is repeated while the cluster cannot answer: brokers here are killed and frozen, and
+    any request may meet one of those. After ANSWER_LIMIT_SECONDS a TimeoutError is raised.
     """
 
     def __init__(self, bootstrap_servers: str) -> None:
@@ -53,7 +53,7 @@ class ClusterView:
         self._lock = threading.RLock()
 
     def partitions(self) -> list[PartitionState] | None:
-        """Every partition of every topic, internal ones too; None when nobody answers now."""
+        """Every partition of every topic, internal ones too; None without an answer."""
         metadata = self._metadata()
         if metadata is None:
             return None
@@ -70,7 +70,7 @@ class ClusterView:
         ]
 
     def brokers(self) -> frozenset[int]:
-        """Ids of the brokers that are registered and heard of; empty when nobody answers now."""
+        """Ids of the brokers in Kafka's metadata; empty without an answer."""
         metadata = self._metadata()
         return frozenset() if metadata is None else frozenset(metadata.brokers)
 
@@ -80,7 +80,7 @@ class ClusterView:
         Args:
             topic: An existing topic.
             partition: One of its partitions.
-            other_than: A broker just killed: wait until its place is taken.
+            other_than: A broker just killed: wait until another one leads.
         """
 
         def leader() -> int | None:
@@ -101,7 +101,7 @@ class ClusterView:
             try:
                 self._admin.create_topics([topic], request_timeout=ASK_SECONDS)[name].result()
             except KafkaException as failure:
-                # A try whose answer was lost has created it.
+                # An earlier request, whose answer was lost, created it.
                 return _code(failure) == KafkaError.TOPIC_ALREADY_EXISTS or _again(failure)
             return True
 
@@ -119,8 +119,8 @@ class ClusterView:
 
         def elected() -> bool:
             try:
-                # All that are led by another one; the answer is empty when there is none.
-                # (It takes no request_timeout, whatever it says; the socket's is the same.)
+                # All that another replica leads; the answer is empty when there are none.
+                # (It ignores request_timeout; the socket's is the same.)
                 found = self._admin.elect_leaders(ElectionType.PREFERRED).result()
             except KafkaException as failure:
                 _again(failure)
@@ -183,7 +183,7 @@ class ClusterView:
                 self._asking_for = None
 
     def _member_of(self, group: str) -> Consumer:
-        """A consumer that never joins the group, only asks its coordinator; the last one is kept.
+        """A consumer that never joins the group, only asks its coordinator; it is cached.
 
         AdminClient.list_consumer_group_offsets would be the natural way, but in librdkafka 2.16 it
         ends the process with a segmentation fault when the answer is "not the coordinator".
@@ -209,7 +209,7 @@ def _code(failure: KafkaException) -> int:
     return code
 
 
-# What a broker says while it, or its partition, is on the way down or up.
+# Errors of a broker while it, or its partition, stops or starts.
 _PASSING = frozenset(
     {
         KafkaError._TIMED_OUT,
@@ -232,7 +232,7 @@ _PASSING = frozenset(
 
 
 def _again(failure: KafkaException) -> bool:
-    """Return False, for "ask again", unless the failure is one that stays; that one is raised."""
+    """Return False, for "ask again", unless the failure is permanent; that one is raised."""
     if _code(failure) in _PASSING:
         return False
     raise failure

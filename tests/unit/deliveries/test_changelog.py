@@ -1,4 +1,4 @@
-"""When the callbacks of the table's changes are called, on a fake of Kafka."""
+"""When the callbacks of the table's changes are called, with a fake Kafka."""
 
 import asyncio
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class SlowKafka:
         self.batches.append((partition, list(records), on_settled))
 
     def acknowledge(self, *partitions: int) -> None:
-        """Say that everything was written, or what these partitions got."""
+        """Acknowledge everything, or what these partitions got."""
         batches, self.batches = self.batches, []
         for partition, records, on_settled in batches:
             if partitions and partition not in partitions:
@@ -90,7 +90,7 @@ async def test_each_callback_is_called_once(changelog: Changelog, kafka: SlowKaf
 async def test_a_change_waits_for_its_partition_alone(
     changelog: Changelog, kafka: SlowKafka
 ) -> None:
-    """A leader that does not answer keeps no other partition's records from their commit."""
+    """A leader that does not answer delays only the commits of its own partition."""
     done: list[int] = []
     for partition in (0, 1, 0, 1):
         changelog.write(partition, b"1", b"{}", partial(done.append, partition))
@@ -104,19 +104,19 @@ async def test_a_change_waits_for_its_partition_alone(
     ("first_offset", "refusal", "next_offset"),
     [
         (0, None, 3),
-        (3, None, 0),  # another worker has written before
+        (3, None, 0),  # another worker wrote before
         (None, None, 0),  # ... or in between, or Kafka does not say where they are
         (None, REFUSAL, 0),
     ],
 )
-async def test_the_place_moves_on_with_changes_that_follow_each_other(
+async def test_the_next_offset_advances_with_consecutive_changes(
     changelog: Changelog,
     kafka: SlowKafka,
     first_offset: int | None,
     refusal: PublishRefused | None,
     next_offset: int,
 ) -> None:
-    """What another worker wrote has to be read."""
+    """What another worker wrote must be read."""
     for _ in range(3):
         changelog.write(0, b"1", b"{}")
     await changelog.drain(0.0)
@@ -125,7 +125,7 @@ async def test_the_place_moves_on_with_changes_that_follow_each_other(
     assert changelog.next_offsets == {0: next_offset, 1: 0}
 
 
-async def test_a_place_that_is_not_known_stays_so(changelog: Changelog, kafka: SlowKafka) -> None:
+async def test_an_unknown_offset_stays_unknown(changelog: Changelog, kafka: SlowKafka) -> None:
     """A partition that was not read is read from its beginning."""
     changelog.write(2, b"1", b"{}")
     await changelog.drain(0.0)
@@ -133,10 +133,10 @@ async def test_a_place_that_is_not_known_stays_so(changelog: Changelog, kafka: S
     assert changelog.next_offsets == {0: 0, 1: 0}
 
 
-async def test_changes_from_before_a_reading_move_its_place_no_more(
+async def test_changes_from_before_a_read_do_not_move_its_offset(
     changelog: Changelog, kafka: SlowKafka
 ) -> None:
-    """It may have missed them; those that follow are another batch."""
+    """The read may have missed them; later ones are another batch."""
     before = changelog.next_offsets
     changelog.write(0, b"1", b"{}")
     changelog.next_offsets = {0: 0}
@@ -152,7 +152,7 @@ async def test_changes_from_before_a_reading_move_its_place_no_more(
 async def test_nothing_waits_while_kafka_refuses(
     changelog: Changelog, kafka: SlowKafka, caplog: pytest.LogCaptureFixture, running: bool
 ) -> None:
-    """A refusal is said once, and once that it is over."""
+    """A refusal is logged once, and its end once."""
     done: list[int] = []
     kafka.running = running
     for number in (1, 2):
@@ -174,7 +174,7 @@ async def test_nothing_waits_while_kafka_refuses(
     assert done[-1] == 3
 
 
-async def test_too_many_changes_on_their_way_hold_nothing_up(
+async def test_too_many_changes_in_flight_delay_nothing(
     changelog: Changelog, kafka: SlowKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond a bound a record is finished before its entry is in Kafka."""
@@ -232,7 +232,7 @@ async def test_changes_that_are_perhaps_not_in_kafka_are_written_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Where another worker wrote in between, one of them may be missing; no refusal is told."""
+    """If another worker wrote in between, one may be missing; no refusal is logged."""
     monkeypatch.setattr(changelog_module, "RETRY_SECONDS", 0.0)
     for key in (b"1", b"2"):
         changelog.write(0, key, b"{}")
@@ -247,7 +247,7 @@ async def test_changes_that_are_perhaps_not_in_kafka_are_written_again(
 async def test_a_newer_change_is_not_undone_by_one_that_was_refused(
     changelog: Changelog, kafka: SlowKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither by one refused while the newer one was on its way, nor by one refused before it."""
+    """Neither by one refused while the newer one was in flight, nor by one refused before it."""
     monkeypatch.setattr(changelog_module, "RETRY_SECONDS", 0.0)
     changelog.write(0, b"1", b"old")
     await changelog.drain(0.0)
@@ -262,7 +262,7 @@ async def test_a_newer_change_is_not_undone_by_one_that_was_refused(
 async def test_nothing_is_written_again_for_partitions_that_were_given_up(
     changelog: Changelog, kafka: SlowKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another worker may have written newer changes; refused before or after."""
+    """Another worker may have written newer changes since."""
     monkeypatch.setattr(changelog_module, "RETRY_SECONDS", 0.0)
     for partition in (0, 1):
         changelog.write(partition, b"1", b"{}")
@@ -278,7 +278,7 @@ async def test_nothing_is_written_again_for_partitions_that_were_given_up(
 async def test_refused_changes_that_are_kept_are_bounded(
     changelog: Changelog, kafka: SlowKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A changelog that Kafka refuses for days takes no more memory than this."""
+    """A changelog that Kafka refuses for days uses bounded memory."""
     monkeypatch.setattr(changelog_module, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(changelog_module, "MAX_UNACKNOWLEDGED", 2)
     for number in range(3):

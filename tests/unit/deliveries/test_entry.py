@@ -1,4 +1,4 @@
-"""What an entry says of an order, and of the events that were delivered for it."""
+"""What an entry says about an order, and about its delivered events."""
 
 import json
 
@@ -23,7 +23,7 @@ BURIED = Outcome(delivered=False, attempts=4, order_id=7, reason="retries_exhaus
 
 
 def _after(*events: tuple[str, Outcome]) -> Entry:
-    """The entry of an order after its events ended like this."""
+    """The entry of an order after these outcomes."""
     entry: Entry | None = None
     for offset, (event_id, outcome) in enumerate(events):
         one = record(offset, "7", headers=[("event-id", event_id.encode())])
@@ -44,7 +44,7 @@ def _placed(offset: int, later_ms: int = 0) -> Record:
 
 
 def test_an_entry_holds_what_the_outcome_and_the_record_say() -> None:
-    """State, attempts, times, place, event id and the last error are all there."""
+    """State, attempts, times, position, event id and last error are there."""
     outcome = Outcome(
         False, 4, 7, "2025-12-19T10:30:00", 500, "retries_exhausted", 503, "503 Service Unavailable"
     )
@@ -68,7 +68,7 @@ def test_an_entry_holds_what_the_outcome_and_the_record_say() -> None:
 
 
 def test_a_delivered_event_stays_known_after_others_of_its_order() -> None:
-    """Whatever comes later for an order, what was delivered is not forgotten."""
+    """Later events of an order do not remove what was delivered."""
     entry = _after(("a", DELIVERED), ("b", BURIED), ("c", DELIVERED))
     assert [entry.has_delivered(_named(event_id)) for event_id in "abcd"] == [
         True, False, True, False,
@@ -84,7 +84,7 @@ def test_a_dead_lettered_event_is_not_delivered_until_it_is() -> None:
 
 
 def test_a_record_without_an_event_id_is_known_when_it_is_read_again() -> None:
-    """Its place and its timestamp tell it, also after other records of its order."""
+    """Its position and timestamp identify it, also after others of its order."""
     first = make_entry(_placed(3), 7, DELIVERED, 1000, None)
     assert first.has_delivered(_placed(3))
     later = make_entry(_placed(5), 7, BURIED, 1001, first)
@@ -92,20 +92,20 @@ def test_a_record_without_an_event_id_is_known_when_it_is_read_again() -> None:
 
 
 def test_a_record_of_a_topic_made_anew_is_another() -> None:
-    """It stands where a delivered one stood, and counts as delivered only once it is."""
+    """It has a delivered one's position, and counts as delivered only once it is."""
     first = make_entry(_placed(3), 7, DELIVERED, 1000, None)
     again = _placed(3, later_ms=1)
     assert not first.has_delivered(again)
     assert not make_entry(_placed(5), 7, DELIVERED, 1001, first).has_delivered(again)
     buried = make_entry(again, 7, BURIED, 1002, first)
     assert not buried.has_delivered(again)
-    # Nor does its dead letter, published again under the id that it had.
+    # Nor does its dead letter, redriven with its id.
     assert not buried.has_delivered(_named("order-paid-events-0-3"))
     assert make_entry(again, 7, DELIVERED, 1003, buried).has_delivered(again)
 
 
 def test_a_record_without_id_and_time_is_never_known() -> None:
-    """Nothing tells it from that of another topic in its place."""
+    """It cannot be told from one of a recreated topic."""
     timeless = msgspec.structs.replace(_placed(3), timestamp_ms=-1)
     assert not make_entry(timeless, 7, DELIVERED, 1000, None).has_delivered(timeless)
 
@@ -136,14 +136,14 @@ def test_an_entry_stays_small() -> None:
     )
 )
 def test_an_entry_survives_the_changelog(entry: Entry) -> None:
-    """What is written is what is read, and it is JSON."""
+    """It is read as it was written, and it is JSON."""
     written = encode_entry(entry)
     assert decode_entry(written) == entry
     assert json.loads(written)["orderId"] == entry.order_id
 
 
-def test_bytes_of_another_kind_are_no_entry() -> None:
-    """A changelog that others wrote to breaks nothing."""
+def test_other_bytes_are_not_an_entry() -> None:
+    """A changelog that others wrote to is harmless."""
     assert [decode_entry(value) for value in (b"", b"{}", b"[1]", b"\xff", b'{"orderId":1}')] == [
         None
     ] * 5

@@ -29,7 +29,7 @@ def lines(caplog: pytest.LogCaptureFixture, phrase: str) -> list[str]:
 
 
 async def test_a_record_is_finished_once_kafka_has_its_entry() -> None:
-    """Its offset is not committed before; the same event is known before, and not sent again."""
+    """Its offset is not committed earlier; its event is known at once, and not sent again."""
     bench = TableBench()
     await bench.arrive(0)
     bench.changelog.holding = True
@@ -45,18 +45,18 @@ async def test_a_record_is_finished_once_kafka_has_its_entry() -> None:
 
 
 async def test_what_the_last_owner_knew_is_known() -> None:
-    """Entries read from the changelog count as one's own."""
+    """Entries of the changelog count as the worker's own."""
     bench = TableBench()
     bench.recovery.known = {0: [KNOWN]}
     await bench.arrive(0, 1)
     assert bench.deliveries.find(7) == KNOWN
     assert bench.deliveries.is_delivered(record(9, "7", headers=PAID_7), 7)
-    # The partition of a record is where its event was delivered, if anywhere.
+    # An event is only looked up in the partition of its record.
     assert not bench.deliveries.is_delivered(record(9, "7", partition=1, headers=PAID_7), 7)
 
 
 async def test_records_wait_until_the_table_is_read() -> None:
-    """Nothing is delivered on a guess about what was delivered before."""
+    """Nothing is delivered before it is known what was delivered."""
     bench = TableBench()
     bench.recovery.released.clear()
     bench.deliveries.assigned([0])
@@ -70,7 +70,7 @@ async def test_records_wait_until_the_table_is_read() -> None:
 
 
 async def test_a_rebalance_during_recovery_begins_anew() -> None:
-    """It does not wait, nothing is delivered, and only the newest assignment becomes ready."""
+    """It does not wait, nothing is delivered, and only the last assignment becomes ready."""
     bench = TableBench()
     bench.recovery.released.clear()
     bench.deliveries.assigned([0])
@@ -102,7 +102,7 @@ async def test_stores_of_partitions_that_stay_are_read_on() -> None:
 
 @pytest.mark.parametrize("away", [False, True])
 async def test_what_was_delivered_is_committed_on_leaving(away: bool) -> None:
-    """The changelog is waited for; if Kafka is late with it, the commit is not."""
+    """The commit waits for the changelog, but not longer than the drain."""
     bench = TableBench()
     await bench.arrive(0)
     bench.changelog.holding, bench.changelog.away = True, away
@@ -116,7 +116,7 @@ async def test_what_was_delivered_is_committed_on_leaving(away: bool) -> None:
 async def test_a_changelog_that_cannot_be_read_does_not_stop_deliveries(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The table goes on without its history, and says so in one line."""
+    """The table works without its history, and logs it in one line."""
     bench = TableBench()
     await bench.arrive(0)
     await bench.deliveries.revoking()
@@ -127,14 +127,14 @@ async def test_a_changelog_that_cannot_be_read_does_not_stop_deliveries(
     assert bench.finished == [bench.finish(7)]
     await bench.deliveries.close()
     assert not bench.deliveries.complete
-    # Nor may a store on disk be taken for complete.
+    # Nor does a store on disk count as complete.
     assert bench.stores[0].next_offset == 100
 
 
 async def test_recovery_that_fails_in_any_way_does_not_stop_deliveries(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Records that wait for the table go on all the same."""
+    """Records that wait for the table are delivered."""
     bench = TableBench()
     monkeypatch.setattr(bench.recovery, "read", lambda *_: 1 // 0)
     await asyncio.wait_for(bench.arrive(0), 10)
@@ -182,7 +182,7 @@ async def test_a_store_that_fails_switches_its_partition_off(
 async def test_a_store_that_is_still_open_elsewhere_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Workers of one machine hand a partition's files over; it is said once."""
+    """Workers of one machine hand a partition's files over; logged once."""
     monkeypatch.setattr(table, "OPEN_AGAIN_SECONDS", 0.0)
     bench = TableBench()
     bench.open_refusals = [OSError("lock"), OSError("lock")]
@@ -194,7 +194,7 @@ async def test_a_store_that_is_still_open_elsewhere_is_waited_for(
 async def test_stores_that_cannot_be_opened_are_waited_for_together(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Many partitions take no longer than one; each is said to be off."""
+    """Many partitions take no longer than one; each is logged as off."""
     clock = iter(range(10_000))
     monkeypatch.setattr(table, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     monkeypatch.setattr(table, "OPEN_AGAIN_SECONDS", 0.0)
@@ -231,7 +231,7 @@ async def test_a_duplicate_leaves_the_entry_alone() -> None:
 
 
 async def test_a_broken_record_is_kept_under_the_order_of_its_key() -> None:
-    """What became of order 7 is known even when its event was no JSON."""
+    """The outcome of order 7 is known even if its event was not JSON."""
     bench = TableBench()
     await bench.arrive(0)
     broken = Outcome(delivered=False, attempts=0, reason="invalid_json")
@@ -271,7 +271,7 @@ async def test_many_old_entries_go_in_chunks() -> None:
 
 
 async def test_too_many_entries_go_the_oldest_first(caplog: pytest.LogCaptureFixture) -> None:
-    """Memory is bounded also where orders come faster than they age; it is said once."""
+    """Memory is bounded also if orders come faster than they expire; logged once."""
     bench = TableBench(max_entries=10)
     await bench.arrive(0, 1)
     for number in range(20):
@@ -287,7 +287,7 @@ async def test_too_many_entries_go_the_oldest_first(caplog: pytest.LogCaptureFix
 
 
 async def test_a_partition_may_have_the_room_that_another_leaves() -> None:
-    """No more is forgotten than there is too much."""
+    """Only the excess in all of them is forgotten."""
     bench = TableBench(max_entries=10)
     await bench.arrive(0, 1, 2)
     for number in range(20):
@@ -296,7 +296,7 @@ async def test_a_partition_may_have_the_room_that_another_leaves() -> None:
 
 
 async def test_memory_is_bounded_while_the_table_is_read(caplog: pytest.LogCaptureFixture) -> None:
-    """A worker that takes over more than it may keep has the newest; Kafka keeps the others."""
+    """A worker that recovers more than it may keep has the newest; Kafka keeps the others."""
     bench = TableBench(max_entries=10)
     bench.recovery.known = {
         partition: [
@@ -320,7 +320,7 @@ async def test_a_changelog_with_fewer_partitions_is_shared() -> None:
 
 
 async def test_a_store_notes_where_the_changelog_ends() -> None:
-    """It is read on from there after a kill or a restart; not while another may have it."""
+    """Reading resumes there after a restart; it is not noted while another may have it."""
     bench = TableBench()
     await bench.arrive(0)
     for end in (200, 300):

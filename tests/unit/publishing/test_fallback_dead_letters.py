@@ -1,4 +1,4 @@
-"""Dead letters: to their topic, or to the table, or not finished."""
+"""Dead letters: to their topic, to the table, or not finished."""
 
 from datetime import UTC, datetime
 
@@ -18,7 +18,7 @@ LETTER = DeadLetter(
 
 
 def made_sink(error: Exception) -> tuple[DeadLetters, MemoryFallbackStore]:
-    """A sink on a producer and a store by hand."""
+    """A sink on a fake producer and store."""
     kafka, store = FakeProducer(refuse=lambda _: error), MemoryFallbackStore()
     letters = DeadLetters(
         kafka, store, "orders.DLQ", group_id="group", consumer="order_logging", max_retry=4

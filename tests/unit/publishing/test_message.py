@@ -1,4 +1,4 @@
-"""An event on its way, and a row's: their bytes, their keys, their ids."""
+"""An event to publish, and a row's: bytes, keys and ids."""
 
 import uuid
 from dataclasses import replace
@@ -15,7 +15,7 @@ from tests.support.publish_ways import body, paid
 
 
 def test_bytes_stay_as_they_are() -> None:
-    """JSON that is given as bytes is not written anew."""
+    """JSON given as bytes is not encoded again."""
     given = b"  " + body(5) + b"\n"
     event = order_event(given)
     assert (event.payload, event.key) == (given, b"5")
@@ -24,7 +24,7 @@ def test_bytes_stay_as_they_are() -> None:
 
 
 def test_mappings_become_json() -> None:
-    """A mapping is encoded at once: later changes do not count."""
+    """A mapping is encoded at once; later changes are ignored."""
     given = paid(5)
     event = order_event(given)
     given["orderId"] = 6
@@ -43,7 +43,7 @@ def test_the_key_of_a_text_id_is_the_text() -> None:
 
 
 def test_ids_and_keys_that_are_given() -> None:
-    """The id that is given wins over the last one among the headers; there is one in the end."""
+    """The argument wins over the last header; the event has one id."""
     headers = [("event-id", b"first"), ("trace", None), ("event-id", b"last")]
     event = order_event(body(), event_id="mine", key=b"k", headers=headers)
     assert (event.event_id, event.key) == ("mine", b"k")
@@ -53,15 +53,15 @@ def test_ids_and_keys_that_are_given() -> None:
 
 
 @pytest.mark.parametrize("event_id", ["x" * 256, "a\nb", "\0", "\udc80"], ids=ascii)
-def test_ids_that_cannot_be(event_id: str) -> None:
+def test_invalid_ids(event_id: str) -> None:
     """An id is 1 to 255 printable characters."""
     with pytest.raises(InvalidEvent, match="event-id"):
         order_event(body(), event_id=event_id)
 
 
 @pytest.mark.parametrize("name", ["\ud800", "cut\0off"], ids=ascii)
-def test_names_of_headers_that_cannot_be(name: str) -> None:
-    """They would be saved under another name, or end the client."""
+def test_invalid_header_names(name: str) -> None:
+    """They would be saved with another name, or end the client."""
     with pytest.raises(InvalidEvent, match=r"the header .* in its name"):
         order_event(body(), headers=[("fine", b"1"), (name, b"2")])
 
@@ -77,7 +77,7 @@ def test_names_of_headers_that_cannot_be(name: str) -> None:
     ids=str,
 )
 def test_a_key_and_headers_of_text(given: dict[str, Any], name: str) -> None:
-    """Kafka would take them, and the fallback table not: they are refused before an outage."""
+    """Kafka would take them, but the fallback table would not: they are always refused."""
     with pytest.raises(InvalidEvent, match=f"^{name} must be bytes, not (str|int)$"):
         order_event(body(), **given)
 
@@ -88,7 +88,7 @@ def test_a_key_and_headers_of_text(given: dict[str, Any], name: str) -> None:
     ids=["empty", "an empty id", "no JSON value", "no JSON"],
 )
 def test_other_things_are_refused(event: Any) -> None:
-    """What is no ORDER_PAID event, or cannot be JSON."""
+    """What is not an ORDER_PAID event, or not JSON."""
     with pytest.raises(InvalidEvent):
         order_event(event)
 
@@ -105,7 +105,7 @@ def test_its_own_event_id_stays() -> None:
 
 
 def test_a_row_without_one_gets_the_same_each_time() -> None:
-    """The made id depends on what never changes, not on attempts."""
+    """The made id depends on constant columns, not on attempts."""
     later = replace(ROW, retry_count=2, error_message="refused")
     assert with_event_id(ROW) == with_event_id(later)
     assert dict(with_event_id(ROW))["x"] == b"y"

@@ -1,4 +1,4 @@
-"""A publish ends in Kafka, in the table, or with an error; in an outage in the table at once."""
+"""A publish ends in Kafka, in the table or with an error; in an outage, in the table at once."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def test_both_refuse() -> None:
 
 @virtual_time
 async def test_invalid_events_do_nothing() -> None:
-    """An event of another shape, or an event id that no header could hold, is refused at once."""
+    """An event of another shape, or an event id that a header cannot hold, is refused at once."""
     bench = Bench()
     for event in (b"{}", b"\xff", {"eventType": "X"}, {"eventType": object()}):
         with pytest.raises(InvalidEvent):
@@ -110,8 +110,8 @@ async def test_too_large_is_the_callers_fault() -> None:
 
 
 @virtual_time
-async def test_an_unforeseen_error_is_saved_too() -> None:
-    """Whatever goes wrong on the way to Kafka, the event is not lost."""
+async def test_an_unexpected_error_is_saved_too() -> None:
+    """Whatever error Kafka's client raises, the event is not lost."""
     bench = Bench()
     bench.producer.refuse = lambda _: RuntimeError("a bug")
     assert isinstance(await bench.publisher.publish(order_value(1)), Saved)
@@ -133,7 +133,7 @@ async def test_a_cancelled_publish_goes_on() -> None:
 
 @virtual_time
 async def test_close_saves_what_kafka_has_not_answered() -> None:
-    """After the grace events that wait for Kafka are saved, and their callers are told."""
+    """After the grace, events that wait for Kafka are saved and their callers told."""
     bench = Bench()
     bench.producer.answers.clear()
     waiting = [asyncio.create_task(bench.publisher.publish(order_value(n))) for n in range(1, 4)]
@@ -150,7 +150,7 @@ async def test_close_saves_what_kafka_has_not_answered() -> None:
 
 @virtual_time
 async def test_close_ends_though_events_keep_coming(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each save takes longer than it takes until the next event comes."""
+    """Each save takes longer than the time until the next event."""
     bench = Bench()
     save = bench.store.save
 
@@ -177,7 +177,7 @@ async def test_close_ends_though_events_keep_coming(monkeypatch: pytest.MonkeyPa
 
 @virtual_time
 async def test_an_event_of_an_outage_that_the_database_refuses() -> None:
-    """The error has both reasons: why Kafka was not waited for, and what the database said."""
+    """The error has both reasons: the outage of Kafka, and the database's error."""
     bench = Bench()
     bench.producer.answers.clear()
     bench.store.error = DatabaseUnavailable("disk full")
@@ -191,8 +191,8 @@ async def test_an_event_of_an_outage_that_the_database_refuses() -> None:
 
 
 @virtual_time
-async def test_close_reports_what_nobody_takes(caplog: pytest.LogCaptureFixture) -> None:
-    """An event whose sender has left and that neither takes is an error in the log."""
+async def test_close_reports_lost_events(caplog: pytest.LogCaptureFixture) -> None:
+    """If its caller has left, an event that was not saved is logged as an error."""
     bench = Bench()
     bench.producer.latency_seconds = 2
     bench.producer.refuse = lambda _: refusal()
@@ -209,7 +209,7 @@ async def test_close_reports_what_nobody_takes(caplog: pytest.LogCaptureFixture)
 
 
 def test_the_end_of_the_loop_saves() -> None:
-    """When the loop is taken down in the middle, the event is saved before it goes."""
+    """If the loop ends during a publish, the event is saved first."""
     bench = Bench()
 
     async def main() -> None:
@@ -229,7 +229,7 @@ def kept_publisher(producer: FakeProducer) -> Publisher:
 
 @virtual_time
 async def test_two_questions_without_an_answer_make_an_outage_and_one_answer_ends_it() -> None:
-    """One lost answer does not begin an outage; a broker that answers again ends it at once."""
+    """One lost answer does not begin an outage; the first answer ends it."""
     brokers = FakeProducer()
     publisher = kept_publisher(brokers)
     asking = asyncio.create_task(publisher.watch())
@@ -249,7 +249,7 @@ async def test_two_questions_without_an_answer_make_an_outage_and_one_answer_end
 
 @virtual_time
 async def test_a_producer_that_has_just_started_is_asked_at_once() -> None:
-    """Before the start it was an outage; what is published right after it goes to Kafka."""
+    """The outage of before the start ends at once, and events go to Kafka."""
     brokers = FakeProducer(reachable=False)
     publisher = kept_publisher(brokers)
     asking = asyncio.create_task(publisher.watch())
@@ -265,7 +265,7 @@ async def test_a_producer_that_has_just_started_is_asked_at_once() -> None:
 
 @virtual_time
 async def test_events_of_an_outage_are_saved_without_waiting_for_kafka() -> None:
-    """No publish waits for the delivery time-out: not before, and not once Kafka is away."""
+    """No publish waits for the delivery time-out, neither before nor in the outage."""
     producer = FakeProducer(reachable=False)
     producer.answers.clear()
     publisher = kept_publisher(producer)

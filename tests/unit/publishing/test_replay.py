@@ -1,4 +1,4 @@
-"""Sweeps: every due row, in order, once, and nothing spent on an outage."""
+"""Sweeps: every due row, in order, once; an outage uses up no retry."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tests.support.virtual_time import virtual_time
 
 
 class Bench:
-    """A table in memory whose clock is the loop's, a producer by hand, and a worker's replay."""
+    """A table in memory with the loop's clock, a fake producer, and a worker's replay."""
 
     def __init__(self) -> None:
         self.clock = Clock(asyncio.get_running_loop().time)
@@ -49,7 +49,7 @@ def payloads(sent: list[Sent]) -> list[bytes | None]:
 
 @virtual_time
 async def test_all_due_rows_in_one_sweep(caplog: pytest.LogCaptureFixture) -> None:
-    """A sweep takes batch after batch, side by side, and says so of every row."""
+    """A sweep publishes batches side by side, and logs every row."""
     bench = Bench()
     bench.producer.latency_seconds = 0.01
     await bench.save(1250, lambda n: b"%d" % n)
@@ -92,7 +92,7 @@ async def test_rows_of_a_key_one_after_another() -> None:
 
 @virtual_time
 async def test_a_refused_row_holds_back_its_key() -> None:
-    """Later rows of a refused row's key wait for it, without a retry; other keys go on."""
+    """Later rows of a refused row's key wait, without using a retry; other keys go on."""
     bench = Bench()
     await bench.save(4, lambda n: b"other" if n == 2 else b"same")
     bench.producer.refuse = lambda sent: refusal() if sent.value == b"0" else None
@@ -142,7 +142,7 @@ async def test_no_broker_no_sweep() -> None:
 
 @virtual_time
 async def test_brokers_vanish_in_the_middle() -> None:
-    """Rows on their way when the brokers vanish spend no retry, and are due at once again."""
+    """Rows in flight when the brokers vanish use no retry, and are due again at once."""
     bench = Bench()
     bench.producer.latency_seconds = 120
     await bench.save(3, lambda n: b"same" if n else b"other")
@@ -163,14 +163,14 @@ async def test_brokers_vanish_in_the_middle() -> None:
 @pytest.mark.parametrize(
     ("code", "sweep", "retries", "skipped"),
     [
-        ("_MSG_TIMED_OUT", Sweep(retried=1), 1, ""),  # a silent leader, while brokers answer
+        ("_MSG_TIMED_OUT", Sweep(retried=1), 1, ""),  # the leader is silent, others answer
         ("_QUEUE_FULL", Sweep(released=1), 0, "_QUEUE_FULL"),  # the client's own
         ("_UNKNOWN_TOPIC", Sweep(failed=1), 1, ""),
     ],
 )
 @virtual_time
 async def test_what_a_refusal_costs(code: str, sweep: Sweep, retries: int, skipped: str) -> None:
-    """A retry where another may help, the row where none can, nothing where it is our own."""
+    """A retry if another may help, FAILED if none can, nothing if it is a local error."""
     bench = Bench()
     await bench.save(1)
     bench.producer.refuse = lambda _: refusal(code)
@@ -182,7 +182,7 @@ async def test_what_a_refusal_costs(code: str, sweep: Sweep, retries: int, skipp
 
 @virtual_time
 async def test_a_long_batch_keeps_its_lease() -> None:
-    """A batch that takes longer than its lease renews it: nobody else publishes its rows."""
+    """A batch that outlasts its lease renews it: no other worker publishes its rows."""
     bench = Bench()
     bench.producer.latency_seconds = 100
     await bench.save(4)
@@ -197,7 +197,7 @@ async def test_a_long_batch_keeps_its_lease() -> None:
 
 @virtual_time
 async def test_a_lost_lease_stops_its_rows() -> None:
-    """A worker that could not renew sends no further rows of the batch, and settles none."""
+    """A worker that cannot renew sends no more rows of the batch, and settles none."""
     bench = Bench()
     bench.producer.latency_seconds = 100
     await bench.save(2)
@@ -215,7 +215,7 @@ async def test_a_lost_lease_stops_its_rows() -> None:
 
 @virtual_time
 async def test_a_database_that_stays_away(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is sent, or waited for, once the lease may have run out."""
+    """Nothing is sent or awaited once the lease may have expired."""
     bench = Bench()
     bench.producer.latency_seconds = 100
     await bench.save(2)
@@ -229,7 +229,7 @@ async def test_a_database_that_stays_away(caplog: pytest.LogCaptureFixture) -> N
 
 @virtual_time
 async def test_outcomes_wait_for_the_database() -> None:
-    """A database that is away for some seconds costs no second publish."""
+    """A database that is away for seconds causes no second publish."""
     bench = Bench()
     bench.producer.latency_seconds = 5
     await bench.store.save(message())
@@ -245,7 +245,7 @@ async def test_outcomes_wait_for_the_database() -> None:
 
 @virtual_time
 async def test_stop_releases_what_was_not_sent() -> None:
-    """After the grace unsent rows are free at once; those on their way keep their lease."""
+    """After the grace unsent rows are released; those in flight keep their lease."""
     bench = Bench()
     bench.producer.answers.clear()
     await bench.save(2)
@@ -263,7 +263,7 @@ async def test_stop_releases_what_was_not_sent() -> None:
 async def test_stop_does_not_wait_for_a_database_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Even if it ends no call that is cancelled, as a locked SQLite file does for 30 s."""
+    """Even if a call ignores its cancellation, as on a locked SQLite file for 30 s."""
     bench = Bench()
     asked, answers = asyncio.Event(), asyncio.Event()
 
@@ -285,7 +285,7 @@ async def test_stop_does_not_wait_for_a_database_that_hangs(
 
 
 @virtual_time
-async def test_runs_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_runs_until_stopped(caplog: pytest.LogCaptureFixture) -> None:
     """A sweep at the start and each minute, figures each hour, a purge of old rows."""
     bench = Bench()
     await bench.store.save(message(b"0"))
@@ -309,7 +309,7 @@ async def test_runs_for_ever(caplog: pytest.LogCaptureFixture) -> None:
 
 @virtual_time
 async def test_outages_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither Kafka's nor the database's absence ends the worker, or fills the log."""
+    """An outage of Kafka or the database neither ends the worker nor fills the log."""
     bench = Bench()
     await bench.store.save(message())
     bench.producer.reachable = False

@@ -25,7 +25,7 @@ from tests.support.publish_fakes import START, Clock, gave_up, refusal, retried
 
 
 def refused(error: Exception, retry_count: int = 0, max_retry: int = 3) -> Outcome:
-    """The outcome of a row that was refused so often before."""
+    """The outcome of a row with so many refusals before."""
     row = FallbackRow(
         1, "orders", b"1", b"{}", (), None, retry_count, max_retry, Status.PENDING,
         START, None, START, START,
@@ -64,13 +64,13 @@ def test_a_refusal_sets_the_next_attempt() -> None:
     "error", [*map(refusal, sorted(PERMANENT_CODES)), RecordTooLarge("orders", 2_000_000)], ids=str
 )
 def test_what_kafka_never_takes_fails_at_once(error: Exception) -> None:
-    """Unknown topics, missing rights and oversized records spend no retries."""
+    """Unknown topics, missing rights and oversized records are not retried."""
     assert is_permanent(error)
     assert refused(error).status is Status.FAILED
 
 
 def test_what_tells_of_an_outage() -> None:
-    """Time-outs and lost connections may be an outage; answers of a broker are none."""
+    """Time-outs and lost connections may be an outage; a broker's answer is not."""
     assert is_unanswered(refusal("_MSG_TIMED_OUT"))
     assert is_unanswered(KafkaUnavailable("b:1", "gone"))
     assert is_unanswered(PublishRefused("orders", "the producer is not running"))
@@ -110,7 +110,7 @@ def test_claims_keep_the_rules(life: list[Step]) -> None:
 
 @given(steps)
 def test_everything_due_is_claimed_in_the_end(life: list[Step]) -> None:
-    """No life leaves a PENDING row that no worker ever gets: nothing blocks for ever."""
+    """After any steps, every PENDING row can be claimed: nothing blocks forever."""
 
     async def main() -> None:
         clock = Clock()
@@ -128,7 +128,7 @@ def test_everything_due_is_claimed_in_the_end(life: list[Step]) -> None:
 
 
 def _check_order(table: Life) -> None:
-    """Rows of a key were acknowledged in order, but for those that a person sent back."""
+    """Rows of a key were acknowledged in order, except those that a person requeued."""
     published = defaultdict(list)
     for row in table.acked:
         if row.key is not None and row.id not in table.requeued:

@@ -1,4 +1,4 @@
-"""Bytes and headers as they stand in text columns."""
+"""Bytes and headers as stored in text columns."""
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ headers = st.lists(st.tuples(names, st.none() | st.binary())).map(tuple)
 
 @given(st.none() | st.binary() | st.text().map(lambda text: text.encode("utf-8", "replace")))
 def test_bytes_come_back_exactly(value: bytes | None) -> None:
-    """Whatever the bytes, text in the column gives them back, and any database can hold it."""
+    """The text in the column gives any bytes back, and any database can hold it."""
     text = to_text(value)
     assert from_text(text) == value
     assert text is None or ("\0" not in text and text.encode().decode() == text)
@@ -26,7 +26,7 @@ def test_text_stays_text(text: str) -> None:
 
 
 def test_hexadecimal_means_bytes() -> None:
-    """PostgreSQL's notation is read in either case of letters; a BLOB of SQLite is itself."""
+    """PostgreSQL's notation is read in upper or lower case; a BLOB of SQLite is itself."""
     assert from_text("\\x00fF") == b"\x00\xff"
     assert from_text(b"\x00\xff") == b"\x00\xff"
     assert to_text(b"\\x41") == "\\x5c783431"
@@ -39,21 +39,21 @@ def test_headers_come_back_exactly(given: tuple[tuple[str, bytes | None], ...]) 
 
 
 def test_headers_as_an_object() -> None:
-    """Who writes rows by hand may write an object."""
+    """Rows written by hand may have an object."""
     assert headers_from_text('{"event-id":"7","x":null}') == (("event-id", b"7"), ("x", None))
     assert headers_from_text(None) == headers_from_text("") == ()
 
 
 @pytest.mark.parametrize("text", ["{", "7", '"x"', '{"a":1}', '[["a"]]', "[[1,null]]", "[" * 99999])
 def test_other_headers_are_named_as_wrong(text: str) -> None:
-    """Whatever else is there is a ValueError, which makes the row FAILED."""
+    """Anything else is a ValueError, which makes the row FAILED."""
     with pytest.raises(ValueError):  # noqa: PT011 - its text comes from several places
         headers_from_text(text)
 
 
 @given(st.text())
-def test_any_words_can_be_kept(words: str) -> None:
-    """An error message with zero characters or half a character does not break the commit."""
+def test_any_error_text_can_be_stored(words: str) -> None:
+    """An error message with zero characters or lone surrogates does not break the commit."""
     kept = clean_text(words)
     assert kept is not None
     assert "\0" not in kept
