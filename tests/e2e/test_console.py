@@ -32,17 +32,17 @@ FITS = "document.documentElement.scrollWidth <= document.documentElement.clientW
 
 
 async def shows(page: Page, figure: str, text: str | re.Pattern[str]) -> None:
-    """Wait until a figure stands there."""
+    """Wait until a figure has this text."""
     await expect(page.locator(f'[data-figure="{figure}"]')).to_have_text(text, timeout=SEEN_MS)
 
 
 async def says(page: Page, text: str) -> None:
-    """Wait until one of the lines at the top says so."""
+    """Wait until one of the lines at the top has this text."""
     await expect(page.locator("#verdicts")).to_contain_text(text, timeout=SEEN_MS)
 
 
 async def does(page: Page, text: str) -> None:
-    """Wait until the line of the logger says so, on a phone and on a wide screen, too."""
+    """Wait until the logger's line has this text, and check that it fits each screen."""
     await expect(page.locator("#target p").first).to_contain_text(text, timeout=SEEN_MS)
     for width in (390, 1920, 1280):
         await page.set_viewport_size({"width": width, "height": 900})
@@ -58,7 +58,7 @@ async def look_up(page: Page, order_id: str) -> None:
 async def test_the_console_shows_what_is_delivered_and_what_became_of_an_order(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Figures, partitions, dead letters, orders known and not; what others wrote stays text."""
+    """Figures, partitions, dead letters, known and unknown orders; HTML in answers stays text."""
     sink.script = lambda request: Answer(
         422 if request.order_id == 7 else 200, body=SCRIPT.encode()
     )
@@ -111,7 +111,7 @@ async def issue(order, delivery):
 async def test_the_console_shows_one_consumer_or_another(
     embedded: EmbeddedKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """The first one at first, the other by its link, with figures and orders of its own."""
+    """It opens with the first consumer; a link leads to the other's figures and orders."""
     folder = tmp_path / "consumers"
     folder.mkdir()
     (folder / "coupons.py").write_text(COUPONS, encoding="utf-8")
@@ -179,7 +179,7 @@ async def test_the_console_says_what_the_logger_does(
         await does(page, "<img src=x onerror=")
         await says(page, "fails on some events")
 
-        # Until it was seen: one refusal among many answers is no limit, and soon over.
+        # Until the page shows it: one 429 among many answers would be over too soon.
         sink.script = lambda request: Answer(429, headers={"Retry-After": "1"}, body=b"slow down")
         await stage.publish(orders(20, first=100))
         await does(page, "throttles for")
@@ -215,7 +215,7 @@ async def test_the_console_says_what_the_logger_does(
 
 
 async def test_a_probe_from_the_console(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
-    """By keyboard alone; the token is asked for, and what the worker answers is told in words."""
+    """By keyboard alone: the page asks for the token, and shows the worker's answer as text."""
     await sink.down()
     await stage.publish(orders(40))
     async with (
@@ -251,7 +251,7 @@ async def test_a_probe_from_the_console(stage: Stage, sink: ScriptedSink, tmp_pa
         await page.keyboard.type("s3cret")
         await page.keyboard.press("Tab")
         await expect(button).to_be_focused()
-        # The page is not told that the breaker has closed, so that its button can be used again.
+        # Keep the page from learning that the breaker has closed, so that the button stays.
         await page.route("**/stats", lambda route: route.abort())
         await page.keyboard.press("Enter")
         await expect(answer).to_have_text("The next probe goes at once.")
