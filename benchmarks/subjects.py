@@ -1,4 +1,4 @@
-"""What is measured: the worker as it ships, and the two plain loops."""
+"""The measured subjects: the shipped worker, and the two plain loops."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from tests.support.kafka.ports import free_ports
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a subject is to do.
+    """The task of a subject.
 
     Attributes:
         brokers: Where the topic is.
-        topic: What to read, from its beginning.
-        sink: Where to POST every record.
+        topic: The topic to read, from its beginning.
+        sink: The URL for POSTs.
         in_flight: Deliveries at a time.
-        group: The consumer group; one that is new reads from the beginning, one that was there
-            before goes on.
+        group: The consumer group; a new one reads from the beginning, an old one continues.
     """
 
     brokers: Brokers
@@ -71,7 +70,7 @@ def relay_with_rocksdb(job: Job) -> Child:
 
 
 def unordered(job: Job, in_flight: int | None = None) -> Child:
-    """The plain loop with as many in flight."""
+    """The plain loop with the same number in flight."""
     arguments = [job.brokers.servers, job.topic.name, job.group, job.sink.url]
     arguments.append(str(in_flight or job.in_flight))
     return Child(["-m", "benchmarks.plain_loops", *arguments], log=log_file("plain"))
@@ -83,5 +82,5 @@ def one_at_a_time(job: Job) -> Child:
 
 
 def log_file(name: str) -> Path:
-    """Where a subject's output goes; it is there until the benchmark ends."""
+    """The file for a subject's output; it exists until the benchmark ends."""
     return Path(_folder.name) / f"{name}.log"
