@@ -105,7 +105,7 @@ def _worker(brokers: Brokers, rate: int, seconds: float) -> list[tuple[str, str]
 
 
 def _publish(brokers: Brokers, topic: Topic, rate: int, seconds: float) -> dict[int, float]:
-    """Publish orders evenly; returns the time when each was handed to the producer."""
+    """Publish orders evenly; returns when each was given to the producer."""
     producer = Producer({"bootstrap.servers": brokers.servers, "linger.ms": 0, "log_level": 0})
     published = {}
     begin = time.monotonic()

@@ -25,7 +25,7 @@ Config = dict[str, str | int | float | bool]
 
 
 class Brokers:
-    """A cluster on which topics are created.
+    """A cluster for topics.
 
     Attributes:
         servers: Its bootstrap servers.
@@ -172,5 +172,5 @@ def real_kafka() -> Iterator[Brokers]:
 
 @contextlib.contextmanager
 def given(servers: str) -> Iterator[Brokers]:
-    """A cluster that is already running."""
+    """A running cluster."""
     yield Brokers(servers, creates_topics=True)

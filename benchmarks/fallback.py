@@ -83,7 +83,7 @@ async def measure(name: str, url: str, rows: int, drain: int) -> None:
 
 
 async def save_together(name: str, store: FallbackTable, saves: int = 5000) -> None:
-    """Save concurrently, like a burst of publishes in an outage."""
+    """Save in parallel, like publishes in an outage."""
     started = time.perf_counter()
     limit = asyncio.Semaphore(256)
 
@@ -115,7 +115,7 @@ async def claims(name: str, store: FallbackTable, rows: int) -> None:
 
 
 async def hold_back(name: str, store: FallbackTable, rows: int) -> None:
-    """Claim while the longest due rows all wait for an earlier row of their key."""
+    """Claim while the longest due rows all wait for one of their key."""
     async with store.engine.connect() as plain:
         connection = await plain.execution_options(relay_begin="IMMEDIATE")
         async with connection.begin():

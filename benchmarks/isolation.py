@@ -1,4 +1,4 @@
-"""Two consumers in two workers on real Kafka, with faults: counts the records each has lost.
+"""Two consumers in two workers on real Kafka, with faults: counts lost records.
 
     python -m benchmarks.isolation --minutes 30
 
@@ -59,7 +59,7 @@ async def run(minutes: float, seed: int) -> int:
 async def harm(
     scene: Scene, coupons: Coupons, workers: list[WorkerProcess], chance: random.Random
 ) -> str:
-    """Cause a fault of one of the consumers; returns its name."""
+    """Cause a fault of one consumer; returns its name."""
     what = chance.choice([*MOODS, "logger down", "logger up", "kill"])
     if what in MOODS:
         coupons.be(what)

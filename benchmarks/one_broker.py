@@ -33,7 +33,7 @@ ALONE = {
 
 @contextlib.contextmanager
 def one_broker() -> Iterator[Brokers]:
-    """Start the first broker of docker-compose.yml alone; its data is deleted afterwards.
+    """Start the first broker of docker-compose.yml alone, with temporary data.
 
     Raises:
         CannotMeasure: Java or Maven is missing, or the broker does not come up.

@@ -47,7 +47,7 @@ def letter(number: int) -> Letter:
 
 
 def questions(index: LetterIndex, letters: int) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Return the queries of pages and of automatic redriving."""
+    """Return the queries of pages and auto-redrive."""
     everything = LetterFilter()
     last = (PARTITIONS - 1, letters // PARTITIONS - 60)
     since = datetime.fromtimestamp(BEGAN + letters / 100 - 60, UTC)

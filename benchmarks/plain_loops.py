@@ -47,7 +47,7 @@ class Progress:
         self._next[partition] = message.offset + 1
 
     def finish(self, message: ConsumerRecord) -> None:
-        """Mark a record as answered."""
+        """Note an answer."""
         del self._on_their_way[TopicPartition(message.topic, message.partition)][message.offset]
 
     def offsets(self) -> dict[TopicPartition, int]:

@@ -28,7 +28,7 @@ class CannotMeasure(Exception):
 
 
 def machine() -> str:
-    """One line about the machine and the packages, on which the figures depend."""
+    """The machine and packages, in one line."""
     packages = ", ".join(
         f"{name} {version(name)}" for name in ("faust-streaming", "aiokafka", "aiohttp", "uvloop")
     )
@@ -191,7 +191,7 @@ class Sink(Child):
         return SinkCounts(**self._get("/"))
 
     def wait_for(self, arrived: int, subject: Child, quiet_seconds: float) -> SinkCounts:
-        """Wait until a number of orders have arrived, or until none arrives for a time.
+        """Wait until enough orders have arrived, or none arrives any more.
 
         Raises:
             CannotMeasure: The subject ended.

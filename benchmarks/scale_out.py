@@ -191,7 +191,7 @@ def _measure(brokers: Brokers, series: Series, shape: tuple[int, int], seconds: 
 
 
 def _wait_until_shared(brokers: Brokers, group: str, workers: int, partitions: int) -> None:
-    """Wait until each worker has its share of the partitions, which may be none."""
+    """Wait until each worker has its share of the partitions, even none."""
     wanted = sorted(partitions // workers + (n < partitions % workers) for n in range(workers))
     deadline = time.monotonic() + SHARED_SECONDS
     while (shares := sorted(brokers.shares(group))) != wanted:

@@ -1,8 +1,8 @@
 """The sink: an HTTP/1.1 server that answers every POST after a fixed time, and counts.
 
 ``python -m benchmarks.sink LATENCY_MS`` prints its port and serves until its standard input ends.
-``GET /`` returns the counts as JSON, ``GET /arrivals`` the arrival times of orders. It does not use
-aiohttp's server, to be far cheaper than the measured subject.
+``GET /`` returns the counts as JSON, ``GET /arrivals`` when each order came. It does not use
+aiohttp's server, to be far cheaper than the subject.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Counts:
 
     Attributes:
         answered: Requests that were answered.
-        last_answer: Time of the last answer, by CLOCK_MONOTONIC, which all processes share.
+        last_answer: Time of the last answer, by CLOCK_MONOTONIC, as in other processes.
         arrivals: When each order arrived for the first time, by the same clock.
         last_arrival: Time of the last first arrival.
         repeated: Arrivals of an order that had arrived before.
@@ -87,7 +87,7 @@ class Counts:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection, with the callbacks of its parser."""
+    """One client's connection and its parser's callbacks."""
 
     def __init__(self, counts: Counts, latency_seconds: float) -> None:
         self._counts = counts

@@ -70,7 +70,7 @@ def relay_with_rocksdb(job: Job) -> Child:
 
 
 def unordered(job: Job, in_flight: int | None = None) -> Child:
-    """The plain loop with the same number in flight."""
+    """The plain loop with as many in flight."""
     arguments = [job.brokers.servers, job.topic.name, job.group, job.sink.url]
     arguments.append(str(in_flight or job.in_flight))
     return Child(["-m", "benchmarks.plain_loops", *arguments], log=log_file("plain"))

@@ -143,7 +143,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 def _in_turn(
     starts: Mapping[Peer, Start], brokers: Brokers, options: argparse.Namespace, latency_ms: float
 ) -> dict[Peer, list[Run]]:
-    """Run each in turn, repeatedly, so that other load on the machine affects all of them."""
+    """Run each in turn, repeatedly, so that other load affects all of them."""
     results: dict[Peer, list[Run]] = {peer: [] for peer in starts}
     for _ in range(options.repeat):
         for peer, start in starts.items():
@@ -189,7 +189,7 @@ def speed_table(results: Mapping[float, Results]) -> str:
 
 
 def kill_table(results: Results) -> str:
-    """Repeated and lost records after each kill."""
+    """The results of each kill."""
     lines = ["| | version | kills | lost | repeated |", "|---|---|---|---|---|"]
     for peer, runs in results.items():
         lost = " / ".join(f"{run.lost:,}" for run in runs)

@@ -42,7 +42,7 @@ def version_of(peer: str) -> str:
 
 
 def java_version() -> str:
-    """The version of Java, which runs the broker and two of the peers."""
+    """The Java of the broker and of two peers."""
     java = java_executable()
     if java is None:
         return "missing"
@@ -59,7 +59,7 @@ def python_of(peer: str, at_least: tuple[int, int] = (3, 11)) -> str:
         at_least: The oldest Python that its package supports.
 
     Raises:
-        CannotSetUp: There is no such Python, or a package cannot be installed.
+        CannotSetUp: No such Python, or a package cannot be installed.
     """
     requirements = HERE / peer / "requirements.txt"
 
@@ -75,7 +75,7 @@ def jars_of(peer: str) -> Path:
     """A folder with the jars of the peer's pom.xml.
 
     Raises:
-        CannotSetUp: Java or Maven is missing, or a jar cannot be downloaded.
+        CannotSetUp: Java, Maven or a jar is missing.
     """
     pom = HERE / peer / "pom.xml"
     if java_executable() is None:

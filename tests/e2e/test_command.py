@@ -83,7 +83,7 @@ def test_commands_that_need_settings_alone(tmp_path: Path, arguments: tuple[str,
 
 
 async def test_names_of_commands_are_completed(tmp_path: Path) -> None:
-    """The shell script calls the command, which imports nothing for completion."""
+    """The shell script calls the command, which imports little for it."""
     commands = Commands(tmp_path)
     for shell in ("bash", "zsh", "fish"):
         script = (await commands("completion", shell)).out
@@ -111,7 +111,7 @@ async def test_an_application_named_by_its_module(tmp_path: Path) -> None:
 
 
 async def test_an_application_that_is_missing_or_broken_is_one_line(tmp_path: Path) -> None:
-    """The line names the application and how to choose another; the status is 2."""
+    """It names the application, and how to choose another; the status is 2."""
     (tmp_path / "broken.py").write_text("1 / 0", encoding="utf-8")
     (tmp_path / "other.py").write_text("app = 1", encoding="utf-8")
     commands = Commands(tmp_path)
@@ -126,7 +126,7 @@ async def test_an_application_that_is_missing_or_broken_is_one_line(tmp_path: Pa
 
 
 def test_old_commands_of_faust_name_the_new_ones(tmp_path: Path) -> None:
-    """Each old command prints one line that names the new one; the status is 2."""
+    """They print one line, with any arguments; the status is 2."""
     moved = {
         "dlq-list": "dlq list", "fallback-requeue": "fallback requeue", "publish": "publish",
         "order-status": "order",

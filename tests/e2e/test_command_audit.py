@@ -84,7 +84,7 @@ async def test_a_finished_record_without_a_trace_does_not_close(
 
 
 async def test_missing_tables_are_named(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
-    """Without a deliveries table, records are only "finished"; a missing database is reported."""
+    """Without a deliveries table records are "finished"; a missing database is reported."""
     settings = {"deliveries_store": "off", "database_url": "sqlite+aiosqlite:////nowhere/relay.db"}
     commands = relay_on(stage, tmp_path, **settings)
     async with WorkerProcess(tmp_path, stage, sink.url, deliveries_store="off") as worker:

@@ -119,7 +119,7 @@ async def failed_rows(commands: Commands, count: int) -> None:
 
 
 async def into_a_full_disk(commands: Commands, *arguments: str) -> str:
-    """Run a command whose stdout is full; returns its error line. The status is 1."""
+    """Run a command with a full stdout and status 1; returns its error."""
     full = os.open("/dev/full", os.O_WRONLY)
     try:
         process = await commands.start(*arguments, stdout=full)

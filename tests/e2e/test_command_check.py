@@ -119,7 +119,7 @@ async def test_a_database_that_takes_no_rows(tmp_path: Path) -> None:
 
 
 async def test_a_database_that_a_worker_could_not_make(tmp_path: Path) -> None:
-    """The check creates the table and rolls back: a failure here would also fail a first start."""
+    """The check creates the table and rolls back; a failure would stop a first start, too."""
     commands = Commands(tmp_path, external_logger_url="http://127.0.0.1:1/logs")
     with closing(sqlite3.connect(commands.database)) as database:
         assert (await findings(commands, status=1))["database"][0] == "warn"

@@ -124,7 +124,7 @@ async def test_a_letter_whose_headers_cannot_be_read(stage: Stage, tmp_path: Pat
 
 
 async def test_what_was_redriven_is_not_redriven_again(stage: Stage, tmp_path: Path) -> None:
-    """By position, by filter, then the rest: each letter is published once, as its record came."""
+    """By position, by filter, then the rest: each goes out once, as its record came."""
     commands = relay_on(stage, tmp_path)
     often = (("dlq-redrives", b"3"),)
     await put_letters(
@@ -254,7 +254,7 @@ async def test_a_rejected_order_is_delivered_after_all(
 
 
 async def test_purging_where_brokers_cannot(stage: Stage, tmp_path: Path) -> None:
-    """A dry run counts the letters; the embedded cluster's refusal is one line."""
+    """A dry run counts letters; the embedded cluster's refusal is one line."""
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(n) for n in range(3)])
     for arguments, letters in ((("--all",), 3), (("--before", "1h"), 3), ((), 0)):
@@ -294,7 +294,7 @@ async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
 
 
 async def test_kafka_that_cannot_be_used_gets_one_line(tmp_path: Path) -> None:
-    """Without Kafka, each command prints one line that names the servers, no stack trace."""
+    """Without Kafka, the line names the servers; no stack trace."""
     commands = Commands(tmp_path)
     told = await asyncio.gather(
         commands("dlq", "list", statuses=(1,)),

@@ -82,7 +82,7 @@ async def test_without_kafka_events_are_saved(tmp_path: Path) -> None:
 
 
 async def test_events_that_neither_kafka_nor_the_database_takes(tmp_path: Path) -> None:
-    """Without Kafka and without a database, the status is 1 and the report has both causes."""
+    """Without Kafka and a database, the status is 1; the report has both causes."""
     commands = Commands(tmp_path, database_url="postgresql://relay:hush@127.0.0.1:1/orders")
     ended = await commands("publish", "-", stdin=lines([order_value(1)] * 3), statuses=(1,))
     assert "Traceback" not in ended.err
@@ -93,7 +93,7 @@ async def test_events_that_neither_kafka_nor_the_database_takes(tmp_path: Path) 
 
 
 async def test_a_signal_ends_the_reading_only(embedded: EmbeddedKafka, tmp_path: Path) -> None:
-    """SIGTERM ends it although the pipe stays open; the report counts every line that was read."""
+    """SIGTERM ends it with an open pipe; the report counts all lines read."""
     stage = embedded.stage()
     process = await relay_on(stage, tmp_path).start("publish", "-", "--json")
     assert process.stdin is not None

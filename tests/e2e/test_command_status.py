@@ -93,7 +93,7 @@ async def test_a_worker_that_is_well_and_one_that_is_not(
 
 
 async def test_a_lag_that_is_not_known_is_not_zero(tmp_path: Path) -> None:
-    """While one partition is not measured, the lag is unknown, not the sum of the others."""
+    """With a partition that is not measured, the lag is unknown."""
     figures = {
         "version": "1", "consumer": "order_logging", "consumers": ["order_logging"],
         "paused": False, "kafka_up": True, "in_flight": 0, "deleted_records": 0,

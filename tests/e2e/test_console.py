@@ -37,7 +37,7 @@ async def shows(page: Page, figure: str, text: str | re.Pattern[str]) -> None:
 
 
 async def says(page: Page, text: str) -> None:
-    """Wait until one of the lines at the top has this text."""
+    """Wait until a line at the top has this text."""
     await expect(page.locator("#verdicts")).to_contain_text(text, timeout=SEEN_MS)
 
 

@@ -210,7 +210,7 @@ async def test_ctrl_c_ends_everything_and_prints_the_ledger(
 async def test_a_worker_that_dies_is_told_with_the_end_of_its_log(
     tmp_path: Path, started: list[Demo]
 ) -> None:
-    """When the worker ends by itself, the command says so, prints its log's end, and fails."""
+    """When the worker ends, the command says so, shows its log's end, and fails."""
     demo = Demo(tmp_path)
     started.append(demo)
     (log,) = await eventually(lambda: list(tmp_path.glob("order-relay-*/worker.log")))

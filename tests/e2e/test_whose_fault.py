@@ -185,7 +185,7 @@ COUNT = 1500
 
 
 async def deliver_to_limited(stage: Stage, directory: Path, limit: str, refusal: str) -> None:
-    """Deliver to a target that takes 50 requests a second."""
+    """Deliver to a target that takes 50 a second."""
     takes, refused = LIMITS[limit](TAKES).takes, REFUSALS[refusal]
     async with ScriptedSink() as sink:
         sink.script = lambda request: Answer() if takes(time.monotonic()) else refused
@@ -220,7 +220,7 @@ async def test_a_target_that_takes_so_many_a_second_refuses_few(
 async def test_no_good_order_is_given_up_while_half_of_all_requests_fail(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Half fail at random, then every other request fails: all are delivered.
+    """At random, then every other request: all are delivered.
 
     Retries are ten times faster than by default, since one order needs eleven attempts.
     """
@@ -326,7 +326,7 @@ async def test_a_target_that_throttles_all_is_asked_rarely(
 async def test_a_retry_after_in_the_year_9999_is_a_minute(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Retry-After is capped at 60 s; meanwhile the worker is live and can stop."""
+    """It is capped at 60 s; the worker stays live, and can stop."""
     sink.script = lambda request: Answer(429, {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"})
     (published,) = await stage.publish(orders(1))
     # A short grace: no delivery can end within it.

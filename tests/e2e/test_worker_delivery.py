@@ -1,4 +1,4 @@
-"""The shipped worker delivers: exact bytes, dead letters, shortened and unreadable partitions."""
+"""The shipped worker delivers: bytes, dead letters, damaged partitions."""
 
 import asyncio
 import json
@@ -164,7 +164,7 @@ async def test_a_partition_that_is_shorter_than_what_was_committed(
 
 
 def accepted(sink: ScriptedSink, count: int) -> bool:
-    """Whether at least ``count`` records were accepted."""
+    """Whether ``count`` records were accepted."""
     return len(sink.accepted) >= count
 
 

@@ -124,7 +124,7 @@ async def test_a_kafka_outage_is_told_in_json(
 async def test_a_command_prints_what_it_always_prints_and_logs_in_json(
     fragile: EmbeddedKafka, tmp_path: Path
 ) -> None:
-    """``publish`` prints the same report on stdout; its log lines on stderr are JSON."""
+    """``publish`` prints its report on stdout as ever; its log on stderr is JSON."""
     stage = fragile.stage()
     fragile.down()
     environment = {

@@ -131,7 +131,7 @@ async def test_old_orders_are_forgotten(
 async def test_switched_off_there_is_no_table(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Every copy of an event is sent; /orders names the setting that switched the table off."""
+    """Every copy of an event is sent; /orders names the setting as the reason."""
     async with WorkerProcess(tmp_path, stage, sink.url, deliveries_store="off") as worker:
         await worker.wait_ready()
         for _ in range(2):

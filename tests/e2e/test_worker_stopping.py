@@ -98,9 +98,9 @@ async def test_sigterm_does_not_wait_for_an_outage_to_end(
 async def test_sigterm_does_not_wait_for_a_long_backoff(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """A retry in a minute, and a target that throttles, do not delay the stop beyond the grace.
+    """A retry in a minute, or a target that throttles, does not outlast the grace.
 
-    Both records are delivered later.
+    Both are delivered later.
     """
     sink.script = lambda request: Answer(
         500 if request.order_id == 1 else 503, {"Retry-After": "60"}

@@ -39,7 +39,7 @@ async def receiver(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OtlpReceive
 
 
 def traced(url: str) -> dict[str, Any]:
-    """Settings that send spans there every 100 ms."""
+    """Settings that soon send spans there."""
     return {"tracing": "otlp", "otel_exporter_otlp_endpoint": url, "otel_bsp_schedule_delay": 100}
 
 

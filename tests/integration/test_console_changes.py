@@ -117,7 +117,7 @@ class Served:
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    """The console, serving."""
+    """A console."""
     table = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/relay.db")
     await table.open()
     for number in range(3):
@@ -152,7 +152,7 @@ async def test_a_group_links_to_its_own_letters(served: Served) -> None:
 
 
 async def test_another_workers_figures_may_come_in_many_packets(served: Served) -> None:
-    """An answer in several packets, as with six hours of history, is read completely."""
+    """An answer in packets, as with six hours of history, is read completely."""
 
     async def script(peer: Peer) -> None:
         for figures in (all_figures() | stats(), NO_HISTORY):
@@ -169,7 +169,7 @@ async def test_another_workers_figures_may_come_in_many_packets(served: Served) 
 
 
 async def test_another_worker_of_another_version_has_other_figures(served: Served) -> None:
-    """During an upgrade, pages show the other worker's figures, or say why they cannot."""
+    """During an upgrade: pages show its figures, or say why they cannot."""
     minute = {"at": 60, "lag": 1, "oldest_seconds": 0.5}
     history = NO_HISTORY | {"minutes": [minute]}
     whole = all_figures() | stats()
@@ -196,7 +196,7 @@ async def test_another_worker_of_another_version_has_other_figures(served: Serve
 
 
 async def test_the_page_of_an_order_says_that_open_letters_are_not_known(served: Served) -> None:
-    """Without Kafka the page says that letters are unknown, not that there are none."""
+    """Without Kafka the page does not claim that there is no letter."""
     told = "The open letters of orders.DLQ are not known now"
     assert told not in await served.page("/order?id=1")
     served.letters.figures = None
@@ -399,7 +399,7 @@ async def test_rows_that_were_changed_before_the_database_failed_are_audited(
 
 
 async def test_another_worker_may_pause_by_its_signature_only(served: Served) -> None:
-    """A signature is valid for one path and one minute, and does not contain the token."""
+    """A signature is for one path and one minute, without the token."""
     path = "/here/pause?consumer=order_logging"
     headers = served.access.sign(path)
     assert TOKEN not in str(headers)

@@ -134,7 +134,7 @@ async def test_partitions_beyond_the_changelogs_share_one(
 
 
 async def test_one_order_is_found_in_any_partition(changelog: Changelog, stage: Stage) -> None:
-    """The command gets the newest entry of all partitions."""
+    """The command gets the newest of all partitions."""
     late = entry(1, partition=2, finished_ms=5000)
     await write(changelog, late, entry(1), entry(2))
     assert await read_order(stage, 1) == late

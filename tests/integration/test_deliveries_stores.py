@@ -139,7 +139,7 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
 def test_a_database_that_fails_switches_its_store_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing raises, one line is logged, and the stored offset does not pass the lost writes."""
+    """Nothing raises, one line is logged, and the stored offset stays before lost writes."""
     store = RocksStore(tmp_path / "5")
     store.put(b"7", 100, b"x")
     store.read_up_to(17)

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case or "defaults")
 def case(request: pytest.FixtureRequest) -> tuple[str | None, Rendered]:
-    """The name of a values file, and the resources rendered from it."""
+    """The name of a values file, and its rendered resources."""
     return request.param, Rendered(request.param)
 
 
@@ -220,7 +220,7 @@ def test_spare_workers_hold_up_neither_rollouts_nor_drains(tmp_path: Path) -> No
 
 
 def test_lag_scales_up_to_the_partitions() -> None:
-    """KEDA reads the lag of the consumer's topic and group; only KEDA sets the replicas."""
+    """KEDA reads the consumer's topic and group, and alone sets the replicas."""
     rendered = Rendered("everything")
     spec = rendered.one("ScaledObject")["spec"]
     assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (2, 12)

@@ -30,7 +30,7 @@ def compose() -> Compose:
 
 
 def check(file: Path) -> subprocess.CompletedProcess[str]:
-    """Check a file against the schema of the Compose specification."""
+    """Check a file against the Compose specification's schema."""
     checker = [sys.executable, "-m", "check_jsonschema"]
     return subprocess.run(
         [*checker, "--builtin-schema", "vendor.compose-spec", str(file)],
@@ -157,7 +157,7 @@ def test_no_secret_is_in_the_file(compose: Compose) -> None:
 
 
 def test_a_worker_has_time_to_stop(compose: Compose) -> None:
-    """The stop grace period is longer than the worker's own deadlines."""
+    """The stop grace is longer than the worker's own deadlines."""
     grace = float(compose.environment("worker")["SHUTDOWN_GRACE_SECONDS"])
     allowed = re.fullmatch(r"(\d+)s", compose.services["worker"]["stop_grace_period"])
     assert allowed
@@ -262,7 +262,7 @@ def test_what_prometheus_scrapes_is_there(compose: Compose) -> None:
 
 
 def test_exporters_reach_what_they_export(compose: Compose) -> None:
-    """Exporters have the workers' broker addresses, and the database's name, user and password."""
+    """They have the workers' brokers, and the database's name, user and password."""
     servers = compose.environment("worker")["KAFKA_BOOTSTRAP_SERVERS"].split(",")
     assert compose.services["kafka-exporter"]["command"] == [
         f"--kafka.server={server}" for server in servers

@@ -45,7 +45,7 @@ class Container:
         self.log = self.folder / "log"
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the image's entry point and command, without a shell."""
+        """Start the image's command, without a shell."""
         command = [*self._dockerfile.last("ENTRYPOINT").words, *self._dockerfile.last("CMD").words]
         with self.log.open("wb") as log:
             return subprocess.Popen(
@@ -142,7 +142,7 @@ def test_all_folders_of_the_image_are_known(dockerfile: Dockerfile) -> None:
 
 
 def test_only_what_is_needed_is_sent(dockerfile: Dockerfile) -> None:
-    """The build context excludes settings, secrets, history and tests, and has all copied files."""
+    """The build context has no settings, secrets, history or tests, but all copied files."""
     context = BuildContext()
     for path in (".env", ".git/config", "deploy/dev-secrets/api_token", "tests/conftest.py",
                  ".venv/bin/python", "docker-compose.yml", "app/__pycache__/__init__.pyc",

@@ -114,7 +114,7 @@ async def test_headers_of_ours_go_along(sink: ScriptedSink) -> None:
 
 
 async def test_a_content_type_of_ours_is_that_of_every_body(sink: ScriptedSink) -> None:
-    """A configured content type is always sent; the default depends on the body."""
+    """Without a configured one it depends on the body."""
     async with client(sink.url, content_type="application/x.orders+json; v=2") as http:
         await http.post(BODY, "key")
         await http.post(BODY, "key", content_type=NDJSON)

@@ -235,7 +235,7 @@ ENDED = {
 
 
 def cuts(answer: bytes) -> list[list[bytes]]:
-    """The answer in one packet, in two in each possible way, and byte by byte."""
+    """The answer whole, in all possible pairs, and byte by byte."""
     return [
         [answer],
         *([answer[:at], answer[at:]] for at in range(1, len(answer))),

@@ -163,7 +163,7 @@ async def test_an_answer_that_has_begun(end: Ending, begun: bytes) -> None:
 
 @pytest.mark.parametrize("end", ENDINGS)
 async def test_a_kept_connection_that_ends_between_posts(end: Ending) -> None:
-    """If the end is seen before the post, the request is sent once, on a new connection."""
+    """If the end is seen before the post, the request is sent only once."""
 
     async def script(peer: Peer) -> None:
         await peer.request()

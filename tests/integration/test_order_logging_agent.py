@@ -22,7 +22,7 @@ class Claims:
         self.asked: list[int] = []
 
     def claim(self, record: Record) -> bool:
-        """Whether the record is granted."""
+        """Whether to grant it."""
         self.asked.append(record.offset)
         return record.offset not in self.refused
 
@@ -36,7 +36,7 @@ class TakingRelay:
         self.taken: list[Record] = []
 
     async def submit(self, record: Record) -> bool:
-        """Take the record once there is room."""
+        """Take it once there is room."""
         await self.room.wait()
         self.taken.append(record)
         return True

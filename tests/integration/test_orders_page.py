@@ -30,7 +30,7 @@ from tests.support.waiting import eventually
 
 
 class Worker:
-    """The parts of a worker that ``/orders`` needs: a deliveries table and a web server.
+    """A worker with a deliveries table and a web server only.
 
     Attributes:
         owners: The URL of each partition's worker, as this one knows it.
@@ -102,14 +102,14 @@ class Worker:
         await self.have(*entries)
 
     async def error_of_503(self, order_id: OrderId = 77) -> str:
-        """The error of a 503: why the order is not certainly unknown."""
+        """The error of a 503: why it may be known."""
         status, body = await self.get(order_id)
         assert status == 503
         return str(body["error"])
 
 
 def entry(order_id: OrderId, partition: int) -> Entry:
-    """An entry of a delivered order."""
+    """A delivered order's entry."""
     return Entry(order_id, "delivered", f"e{order_id}", 1, "t", partition, 5, 1000)
 
 
@@ -130,7 +130,7 @@ async def workers() -> AsyncIterator[list[Worker]]:
 
 
 async def test_any_worker_answers_for_the_owner(workers: list[Worker]) -> None:
-    """Only the owner of the key's partition is asked; the answer names the owner."""
+    """Only the key's owner is asked; the answer names the owner."""
     status, body = await workers[0].get(31)
     assert (status, body["orderId"], body["worker"]) == (200, 31, workers[1].url)
     assert [worker.asked for worker in workers] == [1, 1, 0]

@@ -19,7 +19,7 @@ LIMIT_SECONDS = 300
 
 
 def _run(*command: str, **environment: str) -> str:
-    """Run a command of this Python from the project's root; returns its output."""
+    """Run a command of this Python in the root; returns its output."""
     ended = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,

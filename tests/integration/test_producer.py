@@ -111,7 +111,7 @@ async def test_what_another_writes_in_between_is_seen(stage: Stage) -> None:
 async def test_records_that_kafka_refuses_are_settled_with_the_others(
     embedded: EmbeddedKafka, stage: Stage
 ) -> None:
-    """The callback gets one error that says why."""
+    """The callback gets the reason."""
     async with producing(stage) as producer:
         await producer.ping()
         embedded.refuse(KafkaError.INVALID_RECORD, 1)
@@ -180,7 +180,7 @@ async def test_a_record_that_kafka_has_already_is_acknowledged_without_an_offset
 async def test_a_refused_record_does_not_harm_the_next(
     embedded: EmbeddedKafka, stage: Stage, code: int, error: type[Exception]
 ) -> None:
-    """A refused record raises an error that names the topic; the next one is published."""
+    """A refused record is an error with its topic; the next one is published."""
     async with producing(stage) as producer:
         first = await producer.send(stage.topic, key=b"1", value=b"first", partition=0)
         embedded.refuse(code, 1)

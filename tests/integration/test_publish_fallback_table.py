@@ -236,7 +236,7 @@ async def test_a_server_that_closes_the_connection() -> None:
 async def test_closing_does_not_wait_for_a_server_that_hangs(
     postgres_server: PostgresServer, postgres_url: str
 ) -> None:
-    """It ends although the driver would wait for an answer on each connection."""
+    """The driver alone would wait on each connection."""
     table = FallbackTable(postgres_url)
     await table.open()
     await table.stats()

@@ -75,7 +75,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dist(checkout: Path) -> Path:
-    """The folder that ``make release`` built."""
+    """``make release``'s output."""
     done = _run(*("make", "release", "ARGS=--no-image"), folder=checkout, **wheel_source(LOCKS))
     assert done.returncode == 0, done.stdout
     return checkout / "dist"
@@ -94,7 +94,7 @@ def test_everything_is_built_with_its_sum(dist: Path) -> None:
 
 
 def test_the_same_commit_gives_the_same_bytes(checkout: Path, dist: Path) -> None:
-    """A second release has the same checksums; archives have no user or time of this machine."""
+    """A second release has the same checksums; archives have no local user or time."""
     first = (dist / "SHA256SUMS").read_text(encoding="utf-8")
     again = _run(
         *(".venv-release/bin/python", "-m", "scripts.release", "--no-image"), folder=checkout

@@ -25,7 +25,7 @@ def provider() -> Iterator[IdentityProvider]:
 
 @pytest.fixture
 def settings(provider: IdentityProvider) -> Settings:
-    """Settings for the provider, and for brokers that do not exist."""
+    """Settings for the provider, and for missing brokers."""
     return load_settings(
         kafka_bootstrap_servers="127.0.0.1:1",
         kafka_security_protocol="SASL_PLAINTEXT",

@@ -90,7 +90,7 @@ def test_what_was_logged_is_written_before_the_end() -> None:
 
 
 def test_what_an_encoding_does_not_have_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text that the locale cannot encode is escaped and raises nothing."""
+    """Text that the locale cannot encode raises nothing."""
     written = io.BytesIO()
     for name in ("stdout", "stderr"):
         stream = io.TextIOWrapper(written, encoding="ascii", write_through=True)

@@ -23,7 +23,7 @@ async def handle(order: OrderPaid, delivery: Delivery) -> None:
 
 
 class Topics:
-    """A fake Kafka: it answers when the test says so, and never to a consumer."""
+    """A fake Kafka: it answers on request, and never to a consumer."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -33,7 +33,7 @@ class Topics:
     async def wait_until_ready(
         self, pause: Callable[[float], Awaitable[bool]], consumer: Settings | None = None
     ) -> bool:
-        """Return once the test allows it; never for a consumer."""
+        """Wait for ``answer``, or for ever."""
         if consumer is not None:
             self.consumers_asked.set()
             await asyncio.Event().wait()
@@ -95,7 +95,7 @@ async def test_a_stop_during_the_start_begins_no_consumer(application: RelayApp)
 
 
 async def test_what_crashes_a_consumer_crashes_the_worker(application: RelayApp) -> None:
-    """The consumer's error is the worker's crash reason, and no consumer starts."""
+    """The worker crashes with the consumer's error."""
     topics, starting = await begin(application)
     fault = RuntimeError("Kafka's client ended")
     await application._runtimes[1].app.reader.crash(fault)
@@ -108,7 +108,7 @@ async def test_what_crashes_a_consumer_crashes_the_worker(application: RelayApp)
 async def test_a_crash_ends_the_worker_though_another_consumer_is_still_starting(
     application: RelayApp,
 ) -> None:
-    """The start ends without waiting for it."""
+    """The start does not wait."""
     topics, starting = await begin(application)
     topics.answer.set()
     await asyncio.wait_for(topics.consumers_asked.wait(), 60)

@@ -59,7 +59,7 @@ class Administration:
         )
 
     async def group(self) -> Group:
-        """Describe the stage's group, even if it moves to another coordinator."""
+        """Describe the stage's group, at any coordinator."""
 
         async def described() -> Group | None:
             try:
@@ -127,7 +127,7 @@ class Administration:
         await asyncio.wrap_future(asked[where])
 
     async def delete_topic(self, topic: str) -> None:
-        """Delete a topic, and wait until the brokers have removed it."""
+        """Delete a topic, and wait until it is removed."""
         asked = self._client.delete_topics([topic], request_timeout=ASK_SECONDS)
         await asyncio.wrap_future(asked[topic])
 

@@ -110,7 +110,7 @@ class Service:
         await eventually(paid, LIMIT_SECONDS, self._state)
 
     async def end(self) -> None:
-        """Let it end by itself with status 0, and wait for it."""
+        """Let it end with status 0, and wait."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         await eventually(lambda: self._process.poll() is not None, LIMIT_SECONDS, self._state)
@@ -368,7 +368,7 @@ class Records:
                 assert copies <= most_copies(event_id), self.by_id[event_id]
 
     def check_place(self, event_id: str, told: Place) -> None:
-        """The last copy of the event is at the place in the sender's result."""
+        """The last copy is at the place in the sender's result."""
         last = self.by_id[event_id][-1]
         # Kafka may confirm a duplicate without its offset.
         assert told in ((last.partition, last.offset), (last.partition, None)), last

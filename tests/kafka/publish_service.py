@@ -143,7 +143,7 @@ WAYS = {AFTER_COMMIT: after_commit, OUTBOX: outbox, PLAIN_SQL: plain_sql}
 
 
 async def main(way: str) -> None:
-    """Pay the orders that standard input asks for."""
+    """Pay the orders."""
     settings = load_settings()
     engine = await make_orders(settings.database_url.get_secret_value())
 

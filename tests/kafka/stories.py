@@ -20,7 +20,7 @@ Stories: TypeAlias = Mapping[Story, asyncio.Task[None]]
 
 @asynccontextmanager
 async def told(begun: Mapping[Story, Coroutine[Any, Any, None]]) -> AsyncIterator[Stories]:
-    """Run stories side by side; those still running at the end of the block are cancelled."""
+    """Run stories side by side; the rest is cancelled at the end of the block."""
     tasks = {story: asyncio.create_task(telling) for story, telling in begun.items()}
     try:
         yield tasks
@@ -44,7 +44,7 @@ class Part:
         await self.outage.begun.wait()
 
     async def over(self) -> None:
-        """Report that the story needs the outage no more, and wait until all brokers are back."""
+        """Say that the story is done with it, and wait until all brokers are back."""
         self.done.set()
         await self.outage.over.wait()
 
@@ -72,7 +72,7 @@ class Outage:
         self._seconds = seconds
 
     async def run(self) -> None:
-        """Kill the brokers, and restart them."""
+        """Run the outage."""
         for part in self.parts:
             await part.ready.wait()
         self.since = time.monotonic()

@@ -69,7 +69,7 @@ async def test_brokers_restarted_one_by_one(kafka: RealKafka, tmp_path: Path) ->
 async def test_the_coordinator_killed_while_partitions_are_given_back(
     kafka: RealKafka, tmp_path: Path
 ) -> None:
-    """Deliveries that end meanwhile are committed with the next coordinator: nothing is repeated.
+    """Deliveries that end meanwhile are committed with the next coordinator.
 
     The deliveries table is off, as it would hide a missing commit.
     """
@@ -111,7 +111,7 @@ async def until_partitions_are_given_back(scene: Scene, **settings: object) -> N
 
 
 async def see_that_nothing_is_repeated(scene: Scene, kafka: RealKafka, broker: int) -> None:
-    """Wait until the second worker delivers, restart the broker, and check for repeats."""
+    """Wait for the second worker, restart the broker, and check repeats."""
     await scene.until_sent_by("b", RATE)
     await asyncio.to_thread(kafka.revive, broker)
     await scene.settle_and_check()

@@ -42,7 +42,7 @@ async def stories(
 
 
 async def killed_before_its_first_commit(scene: Scene) -> None:
-    """The worker is killed with its first 256 records in flight."""
+    """Killed with its first 256 records in flight."""
     scene.hold()
     scene.load.publish(1500)
     worker = scene.worker("a")
@@ -63,7 +63,7 @@ async def killed_with_keys_in_backoff(scene: Scene) -> None:
 
 
 async def killed_in_the_drain_of_a_stop(scene: Scene) -> None:
-    """Killed after SIGTERM, when half of the records in flight are delivered."""
+    """After SIGTERM, when half of the records in flight are delivered."""
     scene.hold(after=MAX_IN_FLIGHT)
     scene.load.publish(1000)
     worker = scene.worker("a")
@@ -90,8 +90,7 @@ async def killed_in_a_rebalance(scene: Scene) -> None:
 async def kill_and_see(scene: Scene, worker: WorkerProcess) -> None:
     """Kill a worker, let a second one finish the work, and check what was repeated.
 
-    Only records in flight (256) and those finished since the last commit, which comes every second,
-    may be repeated.
+    Only records in flight (256) or finished since the last commit (up to 1 s) may be repeated.
     """
     since = time.monotonic()
     worker.kill9()
@@ -249,7 +248,7 @@ async def test_commits_stand_before_a_record_that_is_held_up(stories: Stories) -
 
 
 async def test_commits_whose_metadata_is_too_long_for_the_brokers(stories: Stories) -> None:
-    """Such commits are repeated without metadata, and later have as much as the brokers accept."""
+    """They are repeated without it at once, and later have as much as fits."""
     await stories[long_metadata]
 
 

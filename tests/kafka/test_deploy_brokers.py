@@ -134,9 +134,9 @@ async def test_an_order_goes_all_the_way(
 
 
 def image_properties(settings: ComposeSettings, service: str, directory: Path) -> dict[str, str]:
-    """The properties that the image writes from a broker's variables before each start.
+    """The properties that the image makes of a broker's variables.
 
-    A class in Kafka's own jar does this, and formats the storage.
+    A class of Kafka's own jar does so at each start, and formats the storage.
     """
     folders = {name: directory / service / name for name in ("default", "mounted", "final")}
     for folder in folders.values():

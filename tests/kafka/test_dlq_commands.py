@@ -136,7 +136,7 @@ async def test_a_stopped_or_killed_redrive_continues(stage: Stage, tmp_path: Pat
 
 
 async def started(commands: Commands, rate: int = 10) -> asyncio.subprocess.Process:
-    """Start a slow redrive of all letters; returns after the first."""
+    """A slow redrive of all letters, after the first."""
     process = await commands.start(
         "dlq", "redrive", "--all", "--yes", "--rate", str(rate), "--json"
     )

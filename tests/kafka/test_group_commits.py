@@ -12,7 +12,7 @@ from tests.support.kafka_cluster import RealKafka
 async def test_the_group_has_moved_to_another_broker(
     kafka: RealKafka, unique: Callable[[str], str]
 ) -> None:
-    """The answer is an error without partitions; the worker must not read it as "no commits"."""
+    """Kafka's answer is an error without partitions, and does not mean "no commits"."""
     topic, group = unique("order-paid"), unique("group")
     kafka.create_topic(topic, partitions=2)
     committed, other = TopicPartition(topic, 0), TopicPartition(topic, 1)

@@ -46,9 +46,9 @@ async def test_two_workers_at_once(kafka: RealKafka, tmp_path: Path, sqlite_url:
 async def test_a_worker_killed_while_it_replays(
     kafka: RealKafka, tmp_path: Path, request: pytest.FixtureRequest, database: str
 ) -> None:
-    """Its rows wait until the lease runs out; then another worker publishes them; none is lost.
+    """Its rows wait until the lease runs out; then another worker takes over; none is lost.
 
-    Only rows that the dead worker had sent and not yet marked may be in Kafka twice.
+    Only rows that it had sent and not yet marked may be in Kafka twice.
     """
     url: str = request.getfixturevalue(database)
     async with PublishScene(kafka, tmp_path, url, **PATIENT) as scene:
@@ -127,7 +127,7 @@ async def killed_amid_a_batch(
 
 
 def leased_rows(rows: list[Saved]) -> set[int]:
-    """The ids of rows that a worker was about to publish."""
+    """Rows that a worker was about to publish."""
     return {row.id for row in rows if row.token and row.status is Status.PENDING}
 
 
@@ -141,7 +141,7 @@ def held_back(rows: list[Saved], leased: set[int]) -> set[int]:
 
 
 async def let_leases_run_out(scene: PublishScene) -> None:
-    """Set all leases to a past time."""
+    """Let all leases expire."""
     past = "2000-01-01 00:00:00.000000"
     if scene.engine.dialect.name == "postgresql":
         past += "+00"

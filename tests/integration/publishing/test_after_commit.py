@@ -183,7 +183,7 @@ async def test_what_was_given_is_published() -> None:
 
 
 async def test_the_commit_does_not_wait_for_kafka() -> None:
-    """While Kafka does not answer, commits continue; events are sent in the order of commits."""
+    """Without Kafka's answers commits continue; events keep the order of commits."""
     service = Service()
     service.kafka.answers.clear()
     pending = []

@@ -15,7 +15,7 @@ MOMENT = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)
 
 
 def entry(number: int, *, actor: str = "Ada", detail: str = "") -> AuditEntry:
-    """An entry; each number has its own minute."""
+    """An entry of that minute."""
     at = MOMENT + timedelta(minutes=number)
     return AuditEntry(actor, "rows discarded", "fallback table", number, detail, at)
 

@@ -1,4 +1,4 @@
-"""The in-memory store and the real databases give the same answers to the same calls."""
+"""The in-memory store and real databases give the same answers."""
 
 from hypothesis import HealthCheck, example, given, settings
 

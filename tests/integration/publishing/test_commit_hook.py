@@ -37,7 +37,7 @@ def engine(tmp_path: Path) -> Iterator[sa.Engine]:
 
 
 class Diary:
-    """Records what was committed and what was dropped, in order."""
+    """Lists what was committed and what was dropped."""
 
     def __init__(self) -> None:
         self.committed: list[int] = []

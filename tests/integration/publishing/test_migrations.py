@@ -119,7 +119,7 @@ def test_one_line_for_a_wrong_url(url: str, words: str, tmp_path: Path) -> None:
 
 
 def test_arguments_are_refused(tmp_path: Path) -> None:
-    """An argument such as --help is an error, and nothing is migrated."""
+    """An argument is an error, and nothing is migrated."""
     asked = ("-m", "order_relay.fallback.sql.migrate", "--help")
     worker = _start(f"sqlite:///{tmp_path}/relay.db", tmp_path, *asked)
     stdout, stderr = worker.communicate(timeout=120)

@@ -111,7 +111,7 @@ async def test_a_retry_count_at_its_limit_delays_nothing(
 
 @ON_SQLITE
 async def test_a_batch_of_impossible_times_ends_the_pass(store: FallbackTable) -> None:
-    """A pass continues after more invalid rows than a batch has, and ends."""
+    """A pass continues behind two batches of them, and ends."""
     for number in range(7):
         await store.save(message(key=b"%d" % number))
     for number in range(1, 6):

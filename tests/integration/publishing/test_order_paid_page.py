@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass
 class Intake:
-    """A page, its publisher with Kafka and store, and what it counted as rejected."""
+    """A page, its fakes, and what it has counted as rejected."""
 
     url: str
     kafka: FakeProducer
@@ -217,7 +217,7 @@ async def test_invalid_headers(
 
 
 async def test_a_charset_that_is_utf_8(intake: Intake) -> None:
-    """The charset UTF-8 may be named."""
+    """UTF-8 may be named."""
     answer = await intake.post(body(), Content_Type="application/json; charset=UTF-8")
     assert answer.status == 202
 
@@ -301,7 +301,7 @@ def head(length: int) -> bytes:
 async def test_a_client_that_leaves(
     intake: Intake, caplog: pytest.LogCaptureFixture, kafka_answers: bool
 ) -> None:
-    """If the client disconnects during a publish, the event is still published or saved."""
+    """If it disconnects during a publish, the event is still published or saved."""
     caplog.set_level(logging.INFO)
     intake.kafka.answers.clear()
     _, writer = await intake.raw(head(len(body())) + body())

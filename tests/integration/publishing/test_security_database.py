@@ -84,7 +84,7 @@ def certificate(authority: trustme.CA, folder: Path, user: str) -> dict[str, Pat
 
 
 async def tls_version(url: str) -> str | None:
-    """The TLS version of our connection, as the server sees it."""
+    """The server's view of our TLS version."""
     engine = make_engine(url)
     try:
         async with engine.connect() as connection:
@@ -131,7 +131,7 @@ async def test_a_password_from_a_setting_of_its_own(url: str, ca_file: Path) -> 
 async def test_a_client_certificate(
     url: str, ca_file: Path, authority: trustme.CA, tmp_path: Path
 ) -> None:
-    """A server that demands a client certificate accepts ours, and refuses a client without one."""
+    """A server that demands one accepts ours, and refuses a client without one."""
     certified = url.replace(f"{USER}@", f"{CERTIFIED}@")
     settings = load_settings(
         database_url=certified,

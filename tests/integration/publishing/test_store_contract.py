@@ -81,7 +81,7 @@ async def test_saves_at_once(table: Table) -> None:
 
 
 async def test_claims_are_leases(table: Table) -> None:
-    """A claimed row cannot be claimed again until it is settled or its lease runs out."""
+    """A claimed row stays claimed until it is settled or the lease runs out."""
     await table.store.save(message())
     first = await table.claim()
     assert ids(first) == [1]
@@ -221,7 +221,7 @@ async def test_figures(table: Table) -> None:
 
 
 async def test_purge_takes_old_published_rows_only(table: Table) -> None:
-    """The oldest PUBLISHED rows are deleted first, at most ``limit``; others stay."""
+    """The oldest PUBLISHED rows go first, at most ``limit``; others stay."""
     await table.save(*[None] * 6)
     claim = await table.claim(5, 1)
     for row_id in (1, 2, 3):

@@ -32,7 +32,7 @@ class Note:
 class FaustWorker:
     """A worker of one of the apps in tests/kafka/faust/findings.
 
-    The process dies with the thread that created it: create it in the test's own thread.
+    It dies with the thread that created it: create it in the test's thread.
 
     Args:
         module: The app's module in that package.
@@ -40,7 +40,7 @@ class FaustWorker:
         directory: For its journal, log and data.
         bootstrap_servers: Of the cluster.
         group: The Faust app's id, and so its consumer group.
-        topic: The topic that it consumes.
+        topic: What it consumes.
         environment: Further variables for the app.
     """
 

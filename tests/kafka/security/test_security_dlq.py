@@ -32,7 +32,7 @@ async def test_letters_are_listed_redriven_and_purged(
 async def test_no_access_token_is_one_line(
     secure: SecureKafka, stage: Stage, tmp_path: Path
 ) -> None:
-    """The line names the setting of the token's URL."""
+    """The line names the URL's setting."""
     commands = relay_on(stage, tmp_path, **secure.oauth())
     secure.provider.stop()
     try:

@@ -11,6 +11,6 @@ app = stock_app()
 
 @app.agent(app.topic(os.environ[TOPIC], key_serializer="raw", value_serializer="json"))
 async def deliver(stream: StreamT[bytes]) -> None:
-    """Note every record that reaches the agent."""
+    """Note every record received."""
     async for event in stream.events():
         note("delivered", event)
